@@ -1,0 +1,304 @@
+"""Configuration of the RADIO vision backbones: the network's shape, its adaptors and the published presets."""
+
+import copy
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from .nvidia_radio import config_fields_from_nvidia, is_nvidia_config
+from .presets_radio import PRESETS
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_radio.RadioConfig",
+    "AutoModel": "modeling_radio.RadioModel",
+}
+"""Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
+
+OPENAI_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadioAdaptorConfig:
+    """Shape of one adaptor: the pair of heads that maps the backbone into one teacher's output space.
+
+    Attributes:
+        name: The teacher's name, for example `"siglip2-g"`. It is part of the weights' keys.
+        token_index: Which class token the summary head reads, in `[0, num_cls_tokens)`.
+        summary_dim: Channels of the teacher's summary; `None` builds no summary head.
+        feature_dim: Channels of the teacher's dense features, after upsampling; `None` builds no dense head.
+        hidden_size: Hidden width of both heads' MLPs.
+        num_inner_blocks: Residual blocks between the first and the last linear layer (`mlp_version="v2"` only).
+        mlp_version: `"v1"` (RADIOv2: linear, norm, ReLU, linear) or `"v2"` (every later model).
+        feature_head: `"mlp"`, or `"attention"`: ViT blocks before the MLP (siglip2-g of C-RADIOv4).
+        upsample_factor: The dense head predicts this many times more rows and columns (pixel shuffle).
+        feature_hidden_size: Hidden width of the dense head's MLP where it differs from `hidden_size`.
+        feature_num_inner_blocks: Residual blocks of the dense head's MLP where they differ.
+        feature_num_blocks: ViT blocks of an attention head.
+        feature_num_attention_heads: Attention heads of those blocks.
+    """
+
+    name: str
+    token_index: int = 0
+    summary_dim: int | None = None
+    feature_dim: int | None = None
+    hidden_size: int
+    num_inner_blocks: int = 1
+    mlp_version: str = "v2"
+    feature_head: str = "mlp"
+    upsample_factor: int = 1
+    feature_hidden_size: int | None = None
+    feature_num_inner_blocks: int | None = None
+    feature_num_blocks: int = 2
+    feature_num_attention_heads: int = 16
+
+    def __post_init__(self) -> None:
+        if self.mlp_version not in ("v1", "v2"):
+            raise ValueError(
+                f"`mlp_version` of adaptor {self.name!r} must be 'v1' or 'v2', got {self.mlp_version!r}."
+            )
+        if self.feature_head not in ("mlp", "attention"):
+            raise ValueError(
+                f"`feature_head` of adaptor {self.name!r} must be 'mlp' or 'attention', got {self.feature_head!r}."
+            )
+        if not self.name or "." in self.name:
+            raise ValueError(f"`name` of an adaptor must be non-empty and without dots, got {self.name!r}.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RadioAdaptorConfig":
+        """Build one from a JSON object.
+
+        Raises:
+            ValueError: If a key is unknown (the message suggests the nearest one) or a required key is missing.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"Unknown key {key!r} in `adaptors`.{_did_you_mean(key, known)}")
+        missing = [key for key in ("name", "hidden_size") if key not in values]
+        if missing:
+            raise ValueError(f"An entry of `adaptors` lacks {missing}: {values}.")
+        return cls(**values)
+
+
+class RadioConfig(PreTrainedConfig):
+    r"""Shape of a RADIO backbone and its adaptors.
+
+    The fields of transformers' native `RadioConfig` keep their names, so that the same `config.json` opens natively
+    without `trust_remote_code`; the rest is ours.
+
+    Attributes:
+        hidden_size: Width of the tokens.
+        num_hidden_layers: Number of transformer blocks.
+        num_attention_heads: Attention heads per block.
+        mlp_ratio: Hidden width of the MLP divided by `hidden_size`.
+        hidden_act: Activation of the MLP.
+        layer_norm_eps: Epsilon of every layer norm.
+        attention_probs_dropout_prob: Dropout on attention probabilities in training.
+        hidden_dropout_prob: Unused, kept for the native config.
+        drop_path_rate: Stochastic depth of the last block in training; it grows linearly from 0 at the first.
+        use_swiglu_ffn: SwiGLU instead of the MLP (the DINOv2-shaped g models).
+        qkv_bias: Bias in the query, key and value projections.
+        layerscale_value: Start value of LayerScale where `use_layer_scale`; native RADIO reads it too.
+        num_channels: Channels of the image.
+        patch_size: Side of a square patch in pixels.
+        image_size: Nominal image side in pixels; not a limit.
+        max_img_size: Image side in pixels that the position table spans.
+        num_cls_tokens: Class tokens, one per distinct teacher name (one in all for the g models).
+        num_registers: Register tokens after the class tokens.
+        video_temporal_patch_size: Native field for video; only `None` is supported here.
+        summary_idxs: Class tokens whose concatenation is the summary.
+        norm_mean: Per-channel mean subtracted inside the model from pixels in [0, 1].
+        norm_std: Per-channel standard deviation divided by inside the model.
+        initializer_range: Standard deviation of freshly initialised linear weights.
+        use_layer_scale: Learned per-channel scale on each residual branch. Native RADIO does not know its key, so
+            converted checkpoints have it folded into the linear layers.
+        use_patch_bias: Bias in the patch projection (the DINOv2-shaped g models).
+        use_final_norm: Layer norm after the last block (the DINOv2-shaped g models).
+        use_cropped_positions: Fit the position table to each grid (cropped position embeddings). Without, the table keeps
+            its scale: it is cropped top-left, and resized only along a side that it does not reach.
+        pos_embed_align_corners: Resize the position table with aligned corners (C-RADIOv3-B and -H).
+        use_feature_normalizer: Rotate and shift the dense features into a standardised space.
+        num_intermediate_normalizers: Layers with their own normaliser for intermediate features; 0 for none.
+        intermediate_rotation_per_layer: One rotation for each of those layers instead of a shared one.
+        vitdet_window_size: Default window in tokens for ViTDet mode; `None` is global attention.
+        vitdet_num_global: Blocks with global attention in ViTDet mode, evenly spread (the last one always is).
+        vitdet_num_windowed: Windowed blocks between two global ones; overrides `vitdet_num_global`.
+        max_resolution: Largest accepted image side in pixels; `None` means `max_img_size`.
+        preferred_resolution: Height and width in pixels that the processor uses by default.
+        adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
+        adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
+        version: Name of the published version that the weights come from.
+
+    References:
+        C-RADIOv4 tech report, https://arxiv.org/abs/2601.17237
+    """
+
+    model_type = "radio"
+
+    hidden_size: int = 1280
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    mlp_ratio: float = 4.0
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    attention_probs_dropout_prob: float = 0.0
+    hidden_dropout_prob: float = 0.0
+    drop_path_rate: float = 0.0
+    use_swiglu_ffn: bool = False
+    qkv_bias: bool = True
+    layerscale_value: float = 1.0
+    num_channels: int = 3
+    patch_size: int = 16
+    image_size: int = 224
+    max_img_size: int = 2048
+    num_cls_tokens: int = 3
+    num_registers: int = 7
+    video_temporal_patch_size: int | None = None
+    summary_idxs: list[int] | None = None
+    norm_mean: list[float] | tuple[float, float, float] = OPENAI_CLIP_MEAN
+    norm_std: list[float] | tuple[float, float, float] = OPENAI_CLIP_STD
+    initializer_range: float = 0.02
+
+    use_layer_scale: bool = False
+    use_patch_bias: bool = False
+    use_final_norm: bool = False
+    use_cropped_positions: bool = True
+    pos_embed_align_corners: bool = False
+    use_feature_normalizer: bool = False
+    num_intermediate_normalizers: int = 0
+    intermediate_rotation_per_layer: bool = False
+    vitdet_window_size: int | None = None
+    vitdet_num_global: int = 4
+    vitdet_num_windowed: int | None = None
+    max_resolution: int | None = None
+    preferred_resolution: list[int] | tuple[int, int] = (512, 512)
+    adaptors: list[dict[str, Any]] | None = None
+    adaptor_names: list[str] | None = None
+    version: str | None = None
+
+    presets: ClassVar[tuple[str, ...]] = tuple(PRESETS)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.summary_idxs is None:
+            self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
+        if self.max_resolution is None:
+            self.max_resolution = self.max_img_size
+        self.norm_mean = list(self.norm_mean)
+        self.norm_std = list(self.norm_std)
+        self.preferred_resolution = list(self.preferred_resolution)
+        self.adaptors = [dataclasses.asdict(RadioAdaptorConfig.from_dict(a)) for a in self.adaptors or []]
+        if self.adaptor_names is None:
+            self.adaptor_names = [adaptor["name"] for adaptor in self.adaptors]
+        super().__post_init__(**kwargs)
+        self._validate_network()
+        self._validate_adaptors()
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "RadioConfig":
+        """Return the configuration of a published architecture, or of one of our small ones.
+
+        Args:
+            name: For example `"c-radio_v4-h"`; `RadioConfig.presets` lists all.
+            overrides: Fields to change, for example `vitdet_window_size=8`.
+
+        Returns:
+            A new configuration. It holds no adaptors unless `adaptors` is given.
+
+        Raises:
+            ValueError: If no preset has this name, or an override is no field.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"Unknown preset {name!r}.{_did_you_mean(name, PRESETS)} Presets: {sorted(PRESETS)}.")
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for key in overrides:
+            if key not in fields:
+                raise ValueError(f"Unknown configuration field {key!r}.{_did_you_mean(key, fields)}")
+        return cls(**{**copy.deepcopy(PRESETS[name]), "version": name, **overrides})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RadioConfig":
+        """Build one from a parsed `config.json`, ours or NVIDIA's."""
+        if is_nvidia_config(config_dict):
+            config_dict = config_fields_from_nvidia(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of `config.json`, with the complete `auto_map`."""
+        return {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the first patch: class tokens and registers."""
+        return self.num_cls_tokens + self.num_registers
+
+    @property
+    def intermediate_size(self) -> int:
+        """Hidden width of each block's MLP, before SwiGLU's two thirds."""
+        return int(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def adaptor_configs(self) -> list[RadioAdaptorConfig]:
+        """`adaptors` as typed objects."""
+        return [RadioAdaptorConfig.from_dict(adaptor) for adaptor in self.adaptors]
+
+    @property
+    def position_grid_size(self) -> int:
+        """Rows (and columns) of the position table."""
+        return self.max_img_size // self.patch_size
+
+    def is_global_block(self, index: int) -> bool:
+        """Whether block `index` (0-based) attends globally in ViTDet mode (C-RADIOv4 3.2).
+
+        The blocks are cut into periods whose last block is global; the very last block always is.
+        """
+        if self.vitdet_num_windowed is not None:
+            period = self.vitdet_num_windowed + 1
+        else:
+            period = max(self.num_hidden_layers // self.vitdet_num_global, 1)
+        return index % period == period - 1 or index == self.num_hidden_layers - 1
+
+    def _validate_network(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
+                f"({self.num_attention_heads})."
+            )
+        if self.max_img_size % self.patch_size:
+            nearest = max(round(self.max_img_size / self.patch_size), 1) * self.patch_size
+            raise ValueError(
+                f"`max_img_size` ({self.max_img_size}) must be a multiple of `patch_size` ({self.patch_size}); "
+                f"the nearest is {nearest}."
+            )
+        if any(not 0 <= index < self.num_cls_tokens for index in self.summary_idxs):
+            raise ValueError(
+                f"`summary_idxs` must lie in [0, {self.num_cls_tokens}), the class tokens; got {self.summary_idxs}."
+            )
+        if self.vitdet_window_size is not None and self.vitdet_window_size < 1:
+            raise ValueError(f"`vitdet_window_size` must be at least 1 or None, got {self.vitdet_window_size}.")
+        if self.video_temporal_patch_size is not None:
+            raise ValueError("`video_temporal_patch_size` is not supported: video needs transformers' native RadioModel.")
+
+    def _validate_adaptors(self) -> None:
+        names = [adaptor["name"] for adaptor in self.adaptors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`adaptors` must have distinct names, got {names}.")
+        for adaptor in self.adaptor_configs:
+            if not 0 <= adaptor.token_index < self.num_cls_tokens:
+                raise ValueError(
+                    f"`token_index` of adaptor {adaptor.name!r} must lie in [0, {self.num_cls_tokens}), "
+                    f"the class tokens; got {adaptor.token_index}."
+                )
+        for name in self.adaptor_names:
+            if name not in names:
+                raise ValueError(f"Unknown adaptor {name!r} in `adaptor_names`.{_did_you_mean(name, names)}")
+
+
+def _did_you_mean(word: str, choices: Any) -> str:
+    """Return " Did you mean ...?", or nothing if no choice is near."""
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

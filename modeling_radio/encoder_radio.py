@@ -1,0 +1,199 @@
+"""The vision transformer: attention over segments, MLP or SwiGLU, pre-norm blocks, ViTDet scheduling."""
+
+from collections.abc import Callable, Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_radio import RadioConfig
+from .embeddings_radio import RadioPatchGenerator
+from .windows_radio import AttentionLayout, Segments
+
+
+def eager_attention_forward(
+    module: "RadioAttention",
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Plain attention that also returns its weights.
+
+    Args:
+        module: The attention layer, for its training mode.
+        query: `(batch, heads, length, head_dim)`; `key` and `value` alike.
+        key: See `query`.
+        value: See `query`.
+        attention_mask: Additive mask, or `None`.
+        scaling: Factor on the scores.
+        dropout: Probability of dropping a weight.
+
+    Returns:
+        The mixed values `(batch, length, heads, head_dim)` and the weights `(batch, heads, length, length)`.
+    """
+    weights = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class RadioAttention(nn.Module):
+    """Multi-head self-attention within segments of the sequence.
+
+    Shapes of `forward`: hidden states `(batch, length, hidden)` to the same, and per run of `segments` the attention
+    weights `(batch * count, heads, segment, segment)`, or `None` where the implementation gives none.
+    """
+
+    is_causal = False
+
+    def __init__(
+        self, config: RadioConfig, num_attention_heads: int | None = None, qkv_bias: bool | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_heads = num_attention_heads or config.num_attention_heads
+        self.head_dim = config.hidden_size // self.num_heads
+        self.scaling = self.head_dim**-0.5
+        self.dropout = config.attention_probs_dropout_prob
+        bias = config.qkv_bias if qkv_bias is None else qkv_bias
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor, segments: Segments) -> tuple[Tensor, list[Tensor | None]]:
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, self.head_dim))
+        if len(segments) == 1:
+            runs = [qkv]
+        else:
+            runs = list(qkv.split([count * length for count, length in segments], dim=1))
+        attended = [self._attend(run, count) for run, (count, _) in zip(runs, segments, strict=True)]
+        outputs = [output for output, _ in attended]
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return self.proj(output), [weights for _, weights in attended]
+
+    def _attend(self, qkv: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
+        """Attend within `count` equal segments of `qkv`, `(batch, count * segment, 3, heads, head_dim)`."""
+        batch_size, length = qkv.shape[:2]
+        # -> (3, batch * count, heads, segment, head_dim)
+        query, key, value = qkv.reshape(-1, length // count, *qkv.shape[2:]).permute(2, 0, 3, 1, 4).unbind(0)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            None,
+            scaling=self.scaling,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return output.reshape(batch_size, length, -1), weights
+
+
+class RadioMLP(nn.Module):
+    """Two linear layers with an activation between; widths `hidden_size`, `intermediate_size`, `hidden_size`."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(hidden_states)))
+
+
+class RadioSwiGLU(nn.Module):
+    """SwiGLU MLP as in DINOv2's ViT-g: gate and value in one linear, two thirds of the width rounded up to 8."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        width = (int(config.intermediate_size * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(config.hidden_size, 2 * width)
+        self.w3 = nn.Linear(width, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        gate, value = self.w12(hidden_states).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class RadioLayerScale(nn.Module):
+    """Learned factor per channel; `grandma` is the name that NVIDIA's checkpoints give it."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        self.grandma = nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states * self.grandma
+
+
+class RadioBlock(GradientCheckpointingLayer):
+    """Pre-norm transformer block; `(batch, length, hidden)` to the same."""
+
+    def __init__(self, config: RadioConfig, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attn = RadioAttention(config)
+        self.ls1 = RadioLayerScale(config) if config.use_layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = RadioSwiGLU(config) if config.use_swiglu_ffn else RadioMLP(config)
+        self.ls2 = RadioLayerScale(config) if config.use_layer_scale else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path_rate, mode="row") if drop_path_rate else nn.Identity()
+
+    def forward(self, hidden_states: Tensor, segments: Segments) -> Tensor:
+        attended, _ = self.attn(self.norm1(hidden_states), segments)
+        hidden_states = hidden_states + self.drop_path(self.ls1(attended))
+        return hidden_states + self.drop_path(self.ls2(self.mlp(self.norm2(hidden_states))))
+
+
+class RadioVisionTransformer(nn.Module):
+    """Patch generator, blocks and, in the DINOv2-shaped models, a final norm."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        depth = config.num_hidden_layers
+        self.patch_generator = RadioPatchGenerator(config)
+        self.blocks = nn.ModuleList(
+            RadioBlock(config, config.drop_path_rate * index / max(depth - 1, 1)) for index in range(depth)
+        )
+        self.norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.use_final_norm else nn.Identity()
+        )
+        self.is_global = [config.is_global_block(index) for index in range(depth)]
+
+    def forward(
+        self, hidden_states: Tensor, layout: AttentionLayout, keep: Collection[int] = ()
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Run the blocks.
+
+        Args:
+            hidden_states: Tokens from the patch generator, `(batch, length, hidden)`.
+            layout: Which tokens attend to each other.
+            keep: 0-based blocks whose output is wanted too.
+
+        Returns:
+            The normed output `(batch, length, hidden)`, and the un-normed output of each block in `keep`.
+        """
+        kept = {}
+        patches = hidden_states
+        for index, block in enumerate(self.blocks):
+            if layout.window_order is None or self.is_global[index]:
+                hidden_states = block(hidden_states, layout.global_segments)
+            else:
+                if index == 0 or self.is_global[index - 1]:
+                    patches = hidden_states[:, layout.window_order]
+                patches = block(patches, layout.window_segments)
+                if index in keep or self.is_global[index + 1]:  # the last block is global, so there is a next one
+                    hidden_states = hidden_states.index_copy(1, layout.window_order, patches)
+            if index in keep:
+                kept[index] = hidden_states
+        return self.norm(hidden_states), kept

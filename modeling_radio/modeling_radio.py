@@ -1,0 +1,436 @@
+"""RADIO vision backbones with their teacher adaptors.
+
+What differs from a plain ViT:
+- pixels come in [0, 1] and are normalised inside; the processor never normalises;
+- one class token per teacher, then registers; the summary concatenates the class tokens of teachers that have one;
+- positions are a table that is cropped at random in training and resized in evaluation, so any size works;
+- ViTDet windows are chosen per call, over any grid, and prefix tokens sit out the windowed blocks;
+- adaptors map summary and features into each teacher's space.
+
+Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or save.
+"""
+
+import difflib
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils.generic import ModelOutput
+
+from .adaptors_radio import RadioAdaptor, RadioAdaptorOutput
+from .configuration_radio import RadioConfig
+from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
+from .encoder_radio import RadioLayerScale, RadioVisionTransformer
+from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
+from .windows_radio import AttentionLayout
+
+
+FeatureFormat = Literal["NLC", "NCHW"]
+
+
+class Resolution(NamedTuple):
+    """An image size in pixels."""
+
+    height: int
+    width: int
+
+
+@dataclass
+class RadioModelOutput(ModelOutput):
+    """Output of `RadioModel`.
+
+    Attributes:
+        summary: Class tokens of the teachers with a summary, `(batch, num_summaries * hidden_size)`.
+        features: Patch tokens, `(batch, rows * cols, hidden_size)`, or `(batch, hidden_size, rows, cols)` in the
+            "NCHW" format.
+        last_hidden_state: All tokens, prefix first, `(batch, num_prefix_tokens + rows * cols, hidden_size)`.
+        hidden_states: On request the embeddings and each block's output, shaped like `last_hidden_state`.
+        attentions: On request each block's weights, `(batch, heads, length, length)`; needs eager attention.
+        pooler_output: The summary again, under the name that pipelines look for.
+        adaptors: By adaptor name, its `RadioAdaptorOutput`.
+    """
+
+    summary: Tensor | None = None
+    features: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    pooler_output: Tensor | None = None
+    adaptors: dict[str, RadioAdaptorOutput] | None = None
+
+
+@dataclass
+class RadioIntermediateOutput(ModelOutput):
+    """Summary and features after one block, shaped as in `RadioModelOutput`."""
+
+    summary: Tensor | None = None
+    features: Tensor | None = None
+
+
+class RadioNetwork(nn.Module):
+    """Everything with weights: conditioner, transformer, adaptors, normalisers.
+
+    `RadioModel` and the task models all hold one as `radio_model`, so that their backbone weights have equal keys.
+    """
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_conditioner = RadioInputConditioner(config)
+        self.model = RadioVisionTransformer(config)
+        self.adaptors = nn.ModuleDict({a.name: RadioAdaptor(config, a) for a in config.adaptor_configs})
+        self.feature_normalizer = RadioFeatureNormalizer(config) if config.use_feature_normalizer else None
+        self.inter_feature_normalizer = (
+            RadioIntermediateNormalizer(config) if config.num_intermediate_normalizers else None
+        )
+        self.register_buffer("summary_idxs", torch.empty(len(config.summary_idxs), dtype=torch.long))
+
+    def embed(self, pixel_values: Tensor, window_size: int | None) -> tuple[Tensor, AttentionLayout, Resolution]:
+        """Return the tokens, the attention layout and the grid `(rows, cols)` of a batch of images."""
+        grid = Resolution(*(size // self.config.patch_size for size in pixel_values.shape[-2:]))
+        hidden_states = self.model.patch_generator(self.input_conditioner(pixel_values))
+        layout = AttentionLayout.for_grid(*grid, self.config.num_prefix_tokens, window_size, hidden_states.device)
+        return hidden_states, layout, grid
+
+    def summarize(self, hidden_states: Tensor) -> Tensor:
+        """Concatenate the class tokens that make up the summary, `(batch, num_summaries * hidden)`."""
+        return hidden_states[:, self.summary_idxs].flatten(1)
+
+    def patch_features(self, hidden_states: Tensor) -> Tensor:
+        """Return the patch tokens, `(batch, rows * cols, hidden)`."""
+        return hidden_states[:, self.config.num_prefix_tokens :]
+
+
+class RadioPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, saving and the conventions of transformers."""
+
+    config_class = RadioConfig
+    config: RadioConfig
+    base_model_prefix = "radio_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["RadioBlock", "RadioPatchGenerator"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # timm's own register tokens, replaced by those of the patch generator, remain in some published files.
+    _keys_to_ignore_on_load_unexpected = [r"radio_model\.model\.reg_token"]
+
+    radio_model: RadioNetwork
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        config = self.config
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, RadioPatchGenerator):
+            init.normal_(module.pos_embed, std=config.hidden_size**-0.5)
+        elif isinstance(module, RadioPrefixTokens):
+            init.normal_(module.token, std=config.hidden_size**-0.5)
+        elif isinstance(module, RadioLayerScale):
+            init.constant_(module.grandma, config.layerscale_value)
+        else:
+            self._init_buffers(module)
+
+    def _init_buffers(self, module: nn.Module) -> None:
+        config = self.config
+        if isinstance(module, RadioInputConditioner):
+            init.copy_(module.norm_mean, torch.tensor(config.norm_mean).view(-1, 1, 1))
+            init.copy_(module.norm_std, torch.tensor(config.norm_std).view(-1, 1, 1))
+        elif isinstance(module, RadioNetwork):
+            init.copy_(module.summary_idxs, torch.tensor(config.summary_idxs, dtype=torch.long))
+        elif isinstance(module, RadioFeatureNormalizer):
+            init.zeros_(module.mean)
+            init.copy_(module.tx, torch.eye(config.hidden_size))
+        elif isinstance(module, RadioIntermediateNormalizer):
+            init.ones_(module.alphas)
+            init.zeros_(module.means)
+            init.copy_(module.rotation, torch.eye(config.hidden_size).expand_as(module.rotation))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the patch projection."""
+        return self.radio_model.model.patch_generator.embedder
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save weights and configuration, with the source files that `trust_remote_code` runs."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if Path(save_directory).is_dir():
+            for source in Path(__file__).parent.glob("*_radio.py"):
+                shutil.copyfile(source, Path(save_directory) / source.name)
+
+
+class RadioModel(RadioPreTrainedModel):
+    """A RADIO backbone with its adaptors; see `forward`.
+
+    Examples:
+        >>> config = RadioConfig.from_preset("radio-test")
+        >>> out = RadioModel(config).eval()(torch.rand(1, 3, 64, 96))
+        >>> out.summary.shape, out.features.shape
+        (torch.Size([1, 64]), torch.Size([1, 24, 32]))
+    """
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        self.radio_model = RadioNetwork(config)
+        self._checked_pixel_range = False
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        window_size: int | str | None = None,
+        adaptor_names: Sequence[str] | None = None,
+        feature_format: FeatureFormat = "NLC",
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> RadioModelOutput | tuple:
+        """Encode images.
+
+        Args:
+            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`; height and width are multiples of
+                the patch size.
+            window_size: Side of the ViTDet windows in tokens; `None` takes `config.vitdet_window_size`, `"global"`
+                turns windows off.
+            adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
+            feature_format: "NLC" for token sequences, "NCHW" for maps.
+            output_hidden_states: Also return every block's output.
+            output_attentions: Also return attention weights (eager attention only).
+            return_dict: `False` returns a tuple of the fields that are not `None`.
+
+        Returns:
+            `RadioModelOutput`.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch size or too large, the channels or the dtype are
+                wrong, or an adaptor or window is unknown.
+        """
+        config, network = self.config, self.radio_model
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        names = self._check_adaptor_names(adaptor_names)
+        self._check_feature_format(feature_format)
+        self._check_pixel_values(pixel_values)
+
+        embedded, layout, grid = network.embed(pixel_values, self._resolve_window_size(window_size))
+        keep = range(config.num_hidden_layers) if output_hidden_states else ()
+        with self._record_attentions(output_attentions) as attentions:
+            hidden_states, kept = network.model(embedded, layout, keep)
+
+        features = network.patch_features(hidden_states)
+        if network.feature_normalizer is not None:
+            features = network.feature_normalizer(features)
+        summary = network.summarize(hidden_states)
+        output = RadioModelOutput(
+            summary=summary,
+            features=_format_features(features, grid, feature_format),
+            last_hidden_state=hidden_states,
+            hidden_states=(embedded, *kept.values()) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            pooler_output=summary,
+            adaptors=self._run_adaptors(names, hidden_states, features, grid, feature_format),
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def get_intermediate_features(
+        self,
+        pixel_values: Tensor,
+        indices: Sequence[int],
+        aggregation: Literal["sparse", "dense"] = "sparse",
+        feature_format: FeatureFormat = "NCHW",
+        window_size: int | str | None = None,
+    ) -> list[RadioIntermediateOutput]:
+        """Return summary and features after chosen blocks.
+
+        Args:
+            pixel_values: As in `forward`.
+            indices: 0-based blocks in ascending order; negative ones count from the last.
+            aggregation: "sparse" takes each block's own output; "dense" averages the outputs of all blocks since the
+                previous index.
+            feature_format: "NCHW" for maps, "NLC" for token sequences.
+            window_size: As in `forward`.
+
+        Returns:
+            One `RadioIntermediateOutput` per index, features `(batch, hidden_size, rows, cols)`.
+
+        Raises:
+            ValueError: If an index is no block or they do not ascend; otherwise as `forward`.
+        """
+        network = self.radio_model
+        blocks = self._check_block_indices(indices)
+        if aggregation not in ("sparse", "dense"):
+            raise ValueError(f"`aggregation` must be 'sparse' or 'dense', got {aggregation!r}.")
+        self._check_feature_format(feature_format)
+        self._check_pixel_values(pixel_values)
+        embedded, layout, grid = network.embed(pixel_values, self._resolve_window_size(window_size))
+        keep = range(blocks[-1] + 1) if aggregation == "dense" else blocks
+        _, kept = network.model(embedded, layout, keep)
+        outputs, start = [], 0
+        for block in blocks:
+            group = range(start, block + 1) if aggregation == "dense" else (block,)
+            start = block + 1
+            outputs.append(self._aggregate_blocks([(i, kept[i]) for i in group], grid, feature_format))
+        return outputs
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.config.patch_size
+
+    @property
+    def min_resolution_step(self) -> int:
+        """Height and width must be multiples of this many pixels; windows of any size need no larger step."""
+        return self.config.patch_size
+
+    @property
+    def max_resolution(self) -> int:
+        """Largest height or width in pixels."""
+        return self.config.max_resolution
+
+    @property
+    def preferred_resolution(self) -> Resolution:
+        """The size in pixels that the processor uses by default."""
+        return Resolution(*self.config.preferred_resolution)
+
+    def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
+        """Return the valid size nearest to `height` x `width` pixels."""
+        step = self.min_resolution_step
+        largest = self.max_resolution // step * step
+        return Resolution(*(min(max(int(size / step + 0.5), 1) * step, largest) for size in (height, width)))
+
+    def _run_adaptors(
+        self, names: Sequence[str], hidden_states: Tensor, features: Tensor, grid: Resolution, feature_format: FeatureFormat
+    ) -> dict[str, RadioAdaptorOutput]:
+        outputs = {}
+        for name in names:
+            adaptor = self.radio_model.adaptors[name]
+            output = adaptor(hidden_states[:, : self.config.num_cls_tokens], features, *grid)
+            if output.features is not None:
+                fine_grid = Resolution(*(size * adaptor.upsample_factor for size in grid))
+                output.features = _format_features(output.features, fine_grid, feature_format)
+            outputs[name] = output
+        return outputs
+
+    def _aggregate_blocks(
+        self, blocks: list[tuple[int, Tensor]], grid: Resolution, feature_format: FeatureFormat
+    ) -> RadioIntermediateOutput:
+        """Average the outputs of some blocks, then standardise where the checkpoint has normalisers."""
+        network = self.radio_model
+        hidden_states = torch.stack([output for _, output in blocks]).mean(dim=0)
+        features = network.patch_features(hidden_states)
+        if network.inter_feature_normalizer is not None:
+            features = network.inter_feature_normalizer(features, [index for index, _ in blocks])
+        return RadioIntermediateOutput(
+            summary=network.summarize(hidden_states), features=_format_features(features, grid, feature_format)
+        )
+
+    @contextmanager
+    def _record_attentions(self, wanted: bool | None) -> Iterator[list[Tensor]]:
+        """Collect the attention weights of every block that runs inside."""
+        recorded: list[Tensor] = []
+        if not wanted:
+            yield recorded
+            return
+        if self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"`output_attentions` needs `attn_implementation='eager'`, got {self.config._attn_implementation!r}."
+            )
+
+        def record(_module: nn.Module, _args: Any, output: tuple[Tensor, list[Tensor]]) -> None:
+            recorded.extend(output[1])
+
+        hooks = [block.attn.register_forward_hook(record) for block in self.radio_model.model.blocks]
+        try:
+            yield recorded
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _resolve_window_size(self, window_size: int | str | None) -> int | None:
+        if window_size is None:
+            return self.config.vitdet_window_size
+        if window_size == "global":
+            return None
+        if not isinstance(window_size, int) or window_size < 1:
+            raise ValueError(f"`window_size` must be at least 1 (tokens), 'global' or None, got {window_size!r}.")
+        return window_size
+
+    def _check_adaptor_names(self, names: Sequence[str] | None) -> Sequence[str]:
+        if names is None:
+            return self.config.adaptor_names
+        known = list(self.radio_model.adaptors)
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"Unknown adaptor {name!r} in `adaptor_names`.{hint} This model has {known}.")
+        return names
+
+    def _check_feature_format(self, feature_format: str) -> None:
+        if feature_format not in ("NLC", "NCHW"):
+            raise ValueError(f"`feature_format` must be 'NLC' or 'NCHW', got {feature_format!r}.")
+
+    def _check_block_indices(self, indices: Sequence[int]) -> list[int]:
+        depth = self.config.num_hidden_layers
+        blocks = [index + depth if index < 0 else index for index in indices]
+        if not blocks or any(not 0 <= block < depth for block in blocks) or blocks != sorted(set(blocks)):
+            raise ValueError(f"`indices` must be ascending blocks in [0, {depth}), got {list(indices)}.")
+        return blocks
+
+    def _check_pixel_values(self, pixel_values: Tensor) -> None:
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"`pixel_values` must have the shape (batch, channels, height, width), got {tuple(pixel_values.shape)}."
+            )
+        channels, height, width = pixel_values.shape[1:]
+        if channels != self.config.num_channels:
+            raise ValueError(f"`pixel_values` must have {self.config.num_channels} channels, got {channels}.")
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"`pixel_values` must be floating point in [0, 1], got {pixel_values.dtype}: divide by 255 or use the "
+                "image processor."
+            )
+        step, largest = self.min_resolution_step, self.max_resolution
+        if height % step or width % step or not height or not width or max(height, width) > largest:
+            nearest = self.get_nearest_supported_resolution(height, width)
+            raise ValueError(
+                f"`pixel_values` of {height} x {width} pixels: height and width must be multiples of {step} up to "
+                f"{largest}; the nearest valid size is {nearest.height} x {nearest.width}."
+            )
+        if not self._checked_pixel_range and not torch.compiler.is_compiling() and not pixel_values.is_meta:
+            self._check_pixel_range(pixel_values)
+
+    def _check_pixel_range(self, pixel_values: Tensor) -> None:
+        """Warn once if the first images that the model sees look normalised or in [0, 255]."""
+        self._checked_pixel_range = True
+        low, high = (bound.item() for bound in pixel_values.detach().aminmax())
+        if low < -0.5 or high > 1.5:  # our choice: resampling overshoots [0, 1] by far less
+            warnings.warn(
+                f"`pixel_values` lie in [{low:.2f}, {high:.2f}], far outside [0, 1]. The model normalises inside: pass "
+                "RGB divided by 255 and nothing more.",
+                stacklevel=3,
+            )
+
+
+def _format_features(features: Tensor, grid: Resolution, feature_format: FeatureFormat) -> Tensor:
+    """Turn `(batch, rows * cols, dim)` into `(batch, dim, rows, cols)` where maps are wanted."""
+    if feature_format == "NLC":
+        return features
+    return features.transpose(1, 2).unflatten(2, tuple(grid))
