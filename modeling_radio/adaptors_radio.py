@@ -61,7 +61,7 @@ class RadioHeadMLP(nn.Module):
     @property
     def output_linear(self) -> nn.Linear:
         """The last linear layer."""
-        return self.final[-1]
+        return self.final[-1]  # pyrefly: ignore[bad-return]
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = self.fc1(tokens)
@@ -99,7 +99,7 @@ class RadioHeadAttention(nn.Module):
     @property
     def output_linear(self) -> nn.Linear:
         """The last linear layer."""
-        return self.mlp.output_linear
+        return self.mlp.output_linear  # pyrefly: ignore[bad-return]
 
     def forward(self, tokens: Tensor) -> Tensor:
         for block in self.blocks:
@@ -137,7 +137,9 @@ class RadioAdaptor(nn.Module):
         return features.transpose(2, 3).flatten(1, 4)
 
 
-def _build_mlp(adaptor: RadioAdaptorConfig, input_size: int, hidden_size: int, output_size: int, inner: int) -> nn.Module:
+def _build_mlp(
+    adaptor: RadioAdaptorConfig, input_size: int, hidden_size: int, output_size: int, inner: int
+) -> nn.Module:
     if adaptor.mlp_version == "v1":
         return RadioHeadMLPv1(input_size, hidden_size, output_size)
     return RadioHeadMLP(input_size, hidden_size, output_size, inner)
@@ -146,9 +148,7 @@ def _build_mlp(adaptor: RadioAdaptorConfig, input_size: int, hidden_size: int, o
 def _build_summary_head(config: RadioConfig, adaptor: RadioAdaptorConfig) -> nn.Module | None:
     if adaptor.summary_dim is None:
         return None
-    return _build_mlp(
-        adaptor, config.hidden_size, adaptor.hidden_size, adaptor.summary_dim, adaptor.num_inner_blocks
-    )
+    return _build_mlp(adaptor, config.hidden_size, adaptor.hidden_size, adaptor.summary_dim, adaptor.num_inner_blocks)
 
 
 def _build_feature_head(config: RadioConfig, adaptor: RadioAdaptorConfig) -> nn.Module | None:
@@ -156,7 +156,5 @@ def _build_feature_head(config: RadioConfig, adaptor: RadioAdaptorConfig) -> nn.
         return None
     hidden_size = adaptor.feature_hidden_size or adaptor.hidden_size
     inner = adaptor.num_inner_blocks if adaptor.feature_num_inner_blocks is None else adaptor.feature_num_inner_blocks
-    mlp = _build_mlp(
-        adaptor, config.hidden_size, hidden_size, adaptor.feature_dim * adaptor.upsample_factor**2, inner
-    )
+    mlp = _build_mlp(adaptor, config.hidden_size, hidden_size, adaptor.feature_dim * adaptor.upsample_factor**2, inner)
     return mlp if adaptor.feature_head == "mlp" else RadioHeadAttention(config, adaptor, mlp)

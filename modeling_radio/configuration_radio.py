@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -58,9 +58,7 @@ class RadioAdaptorConfig:
 
     def __post_init__(self) -> None:
         if self.mlp_version not in ("v1", "v2"):
-            raise ValueError(
-                f"`mlp_version` of adaptor {self.name!r} must be 'v1' or 'v2', got {self.mlp_version!r}."
-            )
+            raise ValueError(f"`mlp_version` of adaptor {self.name!r} must be 'v1' or 'v2', got {self.mlp_version!r}.")
         if self.feature_head not in ("mlp", "attention"):
             raise ValueError(
                 f"`feature_head` of adaptor {self.name!r} must be 'mlp' or 'attention', got {self.feature_head!r}."
@@ -119,8 +117,8 @@ class RadioConfig(PreTrainedConfig):
             converted checkpoints have it folded into the linear layers.
         use_patch_bias: Bias in the patch projection (the DINOv2-shaped g models).
         use_final_norm: Layer norm after the last block (the DINOv2-shaped g models).
-        use_cropped_positions: Fit the position table to each grid (cropped position embeddings). Without, the table keeps
-            its scale: it is cropped top-left, and resized only along a side that it does not reach.
+        use_cropped_positions: Fit the position table to each grid (cropped position embeddings). Without, the table
+            keeps its scale: it is cropped top-left, and resized only along a side that it does not reach.
         pos_embed_align_corners: Resize the position table with aligned corners (C-RADIOv3-B and -H).
         use_feature_normalizer: Rotate and shift the dense features into a standardised space.
         num_intermediate_normalizers: Layers with their own normaliser for intermediate features; 0 for none.
@@ -177,7 +175,7 @@ class RadioConfig(PreTrainedConfig):
     vitdet_num_windowed: int | None = None
     max_resolution: int | None = None
     preferred_resolution: list[int] | tuple[int, int] = (512, 512)
-    adaptors: list[dict[str, Any]] | None = None
+    adaptors: list[dict[str, Any]] = field(default_factory=list)
     adaptor_names: list[str] | None = None
     version: str | None = None
 
@@ -186,12 +184,10 @@ class RadioConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.summary_idxs is None:
             self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
-        if self.max_resolution is None:
-            self.max_resolution = self.max_img_size
         self.norm_mean = list(self.norm_mean)
         self.norm_std = list(self.norm_std)
         self.preferred_resolution = list(self.preferred_resolution)
-        self.adaptors = [dataclasses.asdict(RadioAdaptorConfig.from_dict(a)) for a in self.adaptors or []]
+        self.adaptors = [dataclasses.asdict(RadioAdaptorConfig.from_dict(a)) for a in self.adaptors]
         if self.adaptor_names is None:
             self.adaptor_names = [adaptor["name"] for adaptor in self.adaptors]
         super().__post_init__(**kwargs)
@@ -214,11 +210,12 @@ class RadioConfig(PreTrainedConfig):
         """
         if name not in PRESETS:
             raise ValueError(f"Unknown preset {name!r}.{_did_you_mean(name, PRESETS)} Presets: {sorted(PRESETS)}.")
-        fields = [field.name for field in dataclasses.fields(cls)]
+        known = [field.name for field in dataclasses.fields(cls)]
         for key in overrides:
-            if key not in fields:
-                raise ValueError(f"Unknown configuration field {key!r}.{_did_you_mean(key, fields)}")
-        return cls(**{**copy.deepcopy(PRESETS[name]), "version": name, **overrides})
+            if key not in known:
+                raise ValueError(f"Unknown configuration field {key!r}.{_did_you_mean(key, known)}")
+        fields: dict[str, Any] = {**copy.deepcopy(PRESETS[name]), "version": name, **overrides}
+        return cls(**fields)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RadioConfig":
@@ -274,14 +271,16 @@ class RadioConfig(PreTrainedConfig):
                 f"`max_img_size` ({self.max_img_size}) must be a multiple of `patch_size` ({self.patch_size}); "
                 f"the nearest is {nearest}."
             )
-        if any(not 0 <= index < self.num_cls_tokens for index in self.summary_idxs):
+        if any(not 0 <= index < self.num_cls_tokens for index in self.summary_idxs or []):
             raise ValueError(
                 f"`summary_idxs` must lie in [0, {self.num_cls_tokens}), the class tokens; got {self.summary_idxs}."
             )
         if self.vitdet_window_size is not None and self.vitdet_window_size < 1:
             raise ValueError(f"`vitdet_window_size` must be at least 1 or None, got {self.vitdet_window_size}.")
         if self.video_temporal_patch_size is not None:
-            raise ValueError("`video_temporal_patch_size` is not supported: video needs transformers' native RadioModel.")
+            raise ValueError(
+                "`video_temporal_patch_size` is not supported: video needs transformers' native RadioModel."
+            )
 
     def _validate_adaptors(self) -> None:
         names = [adaptor["name"] for adaptor in self.adaptors]
@@ -293,7 +292,7 @@ class RadioConfig(PreTrainedConfig):
                     f"`token_index` of adaptor {adaptor.name!r} must lie in [0, {self.num_cls_tokens}), "
                     f"the class tokens; got {adaptor.token_index}."
                 )
-        for name in self.adaptor_names:
+        for name in self.adaptor_names or []:
             if name not in names:
                 raise ValueError(f"Unknown adaptor {name!r} in `adaptor_names`.{_did_you_mean(name, names)}")
 

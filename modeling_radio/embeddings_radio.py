@@ -98,9 +98,7 @@ class RadioPatchGenerator(nn.Module):
         grid = torch.stack(
             [x[:, None, :].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, cols)], dim=-1
         )  # (batch, rows, cols, xy) in [0, 1]
-        sampled = F.grid_sample(
-            table.expand(batch_size, -1, -1, -1), grid * 2 - 1, mode="bilinear", align_corners=True
-        )
+        sampled = F.grid_sample(table.expand(batch_size, -1, -1, -1), grid * 2 - 1, mode="bilinear", align_corners=True)
         return sampled.flatten(2).transpose(1, 2)
 
     def resized_positions(self, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
@@ -120,14 +118,16 @@ class RadioPatchGenerator(nn.Module):
 
     def _resize_positions(self, rows: int, cols: int) -> Tensor:
         table = self._table_as_image()
-        if self.use_cropped_positions:
-            table = self._interpolate(table, max(rows, cols), max(rows, cols))
-        table = self._interpolate(table[:, :, :rows, :cols], rows, cols)
-        return table.flatten(2).transpose(1, 2)
+        if not self.use_cropped_positions:
+            table = self._interpolate(table[:, :, :rows, :cols], rows, cols)
+            return table.flatten(2).transpose(1, 2)
+        side = torch.sym_max(rows, cols)
+        tokens = self._interpolate(table, side, side).flatten(2).transpose(1, 2)
+        # Cropped by index, not by slice: under export a slice would tie the strides to the grid's shape.
+        row, col = (torch.arange(size, device=tokens.device) for size in (rows, cols))
+        return tokens[:, (row[:, None] * side + col).flatten()]
 
     def _interpolate(self, table: Tensor, rows: int, cols: int) -> Tensor:
-        if table.shape[-2:] == (rows, cols):
-            return table
         return F.interpolate(table, size=(rows, cols), mode="bilinear", align_corners=self.align_corners)
 
     def _table_as_image(self) -> Tensor:

@@ -69,10 +69,7 @@ class RadioAttention(nn.Module):
 
     def forward(self, hidden_states: Tensor, segments: Segments) -> tuple[Tensor, list[Tensor | None]]:
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, self.head_dim))
-        if len(segments) == 1:
-            runs = [qkv]
-        else:
-            runs = list(qkv.split([count * length for count, length in segments], dim=1))
+        runs = qkv.split([count * length for count, length in segments], dim=1) if len(segments) > 1 else [qkv]
         attended = [self._attend(run, count) for run, (count, _) in zip(runs, segments, strict=True)]
         outputs = [output for output, _ in attended]
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

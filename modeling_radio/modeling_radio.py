@@ -91,7 +91,7 @@ class RadioNetwork(nn.Module):
         self.inter_feature_normalizer = (
             RadioIntermediateNormalizer(config) if config.num_intermediate_normalizers else None
         )
-        self.register_buffer("summary_idxs", torch.empty(len(config.summary_idxs), dtype=torch.long))
+        self.register_buffer("summary_idxs", torch.empty(len(config.summary_idxs or []), dtype=torch.long))
 
     def embed(self, pixel_values: Tensor, window_size: int | None) -> tuple[Tensor, AttentionLayout, Resolution]:
         """Return the tokens, the attention layout and the grid `(rows, cols)` of a batch of images."""
@@ -113,10 +113,10 @@ class RadioPreTrainedModel(PreTrainedModel):
     """Weight initialisation, saving and the conventions of transformers."""
 
     config_class = RadioConfig
-    config: RadioConfig
+    config: RadioConfig  # pyrefly: ignore[bad-override-mutable-attribute]
     base_model_prefix = "radio_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     supports_gradient_checkpointing = True
     _no_split_modules = ["RadioBlock", "RadioPatchGenerator"]
     _supports_sdpa = True
@@ -187,7 +187,7 @@ class RadioModel(RadioPreTrainedModel):
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
         self.radio_model = RadioNetwork(config)
-        self._checked_pixel_range = False
+        self._warned_of_pixel_range = False
         self.post_init()
 
     def forward(
@@ -302,7 +302,7 @@ class RadioModel(RadioPreTrainedModel):
     @property
     def max_resolution(self) -> int:
         """Largest height or width in pixels."""
-        return self.config.max_resolution
+        return self.config.max_resolution or self.config.max_img_size
 
     @property
     def preferred_resolution(self) -> Resolution:
@@ -316,11 +316,16 @@ class RadioModel(RadioPreTrainedModel):
         return Resolution(*(min(max(int(size / step + 0.5), 1) * step, largest) for size in (height, width)))
 
     def _run_adaptors(
-        self, names: Sequence[str], hidden_states: Tensor, features: Tensor, grid: Resolution, feature_format: FeatureFormat
+        self,
+        names: Sequence[str],
+        hidden_states: Tensor,
+        features: Tensor,
+        grid: Resolution,
+        feature_format: FeatureFormat,
     ) -> dict[str, RadioAdaptorOutput]:
         outputs = {}
         for name in names:
-            adaptor = self.radio_model.adaptors[name]
+            adaptor: RadioAdaptor = self.radio_model.adaptors[name]  # pyrefly: ignore[bad-assignment]
             output = adaptor(hidden_states[:, : self.config.num_cls_tokens], features, *grid)
             if output.features is not None:
                 fine_grid = Resolution(*(size * adaptor.upsample_factor for size in grid))
@@ -338,7 +343,8 @@ class RadioModel(RadioPreTrainedModel):
         if network.inter_feature_normalizer is not None:
             features = network.inter_feature_normalizer(features, [index for index, _ in blocks])
         return RadioIntermediateOutput(
-            summary=network.summarize(hidden_states), features=_format_features(features, grid, feature_format)
+            summary=network.summarize(hidden_states),
+            features=_format_features(features, grid, feature_format),
         )
 
     @contextmanager
@@ -356,7 +362,7 @@ class RadioModel(RadioPreTrainedModel):
         def record(_module: nn.Module, _args: Any, output: tuple[Tensor, list[Tensor]]) -> None:
             recorded.extend(output[1])
 
-        hooks = [block.attn.register_forward_hook(record) for block in self.radio_model.model.blocks]
+        hooks = [block.attn.register_forward_hook(record) for block in self.radio_model.model.blocks]  # pyrefly: ignore[missing-attribute]
         try:
             yield recorded
         finally:
@@ -374,7 +380,7 @@ class RadioModel(RadioPreTrainedModel):
 
     def _check_adaptor_names(self, names: Sequence[str] | None) -> Sequence[str]:
         if names is None:
-            return self.config.adaptor_names
+            return self.config.adaptor_names or []
         known = list(self.radio_model.adaptors)
         for name in names:
             if name not in known:
@@ -414,14 +420,19 @@ class RadioModel(RadioPreTrainedModel):
                 f"`pixel_values` of {height} x {width} pixels: height and width must be multiples of {step} up to "
                 f"{largest}; the nearest valid size is {nearest.height} x {nearest.width}."
             )
-        if not self._checked_pixel_range and not torch.compiler.is_compiling() and not pixel_values.is_meta:
+        if not self._warned_of_pixel_range and not torch.compiler.is_compiling():
             self._check_pixel_range(pixel_values)
 
     def _check_pixel_range(self, pixel_values: Tensor) -> None:
-        """Warn once if the first images that the model sees look normalised or in [0, 255]."""
-        self._checked_pixel_range = True
-        low, high = (bound.item() for bound in pixel_values.detach().aminmax())
+        """Warn once if images look normalised or in [0, 255].
+
+        A sample of the pixels tells; only on the CPU, since elsewhere looking at values would wait for the device.
+        """
+        if pixel_values.device.type != "cpu" or not pixel_values.numel():
+            return
+        low, high = (bound.item() for bound in pixel_values.detach()[..., ::4, ::4].aminmax())
         if low < -0.5 or high > 1.5:  # our choice: resampling overshoots [0, 1] by far less
+            self._warned_of_pixel_range = True
             warnings.warn(
                 f"`pixel_values` lie in [{low:.2f}, {high:.2f}], far outside [0, 1]. The model normalises inside: pass "
                 "RGB divided by 255 and nothing more.",

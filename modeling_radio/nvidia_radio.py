@@ -11,11 +11,25 @@ _TIMM_SIZES = {
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
     "so400m": (1152, 27, 16),
+    "so400m_v2": (1152, 27, 16),
     "huge": (1280, 32, 16),
-    "giant": (1408, 40, 16),
+    "giant": (1536, 40, 24),  # NVIDIA's own; timm's narrower one has the same name
 }
-_SO400M_MLP_RATIO = 4304 / 1152 + 1e-6
-_DINO_V2_G = "dino_v2_g_student"
+# The products with 1152 must not fall below 4304 and 4320 (a multiple of 32, for tensor parallelism in FP8).
+_MLP_RATIOS = {"so400m": 4304 / 1152 + 1e-6, "so400m_v2": 4320 / 1152 + 1e-6}
+# DINOv2's ViTs with registers as students; widths, depths and heads are fixed by name.
+_DINO_STUDENTS = {
+    "dino_v2_g_student": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 24,
+        "use_swiglu_ffn": True,
+    },
+    "dino_v2_l_student": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+}
+# NVIDIA's variants of the timm models with LayerScale, built for 592 px (DINOv2's 518 px in patches of 16).
+_LAYER_SCALE_MODELS = re.compile(r"vit_(base|large)_patch16_v2_")
+_LAYER_SCALE_MODELS_IMAGE_SIZE = 592
 
 # ViTDet blocks with global attention (or windowed blocks in between) that NVIDIA's hub code sets by version.
 _VITDET_BY_VERSION = {
@@ -50,9 +64,7 @@ def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
     fields = {
         **backbone,
         **token_fields(args),
-        **_VITDET_BY_VERSION.get(version, {}),
-        "version": version,
-        "pos_embed_align_corners": (version, backbone["hidden_size"]) in _ALIGNED_MODELS,
+        **version_fields(version, backbone["hidden_size"]),
         "max_resolution": config.get("max_resolution"),
         "preferred_resolution": list(config.get("preferred_resolution") or (512, 512)),
         "vitdet_window_size": config.get("vitdet_window_size"),
@@ -66,36 +78,47 @@ def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def version_fields(version: str | None, hidden_size: int) -> dict[str, Any]:
+    """Return the fields that only the published version tells: global blocks of ViTDet mode, position resizing."""
+    return {
+        **_VITDET_BY_VERSION.get(version or "", {}),
+        "version": version,
+        "pos_embed_align_corners": (version, hidden_size) in _ALIGNED_MODELS,
+    }
+
+
 def backbone_fields(args: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that follow from the student's architecture name and its keyword arguments."""
+    """Return the fields that follow from the student's architecture name and its keyword arguments.
+
+    Raises:
+        ValueError: If the architecture is not one that RADIO students use.
+    """
     name, kwargs = args["model"], args.get("model_kwargs") or {}
     fields = {"max_img_size": args["cpe_max_size"], "patch_size": _patch_size(name)}
-    if name == _DINO_V2_G:
+    if name in _DINO_STUDENTS:
         return {
             **fields,
-            "hidden_size": 1536,
-            "num_hidden_layers": 40,
-            "num_attention_heads": 24,
-            "use_swiglu_ffn": True,
+            **_DINO_STUDENTS[name],
             "use_layer_scale": True,
             "use_final_norm": True,
             "use_patch_bias": True,
         }
-    match = re.match(r"vit_([a-z0-9]+)_patch", name)
+    match = re.match(r"vit_([a-zA-Z0-9]+(?:_v2)?)_patch", name)
     if match is None or match.group(1) not in _TIMM_SIZES:
-        raise ValueError(f"Unknown architecture `args.model` = {name!r}; known: vit_{{{','.join(_TIMM_SIZES)}}}_patch*.")
+        known = [f"vit_{size}_patch*" for size in _TIMM_SIZES] + list(_DINO_STUDENTS)
+        raise ValueError(f"Unknown architecture `args.model` = {name!r}; known: {', '.join(known)}.")
+    if kwargs.get("scaled_ln"):
+        raise ValueError("`args.model_kwargs.scaled_ln` (layer norms scaled by depth) is not supported.")
     width, depth, heads = _TIMM_SIZES[match.group(1)]
-    native_size = re.search(r"_(\d+)$", name)
-    default_ratio = _SO400M_MLP_RATIO if match.group(1) == "so400m" else 4.0
     return {
         **fields,
         "hidden_size": kwargs.get("embed_dim", width),
         "num_hidden_layers": kwargs.get("depth", depth),
         "num_attention_heads": kwargs.get("num_heads", heads),
-        "mlp_ratio": float(kwargs.get("mlp_ratio", default_ratio)),
+        "mlp_ratio": float(kwargs.get("mlp_ratio", _MLP_RATIOS.get(match.group(1), 4.0))),
         # NVIDIA's code crops positions only where the table is larger than the timm model's own image size.
-        "use_cropped_positions": native_size is None or int(native_size.group(1)) != args["cpe_max_size"],
-        "use_layer_scale": "_v2_" in name,  # NVIDIA's own variant of the timm model, with LayerScale
+        "use_cropped_positions": _native_image_size(name, kwargs) != args["cpe_max_size"],
+        "use_layer_scale": _LAYER_SCALE_MODELS.match(name) is not None,
     }
 
 
@@ -145,6 +168,16 @@ def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return adaptors
+
+
+def _native_image_size(name: str, kwargs: dict[str, Any]) -> int | None:
+    """Return the image side that the timm model is built for."""
+    if "img_size" in kwargs:
+        return kwargs["img_size"]
+    if _LAYER_SCALE_MODELS.match(name):
+        return _LAYER_SCALE_MODELS_IMAGE_SIZE
+    size = re.search(r"_(\d+)$", name)
+    return int(size.group(1)) if size else None
 
 
 def _patch_size(name: str) -> int:
