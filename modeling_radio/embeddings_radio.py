@@ -64,15 +64,18 @@ class RadioPatchGenerator(nn.Module):
         self._resized_from: tuple[int | float | torch.device, ...] = ()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        batch_size, _, height, width = pixel_values.shape
-        rows, cols = height // self.patch_size, width // self.patch_size
-        patches = self.embedder(self.split_patches(pixel_values).to(self.embedder.weight.dtype))
+        rows, cols = (size // self.patch_size for size in pixel_values.shape[-2:])
+        return self.embed_patches(self.split_patches(pixel_values), rows, cols)
+
+    def embed_patches(self, patches: Tensor, rows: int, cols: int) -> Tensor:
+        """Turn flattened patches `(batch, rows * cols, channels * patch * patch)` into tokens."""
+        tokens = self.embedder(patches.to(self.embedder.weight.dtype))
         if self.training and self.use_cropped_positions:
-            patches = patches + self.sample_positions(batch_size, rows, cols).to(patches.dtype)
+            positions = self.sample_positions(len(tokens), rows, cols)
         else:
-            patches = patches + self.resized_positions(rows, cols, patches.dtype)
-        prefix = self.cls_token.token.to(patches.dtype).expand(batch_size, -1, -1)
-        return torch.cat([prefix, patches], dim=1)
+            positions = self.resized_positions(rows, cols, tokens.dtype)
+        prefix = self.cls_token.token.to(tokens.dtype).expand(len(tokens), -1, -1)
+        return torch.cat([prefix, tokens + positions.to(tokens.dtype)], dim=1)
 
     def split_patches(self, pixel_values: Tensor) -> Tensor:
         """Cut images into flattened patches `(batch, rows * cols, channels * patch * patch)`, channel-major."""

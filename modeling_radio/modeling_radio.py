@@ -13,7 +13,7 @@ Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or s
 import difflib
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
 from .encoder_radio import RadioLayerScale, RadioVisionTransformer
 from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
+from .packing_radio import ImagePack
 from .windows_radio import AttentionLayout
 
 
@@ -93,12 +94,26 @@ class RadioNetwork(nn.Module):
         )
         self.register_buffer("summary_idxs", torch.empty(len(config.summary_idxs or []), dtype=torch.long))
 
-    def embed(self, pixel_values: Tensor, window_size: int | None) -> tuple[Tensor, AttentionLayout, Resolution]:
-        """Return the tokens, the attention layout and the grid `(rows, cols)` of a batch of images."""
-        grid = Resolution(*(size // self.config.patch_size for size in pixel_values.shape[-2:]))
+    def grid(self, pixel_values: Tensor) -> Resolution:
+        """Return the rows and columns of patches of a batch of images."""
+        return Resolution(*(size // self.config.patch_size for size in pixel_values.shape[-2:]))
+
+    def embed(self, pixel_values: Tensor, window_size: int | None) -> tuple[Tensor, AttentionLayout]:
+        """Return the tokens `(batch, length, hidden)` of a batch of images, and which of them attend to each other."""
         hidden_states = self.model.patch_generator(self.input_conditioner(pixel_values))
-        layout = AttentionLayout.for_grid(*grid, self.config.num_prefix_tokens, window_size, hidden_states.device)
-        return hidden_states, layout, grid
+        rows, cols = self.grid(pixel_values)
+        layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window_size, hidden_states.device)
+        return hidden_states, layout
+
+    def embed_packed(self, patches: Tensor, pack: ImagePack) -> Tensor:
+        """Return the tokens `(1, length, hidden)` of flattened patches in the order of `pack`."""
+        size = self.config.patch_size
+        patches = self.input_conditioner(patches.view(-1, self.config.num_channels, size, size)).flatten(1)
+        tokens = [
+            self.model.patch_generator.embed_patches(group_patches, group.rows, group.cols).flatten(0, 1)
+            for group, group_patches in zip(pack.groups, pack.group_patches(patches), strict=True)
+        ]
+        return torch.cat(tokens).unsqueeze(0)
 
     def summarize(self, hidden_states: Tensor) -> Tensor:
         """Concatenate the class tokens that make up the summary, `(batch, num_summaries * hidden)`."""
@@ -193,6 +208,7 @@ class RadioModel(RadioPreTrainedModel):
     def forward(
         self,
         pixel_values: Tensor,
+        image_grid_hw: Tensor | None = None,
         window_size: int | str | None = None,
         adaptor_names: Sequence[str] | None = None,
         feature_format: FeatureFormat = "NLC",
@@ -204,7 +220,10 @@ class RadioModel(RadioPreTrainedModel):
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`; height and width are multiples of
-                the patch size.
+                the patch size. With `image_grid_hw` instead the patches of images of different sizes, one image after
+                the other, `(total_patches, channels * patch_size**2)`, each patch channel-major.
+            image_grid_hw: Rows and columns of patches of each packed image, `(num_images, 2)`. Results equal those of
+                one image at a time; summaries are `(num_images, ...)`, everything else is concatenated along tokens.
             window_size: Side of the ViTDet windows in tokens; `None` takes `config.vitdet_window_size`, `"global"`
                 turns windows off.
             adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
@@ -227,26 +246,28 @@ class RadioModel(RadioPreTrainedModel):
             output_attentions = config.output_attentions
         names = self._check_adaptor_names(adaptor_names)
         self._check_feature_format(feature_format)
-        self._check_pixel_values(pixel_values)
-
-        embedded, layout, grid = network.embed(pixel_values, self._resolve_window_size(window_size))
+        window = self._resolve_window_size(window_size)
         keep = range(config.num_hidden_layers) if output_hidden_states else ()
+        if image_grid_hw is None:
+            pack = None
+            self._check_pixel_values(pixel_values)
+            embedded, layout = network.embed(pixel_values, window)
+        else:
+            pack = self._check_packed(pixel_values, image_grid_hw, feature_format)
+            embedded, layout = network.embed_packed(pixel_values, pack), pack.layout(window, pixel_values.device)
+
         with self._record_attentions(output_attentions) as attentions:
             hidden_states, kept = network.model(embedded, layout, keep)
 
-        features = network.patch_features(hidden_states)
-        if network.feature_normalizer is not None:
-            features = network.feature_normalizer(features)
-        summary = network.summarize(hidden_states)
-        output = RadioModelOutput(
-            summary=summary,
-            features=_format_features(features, grid, feature_format),
-            last_hidden_state=hidden_states,
-            hidden_states=(embedded, *kept.values()) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
-            pooler_output=summary,
-            adaptors=self._run_adaptors(names, hidden_states, features, grid, feature_format),
-        )
+        if pack is None:
+            output = self._read_out(hidden_states, network.grid(pixel_values), names, feature_format)
+        else:
+            output = self._read_out_packed(hidden_states, pack, names)
+        if output_hidden_states:
+            states = (embedded, *kept.values())
+            output.hidden_states = states if pack is None else tuple(map(pack.concatenate, states))
+        if output_attentions:
+            output.attentions = tuple(attentions)
         return output if return_dict is not False else output.to_tuple()
 
     def get_intermediate_features(
@@ -279,7 +300,8 @@ class RadioModel(RadioPreTrainedModel):
             raise ValueError(f"`aggregation` must be 'sparse' or 'dense', got {aggregation!r}.")
         self._check_feature_format(feature_format)
         self._check_pixel_values(pixel_values)
-        embedded, layout, grid = network.embed(pixel_values, self._resolve_window_size(window_size))
+        embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size))
+        grid = network.grid(pixel_values)
         keep = range(blocks[-1] + 1) if aggregation == "dense" else blocks
         _, kept = network.model(embedded, layout, keep)
         outputs, start = [], 0
@@ -315,23 +337,57 @@ class RadioModel(RadioPreTrainedModel):
         largest = self.max_resolution // step * step
         return Resolution(*(min(max(int(size / step + 0.5), 1) * step, largest) for size in (height, width)))
 
-    def _run_adaptors(
-        self,
-        names: Sequence[str],
-        hidden_states: Tensor,
-        features: Tensor,
-        grid: Resolution,
-        feature_format: FeatureFormat,
-    ) -> dict[str, RadioAdaptorOutput]:
-        outputs = {}
+    def _read_out(
+        self, hidden_states: Tensor, grid: Resolution, names: Sequence[str], feature_format: FeatureFormat
+    ) -> RadioModelOutput:
+        """Take summary, features and adaptor outputs from the final tokens of images of one grid."""
+        network = self.radio_model
+        features = network.patch_features(hidden_states)
+        if network.feature_normalizer is not None:
+            features = network.feature_normalizer(features)
+        adaptors = {}
         for name in names:
-            adaptor: RadioAdaptor = self.radio_model.adaptors[name]  # pyrefly: ignore[bad-assignment]
+            adaptor: RadioAdaptor = network.adaptors[name]  # pyrefly: ignore[bad-assignment]
             output = adaptor(hidden_states[:, : self.config.num_cls_tokens], features, *grid)
             if output.features is not None:
                 fine_grid = Resolution(*(size * adaptor.upsample_factor for size in grid))
                 output.features = _format_features(output.features, fine_grid, feature_format)
-            outputs[name] = output
-        return outputs
+            adaptors[name] = output
+        summary = network.summarize(hidden_states)
+        return RadioModelOutput(
+            summary=summary,
+            features=_format_features(features, grid, feature_format),
+            last_hidden_state=hidden_states,
+            pooler_output=summary,
+            adaptors=adaptors,
+        )
+
+    def _read_out_packed(self, hidden_states: Tensor, pack: ImagePack, names: Sequence[str]) -> RadioModelOutput:
+        """Read out each group of equal grids, then bring the images back into the order of the call."""
+        outputs = [
+            self._read_out(tokens, Resolution(group.rows, group.cols), names, "NLC")
+            for group, tokens in zip(pack.groups, pack.group_sequence(hidden_states), strict=True)
+        ]
+
+        def per_image(tensors: list[Tensor | None], join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
+            present = [tensor for tensor in tensors if tensor is not None]
+            return join(pack.ungroup(present)) if present else None
+
+        adaptors = {}
+        for name in names:
+            predicted = [output.adaptors[name] for output in outputs if output.adaptors is not None]
+            adaptors[name] = RadioAdaptorOutput(
+                summary=per_image([one.summary for one in predicted], torch.stack),
+                features=per_image([one.features for one in predicted], torch.cat),
+            )
+        summary = per_image([output.summary for output in outputs], torch.stack)
+        return RadioModelOutput(
+            summary=summary,
+            features=per_image([output.features for output in outputs], torch.cat),
+            last_hidden_state=pack.concatenate(hidden_states),
+            pooler_output=summary,
+            adaptors=adaptors,
+        )
 
     def _aggregate_blocks(
         self, blocks: list[tuple[int, Tensor]], grid: Resolution, feature_format: FeatureFormat
@@ -422,6 +478,24 @@ class RadioModel(RadioPreTrainedModel):
             )
         if not self._warned_of_pixel_range and not torch.compiler.is_compiling():
             self._check_pixel_range(pixel_values)
+
+    def _check_packed(self, patches: Tensor, image_grid_hw: Tensor, feature_format: FeatureFormat) -> ImagePack:
+        patch_dim = self.config.num_channels * self.patch_size**2
+        if feature_format != "NLC":
+            raise ValueError("`feature_format` must be 'NLC' with `image_grid_hw`: packed images have no common grid.")
+        if image_grid_hw.ndim != 2 or image_grid_hw.shape[1] != 2 or not len(image_grid_hw):
+            raise ValueError(f"`image_grid_hw` must have the shape (num_images, 2), got {tuple(image_grid_hw.shape)}.")
+        pack = ImagePack(image_grid_hw, self.config.num_prefix_tokens)
+        total = sum(rows * cols for rows, cols in pack.grids)
+        if patches.shape != (total, patch_dim):
+            raise ValueError(
+                f"`pixel_values` must have the shape ({total}, {patch_dim}) for this `image_grid_hw`, got "
+                f"{tuple(patches.shape)}."
+            )
+        largest = self.max_resolution // self.patch_size
+        if any(not 1 <= size <= largest for grid in pack.grids for size in grid):
+            raise ValueError(f"`image_grid_hw` must lie in [1, {largest}] patches, got {pack.grids}.")
+        return pack
 
     def _check_pixel_range(self, pixel_values: Tensor) -> None:
         """Warn once if images look normalised or in [0, 255].

@@ -1,0 +1,87 @@
+"""Packed images of different sizes give the results of one image at a time, and those of native transformers."""
+
+import pytest
+import torch
+from transformers.models.radio import RadioModel as NativeRadioModel
+
+from modeling_radio import RadioConfig, RadioModel
+
+
+GRIDS = [(4, 6), (3, 3), (4, 6), (5, 2), (3, 3)]
+
+
+@pytest.fixture
+def model() -> RadioModel:
+    adaptors = [
+        {"name": "siglip2-g", "summary_dim": 6, "feature_dim": 5, "hidden_size": 8, "feature_head": "attention",
+         "feature_num_attention_heads": 2},
+        {"name": "sam3", "token_index": 2, "feature_dim": 5, "hidden_size": 8, "upsample_factor": 2},
+    ]  # fmt: skip
+    return RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors)).eval()
+
+
+@pytest.fixture
+def images() -> list[torch.Tensor]:
+    return [torch.rand(1, 3, rows * 16, cols * 16) for rows, cols in GRIDS]
+
+
+@pytest.fixture
+def packed(model, images) -> dict[str, torch.Tensor]:
+    split = model.radio_model.model.patch_generator.split_patches
+    return {"pixel_values": torch.cat([split(image)[0] for image in images]), "image_grid_hw": torch.tensor(GRIDS)}
+
+
+@pytest.mark.parametrize("window_size", [None, 2, 3])
+@torch.no_grad()
+def test_equals_one_image_at_a_time(model, images, packed, window_size):
+    out = model(**packed, window_size=window_size, output_hidden_states=True)
+    single = [model(image, window_size=window_size, output_hidden_states=True) for image in images]
+
+    def check(actual, expected):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=2e-6)
+
+    check(out.summary, torch.cat([one.summary for one in single]))
+    check(out.features, torch.cat([one.features[0] for one in single]))
+    check(out.last_hidden_state, torch.cat([one.last_hidden_state[0] for one in single]))
+    for index, state in enumerate(out.hidden_states):
+        check(state, torch.cat([one.hidden_states[index][0] for one in single]))
+    for name, adaptor in out.adaptors.items():
+        check(adaptor.features, torch.cat([one.adaptors[name].features[0] for one in single]))
+    check(out.adaptors["siglip2-g"].summary, torch.cat([one.adaptors["siglip2-g"].summary for one in single]))
+    assert out.adaptors["sam3"].summary is None
+
+
+@torch.no_grad()
+def test_equals_native(model, packed, tmp_path):
+    model.save_pretrained(tmp_path)
+    native = NativeRadioModel.from_pretrained(tmp_path).eval()
+    expected, actual = native(**packed), model(**packed)
+    for key in ("summary", "features", "last_hidden_state"):
+        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=2e-6)
+
+
+def test_images_of_one_grid_share_an_attention_call(model, packed, monkeypatch):
+    calls = []
+    attention = model.radio_model.model.blocks[0].attn
+    original = attention._attend
+    monkeypatch.setattr(attention, "_attend", lambda qkv, count: calls.append(count) or original(qkv, count))
+    model(**packed)
+    assert calls == [2, 2, 1]
+
+
+def test_gradients_reach_every_parameter(model, packed):
+    out = model.train()(**packed, window_size=2)
+    (out.features.square().sum() + sum(a.features.square().sum() for a in out.adaptors.values())).backward()
+    without = [
+        name for name, parameter in model.named_parameters() if parameter.grad is None and "head_mlp" not in name
+    ]
+    assert not without
+
+
+def test_bad_input(model, packed):
+    with pytest.raises(ValueError, match="NLC"):
+        model(**packed, feature_format="NCHW")
+    with pytest.raises(ValueError, match=r"must have the shape \(76, 768\)"):
+        model(packed["pixel_values"][:-1], image_grid_hw=packed["image_grid_hw"])
+    with pytest.raises(ValueError, match=r"\(num_images, 2\)"):
+        model(packed["pixel_values"], image_grid_hw=packed["image_grid_hw"].flatten())
