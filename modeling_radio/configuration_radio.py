@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
 
 from .nvidia_radio import config_fields_from_nvidia, is_nvidia_config
 from .presets_radio import PRESETS
@@ -15,6 +16,7 @@ from .presets_radio import PRESETS
 AUTO_MAP = {
     "AutoConfig": "configuration_radio.RadioConfig",
     "AutoModel": "modeling_radio.RadioModel",
+    "AutoBackbone": "backbone_radio.RadioBackbone",
 }
 """Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
 
@@ -83,7 +85,7 @@ class RadioAdaptorConfig:
         return cls(**values)
 
 
-class RadioConfig(PreTrainedConfig):
+class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""Shape of a RADIO backbone and its adaptors.
 
     The fields of transformers' native `RadioConfig` keep their names, so that the same `config.json` opens natively
@@ -131,6 +133,13 @@ class RadioConfig(PreTrainedConfig):
         adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
         adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
         version: Name of the published version that the weights come from.
+        nvidia_source: What NVIDIA's file held beside the weights (training arguments, names of heads), so that a
+            converted checkpoint can be converted back. The network does not read it.
+        use_feature_pyramid: `RadioBackbone` returns maps at strides 1/4, 1/2, 1 and 2 patches instead of block outputs.
+        feature_pyramid_size: Channels of those maps.
+
+    `RadioBackbone` also reads `out_features` or `out_indices`: "stem" is the patch embedding, "stage1" the first block,
+    and so on; with the pyramid they are "p2" to "p5".
 
     References:
         C-RADIOv4 tech report, https://arxiv.org/abs/2601.17237
@@ -178,6 +187,12 @@ class RadioConfig(PreTrainedConfig):
     adaptors: list[dict[str, Any]] = field(default_factory=list)
     adaptor_names: list[str] | None = None
     version: str | None = None
+    nvidia_source: dict[str, Any] | None = None
+    use_feature_pyramid: bool = False
+    feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
+
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
 
     presets: ClassVar[tuple[str, ...]] = tuple(PRESETS)
 
@@ -190,6 +205,8 @@ class RadioConfig(PreTrainedConfig):
         self.adaptors = [dataclasses.asdict(RadioAdaptorConfig.from_dict(a)) for a in self.adaptors]
         if self.adaptor_names is None:
             self.adaptor_names = [adaptor["name"] for adaptor in self.adaptors]
+        self._set_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
+        kwargs.pop("stage_names", None)
         super().__post_init__(**kwargs)
         self._validate_network()
         self._validate_adaptors()
@@ -258,6 +275,15 @@ class RadioConfig(PreTrainedConfig):
         else:
             period = max(self.num_hidden_layers // self.vitdet_num_global, 1)
         return index % period == period - 1 or index == self.num_hidden_layers - 1
+
+    def _set_stages(self, out_features: list[str] | None, out_indices: list[int] | None) -> None:
+        if self.use_feature_pyramid:
+            self.stage_names = ["p2", "p3", "p4", "p5"]
+            if out_features is None and out_indices is None:
+                out_features = self.stage_names
+        else:
+            self.stage_names = ["stem", *(f"stage{index + 1}" for index in range(self.num_hidden_layers))]
+        self.set_output_features_output_indices(out_features, out_indices)
 
     def _validate_network(self) -> None:
         if self.hidden_size % self.num_attention_heads:

@@ -71,10 +71,10 @@ class RadioPatchGenerator(nn.Module):
         """Turn flattened patches `(batch, rows * cols, channels * patch * patch)` into tokens."""
         tokens = self.embedder(patches.to(self.embedder.weight.dtype))
         if self.training and self.use_cropped_positions:
-            positions = self.sample_positions(len(tokens), rows, cols)
+            positions = self.sample_positions(tokens.shape[0], rows, cols)
         else:
             positions = self.resized_positions(rows, cols, tokens.dtype)
-        prefix = self.cls_token.token.to(tokens.dtype).expand(len(tokens), -1, -1)
+        prefix = self.cls_token.token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return torch.cat([prefix, tokens + positions.to(tokens.dtype)], dim=1)
 
     def split_patches(self, pixel_values: Tensor) -> Tensor:

@@ -82,12 +82,14 @@ class RadioNetwork(nn.Module):
     `RadioModel` and the task models all hold one as `radio_model`, so that their backbone weights have equal keys.
     """
 
-    def __init__(self, config: RadioConfig) -> None:
+    def __init__(self, config: RadioConfig, use_adaptors: bool = True) -> None:
         super().__init__()
         self.config = config
         self.input_conditioner = RadioInputConditioner(config)
         self.model = RadioVisionTransformer(config)
-        self.adaptors = nn.ModuleDict({a.name: RadioAdaptor(config, a) for a in config.adaptor_configs})
+        self.adaptors = nn.ModuleDict()
+        for adaptor in config.adaptor_configs if use_adaptors else []:
+            self.adaptors[adaptor.name] = RadioAdaptor(config, adaptor)
         self.feature_normalizer = RadioFeatureNormalizer(config) if config.use_feature_normalizer else None
         self.inter_feature_normalizer = (
             RadioIntermediateNormalizer(config) if config.num_intermediate_normalizers else None
@@ -142,12 +144,17 @@ class RadioPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"radio_model\.model\.reg_token"]
 
     radio_model: RadioNetwork
+    _warned_of_pixel_range = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         config = self.config
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            init.kaiming_normal_(module.weight, mode="fan_out")
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -188,24 +195,33 @@ class RadioPreTrainedModel(PreTrainedModel):
             for source in Path(__file__).parent.glob("*_radio.py"):
                 shutil.copyfile(source, Path(save_directory) / source.name)
 
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.config.patch_size
 
-class RadioModel(RadioPreTrainedModel):
-    """A RADIO backbone with its adaptors; see `forward`.
+    @property
+    def min_resolution_step(self) -> int:
+        """Height and width must be multiples of this many pixels; windows of any size need no larger step."""
+        return self.config.patch_size
 
-    Examples:
-        >>> config = RadioConfig.from_preset("radio-test")
-        >>> out = RadioModel(config).eval()(torch.rand(1, 3, 64, 96))
-        >>> out.summary.shape, out.features.shape
-        (torch.Size([1, 64]), torch.Size([1, 24, 32]))
-    """
+    @property
+    def max_resolution(self) -> int:
+        """Largest height or width in pixels."""
+        return self.config.max_resolution or self.config.max_img_size
 
-    def __init__(self, config: RadioConfig) -> None:
-        super().__init__(config)
-        self.radio_model = RadioNetwork(config)
-        self._warned_of_pixel_range = False
-        self.post_init()
+    @property
+    def preferred_resolution(self) -> Resolution:
+        """The size in pixels that the processor uses by default."""
+        return Resolution(*self.config.preferred_resolution)
 
-    def forward(
+    def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
+        """Return the valid size nearest to `height` x `width` pixels."""
+        step = self.min_resolution_step
+        largest = self.max_resolution // step * step
+        return Resolution(*(min(max(int(size / step + 0.5), 1) * step, largest) for size in (height, width)))
+
+    def encode(
         self,
         pixel_values: Tensor,
         image_grid_hw: Tensor | None = None,
@@ -214,31 +230,8 @@ class RadioModel(RadioPreTrainedModel):
         feature_format: FeatureFormat = "NLC",
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> RadioModelOutput | tuple:
-        """Encode images.
-
-        Args:
-            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`; height and width are multiples of
-                the patch size. With `image_grid_hw` instead the patches of images of different sizes, one image after
-                the other, `(total_patches, channels * patch_size**2)`, each patch channel-major.
-            image_grid_hw: Rows and columns of patches of each packed image, `(num_images, 2)`. Results equal those of
-                one image at a time; summaries are `(num_images, ...)`, everything else is concatenated along tokens.
-            window_size: Side of the ViTDet windows in tokens; `None` takes `config.vitdet_window_size`, `"global"`
-                turns windows off.
-            adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
-            feature_format: "NLC" for token sequences, "NCHW" for maps.
-            output_hidden_states: Also return every block's output.
-            output_attentions: Also return attention weights (eager attention only).
-            return_dict: `False` returns a tuple of the fields that are not `None`.
-
-        Returns:
-            `RadioModelOutput`.
-
-        Raises:
-            ValueError: If the size is no multiple of the patch size or too large, the channels or the dtype are
-                wrong, or an adaptor or window is unknown.
-        """
+    ) -> RadioModelOutput:
+        """Run backbone and adaptors; arguments and errors as in `RadioModel.forward`."""
         config, network = self.config, self.radio_model
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
@@ -268,74 +261,7 @@ class RadioModel(RadioPreTrainedModel):
             output.hidden_states = states if pack is None else tuple(map(pack.concatenate, states))
         if output_attentions:
             output.attentions = tuple(attentions)
-        return output if return_dict is not False else output.to_tuple()
-
-    def get_intermediate_features(
-        self,
-        pixel_values: Tensor,
-        indices: Sequence[int],
-        aggregation: Literal["sparse", "dense"] = "sparse",
-        feature_format: FeatureFormat = "NCHW",
-        window_size: int | str | None = None,
-    ) -> list[RadioIntermediateOutput]:
-        """Return summary and features after chosen blocks.
-
-        Args:
-            pixel_values: As in `forward`.
-            indices: 0-based blocks in ascending order; negative ones count from the last.
-            aggregation: "sparse" takes each block's own output; "dense" averages the outputs of all blocks since the
-                previous index.
-            feature_format: "NCHW" for maps, "NLC" for token sequences.
-            window_size: As in `forward`.
-
-        Returns:
-            One `RadioIntermediateOutput` per index, features `(batch, hidden_size, rows, cols)`.
-
-        Raises:
-            ValueError: If an index is no block or they do not ascend; otherwise as `forward`.
-        """
-        network = self.radio_model
-        blocks = self._check_block_indices(indices)
-        if aggregation not in ("sparse", "dense"):
-            raise ValueError(f"`aggregation` must be 'sparse' or 'dense', got {aggregation!r}.")
-        self._check_feature_format(feature_format)
-        self._check_pixel_values(pixel_values)
-        embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size))
-        grid = network.grid(pixel_values)
-        keep = range(blocks[-1] + 1) if aggregation == "dense" else blocks
-        _, kept = network.model(embedded, layout, keep)
-        outputs, start = [], 0
-        for block in blocks:
-            group = range(start, block + 1) if aggregation == "dense" else (block,)
-            start = block + 1
-            outputs.append(self._aggregate_blocks([(i, kept[i]) for i in group], grid, feature_format))
-        return outputs
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.config.patch_size
-
-    @property
-    def min_resolution_step(self) -> int:
-        """Height and width must be multiples of this many pixels; windows of any size need no larger step."""
-        return self.config.patch_size
-
-    @property
-    def max_resolution(self) -> int:
-        """Largest height or width in pixels."""
-        return self.config.max_resolution or self.config.max_img_size
-
-    @property
-    def preferred_resolution(self) -> Resolution:
-        """The size in pixels that the processor uses by default."""
-        return Resolution(*self.config.preferred_resolution)
-
-    def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
-        """Return the valid size nearest to `height` x `width` pixels."""
-        step = self.min_resolution_step
-        largest = self.max_resolution // step * step
-        return Resolution(*(min(max(int(size / step + 0.5), 1) * step, largest) for size in (height, width)))
+        return output
 
     def _read_out(
         self, hidden_states: Tensor, grid: Resolution, names: Sequence[str], feature_format: FeatureFormat
@@ -389,20 +315,6 @@ class RadioModel(RadioPreTrainedModel):
             adaptors=adaptors,
         )
 
-    def _aggregate_blocks(
-        self, blocks: list[tuple[int, Tensor]], grid: Resolution, feature_format: FeatureFormat
-    ) -> RadioIntermediateOutput:
-        """Average the outputs of some blocks, then standardise where the checkpoint has normalisers."""
-        network = self.radio_model
-        hidden_states = torch.stack([output for _, output in blocks]).mean(dim=0)
-        features = network.patch_features(hidden_states)
-        if network.inter_feature_normalizer is not None:
-            features = network.inter_feature_normalizer(features, [index for index, _ in blocks])
-        return RadioIntermediateOutput(
-            summary=network.summarize(hidden_states),
-            features=_format_features(features, grid, feature_format),
-        )
-
     @contextmanager
     def _record_attentions(self, wanted: bool | None) -> Iterator[list[Tensor]]:
         """Collect the attention weights of every block that runs inside."""
@@ -448,13 +360,6 @@ class RadioModel(RadioPreTrainedModel):
     def _check_feature_format(self, feature_format: str) -> None:
         if feature_format not in ("NLC", "NCHW"):
             raise ValueError(f"`feature_format` must be 'NLC' or 'NCHW', got {feature_format!r}.")
-
-    def _check_block_indices(self, indices: Sequence[int]) -> list[int]:
-        depth = self.config.num_hidden_layers
-        blocks = [index + depth if index < 0 else index for index in indices]
-        if not blocks or any(not 0 <= block < depth for block in blocks) or blocks != sorted(set(blocks)):
-            raise ValueError(f"`indices` must be ascending blocks in [0, {depth}), got {list(indices)}.")
-        return blocks
 
     def _check_pixel_values(self, pixel_values: Tensor) -> None:
         if pixel_values.ndim != 4:
@@ -512,6 +417,129 @@ class RadioModel(RadioPreTrainedModel):
                 "RGB divided by 255 and nothing more.",
                 stacklevel=3,
             )
+
+
+class RadioModel(RadioPreTrainedModel):
+    """A RADIO backbone with its adaptors; see `forward`.
+
+    Examples:
+        >>> config = RadioConfig.from_preset("radio-test")
+        >>> out = RadioModel(config).eval()(torch.rand(1, 3, 64, 96))
+        >>> out.summary.shape, out.features.shape
+        (torch.Size([1, 64]), torch.Size([1, 24, 32]))
+    """
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        self.radio_model = RadioNetwork(config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        image_grid_hw: Tensor | None = None,
+        window_size: int | str | None = None,
+        adaptor_names: Sequence[str] | None = None,
+        feature_format: FeatureFormat = "NLC",
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> RadioModelOutput | tuple:
+        """Encode images.
+
+        Args:
+            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`; height and width are multiples of
+                the patch size. With `image_grid_hw` instead the patches of images of different sizes, one image after
+                the other, `(total_patches, channels * patch_size**2)`, each patch channel-major.
+            image_grid_hw: Rows and columns of patches of each packed image, `(num_images, 2)`. Results equal those of
+                one image at a time; summaries are `(num_images, ...)`, everything else is concatenated along tokens.
+            window_size: Side of the ViTDet windows in tokens; `None` takes `config.vitdet_window_size`, `"global"`
+                turns windows off.
+            adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
+            feature_format: "NLC" for token sequences, "NCHW" for maps.
+            output_hidden_states: Also return every block's output.
+            output_attentions: Also return attention weights (eager attention only).
+            return_dict: `False` returns a tuple of the fields that are not `None`.
+
+        Returns:
+            `RadioModelOutput`.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch size or too large, the channels or the dtype are
+                wrong, or an adaptor or window is unknown.
+        """
+        output = self.encode(
+            pixel_values,
+            image_grid_hw=image_grid_hw,
+            window_size=window_size,
+            adaptor_names=adaptor_names,
+            feature_format=feature_format,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def get_intermediate_features(
+        self,
+        pixel_values: Tensor,
+        indices: Sequence[int],
+        aggregation: Literal["sparse", "dense"] = "sparse",
+        feature_format: FeatureFormat = "NCHW",
+        window_size: int | str | None = None,
+    ) -> list[RadioIntermediateOutput]:
+        """Return summary and features after chosen blocks.
+
+        Args:
+            pixel_values: As in `forward`.
+            indices: 0-based blocks in ascending order; negative ones count from the last.
+            aggregation: "sparse" takes each block's own output; "dense" averages the outputs of all blocks since the
+                previous index.
+            feature_format: "NCHW" for maps, "NLC" for token sequences.
+            window_size: As in `forward`.
+
+        Returns:
+            One `RadioIntermediateOutput` per index, features `(batch, hidden_size, rows, cols)`.
+
+        Raises:
+            ValueError: If an index is no block or they do not ascend; otherwise as `forward`.
+        """
+        network = self.radio_model
+        blocks = self._check_block_indices(indices)
+        if aggregation not in ("sparse", "dense"):
+            raise ValueError(f"`aggregation` must be 'sparse' or 'dense', got {aggregation!r}.")
+        self._check_feature_format(feature_format)
+        self._check_pixel_values(pixel_values)
+        embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size))
+        grid = network.grid(pixel_values)
+        keep = range(blocks[-1] + 1) if aggregation == "dense" else blocks
+        _, kept = network.model(embedded, layout, keep)
+        outputs, start = [], 0
+        for block in blocks:
+            group = range(start, block + 1) if aggregation == "dense" else (block,)
+            start = block + 1
+            outputs.append(self._aggregate_blocks([(i, kept[i]) for i in group], grid, feature_format))
+        return outputs
+
+    def _aggregate_blocks(
+        self, blocks: list[tuple[int, Tensor]], grid: Resolution, feature_format: FeatureFormat
+    ) -> RadioIntermediateOutput:
+        """Average the outputs of some blocks, then standardise where the checkpoint has normalisers."""
+        network = self.radio_model
+        hidden_states = torch.stack([output for _, output in blocks]).mean(dim=0)
+        features = network.patch_features(hidden_states)
+        if network.inter_feature_normalizer is not None:
+            features = network.inter_feature_normalizer(features, [index for index, _ in blocks])
+        return RadioIntermediateOutput(
+            summary=network.summarize(hidden_states),
+            features=_format_features(features, grid, feature_format),
+        )
+
+    def _check_block_indices(self, indices: Sequence[int]) -> list[int]:
+        depth = self.config.num_hidden_layers
+        blocks = [index + depth if index < 0 else index for index in indices]
+        if not blocks or any(not 0 <= block < depth for block in blocks) or blocks != sorted(set(blocks)):
+            raise ValueError(f"`indices` must be ascending blocks in [0, {depth}), got {list(indices)}.")
+        return blocks
 
 
 def _format_features(features: Tensor, grid: Resolution, feature_format: FeatureFormat) -> Tensor:

@@ -36,6 +36,8 @@ _VITDET_BY_VERSION = {
     "radio_v2.5-g": {"vitdet_num_global": 8},
     "radio_v2": {"vitdet_num_windowed": 5},
     "radio_v2.1": {"vitdet_num_windowed": 5},
+    "c-radio_v2-g": {"vitdet_num_global": 8},
+    "c-radio_v2-vlm-h": {"vitdet_num_global": 8},
 }
 # Released models (version, width) whose position table is resized with aligned corners: timm's vision_transformer.py
 # names the two. NVIDIA's own code does so for none since June 2025.

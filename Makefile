@@ -1,0 +1,41 @@
+# make demo    distil a small student from real teachers, reopen it and show what it learned (runs/demo/)
+# make test    lint, format, types and the test suite
+# Both build .venv on first use; `make demo PYTHON=python3.12` picks another interpreter for it.
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/installed-train
+	$(BIN)/python -m training.demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu and not hub"
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+
+# A half-made environment (interrupted, or without ensurepip) has no working pip: it is made again.
+$(BIN)/pip:
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/installed-train: pyproject.toml | $(BIN)/pip
+	$(PIP) install --editable ".[train]"
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
+	$(PIP) install --editable ".[train,export,dev]"
+	touch $@ $(VENV)/installed-train

@@ -1,0 +1,58 @@
+"""RADIO under transformers' backbone interface."""
+
+import pytest
+import torch
+from transformers import AutoBackbone
+
+from modeling_radio import RadioBackbone, RadioConfig, RadioModel
+
+
+def test_maps_of_chosen_blocks():
+    config = RadioConfig.from_preset("radio-test")
+    config.out_indices = [0, 2, 4]
+    backbone = RadioBackbone(config).eval()
+    model = RadioModel(config).eval()
+    model.load_state_dict(backbone.state_dict())
+    batch = torch.rand(2, 3, 48, 80)
+    with torch.no_grad():
+        maps = backbone(batch, window_size=2).feature_maps
+        out = model(batch, window_size=2, output_hidden_states=True, feature_format="NCHW")
+    assert backbone.channels == [32, 32, 32]
+    assert backbone.out_features == ["stem", "stage2", "stage4"]
+    for feature_map, state in zip(maps[:2], (out.hidden_states[0], out.hidden_states[2]), strict=True):
+        torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), state[:, 10:], rtol=0, atol=0)
+    torch.testing.assert_close(maps[2], out.features, rtol=0, atol=0)
+
+
+def test_opens_the_folder_of_a_full_model(tmp_path):
+    adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]
+    model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors))
+    model.save_pretrained(tmp_path)
+    backbone, info = RadioBackbone.from_pretrained(tmp_path, out_indices=[-2, -1], output_loading_info=True)
+    assert not info["missing_keys"]
+    assert len(backbone(torch.rand(1, 3, 32, 32)).feature_maps) == 2
+
+
+def test_auto_backbone_from_config():
+    AutoBackbone.register(RadioConfig, RadioBackbone, exist_ok=True)
+    assert isinstance(AutoBackbone.from_config(RadioConfig.from_preset("radio-test")), RadioBackbone)
+
+
+def test_feature_pyramid(tmp_path):
+    config = RadioConfig.from_preset("radio-test", use_feature_pyramid=True, feature_pyramid_size=24)
+    backbone = RadioBackbone(config)
+    maps = backbone(torch.rand(2, 3, 48, 80)).feature_maps
+    assert [tuple(m.shape[1:]) for m in maps] == [(24, 12, 20), (24, 6, 10), (24, 3, 5), (24, 2, 3)]
+    sum(m.square().mean() for m in maps).backward()
+    assert not [name for name, parameter in backbone.named_parameters() if parameter.grad is None]
+    backbone.save_pretrained(tmp_path)
+    batch = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        again = RadioBackbone.from_pretrained(tmp_path)(batch).feature_maps
+        for left, right in zip(again, backbone.eval()(batch).feature_maps, strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=2e-6)
+
+
+def test_unknown_stage():
+    with pytest.raises(ValueError, match="stage9"):
+        RadioConfig.from_preset("radio-test").out_features = ["stage9"]

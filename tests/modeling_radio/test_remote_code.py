@@ -1,0 +1,140 @@
+"""A saved folder works without this repository: with its own code, and natively in transformers."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
+
+
+OPEN_CHECKPOINT = Path(__file__).with_name("open_checkpoint.py")
+
+# An installed modeling_radio must not be what makes the folder work: its import fails.
+RUN_BLOCKED = """
+import runpy, sys
+sys.modules["modeling_radio"] = None
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A tiny checkpoint folder beside a working folder with a picture and the outputs that belong to it."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("remote")
+    checkpoint, work = root / "tiny-radio", root / "work"
+    work.mkdir()
+    head = {"summary_dim": 12, "feature_dim": 20, "hidden_size": 24}
+    config = RadioConfig.from_preset(
+        "radio-test",
+        adaptors=[
+            {"name": "siglip2-g", **head},
+            {"name": "sam3", "token_index": 2, **head, "summary_dim": None, "upsample_factor": 2},
+        ],
+    )
+    model = RadioModel(config).eval()
+    processor = RadioImageProcessor.from_model_config(config)
+    model.save_pretrained(checkpoint)
+    processor.save_pretrained(checkpoint)
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
+    image.save(work / "picture.png")
+    inputs = processor(image, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**inputs)
+    expected = {**inputs, "summary": out.summary, "features": out.features}
+    expected["last_hidden_state"] = out.last_hidden_state
+    for name, adaptor in out.adaptors.items():
+        expected |= {f"{name}_{key}": value for key, value in adaptor.items()}
+    save_file({name: tensor.clone() for name, tensor in expected.items()}, work / "expected.safetensors")
+    return SimpleNamespace(checkpoint=checkpoint, work=work, expected=expected, model=model)
+
+
+def open_elsewhere(saved, mode, python=sys.executable):
+    """Run `open_checkpoint.py` in a fresh process that knows neither this repository nor the Hub."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
+    env = {
+        **kept,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(saved.work / f"cache-{mode}"),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [python, "-c", RUN_BLOCKED, str(OPEN_CHECKPOINT), mode, str(saved.checkpoint), str(saved.work)]
+    result = subprocess.run(
+        command,
+        cwd=saved.work,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return load_file(saved.work / f"{mode}.safetensors")
+
+
+def assert_outputs_equal(actual, expected, prefix=""):
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[prefix + name], tensor, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def assert_trusted_outputs_equal(saved, outputs):
+    assert_outputs_equal(outputs, saved.expected)
+    assert_outputs_equal(outputs, {k: v for k, v in saved.expected.items() if k != "pixel_values"}, "saved_again_")
+    for pool in (True, False):
+        torch.testing.assert_close(outputs[f"pipeline_pool_{pool}"], saved.expected["summary"], atol=1e-5, rtol=0)
+
+
+def test_folder_opens_with_trust_in_a_fresh_process(saved):
+    assert_trusted_outputs_equal(saved, open_elsewhere(saved, "trusted"))
+
+
+def test_folder_opens_natively_without_trust(saved):
+    outputs = open_elsewhere(saved, "native")
+    assert_outputs_equal(outputs, {name: saved.expected[name] for name in outputs})
+    info = json.loads((saved.work / "loading_info.json").read_text())
+    assert info["missing_keys"] == []
+    assert info["mismatched_keys"] == []
+    adaptor_keys = {name for name in saved.model.state_dict() if name.startswith("radio_model.adaptors.")}
+    assert set(info["unexpected_keys"]) == adaptor_keys
+
+
+@pytest.mark.slow
+def test_folder_opens_in_an_environment_with_nothing_else(saved, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "clean")], check=True)
+    python = str(tmp_path / "clean" / "bin" / "python")
+    packages = ["torch", "torchvision", "transformers>=5.17,<6"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    assert_trusted_outputs_equal(saved, open_elsewhere(saved, "trusted", python))
+    outputs = open_elsewhere(saved, "native", python)
+    assert_outputs_equal(outputs, {name: saved.expected[name] for name in outputs})
+
+
+def test_folder_holds_every_file_that_its_code_names(saved):
+    config = json.loads((saved.checkpoint / "config.json").read_text())
+    preprocessor = json.loads((saved.checkpoint / "preprocessor_config.json").read_text())
+    auto_map = {**config["auto_map"], **preprocessor["auto_map"]}
+    assert {"AutoConfig", "AutoModel", "AutoImageProcessor"} <= set(auto_map)
+    waiting = {reference.split(".")[0] for reference in auto_map.values()}
+    seen = set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        tree = ast.parse((saved.checkpoint / f"{name}.py").read_text())
+        imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+        waiting |= imports - seen
+    for reference in auto_map.values():
+        module, class_name = reference.split(".")
+        tree = ast.parse((saved.checkpoint / f"{module}.py").read_text())
+        assert class_name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}

@@ -1,0 +1,97 @@
+"""The arrows between the rooms, what remote code demands of `modeling_radio`, and what no file may name."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import get_relative_imports
+
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {"modeling_radio", "training", "conversion", "model_cards", "benchmarks", "tests"}
+
+# Which rooms a room may import besides itself.
+ARROWS = {
+    "modeling_radio": set(),
+    "training": {"modeling_radio", "model_cards"},
+    "conversion": {"modeling_radio"},
+    "model_cards": {"modeling_radio"},
+}
+
+# The packages that a checkpoint's code finds in a clean environment.
+REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers"} | set(sys.stdlib_module_names)
+
+# Machines that only train may lack these.
+LAZY_PACKAGES = {"datasets", "evaluate", "peft"}
+
+
+def python_files(*rooms):
+    paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in paths]
+
+
+def imported_packages(nodes):
+    """Top-level names of the absolute imports among some syntax nodes."""
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def nodes_that_run_on_import(tree):
+    """All syntax nodes outside function bodies."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("path", python_files(*ARROWS))
+def test_rooms_import_only_along_the_arrows(path):
+    room = path.relative_to(ROOT).parts[0]
+    imported = imported_packages(ast.walk(ast.parse(path.read_text())))
+    assert imported & ROOMS <= ARROWS[room] | {room}
+
+
+@pytest.mark.parametrize("path", python_files("modeling_radio"))
+def test_network_is_ready_to_travel_as_remote_code(path):
+    assert path.parent == ROOT / "modeling_radio", "the folder is flat"
+    tree = ast.parse(path.read_text())
+    assert imported_packages(ast.walk(tree)) <= REMOTE_CODE_PACKAGES
+    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    assert all(node.level == 1 and node.module for node in relative), "`from .name import ...` only"
+    siblings = {node.module for node in relative}
+    assert all((path.parent / f"{name}.py").exists() for name in siblings)
+    # transformers finds the files to copy in the text, docstrings included, by a regular expression.
+    assert set(get_relative_imports(path)) == siblings
+
+
+@pytest.mark.parametrize("path", python_files("training", "conversion", "model_cards"))
+def test_packages_that_may_be_missing_are_imported_inside_functions(path):
+    tree = ast.parse(path.read_text())
+    assert not imported_packages(nodes_that_run_on_import(tree)) & LAZY_PACKAGES
+
+
+def test_no_file_names_a_path_of_one_machine():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = ("work", "root", "home/[a-z]+", "Users/[A-Za-z]+")
+    pattern = re.compile(rf"(?<![\w.$}}~-])/(?:{'|'.join(folders)})/|\.\./shared")
+    found = []
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path.is_file() and path != Path(__file__):
+            text = path.read_bytes().decode(errors="ignore")
+            found += [f"{name}: {match.group()}" for match in pattern.finditer(text)]
+    assert not found
