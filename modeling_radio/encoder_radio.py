@@ -9,10 +9,11 @@ from torchvision.ops import StochasticDepth
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import is_flash_attention_requested
 
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioPatchGenerator
-from .windows_radio import AttentionLayout, Segments
+from .windows_radio import AttentionLayout, Segments, segment_boundaries
 
 
 def eager_attention_forward(
@@ -69,30 +70,50 @@ class RadioAttention(nn.Module):
 
     def forward(self, hidden_states: Tensor, segments: Segments) -> tuple[Tensor, list[Tensor | None]]:
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, self.head_dim))
-        runs = qkv.split([count * length for count, length in segments], dim=1) if len(segments) > 1 else [qkv]
-        attended = [self._attend(run, count) for run, (count, _) in zip(runs, segments, strict=True)]
-        outputs = [output for output, _ in attended]
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return self.proj(output), [weights for _, weights in attended]
+        if len(segments) == 1:
+            outputs = [self._attend(qkv, segments[0][0])]
+        elif is_flash_attention_requested(self.config):
+            outputs = [self._attend_variable_length(qkv, segments)]
+        else:
+            runs = qkv.split([count * length for count, length in segments], dim=1)
+            outputs = [self._attend(run, count) for run, (count, _) in zip(runs, segments, strict=True)]
+        mixed = [output for output, _ in outputs]
+        return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0]), [weights for _, weights in outputs]
 
     def _attend(self, qkv: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
         """Attend within `count` equal segments of `qkv`, `(batch, count * segment, 3, heads, head_dim)`."""
         batch_size, length = qkv.shape[:2]
         # -> (3, batch * count, heads, segment, head_dim)
         query, key, value = qkv.reshape(-1, length // count, *qkv.shape[2:]).permute(2, 0, 3, 1, 4).unbind(0)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attention(
+        output, weights = self._attention_function()(self, query, key, value, None, **self._attention_options())
+        return output.reshape(batch_size, length, -1), weights
+
+    def _attend_variable_length(self, qkv: Tensor, segments: Segments) -> tuple[Tensor, None]:
+        """Attend within segments of unequal lengths in one call of a flash kernel."""
+        batch_size, length = qkv.shape[:2]
+        # (batch, length, 3, heads, head_dim) -> (3, 1, heads, batch * length, head_dim)
+        query, key, value = qkv.flatten(0, 1).permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
+        boundaries = segment_boundaries(segments, batch_size, qkv.device)
+        longest = max(segment for _, segment in segments)
+        output, _ = self._attention_function()(
             self,
             query,
             key,
             value,
             None,
-            scaling=self.scaling,
-            dropout=self.dropout if self.training else 0.0,
+            cu_seq_lens_q=boundaries,
+            cu_seq_lens_k=boundaries,
+            max_length_q=longest,
+            max_length_k=longest,
+            **self._attention_options(),
         )
-        return output.reshape(batch_size, length, -1), weights
+        return output.reshape(batch_size, length, -1), None
+
+    def _attention_function(self) -> Callable:
+        return ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+
+    def _attention_options(self) -> dict[str, float]:
+        return {"scaling": self.scaling, "dropout": self.dropout if self.training else 0.0}
 
 
 class RadioMLP(nn.Module):

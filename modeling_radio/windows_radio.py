@@ -1,6 +1,7 @@
 """Which tokens attend to each other: the whole image, or ViTDet windows over any grid."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,6 +49,13 @@ def partition_windows(rows: int, cols: int, window_size: int, device: torch.devi
             orders.append(windows.flatten())  # (window rows, window cols, height, width) -> tokens
             segments.append((region.numel() // (height * width), height * width))
     return WindowPartition(torch.cat(orders), tuple(segments))
+
+
+@lru_cache(maxsize=8)
+def segment_boundaries(segments: Segments, batch_size: int, device: torch.device) -> Tensor:
+    """Return where segments begin and end in a flattened batch, `(batch * count + 1,)` int32, as flash kernels ask."""
+    lengths = [length for count, length in segments for _ in range(count)] * batch_size
+    return torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
 
 
 @dataclass(frozen=True)
