@@ -11,6 +11,7 @@ Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or s
 """
 
 import difflib
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,15 @@ from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioP
 from .encoder_radio import RadioLayerScale, RadioVisionTransformer
 from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from .packing_radio import ImagePack
+from .window_choice_radio import (
+    WINDOW_SIZES,
+    BlockCost,
+    WindowChoice,
+    calibrate,
+    choose_within,
+    choose_without_budget,
+    predict,
+)
 from .windows_radio import AttentionLayout
 
 
@@ -145,6 +155,7 @@ class RadioPreTrainedModel(PreTrainedModel):
 
     radio_model: RadioNetwork
     _warned_of_pixel_range = False
+    _block_costs: dict[tuple[str, torch.dtype, str], BlockCost] | None = None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -221,11 +232,64 @@ class RadioPreTrainedModel(PreTrainedModel):
         largest = self.max_resolution // step * step
         return Resolution(*(min(max(int(size / step + 0.5), 1) * step, largest) for size in (height, width)))
 
+    def choose_window_size(
+        self,
+        height: int,
+        width: int,
+        max_latency_ms: float | None = None,
+        max_memory_gib: float | None = None,
+        batch_size: int = 1,
+    ) -> WindowChoice:
+        """Return the largest attention that fits a budget on the device that the model is on, and its predicted cost.
+
+        Global attention is preferred, then windows from 32 tokens down to 6. The first call on a device times one
+        block for a second or two; the measurement is kept for this device, dtype and attention implementation. The
+        prediction covers the backbone without adaptors.
+
+        Args:
+            height: Image height in pixels, a multiple of the patch size.
+            width: Image width in pixels.
+            max_latency_ms: Budget for one forward pass in milliseconds.
+            max_memory_gib: Budget for weights and activations without gradients, in GiB.
+            batch_size: Images per call.
+
+        Returns:
+            The choice; pass it as `window_size`. Without a budget it is that of `window_size="auto"`. If nothing fits
+            the budget, the fastest choice, with a warning.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch size or too large.
+        """
+        self._check_image_size(height, width)
+        rows, cols = height // self.patch_size, width // self.patch_size
+        if max_latency_ms is None and max_memory_gib is None:
+            return self._predict_window(rows, cols, choose_without_budget(self.config, rows, cols), batch_size)
+        windows = [None, *(window for window in WINDOW_SIZES if window < max(rows, cols))]
+        candidates = [self._predict_window(rows, cols, window, batch_size) for window in windows]
+        choice = choose_within(candidates, max_latency_ms, max_memory_gib)
+        if choice.latency_ms > (max_latency_ms or math.inf) or choice.memory_gib > (max_memory_gib or math.inf):
+            warnings.warn(
+                f"No window fits `max_latency_ms`={max_latency_ms}, `max_memory_gib`={max_memory_gib} at "
+                f"{height} x {width} pixels; the fastest is {choice}.",
+                stacklevel=2,
+            )
+        return choice
+
+    def _predict_window(self, rows: int, cols: int, window: int | None, batch_size: int) -> WindowChoice:
+        layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window, torch.device("cpu"))
+        return WindowChoice(window, *predict(self.radio_model.model, self._block_cost(), layout, batch_size))
+
+    def _block_cost(self) -> BlockCost:
+        key = (str(self.device), self.dtype, self.config._attn_implementation)
+        if self._block_costs is None or key not in self._block_costs:
+            self._block_costs = {**(self._block_costs or {}), key: calibrate(self.radio_model.model)}
+        return self._block_costs[key]
+
     def encode(
         self,
         pixel_values: Tensor,
         image_grid_hw: Tensor | None = None,
-        window_size: int | str | None = None,
+        window_size: int | str | WindowChoice | None = None,
         adaptor_names: Sequence[str] | None = None,
         feature_format: FeatureFormat = "NLC",
         output_hidden_states: bool | None = None,
@@ -239,14 +303,14 @@ class RadioPreTrainedModel(PreTrainedModel):
             output_attentions = config.output_attentions
         names = self._check_adaptor_names(adaptor_names)
         self._check_feature_format(feature_format)
-        window = self._resolve_window_size(window_size)
         keep = range(config.num_hidden_layers) if output_hidden_states else ()
         if image_grid_hw is None:
             pack = None
             self._check_pixel_values(pixel_values)
-            embedded, layout = network.embed(pixel_values, window)
+            embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size, pixel_values))
         else:
             pack = self._check_packed(pixel_values, image_grid_hw, feature_format)
+            window = self._resolve_window_size(window_size, pixel_values, image_grid_hw)
             embedded, layout = network.embed_packed(pixel_values, pack), pack.layout(window, pixel_values.device)
 
         with self._record_attentions(output_attentions) as attentions:
@@ -337,13 +401,24 @@ class RadioPreTrainedModel(PreTrainedModel):
             for hook in hooks:
                 hook.remove()
 
-    def _resolve_window_size(self, window_size: int | str | None) -> int | None:
+    def _resolve_window_size(
+        self, window_size: int | str | WindowChoice | None, pixel_values: Tensor, image_grid_hw: Tensor | None = None
+    ) -> int | None:
+        """Return the window in tokens, or `None` for global attention."""
         if window_size is None:
             return self.config.vitdet_window_size
+        if isinstance(window_size, WindowChoice):
+            return window_size.window_size
         if window_size == "global":
             return None
+        if window_size == "auto":
+            grids = [self.radio_model.grid(pixel_values)] if image_grid_hw is None else image_grid_hw.tolist()
+            return choose_without_budget(self.config, *max(grids, key=lambda grid: grid[0] * grid[1]))
         if not isinstance(window_size, int) or window_size < 1:
-            raise ValueError(f"`window_size` must be at least 1 (tokens), 'global' or None, got {window_size!r}.")
+            raise ValueError(
+                f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}; the models "
+                f"were trained for {WINDOW_SIZES[-1]} to {WINDOW_SIZES[0]}."
+            )
         return window_size
 
     def _check_adaptor_names(self, names: Sequence[str] | None) -> Sequence[str]:
@@ -374,15 +449,18 @@ class RadioPreTrainedModel(PreTrainedModel):
                 f"`pixel_values` must be floating point in [0, 1], got {pixel_values.dtype}: divide by 255 or use the "
                 "image processor."
             )
+        self._check_image_size(height, width)
+        if not self._warned_of_pixel_range and not torch.compiler.is_compiling():
+            self._check_pixel_range(pixel_values)
+
+    def _check_image_size(self, height: int, width: int) -> None:
         step, largest = self.min_resolution_step, self.max_resolution
         if height % step or width % step or not height or not width or max(height, width) > largest:
             nearest = self.get_nearest_supported_resolution(height, width)
             raise ValueError(
-                f"`pixel_values` of {height} x {width} pixels: height and width must be multiples of {step} up to "
-                f"{largest}; the nearest valid size is {nearest.height} x {nearest.width}."
+                f"Images of {height} x {width} pixels: height and width must be multiples of {step} up to {largest}; "
+                f"the nearest valid size is {nearest.height} x {nearest.width}."
             )
-        if not self._warned_of_pixel_range and not torch.compiler.is_compiling():
-            self._check_pixel_range(pixel_values)
 
     def _check_packed(self, patches: Tensor, image_grid_hw: Tensor, feature_format: FeatureFormat) -> ImagePack:
         patch_dim = self.config.num_channels * self.patch_size**2
@@ -438,7 +516,7 @@ class RadioModel(RadioPreTrainedModel):
         self,
         pixel_values: Tensor,
         image_grid_hw: Tensor | None = None,
-        window_size: int | str | None = None,
+        window_size: int | str | WindowChoice | None = None,
         adaptor_names: Sequence[str] | None = None,
         feature_format: FeatureFormat = "NLC",
         output_hidden_states: bool | None = None,
@@ -454,7 +532,8 @@ class RadioModel(RadioPreTrainedModel):
             image_grid_hw: Rows and columns of patches of each packed image, `(num_images, 2)`. Results equal those of
                 one image at a time; summaries are `(num_images, ...)`, everything else is concatenated along tokens.
             window_size: Side of the ViTDet windows in tokens; `None` takes `config.vitdet_window_size`, `"global"`
-                turns windows off.
+                turns windows off, `"auto"` stays global while attention is a small share of the work and otherwise
+                takes the largest window that removes most of it. A `WindowChoice` is taken as it is.
             adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
             feature_format: "NLC" for token sequences, "NCHW" for maps.
             output_hidden_states: Also return every block's output.
@@ -485,7 +564,7 @@ class RadioModel(RadioPreTrainedModel):
         indices: Sequence[int],
         aggregation: Literal["sparse", "dense"] = "sparse",
         feature_format: FeatureFormat = "NCHW",
-        window_size: int | str | None = None,
+        window_size: int | str | WindowChoice | None = None,
     ) -> list[RadioIntermediateOutput]:
         """Return summary and features after chosen blocks.
 
@@ -509,7 +588,7 @@ class RadioModel(RadioPreTrainedModel):
             raise ValueError(f"`aggregation` must be 'sparse' or 'dense', got {aggregation!r}.")
         self._check_feature_format(feature_format)
         self._check_pixel_values(pixel_values)
-        embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size))
+        embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size, pixel_values))
         grid = network.grid(pixel_values)
         keep = range(blocks[-1] + 1) if aggregation == "dense" else blocks
         _, kept = network.model(embedded, layout, keep)

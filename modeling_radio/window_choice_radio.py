@@ -1,0 +1,178 @@
+"""Chooses a ViTDet window for an image size and a budget, from a cost model calibrated on the model's own device."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .configuration_radio import RadioConfig
+from .encoder_radio import RadioBlock, RadioVisionTransformer
+from .windows_radio import AttentionLayout, Segments
+
+
+WINDOW_SIZES = tuple(range(32, 5, -1))
+"""Window sides in tokens that the released models were trained for, largest first (C-RADIOv4 3.2)."""
+
+# Our choices for `window_size="auto"` without a budget. Below a fifth of the pass attention is not worth the loss of
+# accuracy; windows of a quarter of the tokens or less remove three quarters of the attention in windowed blocks.
+SMALL_ATTENTION_SHARE = 0.2
+MAX_WINDOW_SHARE = 0.25
+
+# Our choice: enough runs for a stable minimum, few enough to take a second or two.
+CALIBRATION_RUNS = 3
+_CALIBRATION_LENGTHS = (64, 256, 1024, 2304)
+
+
+class WindowChoice(NamedTuple):
+    """A window and what the cost model predicts for the backbone with it; accepted as `window_size` by the models.
+
+    Attributes:
+        window_size: Side in tokens, or `None` for global attention.
+        latency_ms: Predicted time of one forward pass in milliseconds.
+        memory_gib: Predicted memory of weights and activations of one forward pass without gradients, in GiB.
+    """
+
+    window_size: int | None
+    latency_ms: float
+    memory_gib: float
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """Time of one transformer block, `fixed + per_token * tokens + per_pair * pairs + per_segment * segments`.
+
+    Attributes:
+        fixed: Milliseconds of a call.
+        per_token: Milliseconds per token: linear layers, norms, activations.
+        per_pair: Milliseconds per pair of tokens that attend to each other.
+        per_segment: Milliseconds per segment of the attention.
+    """
+
+    fixed: float
+    per_token: float
+    per_pair: float
+    per_segment: float
+
+    def milliseconds(self, segments: Segments, batch_size: int) -> float:
+        """Return the predicted time of a block over `segments`."""
+        tokens, pairs, count = _size(segments, batch_size)
+        return self.fixed + self.per_token * tokens + self.per_pair * pairs + self.per_segment * count
+
+
+def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | None:
+    """Return the window of `window_size="auto"`: global while attention is cheap, else the largest that helps.
+
+    Counts multiply-accumulates: `12 * hidden` per token and channel for a block's linear layers (with an MLP of four
+    times the width), `2 * length` for its attention.
+    """
+    tokens = rows * cols + config.num_prefix_tokens
+    linear = (4 + 2 * config.mlp_ratio) * config.hidden_size
+    if 2 * tokens / (linear + 2 * tokens) <= SMALL_ATTENTION_SHARE:
+        return None
+    return next((w for w in WINDOW_SIZES if w * w <= MAX_WINDOW_SHARE * rows * cols), WINDOW_SIZES[-1])
+
+
+def choose_within(
+    candidates: Iterable[WindowChoice], max_latency_ms: float | None, max_memory_gib: float | None
+) -> WindowChoice:
+    """Return the first candidate within the budget, or the fastest one if none is."""
+    candidates = list(candidates)
+    for choice in candidates:
+        fits_time = max_latency_ms is None or choice.latency_ms <= max_latency_ms
+        fits_memory = max_memory_gib is None or choice.memory_gib <= max_memory_gib
+        if fits_time and fits_memory:
+            return choice
+    return min(candidates, key=lambda choice: choice.latency_ms)
+
+
+def predict(
+    transformer: RadioVisionTransformer, cost: BlockCost, layout: AttentionLayout, batch_size: int
+) -> tuple[float, float]:
+    """Return the predicted milliseconds and GiB of one forward pass through the transformer."""
+    latency = 0.0
+    for is_global in transformer.is_global:
+        whole = is_global or layout.window_order is None
+        latency += cost.milliseconds(layout.global_segments if whole else layout.window_segments, batch_size)
+    weight = transformer.patch_generator.embedder.weight
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in transformer.parameters())
+    return latency, (weights + _activation_bytes(transformer, weight, layout, batch_size)) / 2**30
+
+
+@torch.no_grad()
+def calibrate(transformer: RadioVisionTransformer) -> BlockCost:
+    """Time one block on its own device over some lengths and windows, and fit `BlockCost` to the minima."""
+    block: RadioBlock = transformer.blocks[0]  # pyrefly: ignore[bad-assignment]
+    weight = transformer.patch_generator.embedder.weight
+    layouts: list[Segments] = [((1, length),) for length in _CALIBRATION_LENGTHS]
+    layouts += [((2304 // 64, 64),), ((2304 // 256, 256),), ((16, 16),)]
+    was_training = block.training
+    block.eval()
+    times, sizes = [], []
+    for segments in layouts:
+        tokens, pairs, count = _size(segments, batch_size=1)
+        hidden_states = torch.randn(1, tokens, weight.shape[0], device=weight.device, dtype=weight.dtype)
+        times.append(_minimum_milliseconds(block, hidden_states, segments))
+        sizes.append([1.0, tokens, pairs, count])
+    block.train(was_training)
+    return BlockCost(*_fit_nonnegative(torch.tensor(sizes, dtype=torch.float64), torch.tensor(times).double()))
+
+
+def _size(segments: Segments, batch_size: int) -> tuple[int, int, int]:
+    """Return tokens, attending pairs and number of segments."""
+    tokens = sum(count * length for count, length in segments)
+    pairs = sum(count * length * length for count, length in segments)
+    return batch_size * tokens, batch_size * pairs, batch_size * sum(count for count, _ in segments)
+
+
+def _minimum_milliseconds(block: RadioBlock, hidden_states: Tensor, segments: Segments) -> float:
+    block(hidden_states, segments)  # warm up
+    best = float("inf")
+    for _ in range(CALIBRATION_RUNS):
+        _synchronize(hidden_states.device)
+        start = time.perf_counter()
+        block(hidden_states, segments)
+        _synchronize(hidden_states.device)
+        best = min(best, 1000 * (time.perf_counter() - start))
+    return best
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _fit_nonnegative(sizes: Tensor, times: Tensor) -> list[float]:
+    """Least squares of relative errors with coefficients of at least 0: drop the most negative one and fit again."""
+    weighted, target = sizes / times[:, None], torch.ones_like(times)
+    active = list(range(sizes.shape[1]))
+    while True:
+        columns = weighted[:, active]
+        scale = columns.norm(dim=0)
+        solution = torch.linalg.lstsq(columns / scale, target[:, None]).solution[:, 0] / scale
+        if (solution >= 0).all():
+            fitted = dict(zip(active, solution.tolist(), strict=True))
+            return [fitted.get(index, 0.0) for index in range(sizes.shape[1])]
+        del active[int(solution.argmin())]
+
+
+def _activation_bytes(
+    transformer: RadioVisionTransformer, weight: Tensor, layout: AttentionLayout, batch_size: int
+) -> int:
+    """Return the peak activation bytes of a pass without gradients.
+
+    A block holds its input and, at the widest point, both sides of the MLP's activation or queries, keys, values and
+    the mixed values; eager attention also two copies of the scores.
+    """
+    block: RadioBlock = transformer.blocks[0]  # pyrefly: ignore[bad-assignment]
+    config = block.attn.config
+    tokens, pairs, _ = _size(layout.global_segments, batch_size)
+    width = config.hidden_size
+    mlp = 2 * width + 2 * config.intermediate_size
+    attention = 6 * width
+    values = tokens * max(mlp, attention)
+    if config._attn_implementation == "eager":
+        values = max(values, tokens * attention + 2 * pairs * config.num_attention_heads)
+    return values * weight.element_size()

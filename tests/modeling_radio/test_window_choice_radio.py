@@ -1,0 +1,88 @@
+"""The window that is chosen for a budget, and what `window_size="auto"` does."""
+
+import pytest
+import torch
+
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.window_choice_radio import (
+    BlockCost,
+    WindowChoice,
+    _fit_nonnegative,
+    choose_within,
+    choose_without_budget,
+)
+
+
+B = RadioConfig.from_preset("c-radio_v3-b")
+H = RadioConfig.from_preset("c-radio_v4-h")
+
+
+@pytest.mark.parametrize(
+    ("config", "px", "expected"),
+    [(B, 224, None), (B, 512, None), (B, 768, 24), (B, 1024, 32), (H, 512, None), (H, 768, 24), (H, 1024, 32), (H, 2048, 32)],
+)
+def test_auto_is_global_until_attention_costs(config, px, expected):
+    assert choose_without_budget(config, px // 16, px // 16) == expected
+
+
+@torch.no_grad()
+def test_forward_takes_auto_and_choices():
+    config = RadioConfig.from_preset("radio-test", max_img_size=1024)
+    model = RadioModel(config).eval()
+    batch = torch.rand(1, 3, 256, 384)
+    window = choose_without_budget(config, 16, 24)
+    assert window == 9
+    auto = model(batch, window_size="auto").features
+    assert torch.equal(auto, model(batch, window_size=window).features)
+    assert torch.equal(auto, model(batch, window_size=WindowChoice(window, 1.0, 1.0)).features)
+    small = torch.rand(1, 3, 32, 32)
+    assert torch.equal(model(small, window_size="auto").features, model(small).features)
+
+
+CANDIDATES = [WindowChoice(None, 90.0, 2.0), WindowChoice(32, 60.0, 1.5), WindowChoice(16, 40.0, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("latency", "memory", "expected"),
+    [(100, None, None), (70, None, 32), (45, None, 16), (None, 1.6, 32), (45, 1.6, 16), (1, None, 16)],
+)
+def test_largest_attention_within_the_budget(latency, memory, expected):
+    assert choose_within(CANDIDATES, latency, memory).window_size == expected
+
+
+def test_fit_recovers_costs_and_is_never_negative():
+    torch.manual_seed(0)
+    sizes = torch.rand(8, 4, dtype=torch.float64) * 100 + 1
+    costs = torch.tensor([1.0, 0.5, 0.01, 0.2], dtype=torch.float64)
+    torch.testing.assert_close(torch.tensor(_fit_nonnegative(sizes, sizes @ costs)).double(), costs)
+    negative = sizes @ torch.tensor([1.0, 0.5, -0.01, 0.2], dtype=torch.float64)
+    assert min(_fit_nonnegative(sizes, negative)) >= 0
+
+
+def test_prediction_adds_up_over_the_blocks():
+    model = RadioModel(RadioConfig.from_preset("radio-test", vitdet_num_global=2))
+    cost = BlockCost(fixed=1.0, per_token=0.1, per_pair=0.01, per_segment=0.5)
+    model._block_costs = {(str(model.device), model.dtype, model.config._attn_implementation): cost}
+    prefix = model.config.num_prefix_tokens
+    whole = model._predict_window(4, 4, None, batch_size=2)
+    length = prefix + 16
+    per_global = 1 + 2 * (0.1 * length + 0.01 * length**2 + 0.5)
+    assert whole.latency_ms == pytest.approx(4 * per_global)
+    per_windowed = 1 + 2 * (0.1 * 16 + 0.01 * 4 * 16 + 0.5 * 4)
+    assert model._predict_window(4, 4, 2, batch_size=2).latency_ms == pytest.approx(2 * per_global + 2 * per_windowed)
+    weights = sum(p.numel() * 4 for p in model.radio_model.model.parameters())
+    assert whole.memory_gib > weights / 2**30
+
+
+def test_measures_once_per_device_and_warns_when_nothing_fits():
+    model = RadioModel(RadioConfig.from_preset("radio-test")).train()
+    choice = model.choose_window_size(256, 256, max_latency_ms=1e9)
+    assert choice.window_size is None
+    assert choice.latency_ms > 0
+    costs = model._block_costs
+    with pytest.warns(UserWarning, match="No window fits"):
+        model.choose_window_size(256, 256, max_latency_ms=1e-9)
+    assert model._block_costs is costs
+    assert model.radio_model.model.blocks[0].training
+    with pytest.raises(ValueError, match="nearest valid size is 256 x 224"):
+        model.choose_window_size(250, 230, max_latency_ms=1.0)
