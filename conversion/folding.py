@@ -1,0 +1,113 @@
+"""Folds what native readers do not know into the linear layers: spectral reparametrisation and LayerScale."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+SPECTRAL_OFFSET = 0.05
+"""Least spectral norm that sigmaReparam as used for RADIO can express (PHI-S, https://arxiv.org/abs/2410.01680, A.7)."""
+_PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
+_SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")
+_LAYER_SCALE = re.compile(r"(?P<block>radio_model\.model\.blocks\.\d+)\.(?P<scale>ls[12])\.grandma")
+_SCALED_LAYERS = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
+
+
+def spectral_epsilon(args: Mapping[str, object]) -> float:
+    """Return what the training arguments add to the spectral norm before dividing by it."""
+    settings = args.get("spectral_reparam")
+    return float(settings.get("eps", 1e-12)) if isinstance(settings, dict) else 1e-6
+
+
+def fold_spectral(state: Mapping[str, Tensor], epsilon: float = 1e-6) -> dict[str, Tensor]:
+    """Replace each spectrally reparametrised weight by its effective value.
+
+    sigmaReparam: w' = w * (softplus(s) + 0.05) / sigma(w), with sigma from the stored singular vectors after one step
+    of power iteration. The qkv projection is split into three parts and SwiGLU's `w12` into two, each with its own norm; a part without one (the
+    values, in some runs) stays as it is.
+
+    Args:
+        state: Weights; layers that are not reparametrised pass through.
+        epsilon: Added to sigma.
+
+    Returns:
+        New weights. Entries under `parametrizations` that are not of this kind stay, for the caller to refuse.
+
+    Raises:
+        ValueError: If a layer's scale comes without its singular vectors.
+
+    References:
+        Zhai et al., https://arxiv.org/abs/2303.06296
+    """
+    folded: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        match = _PARAMETRIZED.fullmatch(key)
+        if match is None:
+            folded[key] = tensor
+        elif match["part"] == "original":
+            prefix = f"{match['layer']}.parametrizations.weight.0."
+            folded[f"{match['layer']}.weight"] = _effective_weight(state, tensor, prefix, epsilon)
+        elif not _SPECTRAL_PART.fullmatch(match["part"]):
+            folded[key] = tensor
+    return folded
+
+
+def _effective_weight(state: Mapping[str, Tensor], weight: Tensor, prefix: str, epsilon: float) -> Tensor:
+    if not any(key.startswith(f"{prefix}parts.") for key in state):
+        return _normalized(state, weight, prefix, epsilon)
+    chunks = weight.chunk(3 if prefix.endswith("qkv.parametrizations.weight.0.") else 2)
+    parts = [_normalized(state, chunk, f"{prefix}parts.{index}.", epsilon) for index, chunk in enumerate(chunks)]
+    return torch.cat(parts)
+
+
+def _normalized(state: Mapping[str, Tensor], weight: Tensor, prefix: str, epsilon: float) -> Tensor:
+    if f"{prefix}scale" not in state:
+        return weight
+    missing = [f"{prefix}{name}" for name in ("_u", "_v") if f"{prefix}{name}" not in state]
+    if missing:
+        raise ValueError(f"Spectral reparametrisation lacks {', '.join(missing)}.")
+    # The first runs stored the norm itself, and no version; some store copies of it in further columns.
+    scale = state[f"{prefix}scale"].flatten()[0].float()
+    version = state.get(f"{prefix}_sn_version")
+    if version is not None and int(version) >= 2:
+        scale = F.softplus(scale) + SPECTRAL_OFFSET
+    # NVIDIA's loader folds a module that is still in training mode, which takes one more step of the power iteration:
+    # published outputs have that step in them.
+    left = F.normalize(torch.mv(weight, state[f"{prefix}_v"]), dim=0, eps=epsilon)
+    right = F.normalize(torch.mv(weight.T, left), dim=0, eps=epsilon)
+    sigma = torch.dot(left, torch.mv(weight, right)) + epsilon
+    return (weight * (scale / sigma.float())).to(weight.dtype)
+
+
+def fold_layer_scale(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply the backbone's LayerScale into the linear layers before it, in float32, and drop it.
+
+    Attention heads of adaptors keep theirs: only the backbone has other readers.
+
+    Args:
+        state: Weights under our keys.
+
+    Returns:
+        New weights, in the data types of the old ones.
+    """
+    folded = dict(state)
+    for key, scale in state.items():
+        match = _LAYER_SCALE.fullmatch(key)
+        if match is None:
+            continue
+        del folded[key]
+        for layer in _SCALED_LAYERS[match["scale"]]:
+            weight, bias = (f"{match['block']}.{layer}.{kind}" for kind in ("weight", "bias"))
+            if weight in folded:
+                folded[weight] = (folded[weight].float() * scale.float()[:, None]).to(folded[weight].dtype)
+            if bias in folded:
+                folded[bias] = (folded[bias].float() * scale.float()).to(folded[bias].dtype)
+    return folded
+
+
+def has_layer_scale(state: Mapping[str, Tensor]) -> bool:
+    """Whether the backbone has LayerScale."""
+    return any(_LAYER_SCALE.fullmatch(key) for key in state)

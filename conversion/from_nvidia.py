@@ -1,0 +1,285 @@
+"""Converts NVIDIA's RADIO checkpoints (.pth.tar file, Hub folder or Hub name) to a folder that AutoModel opens."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.files import check_output, write_output
+from conversion.folding import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
+from conversion.nvidia_config import adaptor_names, build_config_fields
+from conversion.nvidia_keys import adaptor_of, head_names, our_keys
+from conversion.nvidia_source import NvidiaCheckpoint, read_checkpoint
+from conversion.verification import compare_with_reference, format_comparisons, largest_difference
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
+
+
+DEFAULT_TOLERANCE = 1e-5
+"""Largest absolute difference to stored float32 outputs: what a faithful port reaches in float32."""
+
+
+def convert(
+    source: str | Path,
+    *,
+    adaptors: Sequence[str] | None = None,
+    version: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> RadioModel:
+    """Open a checkpoint of NVIDIA's as our model.
+
+    Moving-average weights are preferred. Spectral reparametrisation and the backbone's LayerScale are folded into the
+    linear layers, so that a saved folder opens as transformers' native RADIO model too.
+
+    Args:
+        source: A `.pth.tar` file, a folder in the layout of NVIDIA's Hub repositories, or such a repository's name.
+        adaptors: Adaptors to keep, by name; `None` keeps all that the file has.
+        version: Name of the published version, for example "c-radio_v4-h". A training file does not name it; `None`
+            takes what its teachers and sizes look like.
+        overrides: Configuration fields to set by hand, where the checkpoint does not tell them.
+
+    Returns:
+        The model in evaluation mode, in the data types of the file.
+
+    Raises:
+        ValueError: If the source cannot be read, asks to run code, or has tensors that are unknown or missing (all are
+            listed), or a name in the arguments is unknown.
+    """
+    checkpoint = read_checkpoint(source)
+    teachers = [teacher["name"] for teacher in checkpoint.args.get("teachers") or []]
+    mapping = our_keys(checkpoint.state, teachers)
+    _check_distinct(mapping)
+    state = {ours: checkpoint.state[theirs] for theirs, ours in mapping.items()}
+    state = _select_adaptors(state, checkpoint, adaptors)
+    state = fold_spectral(state, spectral_epsilon(checkpoint.args))
+    layer_scale = has_layer_scale(state)
+    state = fold_layer_scale(state)
+    fields = build_config_fields(state, checkpoint, version)
+    fields["nvidia_source"] = {
+        "args": checkpoint.args,
+        "arch": checkpoint.arch or checkpoint.args.get("model"),
+        "epoch": checkpoint.epoch,
+        "heads": head_names(checkpoint.state, teachers),
+        "layer_scale": layer_scale,
+    }
+    _check_overrides(overrides or {})
+    model = _build_model(RadioConfig(**{**fields, **(overrides or {})}), state)
+    _load(model, state, {ours: theirs for theirs, ours in mapping.items()})
+    return model.eval()
+
+
+def _check_distinct(mapping: Mapping[str, str]) -> None:
+    sources: dict[str, list[str]] = {}
+    for theirs, ours in mapping.items():
+        sources.setdefault(ours, []).append(theirs)
+    clashes = [" and ".join(keys) for keys in sources.values() if len(keys) > 1]
+    if clashes:
+        raise ValueError(f"Tensors that stand for the same weight: {'; '.join(clashes)}.")
+
+
+def _select_adaptors(
+    state: dict[str, Tensor], checkpoint: NvidiaCheckpoint, names: Sequence[str] | None
+) -> dict[str, Tensor]:
+    available = adaptor_names(state, checkpoint)
+    if names is None:
+        return state
+    for name in names:
+        if name not in available:
+            raise ValueError(
+                f"Unknown adaptor {name!r}.{_did_you_mean(name, available)} {checkpoint.label} has "
+                f"{', '.join(available) or 'none'}."
+            )
+    unwanted = set(available) - set(names)
+    return {key: tensor for key, tensor in state.items() if adaptor_of(key) not in unwanted}
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(RadioConfig)]
+    for name in overrides:
+        if name not in known:
+            raise ValueError(f"Unknown configuration field {name!r}.{_did_you_mean(name, known)}")
+
+
+def _build_model(config: RadioConfig, state: Mapping[str, Tensor]) -> RadioModel:
+    """Build the network without memory of its own; the file's tensors become its weights."""
+    with torch.device("meta"):
+        model = RadioModel(config)
+    config.dtype = state["radio_model.model.patch_generator.pos_embed"].dtype
+    return model
+
+
+def _load(model: RadioModel, state: dict[str, Tensor], source_keys: Mapping[str, str]) -> None:
+    state = {"radio_model.summary_idxs": torch.tensor(model.config.summary_idxs), **state}
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in state]
+    unknown = [source_keys.get(key, key) for key in state if key not in expected]
+    misshapen = [
+        f"{source_keys.get(key, key)} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    problems = {"unknown": unknown, "missing": missing, "of another shape": misshapen}
+    found = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise ValueError(f"The tensors do not fit the architecture. {'; '.join(found)}.")
+    contiguous = {key: tensor.contiguous() for key, tensor in state.items()}
+    model.load_state_dict(contiguous, assign=True)
+
+
+def _did_you_mean(word: str, choices: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, choices, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def save(model: RadioModel, folder: Path, source: str) -> None:
+    """Write model, processor, remote code and a short description into a folder."""
+    model.save_pretrained(folder)
+    RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
+    (folder / "README.md").write_text(describe(model.config, source))
+
+
+def describe(config: RadioConfig, source: str) -> str:
+    """Return a short README: where the weights come from, whose licence they have, what opens them."""
+    names = ", ".join(config.adaptor_names or []) or "none"
+    native = not (
+        config.pos_embed_align_corners
+        or config.use_feature_normalizer
+        or config.use_swiglu_ffn
+        or config.use_final_norm
+    )
+    readers = (
+        "Opens with `trust_remote_code=True` as the full model, and without as transformers' native `RadioModel` "
+        "(backbone only, equal outputs)."
+        if native
+        else "Needs `trust_remote_code=True`: transformers' native `RadioModel` cannot express all of this network."
+    )
+    return f"""---
+library_name: transformers
+license: other
+license_name: see-source
+tags: [radio]
+---
+
+# {config.version or "RADIO"}, converted
+
+Weights of NVIDIA's RADIO checkpoint `{source}`, converted without training. Their licence is NVIDIA's, as stated where
+they were published: RADIOv2.5 and older are for non-commercial use, C-RADIO is under the NVIDIA Open Model License.
+
+Adaptors: {names}. {readers}
+
+```python
+import torch
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+with torch.no_grad():
+    out = model(**processor(image, return_tensors="pt"))  # pixels in [0, 1]: the model normalises
+out.summary, out.features, out.adaptors
+```
+"""
+
+
+def verify(folder: Path, reference: Path, tolerance: float) -> None:
+    """Open a converted folder, compare it with stored outputs and print the table.
+
+    Raises:
+        ValueError: If an output differs by more than `tolerance`.
+    """
+    model = RadioModel.from_pretrained(folder, dtype=torch.float32).eval()
+    comparisons = compare_with_reference(model, reference)
+    print(format_comparisons(comparisons, tolerance))
+    largest = largest_difference(comparisons)
+    if largest > tolerance:
+        raise ValueError(f"Outputs differ from {str(reference)!r} by up to {largest:.2e}, more than {tolerance:g}.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *_: print(f"from_nvidia: warning: {message}", file=sys.stderr)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        print(f"from_nvidia: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    check_output(options.output, overwrite=options.overwrite)
+    model = convert(
+        options.source,
+        adaptors=options.adaptors,
+        version=options.version,
+        overrides=dict(options.set or []),
+    )
+    source = read_label(options.source)
+    write_output(options.output, partial(_save_and_verify, model, source, options), overwrite=options.overwrite)
+    names = ", ".join(model.config.adaptor_names or []) or "none"
+    print(
+        f"{options.output}: {model.config.version or 'RADIO'}, {model.num_parameters():,} parameters, adaptors: {names}"
+    )
+
+
+def read_label(source: str) -> str:
+    """Return how a card names a source: a Hub name in full, a local path by its last part."""
+    return Path(source).name if Path(source).exists() else source
+
+
+def _save_and_verify(model: RadioModel, source: str, options: argparse.Namespace, folder: Path) -> None:
+    folder.mkdir()
+    save(model, folder, source)
+    if options.verify is not None:
+        verify(folder, options.verify, options.tolerance)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m conversion.from_nvidia", description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", help=".pth.tar file, folder with config.json, or Hub name")
+    parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="folder to write")
+    parser.add_argument(
+        "--adaptors", type=_adaptor_list, metavar="A,B|all|none", help="adaptors to keep (default: all)"
+    )
+    parser.add_argument("--version", metavar="NAME", help="published version, for example c-radio_v4-h")
+    parser.add_argument(
+        "--set", nargs="+", type=_assignment, metavar="FIELD=VALUE", help="configuration fields to set by hand"
+    )
+    parser.add_argument("--verify", type=Path, metavar="REFERENCE.safetensors", help="compare with stored outputs")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=DEFAULT_TOLERANCE,
+        help="largest absolute difference that --verify accepts (default: %(default)g)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT_DIR if it exists")
+    return parser
+
+
+def _adaptor_list(text: str) -> list[str] | None:
+    if text == "all":
+        return None
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must be FIELD=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,348 @@
+"""Works out our configuration from a checkpoint of NVIDIA's: sizes from the tensors, the rest from its arguments."""
+
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from conversion.nvidia_source import NvidiaCheckpoint
+from modeling_radio.nvidia_radio import backbone_fields, teacher_token_index, token_fields, version_fields
+
+
+PATCH_GENERATOR = "radio_model.model.patch_generator"
+BLOCKS = "radio_model.model.blocks"
+_MAX_RESOLUTION_PX = 2048  # of every published patch-16 model, whatever its position table
+_DEFAULT_PREFERRED_PX = 512
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published model.
+
+    Attributes:
+        version: NVIDIA's name for it.
+        family: What tells its generation, as `_family` does.
+        shape: Width and depth of its network.
+        preferred_px: Image side that its users start from.
+        max_px: Largest image side, where it is not 2048.
+    """
+
+    version: str
+    family: str | None
+    shape: tuple[int, int]
+    preferred_px: int
+    max_px: int = _MAX_RESOLUTION_PX
+
+
+RELEASES = (
+    Release("radio_v1", None, (1280, 32), 378, max_px=1050),
+    Release("radio_v2", None, (1280, 32), 432),
+    Release("radio_v2.1", "radio_v2", (1280, 32), 432),
+    Release("radio_v2.5-b", "radio_v2.5", (768, 12), 768),
+    Release("radio_v2.5-l", "radio_v2.5", (1024, 24), 768),
+    Release("radio_v2.5-h", "radio_v2.5", (1280, 32), 768),
+    Release("radio_v2.5-h-norm", None, (1280, 32), 768),
+    Release("radio_v2.5-g", "radio_v2.5-g", (1536, 40), 896, max_px=1792),
+    Release("c-radio_v2-g", None, (1536, 40), 768),
+    Release("c-radio_v2-vlm-h", None, (1280, 32), 768),
+    Release("c-radio_v3-b", "c-radio_v3", (768, 12), 512),
+    Release("c-radio_v3-l", "c-radio_v3", (1024, 24), 512),
+    Release("c-radio_v3-h", "c-radio_v3", (1280, 32), 512),
+    Release("c-radio_v3-g", "c-radio_v3", (1536, 40), 512),
+    Release("c-radio_v4-so400m", "c-radio_v4", (1152, 27), 512),
+    Release("c-radio_v4-h", "c-radio_v4", (1280, 32), 512),
+)
+"""Published models; those without a family cannot be told from their neighbours and need `--version`."""
+
+# Heads by width, of the ViTs that students are shaped after.
+_HEADS_BY_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 24}
+_HEADS_OF_SMALL = (
+    4  # our choice for widths below any published one: test networks, where 64 channels a head is too many
+)
+_MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed block
+
+
+def build_config_fields(
+    state: Mapping[str, Tensor], source: NvidiaCheckpoint, version: str | None = None
+) -> dict[str, Any]:
+    """Return keyword arguments of `RadioConfig` for a checkpoint.
+
+    Args:
+        state: The weights under our keys, spectral reparametrisation and LayerScale folded.
+        source: The checkpoint, for its arguments.
+        version: Name of the published version; `None` takes the one that the checkpoint names or looks like.
+
+    Raises:
+        ValueError: If tensors that tell the sizes are missing or contradict each other, or the version is unknown.
+    """
+    _check_essential(state)
+    hub = source.hub_config or {}
+    width, depth = _shape(state)
+    named = _named_fields(source.args)
+    release = _release(state, source, version)
+    name = version or hub.get("version") or (release.version if release else None)
+    fields = {
+        **_block_fields(state, named, depth),
+        **_position_fields(state, named),
+        **_prefix_fields(state, source.args),
+        **_normalizer_fields(state),
+        **version_fields(name, width),
+        **_vitdet_fields(state, source.args, name, depth),
+        "hidden_size": width,
+        "max_resolution": hub.get("max_resolution") or (release.max_px if release else _MAX_RESOLUTION_PX),
+        "preferred_resolution": list(
+            hub.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
+        ),
+        "vitdet_window_size": hub.get("vitdet_window_size"),
+        "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
+    }
+    fields["preferred_resolution"] = [
+        _nearest_multiple(side, fields["patch_size"]) for side in fields["preferred_resolution"]
+    ]
+    return fields
+
+
+def adaptor_names(keys: Iterable[str], source: NvidiaCheckpoint) -> list[str]:
+    """Return the adaptors whose heads are among our keys, in the order of the checkpoint's teachers."""
+    found = {key.split(".")[2] for key in keys if key.startswith("radio_model.adaptors.")}
+    teachers = [teacher["name"] for teacher in source.args.get("teachers") or []]
+    return [name for name in dict.fromkeys(teachers) if name in found]
+
+
+def _check_essential(state: Mapping[str, Tensor]) -> None:
+    essential = [
+        f"{PATCH_GENERATOR}.embedder.weight",
+        f"{PATCH_GENERATOR}.pos_embed",
+        f"{PATCH_GENERATOR}.cls_token.token",
+        "radio_model.input_conditioner.norm_mean",
+        "radio_model.input_conditioner.norm_std",
+        f"{BLOCKS}.0.attn.qkv.weight",
+    ]
+    missing = [key for key in essential if key not in state]
+    if missing:
+        raise ValueError(f"This is no RADIO ViT, or it is damaged: it lacks {', '.join(missing)}.")
+
+
+def _shape(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    indices = [int(match[1]) for key in state if (match := re.match(rf"{re.escape(BLOCKS)}\.(\d+)\.", key))]
+    return state[f"{PATCH_GENERATOR}.embedder.weight"].shape[0], max(indices) + 1
+
+
+def _named_fields(args: dict[str, Any]) -> dict[str, Any]:
+    """Return what the architecture's name tells, or nothing if it is not a name we know."""
+    try:
+        return backbone_fields(args)
+    except (KeyError, ValueError):
+        return {}
+
+
+def _block_fields(state: Mapping[str, Tensor], named: dict[str, Any], depth: int) -> dict[str, Any]:
+    width = state[f"{PATCH_GENERATOR}.embedder.weight"].shape[0]
+    if named.get("hidden_size") == width:
+        depth = max(
+            depth, named["num_hidden_layers"]
+        )  # a file that lost its last blocks must not pass as a smaller one
+    swiglu = f"{BLOCKS}.0.mlp.w3.weight" in state
+    return {
+        "num_hidden_layers": depth,
+        "num_attention_heads": _num_heads(width, named),
+        "mlp_ratio": _mlp_ratio(state, width, swiglu=swiglu),
+        "use_swiglu_ffn": swiglu,
+        "qkv_bias": f"{BLOCKS}.0.attn.qkv.bias" in state,
+        "use_final_norm": "radio_model.model.norm.weight" in state,
+        "use_patch_bias": f"{PATCH_GENERATOR}.embedder.bias" in state,
+    }
+
+
+def _num_heads(width: int, named: dict[str, Any]) -> int:
+    """Return the attention heads: no tensor tells them.
+
+    timm's architectures have theirs by name or keyword argument at any width; DINOv2's only at their own width.
+    """
+    by_name = named.get("num_attention_heads")
+    if by_name is not None and (not named.get("use_patch_bias") or named["hidden_size"] == width):
+        return by_name
+    if width in _HEADS_BY_WIDTH:
+        return _HEADS_BY_WIDTH[width]
+    heads = width // 64 if width > min(_HEADS_BY_WIDTH) and width % 64 == 0 else _HEADS_OF_SMALL
+    warnings.warn(
+        f"The checkpoint does not tell its number of attention heads; took {heads} for width {width}. "
+        "Pass --set num_attention_heads=N if that is wrong.",
+        stacklevel=2,
+    )
+    return heads
+
+
+def _mlp_ratio(state: Mapping[str, Tensor], width: int, *, swiglu: bool) -> float:
+    """Return the ratio from which `RadioConfig` computes the hidden width that the tensors have."""
+    layer = "mlp.w3" if swiglu else "mlp.fc2"
+    weight = state.get(f"{BLOCKS}.0.{layer}.weight")
+    if weight is None:
+        raise ValueError(f"This is no RADIO ViT, or it is damaged: it lacks {BLOCKS}.0.{layer}.weight.")
+    # SwiGLU has two thirds of the width that the ratio stands for, rounded up to a multiple of 8.
+    intermediate = weight.shape[1] * 3 // 2 if swiglu else weight.shape[1]
+    if swiglu and intermediate == 4 * width - 4 * width % 12:
+        intermediate = 4 * width
+    ratio = intermediate / width
+    return ratio if int(width * ratio) == intermediate else math.nextafter(ratio, math.inf) + 1e-9
+
+
+def _position_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[str, Any]:
+    num_positions = state[f"{PATCH_GENERATOR}.pos_embed"].shape[1]
+    channels = state["radio_model.input_conditioner.norm_mean"].numel()
+    patch_dim = state[f"{PATCH_GENERATOR}.embedder.weight"].shape[1]
+    grid, patch_size = math.isqrt(num_positions), math.isqrt(patch_dim // channels)
+    if grid**2 != num_positions or channels * patch_size**2 != patch_dim:
+        raise ValueError(
+            f"The position table has {num_positions} rows and a patch {patch_dim} values over {channels} channels: "
+            "both must make squares."
+        )
+    return {
+        "patch_size": patch_size,
+        "num_channels": channels,
+        "max_img_size": grid * patch_size,
+        "use_cropped_positions": named.get("use_cropped_positions", True),
+        "norm_mean": state["radio_model.input_conditioner.norm_mean"].flatten().tolist(),
+        "norm_std": state["radio_model.input_conditioner.norm_std"].flatten().tolist(),
+    }
+
+
+def _prefix_fields(state: Mapping[str, Tensor], args: dict[str, Any]) -> dict[str, Any]:
+    fields = token_fields(args)
+    num_prefix = state[f"{PATCH_GENERATOR}.cls_token.token"].shape[0]
+    fields["num_registers"] = num_prefix - fields["num_cls_tokens"]
+    if fields["num_registers"] < 0:
+        raise ValueError(f"There are {fields['num_cls_tokens']} teachers but only {num_prefix} prefix tokens.")
+    stored = state.get("radio_model.summary_idxs")
+    if stored is not None and all(index < fields["num_cls_tokens"] for index in stored.tolist()):
+        fields["summary_idxs"] = stored.tolist()
+    return fields
+
+
+def _normalizer_fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    prefix = "radio_model.inter_feature_normalizer"
+    alphas, rotation = state.get(f"{prefix}.alphas"), state.get(f"{prefix}.rotation")
+    return {
+        "use_feature_normalizer": "radio_model.feature_normalizer.tx" in state,
+        "num_intermediate_normalizers": 0 if alphas is None else len(alphas),
+        "intermediate_rotation_per_layer": rotation is not None and rotation.ndim == 3,
+    }
+
+
+def _vitdet_fields(
+    state: Mapping[str, Tensor], args: dict[str, Any], version: str | None, depth: int
+) -> dict[str, Any]:
+    """Return the blocks with global attention where the version leaves them to the generation."""
+    fields = version_fields(version, 0)
+    if "vitdet_num_windowed" in fields:
+        return {}
+    if _family(state, args) == "radio_v2":
+        return {"vitdet_num_windowed": 5}
+    published = fields.get("vitdet_num_global", 8 if _family(state, args) == "radio_v2.5-g" else 4)
+    # Our choice: the published number is for deep networks; in a shallow one a third of the blocks stays global.
+    enough = depth // published >= _MIN_BLOCKS_PER_GLOBAL
+    return {"vitdet_num_global": published if enough else max(depth // 3, 1)}
+
+
+def _family(state: Mapping[str, Tensor], args: dict[str, Any]) -> str | None:
+    """Tell the generation from the teachers and what is special of each."""
+    teachers = {teacher["name"] for teacher in args.get("teachers") or []}
+    if f"{PATCH_GENERATOR}.embedder.bias" in state:
+        return "radio_v2.5-g"
+    if "sam3" in teachers:
+        return "c-radio_v4"
+    if "siglip2-g" in teachers:
+        return "c-radio_v3"
+    if args.get("mlp_version") == "v1":
+        return "radio_v2"
+    return "radio_v2.5" if "siglip" in teachers else None
+
+
+def _release(state: Mapping[str, Tensor], source: NvidiaCheckpoint, version: str | None) -> Release | None:
+    if version is not None:
+        found = [release for release in RELEASES if release.version == version]
+        if not found:
+            known = ", ".join(release.version for release in RELEASES)
+            raise ValueError(f"Unknown --version {version!r}; the published ones are {known}.")
+        return found[0]
+    family, shape = _family(state, source.args), _shape(state)
+    return next((r for r in RELEASES if r.family is not None and r.family == family and r.shape == shape), None)
+
+
+def _adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name: str) -> dict[str, Any]:
+    prefix = f"radio_model.adaptors.{name}."
+    heads = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    attention = "feat_mlp.mlp.fc1.weight" in heads
+    summary = _mlp_fields(heads, "head_mlp")
+    feature = _mlp_fields(heads, "feat_mlp.mlp" if attention else "feat_mlp")
+    if not summary and not feature:
+        raise ValueError(f"The heads of adaptor {name!r} are no MLPs that we know: they hold {', '.join(heads)}.")
+    if summary and feature and summary["mlp_version"] != feature["mlp_version"]:
+        raise ValueError(f"Adaptor {name!r} mixes MLP versions in its two heads; leave it out with --adaptors.")
+    first = summary or feature
+    fields = {
+        "name": name,
+        "token_index": teacher_token_index(source.args, name),
+        "mlp_version": first["mlp_version"],
+        "hidden_size": first["hidden_size"],
+        "num_inner_blocks": first["num_inner_blocks"],
+        "summary_dim": summary.get("output_size"),
+    }
+    if feature:
+        fields |= _feature_head_fields(feature, _upsample_factor(source, name), name)
+    if attention:
+        fields |= {"feature_head": "attention", "feature_num_blocks": _count(heads, r"feat_mlp\.blocks\.(\d+)\.norm1")}
+    return fields
+
+
+def _feature_head_fields(feature: dict[str, Any], factor: int, name: str) -> dict[str, Any]:
+    if feature["output_size"] % factor**2:
+        raise ValueError(
+            f"The dense head of adaptor {name!r} has {feature['output_size']} outputs, which an upsampling by {factor} "
+            "does not divide."
+        )
+    return {
+        "feature_hidden_size": feature["hidden_size"],
+        "feature_num_inner_blocks": feature["num_inner_blocks"],
+        "feature_dim": feature["output_size"] // factor**2,
+        "upsample_factor": factor,
+    }
+
+
+def _mlp_fields(heads: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Return the sizes of one MLP, or nothing if there is none."""
+    for version, last in (("v1", "fc2"), ("v2", "final.2")):
+        # Weight and bias tell the same; a file that lacks one of them is then refused for that one alone.
+        first, output = (_either(heads, f"{prefix}.{layer}") for layer in ("fc1", last))
+        if first is not None and output is not None:
+            return {
+                "mlp_version": version,
+                "hidden_size": first.shape[0],
+                "output_size": output.shape[0],
+                "num_inner_blocks": _count(heads, rf"{re.escape(prefix)}\.blocks\.(\d+)\.0\.weight"),
+            }
+    return {}
+
+
+def _either(heads: Mapping[str, Tensor], layer: str) -> Tensor | None:
+    return heads.get(f"{layer}.weight", heads.get(f"{layer}.bias"))
+
+
+def _count(keys: Iterable[str], pattern: str) -> int:
+    return len({match[1] for key in keys if (match := re.match(pattern, key))})
+
+
+def _upsample_factor(source: NvidiaCheckpoint, name: str) -> int:
+    heads = ((source.hub_config or {}).get("adaptor_configs") or {}).get(name)
+    if heads is not None:
+        return heads["feature"].get("upsample_factor") or 1
+    teacher = next(teacher for teacher in source.args["teachers"] if teacher["name"] == name)
+    return teacher.get("fd_upsample_factor") or 1
+
+
+def _nearest_multiple(side: int, step: int) -> int:
+    return max(round(side / step), 1) * step

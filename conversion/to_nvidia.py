@@ -1,0 +1,223 @@
+"""Converts a checkpoint of ours to NVIDIA's training-file layout (.pth.tar), which NVIDIA's own loader reads."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.files import check_output, write_output
+from conversion.from_nvidia import convert
+from conversion.nvidia_keys import TrainingFileLayout, training_file_key
+from modeling_radio import RadioConfig, RadioModel
+
+
+_DINO_STUDENT = "dino_v2_g_student"
+_DTYPE_ARGUMENTS = ("dtype", "amp_dtype")
+# What NVIDIA's loader reads of the arguments, with the values of a run that left them alone.
+_DEFAULT_ARGS: dict[str, Any] = {
+    "in_chans": None,
+    "input_size": None,
+    "pretrained": False,
+    "num_classes": None,
+    "drop": 0.0,
+    "drop_path": None,
+    "drop_block": None,
+    "gp": None,
+    "bn_momentum": None,
+    "bn_eps": None,
+    "torchscript": False,
+    "initial_checkpoint": "",
+    "model_norm": False,
+    "damp": None,
+    "amp": True,
+    "amp_dtype": "torch.bfloat16",
+    "dtype": "torch.float32",
+}
+
+
+def training_file_content(model: RadioModel) -> dict[str, Any]:
+    """Return what a training file of NVIDIA's would hold for a model.
+
+    Weights that conversion folded stay folded: LayerScale is written as ones where the architecture has it, and the
+    arguments say that nothing is spectrally reparametrised. All other tensors are the model's own. Aligned corners of
+    the position table are not in this format: NVIDIA's code knows none.
+
+    Args:
+        model: Any of ours; one that came from NVIDIA gets back the arguments that it came with.
+
+    Returns:
+        `arch`, `epoch`, `state_dict` and `args`, to be saved with `torch.save`.
+
+    Raises:
+        ValueError: If NVIDIA's code has no such architecture.
+    """
+    source = model.config.nvidia_source or {}
+    args = {**_DEFAULT_ARGS, **(source.get("args") or _build_args(model.config))}
+    args |= {"spectral_reparam": False, "spectral_heads": False}
+    args |= {name: _dtype(args[name]) for name in _DTYPE_ARGUMENTS}
+    layout = TrainingFileLayout(
+        heads=_head_names(model.config, args, source.get("heads") or {}),
+        backbone="base_model.inner." if args["model"].startswith("dino_v2_") else "base_model.",
+    )
+    state = {
+        key: tensor.detach().clone()
+        for ours, tensor in model.state_dict().items()
+        if (key := training_file_key(ours, layout)) is not None
+    }
+    if source.get("layer_scale") or args["model"] == _DINO_STUDENT:
+        state |= _layer_scale_ones(state, layout.backbone, model.config)
+    return {
+        "arch": source.get("arch") or args["model"],
+        "epoch": source.get("epoch") or 0,
+        "state_dict": state,
+        "args": argparse.Namespace(**args),
+    }
+
+
+def _layer_scale_ones(state: dict[str, Tensor], backbone: str, config: RadioConfig) -> dict[str, Tensor]:
+    """Return the LayerScale entries that the state lacks."""
+    like = state[f"{backbone}blocks.0.norm1.weight"]
+    names = (
+        f"{backbone}blocks.{index}.{scale}.grandma"
+        for index in range(config.num_hidden_layers)
+        for scale in ("ls1", "ls2")
+    )
+    return {name: torch.ones_like(like) for name in names if name not in state}
+
+
+def _head_names(config: RadioConfig, args: dict[str, Any], stored: dict[str, str]) -> dict[str, str]:
+    """Return how the file names each adaptor: as it came, or by its teacher's position."""
+    positions: dict[str, str] = {}
+    for position, teacher in enumerate(args["teachers"]):
+        positions.setdefault(teacher["name"], str(position))  # a repeated teacher has its heads under the first entry
+    names = {**positions, **stored}
+    strangers = [adaptor.name for adaptor in config.adaptor_configs if adaptor.name not in names]
+    if strangers:
+        raise ValueError(f"Adaptors {', '.join(strangers)} have no entry in the training arguments' `teachers`.")
+    return names
+
+
+def _dtype(value: Any) -> Any:
+    """Turn "torch.float32" or "float32" back into the data type that NVIDIA's loader wants."""
+    if not isinstance(value, str):
+        return value
+    dtypes = {str(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+    return dtypes.get(value if value.startswith("torch.") else f"torch.{value}", value)
+
+
+def _build_args(config: RadioConfig) -> dict[str, Any]:
+    """Return training arguments that describe a network of ours to NVIDIA's loader."""
+    per_teacher = config.num_cls_tokens > 1
+    adaptors = config.adaptor_configs
+    versions = {adaptor.mlp_version for adaptor in adaptors} or {"v2"}
+    return {
+        **_architecture_args(config),
+        "cpe_max_size": config.max_img_size,
+        "cls_token_per_teacher": per_teacher,
+        "register_multiple": None,
+        "cpe_num_registers": config.num_registers,
+        "mlp_version": sorted(versions)[-1],
+        "mlp_hidden_size": adaptors[0].hidden_size if adaptors else None,
+        "mlp_num_inner": adaptors[0].num_inner_blocks if adaptors else 0,
+        "teachers": _teachers(config, per_teacher=per_teacher),
+    }
+
+
+def _architecture_args(config: RadioConfig) -> dict[str, Any]:
+    if config.use_swiglu_ffn and config.use_final_norm and config.use_patch_bias:
+        return {"model": _DINO_STUDENT, "model_kwargs": {}}
+    if config.use_swiglu_ffn or config.use_patch_bias:
+        raise ValueError("NVIDIA's code has no ViT with SwiGLU or a patch bias other than its DINOv2-shaped g model.")
+    if config.patch_size not in (14, 16):
+        raise ValueError(f"NVIDIA's code has ViTs of patch 14 and 16 only, not {config.patch_size}.")
+    if config.use_layer_scale and config.patch_size != 16:
+        raise ValueError("NVIDIA's code has LayerScale in ViTs of patch 16 only.")
+    kwargs: dict[str, Any] = {
+        "embed_dim": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "mlp_ratio": config.mlp_ratio,
+    }
+    if not config.use_cropped_positions:
+        kwargs["img_size"] = config.max_img_size
+    if not config.qkv_bias:
+        kwargs["qkv_bias"] = False
+    variant = "v2_224" if config.use_layer_scale else "224"
+    return {
+        "model": f"vit_base_patch{config.patch_size}_{variant}",
+        "model_kwargs": kwargs,
+        "model_norm": config.use_final_norm,
+    }
+
+
+def _teachers(config: RadioConfig, *, per_teacher: bool) -> list[dict[str, Any]]:
+    """Return one teacher per class token, in order; a token without an adaptor gets a name of its own."""
+    teachers = [_teacher(adaptor) for adaptor in config.adaptors]
+    if not per_teacher:
+        return teachers or [{"name": "teacher", "use_summary": True}]
+    by_token = {adaptor["token_index"]: teacher for adaptor, teacher in zip(config.adaptors, teachers, strict=True)}
+    if len(by_token) < len(teachers):
+        raise ValueError("NVIDIA's code gives each adaptor its own class token; here two adaptors share one.")
+    if list(config.summary_idxs or []) != sorted(config.summary_idxs or []):
+        raise ValueError(f"NVIDIA's code orders the summary by class token; here it is {config.summary_idxs}.")
+    return [
+        by_token.get(token, {"name": f"teacher_{token}"}) | {"use_summary": token in (config.summary_idxs or [])}
+        for token in range(config.num_cls_tokens)
+    ]
+
+
+def _teacher(adaptor: dict[str, Any]) -> dict[str, Any]:
+    teacher = {"name": adaptor["name"], "type": adaptor["name"], "use_summary": True}
+    teacher["mlp_version"] = adaptor["mlp_version"]
+    if adaptor["feature_head"] == "attention":
+        if adaptor["feature_num_attention_heads"] != 16 or adaptor["feature_num_blocks"] != 2:
+            raise ValueError(f"NVIDIA's attention head has 2 blocks of 16 heads; adaptor {adaptor['name']!r} differs.")
+        teacher["spatial_mlp_version"] = "attn"
+    if adaptor["upsample_factor"] > 1:
+        teacher["fd_upsample_factor"] = adaptor["upsample_factor"]
+    return teacher
+
+
+def open_model(checkpoint: Path) -> RadioModel:
+    """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    config_file = checkpoint / "config.json"
+    if not config_file.is_file():
+        raise ValueError(f"No checkpoint at {str(checkpoint)!r}: it must be a folder with config.json and weights.")
+    if isinstance(json.loads(config_file.read_text()).get("args"), dict):
+        return convert(checkpoint)
+    return RadioModel.from_pretrained(checkpoint).eval()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        check_output(options.output, overwrite=options.overwrite)
+        content = training_file_content(open_model(options.checkpoint))
+        write_output(options.output, lambda path: torch.save(content, path), overwrite=options.overwrite)
+    except (ValueError, OSError) as error:
+        print(f"to_nvidia: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    print(f"{options.output}: {content['arch']}, {len(content['state_dict'])} tensors")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m conversion.to_nvidia", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder with config.json and weights")
+    parser.add_argument("output", type=Path, metavar="OUTPUT.pth.tar", help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from conversion.files import check_output, write_file_beside
+from conversion.to_nvidia import open_model
+from modeling_radio import RadioModel
+
+
+DEFAULT_OPSET = 20
+"""Oldest operator set that has GELU as one operator."""
+EXTERNAL_DATA_BYTES = 2 * 1024**3
+"""A protobuf file cannot be larger: beyond, the weights go to a file of their own beside it."""
+DEFAULT_TOLERANCE = 1e-4
+"""Largest absolute difference to PyTorch in float32: the two runtimes add up in different orders."""
+
+
+class OnnxRadio(nn.Module):
+    """A model whose outputs are a flat tuple: pixels `(batch, channels, height, width)` to the tensors of `names`.
+
+    Attributes:
+        names: "summary", "features" and, per adaptor, "NAME_summary" and "NAME_features" as far as it has them.
+            Features are token sequences `(batch, tokens, channels)`.
+    """
+
+    def __init__(self, model: RadioModel, adaptors: Sequence[str], window_size: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.adaptors = list(adaptors)
+        self.window_size = "global" if window_size is None else window_size
+        self.names = ["summary", "features"]
+        for adaptor in model.config.adaptor_configs:
+            if adaptor.name in self.adaptors:
+                parts = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
+                self.names += [f"{adaptor.name}_{part}" for part, size in parts.items() if size is not None]
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        output = self.model(pixel_values, window_size=self.window_size, adaptor_names=self.adaptors)
+        tensors = {"summary": output.summary, "features": output.features}
+        for name, adaptor in output.adaptors.items():
+            tensors |= {f"{name}_summary": adaptor.summary, f"{name}_features": adaptor.features}
+        return tuple(tensors[name] for name in self.names)
+
+
+def export_onnx(
+    model: RadioModel,
+    path: Path,
+    *,
+    adaptors: Sequence[str] | None = None,
+    window_size: int | None = None,
+    opset: int = DEFAULT_OPSET,
+) -> OnnxRadio:
+    """Write a model as ONNX.
+
+    Input `pixel_values`: RGB in [0, 1], any batch; height and width are multiples of the patch, or of patch times
+    window in ViTDet mode, since the exported graph has no smaller windows at the edges.
+
+    Args:
+        model: Taken in evaluation mode.
+        path: File to write; weights of more than 2 GB go to `NAME.data` beside it.
+        adaptors: Adaptors whose outputs are wanted; `None` takes the model's own list.
+        window_size: Side of the ViTDet windows in tokens; `None` is global attention.
+        opset: ONNX operator set.
+
+    Returns:
+        The wrapped model, whose `names` are those of the outputs.
+
+    Raises:
+        ValueError: If an adaptor is unknown or the window does not fit the largest image.
+    """
+    names = (model.config.adaptor_names or []) if adaptors is None else adaptors
+    unknown = [name for name in names if name not in model.radio_model.adaptors]
+    if unknown:
+        raise ValueError(f"Unknown adaptors {unknown}; this checkpoint has {list(model.radio_model.adaptors)}.")
+    step = size_step(model, window_size)
+    largest = model.max_resolution // step
+    if largest < 2:
+        raise ValueError(f"`window_size` {window_size} leaves fewer than two windows in {model.max_resolution} px.")
+    wrapped = OnnxRadio(model.eval(), names, window_size).eval()
+    rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    # Different sizes, none of them 1, so that the tracer takes none for a constant or two for one.
+    example = torch.rand(2, model.config.num_channels, 2 * step, min(3, largest) * step, dtype=model.dtype)
+    with torch.no_grad():
+        torch.onnx.export(
+            wrapped,
+            (example,),
+            path,
+            dynamo=True,
+            opset_version=opset,
+            input_names=["pixel_values"],
+            output_names=wrapped.names,
+            dynamic_shapes={"pixel_values": {0: Dim("batch", min=1), 2: step * rows, 3: step * cols}},
+            external_data=num_bytes > EXTERNAL_DATA_BYTES,
+            verbose=False,
+        )
+    return wrapped
+
+
+def size_step(model: RadioModel, window_size: int | None) -> int:
+    """Return the number of pixels that height and width of an exported model are multiples of."""
+    return model.patch_size * (window_size or 1)
+
+
+def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, float]:
+    """Run an exported file with onnxruntime at several sizes and batches, beside the model itself.
+
+    Returns:
+        Per output name, the largest absolute difference.
+    """
+    import onnxruntime  # noqa: PLC0415 (only checking needs it)
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = dict.fromkeys(wrapped.names, 0.0)
+    for images in _sample_images(wrapped):
+        with torch.no_grad():
+            expected = wrapped(images)
+        outputs = session.run(wrapped.names, {"pixel_values": images.numpy()})
+        for name, output, tensor in zip(wrapped.names, outputs, expected, strict=True):
+            difference = (torch.from_numpy(output) - tensor).abs().max().item()
+            differences[name] = max(differences[name], difference)
+    return differences
+
+
+def _sample_images(wrapped: OnnxRadio) -> Iterator[Tensor]:
+    model = wrapped.model
+    step = model.patch_size * (wrapped.window_size if isinstance(wrapped.window_size, int) else 1)
+    largest = model.max_resolution // step
+    generator = torch.Generator().manual_seed(0)
+    for batch_size, rows, cols in ((1, 1, 1), (1, 3, 2), (3, 2, 5), (2, 4, 4)):
+        height, width = (min(count, largest) * step for count in (rows, cols))
+        yield torch.rand(batch_size, model.config.num_channels, height, width, generator=generator, dtype=model.dtype)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        check_output(options.output, overwrite=options.overwrite)
+        model = open_model(options.checkpoint).float()
+        write_file_beside(options.output, partial(_export_and_check, model, options), overwrite=options.overwrite)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"to_onnx: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    step = size_step(model, options.window_size)
+    print(f"{options.output}: pixel_values of any batch, height and width multiples of {step} px")
+    return 0
+
+
+def _export_and_check(model: RadioModel, options: argparse.Namespace, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
+        wrapped = export_onnx(
+            model, path, adaptors=options.adaptors, window_size=options.window_size, opset=options.opset
+        )
+    if not options.verify:
+        return
+    differences = check_onnx(wrapped, path)
+    for name, difference in differences.items():
+        print(f"{name:<40}{difference:>12.2e}")
+    if max(differences.values()) > options.tolerance:
+        raise ValueError(
+            f"onnxruntime differs by up to {max(differences.values()):.2e}, more than {options.tolerance:g}."
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m conversion.to_onnx", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder with config.json and weights")
+    parser.add_argument("output", type=Path, metavar="OUTPUT.onnx", help="file to write")
+    parser.add_argument(
+        "--adaptors",
+        type=_name_list,
+        metavar="A,B|none",
+        help="adaptors to export (default: the checkpoint's own list)",
+    )
+    parser.add_argument(
+        "--window-size",
+        type=_positive,
+        metavar="TOKENS",
+        help="ViTDet mode; height and width must then be multiples of patch x window",
+    )
+    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help="ONNX operator set (default: %(default)s)")
+    parser.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="do not compare with onnxruntime at several sizes"
+    )
+    parser.add_argument("--verify", dest="verify", action="store_true", default=True, help="the default")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=DEFAULT_TOLERANCE,
+        help="largest absolute difference that is accepted (default: %(default)g)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    return parser
+
+
+def _name_list(text: str) -> list[str] | None:
+    if text == "all":
+        return None
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

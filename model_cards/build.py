@@ -1,0 +1,221 @@
+"""Writes the model card of a checkpoint folder from its configuration and measured results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from model_cards.results import STUDENT, Measurement, Results, Source, build_tables, replace_text
+from modeling_radio import RadioConfig, RadioModel
+
+
+LICENCE = "apache-2.0"
+"""Licence identifier of the weights unless told otherwise: the one of this repository."""
+TEMPLATES = Path(__file__).parent / "templates"
+PICTURE = "features.png"
+"""A picture of this name in the checkpoint folder is shown in the card."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+HUB_TASKS = {
+    "knn": "image-classification",
+    "zero_shot": "zero-shot-image-classification",
+    "segmentation_probe": "image-segmentation",
+}
+"""Task identifiers of the Hub; everything else is filed under the pipeline's own task."""
+PIPELINE_TAG = "image-feature-extraction"
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Learned numbers of a checkpoint, by part.
+
+    Attributes:
+        backbone: Without the position table, as the papers count.
+        position_table: The position table alone.
+        adaptors: Per adaptor name.
+    """
+
+    backbone: int
+    position_table: int
+    adaptors: dict[str, int]
+
+
+def count_parameters(config: RadioConfig) -> ParameterCounts:
+    """Count the parameters of the network that a configuration describes, without allocating it."""
+    with torch.device("meta"):
+        network = RadioModel(config).radio_model
+    backbone = _num_parameters(network.model)
+    position_table = network.model.patch_generator.pos_embed.numel()
+    adaptors = {name: _num_parameters(network.adaptors[name]) for name in network.adaptors}
+    return ParameterCounts(backbone - position_table, position_table, adaptors)
+
+
+def _num_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def native_blockers(config: RadioConfig) -> list[str]:
+    """Name what transformers' native `RadioModel` cannot express in this configuration."""
+    reasons = {
+        "a position table resized with aligned corners": config.pos_embed_align_corners,
+        "feature normalisers": config.use_feature_normalizer or config.num_intermediate_normalizers > 0,
+        "LayerScale that is not folded into the linear layers": config.use_layer_scale,
+        "a final norm": config.use_final_norm,
+        "a biased patch projection": config.use_patch_bias,
+    }
+    return [reason for reason, applies in reasons.items() if applies]
+
+
+def build_card(
+    checkpoint: Path,
+    results: Results | None = None,
+    *,
+    model_id: str | None = None,
+    name: str | None = None,
+    licence: str = LICENCE,
+) -> ModelCard:
+    """Return the card of a checkpoint folder; nothing is written.
+
+    Args:
+        checkpoint: Folder with `config.json` and safetensors weights.
+        results: What was measured and what it was made from; None leaves these sections out.
+        model_id: `ORG/NAME` on the Hub, for the usage code; None uses the folder's path.
+        name: Of the model; None takes it from `model_id`, the configuration's version, or the folder.
+        licence: Licence identifier of the weights for the Hub.
+
+    Returns:
+        The card with its metadata.
+
+    Raises:
+        ValueError: If the folder is no RADIO checkpoint.
+    """
+    config = _read_config(checkpoint)
+    results = results or Results(measurements=[])
+    height, width = config.preferred_resolution
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
+    text = environment.get_template("checkpoint.md").render(
+        card_data=_card_data(results, title, licence).to_yaml(),
+        title=title,
+        source=model_id or str(checkpoint),
+        licence=licence,
+        config=config,
+        parameters=count_parameters(config),
+        native_blockers=native_blockers(config),
+        results=results,
+        teacher_names=[teacher.name for teacher in results.teachers],
+        tables=build_tables(results.measurements),
+        student=STUDENT,
+        num_seeds=len({measurement.seed for measurement in results.measurements} - {None}),
+        picture=PICTURE if (checkpoint / PICTURE).is_file() else None,
+        height=height,
+        width=width,
+        rows=height // config.patch_size,
+        cols=width // config.patch_size,
+        sources=_sources_table,
+        flat=_flat,
+    )
+    return ModelCard(text)
+
+
+def write_card(
+    checkpoint: Path,
+    results: Results | None = None,
+    *,
+    model_id: str | None = None,
+    name: str | None = None,
+    licence: str = LICENCE,
+) -> Path:
+    """Write `README.md` into a checkpoint folder and return its path; arguments as in `build_card`."""
+    card = build_card(checkpoint, results, model_id=model_id, name=name, licence=licence)
+    replace_text(checkpoint / "README.md", str(card))
+    return checkpoint / "README.md"
+
+
+def _read_config(checkpoint: Path) -> RadioConfig:
+    if not any((checkpoint / name).is_file() for name in WEIGHTS):
+        raise ValueError(f"{checkpoint} is no checkpoint folder: it has no {WEIGHTS[0]}")
+    try:
+        model_type = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"]
+        if model_type != RadioConfig.model_type:  # transformers would only warn
+            raise ValueError(f"its model_type is {model_type!r}, not {RadioConfig.model_type!r}")
+        return RadioConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{checkpoint} is no RADIO checkpoint folder: config.json: {error}") from error
+
+
+def _card_data(results: Results, title: str, licence: str) -> ModelCardData:
+    student = [measurement for measurement in results.measurements if measurement.model == STUDENT]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=PIPELINE_TAG,
+        license=licence,
+        tags=["radio", "vision", "feature-extraction", "distillation", "custom_code"],
+        base_model=[teacher.hub_id for teacher in results.teachers if teacher.hub_id] or None,
+        model_name=title,
+        eval_results=[_eval_result(measurement) for measurement in student] or None,
+    )
+
+
+def _eval_result(measurement: Measurement) -> EvalResult:
+    return EvalResult(
+        task_type=HUB_TASKS.get(measurement.task, PIPELINE_TAG),
+        dataset_type=measurement.dataset.replace(" ", "-"),
+        dataset_name=measurement.dataset,
+        metric_type=measurement.metric.replace(" ", "_"),
+        metric_name=f"{measurement.task} {measurement.metric}",
+        metric_value=round(measurement.value, 4),
+        metric_args=None if measurement.seed is None else {"seed": measurement.seed},
+    )
+
+
+def _sources_table(sources: Iterable[Source]) -> str:
+    lines = ["| name | role | size | licence | origin |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {s.name} | {s.role} | {s.size} | {s.licence} | {s.origin} |" for s in sources]
+    return "\n".join(lines) + "\n"
+
+
+def _flat(value: Any) -> str:
+    """Return one table cell: maps and lists become comma-separated."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_flat, value))
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m model_cards.build", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
+    parser.add_argument("--results", type=Path, help="results.json of training.evaluate or training.demo")
+    parser.add_argument("--model-id", help="ORG/NAME on the Hub (default: the folder's path)")
+    parser.add_argument("--name", help="of the model (default: from --model-id, the version, or the folder)")
+    parser.add_argument("--license", default=LICENCE, dest="licence", help="licence of the weights")
+    options = parser.parse_args(arguments)
+    try:
+        results = Results.load(options.results) if options.results else None
+        path = write_card(
+            options.checkpoint, results, model_id=options.model_id, name=options.name, licence=options.licence
+        )
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

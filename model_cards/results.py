@@ -1,0 +1,166 @@
+"""The file of measured results: written by an evaluation, read by the model card and by people."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+
+STUDENT = "student"
+"""The row that describes the checkpoint itself; the card's metadata lists only its measurements."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number.
+
+    Attributes:
+        model: What was measured, a table row: `STUDENT`, or for comparison such as "raw pixels".
+        task: Evaluation, such as "knn".
+        metric: What the number is, such as "accuracy".
+        dataset: Name of the images, as in `Results.datasets`.
+        value: The number, in [0, 1] or [-1, 1] for cosines.
+        seed: Seed of the training run that produced the model; None for what was not trained here.
+    """
+
+    model: str
+    task: str
+    metric: str
+    dataset: str
+    value: float
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something the checkpoint was made from or measured on.
+
+    Attributes:
+        name: As used in measurements and in the configuration.
+        role: What it did, such as "teacher, summary and dense features" or "training images".
+        licence: SPDX identifier or the licence's name.
+        origin: Where it comes from: package and version, folder, or address.
+        size: How much of it, in words, such as "99 images of 14 classes"; empty if it does not apply.
+        hub_id: Its repository on the Hugging Face Hub, or None.
+    """
+
+    name: str
+    role: str
+    licence: str
+    origin: str
+    size: str = ""
+    hub_id: str | None = None
+
+
+@dataclass
+class Results:
+    """Everything a card can say beyond the configuration.
+
+    Attributes:
+        measurements: The numbers.
+        teachers: What was distilled.
+        datasets: What it was trained and measured on.
+        run: How: command, date, machine, versions, seconds per phase; values as JSON knows them.
+        remarks: Sentences that belong beside the numbers, such as the size of a small test set.
+    """
+
+    measurements: list[Measurement]
+    teachers: list[Source] = field(default_factory=list)
+    datasets: list[Source] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def of_seed(self, seed: int) -> Results:
+        """Return the results of one seed and of what was not trained."""
+        chosen = [measurement for measurement in self.measurements if measurement.seed in (seed, None)]
+        return replace(self, measurements=chosen)
+
+    def save(self, path: Path) -> None:
+        """Write the file as JSON; a reader never sees half of it."""
+        replace_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: If the file is missing, is not JSON, or has unknown or missing fields.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["measurements"] = [Measurement(**entry) for entry in content["measurements"]]
+            content["teachers"] = [Source(**entry) for entry in content["teachers"]]
+            content["datasets"] = [Source(**entry) for entry in content["datasets"]]
+            return cls(**content)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} is no results file of `training.evaluate` or `training.demo`: {error!r}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Table:
+    """Measurements with models as rows and metrics as columns.
+
+    Attributes:
+        title: What the whole table is about: the task, if all columns belong to one; otherwise empty.
+        columns: Headers: task and metric such as "knn accuracy", or only the metric where the title says the task.
+        rows: Model name and one cell per column; a cell is empty where nothing was measured.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def build_tables(measurements: Sequence[Measurement]) -> list[Table]:
+    """Arrange measurements as tables, in order of appearance.
+
+    Tasks that were measured on the same models share a table; several seeds become mean and deviation.
+    """
+    models_of_task: dict[str, dict[str, None]] = {}  # dictionaries as ordered sets
+    for measurement in measurements:
+        models_of_task.setdefault(measurement.task, {})[measurement.model] = None
+    groups: dict[frozenset[str], list[str]] = {}
+    for task, models in models_of_task.items():
+        groups.setdefault(frozenset(models), []).append(task)
+    return [_build_table([m for m in measurements if m.task in tasks]) for tasks in groups.values()]
+
+
+def _build_table(measurements: Sequence[Measurement]) -> Table:
+    tasks = {measurement.task for measurement in measurements}
+    title = tasks.pop() if len(tasks) == 1 else ""
+    values: dict[tuple[str, str], list[float]] = {}
+    for measurement in measurements:
+        column = measurement.metric if title else f"{measurement.task} {measurement.metric}"
+        key = (measurement.model, column)
+        values.setdefault(key, []).append(measurement.value)
+    columns = list(dict.fromkeys(column for _, column in values))
+    models = list(dict.fromkeys(model for model, _ in values))
+    cells = {model: [format_values(values.get((model, column), [])) for column in columns] for model in models}
+    return Table(title, columns, list(cells.items()))
+
+
+def format_values(values: list[float]) -> str:
+    """Return "0.612", over several seeds "0.612 +- 0.010" (sample standard deviation), "" for none."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{mean(values):.3f} +- {stdev(values):.3f}"
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file, its folder too, under a temporary name and move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

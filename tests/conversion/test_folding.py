@@ -1,0 +1,117 @@
+"""Folding changes the form of the weights, not the function."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from conversion.folding import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
+
+
+LAYER = "base_model.blocks.0.attn.qkv"
+
+
+def reparametrised(layer: str, weight: torch.Tensor, norm: float, part: str = "") -> dict[str, torch.Tensor]:
+    """A spectrally reparametrised layer whose effective weight has the given norm; exact singular vectors."""
+    prefix = f"{layer}.parametrizations.weight.0.{part}"
+    left, _, right = torch.linalg.svd(weight)
+    scale = torch.tensor(norm - 0.05).expm1().log()  # softplus of it plus 0.05 is the norm
+    return {
+        f"{prefix}scale": scale[None, None],
+        f"{prefix}_u": left[:, 0],
+        f"{prefix}_v": right[0],
+        f"{prefix}_sn_version": torch.tensor(2),
+    }
+
+
+def test_published_weights_are_reproduced(reference, training_file):
+    published = load_file(reference / "radio_v2.5_tiny" / "hf" / "folded.safetensors")
+    folded = fold_spectral(training_file("radio_v2.5_tiny")["state_dict"])
+    assert len(published) == 4
+    for key, weight in published.items():
+        ours = folded[key.replace("radio_model.model.", "base_model.")]
+        torch.testing.assert_close(ours, weight, rtol=0, atol=2e-7)
+    assert not any("parametrizations" in key for key in folded)
+
+
+def test_effective_weight_has_the_learned_norm():
+    weight = torch.randn(6, 4)
+    folded = fold_spectral({f"{LAYER}.parametrizations.weight.original": weight, **reparametrised(LAYER, weight, 1.7)})
+    assert folded.keys() == {f"{LAYER}.weight"}
+    assert torch.linalg.matrix_norm(folded[f"{LAYER}.weight"], 2).item() == pytest.approx(1.7, rel=1e-5)
+
+
+def test_parts_have_norms_of_their_own_and_one_may_have_none():
+    weight = torch.randn(12, 4)
+    state = {f"{LAYER}.parametrizations.weight.original": weight}
+    for index, norm in ((0, 0.5), (1, 2.0)):
+        state |= reparametrised(LAYER, weight.chunk(3)[index], norm, f"parts.{index}.")
+    query, key, value = fold_spectral(state)[f"{LAYER}.weight"].chunk(3)
+    assert torch.linalg.matrix_norm(query, 2).item() == pytest.approx(0.5, rel=1e-5)
+    assert torch.linalg.matrix_norm(key, 2).item() == pytest.approx(2.0, rel=1e-5)
+    assert torch.equal(value, weight.chunk(3)[2])
+
+
+def test_gate_and_value_of_swiglu_are_two_parts():
+    layer, weight = "base_model.inner.blocks.0.mlp.w12", torch.randn(8, 4)
+    state = {f"{layer}.parametrizations.weight.original": weight}
+    for index, norm in ((0, 0.5), (1, 2.0)):
+        state |= reparametrised(layer, weight.chunk(2)[index], norm, f"parts.{index}.")
+    gate, value = fold_spectral(state)[f"{layer}.weight"].chunk(2)
+    assert torch.linalg.matrix_norm(gate, 2).item() == pytest.approx(0.5, rel=1e-5)
+    assert torch.linalg.matrix_norm(value, 2).item() == pytest.approx(2.0, rel=1e-5)
+
+
+def test_first_version_stores_the_norm_itself_with_copies():
+    weight = torch.randn(6, 4)
+    state = {f"{LAYER}.parametrizations.weight.original": weight, **reparametrised(LAYER, weight, 1.0)}
+    prefix = f"{LAYER}.parametrizations.weight.0."
+    del state[f"{prefix}_sn_version"]
+    state[f"{prefix}scale"] = torch.full((1, 4), 3.0)
+    folded = fold_spectral(state)[f"{LAYER}.weight"]
+    assert torch.linalg.matrix_norm(folded, 2).item() == pytest.approx(3.0, rel=1e-5)
+
+
+def test_other_parametrizations_are_left_to_be_refused():
+    weight = torch.randn(6, 4)
+    state = {f"{LAYER}.parametrizations.weight.original": weight, f"{LAYER}.parametrizations.weight.1.mask": weight}
+    assert fold_spectral(state).keys() == {f"{LAYER}.weight", f"{LAYER}.parametrizations.weight.1.mask"}
+
+
+def test_missing_singular_vectors_are_named():
+    weight = torch.randn(6, 4)
+    state = {f"{LAYER}.parametrizations.weight.original": weight, **reparametrised(LAYER, weight, 1.0)}
+    del state[f"{LAYER}.parametrizations.weight.0._v"]
+    with pytest.raises(ValueError, match=r"lacks .*weight\.0\._v\."):
+        fold_spectral(state)
+
+
+def test_epsilon_follows_the_arguments():
+    assert spectral_epsilon({"spectral_reparam": True}) == 1e-6
+    assert spectral_epsilon({"spectral_reparam": {"n_power_iterations": 1}}) == 1e-12
+    assert spectral_epsilon({"spectral_reparam": {"eps": 1e-3}}) == 1e-3
+
+
+@pytest.mark.parametrize("layer", ["mlp.fc2", "mlp.w3"])
+def test_layer_scale_folds_into_the_layer_before(layer):
+    prefix, tokens = "radio_model.model.blocks.11.", torch.randn(5, 4)
+    linear, scale = nn.Linear(4, 3), torch.randn(3)
+    head = {"radio_model.adaptors.x.feat_mlp.blocks.0.ls2.grandma": torch.ones(3)}
+    state = {f"{prefix}{layer}.weight": linear.weight, f"{prefix}{layer}.bias": linear.bias,
+             f"{prefix}ls2.grandma": scale, **head}  # fmt: skip
+    assert has_layer_scale(state)
+    folded = fold_layer_scale(state)
+    assert not has_layer_scale(folded)
+    output = F.linear(tokens, folded[f"{prefix}{layer}.weight"], folded[f"{prefix}{layer}.bias"])
+    torch.testing.assert_close(output, linear(tokens) * scale)
+    assert folded.keys() - head.keys() == {f"{prefix}{layer}.weight", f"{prefix}{layer}.bias"}
+
+
+def test_layer_scale_of_ones_changes_no_bit():
+    weight = torch.randn(3, 4).bfloat16()
+    state = {"radio_model.model.blocks.0.attn.proj.weight": weight,
+             "radio_model.model.blocks.0.ls1.grandma": torch.ones(3)}  # fmt: skip
+    folded = fold_layer_scale(state)["radio_model.model.blocks.0.attn.proj.weight"]
+    assert folded.dtype == torch.bfloat16
+    assert torch.equal(folded, weight)

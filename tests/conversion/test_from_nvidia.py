@@ -1,0 +1,212 @@
+"""NVIDIA's checkpoints, opened: every stored output is reproduced, and what does not fit is refused by name."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from conversion.from_nvidia import convert, main
+from conversion.verification import compare_with_reference, largest_difference
+from modeling_radio import RadioModel
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads")
+TOLERANCE = 1e-5
+CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny")
+HUB_CASES = tuple(case for case in CASES if case != "radio_v2.5_g_tiny")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_file_gives_every_stored_output(case, reference):
+    expected = reference / case / "expected.safetensors"
+    comparisons = compare_with_reference(convert(reference / case / "checkpoint.pth.tar"), expected)
+    assert {c.key for c in comparisons} == {key for key in load_file(expected) if not key.endswith("image_uint8")}
+    assert all(comparison.difference is not None for comparison in comparisons)
+    assert largest_difference(comparisons) <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", HUB_CASES)
+def test_hub_folder_gives_every_stored_output(case, reference, hub_folder):
+    folder = hub_folder(case)
+    comparisons = compare_with_reference(convert(folder), reference / case / "expected.safetensors")
+    assert largest_difference(comparisons) <= TOLERANCE
+    absent = {c.key.split("/")[2] for c in comparisons if c.difference is None}
+    assert absent <= {"siglip2-g"}  # the attention head, which this format cannot express
+
+
+@pytest.mark.parametrize("case", HUB_CASES)
+def test_hub_folder_and_training_file_agree(case, reference, hub_folder):
+    left = convert(reference / case / "checkpoint.pth.tar").state_dict()
+    right = convert(hub_folder(case)).state_dict()
+    assert all(torch.equal(left[key], tensor) for key, tensor in right.items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_command_writes_a_folder_that_opens(case, reference, tmp_path, capsys):
+    output, expected = tmp_path / "out", reference / case / "expected.safetensors"
+    assert main([str(reference / case / "checkpoint.pth.tar"), str(output), "--verify", str(expected)]) == 0
+    assert "beyond" not in capsys.readouterr().out
+    model, info = RadioModel.from_pretrained(output, output_loading_info=True)
+    assert not any(info.values())
+    assert largest_difference(compare_with_reference(model.eval(), expected)) <= TOLERANCE
+    files = {file.name for file in output.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "modeling_radio.py"} <= files
+    assert json.loads((output / "config.json").read_text())["auto_map"]["AutoModel"] == "modeling_radio.RadioModel"
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_verification_beyond_tolerance_fails_and_leaves_nothing(reference, tmp_path, capsys):
+    case = reference / "radio_v2_tiny"
+    stored = {key: value + 0.5 if value.is_floating_point() else value
+              for key, value in load_file(case / "expected.safetensors").items()}  # fmt: skip
+    save_file(stored, tmp_path / "wrong.safetensors")
+    arguments = [
+        str(case / "checkpoint.pth.tar"),
+        str(tmp_path / "out"),
+        "--verify",
+        str(tmp_path / "wrong.safetensors"),
+    ]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "beyond" in captured.out
+    assert [line for line in captured.err.splitlines() if "error" in line and "more than 1e-05" in line]
+    assert [file.name for file in tmp_path.iterdir()] == ["wrong.safetensors"]
+    assert main([*arguments, "--tolerance", "1"]) == 0
+
+
+def test_moving_average_is_preferred_and_wrappers_are_stripped(reference, edited):
+    def edit(content):
+        average = content["state_dict_ema"]
+        content["state_dict"] = {f"module.{key}": torch.full_like(value, 7.0) for key, value in average.items()}
+        content["state_dict_ema"] = {f"module.{key}": value for key, value in average.items()}
+
+    model = convert(edited("radio_v2_tiny", edit))
+    original = convert(reference / "radio_v2_tiny" / "checkpoint.pth.tar").state_dict()
+    assert all(torch.equal(value, original[key]) for key, value in model.state_dict().items())
+
+
+def test_adaptors_are_chosen_by_name(reference, tmp_path, capsys):
+    source = str(reference / "c_radio_v4_tiny" / "checkpoint.pth.tar")
+    assert convert(source, adaptors=[]).config.adaptor_names == []
+    assert convert(source, adaptors=["sam3", "siglip2-g"]).config.adaptor_names == ["siglip2-g", "sam3"]
+    assert main([source, str(tmp_path / "none"), "--adaptors", "none"]) == 0
+    assert not any("adaptors" in key for key in load_file(tmp_path / "none" / "model.safetensors"))
+    assert main([source, str(tmp_path / "typo"), "--adaptors", "dinov3"]) == 1
+    assert "Did you mean 'dino_v3'? checkpoint.pth.tar has siglip2-g, dino_v3, sam3" in capsys.readouterr().err
+
+
+def test_unknown_and_missing_tensors_are_all_named(edited):
+    def edit(content):
+        state = content["state_dict"]
+        del state["base_model.blocks.1.attn.proj.bias"]
+        del state["_heads.2.fc1.weight"]
+        state["base_model.blocks.0.attn.q_norm.weight"] = torch.ones(4)
+        state["_lora.down"] = torch.ones(4)
+        state["base_model.blocks.2.norm1.bias"] = torch.ones(3)
+
+    path = edited("c_radio_v4_tiny", edit)
+    with pytest.raises(ValueError, match="do not fit") as error:
+        convert(path)
+    message = str(error.value)
+    for part in (
+        "2 unknown: base_model.blocks.0.attn.q_norm.weight, _lora.down",
+        "2 missing: radio_model.model.blocks.1.attn.proj.bias, radio_model.adaptors.sam3.head_mlp.fc1.weight",
+        "1 of another shape: base_model.blocks.2.norm1.bias (3,) instead of (64,)",
+    ):
+        assert part in message
+
+
+def test_lost_last_block_is_missed(edited):
+    def edit(content):
+        for key in [key for key in content["state_dict_ema"] if ".blocks.6." in key]:
+            del content["state_dict_ema"][key]
+
+    with pytest.raises(ValueError, match="missing: radio_model.model.blocks.6.norm1.weight"):
+        convert(edited("radio_v2_tiny", edit))
+
+
+def test_two_names_for_one_weight_are_refused(edited):
+    def edit(content):
+        content["state_dict"]["_heads.clip.fc1.bias"] = torch.ones(96)
+        content["state_dict"]["_heads.0.fc1.bias"] = torch.ones(96)
+
+    with pytest.raises(ValueError, match=r"_heads\.clip\.fc1\.bias and _heads\.0\.fc1\.bias"):
+        convert(edited("c_radio_v3_tiny", edit))
+
+
+def test_heads_of_a_repeated_teacher_are_those_of_its_first_entry(reference, edited):
+    """A teacher of two training partitions is one adaptor with one class token."""
+
+    def edit(content):
+        teachers, state = content["args"].teachers, content["state_dict"]
+        teachers.append({**teachers[2]})
+        for key in [key for key in state if key.startswith(("_heads.2.", "_feature_projections.2."))]:
+            state[key.replace(".2.", ".3.", 1)] = state[key] + 1
+
+    model = convert(edited("c_radio_v4_tiny", edit))
+    comparisons = compare_with_reference(model, reference / "c_radio_v4_tiny" / "expected.safetensors")
+    assert largest_difference(comparisons) <= TOLERANCE
+
+
+def test_fields_set_by_hand(reference, tmp_path, capsys):
+    source = str(reference / "radio_v2.5_g_tiny" / "checkpoint.pth.tar")
+    assert main([source, str(tmp_path / "out"), "--set", "num_attention_heads=6", "vitdet_num_global=3"]) == 0
+    config = AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert (config.num_attention_heads, config.vitdet_num_global) == (6, 3)
+    assert main([source, str(tmp_path / "typo"), "--set", "num_attention_head=6"]) == 1
+    assert "Did you mean 'num_attention_heads'?" in capsys.readouterr().err
+
+
+def test_untold_number_of_heads_is_warned_about(reference):
+    with pytest.warns(UserWarning, match="took 4 for width 48"):
+        convert(reference / "radio_v2.5_g_tiny" / "checkpoint.pth.tar")
+
+
+def test_existing_output_is_kept_unless_told(reference, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "mine.txt").write_text("mine")
+    source = str(reference / "radio_v2_tiny" / "checkpoint.pth.tar")
+    assert main([source, str(output)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert (output / "mine.txt").read_text() == "mine"
+    assert main([source, str(output), "--overwrite"]) == 0
+    assert not (output / "mine.txt").exists()
+
+
+def test_half_precision_is_kept(edited, tmp_path):
+    def edit(content):
+        content["state_dict"] = {key: value.bfloat16() for key, value in content["state_dict"].items()}
+
+    path = edited("c_radio_v3_tiny", edit)
+    assert main([str(path), str(tmp_path / "out")]) == 0
+    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {
+        torch.bfloat16,
+        torch.int64,
+    }
+    assert RadioModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("case", ["c_radio_v4_tiny", "c_radio_v3_tiny"])
+def test_native_transformers_opens_the_folder(case, reference, tmp_path):
+    """Without trust: nothing missing, and the backbone's outputs are ours, bit for bit."""
+    from transformers.models.radio import RadioModel as NativeRadioModel
+
+    assert main([str(reference / case / "checkpoint.pth.tar"), str(tmp_path / "out")]) == 0
+    native, info = NativeRadioModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert all("adaptors" in key for key in info["unexpected_keys"])
+    ours, stored = (
+        RadioModel.from_pretrained(tmp_path / "out").eval(),
+        load_file(reference / case / "expected.safetensors"),
+    )
+    for key in (key for key in stored if key.endswith("image_uint8")):
+        size = key.split("/")[0]
+        with torch.no_grad():
+            left, right = ours(stored[key] / 255), native.eval()(stored[key] / 255)
+        for field in ("summary", "features"):
+            assert torch.equal(left[field], right[field])
+            difference = (right[field] - stored[f"{size}/global/backbone/{field}"]).abs().max()
+            assert difference <= TOLERANCE

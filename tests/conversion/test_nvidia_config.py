@@ -1,0 +1,127 @@
+"""Configurations from tensors and arguments: the published shapes, built without memory."""
+
+import pytest
+import torch
+
+from conversion.nvidia_config import RELEASES, build_config_fields
+from conversion.nvidia_source import NvidiaCheckpoint
+from modeling_radio import RadioConfig, RadioModel
+
+
+FOUR = [{"name": name, "use_summary": name != "sam"} for name in ("clip", "siglip2-g", "dino_v2", "sam")]
+OLDER = [{**teacher, "name": teacher["name"].removesuffix("2-g")} for teacher in FOUR]
+THREE = [{"name": name, "use_summary": name != "sam3"} for name in ("siglip2-g", "dino_v3", "sam3")]
+ARCHITECTURES = {
+    "radio_v2.5-b": ("vit_base_patch16_224", OLDER),
+    "radio_v2.5-l": ("vit_large_patch16_224", OLDER),
+    "radio_v2.5-h": ("vit_huge_patch16_224", OLDER),
+    "radio_v2.5-g": ("dino_v2_g_student", OLDER),
+    "c-radio_v3-b": ("vit_base_patch16_v2_224", FOUR),
+    "c-radio_v3-l": ("vit_large_patch16_v2_224", FOUR),
+    "c-radio_v3-h": ("vit_huge_patch16_224", FOUR),
+    "c-radio_v3-g": ("vit_giant_patch16_224", FOUR),
+    "c-radio_v4-so400m": ("vit_so400m_patch16_224", THREE),
+    "c-radio_v4-h": ("vit_huge_patch16_224", THREE),
+}
+HEAD = {"hidden_size": 1520, "summary_dim": 1536, "feature_dim": 1408}
+SAME = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "max_img_size"),
+    *("num_cls_tokens", "num_registers", "summary_idxs", "use_swiglu_ffn", "use_patch_bias", "use_final_norm"),
+    *("qkv_bias", "use_cropped_positions", "pos_embed_align_corners", "vitdet_num_global", "vitdet_num_windowed"),
+    "version",
+)
+
+
+def published(version: str, **overrides) -> tuple[RadioConfig, NvidiaCheckpoint, dict[str, torch.Tensor]]:
+    """A preset, and the checkpoint that NVIDIA would have published of it: tensors without memory."""
+    model_name, teachers = ARCHITECTURES[version]
+    preset = RadioConfig.from_preset(version, **{"use_layer_scale": False, **overrides})
+    with torch.device("meta"):
+        state = RadioModel(preset).state_dict()
+    for name, values in (("norm_mean", preset.norm_mean), ("norm_std", preset.norm_std)):
+        state[f"radio_model.input_conditioner.{name}"] = torch.tensor(values).view(3, 1, 1)
+    del state["radio_model.summary_idxs"]
+    dino = model_name.startswith("dino")
+    args = {
+        "model": model_name,
+        "model_kwargs": {},
+        "cpe_max_size": preset.max_img_size,
+        "cls_token_per_teacher": not dino,
+        "register_multiple": None if dino else preset.num_prefix_tokens,
+        "teachers": teachers,
+        "mlp_version": "v2",
+    }
+    return preset, NvidiaCheckpoint("file", state, args), state
+
+
+@pytest.mark.parametrize("version", list(ARCHITECTURES))
+def test_published_shapes_are_recognised_without_their_name(version):
+    preset, source, state = published(version)
+    config = RadioConfig(**build_config_fields(state, source))
+    for field in SAME:
+        assert getattr(config, field) == getattr(preset, field), field
+    assert config.max_resolution == (1792 if version.endswith("2.5-g") else 2048)
+    assert config.preferred_resolution[0] % config.patch_size == 0
+    with torch.device("meta"):
+        built = RadioModel(config).state_dict()
+    assert {key: tensor.shape for key, tensor in state.items()}.items() <= {
+        k: t.shape for k, t in built.items()
+    }.items()
+
+
+def test_adaptor_sizes_come_from_the_tensors():
+    adaptors = [
+        {"name": "siglip2-g", "token_index": 0, **HEAD, "feature_head": "attention", "feature_num_inner_blocks": 0},
+        {"name": "dino_v3", "token_index": 1, **HEAD, "num_inner_blocks": 2, "feature_hidden_size": 1024},
+        {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2},
+    ]
+    preset, source, state = published("c-radio_v4-h", adaptors=adaptors)
+    source.args["teachers"] = [*THREE[:2], {**THREE[2], "fd_upsample_factor": 2}]
+    config = RadioConfig(**build_config_fields(state, source))
+    for ours, theirs in zip(config.adaptors, preset.adaptors, strict=True):
+        assert {key: value for key, value in theirs.items() if value is not None}.items() <= ours.items()
+
+
+def test_named_version_wins_and_unknown_ones_are_refused():
+    _, source, state = published("c-radio_v3-h")
+    assert build_config_fields(state, source, "c-radio_v3-h")["pos_embed_align_corners"] is True
+    fields = build_config_fields(state, source, "c-radio_v2-vlm-h")
+    assert (fields["version"], fields["vitdet_num_global"]) == ("c-radio_v2-vlm-h", 8)
+    assert fields["pos_embed_align_corners"] is False
+    with pytest.raises(ValueError, match=r"Unknown --version 'c-radio_v5'; the published ones are .*c-radio_v4-h"):
+        build_config_fields(state, source, "c-radio_v5")
+
+
+def test_other_sizes_are_no_published_version():
+    _, source, state = published("c-radio_v3-h", num_hidden_layers=2)
+    source.args["model_kwargs"] = {"depth": 2}
+    fields = build_config_fields(state, source)
+    assert fields["version"] is None
+    assert fields["pos_embed_align_corners"] is False
+
+
+def test_missing_essentials_are_all_named():
+    _, source, state = published("c-radio_v4-h")
+    for key in ("radio_model.model.patch_generator.pos_embed", "radio_model.input_conditioner.norm_std"):
+        del state[key]
+    with pytest.raises(ValueError, match=r"lacks .*pos_embed, .*norm_std"):
+        build_config_fields(state, source)
+
+
+def test_fewer_prefix_tokens_than_teachers():
+    _, source, state = published("c-radio_v4-h")
+    state["radio_model.model.patch_generator.cls_token.token"] = torch.empty(2, 1280)
+    with pytest.raises(ValueError, match="3 teachers but only 2 prefix tokens"):
+        build_config_fields(state, source)
+
+
+def test_indivisible_upsampling_is_refused():
+    _, source, state = published("c-radio_v4-h", adaptors=[{"name": "sam3", "token_index": 2, **HEAD}])
+    source.args["teachers"] = [*THREE[:2], {**THREE[2], "fd_upsample_factor": 3}]
+    with pytest.raises(ValueError, match="1408 outputs, which an upsampling by 3 does not divide"):
+        build_config_fields(state, source)
+
+
+def test_every_preset_that_was_published_is_a_release():
+    versions = {release.version for release in RELEASES}
+    assert {name for name in RadioConfig.presets if "radio_v" in name} <= versions

@@ -1,0 +1,75 @@
+"""NVIDIA's key names map one to one to ours."""
+
+import pytest
+
+from conversion.from_nvidia import convert
+from conversion.nvidia_keys import DROPPED_KEYS, TrainingFileLayout, head_names, our_keys, training_file_key
+
+
+CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny")
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads")
+@pytest.mark.parametrize("case", CASES)
+def test_mapping_is_a_bijection(case, reference, training_file):
+    content = training_file(case)
+    state = content.get("state_dict_ema") or content["state_dict"]
+    teachers = [teacher["name"] for teacher in content["args"].teachers]
+    mapping = our_keys(state, teachers)
+    assert len(set(mapping.values())) == len(mapping)
+    backbone = "base_model.inner." if "g_tiny" in case else "base_model."
+    layout = TrainingFileLayout(head_names(state, teachers), backbone)
+    assert {training_file_key(ours, layout): ours for ours in mapping.values()} == mapping
+    unscaled = {key for key in mapping.values() if "model.blocks" not in key or ".ls" not in key}
+    assert (
+        unscaled | {"radio_model.summary_idxs"} == convert(reference / case / "checkpoint.pth.tar").state_dict().keys()
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hub_names_map_to_themselves(case, reference):
+    keys = ("radio_model.model.blocks.0.attn.qkv.weight", "radio_model.adaptors.sam3.head_mlp.fc1.bias",
+            "radio_model.summary_idxs", "radio_model.input_conditioner.norm_mean",
+            "radio_model.inter_feature_normalizer.means")  # fmt: skip
+    assert our_keys(keys, ["sam3"]) == {key: key for key in keys}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("base_model.inner.blocks.3.ls1.gamma", "radio_model.model.blocks.3.ls1.grandma"),
+        ("radio_model.model.inner.norm.bias", "radio_model.model.norm.bias"),
+        ("module.base_model.patch_generator.pos_embed", "radio_model.model.patch_generator.pos_embed"),
+        ("_heads.1.final.2.bias", "radio_model.adaptors.dino_v3.head_mlp.final.2.bias"),
+        ("_heads.dino_v3.final.2.bias", "radio_model.adaptors.dino_v3.head_mlp.final.2.bias"),
+        ("_feature_projections.0.blocks.1.ls2.gamma", "radio_model.adaptors.siglip2-g.feat_mlp.blocks.1.ls2.grandma"),
+        ("_feature_normalizer.tx", "radio_model.feature_normalizer.tx"),
+        ("_intermediate_feature_normalizer.alphas", "radio_model.inter_feature_normalizer.alphas"),
+        ("input_conditioner.norm_std", "radio_model.input_conditioner.norm_std"),
+    ],
+)
+def test_each_layout_is_known(theirs, ours):
+    assert our_keys([theirs], ["siglip2-g", "dino_v3", "siglip2-g"]) == {theirs: ours}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "base_model.reg_token",
+        "base_model.inner.mask_token",
+        "radio_model.model.reg_token",
+        "module.base_model.input_conditioner.norm_mean",
+        "_heads.2.fc1.weight",
+    ],
+)
+def test_leftovers_are_dropped(key):
+    assert our_keys([key], ["siglip2-g", "dino_v3", "siglip2-g"]) == {}
+
+
+def test_the_unknown_is_neither_dropped_nor_renamed():
+    keys = ["base_model.head.weight", "_heads.7.fc1.weight", "optimizer.state", "base_model.pos_embed"]
+    mapped = our_keys(keys, ["dino_v3"])
+    assert mapped["optimizer.state"] == "optimizer.state"
+    assert mapped["_heads.7.fc1.weight"] == "radio_model.adaptors.7.head_mlp.fc1.weight"
+    assert mapped.keys() == set(keys)
+    assert all(DROPPED_KEYS.values())

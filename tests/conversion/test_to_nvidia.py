@@ -1,0 +1,129 @@
+"""Back to NVIDIA's training file: bit-equal wherever nothing was folded, and the same network again."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+from conversion.from_nvidia import convert
+from conversion.from_nvidia import main as from_nvidia
+from conversion.to_nvidia import main as to_nvidia
+from conversion.to_nvidia import training_file_content
+from modeling_radio import RadioConfig, RadioModel
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads")
+CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny")
+HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
+
+
+def load(path) -> dict:
+    with torch.serialization.safe_globals([Namespace]):
+        return torch.load(path, weights_only=True)
+
+
+def assert_same_model(left: RadioModel, right: RadioModel) -> None:
+    configs = [model.config.to_dict() for model in (left, right)]
+    for config in configs:
+        config["nvidia_source"]["args"]["spectral_reparam"] = None  # the one argument that folding changes
+    assert configs[0] == configs[1]
+    tensors = right.state_dict()
+    assert left.state_dict().keys() == tensors.keys()
+    for key, tensor in left.state_dict().items():
+        assert torch.equal(tensor, tensors[key]), key
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_there_back_and_there_again_is_bit_equal(case, reference, tmp_path):
+    source, folder, back = reference / case / "checkpoint.pth.tar", tmp_path / "out", tmp_path / "back.pth.tar"
+    assert from_nvidia([str(source), str(folder)]) == 0
+    assert to_nvidia([str(folder), str(back)]) == 0
+    assert_same_model(convert(source), convert(back))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_was_not_folded_is_bit_equal(case, reference, training_file):
+    original = training_file(case)
+    state = original.get("state_dict_ema") or original["state_dict"]
+    back = training_file_content(convert(reference / case / "checkpoint.pth.tar"))
+    written = back["state_dict"]
+    folded = ("attn.proj.", "mlp.fc2.", "mlp.w3.", ".ls1.", ".ls2.") if has_layer_scale(state) else ()
+    for key, tensor in state.items():
+        in_block = ".blocks." in key and key.startswith("base_model")
+        if "parametrizations" in key or key.endswith(("reg_token", "mask_token")) or "base_model.input_cond" in key:
+            assert key not in written
+        elif in_block and any(part in key for part in folded):
+            assert written[key].shape == tensor.shape
+        else:
+            assert torch.equal(written[key], tensor), key
+    assert all((tensor == 1).all() for key, tensor in written.items() if key.endswith("grandma"))
+    assert (back["arch"], back["epoch"]) == (original["arch"], original["epoch"])
+    unfolded = {**vars(original["args"]), "spectral_reparam": False}
+    assert vars(back["args"]) == unfolded
+
+
+def has_layer_scale(state) -> bool:
+    return any(key.endswith("grandma") for key in state)
+
+
+def test_missing_adaptors_stay_missing(reference):
+    model = convert(reference / "c_radio_v4_tiny" / "checkpoint.pth.tar", adaptors=["sam3"])
+    back = training_file_content(model)["state_dict"]
+    assert {key.split(".")[1] for key in back if key.startswith(("_heads", "_feature"))} == {"2"}
+
+
+def test_our_own_network_describes_itself(tmp_path):
+    """What this repository trains goes there too: arguments are made up from the configuration."""
+    config = RadioConfig.from_preset(
+        "radio-test",
+        hidden_size=64,
+        use_layer_scale=True,
+        layerscale_value=0.3,
+        adaptors=[
+            {"name": "siglip2-g", "token_index": 0, **HEAD, "feature_head": "attention"},
+            {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2},
+        ],
+    )
+    model = RadioModel(config).eval()
+    model.save_pretrained(tmp_path / "ours")
+    assert to_nvidia([str(tmp_path / "ours"), str(tmp_path / "back.pth.tar")]) == 0
+    args = load(tmp_path / "back.pth.tar")["args"]
+    assert [teacher["name"] for teacher in args.teachers] == ["siglip2-g", "teacher_1", "sam3"]
+    assert [teacher["use_summary"] for teacher in args.teachers] == [True, True, False]
+    again = convert(tmp_path / "back.pth.tar")
+    batch = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        left, right = model(batch), again(batch)
+    torch.testing.assert_close(left.summary, right.summary, rtol=0, atol=1e-5)  # LayerScale is folded now
+    for name in ("siglip2-g", "sam3"):
+        for part in ("summary", "features"):
+            torch.testing.assert_close(left.adaptors[name][part], right.adaptors[name][part], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"use_swiglu_ffn": True}, "no ViT with SwiGLU"),
+        ({"patch_size": 8}, "patch 14 and 16 only, not 8"),
+        ({"summary_idxs": [1, 0]}, "orders the summary by class token"),
+        ({"adaptors": [{"name": "a", **HEAD}, {"name": "b", **HEAD}]}, "its own class token"),
+    ],
+)
+def test_what_nvidia_has_no_architecture_for(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        training_file_content(RadioModel(RadioConfig.from_preset("radio-test", **overrides)))
+
+
+def test_hub_folder_becomes_a_training_file(hub_folder, tmp_path):
+    folder = hub_folder("c_radio_v3_tiny")
+    assert to_nvidia([str(folder), str(tmp_path / "back.pth.tar")]) == 0
+    left, right = convert(folder).state_dict(), convert(tmp_path / "back.pth.tar").state_dict()
+    assert all(torch.equal(tensor, right[key]) for key, tensor in left.items())
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert to_nvidia([str(tmp_path), str(tmp_path / "back.pth.tar")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "there.pth.tar").write_text("mine")
+    assert to_nvidia([str(tmp_path), str(tmp_path / "there.pth.tar")]) == 1
+    assert "exists already" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""The exported graph gives the model's outputs at any batch, height and width."""
+
+import pytest
+import torch
+
+from conversion.to_onnx import check_onnx, export_onnx, main
+from modeling_radio import RadioConfig, RadioModel
+
+
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
+ADAPTORS = [{"name": "siglip2-g", **HEAD, "feature_head": "attention"}, {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2}]  # fmt: skip
+
+
+def save_tiny(folder, **overrides):
+    RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_num_global=1, **overrides)).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 2])
+def test_command_exports_and_checks(window, tmp_path, capsys):
+    source = save_tiny(tmp_path / "in", adaptors=ADAPTORS)
+    arguments = [str(source), str(tmp_path / "out.onnx"), *(["--window-size", str(window)] if window else [])]
+    assert main(arguments) == 0
+    assert f"multiples of {16 * (window or 1)} px" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert [entry.name for entry in session.get_inputs()] == ["pixel_values"]
+    names = [entry.name for entry in session.get_outputs()]
+    assert names == ["summary", "features", *(f"{name}_{part}" for name in ("siglip2-g", "sam3") for part in ("summary", "features"))]  # fmt: skip
+    model = RadioModel.from_pretrained(source).eval()
+    images = torch.rand(3, 3, 96, 160)
+    with torch.no_grad():
+        expected = model(images, window_size=window)
+    outputs = dict(zip(names, session.run(names, {"pixel_values": images.numpy()}), strict=True))
+    torch.testing.assert_close(torch.from_numpy(outputs["features"]), expected.features, rtol=0, atol=1e-4)
+    sam3 = expected.adaptors["sam3"].features
+    torch.testing.assert_close(torch.from_numpy(outputs["sam3_features"]), sam3, rtol=0, atol=1e-4)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out.onnx"]
+
+
+@pytest.mark.slow
+def test_chosen_adaptors_and_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("conversion.to_onnx.EXTERNAL_DATA_BYTES", 0)
+    source = save_tiny(tmp_path / "in", adaptors=ADAPTORS, use_cropped_positions=False)
+    assert main([str(source), str(tmp_path / "out.onnx"), "--adaptors", "sam3"]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out.onnx", "out.onnx.data"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert [entry.name for entry in session.get_outputs()] == ["summary", "features", "sam3_summary", "sam3_features"]
+
+
+@pytest.mark.slow
+def test_a_changed_graph_is_noticed(tmp_path):
+    model = RadioModel.from_pretrained(save_tiny(tmp_path / "in")).eval()
+    wrapped = export_onnx(model, tmp_path / "out.onnx")
+    with torch.no_grad():
+        model.radio_model.model.patch_generator.pos_embed += 1
+    assert check_onnx(wrapped, tmp_path / "out.onnx")["features"] > 0.1
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    source = save_tiny(tmp_path / "in", adaptors=ADAPTORS)
+    for arguments, message in (
+        ([str(source), str(tmp_path / "out.onnx"), "--adaptors", "sam"], "Unknown adaptors ['sam']"),
+        ([str(source), str(tmp_path / "out.onnx"), "--window-size", "16"], "fewer than two windows"),
+        ([str(tmp_path), str(tmp_path / "out.onnx")], "No checkpoint at"),
+    ):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]

@@ -1,0 +1,83 @@
+import json
+
+import pytest
+
+from model_cards.results import Measurement, Results, Source, build_tables, format_values, replace_text
+
+
+RESULTS = Results(
+    measurements=[
+        Measurement("raw pixels", "knn", "accuracy", "stamps", 0.25),
+        Measurement("student", "knn", "accuracy", "stamps", 0.5, seed=0),
+        Measurement("student", "knn", "accuracy", "stamps", 0.75, seed=1),
+        Measurement("student", "segmentation_probe", "mIoU", "scenes", 0.3),
+    ],
+    teachers=[Source("a", "teacher", "MIT", "a package")],
+    datasets=[Source("stamps", "test", "GPL-2.0-or-later", "another package", "99 images")],
+    run={"seconds": {"train": 1.5}},
+    remarks=["small"],
+)
+
+
+def test_results_survive_the_file(tmp_path):
+    RESULTS.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == RESULTS
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"measurements": [{"model": "a"}]}'])
+def test_another_file_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"other.json is no results file"):
+        Results.load(path)
+
+
+def test_an_unknown_field_is_refused(tmp_path):
+    RESULTS.save(tmp_path / "results.json")
+    content = json.loads((tmp_path / "results.json").read_text())
+    content["measurments"] = []
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="measurments"):
+        Results.load(tmp_path / "results.json")
+
+
+def test_tables_have_models_as_rows_and_leave_gaps_empty():
+    (table,) = build_tables(
+        [
+            Measurement("raw pixels", "knn", "accuracy", "stamps", 0.25),
+            Measurement("student", "knn", "accuracy", "stamps", 0.5, seed=0),
+            Measurement("student", "knn", "accuracy", "stamps", 0.75, seed=1),
+            Measurement("student", "knn", "recall", "stamps", 0.3),
+        ]
+    )
+    assert (table.title, table.columns) == ("knn", ["accuracy", "recall"])
+    assert table.rows == [("raw pixels", ["0.250", ""]), ("student", ["0.625 +- 0.177", "0.300"])]
+
+
+def test_tasks_measured_on_other_models_get_a_table_of_their_own():
+    tables = build_tables(
+        [
+            *(Measurement(model, "knn", "accuracy", "a", 0.5) for model in ("pixels", "student")),
+            Measurement("adaptor", "fidelity", "features", "b", 0.6),
+            *(Measurement(model, "probe", "mIoU", "c", 0.7) for model in ("student", "pixels")),
+        ]
+    )
+    assert [table.columns for table in tables] == [["knn accuracy", "probe mIoU"], ["features"]]
+    assert [table.title for table in tables] == ["", "fidelity"]
+    assert [model for model, _ in tables[0].rows] == ["pixels", "student"]
+
+
+def test_several_seeds_become_mean_and_sample_deviation():
+    assert format_values([0.1, 0.2, 0.3]) == "0.200 +- 0.100"
+    assert format_values([0.12345]) == "0.123"
+    assert format_values([]) == ""
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        replace_text(path, "\ud800")
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]

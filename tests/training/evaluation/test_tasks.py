@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from training.data.demo_assets import DemoAssets
+from training.data.evaluation_sets import ClassificationSet, SegmentationSet
+from training.evaluation import tasks
+from training.evaluation.extractors import Features, pixel_extractor
+from training.evaluation.tasks import (
+    EvaluationData,
+    measure_adaptor_fidelity,
+    measure_knn,
+    measure_segmentation_probe,
+    measure_zero_shot,
+)
+
+
+COLOURS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)
+
+
+def _painted(labels: torch.Tensor) -> torch.Tensor:
+    return COLOURS[labels][:, :, None, None].expand(-1, -1, 16, 16).contiguous()
+
+
+@pytest.fixture
+def data() -> EvaluationData:
+    """Six objects per set that their colour tells apart, and scenes whose left half is red, right half green."""
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    masks = torch.zeros(4, 16, 16, dtype=torch.long)
+    masks[:, :, 8:] = 1
+    scenes = COLOURS[masks].movedim(-1, 1).contiguous()
+    return EvaluationData(
+        "toy",
+        DemoAssets((), (), (), ("red", "green"), (), ""),
+        ClassificationSet(_painted(labels), labels, _painted(labels.flip(0)), labels.flip(0), ("red", "green")),
+        SegmentationSet(scenes, masks, scenes, masks, ("left", "right")),
+        _painted(labels),
+    )
+
+
+def _scores(measurements) -> dict[str, float]:
+    return {f"{found.task} {found.metric}": found.value for found in measurements}
+
+
+def test_knn_and_probe_of_pixels_that_tell_the_class(data):
+    assert _scores(measure_knn("pixels", pixel_extractor(8), data)) == {
+        "knn accuracy": 1.0,
+        "knn accuracy, mean features": 1.0,
+    }
+    (probe,) = measure_segmentation_probe("pixels", pixel_extractor(8), data, seed=3)
+    assert (probe.model, probe.metric, probe.dataset, probe.seed) == ("pixels", "mIoU", "toy scenes", 3)
+    assert probe.value > 0.99
+
+
+def test_a_model_without_summary_has_only_the_mean_of_its_features(data):
+    measurements = measure_knn("dense", lambda pixels: Features(None, F.avg_pool2d(pixels, 8)), data)
+    assert _scores(measurements) == {"knn accuracy, mean features": 1.0}
+
+
+def test_fidelity_skips_what_was_not_measured(data):
+    reference = data.extract(lambda pixels: Features(None, F.avg_pool2d(pixels, 8)), data.unlabelled, "")
+    measurements = measure_adaptor_fidelity(
+        "adaptor", lambda pixels: Features(None, F.avg_pool2d(pixels, 8)), reference, data
+    )
+    assert _scores(measurements) == {
+        "adaptor_fidelity features": pytest.approx(1.0),
+        "adaptor_fidelity centered features": pytest.approx(1.0),
+    }
+
+
+def test_zero_shot_goes_through_the_names_of_the_classifiers_classes(data, monkeypatch):
+    class ColourWords:
+        """Knows "red" and "green"; every other word means neither."""
+
+        def encode(self, texts):
+            return torch.tensor([[float("red" in text), float("green" in text)] for text in texts]) + 0.01
+
+    def classify(summary: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(summary), 3)
+        logits[:, 1], logits[:, 2] = 20 * summary[:, 0], 20 * summary[:, 1]
+        return logits
+
+    monkeypatch.setattr(tasks, "SentenceEncoder", ColourWords)
+    monkeypatch.setattr(tasks, "imagenet_class_names", lambda: ["a desk", "a red fox", "a green mamba"])
+    monkeypatch.setattr(tasks, "NUM_CONSE_CLASSES", 2)
+    extractor = lambda pixels: Features(pixels.mean((2, 3)), pixels)  # noqa: E731
+    (found,) = measure_zero_shot("teacher", extractor, classify, data)
+    assert found.value == 1.0
+    with pytest.raises(ValueError, match="zero_shot needs a summary, which 'dense' does not have"):
+        measure_zero_shot("dense", lambda pixels: Features(None, pixels), classify, data)
+
+
+def test_remarks_state_how_many_images_there_are(data):
+    remarks = " ".join(data.remarks())
+    assert "6 held-out objects of 2 classes, 6 training objects" in remarks
+    assert "most frequent class scores 0.500" in remarks
+    assert "error of an accuracy of one half is 0.204" in remarks

@@ -1,0 +1,34 @@
+import pytest
+
+from modeling_radio import RadioConfig, RadioModel
+from training.optimizers import build_optimizer, parameter_groups, trunk_parameters
+from training.recipe import OptimizerRecipe
+
+
+@pytest.fixture(scope="module")
+def model() -> RadioModel:
+    adaptor = {"name": "t", "summary_dim": 4, "feature_dim": 4, "hidden_size": 8}
+    return RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1, adaptors=[adaptor]))
+
+
+def test_every_parameter_is_in_one_group_and_only_matrices_decay(model: RadioModel) -> None:
+    decayed, undecayed = parameter_groups(model, 0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [{names[id(parameter)] for parameter in group["params"]} for group in (decayed, undecayed)]
+    assert groups[0] | groups[1] == set(names.values())
+    assert not groups[0] & groups[1]
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.1, 0)
+    generator = "radio_model.model.patch_generator"
+    assert {f"{generator}.pos_embed", f"{generator}.cls_token.token"} <= groups[1]
+    assert {f"{generator}.embedder.weight", "radio_model.adaptors.t.feat_mlp.fc1.weight"} <= groups[0]
+    assert not any(name.endswith("bias") for name in groups[0])
+
+
+def test_trunk_is_everything_but_the_adaptors(model: RadioModel) -> None:
+    num_adaptor = sum(p.numel() for p in model.radio_model.adaptors.parameters())
+    assert sum(p.numel() for p in trunk_parameters(model)) == model.num_parameters() - num_adaptor
+
+
+def test_unknown_optimizer_is_refused(model: RadioModel) -> None:
+    with pytest.raises(ValueError, match=r"`optimizer.name` must be one of \['adamw'\]; got 'adam'"):
+        build_optimizer(model, OptimizerRecipe(name="adam"))

@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import pytest
+
+from training.recipe import (
+    Recipe,
+    RecipeError,
+    differences,
+    list_recipes,
+    load_recipe,
+    save_recipe,
+)
+
+
+# What a recipe that names no images needs from the command line.
+SOURCE = "data.source=images"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_recipe(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write_recipe
+
+
+def test_the_published_recipes_are_there() -> None:
+    assert {"demo", "c_radio_v4_so400m", "c_radio_v4_h"} <= set(list_recipes())
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_survives_the_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, [SOURCE])
+    assert recipe.name == name
+    path = tmp_path / "recipe.yaml"
+    save_recipe(recipe, path)
+    assert load_recipe(str(path)) == recipe
+
+
+def test_missing_value_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"`data.source` has no value: add data.source=\.\.\."):
+        load_recipe("c_radio_v4_h")
+
+
+def test_base_is_read_first() -> None:
+    huge, small = (load_recipe(name, [SOURCE]) for name in ("c_radio_v4_h", "c_radio_v4_so400m"))
+    assert huge.student.preset == "c-radio_v4-h"
+    assert huge.teachers == small.teachers
+
+
+def test_own_file_with_a_base(write) -> None:
+    recipe = load_recipe(write("base: demo\nseed: 3\noptimizer: {learning_rate: 2e-3}\n"))
+    demo = load_recipe("demo")
+    assert (recipe.name, recipe.seed, recipe.optimizer.learning_rate) == ("mine", 3, 2e-3)
+    assert recipe.optimizer.betas == demo.optimizer.betas
+
+
+def test_overrides_reach_sections_entries_and_free_fields() -> None:
+    overrides = [
+        "optimizer.learning_rate=2e-4",
+        "teachers.nanodet-g.feature_weight=0.5",
+        "teachers.0.summary_weight=2",
+        "teachers.nanodet-g.options.level=2",
+        "partitions.low.sizes_px=[64,96,128]",
+        "student.config.hidden_size=96",
+        "data.num_images=null",
+    ]
+    recipe = load_recipe("demo", overrides)
+    assert recipe.optimizer.learning_rate == 2e-4
+    assert recipe.teachers[2].feature_weight == 0.5
+    assert recipe.teachers[0].summary_weight == 2
+    assert recipe.teachers[2].options["level"] == 2
+    assert recipe.partitions[0].sizes_px == [64, 96, 128]
+    assert recipe.student.config["hidden_size"] == 96
+    assert recipe.data.num_images is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learning_rat=1", r"unknown key 'optimizer.learning_rat'.*Did you mean 'learning_rate'"),
+        ("optimiser.learning_rate=1", r"unknown key 'optimiser'.*Did you mean 'optimizer'"),
+        ("teachers.nanodet-g.knd=x", r"unknown key 'teachers\[2\].knd'.*Did you mean 'kind'"),
+        ("teachers.nanodt-g.kind=x", r"Unknown entry 'nanodt-g' of 'teachers'. Did you mean 'nanodet-g'"),
+        ("teachers.7.kind=x", "Unknown entry '7' of 'teachers'"),
+        ("optimizer.learning_rate=fast", "optimizer.learning_rate: Value 'fast'"),
+        ("optimizer.learning_rate", "must have the form section.field=value"),
+        ("optimizer.learning_rate=-1", "`optimizer.learning_rate` must be above 0; got -1"),
+        ("views.teachers=cache", "`views.teachers` must be one of .*; got 'cache'. Did you mean 'cached'"),
+        ("views.crop_scale=[1, 0.5]", "`views.crop_scale` must be two numbers"),
+        ("partitions.low.sizes_px=[]", "`partitions.low.sizes_px` must be at least one size"),
+        ("partitions.low.probabilities=[1]", "`partitions.low.probabilities` must be one number"),
+        ("teachers=[]", r"`teachers \(names\)` must be at least one"),
+        ("ema.decay=1", "`ema.decay` must be in"),
+        ("mixed_precision=fp8", "`mixed_precision` must be one of"),
+    ],
+)
+def test_bad_override_is_one_clear_line(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe("demo", [override])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: demo\noptimizer: {lerning_rate: 1}\n", "unknown key .*lerning_rate.* Did you mean 'learning_rate'"),
+        ("base: demo\nteachers: [{name: a, kind: b, sauce: c}]\n", "unknown key .*sauce.*Did you mean 'source'"),
+        ("base: dem\n", "Unknown recipe 'dem'. Did you mean 'demo'"),
+        ("optimizer: [1, 2\n", "is not YAML"),
+        ("- a\n- b\n", "must hold a mapping"),
+        ("data: {source: x}\nteachers: [{name: a, kind: k}, {name: a, kind: k}]\n", "all different"),
+    ],
+)
+def test_bad_file_is_one_clear_line(text: str, message: str, write) -> None:
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe(write(text))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_unknown_name() -> None:
+    with pytest.raises(RecipeError, match="does not exist"):
+        load_recipe("nowhere/mine.yaml")
+    with pytest.raises(RecipeError, match=r"Unknown recipe 'dmeo'. Did you mean 'demo'"):
+        load_recipe("dmeo")
+
+
+def test_fingerprint_follows_what_decides_the_weights() -> None:
+    def fingerprint(*overrides: str) -> str:
+        return load_recipe("demo", overrides).fingerprint()
+
+    assert fingerprint() == fingerprint("checkpoints.keep=5", "logging.every_steps=1", "data.num_workers=0")
+    assert fingerprint() != fingerprint("seed=1")
+    assert fingerprint() != fingerprint("teachers.nanodet-g.feature_weight=2")
+
+
+def test_differences_name_the_entry() -> None:
+    old, new = load_recipe("demo"), load_recipe("demo", ["teachers.nanodet-g.options.level=2", "seed=1"])
+    assert differences(old.to_dict(), new.to_dict()) == [
+        "seed: 0 -> 1",
+        "teachers.nanodet-g.options: {} -> (absent)",
+        "teachers.nanodet-g.options.level: (absent) -> 2",
+    ]
+
+
+def test_defaults_are_valid() -> None:
+    recipe = Recipe(name="x", teachers=load_recipe("demo").teachers)
+    assert recipe.optimizer.name == "adamw"

@@ -1,0 +1,1 @@
+"""Distillation, evaluation and tuning of RADIO students; run with `python -m training.<command>`."""

@@ -1,0 +1,290 @@
+"""The whole job in minutes: distil a small student from real teachers, reopen it, show what it learned.
+
+`make demo` runs this. It writes below `--output`, by default `runs/demo`: the checkpoint folder `final/` with
+its model card, `results.json`, and the pictures `features.png` and `losses.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+from transformers.utils import logging as transformers_logging
+
+from model_cards.build import PICTURE, write_card
+from model_cards.results import STUDENT, Measurement, Results, build_tables
+from modeling_radio import RadioModel
+from training.data.evaluation_sets import photographs
+from training.distill import EXIT_INTERRUPTED, USER_ERRORS
+from training.evaluate import RAW_PIXELS, build_teachers, format_table, teacher_sources
+from training.evaluation.extractors import (
+    FeatureExtractor,
+    Features,
+    adaptor_extractor,
+    backbone_extractor,
+    extract_features,
+    pixel_extractor,
+)
+from training.evaluation.provenance import data_sources, describe_run
+from training.evaluation.tasks import (
+    EvaluationData,
+    load_photographs,
+    measure_adaptor_fidelity,
+    measure_knn,
+    measure_segmentation_probe,
+)
+from training.interruption import Interrupted
+from training.pictures import draw_columns, draw_curves, feature_columns, read_curves
+from training.recipe import Recipe, TeacherRecipe, load_recipe
+from training.reopen import ReopenError, reopen_elsewhere
+from training.student import build_student
+from training.teachers import Teacher, demo_teachers
+from training.trainer import Distiller
+
+
+NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
+PICTURE_LICENCE = "CC0-1.0"  # of the photographs shown: the picture may be published anywhere
+PICTURE_SCALE = 2  # our choice: photographs are shown at twice the training resolution, for finer feature maps
+PICTURE_CAPTION = (
+    "Dense features as their three principal components (red, green, blue). "
+    "An adaptor is drawn in the basis and range of its teacher: equal colours mean equal features."
+)
+MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
+
+
+@dataclass
+class Clock:
+    """Prints one line per phase and remembers how long each took, in seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside; the same phase may be entered again."""
+        started = time.perf_counter()
+        yield
+        took = time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        print(f"{name:<12} {took:6.1f} s", flush=True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all seeds share.
+
+    Attributes:
+        recipe: Of every run; only its seed differs.
+        data: The held-out images.
+        teachers: By name.
+        references: The teachers' features of `data.unlabelled`.
+    """
+
+    recipe: Recipe
+    data: EvaluationData
+    teachers: Mapping[str, Teacher]
+    references: Mapping[str, Features]
+
+    @classmethod
+    def load(cls, recipe: Recipe) -> Setting:
+        """Fetch and load everything that is not trained.
+
+        Raises:
+            PackageError: If packages cannot be fetched.
+            ValueError: If the recipe does not fit them.
+        """
+        teachers = build_teachers(recipe.teachers)
+        data = EvaluationData.load(recipe.data.source, min(build_student(recipe, teachers).preferred_resolution))
+        references = {name: data.extract(teacher, data.unlabelled, name) for name, teacher in teachers.items()}
+        return cls(recipe, data, teachers, references)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the student's patches in pixels."""
+        return self.untrained_student(0).patch_size
+
+    def untrained_student(self, seed: int) -> RadioModel:
+        """Return the student that a run with this seed starts from."""
+        return build_student(dataclasses.replace(self.recipe, seed=seed), self.teachers).eval()
+
+
+def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
+    """Return the recipe's teachers with what this machine cannot fetch replaced as `demo_teachers` says."""
+    if NPM_TEACHER not in [entry.kind for entry in recipe.teachers]:
+        return recipe.teachers
+    third = demo_teachers()[-1]
+    if third["kind"] == NPM_TEACHER:
+        return recipe.teachers
+    spare = TeacherRecipe(third["name"], third["kind"])
+    return [spare if entry.kind == NPM_TEACHER else entry for entry in recipe.teachers]
+
+
+def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -> Results:
+    """Distil, reopen, measure and draw; see the module's text for what is written.
+
+    Args:
+        recipe: What to train.
+        output: Folder for everything; with several seeds each has a subfolder `seed-N`.
+        seeds: One run each.
+        command: For the results file.
+
+    Returns:
+        The measurements of all seeds, also written to `results.json`.
+
+    Raises:
+        Interrupted: After Ctrl-C in training; the same command goes on.
+        ReopenError: If the checkpoint folder does not open elsewhere with the same outputs.
+        PackageError: If packages cannot be fetched.
+        ValueError: If the recipe cannot be used.
+    """
+    clock = Clock()
+    with clock.phase("fetch"):
+        setting = Setting.load(dataclasses.replace(recipe, teachers=reachable_teachers(recipe)))
+    print(f"teachers: {', '.join(setting.teachers)}; images: {setting.data.assets.description}", flush=True)
+    with clock.phase("references"):
+        pixels = measure_backbone(setting, RAW_PIXELS, pixel_extractor(setting.patch_size))
+        teachers = [
+            measurement
+            for name, teacher in setting.teachers.items()
+            for measurement in measure_backbone(setting, f"teacher {name}", teacher)
+        ]
+    students = []
+    for seed in seeds:
+        folder = output if len(seeds) == 1 else output / f"seed-{seed}"
+        students += run_seed(setting, folder, seed, clock)
+    results = Results(
+        [*pixels, *students, *teachers],
+        teacher_sources(setting.untrained_student(seeds[0]), setting.recipe),
+        data_sources(setting.data.assets),
+        describe_run(command, clock.seconds),
+        setting.data.remarks(),
+    )
+    for seed in seeds:
+        folder = output if len(seeds) == 1 else output / f"seed-{seed}"
+        write_card(folder / "final", results.of_seed(seed), name=f"radio-{recipe.name}")
+    results.save(output / "results.json")
+    return results
+
+
+def run_seed(setting: Setting, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
+    """Distil one student, reopen and draw it; return what it and its untrained self score."""
+    recipe = dataclasses.replace(setting.recipe, seed=seed)
+    with clock.phase("distil"):
+        checkpoint = Distiller(recipe, folder).run()
+    assert checkpoint is not None  # only a run that was told to stop early has none
+    before, after = setting.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
+    with clock.phase("evaluate"):
+        measurements = [
+            *measure_student(setting, before, " before training", seed),
+            *measure_student(setting, after, "", seed),
+        ]
+    with clock.phase("draw"):
+        draw_features(setting, before, after, folder / PICTURE)
+        shutil.copyfile(folder / PICTURE, checkpoint / PICTURE)
+        draw_curves(read_curves(folder / "logs"), folder / "losses.png")
+    with clock.phase("reopen"):
+        reopen_elsewhere(checkpoint, to_pil_image(setting.data.unlabelled[0]))
+    return measurements
+
+
+def measure_backbone(
+    setting: Setting, name: str, extractor: FeatureExtractor, seed: int | None = None
+) -> list[Measurement]:
+    """Measure what can be read from a model's own summary and features."""
+    measurements = measure_knn(name, extractor, setting.data, seed)
+    return measurements + measure_segmentation_probe(name, extractor, setting.data, seed)
+
+
+def measure_student(setting: Setting, model: RadioModel, suffix: str, seed: int) -> list[Measurement]:
+    """Measure a student's backbone and the fidelity of its adaptors; `suffix` ends the rows' names."""
+    measurements = measure_backbone(setting, f"{STUDENT}{suffix}", backbone_extractor(model), seed)
+    for name, reference in setting.references.items():
+        adaptor = adaptor_extractor(model, name)
+        row = f"adaptor {name}{suffix}"
+        measurements += measure_adaptor_fidelity(row, adaptor, reference, setting.data, seed)
+    return measurements
+
+
+def draw_features(setting: Setting, before: RadioModel, after: RadioModel, path: Path) -> None:
+    """Draw held-out photographs beside the features of teachers, adaptors and backbones."""
+    chosen = photographs(setting.data.assets, licence=PICTURE_LICENCE)
+    chosen = (chosen or photographs(setting.data.assets))[:MAX_PHOTOGRAPHS]
+    size = min(after.preferred_resolution.height * PICTURE_SCALE, after.max_resolution)
+    images = load_photographs(chosen, size)
+
+    def dense(extractor: FeatureExtractor) -> Tensor:
+        return extract_features(extractor, images).features
+
+    columns = feature_columns(
+        images,
+        teachers={name: dense(teacher) for name, teacher in setting.teachers.items()},
+        adaptors={name: dense(adaptor_extractor(after, name)) for name in setting.teachers},
+        backbones={
+            "backbone\nbefore training": dense(backbone_extractor(before)),
+            "backbone\ndistilled": dense(backbone_extractor(after)),
+        },
+    )
+    draw_columns(columns, path, caption=PICTURE_CAPTION)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments)
+    transformers_logging.disable_progress_bar()  # models load in no time
+    command = " ".join(["python -m training.demo", *arguments])
+    try:
+        recipe = load_recipe(options.recipe, _overrides(options))
+        results = run_demo(recipe, options.output, options.seeds, command)
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        return _end(str(interruption) or "interrupted", EXIT_INTERRUPTED)
+    except (*USER_ERRORS, ReopenError) as error:
+        return _end(f"error: {' '.join(str(error).split())}", 1)
+    print(*(f"\n{format_table(table)}" for table in build_tables(results.measurements)), sep="\n")
+    print(f"\nWrote {options.output}: checkpoint, model card, {PICTURE} and results.json.")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.demo",
+        description="Distil a small student from real teachers, reopen it and show what it learned.",
+    )
+    parser.add_argument("--recipe", default="demo", metavar="NAME|FILE.yaml", help="what to train (default: demo)")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="(runs/demo)")
+    parser.add_argument("--seeds", type=_seeds, default=[0], metavar="0,1,2", help="one run for each (default: 0)")
+    parser.add_argument("--steps", type=int, metavar="N", help="shorten the training, for a quick look")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="changes of the recipe")
+    return parser
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    if options.steps is None:
+        return options.overrides
+    warmup_steps = options.steps // 10  # our choice, the share of the demo's recipe
+    return [
+        f"schedule.num_steps={options.steps}",
+        f"schedule.warmup_steps={warmup_steps}",
+        *options.overrides,
+    ]
+
+
+def _end(message: str, status: int) -> int:
+    print(f"demo: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

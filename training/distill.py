@@ -1,0 +1,70 @@
+"""Distil a student: `python -m training.distill --recipe NAME`, or the same under `accelerate launch -m`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.data.packages import PackageError
+from training.interruption import Interrupted, TrainingDivergedError
+from training.recipe import list_recipes, load_recipe
+
+
+EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
+USER_ERRORS = (ValueError, OSError, PackageError, TrainingDivergedError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    if options.list_recipes:
+        print("\n".join(list_recipes()))
+        return 0
+    try:
+        _distil(options)
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        return _end(str(interruption) or "Interrupted.", EXIT_INTERRUPTED)
+    except USER_ERRORS as error:
+        if options.traceback:
+            raise
+        return _end(f"error: {' '.join(str(error).split())}", 1)
+    return 0
+
+
+def _distil(options: argparse.Namespace) -> None:
+    recipe = load_recipe(options.recipe, options.overrides)
+    from training.trainer import Distiller  # takes seconds, which `--help` and a misspelt recipe need not wait for
+
+    distiller = Distiller(recipe, options.output, is_restart=options.restart)
+    final = distiller.run(stop_at=options.stop_at)
+    if distiller.accelerator.is_main_process:
+        print(f"Wrote {final}." if final else "Stopped as asked by --stop-at; the same command resumes.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.distill",
+        description="Distil one student from several teachers. A run that was stopped goes on with the same command.",
+    )
+    parser.add_argument("--recipe", default="demo", metavar="NAME|FILE.yaml", help="what to train (default: demo)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/NAME)")
+    parser.add_argument("--list-recipes", action="store_true", help="print the names of the recipes and end")
+    parser.add_argument("--restart", action="store_true", help="start anew; refuses an --output that is not empty")
+    parser.add_argument("--stop-at", type=int, metavar="STEP", help="end this session with a checkpoint at STEP")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.field=value",
+        help="changes, e.g. optimizer.learning_rate=1e-3",
+    )
+    return parser
+
+
+def _end(message: str, status: int) -> int:
+    print(f"distill: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

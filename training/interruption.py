@@ -1,0 +1,52 @@
+"""Why a run ends early: a request by Ctrl-C or SIGTERM, answered between two steps, or divergence."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The run stopped because it was asked to; the message says how to go on."""
+
+
+class TrainingDivergedError(ArithmeticError):
+    """Too many steps in a row had non-finite gradients; the message names the losses."""
+
+
+class StopRequest:
+    """While entered, the first SIGINT or SIGTERM only sets `is_set`; a second one interrupts at once.
+
+    Outside of the main thread, where Python allows no signal handlers, it does nothing.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._previous: dict[int, Callable | int | None] = {}
+
+    def __enter__(self) -> "StopRequest":
+        try:
+            self._previous = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+        except ValueError:
+            self._previous = {}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def ignore_stop_signals(worker: int = 0) -> None:
+    """Let a data worker live on until its parent has finished the step (`worker_init_fn` of a DataLoader)."""
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

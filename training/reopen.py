@@ -1,0 +1,112 @@
+"""Reopens a checkpoint folder as a stranger would: in a new process, elsewhere, with transformers alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modeling_radio import RadioImageProcessor, RadioModel
+
+
+TOLERANCE = 1e-5
+"""Largest accepted difference; the same machine gives zero, another order of summation a few 1e-6."""
+
+STRANGER = """
+import sys
+from PIL import Image
+import torch
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, AutoModel, pipeline
+
+checkpoint, photograph, answers = sys.argv[1:]
+image = Image.open(photograph)
+processor = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+pixels = processor(image, return_tensors="pt")
+with torch.no_grad():
+    output = model(**pixels)
+    native = AutoModel.from_pretrained(checkpoint).eval()(**pixels)
+extract = pipeline("image-feature-extraction", model=checkpoint, trust_remote_code=True)
+found = {
+    "summary": output.summary,
+    "features": output.features,
+    "native summary": native.summary,
+    "native features": native.features,
+    "pipeline": extract(image, return_tensors=True),
+}
+for name, adaptor in output.adaptors.items():
+    if adaptor.summary is not None:
+        found[f"{name} summary"] = adaptor.summary
+    found[f"{name} features"] = adaptor.features
+save_file({name: tensor.contiguous() for name, tensor in found.items()}, answers)
+"""
+
+
+class ReopenError(RuntimeError):
+    """A checkpoint folder did not open elsewhere, or gave other numbers; the message is one line."""
+
+
+def reopen_elsewhere(checkpoint: Path, image: Image.Image) -> float:
+    """Open a folder through the Auto classes and the pipeline in a new process, and compare with ours.
+
+    The process runs in an empty folder, isolated from this repository and from the network. It also opens the
+    folder without `trust_remote_code`, as transformers' native model.
+
+    Args:
+        checkpoint: The folder.
+        image: Any RGB image.
+
+    Returns:
+        The largest absolute difference from the outputs in this process.
+
+    Raises:
+        ReopenError: If the folder does not open or a difference exceeds `TOLERANCE`.
+    """
+    expected = _outputs_here(checkpoint, image)
+    found = _outputs_elsewhere(checkpoint.resolve(), image)
+    differences = {name: (found[name] - tensor).abs().max().item() for name, tensor in expected.items()}
+    worst = max(differences, key=lambda name: differences[name])
+    if differences[worst] > TOLERANCE:
+        raise ReopenError(f"{checkpoint} reopened elsewhere gives another {worst}, by {differences[worst]:.2g}")
+    return differences[worst]
+
+
+@torch.no_grad()
+def _outputs_here(checkpoint: Path, image: Image.Image) -> dict[str, Tensor]:
+    model = RadioModel.from_pretrained(checkpoint).eval()
+    output = model(**RadioImageProcessor.from_pretrained(checkpoint)(image, return_tensors="pt"))
+    expected = {
+        "summary": output.summary,
+        "features": output.features,
+        "native summary": output.summary,
+        "native features": output.features,
+        "pipeline": output[0],
+    }
+    for name, adaptor in output.adaptors.items():
+        if adaptor.summary is not None:
+            expected[f"{name} summary"] = adaptor.summary
+        expected[f"{name} features"] = adaptor.features
+    return expected
+
+
+def _outputs_elsewhere(checkpoint: Path, image: Image.Image) -> dict[str, Tensor]:
+    with tempfile.TemporaryDirectory() as folder:
+        photograph, answers = Path(folder) / "photograph.png", Path(folder) / "answers.safetensors"
+        image.save(photograph)
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(folder) / "modules")}
+        # -I: neither the working directory nor PYTHONPATH nor the user's own packages are searched.
+        command = [sys.executable, "-I", "-c", STRANGER, str(checkpoint), str(photograph), str(answers)]
+        process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        if process.returncode != 0:
+            reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ReopenError(f"{checkpoint} does not open in a new process: {reason}")
+        return load_file(answers)

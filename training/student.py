@@ -1,0 +1,91 @@
+"""The student that a recipe and its teachers describe."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
+from training.recipe import Recipe, RecipeError, TeacherRecipe, did_you_mean
+from training.seeds import derive_seed
+
+
+class TeacherShape(Protocol):
+    """What of a teacher decides the student's shape."""
+
+    summary_dim: int | None
+    feature_dim: int
+
+
+def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:
+    """Return a student with fresh weights, the same for the same seed.
+
+    Args:
+        recipe: The recipe.
+        teachers: By name; each has an adaptor and a class token of its own, in the recipe's order.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "weights"))
+        return RadioModel(student_config(recipe, teachers))
+
+
+def student_config(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioConfig:
+    """Return the student's configuration.
+
+    Raises:
+        RecipeError: If a key of `student.config`, `student.adaptor` or a teacher's `adaptor` is unknown, or a
+            value does not fit.
+    """
+    with_summary = [index for index, teacher in enumerate(teachers.values()) if teacher.summary_dim is not None]
+    fields: dict[str, Any] = {
+        "num_cls_tokens": len(teachers),
+        "summary_idxs": with_summary or [0],
+        **copy.deepcopy(recipe.student.config),
+        "adaptors": _adaptors(recipe, teachers),
+    }
+    return _config(recipe, fields)
+
+
+def student_patch_size(recipe: Recipe) -> int:
+    """Return the student's patch in pixels, which teachers must know before the student can be built."""
+    return _config(recipe, recipe.student.config).patch_size
+
+
+def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
+    _check_keys("student.config", recipe.student.config, RadioConfig)
+    try:
+        if recipe.student.preset is not None:
+            return RadioConfig.from_preset(recipe.student.preset, **fields)
+        return RadioConfig(**fields)
+    except ValueError as error:
+        raise RecipeError(f"`student`: {error}") from error
+
+
+def _adaptors(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> list[dict[str, Any]]:
+    widths = [width for teacher in teachers.values() for width in (teacher.summary_dim, teacher.feature_dim) if width]
+    return [
+        {
+            "hidden_size": max(widths),  # AM-RADIO 3.2: as wide as the widest teacher
+            "token_index": index,
+            **_adaptor_fields(recipe, entry),
+            "name": entry.name,
+            "summary_dim": teachers[entry.name].summary_dim,
+            "feature_dim": teachers[entry.name].feature_dim,
+        }
+        for index, entry in enumerate(recipe.teachers)
+    ]
+
+
+def _adaptor_fields(recipe: Recipe, entry: TeacherRecipe) -> dict[str, Any]:
+    _check_keys("student.adaptor", recipe.student.adaptor, RadioAdaptorConfig)
+    _check_keys(f"teachers.{entry.name}.adaptor", entry.adaptor, RadioAdaptorConfig)
+    return {**recipe.student.adaptor, **entry.adaptor}
+
+
+def _check_keys(section: str, values: dict[str, Any], config_class: type) -> None:
+    valid = [field.name for field in dataclasses.fields(config_class)]
+    for key in values:
+        if key not in valid:
+            raise RecipeError(f"Unknown key '{section}.{key}'.{did_you_mean(key, valid)}")
