@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 SPECTRAL_OFFSET = 0.05
-"""Least spectral norm that sigmaReparam as used for RADIO can express (PHI-S, https://arxiv.org/abs/2410.01680, A.7)."""
+"""Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680)."""
 _PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
 _SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")
 _LAYER_SCALE = re.compile(r"(?P<block>radio_model\.model\.blocks\.\d+)\.(?P<scale>ls[12])\.grandma")
@@ -26,8 +26,8 @@ def fold_spectral(state: Mapping[str, Tensor], epsilon: float = 1e-6) -> dict[st
     """Replace each spectrally reparametrised weight by its effective value.
 
     sigmaReparam: w' = w * (softplus(s) + 0.05) / sigma(w), with sigma from the stored singular vectors after one step
-    of power iteration. The qkv projection is split into three parts and SwiGLU's `w12` into two, each with its own norm; a part without one (the
-    values, in some runs) stays as it is.
+    of power iteration. The qkv projection is split into three parts and SwiGLU's `w12` into two, each with its own
+    norm; a part without one (the values, in some runs) stays as it is.
 
     Args:
         state: Weights; layers that are not reparametrised pass through.

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -206,13 +206,26 @@ def verify(folder: Path, reference: Path, tolerance: float) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_: print(f"from_nvidia: warning: {message}", file=sys.stderr)
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"from_nvidia: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            _run(options)
+        except (ValueError, OSError) as error:
+            print(f"from_nvidia: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
     return 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning in one line, without the place in the source that raised it."""
+    print(f"from_nvidia: warning: {message}", file=sys.stderr)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -85,7 +85,8 @@ def build_config_fields(
     named = _named_fields(source.args)
     release = _release(state, source, version)
     name = version or hub.get("version") or (release.version if release else None)
-    fields = {
+    preferred = hub.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
+    fields: dict[str, Any] = {
         **_block_fields(state, named, depth),
         **_position_fields(state, named),
         **_prefix_fields(state, source.args),
@@ -94,15 +95,10 @@ def build_config_fields(
         **_vitdet_fields(state, source.args, name, depth),
         "hidden_size": width,
         "max_resolution": hub.get("max_resolution") or (release.max_px if release else _MAX_RESOLUTION_PX),
-        "preferred_resolution": list(
-            hub.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
-        ),
         "vitdet_window_size": hub.get("vitdet_window_size"),
         "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
-    fields["preferred_resolution"] = [
-        _nearest_multiple(side, fields["patch_size"]) for side in fields["preferred_resolution"]
-    ]
+    fields["preferred_resolution"] = [_nearest_multiple(side, fields["patch_size"]) for side in preferred]
     return fields
 
 

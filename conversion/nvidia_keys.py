@@ -11,8 +11,8 @@ HEADS = {"_heads": "head_mlp", "_feature_projections": "feat_mlp"}
 DROPPED_KEYS: dict[str, str] = {
     r"(base_model|radio_model\.model)\.(inner\.)?mask_token": "DINOv2's token for masked training",
     r"(base_model|radio_model\.model)\.(inner\.)?reg_token": "timm's registers; those of the patch generator are used",
-    r"(base_model|radio_model\.model)\.input_conditioner\.(norm_mean|norm_std)": "the architecture's own normalisation; "
-    "the top-level one is used",
+    r"(base_model|radio_model\.model)\.input_conditioner\.(norm_mean|norm_std)": "the architecture's own constants; "
+    "the top-level ones are used",
 }
 """Tensors that published files hold and no reader uses: pattern of the key, and why."""
 

@@ -117,7 +117,7 @@ def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, float]:
     Returns:
         Per output name, the largest absolute difference.
     """
-    import onnxruntime  # noqa: PLC0415 (only checking needs it)
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = dict.fromkeys(wrapped.names, 0.0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
     """
     try:
         stored = load_file(reference)
-    except Exception as error:  # noqa: BLE001 (the reader raises its own kinds for what is no such file)
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"Cannot read the reference {str(reference)!r}: {error}") from error
     groups: dict[tuple[str, str], list[re.Match[str]]] = {}
     for key in stored:
@@ -96,7 +97,7 @@ def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str
     if mode.startswith("intermediates/"):
         blocks = sorted({int(match["name"]) for match in wanted})
         levels = model.get_intermediate_features(
-            images, blocks, aggregation=mode.removeprefix("intermediates/"), window_size="global"
+            images, blocks, aggregation="dense" if mode.endswith("dense") else "sparse", window_size="global"
         )
         named = {str(block): level for block, level in zip(blocks, levels, strict=True)}
     else:

@@ -79,7 +79,7 @@ class RadioHeadBlock(nn.Module):
         self.attn = RadioAttention(config, adaptor.feature_num_attention_heads, qkv_bias=False)
         self.ls1 = RadioLayerScale(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = RadioMLP(config)
+        self.mlp = RadioMLP(config, 4 * config.hidden_size)  # whatever the backbone's own ratio
         self.ls2 = RadioLayerScale(config)
 
     def forward(self, tokens: Tensor) -> Tensor:

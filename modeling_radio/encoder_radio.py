@@ -119,11 +119,12 @@ class RadioAttention(nn.Module):
 class RadioMLP(nn.Module):
     """Two linear layers with an activation between; widths `hidden_size`, `intermediate_size`, `hidden_size`."""
 
-    def __init__(self, config: RadioConfig) -> None:
+    def __init__(self, config: RadioConfig, intermediate_size: int | None = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        width = intermediate_size or config.intermediate_size
+        self.fc1 = nn.Linear(config.hidden_size, width)
         self.act = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = nn.Linear(width, config.hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(hidden_states)))

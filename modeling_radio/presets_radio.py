@@ -38,18 +38,21 @@ _SIZE_G = {
     "use_final_norm": True,
     "use_patch_bias": True,
     "vitdet_num_global": 8,
-    "preferred_resolution": [518, 518],
+    "preferred_resolution": [896, 896],
 }
+
+_LAYER_SCALE = {"use_layer_scale": True}
+_SIZE_GIANT = {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "radio_v2.5-b": {**_SIZE_B, **_FOUR_TEACHERS, "preferred_resolution": [768, 768]},
     "radio_v2.5-l": {**_SIZE_L, **_FOUR_TEACHERS, "preferred_resolution": [768, 768]},
     "radio_v2.5-h": {**_SIZE_H, **_FOUR_TEACHERS, "preferred_resolution": [768, 768]},
     "radio_v2.5-g": _SIZE_G,
-    "c-radio_v3-b": {**_SIZE_B, **_FOUR_TEACHERS, "pos_embed_align_corners": True},
-    "c-radio_v3-l": {**_SIZE_L, **_FOUR_TEACHERS},
+    "c-radio_v3-b": {**_SIZE_B, **_FOUR_TEACHERS, **_LAYER_SCALE, "pos_embed_align_corners": True},
+    "c-radio_v3-l": {**_SIZE_L, **_FOUR_TEACHERS, **_LAYER_SCALE},
     "c-radio_v3-h": {**_SIZE_H, **_FOUR_TEACHERS, "pos_embed_align_corners": True},
-    "c-radio_v3-g": _SIZE_G,
+    "c-radio_v3-g": {**_SIZE_GIANT, **_FOUR_TEACHERS},
     "c-radio_v4-so400m": {**_SIZE_SO400M, **_THREE_TEACHERS},
     "c-radio_v4-h": {**_SIZE_H, **_THREE_TEACHERS},
     # Ours, for people without a cluster: DeiT's Ti and S widths (https://arxiv.org/abs/2012.12877), and one for tests.

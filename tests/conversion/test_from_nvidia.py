@@ -123,7 +123,7 @@ def test_lost_last_block_is_missed(edited):
         for key in [key for key in content["state_dict_ema"] if ".blocks.6." in key]:
             del content["state_dict_ema"][key]
 
-    with pytest.raises(ValueError, match="missing: radio_model.model.blocks.6.norm1.weight"):
+    with pytest.raises(ValueError, match=r"missing: radio_model\.model\.blocks\.6\.norm1\.weight"):
         convert(edited("radio_v2_tiny", edit))
 
 

@@ -10,11 +10,19 @@ from modeling_radio import RadioConfig, RadioModel
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
-ADAPTORS = [{"name": "siglip2-g", **HEAD, "feature_head": "attention"}, {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2}]  # fmt: skip
+ADAPTORS = [
+    {"name": "siglip2-g", **HEAD, "feature_head": "attention"},
+    {"name": "sam3", "token_index": 2, **HEAD, "upsample_factor": 2},
+]
+OUTPUTS = [
+    *("summary", "features", "siglip2-g_summary", "siglip2-g_features"),
+    *("sam3_summary", "sam3_features"),
+]
 
 
 def save_tiny(folder, **overrides):
-    RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_num_global=1, **overrides)).save_pretrained(folder)  # fmt: skip
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_num_global=1, **overrides)
+    RadioModel(config).save_pretrained(folder)
     return folder
 
 
@@ -28,7 +36,7 @@ def test_command_exports_and_checks(window, tmp_path, capsys):
     session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
     assert [entry.name for entry in session.get_inputs()] == ["pixel_values"]
     names = [entry.name for entry in session.get_outputs()]
-    assert names == ["summary", "features", *(f"{name}_{part}" for name in ("siglip2-g", "sam3") for part in ("summary", "features"))]  # fmt: skip
+    assert names == OUTPUTS
     model = RadioModel.from_pretrained(source).eval()
     images = torch.rand(3, 3, 96, 160)
     with torch.no_grad():
