@@ -74,7 +74,7 @@ class Clock:
         yield
         took = time.perf_counter() - started
         self.seconds[name] = self.seconds.get(name, 0.0) + took
-        print(f"{name:<12} {took:6.1f} s", flush=True)
+        print(f"{name:<16} {took:6.1f} s", flush=True)
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,9 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
 def run_seed(setting: Setting, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
     """Distil one student, reopen and draw it; return what it and its untrained self score."""
     recipe = dataclasses.replace(setting.recipe, seed=seed)
-    with clock.phase("distil"):
-        checkpoint = Distiller(recipe, folder).run()
+    distiller = Distiller(recipe, folder)
+    with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
+        checkpoint = distiller.run()
     assert checkpoint is not None  # only a run that was told to stop early has none
     before, after = setting.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
     with clock.phase("evaluate"):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from timm.optim import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
@@ -13,6 +14,9 @@ UNDECAYED_SUFFIXES = ("pos_embed", "cls_token.token")
 """The position table and the prefix tokens (AM-RADIO's cropped position embeddings, https://arxiv.org/abs/2312.06709)."""
 
 ADAPTOR_PREFIX = "radio_model.adaptors."
+BLOCK_PREFIX = "radio_model.model.blocks."
+
+MUON_MOMENTUM = 0.95  # Muon's own default
 
 
 def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
@@ -23,7 +27,7 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
     """
     if recipe.name not in OPTIMIZERS:
         raise ValueError(f"`optimizer.name` must be one of {sorted(OPTIMIZERS)}; got {recipe.name!r}.")
-    return OPTIMIZERS[recipe.name](parameter_groups(model, recipe.weight_decay), recipe)
+    return OPTIMIZERS[recipe.name](model, recipe)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -40,9 +44,34 @@ def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in model.named_parameters() if not name.startswith(ADAPTOR_PREFIX)]
 
 
-def _adamw(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> Optimizer:
+def _adamw(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
+    groups = parameter_groups(model, recipe.weight_decay)
     betas = (recipe.betas[0], recipe.betas[1])
     return AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerRecipe], Optimizer]] = {"adamw": _adamw}
+def _muon(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
+    """Muon for the matrices of the transformer blocks, AdamW for everything else.
+
+    References:
+        https://kellerjordan.github.io/posts/muon; update size as AdamW's: https://arxiv.org/abs/2502.16982
+    """
+    decayed, undecayed = parameter_groups(model, recipe.weight_decay)
+    of_blocks = {id(parameter) for name, parameter in model.named_parameters() if name.startswith(BLOCK_PREFIX)}
+    groups = [
+        {**decayed, "params": [parameter for parameter in decayed["params"] if id(parameter) in of_blocks]},
+        {**decayed, "params": [p for p in decayed["params"] if id(p) not in of_blocks], "use_fallback": True},
+        {**undecayed, "use_fallback": True},
+    ]
+    return Muon(
+        groups,
+        lr=recipe.learning_rate,
+        momentum=MUON_MOMENTUM,
+        nesterov=True,
+        adjust_lr_fn="match_rms_adamw",
+        fallback_lr_scale=recipe.fallback_lr_scale,
+        betas=(recipe.betas[0], recipe.betas[1]),
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, OptimizerRecipe], Optimizer]] = {"adamw": _adamw, "muon": _muon}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -164,6 +165,9 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
     for axes, (title, curves) in zip(grid, panels.items(), strict=True):
         for label, (steps, values) in curves.items():
             axes.plot(steps, values, label=label, linewidth=1.2)
+        # The first steps lie far above all others: cut off, so that the rest can be seen.
+        all_values = [value for _, values in curves.values() for value in values]
+        axes.set_ylim(0.95 * min(all_values), 1.05 * np.quantile(all_values, 0.95))
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)

@@ -34,11 +34,17 @@ class StudentRecipe:
         preset: Name of a `RadioConfig` preset to start from; None for the config's defaults.
         config: Fields of `RadioConfig` that differ from it.
         adaptor: Fields of `RadioAdaptorConfig` for every teacher's adaptor; a teacher's own `adaptor` wins.
+        positions: How the position table starts: "normal" (random, as published) or "sincos" (two-dimensional sines,
+            which a short run learns from much faster).
     """
 
     preset: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     adaptor: dict[str, Any] = field(default_factory=dict)
+    positions: str = "normal"
+
+    def __post_init__(self) -> None:
+        _require(self.positions in ("normal", "sincos"), "student.positions", self.positions, "'normal' or 'sincos'")
 
 
 @dataclass
@@ -199,6 +205,8 @@ class OptimizerRecipe:
         weight_decay: For matrices; never for biases, norms, the position table and the prefix tokens.
         betas: Decay of the first and second moment.
         eps: Added to the denominator.
+        fallback_lr_scale: Muon only: learning rate of everything outside of the blocks' matrices, which AdamW moves,
+            as a factor of `learning_rate`.
         clip_norm: Largest gradient norm; None for no clipping.
         trunk_frozen_steps: Steps during which only the adaptors learn.
         max_bad_steps: Consecutive steps with a non-finite gradient, each skipped, after which the run gives
@@ -210,6 +218,7 @@ class OptimizerRecipe:
     weight_decay: float = 0.02
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    fallback_lr_scale: float = 1.0
     clip_norm: float | None = 1.0
     trunk_frozen_steps: int = 0
     max_bad_steps: int = 10

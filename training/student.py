@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from training.recipe import Recipe, RecipeError, TeacherRecipe, did_you_mean
@@ -28,7 +29,27 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
-        return RadioModel(student_config(recipe, teachers))
+        student = RadioModel(student_config(recipe, teachers))
+    if recipe.student.positions == "sincos":
+        table = student.radio_model.model.patch_generator.pos_embed
+        with torch.no_grad():
+            table.copy_(sincos_positions(student.config.position_grid_size, student.config.hidden_size))
+    return student
+
+
+def sincos_positions(side: int, width: int) -> Tensor:
+    """Return a position table of sines and cosines of the column, then of the row, `(1, side * side, width)`.
+
+    Half the usual amplitude (our choice), so that it does not drown the patches of a new network.
+
+    References:
+        MoCo v3, section 4. https://arxiv.org/abs/2104.02057
+    """
+    frequencies = 10_000.0 ** -torch.linspace(0, 1, width // 4)
+    steps = torch.arange(side)[:, None] * frequencies
+    waves = torch.cat([steps.sin(), steps.cos()], dim=1)  # (side, width / 2)
+    columns, rows = waves.expand(side, -1, -1), waves[:, None].expand(-1, side, -1)
+    return 0.5 * torch.cat([columns, rows], dim=-1).flatten(0, 1).unsqueeze(0)
 
 
 def student_config(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioConfig:

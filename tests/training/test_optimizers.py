@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from modeling_radio import RadioConfig, RadioModel
 from training.optimizers import build_optimizer, parameter_groups, trunk_parameters
@@ -30,5 +31,22 @@ def test_trunk_is_everything_but_the_adaptors(model: RadioModel) -> None:
 
 
 def test_unknown_optimizer_is_refused(model: RadioModel) -> None:
-    with pytest.raises(ValueError, match=r"`optimizer.name` must be one of \['adamw'\]; got 'adam'"):
+    with pytest.raises(ValueError, match=r"`optimizer.name` must be one of \['adamw', 'muon'\]; got 'adam'"):
         build_optimizer(model, OptimizerRecipe(name="adam"))
+
+
+def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest(model: RadioModel) -> None:
+    recipe = OptimizerRecipe(name="muon", weight_decay=0.1, fallback_lr_scale=0.5)
+    optimizer = build_optimizer(model, recipe)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    matrices, *rest = [{names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]
+    blocks = "radio_model.model.blocks.0"
+    assert matrices == {f"{blocks}.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    assert matrices.union(*rest) == set(names.values())
+    assert all(group["use_fallback"] for group in optimizer.param_groups[1:])
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    model.zero_grad()
+    assert all((parameter != before[name]).any() for name, parameter in model.named_parameters())
