@@ -7,6 +7,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
+# Two threads that spin while they wait slow each other down many times when anything else runs.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: demo test lint format clean
 .DEFAULT_GOAL := demo
 

@@ -190,7 +190,8 @@ def run_seed(setting: Setting, folder: Path, seed: int, clock: Clock) -> list[Me
     with clock.phase("draw"):
         draw_features(setting, before, after, folder / PICTURE)
         shutil.copyfile(folder / PICTURE, checkpoint / PICTURE)
-        draw_curves(read_curves(folder / "logs"), folder / "losses.png")
+        if curves := read_curves(folder / "logs"):
+            draw_curves(curves, folder / "losses.png")
     with clock.phase("reopen"):
         reopen_elsewhere(checkpoint, to_pil_image(setting.data.unlabelled[0]))
     return measurements

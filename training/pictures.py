@@ -183,8 +183,10 @@ def read_curves(logs: Path) -> dict[str, dict[str, Curve]]:
         logs: The run's folder of records.
 
     Returns:
-        Curves by teacher, one panel each for dense features and summaries.
+        Curves by teacher, one panel each for dense features and summaries; nothing where nothing was recorded.
     """
+    if not logs.is_dir():
+        return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(logs)).Reload()

@@ -30,6 +30,7 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         student = RadioModel(student_config(recipe, teachers))
+    student.set_attn_implementation(recipe.student.attention)
     if recipe.student.positions == "sincos":
         table = student.radio_model.model.patch_generator.pos_embed
         with torch.no_grad():

@@ -51,7 +51,7 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
 def test_the_whole_demo_in_small(tmp_path, capsys):
     output = tmp_path / "demo"
     cache = f"views.cache_dir={tmp_path / 'cache'}"
-    small = ["data.num_images=64", "standardization.calibration_steps=1", cache]
+    small = ["data.num_images=64", "standardization.calibration_steps=1", "logging.every_steps=1", cache]
     assert main(["--output", str(output), "--seeds", "0,1", "--steps", "3", *small]) == 0
     results = Results.load(output / "results.json")
     student = [found for found in results.measurements if found.model == STUDENT]

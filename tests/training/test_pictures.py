@@ -1,8 +1,9 @@
 import pytest
 import torch
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
-from training.pictures import draw_columns, draw_curves, feature_columns, fit_pca_basis, pca_colors
+from training.pictures import draw_columns, draw_curves, feature_columns, fit_pca_basis, pca_colors, read_curves
 
 
 @pytest.fixture
@@ -41,6 +42,19 @@ def test_equal_features_get_equal_colours_in_the_teachers_basis(features):
     assert torch.equal(columns[1].images, columns[2].images)
     scaled = feature_columns(photographs, {"a": features}, {"a": features * 3}, {})
     assert not torch.equal(scaled[1].images, scaled[2].images)
+
+
+def test_recorded_losses_become_curves_by_teacher(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step, value in [(10, 2.0), (20, 1.5)]:
+            writer.add_scalar("features/teacher-a", value, step)
+            writer.add_scalar("learning_rate", value, step)
+        writer.add_scalar("summary/teacher-b", 0.5, 20)
+    assert read_curves(tmp_path) == {
+        "dense loss": {"teacher-a": ([10, 20], [2.0, 1.5])},
+        "summary loss": {"teacher-b": ([20], [0.5])},
+    }
+    assert read_curves(tmp_path / "missing") == {}
 
 
 def test_pictures_are_written_whole(features, tmp_path):
