@@ -1,6 +1,7 @@
 """From pixels to tokens: input normalisation, patch projection, cropped position embeddings, prefix tokens."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,7 @@ class RadioPatchGenerator(nn.Module):
         if not self.use_cropped_positions:
             table = self._interpolate(table[:, :, :rows, :cols], rows, cols)
             return table.flatten(2).transpose(1, 2)
-        side = torch.sym_max(rows, cols)
+        side = cast(int, torch.sym_max(rows, cols))  # `max` would fix the longer side under export
         tokens = self._interpolate(table, side, side).flatten(2).transpose(1, 2)
         # Cropped by index, not by slice: under export a slice would tie the strides to the grid's shape.
         row, col = (torch.arange(size, device=tokens.device) for size in (rows, cols))

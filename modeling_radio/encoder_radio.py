@@ -110,7 +110,8 @@ class RadioAttention(nn.Module):
         return output.reshape(batch_size, length, -1), None
 
     def _attention_function(self) -> Callable:
-        return ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        implementation = str(self.config._attn_implementation)
+        return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
 
     def _attention_options(self) -> dict[str, float]:
         return {"scaling": self.scaling, "dropout": self.dropout if self.training else 0.0}

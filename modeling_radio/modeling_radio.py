@@ -280,7 +280,7 @@ class RadioPreTrainedModel(PreTrainedModel):
         return WindowChoice(window, *predict(self.radio_model.model, self._block_cost(), layout, batch_size))
 
     def _block_cost(self) -> BlockCost:
-        key = (str(self.device), self.dtype, self.config._attn_implementation)
+        key = (str(self.device), self.dtype, str(self.config._attn_implementation))
         if self._block_costs is None or key not in self._block_costs:
             self._block_costs = {**(self._block_costs or {}), key: calibrate(self.radio_model.model)}
         return self._block_costs[key]

@@ -140,7 +140,7 @@ def evaluate(checkpoint: Path, tasks: Sequence[str], recipe: Recipe, *, size: in
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint} is no checkpoint folder: it has no config.json")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = RadioModel.from_pretrained(checkpoint).eval().to(device)
+    model = RadioModel.from_pretrained(checkpoint).eval().to(device)  # pyrefly: ignore[bad-argument-type]
     data = EvaluationData.load(recipe.data.source, size or min(model.preferred_resolution), device=device)
     evaluation = CheckpointEvaluation(model, recipe, data)
     measurements, seconds = [], {}

@@ -191,7 +191,7 @@ def read_curves(logs: Path) -> dict[str, dict[str, Curve]]:
 
     accumulator = EventAccumulator(str(logs)).Reload()
     panels: dict[str, dict[str, Curve]] = {}
-    for tag in accumulator.Tags()["scalars"]:
+    for tag in accumulator.Tags()["scalars"]:  # pyrefly: ignore[not-iterable]
         kind, _, teacher = tag.partition("/")
         if kind in LOSS_PANELS:
             events = accumulator.Scalars(tag)

@@ -19,7 +19,16 @@ H = RadioConfig.from_preset("c-radio_v4-h")
 
 @pytest.mark.parametrize(
     ("config", "px", "expected"),
-    [(B, 224, None), (B, 512, None), (B, 768, 24), (B, 1024, 32), (H, 512, None), (H, 768, 24), (H, 1024, 32), (H, 2048, 32)],
+    [
+        (B, 224, None),
+        (B, 512, None),
+        (B, 768, 24),
+        (B, 1024, 32),
+        (H, 512, None),
+        (H, 768, 24),
+        (H, 1024, 32),
+        (H, 2048, 32),
+    ],
 )
 def test_auto_is_global_until_attention_costs(config, px, expected):
     assert choose_without_budget(config, px // 16, px // 16) == expected
