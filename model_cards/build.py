@@ -18,8 +18,8 @@ from model_cards.results import STUDENT, Measurement, Results, Source, build_tab
 from modeling_radio import RadioConfig, RadioModel
 
 
-LICENCE = "apache-2.0"
-"""Licence identifier of the weights unless told otherwise: the one of this repository."""
+LICENCE = "other"
+"""Licence identifier of the weights unless told otherwise: who publishes them decides, by teachers and images."""
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE = "features.png"
 """A picture of this name in the checkpoint folder is shown in the card."""
@@ -110,7 +110,7 @@ def build_card(
         card_data=_card_data(results, title, licence).to_yaml(),
         title=title,
         source=model_id or str(checkpoint),
-        licence=licence,
+        licence=_licence_sentence(licence),
         config=config,
         parameters=count_parameters(config),
         native_blockers=native_blockers(config),
@@ -154,6 +154,12 @@ def _read_config(checkpoint: Path) -> RadioConfig:
         return RadioConfig.from_pretrained(checkpoint)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{checkpoint} is no RADIO checkpoint folder: config.json: {error}") from error
+
+
+def _licence_sentence(licence: str) -> str:
+    if licence == LICENCE:
+        return "No licence has been chosen for these weights yet; whoever publishes them must."
+    return f"The weights are released under `{licence}`."
 
 
 def _card_data(results: Results, title: str, licence: str) -> ModelCardData:

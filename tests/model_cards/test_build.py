@@ -34,7 +34,7 @@ RESULTS = Results(
 def test_metadata_describes_the_checkpoint(checkpoint):
     data = build_card(checkpoint, RESULTS, model_id="org/radio-tiny").data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "image-feature-extraction")
-    assert data.license == "apache-2.0"
+    assert data.license == "other"
     assert data.base_model == ["org/teacher-a"]
     found = {(result.task_type, result.metric_value, result.dataset_name) for result in data.eval_results}
     assert found == {("image-classification", 0.4567, "stamps"), ("image-segmentation", 0.3001, "scenes")}
