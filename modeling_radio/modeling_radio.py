@@ -313,6 +313,8 @@ class RadioPreTrainedModel(PreTrainedModel):
             window = self._resolve_window_size(window_size, pixel_values, image_grid_hw)
             embedded, layout = network.embed_packed(pixel_values, pack), pack.layout(window, pixel_values.device)
 
+        if output_attentions and layout.window_order is not None:
+            raise ValueError("`output_attentions` needs global attention: pass `window_size='global'`.")
         with self._record_attentions(output_attentions) as attentions:
             hidden_states, kept = network.model(embedded, layout, keep)
 

@@ -1,0 +1,150 @@
+"""Times our RadioModel beside transformers' native one: equal weights, one run, alternating calls.
+
+    python -m benchmarks.compare_native [--preset radio_v2.5-b] [--sizes 224,512,1024] [--dtypes float32,bfloat16]
+
+Prints a table and writes it with date, machine and versions to `benchmarks/results/`. Peak memory is that of a new
+process that loads one model and runs one image.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+import torchvision
+import transformers
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers.models.radio import RadioModel as NativeRadioModel
+
+from modeling_radio import RadioConfig, RadioModel
+
+
+RESULTS = Path(__file__).parent / "results"
+WINDOW_SIZE = 8
+VARIANTS = ("native", "ours", f"ours, window {WINDOW_SIZE}")
+SECONDS_PER_CASE = 8.0  # our choice: enough alternating rounds for a stable minimum at every size
+MIN_ROUNDS = 3
+
+
+def build_call(variant: str, folder: str, dtype: torch.dtype) -> Callable[[Tensor], nn.Module]:
+    """Return a function that runs one image through a variant loaded from a checkpoint folder."""
+    if variant == "native":
+        return NativeRadioModel.from_pretrained(folder, dtype=dtype).eval()
+    model = RadioModel.from_pretrained(folder, dtype=dtype).eval()
+    window = "global" if variant == "ours" else WINDOW_SIZE
+    return lambda image: model(image, window_size=window)
+
+
+@torch.inference_mode()
+def time_variants(calls: dict[str, Callable], image: Tensor) -> dict[str, float]:
+    """Return each variant's fastest call in seconds; rounds alternate, so that all meet the same disturbances."""
+    best = {}
+    for variant, call in calls.items():
+        call(image)
+        best[variant] = float("inf")
+    started, rounds = time.perf_counter(), 0
+    while rounds < MIN_ROUNDS or time.perf_counter() - started < SECONDS_PER_CASE:
+        for variant, call in calls.items():
+            begin = time.perf_counter()
+            call(image)
+            best[variant] = min(best[variant], time.perf_counter() - begin)
+        rounds += 1
+    return best
+
+
+def peak_memory_gib(variant: str, folder: str, size: int, dtype: str) -> float:
+    """Return the peak resident memory of a new process that runs one image."""
+    command = [sys.executable, "-m", "benchmarks.compare_native", "--peak", variant, folder, str(size), dtype]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def print_own_peak(variant: str, folder: str, size: int, dtype: str) -> None:
+    """Run one image and print this process's peak resident memory in GiB."""
+    call = build_call(variant, folder, getattr(torch, dtype))
+    with torch.inference_mode():
+        call(torch.rand(1, 3, size, size, dtype=getattr(torch, dtype)))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+def measure(preset: str, sizes: list[int], dtypes: list[str]) -> list[dict[str, object]]:
+    """Return one row per size and dtype: milliseconds, ratios to native and peak memory of each variant."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        RadioModel(RadioConfig.from_preset(preset)).save_pretrained(folder)
+        cases = [(dtype, size) for dtype in dtypes for size in sizes]
+        for dtype, size in tqdm(cases, desc="cases"):
+            calls = {variant: build_call(variant, folder, getattr(torch, dtype)) for variant in VARIANTS}
+            seconds = time_variants(calls, torch.rand(1, 3, size, size, dtype=getattr(torch, dtype)))
+            row: dict[str, object] = {"dtype": dtype, "size_px": size}
+            for variant in VARIANTS:
+                row[f"{variant}, ms"] = round(1000 * seconds[variant], 1)
+                row[f"{variant}, GiB"] = round(peak_memory_gib(variant, folder, size, dtype), 2)
+            for variant in VARIANTS[1:]:
+                row[f"{variant}, times as fast as native"] = round(seconds["native"] / seconds[variant], 2)
+            rows.append(row)
+    return rows
+
+
+def format_table(rows: list[dict[str, object]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows])
+
+
+def describe_machine() -> dict[str, object]:
+    """Return what the numbers depend on."""
+    return {
+        "date": date.today().isoformat(),
+        "processor": _processor_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    flags = " with AMX" if "amx_tile" in info.read_text() else ""
+    return f"{os.cpu_count()} x {names[0]}{flags}" if names else platform.processor()
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_native", description=__doc__)
+    parser.add_argument("--preset", default="radio_v2.5-b", choices=RadioConfig.presets)
+    parser.add_argument("--sizes", default="224,512,1024", help="image sides in pixels")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--peak", nargs=4, metavar=("VARIANT", "FOLDER", "SIZE", "DTYPE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        variant, folder, size, dtype = options.peak
+        print_own_peak(variant, folder, int(size), dtype)
+        return
+    transformers.utils.logging.disable_progress_bar()
+    sizes = [int(size) for size in options.sizes.split(",")]
+    rows = measure(options.preset, sizes, options.dtypes.split(","))
+    machine = describe_machine()
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"compare_native_{options.preset}_{machine['date']}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"machine": machine, "preset": options.preset, "rows": rows}, indent=2) + "\n")
+    partial.replace(path)
+    print(f"\n{format_table(rows)}\n\n{json.dumps(machine)}\nWrote {path}.")
+
+
+if __name__ == "__main__":
+    main()

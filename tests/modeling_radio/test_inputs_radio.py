@@ -1,0 +1,168 @@
+"""What the models refuse, and how they say it; and how often positions are resized."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from modeling_radio import RadioConfig, RadioModel
+
+
+@pytest.fixture
+def model() -> RadioModel:
+    return RadioModel(RadioConfig.from_preset("radio-test")).eval()
+
+
+@pytest.mark.parametrize(
+    ("pixel_values", "message"),
+    [
+        (torch.rand(1, 3, 60, 33), "multiples of 16 up to 256; the nearest valid size is 64 x 32"),
+        (torch.rand(1, 3, 272, 64), "nearest valid size is 256 x 64"),
+        (torch.rand(1, 3, 4, 64), "nearest valid size is 16 x 64"),
+        (torch.rand(1, 4, 64, 64), "must have 3 channels, got 4"),
+        (torch.rand(3, 64, 64), r"shape \(batch, channels, height, width\), got \(3, 64, 64\)"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "divide by 255 or use the image processor"),
+    ],
+)
+def test_bad_images(model, pixel_values, message):
+    with pytest.raises(ValueError, match=message):
+        model(pixel_values)
+
+
+def test_bad_format_and_blocks(model):
+    batch = torch.rand(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="'NLC' or 'NCHW', got 'NHWC'"):
+        model(batch, feature_format="NHWC")
+    with pytest.raises(ValueError, match=r"ascending blocks in \[0, 4\), got \[2, 1\]"):
+        model.get_intermediate_features(batch, indices=[2, 1])
+    with pytest.raises(ValueError, match="'sparse' or 'dense'"):
+        model.get_intermediate_features(batch, indices=[1], aggregation="mean")
+
+
+def test_attentions_need_global_blocks(model):
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="window_size='global'"):
+        model(torch.rand(1, 3, 64, 64), window_size=2, output_attentions=True)
+
+
+def test_pixels_far_outside_the_range_warn_once(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(torch.rand(1, 3, 32, 32) * 1.1 - 0.05)
+    with pytest.warns(UserWarning, match="divided by 255"):
+        model(torch.rand(1, 3, 32, 32) * 255)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(torch.rand(1, 3, 32, 32) * 255)
+
+
+def test_unknown_preset_and_field():
+    with pytest.raises(ValueError, match="Did you mean 'c-radio_v4-h'"):
+        RadioConfig.from_preset("c-radio-v4-h")
+    with pytest.raises(ValueError, match="Did you mean 'hidden_size'"):
+        RadioConfig.from_preset("radio-test", hiden_size=3)
+    with pytest.raises(ValueError, match="Did you mean 'feature_dim'"):
+        RadioConfig(adaptors=[{"name": "a", "hidden_size": 4, "features_dim": 4}])
+
+
+def test_nearest_supported_resolution(model):
+    assert model.get_nearest_supported_resolution(100, 37) == (96, 32)
+    assert model.get_nearest_supported_resolution(3, 5000) == (16, 256)
+    assert (model.patch_size, model.min_resolution_step, model.max_resolution) == (16, 16, 256)
+    assert model.preferred_resolution == (64, 64)
+
+
+@pytest.fixture
+def resizes(model, monkeypatch) -> list[tuple[int, int]]:
+    """Grids for which the position table was resized."""
+    calls: list[tuple[int, int]] = []
+    generator = model.radio_model.model.patch_generator
+    original = generator._resize_positions
+
+    def count(rows, cols):
+        calls.append((rows, cols))
+        return original(rows, cols)
+
+    monkeypatch.setattr(generator, "_resize_positions", count)
+    return calls
+
+
+@torch.no_grad()
+def test_positions_are_resized_once_per_size(model, resizes):
+    for _ in range(3):
+        model(torch.rand(1, 3, 32, 48))
+        model(torch.rand(1, 3, 64, 64))
+    assert resizes == [(2, 3), (4, 4)]
+    model.to(torch.float64)
+    model(torch.rand(1, 3, 32, 48, dtype=torch.float64))
+    assert len(resizes) == 3
+
+
+CHANGES = {
+    "in place": lambda table: table.mul_(2),
+    "through .data": lambda table: table.data.mul_(2),
+    "new data": lambda table: setattr(table, "data", table.data * 2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_positions_never_go_stale(model, change):
+    batch = torch.rand(1, 3, 32, 48)
+    before = model(batch).features
+    CHANGES[change](model.radio_model.model.patch_generator.pos_embed)
+    after = model(batch).features
+    assert not torch.equal(before, after)
+    fresh = RadioModel(model.config).eval()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(batch).features, after)
+
+
+@torch.no_grad()
+def test_loading_weights_and_optimiser_steps_refresh_positions(model):
+    batch = torch.rand(1, 3, 32, 48)
+    model(batch)
+    other = RadioModel(model.config).eval()
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model(batch).features, other(batch).features)
+    with torch.enable_grad():
+        nn.functional.mse_loss(model(batch).features, torch.zeros(1, 6, 32)).backward()
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(model(batch).features, other(batch).features)
+
+
+@pytest.mark.parametrize("window_size", [None, 2])
+def test_compiles_without_a_graph_break(model, window_size):
+    torch.compiler.reset()
+    batch = torch.rand(1, 3, 48, 80)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        expected = model(batch, window_size=window_size).features
+        torch.testing.assert_close(compiled(batch, window_size=window_size).features, expected, rtol=0, atol=2e-6)
+
+
+def test_exports_with_dynamic_shapes(model):
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values):
+            return self.model(pixel_values).features
+
+    rows, cols = torch.export.Dim("rows", min=2, max=16), torch.export.Dim("cols", min=2, max=16)
+    shapes = ({0: torch.export.Dim("batch", min=1, max=8), 2: 16 * rows, 3: 16 * cols},)
+    program = torch.export.export(Features(), (torch.rand(2, 3, 48, 80),), dynamic_shapes=shapes)
+    batch = torch.rand(3, 3, 112, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(batch), model(batch).features, rtol=0, atol=2e-6)
+
+
+def test_device_map_and_dtype(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    placed = RadioModel.from_pretrained(tmp_path, device_map="cpu", dtype=torch.bfloat16, attn_implementation="eager")
+    assert placed.dtype == torch.bfloat16
+    assert placed.config._attn_implementation == "eager"
+    assert placed(torch.rand(1, 3, 32, 32)).features.dtype == torch.bfloat16  # float32 pixels are fine
