@@ -514,7 +514,7 @@ class RadioModel(RadioPreTrainedModel):
         self.radio_model = RadioNetwork(config)
         self.post_init()
 
-    def forward(
+    def forward(  # noqa: PLR0913
         self,
         pixel_values: Tensor,
         image_grid_hw: Tensor | None = None,
@@ -524,6 +524,7 @@ class RadioModel(RadioPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        pixel_mask: Tensor | None = None,
     ) -> RadioModelOutput | tuple:
         """Encode images.
 
@@ -541,6 +542,8 @@ class RadioModel(RadioPreTrainedModel):
             output_hidden_states: Also return every block's output.
             output_attentions: Also return attention weights (eager attention only).
             return_dict: `False` returns a tuple of the fields that are not `None`.
+            pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`, accepted so that `model(**inputs)` works.
+                It changes nothing: the model sees the padding as grey image.
 
         Returns:
             `RadioModelOutput`.

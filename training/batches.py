@@ -28,6 +28,7 @@ class Batch:
         start: Row of the first of them in the step's whole batch of this partition.
         global_size: Rows of that whole batch.
         weight: Factor of this part's mean loss, so that all parts of the partition sum to its mean.
+        vitdet_window: Side in tokens of the student's attention windows; None for global attention.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class Batch:
     start: int
     global_size: int
     weight: float
+    vitdet_window: int | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -108,6 +110,7 @@ class BatchPlan:
         size_px = draw_size(partition.sizes_px, partition.probabilities, seed, "size", name, step)
         windows = partition.windows_px or [size_px]
         window_px = draw_size(windows, None, seed, "window", name, step)
+        vitdet_window = self._draw_vitdet_window(partition, step)
         part_size = partition.batch_size // (self.num_ranks * partition.accumulation_steps)
         for part in range(partition.accumulation_steps):
             start = (self.rank * partition.accumulation_steps + part) * part_size
@@ -122,7 +125,17 @@ class BatchPlan:
                 start=start,
                 global_size=partition.batch_size,
                 weight=1 / partition.accumulation_steps,
+                vitdet_window=vitdet_window,
             )
+
+    def _draw_vitdet_window(self, partition: PartitionRecipe, step: int) -> int | None:
+        """Return the attention window of a step, the same on every rank."""
+        if partition.vitdet_windows is None:
+            return None
+        seed, name = self.recipe.seed, partition.name
+        if torch.rand((), generator=make_generator(seed, "use_vitdet", name, step)) >= partition.vitdet_probability:
+            return None
+        return draw_size(partition.vitdet_windows, None, seed, "vitdet", name, step)
 
     def _image_at(self, partition: str, position: int) -> int:
         """Return the image at a place of the partition's sequence of epochs."""

@@ -143,6 +143,9 @@ class PartitionRecipe:
         accumulation_steps: Parts that a rank's share is computed in, to save memory.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
+        vitdet_windows: Sides in tokens of ViTDet windows, one drawn for an augmented step (AM-RADIO, appendix C);
+            None trains with global attention only.
+        vitdet_probability: Share of the steps that are augmented so.
     """
 
     name: str = "low"
@@ -151,12 +154,20 @@ class PartitionRecipe:
     batch_size: int = 64
     accumulation_steps: int = 1
     windows_px: list[int] | None = None
+    vitdet_windows: list[int] | None = None
+    vitdet_probability: float = 0.5
 
     def __post_init__(self) -> None:
         where = f"partitions.{self.name}"
         _require(bool(self.sizes_px), f"{where}.sizes_px", self.sizes_px, "at least one size")
         _require(self.batch_size > 0, f"{where}.batch_size", self.batch_size, "above 0")
         _require(self.accumulation_steps > 0, f"{where}.accumulation_steps", self.accumulation_steps, "above 0")
+        _require(
+            self.vitdet_windows is None or (bool(self.vitdet_windows) and min(self.vitdet_windows) >= 1),
+            f"{where}.vitdet_windows",
+            self.vitdet_windows,
+            "at least one size of at least 1 token, or null",
+        )
         if self.probabilities is not None:
             is_match = len(self.probabilities) == len(self.sizes_px) and min(self.probabilities) >= 0
             is_match = is_match and sum(self.probabilities) > 0

@@ -206,7 +206,7 @@ class Distiller:
             # After `next`: a data loader draws from the global generator when it starts, which is not at every step.
             torch.manual_seed(derive_seed(recipe.seed, "student", batch.partition, step, batch.start))
             with self._gradients_in_sync(number == self.plan.batches_per_step - 1):
-                losses = self._losses(example)
+                losses = self._losses(example, batch.vitdet_window)
                 self.accelerator.backward(losses["loss"] * batch.weight)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
@@ -215,9 +215,9 @@ class Distiller:
         values["gradient_norm"] = self._update_weights(values)
         return values
 
-    def _losses(self, example: Example) -> dict[str, Tensor]:
+    def _losses(self, example: Example, vitdet_window: int | None) -> dict[str, Tensor]:
         """Run the student and compare it with every teacher: each loss by name, `"loss"` being the weighted sum."""
-        output = self.student(example.pixel_values, feature_format="NCHW")
+        output = self.student(example.pixel_values, window_size=vitdet_window or "global", feature_format="NCHW")
         losses: dict[str, Tensor] = {}
         total = example.pixel_values.new_zeros(())
         for entry in self.recipe.teachers:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 
 
 @pytest.fixture
@@ -166,3 +166,15 @@ def test_device_map_and_dtype(model, tmp_path):
     assert placed.dtype == torch.bfloat16
     assert placed.config._attn_implementation == "eager"
     assert placed(torch.rand(1, 3, 32, 32)).features.dtype == torch.bfloat16  # float32 pixels are fine
+
+
+@torch.no_grad()
+def test_takes_what_the_processor_returns(model):
+    """Padded and packed batches go straight in; packing equals one image at a time."""
+    images = [torch.randint(0, 256, (3, rows, cols), dtype=torch.uint8) for rows, cols in ((48, 64), (80, 32))]
+    processor = RadioImageProcessor.from_model_config(model.config, do_resize=False)
+    padded = model(**processor(images, do_pad=True, return_tensors="pt"))
+    assert padded.features.shape == (2, 5 * 4, 32)
+    packed = model(**processor(images, do_pack=True, return_tensors="pt"))
+    single = [model(processor(image, return_tensors="pt").pixel_values).features[0] for image in images]
+    torch.testing.assert_close(packed.features, torch.cat(single), rtol=0, atol=2e-6)

@@ -89,3 +89,14 @@ def test_size_is_the_window_unless_windows_are_given() -> None:
     batches = list(BatchPlan(recipe_with(windows_px=[96]), 20).steps(0, 9))
     assert {batch.window_px for batch in batches} == {96}
     assert {batch.size_px for batch in batches} == {32, 64}
+
+
+def test_vitdet_windows_are_drawn_by_step_alike_on_all_ranks() -> None:
+    recipe = recipe_with(vitdet_windows=[2, 3], vitdet_probability=0.25)
+    plans = [BatchPlan(recipe, 20, rank, 2) for rank in range(2)]
+    drawn = [plans[0].step(step)[0].vitdet_window for step in range(400)]
+    assert drawn == [plans[1].step(step)[0].vitdet_window for step in range(400)]
+    counts = Counter(drawn)
+    assert set(counts) == {None, 2, 3}
+    assert 260 < counts[None] < 340
+    assert BatchPlan(recipe_with(), 20).step(0)[0].vitdet_window is None

@@ -140,7 +140,6 @@ def test_differences_name_the_entry() -> None:
     old, new = load_recipe("demo"), load_recipe("demo", ["teachers.nanodet-g.options.level=2", "seed=1"])
     assert differences(old.to_dict(), new.to_dict()) == [
         "seed: 0 -> 1",
-        "teachers.nanodet-g.options: {} -> (absent)",
         "teachers.nanodet-g.options.level: (absent) -> 2",
     ]
 
