@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.transforms.v2.functional import resize, to_pil_image
 from transformers.utils import logging as transformers_logging
 
 from model_cards.build import PICTURE, write_card
@@ -56,7 +56,8 @@ PICTURE_LICENCE = "CC0-1.0"  # of the photographs shown: the picture may be publ
 PICTURE_SCALE = 2  # our choice: photographs are shown at twice the training resolution, for finer feature maps
 PICTURE_CAPTION = (
     "Dense features as their three principal components (red, green, blue). "
-    "An adaptor is drawn in the basis and range of its teacher: equal colours mean equal features."
+    "An adaptor is drawn in the basis and range of its teacher: equal colours mean equal features.\n"
+    "Of the backbones the mean over images at each place is taken off first: what is left depends on the image."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
 
@@ -225,13 +226,18 @@ def draw_features(setting: Setting, before: RadioModel, after: RadioModel, path:
     def dense(extractor: FeatureExtractor) -> Tensor:
         return extract_features(extractor, images).features
 
+    def dense_without_position(extractor: FeatureExtractor) -> Tensor:
+        """Features less their mean over held-out images at each place, so that positions do not fill the colours."""
+        many = resize(setting.data.unlabelled, [size, size], antialias=True)
+        return dense(extractor) - extract_features(extractor, many).features.mean(dim=0)
+
     columns = feature_columns(
         images,
         teachers={name: dense(teacher) for name, teacher in setting.teachers.items()},
         adaptors={name: dense(adaptor_extractor(after, name)) for name in setting.teachers},
         backbones={
-            "backbone\nbefore training": dense(backbone_extractor(before)),
-            "backbone\ndistilled": dense(backbone_extractor(after)),
+            "backbone\nbefore training": dense_without_position(backbone_extractor(before)),
+            "backbone\ndistilled": dense_without_position(backbone_extractor(after)),
         },
     )
     draw_columns(columns, path, caption=PICTURE_CAPTION)
