@@ -15,8 +15,8 @@ from .presets_radio import PRESETS
 
 AUTO_MAP = {
     "AutoConfig": "configuration_radio.RadioConfig",
-    "AutoModel": "modeling_radio.RadioModel",
-    "AutoBackbone": "backbone_radio.RadioBackbone",
+    "AutoModel": "auto_radio.RadioModel",
+    "AutoBackbone": "auto_radio.RadioBackbone",
 }
 """Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
 

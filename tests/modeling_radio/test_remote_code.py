@@ -98,6 +98,8 @@ def assert_trusted_outputs_equal(saved, outputs):
 
 def test_folder_opens_with_trust_in_a_fresh_process(saved):
     assert_trusted_outputs_equal(saved, open_elsewhere(saved, "trusted"))
+    names = {path.name for path in saved.checkpoint.glob("*_radio.py")}
+    assert {path.name for path in (saved.work / "saved_again").glob("*_radio.py")} == names
 
 
 def test_folder_opens_natively_without_trust(saved):
@@ -137,4 +139,6 @@ def test_folder_holds_every_file_that_its_code_names(saved):
     for reference in auto_map.values():
         module, class_name = reference.split(".")
         tree = ast.parse((saved.checkpoint / f"{module}.py").read_text())
-        assert class_name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assert class_name in defined | imported
