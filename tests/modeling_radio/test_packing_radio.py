@@ -1,5 +1,7 @@
 """Packed images of different sizes give the results of one image at a time, and those of native transformers."""
 
+import inspect
+
 import pytest
 import torch
 from transformers.models.radio import RadioModel as NativeRadioModel
@@ -51,6 +53,10 @@ def test_equals_one_image_at_a_time(model, images, packed, window_size):
     assert out.adaptors["sam3"].summary is None
 
 
+@pytest.mark.skipif(
+    "image_grid_hw" not in inspect.signature(NativeRadioModel.forward).parameters,
+    reason="this release of transformers packs no images",
+)
 @torch.no_grad()
 def test_equals_native(model, packed, tmp_path):
     model.save_pretrained(tmp_path)
