@@ -78,7 +78,7 @@ class RadioAdaptorConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
-                raise ValueError(f"Unknown key {key!r} in `adaptors`.{_did_you_mean(key, known)}")
+                raise ValueError(f"Unknown key {key!r} in `adaptors`.{did_you_mean(key, known)}")
         missing = [key for key in ("name", "hidden_size") if key not in values]
         if missing:
             raise ValueError(f"An entry of `adaptors` lacks {missing}: {values}.")
@@ -226,11 +226,11 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             ValueError: If no preset has this name, or an override is no field.
         """
         if name not in PRESETS:
-            raise ValueError(f"Unknown preset {name!r}.{_did_you_mean(name, PRESETS)} Presets: {sorted(PRESETS)}.")
+            raise ValueError(f"Unknown preset {name!r}.{did_you_mean(name, PRESETS)} Presets: {sorted(PRESETS)}.")
         known = [field.name for field in dataclasses.fields(cls)]
         for key in overrides:
             if key not in known:
-                raise ValueError(f"Unknown configuration field {key!r}.{_did_you_mean(key, known)}")
+                raise ValueError(f"Unknown configuration field {key!r}.{did_you_mean(key, known)}")
         fields: dict[str, Any] = {**copy.deepcopy(PRESETS[name]), "version": name, **overrides}
         return cls(**fields)
 
@@ -320,10 +320,10 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 )
         for name in self.adaptor_names or []:
             if name not in names:
-                raise ValueError(f"Unknown adaptor {name!r} in `adaptor_names`.{_did_you_mean(name, names)}")
+                raise ValueError(f"Unknown adaptor {name!r} in `adaptor_names`.{did_you_mean(name, names)}")
 
 
-def _did_you_mean(word: str, choices: Any) -> str:
+def did_you_mean(word: str, choices: Any) -> str:
     """Return " Did you mean ...?", or nothing if no choice is near."""
     near = difflib.get_close_matches(word, list(choices), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

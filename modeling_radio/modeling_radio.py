@@ -10,7 +10,6 @@ What differs from a plain ViT:
 Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or save.
 """
 
-import difflib
 import math
 import shutil
 import warnings
@@ -27,7 +26,7 @@ from transformers import initialization as init
 from transformers.utils.generic import ModelOutput
 
 from .adaptors_radio import RadioAdaptor, RadioAdaptorOutput
-from .configuration_radio import RadioConfig
+from .configuration_radio import RadioConfig, did_you_mean
 from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
 from .encoder_radio import RadioLayerScale, RadioVisionTransformer
 from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
@@ -429,8 +428,7 @@ class RadioPreTrainedModel(PreTrainedModel):
         known = list(self.radio_model.adaptors)
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(name, known)
                 raise ValueError(f"Unknown adaptor {name!r} in `adaptor_names`.{hint} This model has {known}.")
         return names
 
