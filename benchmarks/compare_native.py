@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -102,6 +103,18 @@ def format_table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows])
 
 
+def report(program: str, preset: str, rows: list[dict[str, object]]) -> None:
+    """Print a program's rows as a table and write them, with what they depend on, to `benchmarks/results/`."""
+    machine = describe_machine()
+    RESULTS.mkdir(exist_ok=True)
+    processor = re.sub(r"[^a-z0-9]+", "-", str(machine["processor"]).lower()).strip("-")
+    path = RESULTS / f"{program}_{preset}_{machine['date']}_{processor}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"machine": machine, "preset": preset, "rows": rows}, indent=2) + "\n")
+    partial.replace(path)
+    print(f"\n{format_table(rows)}\n\n{json.dumps(machine)}\nWrote {path}.")
+
+
 def describe_machine() -> dict[str, object]:
     """Return what the numbers depend on."""
     return {
@@ -136,14 +149,7 @@ def main() -> None:
         return
     transformers.utils.logging.disable_progress_bar()
     sizes = [int(size) for size in options.sizes.split(",")]
-    rows = measure(options.preset, sizes, options.dtypes.split(","))
-    machine = describe_machine()
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"compare_native_{options.preset}_{machine['date']}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"machine": machine, "preset": options.preset, "rows": rows}, indent=2) + "\n")
-    partial.replace(path)
-    print(f"\n{format_table(rows)}\n\n{json.dumps(machine)}\nWrote {path}.")
+    report("compare_native", options.preset, measure(options.preset, sizes, options.dtypes.split(",")))
 
 
 if __name__ == "__main__":

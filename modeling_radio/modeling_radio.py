@@ -262,9 +262,10 @@ class RadioPreTrainedModel(PreTrainedModel):
         self._check_image_size(height, width)
         rows, cols = height // self.patch_size, width // self.patch_size
         if max_latency_ms is None and max_memory_gib is None:
-            return self._predict_window(rows, cols, choose_without_budget(self.config, rows, cols), batch_size)
+            window = choose_without_budget(self.config, rows, cols)
+            return self.predict_window_cost(height, width, window, batch_size)
         windows = [None, *(window for window in WINDOW_SIZES if window < max(rows, cols))]
-        candidates = [self._predict_window(rows, cols, window, batch_size) for window in windows]
+        candidates = [self.predict_window_cost(height, width, window, batch_size) for window in windows]
         choice = choose_within(candidates, max_latency_ms, max_memory_gib)
         if choice.latency_ms > (max_latency_ms or math.inf) or choice.memory_gib > (max_memory_gib or math.inf):
             warnings.warn(
@@ -274,9 +275,18 @@ class RadioPreTrainedModel(PreTrainedModel):
             )
         return choice
 
-    def _predict_window(self, rows: int, cols: int, window: int | None, batch_size: int) -> WindowChoice:
-        layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window, torch.device("cpu"))
-        return WindowChoice(window, *predict(self.radio_model.model, self._block_cost(), layout, batch_size))
+    def predict_window_cost(
+        self, height: int, width: int, window_size: int | None, batch_size: int = 1
+    ) -> WindowChoice:
+        """Return what `choose_window_size` predicts for one window, `None` being global attention.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch size or too large.
+        """
+        self._check_image_size(height, width)
+        rows, cols = height // self.patch_size, width // self.patch_size
+        layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window_size, torch.device("cpu"))
+        return WindowChoice(window_size, *predict(self.radio_model.model, self._block_cost(), layout, batch_size))
 
     def _block_cost(self) -> BlockCost:
         key = (str(self.device), self.dtype, str(self.config._attn_implementation))

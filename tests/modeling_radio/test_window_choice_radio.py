@@ -73,12 +73,13 @@ def test_prediction_adds_up_over_the_blocks():
     cost = BlockCost(fixed=1.0, per_token=0.1, per_pair=0.01, per_segment=0.5)
     model._block_costs = {(str(model.device), model.dtype, model.config._attn_implementation): cost}
     prefix = model.config.num_prefix_tokens
-    whole = model._predict_window(4, 4, None, batch_size=2)
+    whole = model.predict_window_cost(4 * model.patch_size, 4 * model.patch_size, None, batch_size=2)
     length = prefix + 16
     per_global = 1 + 2 * (0.1 * length + 0.01 * length**2 + 0.5)
     assert whole.latency_ms == pytest.approx(4 * per_global)
     per_windowed = 1 + 2 * (0.1 * 16 + 0.01 * 4 * 16 + 0.5 * 4)
-    assert model._predict_window(4, 4, 2, batch_size=2).latency_ms == pytest.approx(2 * per_global + 2 * per_windowed)
+    windowed = model.predict_window_cost(4 * model.patch_size, 4 * model.patch_size, 2, batch_size=2)
+    assert windowed.latency_ms == pytest.approx(2 * per_global + 2 * per_windowed)
     weights = sum(p.numel() * 4 for p in model.radio_model.model.parameters())
     assert whole.memory_gib > weights / 2**30
 
