@@ -1,5 +1,7 @@
 """ViTDet windows over any grid against dense masked attention written independently here."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -93,3 +95,29 @@ def test_flash_kernels_get_all_windows_in_one_call(model, monkeypatch):
         actual = model(batch, window_size=3).last_hidden_state
     assert sum(call is not None for call in calls) == 4
     torch.testing.assert_close(actual, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling flex attention on a CPU needs a C++ compiler")
+@pytest.mark.parametrize("window", ["global", 3])
+def test_flex_equals_sdpa(model, window):
+    """The real kernel, ragged windows too: 7 x 5 patches do not divide by 3."""
+    batch = torch.rand(1, 3, 7 * 16, 5 * 16)
+    with torch.no_grad():
+        expected = model(batch, window_size=window).last_hidden_state
+        model.set_attn_implementation("flex_attention")
+        actual = model(batch, window_size=window).last_hidden_state
+    torch.testing.assert_close(actual, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", ["global", 3])
+def test_flash_equals_sdpa(model, window):
+    pytest.importorskip("flash_attn")
+    model = model.to("cuda", torch.bfloat16)
+    batch = torch.rand(1, 3, 7 * 16, 5 * 16, device="cuda", dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected = model(batch, window_size=window).last_hidden_state
+        model.set_attn_implementation("flash_attention_2")
+        actual = model(batch, window_size=window).last_hidden_state
+    torch.testing.assert_close(actual, expected, rtol=0.05, atol=0.05)
