@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize, to_pil_image
 from transformers.utils import logging as transformers_logging
@@ -44,6 +45,7 @@ from training.evaluation.tasks import (
 )
 from training.interruption import Interrupted
 from training.pictures import draw_columns, draw_curves, feature_columns, read_curves
+from training.precision import is_bfloat16_faster
 from training.recipe import Recipe, TeacherRecipe, load_recipe
 from training.reopen import ReopenError, reopen_elsewhere
 from training.student import build_student
@@ -126,6 +128,16 @@ def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
         return recipe.teachers
     spare = TeacherRecipe(third["name"], third["kind"])
     return [spare if entry.kind == NPM_TEACHER else entry for entry in recipe.teachers]
+
+
+def in_faster_precision(recipe: Recipe) -> Recipe:
+    """Return the recipe with student and teachers in float32 if this machine has a CPU only that is faster so."""
+    if torch.accelerator.is_available() or is_bfloat16_faster():
+        return recipe
+    teachers = [
+        dataclasses.replace(entry, options={**entry.options, "precision": "float32"}) for entry in recipe.teachers
+    ]
+    return dataclasses.replace(recipe, mixed_precision="no", teachers=teachers)
 
 
 def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -> Results:
@@ -251,6 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = " ".join(["python -m training.demo", *arguments])
     try:
         recipe = load_recipe(options.recipe, _overrides(options))
+        if options.precision == "auto":
+            recipe = in_faster_precision(recipe)
         results = run_demo(recipe, options.output, options.seeds, command)
     except (Interrupted, KeyboardInterrupt) as interruption:
         return _end(str(interruption) or "interrupted", EXIT_INTERRUPTED)
@@ -270,6 +284,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="(runs/demo)")
     parser.add_argument("--seeds", type=_seeds, default=[0], metavar="0,1,2", help="one run for each (default: 0)")
     parser.add_argument("--steps", type=int, metavar="N", help="shorten the training, for a quick look")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "recipe"),
+        default="auto",
+        help="what this machine computes faster in, or what the recipe says (default: auto)",
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="changes of the recipe")
     return parser
 

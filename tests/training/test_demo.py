@@ -1,9 +1,10 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from model_cards.results import STUDENT, Results
-from training import demo
+from training import demo, precision
 from training.demo import Clock, main, reachable_teachers
 from training.recipe import load_recipe
 
@@ -24,6 +25,20 @@ def test_without_npm_the_detector_is_replaced(monkeypatch):
     assert [entry.kind for entry in reachable_teachers(recipe)] == kinds
     kinds[2] = "nanodet-g"
     assert reachable_teachers(recipe) == recipe.teachers
+
+
+@pytest.mark.parametrize(("is_faster", "expected"), [(True, ("bf16", "bfloat16")), (False, ("no", "float32"))])
+def test_the_faster_precision_is_taken_for_student_and_teachers(is_faster, expected, monkeypatch):
+    monkeypatch.setattr(demo, "is_bfloat16_faster", lambda: is_faster)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    recipe = demo.in_faster_precision(load_recipe("demo"))
+    assert (recipe.mixed_precision, *{entry.options["precision"] for entry in recipe.teachers}) == expected
+
+
+def test_precision_is_timed_on_this_machine(monkeypatch):
+    assert isinstance(precision.is_bfloat16_faster(), bool)
+    monkeypatch.setattr(precision, "_linear_seconds", {torch.float32: 2.0, torch.bfloat16: 1.0}.get)
+    assert precision.is_bfloat16_faster()
 
 
 @pytest.mark.parametrize(
