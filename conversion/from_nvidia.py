@@ -13,14 +13,16 @@ from typing import Any, TextIO
 
 import torch
 from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from conversion.files import check_output, write_output
 from conversion.folding import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
 from conversion.nvidia_config import adaptor_names, build_config_fields
 from conversion.nvidia_keys import adaptor_of, head_names, our_keys
 from conversion.nvidia_source import NvidiaCheckpoint, read_checkpoint
+from conversion.text_tower import add_text_tower
 from conversion.verification import compare_with_reference, format_comparisons, largest_difference
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 
 
@@ -140,14 +142,30 @@ def _did_you_mean(word: str, choices: Sequence[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def save(model: RadioModel, folder: Path, source: str) -> None:
-    """Write model, processor, remote code and a short description into a folder."""
+def save(
+    model: RadioModel | RadioForZeroShotImageClassification,
+    folder: Path,
+    source: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    text_source: str | None = None,
+) -> None:
+    """Write model, processor, tokenizer, remote code and a short description into a folder.
+
+    Args:
+        model: What `convert` returned, also with a text tower.
+        folder: Where to write.
+        source: How the description names NVIDIA's checkpoint.
+        tokenizer: That of the text tower.
+        text_source: How the description names the text tower's checkpoint.
+    """
     model.save_pretrained(folder)
     RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
-    (folder / "README.md").write_text(describe(model.config, source))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(describe(model.config, source, text_source))
 
 
-def describe(config: RadioConfig, source: str) -> str:
+def describe(config: RadioConfig, source: str, text_source: str | None = None) -> str:
     """Return a short README: where the weights come from, whose licence they have, what opens them."""
     names = ", ".join(config.adaptor_names or []) or "none"
     native = not (
@@ -185,6 +203,27 @@ model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 with torch.no_grad():
     out = model(**processor(image, return_tensors="pt"))  # pixels in [0, 1]: the model normalises
 out.summary, out.features, out.adaptors
+```
+{"" if text_source is None else _describe_text(config, text_source)}"""
+
+
+def _describe_text(config: RadioConfig, text_source: str) -> str:
+    return f"""
+## Texts
+
+The text tower is that of `{text_source}`, whose licence it keeps; adaptor `{config.text_adaptor}` lives in its space.
+The tokenizer canonicalises texts by itself where the tower needs it.
+
+```python
+from transformers import AutoModelForZeroShotImageClassification, AutoTokenizer, pipeline
+
+classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
+classify("photograph.jpg", candidate_labels=["a cat", "a dog"])
+
+model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
+classes = model.embed_classes(AutoTokenizer.from_pretrained(folder), ["cat", "dog", "grass"])
+maps = model.segment(processor(image, return_tensors="pt").pixel_values, classes)
+processor.post_process_semantic_segmentation(maps, target_sizes=[image.size[::-1]])
 ```
 """
 
@@ -236,8 +275,13 @@ def _run(options: argparse.Namespace) -> None:
         version=options.version,
         overrides=dict(options.set or []),
     )
-    source = read_label(options.source)
-    write_output(options.output, partial(_save_and_verify, model, source, options), overwrite=options.overwrite)
+    tokenizer = None
+    if options.text_tower is not None:
+        model, tokenizer = add_text_tower(model, options.text_tower, options.text_adaptor)
+    elif options.text_adaptor is not None:
+        raise ValueError(f"--text-adaptor {options.text_adaptor} needs --text-tower, which it belongs to.")
+    write = partial(_save_and_verify, model, tokenizer, options)
+    write_output(options.output, write, overwrite=options.overwrite)
     names = ", ".join(model.config.adaptor_names or []) or "none"
     print(
         f"{options.output}: {model.config.version or 'RADIO'}, {model.num_parameters():,} parameters, adaptors: {names}"
@@ -249,9 +293,15 @@ def read_label(source: str) -> str:
     return Path(source).name if Path(source).exists() else source
 
 
-def _save_and_verify(model: RadioModel, source: str, options: argparse.Namespace, folder: Path) -> None:
+def _save_and_verify(
+    model: RadioModel | RadioForZeroShotImageClassification,
+    tokenizer: PreTrainedTokenizerBase | None,
+    options: argparse.Namespace,
+    folder: Path,
+) -> None:
     folder.mkdir()
-    save(model, folder, source)
+    text_source = None if options.text_tower is None else read_label(options.text_tower)
+    save(model, folder, read_label(options.source), tokenizer, text_source)
     if options.verify is not None:
         verify(folder, options.verify, options.tolerance)
 
@@ -266,6 +316,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", metavar="NAME", help="published version, for example c-radio_v4-h")
     parser.add_argument(
         "--set", nargs="+", type=_assignment, metavar="FIELD=VALUE", help="configuration fields to set by hand"
+    )
+    parser.add_argument(
+        "--text-tower",
+        metavar="ID|DIR",
+        help="SigLIP, SigLIP2 or CLIP in transformers' format: pack its text tower and tokenizer for zero-shot tasks",
+    )
+    parser.add_argument(
+        "--text-adaptor", metavar="NAME", help="adaptor of that teacher (default: the one of its family and width)"
     )
     parser.add_argument("--verify", type=Path, metavar="REFERENCE.safetensors", help="compare with stored outputs")
     parser.add_argument(

@@ -2,9 +2,15 @@
 
 from .adaptors_radio import RadioAdaptorOutput
 from .backbone_radio import RadioBackbone
+from .classification_radio import RadioForImageClassification
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
+from .depth_radio import RadioForDepthEstimation
+from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetection
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioIntermediateOutput, RadioModel, RadioModelOutput, RadioPreTrainedModel
+from .sam3_radio import attach_to_sam3, save_attached
+from .segmentation_radio import RadioForSemanticSegmentation
+from .zero_shot_radio import RadioForZeroShotImageClassification, RadioZeroShotOutput
 
 
 __all__ = [
@@ -12,9 +18,18 @@ __all__ = [
     "RadioAdaptorOutput",
     "RadioBackbone",
     "RadioConfig",
+    "RadioForDepthEstimation",
+    "RadioForImageClassification",
+    "RadioForInstanceSegmentation",
+    "RadioForObjectDetection",
+    "RadioForSemanticSegmentation",
+    "RadioForZeroShotImageClassification",
     "RadioImageProcessor",
     "RadioIntermediateOutput",
     "RadioModel",
     "RadioModelOutput",
     "RadioPreTrainedModel",
+    "RadioZeroShotOutput",
+    "attach_to_sam3",
+    "save_attached",
 ]

@@ -4,9 +4,29 @@ A folder that was opened by remote code can then be saved again in full.
 """
 
 from .backbone_radio import RadioBackbone
+from .classification_radio import RadioForImageClassification
 from .configuration_radio import RadioConfig
+from .depth_radio import RadioForDepthEstimation
+from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetection
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioModel
+from .pipelines_radio import RadioZeroShotImageClassificationPipeline
+from .sam3_radio import RadioSam3Model
+from .segmentation_radio import RadioForSemanticSegmentation
+from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
-__all__ = ["RadioBackbone", "RadioConfig", "RadioImageProcessor", "RadioModel"]
+__all__ = [
+    "RadioBackbone",
+    "RadioConfig",
+    "RadioForDepthEstimation",
+    "RadioForImageClassification",
+    "RadioForInstanceSegmentation",
+    "RadioForObjectDetection",
+    "RadioForSemanticSegmentation",
+    "RadioForZeroShotImageClassification",
+    "RadioImageProcessor",
+    "RadioModel",
+    "RadioSam3Model",
+    "RadioZeroShotImageClassificationPipeline",
+]

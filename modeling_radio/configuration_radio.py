@@ -17,8 +17,27 @@ AUTO_MAP = {
     "AutoConfig": "configuration_radio.RadioConfig",
     "AutoModel": "auto_radio.RadioModel",
     "AutoBackbone": "auto_radio.RadioBackbone",
+    "AutoModelForImageClassification": "auto_radio.RadioForImageClassification",
+    "AutoModelForZeroShotImageClassification": "auto_radio.RadioForZeroShotImageClassification",
+    "AutoModelForSemanticSegmentation": "auto_radio.RadioForSemanticSegmentation",
+    "AutoModelForImageSegmentation": "auto_radio.RadioForSemanticSegmentation",
+    "AutoModelForDepthEstimation": "auto_radio.RadioForDepthEstimation",
+    "AutoModelForObjectDetection": "auto_radio.RadioForObjectDetection",
+    "AutoModelForInstanceSegmentation": "auto_radio.RadioForInstanceSegmentation",
 }
 """Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
+
+CUSTOM_PIPELINES = {
+    "zero-shot-image-classification": {
+        "impl": "pipelines_radio.RadioZeroShotImageClassificationPipeline",
+        "pt": ["AutoModelForZeroShotImageClassification"],
+        "type": "multimodal",
+    }
+}
+"""Written where there is a text tower: transformers' own pipeline tells SigLIP's towers by the model's name."""
+
+CLASSIFIER_POOLINGS = ("summary", "summary_and_features")
+SEGMENTATION_HEADS = ("linear", "dpt")
 
 OPENAI_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -137,6 +156,28 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             converted checkpoint can be converted back. The network does not read it.
         use_feature_pyramid: `RadioBackbone` returns maps at strides 1/4, 1/2, 1 and 2 patches instead of block outputs.
         feature_pyramid_size: Channels of those maps.
+        classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
+            mean of the features.
+        segmentation_head: `"linear"`, batch norm and one linear layer on the features (the papers' probe), or `"dpt"`,
+            a convolutional decoder over four blocks.
+        dpt_indices: 0-based blocks that DPT heads (depth, and segmentation with `"dpt"`) read, four in ascending
+            order; `None` spreads them evenly over those with global attention in ViTDet mode, so that the borders of
+            windows do not show; for B, L, H and g those are the quarters of the depth.
+        dpt_hidden_size: Channels of a DPT head, an even number.
+        class_weights: Weight of each class in the loss of image classification and semantic segmentation; `None`
+            weighs all alike. Regression does not use them.
+        semantic_loss_ignore_index: Label of pixels that semantic segmentation does not train on.
+        text_tower: Configuration of a teacher's text tower, a JSON object as transformers writes it for a SigLIP,
+            SigLIP2 or CLIP text model; `None` where there is none.
+        text_adaptor: The adaptor whose summary is compared with that tower's texts.
+        detection_indices: 0-based blocks that the detector reads; `None` means those with global attention in ViTDet
+            mode, so that the borders of windows do not show.
+        detection_hidden_size: Width of the detector, a multiple of 32.
+        detection_num_layers: Layers of its decoder.
+        detection_num_queries: Largest number of objects found in an image, and smallest number of patches of one.
+        detection_num_groups: Groups of queries in training (Group DETR); more learn faster and cost more, 1 is plain.
+        detection_window_size: Window that the detection models run the backbone in, as `window_size` of their
+            `forward`; `None` takes `vitdet_window_size`.
 
     `RadioBackbone` also reads `out_features` or `out_indices`: "stem" is the patch embedding, "stage1" the first block,
     and so on; with the pyramid they are "p2" to "p5".
@@ -190,6 +231,20 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     nvidia_source: dict[str, Any] | None = None
     use_feature_pyramid: bool = False
     feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
+    classifier_pooling: str = "summary"
+    segmentation_head: str = "linear"
+    dpt_indices: list[int] | None = None
+    dpt_hidden_size: int = 256  # as in DPT, https://arxiv.org/abs/2103.13413
+    class_weights: list[float] | None = None
+    semantic_loss_ignore_index: int = 255  # transformers' value for segmentation, after the masks of VOC and ADE20k
+    text_tower: dict[str, Any] | None = None
+    text_adaptor: str | None = None
+    detection_indices: list[int] | None = None
+    detection_hidden_size: int = 256  # this and the layers as in RF-DETR, https://arxiv.org/abs/2511.09554
+    detection_num_layers: int = 3
+    detection_num_queries: int = 100  # our choice: COCO's metric counts 100 an image; RF-DETR's 300 need 280 px
+    detection_num_groups: int = 5  # our choice: RF-DETR has 13 for COCO; on few images 5 did as well in half the time
+    detection_window_size: int | str | None = 16  # our choice: of the trained windows nearest to ViTDet's 14
 
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -210,6 +265,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._validate_network()
         self._validate_adaptors()
+        self._validate_detection()
+        self.validate_heads()
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "RadioConfig":
@@ -227,7 +284,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """
         if name not in PRESETS:
             raise ValueError(f"Unknown preset {name!r}.{did_you_mean(name, PRESETS)} Presets: {sorted(PRESETS)}.")
-        known = [field.name for field in dataclasses.fields(cls)]
+        known = [*(field.name for field in dataclasses.fields(cls)), "num_labels"]
         for key in overrides:
             if key not in known:
                 raise ValueError(f"Unknown configuration field {key!r}.{did_you_mean(key, known)}")
@@ -242,8 +299,16 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of `config.json`, with the complete `auto_map`."""
-        return {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+        """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
+        pipelines = {} if self.text_tower is None else {"custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
+        return {**super().to_dict(), "auto_map": dict(AUTO_MAP), **pipelines}
+
+    def without_adaptors(self) -> "RadioConfig":
+        """Return a copy that describes a backbone alone: without adaptors, and without the text tower of one."""
+        config = copy.deepcopy(self)
+        config.adaptors, config.adaptor_names = [], []
+        config.text_tower, config.text_adaptor = None, None
+        return config
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -259,6 +324,21 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def adaptor_configs(self) -> list[RadioAdaptorConfig]:
         """`adaptors` as typed objects."""
         return [RadioAdaptorConfig.from_dict(adaptor) for adaptor in self.adaptors]
+
+    @property
+    def detection_blocks(self) -> list[int]:
+        """Blocks that the detector reads, ascending."""
+        if self.detection_indices is not None:
+            return self.detection_indices
+        return [index for index in range(self.num_hidden_layers) if self.is_global_block(index)]
+
+    @property
+    def dpt_blocks(self) -> list[int]:
+        """The four blocks that DPT heads read, ascending; architectures of fewer global blocks repeat some."""
+        if self.dpt_indices is not None:
+            return self.dpt_indices
+        blocks = [index for index in range(self.num_hidden_layers) if self.is_global_block(index)]
+        return [blocks[max(len(blocks) * quarter // 4 - 1, 0)] for quarter in range(1, 5)]
 
     @property
     def position_grid_size(self) -> int:
@@ -307,6 +387,51 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 "`video_temporal_patch_size` is not supported: video needs transformers' native RadioModel."
             )
+
+    def _validate_detection(self) -> None:
+        if self.detection_hidden_size < 32 or self.detection_hidden_size % 32:
+            nearest = max(round(self.detection_hidden_size / 32), 1) * 32
+            raise ValueError(
+                f"`detection_hidden_size` must be a multiple of 32, got {self.detection_hidden_size}; the nearest is "
+                f"{nearest}."
+            )
+        counts = {
+            "detection_num_layers": self.detection_num_layers,
+            "detection_num_queries": self.detection_num_queries,
+            "detection_num_groups": self.detection_num_groups,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {count}.")
+        blocks, depth = self.detection_indices, self.num_hidden_layers
+        if (blocks is not None and blocks != sorted({block for block in blocks if 0 <= block < depth})) or blocks == []:
+            raise ValueError(f"`detection_indices` must be ascending blocks in [0, {depth}) or None, got {blocks}.")
+
+    def validate_heads(self) -> None:
+        """Check the fields of classification, segmentation and depth heads.
+
+        Their models call it too: fields that are passed to `from_pretrained` are set after the configuration is built.
+
+        Raises:
+            ValueError: If one of them cannot be right.
+        """
+        choices = {
+            "classifier_pooling": (self.classifier_pooling, CLASSIFIER_POOLINGS),
+            "segmentation_head": (self.segmentation_head, SEGMENTATION_HEADS),
+        }
+        for name, (value, valid) in choices.items():
+            if value not in valid:
+                raise ValueError(f"`{name}` must be one of {list(valid)}, got {value!r}.{did_you_mean(value, valid)}")
+        if self.dpt_hidden_size < 2 or self.dpt_hidden_size % 2:
+            nearest = max(round(self.dpt_hidden_size / 2), 1) * 2
+            raise ValueError(
+                f"`dpt_hidden_size` must be an even number, got {self.dpt_hidden_size}; the nearest is {nearest}."
+            )
+        blocks, depth = self.dpt_indices, self.num_hidden_layers
+        if blocks is not None and (
+            len(blocks) != 4 or blocks != sorted(blocks) or not all(0 <= block < depth for block in blocks)
+        ):
+            raise ValueError(f"`dpt_indices` must be four ascending blocks in [0, {depth}) or None, got {blocks}.")
 
     def _validate_adaptors(self) -> None:
         names = [adaptor["name"] for adaptor in self.adaptors]

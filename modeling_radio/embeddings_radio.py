@@ -14,6 +14,8 @@ from .configuration_radio import RadioConfig
 # 3:4 and 4:3 (https://arxiv.org/abs/2312.06709, appendix C).
 MIN_CROP_AREA = 0.1
 MAX_CROP_ASPECT = 4 / 3
+POSITION_DRAWS = 4
+"""Random numbers that decide one image's crop: scale, aspect ratio, column, row."""
 
 
 class RadioInputConditioner(nn.Module):
@@ -64,15 +66,15 @@ class RadioPatchGenerator(nn.Module):
         self._resized: dict[tuple[int, int, torch.dtype], Tensor] = {}
         self._resized_from: tuple[int | float | torch.device, ...] = ()
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor, draws: Tensor | None = None) -> Tensor:
         rows, cols = (size // self.patch_size for size in pixel_values.shape[-2:])
-        return self.embed_patches(self.split_patches(pixel_values), rows, cols)
+        return self.embed_patches(self.split_patches(pixel_values), rows, cols, draws)
 
-    def embed_patches(self, patches: Tensor, rows: int, cols: int) -> Tensor:
+    def embed_patches(self, patches: Tensor, rows: int, cols: int, draws: Tensor | None = None) -> Tensor:
         """Turn flattened patches `(batch, rows * cols, channels * patch * patch)` into tokens."""
         tokens = self.embedder(patches.to(self.embedder.weight.dtype))
         if self.training and self.use_cropped_positions:
-            positions = self.sample_positions(tokens.shape[0], rows, cols)
+            positions = self.sample_positions(tokens.shape[0], rows, cols, draws)
         else:
             positions = self.resized_positions(rows, cols, tokens.dtype)
         prefix = self.cls_token.token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
@@ -86,13 +88,18 @@ class RadioPatchGenerator(nn.Module):
         # (batch, channels, rows, size, cols, size) -> (batch, rows, cols, channels, size, size)
         return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch_size, -1, channels * size * size)
 
-    def sample_positions(self, batch_size: int, rows: int, cols: int) -> Tensor:
+    def sample_positions(self, batch_size: int, rows: int, cols: int, draws: Tensor | None = None) -> Tensor:
         """Return position embeddings `(batch, rows * cols, hidden)` from one random crop of the table per image.
 
-        Draws from torch's global generator.
+        Args:
+            batch_size: Images.
+            rows: Of each image's grid.
+            cols: Likewise.
+            draws: Uniform numbers in [0, 1) that decide the crops, `(batch, POSITION_DRAWS)`; `None` takes them from
+                torch's global generator.
         """
         table = self._table_as_image()
-        uniform = torch.rand(batch_size, 4, device=table.device, dtype=torch.float32)
+        uniform = torch.rand(batch_size, POSITION_DRAWS, device=table.device) if draws is None else draws
         scale = math.sqrt(MIN_CROP_AREA) + uniform[:, 0] * (1 - math.sqrt(MIN_CROP_AREA))
         aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
         extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # (batch, xy), of the table

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -14,6 +13,10 @@ from transformers.utils.generic import is_flash_attention_requested
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioPatchGenerator
 from .windows_radio import AttentionLayout, Segments, segment_boundaries
+
+
+PATH_DRAWS = 2
+"""Random numbers that decide which of a block's branches one image skips: attention, MLP."""
 
 
 def eager_attention_forward(
@@ -156,8 +159,34 @@ class RadioLayerScale(nn.Module):
         return hidden_states * self.grandma
 
 
+class RadioDropPath(nn.Module):
+    """Stochastic depth: in training leaves a residual branch out for some images, and scales it up for the others.
+
+    Shapes of `forward`: branch `(batch, length, hidden)` and uniform numbers in [0, 1) that decide, `(batch,)` (`None`
+    takes them from torch's global generator), to the same shape as the branch.
+
+    References:
+        https://arxiv.org/abs/1603.09382
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor, draws: Tensor | None = None) -> Tensor:
+        if not self.training or not self.rate:
+            return branch
+        if draws is None:
+            draws = torch.rand(len(branch), device=branch.device)
+        factor = (draws >= self.rate).to(branch.dtype) / (1 - self.rate)
+        return branch * factor[:, None, None]
+
+
 class RadioBlock(GradientCheckpointingLayer):
-    """Pre-norm transformer block; `(batch, length, hidden)` to the same."""
+    """Pre-norm transformer block; `(batch, length, hidden)` to the same.
+
+    `draws`, `(batch, PATH_DRAWS)`, decide which images skip its two branches, as in `RadioDropPath`.
+    """
 
     def __init__(self, config: RadioConfig, drop_path_rate: float = 0.0) -> None:
         super().__init__()
@@ -167,12 +196,13 @@ class RadioBlock(GradientCheckpointingLayer):
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = RadioSwiGLU(config) if config.use_swiglu_ffn else RadioMLP(config)
         self.ls2 = RadioLayerScale(config) if config.use_layer_scale else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path_rate, mode="row") if drop_path_rate else nn.Identity()
+        self.drop_path = RadioDropPath(drop_path_rate)
 
-    def forward(self, hidden_states: Tensor, segments: Segments) -> Tensor:
+    def forward(self, hidden_states: Tensor, segments: Segments, draws: Tensor | None = None) -> Tensor:
+        first, second = (None, None) if draws is None else draws.unbind(1)
         attended, _ = self.attn(self.norm1(hidden_states), segments)
-        hidden_states = hidden_states + self.drop_path(self.ls1(attended))
-        return hidden_states + self.drop_path(self.ls2(self.mlp(self.norm2(hidden_states))))
+        hidden_states = hidden_states + self.drop_path(self.ls1(attended), first)
+        return hidden_states + self.drop_path(self.ls2(self.mlp(self.norm2(hidden_states))), second)
 
 
 class RadioVisionTransformer(nn.Module):
@@ -191,7 +221,11 @@ class RadioVisionTransformer(nn.Module):
         self.is_global = [config.is_global_block(index) for index in range(depth)]
 
     def forward(
-        self, hidden_states: Tensor, layout: AttentionLayout, keep: Collection[int] = ()
+        self,
+        hidden_states: Tensor,
+        layout: AttentionLayout,
+        keep: Collection[int] = (),
+        draws: Tensor | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Run the blocks.
 
@@ -199,6 +233,8 @@ class RadioVisionTransformer(nn.Module):
             hidden_states: Tokens from the patch generator, `(batch, length, hidden)`.
             layout: Which tokens attend to each other.
             keep: 0-based blocks whose output is wanted too.
+            draws: Uniform numbers in [0, 1) that decide dropped paths in training, `(batch, blocks * PATH_DRAWS)`;
+                `None` takes them from torch's global generator.
 
         Returns:
             The normed output `(batch, length, hidden)`, and the un-normed output of each block in `keep`.
@@ -206,12 +242,13 @@ class RadioVisionTransformer(nn.Module):
         kept = {}
         patches = hidden_states
         for index, block in enumerate(self.blocks):
+            block_draws = None if draws is None else draws[:, index * PATH_DRAWS : (index + 1) * PATH_DRAWS]
             if layout.window_order is None or self.is_global[index]:
-                hidden_states = block(hidden_states, layout.global_segments)
+                hidden_states = block(hidden_states, layout.global_segments, block_draws)
             else:
                 if index == 0 or self.is_global[index - 1]:
                     patches = hidden_states[:, layout.window_order]
-                patches = block(patches, layout.window_segments)
+                patches = block(patches, layout.window_segments, block_draws)
                 if index in keep or self.is_global[index + 1]:  # the last block is global, so there is a next one
                     hidden_states = hidden_states.index_copy(1, layout.window_order, patches)
             if index in keep:

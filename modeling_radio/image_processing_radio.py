@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
@@ -259,6 +260,29 @@ class RadioImageProcessor(TorchvisionBackend):
             maps = self.post_process_features(outputs.logits, target_sizes, pixel_mask)
         return [logits.argmax(dim=0) for logits in maps]
 
+    def post_process_depth_estimation(
+        self,
+        outputs: Any,
+        target_sizes: Iterable[Sequence[int]] | None = None,
+        pixel_mask: Tensor | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Return the depth of each pixel.
+
+        Args:
+            outputs: Has `predicted_depth` `(batch, rows, cols)`.
+            target_sizes: Height and width of each original image in pixels; `None` keeps the prediction's own.
+            pixel_mask: As the processor returned it with `do_pad`.
+
+        Returns:
+            Per image `predicted_depth` `(height, width)`, float32, in the unit of `outputs`.
+        """
+        depth = outputs.predicted_depth.float().unsqueeze(1)
+        if target_sizes is None:
+            maps = _split_maps(depth, pixel_mask, None)
+        else:
+            maps = self.post_process_features(depth, target_sizes, pixel_mask)
+        return [{"predicted_depth": depth_map.squeeze(0)} for depth_map in maps]
+
     def post_process_boxes(
         self,
         boxes: Sequence[Tensor],
@@ -284,6 +308,65 @@ class RadioImageProcessor(TorchvisionBackend):
             limit = corners.new_tensor([width, height] * 2)
             restored.append((corners * scale).clamp(min=0).minimum(limit))
         return restored
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: Iterable[Sequence[int]] | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Return the objects of each image, the most certain first.
+
+        Args:
+            outputs: Has `logits` `(batch, num_queries, num_classes)` and `pred_boxes` `(batch, num_queries, 4)`.
+            threshold: Least score, in [0, 1].
+            target_sizes: Height and width of each original image in pixels; `None` keeps shares of the image.
+
+        Returns:
+            Per image `scores` and `labels` `(num_objects,)` and `boxes` `(num_objects, 4)`: left, top, right, bottom.
+            Padding and resizing are undone, since boxes are shares of the image without padding.
+        """
+        ranked = [_rank_objects(logits, threshold) for logits in outputs.logits]
+        corners = box_convert(outputs.pred_boxes, "cxcywh", "xyxy")
+        chosen = [corners[index, queries] for index, (_, _, queries) in enumerate(ranked)]
+        shares = [(1, 1)] * len(chosen)
+        boxes = self.post_process_boxes(chosen, shares if target_sizes is None else target_sizes, shares)
+        return [
+            {"scores": scores, "labels": labels, "boxes": image_boxes}
+            for (scores, labels, _), image_boxes in zip(ranked, boxes, strict=True)
+        ]
+
+    def post_process_instances(
+        self,
+        outputs: Any,
+        target_sizes: Iterable[Sequence[int]],
+        threshold: float = 0.5,
+        mask_threshold: float = 0.0,
+        pixel_mask: Tensor | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """Return the objects of each image with their masks, the most certain first; masks may overlap.
+
+        It is not called `post_process_instance_segmentation`: the stock `image-segmentation` pipeline would then call
+        it for semantic segmentation too.
+
+        Args:
+            outputs: As in `post_process_object_detection`, and `pred_masks` `(batch, num_queries, rows, cols)`.
+            target_sizes: Height and width of each original image in pixels.
+            threshold: Least score, in [0, 1].
+            mask_threshold: A pixel belongs to the object where its logit exceeds this.
+            pixel_mask: As the processor returned it with `do_pad`.
+
+        Returns:
+            Per image `scores`, `labels`, `boxes` as in `post_process_object_detection`, and `masks`
+            `(num_objects, height, width)`, boolean.
+        """
+        sizes = _to_size_list(target_sizes, len(outputs.logits), "target_sizes")
+        objects = self.post_process_object_detection(outputs, threshold, sizes)
+        maps = _split_maps(outputs.pred_masks, pixel_mask, None)
+        for found, logits, mask_logits, size in zip(objects, outputs.logits, maps, sizes, strict=True):
+            queries = _rank_objects(logits, threshold)[2]
+            found["masks"] = self.post_process_masks(mask_logits[queries].unsqueeze(0), [size], mask_threshold)[0]
+        return objects
 
 
 def _flatten(images: Any) -> list[Any]:
@@ -530,6 +613,18 @@ def _split_maps(features: Tensor, pixel_mask: Tensor | None, image_grid_hw: Tens
     cols = pixel_mask[:, 0, :].sum(dim=1) * features.shape[3] // pixel_mask.shape[2]
     extents = zip(rows.tolist(), cols.tolist(), strict=True)
     return [feature_map[:, :r, :c] for feature_map, (r, c) in zip(features, extents, strict=True)]
+
+
+def _rank_objects(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return score, class and query of one image's objects; a query may stand for several classes.
+
+    As in the deformable DETR family the best `num_queries` pairs of query and class compete.
+    """
+    num_queries, num_classes = logits.shape
+    scores, pairs = logits.float().sigmoid().flatten().topk(num_queries)
+    certain = scores > threshold
+    pairs = pairs[certain]
+    return scores[certain], pairs % num_classes, pairs // num_classes
 
 
 def _to_size_list(sizes: Iterable[Sequence[int]], count: int, name: str) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or s
 import math
 import shutil
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ from transformers.utils.generic import ModelOutput
 
 from .adaptors_radio import RadioAdaptor, RadioAdaptorOutput
 from .configuration_radio import RadioConfig, did_you_mean
-from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
-from .encoder_radio import RadioLayerScale, RadioVisionTransformer
+from .embeddings_radio import POSITION_DRAWS, RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
+from .encoder_radio import PATH_DRAWS, RadioLayerScale, RadioVisionTransformer
 from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from .packing_radio import ImagePack
 from .window_choice_radio import (
@@ -76,6 +77,15 @@ class RadioModelOutput(ModelOutput):
     pooler_output: Tensor | None = None
     adaptors: dict[str, RadioAdaptorOutput] | None = None
 
+    def __post_init__(self) -> None:
+        # transformers' pipelines take a batch apart by indexing every item, but pass over the items of nested outputs.
+        # An empty one does not survive that, so it is an attribute alone.
+        if self.adaptors:
+            self.adaptors = ModelOutput(self.adaptors)
+        super().__post_init__()
+        if not self.adaptors:
+            OrderedDict.pop(self, "adaptors", None)
+
 
 @dataclass
 class RadioIntermediateOutput(ModelOutput):
@@ -109,9 +119,11 @@ class RadioNetwork(nn.Module):
         """Return the rows and columns of patches of a batch of images."""
         return Resolution(*(size // self.config.patch_size for size in pixel_values.shape[-2:]))
 
-    def embed(self, pixel_values: Tensor, window_size: int | None) -> tuple[Tensor, AttentionLayout]:
+    def embed(
+        self, pixel_values: Tensor, window_size: int | None, draws: Tensor | None = None
+    ) -> tuple[Tensor, AttentionLayout]:
         """Return the tokens `(batch, length, hidden)` of a batch of images, and which of them attend to each other."""
-        hidden_states = self.model.patch_generator(self.input_conditioner(pixel_values))
+        hidden_states = self.model.patch_generator(self.input_conditioner(pixel_values), draws)
         rows, cols = self.grid(pixel_values)
         layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window_size, hidden_states.device)
         return hidden_states, layout
@@ -149,8 +161,13 @@ class RadioPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # timm's own register tokens, replaced by those of the patch generator, remain in some published files.
-    _keys_to_ignore_on_load_unexpected = [r"radio_model\.model\.reg_token"]
+    # timm's own register tokens, replaced by those of the patch generator, remain in some published files; a text tower
+    # is for the zero-shot model alone.
+    _keys_to_ignore_on_load_unexpected = [
+        r"radio_model\.model\.reg_token",
+        r"^text_tower\.",
+        r"^logit_(scale|bias)$",
+    ]
 
     radio_model: RadioNetwork
     _warned_of_pixel_range = False
@@ -303,6 +320,7 @@ class RadioPreTrainedModel(PreTrainedModel):
         feature_format: FeatureFormat = "NLC",
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        draws: Tensor | None = None,
     ) -> RadioModelOutput:
         """Run backbone and adaptors; arguments and errors as in `RadioModel.forward`."""
         config, network = self.config, self.radio_model
@@ -313,10 +331,12 @@ class RadioPreTrainedModel(PreTrainedModel):
         names = self._check_adaptor_names(adaptor_names)
         self._check_feature_format(feature_format)
         keep = range(config.num_hidden_layers) if output_hidden_states else ()
+        position_draws, path_draws = self._split_draws(draws, image_grid_hw, pixel_values.shape[0])
         if image_grid_hw is None:
             pack = None
             self._check_pixel_values(pixel_values)
-            embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size, pixel_values))
+            window = self._resolve_window_size(window_size, pixel_values)
+            embedded, layout = network.embed(pixel_values, window, position_draws)
         else:
             pack = self._check_packed(pixel_values, image_grid_hw, feature_format)
             window = self._resolve_window_size(window_size, pixel_values, image_grid_hw)
@@ -325,7 +345,7 @@ class RadioPreTrainedModel(PreTrainedModel):
         if output_attentions and layout.window_order is not None:
             raise ValueError("`output_attentions` needs global attention: pass `window_size='global'`.")
         with self._record_attentions(output_attentions) as attentions:
-            hidden_states, kept = network.model(embedded, layout, keep)
+            hidden_states, kept = network.model(embedded, layout, keep, path_draws)
 
         if pack is None:
             output = self._read_out(hidden_states, network.grid(pixel_values), names, feature_format)
@@ -432,6 +452,22 @@ class RadioPreTrainedModel(PreTrainedModel):
             )
         return window_size
 
+    @property
+    def num_draws(self) -> int:
+        """Random numbers that decide what of one image's training pass is random: position crop and dropped paths."""
+        return POSITION_DRAWS + PATH_DRAWS * self.config.num_hidden_layers
+
+    def _split_draws(
+        self, draws: Tensor | None, image_grid_hw: Tensor | None, batch_size: int
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        if draws is None:
+            return None, None
+        if image_grid_hw is not None:
+            raise ValueError("`draws` must be None with `image_grid_hw`: packed images share one sequence.")
+        if draws.shape != (batch_size, self.num_draws):
+            raise ValueError(f"`draws` must have the shape {(batch_size, self.num_draws)}, got {tuple(draws.shape)}.")
+        return draws[:, :POSITION_DRAWS], draws[:, POSITION_DRAWS:]
+
     def _check_adaptor_names(self, names: Sequence[str] | None) -> Sequence[str]:
         if names is None:
             return self.config.adaptor_names or []
@@ -533,6 +569,7 @@ class RadioModel(RadioPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         pixel_mask: Tensor | None = None,
+        draws: Tensor | None = None,
     ) -> RadioModelOutput | tuple:
         """Encode images.
 
@@ -552,6 +589,9 @@ class RadioModel(RadioPreTrainedModel):
             return_dict: `False` returns a tuple of the fields that are not `None`.
             pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`, accepted so that `model(**inputs)` works.
                 It changes nothing: the model sees the padding as grey image.
+            draws: Uniform numbers in [0, 1), `(batch, model.num_draws)`, that decide each image's position crop and
+                dropped paths in training, so that an image trains the same in whatever batch it is; `None` takes them
+                from torch's generator.
 
         Returns:
             `RadioModelOutput`.
@@ -568,6 +608,7 @@ class RadioModel(RadioPreTrainedModel):
             feature_format=feature_format,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            draws=draws,
         )
         return output if return_dict is not False else output.to_tuple()
 

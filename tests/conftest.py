@@ -1,7 +1,10 @@
 """Settings for every test: no network, and remote code cached away from the user's own cache."""
 
 import os
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +14,85 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="radio-test-modules-")
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    Siglip2Config,
+    Siglip2Model,
+    SiglipConfig,
+    SiglipModel,
+)
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Give every test the same random numbers whichever tests ran before it."""
     torch.manual_seed(0)
+
+
+VISION = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 16}
+TEXT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 32,
+    "max_position_embeddings": 16,
+    "bos_token_id": 1,
+    "eos_token_id": 3,
+}
+
+
+@pytest.fixture
+def build_dual_encoder():
+    """Return a function that builds a tiny random teacher with an image and a text tower."""
+
+    def build(kind: str, width: int) -> CLIPModel | SiglipModel | Siglip2Model:
+        if kind == "clip":
+            config = CLIPConfig(text_config=TEXT, vision_config=VISION | {"hidden_size": 16}, projection_dim=width)
+            return CLIPModel(config).eval()
+        text, vision = TEXT | {"projection_size": width}, VISION | {"hidden_size": width}
+        if kind == "siglip2":
+            return Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).eval()
+        return SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+
+    return build
+
+
+@pytest.fixture
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words that tells `cat`, `Cat` and `cat.` apart, as canonicalising ones do not."""
+    words = ["<pad>", "<unk>", "<s>", "</s>", "a", "photo", "of", "this", "is", "cat", "dog", "grass"]
+    words += ["Cat", "cat.", "dog.", "This", "ice", "cream"]
+    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 3)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
+
+
+@pytest.fixture
+def run_elsewhere():
+    """Return a function that runs code in a fresh process that knows neither this repository nor the Hub."""
+
+    def run(code: str, folder: Path, *arguments: object) -> str:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+        # An installed package of ours must not be what makes a folder work: its import fails.
+        code = f"import sys\nsys.modules['modeling_radio'] = sys.modules['conversion'] = None\n{code}"
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        result = subprocess.run(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run

@@ -1,0 +1,106 @@
+"""Joins a converted RADIO with the text tower and the tokenizer of one of its teachers."""
+
+import re
+import string
+from pathlib import Path
+from typing import Any, cast
+
+from tokenizers import Regex, Tokenizer, normalizers
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast, SiglipTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from modeling_radio import RadioForZeroShotImageClassification, RadioModel
+
+
+DUAL_ENCODERS = ("siglip", "siglip2", "clip")
+"""`model_type` of the teachers with a text tower that `RadioForZeroShotImageClassification` knows."""
+
+CANONICAL_SAMPLE = "a photo of a cat"
+"""A text that canonicalisation leaves as it is."""
+
+
+def add_text_tower(
+    model: RadioModel, source: str | Path, text_adaptor: str | None = None
+) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
+    """Open a teacher's text tower and join it with RADIO.
+
+    Args:
+        model: RADIO with an adaptor for that teacher.
+        source: Folder or Hub name of the teacher in transformers' format, with weights and tokenizer, for example
+            "google/siglip2-giant-opt-patch16-384".
+        text_adaptor: As in `RadioForZeroShotImageClassification.from_parts`.
+
+    Returns:
+        The zero-shot model, and the tokenizer that belongs to it.
+
+    Raises:
+        ValueError: If the source is no SigLIP, SigLIP2 or CLIP, fits no adaptor, or has a tokenizer that cannot be
+            made to canonicalise texts.
+        OSError: If the source cannot be read.
+    """
+    if not Path(source).exists() and str(source).count("/") != 1:
+        raise ValueError(f"The text tower's source {str(source)!r} is neither a folder nor a Hub name.")
+    model_type = AutoConfig.from_pretrained(source).model_type
+    if model_type not in DUAL_ENCODERS:
+        raise ValueError(
+            f"The text tower's source {str(source)!r} has `model_type` {model_type!r}; it must be one of "
+            f"{', '.join(DUAL_ENCODERS)}, with both towers."
+        )
+    joined = RadioForZeroShotImageClassification.from_parts(
+        model, AutoModel.from_pretrained(source, dtype="auto"), text_adaptor
+    )
+    tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
+    return joined, canonicalizing(tokenizer, joined.max_text_length) if joined.use_sigmoid else tokenizer
+
+
+def canonicalizing(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that canonicalises texts by itself, for a SigLIP tower.
+
+    As OpenCLIP's `canonicalize`: underscores become spaces, punctuation goes, letters become small, runs of white space
+    become one space. The steps are part of `tokenizer.json`, so that no user can forget them.
+
+    Args:
+        tokenizer: The tower's own. transformers' `SiglipTokenizer` does this already and is returned as it is.
+        max_length: Length in tokens that texts are padded and cut to.
+
+    Raises:
+        ValueError: If the tokenizer is not one of the `tokenizers` library, or would read canonical texts otherwise.
+
+    References:
+        https://github.com/NVlabs/RADIO/pull/142
+    """
+    if isinstance(tokenizer, SiglipTokenizer):
+        return tokenizer
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The text tower's tokenizer, a {type(tokenizer).__name__}, cannot be made to canonicalise texts: it must "
+            "be a fast one, with a `tokenizer.json`."
+        )
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    own_steps = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([*_canonical_steps(), *own_steps])
+    result = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=max_length,
+        padding_side="right",
+        model_input_names=["input_ids"],  # SigLIP was trained without a mask
+        **tokenizer.special_tokens_map,
+    )
+    if result(CANONICAL_SAMPLE).input_ids != tokenizer(CANONICAL_SAMPLE).input_ids:
+        raise ValueError(
+            f"The text tower's tokenizer, a {type(tokenizer).__name__}, reads {CANONICAL_SAMPLE!r} otherwise once it "
+            "is written as `tokenizer.json`: it does more than that file can tell."
+        )
+    return result
+
+
+def _canonical_steps() -> list[Any]:
+    return [
+        normalizers.Replace("_", " "),
+        normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+        normalizers.Lowercase(),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]

@@ -1,0 +1,142 @@
+"""RADIO for image classification: one linear layer on the summary, or on the summary and the mean features."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from .configuration_radio import RadioConfig
+from .heads_radio import RadioTaskModel, count_classes, weighted_cross_entropy
+from .modeling_radio import RadioModelOutput
+from .window_choice_radio import WindowChoice
+
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+IGNORED_LABEL = -100  # torch's and transformers' value for single labels
+
+
+class RadioForImageClassification(RadioTaskModel):
+    """RADIO with an image classifier; see `forward`.
+
+    The classifier normalises what it reads: RADIO has no final norm, and its scale would else decide which learning
+    rate works.
+
+    Examples:
+        >>> model = RadioForImageClassification.from_pretrained(backbone_folder, num_labels=5)
+        >>> model(pixel_values, labels=torch.tensor([4, 0])).loss.backward()
+    """
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size * len(config.summary_idxs or [])
+        if config.classifier_pooling == "summary_and_features":
+            width += config.hidden_size
+        self.classifier = nn.Sequential(
+            nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, count_classes(config))
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        window_size: int | str | WindowChoice | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        pixel_mask: Tensor | None = None,
+    ) -> ImageClassifierOutput | tuple:
+        """Classify images.
+
+        Args:
+            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
+            labels: By `config.problem_type`: classes `(batch,)` in [0, num_labels), -100 being ignored
+                ("single_label_classification"); probabilities, mostly 0 or 1, `(batch, num_labels)`
+                ("multi_label_classification"); or numbers `(batch, num_labels)`, also `(batch,)` of a single one
+                ("regression"). Where the type is `None`, the first labels decide, as in transformers: one output is
+                regression, integers are single labels, and floats multiple ones.
+            window_size: As in `RadioModel.forward`.
+            output_hidden_states: Also return every block's tokens.
+            output_attentions: Also return attention weights (eager attention only).
+            return_dict: `False` returns a tuple of the fields that are not `None`.
+            pixel_mask: As in `RadioModel.forward`.
+
+        Returns:
+            `logits` `(batch, num_labels)`, and with labels the `loss`, scalar: cross-entropy, binary cross-entropy or
+            squared error.
+
+        Raises:
+            ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
+        """
+        if labels is not None:
+            labels = self._check_labels(labels, len(pixel_values))
+        output = self.encode(
+            pixel_values,
+            window_size=window_size,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.classifier(self._pool(output))
+        result = ImageClassifierOutput(
+            loss=None if labels is None else self._loss(logits.float(), labels.to(logits.device)),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+    def _pool(self, output: RadioModelOutput) -> Tensor:
+        """Return what the classifier reads, `(batch, width)`."""
+        assert output.summary is not None
+        assert output.features is not None
+        if self.config.classifier_pooling == "summary":
+            return output.summary
+        return torch.cat([output.summary, output.features.mean(dim=1)], dim=1)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.problem_type == "regression":
+            return F.mse_loss(logits, labels)
+        weights = self.class_weights(logits)
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels, weight=weights)
+        return weighted_cross_entropy(logits, labels, weights, IGNORED_LABEL)
+
+    def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
+        """Return labels in the type that the loss needs, after checks; the first ones decide what they are."""
+        problem_type = self.config.problem_type or self._guess_problem_type(labels)
+        if problem_type == "single_label_classification":
+            labels = self._check_single_labels(labels, batch_size)
+        else:
+            labels = self._check_rows(labels, batch_size, problem_type)
+        self.config.problem_type = problem_type
+        return labels
+
+    def _guess_problem_type(self, labels: Tensor) -> ProblemType:
+        if self.config.num_labels == 1:
+            return "regression"
+        return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+    def _check_single_labels(self, labels: Tensor, batch_size: int) -> Tensor:
+        if labels.shape != (batch_size,) or labels.is_floating_point():
+            raise ValueError(
+                f"`labels` must be integers of the shape ({batch_size},) for single labels, got {labels.dtype} of "
+                f"{tuple(labels.shape)}. For several labels an image set `problem_type` to "
+                "'multi_label_classification'."
+            )
+        labels = labels.long()
+        self.check_classes(labels, IGNORED_LABEL)
+        return labels
+
+    def _check_rows(self, labels: Tensor, batch_size: int, problem_type: ProblemType) -> Tensor:
+        expected = (batch_size, self.config.num_labels)
+        if self.config.num_labels == 1 and labels.shape == (batch_size,):
+            labels = labels.unsqueeze(1)
+        if labels.shape != expected:
+            raise ValueError(
+                f"`labels` must have the shape {expected} for `problem_type` {problem_type!r}, got "
+                f"{tuple(labels.shape)}."
+            )
+        return labels.float()

@@ -1,0 +1,122 @@
+"""RADIO for depth estimation: DPT's decoder over four blocks, trained with a scale-invariant loss."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import DepthEstimatorOutput
+from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead
+
+from .configuration_radio import RadioConfig
+from .heads_radio import RadioDPTNeck, RadioTaskModel, build_dpt_config, check_map_size
+from .modeling_radio import RadioModelOutput, Resolution
+from .window_choice_radio import WindowChoice
+
+
+SCALE_INVARIANCE = 0.5  # lambda of Eigen et al.
+MIN_DEPTH = 1e-3  # metres; our choice: below what cameras measure, so that the loss's logarithm stays finite
+
+
+class RadioDepthHead(nn.Module):
+    """DPT's neck and depth head: the backbone's output and its grid to depth, 16 rows and columns for each patch."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        dpt_config = build_dpt_config(config)
+        self.neck = RadioDPTNeck(config, dpt_config)
+        self.head = DPTDepthEstimationHead(dpt_config)
+        # DPT ends in a ReLU, where pixels that start at depth 0 would get no gradient.
+        self.head.head[-1] = nn.Softplus()
+
+    def forward(self, output: RadioModelOutput, grid: Resolution) -> Tensor:
+        return self.head(self.neck(output, grid)) + MIN_DEPTH
+
+
+class RadioForDepthEstimation(RadioTaskModel):
+    """RADIO with a head that gives each pixel its depth; see `forward`."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        self.depth_head = RadioDepthHead(config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        window_size: int | str | WindowChoice | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        pixel_mask: Tensor | None = None,
+    ) -> DepthEstimatorOutput | tuple:
+        """Estimate depth.
+
+        Args:
+            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
+            labels: The depth of each pixel in metres, `(batch, height, width)`, floats. Pixels whose depth is not
+                known hold 0, a negative number, infinity or NaN, and do not count.
+            window_size: As in `RadioModel.forward`.
+            output_hidden_states: Also return every block's tokens.
+            output_attentions: Also return attention weights (eager attention only).
+            return_dict: `False` returns a tuple of the fields that are not `None`.
+            pixel_mask: As in `RadioModel.forward`; give the depth of padding as unknown.
+
+        Returns:
+            `predicted_depth` `(batch, height, width)`, positive, in metres if trained on metres, and with labels the
+            `loss`, scalar (`scale_invariant_loss`). `RadioImageProcessor.post_process_depth_estimation` resizes depth
+            to the original images.
+
+        Raises:
+            ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
+        """
+        if labels is not None:
+            _check_labels(labels, pixel_values)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        output = self.encode(
+            pixel_values,
+            window_size=window_size,
+            output_hidden_states=True,
+            output_attentions=output_attentions,
+        )
+        depth = self.depth_head(output, self.radio_model.grid(pixel_values))
+        # Not the image's own size with patches of 14 pixels, or an odd number of them, which DPT rounds up.
+        depth = F.interpolate(depth.unsqueeze(1), pixel_values.shape[-2:], mode="bilinear", align_corners=False)
+        depth = depth.squeeze(1)
+        result = DepthEstimatorOutput(
+            loss=None if labels is None else scale_invariant_loss(depth.float(), labels.to(depth.device)),
+            predicted_depth=depth,
+            hidden_states=output.hidden_states if output_hidden_states else None,
+            attentions=output.attentions,
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+
+def scale_invariant_loss(predicted: Tensor, true: Tensor) -> Tensor:
+    """Return the squared error of log depth, half of it forgiven where an image is wrong by one factor only.
+
+    Args:
+        predicted: Depth of each pixel, `(batch, height, width)`, positive.
+        true: The same unit and shape; pixels that are not positive and finite do not count.
+
+    Returns:
+        Scalar, the mean over images with any depth, and 0 if there are none. Dimensionless.
+
+    References:
+        Eigen et al., 2014, eq. 4. https://arxiv.org/abs/1406.2283
+    """
+    known = (true > 0) & true.isfinite()
+    count = known.flatten(1).sum(dim=1).clamp(min=1)
+    difference = (predicted.log() - true.float().where(known, 1.0).log()).where(known, 0.0).flatten(1)
+    squares = difference.square().sum(dim=1) / count
+    mean = difference.sum(dim=1) / count
+    losses = squares - SCALE_INVARIANCE * mean.square()
+    return losses.sum() / known.flatten(1).any(dim=1).sum().clamp(min=1)
+
+
+def _check_labels(labels: Tensor, pixel_values: Tensor) -> None:
+    check_map_size(labels, pixel_values)
+    if not labels.is_floating_point():
+        raise ValueError(
+            f"`labels` must be floating point, the depth of each pixel in metres, got {labels.dtype}: divide 16-bit "
+            "depth by its units in a metre, 1000 for millimetres."
+        )

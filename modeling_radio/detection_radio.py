@@ -1,0 +1,376 @@
+"""RADIO for object detection and instance segmentation: RF-DETR's decoder over RADIO's features in ViTDet mode.
+
+Why RF-DETR (https://arxiv.org/abs/2511.09554) of the set-prediction decoders in transformers: it was built for features
+of a plain, windowed ViT and needs neither a convolutional encoder nor several scales (RT-DETR v2, D-FINE), its paper
+reports the highest COCO accuracy of them, its layer norms keep small batches stable where LW-DETR has batch norm, its
+masks cost one small head more, and its code in transformers is Apache-2.0. Decoder, matching and losses are
+transformers' own; here are only the projector from RADIO's blocks, the checks of labels and the two models.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+from transformers.models.rf_detr.configuration_rf_detr import RfDetrConfig
+from transformers.models.rf_detr.modeling_rf_detr import (
+    RfDetrC2FLayer,
+    RfDetrForInstanceSegmentation,
+    RfDetrForObjectDetection,
+    RfDetrInstanceSegmentationOutput,
+    RfDetrModel,
+    RfDetrObjectDetectionOutput,
+)
+
+from .backbone_radio import RadioMapNorm
+from .configuration_radio import RadioConfig
+from .modeling_radio import RadioNetwork, RadioPreTrainedModel, Resolution
+from .window_choice_radio import WindowChoice
+
+
+BOX_TOLERANCE = 1e-3  # our choice: how far rounding may bring a box out of [0, 1]
+
+# transformers' RF-DETR builds a ViT of its own, which RADIO's projector replaces: as small as can be.
+_REPLACED_BACKBONE = {
+    "model_type": "rf_detr_dinov2",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 14,
+    "out_features": ["stage1"],
+}
+
+
+class RadioDetectionProjector(nn.Module):
+    """Fuses the outputs of several blocks into the one map that the decoder reads.
+
+    It stands where RF-DETR has its backbone, and normalises each block's output first, since their scales differ.
+
+    Shapes of `forward`: the maps side by side `(batch, num_maps * hidden, rows, cols)` and which patches are image
+    `(batch, rows, cols)`, to one map `(batch, detection_hidden_size, rows, cols)` and the mask as booleans.
+    """
+
+    def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
+        super().__init__()
+        hidden, eps, num_maps = config.hidden_size, config.layer_norm_eps, len(config.detection_blocks)
+        self.input_norms = nn.ModuleList(RadioMapNorm(hidden, eps=eps) for _ in range(num_maps))
+        self.projector = RfDetrC2FLayer(detector_config, hidden * num_maps)
+        self.output_norm = RadioMapNorm(config.detection_hidden_size, eps=eps)
+
+    def forward(self, maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        parts = maps.chunk(len(self.input_norms), dim=1)
+        normed = [norm(part) for norm, part in zip(self.input_norms, parts, strict=True)]
+        return self.output_norm(self.projector(torch.cat(normed, dim=1))), mask.bool()
+
+
+class RadioDetectorModel(RfDetrModel):
+    """RF-DETR without heads that reads RADIO's feature maps in place of pixels."""
+
+    def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
+        super().__init__(detector_config)
+        self.backbone = RadioDetectionProjector(config, detector_config)  # pyrefly: ignore[bad-assignment]
+
+
+class RadioObjectDetector(RfDetrForObjectDetection):
+    """RF-DETR that reads RADIO's feature maps in place of pixels."""
+
+    def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
+        super().__init__(detector_config)
+        self.loss_type = "RfDetrForObjectDetection"  # otherwise guessed from this class's name
+        self.model = RadioDetectorModel(config, detector_config)
+
+
+class RadioInstanceSegmenter(RfDetrForInstanceSegmentation):
+    """RF-DETR with masks that reads RADIO's feature maps in place of pixels."""
+
+    def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
+        super().__init__(detector_config)
+        self.loss_type = "RfDetrForInstanceSegmentation"
+        self.patch_size = config.patch_size
+        self.model = RadioObjectDetector(config, detector_config)
+
+    def segmentation_head(
+        self,
+        spatial_features: Tensor,
+        list_query_features: Tensor | Sequence[Tensor],
+        image_size: Sequence[int],
+        skip_blocks: bool = False,
+    ) -> list[Tensor] | Tensor:
+        """Return mask logits at a quarter of the image's size; `image_size` counts patches here."""
+        pixels = torch.Size(side * self.patch_size for side in image_size)
+        return super().segmentation_head(spatial_features, list_query_features, pixels, skip_blocks)
+
+
+class RadioDetectionModel(RadioPreTrainedModel):
+    """What both detection models share: RADIO without adaptors, and a detector that reads its blocks."""
+
+    # A detector needs no adaptors; folders that hold them open without a warning.
+    _keys_to_ignore_on_load_unexpected = [r"radio_model\.adaptors\.", r"radio_model\.model\.reg_token"]
+    # In bfloat16 boxes would be off by pixels, and the loss's log(1 - p) infinite for confident queries.
+    _keep_in_fp32_modules_strict = ["detector"]
+
+    detector: RadioObjectDetector | RadioInstanceSegmenter
+
+    def initialize_weights(self) -> None:
+        """Give every weight that no checkpoint holds its starting value.
+
+        In code outside of transformers the base class passes over modules without weights of their own, but that is
+        where RF-DETR sets what makes it learn: sampling points, score biases, boxes that start as the proposals.
+        """
+        super().initialize_weights()
+        with torch.no_grad():
+            for module in self.detector.modules():
+                if isinstance(module, RadioMapNorm):
+                    self._init_weights(module)  # RF-DETR tells layer norms by the name of their class
+                elif not list(module.parameters(recurse=False)):
+                    self.detector._init_weights(module)
+
+    def detect(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None,
+        labels: Sequence[dict[str, Tensor]] | None,
+        window_size: int | str | WindowChoice | None,
+    ) -> Any:
+        """Run backbone and detector; arguments and errors as in `RadioForObjectDetection.forward`."""
+        self._check_pixel_values(pixel_values)
+        grid = self.radio_model.grid(pixel_values)
+        self._check_num_queries(grid)
+        mask = self._mask_of_patches(pixel_values, pixel_mask, grid)
+        maps = self._feature_maps(pixel_values, grid, window_size)
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = maps.to(self.detector.dtype)
+            if labels is None:
+                return self.detector(maps, pixel_mask=mask)
+            targets = [self._target(label, index, maps) for index, label in enumerate(labels)]
+            self._check_num_labels(targets, pixel_values)
+            # The loss reads the number of query groups here, also in evaluation, where there is only one.
+            self.detector.config.group_detr = self.config.detection_num_groups if self.detector.training else 1
+            return self._detect_with_loss(maps, mask, targets)
+
+    def _detect_with_loss(self, maps: Tensor, mask: Tensor, targets: list[dict[str, Tensor]]) -> Any:
+        return self.detector(maps, pixel_mask=mask, labels=targets)
+
+    def _feature_maps(
+        self, pixel_values: Tensor, grid: Resolution, window_size: int | str | WindowChoice | None
+    ) -> Tensor:
+        """Return the chosen blocks' maps side by side, `(batch, num_maps * hidden, rows, cols)`."""
+        network, blocks = self.radio_model, self.config.detection_blocks
+        if window_size is None:
+            window_size = self.config.detection_window_size
+        embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size, pixel_values))
+        _, kept = network.model(embedded, layout, blocks)
+        tokens = torch.cat([network.patch_features(kept[block]) for block in blocks], dim=2)
+        return tokens.transpose(1, 2).unflatten(2, tuple(grid))
+
+    def _mask_of_patches(self, pixel_values: Tensor, pixel_mask: Tensor | None, grid: Resolution) -> Tensor:
+        """Return which patches are image and not padding, `(batch, rows, cols)`."""
+        if pixel_mask is None:
+            return torch.ones((len(pixel_values), *grid), dtype=torch.long, device=pixel_values.device)
+        expected = (len(pixel_values), *pixel_values.shape[-2:])
+        if pixel_mask.shape != expected:
+            raise ValueError(
+                f"`pixel_mask` must have the shape {tuple(expected)} of `pixel_values`, got {tuple(pixel_mask.shape)}."
+            )
+        return pixel_mask[:, :: self.patch_size, :: self.patch_size]
+
+    def _check_num_queries(self, grid: Resolution) -> None:
+        """Refuse images with fewer patches than queries: each query starts from a patch of its own."""
+        num_queries = self.config.detection_num_queries
+        if grid.height * grid.width < num_queries:
+            side = int(num_queries**0.5 + 0.999) * self.patch_size
+            raise ValueError(
+                f"`detection_num_queries` is {num_queries}, but images of {grid.height} x {grid.width} patches have "
+                f"only {grid.height * grid.width} of them. Use larger images (for example {side} x {side} pixels) or "
+                f"fewer queries."
+            )
+
+    def _target(self, label: dict[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
+        """Return one image's labels in the types that the loss needs, after checks."""
+        missing = {"class_labels", "boxes"} - set(label)
+        if missing:
+            raise ValueError(f"`labels[{index}]` lacks {sorted(missing)}; it has {sorted(label)}.")
+        classes, boxes = label["class_labels"], label["boxes"]
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
+            raise ValueError(
+                f"`labels[{index}]` must have `boxes` (num_boxes, 4) and `class_labels` (num_boxes,), got "
+                f"{tuple(boxes.shape)} and {tuple(classes.shape)}; an image without objects has torch.zeros(0, 4)."
+            )
+        self._check_classes(classes, index)
+        _check_boxes(boxes, index)
+        return {"class_labels": classes.to(maps.device, torch.long), "boxes": boxes.to(maps)}
+
+    def _check_classes(self, classes: Tensor, index: int) -> None:
+        num_labels = len(self.config.id2label or {})
+        wrong = classes[(classes < 0) | (classes >= num_labels)]
+        if len(wrong):
+            raise ValueError(
+                f"`class_labels` of `labels[{index}]` must lie in [0, {num_labels}), the `num_labels` of the "
+                f"configuration; got {wrong[0].item()}."
+            )
+
+    def _check_num_labels(self, targets: list[dict[str, Tensor]], pixel_values: Tensor) -> None:
+        if len(targets) != len(pixel_values):
+            raise ValueError(
+                f"`labels` must have one entry for each of the {len(pixel_values)} images, got {len(targets)}."
+            )
+        most = max(len(target["boxes"]) for target in targets)
+        if most > self.config.detection_num_queries:
+            raise ValueError(
+                f"`labels` has an image with {most} boxes, more than `detection_num_queries` "
+                f"({self.config.detection_num_queries}), which bounds what can be found in one image."
+            )
+
+
+class RadioForObjectDetection(RadioDetectionModel):
+    """RADIO with RF-DETR's decoder: a set of boxes with class scores per image; see `forward`.
+
+    By default it reads the blocks with global attention (`config.detection_indices`) of a backbone that runs in
+    windows of `config.detection_window_size` tokens. Start with a learning rate of 1e-4 for the detector and gradients
+    clipped to 0.1, as in RF-DETR, and our choice of a tenth of it or less for the backbone and a short warm-up; a small
+    detector on few images takes 1e-3.
+    """
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        self.radio_model = RadioNetwork(config, use_adaptors=False)
+        self.detector = RadioObjectDetector(config, _detector_config(config))
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        labels: Sequence[dict[str, Tensor]] | None = None,
+        window_size: int | str | WindowChoice | None = None,
+        return_dict: bool | None = None,
+    ) -> RfDetrObjectDetectionOutput | tuple:
+        """Find objects.
+
+        Args:
+            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch, with
+                at least `config.detection_num_queries` patches.
+            pixel_mask: 1 on the image and 0 on padding at the right and bottom, `(batch, height, width)`, as
+                `RadioImageProcessor` returns it with `do_pad=True`.
+            labels: Per image `class_labels` `(num_boxes,)` in [0, num_labels) and `boxes` `(num_boxes, 4)`: centre x,
+                centre y, width and height as shares of the image without padding. Other keys are not read.
+            window_size: As in `RadioModel.forward`; `None` takes `config.detection_window_size`.
+            return_dict: `False` returns a tuple.
+
+        Returns:
+            `logits` `(batch, num_queries, num_labels)`, each class for itself (sigmoid), and `pred_boxes`
+            `(batch, num_queries, 4)` in the format of the labels' boxes; with labels also `loss` and `loss_dict`.
+            `RadioImageProcessor.post_process_object_detection` turns them into boxes in pixels.
+
+        Raises:
+            ValueError: On labels, a mask, a window or an image size that cannot be right.
+            ImportError: If labels are given and scipy, which matches boxes, is not installed.
+        """
+        output = self.detect(pixel_values, pixel_mask, labels, window_size)
+        result = RfDetrObjectDetectionOutput(
+            loss=output.loss,
+            loss_dict=output.loss_dict,
+            logits=output.logits,
+            pred_boxes=output.pred_boxes,
+            last_hidden_state=output.last_hidden_state,
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+
+class RadioForInstanceSegmentation(RadioDetectionModel):
+    """RADIO with RF-DETR's decoder and mask head: as `RadioForObjectDetection`, with a mask for each box."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        self.radio_model = RadioNetwork(config, use_adaptors=False)
+        self.detector = RadioInstanceSegmenter(config, _detector_config(config))
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        labels: Sequence[dict[str, Tensor]] | None = None,
+        window_size: int | str | WindowChoice | None = None,
+        return_dict: bool | None = None,
+    ) -> RfDetrInstanceSegmentationOutput | tuple:
+        """Find objects and their outlines.
+
+        Args:
+            pixel_values: As in `RadioForObjectDetection.forward`.
+            pixel_mask: As there.
+            labels: As there, and `masks` `(num_boxes, height, width)` of the padded image, 0 or 1.
+            window_size: As there.
+            return_dict: `False` returns a tuple.
+
+        Returns:
+            As there, and `pred_masks` `(batch, num_queries, height / 4, width / 4)`, logits.
+            `RadioImageProcessor.post_process_instances` turns them into masks of the original images.
+
+        Raises:
+            ValueError: As there, and on masks of another size or number.
+            ImportError: As there.
+        """
+        output = self.detect(pixel_values, pixel_mask, labels, window_size)
+        result = RfDetrInstanceSegmentationOutput(
+            loss=output.loss,
+            loss_dict=output.loss_dict,
+            logits=output.logits,
+            pred_boxes=output.pred_boxes,
+            pred_masks=output.pred_masks,
+            last_hidden_state=output.last_hidden_state,
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+    def _target(self, label: dict[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
+        target = super()._target(label, index, maps)
+        expected = (len(target["boxes"]), *(side * self.patch_size for side in maps.shape[-2:]))
+        masks = label.get("masks")
+        if masks is None or masks.shape != expected:
+            found = "none" if masks is None else tuple(masks.shape)
+            raise ValueError(f"`masks` of `labels[{index}]` must have the shape {expected}, got {found}.")
+        return {**target, "masks": masks.to(maps)}
+
+    def _detect_with_loss(self, maps: Tensor, mask: Tensor, targets: list[dict[str, Tensor]]) -> Any:
+        if any(len(target["boxes"]) for target in targets):
+            return super()._detect_with_loss(maps, mask, targets)
+        # transformers' mask loss is an empty tensor where no image has an object: the boxes' loss is all there is.
+        output = self.detector(maps, pixel_mask=mask)
+        boxes = self.detector.model(maps, pixel_mask=mask, labels=targets)
+        output.loss, output.loss_dict = boxes.loss + 0 * output.pred_masks.sum(), boxes.loss_dict
+        return output
+
+
+def _detector_config(config: RadioConfig) -> RfDetrConfig:
+    """Return RF-DETR's configuration; what decides the shapes of weights is given in full."""
+    size = config.detection_hidden_size
+    return RfDetrConfig(
+        backbone_config=dict(_REPLACED_BACKBONE),
+        id2label=config.id2label,
+        d_model=size,
+        decoder_layers=config.detection_num_layers,
+        decoder_ffn_dim=8 * size,
+        decoder_self_attention_heads=size // 32,
+        decoder_cross_attention_heads=size // 16,
+        decoder_n_points=4,
+        num_queries=config.detection_num_queries,
+        group_detr=config.detection_num_groups,
+        hidden_expansion=0.5,
+        c2f_num_blocks=3,
+        intermediate_size=4 * size,
+        mask_downsample_ratio=4,
+        dropout=0.0,
+    )
+
+
+def _check_boxes(boxes: Tensor, index: int) -> None:
+    low, high = -BOX_TOLERANCE, 1 + BOX_TOLERANCE
+    corners = box_convert(boxes, "cxcywh", "xyxy")
+    valid = ((corners >= low) & (corners <= high)).all(dim=1) & (boxes[:, 2:] > 0).all(dim=1)
+    if not valid.all():
+        raise ValueError(
+            f"`boxes` of `labels[{index}]` must be (centre x, centre y, width, height) as shares of the image, inside "
+            f"it and not empty; got {boxes[~valid][0].tolist()}. Divide pixels by the image's width and height, and "
+            "clip or drop boxes that a crop has cut (torchvision's ClampBoundingBoxes and SanitizeBoundingBoxes)."
+        )

@@ -1,0 +1,154 @@
+"""What the task models share: a backbone without adaptors, DPT's neck, and checks of their labels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DPTConfig, PreTrainedModel
+from transformers.models.dpt.modeling_dpt import DPTNeck
+
+from .configuration_radio import RadioConfig
+from .modeling_radio import RadioModelOutput, RadioNetwork, RadioPreTrainedModel, Resolution
+
+
+class RadioTaskModel(RadioPreTrainedModel):
+    """A backbone without adaptors, which a task model adds its head to.
+
+    It opens every folder of RADIO: the backbone's weights have equal keys, and what is only there for adaptors and
+    texts is passed over without a warning.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [
+        r"radio_model\.adaptors\.",
+        r"radio_model\.model\.reg_token",
+        r"^text_tower\.",
+        r"^logit_(scale|bias)$",
+    ]
+
+    def __init__(self, config: RadioConfig) -> None:
+        config.validate_heads()
+        # A folder saved from here holds no adaptors, so its configuration must not promise any.
+        super().__init__(config.without_adaptors())
+        self.radio_model = RadioNetwork(self.config, use_adaptors=False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)):
+            # Only heads have these; transformers' parts then start as they do in transformers.
+            PreTrainedModel._init_weights(self, module)
+        else:
+            super()._init_weights(module)
+
+    def class_weights(self, logits: Tensor) -> Tensor:
+        """Return the weight of each class in the loss, `(num_labels,)`, 1 where the configuration gives none.
+
+        Raises:
+            ValueError: If there is not one weight for each class, or one is negative.
+        """
+        num_labels, weights = count_classes(self.config), self.config.class_weights
+        if weights is None:
+            return logits.new_ones(num_labels)
+        if len(weights) != num_labels or min(weights) < 0:
+            raise ValueError(
+                f"`class_weights` must have one weight of at least 0 for each of the {num_labels} classes "
+                f"(`num_labels`), got {weights}."
+            )
+        return logits.new_tensor(weights)
+
+    def check_classes(self, labels: Tensor, ignore_index: int) -> None:
+        """Raise a `ValueError` unless all labels are classes or `ignore_index`.
+
+        On a GPU a wrong label would otherwise end the process without telling which it was. Compiled models skip this.
+        """
+        num_labels = count_classes(self.config)
+        if torch.compiler.is_compiling():
+            return
+        wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
+        if len(wrong):
+            raise ValueError(
+                f"`labels` must lie in [0, {num_labels}), the `num_labels` of the configuration, or be {ignore_index}, "
+                f"which is ignored; got {wrong[0].item()}."
+            )
+
+
+class RadioDPTNeck(nn.Module):
+    """DPT's neck, which fuses the outputs of four blocks, of transformers' own parts.
+
+    Each block's output is normalised first, since their scales differ (our choice; DPT's ViT has no such need).
+
+    Shapes of `forward`: the backbone's output with `hidden_states`, and its grid, to four maps
+    `(batch, dpt_hidden_size, ...)`, the last one with 8 rows and columns a patch.
+
+    References:
+        DPT. https://arxiv.org/abs/2103.13413
+    """
+
+    def __init__(self, config: RadioConfig, dpt_config: DPTConfig) -> None:
+        super().__init__()
+        self.blocks = config.dpt_blocks
+        self.first_token = config.num_prefix_tokens - 1
+        self.norms = nn.ModuleList(nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.blocks)
+        self.neck = DPTNeck(dpt_config)
+        # The coarsest map has nothing to be fused with: this layer would never run, which DDP refuses.
+        del self.neck.fusion_stage.layers[0].residual_layer1
+
+    def forward(self, output: RadioModelOutput, grid: Resolution) -> list[Tensor]:
+        assert output.hidden_states is not None
+        assert output.last_hidden_state is not None
+        states = (*output.hidden_states[1:-1], output.last_hidden_state)  # the last one with the final norm
+        # DPT passes over one token before the patches.
+        tokens = [
+            norm(states[block][:, self.first_token :]) for norm, block in zip(self.norms, self.blocks, strict=True)
+        ]
+        return self.neck(tokens, *grid)
+
+
+def count_classes(config: RadioConfig) -> int:
+    """Return `config.num_labels`, which transformers declares as optional and always sets."""
+    assert config.num_labels is not None
+    return config.num_labels
+
+
+def build_dpt_config(config: RadioConfig) -> DPTConfig:
+    """Return the configuration of transformers' DPT parts; what decides the shapes of weights is given in full."""
+    hidden = config.hidden_size
+    return DPTConfig(
+        hidden_size=hidden,
+        readout_type="ignore",
+        reassemble_factors=[4, 2, 1, 0.5],
+        neck_hidden_sizes=[hidden // 8, hidden // 4, hidden // 2, hidden],  # DPT-Base's 96 to 768, in proportion
+        fusion_hidden_size=config.dpt_hidden_size,
+        head_in_index=-1,
+        use_batch_norm_in_fusion_residual=False,
+        use_bias_in_fusion_residual=True,
+        add_projection=False,
+        semantic_classifier_dropout=0.1,
+        num_labels=config.num_labels,  # pyrefly: ignore[unexpected-keyword]
+    )
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, ignore_index: int) -> Tensor:
+    """Return the weighted mean cross-entropy over all labels but `ignore_index`, and 0 if there are no others.
+
+    Args:
+        logits: `(batch, num_labels, ...)`.
+        labels: `(batch, ...)`.
+        class_weights: `(num_labels,)`.
+        ignore_index: Label that does not count.
+
+    Returns:
+        Scalar. torch's own mean would be NaN without any label.
+    """
+    total = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="sum")
+    counted = labels != ignore_index
+    weight = (class_weights[labels.where(counted, 0)] * counted).sum()
+    return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def check_map_size(labels: Tensor, pixel_values: Tensor) -> None:
+    """Raise a `ValueError` unless labels have one value for each pixel."""
+    expected = (len(pixel_values), *pixel_values.shape[-2:])
+    if labels.shape != expected:
+        raise ValueError(
+            f"`labels` must have the shape {tuple(expected)}, one for each pixel of `pixel_values`, got "
+            f"{tuple(labels.shape)}: resize the maps like the images, by nearest neighbour."
+        )

@@ -1,0 +1,46 @@
+"""Pipelines where transformers' own do not fit; `config.json` names them, so that `pipeline` finds them."""
+
+from typing import Any
+
+from transformers import ZeroShotImageClassificationPipeline
+
+from .zero_shot_radio import RadioForZeroShotImageClassification
+
+
+class RadioZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline):
+    """Transformers' `zero-shot-image-classification`, with the padding and the probabilities of the text tower.
+
+    Transformers' own class tells SigLIP by the model's type. Options and results are the same:
+    `pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)`. A score is the probability that
+    the text fits the image with a SigLIP tower, and that it is the one of all texts that fits with a CLIP tower.
+    """
+
+    model: RadioForZeroShotImageClassification  # pyrefly: ignore[bad-override-mutable-attribute]
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Accept the model: the folder that names this class holds it."""
+
+    # pyrefly: ignore[bad-override]
+    def preprocess(
+        self,
+        image: Any,
+        candidate_labels: list[str] | None = None,
+        hypothesis_template: str = "This is a photo of {}.",
+        timeout: float | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Tokenize with truncation, and for a SigLIP tower pad to its full length; arguments as in the base class."""
+        padding = {
+            "padding": "max_length" if self.model.use_sigmoid else True,
+            "truncation": True,
+            "max_length": self.model.max_text_length,
+        }
+        return super().preprocess(
+            image, candidate_labels, hypothesis_template, timeout, {**padding, **(tokenizer_kwargs or {})}
+        )
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return labels with scores in [0, 1], best first."""
+        scores = self.model.probabilities(model_outputs["logits"][0]).tolist()
+        ranked = sorted(zip(scores, model_outputs["candidate_labels"], strict=True), key=lambda pair: -pair[0])
+        return [{"score": score, "label": label} for score, label in ranked]

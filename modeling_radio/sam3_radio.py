@@ -1,0 +1,216 @@
+"""SAM3 on RADIO's features: transformers' `Sam3Model` with RADIO and its sam3 adaptor in place of the trunk.
+
+Importing this module registers the trunk with transformers, so that `Sam3Model.from_pretrained` opens a saved pair.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, Sam3Config, Sam3Model
+from transformers.modeling_outputs import BaseModelOutput
+
+from .configuration_radio import RadioAdaptorConfig, RadioConfig
+from .modeling_radio import RadioModel
+
+
+class RadioSam3TrunkConfig(PreTrainedConfig):
+    """What SAM3 reads of its trunk's configuration, and all of RADIO's.
+
+    Attributes:
+        hidden_size: Channels of the features, those of SAM3's own trunk.
+        patch_size: Pixels of the image per feature, along a side.
+        image_size: Side in pixels of the images, which gives SAM3's own number of features.
+        radio: RADIO's configuration, a JSON object as in its `config.json`.
+        adaptor_name: RADIO's adaptor for SAM3.
+        window_size: ViTDet window in tokens, as in `RadioModel.forward`.
+    """
+
+    model_type = "radio_sam3_trunk"
+
+    hidden_size: int = 1024
+    patch_size: int = 16
+    image_size: int = 1152
+    radio: dict[str, Any] | None = None
+    adaptor_name: str = "sam3"
+    window_size: int | str | None = None
+
+
+class RadioSam3Trunk(PreTrainedModel):
+    """RADIO in the place of SAM3's trunk, `sam3_model.vision_encoder.backbone`.
+
+    Shapes of `forward`: images as SAM3's processor makes them, in [-1, 1], `(batch, 3, image_size, image_size)`, to
+    features in row-major order `(batch, rows * cols, hidden_size)`.
+    """
+
+    config_class = RadioSam3TrunkConfig
+    config: RadioSam3TrunkConfig  # pyrefly: ignore[bad-override-mutable-attribute]
+    main_input_name = "pixel_values"
+    base_model_prefix = "backbone"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: RadioSam3TrunkConfig) -> None:
+        super().__init__(config)
+        self.radio = RadioModel(RadioConfig.from_dict(config.radio or {}))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the patch projection."""
+        return self.radio.get_input_embeddings()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **_others: Any,  # SAM3 hands down all that it was called with, also its processor's `original_sizes`
+    ) -> BaseModelOutput:
+        config, side = self.config, self.config.image_size
+        grid_size = side // config.patch_size
+        if pixel_values.shape[-2:] != (side, side):
+            raise ValueError(
+                f"`pixel_values` must have {side} x {side} pixels for SAM3's {grid_size} x {grid_size} features, "
+                f"got {tuple(pixel_values.shape[-2:])}: call the processor with "
+                f"`size={{'height': {side}, 'width': {side}}}`."
+            )
+        output = self.radio(
+            ((pixel_values + 1) / 2).to(self.radio.dtype),
+            window_size=config.window_size,
+            adaptor_names=[config.adaptor_name],
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        return BaseModelOutput(
+            last_hidden_state=output.adaptors[config.adaptor_name].features,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+class RadioSam3Config(Sam3Config):
+    """SAM3's configuration, under a name of its own so that remote code can bring the trunk's class along."""
+
+
+class RadioSam3Model(Sam3Model):
+    """SAM3 on RADIO as `AutoModel` opens a folder of `save_attached` with `trust_remote_code=True`."""
+
+    config_class = RadioSam3Config
+
+
+# `exist_ok`: a checkpoint's own copy of this file may be in the process too.
+AutoConfig.register(RadioSam3TrunkConfig.model_type, RadioSam3TrunkConfig, exist_ok=True)
+AutoModel.register(RadioSam3TrunkConfig, RadioSam3Trunk, exist_ok=True)
+
+
+def attach_to_sam3(
+    sam3_model: Sam3Model, radio: RadioModel, adaptor_name: str = "sam3", window_size: int | str | None = None
+) -> Sam3Model:
+    """Let SAM3 run on RADIO's features: replace its trunk in place, and nothing else.
+
+    The images must then be larger, since RADIO's patches are: 1152 pixels for SAM3's 72 x 72 features with 16-pixel
+    patches. Everything else is as before: text and box prompts, post-processing, `save_pretrained`.
+
+    Args:
+        sam3_model: Transformers' SAM3. It is changed; its own trunk is let go.
+        radio: RADIO with an adaptor for SAM3. Its weights are shared.
+        adaptor_name: That adaptor.
+        window_size: ViTDet window in tokens, as in `RadioModel.forward`; `None` takes `vitdet_window_size` of RADIO.
+
+    Returns:
+        `sam3_model`.
+
+    Raises:
+        ValueError: If RADIO has no such adaptor, its features are not as wide as those of SAM3's trunk, or SAM3's grid
+            of features cannot be reached with its patches.
+
+    Examples:
+        >>> sam3 = attach_to_sam3(Sam3Model.from_pretrained("facebook/sam3"), radio, window_size=8)
+        >>> processor = Sam3Processor.from_pretrained("facebook/sam3")
+        >>> side = sam3.config.vision_config.image_size  # 1152
+        >>> inputs = processor(image, text="person", size={"height": side, "width": side}, return_tensors="pt")
+        >>> processor.post_process_instance_segmentation(sam3(**inputs), target_sizes=inputs["original_sizes"].tolist())
+
+    References:
+        C-RADIOv4 tech report, section 3.2. https://arxiv.org/abs/2601.17237
+    """
+    config = _trunk_config(sam3_model, radio, adaptor_name, window_size)
+    radio.to(sam3_model.device)  # pyrefly: ignore[bad-argument-type]
+    sam3_model.vision_encoder.backbone = _wrap(config, radio).train(sam3_model.training)
+    sam3_model.vision_encoder.config.backbone_config = config
+    return sam3_model
+
+
+def save_attached(sam3_model: Sam3Model, folder: str | Path) -> None:
+    """Save SAM3 on RADIO as one folder with its source files.
+
+    `AutoModel.from_pretrained(folder, trust_remote_code=True)` opens it anywhere, `Sam3Model.from_pretrained(folder)`
+    where this module is imported.
+
+    Args:
+        sam3_model: What `attach_to_sam3` returned.
+        folder: Where to save; it is created.
+
+    Raises:
+        ValueError: If the model has a trunk of its own.
+    """
+    if not isinstance(sam3_model.vision_encoder.backbone, RadioSam3Trunk):
+        raise ValueError(
+            "`sam3_model` runs on its own trunk: call `attach_to_sam3` first, or use its `save_pretrained`."
+        )
+    sam3_model.config.auto_map = {
+        "AutoConfig": f"sam3_radio.{RadioSam3Config.__name__}",
+        "AutoModel": f"sam3_radio.{RadioSam3Model.__name__}",
+    }
+    sam3_model.save_pretrained(folder)
+    for source in Path(__file__).parent.glob("*_radio.py"):
+        shutil.copyfile(source, Path(folder) / source.name)
+
+
+def _trunk_config(
+    sam3_model: Sam3Model, radio: RadioModel, adaptor_name: str, window_size: int | str | None
+) -> RadioSam3TrunkConfig:
+    own: Any = sam3_model.vision_encoder.config.backbone_config
+    adaptor = _find_adaptor(radio.config, adaptor_name)
+    if adaptor.feature_dim != own.hidden_size:
+        raise ValueError(
+            f"SAM3's trunk has {own.hidden_size} channels, but adaptor {adaptor_name!r} has `feature_dim` "
+            f"{adaptor.feature_dim}: it was distilled from another SAM."
+        )
+    patch_size, remainder = divmod(radio.config.patch_size, adaptor.upsample_factor)
+    grid_size = own.image_size // own.patch_size
+    image_size = grid_size * patch_size
+    if remainder or image_size % radio.patch_size or image_size > radio.max_resolution:
+        raise ValueError(
+            f"SAM3's grid of {grid_size} x {grid_size} features needs images of {image_size} pixels a side, since "
+            f"adaptor {adaptor_name!r} has a feature every {patch_size} pixels; RADIO takes multiples of "
+            f"{radio.patch_size} up to {radio.max_resolution}."
+        )
+    return RadioSam3TrunkConfig(
+        hidden_size=own.hidden_size,
+        patch_size=patch_size,
+        image_size=image_size,
+        radio=radio.config.to_dict(),
+        adaptor_name=adaptor_name,
+        window_size=window_size,
+    )
+
+
+def _find_adaptor(config: RadioConfig, name: str) -> RadioAdaptorConfig:
+    for adaptor in config.adaptor_configs:
+        if adaptor.name == name:
+            return adaptor
+    names = ", ".join(adaptor.name for adaptor in config.adaptor_configs)
+    raise ValueError(f"RADIO has no adaptor {name!r} (`adaptor_name`), which SAM3 needs; it has {names or 'none'}.")
+
+
+def _wrap(config: RadioSam3TrunkConfig, radio: RadioModel) -> RadioSam3Trunk:
+    """Return a trunk around `radio` itself."""
+    with torch.device("meta"):
+        trunk = RadioSam3Trunk(config)
+    trunk.radio = radio
+    return trunk

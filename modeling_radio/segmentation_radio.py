@@ -1,0 +1,121 @@
+"""RADIO for semantic segmentation: the papers' linear probe, or DPT's decoder over four blocks."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.models.dpt.modeling_dpt import DPTSemanticSegmentationHead
+
+from .configuration_radio import RadioConfig
+from .heads_radio import (
+    RadioDPTNeck,
+    RadioTaskModel,
+    build_dpt_config,
+    check_map_size,
+    count_classes,
+    weighted_cross_entropy,
+)
+from .modeling_radio import RadioModelOutput, Resolution
+from .window_choice_radio import WindowChoice
+
+
+class RadioLinearSegmentationHead(nn.Module):
+    """Batch norm and one linear layer: the backbone's "NCHW" output and its grid to logits, one for each patch.
+
+    References:
+        The ADE20k linear probe of the RADIO papers, for example C-RADIOv4. https://arxiv.org/abs/2601.17237
+    """
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(config.hidden_size)
+        self.classifier = nn.Conv2d(config.hidden_size, count_classes(config), 1)
+
+    def forward(self, output: RadioModelOutput, grid: Resolution) -> Tensor:
+        return self.classifier(self.norm(output.features))
+
+
+class RadioDPTSegmentationHead(nn.Module):
+    """DPT's decoder: the backbone's output and its grid to logits, 16 rows and columns for each patch."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        dpt_config = build_dpt_config(config)
+        self.neck = RadioDPTNeck(config, dpt_config)
+        self.head = DPTSemanticSegmentationHead(dpt_config)
+
+    def forward(self, output: RadioModelOutput, grid: Resolution) -> Tensor:
+        return self.head(self.neck(output, grid))
+
+
+class RadioForSemanticSegmentation(RadioTaskModel):
+    """RADIO with a head that gives each pixel a class; see `forward`. `config.segmentation_head` chooses the head."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        heads = {"linear": RadioLinearSegmentationHead, "dpt": RadioDPTSegmentationHead}
+        self.decode_head = heads[config.segmentation_head](config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        window_size: int | str | WindowChoice | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        pixel_mask: Tensor | None = None,
+    ) -> SemanticSegmenterOutput | tuple:
+        """Segment images.
+
+        Args:
+            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
+            labels: The class of each pixel, `(batch, height, width)`, in [0, num_labels) or
+                `config.semantic_loss_ignore_index`.
+            window_size: As in `RadioModel.forward`.
+            output_hidden_states: Also return every block's tokens.
+            output_attentions: Also return attention weights (eager attention only).
+            return_dict: `False` returns a tuple of the fields that are not `None`.
+            pixel_mask: As in `RadioModel.forward`; ignore the labels of padding.
+
+        Returns:
+            `logits` `(batch, num_labels, ...)`, with one row and column for each patch ("linear") or more ("dpt"), and
+            with labels the `loss`, scalar: the mean cross-entropy of logits resized to the labels.
+            `RadioImageProcessor.post_process_semantic_segmentation` resizes them to the original images.
+
+        Raises:
+            ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
+        """
+        if labels is not None:
+            labels = self._check_labels(labels, pixel_values)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        output = self.encode(
+            pixel_values,
+            window_size=window_size,
+            feature_format="NCHW",
+            output_hidden_states=output_hidden_states or self.config.segmentation_head == "dpt",
+            output_attentions=output_attentions,
+        )
+        logits = self.decode_head(output, self.radio_model.grid(pixel_values))
+        result = SemanticSegmenterOutput(
+            loss=None if labels is None else self._loss(logits, labels.to(logits.device)),
+            logits=logits,
+            hidden_states=output.hidden_states if output_hidden_states else None,
+            attentions=output.attentions,
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
+        ignore_index = self.config.semantic_loss_ignore_index
+        return weighted_cross_entropy(logits, labels, self.class_weights(logits), ignore_index)
+
+    def _check_labels(self, labels: Tensor, pixel_values: Tensor) -> Tensor:
+        """Return labels in the type that the loss needs, after checks."""
+        check_map_size(labels, pixel_values)
+        if labels.is_floating_point():
+            raise ValueError(f"`labels` must be integers, the class of each pixel, got {labels.dtype}.")
+        labels = labels.long()
+        self.check_classes(labels, self.config.semantic_loss_ignore_index)
+        return labels

@@ -1,0 +1,411 @@
+"""RADIO for zero-shot tasks: an adaptor's summary or patches beside texts that its teacher's text tower encodes."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPModel, Siglip2Model, SiglipModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SemanticSegmenterOutput
+from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, image_text_contrastive_loss
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils.generic import ModelOutput
+
+from .configuration_radio import RadioAdaptorConfig, RadioConfig, did_you_mean
+from .modeling_radio import RadioModel, RadioNetwork, RadioPreTrainedModel
+from .text_radio import SIMPLE_TEMPLATES, TextTowerKind, fill_templates, text_tower_config, text_tower_kind
+from .window_choice_radio import WindowChoice
+
+
+DenseSource = Literal["summary_head", "features"]
+
+# Where training starts: CLIP's temperature of 0.07 (https://arxiv.org/abs/2103.00020, section 2.5), and SigLIP's of 0.1
+# with a bias of -10, since most pairs do not match (https://arxiv.org/abs/2303.15343, section 3.2).
+_CLIP_LOGIT_SCALE = 2.6592
+_SIGLIP_LOGIT_SCALE = 2.3026
+_SIGLIP_LOGIT_BIAS = -10.0
+
+
+@dataclass
+class RadioZeroShotOutput(ModelOutput):
+    """Output of `RadioForZeroShotImageClassification`, named as that of transformers' SigLIP.
+
+    Attributes:
+        loss: On request the contrastive loss of the pairs, scalar.
+        logits_per_image: Similarity of each image with each text, `(num_images, num_texts)`: for probabilities sigmoid
+            with a SigLIP tower, softmax over the texts with a CLIP tower (`probabilities` of the model).
+        logits_per_text: The same transposed, `(num_texts, num_images)`.
+        text_embeds: Unit vectors of the texts, `(num_texts, text_dim)`.
+        image_embeds: Unit vectors of the images, `(num_images, text_dim)`.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+
+
+class RadioForZeroShotImageClassification(RadioPreTrainedModel):
+    """RADIO with a teacher's text tower; see `forward`, `embed_classes` and `segment`.
+
+    `config.text_tower` is the tower's configuration, `config.text_adaptor` the adaptor of that teacher, whose summary
+    lives in the space of the tower's texts. The folder's tokenizer canonicalises texts by itself where the teacher
+    needs it: without, NVIDIA measured SigLIP2 to lose 12 points of accuracy (https://github.com/NVlabs/RADIO/pull/142).
+
+    Examples:
+        >>> model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True)
+        >>> processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+        >>> tokenizer = AutoTokenizer.from_pretrained(folder)
+        >>> texts = tokenizer(["a cat", "a dog"], padding="max_length", truncation=True, return_tensors="pt")
+        >>> out = model(**texts, **processor(image, return_tensors="pt"))
+        >>> model.probabilities(out.logits_per_image)
+    """
+
+    input_modalities = ["image", "text"]
+
+    _warned_of_text_length = False
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__(config)
+        kind = text_tower_kind(config)
+        tower_config = text_tower_config(config)
+        _check_adaptor(config, tower_config.to_dict()[kind.width_field])
+        self.radio_model = RadioNetwork(config)
+        self.text_tower = kind.model_class(tower_config)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        self.logit_bias = nn.Parameter(torch.empty(())) if kind.use_sigmoid else None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RadioForZeroShotImageClassification):
+            init.constant_(module.logit_scale, _CLIP_LOGIT_SCALE if module.logit_bias is None else _SIGLIP_LOGIT_SCALE)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, _SIGLIP_LOGIT_BIAS)
+
+    @classmethod
+    def from_parts(
+        cls, radio: RadioModel, dual_encoder: SiglipModel | Siglip2Model | CLIPModel, text_adaptor: str | None = None
+    ) -> "RadioForZeroShotImageClassification":
+        """Join RADIO and the text tower of one of its teachers; weights are shared, not copied.
+
+        Args:
+            radio: The backbone with the adaptor of that teacher.
+            dual_encoder: The teacher as transformers has it. Its image tower is not used.
+            text_adaptor: Which adaptor is the teacher's; `None` takes the one with the family (siglip or clip) in its
+                name and a summary as wide as the tower's texts.
+
+        Raises:
+            ValueError: If the teacher is of another kind, or no adaptor or several fit.
+        """
+        tower = _take_text_tower(dual_encoder)
+        config = copy.deepcopy(radio.config)
+        config.text_tower = tower.config.to_dict()
+        kind = text_tower_kind(config)
+        config.text_adaptor = text_adaptor or _find_adaptor(config, kind)
+        with torch.device("meta"):
+            model = cls(config)
+        model.radio_model.load_state_dict(radio.radio_model.state_dict(), assign=True)
+        model.text_tower = tower
+        model.logit_scale = nn.Parameter(dual_encoder.logit_scale.detach().reshape(()))
+        if kind.use_sigmoid:
+            model.logit_bias = nn.Parameter(cast(Tensor, dual_encoder.logit_bias).detach().reshape(()))
+        return model.train(radio.training)
+
+    @property
+    def use_sigmoid(self) -> bool:
+        """Whether each text is judged for itself (SigLIP), or one of all is right (CLIP)."""
+        return self.logit_bias is not None
+
+    @property
+    def max_text_length(self) -> int:
+        """Longest text in tokens; for a SigLIP tower the length that all texts are padded to."""
+        return self.text_tower.config.max_position_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        return_loss: bool | None = None,
+        window_size: int | str | WindowChoice | None = None,
+        return_dict: bool | None = None,
+        pixel_mask: Tensor | None = None,
+    ) -> RadioZeroShotOutput | tuple:
+        """Compare images with texts.
+
+        Args:
+            input_ids: Tokens of the texts, `(num_texts, length)`; for a SigLIP tower padded to `max_text_length`.
+            pixel_values: RGB images in [0, 1], `(num_images, channels, height, width)`, as in `RadioModel.forward`.
+            attention_mask: 1 on tokens, 0 on padding. SigLIP was trained without.
+            return_loss: Also return the teacher's contrastive loss; image and text of one index are a pair.
+            window_size: As in `RadioModel.forward`.
+            return_dict: `False` returns a tuple of the fields that are not `None`.
+            pixel_mask: As in `RadioModel.forward`.
+
+        Returns:
+            `RadioZeroShotOutput`.
+
+        Raises:
+            ValueError: If texts are too long, or the loss is wanted of unequal numbers of images and texts; otherwise
+                as `RadioModel.forward`.
+        """
+        image_embeds = _normalize(cast(Tensor, self.get_image_features(pixel_values, window_size).pooler_output))
+        text_embeds = _normalize(cast(Tensor, self.get_text_features(input_ids, attention_mask).pooler_output))
+        logits_per_text = self._to_logits(text_embeds @ image_embeds.t())
+        output = RadioZeroShotOutput(
+            loss=self._contrastive_loss(logits_per_text) if return_loss else None,
+            logits_per_image=logits_per_text.t(),
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+        """Encode texts; `pooler_output` is `(num_texts, text_dim)`, not normalised. Arguments as in `forward`."""
+        self._check_text_length(input_ids.shape[-1])
+        output = self.text_tower(input_ids=input_ids, attention_mask=attention_mask)
+        embeds = (
+            output.text_embeds if isinstance(self.text_tower, CLIPTextModelWithProjection) else output.pooler_output
+        )
+        return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state, pooler_output=embeds)
+
+    def get_image_features(
+        self, pixel_values: Tensor, window_size: int | str | WindowChoice | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Encode images; `pooler_output` is the adaptor's summary `(num_images, text_dim)`, not normalised.
+
+        Arguments as in `forward`. The adaptor's dense head does not run.
+        """
+        tokens = self._encode_tokens(pixel_values, window_size)
+        class_token = tokens[:, _adaptor_config(self.config, str(self.config.text_adaptor)).token_index]
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=self._align(class_token))
+
+    def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
+        """Return probabilities in [0, 1]: sigmoid with a SigLIP tower, softmax over `dim`, the texts, with CLIP's."""
+        return logits_per_image.sigmoid() if self.use_sigmoid else logits_per_image.softmax(dim=dim)
+
+    @torch.no_grad()
+    def embed_texts(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Return unit vectors of texts, `(num_texts, text_dim)`, with the padding that the tower was trained with.
+
+        Args:
+            tokenizer: The folder's.
+            texts: At least one.
+            batch_size: Texts per forward pass of the tower.
+
+        Raises:
+            ValueError: If there are no texts.
+        """
+        if not texts:
+            raise ValueError("`texts` is empty: give at least one.")
+        embeds: list[Tensor] = []
+        for start in range(0, len(texts), batch_size):
+            tokens = tokenizer(
+                list(texts[start : start + batch_size]),
+                padding="max_length" if self.use_sigmoid else True,
+                truncation=True,
+                max_length=self.max_text_length,
+                return_tensors="pt",
+            )
+            # No mask: SigLIP was trained without, and CLIP reads the end token, which attends to nothing after it.
+            output = self.get_text_features(tokens["input_ids"].to(self.device))
+            embeds.append(cast(Tensor, output.pooler_output))
+        return _normalize(torch.cat(embeds))
+
+    def embed_classes(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        class_names: Sequence[str],
+        templates: Sequence[str] = SIMPLE_TEMPLATES,
+        batch_size: int = 256,
+    ) -> Tensor:
+        """Return one unit vector per class: the mean of its prompts' unit vectors, `(num_classes, text_dim)`.
+
+        Args:
+            tokenizer: The folder's.
+            class_names: For example `["tabby cat", "goldfish"]`.
+            templates: Prompts with the placeholder `{}`; `text_radio` has `PLAIN_TEMPLATES`, `SIMPLE_TEMPLATES` and
+                `OPENAI_TEMPLATES`.
+            batch_size: Prompts per forward pass of the tower.
+
+        Raises:
+            ValueError: If there are no classes or a template has no placeholder.
+
+        References:
+            CLIP, section 3.1.4 (prompt ensembling). https://arxiv.org/abs/2103.00020
+        """
+        prompts = [prompt for name in class_names for prompt in fill_templates(name, templates)]
+        embeds = self.embed_texts(tokenizer, prompts, batch_size)
+        return _normalize(embeds.unflatten(0, (len(class_names), len(templates))).mean(dim=1))
+
+    def segment(
+        self,
+        pixel_values: Tensor,
+        text_embeds: Tensor,
+        source: DenseSource = "summary_head",
+        window_size: int | str | WindowChoice | None = None,
+    ) -> SemanticSegmenterOutput:
+        """Compare every patch with texts: segmentation with an open vocabulary.
+
+        Args:
+            pixel_values: As in `forward`.
+            text_embeds: One vector per class, `(num_classes, text_dim)`, as `embed_classes` returns them.
+            source: Where a patch gets its place among the texts. "summary_head" applies the adaptor's summary head to
+                patch tokens, as NaRADIO and RADSeg do by hand: class tokens and patch tokens share a space, and the
+                patches of SigLIP and CLIP themselves are not aligned with texts, since their pooling comes after them.
+                "features" takes the adaptor's dense features, for a teacher whose patches are aligned.
+            window_size: As in `RadioModel.forward`.
+
+        Returns:
+            `logits` `(num_images, num_classes, rows, cols)`: similarities of patches and texts, scaled as in `forward`.
+            `RadioImageProcessor.post_process_semantic_segmentation` makes a label map of them.
+
+        Raises:
+            ValueError: If `source` is unknown or has another width than the texts; otherwise as `forward`.
+
+        References:
+            RayFronts (NaRADIO), https://arxiv.org/abs/2504.06994; RADSeg, https://arxiv.org/abs/2511.19704
+        """
+        width = self._text_width
+        if text_embeds.ndim != 2 or text_embeds.shape[1] != width:
+            raise ValueError(
+                f"`text_embeds` must have the shape (num_classes, {width}), got {tuple(text_embeds.shape)}."
+            )
+        patches = self._aligned_patches(pixel_values, source, window_size)
+        cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds))
+        return SemanticSegmenterOutput(logits=self._to_logits(cosines))
+
+    def _aligned_patches(
+        self, pixel_values: Tensor, source: DenseSource, window_size: int | str | WindowChoice | None
+    ) -> Tensor:
+        """Return the patches in the space of the texts, `(num_images, text_dim, rows, cols)`."""
+        if source not in get_args(DenseSource):
+            raise ValueError(f"`source` must be 'summary_head' or 'features', got {source!r}.")
+        if source == "features":
+            return self._dense_features(pixel_values, window_size)
+        patches = self._align(self.radio_model.patch_features(self._encode_tokens(pixel_values, window_size)))
+        return patches.transpose(1, 2).unflatten(2, tuple(self.radio_model.grid(pixel_values)))
+
+    def _dense_features(self, pixel_values: Tensor, window_size: int | str | WindowChoice | None) -> Tensor:
+        name, width = str(self.config.text_adaptor), self._text_width
+        adaptor = _adaptor_config(self.config, name)
+        if adaptor.feature_dim != width:
+            raise ValueError(
+                f"`source='features'` needs dense features as wide as the texts ({width}), but adaptor {name!r} has "
+                f"`feature_dim` {adaptor.feature_dim}: use 'summary_head'."
+            )
+        output = self.encode(pixel_values, window_size=window_size, adaptor_names=[name], feature_format="NCHW")
+        return cast(dict[str, Any], output.adaptors)[name].features
+
+    def _encode_tokens(self, pixel_values: Tensor, window_size: int | str | WindowChoice | None) -> Tensor:
+        """Return the backbone's tokens, prefix first; no adaptor runs."""
+        output = self.encode(pixel_values, window_size=window_size, adaptor_names=[])
+        return cast(Tensor, output.last_hidden_state)
+
+    def _align(self, tokens: Tensor) -> Tensor:
+        """Apply the summary head of the teacher's adaptor: `(..., hidden)` to `(..., text_dim)`."""
+        adaptor: Any = self.radio_model.adaptors[str(self.config.text_adaptor)]
+        return adaptor.head_mlp(tokens)
+
+    @property
+    def _text_width(self) -> int:
+        return text_tower_config(self.config).to_dict()[text_tower_kind(self.config).width_field]
+
+    def _to_logits(self, cosines: Tensor) -> Tensor:
+        logits = cosines * self.logit_scale.exp()
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+    def _contrastive_loss(self, logits_per_text: Tensor) -> Tensor:
+        """Return the loss of SigLIP (https://arxiv.org/abs/2303.15343, eq. 1) or of CLIP."""
+        num_texts, num_images = logits_per_text.shape
+        if num_texts != num_images:
+            raise ValueError(f"`return_loss` needs pairs, got {num_images} images and {num_texts} texts.")
+        if not self.use_sigmoid:
+            return image_text_contrastive_loss(logits_per_text)
+        is_pair = 2 * torch.eye(num_texts, device=logits_per_text.device) - 1
+        return -F.logsigmoid(is_pair * logits_per_text).sum(dim=-1).mean()
+
+    def _check_text_length(self, length: int) -> None:
+        longest = self.max_text_length
+        if length > longest:
+            raise ValueError(f"`input_ids` has {length} tokens, the text tower takes {longest}: use `truncation=True`.")
+        if self.use_sigmoid and length < longest and not self._warned_of_text_length:
+            self._warned_of_text_length = True
+            warnings.warn(
+                f"`input_ids` has {length} tokens, but SigLIP's text towers were trained on texts padded to {longest}, "
+                f"and read the last token: tokenize with `padding='max_length', max_length={longest}`.",
+                stacklevel=3,
+            )
+
+
+def _normalize(embeds: Tensor, dim: int = -1) -> Tensor:
+    """Return unit vectors; like the teachers without an epsilon."""
+    return embeds / embeds.norm(p=2, dim=dim, keepdim=True)
+
+
+def _adaptor_config(config: RadioConfig, name: str) -> RadioAdaptorConfig:
+    adaptors = {adaptor.name: adaptor for adaptor in config.adaptor_configs}
+    if name not in adaptors:
+        raise ValueError(f"Unknown adaptor {name!r} in `text_adaptor`.{did_you_mean(name, adaptors)} {_widths(config)}")
+    return adaptors[name]
+
+
+def _check_adaptor(config: RadioConfig, width: int) -> None:
+    if config.text_adaptor is None:
+        raise ValueError(f"`text_adaptor` of the configuration must name an adaptor, got None. {_widths(config)}")
+    adaptor = _adaptor_config(config, config.text_adaptor)
+    if adaptor.summary_dim != width:
+        raise ValueError(
+            f"The text tower's embeddings are {width} wide, but adaptor {adaptor.name!r} has `summary_dim` "
+            f"{adaptor.summary_dim}: this is not the text tower of its teacher. {_widths(config)}"
+        )
+
+
+def _find_adaptor(config: RadioConfig, kind: TextTowerKind) -> str:
+    """Return the one adaptor of the tower's family and width."""
+    width = text_tower_config(config).to_dict()[kind.width_field]
+    family = "siglip" if kind.use_sigmoid else "clip"
+    fitting = [
+        adaptor.name
+        for adaptor in config.adaptor_configs
+        if adaptor.summary_dim == width
+        and family in adaptor.name
+        and (kind.use_sigmoid or "siglip" not in adaptor.name)
+    ]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"The text tower is of a {family} model, with embeddings {width} wide, and fits "
+            f"{fitting or 'no adaptor'}: name its teacher's adaptor by `text_adaptor`. {_widths(config)}"
+        )
+    return fitting[0]
+
+
+def _widths(config: RadioConfig) -> str:
+    widths = ", ".join(f"{adaptor.name} ({adaptor.summary_dim})" for adaptor in config.adaptor_configs)
+    return f"Adaptors and their `summary_dim`: {widths or 'none'}."
+
+
+def _take_text_tower(dual_encoder: SiglipModel | Siglip2Model | CLIPModel) -> Any:
+    """Return the text tower with the projection into the common space."""
+    if isinstance(dual_encoder, (SiglipModel, Siglip2Model)):
+        return dual_encoder.text_model
+    if not isinstance(dual_encoder, CLIPModel):
+        raise ValueError(
+            f"`dual_encoder` must be transformers' SiglipModel, Siglip2Model or CLIPModel, got "
+            f"{type(dual_encoder).__name__}."
+        )
+    config: Any = copy.deepcopy(dual_encoder.config.text_config)
+    config.projection_dim = dual_encoder.config.projection_dim
+    with torch.device("meta"):
+        tower = CLIPTextModelWithProjection(config)
+    tower.text_model, tower.text_projection = dual_encoder.text_model, dual_encoder.text_projection
+    return tower

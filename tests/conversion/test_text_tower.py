@@ -1,0 +1,159 @@
+"""A text tower packed with a converted checkpoint."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForZeroShotImageClassification, AutoTokenizer, BertConfig, BertModel, Siglip2Tokenizer
+
+from conversion.from_nvidia import convert, main
+from conversion.text_tower import add_text_tower, canonicalizing
+from modeling_radio import RadioForZeroShotImageClassification
+
+
+CASE = "c_radio_v4_tiny"
+
+
+@pytest.fixture
+def checkpoint(reference):
+    return reference / CASE / "checkpoint.pth.tar"
+
+
+@pytest.fixture
+def width(checkpoint):
+    return {adaptor.name: adaptor for adaptor in convert(checkpoint).config.adaptor_configs}["siglip2-g"].summary_dim
+
+
+@pytest.fixture
+def save_teacher(build_dual_encoder, word_tokenizer, tmp_path):
+    """Return a function that writes a tiny teacher's folder."""
+
+    def save(kind, width):
+        folder = tmp_path / f"{kind}-{width}"
+        build_dual_encoder(kind, width).save_pretrained(folder)
+        word_tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def test_command_packs_tower_and_tokenizer(checkpoint, width, save_teacher, tmp_path):
+    teacher, output = save_teacher("siglip", width), tmp_path / "output"
+    assert main([str(checkpoint), str(output), "--text-tower", str(teacher)]) == 0
+    model = RadioForZeroShotImageClassification.from_pretrained(output).eval()
+    assert model.config.text_adaptor == "siglip2-g"
+    own, packed = load_file(teacher / "model.safetensors"), model.state_dict()
+    for name in ("head.weight", "embeddings.token_embedding.weight", "final_layer_norm.bias"):
+        assert torch.equal(packed[f"text_tower.{name}"], own[f"text_model.{name}"])
+    assert torch.equal(model.logit_scale, own["logit_scale"].squeeze())
+    assert torch.equal(model.logit_bias, own["logit_bias"].squeeze())
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    tokens = tokenizer("This  is a Cat.", padding="max_length", return_tensors="pt")
+    assert tokens.keys() == {"input_ids"}
+    assert tokenizer.convert_ids_to_tokens(tokens["input_ids"][0][:6]) == ["this", "is", "a", "cat", "</s>", "<pad>"]
+    assert tokens["input_ids"].shape == (1, 16)
+
+
+def test_packed_folder_still_equals_the_reference(reference, checkpoint, width, save_teacher, tmp_path):
+    expected = str(reference / CASE / "expected.safetensors")
+    command = [str(checkpoint), str(tmp_path / "output"), "--text-tower", str(save_teacher("siglip", width))]
+    assert main([*command, "--verify", expected]) == 0
+
+
+def test_packed_folder_opens_with_trust_and_describes_itself(checkpoint, width, save_teacher, tmp_path):
+    output = tmp_path / "output"
+    assert main([str(checkpoint), str(output), "--text-tower", str(save_teacher("siglip", width))]) == 0
+    model = AutoModelForZeroShotImageClassification.from_pretrained(output, trust_remote_code=True)
+    texts = model.embed_classes(AutoTokenizer.from_pretrained(output), ["cat", "dog"])
+    assert model.segment(torch.rand(1, 3, 64, 64), texts).logits.shape[:2] == (1, 2)
+    text = (output / "README.md").read_text()
+    assert f"siglip-{width}" in text
+    assert str(tmp_path) not in text
+
+
+def test_adaptor_is_chosen_by_name(checkpoint, width, save_teacher, tmp_path, capsys):
+    command = [str(checkpoint), str(tmp_path / "output"), "--text-tower", str(save_teacher("siglip", width))]
+    assert main([*command, "--text-adaptor", "siglip2-g"]) == 0
+    assert main([*command, "--overwrite", "--text-adaptor", "siglip-g"]) == 1
+    assert "Unknown adaptor 'siglip-g' in `text_adaptor`. Did you mean 'siglip2-g'?" in capsys.readouterr().err
+
+
+def test_tower_of_another_width_is_refused(checkpoint, width, save_teacher, tmp_path, capsys):
+    output = tmp_path / "output"
+    assert main([str(checkpoint), str(output), "--text-tower", str(save_teacher("siglip", width + 4))]) == 1
+    error = capsys.readouterr().err
+    assert f"embeddings {width + 4} wide, and fits no adaptor" in error
+    assert f"siglip2-g ({width})" in error
+    assert not output.exists()
+
+
+def test_adaptor_without_a_tower_is_refused(checkpoint, tmp_path, capsys):
+    assert main([str(checkpoint), str(tmp_path / "output"), "--text-adaptor", "siglip2-g"]) == 1
+    assert "--text-adaptor siglip2-g needs --text-tower" in capsys.readouterr().err
+
+
+def test_source_that_is_no_dual_encoder_is_refused(checkpoint, tmp_path):
+    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=8)
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has `model_type` 'bert'; it must be one of siglip, siglip2, clip"):
+        add_text_tower(convert(checkpoint), tmp_path)
+
+
+def test_missing_source_is_one_clear_line(checkpoint, tmp_path, capsys):
+    assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(tmp_path / "nowhere")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("from_nvidia: error: The text tower's source ")
+    assert error.endswith("is neither a folder nor a Hub name.\n")
+
+
+def test_clip_keeps_its_tokenizer(checkpoint, save_teacher, width):
+    teacher = save_teacher("clip", width)
+    model, tokenizer = add_text_tower(convert(checkpoint), teacher, "siglip2-g")
+    assert not model.use_sigmoid
+    assert tokenizer("Cat.").input_ids == AutoTokenizer.from_pretrained(teacher)("Cat.").input_ids
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("Cat.", "cat"),
+        ("this is a CAT!", "this is a cat"),
+        ("ice_cream", "ice cream"),
+        ("  a\tphoto \n of 'ice-cream' ", "a photo of icecream"),
+        ("(a) {cat}", "a cat"),
+    ],
+)
+def test_texts_are_read_in_canonical_form(word_tokenizer, text, canonical):
+    canonicalize = canonicalizing(word_tokenizer, 16)
+    assert canonicalize(text).input_ids == word_tokenizer(canonical).input_ids
+
+
+def test_tokenizer_of_siglip2_keeps_its_own_steps(tmp_path):
+    """Its spaces are letters, and its class is not the one that the folder names."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *"acdegot", "ca", "cat", "\u2581cat"]
+    merges = [("c", "a"), ("ca", "t"), ("\u2581", "cat")]
+    tokenizer = Siglip2Tokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges)
+    canonicalizing(tokenizer, 16).save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.tokenize("A,  Cat!") == ["a", "\u2581cat"] == tokenizer.tokenize("a cat")
+    assert again("A,  Cat!").input_ids == tokenizer("a cat").input_ids
+    assert tokenizer.tokenize("A,  Cat!") != ["a", "\u2581cat"]
+
+
+def test_slow_tokenizers_are_refused(word_tokenizer):
+    class SlowTokenizer:
+        is_fast = False
+
+    with pytest.raises(
+        ValueError, match="a SlowTokenizer, cannot be made to canonicalise texts: it must be a fast one"
+    ):
+        canonicalizing(SlowTokenizer(), 16)
+
+
+def test_tokenizers_that_do_more_than_their_file_are_refused(word_tokenizer):
+    class Shouting(type(word_tokenizer)):
+        def __call__(self, text, **options):
+            return super().__call__(text.upper(), **options)
+
+    tokenizer = Shouting(tokenizer_object=word_tokenizer.backend_tokenizer, unk_token="<unk>")
+    with pytest.raises(ValueError, match="a Shouting, reads 'a photo of a cat' otherwise once"):
+        canonicalizing(tokenizer, 16)

@@ -1,0 +1,92 @@
+"""Image classification: what is pooled, and losses and labels of each problem type."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
+
+
+def build(num_labels=3, **overrides):
+    return RadioForImageClassification(RadioConfig.from_preset("radio-test", num_labels=num_labels, **overrides)).eval()
+
+
+def images(batch_size=2):
+    return torch.rand(batch_size, 3, 32, 48)
+
+
+@pytest.mark.parametrize("pooling", ["summary", "summary_and_features"])
+def test_reads_the_summary_and_if_wanted_the_mean_features(pooling):
+    model, batch = build(classifier_pooling=pooling), images()
+    radio = RadioModel(model.config).eval()
+    radio.radio_model = model.radio_model
+    with torch.no_grad():
+        out = radio(batch)
+        pooled = [out.summary] if pooling == "summary" else [out.summary, out.features.mean(dim=1)]
+        expected = model.classifier(torch.cat(pooled, dim=1))
+        torch.testing.assert_close(model(batch).logits, expected, rtol=0, atol=1e-6)
+    assert model.classifier[1].in_features == 32 * (2 if pooling == "summary" else 3)
+
+
+def test_integers_are_single_labels():
+    model, batch = build(), images()
+    out = model(batch, labels=torch.tensor([2, 0]))
+    torch.testing.assert_close(out.loss, F.cross_entropy(out.logits, torch.tensor([2, 0])))
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_floats_are_multiple_labels():
+    model, batch, labels = build(), images(), torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    out = model(batch, labels=labels)
+    torch.testing.assert_close(out.loss, F.binary_cross_entropy_with_logits(out.logits, labels))
+    assert model.config.problem_type == "multi_label_classification"
+    torch.testing.assert_close(model(batch, labels=labels.long()).loss, out.loss)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_one_output_is_regression(shape):
+    model, batch, labels = build(num_labels=1), images(), torch.rand(shape)
+    out = model(batch, labels=labels)
+    torch.testing.assert_close(out.loss, F.mse_loss(out.logits, labels.view(2, 1)))
+    assert model.config.problem_type == "regression"
+
+
+def test_several_outputs_can_be_regression():
+    model, batch, labels = build(problem_type="regression"), images(), torch.rand(2, 3)
+    out = model(batch, labels=labels)
+    torch.testing.assert_close(out.loss, F.mse_loss(out.logits, labels))
+
+
+def test_a_label_of_minus_100_does_not_count():
+    model, batch = build(), images()
+    both = model(batch, labels=torch.tensor([2, -100])).loss
+    torch.testing.assert_close(both, model(batch[:1], labels=torch.tensor([2])).loss, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_outside_the_classes(label):
+    with pytest.raises(
+        ValueError, match=rf"`labels` must lie in \[0, 3\), .* or be -100, which is ignored; got {label}"
+    ):
+        build()(images(), labels=torch.tensor([0, label]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            torch.tensor([0]),
+            r"`labels` must be integers of the shape \(2,\) for single labels, got torch.int64 of \(1,\)",
+        ),
+        (torch.tensor([[0, 1, 0], [1, 1, 0]]), "set `problem_type` to 'multi_label_classification'"),
+        (
+            torch.rand(2, 4),
+            r"`labels` must have the shape \(2, 3\) for `problem_type` 'multi_label_classification', got",
+        ),
+    ],
+)
+def test_labels_of_another_shape(labels, message):
+    model = build()
+    with pytest.raises(ValueError, match=message):
+        model(images(), labels=labels)
+    assert model.config.problem_type is None  # labels that were refused decide nothing

@@ -1,0 +1,463 @@
+"""Detection and instance segmentation: RF-DETR's decoder over RADIO's features."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.ops import box_convert
+
+from modeling_radio import (
+    RadioConfig,
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioImageProcessor,
+    RadioModel,
+)
+
+
+PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
+MODELS = (RadioForObjectDetection, RadioForInstanceSegmentation)
+SIZE = (64, 96)
+
+
+def tiny_config(**overrides):
+    small = {
+        "id2label": {0: "cat", 1: "dog", 2: "bird"},
+        "detection_hidden_size": 32,
+        "detection_num_queries": 12,
+        "detection_num_groups": 2,
+        "detection_num_layers": 2,
+        "detection_window_size": None,
+    }
+    return RadioConfig.from_preset("radio-test", **{**small, **overrides})
+
+
+def images(count=2, size=SIZE):
+    return torch.rand(count, 3, *size)
+
+
+def label(*objects, size=SIZE):
+    """One image's labels from `(class, centre x, centre y, width, height)` each."""
+    rows = torch.tensor(objects).reshape(-1, 5)
+    masks = torch.zeros(len(rows), *size)
+    for mask, (x, y, width, height) in zip(masks, rows[:, 1:].tolist(), strict=True):
+        left, right = round((x - width / 2) * size[1]), round((x + width / 2) * size[1])
+        top, bottom = round((y - height / 2) * size[0]), round((y + height / 2) * size[0])
+        mask[top:bottom, left:right] = 1
+    return {"class_labels": rows[:, 0].long(), "boxes": rows[:, 1:], "masks": masks, "image_id": torch.tensor(7)}
+
+
+def some_labels():
+    return [label((0, 0.5, 0.5, 0.5, 0.5), (2, 0.25, 0.5, 0.25, 0.5)), label()]
+
+
+@pytest.fixture(params=MODELS, ids=["boxes", "masks"])
+def model(request):
+    return request.param(tiny_config()).eval()
+
+
+# What comes out
+
+
+def test_outputs(model):
+    output = model(images())
+    assert output.logits.shape == (2, 12, 3)
+    assert output.pred_boxes.shape == (2, 12, 4)
+    assert output.loss is None
+    if isinstance(model, RadioForInstanceSegmentation):
+        assert output.pred_masks.shape == (2, 12, 16, 24)
+    first = model(images(), labels=some_labels(), return_dict=False)[0]
+    assert first.ndim == 0
+
+
+def test_reads_the_global_blocks():
+    config = tiny_config(num_hidden_layers=8)
+    assert config.detection_blocks == [1, 3, 5, 7]
+    model = RadioForObjectDetection(tiny_config(detection_indices=[1, 3]))
+    assert len(model.detector.model.backbone.input_norms) == 2
+
+
+@pytest.mark.parametrize("model_class", MODELS)
+def test_windows(model_class):
+    model = model_class(tiny_config(vitdet_num_windowed=1)).eval()
+    batch = images()
+    with torch.no_grad():
+        everywhere = model(batch, window_size="global").pred_boxes
+        windowed = model(batch, window_size=2).pred_boxes
+        model.config.detection_window_size = 2
+        torch.testing.assert_close(model(batch).pred_boxes, windowed, rtol=0, atol=0)
+    assert not torch.equal(everywhere, windowed)
+
+
+def test_queries_start_from_the_patches_that_are_image(model):
+    """The right half is padding: twelve queries take the twelve patches of the left half, as shares of that half."""
+    mask = torch.ones(1, 4, 6)
+    mask[:, :, 3:] = 0
+    with torch.no_grad():
+        start = model.detector(torch.randn(1, 4 * 32, 4, 6), pixel_mask=mask).init_reference_points[0, :, :2]
+    grid = torch.cartesian_prod((torch.arange(3) + 0.5) / 3, (torch.arange(4) + 0.5) / 4)
+    distances = torch.cdist(grid, start)
+    assert distances.min(dim=1).values.max() < 0.01
+
+
+def test_pixel_mask_reaches_the_detector(model):
+    batch = images()
+    mask = torch.ones(2, *SIZE, dtype=torch.long)
+    with torch.no_grad():
+        plain, full = model(batch), model(batch, pixel_mask=mask)
+        mask[:, :, 64:] = 0
+        cut = model(batch, pixel_mask=mask)
+    torch.testing.assert_close(full.pred_boxes, plain.pred_boxes, rtol=0, atol=0)
+    assert not torch.equal(cut.pred_boxes, plain.pred_boxes)
+
+
+# Training
+
+
+def test_every_parameter_gets_a_gradient(model):
+    model.train()
+    output = model(images(), labels=some_labels())
+    output.loss.backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not without
+    assert output.logits.shape[1] == 2 * 12  # both groups of queries
+    assert {"loss_ce", "loss_bbox", "loss_giou"} <= set(output.loss_dict)
+
+
+def test_images_without_objects_train(model):
+    model.train()
+    loss = model(images(), labels=[label(), label()]).loss
+    loss.backward()
+    assert loss.ndim == 0
+    assert torch.isfinite(loss)
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_evaluation_loss_counts_one_group_of_queries():
+    several = RadioForObjectDetection(tiny_config(detection_num_groups=3)).eval()
+    one = RadioForObjectDetection(tiny_config(detection_num_groups=1)).eval()
+    state = several.state_dict()
+    one.load_state_dict(
+        {name: state[name][: len(old)] if old.ndim else state[name] for name, old in one.state_dict().items()}
+    )
+    batch = images()
+    with torch.no_grad():
+        expected = one(batch, labels=some_labels()).loss
+        torch.testing.assert_close(several(batch, labels=some_labels()).loss, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_gradient_checkpointing_gives_equal_gradients():
+    model = RadioForObjectDetection(tiny_config())
+    batch = images()
+    gradients = []
+    for enable in (False, True):
+        if enable:
+            model.gradient_checkpointing_enable()
+            model.train()
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(batch, labels=some_labels()).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=1e-6)
+
+
+def test_autocast_leaves_the_detector_in_float32(model):
+    model.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(images(), labels=some_labels())
+    output.loss.backward()
+    assert output.pred_boxes.dtype == torch.float32
+    assert torch.isfinite(output.loss)
+
+
+def test_bfloat16_checkpoint_keeps_the_detector_in_float32(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    half = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in half.detector.parameters()} == {torch.float32}
+    assert torch.isfinite(half(images().bfloat16(), labels=some_labels()).loss)
+
+
+# Saving and opening
+
+
+def test_save_and_load(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
+    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    batch = images()
+    with torch.no_grad():
+        torch.testing.assert_close(again(batch).logits, model(batch).logits, rtol=0, atol=0)
+        torch.testing.assert_close(again(batch).pred_boxes, model(batch).pred_boxes, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("model_class", MODELS)
+def test_opens_the_folder_of_a_backbone(model_class, tmp_path):
+    adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]
+    backbone = RadioModel(tiny_config(adaptors=adaptors))
+    backbone.save_pretrained(tmp_path)
+    model, info = model_class.from_pretrained(tmp_path, num_labels=5, output_loading_info=True)
+    assert all(name.startswith("detector.") for name in info["missing_keys"])
+    assert not info["unexpected_keys"]
+    for name, tensor in model.radio_model.state_dict().items():
+        torch.testing.assert_close(tensor, backbone.radio_model.state_dict()[name], rtol=0, atol=0)
+    assert model(images()).logits.shape[-1] == 5
+
+
+def test_starting_values_are_those_of_rf_detr(tmp_path):
+    """They are set by modules without weights of their own, which remote code would pass over."""
+    RadioModel(tiny_config()).save_pretrained(tmp_path)
+    for model in (RadioForObjectDetection(tiny_config()), RadioForObjectDetection.from_pretrained(tmp_path)):
+        detector = model.detector
+        torch.testing.assert_close(detector.class_embed.bias.sigmoid(), torch.full((3,), 0.01))
+        assert not detector.bbox_embed.layers[-1].weight.any()
+        for layer in detector.model.decoder.layers:
+            assert layer.cross_attn.sampling_offsets.bias.abs().max() == 4  # the fourth of four points
+            assert not layer.cross_attn.sampling_offsets.weight.any()
+
+
+def test_backbone_opens_from_the_folder_of_a_detector(tmp_path):
+    model = RadioForObjectDetection(tiny_config()).eval()
+    model.save_pretrained(tmp_path)
+    backbone = RadioModel.from_pretrained(tmp_path)
+    for name, tensor in model.radio_model.state_dict().items():
+        torch.testing.assert_close(backbone.radio_model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+OPEN_ELSEWHERE = """
+import sys
+sys.modules["modeling_radio"] = None
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, AutoModelForInstanceSegmentation, AutoModelForObjectDetection, pipeline
+
+boxes, masks, picture, output = sys.argv[1:]
+inputs = AutoImageProcessor.from_pretrained(boxes, trust_remote_code=True)(Image.open(picture), return_tensors="pt")
+tensors = {}
+with torch.no_grad():
+    for auto_class, folder in ((AutoModelForObjectDetection, boxes), (AutoModelForInstanceSegmentation, masks)):
+        model = auto_class.from_pretrained(folder, trust_remote_code=True)
+        assert type(model).__module__.startswith("transformers_modules.")
+        tensors[folder[-5:]] = model(**inputs).pred_boxes
+
+detect = pipeline("object-detection", model=boxes, trust_remote_code=True)
+kinds = [picture, Image.open(picture), *detect([picture, Image.open(picture)], threshold=0.0, batch_size=2)]
+found = [one if isinstance(one, list) else detect(one, threshold=0.0) for one in kinds]
+found += list(detect((path for path in [picture]), threshold=0.0))
+assert {object["label"] for one in found for object in one} <= {"cat", "dog", "bird"}
+sides = [[object["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for object in found[0]]
+tensors["pipeline_boxes"] = torch.tensor(sides)
+tensors["pipeline_scores"] = torch.tensor([[object["score"] for object in one] for one in found])
+save_file(tensors, output)
+"""
+
+
+def test_pipeline_and_remote_code_in_a_fresh_process(tmp_path):
+    config = tiny_config()
+    processor = RadioImageProcessor.from_model_config(config)
+    models = [model_class(config).eval() for model_class in MODELS]
+    folders = [tmp_path / "boxes", tmp_path / "masks"]
+    for model, folder in zip(models, folders, strict=True):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
+    env = {**kept, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", OPEN_ELSEWHERE, *map(str, folders), str(PHOTOGRAPH), str(tmp_path / "out.safetensors")],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    outputs = load_file(tmp_path / "out.safetensors")
+
+    photograph = Image.open(PHOTOGRAPH)
+    inputs = processor(photograph, return_tensors="pt")
+    with torch.no_grad():
+        for model, folder in zip(models, folders, strict=True):
+            torch.testing.assert_close(outputs[folder.name], model(**inputs).pred_boxes, atol=1e-5, rtol=0)
+        output = models[0](**inputs)
+    expected = processor.post_process_object_detection(output, 0.0, [photograph.size[::-1]])[0]
+    assert len(outputs["pipeline_scores"]) == 5  # path, image, a batch of two, generator
+    for scores in outputs["pipeline_scores"]:
+        torch.testing.assert_close(scores, expected["scores"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(outputs["pipeline_boxes"], expected["boxes"].long(), atol=1, rtol=0)
+
+
+# Post-processing
+
+
+def detections(*queries, num_classes=3):
+    """Outputs of one image from `(class, probability, centre x, centre y, width, height)` for each query."""
+    logits = torch.full((1, len(queries), num_classes), -9.0)
+    for row, (label_id, probability, *_) in zip(logits[0], queries, strict=True):
+        row[label_id] = torch.logit(torch.tensor(probability))
+    return SimpleNamespace(logits=logits, pred_boxes=torch.tensor([[query[2:] for query in queries]]))
+
+
+def test_post_process_object_detection():
+    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5), (2, 0.9, 0.1, 0.5, 0.4, 1.0), (1, 0.3, 0.5, 0.5, 0.1, 0.1))
+    processor = RadioImageProcessor()
+    (found,) = processor.post_process_object_detection(outputs, threshold=0.5, target_sizes=torch.tensor([[100, 200]]))
+    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.6]))
+    assert found["labels"].tolist() == [2, 0]
+    torch.testing.assert_close(found["boxes"], torch.tensor([[0.0, 0, 60, 100], [50, 25, 150, 75]]))  # first: clipped
+    (shares,) = processor.post_process_object_detection(outputs, threshold=0.5)
+    torch.testing.assert_close(shares["boxes"], torch.tensor([[0.0, 0, 0.3, 1], [0.25, 0.25, 0.75, 0.75]]))
+    with pytest.raises(ValueError, match="`target_sizes` must have one"):
+        processor.post_process_object_detection(outputs, target_sizes=[(1, 1), (2, 2)])
+
+
+def test_one_query_may_be_two_classes():
+    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5), (1, 0.1, 0.5, 0.5, 0.1, 0.1))
+    outputs.logits[0, 0, 2] = 3
+    (found,) = RadioImageProcessor().post_process_object_detection(outputs)
+    assert found["labels"].tolist() == [2, 0]
+    torch.testing.assert_close(found["boxes"][0], found["boxes"][1])
+
+
+def test_post_process_instances_undoes_padding():
+    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5), (2, 0.9, 0.25, 0.5, 0.5, 1.0))
+    pixel_mask = torch.zeros(1, 64, 64, dtype=torch.long)
+    pixel_mask[:, :32, :] = 1  # the lower half is padding
+    outputs.pred_masks = torch.full((1, 2, 16, 16), -5.0)
+    outputs.pred_masks[0, 1, :, :8] = 5  # the left half
+    (found,) = RadioImageProcessor().post_process_instances(outputs, [(20, 40)], 0.5, pixel_mask=pixel_mask)
+    assert found["masks"].shape == (2, 20, 40)
+    assert found["masks"][0, :, :19].all()
+    assert not found["masks"][0, :, 21:].any()
+    assert not found["masks"][1].any()
+    torch.testing.assert_close(found["boxes"][0], torch.tensor([0.0, 0, 20, 20]))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([label((3, 0.5, 0.5, 0.1, 0.1)), label()], r"`class_labels` of `labels\[0\]` must lie in \[0, 3\).*got 3"),
+        ([label(), label((-1, 0.5, 0.5, 0.1, 0.1))], r"`class_labels` of `labels\[1\]` must lie in \[0, 3\).*got -1"),
+        ([label((0, 0.9, 0.5, 0.3, 0.1)), label()], r"`boxes` of `labels\[0\]` must be .* inside it"),
+        ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.tensor([[30.0, 20, 8, 8]])}, label()], "Divide pixels by"),
+        ([label((0, 0.5, 0.5, 0.0, 0.1)), label()], "not empty"),
+        ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.full((1, 4), torch.nan)}, label()], "not empty; got .nan"),
+        ([label()], "one entry for each of the 2 images, got 1"),
+        ([{**label(), "boxes": torch.tensor([])}, label()], r"torch.zeros\(0, 4\)"),
+        ([{**label(), "class_labels": torch.tensor([1])}, label()], r"`class_labels` \(num_boxes,\), got"),
+        ([{"boxes": torch.zeros(0, 4)}, label()], r"`labels\[0\]` lacks \['class_labels'\]"),
+        ([label(*[(0, 0.5, 0.5, 0.1, 0.1)] * 13), label()], r"13 boxes, more than `detection_num_queries` \(12\)"),
+    ],
+)
+def test_wrong_labels(labels, message):
+    model = RadioForObjectDetection(tiny_config())
+    with pytest.raises(ValueError, match=message):
+        model(images(), labels=labels)
+
+
+@pytest.mark.parametrize("masks", [{}, {"masks": torch.zeros(1, 32, 96)}, {"masks": torch.zeros(2, *SIZE)}])
+def test_wrong_masks(masks):
+    model = RadioForInstanceSegmentation(tiny_config())
+    one = {name: tensor for name, tensor in label((0, 0.5, 0.5, 0.1, 0.1)).items() if name != "masks"}
+    with pytest.raises(ValueError, match=r"`masks` of `labels\[0\]` must have the shape \(1, 64, 96\)"):
+        model(images(1), labels=[{**one, **masks}])
+
+
+def test_wrong_images():
+    model = RadioForObjectDetection(tiny_config())
+    with pytest.raises(ValueError, match=r"`detection_num_queries` is 12, but images of 2 x 3 patches.*64 x 64 pixels"):
+        model(images(size=(32, 48)))
+    with pytest.raises(ValueError, match=r"`pixel_mask` must have the shape \(2, 64, 96\)"):
+        model(images(), pixel_mask=torch.ones(2, 4, 6))
+    with pytest.raises(ValueError, match="`window_size` must be at least 1"):
+        model(images(), window_size="wide")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"detection_hidden_size": 40}, "`detection_hidden_size` must be a multiple of 32, got 40; the nearest is 32"),
+        ({"detection_indices": [3, 1]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
+        ({"detection_indices": [4]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
+        ({"detection_indices": []}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
+        ({"detection_num_groups": 0}, "`detection_num_groups` must be at least 1, got 0"),
+    ],
+)
+def test_wrong_configuration(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**overrides)
+
+
+def test_training_without_scipy(model, monkeypatch):
+    monkeypatch.setattr("transformers.utils.import_utils.is_scipy_available", lambda: False)
+    monkeypatch.setitem(
+        sys.modules["transformers.utils.import_utils"].BACKENDS_MAPPING,
+        "scipy",
+        (lambda: False, "pip install scipy {0}"),
+    )
+    with pytest.raises(ImportError, match="pip install scipy"):
+        model(images(), labels=some_labels())
+
+
+# Learning
+
+
+@pytest.mark.slow
+def test_learns_a_few_images():
+    from torchmetrics.detection import MeanAveragePrecision
+
+    scenes, labels = [], []
+    for index in range(6):
+        scene, one = torch.full((3, 128, 128), 0.5), []
+        for class_index, side in ((index % 3, 48), ((index + 1) % 3, 32))[: index % 3]:
+            left, top = torch.randint(0, 128 - side, (2,)).tolist()
+            scene[:, top : top + side, left : left + side] = (
+                F.one_hot(torch.tensor(class_index), 3).view(3, 1, 1).float()
+            )
+            one.append((class_index, (left + side / 2) / 128, (top + side / 2) / 128, side / 128, side / 128))
+        scenes.append(scene)
+        labels.append(label(*one, size=(128, 128)))
+    batch = torch.stack(scenes)
+    model = RadioForObjectDetection(tiny_config(hidden_size=64, detection_hidden_size=64, detection_num_queries=20))
+    processor = RadioImageProcessor()
+
+    def mean_average_precision():
+        model.eval()
+        with torch.no_grad():
+            found = processor.post_process_object_detection(model(batch), 0.0)
+        boxes = [one["boxes"] for one in labels]
+        corners = [box_convert(box, "cxcywh", "xyxy") for box in boxes]
+        truth = [{"boxes": box, "labels": one["class_labels"]} for box, one in zip(corners, labels, strict=True)]
+        metric = MeanAveragePrecision(backend="pycocotools")
+        metric.update(found, truth)
+        model.train()
+        return metric.compute()["map_50"].item()
+
+    assert mean_average_precision() < 0.1
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(120):
+        loss = model(batch, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    assert mean_average_precision() > 0.5

@@ -1,0 +1,257 @@
+"""SAM3 on RADIO: nothing changes but the features."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
+
+from modeling_radio import RadioConfig, RadioModel, RadioModelOutput, attach_to_sam3, save_attached
+from modeling_radio.adaptors_radio import RadioAdaptorOutput
+from modeling_radio.sam3_radio import RadioSam3Trunk
+
+
+PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
+GRID = 4
+SAM3_PX, RADIO_PX = GRID * 14, GRID * 16
+TRUNK_WIDTH = 32
+OUTPUTS = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits", "semantic_seg")
+
+SEGMENT_ELSEWHERE = """
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("attached", trust_remote_code=True)
+inputs = load_file("inputs.safetensors")
+with torch.no_grad():
+    output = model(**inputs)
+save_file({"pred_masks": output.pred_masks.contiguous()}, "masks.safetensors")
+"""
+
+
+@pytest.fixture
+def sam3():
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+    trunk = {
+        **small,
+        "model_type": "sam3_vit_model",
+        "num_hidden_layers": 2,
+        "image_size": SAM3_PX,
+        "pretrain_image_size": SAM3_PX,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+    }
+    config = Sam3Config(
+        vision_config={"backbone_config": trunk, "fpn_hidden_size": 32},
+        text_config={
+            **small,
+            "model_type": "clip_text_model",
+            "num_hidden_layers": 1,
+            "vocab_size": 64,
+            "projection_dim": 16,
+            "max_position_embeddings": 16,
+            "bos_token_id": 1,
+            "eos_token_id": 3,
+        },
+        geometry_encoder_config={**small, "num_layers": 1, "roi_size": 2},
+        detr_encoder_config={**small, "num_layers": 1},
+        detr_decoder_config={**small, "num_layers": 1, "num_queries": 5},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
+    )
+    return Sam3Model(config).eval()
+
+
+def build_radio(feature_dim=TRUNK_WIDTH, **fields):
+    head = {"hidden_size": 24, "feature_dim": feature_dim}
+    adaptors = [{"name": "sam3", **head}, {"name": "dino_v3", **head}]
+    return RadioModel(
+        RadioConfig.from_preset("radio-test", **{"adaptors": adaptors, "vitdet_num_windowed": 1, **fields})
+    ).eval()
+
+
+def random_inputs(side, batch_size=2):
+    texts = torch.randint(4, 64, (batch_size, 6))
+    texts[:, 4:] = 3
+    return {"pixel_values": torch.rand(batch_size, 3, side, side) * 2 - 1, "input_ids": texts}
+
+
+def run(model, inputs, **options):
+    with torch.no_grad():
+        return model(**inputs, **options)
+
+
+class TrunkInTheAdaptor(torch.nn.Module):
+    """Stands for RADIO: its sam3 adaptor answers with features that are given."""
+
+    dtype = torch.float32
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+
+    def forward(self, pixel_values, adaptor_names, **_options):
+        self.pixel_values = pixel_values
+        return RadioModelOutput(adaptors={name: RadioAdaptorOutput(features=self.features) for name in adaptor_names})
+
+
+@pytest.mark.parametrize("boxes", [None, torch.tensor([[[0.5, 0.5, 0.4, 0.6]]] * 2)])
+def test_sam3s_own_features_give_its_own_masks_bit_for_bit(sam3, boxes):
+    inputs = random_inputs(SAM3_PX)
+    if boxes is not None:
+        inputs |= {"input_boxes": boxes, "input_boxes_labels": torch.ones(2, 1, dtype=torch.long)}
+    expected = run(sam3, inputs)
+    features = run(sam3.vision_encoder.backbone, {"pixel_values": inputs["pixel_values"]}).last_hidden_state
+    attached = attach_to_sam3(sam3, build_radio())
+    attached.vision_encoder.backbone.radio = TrunkInTheAdaptor(features)
+    actual = run(attached, {**inputs, "pixel_values": torch.zeros(2, 3, RADIO_PX, RADIO_PX)})
+    assert expected.pred_masks.std() > 0
+    for name in OUTPUTS:
+        assert torch.equal(actual[name], expected[name]), name
+
+
+@pytest.mark.parametrize("window_size", [None, 2])
+def test_features_are_the_adaptors_of_pixels_from_0_to_1(sam3, window_size):
+    radio = build_radio()
+    attach_to_sam3(sam3, radio, window_size=window_size)
+    pixels = torch.rand(2, 3, RADIO_PX, RADIO_PX)
+    actual = run(sam3.vision_encoder, {"pixel_values": pixels * 2 - 1}).last_hidden_state
+    expected = run(radio, {"pixel_values": pixels}, window_size=window_size).adaptors["sam3"].features
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    other = run(radio, {"pixel_values": pixels}, window_size=2 if window_size is None else "global")
+    assert not torch.allclose(actual, other.adaptors["sam3"].features, atol=1e-5)
+
+
+def test_only_the_trunk_is_replaced(sam3):
+    before = {name: value for name, value in sam3.state_dict().items() if ".backbone." not in name}
+    config = copy.deepcopy(sam3.config.to_dict())
+    radio = build_radio()
+    assert attach_to_sam3(sam3, radio) is sam3
+    after = {name: value for name, value in sam3.state_dict().items() if ".backbone." not in name}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert after.keys() == before.keys()
+    changed = sam3.config.to_dict()
+    assert changed["vision_config"].pop("backbone_config") != config["vision_config"].pop("backbone_config")
+    assert changed == config
+    assert sam3.vision_encoder.backbone.radio is radio
+    assert sam3.config.vision_config.image_size == RADIO_PX
+
+
+def test_a_text_gives_masks_that_depend_on_text_and_image(sam3):
+    attach_to_sam3(sam3, build_radio())
+    inputs = random_inputs(RADIO_PX)
+    masks = run(sam3, inputs).pred_masks
+    assert masks.shape == (2, 5, 4 * GRID, 4 * GRID)
+    assert masks.isfinite().all()
+    for name in inputs:
+        other = run(sam3, {**inputs, name: random_inputs(RADIO_PX)[name]}).pred_masks
+        assert not torch.equal(other, masks), name
+
+
+def test_sam3s_processor_turns_a_text_into_masks_of_the_photograph(sam3, word_tokenizer):
+    attach_to_sam3(sam3, build_radio())
+    processor = Sam3Processor(Sam3ImageProcessor(), word_tokenizer)
+    side = sam3.config.vision_config.image_size
+    with Image.open(PHOTOGRAPH) as image:
+        size = image.size[::-1]
+        inputs = processor(image, text="cat", size={"height": side, "width": side}, return_tensors="pt")
+    inputs["input_ids"] = inputs["input_ids"][:, :16]  # the tiny text tower takes no more
+    inputs["attention_mask"] = inputs["attention_mask"][:, :16]
+    output = run(sam3, inputs)
+    (found,) = processor.post_process_instance_segmentation(
+        output, threshold=0.0, target_sizes=inputs["original_sizes"].tolist()
+    )
+    assert found["masks"].shape == (5, *size)
+
+
+def test_another_adaptor_with_finer_features_needs_smaller_images(sam3):
+    head = {"hidden_size": 24, "feature_dim": TRUNK_WIDTH}
+    attach_to_sam3(sam3, build_radio(adaptors=[{"name": "fine", **head, "upsample_factor": 2}]), "fine")
+    assert sam3.config.vision_config.image_size == GRID * 8
+    assert run(sam3, random_inputs(GRID * 8)).pred_masks.shape == (2, 5, 4 * GRID, 4 * GRID)
+
+
+def test_hidden_states_are_radios(sam3):
+    attach_to_sam3(sam3, build_radio())
+    output = run(sam3, random_inputs(RADIO_PX), output_hidden_states=True)
+    assert len(output.vision_hidden_states) == 1 + sam3.vision_encoder.backbone.radio.config.num_hidden_layers
+
+
+def test_trunk_in_bfloat16_takes_images_in_float32(sam3):
+    attach_to_sam3(sam3, build_radio().to(torch.bfloat16))
+    assert run(sam3, random_inputs(RADIO_PX)).pred_masks.isfinite().all()
+
+
+def test_gradients_reach_radio(sam3):
+    attach_to_sam3(sam3, build_radio())
+    sam3(**random_inputs(RADIO_PX)).pred_masks.sum().backward()
+    radio = sam3.vision_encoder.backbone.radio
+    assert radio.radio_model.model.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+
+
+def test_saved_pair_opens_as_sam3_bit_equal(sam3, tmp_path):
+    attach_to_sam3(sam3, build_radio(), window_size=2)
+    inputs = random_inputs(RADIO_PX)
+    expected = run(sam3, inputs)
+    sam3.save_pretrained(tmp_path)
+    again, info = Sam3Model.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert isinstance(again.vision_encoder.backbone, RadioSam3Trunk)
+    assert again.vision_encoder.backbone.config.window_size == 2
+    for name in OUTPUTS:
+        assert torch.equal(run(again, inputs)[name], expected[name]), name
+
+
+def test_saved_pair_opens_elsewhere_with_its_own_code(sam3, run_elsewhere, tmp_path):
+    attach_to_sam3(sam3, build_radio())
+    inputs = random_inputs(RADIO_PX)
+    save_attached(sam3, tmp_path / "attached")
+    save_file(inputs, tmp_path / "inputs.safetensors")
+    run_elsewhere(SEGMENT_ELSEWHERE, tmp_path)
+    masks = load_file(tmp_path / "masks.safetensors")["pred_masks"]
+    torch.testing.assert_close(masks, run(sam3, inputs).pred_masks, atol=1e-5, rtol=1e-5)
+
+
+def test_saved_pair_names_its_code(sam3, tmp_path):
+    save_attached(attach_to_sam3(sam3, build_radio()), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["auto_map"]["AutoModel"] == "sam3_radio.RadioSam3Model"
+    assert (tmp_path / "sam3_radio.py").exists()
+
+
+def test_sam3_on_its_own_trunk_is_not_saved_as_attached(sam3, tmp_path):
+    with pytest.raises(ValueError, match="`sam3_model` runs on its own trunk: call `attach_to_sam3` first"):
+        save_attached(sam3, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("radio", "options", "message"),
+    [
+        ({}, {"adaptor_name": "sam"}, r"no adaptor 'sam' \(`adaptor_name`\), which SAM3 needs; it has sam3, dino_v3"),
+        ({"adaptors": []}, {}, "it has none"),
+        ({"feature_dim": 16}, {}, "SAM3's trunk has 32 channels, but adaptor 'sam3' has `feature_dim` 16"),
+        (
+            {"max_resolution": 48},
+            {},
+            "SAM3's grid of 4 x 4 features needs images of 64 pixels .* multiples of 16 up to 48",
+        ),
+    ],
+)
+def test_radio_that_does_not_fit_is_refused(sam3, radio, options, message):
+    trunk = sam3.vision_encoder.backbone
+    with pytest.raises(ValueError, match=message):
+        attach_to_sam3(sam3, build_radio(**radio), **options)
+    assert sam3.vision_encoder.backbone is trunk
+
+
+def test_images_of_another_size_are_refused(sam3):
+    attach_to_sam3(sam3, build_radio())
+    with pytest.raises(
+        ValueError, match=r"must have 64 x 64 pixels for SAM3's 4 x 4 features, got \(48, 48\): .*'height'"
+    ):
+        run(sam3, random_inputs(48))

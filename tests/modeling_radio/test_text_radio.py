@@ -1,0 +1,70 @@
+"""Prompt templates and text towers of the zero-shot tasks."""
+
+import pytest
+from transformers import SiglipTextConfig
+
+from modeling_radio import RadioConfig
+from modeling_radio.text_radio import (
+    OPENAI_TEMPLATES,
+    PLAIN_TEMPLATES,
+    SIMPLE_TEMPLATES,
+    fill_templates,
+    text_tower_config,
+    text_tower_kind,
+)
+
+
+def test_openai_templates_are_80_and_hold_the_simple_ones():
+    assert len(OPENAI_TEMPLATES) == len(set(OPENAI_TEMPLATES)) == 80
+    assert set(SIMPLE_TEMPLATES) < set(OPENAI_TEMPLATES)
+    assert all(template.count("{}") == 1 for template in (*OPENAI_TEMPLATES, *PLAIN_TEMPLATES))
+    # One of each family of the published list.
+    assert {
+        "a bad photo of a {}.",
+        "a photo of the hard to see {}.",
+        "graffiti of the {}.",
+        "the embroidered {}.",
+        "itap of my {}.",
+        "a photo of many {}.",
+        "the {} in a video game.",
+        "a jpeg corrupted photo of the {}.",
+    } <= set(OPENAI_TEMPLATES)
+
+
+def test_templates_are_filled_in_order():
+    assert fill_templates("cat", PLAIN_TEMPLATES) == ["cat"]
+    assert fill_templates("cat", ["a {}.", "the {}."]) == ["a cat.", "the cat."]
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ([], "`templates` is empty"),
+        (["a cat"], "placeholder {} exactly once, got 'a cat'"),
+        (["{} {}"], "exactly once"),
+    ],
+)
+def test_templates_that_cannot_be_filled_are_refused(templates, message):
+    with pytest.raises(ValueError, match=message):
+        fill_templates("cat", templates)
+
+
+def test_tower_is_read_from_the_configuration():
+    tower = SiglipTextConfig(hidden_size=32, projection_size=24)
+    config = RadioConfig.from_preset("radio-test", text_tower=tower.to_dict())
+    assert text_tower_config(config).projection_size == 24
+    assert text_tower_kind(config).use_sigmoid
+
+
+@pytest.mark.parametrize(
+    ("tower", "message"),
+    [
+        (None, "`text_tower` of the configuration is None"),
+        ({"model_type": "bert"}, "must be one of .*'siglip_text_model'.*got 'bert'"),
+        ({"model_type": "siglip_text"}, "Did you mean 'siglip_text_model'"),
+        ({}, "got None"),
+    ],
+)
+def test_unknown_towers_are_refused(tower, message):
+    with pytest.raises(ValueError, match=message):
+        text_tower_kind(RadioConfig.from_preset("radio-test", text_tower=tower))

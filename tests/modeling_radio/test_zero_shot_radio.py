@@ -1,0 +1,401 @@
+"""Zero-shot classification and segmentation with a teacher's text tower."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, pipeline
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from conversion.text_tower import canonicalizing
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.text_radio import PLAIN_TEMPLATES
+
+
+KINDS = ("siglip", "siglip2", "clip")
+WIDTH = 12
+PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
+LABELS = ["cat", "dog", "grass"]
+
+CLASSIFY_ELSEWHERE = """
+import json, sys
+from PIL import Image
+from transformers import AutoModelForZeroShotImageClassification, AutoTokenizer, pipeline
+
+def classify_elsewhere(folder, photograph, labels):
+    classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
+    image = Image.open(photograph)
+    inputs = {"path": photograph, "image": image, "list": [image, image], "batch": [image] * 3}
+    results = {
+        name: classify(value, candidate_labels=labels, batch_size=2 if name == "batch" else 1)
+        for name, value in inputs.items()
+    }
+    classify.save_pretrained(folder + "-again")
+    again = pipeline("zero-shot-image-classification", model=folder + "-again", trust_remote_code=True)
+    results["again"] = again(image, candidate_labels=labels)
+    model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True)
+    results["classes"] = model.embed_classes(AutoTokenizer.from_pretrained(folder), labels).tolist()
+    return results
+
+photograph, labels, *folders = sys.argv[1:]
+print(json.dumps({folder: classify_elsewhere(folder, photograph, labels.split(",")) for folder in folders}))
+"""
+
+
+@pytest.fixture
+def radio():
+    head = {"summary_dim": WIDTH, "feature_dim": WIDTH, "hidden_size": 24}
+    config = RadioConfig.from_preset(
+        "radio-test",
+        vitdet_num_windowed=1,
+        adaptors=[
+            {"name": "siglip2-g", **head},
+            {"name": "clip", "token_index": 1, **head, "feature_dim": 20},
+            {"name": "dino_v3", "token_index": 2, **head},
+        ],
+    )
+    return RadioModel(config).eval()
+
+
+@pytest.fixture(params=KINDS)
+def pair(request, radio, build_dual_encoder):
+    """A zero-shot model and the teacher whose text tower it has."""
+    teacher = build_dual_encoder(request.param, WIDTH)
+    with torch.no_grad():
+        teacher.logit_scale.fill_(1.7)
+    return SimpleNamespace(
+        model=RadioForZeroShotImageClassification.from_parts(radio, teacher), teacher=teacher, kind=request.param
+    )
+
+
+@pytest.fixture
+def model(radio, build_dual_encoder):
+    return RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip", WIDTH))
+
+
+def random_texts(num_texts):
+    texts = torch.randint(4, 17, (num_texts, 16))
+    texts[:, 9:] = 3  # the end token, then padding, which the SigLIP tower reads and the CLIP tower does not
+    return texts
+
+
+def give_image_embeddings(monkeypatch, teacher, embeddings):
+    """Let the teacher's image tower answer with embeddings of ours."""
+    output = BaseModelOutputWithPooling(pooler_output=embeddings)
+    monkeypatch.setattr(teacher.vision_model, "forward", lambda *_args, **_options: output)
+    if hasattr(teacher, "visual_projection"):
+        teacher.visual_projection = nn.Identity()
+
+
+def test_logits_and_loss_equal_transformers_own(pair, monkeypatch):
+    pixels, texts = torch.rand(3, 3, 64, 96), random_texts(3)
+    with torch.no_grad():
+        give_image_embeddings(monkeypatch, pair.teacher, pair.model.get_image_features(pixels).pooler_output)
+        expected = pair.teacher(input_ids=texts, pixel_values=pixels, return_loss=True)
+        actual = pair.model(texts, pixels, return_loss=True)
+    for name in ("loss", "logits_per_image", "logits_per_text", "text_embeds", "image_embeds"):
+        torch.testing.assert_close(actual[name], expected[name], atol=1e-6, rtol=1e-6)
+
+
+def test_text_features_equal_transformers_own_with_a_mask(pair):
+    texts = random_texts(2)
+    mask = (torch.arange(16) < 10).long().expand(2, -1)
+    with torch.no_grad():
+        expected = pair.teacher.get_text_features(input_ids=texts, attention_mask=mask).pooler_output
+        actual = pair.model.get_text_features(texts, attention_mask=mask).pooler_output
+    assert torch.equal(actual, expected)
+
+
+def test_image_features_are_the_summary_of_the_teachers_adaptor(pair, radio):
+    pixels = torch.rand(2, 3, 64, 96)
+    name = {"siglip": "siglip2-g", "siglip2": "siglip2-g", "clip": "clip"}[pair.kind]
+    with torch.no_grad():
+        actual = pair.model.get_image_features(pixels, window_size=2).pooler_output
+        expected = radio(pixels, window_size=2).adaptors[name].summary
+        assert not torch.equal(actual, pair.model.get_image_features(pixels).pooler_output)
+    assert pair.model.config.text_adaptor == name
+    torch.testing.assert_close(actual, expected)
+
+
+def test_probabilities_are_sigmoid_or_softmax(pair):
+    logits = torch.tensor([[0.0, math.log(3.0)]])
+    expected = [[0.25, 0.75]] if pair.kind == "clip" else [[0.5, 0.75]]
+    torch.testing.assert_close(pair.model.probabilities(logits), torch.tensor(expected))
+
+
+def test_saved_folder_opens_bit_equal(pair, tmp_path):
+    pair.model.save_pretrained(tmp_path)
+    again, info = RadioForZeroShotImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    pixels, texts = torch.rand(1, 3, 64, 64), random_texts(2)
+    with torch.no_grad():
+        for expected, actual in zip(pair.model(texts, pixels).to_tuple(), again(texts, pixels).to_tuple(), strict=True):
+            assert torch.equal(actual, expected)
+
+
+def test_saved_folder_opens_as_the_plain_model(model, radio, tmp_path):
+    model.save_pretrained(tmp_path)
+    plain, info = RadioModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    pixels = torch.rand(1, 3, 64, 64)
+    assert torch.equal(plain(pixels).summary, radio(pixels).summary)
+
+
+def test_every_parameter_gets_a_gradient(pair):
+    used = f"radio_model.adaptors.{pair.model.config.text_adaptor}.head_mlp"
+    pair.model(random_texts(3), torch.rand(3, 3, 64, 64), return_loss=True).loss.backward()
+    missing = [
+        name
+        for name, parameter in pair.model.named_parameters()
+        if parameter.grad is None and (not name.startswith("radio_model.adaptors.") or name.startswith(used))
+    ]
+    assert missing == []
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_gradient_checkpointing_changes_no_gradient(pair):
+    model, texts, pixels = pair.model.train(), random_texts(2), torch.rand(2, 3, 64, 64)
+    gradients = []
+    for is_checkpointed in (False, True):
+        if is_checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(texts, pixels, return_loss=True).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain)
+
+
+def test_bfloat16_is_near_float32(pair):
+    texts, pixels = random_texts(2), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = pair.model(texts, pixels).image_embeds
+        actual = copy.deepcopy(pair.model).to(torch.bfloat16)(texts, pixels.to(torch.bfloat16))
+    assert actual.logits_per_image.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.image_embeds.float(), expected, atol=2e-2, rtol=0)
+
+
+def test_fresh_model_starts_with_the_teachers_temperature(pair):
+    fresh = RadioForZeroShotImageClassification(pair.model.config)
+    scale = 1 / 0.07 if pair.kind == "clip" else 10.0
+    torch.testing.assert_close(fresh.logit_scale.exp().item(), scale, atol=1e-2, rtol=0)
+    assert (fresh.logit_bias is None) if pair.kind == "clip" else (fresh.logit_bias.item() == -10)
+
+
+def test_tuple_has_the_fields_that_are_set(model):
+    output = model(random_texts(2), torch.rand(1, 3, 64, 64), return_dict=False)
+    assert [tuple(field.shape) for field in output] == [(1, 2), (2, 1), (2, WIDTH), (1, WIDTH)]
+
+
+def test_short_texts_of_a_siglip_tower_are_warned_of_once(model, recwarn):
+    pixels, texts = torch.rand(1, 3, 64, 64), random_texts(2)[:, :10]
+    with pytest.warns(UserWarning, match=r"has 10 tokens, but SigLIP's .* padded to 16.*padding='max_length'"):
+        model(texts, pixels)
+    model(texts, pixels)
+    assert len(recwarn) == 0
+
+
+def test_texts_that_are_too_long_are_refused(pair):
+    with pytest.raises(ValueError, match="`input_ids` has 17 tokens, the text tower takes 16"):
+        pair.model.get_text_features(torch.zeros(1, 17, dtype=torch.long))
+
+
+def test_loss_of_no_pairs_is_refused(model):
+    with pytest.raises(ValueError, match="needs pairs, got 1 images and 2 texts"):
+        model(random_texts(2), torch.rand(1, 3, 64, 64), return_loss=True)
+
+
+def test_class_embedding_is_the_mean_of_its_prompts(pair, word_tokenizer):
+    tokenizer = canonicalizing(word_tokenizer, 16)
+    templates = ["a photo of a {}", "this is a {}", "{}"]
+    classes = pair.model.embed_classes(tokenizer, ["cat", "dog"], templates, batch_size=2)
+    prompts = pair.model.embed_texts(tokenizer, ["a photo of a dog", "this is a dog", "dog"])
+    torch.testing.assert_close(prompts.norm(dim=1), torch.ones(3))
+    mean = prompts.mean(dim=0)
+    torch.testing.assert_close(classes[1], mean / mean.norm())
+    assert classes.shape == (2, WIDTH)
+
+
+def test_embedding_of_a_text_does_not_depend_on_its_batch(pair, word_tokenizer):
+    tokenizer = canonicalizing(word_tokenizer, 16)
+    texts = ["cat", "a photo of a dog"]
+    together = pair.model.embed_texts(tokenizer, texts)
+    alone = torch.cat([pair.model.embed_texts(tokenizer, [text]) for text in texts])
+    torch.testing.assert_close(together, alone)
+
+
+def test_canonicalisation_changes_the_embedding(model, word_tokenizer):
+    canonical = canonicalizing(word_tokenizer, 16)
+    plain = model.embed_texts(canonical, ["this is a cat"])
+    assert torch.equal(model.embed_texts(canonical, ["This is a  Cat."]), plain)
+    assert not torch.allclose(model.embed_texts(word_tokenizer, ["This is a  Cat."]), plain, atol=1e-3)
+
+
+def test_empty_texts_are_refused(model, word_tokenizer):
+    with pytest.raises(ValueError, match="`texts` is empty"):
+        model.embed_texts(word_tokenizer, [])
+
+
+@pytest.mark.parametrize("window_size", [None, 2])
+def test_segmentation_equals_the_summary_head_by_hand(pair, radio, window_size):
+    pixels, texts = torch.rand(2, 3, 64, 96), torch.randn(3, WIDTH)
+    with torch.no_grad():
+        logits = pair.model.segment(pixels, texts, window_size=window_size).logits
+        features = radio(pixels, window_size=window_size, adaptor_names=[]).features
+        aligned = radio.radio_model.adaptors[pair.model.config.text_adaptor].head_mlp(features)
+    cosines = torch.cosine_similarity(aligned.unsqueeze(2), texts, dim=-1).transpose(1, 2).unflatten(2, (4, 6))
+    bias = 0 if pair.model.logit_bias is None else pair.model.logit_bias
+    expected = cosines * pair.model.logit_scale.exp() + bias
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_segmentation_equals_the_dense_features_by_hand(model, radio):
+    pixels, texts = torch.rand(1, 3, 64, 96), torch.randn(3, WIDTH)
+    with torch.no_grad():
+        logits = model.segment(pixels, texts, source="features").logits
+        features = radio(pixels, feature_format="NCHW").adaptors["siglip2-g"].features
+    cosines = torch.cosine_similarity(features.unsqueeze(1), texts[None, :, :, None, None], dim=2)
+    expected = cosines * model.logit_scale.exp() + model.logit_bias
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_segmentation_gives_a_label_map_of_the_image(model):
+    processor = RadioImageProcessor(size={"height": 64, "width": 96})
+    output = model.segment(torch.rand(1, 3, 64, 96), torch.randn(3, WIDTH))
+    (labels,) = processor.post_process_semantic_segmentation(output, target_sizes=[(50, 71)])
+    assert labels.shape == (50, 71)
+    assert set(labels.unique().tolist()) <= {0, 1, 2}
+
+
+def test_segmentation_refuses_what_does_not_fit(pair):
+    pixels = torch.rand(1, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"`text_embeds` must have the shape \(num_classes, 12\), got \(3, 11\)"):
+        pair.model.segment(pixels, torch.randn(3, 11))
+    with pytest.raises(ValueError, match="`source` must be 'summary_head' or 'features', got 'dense'"):
+        pair.model.segment(pixels, torch.randn(3, WIDTH), source="dense")
+
+
+def test_segmentation_refuses_features_of_another_width(radio, build_dual_encoder):
+    model = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("clip", WIDTH))
+    with pytest.raises(ValueError, match=r"adaptor 'clip' has `feature_dim` 20: use 'summary_head'"):
+        model.segment(torch.rand(1, 3, 64, 64), torch.randn(3, WIDTH), source="features")
+
+
+def test_parts_share_their_weights(model, radio):
+    ours = model.radio_model.model.blocks[0].attn.qkv.weight
+    assert ours.data_ptr() == radio.radio_model.model.blocks[0].attn.qkv.weight.data_ptr()
+    assert radio.config.text_tower is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "name", "message"),
+    [
+        (
+            "siglip",
+            16,
+            None,
+            r"siglip model, with embeddings 16 wide, and fits no adaptor.*siglip2-g \(12\), clip \(12\)",
+        ),
+        ("clip", WIDTH, "dino", "Unknown adaptor 'dino' in `text_adaptor`. Did you mean 'dino_v3'"),
+        ("clip", 16, "clip", "embeddings are 16 wide, but adaptor 'clip' has `summary_dim` 12"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(radio, build_dual_encoder, kind, width, name, message):
+    with pytest.raises(ValueError, match=message):
+        RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder(kind, width), name)
+
+
+def test_parts_of_another_kind_are_refused(radio):
+    with pytest.raises(ValueError, match=r"`dual_encoder` must be transformers' SiglipModel, .* got RadioModel"):
+        RadioForZeroShotImageClassification.from_parts(radio, radio)
+
+
+def test_adaptor_can_be_named(radio, build_dual_encoder):
+    model = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip", WIDTH), "dino_v3")
+    assert model.config.text_adaptor == "dino_v3"
+
+
+def test_configuration_without_an_adaptor_is_refused(model):
+    model.config.text_adaptor = None
+    with pytest.raises(ValueError, match="`text_adaptor` of the configuration must name an adaptor, got None"):
+        RadioForZeroShotImageClassification(model.config)
+
+
+def test_only_folders_with_a_text_tower_name_a_pipeline(radio, model):
+    assert "custom_pipelines" not in radio.config.to_dict()
+    assert set(model.config.to_dict()["custom_pipelines"]) == {"zero-shot-image-classification"}
+
+
+def expected_scores(model, processor, tokenizer, image):
+    """Score the labels by hand, with the stock pipeline's template."""
+    prompts = tokenizer(
+        [f"This is a photo of {label}." for label in LABELS], padding="max_length", max_length=16, return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits = model(prompts["input_ids"], **processor(image, return_tensors="pt")).logits_per_image
+    scores = model.probabilities(logits)[0].tolist()
+    return sorted(zip(scores, LABELS, strict=True), reverse=True)
+
+
+def save_folder(model, folder, word_tokenizer):
+    processor = RadioImageProcessor(size={"height": 64, "width": 64})
+    tokenizer = canonicalizing(word_tokenizer, 16) if model.use_sigmoid else word_tokenizer
+    for part in (model, processor, tokenizer):
+        part.save_pretrained(folder)
+    return expected_scores(model, processor, tokenizer, str(PHOTOGRAPH))
+
+
+def assert_scores(result, expected):
+    assert [entry["label"] for entry in result] == [label for _, label in expected]
+    torch.testing.assert_close(
+        [entry["score"] for entry in result], [score for score, _ in expected], atol=1e-5, rtol=0
+    )
+
+
+def test_pipeline_gives_the_towers_probabilities_in_a_fresh_process(
+    radio, build_dual_encoder, word_tokenizer, run_elsewhere, tmp_path
+):
+    models = {
+        str(tmp_path / kind): RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder(kind, WIDTH))
+        for kind in ("siglip", "clip")
+    }
+    expected = {folder: save_folder(model, folder, word_tokenizer) for folder, model in models.items()}
+    output = run_elsewhere(CLASSIFY_ELSEWHERE, tmp_path, PHOTOGRAPH, ",".join(LABELS), *models)
+    results = json.loads(output.splitlines()[-1])
+    for folder, model in models.items():
+        result = results[folder]
+        for scores in (result["path"], result["image"], result["again"], *result["list"], *result["batch"]):
+            assert_scores(scores, expected[folder])
+        classes = model.embed_classes(AutoTokenizer.from_pretrained(folder), LABELS)
+        torch.testing.assert_close(torch.tensor(result["classes"]), classes)
+
+
+def test_pipeline_needs_trust(model, word_tokenizer, tmp_path):
+    save_folder(model, tmp_path, word_tokenizer)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        pipeline("zero-shot-image-classification", model=str(tmp_path))
+
+
+def test_folder_with_a_text_tower_opens_natively(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    native, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(native(pixels).summary, model.encode(pixels).summary)
+
+
+def test_plain_templates_are_the_class_names(model, word_tokenizer):
+    tokenizer = canonicalizing(word_tokenizer, 16)
+    torch.testing.assert_close(
+        model.embed_classes(tokenizer, LABELS, PLAIN_TEMPLATES), model.embed_texts(tokenizer, LABELS)
+    )
