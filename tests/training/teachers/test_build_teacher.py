@@ -1,13 +1,143 @@
+import sys
+import textwrap
+
 import pytest
+import torch
 
 from training import teachers
-from training.teachers import build_teacher, demo_teachers
+from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe
+from training.teachers import build_teacher, check_image_sizes, demo_teachers, place_teacher, teacher_of_recipe
+
+
+MY_TEACHER = """
+    from torch import nn
+    from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher, TeacherOutput
+
+
+    class MyTeacher(Teacher):
+        image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
+
+        def __init__(self, name, *, source=None, width=5):
+            super().__init__(name, summary_dim=width, feature_dim=width, patch_size=8, native_size_px=64)
+            self.network = nn.Conv2d(3, width, 8, stride=8)
+            self.freeze()
+
+        def encode(self, pixel_values):
+            features = self.network(pixel_values)
+            return TeacherOutput(features.mean((2, 3)), features)
+
+
+    class WithoutSource(MyTeacher):
+        def __init__(self, name):
+            super().__init__(name)
+"""
+
+
+@pytest.fixture
+def my_module(tmp_path, monkeypatch):
+    (tmp_path / "my_teachers.py").write_text(textwrap.dedent(MY_TEACHER))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "my_teachers"
+    sys.modules.pop("my_teachers", None)
+
+
+def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
+    entry = TeacherRecipe(
+        name="mine",
+        kind=f"{my_module}:MyTeacher",
+        options={"width": 7},
+        run_mode="fixed",
+        upsample="tiles",
+        precision="bfloat16",
+    )
+    teacher = teacher_of_recipe(entry, grid_stride=16)
+    assert (teacher.mode, teacher.input_size_px, teacher.upsample, teacher.precision) == (
+        "fixed",
+        64,
+        "tiles",
+        "bfloat16",
+    )
+    assert teacher(torch.rand(2, 3, 160, 160)).features.shape == (2, 7, 10, 10)
+    with pytest.raises(ValueError, match=r"has no option 'widht'; did you mean 'width'\?"):
+        build_teacher("mine", kind=entry.kind, widht=7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("not_there:MyTeacher", "cannot be imported: No module named 'not_there'"),
+        ("my_teachers:Mine", "cannot be imported: my_teachers has no 'Mine'"),
+        ("my_teachers:", "cannot be imported: my_teachers has no ''"),
+        (":MyTeacher", "cannot be imported: Empty module name"),
+        ("my_teachers:nn", "is not a subclass of training.teachers.Teacher"),
+        ("my_teachers:WithoutSource", "must take `source`"),
+    ],
+)
+def test_a_bad_import_path_is_one_clear_line(my_module, kind, message):
+    with pytest.raises(ValueError, match=f"teacher 'mine': .*kind '{kind}' {message}") as error:
+        build_teacher("mine", kind=kind)
+    assert "\n" not in str(error.value)
+
+
+def test_a_teacher_goes_to_the_recipes_device_and_is_compiled_on_demand(my_module, monkeypatch):
+    kind, student_device = f"{my_module}:MyTeacher", torch.device("cpu")
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+
+    def placed(**fields):
+        entry = TeacherRecipe(name="mine", kind=kind, **fields)
+        return place_teacher(teacher_of_recipe(entry), entry, student_device)
+
+    assert placed().mean.device.type == "cpu"
+    assert not compiled
+    assert placed(device="meta").mean.device.type == "meta"
+    placed(compile=True)
+    assert len(compiled) == 1
+    with pytest.raises(ValueError, match="teacher 'mine': device 'gpu' cannot be used: "):
+        placed(device="gpu")
+
+
+def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(my_module):
+    entries = [TeacherRecipe(name=name, kind=f"{my_module}:MyTeacher") for name in ("one", "other")]
+    partitions = [
+        PartitionRecipe(name="low", sizes_px=[32, 48], teachers=["one"]),
+        PartitionRecipe(name="high", sizes_px=[160], teachers=["other"]),
+    ]
+    recipe = Recipe(name="r", teachers=entries, data=DataRecipe(source="s"), partitions=partitions)
+    teachers = {entry.name: teacher_of_recipe(entry) for entry in entries}
+    teachers["one"].summary_dim = None
+    teachers["one"].set_run_mode("mosaic")
+    check_image_sizes(recipe, teachers)
+    partitions[0].sizes_px = [32, 160]
+    with pytest.raises(ValueError, match="teacher 'one': an image of 10 x 10 cells does not fit a canvas of 8 x 8"):
+        check_image_sizes(recipe, teachers)
+    recipe.views.teachers, recipe.data.image_size_px = "cached", 100
+    with pytest.raises(ValueError, match="teacher 'one': image size 100 x 100 is not a multiple of"):
+        check_image_sizes(recipe, teachers)
+
+
+def test_how_a_teacher_runs_is_no_option_of_its_kind():
+    with pytest.raises(RecipeError, match=r"must be written one level up, as teachers\.a\.precision"):
+        TeacherRecipe(name="a", kind="k", options={"precision": "bfloat16"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"run_mode": "mosaics"}, "`teachers.a.run_mode` must be one of .*Did you mean 'mosaic'"),
+        ({"upsample": "tile"}, "`teachers.a.upsample` must be one of .*Did you mean 'tiles'"),
+        ({"precision": "bf16"}, "`teachers.a.precision` must be one of .*'bfloat16'"),
+    ],
+)
+def test_a_bad_value_in_the_recipe_suggests_the_right_one(fields, message):
+    with pytest.raises(RecipeError, match=message):
+        TeacherRecipe(name="a", kind="k", **fields)
 
 
 def test_an_unknown_kind_suggests_the_right_one():
     with pytest.raises(ValueError, match=r"teacher 'a': unknown kind 'nanodet'; did you mean 'nanodet-g'\?"):
         build_teacher("a", kind="nanodet")
-    with pytest.raises(ValueError, match="unknown kind 'xyz'; known are dinov2, "):
+    with pytest.raises(ValueError, match="unknown kind 'xyz'; known are clip, dinov2, "):
         build_teacher("a", kind="xyz")
 
 

@@ -1,23 +1,53 @@
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from transformers import (
+    AutoConfig,
+    CLIPConfig,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
     Sam3VisionConfig,
     Sam3VisionModel,
+    SamConfig,
+    SamModel,
     Siglip2ImageProcessor,
     Siglip2VisionConfig,
     Siglip2VisionModel,
+    SiglipConfig,
+    SiglipModel,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 
 from training.teachers import build_teacher
+from training.teachers.published import published_config
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+DINOV2_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 56}
+
+
+def clip_model():
+    vision = {**SIZES, "patch_size": 14, "image_size": 56}
+    return CLIPModel(CLIPConfig(vision_config=vision, text_config=SIZES, projection_dim=24))
+
+
+def siglip_model():
+    # As SigLIP so400m: patches of 14 px leave a border of the image unused.
+    return SiglipModel(SiglipConfig(vision_config={**SIZES, "patch_size": 14, "image_size": 60}, text_config=SIZES))
+
+
+def sam_model():
+    # Its own default starts with weights of 1e-10, which hide everything.
+    sizes = {**SIZES, "mlp_dim": 48, "output_channels": 16, "initializer_range": 0.02}
+    sizes.pop("intermediate_size")
+    vision = {**sizes, "image_size": 64, "patch_size": 16, "window_size": 2, "global_attn_indexes": [1]}
+    return SamModel(SamConfig(vision_config=vision))
 
 
 def sam3_model():
@@ -29,22 +59,30 @@ def sam3_model():
 
 
 MODELS = {
+    "clip": clip_model,
+    "siglip": siglip_model,
+    "siglip2-fixed": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES, patch_size=16, image_size=64)),
     "siglip2": lambda: Siglip2VisionModel(Siglip2VisionConfig(**SIZES, patch_size=16, num_patches=16)),
-    "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES, patch_size=16, image_size=64)),
+    "dinov2": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**DINOV2_SIZES, num_register_tokens=4)),
+    "dinov2-plain": lambda: Dinov2Model(Dinov2Config(**DINOV2_SIZES)),
     "dinov3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**SIZES, patch_size=16, num_register_tokens=4)),
-    "dinov2": lambda: Dinov2WithRegistersModel(
-        Dinov2WithRegistersConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            patch_size=14,
-            image_size=56,
-            num_register_tokens=4,
-        )
-    ),
+    "sam": sam_model,
     "sam3": sam3_model,
 }
-KINDS = {"siglip": "siglip2"}
+KINDS = {"siglip2-fixed": "siglip2", "dinov2-plain": "dinov2"}
+
+# Default mode, native size, widths of summary and features.
+FACTS = {
+    "clip": ("fixed", 56, 24, 32),
+    "siglip": ("fixed", 56, 32, 32),
+    "siglip2-fixed": ("fixed", 64, 32, 32),
+    "siglip2": ("native", 64, 32, 32),
+    "dinov2": ("native", 56, 32, 32),
+    "dinov2-plain": ("native", 56, 32, 32),
+    "dinov3": ("native", 224, 32, 32),
+    "sam": ("fixed", 64, None, 32),
+    "sam3": ("fixed", 56, None, 32),
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +97,53 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_random_model_of_each_class_answers_on_the_asked_grid(folders, name):
     teacher = build_teacher(name, kind=KINDS.get(name, name), source=str(folders / name))
+    assert (teacher.mode, teacher.native_size_px, teacher.summary_dim, teacher.feature_dim) == FACTS[name]
     pixel_values = torch.rand(2, 3, 64, 96)
     output = teacher(pixel_values)
     assert output.features.shape == (2, teacher.feature_dim, 4, 6)
-    if name == "sam3":
-        assert output.summary is teacher.summary_dim is None
+    if teacher.summary_dim is None:
+        assert output.summary is None
     else:
         assert output.summary.shape == (2, teacher.summary_dim)
     assert output.features.isfinite().all()
+    assert output.features.std() > 1e-3
     row = teacher(pixel_values[1:])
     torch.testing.assert_close(row.features, output.features[1:], atol=1e-5, rtol=1e-4)
-    teacher.set_run_mode(input_size=4 * teacher.patch_size)
+    teacher.set_run_mode(input_size_px=4 * teacher.patch_size)
     assert teacher(pixel_values).features.shape == (2, teacher.feature_dim, 4, 6)
+
+
+def test_clip_gives_the_projected_class_token_and_normed_patch_tokens(folders):
+    teacher = build_teacher("clip", kind="clip", source=str(folders / "clip"), grid_stride=14)
+    pixel_values = torch.rand(2, 3, 56, 56)
+    output = teacher(pixel_values)
+    model = CLIPModel.from_pretrained(folders / "clip").eval()
+    normalised = (pixel_values - teacher.mean) / teacher.std
+    torch.testing.assert_close(output.summary, model.get_image_features(normalised).pooler_output)
+    tokens = model.vision_model(normalised).last_hidden_state[:, 1:]
+    expected = model.vision_model.post_layernorm(tokens)
+    torch.testing.assert_close(output.features.flatten(2).transpose(1, 2), expected)
+
+
+def test_sam_gives_its_trunk_before_the_neck(folders):
+    teacher = build_teacher("sam", kind="sam", source=str(folders / "sam"))
+    pixel_values = torch.rand(2, 3, 64, 64)
+    model = SamModel.from_pretrained(folders / "sam").eval()
+    seen = []
+    model.vision_encoder.neck.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model.get_image_embeddings((pixel_values - teacher.mean) / teacher.std)
+    torch.testing.assert_close(teacher(pixel_values).features, seen[0].permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("name", "images_per_pass"), [("sam", 4), ("sam3", 4)])
+def test_segmenters_answer_mosaics(folders, name, images_per_pass):
+    teacher = build_teacher(name, kind=name, source=str(folders / name), run_mode="mosaic")
+    images = torch.rand(images_per_pass + 1, 3, 32, 32)
+    features = teacher(images).features
+    assert features.shape == (images_per_pass + 1, 32, 2, 2)
+    # The last image is alone on a canvas, at the same place as the first.
+    torch.testing.assert_close(teacher(images[-1:]).features, features[-1:], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(teacher(images[:1]).features, features[:1], atol=1e-5)
 
 
 def test_sam3_runs_at_one_size_that_can_be_chosen(folders):
@@ -80,10 +153,10 @@ def test_sam3_runs_at_one_size_that_can_be_chosen(folders):
     model = Sam3VisionModel.from_pretrained(source).eval()
     expected = model((pixel_values - 0.5) / 0.5).last_hidden_state
     torch.testing.assert_close(teacher(pixel_values).features.flatten(2).transpose(1, 2), expected)
-    with pytest.raises(ValueError, match="runs at 56 px only, not at input_size 84"):
-        teacher.set_run_mode(input_size=84)
+    with pytest.raises(ValueError, match="runs at 56 px only, not at input_size_px 84"):
+        teacher.set_run_mode(input_size_px=84)
     larger = build_teacher("sam3", kind="sam3", source=source, image_size=84, grid_stride=14)
-    assert larger.input_size == 84
+    assert larger.input_size_px == 84
     assert larger(torch.rand(1, 3, 84, 84)).features.shape == (1, 32, 6, 6)
     with pytest.raises(ValueError, match="image_size 90 is not a multiple of 14"):
         build_teacher("sam3", kind="sam3", source=source, image_size=90)
@@ -137,3 +210,52 @@ def test_what_does_not_load_is_one_clear_line(folders, tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             build_teacher("d", kind="dinov3", source=source)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (GatedRepoError, "its licence must be accepted: do so at https://huggingface.co/org/model, then log in"),
+        (HfHubHTTPError, r"access refused \(HTTP 403\): see https://huggingface.co/org/model"),
+    ],
+)
+def test_a_licence_gate_is_one_line_that_says_what_to_do(monkeypatch, error, message):
+    response = type("Response", (), {"status_code": 403, "headers": {}, "request": None})()
+
+    def refuse(source):
+        raise OSError("You are trying to access a gated repo.\nMake sure to") from error("no", response=response)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(ValueError, match=f"teacher 'd': no model at 'org/model': {message}") as raised:
+        build_teacher("d", kind="dinov3", source="org/model")
+    assert "\n" not in str(raised.value)
+
+
+# Millions of parameters: C-RADIOv4 section 2.1, AM-RADIO table 1, and SigLIP's model card.
+PUBLISHED = [
+    ("clip", "apple/DFN5B-CLIP-ViT-H-14-378", 633, 1024, 1280),
+    ("siglip", "google/siglip-so400m-patch14-384", 428, 1152, 1152),
+    ("siglip2", "google/siglip2-giant-opt-patch16-384", 1164, 1536, 1536),
+    ("dinov2", "facebook/dinov2-with-registers-giant", 1137, 1536, 1536),
+    ("dinov3", "facebook/dinov3-vit7b16-pretrain-lvd1689m", 6716, 4096, 4096),
+    ("sam", "facebook/sam-vit-huge", 637, None, 1280),
+    ("sam3", "facebook/sam3", None, None, 1024),
+]
+
+
+@pytest.mark.parametrize(("kind", "source", "millions", "summary_dim", "feature_dim"), PUBLISHED)
+def test_published_teachers_build_on_the_meta_device(kind, source, millions, summary_dim, feature_dim):
+    with torch.device("meta"):
+        teacher = build_teacher("t", kind=kind, source=source, weights="random", weights_dtype="bfloat16")
+    assert (teacher.summary_dim, teacher.feature_dim) == (summary_dim, feature_dim)
+    count = sum(parameter.numel() for parameter in teacher.parameters())
+    assert millions is None or count / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+def test_random_weights_of_another_source_need_its_config_only(folders, tmp_path):
+    SamConfig.from_pretrained(folders / "sam").save_pretrained(tmp_path)
+    teacher = build_teacher("s", kind="sam", source=str(tmp_path), weights="random")
+    assert teacher.feature_dim == 32
+    assert published_config("org/other") is None
+    with pytest.raises(ValueError, match="weights must be pretrained or random, not 'none'"):
+        build_teacher("s", kind="sam", source=str(tmp_path), weights="none")
