@@ -25,7 +25,8 @@ from transformers.models.rf_detr.modeling_rf_detr import (
 
 from .backbone_radio import RadioMapNorm
 from .configuration_radio import RadioConfig
-from .modeling_radio import RadioNetwork, RadioPreTrainedModel, Resolution
+from .heads_radio import RadioTaskModel, count_classes
+from .modeling_radio import Resolution
 from .window_choice_radio import WindowChoice
 
 
@@ -102,11 +103,9 @@ class RadioInstanceSegmenter(RfDetrForInstanceSegmentation):
         return super().segmentation_head(spatial_features, list_query_features, pixels, skip_blocks)
 
 
-class RadioDetectionModel(RadioPreTrainedModel):
+class RadioDetectionModel(RadioTaskModel):
     """What both detection models share: RADIO without adaptors, and a detector that reads its blocks."""
 
-    # A detector needs no adaptors; folders that hold them open without a warning.
-    _keys_to_ignore_on_load_unexpected = [r"radio_model\.adaptors\.", r"radio_model\.model\.reg_token"]
     # In bfloat16 boxes would be off by pixels, and the loss's log(1 - p) infinite for confident queries.
     _keep_in_fp32_modules_strict = ["detector"]
 
@@ -202,7 +201,7 @@ class RadioDetectionModel(RadioPreTrainedModel):
         return {"class_labels": classes.to(maps.device, torch.long), "boxes": boxes.to(maps)}
 
     def _check_classes(self, classes: Tensor, index: int) -> None:
-        num_labels = len(self.config.id2label or {})
+        num_labels = count_classes(self.config)
         wrong = classes[(classes < 0) | (classes >= num_labels)]
         if len(wrong):
             raise ValueError(
@@ -234,8 +233,7 @@ class RadioForObjectDetection(RadioDetectionModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
-        self.radio_model = RadioNetwork(config, use_adaptors=False)
-        self.detector = RadioObjectDetector(config, _detector_config(config))
+        self.detector = RadioObjectDetector(self.config, _detector_config(self.config))
         self.post_init()
 
     def forward(
@@ -283,8 +281,7 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
-        self.radio_model = RadioNetwork(config, use_adaptors=False)
-        self.detector = RadioInstanceSegmenter(config, _detector_config(config))
+        self.detector = RadioInstanceSegmenter(self.config, _detector_config(self.config))
         self.post_init()
 
     def forward(

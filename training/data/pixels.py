@@ -111,7 +111,7 @@ def photograph_tensor(photograph: Photograph, height: int, width: int) -> Tensor
 def cut_out_on_ground(cut_out: Image.Image, size: int, margin: float, ground: tuple[int, int, int]) -> Image.Image:
     """Return the cut-out centred on a plain square; `margin` is the free share of the side at each edge."""
     picture = Image.new("RGB", (size, size), ground)
-    scaled = _scaled(cut_out, size * (1 - 2 * margin))
+    scaled = scale_cut_out(cut_out, size * (1 - 2 * margin))
     corner = ((size - scaled.width) // 2, (size - scaled.height) // 2)
     picture.paste(scaled, corner, scaled)
     return picture
@@ -143,7 +143,7 @@ def compose_scene(
         index = random.integers(len(bank.objects))
         share, x, y, mirror = random.random(4)
         longest = size * (OBJECT_MIN_SHARE + (OBJECT_MAX_SHARE - OBJECT_MIN_SHARE) * share)
-        cut_out = _scaled(bank.objects[index], longest)
+        cut_out = scale_cut_out(bank.objects[index], longest)
         cut_out = cut_out.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else cut_out
         left, top = round(x * (size - cut_out.width)), round(y * (size - cut_out.height))
         scene.paste(cut_out, (left, top), cut_out)
@@ -167,7 +167,8 @@ def load_object_pictures(objects: Sequence[CutOut], size: int, margin: float, gr
     return torch.stack([to_tensor(picture) for picture in pictures])
 
 
-def _scaled(cut_out: Image.Image, longest_px: float) -> Image.Image:
+def scale_cut_out(cut_out: Image.Image, longest_px: float) -> Image.Image:
+    """Return the cut-out with its longer side at `longest_px` pixels."""
     scale = longest_px / max(cut_out.size)
     width, height = (min(max(1, round(side * scale)), math.ceil(longest_px)) for side in cut_out.size)
     return cut_out.resize((width, height), Image.Resampling.LANCZOS)

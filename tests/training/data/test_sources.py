@@ -1,0 +1,141 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from training.data.decoding import decode_rgb
+from training.data.sources import expand_braces, is_image_folder, open_stream, open_table
+from training.recipe import SourceRecipe
+
+
+def source_of(source: str, **options) -> SourceRecipe:
+    return SourceRecipe(source, 1.0, **options)
+
+
+def table_numbers(source: SourceRecipe) -> list[int]:
+    rows = open_table(source)
+    return [decode_rgb(rows[index]).getpixel((0, 0))[0] for index in range(len(rows))]
+
+
+def stream_numbers(source: SourceRecipe) -> list[int]:
+    dataset, column = open_stream(source)
+    return [decode_rgb(column.read(row, "")).getpixel((0, 0))[0] for row in dataset]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_folders_files_and_patterns(write_source: Callable[..., str], kind: str) -> None:
+    folder = write_source(kind, 6)
+    suffix = "tar" if kind == "webdataset" else "parquet"
+    assert not is_image_folder(folder)
+    assert table_numbers(source_of(folder)) == [0, 2, 4, 1, 3, 5]
+    assert stream_numbers(source_of(folder)) == [0, 2, 4, 1, 3, 5]
+    assert table_numbers(source_of(f"{folder}/part-01.{suffix}")) == [1, 3, 5]
+    assert stream_numbers(source_of(f"{folder}/*.{suffix}")) == [0, 2, 4, 1, 3, 5]
+    assert stream_numbers(source_of(f"{folder}/part-{{01..01}}.{suffix}")) == [1, 3, 5]
+
+
+def test_an_image_folder_can_be_streamed(write_source: Callable[..., str]) -> None:
+    folder = write_source("folder", 3)
+    assert is_image_folder(folder)
+    assert stream_numbers(source_of(folder)) == [0, 1, 2]
+
+
+def test_images_are_named_by_shard_and_key(write_source: Callable[..., str]) -> None:
+    tar, parquet = write_source("webdataset", 4), write_source("parquet", 4)
+    assert open_table(source_of(tar))[2].name == f"{tar}/part-01.tar: 001.png"
+    assert open_table(source_of(parquet))[2].name == f"{parquet}: row 2"
+
+
+def test_typed_parquet_keeps_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_source) -> None:
+    import datasets
+
+    folder = write_source("folder", 2)
+    files = sorted(map(str, Path(folder).iterdir()))
+    features = datasets.Features({"picture": datasets.Image(), "label": datasets.Value("int64")})
+    table = datasets.Dataset.from_dict({"picture": files, "label": [0, 1]}, features=features)
+    table.to_parquet(tmp_path / "typed.parquet")
+    source = source_of(str(tmp_path / "typed.parquet"))
+    assert stream_numbers(source) == table_numbers(source) == [0, 1]
+    assert open_table(source)[1].name.endswith("001.png")
+
+
+def test_braces() -> None:
+    assert expand_braces("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
+    assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
+    assert expand_braces("plain.tar") == ["plain.tar"]
+
+
+@pytest.mark.parametrize("open_source", [open_table, open_stream])
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("FOLDER/missing-*.tar", {}, "no file matches"),
+        ("FOLDER/part-{00..07}.parquet", {}, "no file matches '.*part-02.parquet'"),
+        (
+            "FOLDER",
+            {"column": "picture"},
+            r"no column 'picture'; its columns: \['caption', 'image'\]: give `data.column`",
+        ),
+        ("FOLDER", {"split": "test"}, r"no split 'test': files have \['train'\] only"),
+        ("FOLDER/missing", {}, "neither 'demo' nor 'demo-pypi', nor a folder that exists"),
+        ("EMPTY", {}, "has no usable image"),
+        ("hub:org/name", {}, "'hub:org/name' cannot be opened: .*(offline|reach)"),
+        ("org/name", {"split": "validation"}, "'org/name' cannot be opened: .*(offline|reach)"),
+    ],
+)
+def test_bad_sources_are_one_clear_line(
+    write_source, tmp_path: Path, open_source: Callable, source: str, options: dict, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    source = source.replace("FOLDER", write_source("parquet", 4)).replace("EMPTY", str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match=message) as error:
+        open_source(source_of(source, **options))
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_without_images_lists_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    parquet.write_table(pa.table({"text": ["a"], "url": ["b"]}), tmp_path / "text.parquet")
+    with pytest.raises(ValueError, match=r"no image column; its columns: \['text', 'url'\]"):
+        open_table(source_of(str(tmp_path / "text.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ValueError("Unknown split \"val\". Should be one of ['train', 'test']."),
+            r"Should be one of \['train', 'test'\]",
+        ),
+        (ConnectionError("Couldn't reach\nthe Hub"), "Couldn't reach the Hub"),
+        ("gated", "is a gated dataset"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | str, message: str
+) -> None:
+    import datasets
+
+    if isinstance(error, str):
+        error = datasets.exceptions.DatasetNotFoundError(
+            "Dataset 'org/name' is a gated dataset on the Hub.\nAsk for it."
+        )
+    asked = {}
+
+    def load_dataset(**arguments):
+        asked.update(arguments)
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=f"data source 'hub:org/name:small' cannot be opened: .*{message}") as caught:
+        open_table(source_of("hub:org/name:small", split="val"))
+    assert "\n" not in str(caught.value)
+    assert asked == {"path": "org/name", "name": "small", "split": "val", "streaming": False}
+
+
+def test_the_demo_is_no_stream() -> None:
+    with pytest.raises(ValueError, match=r"'demo' is made by number: leave out `data.streaming`"):
+        open_stream(source_of("demo"))
