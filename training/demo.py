@@ -134,9 +134,7 @@ def in_faster_precision(recipe: Recipe) -> Recipe:
     """Return the recipe with student and teachers in float32 if this machine has a CPU only that is faster so."""
     if torch.accelerator.is_available() or is_bfloat16_faster():
         return recipe
-    teachers = [
-        dataclasses.replace(entry, options={**entry.options, "precision": "float32"}) for entry in recipe.teachers
-    ]
+    teachers = [dataclasses.replace(entry, precision="float32") for entry in recipe.teachers]
     return dataclasses.replace(recipe, mixed_precision="no", teachers=teachers)
 
 

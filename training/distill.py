@@ -33,12 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _distil(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe, options.overrides)
-    from training.trainer import Distiller  # takes seconds, which `--help` and a misspelt recipe need not wait for
+    # Both take seconds to import, which `--help` and a misspelt recipe need not wait for.
+    from accelerate import PartialState
 
-    distiller = Distiller(recipe, options.output, is_restart=options.restart)
-    final = distiller.run(stop_at=options.stop_at)
-    if distiller.accelerator.is_main_process:
+    from training.stages import run_recipe
+
+    final = run_recipe(recipe, options.output, is_restart=options.restart, stop_at=options.stop_at)
+    state = PartialState()
+    if state.is_main_process:
         print(f"Wrote {final}." if final else "Stopped as asked by --stop-at; the same command resumes.")
+    state.destroy_process_group()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/NAME)")
     parser.add_argument("--list-recipes", action="store_true", help="print the names of the recipes and end")
     parser.add_argument("--restart", action="store_true", help="start anew; refuses an --output that is not empty")
-    parser.add_argument("--stop-at", type=int, metavar="STEP", help="end this session with a checkpoint at STEP")
+    parser.add_argument(
+        "--stop-at",
+        type=int,
+        metavar="STEP",
+        help="end this session with a checkpoint at STEP, counted over all stages",
+    )
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     parser.add_argument(
         "overrides",

@@ -23,10 +23,12 @@ from training.evaluation.tasks import (
     measure_knn,
     measure_resolution_consistency,
     measure_segmentation_probe,
+    measure_text_zero_shot,
     measure_zero_shot,
 )
+from training.evaluation.text_encoder import embed_with_packed_tower
 from training.recipe import Recipe, RecipeError, TeacherRecipe, did_you_mean, load_recipe
-from training.teachers import Teacher, build_teacher
+from training.teachers import Teacher, teacher_of_recipe
 from training.teachers.embedded import EfficientNetLite0Teacher
 
 
@@ -37,10 +39,7 @@ CONSISTENCY_SIZES_PX = (128, 192, 256, 384, 512)
 
 def build_teachers(entries: Sequence[TeacherRecipe]) -> dict[str, Teacher]:
     """Return teachers by name, fetched where they are not here yet; see `build_teacher` for errors."""
-    return {
-        entry.name: build_teacher(entry.name, kind=entry.kind, source=entry.source, **entry.options)
-        for entry in entries
-    }
+    return {entry.name: teacher_of_recipe(entry) for entry in entries}
 
 
 class CheckpointEvaluation:
@@ -50,10 +49,11 @@ class CheckpointEvaluation:
         model: The student in eval mode.
         recipe: Names its teachers.
         data: The held-out images.
+        checkpoint: Folder that the model was opened from.
     """
 
-    def __init__(self, model: RadioModel, recipe: Recipe, data: EvaluationData):
-        self.model, self.recipe, self.data = model, recipe, data
+    def __init__(self, model: RadioModel, recipe: Recipe, data: EvaluationData, checkpoint: Path):
+        self.model, self.recipe, self.data, self.checkpoint = model, recipe, data, checkpoint
 
     @cached_property
     def teachers(self) -> dict[str, Teacher]:
@@ -86,7 +86,9 @@ class CheckpointEvaluation:
         return measurements
 
     def zero_shot(self) -> list[Measurement]:
-        """Zero-shot accuracy through a teacher's classifier, of the teacher and of the student's adaptor."""
+        """Zero-shot accuracy through the checkpoint's text tower, or else through a teacher's classifier."""
+        if self.model.config.text_tower is not None:
+            return self._text_zero_shot(str(self.model.config.text_adaptor))
         measurements = []
         for name, teacher in self.teachers.items():
             if isinstance(teacher, EfficientNetLite0Teacher):
@@ -94,8 +96,16 @@ class CheckpointEvaluation:
                 measurements += measure_zero_shot(f"teacher {name}", teacher, teacher.classify, self.data)
                 measurements += measure_zero_shot(f"adaptor {name}", adaptor, teacher.classify, self.data)
         if not measurements:
-            raise RecipeError("zero_shot needs an adaptor for a teacher with a classifier: efficientnet-lite0")
+            raise RecipeError(
+                "zero_shot needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), or an adaptor "
+                "for a teacher with a classifier: efficientnet-lite0"
+            )
         return measurements
+
+    def _text_zero_shot(self, name: str) -> list[Measurement]:
+        class_names = self.data.classification.class_names
+        classes = embed_with_packed_tower(self.checkpoint, class_names, device=self.data.device)
+        return measure_text_zero_shot(f"adaptor {name}", adaptor_extractor(self.model, name), classes, self.data)
 
     def resolution_consistency(self) -> list[Measurement]:
         """Cosine of dense features at several sizes with those at the largest."""
@@ -142,7 +152,7 @@ def evaluate(checkpoint: Path, tasks: Sequence[str], recipe: Recipe, *, size: in
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = RadioModel.from_pretrained(checkpoint).eval().to(device)  # pyrefly: ignore[bad-argument-type]
     data = EvaluationData.load(recipe.data.source, size or min(model.preferred_resolution), device=device)
-    evaluation = CheckpointEvaluation(model, recipe, data)
+    evaluation = CheckpointEvaluation(model, recipe, data, checkpoint)
     measurements, seconds = [], {}
     for task in tasks:
         started = time.perf_counter()

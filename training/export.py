@@ -12,10 +12,11 @@ from modeling_radio.adaptors_radio import RadioAdaptor, RadioHeadMLP
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.files import write_folder
 from training.phi_s import FeatureStandardizer
+from training.spectral import fold_spectral_scales
 
 
 def export_student(model: RadioModel, standardizers: Mapping[str, FeatureStandardizer], path: Path) -> None:
-    """Write model and processor; adaptors answer in their teachers' own spaces.
+    """Write model and processor: plain weights, and adaptors that answer in their teachers' own spaces.
 
     Args:
         model: The student or its moving average; it is not changed.
@@ -26,6 +27,7 @@ def export_student(model: RadioModel, standardizers: Mapping[str, FeatureStandar
         WriteError: If it cannot be written; an older folder is intact.
     """
     exported = copy.deepcopy(model).cpu().eval().requires_grad_(True)
+    fold_spectral_scales(exported)
     for name, standardizer in standardizers.items():
         adaptor = cast(RadioAdaptor, exported.radio_model.adaptors[name])
         head = cast(RadioHeadMLP, adaptor.feat_mlp)  # whichever its kind, it has `output_linear`

@@ -49,8 +49,8 @@ class CacheContents:
     def of(cls, recipe: Recipe, patch_size: int, num_images: int) -> "CacheContents":
         """Return what decides the views and the teachers' answers."""
         resolved = recipe.to_dict()
-        teacher_fields = ("name", "kind", "source", "options")
-        data_fields = ("source", "image_size_px", "seed")
+        teacher_fields = ("name", "kind", "source", "options", "run_mode", "input_size_px", "upsample", "precision")
+        data_fields = ("source", "split", "column", "mixed_in", "image_size_px", "seed")
         return cls(
             {
                 "teachers": [{key: entry[key] for key in teacher_fields} for entry in resolved["teachers"]],

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from timm.optim import Muon
+from timm.optim import Lamb, Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from training.recipe import OptimizerRecipe
+from training.spectral import SCALE_SUFFIX
 
 
 UNDECAYED_SUFFIXES = ("pos_embed", "cls_token.token")
@@ -31,7 +32,10 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters into those that decay and those that do not: vectors, position table, prefix tokens."""
+    """Split parameters into those that decay and those that do not: vectors, position table, prefix tokens.
+
+    The scales of a spectral reparametrisation are matrices, so that they decay (PHI-S A.7).
+    """
     decayed, undecayed = [], []
     for name, parameter in model.named_parameters():
         is_decayed = parameter.ndim > 1 and not name.endswith(UNDECAYED_SUFFIXES)
@@ -50,6 +54,17 @@ def _adamw(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
     return AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps, fused=True)
 
 
+def _lamb(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
+    """LAMB without its own clipping: the trainer clips.
+
+    References:
+        https://arxiv.org/abs/1904.00962; used by PHI-S, table 10, https://arxiv.org/abs/2410.01680
+    """
+    groups = parameter_groups(model, recipe.weight_decay)
+    betas = (recipe.betas[0], recipe.betas[1])
+    return Lamb(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps, max_grad_norm=None)
+
+
 def _muon(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
     """Muon for the matrices of the transformer blocks, AdamW for everything else.
 
@@ -57,7 +72,11 @@ def _muon(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
         https://kellerjordan.github.io/posts/muon; update size as AdamW's: https://arxiv.org/abs/2502.16982
     """
     decayed, undecayed = parameter_groups(model, recipe.weight_decay)
-    of_blocks = {id(parameter) for name, parameter in model.named_parameters() if name.startswith(BLOCK_PREFIX)}
+    of_blocks = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if name.startswith(BLOCK_PREFIX) and not name.endswith(SCALE_SUFFIX)
+    }
     groups = [
         {**decayed, "params": [parameter for parameter in decayed["params"] if id(parameter) in of_blocks]},
         {**decayed, "params": [p for p in decayed["params"] if id(p) not in of_blocks], "use_fallback": True},
@@ -74,4 +93,8 @@ def _muon(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
     )
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, OptimizerRecipe], Optimizer]] = {"adamw": _adamw, "muon": _muon}
+OPTIMIZERS: dict[str, Callable[[nn.Module, OptimizerRecipe], Optimizer]] = {
+    "adamw": _adamw,
+    "lamb": _lamb,
+    "muon": _muon,
+}

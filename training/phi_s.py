@@ -46,6 +46,7 @@ class FeatureStandardizer(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("total", torch.zeros(num_channels, dtype=torch.float64))
         self.register_buffer("outer_total", torch.zeros(num_channels, num_channels, dtype=torch.float64))
+        self._pending: Tensor | None = None  # this rank's [count, total, outer_total] since the last `end_step`
         self.register_buffer("is_frozen", torch.zeros((), dtype=torch.bool))
         self.register_buffer("mean", torch.zeros(num_channels, dtype=torch.float64))
         self.register_buffer("matrix", torch.eye(num_channels, dtype=torch.float64))
@@ -57,10 +58,7 @@ class FeatureStandardizer(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor) -> None:
-        """Add a batch of teacher features, of all ranks together, to the running moments.
-
-        A batch with a non-finite value is left out on every rank: the step that it belongs to is skipped
-        anyway.
+        """Note a batch of teacher features, for `end_step` to add to the running moments.
 
         Args:
             features: `(batch, C, rows, cols)`, this rank's part.
@@ -73,6 +71,17 @@ class FeatureStandardizer(nn.Module):
         tokens = _tokens(features).double()
         count = tokens.new_tensor(float(len(tokens)))
         moments = torch.cat([count.view(1), tokens.sum(0), (tokens.T @ tokens).flatten()])
+        self._pending = moments if self._pending is None else self._pending + moments
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Add what all ranks together noted since the last call: one exchange, however many batches each rank had.
+
+        A step with a non-finite value is left out on every rank: it does not train either.
+        """
+        moments = self.total.new_zeros(1 + self.num_channels + self.num_channels**2)
+        if self._pending is not None:
+            moments, self._pending = self._pending, None
         moments = sum_over_ranks(moments)
         moments = torch.where(torch.isfinite(moments).all(), moments, 0.0)
         self.count += moments[0]
@@ -110,9 +119,15 @@ class FeatureStandardizer(nn.Module):
         inverse, mean = self.inverse.float(), self.mean.float()
         return _map_tokens(features, lambda tokens: tokens @ inverse.T + mean)
 
-    @torch.no_grad()
     def fold_inverse_into_linear(self, linear: nn.Linear) -> None:
         """Change a layer in place so that its output becomes `invert` of its former output (PHI-S A.6).
+
+        Arguments and errors as `fold_into_linear`.
+        """
+        self._fold(linear, self.inverse, self.mean)
+
+    def fold_into_linear(self, linear: nn.Linear) -> None:
+        """Change a layer in place so that its output becomes `standardize` of its former output.
 
         Args:
             linear: The adaptor's last layer, with bias; C outputs, or a multiple of C where the head
@@ -121,16 +136,21 @@ class FeatureStandardizer(nn.Module):
         Raises:
             ValueError: If the layer has no bias or another number of outputs.
         """
+        self._fold(linear, self.matrix, -self.matrix @ self.mean)
+
+    @torch.no_grad()
+    def _fold(self, linear: nn.Linear, matrix: Tensor, offset: Tensor) -> None:
+        """Follow a layer by `matrix @ y + offset` for every `num_channels` of its outputs."""
         if linear.out_features % self.num_channels or linear.bias is None:
             raise ValueError(
-                f"`linear` must have a bias and a multiple of {self.num_channels} outputs to take the inverse of the "
-                f"standardisation; got {linear}."
+                f"`linear` must have a bias and a multiple of {self.num_channels} outputs to take a standardisation or "
+                f"its inverse; got {linear}."
             )
-        inverse = self.inverse.to(linear.weight.device)
+        matrix, offset = matrix.to(linear.weight.device), offset.to(linear.weight.device)
         weight = linear.weight.double().unflatten(0, (-1, self.num_channels))
         bias = linear.bias.double().unflatten(0, (-1, self.num_channels))
-        linear.weight.copy_((inverse @ weight).flatten(0, 1))
-        linear.bias.copy_((bias @ inverse.T + self.mean.to(bias.device)).flatten())
+        linear.weight.copy_((matrix @ weight).flatten(0, 1))
+        linear.bias.copy_((bias @ matrix.T + offset).flatten())
 
 
 class PhiS(FeatureStandardizer):

@@ -103,14 +103,28 @@ def feature_columns(
     Returns:
         The photographs, each teacher with its adaptor, and the backbones.
     """
-    columns = [Column("photograph", photographs.movedim(1, -1).float() / 255)]
+    columns = [photograph_column(photographs)]
     for name, features in teachers.items():
         basis = fit_pca_basis(features)
-        columns.append(Column(f"teacher\n{name}", pca_colors(features, basis)))
-        columns.append(Column(f"student's adaptor\n{name}", pca_colors(adaptors[name], basis), starts_group=False))
+        columns += [teacher_column(name, features, basis), adaptor_column(name, adaptors[name], basis)]
     for index, (title, features) in enumerate(backbones.items()):
         columns.append(Column(title, pca_colors(features, fit_pca_basis(features)), starts_group=index == 0))
     return columns
+
+
+def photograph_column(photographs: Tensor) -> Column:
+    """Return uint8 RGB images `(num_photographs, 3, height, width)` as a column."""
+    return Column("photograph", photographs.movedim(1, -1).float() / 255)
+
+
+def teacher_column(name: str, features: Tensor, basis: PcaBasis) -> Column:
+    """Return a teacher's dense features `(num_photographs, dim, rows, cols)` as a column."""
+    return Column(f"teacher\n{name}", pca_colors(features, basis))
+
+
+def adaptor_column(name: str, features: Tensor, basis: PcaBasis) -> Column:
+    """Return an adaptor's answer as a column beside its teacher's, whose basis is given."""
+    return Column(f"student's adaptor\n{name}", pca_colors(features, basis), starts_group=False)
 
 
 def draw_columns(columns: Sequence[Column], path: Path, *, caption: str = "") -> None:

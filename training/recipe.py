@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,24 @@ import yaml
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from training.seeds import derive_seed
+
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
+
+INDECISIVE_SECTIONS = ("name", "checkpoints", "logging")
+INDECISIVE_FIELDS = {
+    "student": ("gradient_checkpointing", "compile"),
+    "teachers": ("device", "compile"),
+    "data": ("num_workers",),
+    "views": ("cache_dir",),
+    "partitions": ("accumulation_steps", "rank_share"),
+}
+"""What may change between two sessions of a run: it moves the weights by no more than rounding."""
+
+
+STAGELESS_KEYS = ("stages", "mixed_precision", "student.init_from")
+"""What a stage cannot change: Accelerate has one precision per process, and a stage starts from the one before."""
 
 
 class RecipeError(ValueError):
@@ -38,6 +55,11 @@ class StudentRecipe:
             which a short run learns from much faster).
         attention: Implementation of transformers in training, for example "sdpa" or "eager"; small bfloat16 batches on
             a CPU are faster with "eager".
+        gradient_checkpointing: Keep only each block's input for the backward pass and compute the rest again: about a
+            third more time for a fraction of the memory.
+        compile: Compile every block with `torch.compile`.
+        init_from: Folder or Hub id of a checkpoint, ours or NVIDIA's, to start from: its trunk, and heads and class
+            tokens of the teachers that it shares with the recipe; None for fresh weights.
     """
 
     preset: str | None = None
@@ -45,6 +67,9 @@ class StudentRecipe:
     adaptor: dict[str, Any] = field(default_factory=dict)
     positions: str = "normal"
     attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.positions in ("normal", "sincos"), "student.positions", self.positions, "'normal' or 'sincos'")
@@ -56,9 +81,17 @@ class TeacherRecipe:
 
     Attributes:
         name: The adaptor's name: the same string in config, checkpoint keys and logs.
-        kind: Registered kind of `training.teachers`.
+        kind: Registered kind of `training.teachers`, or the import path of a class, "my_package.my_module:MyTeacher".
         source: Hub id or folder; None where the kind knows its own.
         options: Further arguments of that kind, for example which layer.
+        run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
+            many images in a pass); None for the kind's default.
+        input_size_px: Side of the square that it sees in the modes "fixed" and "mosaic"; None for its native size.
+        upsample: How the mode "fixed" comes by a grid finer than the teacher's own: "bilinear", or "tiles" (in place of
+            FeatSharp).
+        precision: "float32", or "bfloat16" for autocast.
+        device: Where it runs, for example "cuda:1"; None for the student's device.
+        compile: Compile its network with `torch.compile`.
         feature_weight: Factor of its dense loss.
         summary_weight: Factor of its summary loss, where it has a summary.
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
@@ -68,9 +101,44 @@ class TeacherRecipe:
     kind: str = MISSING
     source: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    run_mode: str | None = None
+    input_size_px: int | None = None
+    upsample: str = "bilinear"
+    precision: str = "float32"
+    device: str | None = None
+    compile: bool = False
     feature_weight: float = 1.0
     summary_weight: float = 1.0
     adaptor: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"teachers.{self.name}"
+        fields = [entry.name for entry in dataclasses.fields(self)]
+        for key in self.options:
+            _require(key not in fields, f"{where}.options.{key}", "set", f"written one level up, as {where}.{key}")
+        if self.run_mode is not None:
+            _require_choice(f"{where}.run_mode", self.run_mode, ("native", "fixed", "mosaic"))
+        _require_choice(f"{where}.upsample", self.upsample, ("bilinear", "tiles"))
+        _require_choice(f"{where}.precision", self.precision, ("float32", "bfloat16"))
+
+
+@dataclass
+class SourceRecipe:
+    """One source of images.
+
+    Attributes:
+        source: "demo" or "demo-pypi"; a folder of images, of Parquet files or of webdataset shards; a pattern of
+            `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub: `org/name`, or `hub:org/name`
+            where a folder has that name, with `:config` where it has several.
+        weight: Share of the images that come from here.
+        split: Of a Hub data set; None for "train".
+        column: That holds the images; None finds it.
+    """
+
+    source: str = MISSING
+    weight: float = MISSING
+    split: str | None = None
+    column: str | None = None
 
 
 @dataclass
@@ -78,14 +146,26 @@ class DataRecipe:
     """The unlabelled training images.
 
     Attributes:
-        source: What `training.data.build_images` opens: the name of a set that it knows, or a folder.
+        source: As in `SourceRecipe`.
+        split: As in `SourceRecipe`.
+        column: As in `SourceRecipe`.
+        mixed_in: Further sources with their weights; the first one gives the rest of the images.
+        streaming: Read Parquet, webdataset and Hub data from the beginning to the end instead of copying them to
+            `datasets`' cache first; for what is too large for that.
+        shuffle_buffer: Streaming only: images that are shuffled together, in memory.
         num_images: Length of the data set; None for the source's own.
-        image_size_px: Side of the square images; with cached teacher features also the teachers' view.
+        image_size_px: Side of the demo's images; with cached teacher features of all images, which are square crops
+            then and the teachers' view. Otherwise images are taken whole.
         seed: Decides generated images. Apart from `Recipe.seed`, so that several students can share a cache.
         num_workers: Processes that decode images, per rank.
     """
 
     source: str = MISSING
+    split: str | None = None
+    column: str | None = None
+    mixed_in: list[SourceRecipe] = field(default_factory=list)
+    streaming: bool = False
+    shuffle_buffer: int = 1000
     num_images: int | None = None
     image_size_px: int = 224
     seed: int = 0
@@ -94,6 +174,18 @@ class DataRecipe:
     def __post_init__(self) -> None:
         _require(self.num_images is None or self.num_images > 0, "data.num_images", self.num_images, "above 0")
         _require(self.image_size_px > 0, "data.image_size_px", self.image_size_px, "above 0")
+        _require(self.shuffle_buffer > 0, "data.shuffle_buffer", self.shuffle_buffer, "above 0")
+        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more")
+        is_free = self.num_images is None or not (self.streaming or self.mixed_in)
+        _require(is_free, "data.num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
+        weights = [entry.weight for entry in self.mixed_in]
+        is_share = all(weight > 0 for weight in weights) and sum(weights) < 1
+        _require(is_share, "data.mixed_in (weights)", weights, "above 0 and sum to less than 1")
+
+    def sources(self) -> list[SourceRecipe]:
+        """Return all sources; their weights sum to 1."""
+        rest = 1 - sum(entry.weight for entry in self.mixed_in)
+        return [SourceRecipe(self.source, rest, self.split, self.column), *self.mixed_in]
 
 
 @dataclass
@@ -139,8 +231,12 @@ class PartitionRecipe:
         name: For logs and random streams, for example "low".
         sizes_px: Student resolutions; each step draws one.
         probabilities: Their probabilities; None for equal ones.
-        batch_size: Images per step, over all ranks and accumulated parts.
+        batch_size: Images per step, over all ranks and accumulated parts, which get equal numbers of them up to one.
         accumulation_steps: Parts that a rank's share is computed in, to save memory.
+        rank_share: Binds the partition to a group of ranks: those with a share divide all ranks among them, in order
+            and in proportion, for example 3 for "low" and 1 for "high"; a single process runs all. None runs on
+            every rank. The gradient is the same either way.
+        teachers: Names of the teachers that see this partition; None for all.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
         vitdet_windows: Sides in tokens of ViTDet windows, one drawn for an augmented step (AM-RADIO, appendix C);
@@ -153,6 +249,8 @@ class PartitionRecipe:
     probabilities: list[float] | None = None
     batch_size: int = 64
     accumulation_steps: int = 1
+    rank_share: int | None = None
+    teachers: list[str] | None = None
     windows_px: list[int] | None = None
     vitdet_windows: list[int] | None = None
     vitdet_probability: float = 0.5
@@ -162,6 +260,8 @@ class PartitionRecipe:
         _require(bool(self.sizes_px), f"{where}.sizes_px", self.sizes_px, "at least one size")
         _require(self.batch_size > 0, f"{where}.batch_size", self.batch_size, "above 0")
         _require(self.accumulation_steps > 0, f"{where}.accumulation_steps", self.accumulation_steps, "above 0")
+        is_share = self.rank_share is None or self.rank_share > 0
+        _require(is_share, f"{where}.rank_share", self.rank_share, "above 0, or null")
         _require(
             self.vitdet_windows is None or (bool(self.vitdet_windows) and min(self.vitdet_windows) >= 1),
             f"{where}.vitdet_windows",
@@ -277,6 +377,54 @@ class EmaRecipe:
 
 
 @dataclass
+class MesaRecipe:
+    """The student's distance to its moving average on another crop of the same image (C-RADIOv4 2.3.2).
+
+    Attributes:
+        weight: Factor of the loss; 0 for none.
+        start_step: Step from which it counts; before, the average is not run.
+    """
+
+    weight: float = 0.0
+    start_step: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.weight >= 0, "mesa.weight", self.weight, "at least 0")
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the loss counts at a step."""
+        return self.weight > 0 and step >= self.start_step
+
+
+@dataclass
+class DampRecipe:
+    """Multiplicative noise on the student's weights in training (C-RADIOv4 2.4).
+
+    Attributes:
+        sigma: Standard deviation of the factors around 1; 0 for none.
+        is_shared: One draw for all ranks and accumulated parts of a partition's step, so that splitting a batch changes
+            nothing; otherwise each draws its own, as published.
+    """
+
+    sigma: float = 0.0
+    is_shared: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.sigma >= 0, "damp.sigma", self.sigma, "at least 0")
+
+
+@dataclass
+class SpectralRecipe:
+    """Spectral reparametrisation of the blocks' linear layers (PHI-S, A.7).
+
+    Attributes:
+        is_used: Whether the student is trained so; what is exported is plain in any case.
+    """
+
+    is_used: bool = False
+
+
+@dataclass
 class CheckpointsRecipe:
     """When to save and how many to keep. Not part of what a resumed run must have in common.
 
@@ -301,14 +449,21 @@ class LoggingRecipe:
         every_steps: Steps between two records.
         trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
         use_progress_bar: Show a progress bar on the terminal.
+        picture_every_steps: Steps between two pictures of held-out images; None draws none.
+        picture_source: Where these images come from: "demo" or "demo-pypi", or a folder of images, of which the held-out
+            ones are shown; None for `data.source`, if it is one of these.
     """
 
     every_steps: int = 20
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     use_progress_bar: bool = True
+    picture_every_steps: int | None = 1000
+    picture_source: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.every_steps > 0, "logging.every_steps", self.every_steps, "above 0")
+        is_valid = self.picture_every_steps is None or self.picture_every_steps > 0
+        _require(is_valid, "logging.picture_every_steps", self.picture_every_steps, "above 0, or null for none")
 
 
 @dataclass
@@ -329,6 +484,12 @@ class Recipe:
         optimizer: The optimiser.
         schedule: Steps and learning rate.
         ema: Moving average.
+        mesa: Consistency with the moving average.
+        damp: Noise on the weights.
+        spectral: Reparametrisation of the weights.
+        stages: Runs one after the other, each starting from the weights of the one before: `name`, and the sections and
+            fields in which it differs from the rest of the recipe, which win over it (on the command line they are
+            `stages.NAME.section.field=value`). Empty for a single run.
         checkpoints: When to save.
         logging: What to show.
     """
@@ -346,22 +507,44 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     ema: EmaRecipe = field(default_factory=EmaRecipe)
+    mesa: MesaRecipe = field(default_factory=MesaRecipe)
+    damp: DampRecipe = field(default_factory=DampRecipe)
+    spectral: SpectralRecipe = field(default_factory=SpectralRecipe)
+    stages: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: CheckpointsRecipe = field(default_factory=CheckpointsRecipe)
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
 
     def __post_init__(self) -> None:
+        if self.mixed_precision == "False":
+            self.mixed_precision = "no"  # YAML reads a bare `no` as false
         _require_choice("mixed_precision", self.mixed_precision, ("no", "bf16"))
         for section, entries in (("teachers", self.teachers), ("partitions", self.partitions)):
             names = [entry.name for entry in entries]
             is_valid = bool(names) and len(set(names)) == len(names)
             _require(is_valid, f"{section} (names)", names, "at least one, all different")
+        self._check_teachers_of_partitions()
+        can_cache = not (self.data.streaming and self.views.teachers == "cached")
+        rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
+        _require(can_cache, "data.streaming", self.data.streaming, rule)
+
+    def _check_teachers_of_partitions(self) -> None:
+        names = [teacher.name for teacher in self.teachers]
+        seen: set[str] = set()
+        for partition in self.partitions:
+            own = names if partition.teachers is None else partition.teachers
+            for name in own:
+                _require_choice(f"partitions.{partition.name}.teachers", name, names)
+            _require(bool(own), f"partitions.{partition.name}.teachers", own, "at least one name, or null for all")
+            seen.update(own)
+        unseen = [name for name in names if name not in seen]
+        _require(not unseen, "partitions (teachers)", f"none with {unseen}", "such that each teacher sees one")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved recipe as plain data for YAML or JSON."""
         return dataclasses.asdict(self)
 
     def fingerprint(self) -> str:
-        """Return a hash of what decides the weights: all but `name`, `checkpoints`, `logging` and the workers."""
+        """Return a hash of `decisive_part`."""
         return hash_of(decisive_part(self.to_dict()))
 
 
@@ -386,9 +569,44 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
         config = cast(DictConfig, OmegaConf.merge(config, *_read_layers(path)))
         for override in overrides:
             _apply_override(config, override)
-        return cast(Recipe, OmegaConf.to_object(config))
+        recipe = cast(Recipe, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise RecipeError(f"Recipe {source!r}: {_explain(error)}") from error
+    stage_recipes(recipe)  # a mistake in the last stage must not show after days
+    return recipe
+
+
+def stage_recipes(recipe: Recipe) -> list[Recipe]:
+    """Return a recipe for each stage: the recipe with the stage's changes, its name and a seed of its own.
+
+    Mappings are merged field by field, lists (teachers, partitions) are replaced.
+
+    Args:
+        recipe: The recipe; nothing is returned for one without stages.
+
+    Raises:
+        RecipeError: If a stage has no name or the same as another, changes what only the whole run has, or has an
+            unknown key or a bad value.
+    """
+    names = [stage.get("name") for stage in recipe.stages]
+    is_valid = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) for name in names)
+    rule = "all different, of letters, digits and any of '_', '-' and '.'"
+    _require(is_valid and len(set(names)) == len(names), "stages (names)", names, rule)
+    return [_stage_recipe(recipe, stage) for stage in recipe.stages]
+
+
+def _stage_recipe(recipe: Recipe, stage: dict[str, Any]) -> Recipe:
+    where = f"stages.{stage['name']}"
+    for key in STAGELESS_KEYS:
+        is_used = OmegaConf.select(OmegaConf.create(stage), key) is not None
+        _require(not is_used, f"{where}.{key}", "set", "left to the recipe itself: it is the same for all stages")
+    own = {"stages": [], "seed": derive_seed(recipe.seed, "stage", stage["name"])}
+    try:
+        return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(recipe), own, stage)))
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"`{where}`: {_explain(error)}") from error
+    except RecipeError as error:
+        raise RecipeError(f"`{where}`: {error}") from error
 
 
 def list_recipes() -> list[str]:
@@ -402,11 +620,9 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def decisive_part(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a resolved recipe without what cannot change the weights."""
-    part = {key: value for key, value in recipe.items() if key not in ("name", "checkpoints", "logging")}
-    part["data"] = {key: value for key, value in recipe["data"].items() if key != "num_workers"}
-    part["views"] = {key: value for key, value in recipe["views"].items() if key != "cache_dir"}
-    return part
+    """Return a resolved recipe without what cannot change the weights (but for rounding)."""
+    part = {key: value for key, value in recipe.items() if key not in INDECISIVE_SECTIONS}
+    return part | {section: _without(fields, part[section]) for section, fields in INDECISIVE_FIELDS.items()}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -495,12 +711,19 @@ def _explain(error: OmegaConfBaseException) -> str:
 def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(values, list) and values and all(isinstance(entry, dict) and "name" in entry for entry in values):
         values = {entry["name"]: entry for entry in values}
-    if not isinstance(values, dict) or not values:
+    if not isinstance(values, dict):
         return {prefix: values}
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
+
+
+def _without(keys: Sequence[str], values: Any) -> Any:
+    """Return a section, or each of a list of them, without some of its keys."""
+    if isinstance(values, list):
+        return [_without(keys, entry) for entry in values]
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def _require(is_valid: bool, name: str, value: Any, rule: str) -> None:

@@ -2,15 +2,20 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Protocol
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
+from modeling_radio.encoder_radio import RadioBlock
+from training.damp import add_damp
 from training.recipe import Recipe, RecipeError, TeacherRecipe, did_you_mean
 from training.seeds import derive_seed
+from training.spectral import add_spectral_scales
 
 
 class TeacherShape(Protocol):
@@ -36,6 +41,34 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
         with torch.no_grad():
             table.copy_(sincos_positions(student.config.position_grid_size, student.config.hidden_size))
     return student
+
+
+def regularize(student: RadioModel, recipe: Recipe) -> None:
+    """Add in place what acts on the student's weights in training only: noise and spectral reparametrisation."""
+    if recipe.damp.sigma:
+        add_damp(student, recipe.damp.sigma)
+    if recipe.spectral.is_used:
+        add_spectral_scales(student)
+
+
+def checkpoint_blocks(student: RadioModel) -> None:
+    """Let each transformer block keep only its input for the backward pass, and compute the rest again then.
+
+    Sets the attributes of transformers' `GradientCheckpointingLayer`, since the method that does was renamed in 5.x.
+    """
+    recompute = functools.partial(checkpoint, use_reentrant=False)
+    for block in cast(Iterable[RadioBlock], student.radio_model.model.blocks):
+        block.gradient_checkpointing = True
+        block._gradient_checkpointing_func = recompute  # pyrefly: ignore[bad-argument-type]
+
+
+def compile_blocks(student: RadioModel) -> None:
+    """Compile each transformer block in place, which leaves the keys of the state alone.
+
+    Block by block, as all are alike: one compilation serves them all, and FSDP can shard what is compiled.
+    """
+    for block in student.radio_model.model.blocks:
+        block.compile()
 
 
 def sincos_positions(side: int, width: int) -> Tensor:

@@ -1,24 +1,25 @@
 """From planned batches to student images with each teacher's answer: teachers run now, or their cached features."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from training.batches import Batch
 from training.feature_cache import FeatureCache
-from training.interruption import ignore_stop_signals
 from training.recipe import Recipe, RecipeError
+from training.view_loaders import PartitionStreams, build_view_loader
 from training.views import (
-    crop_region,
     cut_windows,
     draw_flips,
     draw_shifts,
     draw_window_offsets,
+    exact_shift,
     flip,
+    flip_shift,
     jitter_colour,
 )
 
@@ -38,16 +39,30 @@ class Target(NamedTuple):
     shift: Tensor | None
 
 
+class AverageView(NamedTuple):
+    """What the student's moving average sees of a batch, to be compared with the student.
+
+    Attributes:
+        pixel_values: `(batch, 3, size, size)`, coloured as the student's images.
+        shift: `(batch, 2)` rows and columns in student patches: this crop minus the student's.
+    """
+
+    pixel_values: Tensor
+    shift: Tensor
+
+
 class Example(NamedTuple):
     """What a student learns from in one forward pass.
 
     Attributes:
         pixel_values: `(batch, 3, size, size)`, RGB in [0, 1].
         targets: By teacher name.
+        average: Another crop for the moving average, in steps with a MESA loss.
     """
 
     pixel_values: Tensor
     targets: dict[str, Target]
+    average: AverageView | None = None
 
 
 class TargetSource(Protocol):
@@ -55,6 +70,12 @@ class TargetSource(Protocol):
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
         """Yield every batch of a plan with its example; `plan()` may be called more than once."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's place in the data after the last batch that was yielded, as plain data."""
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from a place, given that of every rank."""
 
 
 class OnlineTargets:
@@ -66,7 +87,7 @@ class OnlineTargets:
     Args:
         recipe: The recipe.
         patch_size: The student's patch in pixels.
-        images: Map-style, uint8 `(3, height, width)`.
+        images: Map-style, uint8 `(3, height, width)`; or streams of this rank.
         teachers: By name.
         device: Where teachers and student are.
     """
@@ -75,23 +96,23 @@ class OnlineTargets:
         self,
         recipe: Recipe,
         patch_size: int,
-        images: Dataset[Tensor],
+        images: Dataset[Tensor] | PartitionStreams,
         teachers: Mapping[str, nn.Module],
         device: torch.device,
     ) -> None:
-        self.recipe, self.patch_size, self.images = recipe, patch_size, images
+        self.recipe, self.patch_size = recipe, patch_size
         self.teachers, self.device = teachers, device
+        self.views = build_view_loader(images, recipe, pin_memory=device.type == "cuda")
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
-        loader = DataLoader(
-            _ViewDataset(self.images, self.recipe),
-            batch_sampler=_ViewRequests(plan, self._view_side_px),
-            num_workers=self.recipe.data.num_workers,
-            worker_init_fn=ignore_stop_signals,
-            pin_memory=self.device.type == "cuda",
-        )
-        for batch, views in zip(plan(), loader, strict=True):
+        for batch, views in self.views.views(plan, self._view_side_px):
             yield batch, self._example(batch, views)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.views.state_dict()
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        self.views.load_state_dict(states)
 
     def _view_side_px(self, batch: Batch) -> int:
         return batch.size_px + 2 * self.recipe.views.max_shift_patches * self.patch_size
@@ -103,43 +124,24 @@ class OnlineTargets:
         student_shift = draw_shifts(batch, "student", recipe)
         pixel_values = jitter_colour(self._crop(batch, views, student_shift), batch, recipe)
         targets = {}
-        for name, teacher in self.teachers.items():
+        for name in batch.teachers:
             shift = draw_shifts(batch, name, recipe)
             with torch.no_grad():
-                output = teacher(self._crop(batch, views, shift))
+                output = self.teachers[name](self._crop(batch, views, shift))
             targets[name] = Target(output.summary, output.features, (shift - student_shift).to(self.device))
-        return Example(pixel_values, targets)
+        return Example(pixel_values, targets, self._average_view(batch, views, student_shift))
+
+    def _average_view(self, batch: Batch, views: Tensor, student_shift: Tensor) -> AverageView | None:
+        """Return the crop of the moving average, shifted as independently as a teacher's."""
+        if not self.recipe.mesa.is_due(batch.step):
+            return None
+        shift = draw_shifts(batch, "average", self.recipe.views)
+        pixel_values = jitter_colour(self._crop(batch, views, shift), batch, self.recipe.views)
+        return AverageView(pixel_values, (shift - student_shift).to(self.device))
 
     def _crop(self, batch: Batch, views: Tensor, shift: Tensor) -> Tensor:
         offsets = (shift + self.recipe.views.max_shift_patches) * self.patch_size
         return cut_windows(views, offsets, batch.size_px)
-
-
-class _ViewRequest(NamedTuple):
-    index: int
-    region: Tensor
-    side_px: int
-
-
-class _ViewRequests:
-    """Batch sampler that asks the data workers for one view per row of each planned batch."""
-
-    def __init__(self, plan: Callable[[], Iterable[Batch]], side_px: Callable[[Batch], int]) -> None:
-        self.plan, self.side_px = plan, side_px
-
-    def __iter__(self) -> Iterator[list[_ViewRequest]]:
-        for batch in self.plan():
-            regions, side_px = batch.uniform("region", 4), self.side_px(batch)
-            yield [_ViewRequest(index, region, side_px) for index, region in zip(batch.indices, regions, strict=True)]
-
-
-class _ViewDataset(Dataset[Tensor]):
-    def __init__(self, images: Dataset[Tensor], recipe: Recipe) -> None:
-        self.images, self.views = images, recipe.views
-
-    def __getitem__(self, index: _ViewRequest) -> Tensor:
-        image, region, side_px = index
-        return crop_region(self.images[image], region, side_px, self.views)
 
 
 class CachedTargets:
@@ -175,18 +177,24 @@ class CachedTargets:
         for batch in plan():
             yield batch, self._example(batch)
 
-    def _example(self, batch: Batch) -> Example:
-        recipe = self.recipe.views
-        offsets = draw_window_offsets(batch, self.num_cells, batch.window_px // self.patch_size)
-        is_flipped = draw_flips(batch, recipe)
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # which images a step sees depends on its number only
 
-        def window(maps: Tensor) -> Tensor:
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        return
+
+    def _example(self, batch: Batch) -> Example:
+        window_cells = batch.window_px // self.patch_size
+        offsets = draw_window_offsets(batch, "offset", self.num_cells, window_cells)
+        is_flipped = draw_flips(batch, self.recipe.views)
+
+        def window(maps: Tensor, offsets: Tensor = offsets) -> Tensor:
             """Cut the batch's windows out of pixels or features, whatever their number of rows per patch."""
             rows_per_cell = maps.shape[2] // self.num_cells
-            side = batch.window_px // self.patch_size * rows_per_cell
+            side = window_cells * rows_per_cell
             return flip(cut_windows(maps, offsets * rows_per_cell, side), is_flipped).to(self.device)
 
-        images = window(self.cache.images(batch.indices)).float() / 255
+        images = self.cache.images(batch.indices)
         targets = {
             name: Target(
                 summary=None if summary is None else summary.to(self.device).float(),
@@ -194,8 +202,19 @@ class CachedTargets:
                 shift=None,
             )
             for name, (summary, features) in self.cache.answers(batch.indices).items()
+            if name in batch.teachers
         }
-        return Example(jitter_colour(_resize(images, batch.size_px), batch, recipe), targets)
+        average = None
+        if self.recipe.mesa.is_due(batch.step):
+            other_offsets = draw_window_offsets(batch, "average", self.num_cells, window_cells)
+            shift = exact_shift(other_offsets - offsets, window_cells, batch.size_px // self.patch_size)
+            pixel_values = self._student_images(window(images, offsets + shift.in_cells), batch)
+            average = AverageView(pixel_values, flip_shift(shift.in_tokens, is_flipped).to(self.device))
+        return Example(self._student_images(window(images), batch), targets, average)
+
+    def _student_images(self, windows: Tensor, batch: Batch) -> Tensor:
+        """Return uint8 windows as the student sees them: at its size, with changed colours, in [0, 1]."""
+        return jitter_colour(_resize(windows.float() / 255, batch.size_px), batch, self.recipe.views)
 
 
 def _resize(images: Tensor, side_px: int) -> Tensor:

@@ -67,11 +67,15 @@ class TeacherStatistics(nn.Module):
                 self._new_summaries[name].append(target.summary)
 
     def end_step(self) -> None:
-        """Count the summaries since the last call: angles are to a mean that includes all of a step's parts."""
-        for name, summaries in self._new_summaries.items():
-            if summaries:
-                self._dispersions()[name].update(torch.cat(summaries))
-                summaries.clear()
+        """Count what all ranks saw since the last call, unless frozen: angles are to a mean that includes all of it."""
+        if self._is_frozen:
+            return
+        for standardizer in self.standardizers().values():
+            standardizer.end_step()
+        for name, dispersion in self._dispersions().items():
+            none = dispersion.total.new_zeros(0, len(dispersion.total))
+            dispersion.update(torch.cat([none, *self._new_summaries[name]]))
+            self._new_summaries[name].clear()
 
     def refit(self) -> None:
         """Recompute every teacher's map."""

@@ -1,17 +1,48 @@
 """What a person sees of a run: the progress bar, and the records of Accelerate's trackers."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from training.recipe import LoggingRecipe
+from training.recipe import LoggingRecipe, RecipeError, did_you_mean
+
+
+PICTURE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
+"""The trackers that are given pictures, an array `(1, height, width, 3)`, and what else they must be told of it.
+
+Accelerate's other trackers take none, or in another form; the pictures are files in any case.
+"""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that cannot record; Accelerate passes over those whose package is missing.
+
+    Raises:
+        RecipeError: If a name is unknown, or its package is not installed.
+    """
+    known, installed = sorted(LOGGER_TYPE_TO_CLASS), sorted(str(name) for name in get_available_trackers())
+    for name in names:
+        if name not in known:
+            raise RecipeError(f"`logging.trackers` must be of {known}; got {name!r}.{did_you_mean(name, known)}")
+        if name not in installed:
+            raise RecipeError(
+                f"`logging.trackers`: {name!r} needs a package that is not installed: run `pip install {name}`, or "
+                f"choose of {installed}."
+            )
 
 
 class ProgressLog:
     """Shows images/s, the mean loss and the time left, and hands records to the trackers every few steps.
+
+    Records are of the same steps whether or not the run was stopped in between.
 
     Args:
         accelerator: Holds the trackers; only the main process shows and records.
@@ -41,6 +72,10 @@ class ProgressLog:
         )
         self._start_interval()
 
+    def is_due(self, step: int) -> bool:
+        """Return whether a record is written after this many steps."""
+        return step % self.recipe.every_steps == 0
+
     def record(self, step: int, values: Mapping[str, Tensor], settings: Callable[[], Mapping[str, float]]) -> None:
         """Take one step's results.
 
@@ -48,15 +83,24 @@ class ProgressLog:
             step: Steps done so far.
             values: Scalars of this rank that are averaged over the interval and the ranks, `"loss"` among
                 them.
-            settings: Asked at the end of an interval for numbers that are recorded as they are.
+            settings: Asked, on every rank, at the end of an interval for numbers that are recorded as they are.
         """
         self.bar.update(1)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
         self._num_steps += 1
-        if self._num_steps == self.recipe.every_steps:
+        if self.is_due(step):
             self._write(step, settings())
             self._start_interval()
+
+    def record_picture(self, step: int, path: Path) -> None:
+        """Hand a picture, an RGB file, to the trackers that take one."""
+        with Image.open(path) as picture:
+            pixels = np.array(picture.convert("RGB"))[None]  # (height, width, 3) -> (1, height, width, 3)
+        for tracker in self.accelerator.trackers:
+            if tracker.name in PICTURE_OPTIONS:
+                options = PICTURE_OPTIONS[tracker.name]
+                cast(Any, tracker).log_images({"held_out": pixels}, step=step, **options)
 
     def close(self) -> None:
         """End the progress bar."""

@@ -1,5 +1,8 @@
 """Geometry and colour of what the student and the teachers see, in whole patches, so that features align exactly."""
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvF
@@ -39,9 +42,34 @@ def draw_shifts(batch: Batch, label: str, views: ViewsRecipe) -> Tensor:
     return shifts.clamp(-views.max_shift_patches, views.max_shift_patches).long()
 
 
-def draw_window_offsets(batch: Batch, num_cells: int, window_cells: int) -> Tensor:
+def draw_window_offsets(batch: Batch, label: str, num_cells: int, window_cells: int) -> Tensor:
     """Return `(batch, 2)` offsets of a window in a square of cells, every place equally likely."""
-    return (batch.uniform("offset", 2) * (num_cells - window_cells + 1)).long()
+    return (batch.uniform(label, 2) * (num_cells - window_cells + 1)).long()
+
+
+class WindowShift(NamedTuple):
+    """From one window to another, `(batch, 2)` rows and columns: in cells of the image and in the window's tokens."""
+
+    in_cells: Tensor
+    in_tokens: Tensor
+
+
+def exact_shift(cells: Tensor, window_cells: int, window_tokens: int) -> WindowShift:
+    """Round a shift towards zero, to where it is a whole number of cells and of tokens.
+
+    Args:
+        cells: `(batch, 2)` integers, the wanted shift.
+        window_cells: Side of the window in cells of the image.
+        window_tokens: Side of the same window, resized, in tokens.
+    """
+    divisor = math.gcd(window_cells, window_tokens)
+    steps = torch.div(cells, window_cells // divisor, rounding_mode="trunc")
+    return WindowShift(steps * (window_cells // divisor), steps * (window_tokens // divisor))
+
+
+def flip_shift(shift: Tensor, is_flipped: Tensor) -> Tensor:
+    """Return a `(batch, 2)` shift of crops as it is once those images are mirrored: columns run the other way."""
+    return torch.where(is_flipped[:, None], shift * torch.tensor([1, -1]), shift)
 
 
 def draw_flips(batch: Batch, views: ViewsRecipe) -> Tensor:

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from training.batches import Batch, BatchPlan
+from training.batches import Batch, BatchPlan, divide_ranks
 from training.recipe import PartitionRecipe, Recipe, RecipeError, TeacherRecipe
 from training.resolutions import draw_size
 
@@ -71,9 +71,74 @@ def test_all_partitions_take_part_in_a_step() -> None:
     assert (plan.images_per_step, plan.batches_per_step) == (10, 2)
 
 
-def test_batch_that_cannot_be_split_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"batch_size` 8 must be a multiple of 6 \(3 ranks x 2"):
-        BatchPlan(recipe_with(accumulation_steps=2), 20, num_ranks=3)
+def test_batch_too_small_for_its_parts_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"batch_size` 8 must be at least 10, an image for each of 5 ranks x 2 accum"):
+        BatchPlan(recipe_with(accumulation_steps=2), 20, num_ranks=5)
+
+
+def partitions_with(**shares: int | None) -> Recipe:
+    recipe = recipe_with()
+    recipe.partitions = [PartitionRecipe(name=name, batch_size=7, rank_share=share) for name, share in shares.items()]
+    return recipe
+
+
+def test_partitions_with_a_share_divide_the_ranks() -> None:
+    partitions = partitions_with(low=3, all=None, high=1).partitions
+    assert divide_ranks(partitions, 8) == {"low": range(6), "all": range(8), "high": range(6, 8)}
+    assert divide_ranks(partitions, 1) == {"low": range(1), "all": range(1), "high": range(1)}
+    without = partitions_with(low=None, high=None).partitions
+    assert divide_ranks(without, 3) == {"low": range(3), "high": range(3)}
+
+
+def test_number_of_ranks_that_no_share_divides_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"multiple of 4 \(or 1 rank\); got 6: use 8 ranks"):
+        BatchPlan(partitions_with(low=3, high=1), 20, num_ranks=6)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4, 6])
+def test_every_image_weighs_the_same_wherever_it_runs(num_ranks: int) -> None:
+    """Averaged over ranks, each image must have one over its partition's batch, as if all ran in one place."""
+    recipe = partitions_with(low=1, high=1, all=None)
+    recipe.partitions[1].accumulation_steps = 2
+    seen: dict[tuple[str, int], float] = {}
+    for rank in range(num_ranks):
+        for batch in BatchPlan(recipe, 20, rank, num_ranks).step(4):
+            assert len(batch) > 0
+            for row in range(len(batch)):
+                seen[batch.partition, batch.start + row] = batch.weight / len(batch) / num_ranks
+    assert seen.keys() == {(name, row) for name in ("low", "high", "all") for row in range(7)}
+    assert all(weight == pytest.approx(1 / 7) for weight in seen.values())
+
+
+def test_batches_name_the_teachers_of_their_partition() -> None:
+    teachers = [TeacherRecipe(name=name, kind="k") for name in ("a", "b")]
+    partitions = [PartitionRecipe(name="low"), PartitionRecipe(name="high", teachers=["b"])]
+    recipe = Recipe(name="test", teachers=teachers, partitions=partitions)
+    assert [batch.teachers for batch in BatchPlan(recipe, 20).step(0)] == [("a", "b"), ("b",)]
+
+
+@pytest.mark.parametrize(
+    ("partition", "message"),
+    [
+        ({"teachers": ["s"]}, r"`partitions.low.teachers` must be one of \['a', 'sam'\]; got 's'"),
+        ({"teachers": []}, r"`partitions.low.teachers` must be at least one name, or null for all; got \[\]"),
+        ({"teachers": ["a"]}, r"such that each teacher sees one; got none with \['sam'\]"),
+        ({"rank_share": 0}, "`partitions.low.rank_share` must be above 0, or null; got 0"),
+    ],
+)
+def test_bad_partition_is_refused(partition: dict, message: str) -> None:
+    teachers = [TeacherRecipe(name=name, kind="k") for name in ("a", "sam")]
+    with pytest.raises(RecipeError, match=message):
+        Recipe(name="test", teachers=teachers, partitions=[PartitionRecipe(name="low", **partition)])
+
+
+def test_unequal_passes_are_refused_where_ranks_must_go_together() -> None:
+    recipe = partitions_with(low=1, high=1)
+    BatchPlan(recipe, 20, num_ranks=2).check_equal_passes()
+    recipe.partitions[1].accumulation_steps = 3
+    BatchPlan(recipe, 20).check_equal_passes()
+    with pytest.raises(RecipeError, match=r"not 1 to 3: .*equal `accumulation_steps` \(now .*'high': 3"):
+        BatchPlan(recipe, 20, num_ranks=2).check_equal_passes()
 
 
 def test_sizes_follow_their_probabilities() -> None:

@@ -32,7 +32,7 @@ def test_the_faster_precision_is_taken_for_student_and_teachers(is_faster, expec
     monkeypatch.setattr(demo, "is_bfloat16_faster", lambda: is_faster)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     recipe = demo.in_faster_precision(load_recipe("demo"))
-    assert (recipe.mixed_precision, *{entry.options["precision"] for entry in recipe.teachers}) == expected
+    assert (recipe.mixed_precision, *{entry.precision for entry in recipe.teachers}) == expected
 
 
 def test_precision_is_timed_on_this_machine(monkeypatch):

@@ -31,7 +31,7 @@ def test_trunk_is_everything_but_the_adaptors(model: RadioModel) -> None:
 
 
 def test_unknown_optimizer_is_refused(model: RadioModel) -> None:
-    with pytest.raises(ValueError, match=r"`optimizer.name` must be one of \['adamw', 'muon'\]; got 'adam'"):
+    with pytest.raises(ValueError, match=r"`optimizer.name` must be one of \['adamw', 'lamb', 'muon'\]; got 'adam'"):
         build_optimizer(model, OptimizerRecipe(name="adam"))
 
 
@@ -50,3 +50,19 @@ def test_muon_moves_the_matrices_of_the_blocks_and_adamw_the_rest(model: RadioMo
     optimizer.step()
     model.zero_grad()
     assert all((parameter != before[name]).any() for name, parameter in model.named_parameters())
+
+
+def test_lamb_moves_everything_and_leaves_clipping_to_the_trainer(model: RadioModel) -> None:
+    optimizer = build_optimizer(model, OptimizerRecipe(name="lamb", learning_rate=1e-2, weight_decay=0.02))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 0]
+    assert [group["max_grad_norm"] for group in optimizer.param_groups] == [None, None]
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    model.zero_grad()
+    assert all((parameter != before[name]).any() for name, parameter in model.named_parameters())
+    # The trust ratio: a matrix moves by the learning rate times its own norm.
+    name = "radio_model.model.blocks.0.mlp.fc1.weight"
+    move = (model.get_parameter(name) - before[name]).norm()
+    assert move.item() == pytest.approx(1e-2 * before[name].norm().item(), rel=0.01)

@@ -29,6 +29,7 @@ def fitted(features: Tensor, build: type[FeatureStandardizer] = PhiS) -> Feature
     standardizer = build(features.shape[1])
     for part in features.chunk(2):
         standardizer.update(part)
+    standardizer.end_step()
     standardizer.refit()
     return standardizer
 
@@ -106,6 +107,18 @@ def test_folded_layer_answers_in_the_teachers_space(upsampling: int) -> None:
     torch.testing.assert_close(after, standardizer.invert(before), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("upsampling", [1, 4])
+def test_the_two_folds_undo_each_other(upsampling: int) -> None:
+    standardizer, tokens = fitted(correlated_features(12)), torch.randn(5, 6)
+    linear = nn.Linear(6, 12 * upsampling)
+    raw = linear(tokens).detach()
+    standardizer.fold_into_linear(linear)
+    standardized = standardizer.standardize(raw.view(5 * upsampling, 12, 1, 1)).flatten(1)
+    torch.testing.assert_close(linear(tokens).view(-1, 12), standardized, rtol=1e-4, atol=1e-5)
+    standardizer.fold_inverse_into_linear(linear)
+    torch.testing.assert_close(linear(tokens), raw, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("linear", [nn.Linear(6, 13), nn.Linear(6, 12, bias=False)])
 def test_unfoldable_layer_is_refused(linear: nn.Linear) -> None:
     with pytest.raises(ValueError, match="`linear` must have a bias and a multiple of 12 outputs"):
@@ -134,6 +147,7 @@ def test_non_finite_batch_is_left_out() -> None:
     bad = correlated_features(12, seed=1)
     bad[0, 0, 0, 0] = float("nan")
     standardizer.update(bad)
+    standardizer.end_step()
     assert all(torch.equal(value, state[key]) for key, value in standardizer.state_dict().items())
 
 

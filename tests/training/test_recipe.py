@@ -9,6 +9,7 @@ from training.recipe import (
     list_recipes,
     load_recipe,
     save_recipe,
+    stage_recipes,
 )
 
 
@@ -147,3 +148,61 @@ def test_differences_name_the_entry() -> None:
 def test_defaults_are_valid() -> None:
     recipe = Recipe(name="x", teachers=load_recipe("demo").teachers)
     assert recipe.optimizer.name == "adamw"
+
+
+def test_a_bare_no_is_a_precision():
+    assert load_recipe("demo", ["mixed_precision=no"]).mixed_precision == "no"
+
+
+STAGED = """
+base: demo
+seed: 4
+stages:
+  - {name: low, schedule: {num_steps: 30}}
+  - name: high
+    schedule: {num_steps: 20, warmup_steps: 2}
+    partitions: [{name: big, sizes_px: [64]}]
+    teachers: [{name: t, kind: k}]
+"""
+
+
+def test_stages_are_the_recipe_with_their_changes(write) -> None:
+    recipe = load_recipe(write(STAGED), ["stages.high.schedule.num_steps=25", "optimizer.learning_rate=3e-4"])
+    low, high = stage_recipes(recipe)
+    assert (low.name, high.name) == ("low", "high")
+    assert (low.schedule.num_steps, high.schedule.num_steps, high.schedule.warmup_steps) == (30, 25, 2)
+    assert low.schedule.warmup_steps == recipe.schedule.warmup_steps
+    assert [partition.name for partition in high.partitions] == ["big"]
+    assert [teacher.name for teacher in high.teachers] == ["t"]
+    assert low.teachers == recipe.teachers
+    assert high.optimizer.learning_rate == 3e-4
+    assert low.stages == high.stages == []
+    assert len({recipe.seed, low.seed, high.seed}) == 3
+    assert stage_recipes(load_recipe("demo")) == []
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            "[{name: a, schedule: {num_stps: 1}}]",
+            "`stages.a`: unknown key 'schedule.num_stps'.*Did you mean 'num_steps'",
+        ),
+        ("[{name: a, schedule: {num_steps: 0}}]", "`stages.a`: `schedule.num_steps` must be above 0; got 0"),
+        ("[{name: a}, {name: a}]", r"`stages \(names\)` must be all different"),
+        ("[{schedule: {num_steps: 1}}]", r"`stages \(names\)` must be all different, .*; got \[None\]"),
+        ("[{name: a/b}]", r"`stages \(names\)` must be all different, of letters"),
+        ("[{name: a, mixed_precision: bf16}]", "`stages.a.mixed_precision` must be left to the recipe itself"),
+        ("[{name: a, student: {init_from: x}}]", "`stages.a.student.init_from` must be left to the recipe itself"),
+    ],
+)
+def test_bad_stage_is_one_clear_line(stages: str, message: str, write) -> None:
+    with pytest.raises(RecipeError, match=message) as error:
+        load_recipe(write(f"base: demo\nstages: {stages}\n"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["damp.sigma=-1", "mesa.weight=-1"])
+def test_negative_strengths_are_refused(override: str) -> None:
+    with pytest.raises(RecipeError, match=f"`{override[:-3]}` must be at least 0; got -1"):
+        load_recipe("demo", [override])

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from modeling_radio import RadioModel
 from training.recipe import Recipe, RecipeError, StudentRecipe, TeacherRecipe, load_recipe
-from training.student import build_student, student_config, student_patch_size
+from training.student import build_student, checkpoint_blocks, compile_blocks, student_config, student_patch_size
 
 
 TEACHERS = {
@@ -63,6 +64,39 @@ def test_bad_student_is_one_clear_line(student: StudentRecipe, message: str) -> 
 def test_patch_is_known_before_the_teachers() -> None:
     student = StudentRecipe(preset="radio-test", config={"patch_size": 8})
     assert student_patch_size(recipe_with(student)) == 8
+
+
+def gradients(student: RadioModel) -> dict[str, torch.Tensor]:
+    """Of a training pass with position crops and dropped paths."""
+    torch.manual_seed(0)
+    images, draws = torch.rand(2, 3, 32, 48), torch.rand(2, student.num_draws)
+    output = student.train()(images, draws=draws)
+    (output.features.square().mean() + output.adaptors["dense"].summary.square().mean()).backward()
+    return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("change", [checkpoint_blocks, pytest.param(compile_blocks, marks=pytest.mark.slow)])
+def test_other_ways_to_compute_blocks_give_the_same_gradients_and_keys(change: Callable[[RadioModel], None]) -> None:
+    recipe = recipe_with(StudentRecipe(preset="radio-test", config={"drop_path_rate": 0.3}))
+    plain, changed = build_student(recipe, TEACHERS), build_student(recipe, TEACHERS)
+    change(changed)
+    expected, actual = gradients(plain), gradients(changed)
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    assert expected.keys() == actual.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_checkpointed_blocks_keep_less_for_the_backward_pass() -> None:
+    kept = []
+    for change in (lambda student: None, checkpoint_blocks):
+        student = build_student(recipe_with(), TEACHERS).train()
+        change(student)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            student(torch.rand(1, 3, 64, 64), adaptor_names=[])
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
 
 
 SHAPES = {

@@ -16,7 +16,8 @@ from training.feature_cache import (
     write_feature_cache,
 )
 from training.interruption import Interrupted
-from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
+from training.losses import mesa_loss
+from training.recipe import DataRecipe, MesaRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
 from training.targets import CachedTargets, OnlineTargets
 from training.teachers import TeacherOutput
 
@@ -202,3 +203,41 @@ def test_values_beyond_float16_are_refused() -> None:
 
     with pytest.raises(RecipeError, match="Teacher 'huge' gives values that float16 cannot hold"):
         TeacherAnswers({"huge": Huge()}, SIDE // PATCH, torch.device("cpu"))(Images().images)
+
+
+def mesa_of(source: CachedTargets | OnlineTargets, recipe: Recipe) -> list[float]:
+    """Run the mean colours as student and as average alike over the steps of a plan."""
+    plan, network = BatchPlan(recipe, NUM_IMAGES), MeanColour()
+    losses = []
+    for _, example in source.examples(lambda: plan.steps(0, 6)):
+        if example.average is None:
+            continue
+        student, average = (network(pixels).features for pixels in (example.pixel_values, example.average.pixel_values))
+        losses.append(mesa_loss(student, average, example.average.shift).item())
+    return losses
+
+
+def test_moving_average_sees_another_crop_that_the_shift_explains(tmp_path: Path) -> None:
+    views = {"flip_probability": 0.5, "brightness": 0.2, "contrast": 0.2}
+    online = recipe_with(ViewsRecipe(teachers="online", shift_deviation_patches=2.0, **views))
+    cached = recipe_with(ViewsRecipe(teachers="cached", **views))
+    device = torch.device("cpu")
+    sources = [
+        OnlineTargets(online, PATCH, Images(), TEACHERS, device),
+        CachedTargets(cached, PATCH, open_cache(cached, tmp_path), device),
+    ]
+    for source, recipe in zip(sources, (online, cached), strict=True):
+        recipe.mesa = MesaRecipe(weight=1.0, start_step=2)
+        losses = mesa_of(source, recipe)
+        assert len(losses) == 4  # none before its start
+        assert max(losses) < 1e-4
+        shifts = [e.average.shift for _, e in source.examples(lambda r=recipe: BatchPlan(r, NUM_IMAGES).steps(2, 6))]
+        assert torch.cat(shifts).any(0).all()
+
+
+def test_moving_average_of_a_resized_window_is_moved_by_whole_tokens(tmp_path: Path) -> None:
+    recipe = recipe_with(ViewsRecipe(teachers="cached"), sizes_px=[32], windows_px=[64])
+    recipe.mesa = MesaRecipe(weight=1.0)
+    source = CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), torch.device("cpu"))
+    # Windows of 4 cells lie at offsets 0 and 1, and 2 cells make a token: no whole token lies between them.
+    assert mesa_of(source, recipe) == [0.0] * 6

@@ -3,7 +3,17 @@ import torch
 
 from training.batches import Batch
 from training.recipe import ViewsRecipe
-from training.views import crop_region, cut_windows, draw_flips, draw_shifts, draw_window_offsets, flip, jitter_colour
+from training.views import (
+    crop_region,
+    cut_windows,
+    draw_flips,
+    draw_shifts,
+    draw_window_offsets,
+    exact_shift,
+    flip,
+    flip_shift,
+    jitter_colour,
+)
 
 
 def batch_of(num_images: int) -> Batch:
@@ -17,6 +27,7 @@ def batch_of(num_images: int) -> Batch:
         start=0,
         global_size=num_images,
         weight=1.0,
+        teachers=(),
     )
 
 
@@ -28,7 +39,7 @@ def test_windows_by_hand() -> None:
 
 
 def test_window_offsets_cover_every_place_evenly() -> None:
-    offsets = draw_window_offsets(batch_of(4000), 5, 3)
+    offsets = draw_window_offsets(batch_of(4000), "offset", 5, 3)
     counts = torch.bincount(offsets[:, 0] * 3 + offsets[:, 1], minlength=9)
     assert len(counts) == 9
     assert counts.min() > 4000 / 9 * 0.8
@@ -74,3 +85,17 @@ def test_region_of_any_image_has_the_wanted_size(numbers: list[float]) -> None:
     view = crop_region(image, torch.tensor(numbers), 48, ViewsRecipe(crop_scale=[0.01, 1.0]))
     assert view.shape == (3, 48, 48)
     assert view.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(("window_cells", "window_tokens", "step"), [(6, 6, 1), (8, 6, 4), (4, 8, 1), (9, 6, 3)])
+def test_exact_shift_is_whole_in_cells_and_tokens(window_cells: int, window_tokens: int, step: int) -> None:
+    wanted = torch.tensor([[0, 5], [-7, 3], [12, -1]])
+    shift = exact_shift(wanted, window_cells, window_tokens)
+    assert torch.equal(shift.in_cells * window_tokens, shift.in_tokens * window_cells)
+    assert (shift.in_cells.abs() <= wanted.abs()).all()
+    assert ((shift.in_cells - wanted).abs() < step).all()
+
+
+def test_columns_of_a_mirrored_shift_run_the_other_way() -> None:
+    shift = flip_shift(torch.tensor([[1, 2], [3, -4]]), torch.tensor([False, True]))
+    assert shift.tolist() == [[1, 2], [3, 4]]

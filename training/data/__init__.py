@@ -1,20 +1,36 @@
-"""Images to distil on and to evaluate on: the demo's own, or a folder of the user's."""
+"""Images to distil on and to evaluate on: the demo's own, or the user's in any form that `datasets` reads."""
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
+from training.data.decoding import SkippedImages
 from training.data.demo_assets import Split, load_demo_assets
 from training.data.demo_images import DemoImages, render
 from training.data.image_folder import ImageFolder
+from training.data.image_stream import ImageStream, open_image_stream
+from training.data.image_table import ImageTable
+from training.data.sources import DEMO_SOURCES, is_image_folder, open_table
+from training.recipe import DataRecipe, SourceRecipe
 
 
-__all__ = ["DemoImages", "ImageFolder", "build_images", "load_demo_assets", "render"]
+__all__ = [
+    "DemoImages",
+    "ImageFolder",
+    "ImageStream",
+    "SkippedImages",
+    "build_images",
+    "build_training_images",
+    "load_demo_assets",
+    "open_image_stream",
+    "render",
+]
 
-DEMO_SOURCES = ("demo", "demo-pypi")
 DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: what the first study needed for a student from nothing
 
 
@@ -40,10 +56,59 @@ def build_images(
     if source in DEMO_SOURCES:
         number = DEFAULT_NUM_DEMO_IMAGES if num_images is None else num_images
         return DemoImages(load_demo_assets(source), size=size, num_images=number, seed=seed, split=split)
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+    if not is_image_folder(source):
         raise ValueError(
-            f"data source {source!r} is neither {' nor '.join(map(repr, DEMO_SOURCES))} nor a folder; "
-            "Hub ids, Parquet and webdataset are not supported yet"
+            f"data source {source!r} is neither {' nor '.join(map(repr, DEMO_SOURCES))} nor an image folder"
         )
-    return ImageFolder(folder, size=size, num_images=num_images, seed=seed, split=split)
+    return ImageFolder(Path(source).expanduser(), size=size, num_images=num_images, seed=seed, split=split)
+
+
+def build_training_images(data: DataRecipe, *, is_square: bool) -> Dataset[Tensor]:
+    """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
+
+    Args:
+        data: The recipe's section.
+        is_square: Crop all images to squares of `data.image_size_px`; otherwise only the demo's are squares, and the
+            others whole.
+
+    Raises:
+        ValueError: If a source cannot be opened, or holds no image.
+        PackageError: If the demo's packages cannot be fetched.
+    """
+    sources = data.sources()
+    parts = [_build_part(source, data, is_square) for source in sources]
+    if len(parts) == 1:
+        return parts[0]
+    return _mix(parts, [source.weight for source in sources])
+
+
+def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Dataset[Tensor]:
+    if source.source in DEMO_SOURCES:
+        return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
+    size = data.image_size_px if is_square else None
+    if is_image_folder(source.source):
+        folder = Path(source.source).expanduser()
+        return ImageFolder(folder, size=size, num_images=data.num_images, seed=data.seed)
+    return ImageTable(open_table(source), size=size, num_images=data.num_images, seed=data.seed)
+
+
+def _mix(parts: list[Dataset[Tensor]], weights: list[float]) -> Dataset[Tensor]:
+    """Return the parts one after the other, repeated so that their lengths are in proportion to the weights.
+
+    It is the shortest such data set that holds every image.
+    """
+    lengths = [len(cast(Sized, part)) for part in parts]
+    total = max(length / weight for length, weight in zip(lengths, weights, strict=True))
+    repeated = [_Repeated(part, round(total * weight)) for part, weight in zip(parts, weights, strict=True)]
+    return ConcatDataset(repeated)
+
+
+class _Repeated(Dataset[Tensor]):
+    def __init__(self, images: Dataset[Tensor], num_images: int) -> None:
+        self.images, self.num_images = images, num_images
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index % len(cast(Sized, self.images))]

@@ -182,6 +182,26 @@ def measure_zero_shot(
     return [Measurement(model, "zero_shot", "accuracy", f"{data.source} objects", accuracy, seed)]
 
 
+def measure_text_zero_shot(
+    model: str, adaptor: FeatureExtractor, class_embeddings: Tensor, data: EvaluationData, seed: int | None = None
+) -> list[Measurement]:
+    """Measure zero-shot accuracy through the text tower of an adaptor's teacher; no labelled image is used.
+
+    Args:
+        model: Name in the results.
+        adaptor: The adaptor, whose summary lives in the space of the texts.
+        class_embeddings: One vector for each of the images' classes, `(num_classes, summary_dim)`.
+        data: The images.
+        seed: As of `measure_zero_shot`.
+    """
+    images = data.classification
+    queries = data.extract(adaptor, images.query_images, f"{model}: queries")
+    if queries.summary is None:
+        raise ValueError(f"zero_shot needs a summary, which {model!r} does not have")
+    accuracy = zero_shot_accuracy(queries.summary, class_embeddings, images.query_labels)
+    return [Measurement(model, "zero_shot", "accuracy", f"{data.source} objects", accuracy, seed)]
+
+
 def imagenet_class_names() -> list[str]:
     """Return the names of the 1,000 ImageNet classes in the order of every ImageNet classifier."""
     return EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]

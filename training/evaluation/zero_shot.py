@@ -1,4 +1,4 @@
-"""Zero-shot classification for teachers that have a classifier head instead of a text tower.
+"""Zero-shot classification, also for teachers that have a classifier head instead of a text tower.
 
 ConSE (Norouzi et al., 2014, https://arxiv.org/abs/1312.5650) places an image in the space of a sentence
 encoder as the mean of the names of its likeliest classes. An adaptor's summary passes through its teacher's

@@ -40,27 +40,27 @@ def test_a_restarted_stream_goes_on_where_it_was(write_source: Callable[..., str
     other = SourceRecipe(write_source("parquet", 5, num_shards=1, first=100), 0.3)
     source = write_source(kind, 14, num_shards=3, faults=["tiny"])
     data = DataRecipe(source, streaming=True, shuffle_buffer=6, mixed_in=[other])
-    whole = open_numbers(data)
-    numbers = take(whole, 90)  # several passes of both
-    for start in (0, 1, 5, 6, 7, 40, 54):
-        stream = open_numbers(data)
-        stream.take(start)
-        restarted = open_numbers(data)
-        restarted.load_state_dict(json.loads(json.dumps(stream.state_dict())))
-        assert take(restarted, 90 - start) == numbers[start:]
-        restarted.load_state_dict(stream.state_dict())  # also backwards
-        assert take(restarted, 90 - start) == numbers[start:]
+    numbers = take(open_numbers(data), 60)  # two passes and more of both
+    stream = open_numbers(data)
+    for start in range(60):
+        if start in (0, 1, 5, 6, 7, 12, 40):
+            restarted = open_numbers(data)
+            restarted.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+            assert take(restarted, 60 - start) == numbers[start:]
+            restarted.load_state_dict(stream.state_dict())  # back again
+            assert take(restarted, 60 - start) == numbers[start:]
+        stream.take(1)
 
 
 def test_sources_are_mixed_by_weight(write_source: Callable[..., str]) -> None:
     other = SourceRecipe(write_source("parquet", 5, first=100), 0.2)
-    stream = open_numbers(DataRecipe(write_source("webdataset", 5), streaming=True, mixed_in=[other]))
-    counts = Counter(number >= 100 for number in take(stream, 2000))
-    assert 340 < counts[True] < 460  # four standard deviations about 400
+    data = DataRecipe(write_source("webdataset", 50), streaming=True, shuffle_buffer=400, mixed_in=[other])
+    counts = Counter(number >= 100 for number in take(open_numbers(data), 400))
+    assert 48 < counts[True] < 112  # four standard deviations about 80
 
 
 def test_seed_decides_the_order(write_source: Callable[..., str]) -> None:
-    data = DataRecipe(write_source("parquet", 12), streaming=True)
+    data = DataRecipe(write_source("parquet", 12), streaming=True, shuffle_buffer=12)
     first, again, other = (take(open_numbers(data, seed=seed), 12) for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -80,9 +80,9 @@ def test_faulty_headers_are_left_out_counted_and_named(write_source: Callable[..
     source, skipped = write_source(kind, 6, faults=["broken", "tiny"]), SkippedImages()
     stream = open_image_stream(DataRecipe(source, streaming=True, shuffle_buffer=6), 0, 0, 1, skipped)
     assert sorted(take(stream, 6)) == list(range(6))
+    take(stream, 6)  # the next pass begins with what was left of the first one
     assert f"skipping image {source}" in caplog.text
-    take(stream, 6)  # the next pass, in which they are met again
-    assert len(skipped) in (3, 4)
+    assert 2 <= len(skipped) <= 4
     if kind != "parquet":  # whose rows have no names here
         assert "broken.png: unreadable" in caplog.text
         assert "tiny.png: too small: 200 x 9 px" in caplog.text

@@ -56,9 +56,3 @@ def test_sources_are_mixed_by_weight_and_none_is_cut_short(write_source: Callabl
     assert sum(number for value, number in counts.items() if value < 100) == 36
     assert len(counts) == 5 + 3 + 18
     assert {counts[100], counts[101], counts[102]} == {6}
-
-
-def test_no_rows(write_source: Callable[..., str]) -> None:
-    source = write_source("parquet", 0, num_shards=1)
-    with pytest.raises(ValueError, match="has no (rows|image column)"):
-        build_training_images(DataRecipe(source), is_square=False)

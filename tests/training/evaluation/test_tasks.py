@@ -11,6 +11,7 @@ from training.evaluation.tasks import (
     measure_adaptor_fidelity,
     measure_knn,
     measure_segmentation_probe,
+    measure_text_zero_shot,
     measure_zero_shot,
 )
 
@@ -95,3 +96,24 @@ def test_remarks_state_how_many_images_there_are(data):
     assert "6 held-out objects of 2 classes, 6 training objects" in remarks
     assert "most frequent class scores 0.500" in remarks
     assert "error of an accuracy of one half is 0.204" in remarks
+
+
+def test_zero_shot_by_texts_takes_the_class_of_the_nearest_text(data):
+    def mean_colour(pixels):
+        return Features(pixels.mean(dim=(2, 3)), pixels)
+
+    red_and_green = torch.eye(3)[:2]
+    (found,) = measure_text_zero_shot("adaptor x", mean_colour, red_and_green, data, seed=1)
+    assert (found.model, found.task, found.metric, found.dataset) == (
+        "adaptor x",
+        "zero_shot",
+        "accuracy",
+        "toy objects",
+    )
+    assert (found.value, found.seed) == (1.0, 1)
+    assert measure_text_zero_shot("x", mean_colour, red_and_green.flip(0), data)[0].value == 0.0
+
+
+def test_zero_shot_by_texts_needs_a_summary(data):
+    with pytest.raises(ValueError, match="zero_shot needs a summary, which 'dense' does not have"):
+        measure_text_zero_shot("dense", lambda pixels: Features(None, pixels), torch.eye(2), data)

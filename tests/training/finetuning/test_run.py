@@ -1,0 +1,256 @@
+"""Whole runs on tiny folders: what is written, resumed and refused."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from modeling_radio import (
+    RadioConfig,
+    RadioForDepthEstimation,
+    RadioForImageClassification,
+    RadioForObjectDetection,
+    RadioForSemanticSegmentation,
+    RadioModel,
+)
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.finetune import main, read_settings
+from training.finetune import _parser as build_parser
+from training.finetuning.adapters import open_adapter
+from training.finetuning.run import FinetuningRun, last_checkpoint, training_arguments
+from training.finetuning.settings import FinetuneSettings
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    config = RadioConfig.from_preset("radio-test", preferred_resolution=[32, 48])
+    RadioModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def settings(base, data, output, task="image-classification", **options):
+    quick = {"batch_size": 2, "steps": 2, "num_workers": 0, "validation_share": 0.34, "lora_rank": 2}
+    return FinetuneSettings(str(base), task, str(data), Path(output), **{**quick, **options})
+
+
+TASKS = {
+    "semantic-segmentation": ("voc_folder", RadioForSemanticSegmentation, "mean_iou", {}),
+    "depth-estimation": ("depth_folder", RadioForDepthEstimation, "abs_rel", {"dpt_hidden_size": 8}),
+    "object-detection": (
+        "coco_folder",
+        RadioForObjectDetection,
+        "map",
+        {"detection_num_queries": 6, "detection_hidden_size": 32, "detection_num_layers": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_trains_and_its_adapter_merges(task, base, tmp_path, request):
+    fixture, model_class, metric, config = TASKS[task]
+    data = request.getfixturevalue(fixture)
+    options = {"tune": "lora", "merge": True, "config": config, "task": task}
+    run = FinetuningRun(settings(base, data, tmp_path / "run", **options))
+    metrics = run.run()
+    assert metric in metrics
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["metrics"] == metrics
+    assert (tmp_path / "run" / "final" / "adapter_model.safetensors").is_file()
+    with Image.open(tmp_path / "run" / "pictures" / "step-2.png") as picture:
+        assert picture.width > 100
+    merged = model_class.from_pretrained(tmp_path / "run" / "merged").eval()
+    adapted = open_adapter(
+        model_class.from_pretrained(base, config=RadioConfig.from_pretrained(tmp_path / "run" / "final")),
+        tmp_path / "run" / "final",
+    ).eval()
+    processor = RadioImageProcessor.from_pretrained(tmp_path / "run" / "merged")
+    pixels = processor(Image.new("RGB", (70, 50), (90, 160, 30)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 32, 48)
+    with torch.no_grad():
+        actual, expected = merged(pixels, return_dict=False)[0], adapted(pixels, return_dict=False)[0]
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_head_leaves_the_backbone_bit_equal(base, class_folders, tmp_path, capsys):
+    FinetuningRun(settings(base, class_folders, tmp_path / "run")).run()
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "run" / "final" / "model.safetensors")
+    assert all(torch.equal(after[name], weights) for name, weights in before.items())
+    model = RadioForImageClassification.from_pretrained(tmp_path / "run" / "final")
+    assert model.config.id2label == {0: "cat", 1: "dog"}
+    head = sum(weights.numel() for weights in model.classifier.parameters())
+    assert f"Training {head:,} of " in capsys.readouterr().out
+
+
+def test_full_moves_everything(base, class_folders, tmp_path):
+    options = {"tune": "full", "layer_decay": 0.7, "gradient_checkpointing": True, "precision": "bf16", "steps": 3}
+    FinetuningRun(settings(base, class_folders, tmp_path / "run", **options)).run()
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "run" / "final" / "model.safetensors")
+    for index in range(4):
+        name = f"radio_model.model.blocks.{index}.mlp.fc1.weight"
+        assert not torch.equal(before[name], after[name])
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_training_stop = True
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_resumed_run_equals_an_undisturbed_one(tune, base, class_folders, tmp_path):
+    # Three steps an epoch (by two batches each), so that the stop lies within the second one.
+    options = {"tune": tune, "steps": 6, "evaluate_every": 4, "lora_dropout": 0.2, "validation_share": 0.2}
+    options |= {"batch_size": 1, "config": {"drop_path_rate": 0.2}}
+    FinetuningRun(settings(base, class_folders, tmp_path / "whole", **options)).run()
+    stopped = FinetuningRun(settings(base, class_folders, tmp_path / "stopped", **options))
+    stopped.trainer.add_callback(StopAfter(4))
+    stopped.trainer.train()
+    stopped.settings.save(tmp_path / "stopped" / "settings.json")
+    assert Path(last_checkpoint(tmp_path / "stopped")).name == "checkpoint-4"
+    resumed = FinetuningRun(settings(base, class_folders, tmp_path / "stopped", **options))
+    resumed.trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path / "stopped"))
+    resumed_state = trainable_state(resumed)
+    whole = FinetuningRun(settings(base, class_folders, tmp_path / "again", **options))
+    whole.trainer.args.load_best_model_at_end = resumed.trainer.args.load_best_model_at_end
+    whole.trainer.train()
+    assert resumed.trainer.state.global_step == whole.trainer.state.global_step == 6
+    for name, weights in trainable_state(whole).items():
+        assert torch.equal(resumed_state[name], weights), name
+
+
+def trainable_state(run):
+    return {name: p.detach().clone() for name, p in run.trainer.model.named_parameters() if p.requires_grad}
+
+
+def test_finished_run_is_not_trained_again(base, class_folders, tmp_path):
+    FinetuningRun(settings(base, class_folders, tmp_path / "run")).run()
+    again = FinetuningRun(settings(base, class_folders, tmp_path / "run"))
+    again.run()
+    assert again.trainer.state.global_step == 2
+
+
+def test_output_of_other_settings_is_kept(base, class_folders, tmp_path):
+    FinetuningRun(settings(base, class_folders, tmp_path / "run")).run()
+    with pytest.raises(ValueError, match="holds a run with another steps, seed: choose another folder"):
+        FinetuningRun(settings(base, class_folders, tmp_path / "run", steps=3, seed=1))
+
+
+def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
+    options = {"steps": 20, "evaluate_every": 1, "patience": 2, "head_learning_rate": 0.0, "validation_share": 0.5}
+    run = FinetuningRun(settings(base, class_folders, tmp_path / "run", **options))
+    run.run()
+    assert run.trainer.state.global_step == 3  # nothing improves on the first evaluation
+    assert run.trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (40, 48)}, "`size` must have multiples of the patch size 16 up to .*; the nearest is 48 x 48"),
+        ({"tune": "lora", "lora_targets": ("qkv", "fc3")}, "`lora_targets` has 'fc3'.*Valid .*: qkv, proj, fc1, fc2"),
+        ({"config": {"drop_path": 0.1}}, r"`config` has no field 'drop_path'\. Did you mean 'drop_path_rate'"),
+        ({"class_weights": (1.0, 2.0, 3.0)}, "class_weights"),
+    ],
+)
+def test_settings_that_do_not_fit(base, class_folders, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuningRun(settings(base, class_folders, tmp_path / "run", **options))
+
+
+def test_quantisation_without_bitsandbytes(base, class_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.finetuning.run.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match="`quantize` 4 needs the package bitsandbytes, which is not installed"):
+        FinetuningRun(settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
+
+
+def test_checkpoint_without_a_backbone(base, class_folders, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["radio_model.model.blocks.1.attn.qkv.weight"]
+    from safetensors.torch import save_file
+
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights of the backbone, such as radio_model.model.blocks.1.attn.qkv"):
+        FinetuningRun(settings(broken, class_folders, tmp_path / "run"))
+
+
+def test_balanced_class_weights_are_saved(base, class_folders, tmp_path):
+    shutil.rmtree(class_folders / "cat")
+    shutil.copytree(class_folders / "dog", class_folders / "cat")
+    (class_folders / "cat" / "0.png").unlink()
+    run = FinetuningRun(settings(base, class_folders, tmp_path / "run", class_weights="balanced"))
+    labels = torch.tensor(run.task.images.train["target"][:]).bincount()
+    expected = (labels.sum() / (2 * labels)).tolist()
+    assert run.model.config.class_weights == pytest.approx(expected)
+
+
+def test_training_arguments_carry_the_settings(base, class_folders, tmp_path):
+    options = {"precision": "bf16", "accumulation": 3, "evaluate_every": 5, "seed": 4, "max_grad_norm": 0.1}
+    arguments = training_arguments(settings(base, class_folders, tmp_path, **options))
+    assert arguments.bf16
+    assert arguments.gradient_accumulation_steps == 3
+    assert (arguments.eval_steps, arguments.save_steps) == (5, 5)
+    assert arguments.seed == 4
+    assert arguments.max_grad_norm == pytest.approx(0.1)
+    assert arguments.metric_for_best_model == "accuracy"
+
+
+def test_every_setting_has_an_option():
+    options = {action.dest for action in build_parser()._actions}
+    assert {field.name for field in dataclasses.fields(FinetuneSettings)} <= options
+
+
+def test_options_become_settings(tmp_path):
+    command = ["base", "--task", "object-detection", "--data", "x", "--lora", "8", "--size", "64x96", "--lora-targets"]
+    command += ["qkv,fc1", "--config", "detection_num_queries=50", "detection_indices=[1,3]", "version=mine"]
+    parsed = read_settings(build_parser().parse_args(command))
+    assert (parsed.tune, parsed.lora_rank, parsed.size) == ("lora", 8, (64, 96))
+    assert parsed.lora_targets == ("qkv", "fc1")
+    assert parsed.config == {"detection_num_queries": 50, "detection_indices": [1, 3], "version": "mine"}
+    assert parsed.output == Path("runs/finetune-object-detection")
+    parsed = read_settings(build_parser().parse_args(["base", "--task", "object-detection", "--data", "x", "--lora"]))
+    assert (parsed.tune, parsed.lora_rank, parsed.size) == ("lora", 16, None)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ([], "`checkpoint` 'missing' is no folder or Hub id with a config.json"),
+        (["--lora", "0"], "`lora_rank` must be at least 1, got 0"),
+        (["--config", "drop_path_rate"], "'drop_path_rate' must have the form field=value"),
+    ],
+)
+def test_bad_input_is_one_line(extra, message, capsys):
+    assert main(["missing", "--task", "image-classification", "--data", "x", *extra]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("finetune: error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+
+
+def test_command(base, class_folders, tmp_path, capsys):
+    command = [str(base), "--task", "image-classification", "--data", str(class_folders), "--output"]
+    command += [str(tmp_path / "run"), "--steps", "2", "--batch-size", "2", "--num-workers", "0"]
+    assert main(command) == 0
+    assert "Validation: accuracy " in capsys.readouterr().out
+    assert (tmp_path / "run" / "final" / "config.json").is_file()
+    assert list((tmp_path / "run" / "runs").rglob("events.*"))  # TensorBoard's

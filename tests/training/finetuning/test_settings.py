@@ -1,0 +1,37 @@
+"""Settings that cannot be right are refused before anything is loaded."""
+
+import pytest
+
+from training.finetuning.settings import FinetuneSettings
+
+
+def settings(task="image-classification", **options):
+    return FinetuneSettings("checkpoint", task, "data", output="output", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "image-clasification"}, r"`task` must be one of .* Did you mean 'image-classification'\?"),
+        ({"tune": "lorra"}, r"`tune` must be one of .* Did you mean 'lora'\?"),
+        ({"precision": "fp16"}, "`precision` must be one of auto, bf16, fp32, got 'fp16'"),
+        ({"lora_rank": 0}, "`lora_rank` must be at least 1, got 0"),
+        ({"validation_share": 1.0}, r"`validation_share` must be in \(0, 1\), got 1.0"),
+        ({"layer_decay": 1.5}, r"`layer_decay` must be in \(0, 1\], got 1.5"),
+        ({"tune": "lora", "quantize": 3}, r"`quantize` must be 4 or 8 \(bits\), got 3"),
+        ({"quantize": 4}, "`quantize` needs an adapter: choose `tune` out of lora, dora, rslora"),
+        ({"merge": True, "tune": "full"}, "`merge` needs an adapter"),
+        ({"class_weights": "balance"}, "`class_weights` must be 'balanced' or numbers, got 'balance'"),
+        ({"task": "object-detection", "class_weights": "balanced"}, "`class_weights` is not for object-detection"),
+    ],
+)
+def test_wrong_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**options)
+
+
+def test_settings_survive_json(tmp_path):
+    settings(lora_targets=("qkv",), size=(64, 32)).save(tmp_path / "settings.json")
+    text = (tmp_path / "settings.json").read_text()
+    assert '"lora_targets": [' in text
+    assert '"output": "output"' in text

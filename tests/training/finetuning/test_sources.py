@@ -1,0 +1,226 @@
+"""Each kind of source becomes two tables of images and targets."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PilImage
+
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.sources import load_images
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def load(data, task, **options):
+    return load_images(FinetuneSettings("checkpoint", task, str(data), output="output", **options))
+
+
+def test_class_folders(class_folders):
+    images = load(class_folders, "image-classification", validation_share=0.34)
+    assert images.class_names == ("cat", "dog")
+    assert (len(images.train), len(images.validation)) == (3, 3)
+    assert images.train.column_names == ["image", "target"]
+    assert sorted([*images.train["target"], *images.validation["target"]]) == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_split_is_seeded(class_folders):
+    def validation(seed):
+        rows = load(class_folders, "image-classification", validation_share=0.34, seed=seed).validation
+        return [np.asarray(row["image"]).sum() for row in rows]
+
+    assert validation(1) == validation(1)
+    assert len({tuple(validation(seed)) for seed in range(3)}) > 1
+
+
+def test_own_validation_split_is_taken(class_folders, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(class_folders, tmp_path / "split" / split)
+    (tmp_path / "split" / "val" / "cat" / "1.png").unlink()
+    images = load(tmp_path / "split", "image-classification")
+    assert (len(images.train), len(images.validation)) == (6, 5)
+    assert "its own validation split" in images.remark
+
+
+def save_parquet(path, labels):
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    rows = {"img": [PilImage.fromarray(pixels) for _ in labels], "label": labels}
+    feature = Value("string") if isinstance(labels[0], str) else Value("int64")
+    Dataset.from_dict(rows, features=Features({"img": Image(), "label": feature})).to_parquet(path)
+
+
+def test_parquet_with_names(tmp_path):
+    save_parquet(tmp_path / "data.parquet", ["b", "a", "b", "c"])
+    images = load(tmp_path / "data.parquet", "image-classification", validation_share=0.25)
+    assert images.class_names == ("a", "b", "c")
+    assert sorted([*images.train["target"], *images.validation["target"]]) == [0, 1, 1, 2]
+
+
+def test_parquet_folder_with_numbers(tmp_path):
+    (tmp_path / "data").mkdir()
+    save_parquet(tmp_path / "data" / "train-0.parquet", [2, 0, 2, 1])
+    images = load(tmp_path / "data", "image-classification", classes=("x", "y", "z"))
+    assert images.class_names == ("x", "y", "z")
+
+
+def test_saved_dataset(tmp_path):
+    pictures = [PilImage.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)) for _ in range(4)]
+    features = Features({"image": Image(), "label": ClassLabel(names=["p", "q"])})
+    table = Dataset.from_dict({"image": pictures, "label": [0, 1, 0, 1]}, features=features)
+    DatasetDict({"train": table, "test": table.select([0])}).save_to_disk(tmp_path / "saved")
+    images = load(tmp_path / "saved", "image-classification")
+    assert images.class_names == ("p", "q")
+    assert (len(images.train), len(images.validation)) == (4, 1)
+
+
+@pytest.mark.parametrize("label", [5, -1])
+def test_label_outside_the_classes(tmp_path, label):
+    save_parquet(tmp_path / "data.parquet", [0, 1, label, 1])
+    with pytest.raises(ValueError, match=f"Label {label} of train image 2 is none of the 2 classes"):
+        load(tmp_path / "data.parquet", "image-classification", classes=("x", "y"))
+
+
+def test_name_outside_the_classes(tmp_path):
+    save_parquet(tmp_path / "data.parquet", ["x", "w", "y"])
+    with pytest.raises(ValueError, match="Label 'w' of train image 1 is none of the 2 classes"):
+        load(tmp_path / "data.parquet", "image-classification", classes=("x", "y"))
+
+
+def test_missing_column_lists_those_that_exist(tmp_path):
+    save_parquet(tmp_path / "data.parquet", [0, 1])
+    with pytest.raises(
+        ValueError, match=r"no column 'labl'\. Did you mean 'label'\?.*it has img, label.*target_column"
+    ):
+        load(tmp_path / "data.parquet", "image-classification", target_column="labl")
+    with pytest.raises(ValueError, match="no column for the target of object-detection; it has img, label"):
+        load(tmp_path / "data.parquet", "object-detection")
+
+
+def test_masks(voc_folder):
+    images = load(voc_folder, "semantic-segmentation", validation_share=0.25)
+    assert images.class_names == ("ground", "plant", "sky")
+    row = images.train[0]
+    assert row["target"].mode == "P"  # ids, not colours
+    assert np.asarray(row["target"])[0, 0] == 255
+
+
+def test_voc_names_and_lists(voc_folder):
+    (voc_folder / "images").rename(voc_folder / "JPEGImages")
+    (voc_folder / "masks").rename(voc_folder / "SegmentationClass")
+    lists = voc_folder / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("0\n2\n3\n")
+    (lists / "val.txt").write_text("1\n")
+    images = load(voc_folder, "semantic-segmentation")
+    assert (len(images.train), len(images.validation)) == (3, 1)
+
+
+def test_mask_folders_by_split(voc_folder, tmp_path):
+    for split in ("train", "valid"):
+        shutil.copytree(voc_folder, tmp_path / "split" / split)
+    (tmp_path / "split" / "valid" / "masks" / "0.png").unlink()
+    images = load(tmp_path / "split", "semantic-segmentation")
+    assert (len(images.train), len(images.validation)) == (4, 3)
+
+
+def test_folder_without_masks(tmp_path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(ValueError, match=r"must have a folder of images .*images.* and one of targets .*masks"):
+        load(tmp_path, "semantic-segmentation")
+
+
+def test_masks_without_images(voc_folder):
+    for path in (voc_folder / "masks").iterdir():
+        path.rename(path.with_name(f"mask-{path.name}"))
+    with pytest.raises(ValueError, match="has the name of an image"):
+        load(voc_folder, "semantic-segmentation")
+
+
+def test_coco(coco_folder):
+    images = load(coco_folder, "object-detection", validation_share=0.34)
+    assert images.class_names == ("bus", "person")  # in the order of ids 4 and 9
+    rows = [*images.train, *images.validation]
+    boxes = sorted((row["target"]["bbox"], row["target"]["category"]) for row in rows)
+    assert boxes == [([], []), ([[4, 6, 20, 12], [0, 0, 48, 36]], [1, 0]), ([[10, 10, 8, 8]], [0])]
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (("annotations/instances_train2017.json", "annotations/instances_val2017.json"), ("train2017", "val2017")),
+        (("train/_annotations.coco.json", "valid/_annotations.coco.json"), ("train", "valid")),
+    ],
+)
+def test_coco_layouts(coco_folder, tmp_path, names, folders):
+    root = tmp_path / "layout"
+    for name, folder in zip(names, folders, strict=True):
+        shutil.copytree(coco_folder / "images", root / folder)
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(coco_folder / "annotations.json", root / name)
+    images = load(root, "object-detection")
+    assert (len(images.train), len(images.validation)) == (3, 3)
+
+
+def test_coco_file_alone(coco_folder):
+    assert len(load(coco_folder / "annotations.json", "object-detection", validation_share=0.34).validation) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"categories": [{"id": 4, "name": "bus"}]}, "annotation 1 has the category 9; .* have the ids 4"),
+        ({"images": []}, "annotation 1 names image 10, which is not in `images`"),
+        ({"images": [{"id": 10, "file_name": "gone.png"}, {"id": 12, "file_name": "2.png"}]}, "names the image 'gone"),
+    ],
+)
+def test_broken_coco(coco_folder, coco_content, change, message):
+    (coco_folder / "annotations.json").write_text(json.dumps({**coco_content, **change}))
+    with pytest.raises(ValueError, match=message):
+        load(coco_folder, "object-detection")
+
+
+def test_json_that_is_no_coco(coco_folder):
+    (coco_folder / "annotations.json").write_text('{"images": []}')
+    with pytest.raises(ValueError, match="no COCO json for detection: it lacks annotations, categories"):
+        load(coco_folder, "object-detection")
+    (coco_folder / "annotations.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read as json"):
+        load(coco_folder, "object-detection")
+
+
+def test_folder_without_coco(class_folders):
+    with pytest.raises(ValueError, match=r"has no COCO annotations: give a json file, or a folder with"):
+        load(class_folders, "object-detection")
+
+
+def test_depth(depth_folder):
+    images = load(depth_folder, "depth-estimation", validation_share=0.25)
+    assert (len(images.train), len(images.validation)) == (3, 1)
+    assert {row["target"].rpartition(".")[2] for row in [*images.train, *images.validation]} == {"png", "npy"}
+
+
+def test_path_that_does_not_exist():
+    with pytest.raises(ValueError, match=r"`data` './nothing' does not exist"):
+        load("./nothing", "image-classification")
+
+
+def test_hub_id_that_cannot_be_opened():
+    with pytest.raises(ValueError, match="`data` 'someone/pets' is no folder or file here, and no data set of the Hub"):
+        load("someone/pets", "image-classification")
+
+
+def test_folder_without_images(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no images in class sub-folders"):
+        load(tmp_path / "empty", "image-classification")
+
+
+def test_one_image_leaves_nothing_for_validation(tmp_path):
+    save_parquet(tmp_path / "data.parquet", [0])
+    with pytest.raises(ValueError, match="has one image: none is left for validation"):
+        load(tmp_path / "data.parquet", "image-classification")

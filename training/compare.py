@@ -1,0 +1,173 @@
+"""Compare recipes over seeds: `python -m training.compare demo demo_full --seeds 0,1,2`.
+
+Distils each recipe with each seed on the demo's data, measures the students and writes a table of means and deviations,
+`results.json` and `resolution_consistency.png` below `--output`. A run that is done is not repeated; one that was
+stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from model_cards.results import Measurement, Results, build_tables
+from modeling_radio import RadioModel
+from training.demo import Clock, Setting, in_faster_precision, reachable_teachers
+from training.distill import EXIT_INTERRUPTED, USER_ERRORS
+from training.evaluate import format_table
+from training.evaluation.extractors import adaptor_extractor, backbone_extractor
+from training.evaluation.plots import draw_resolution_consistency
+from training.evaluation.provenance import describe_run
+from training.evaluation.tasks import (
+    measure_adaptor_fidelity,
+    measure_knn,
+    measure_resolution_consistency,
+    measure_segmentation_probe,
+)
+from training.interruption import Interrupted
+from training.recipe import Recipe, RecipeError, load_recipe
+from training.stages import run_recipe
+
+
+SIZES_PX = (96, 128, 192, 256, 384, 512)
+"""At which resolution consistency is measured: those of the demo's training and up to four times as large."""
+MEAN_OF = "all adaptors"
+
+
+def compare(recipes: Sequence[Recipe], seeds: Sequence[int], output: Path, command: str) -> Results:
+    """Distil and measure every recipe with every seed; see the module's text for what is written.
+
+    Args:
+        recipes: With different names and the same data, so that all are measured on the same images.
+        seeds: One run each per recipe.
+        output: Folder for everything; each run has a subfolder `RECIPE/seed-N`.
+        command: For the results file.
+
+    Returns:
+        All measurements, named after the recipes.
+
+    Raises:
+        RecipeError: If the recipes do not share data and teachers, or one cannot be used.
+        Interrupted: After Ctrl-C in training; the same command goes on.
+    """
+    _check_comparable(recipes)
+    clock = Clock()
+    with clock.phase("references"):
+        setting = Setting.load(recipes[0])
+    measurements: list[Measurement] = []
+    runs = [(recipe, seed) for seed in seeds for recipe in recipes]
+    for recipe, seed in tqdm(runs, desc="runs", unit="run"):
+        folder = output / recipe.name / f"seed-{seed}"
+        with clock.phase(recipe.name):
+            measurements += run_and_measure(setting, dataclasses.replace(recipe, seed=seed), folder)
+    results = Results(measurements, run=describe_run(command, clock.seconds), remarks=setting.data.remarks())
+    results.save(output / "results.json")
+    draw_resolution_consistency(measurements, max(SIZES_PX), output / "resolution_consistency.png")
+    return results
+
+
+def run_and_measure(setting: Setting, recipe: Recipe, folder: Path) -> list[Measurement]:
+    """Distil one student and measure it, or read what an earlier session measured."""
+    measured = folder / "measured.json"
+    if measured.exists():
+        return Results.load(measured).measurements
+    checkpoint = run_recipe(recipe, folder)
+    assert checkpoint is not None  # only a run that was told to stop early has none
+    measurements = measure(setting, RadioModel.from_pretrained(checkpoint).eval(), recipe.name, recipe.seed)
+    Results(measurements).save(measured)
+    return measurements
+
+
+def measure(setting: Setting, model: RadioModel, name: str, seed: int) -> list[Measurement]:
+    """Measure a student's backbone, the mean fidelity of its adaptors, and its consistency over resolutions."""
+    backbone = backbone_extractor(model)
+    return [
+        *measure_knn(name, backbone, setting.data, seed),
+        *measure_segmentation_probe(name, backbone, setting.data, seed),
+        *_mean_fidelity(setting, model, name, seed),
+        *measure_resolution_consistency(name, backbone, setting.data, SIZES_PX, seed),
+    ]
+
+
+def _mean_fidelity(setting: Setting, model: RadioModel, name: str, seed: int) -> list[Measurement]:
+    """Return each fidelity metric averaged over the adaptors."""
+    values: dict[str, list[Measurement]] = {}
+    for teacher, reference in setting.references.items():
+        adaptor = adaptor_extractor(model, teacher)
+        for measurement in measure_adaptor_fidelity(name, adaptor, reference, setting.data, seed):
+            values.setdefault(measurement.metric, []).append(measurement)
+    return [
+        dataclasses.replace(same[0], metric=f"{metric}, {MEAN_OF}", value=sum(m.value for m in same) / len(same))
+        for metric, same in values.items()
+    ]
+
+
+def _check_comparable(recipes: Sequence[Recipe]) -> None:
+    names = [recipe.name for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"`recipes` must have different names, got {names}.")
+    first = recipes[0]
+    for recipe in recipes[1:]:
+        for section in ("data", "teachers"):
+            if getattr(recipe, section) != getattr(first, section):
+                raise RecipeError(
+                    f"`{section}` of recipe {recipe.name!r} must equal that of {first.name!r}, "
+                    "or the two are not measured on the same images."
+                )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments)
+    transformers_logging.disable_progress_bar()  # models load in no time
+    command = " ".join(["python -m training.compare", *arguments])
+    try:
+        recipes = [in_faster_precision(load_recipe(name, options.overrides)) for name in options.recipes]
+        recipes = [dataclasses.replace(recipe, teachers=reachable_teachers(recipe)) for recipe in recipes]
+        results = compare(recipes, options.seeds, options.output, command)
+    except (Interrupted, KeyboardInterrupt) as interruption:
+        return _end(str(interruption) or "interrupted", EXIT_INTERRUPTED)
+    except USER_ERRORS as error:
+        return _end(f"error: {' '.join(str(error).split())}", 1)
+    print(*(f"\n{format_table(table)}" for table in build_tables(results.measurements)), sep="\n")
+    print(f"\nWrote {options.output}: results.json and resolution_consistency.png.")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.compare",
+        description="Distil recipes that share data and teachers with several seeds, and compare the students.",
+    )
+    parser.add_argument("recipes", nargs="+", metavar="NAME|FILE.yaml", help="what to compare")
+    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2], metavar="0,1,2", help="(default: 0,1,2)")
+    parser.add_argument("--output", type=Path, default=Path("runs/compare"), metavar="DIR", help="(runs/compare)")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="section.field=value",
+        help="a change of every recipe, e.g. schedule.num_steps=300; may be repeated",
+    )
+    return parser
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
+
+
+def _end(message: str, status: int) -> int:
+    print(f"compare: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""From the bytes of an image file to RGB pixels; what cannot be used is skipped, counted and named in the log."""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+logger = logging.getLogger(__name__)
+
+MIN_SIDE_PX = 32
+"""Our choice: below two patches of 16 there is nothing for a dense teacher to see."""
+
+MAX_NAMED_SKIPS = 1000
+"""Our choice: after as many, the log names every thousandth, so that a poor data set does not flood it."""
+
+_BACKGROUND = (255, 255, 255)
+"""Our choice: what shows through transparent pixels, as on a web page."""
+
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+_UNREADABLE = (
+    # What Pillow and its plugins are known to raise on broken files.
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class UnusableImageError(ValueError):
+    """An image that is broken or too small; the message says which."""
+
+
+class EncodedImage(NamedTuple):
+    """An image file.
+
+    Attributes:
+        name: Where it comes from, for the log: a path, or a shard and a key.
+        content: The file's bytes, or its path.
+    """
+
+    name: str
+    content: bytes | Path
+
+
+def check_header(image: EncodedImage) -> None:
+    """Look at the first bytes of an image, without decoding it.
+
+    Raises:
+        UnusableImageError: If it is no image, or a side is below `MIN_SIDE_PX`.
+    """
+    try:
+        with _open(image):
+            pass
+    except _UNREADABLE as error:
+        raise _unusable(error) from error
+
+
+def decode_rgb(image: EncodedImage, min_side_px: int | None = None) -> Image.Image:
+    """Decode an image to RGB, upright as its EXIF data say, on white where it is transparent.
+
+    Args:
+        image: Any format, mode and depth that Pillow reads; 16 bits are reduced to 8.
+        min_side_px: Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as no side falls
+            below this; None decodes it in full.
+
+    Raises:
+        UnusableImageError: If it is broken or too small.
+    """
+    try:
+        with _open(image) as file:
+            if min_side_px is not None:
+                file.draft("RGB", (min_side_px, min_side_px))
+            return _to_rgb(ImageOps.exif_transpose(file))
+    except _UNREADABLE as error:
+        raise _unusable(error) from error
+
+
+class SkippedImages:
+    """Counts the images that cannot be used over all data workers of this process, and names them in the log."""
+
+    def __init__(self) -> None:
+        self._count = multiprocessing.Value("q", 0)
+
+    def __len__(self) -> int:
+        return self._count.value
+
+    def check(self, image: EncodedImage) -> bool:
+        """Return whether the header of an image says that it can be used; if not, note it."""
+        try:
+            check_header(image)
+        except UnusableImageError as error:
+            self.add(image.name, error)
+            return False
+        return True
+
+    def decode(self, image: EncodedImage, min_side_px: int | None = None) -> Image.Image | None:
+        """Decode an image as `decode_rgb` does; if it cannot be used, note it and return None."""
+        try:
+            return decode_rgb(image, min_side_px)
+        except UnusableImageError as error:
+            self.add(image.name, error)
+            return None
+
+    def add(self, name: str, reason: object) -> None:
+        """Note one image."""
+        with self._count.get_lock():
+            self._count.value += 1
+            count = self._count.value
+        if count <= MAX_NAMED_SKIPS or count % MAX_NAMED_SKIPS == 0:
+            logger.warning("skipping image %s: %s (%d skipped so far)", name, reason, count)
+
+
+def _open(image: EncodedImage) -> Image.Image:
+    file = Image.open(io.BytesIO(image.content) if isinstance(image.content, bytes) else image.content)
+    if min(file.size) < MIN_SIDE_PX:
+        file.close()
+        raise UnusableImageError(f"too small: {file.width} x {file.height} px")
+    return file
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in _SIXTEEN_BIT_MODES:
+        levels = np.asarray(picture).astype(np.int64).clip(0, 65535) // 257  # 65535 = 257 * 255
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise UnusableImageError("floating-point pixels, whose range is unknown")
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (*_BACKGROUND, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _unusable(error: Exception) -> UnusableImageError:
+    return error if isinstance(error, UnusableImageError) else UnusableImageError(f"unreadable: {error}")

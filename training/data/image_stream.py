@@ -1,0 +1,189 @@
+"""Encoded images that can only be read in order: endless, mixed, shuffled, and resumed exactly where they were."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from training.data.decoding import EncodedImage, SkippedImages
+from training.data.sources import ImageColumn, open_stream
+from training.recipe import DataRecipe
+from training.seeds import derive_seed
+
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+MAX_OPEN_SHARDS = 4
+"""Shards of one source that are read side by side, so that neighbours in a file are not neighbours in a batch. Our
+choice: more means more connections, and a longer way back to the place after a restart."""
+
+
+class EndlessSource:
+    """Endless passes through one rank's parts of a source, which take turns; shards in another order in each pass.
+
+    Images whose header says that they are unusable are left out.
+
+    Args:
+        parts: Of `datasets`.
+        column: Their image column.
+        seed: Decides the order of the shards.
+        skipped: Counts unusable images.
+    """
+
+    def __init__(
+        self, parts: Sequence[IterableDataset], column: ImageColumn, seed: int, skipped: SkippedImages
+    ) -> None:
+        self.parts, self.column, self.seed, self.skipped = parts, column, seed, skipped
+        self.start_pass(0)
+
+    def __next__(self) -> EncodedImage:
+        while True:
+            for row in self._rows_left():
+                self._num_read += 1
+                image = self.column.read(row, f"image {self._num_read} of pass {self.number_of_pass}")
+                if self.skipped.check(image):
+                    self._num_usable += 1
+                    return image
+            if not self._num_usable:
+                raise ValueError(
+                    f"data source {self.column.source!r} has no usable image for one of the ranks ({self._num_read} "
+                    "skipped): use fewer ranks, or more files"
+                )
+            self.start_pass(self.number_of_pass + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place, as plain data."""
+        return {
+            "pass": self.number_of_pass,
+            "num_read": self._num_read,
+            "num_usable": self._num_usable,
+            "turns": list(self._turns),
+            "parts": [part.state_dict() for part in self._parts_of_pass],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a place."""
+        self.start_pass(state["pass"])
+        self._num_read, self._num_usable, self._turns = state["num_read"], state["num_usable"], deque(state["turns"])
+        for part, part_state in zip(self._parts_of_pass, state["parts"], strict=True):
+            part.load_state_dict(part_state)
+
+    def start_pass(self, number: int) -> None:
+        """Go to the beginning of a pass."""
+        self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
+        self._turns = deque(range(len(self.parts)))
+        self._parts_of_pass = [copy.copy(part) for part in self.parts]  # which `datasets` gives no way to rewind
+        for part in self._parts_of_pass:
+            part.set_epoch(derive_seed(self.seed, "pass", number))  # seeds the order of the shards
+        self._rows: list[Iterator[dict[str, Any]]] = [iter(part) for part in self._parts_of_pass]
+
+    def _rows_left(self) -> Iterator[dict[str, Any]]:
+        """Yield a row of each part in turn, as long as it has one."""
+        while self._turns:
+            number = self._turns.popleft()
+            row = next(self._rows[number], None)
+            if row is not None:
+                self._turns.append(number)
+                yield row
+
+
+class ImageStream:
+    """One rank's endless sequence of encoded images, drawn from all sources by weight and shuffled block by block.
+
+    A block is read whole and permuted, so the place is exact: the sources at the start of the block and a number within
+    it. A sliding shuffle buffer cannot be resumed without its content.
+
+    Args:
+        sources: What is mixed.
+        weights: Of the sources; sum to 1.
+        seed: Decides the mixture and the permutations.
+        block_size: Images that are shuffled together.
+    """
+
+    def __init__(self, sources: Sequence[EndlessSource], weights: Sequence[float], seed: int, block_size: int) -> None:
+        self.sources, self.seed, self.block_size = sources, seed, block_size
+        self._thresholds = np.cumsum(weights)[:-1]
+        self._block_number, self._place = 0, 0
+        self._block: list[EncodedImage] = []
+        self._source_states = [source.state_dict() for source in sources]
+
+    def take(self, number: int) -> list[EncodedImage]:
+        """Return the next images."""
+        return [self._next() for _ in range(number)]
+
+    def spares(self, number: int) -> list[EncodedImage]:
+        """Return images near the present place, without moving on."""
+        return [self._block[(self._place + offset) % self.block_size] for offset in range(number)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place, as plain data."""
+        return {"block": self._block_number, "place": self._place, "sources": self._source_states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a place; the sources must be the same ones."""
+        self._block_number, self._place = state["block"], state["place"]
+        self._source_states, self._block = state["sources"], []
+        for source, source_state in zip(self.sources, self._source_states, strict=True):
+            source.load_state_dict(source_state)
+
+    def start_pass(self, number: int) -> None:
+        """Go to the beginning of all sources' pass `number`."""
+        for source in self.sources:
+            source.start_pass(number)
+        self._block_number, self._place, self._block = 0, 0, []
+        self._source_states = [source.state_dict() for source in self.sources]
+
+    def _next(self) -> EncodedImage:
+        if not self._block:  # also after a restart at the end of a block: the next one begins where this one ends
+            self._block = self._read_block()
+        if self._place == self.block_size:
+            self._block_number, self._place = self._block_number + 1, 0
+            self._source_states = [source.state_dict() for source in self.sources]
+            self._block = self._read_block()
+        self._place += 1
+        return self._block[self._place - 1]
+
+    def _read_block(self) -> list[EncodedImage]:
+        random = np.random.default_rng([self.seed, self._block_number])
+        choices = np.searchsorted(self._thresholds, random.random(self.block_size), side="right")
+        images = [next(self.sources[choice]) for choice in choices]
+        return [images[place] for place in random.permutation(self.block_size)]
+
+
+def open_image_stream(data: DataRecipe, seed: int, place: int, num_places: int, skipped: SkippedImages) -> ImageStream:
+    """Open all sources of a recipe for one of the ranks that share the images.
+
+    Args:
+        data: The sources.
+        seed: Decides the order of the images; the same on all of those ranks.
+        place: Of this rank among those.
+        num_places: Number of those ranks, which see different images.
+        skipped: Counts unusable images.
+
+    Raises:
+        ValueError: If a source cannot be opened.
+    """
+    recipes = data.sources()
+    sources = []
+    for number, recipe in enumerate(recipes):
+        dataset, column = open_stream(recipe)
+        parts = _parts_of_rank(dataset, place, num_places)
+        sources.append(EndlessSource(parts, column, derive_seed(seed, "source", number), skipped))
+    weights = [recipe.weight for recipe in recipes]
+    return ImageStream(sources, weights, derive_seed(seed, "blocks", place), data.shuffle_buffer)
+
+
+def _parts_of_rank(dataset: IterableDataset, place: int, num_places: int) -> list[IterableDataset]:
+    """Return a rank's parts of a data set: shards of its own if there are enough, or else every n-th image."""
+    from datasets.distributed import split_dataset_by_node
+
+    if dataset.num_shards < num_places:
+        return [split_dataset_by_node(dataset, rank=place, world_size=num_places)]
+    num_parts = min(MAX_OPEN_SHARDS, dataset.num_shards // num_places)
+    return [dataset.shard(num_places * num_parts, place * num_parts + part) for part in range(num_parts)]

@@ -1,0 +1,99 @@
+"""Encoded images with random access as a training set: decoded when asked for, whole or as square crops."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from training.data.decoding import EncodedImage, SkippedImages
+from training.data.pixels import crop_to_shape, to_tensor
+
+
+CROP_MIN_AREA = 0.3
+"""Our choice: share of the area of an image's largest square that a random crop keeps at least."""
+
+MAX_ATTEMPTS = 1000
+"""Our choice: as many unusable images in a row are no accident."""
+
+
+class EncodedRows(Protocol):
+    """Encoded images by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> EncodedImage: ...
+
+
+class ImageTable(Dataset[Tensor]):
+    """Images by number.
+
+    Item `index` depends on (seed, index, size) and the rows alone; beyond the number of rows it shows them again,
+    cropped differently. An image that turns out to be unusable is replaced by the next one, and the log names it.
+
+    Args:
+        rows: The encoded images.
+        size: Side of random square crops, pixels; None for whole images of any shape.
+        num_images: Length of the data set; None takes every row once.
+        seed: Which random crops.
+        is_centred: Take the largest centred square instead of a random one.
+        skipped: Counts unusable images.
+    """
+
+    def __init__(
+        self,
+        rows: EncodedRows,
+        *,
+        size: int | None = None,
+        num_images: int | None = None,
+        seed: int = 0,
+        is_centred: bool = False,
+        skipped: SkippedImages | None = None,
+    ) -> None:
+        if size is not None and size < 1:
+            raise ValueError(f"size must be positive, not {size}")
+        if num_images is not None and num_images < 1:
+            raise ValueError(f"num_images must be positive, not {num_images}")
+        self.rows, self.size, self.seed, self.is_centred = rows, size, seed, is_centred
+        self.num_images = len(rows) if num_images is None else num_images
+        self.skipped = SkippedImages() if skipped is None else skipped
+        self._unusable: set[int] = set()
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return image `index`: uint8 `(3, height, width)`, RGB; `(3, size, size)` where a size is given."""
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"image {index} of {self.num_images}")
+        num_attempts = min(len(self.rows), MAX_ATTEMPTS)
+        for attempt in range(num_attempts):
+            picture = self._decode((index + attempt) % len(self.rows))
+            if picture is not None:
+                return to_tensor(self._crop(picture, index))
+        name = self.rows[index % len(self.rows)].name
+        raise ValueError(f"{num_attempts} images in a row could not be decoded; the first is {name}")
+
+    def _decode(self, row: int) -> Image.Image | None:
+        if row in self._unusable:
+            return None
+        # A random crop keeps more than half of the shorter side, so twice the size is enough for each of them.
+        picture = self.skipped.decode(self.rows[row], None if self.size is None else 2 * self.size)
+        if picture is None:
+            self._unusable.add(row)
+        return picture
+
+    def _crop(self, picture: Image.Image, index: int) -> Image.Image:
+        if self.size is None:
+            return picture
+        if self.is_centred:
+            return crop_to_shape(picture, self.size, self.size)
+        area, x, y, mirror = np.random.default_rng([self.seed, index]).random(4)
+        side = min(picture.size) * (CROP_MIN_AREA + (1 - CROP_MIN_AREA) * area) ** 0.5
+        left, top = x * (picture.width - side), y * (picture.height - side)
+        box = (left, top, left + side, top + side)
+        crop = picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+        return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else crop

@@ -1,0 +1,208 @@
+"""Opens Parquet files, webdataset shards, image folders and data sets of the Hub, all through `datasets`."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.data.decoding import EncodedImage
+from training.data.image_folder import image_files, no_images_error
+from training.recipe import SourceRecipe
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features, IterableDataset
+
+
+DEMO_SOURCES = ("demo", "demo-pypi")
+BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
+BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes")
+"""Names under which files without Hugging Face's type information usually store encoded images."""
+
+_HUB_ID = re.compile(r"(hub:)?(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
+_URL = re.compile(r"\w+://")
+
+
+@dataclass(frozen=True)
+class ImageColumn:
+    """Where the rows of a data set hold their images.
+
+    Attributes:
+        source: What the user called the data set.
+        name: The column.
+    """
+
+    source: str
+    name: str
+
+    def read(self, row: dict[str, Any], place: str) -> EncodedImage:
+        """Return the image of a row; `place` names it where the row itself does not."""
+        value = row[self.name]
+        content = value if isinstance(value, bytes) else (value or {}).get("bytes")
+        path = None if isinstance(value, bytes) else (value or {}).get("path")
+        shard = row.get("__url__", self.source)
+        name = f"{shard}: {path or place}"
+        if content is None and path is not None:
+            return EncodedImage(path, Path(path))
+        return EncodedImage(name, content or b"")
+
+
+class TableRows:
+    """The images of a map-style data set by number.
+
+    Args:
+        dataset: Of `open_dataset`.
+        column: Its image column.
+    """
+
+    def __init__(self, dataset: Dataset, column: ImageColumn) -> None:
+        self.dataset, self.column = dataset, column
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> EncodedImage:
+        return self.column.read(self.dataset[index], f"row {index}")
+
+
+def open_table(source: SourceRecipe) -> TableRows:
+    """Open a source with random access: `datasets` copies it to its cache on first use.
+
+    Raises:
+        ValueError: If it cannot be opened, or has no such split, no image column or no row.
+    """
+    dataset, column = _open(source, streaming=False)
+    if not len(dataset):
+        raise ValueError(f"data source {source.source!r} has no rows")
+    return TableRows(dataset, column)
+
+
+def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
+    """Open a source to be read from its beginning to its end.
+
+    Raises:
+        ValueError: If it cannot be opened, or has no such split or no image column.
+    """
+    if source.source in DEMO_SOURCES:
+        raise ValueError(f"data source {source.source!r} is made by number: leave out `data.streaming`")
+    return _open(source, streaming=True)
+
+
+def is_image_folder(source: str) -> bool:
+    """Return whether a source is a local folder that holds neither Parquet files nor webdataset shards."""
+    folder = Path(source).expanduser()
+    return folder.is_dir() and not any(_files_below(folder, suffix) for suffix in BUILDERS)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return what a shell makes of `{a,b}` and `{000..012}`."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if bounds:
+        width = len(bounds[1])
+        choices = [f"{number:0{width}}" for number in range(int(bounds[1]), int(bounds[2]) + 1)]
+    else:
+        choices = match[1].split(",")
+    expanded = (expand_braces(pattern[: match.start()] + choice + pattern[match.end() :]) for choice in choices)
+    return list(itertools.chain.from_iterable(expanded))
+
+
+def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
+    import datasets  # not needed for the demo or a folder, and not everywhere installed
+
+    dataset = _load(source, streaming=streaming)
+    features = dataset.features
+    if features is None:
+        raise ValueError(f"data source {source.source!r} does not say which columns it has: convert it to Parquet")
+    column = _find_column(features, source)
+    if isinstance(features[column], datasets.Image):
+        dataset = dataset.cast_column(column, datasets.Image(decode=False))  # our workers decode
+    kept = [name for name in (column, "__url__") if name in features]
+    return dataset.select_columns(kept), ImageColumn(source.source, column)
+
+
+def _load(source: SourceRecipe, *, streaming: bool) -> Dataset | IterableDataset:
+    """Call `load_dataset`, with each of its errors as one line."""
+    import datasets
+
+    arguments = _load_arguments(source)
+    try:
+        return datasets.load_dataset(**arguments, split=source.split or "train", streaming=streaming)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"data source {source.source!r} cannot be opened: {reason}") from error
+
+
+def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
+    """Return which builder of `datasets` reads a source, and its files.
+
+    Raises:
+        ValueError: If a pattern matches no file, or the text is no kind of source.
+    """
+    local = _local_files(source.source)
+    if local is not None:
+        builder, files = local
+        if source.split not in (None, "train"):
+            raise ValueError(f"data source {source.source!r} has no split {source.split!r}: files have ['train'] only")
+        return {"path": builder, "data_files": {"train": files}}
+    hub_id = _HUB_ID.fullmatch(source.source)
+    if hub_id is None:
+        demo = " nor ".join(map(repr, DEMO_SOURCES))
+        raise ValueError(
+            f"data source {source.source!r} is neither {demo}, nor a folder that exists, a pattern of .parquet or .tar "
+            "files, or a data set of the Hub such as 'org/name'"
+        )
+    return {"path": hub_id["name"], "name": hub_id["config"]}
+
+
+def _local_files(source: str) -> tuple[str, list[str]] | None:
+    """Return the builder and the files of a folder, file, pattern or URL; None for anything else."""
+    suffix = Path(source).suffix
+    if suffix in BUILDERS and not source.startswith("hub:"):
+        return BUILDERS[suffix], _files_of_pattern(source)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return None
+    for suffix, builder in BUILDERS.items():
+        files = _files_below(folder, suffix)
+        if files:
+            return builder, files
+    files = [str(path) for path in image_files(folder)]
+    if not files:
+        raise no_images_error(folder, 0)
+    return "imagefolder", files
+
+
+def _files_below(folder: Path, suffix: str) -> list[str]:
+    return sorted(map(str, folder.rglob(f"*{suffix}")))
+
+
+def _files_of_pattern(pattern: str) -> list[str]:
+    patterns = expand_braces(pattern)
+    if _URL.match(pattern):
+        return patterns
+    files = [sorted(glob.glob(str(Path(part).expanduser()), recursive=True)) for part in patterns]
+    missing = [part for part, found in zip(patterns, files, strict=True) if not found]
+    if missing:
+        raise ValueError(f"data source {pattern!r}: no file matches {missing[0]!r}")
+    return list(itertools.chain.from_iterable(files))
+
+
+def _find_column(features: Features, source: SourceRecipe) -> str:
+    """Return the column that holds the images: the asked one, the first of type Image, or one with a usual name."""
+    import datasets
+
+    if source.column is not None and source.column in features:
+        return source.column
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    images += [name for name in BINARY_IMAGE_COLUMNS if name in features]
+    if source.column is None and images:
+        return images[0]
+    wanted = "no image column" if source.column is None else f"no column {source.column!r}"
+    raise ValueError(f"data source {source.source!r} has {wanted}; its columns: {list(features)}: give `data.column`")

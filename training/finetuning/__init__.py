@@ -1,0 +1,1 @@
+"""Fine-tuning on labelled images: data sources, augmentation, adapters, tasks and the trainer."""

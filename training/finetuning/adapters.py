@@ -1,0 +1,212 @@
+"""Low-rank adapters (LoRA, DoRA, rsLoRA) by peft: which layers get one, how they are saved, opened and merged."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.utils import CONFIG_NAME
+
+import modeling_radio
+from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.files import write_folder
+from training.finetuning.settings import FinetuneSettings
+from training.recipe import did_you_mean
+
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+
+BLOCKS = "radio_model.model.blocks"
+BACKBONE = "radio_model"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SHAPE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "mlp_ratio",
+    "use_swiglu_ffn",
+    "patch_size",
+    "num_labels",
+)
+"""Fields of the configuration in which an adapter and its base must agree."""
+
+
+def valid_targets(model: RadioPreTrainedModel) -> list[str]:
+    """Return the names of the linear layers that every block of the backbone has, such as `qkv` and `fc1`."""
+    block = model.get_submodule(f"{BLOCKS}.0")
+    return [name.rpartition(".")[2] for name, module in block.named_modules() if isinstance(module, nn.Linear)]
+
+
+def head_names(model: RadioPreTrainedModel) -> list[str]:
+    """Return the names of what a task model has beside its backbone."""
+    return [name for name, _ in model.named_children() if name != BACKBONE]
+
+
+def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -> LoraConfig:
+    """Return peft's configuration: adapters on named layers of the backbone's blocks, the heads trained in full.
+
+    The layers are named by full path. "all-linear" would also wrap the patch projection and the heads.
+
+    Raises:
+        ValueError: If a target is no linear layer of a block; the message lists those that are.
+    """
+    from peft import LoraConfig
+
+    targets = target_pattern(model, settings.lora_targets)
+    alpha = settings.lora_alpha if settings.lora_alpha is not None else 2 * settings.lora_rank
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=cast(int, alpha),
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets,
+        modules_to_save=head_names(model) or None,
+        use_dora=settings.tune == "dora",
+        use_rslora=settings.tune == "rslora",
+    )
+
+
+def target_pattern(model: RadioPreTrainedModel, targets: Sequence[str] | None) -> str:
+    """Return a regular expression for the full paths of the named layers; None names all that are valid."""
+    valid = valid_targets(model)
+    for target in targets or ():
+        if target not in valid:
+            hint = did_you_mean(target, valid)
+            raise ValueError(f"`lora_targets` has {target!r}.{hint} Valid for this model: {', '.join(valid)}.")
+    names = "|".join(targets or valid)
+    return rf"{re.escape(BLOCKS)}\.\d+\.(?:attn|mlp)\.(?:{names})"
+
+
+def add_adapter(model: RadioPreTrainedModel, settings: FinetuneSettings) -> PeftModel:
+    """Freeze the model and give it fresh adapters, which change nothing until they are trained."""
+    from peft import PeftModel, get_peft_model
+
+    for name in head_names(model):
+        model.get_submodule(name).float()  # heads train in full: bfloat16 would swallow small steps
+    config = build_lora_config(model, settings)
+    with _without_renaming_warning():
+        return cast(PeftModel, get_peft_model(model, config))
+
+
+def save_adapter(model: PeftModel, processor: RadioImageProcessor, path: Path, base: str) -> None:
+    """Write an adapter folder, replaced as a whole if it exists.
+
+    Beside peft's two files it holds the task model's `config.json` with the code it names, from which the base is
+    opened with the right head, and the processor.
+
+    Args:
+        model: A task model with one adapter.
+        processor: Of the images that the adapter was trained on.
+        path: Folder to write.
+        base: Folder or Hub id of the base, for `base_model_name_or_path`.
+
+    Raises:
+        WriteError: If it cannot be written; an older folder is intact.
+    """
+    base_model = cast(RadioPreTrainedModel, model.get_base_model())
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(str(folder))
+        base_model.config.save_pretrained(folder)
+        for source in Path(modeling_radio.__file__).parent.glob("*_radio.py"):
+            shutil.copyfile(source, folder / source.name)
+        processor.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's template, all blanks
+        _make_portable(folder / ADAPTER_CONFIG, base)
+        _name_magnitudes(folder / ADAPTER_WEIGHTS)
+
+    write_folder(path, write)
+
+
+def _make_portable(path: Path, base: str) -> None:
+    """Name the base, and drop the Python module of its class, which no other process can import."""
+    config = json.loads(path.read_text())
+    config |= {"base_model_name_or_path": base, "auto_mapping": None}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _name_magnitudes(path: Path) -> None:
+    """Add ".weight" to the keys of DoRA's magnitudes: peft reads both, transformers' `load_adapter` only the full name."""
+    weights = load_file(path)
+    renamed = {re.sub(r"lora_magnitude_vector$", r"\g<0>.weight", key): tensor for key, tensor in weights.items()}
+    if renamed.keys() != weights.keys():
+        save_file(renamed, path, metadata={"format": "pt"})
+
+
+def open_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path, name: str = "default") -> PeftModel:
+    """Put a saved adapter on a base, or a further one beside those that it has.
+
+    Args:
+        model: The base with the task's head, or what this function returned before.
+        folder: What `save_adapter` wrote.
+        name: For `set_adapter`, and for `adapter_names` of a call that mixes adapters within its batch.
+
+    Returns:
+        The model with the adapter active.
+
+    Raises:
+        ValueError: If the folder holds no adapter, or one for a model of another shape.
+    """
+    from peft import PeftModel
+
+    check_adapter(model, folder)
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), name)
+        model.set_adapter(name)
+        return model
+    with _without_renaming_warning():
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+
+
+@contextmanager
+def _without_renaming_warning() -> Iterator[None]:
+    """Hide that peft asks a model for `is_gradient_checkpointing`, which transformers is renaming."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
+
+
+def check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> None:
+    """Raise a `ValueError` unless an adapter folder fits a model."""
+    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_NAME) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is no adapter folder: it lacks {', '.join(missing)}.")
+    trained, config = RadioConfig.from_pretrained(folder), cast(RadioConfig, model.config)
+    for field in SHAPE_FIELDS:
+        there, here = getattr(trained, field), getattr(config, field)
+        if there != here:
+            raise ValueError(
+                f"The adapter in {folder} is for another model: `{field}` was {there} where it was trained and is "
+                f"{here} here. Open the base that it was trained on, with the head that its config.json describes."
+            )
+
+
+def merge_adapter(
+    base: RadioPreTrainedModel, folder: Path, processor: RadioImageProcessor, path: Path
+) -> RadioPreTrainedModel:
+    """Write a plain folder of a base with a saved adapter merged into its weights, and return that model.
+
+    Args:
+        base: In float32, since the sum is rounded to the base's precision; it becomes the result.
+        folder: What `save_adapter` wrote.
+        processor: Saved beside the model.
+        path: Folder to write.
+    """
+    merged = cast(RadioPreTrainedModel, open_adapter(base, folder).merge_and_unload())
+
+    def write(temporary: Path) -> None:
+        merged.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+
+    write_folder(path, write)
+    return merged

@@ -1,0 +1,349 @@
+"""One fine-tuning run from settings to a folder: data, model, adapters, training, saving."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers.utils import is_bitsandbytes_available
+from transformers.utils import logging as transformers_logging
+
+from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.files import remove_partial, write_file, write_folder
+from training.finetuning.adapters import BACKBONE, add_adapter, head_names, merge_adapter, save_adapter
+from training.finetuning.augmentation import build_transform
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.sources import load_images
+from training.finetuning.task import Examples, FinetuningTask
+from training.finetuning.tasks import TASK_CLASSES, build_task
+from training.finetuning.trainer import FinetuningTrainer
+from training.recipe import did_you_mean
+
+
+FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
+KEPT_CHECKPOINTS = 2  # the best and the last
+LOGGING_STEPS = 10  # our choice
+
+# Our choices: the usual peaks of AdamW for adapters, which start from zero, and for weights that are good already.
+ADAPTER_LEARNING_RATE = 5e-4
+FULL_LEARNING_RATE = 5e-5
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How many numbers a model has and how many of them are trained."""
+
+    trainable: int
+    total: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ParameterCounts:
+        """Count a model's parameters."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        return cls(sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes))
+
+    def __str__(self) -> str:
+        return f"{self.trainable:,} of {self.total:,} parameters ({self.trainable / self.total:.2%})"
+
+
+class FinetuningRun:
+    """Everything that one run needs, built and checked; `run` trains.
+
+    A run that was stopped goes on with equal settings and output.
+
+    Args:
+        settings: What to do.
+
+    Raises:
+        ValueError: If checkpoint, data or settings do not fit, or `output` holds a run with other settings.
+    """
+
+    def __init__(self, settings: FinetuneSettings):
+        checkpoint_config = open_config(settings.checkpoint)
+        size = settings.size or cast(tuple[int, int], tuple(checkpoint_config.preferred_resolution))
+        _check_size(size, checkpoint_config)
+        self.settings = dataclasses.replace(settings, size=size)
+        self._check_output()
+        images = load_images(self.settings)
+        print(images.remark, flush=True)
+        self.task = build_task(self.settings, images)
+        self.config = configure(checkpoint_config, self.task, self.settings)
+        self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": size[0], "width": size[1]})
+        transformers_logging.disable_progress_bar()  # models load in no time
+        set_seed(self.settings.seed)
+        self.model = build_model(self.config, self.task, self.settings)
+        self.parameter_counts = ParameterCounts.of(self.model)
+        print(f"Training {self.parameter_counts}.", flush=True)
+        self.trainer = self._build_trainer()
+
+    def run(self) -> dict[str, float]:
+        """Train, keep the best state, save it and return its metrics on the validation set.
+
+        Raises:
+            WriteError: If something cannot be written.
+        """
+        output, started = self.settings.output, time.perf_counter()
+        if self.trainer.is_world_process_zero():
+            output.mkdir(parents=True, exist_ok=True)
+            remove_partial(output)
+            self.settings.save(output / SETTINGS)
+        self.trainer.train(resume_from_checkpoint=last_checkpoint(output))
+        self.trainer.evaluate()
+        metrics = self.trainer.metrics.latest
+        if self.trainer.is_world_process_zero():
+            self.save()
+            results = {
+                "metrics": metrics,
+                "trainable_parameters": self.parameter_counts.trainable,
+                "parameters": self.parameter_counts.total,
+                "seconds": time.perf_counter() - started,
+            }
+            text = json.dumps(results, indent=2) + "\n"
+            write_file(output / RESULTS, lambda path: path.write_text(text))
+        return metrics
+
+    def save(self) -> None:
+        """Write `final`, an adapter or a plain folder, and with `merge` the merged model."""
+        settings, final = self.settings, self.settings.output / FINAL
+        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if not settings.uses_adapter:
+            save_plain(model, self.processor, final)
+            return
+        save_adapter(model, self.processor, final, settings.checkpoint)
+        if settings.merge:
+            base = open_task_model(self.task, settings.checkpoint, config=self.config, dtype=torch.float32)
+            merge_adapter(base, final, self.processor, settings.output / MERGED)
+
+    def _check_output(self) -> None:
+        path = self.settings.output / SETTINGS
+        if not path.is_file():
+            return
+        before, now = json.loads(path.read_text()), self.settings.to_dict()
+        changed = [name for name in now if before.get(name) != now[name]]
+        if changed:
+            raise ValueError(
+                f"`output` {str(self.settings.output)!r} holds a run with another {', '.join(changed)}: choose another "
+                "folder, or remove that one."
+            )
+
+    def _build_trainer(self) -> FinetuningTrainer:
+        settings, images = self.settings, self.task.images
+        size = cast(tuple[int, int], settings.size)
+        train = Examples(
+            images.train,
+            self.task,
+            build_transform(settings, size, is_training=True),
+            settings.seed,
+            "training image",
+        )
+        validation = Examples(
+            images.validation,
+            self.task,
+            build_transform(settings, size, is_training=False),
+            settings.seed,
+            "validation image",
+        )
+        trainer = FinetuningTrainer(
+            task=self.task,
+            learning_rates=learning_rates(settings),
+            layer_decay=settings.layer_decay,
+            pictures=settings.output / PICTURES,
+            model=self.model,
+            args=training_arguments(settings),
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=self.task.collate,
+        )
+        if settings.patience is not None:
+            trainer.add_callback(EarlyStoppingCallback(settings.patience))
+        return trainer
+
+
+def open_config(checkpoint: str) -> RadioConfig:
+    """Return the configuration of a checkpoint folder or Hub id.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return RadioConfig.from_pretrained(checkpoint)
+    except OSError as error:
+        raise ValueError(f"`checkpoint` {checkpoint!r} is no folder or Hub id with a config.json.") from error
+
+
+def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> RadioConfig:
+    """Return the task model's configuration.
+
+    Raises:
+        ValueError: If the settings change a field that does not exist.
+    """
+    known = [field.name for field in dataclasses.fields(RadioConfig)]
+    for name in settings.config:
+        if name not in known:
+            raise ValueError(f"`config` has no field {name!r}.{did_you_mean(name, known)}")
+    window = {} if settings.window_size is None else _window_fields(settings)
+    return RadioConfig.from_dict({**config.to_dict(), **window, **task.config_fields(), **settings.config})
+
+
+def _window_fields(settings: FinetuneSettings) -> dict[str, Any]:
+    name = "detection_window_size" if settings.task == "object-detection" else "vitdet_window_size"
+    return {name: settings.window_size}
+
+
+def build_model(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> nn.Module:
+    """Open the backbone, start a new head where the checkpoint has none, and set what is trained."""
+    dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
+    options = {"quantization_config": quantization(settings, task)} if settings.quantize else {}
+    model = open_task_model(task, settings.checkpoint, config=config, dtype=dtype, **options)
+    if settings.uses_adapter:
+        return add_adapter(prepared_if_quantized(model, settings), settings)
+    if settings.tune == "head":
+        model.get_submodule(BACKBONE).requires_grad_(False)
+    return model
+
+
+def open_task_model(task: FinetuningTask, checkpoint: str, **options: Any) -> RadioPreTrainedModel:
+    """Open a checkpoint as the task's model; what its head lacks starts new, without a list of every weight.
+
+    Raises:
+        ValueError: If weights of the backbone are missing.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        model, info = task.model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    missing = sorted(name for name in info["missing_keys"] if name.startswith(BACKBONE))
+    if missing:
+        raise ValueError(
+            f"`checkpoint` {checkpoint!r} lacks {len(missing)} weights of the backbone, such as {missing[0]}."
+        )
+    return model
+
+
+def quantization(settings: FinetuneSettings, task: FinetuningTask) -> BitsAndBytesConfig:
+    """Return how the backbone's linear layers are stored in 4 or 8 bits; heads and patch projection are not.
+
+    Raises:
+        ValueError: If bitsandbytes is not installed.
+    """
+    if not is_bitsandbytes_available():
+        raise ValueError(
+            f"`quantize` {settings.quantize} needs the package bitsandbytes, which is not installed: "
+            "`pip install bitsandbytes`, or leave `quantize` out."
+        )
+    kept = [*head_names(task.model_class(RadioConfig.from_preset("radio-test"))), "patch_generator"]
+    if settings.quantize == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    # NF4 with double quantisation as in QLoRA, https://arxiv.org/abs/2305.14314
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=kept,
+    )
+
+
+def prepared_if_quantized(model: RadioPreTrainedModel, settings: FinetuneSettings) -> RadioPreTrainedModel:
+    """Return the model with norms and heads in float32 if its linear layers are quantised."""
+    if settings.quantize is None:
+        return model
+    from peft import prepare_model_for_kbit_training
+
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
+    """Whether forward and backward run in bfloat16."""
+    if settings.precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return settings.precision == "bf16"
+
+
+def learning_rates(settings: FinetuneSettings) -> tuple[float, float]:
+    """Return the peaks of the backbone (or its adapters) and of the head."""
+    backbone = settings.learning_rate
+    if backbone is None:
+        backbone = ADAPTER_LEARNING_RATE if settings.uses_adapter else FULL_LEARNING_RATE
+    head = settings.head_learning_rate
+    return backbone, TASK_CLASSES[settings.task].head_learning_rate if head is None else head
+
+
+def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
+    """Return the options of transformers' `Trainer`."""
+    task = TASK_CLASSES[settings.task]
+    strategy = "epoch" if settings.evaluate_every is None else "steps"
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # transformers is renaming the option; the old name warns where the new one exists.
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return TrainingArguments(
+        output_dir=str(settings.output),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
+        learning_rate=learning_rates(settings)[0],
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_share,  # below 1 it is a share of all steps
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=computes_in_bfloat16(settings),
+        eval_strategy=strategy,
+        eval_steps=settings.evaluate_every,
+        save_strategy=strategy,
+        save_steps=settings.evaluate_every or 500,
+        save_total_limit=KEPT_CHECKPOINTS,
+        load_best_model_at_end=True,
+        metric_for_best_model=task.best_metric,
+        greater_is_better=task.greater_is_better,
+        batch_eval_metrics=True,
+        logging_steps=LOGGING_STEPS,
+        report_to=["tensorboard"],
+        remove_unused_columns=False,
+        dataloader_num_workers=settings.num_workers,
+        seed=settings.seed,
+        use_cpu=not torch.accelerator.is_available(),
+        **{checkpointing: settings.gradient_checkpointing},
+    )
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """Return the newest whole checkpoint of a run, or None."""
+    found = [path for path in output.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
+
+
+def save_plain(model: RadioPreTrainedModel, processor: RadioImageProcessor, path: Path) -> None:
+    """Write model and processor as a folder that the Auto classes open.
+
+    Raises:
+        WriteError: If it cannot be written; an older folder is intact.
+    """
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    write_folder(path, write)
+
+
+def _check_size(size: tuple[int, int], config: RadioConfig) -> None:
+    step, largest = config.patch_size, config.max_resolution or config.max_img_size
+    nearest = tuple(min(max(math.floor(side / step + 0.5), 1) * step, largest // step * step) for side in size)
+    if nearest != tuple(size):
+        raise ValueError(
+            f"`size` must have multiples of the patch size {step} up to {largest}, got {size[0]} x {size[1]}; the "
+            f"nearest is {nearest[0]} x {nearest[1]}."
+        )

@@ -1,0 +1,176 @@
+"""transformers' `Trainer` with learning rates by depth, frozen parts in evaluation mode, and pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
+
+from modeling_radio.modeling_radio import RadioNetwork
+from training.files import write_file
+from training.finetuning.task import Examples, FinetuningTask, Score
+
+
+NUM_PICTURED = 6  # our choice: as many rows as fit a screen
+PICTURE_INCHES = 1.9
+_BLOCK = re.compile(r"radio_model\.model\.blocks\.(\d+)\.")
+_NEVER_DECAYED = ("pos_embed", "cls_token.token")
+
+
+class FinetuningTrainer(Trainer):
+    """Trains a task model; see `Trainer` for the rest.
+
+    Args:
+        task: Scores and draws predictions.
+        learning_rates: Peaks of the backbone and of the head.
+        layer_decay: Factor on the learning rate from each block to the one below it.
+        pictures: Folder of the pictures.
+        options: Of `Trainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: FinetuningTask,
+        learning_rates: tuple[float, float],
+        layer_decay: float,
+        pictures: Path,
+        **options: Any,
+    ):
+        self.metrics = BatchMetrics(task.build_score())
+        super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples()], **options)
+        self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return AdamW (or what `args.optim` names) over groups of one learning rate and weight decay each."""
+        if self.optimizer is None:
+            groups = parameter_groups(
+                model or self.model, self.learning_rates, self.layer_decay, self.args.weight_decay
+            )
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """Return the loss, with what is frozen in evaluation mode: it learns nothing from dropping or cropping.
+
+        That holds for the positions of the backbone even where it is trained: runs have one image size, which random
+        crops of the table would only disturb.
+        """
+        part_in_evaluation(model).eval()
+        return super().compute_loss(model, inputs, *args, **options)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return loss, predictions and references of a batch as tensors of equal shape on every rank."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return loss.detach().mean(), *self.task.compare(outputs, inputs)
+
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """Measure the validation set and draw predictions beside the truth."""
+        metrics = super().evaluate(*args, **options)
+        if self.is_world_process_zero():
+            self.draw_predictions(self.pictures / f"step-{self.state.global_step}.png")
+        return metrics
+
+    def draw_predictions(self, path: Path) -> None:
+        """Draw the first validation images; a reader never sees half of the picture."""
+        dataset = self.eval_dataset
+        assert isinstance(dataset, Examples)
+        assert self.model is not None
+        batch = self.task.collate([dataset[index] for index in range(min(NUM_PICTURED, len(dataset)))])
+        self.model.eval()
+        _, predictions, references = self.prediction_step(self.model, batch, prediction_loss_only=False)
+        assert predictions is not None
+        assert references is not None
+        images = batch["pixel_values"].float().cpu().movedim(1, -1)
+        figure = Figure(figsize=(2 * PICTURE_INCHES, len(images) * PICTURE_INCHES), dpi=150, layout="constrained")
+        for row, image in enumerate(images):
+            axes = [figure.add_subplot(len(images), 2, 2 * row + column) for column in (1, 2)]
+            self.task.draw(axes, image, predictions[row].float().cpu(), references[row].cpu())
+            axes[0].set_axis_off()
+            if axes[1].images:
+                axes[1].set_axis_off()
+        write_file(path, figure.savefig)
+
+
+class BatchMetrics:
+    """Takes predictions batch by batch, so that maps of a whole validation set need no memory.
+
+    Attributes:
+        latest: What the last whole evaluation gave.
+    """
+
+    def __init__(self, score: Score):
+        self.score = score
+        self.latest: dict[str, float] = {}
+
+    def __call__(self, batch: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        """Add one gathered batch; after the last return all metrics."""
+        self.score.update(torch.as_tensor(batch.predictions).cpu(), torch.as_tensor(batch.label_ids).cpu())
+        if not compute_result:
+            return {}
+        self.latest = {name: float(value) for name, value in self.score.compute().items()}
+        self.score.reset()
+        return dict(self.latest)
+
+
+class EpochOfExamples(TrainerCallback):
+    """Tells the training examples which epoch begins: augmentation depends on it."""
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kwargs["train_dataloader"].dataset.epoch = int((state.epoch or 0) + 1e-6)
+
+
+def part_in_evaluation(model: nn.Module) -> nn.Module:
+    """Return the backbone if it is frozen and has no adapters, else its patch generator."""
+    network = next(module for module in model.modules() if isinstance(module, RadioNetwork))
+    is_frozen = not any(parameter.requires_grad for parameter in network.parameters())
+    return network if is_frozen else network.model.patch_generator
+
+
+def parameter_groups(
+    model: nn.Module, learning_rates: tuple[float, float], layer_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return the trainable parameters in groups of equal learning rate and weight decay.
+
+    Args:
+        model: A task model, with or without adapters.
+        learning_rates: Peaks of the backbone's last block and of the head.
+        layer_decay: Factor from each block to the one below it; positions, tokens and patch projection lie below the
+            first block (BEiT, https://arxiv.org/abs/2106.08254).
+        weight_decay: Of matrices; vectors, tokens and positions have none.
+    """
+    depth = 1 + max(int(found.group(1)) for name, _ in model.named_parameters() if (found := _BLOCK.search(name)))
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = _learning_rate(name, depth, learning_rates, layer_decay)
+        decays = parameter.ndim > 1 and not any(part in name for part in _NEVER_DECAYED)
+        key = (rate, weight_decay if decays else 0.0)
+        group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _learning_rate(name: str, depth: int, learning_rates: tuple[float, float], layer_decay: float) -> float:
+    backbone_rate, head_rate = learning_rates
+    if "radio_model." not in name:
+        return head_rate
+    found = _BLOCK.search(name)
+    if found:
+        return backbone_rate * layer_decay ** (depth - 1 - int(found.group(1)))
+    is_after_blocks = "radio_model.model.norm." in name
+    return backbone_rate * (1.0 if is_after_blocks else layer_decay**depth)

@@ -1,0 +1,352 @@
+"""Plan a run before paying for it: `python -m training.plan --recipe c_radio_v4_h --gpus 128` prints Markdown tables.
+
+The recipe's networks are built on the meta device, without weights or a download, and passes of them are counted by
+PyTorch's `FlopCounterMode`: matrix products and convolutions, 2 operations per multiply-add. Days follow from the peak
+of a GPU and a stated share of it (model FLOPs utilisation, MFU); nothing here was timed.
+"""
+
+import argparse
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from modeling_radio import RadioModel
+from training.batches import divide_ranks
+from training.distill import USER_ERRORS
+from training.recipe import PartitionRecipe, Recipe, TeacherRecipe, load_recipe, stage_recipes
+from training.student import checkpoint_blocks, student_config, student_patch_size
+from training.teachers import Teacher, teacher_of_recipe
+
+
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12}
+"""Dense bfloat16 peak per second of the SXM versions (NVIDIA's data sheets)."""
+
+DEFAULT_MFU = 0.35
+"""Our choice; measure yours, and give it with `--mfu`. For comparison, PHI-S's 14,080 A100-hours for a ViT-B (its
+table 10) are by this count 17 % of the peak if each teacher saw images of its own, as in stage 1, and 38 % if all saw
+all."""
+
+SECONDS_PER_DAY = 86_400
+STUDENT_BYTES = 20
+"""Per parameter: weight, gradient, two moments of the optimiser and the moving average, all float32."""
+HALF_BYTES = 2
+"""Per number in bfloat16: teachers' weights, and activations under mixed precision."""
+GIB = 2**30
+
+
+class StudentCost(NamedTuple):
+    """What one image costs the student.
+
+    Attributes:
+        flops: Forward and backward.
+        kept: Numbers kept for the backward pass.
+        kept_checkpointed: The same with `student.gradient_checkpointing`.
+    """
+
+    flops: float
+    kept: int
+    kept_checkpointed: int
+
+
+class PartitionCost(NamedTuple):
+    """What a step of a partition costs on all ranks together, averaged over its resolutions.
+
+    Attributes:
+        partition: The partition.
+        images_per_pass: Most images that a rank has on its GPU at once.
+        student_flops: Forward and backward.
+        teacher_flops: Forward, by teacher.
+        activations: Bytes that a rank keeps at the largest resolution, without and with gradient checkpointing.
+    """
+
+    partition: PartitionRecipe
+    images_per_pass: int
+    student_flops: float
+    teacher_flops: dict[str, float]
+    activations: tuple[float, float]
+
+    @property
+    def flops(self) -> float:
+        """Of the student and its teachers."""
+        return self.student_flops + sum(self.teacher_flops.values())
+
+
+class Networks:
+    """The student and the teachers of a recipe, without data, and what their passes cost.
+
+    Args:
+        recipe: The recipe; all teachers must be of kinds with the option `weights`.
+
+    Raises:
+        ValueError: If a network cannot be built.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        with torch.device("meta"):
+            stride = student_patch_size(recipe)
+            self.teachers: dict[str, Teacher] = {
+                entry.name: teacher_of_recipe(_without_weights(entry), stride) for entry in recipe.teachers
+            }
+            self.student = RadioModel(student_config(recipe, self.teachers)).train()
+        self.student_cost: Callable[[int], StudentCost] = cache(self._student_cost)
+        self.teacher_flops: Callable[[str, int, int], float] = cache(self._teacher_flops)
+
+    def _student_cost(self, size_px: int) -> StudentCost:
+        checkpointed = copy.deepcopy(self.student)
+        checkpoint_blocks(checkpointed)
+        with FlopCounterMode(display=False) as counter:
+            loss, kept = _forward(self.student, size_px)
+            loss.backward()
+        return StudentCost(counter.get_total_flops(), kept, _forward(checkpointed, size_px)[1])
+
+    def _teacher_flops(self, name: str, size_px: int, num_images: int) -> float:
+        with FlopCounterMode(display=False) as counter:
+            self.teachers[name](torch.empty(num_images, 3, size_px, size_px, device="meta"))
+        return counter.get_total_flops()
+
+
+def _without_weights(entry: TeacherRecipe) -> TeacherRecipe:
+    options = {key: value for key, value in entry.options.items() if key != "weights_dtype"}
+    return replace(entry, precision="float32", options={**options, "weights": "random"})
+
+
+def _forward(student: RadioModel, size_px: int) -> tuple[Tensor, int]:
+    """Return a loss on one image, and how many numbers its backward pass needs kept."""
+    num_tokens = (size_px // student.patch_size) ** 2 + student.config.num_prefix_tokens
+    with _count_kept(student, num_tokens) as sizes:
+        output = student(torch.empty(1, 3, size_px, size_px, device="meta"), window_size="global")
+        answers = [answer for adaptor in output.adaptors.values() for answer in (adaptor.summary, adaptor.features)]
+        loss = torch.stack([answer.sum() for answer in answers if answer is not None]).sum()
+    return loss, sum(sizes.values())
+
+
+@contextmanager
+def _count_kept(student: RadioModel, num_tokens: int) -> Iterator[dict[int, int]]:
+    """Note the size of every storage that autograd keeps, but for parameters and attention weights.
+
+    The meta device computes attention in the plain way; the kernels of a GPU keep no attention weights.
+    """
+    parameters = {parameter.untyped_storage()._cdata for parameter in student.parameters()}
+    kept: dict[int, Tensor] = {}  # tensors, so that no storage is freed and its number given to another
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in parameters and tensor.shape[-2:] != (num_tokens, num_tokens):
+            kept[storage] = tensor
+        return tensor
+
+    sizes: dict[int, int] = {}
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        yield sizes
+    sizes.update({storage: tensor.numel() for storage, tensor in kept.items()})
+
+
+def plan_stage(networks: Networks, stage: Recipe, num_gpus: int) -> list[PartitionCost]:
+    """Return what a step of each partition costs.
+
+    Raises:
+        RecipeError: If the recipe does not fit this number of ranks.
+    """
+    ranks = divide_ranks(stage.partitions, num_gpus)
+    return [_partition_cost(networks, partition, len(ranks[partition.name])) for partition in stage.partitions]
+
+
+def _partition_cost(networks: Networks, partition: PartitionRecipe, num_ranks: int) -> PartitionCost:
+    num_passes = num_ranks * partition.accumulation_steps
+    images_per_pass = math.ceil(partition.batch_size / num_passes)
+    chances = partition.probabilities or [1.0] * len(partition.sizes_px)
+    shares = {size: chance / sum(chances) for size, chance in zip(partition.sizes_px, chances, strict=True)}
+    names = list(networks.teachers) if partition.teachers is None else partition.teachers
+    per_image = {
+        name: sum(p * networks.teacher_flops(name, s, images_per_pass) for s, p in shares.items()) / images_per_pass
+        for name in names
+    }
+    largest = networks.student_cost(max(shares))
+    return PartitionCost(
+        partition,
+        images_per_pass,
+        partition.batch_size * sum(share * networks.student_cost(size).flops for size, share in shares.items()),
+        {name: partition.batch_size * flops for name, flops in per_image.items()},
+        (HALF_BYTES * images_per_pass * largest.kept, HALF_BYTES * images_per_pass * largest.kept_checkpointed),
+    )
+
+
+class Plan:
+    """What all stages of a run cost.
+
+    Args:
+        recipe: The recipe.
+        num_gpus: Ranks.
+        mfu: Share of a GPU's peak that the run is assumed to reach.
+    """
+
+    def __init__(self, recipe: Recipe, num_gpus: int, mfu: float) -> None:
+        self.recipe, self.num_gpus, self.mfu = recipe, num_gpus, mfu
+        self.networks = Networks(recipe)
+        self.stages = stage_recipes(recipe) or [recipe]
+        with tqdm(self.stages, desc="count", unit="stage") as progress:
+            self.costs = {stage.name: plan_stage(self.networks, stage, num_gpus) for stage in progress}
+
+    def gpu_days(self, gpu: str, stages: Sequence[Recipe] | None = None, *, with_teachers: bool = True) -> float:
+        """Return the days that one GPU of a kind would take for the stages, by default those of the recipe."""
+        flops = 0.0
+        for stage in self.stages if stages is None else stages:
+            costs = plan_stage(self.networks, stage, self.num_gpus)
+            flops += stage.schedule.num_steps * sum(c.flops if with_teachers else c.student_flops for c in costs)
+        return flops / (PEAK_FLOPS[gpu] * self.mfu) / SECONDS_PER_DAY
+
+    def networks_table(self) -> str:
+        """Parameters, and what they take on a GPU."""
+        num_parameters = sum(parameter.numel() for parameter in self.networks.student.parameters())
+        whole = STUDENT_BYTES * num_parameters / GIB
+        sizes = f"{whole:.1f} as a copy (DDP), {whole / self.num_gpus:.2f} sharded over all (FSDP)"
+        rows = [["student with adaptors", _millions(num_parameters), sizes]]
+        for name, size in self._teacher_bytes():
+            rows.append([name, _millions(size // HALF_BYTES), f"{size / GIB:.1f}"])
+        return markdown_table(["network", "parameters (M)", "GiB on each GPU"], rows)
+
+    def _teacher_bytes(self) -> list[tuple[str, int]]:
+        teachers = self.networks.teachers.items()
+        return [
+            (name, HALF_BYTES * sum(weight.numel() for weight in teacher.parameters())) for name, teacher in teachers
+        ]
+
+    def steps_table(self) -> str:
+        """Operations and memory of one step."""
+        teachers = list(self.networks.teachers)
+        header = ["stage", "partition", "images", "sizes (px)", "student", *teachers, "sum (PFLOP per step)"]
+        header += ["images per pass", "activations (GiB)", "checkpointed (GiB)"]
+        rows = []
+        for stage, costs in self.costs.items():
+            for cost in costs:
+                partition = cost.partition
+                flops = [cost.student_flops, *(cost.teacher_flops.get(name, 0.0) for name in teachers), cost.flops]
+                rows.append(
+                    [stage, partition.name, str(partition.batch_size), ", ".join(map(str, partition.sizes_px))]
+                    + [f"{value / 1e15:.2f}" for value in flops]
+                    + [str(cost.images_per_pass), *(f"{size / GIB:.1f}" for size in cost.activations)]
+                )
+        return markdown_table(header, rows)
+
+    def levers_table(self) -> str:
+        """The whole run, as it is and with one thing changed."""
+        num_teachers = len(self.networks.teachers)
+        rows = [
+            self._days_row("as the recipe says", self.stages),
+            self._days_row("one resolution per partition: its smallest", [_at_size(s, min) for s in self.stages]),
+            self._days_row("one resolution per partition: its largest", [_at_size(s, max) for s in self.stages]),
+            self._days_row(f"images split over the {num_teachers} teachers", [_split_teachers(s) for s in self.stages]),
+            self._days_row("teachers' features cached: without the one pass that writes them", self.stages, False),
+        ]
+        gpus = [f"{gpu}: GPU-days (days on {self.num_gpus})" for gpu in PEAK_FLOPS]
+        return markdown_table(["lever", *gpus], rows)
+
+    def _days_row(self, label: str, stages: Sequence[Recipe], with_teachers: bool = True) -> list[str]:
+        days = [self.gpu_days(gpu, stages, with_teachers=with_teachers) for gpu in PEAK_FLOPS]
+        return [label, *(f"{value:,.0f} ({value / self.num_gpus:.1f})" for value in days)]
+
+    def notes(self) -> str:
+        """What else binding ranks, a cache and sharded teachers come to."""
+        costs = self.costs[self.stages[-1].name]
+        total = sum(cost.flops for cost in costs)
+        split = ", ".join(f"{cost.partition.name} {cost.flops / total:.0%}" for cost in costs)
+        side = max(max(cost.partition.sizes_px) for cost in costs)
+        cells = (side // self.networks.student.patch_size) ** 2
+        width = sum(teacher.feature_dim for teacher in self.networks.teachers.values())
+        heaviest = max(self._teacher_bytes(), key=lambda pair: pair[1])
+        return (
+            f"- Ranks bound to a partition (`rank_share`) save no operations. They are all busy when the shares follow "
+            f"the operations of a step: {split} in the last stage.\n"
+            f"- A cache of dense features at {side} px takes {HALF_BYTES * cells * width / 1e6:.0f} MB per image in "
+            f"bfloat16: {HALF_BYTES * cells * width * 1e6 / 1e12:,.0f} TB per million images.\n"
+            f"- Every rank holds every teacher whole. Sharding {heaviest[0]} over the 8 GPUs of a machine would free "
+            f"{heaviest[1] * 7 / 8 / GIB:.1f} GiB on each, for a gather of its weights in every pass (not built). "
+            "`teachers.NAME.device` puts a teacher on another GPU instead."
+        )
+
+
+def _at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
+    partitions = [replace(p, sizes_px=[choose(p.sizes_px)], probabilities=None) for p in stage.partitions]
+    return replace(stage, partitions=partitions)
+
+
+def _split_teachers(stage: Recipe) -> Recipe:
+    """Return a stage whose images are split evenly: each teacher sees its own, as in stage 1 of PHI-S, table 10."""
+    names = [teacher.name for teacher in stage.teachers]
+    partitions = [
+        replace(p, name=f"{p.name}-{name}", batch_size=max(p.batch_size // len(names), 1), teachers=[name])
+        for p in stage.partitions
+        for name in names
+    ]
+    return replace(stage, partitions=partitions)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.0f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        # The images are not opened: a recipe that leaves their source to the command line can be planned without.
+        recipe = load_recipe(options.recipe, ["data.source=unopened", *options.overrides])
+        print(describe(recipe, options.gpus, options.mfu))
+    except USER_ERRORS as error:
+        print(f"plan: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def describe(recipe: Recipe, num_gpus: int, mfu: float = DEFAULT_MFU) -> str:
+    """Return the plan of a run as Markdown.
+
+    Raises:
+        ValueError: If a network cannot be built, or the recipe does not fit this number of GPUs.
+    """
+    if num_gpus < 1:
+        raise ValueError(f"`--gpus` must be at least 1; got {num_gpus}.")
+    if not 0 < mfu <= 1:
+        raise ValueError(f"`--mfu` must be above 0 and at most 1; got {mfu}.")
+    plan = Plan(recipe, num_gpus, mfu)
+    assumed = ", ".join(f"{gpu} {peak / 1e12:.0f} TFLOP/s" for gpu, peak in PEAK_FLOPS.items())
+    parts = [
+        f"`{recipe.name}` on {num_gpus} GPUs, counted, not timed; days assume {mfu:.0%} of the peak ({assumed}).",
+        plan.networks_table(),
+        plan.steps_table(),
+        plan.levers_table(),
+        plan.notes(),
+    ]
+    return "\n\n".join(parts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.plan", description="Count what a run costs: operations, memory, GPU-days."
+    )
+    parser.add_argument("--recipe", required=True, metavar="NAME|FILE.yaml", help="what to plan")
+    parser.add_argument("--gpus", type=int, default=8, help="number of GPUs (default: 8)")
+    parser.add_argument("--mfu", type=float, default=DEFAULT_MFU, help=f"share of the peak (default: {DEFAULT_MFU})")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="changes to the recipe")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

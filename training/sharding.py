@@ -1,0 +1,133 @@
+"""One process or many: the accelerator, the student sharded over ranks (FSDP2), and its state as if it were not.
+
+Whether the student is copied (DDP) or sharded (FSDP) is Accelerate's choice, made by its configuration file: see
+`training/accelerate_configs`. Checkpoints hold whole tensors, so that any number of ranks reads what any other wrote.
+"""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, fsdp2_prepare_model
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
+
+from training.recipe import Recipe, RecipeError
+
+
+def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
+    """Return the accelerator that the launcher's environment and the recipe describe.
+
+    Raises:
+        RecipeError: If the environment asks for FSDP of version 1.
+    """
+    return Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        log_with=cast(Any, recipe.logging.trackers or None),
+        project_dir=output,
+        fsdp_plugin=_fsdp_plugin(),
+    )
+
+
+def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """Return the launcher's FSDP settings, None without FSDP.
+
+    Mixed precision is left to autocast, as without sharding: Accelerate's policy for FSDP would turn all weights into
+    bfloat16, also those that autocast leaves alone, and sum the gradients of all ranks in it.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return None
+    plugin = FullyShardedDataParallelPlugin()
+    if plugin.fsdp_version != 2:
+        raise RecipeError(f"FSDP version {plugin.fsdp_version} is not supported: set `fsdp_version: 2`.")
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    return plugin
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Return whether models are sharded over ranks."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def shard_average(accelerator: Accelerator, average: nn.Module) -> None:
+    """Shard the moving average's network as `Accelerator.prepare` sharded the student: each rank averages its part."""
+    if is_sharded(accelerator):
+        fsdp2_prepare_model(accelerator, average)
+
+
+def reshard(module: nn.Module) -> None:
+    """Give back the weights that a forward pass without a backward pass left gathered; nothing if not sharded."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def blueprint(module: nn.Module) -> nn.Module:
+    """Return a copy without data, on the meta device, that `assemble` fills after the original was sharded."""
+    return copy.deepcopy(module).to("meta")
+
+
+def assemble(module: nn.Module, plan: nn.Module) -> nn.Module:
+    """Return a module as one piece. All ranks must take part; only the main process's result has the weights.
+
+    Args:
+        module: Possibly sharded.
+        plan: Its `blueprint`.
+
+    Returns:
+        `module` itself if it is not sharded, else the filled plan, on the CPU.
+    """
+    if not isinstance(module, FSDPModule):
+        return module
+    state = whole_state_dict(module)
+    whole = copy.deepcopy(plan).to_empty(device="cpu")
+    if state:
+        whole.load_state_dict(state)
+    return whole
+
+
+def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's state with whole tensors, in the main process, on the CPU; all ranks must take part."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, Tensor], get_model_state_dict(module, options=options))
+
+
+def load_whole_state_dict(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load what `whole_state_dict` returned; every rank has read all of it and keeps its part."""
+    set_model_state_dict(module, cast(dict[str, Any], state), options=StateDictOptions(full_state_dict=True))
+
+
+def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """Return an optimiser's state with whole tensors, in the layout of `Optimizer.state_dict`; all ranks take part.
+
+    PyTorch's `get_optimizer_state_dict` is no help here: for parameters that have no state yet (a trunk that waits) it
+    makes some up, and a resumed run would differ from an undisturbed one.
+    """
+    return tree_map_only(DTensor, lambda tensor: tensor.full_tensor().cpu(), optimizer.state_dict())
+
+
+def load_whole_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load what `whole_optimizer_state` returned; moments are sharded as their parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = {
+        index: {name: _shard_like(parameters[index], value) for name, value in values.items()}
+        for index, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": moments})
+
+
+def _shard_like(parameter: Tensor, value: Any) -> Any:
+    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def whole_norm(norm: Tensor) -> Tensor:
+    """Return a gradient norm as a plain scalar, the same on every rank."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

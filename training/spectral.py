@@ -1,0 +1,96 @@
+"""Spectral reparametrisation: linear weights of bounded spectral norm, which keeps activations at high resolution tame.
+
+A weight w becomes `w * (softplus(s) + 0.05) / sigma(w)`: sigma(w) is its largest singular value, estimated by power
+iteration, and s a learned scale that weight decay pulls on.
+
+References:
+    sigmaReparam, https://arxiv.org/abs/2303.06296; PHI-S, A.7, https://arxiv.org/abs/2410.01680
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from modeling_radio import RadioModel
+
+
+MIN_SCALE = 0.05  # as in NVIDIA's inference code
+SCALE_SUFFIX = "parametrizations.weight.0.scale"  # how the names of the scales end
+START_ITERATIONS = 15  # as in torch.nn.utils.parametrizations.spectral_norm
+
+
+class SpectralScale(nn.Module):
+    """Parametrisation of one weight `(outputs, inputs)`; that of a joint qkv projection is scaled in three parts.
+
+    `iterate` renews the estimate of the spectral norm. It is called once per step, outside of `forward`, so that
+    accumulated parts and recomputed activations see the same weight.
+
+    Args:
+        weight: The weight to start from: it is left as it is, if its norm is above `MIN_SCALE`.
+        num_chunks: Parts along the outputs, each with a norm and a scale of its own.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, weight: Tensor, num_chunks: int = 1) -> None:
+        super().__init__()
+        outputs, inputs = len(weight) // num_chunks, weight.shape[1]
+        start = torch.randn(num_chunks, outputs, generator=torch.Generator().manual_seed(0)).to(weight.device)
+        self.register_buffer("left", F.normalize(start, dim=1))
+        self.register_buffer("right", weight.new_zeros(num_chunks, inputs))
+        for _ in range(START_ITERATIONS):
+            self.iterate(weight)
+        excess = (self._norms(weight.detach()) - MIN_SCALE).clamp(min=torch.finfo(weight.dtype).eps)
+        # Two-dimensional, so that it decays like a matrix (PHI-S A.7); the inverse of softplus is log(exp(x) - 1).
+        self.scale = nn.Parameter(excess.expm1().log().unsqueeze(1))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            factors = (F.softplus(self.scale.squeeze(1)) + MIN_SCALE) / self._norms(weight)
+            return (self._chunks(weight) * factors[:, None, None]).flatten(0, 1)
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor) -> None:
+        """Do one power iteration on `weight`."""
+        chunks = self._chunks(weight.full_tensor() if isinstance(weight, DTensor) else weight)
+        self.right.copy_(F.normalize(torch.einsum("coi,co->ci", chunks, self.left), dim=1))
+        self.left.copy_(F.normalize(torch.einsum("coi,ci->co", chunks, self.right), dim=1))
+
+    def _chunks(self, weight: Tensor) -> Tensor:
+        return weight.unflatten(0, (len(self.left), -1))
+
+    def _norms(self, weight: Tensor) -> Tensor:
+        """Return the spectral norm of each chunk, differentiable in the weight but not in the singular vectors."""
+        norms = torch.einsum("co,coi,ci->c", self.left, self._chunks(weight), self.right)
+        return norms.clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def add_spectral_scales(model: RadioModel) -> None:
+    """Reparametrise the linear layers of a student's transformer blocks, in place; the weights keep their values.
+
+    The patch projection and the adaptors stay plain.
+    """
+    for block in model.radio_model.model.blocks:
+        for name, linear in block.named_modules():
+            if isinstance(linear, nn.Linear):
+                scale = SpectralScale(linear.weight.detach(), num_chunks=3 if name == "attn.qkv" else 1)
+                parametrize.register_parametrization(linear, "weight", scale)
+
+
+def update_spectral_norms(model: nn.Module) -> None:
+    """Do one power iteration on every reparametrised weight; nothing for a model without."""
+    for module in model.modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            cast(SpectralScale, module[0]).iterate(cast(Tensor, module.original))
+
+
+def fold_spectral_scales(model: nn.Module) -> None:
+    """Replace every reparametrised weight by its value, under its plain name, in place."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
