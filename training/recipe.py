@@ -450,8 +450,8 @@ class LoggingRecipe:
         trackers: Names of Accelerate's trackers, for example `[tensorboard]`.
         use_progress_bar: Show a progress bar on the terminal.
         picture_every_steps: Steps between two pictures of held-out images; None draws none.
-        picture_source: Where these images come from: "demo" or "demo-pypi", or a folder of images, of which the held-out
-            ones are shown; None for `data.source`, if it is one of these.
+        picture_source: Where these images come from: "demo" or "demo-pypi", or a folder of images, whose held-out part
+            is shown; None for `data.source`, if it is one of these.
     """
 
     every_steps: int = 20

@@ -165,3 +165,8 @@ def test_vitdet_windows_are_drawn_by_step_alike_on_all_ranks() -> None:
     assert set(counts) == {None, 2, 3}
     assert 260 < counts[None] < 340
     assert BatchPlan(recipe_with(), 20).step(0)[0].vitdet_window is None
+
+
+def test_streamed_images_come_in_order() -> None:
+    batches = list(BatchPlan(recipe_with(), None).steps(0, 2))
+    assert [index for batch in batches for index in batch.indices] == list(range(16))

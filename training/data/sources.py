@@ -114,9 +114,9 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
-    import datasets  # not needed for the demo or a folder, and not everywhere installed
+    dataset = _load(source, streaming=streaming)  # before the import, which it explains when it fails
+    import datasets
 
-    dataset = _load(source, streaming=streaming)
     features = dataset.features
     if features is None:
         raise ValueError(f"data source {source.source!r} does not say which columns it has: convert it to Parquet")
@@ -129,13 +129,15 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
 
 def _load(source: SourceRecipe, *, streaming: bool) -> Dataset | IterableDataset:
     """Call `load_dataset`, with each of its errors as one line."""
-    import datasets
-
+    try:
+        import datasets  # not needed for the demo or a folder, and not everywhere installed
+    except ImportError as error:
+        raise ValueError(f"data source {source.source!r} needs a package: run `pip install 'datasets>=5'`") from error
     arguments = _load_arguments(source)
     try:
         return datasets.load_dataset(**arguments, split=source.split or "train", streaming=streaming)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(f"{error}: {error.__cause__}".split()) if error.__cause__ else " ".join(str(error).split())
         raise ValueError(f"data source {source.source!r} cannot be opened: {reason}") from error
 
 

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +140,17 @@ def test_what_the_hub_refuses_is_one_line(
 def test_the_demo_is_no_stream() -> None:
     with pytest.raises(ValueError, match=r"'demo' is made by number: leave out `data.streaming`"):
         open_stream(source_of("demo"))
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match="data source 'org/name' needs a package: run `pip install 'datasets>=5'`"):
+        open_table(source_of("org/name"))
+
+
+def test_a_damaged_file_is_one_clear_line(write_source: Callable[..., str]) -> None:
+    folder = write_source("parquet", 4)
+    Path(folder, "part-01.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cannot be opened: ") as error:
+        open_table(source_of(folder))
+    assert "\n" not in str(error.value)
