@@ -46,12 +46,13 @@ def imported_packages(nodes):
 
 
 def nodes_that_run_on_import(tree):
-    """All syntax nodes outside function bodies."""
+    """All syntax nodes outside function bodies and blocks that only type checkers read."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
         yield node
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not is_for_types and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             waiting.extend(ast.iter_child_nodes(node))
 
 

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
+from training.checkpoints import check_same_recipe
 from training.demo import Clock, Setting, in_faster_precision, reachable_teachers
 from training.distill import EXIT_INTERRUPTED, USER_ERRORS
 from training.evaluate import format_table
@@ -33,10 +34,11 @@ from training.evaluation.tasks import (
 from training.interruption import Interrupted
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.stages import run_recipe
+from training.student import build_student
 
 
 SIZES_PX = (96, 128, 192, 256, 384, 512)
-"""At which resolution consistency is measured: those of the demo's training and up to four times as large."""
+"""At which resolution consistency is measured, as far as the students go: the demo's training and up to four times."""
 MEAN_OF = "all adaptors"
 
 
@@ -53,45 +55,68 @@ def compare(recipes: Sequence[Recipe], seeds: Sequence[int], output: Path, comma
         All measurements, named after the recipes.
 
     Raises:
-        RecipeError: If the recipes do not share data and teachers, or one cannot be used.
+        RecipeError: If the recipes do not share data and teachers, or one cannot be used or is not that of its folder.
         Interrupted: After Ctrl-C in training; the same command goes on.
     """
     _check_comparable(recipes)
     clock = Clock()
     with clock.phase("references"):
         setting = Setting.load(recipes[0])
+        sizes_px = common_sizes(recipes, setting)
     measurements: list[Measurement] = []
     runs = [(recipe, seed) for seed in seeds for recipe in recipes]
     for recipe, seed in tqdm(runs, desc="runs", unit="run"):
         folder = output / recipe.name / f"seed-{seed}"
         with clock.phase(recipe.name):
-            measurements += run_and_measure(setting, dataclasses.replace(recipe, seed=seed), folder)
+            measurements += run_and_measure(setting, dataclasses.replace(recipe, seed=seed), folder, sizes_px)
     results = Results(measurements, run=describe_run(command, clock.seconds), remarks=setting.data.remarks())
     results.save(output / "results.json")
-    draw_resolution_consistency(measurements, max(SIZES_PX), output / "resolution_consistency.png")
+    draw_resolution_consistency(measurements, max(sizes_px), output / "resolution_consistency.png")
     return results
 
 
-def run_and_measure(setting: Setting, recipe: Recipe, folder: Path) -> list[Measurement]:
-    """Distil one student and measure it, or read what an earlier session measured."""
+def common_sizes(recipes: Sequence[Recipe], setting: Setting) -> list[int]:
+    """Return those of `SIZES_PX` that all students take.
+
+    Raises:
+        RecipeError: If fewer than two are left.
+    """
+    largest = min(build_student(recipe, setting.teachers).max_resolution for recipe in recipes)
+    sizes = [size for size in SIZES_PX if size <= largest]
+    if len(sizes) < 2:
+        raise RecipeError(
+            f"`student.config.max_img_size` must be at least {SIZES_PX[1]}, so that resolutions can be compared; "
+            f"the students take up to {largest} px."
+        )
+    return sizes
+
+
+def run_and_measure(setting: Setting, recipe: Recipe, folder: Path, sizes_px: Sequence[int]) -> list[Measurement]:
+    """Distil one student and measure it, or read what an earlier session measured.
+
+    Raises:
+        RecipeError: If the earlier session's recipe was another.
+    """
     measured = folder / "measured.json"
     if measured.exists():
+        check_same_recipe(folder, load_recipe(str(folder / "recipe.yaml")).to_dict(), recipe)
         return Results.load(measured).measurements
     checkpoint = run_recipe(recipe, folder)
     assert checkpoint is not None  # only a run that was told to stop early has none
-    measurements = measure(setting, RadioModel.from_pretrained(checkpoint).eval(), recipe.name, recipe.seed)
+    model = RadioModel.from_pretrained(checkpoint).eval()
+    measurements = measure(setting, model, recipe.name, recipe.seed, sizes_px)
     Results(measurements).save(measured)
     return measurements
 
 
-def measure(setting: Setting, model: RadioModel, name: str, seed: int) -> list[Measurement]:
+def measure(setting: Setting, model: RadioModel, name: str, seed: int, sizes_px: Sequence[int]) -> list[Measurement]:
     """Measure a student's backbone, the mean fidelity of its adaptors, and its consistency over resolutions."""
     backbone = backbone_extractor(model)
     return [
         *measure_knn(name, backbone, setting.data, seed),
         *measure_segmentation_probe(name, backbone, setting.data, seed),
         *_mean_fidelity(setting, model, name, seed),
-        *measure_resolution_consistency(name, backbone, setting.data, SIZES_PX, seed),
+        *measure_resolution_consistency(name, backbone, setting.data, sizes_px, seed),
     ]
 
 
@@ -114,11 +139,14 @@ def _check_comparable(recipes: Sequence[Recipe]) -> None:
         raise RecipeError(f"`recipes` must have different names, got {names}.")
     first = recipes[0]
     for recipe in recipes[1:]:
-        for section in ("data", "teachers"):
-            if getattr(recipe, section) != getattr(first, section):
+        for section, is_shared in (
+            ("data", recipe.data == first.data),
+            ("teachers", recipe.teachers == first.teachers),
+        ):
+            if not is_shared:
                 raise RecipeError(
                     f"`{section}` of recipe {recipe.name!r} must equal that of {first.name!r}, "
-                    "or the two are not measured on the same images."
+                    "or the two are not measured alike."
                 )
 
 

@@ -215,11 +215,17 @@ class _StreamedRequests(IterableDataset):
     def __iter__(self) -> Iterator[tuple[_StreamedRequest, dict[str, Any]]]:
         for name, stream in self.streams.items():
             stream.load_state_dict(self.state[name])
-        for batch in self.plan():
-            stream = self.streams[batch.partition]
-            images, spares = stream.take(len(batch)), stream.spares(NUM_SPARES)
-            request = _StreamedRequest(images, spares, batch.uniform("region", 4), self.side_px(batch))
-            yield request, _states(self.streams)
+        try:
+            for batch in self.plan():
+                yield self._read(batch), _states(self.streams)
+        finally:
+            for stream in self.streams.values():
+                stream.close()
+
+    def _read(self, batch: Batch) -> _StreamedRequest:
+        stream = self.streams[batch.partition]
+        images, spares = stream.take(len(batch)), stream.spares(NUM_SPARES)
+        return _StreamedRequest(images, spares, batch.uniform("region", 4), self.side_px(batch))
 
 
 class _StreamedViews(Dataset[Tensor]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +81,12 @@ class EndlessSource:
         self._parts_of_pass = [copy.copy(part) for part in self.parts]  # which `datasets` gives no way to rewind
         for part in self._parts_of_pass:
             part.set_epoch(derive_seed(self.seed, "pass", number))  # seeds the order of the shards
-        self._rows: list[Iterator[dict[str, Any]]] = [iter(part) for part in self._parts_of_pass]
+        self._rows: list[Generator[dict[str, Any]]] = [iter(part) for part in self._parts_of_pass]
+
+    def close(self) -> None:
+        """Close the files; `start_pass` or `load_state_dict` opens them again."""
+        for rows in self._rows:
+            rows.close()
 
     def _rows_left(self) -> Iterator[dict[str, Any]]:
         """Yield a row of each part in turn, as long as it has one."""
@@ -138,6 +143,11 @@ class ImageStream:
             source.start_pass(number)
         self._block_number, self._place, self._block = 0, 0, []
         self._source_states = [source.state_dict() for source in self.sources]
+
+    def close(self) -> None:
+        """Close all files; `load_state_dict` opens them again."""
+        for source in self.sources:
+            source.close()
 
     def _next(self) -> EncodedImage:
         if not self._block:  # also after a restart at the end of a block: the next one begins where this one ends

@@ -10,12 +10,13 @@ from training.evaluation.extractors import (
     pixel_extractor,
 )
 from training.evaluation.knn import knn_accuracy, knn_predictions
-from training.evaluation.resolution_consistency import feature_consistency, resolution_consistency
+from training.evaluation.resolution_consistency import Consistency, feature_consistency, resolution_consistency
 from training.evaluation.segmentation_probe import mean_iou, segmentation_probe_miou
 from training.evaluation.zero_shot import conse_embeddings, zero_shot_accuracy
 
 
 __all__ = [
+    "Consistency",
     "FeatureExtractor",
     "Features",
     "Fidelity",

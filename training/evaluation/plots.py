@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from model_cards.results import Measurement
 from training.files import write_file
+
+
+ValuesBySize = dict[int, list[float]]
+"""One value per seed, by image side in pixels."""
 
 
 def draw_resolution_consistency(measurements: Sequence[Measurement], reference_px: int, path: Path) -> None:
@@ -17,29 +22,46 @@ def draw_resolution_consistency(measurements: Sequence[Measurement], reference_p
 
     Args:
         measurements: Of the task "resolution_consistency"; others are passed over. Each seed is a dot, their mean
-            the line.
+            the line. Plain and centred cosines have a panel each.
         reference_px: The largest size, with which all are compared.
         path: The PNG to write; a reader never sees half of it.
+
+    Raises:
+        ValueError: If none is of that task.
     """
-    values: dict[str, dict[int, list[float]]] = {}
+    panels = _panels(measurements)
+    if not panels:
+        raise ValueError("measurements must have some of the task 'resolution_consistency', got none: measure it first")
+    figure = Figure(figsize=(4.8 * len(panels), 3.4), dpi=160, facecolor="white", layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        _draw_lines(axes, lines)
+        axes.set_ylabel(f"{title} with the features at {reference_px} px", fontsize=8)
+    write_file(path, figure.savefig)
+
+
+def _panels(measurements: Sequence[Measurement]) -> dict[str, dict[str, ValuesBySize]]:
+    """Return the values by panel, model and size."""
+    panels: dict[str, dict[str, ValuesBySize]] = {}
     for measurement in measurements:
         if measurement.task == "resolution_consistency":
-            size = int(measurement.metric.split()[0])
-            values.setdefault(measurement.model, {}).setdefault(size, []).append(measurement.value)
-    figure = Figure(figsize=(5.2, 3.4), dpi=160, facecolor="white", layout="constrained")
-    axes = figure.subplots()
-    for model, by_size in values.items():
+            sizes, _, suffix = measurement.metric.partition(", ")
+            title, size = f"{suffix} cosine".strip(), int(sizes.split()[0])
+            by_size = panels.setdefault(title, {}).setdefault(measurement.model, {})
+            by_size.setdefault(size, []).append(measurement.value)
+    return panels
+
+
+def _draw_lines(axes: Axes, lines: Mapping[str, ValuesBySize]) -> None:
+    for model, by_size in lines.items():
         sizes = sorted(by_size)
         (line,) = axes.plot(sizes, [mean(by_size[size]) for size in sizes], label=model, linewidth=1.4)
         dots = [(size, value) for size in sizes for value in by_size[size]]
         axes.scatter(*zip(*dots, strict=True), s=9, color=line.get_color())
     axes.set_xscale("log", base=2)
-    sizes = sorted({size for by_size in values.values() for size in by_size})
-    axes.set_xticks(sizes, [str(size) for size in sizes])
+    ticks = sorted({size for by_size in lines.values() for size in by_size})
+    axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.minorticks_off()
     axes.set_xlabel("image side, pixels", fontsize=8)
-    axes.set_ylabel(f"cosine with the features at {reference_px} px", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7, frameon=False)
-    write_file(path, figure.savefig)

@@ -1,12 +1,26 @@
 """Whether a model says the same about one image at different resolutions."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.evaluation.extractors import FeatureExtractor, extract_features
+
+
+class Consistency(NamedTuple):
+    """Mean cosine similarities in [-1, 1] between the features of an image at two sizes.
+
+    Attributes:
+        features: Over all positions of all images.
+        centered_features: The same about the mean feature of the larger size. Features of a network share a large mean,
+            so a model that hardly looks at the image scores well on the plain cosine.
+    """
+
+    features: float
+    centered_features: float
 
 
 def resolution_consistency(
@@ -16,7 +30,7 @@ def resolution_consistency(
     *,
     batch_size: int = 32,
     device: str | torch.device = "cpu",
-) -> dict[int, float]:
+) -> dict[int, Consistency]:
     """Compare the dense features of every size with those of the largest.
 
     Args:
@@ -28,7 +42,7 @@ def resolution_consistency(
         device: Where the forward pass runs.
 
     Returns:
-        Mean cosine similarity in [-1, 1] with the largest size, per smaller size.
+        The agreement with the largest size, per smaller size.
 
     Raises:
         ValueError: If fewer than two different sizes are given.
@@ -44,17 +58,19 @@ def resolution_consistency(
     return {size: feature_consistency(features[size], features[sizes[-1]]) for size in sizes[:-1]}
 
 
-def feature_consistency(features: Tensor, reference: Tensor) -> float:
-    """Return the mean cosine similarity of two feature maps of the same images, the larger one resampled.
+def feature_consistency(features: Tensor, reference: Tensor) -> Consistency:
+    """Compare two feature maps of the same images, the larger one resampled.
 
     Args:
         features: `(num_images, dim, rows, cols)`, no larger than `reference`.
         reference: `(num_images, dim, more_rows, more_cols)`.
-
-    Returns:
-        Mean over images and positions, in [-1, 1].
     """
     reference = F.interpolate(reference, features.shape[-2:], mode="bilinear", antialias=True)
+    mean = reference.mean(dim=(0, 2, 3), keepdim=True)
+    return Consistency(_mean_cosine(features, reference), _mean_cosine(features - mean, reference - mean))
+
+
+def _mean_cosine(features: Tensor, reference: Tensor) -> float:
     return F.cosine_similarity(features, reference, dim=1).mean().item()
 
 

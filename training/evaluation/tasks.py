@@ -214,19 +214,23 @@ def measure_resolution_consistency(
     sizes_px: Sequence[int],
     seed: int | None = None,
 ) -> list[Measurement]:
-    """Measure how alike the dense features of held-out photographs are at other sizes and at the largest."""
+    """Measure how alike the dense features of held-out photographs are at other sizes and at the largest.
+
+    Metrics are "SIZE to LARGEST px", and the same with ", centered" about the mean feature.
+    """
     images = load_photographs(photographs(data.assets), max(sizes_px))
     consistency = resolution_consistency(extractor, images, sizes_px, device=data.device)
     return [
         Measurement(
             model,
             "resolution_consistency",
-            f"{size} to {max(sizes_px)} px",
+            f"{size} to {max(sizes_px)} px{suffix}",
             f"{data.source} photographs",
             value,
             seed,
         )
-        for size, value in consistency.items()
+        for size, both in consistency.items()
+        for suffix, value in (("", both.features), (", centered", both.centered_features))
     ]
 
 

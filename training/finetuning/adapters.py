@@ -136,7 +136,7 @@ def _make_portable(path: Path, base: str) -> None:
 
 
 def _name_magnitudes(path: Path) -> None:
-    """Add ".weight" to the keys of DoRA's magnitudes: peft reads both, transformers' `load_adapter` only the full name."""
+    """Add ".weight" to the keys of DoRA's magnitudes: peft reads either, `load_adapter` of transformers this one."""
     weights = load_file(path)
     renamed = {re.sub(r"lora_magnitude_vector$", r"\g<0>.weight", key): tensor for key, tensor in weights.items()}
     if renamed.keys() != weights.keys():

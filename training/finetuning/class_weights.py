@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
+
+from training.finetuning.settings import BALANCED
+
+
+def choose_weights(
+    asked: str | tuple[float, ...], class_names: tuple[str, ...], count: Callable[[], Tensor]
+) -> list[float]:
+    """Return one weight for each class.
+
+    Args:
+        asked: "balanced" or the weights.
+        class_names: The classes.
+        count: Returns how often each class occurs in the training images, `(num_classes,)`.
+
+    Raises:
+        ValueError: If there are more or fewer weights than classes.
+    """
+    if asked == BALANCED:
+        return balanced_weights(count())
+    if len(asked) != len(class_names):
+        raise ValueError(
+            f"`class_weights` must have one number for each of the {len(class_names)} classes "
+            f"({', '.join(class_names)}), got {len(asked)}."
+        )
+    return [float(weight) for weight in asked]
 
 
 def balanced_weights(counts: Tensor) -> list[float]:

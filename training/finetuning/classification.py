@@ -11,8 +11,7 @@ from torch import Tensor
 
 from modeling_radio import RadioForImageClassification
 from training.finetuning.augmentation import Sample
-from training.finetuning.class_weights import balanced_weights
-from training.finetuning.settings import BALANCED
+from training.finetuning.class_weights import choose_weights
 from training.finetuning.task import Batch, FinetuningTask, Score
 
 
@@ -25,14 +24,11 @@ class ClassificationTask(FinetuningTask):
     def config_fields(self) -> dict[str, Any]:
         fields = {**super().config_fields(), "problem_type": "single_label_classification"}
         if self.settings.class_weights is not None:
-            fields["class_weights"] = self._class_weights()
+            fields["class_weights"] = choose_weights(self.settings.class_weights, self.class_names, self._count_classes)
         return fields
 
-    def _class_weights(self) -> list[float]:
-        if self.settings.class_weights != BALANCED:
-            return list(self.settings.class_weights or ())
-        labels = torch.tensor(self.images.train["target"][:])
-        return balanced_weights(labels.bincount(minlength=len(self.class_names)))
+    def _count_classes(self) -> Tensor:
+        return torch.tensor(self.images.train["target"][:]).bincount(minlength=len(self.class_names))
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         return {"image": self.read_image(row["image"], where), "label": row["target"]}

@@ -57,6 +57,7 @@ class DetectionTask(FinetuningTask):
         boxes = box_convert(boxes, self.settings.box_format, "xyxy")
         labels = torch.tensor(objects["category"], dtype=torch.long)
         self._check(boxes, labels, (height, width), where)
+        # pyrefly: ignore[unexpected-keyword]  (it takes the constructor of Tensor for that of the subclass)
         sample_boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
         return {"image": image, "boxes": sample_boxes, "labels": labels}
 

@@ -220,9 +220,10 @@ def open_task_model(task: FinetuningTask, checkpoint: str, **options: Any) -> Ra
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        model, info = task.model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+        opened: Any = task.model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
     finally:
         transformers_logging.set_verbosity(verbosity)
+    model, info = opened
     missing = sorted(name for name in info["missing_keys"] if name.startswith(BACKBONE))
     if missing:
         raise ValueError(
@@ -287,6 +288,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     # transformers is renaming the option; the old name warns where the new one exists.
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    renamed: dict[str, Any] = {checkpointing: settings.gradient_checkpointing}
     return TrainingArguments(
         output_dir=str(settings.output),
         per_device_train_batch_size=settings.batch_size,
@@ -315,7 +317,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         dataloader_num_workers=settings.num_workers,
         seed=settings.seed,
         use_cpu=not torch.accelerator.is_available(),
-        **{checkpointing: settings.gradient_checkpointing},
+        **renamed,
     )
 
 

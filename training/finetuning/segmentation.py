@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from modeling_radio import RadioForSemanticSegmentation
 from training.evaluation.segmentation_probe import IGNORE_INDEX
 from training.finetuning.augmentation import Sample
-from training.finetuning.class_weights import balanced_weights
-from training.finetuning.settings import BALANCED, FinetuneSettings
+from training.finetuning.class_weights import choose_weights
+from training.finetuning.settings import FinetuneSettings
 from training.finetuning.sources import LabelledImages
 from training.finetuning.task import Batch, FinetuningTask, Score, require_same_size
 
@@ -40,21 +40,19 @@ class SegmentationTask(FinetuningTask):
     def config_fields(self) -> dict[str, Any]:
         fields = {**super().config_fields(), "semantic_loss_ignore_index": IGNORE_INDEX}
         if self.settings.class_weights is not None:
-            fields["class_weights"] = self._class_weights()
+            fields["class_weights"] = choose_weights(self.settings.class_weights, self.class_names, self._count_pixels)
         return fields
 
     def _largest_id(self) -> int:
         masks = (self._read_mask(row["target"]) for row in tqdm(self.images.train, desc="classes", leave=False))
         return max(int(mask[mask != IGNORE_INDEX].max()) for mask in masks if (mask != IGNORE_INDEX).any())
 
-    def _class_weights(self) -> list[float]:
-        if self.settings.class_weights != BALANCED:
-            return list(self.settings.class_weights or ())
+    def _count_pixels(self) -> Tensor:
         rows = self.images.train.select(range(min(len(self.images.train), MAX_COUNTED_MASKS)))
         counts = torch.zeros(IGNORE_INDEX + 1, dtype=torch.long)
         for row in tqdm(rows, desc="class weights", leave=False):
             counts += self._read_mask(row["target"]).flatten().bincount(minlength=len(counts))
-        return balanced_weights(counts[: len(self.class_names)])
+        return counts[: len(self.class_names)]
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         image, mask = self.read_image(row["image"], where), self._read_mask(row["target"])

@@ -151,7 +151,7 @@ def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> dict
     chosen = {}
     for role, (given, candidates) in wanted.items():
         name = given or next((candidate for candidate in candidates if candidate in existing), None)
-        if name not in existing:
+        if name is None or name not in existing:
             asked = f"no column {given!r}.{did_you_mean(str(given), existing)}" if given else "no column"
             raise ValueError(
                 f"{settings.data!r} has {asked} for the {role} of {settings.task}; it has {', '.join(existing)}. Set "

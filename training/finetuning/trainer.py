@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -44,15 +44,15 @@ class FinetuningTrainer(Trainer):
         **options: Any,
     ):
         self.metrics = BatchMetrics(task.build_score())
+        # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
         super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples()], **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW (or what `args.optim` names) over groups of one learning rate and weight decay each."""
         if self.optimizer is None:
-            groups = parameter_groups(
-                model or self.model, self.learning_rates, self.layer_decay, self.args.weight_decay
-            )
+            trained = cast(nn.Module, self.model if model is None else model)
+            groups = parameter_groups(trained, self.learning_rates, self.layer_decay, self.args.weight_decay)
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
