@@ -54,15 +54,15 @@ class Experiment:
     frozen: str
 
 
-def write_classes(folder: Path) -> None:
-    """Write scenes with one object into `train/CLASS/` and `validation/CLASS/`."""
-    assets = load_demo_assets()
-    for split, number in (("train", NUM_TRAIN), ("held_out", NUM_VALIDATION)):
-        bank = evaluation_bank(assets, split, assets.classes)
-        for index in range(number):
-            scene, mask = compose_scene(bank, SIZE, 1, np.random.default_rng([SEEDS[split], index]))
-            name = assets.classes[mask.max() - 1]
-            _save(scene, folder / FOLDERS[split] / name / f"{index}.png")
+def write_digits(folder: Path) -> None:
+    """Write UCI's handwritten digits into `train/DIGIT/` and `validation/DIGIT/`, dark on white, eight times enlarged."""
+    archive = fetch_package(package_named("scikit-learn")) / "sklearn/datasets/data/digits.csv.gz"
+    rows = np.loadtxt(archive, delimiter=",", dtype=np.uint8)  # 64 grey levels of 0 to 16, and the digit
+    for index, row in enumerate(rows):
+        levels = 255 - row[:-1].reshape(8, 8) * np.uint8(15)
+        split = "train" if index < len(rows) - NUM_VALIDATION else "validation"
+        picture = Image.fromarray(levels).resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC)
+        _save(picture, folder / split / str(row[-1]) / f"{index}.png")
 
 
 def write_masks(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Small data sets of every form that `data.source` takes; image number n is a plain grey of level n."""
+"""Small data sets of every form that `data.source` takes, image number n being a plain grey; and a fresh Accelerate."""
 
 import io
 import tarfile
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 
@@ -50,6 +51,12 @@ def _write_tar(path: Path, images: dict[str, bytes]) -> None:
                 member = tarfile.TarInfo(f"{name}.{suffix}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture(autouse=True)
+def _own_accelerator() -> None:
+    """Let every test choose its precision: Accelerate keeps the first one of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -256,9 +256,9 @@ PACKAGES: dict[str, Package] = {
             "89877e19a80c7b11a2891a27c21c4894fb18e2c2e077815bcade10d34287b20d",
             9_715_424,
             1_000_000,
-            "CC-BY-2.0 (china.jpg: danielbuechele; flower.jpg: vultilion; both on Flickr)",
-            "data where only PyPI can be reached: two photographs",
-            ("sklearn/datasets/images/*",),
+            "CC-BY-2.0 (china.jpg: danielbuechele; flower.jpg: vultilion; both on Flickr); digits CC-BY-4.0 (UCI)",
+            "data where only PyPI can be reached: two photographs; handwritten digits of the fine-tuning demo",
+            ("sklearn/datasets/images/*", "sklearn/datasets/data/digits.csv.gz"),
             _ANY_HOST_WHEEL,
         ),
         Package(
