@@ -42,11 +42,14 @@ def test_comparison_names_recipes_with_equal_data() -> None:
     assert (first.data, first.teachers) == (second.data, second.teachers)
 
 
-def test_the_recipe_file_that_is_shown_is_valid(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(block)
-    recipe = load_recipe(str(path))
+    recipes = []
+    for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL):
+        path.write_text(block)
+        recipes.append(load_recipe(str(path)))
+    recipe, mixed = recipes
+    assert [entry.weight for entry in mixed.data.sources()] == [0.95, 0.05]
     assert [teacher.name for teacher in recipe.teachers] == ["dino_v2", "siglip2"]
     assert recipe.views.teachers == "online"
     assert recipe.student.config["max_img_size"] >= max(max(entry.sizes_px) for entry in recipe.partitions)
