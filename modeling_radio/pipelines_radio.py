@@ -28,7 +28,7 @@ class RadioZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeli
         hypothesis_template: str = "This is a photo of {}.",
         timeout: float | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Tokenize with truncation, and for a SigLIP tower pad to its full length; arguments as in the base class."""
         padding = {
             "padding": "max_length" if self.model.use_sigmoid else True,

@@ -19,8 +19,8 @@ from transformers.utils import logging as transformers_logging
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
 from training.checkpoints import check_same_recipe
+from training.command import read_seeds, run_command
 from training.demo import Clock, Setting, in_faster_precision, reachable_teachers
-from training.distill import EXIT_INTERRUPTED, USER_ERRORS
 from training.evaluate import format_table
 from training.evaluation.extractors import adaptor_extractor, backbone_extractor
 from training.evaluation.plots import draw_resolution_consistency
@@ -31,7 +31,6 @@ from training.evaluation.tasks import (
     measure_resolution_consistency,
     measure_segmentation_probe,
 )
-from training.interruption import Interrupted
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.stages import run_recipe
 from training.student import build_student
@@ -156,17 +155,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     transformers_logging.disable_progress_bar()  # models load in no time
     command = " ".join(["python -m training.compare", *arguments])
-    try:
-        recipes = [in_faster_precision(load_recipe(name, options.overrides)) for name in options.recipes]
-        recipes = [dataclasses.replace(recipe, teachers=reachable_teachers(recipe)) for recipe in recipes]
-        results = compare(recipes, options.seeds, options.output, command)
-    except (Interrupted, KeyboardInterrupt) as interruption:
-        return _end(str(interruption) or "interrupted", EXIT_INTERRUPTED)
-    except USER_ERRORS as error:
-        return _end(f"error: {' '.join(str(error).split())}", 1)
+    return run_command("compare", lambda: _compare(options, command))
+
+
+def _compare(options: argparse.Namespace, command: str) -> None:
+    recipes = [in_faster_precision(load_recipe(name, options.overrides)) for name in options.recipes]
+    recipes = [dataclasses.replace(recipe, teachers=reachable_teachers(recipe)) for recipe in recipes]
+    results = compare(recipes, options.seeds, options.output, command)
     print(*(f"\n{format_table(table)}" for table in build_tables(results.measurements)), sep="\n")
     print(f"\nWrote {options.output}: results.json and resolution_consistency.png.")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Distil recipes that share data and teachers with several seeds, and compare the students.",
     )
     parser.add_argument("recipes", nargs="+", metavar="NAME|FILE.yaml", help="what to compare")
-    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2], metavar="0,1,2", help="(default: 0,1,2)")
+    parser.add_argument("--seeds", type=read_seeds, default=[0, 1, 2], metavar="0,1,2", help="(default: 0,1,2)")
     parser.add_argument("--output", type=Path, default=Path("runs/compare"), metavar="DIR", help="(runs/compare)")
     parser.add_argument(
         "--set",
@@ -186,15 +183,6 @@ def _parser() -> argparse.ArgumentParser:
         help="a change of every recipe, e.g. schedule.num_steps=300; may be repeated",
     )
     return parser
-
-
-def _seeds(text: str) -> list[int]:
-    return [int(seed) for seed in text.split(",")]
-
-
-def _end(message: str, status: int) -> int:
-    print(f"compare: {message}", file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

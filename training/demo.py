@@ -24,8 +24,8 @@ from transformers.utils import logging as transformers_logging
 from model_cards.build import PICTURE, write_card
 from model_cards.results import STUDENT, Measurement, Results, build_tables
 from modeling_radio import RadioModel
+from training.command import read_seeds, run_command
 from training.data.evaluation_sets import photographs
-from training.distill import EXIT_INTERRUPTED, USER_ERRORS
 from training.evaluate import RAW_PIXELS, build_teachers, format_table, teacher_sources
 from training.evaluation.extractors import (
     FeatureExtractor,
@@ -43,11 +43,10 @@ from training.evaluation.tasks import (
     measure_knn,
     measure_segmentation_probe,
 )
-from training.interruption import Interrupted
 from training.pictures import draw_columns, draw_curves, feature_columns, read_curves
 from training.precision import is_bfloat16_faster
 from training.recipe import Recipe, TeacherRecipe, load_recipe
-from training.reopen import ReopenError, reopen_elsewhere
+from training.reopen import reopen_elsewhere
 from training.student import build_student
 from training.teachers import Teacher, demo_teachers
 from training.trainer import Distiller
@@ -259,18 +258,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     transformers_logging.disable_progress_bar()  # models load in no time
     command = " ".join(["python -m training.demo", *arguments])
-    try:
-        recipe = load_recipe(options.recipe, _overrides(options))
-        if options.precision == "auto":
-            recipe = in_faster_precision(recipe)
-        results = run_demo(recipe, options.output, options.seeds, command)
-    except (Interrupted, KeyboardInterrupt) as interruption:
-        return _end(str(interruption) or "interrupted", EXIT_INTERRUPTED)
-    except (*USER_ERRORS, ReopenError) as error:
-        return _end(f"error: {' '.join(str(error).split())}", 1)
+    return run_command("demo", lambda: _demo(options, command))
+
+
+def _demo(options: argparse.Namespace, command: str) -> None:
+    recipe = load_recipe(options.recipe, _overrides(options))
+    if options.precision == "auto":
+        recipe = in_faster_precision(recipe)
+    results = run_demo(recipe, options.output, options.seeds, command)
     print(*(f"\n{format_table(table)}" for table in build_tables(results.measurements)), sep="\n")
     print(f"\nWrote {options.output}: checkpoint, model card, {PICTURE} and results.json.")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -280,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--recipe", default="demo", metavar="NAME|FILE.yaml", help="what to train (default: demo)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="(runs/demo)")
-    parser.add_argument("--seeds", type=_seeds, default=[0], metavar="0,1,2", help="one run for each (default: 0)")
+    parser.add_argument("--seeds", type=read_seeds, default=[0], metavar="0,1,2", help="one run for each (default: 0)")
     parser.add_argument("--steps", type=int, metavar="N", help="shorten the training, for a quick look")
     parser.add_argument(
         "--precision",
@@ -292,10 +289,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seeds(text: str) -> list[int]:
-    return [int(seed) for seed in text.split(",")]
-
-
 def _overrides(options: argparse.Namespace) -> list[str]:
     if options.steps is None:
         return options.overrides
@@ -305,11 +298,6 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         f"schedule.warmup_steps={warmup_steps}",
         *options.overrides,
     ]
-
-
-def _end(message: str, status: int) -> int:
-    print(f"demo: {message}", file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

@@ -5,13 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.data.packages import PackageError
-from training.interruption import Interrupted, TrainingDivergedError
+from training.command import run_command
 from training.recipe import list_recipes, load_recipe
-
-
-EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
-USER_ERRORS = (ValueError, OSError, PackageError, TrainingDivergedError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,15 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list_recipes:
         print("\n".join(list_recipes()))
         return 0
-    try:
-        _distil(options)
-    except (Interrupted, KeyboardInterrupt) as interruption:
-        return _end(str(interruption) or "Interrupted.", EXIT_INTERRUPTED)
-    except USER_ERRORS as error:
-        if options.traceback:
-            raise
-        return _end(f"error: {' '.join(str(error).split())}", 1)
-    return 0
+    return run_command("distill", lambda: _distil(options), show_traceback=options.traceback)
 
 
 def _distil(options: argparse.Namespace) -> None:
@@ -68,11 +55,6 @@ def _parser() -> argparse.ArgumentParser:
         help="changes, e.g. optimizer.learning_rate=1e-3",
     )
     return parser
-
-
-def _end(message: str, status: int) -> int:
-    print(f"distill: {message}", file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

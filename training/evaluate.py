@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from model_cards.results import STUDENT, Measurement, Results, Source, Table, build_tables
 from modeling_radio import RadioModel
-from training.distill import EXIT_INTERRUPTED, USER_ERRORS
+from training.command import run_command
 from training.evaluation.extractors import adaptor_extractor, backbone_extractor, pixel_extractor
 from training.evaluation.provenance import data_sources, describe_run, teacher_source
 from training.evaluation.tasks import (
@@ -178,17 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
     transformers_logging.disable_progress_bar()  # models load in no time
-    try:
-        recipe = load_recipe(options.recipe)
-        results = evaluate(options.checkpoint, options.tasks.split(","), recipe, size=options.size)
-        if options.output is not None:
-            results.save(options.output)
-    except KeyboardInterrupt:
-        return _end("interrupted", EXIT_INTERRUPTED)
-    except USER_ERRORS as error:
-        return _end(f"error: {' '.join(str(error).split())}", 1)
+    return run_command("evaluate", lambda: _evaluate(options))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    recipe = load_recipe(options.recipe)
+    results = evaluate(options.checkpoint, options.tasks.split(","), recipe, size=options.size)
+    if options.output is not None:
+        results.save(options.output)
     print("\n\n".join(format_table(table) for table in build_tables(results.measurements)))
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -203,11 +201,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, metavar="PX", help="image side (default: the preferred resolution)")
     parser.add_argument("--output", type=Path, metavar="RESULTS.json", help="also write the numbers here")
     return parser
-
-
-def _end(message: str, status: int) -> int:
-    print(f"evaluate: {message}", file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

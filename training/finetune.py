@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.distill import EXIT_INTERRUPTED, USER_ERRORS
+from training.command import run_command
 from training.finetuning.settings import BALANCED, BOX_FORMATS, PRECISIONS, TASKS, TUNE_METHODS, FinetuneSettings
 
 
@@ -19,22 +19,23 @@ NOT_SETTINGS = ("lora", "traceback", "config")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        settings = read_settings(options)
-        from training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
+    return run_command(
+        "finetune",
+        lambda: _finetune(options),
+        interrupted="interrupted; the same command goes on from the last checkpoint",
+        show_traceback="traceback" in options,
+    )
 
-        run = FinetuningRun(settings)
-        metrics = run.run()
-    except KeyboardInterrupt:
-        return _end("interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED)
-    except USER_ERRORS as error:
-        if "traceback" in options:
-            raise
-        return _end(f"error: {' '.join(str(error).split())}", 1)
+
+def _finetune(options: argparse.Namespace) -> None:
+    settings = read_settings(options)
+    from training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
+
+    run = FinetuningRun(settings)
+    metrics = run.run()
     if run.trainer.is_world_process_zero():
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"Validation: {shown}. Wrote {settings.output}.")
-    return 0
 
 
 def read_settings(options: argparse.Namespace) -> FinetuneSettings:
@@ -141,11 +142,6 @@ def _read_override(entry: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _end(message: str, status: int) -> int:
-    print(f"finetune: {message}", file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

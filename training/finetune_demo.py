@@ -22,11 +22,10 @@ from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import to_pil_image
 
 from model_cards.results import Table
+from training.command import read_seeds, run_command
 from training.data.composites import Composite, detection_set
 from training.data.demo_assets import Split, load_demo_assets
 from training.data.evaluation_sets import segmentation_set
-from training.data.pixels import compose_scene, evaluation_bank
-from training.distill import EXIT_INTERRUPTED, USER_ERRORS
 from training.evaluate import format_table
 from training.files import write_file, write_folder
 from training.finetuning.run import RESULTS, FinetuningRun
@@ -175,16 +174,14 @@ def _save(picture: Image.Image, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
+    return run_command("finetune_demo", lambda: _run(options), interrupted="interrupted; the same command goes on")
+
+
+def _run(options: argparse.Namespace) -> None:
     output = options.output / options.task
-    try:
-        table = format_table(run_experiment(options.task, options.checkpoint, output, options.seeds))
-        write_file(output / "table.md", lambda path: path.write_text(table + "\n"))
-    except KeyboardInterrupt:
-        return _end("interrupted; the same command goes on", EXIT_INTERRUPTED)
-    except USER_ERRORS as error:
-        return _end(f"error: {' '.join(str(error).split())}", 1)
+    table = format_table(run_experiment(options.task, options.checkpoint, output, options.seeds))
+    write_file(output / "table.md", lambda path: path.write_text(table + "\n"))
     print(f"\n{table}\n\nWrote {output}: table.md, and for each run its model and pictures of predictions.")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -195,17 +192,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", required=True, choices=tuple(EXPERIMENTS))
     parser.add_argument("--checkpoint", type=Path, default=Path("runs/demo/final"), metavar="DIR", help="of make demo")
     parser.add_argument("--output", type=Path, default=Path("runs/finetune-demo"), metavar="DIR")
-    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2], metavar="0,1,2", help="one run of each method each")
+    parser.add_argument(
+        "--seeds", type=read_seeds, default=[0, 1, 2], metavar="0,1,2", help="one run of each method each"
+    )
     return parser
-
-
-def _seeds(text: str) -> list[int]:
-    return [int(seed) for seed in text.split(",")]
-
-
-def _end(message: str, status: int) -> int:
-    print(f"finetune_demo: {message}", file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from modeling_radio import RadioModel
 from training.batches import divide_ranks
-from training.distill import USER_ERRORS
+from training.command import run_command
 from training.recipe import PartitionRecipe, Recipe, TeacherRecipe, load_recipe, stage_recipes
 from training.student import checkpoint_blocks, student_config, student_patch_size
 from training.teachers import Teacher, teacher_of_recipe
@@ -305,14 +305,13 @@ def _millions(count: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        # The images are not opened: a recipe that leaves their source to the command line can be planned without.
-        recipe = load_recipe(options.recipe, ["data.source=unopened", *options.overrides])
-        print(describe(recipe, options.gpus, options.mfu))
-    except USER_ERRORS as error:
-        print(f"plan: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("plan", lambda: _plan(options))
+
+
+def _plan(options: argparse.Namespace) -> None:
+    # The images are not opened: a recipe that leaves their source to the command line can be planned without.
+    recipe = load_recipe(options.recipe, ["data.source=unopened", *options.overrides])
+    print(describe(recipe, options.gpus, options.mfu))
 
 
 def describe(recipe: Recipe, num_gpus: int, mfu: float = DEFAULT_MFU) -> str:

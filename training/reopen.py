@@ -51,7 +51,7 @@ save_file({name: tensor.contiguous() for name, tensor in found.items()}, answers
 """
 
 
-class ReopenError(RuntimeError):
+class ReopenError(ValueError):
     """A checkpoint folder did not open elsewhere, or gave other numbers; the message is one line."""
 
 
