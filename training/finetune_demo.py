@@ -174,10 +174,10 @@ def _save(picture: Image.Image, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
-    return run_command("finetune_demo", lambda: _run(options), interrupted="interrupted; the same command goes on")
+    return run_command("finetune_demo", lambda: _compare(options), interrupted="interrupted; the same command goes on")
 
 
-def _run(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace) -> None:
     output = options.output / options.task
     table = format_table(run_experiment(options.task, options.checkpoint, output, options.seeds))
     write_file(output / "table.md", lambda path: path.write_text(table + "\n"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,13 +44,15 @@ class SegmentationTask(FinetuningTask):
         return fields
 
     def _largest_id(self) -> int:
-        masks = (self._read_mask(row["target"]) for row in tqdm(self.images.train, desc="classes", leave=False))
+        rows = cast("Iterable[dict[str, Any]]", tqdm(self.images.train, desc="classes", leave=False))
+        masks = (self._read_mask(row["target"]) for row in rows)
         return max(int(mask[mask != IGNORE_INDEX].max()) for mask in masks if (mask != IGNORE_INDEX).any())
 
     def _count_pixels(self) -> Tensor:
-        rows = self.images.train.select(range(min(len(self.images.train), MAX_COUNTED_MASKS)))
+        counted = self.images.train.select(range(min(len(self.images.train), MAX_COUNTED_MASKS)))
+        rows = cast("Iterable[dict[str, Any]]", tqdm(counted, desc="class weights", leave=False))
         counts = torch.zeros(IGNORE_INDEX + 1, dtype=torch.long)
-        for row in tqdm(rows, desc="class weights", leave=False):
+        for row in rows:
             counts += self._read_mask(row["target"]).flatten().bincount(minlength=len(counts))
         return counts[: len(self.class_names)]
 

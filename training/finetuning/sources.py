@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from training.finetuning.layouts import (
     TRAIN,
@@ -162,7 +162,7 @@ def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> dict
 
 
 def _with_columns(table: Dataset, columns: dict[str, str]) -> Dataset:
-    table = table.select_columns(list(columns))
+    table = cast("Dataset", table.select_columns(list(columns)))
     return table.rename_columns({old: new for old, new in columns.items() if old != new})
 
 
@@ -180,7 +180,8 @@ def _number_classes(tables: Tables, names: tuple[str, ...] | None) -> tuple[Tabl
         names = tuple(distinct) if is_named else tuple(f"class {number}" for number in range(max(distinct) + 1))
     numbers = {split: _numbers(values, names, split) for split, values in labels.items()}
     tables = {
-        split: table.remove_columns("target").add_column("target", numbers[split]) for split, table in tables.items()
+        split: cast("Dataset", cast("Dataset", table.remove_columns("target")).add_column("target", numbers[split]))
+        for split, table in tables.items()
     }
     return tables, names
 
@@ -202,4 +203,4 @@ def _split(table: Dataset, settings: FinetuneSettings) -> tuple[Dataset, Dataset
         raise ValueError(f"{settings.data!r} has one image: none is left for validation.")
     seed = derive_seed(settings.seed, "validation split") % 2**32
     parts = table.train_test_split(test_size=settings.validation_share, seed=seed)
-    return parts["train"], parts["test"]
+    return cast("Dataset", parts["train"]), cast("Dataset", parts["test"])
