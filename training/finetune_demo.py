@@ -1,8 +1,8 @@
 """LoRA against a frozen backbone on real labels, in minutes on a CPU: `python -m training.finetune_demo --task ...`.
 
-The images are real cut-outs (Tux Paint's stamps) on photographs, with the class of the one object, exact masks or exact
-boxes; objects and photographs of the validation images are held out. Each method runs once for every seed with equal
-steps and augmentation, and is measured once, after the last step: nothing is chosen on the validation images.
+The images are handwritten digits (UCI), and real cut-outs (Tux Paint's stamps) on photographs with exact masks or exact
+boxes, whose validation images are made of held-out objects and photographs. Each method runs once for every seed with
+equal steps and augmentation, and is measured once, after the last step: nothing is chosen on the validation images.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from training.command import read_seeds, run_command
 from training.data.composites import Composite, detection_set
 from training.data.demo_assets import Split, load_demo_assets
 from training.data.evaluation_sets import segmentation_set
+from training.data.packages import fetch_package, package_named
 from training.evaluate import format_table
 from training.files import write_file, write_folder
 from training.finetuning.run import RESULTS, FinetuningRun
@@ -33,7 +34,8 @@ from training.finetuning.settings import FinetuneSettings
 
 
 SIZE = 128  # pixels, as the demo's student was trained
-NUM_TRAIN, NUM_VALIDATION = 800, 400  # scenes; our choice
+DIGIT_SIZE = 64  # pixels, eight times the digits' own
+NUM_MASKED, NUM_BOXED, NUM_VALIDATION = 4000, 800, 400  # training scenes, and validation images; our choice
 SEEDS: dict[Split, int] = {"train": 15, "held_out": 16}
 FOLDERS: dict[Split, str] = {"train": "train", "held_out": "validation"}
 
@@ -44,17 +46,19 @@ class Experiment:
 
     Attributes:
         write: Writes the images below a folder.
+        size: Side of the images in pixels.
         options: Settings that both methods share.
         frozen: Name of the method that trains the head alone.
     """
 
     write: Callable[[Path], None]
+    size: int
     options: dict[str, Any]
     frozen: str
 
 
 def write_digits(folder: Path) -> None:
-    """Write UCI's handwritten digits into `train/DIGIT/` and `validation/DIGIT/`, dark on white, eight times enlarged."""
+    """Write UCI's handwritten digits into `train/DIGIT/` and `validation/DIGIT/`, dark on white and enlarged."""
     archive = fetch_package(package_named("scikit-learn")) / "sklearn/datasets/data/digits.csv.gz"
     rows = np.loadtxt(archive, delimiter=",", dtype=np.uint8)  # 64 grey levels of 0 to 16, and the digit
     for index, row in enumerate(rows):
@@ -66,7 +70,7 @@ def write_digits(folder: Path) -> None:
 
 def write_masks(folder: Path) -> None:
     """Write the scenes of the segmentation probe into `train/` and `validation/`, each with `images/` and `masks/`."""
-    scenes = segmentation_set(load_demo_assets(), SIZE, NUM_TRAIN, NUM_VALIDATION)
+    scenes = segmentation_set(load_demo_assets(), SIZE, NUM_MASKED, NUM_VALIDATION)
     splits = {
         "train": (scenes.train_images, scenes.train_masks),
         "validation": (scenes.test_images, scenes.test_masks),
@@ -80,7 +84,7 @@ def write_masks(folder: Path) -> None:
 
 def write_boxes(folder: Path) -> None:
     """Write scenes with their boxes as COCO json: `train/_annotations.coco.json`, the images beside it."""
-    scenes = detection_set(load_demo_assets(), SIZE, NUM_TRAIN, NUM_VALIDATION)
+    scenes = detection_set(load_demo_assets(), SIZE, NUM_BOXED, NUM_VALIDATION)
     for split, chosen in (("train", scenes.train), ("validation", scenes.test)):
         for index, scene in enumerate(chosen):
             _save(to_pil_image(scene.image), folder / split / f"{index}.png")
@@ -101,11 +105,31 @@ def _coco(scenes: Sequence[Composite], names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
+
 EXPERIMENTS = {
-    "image-classification": Experiment(write_classes, {"steps": 400, "batch_size": 32}, "frozen linear probe"),
-    "semantic-segmentation": Experiment(write_masks, {"steps": 400, "batch_size": 16}, "frozen linear probe"),
+    "image-classification": Experiment(
+        write_digits,
+        DIGIT_SIZE,
+        {"steps": 200, "batch_size": 32, "flip_probability": 0.0, **WHOLE_IMAGES},
+        "frozen linear probe",
+    ),
+    "semantic-segmentation": Experiment(
+        write_masks,
+        SIZE,
+        {
+            "steps": 800,
+            "batch_size": 16,
+            "head_learning_rate": 2e-3,
+            "learning_rate": 1e-3,
+            "lora_rank": 8,
+            **WHOLE_IMAGES,
+        },
+        "frozen linear probe",
+    ),
     "object-detection": Experiment(
         write_boxes,
+        SIZE,
         {
             "steps": 500,
             "batch_size": 16,
@@ -138,7 +162,7 @@ def run_experiment(task: str, checkpoint: Path, output: Path, seeds: Sequence[in
 
 def _run(task: str, checkpoint: Path, output: Path, tune: str, seed: int) -> dict[str, Any]:
     """Return what one run measured; a finished one is not repeated."""
-    options = EXPERIMENTS[task].options
+    experiment = EXPERIMENTS[task]
     if not (output / RESULTS).is_file():
         settings = FinetuneSettings(
             str(checkpoint),
@@ -146,11 +170,11 @@ def _run(task: str, checkpoint: Path, output: Path, tune: str, seed: int) -> dic
             str(output.parent / "data"),
             output,
             tune=tune,
-            size=(SIZE, SIZE),
-            evaluate_every=options["steps"],
+            size=(experiment.size, experiment.size),
+            evaluate_every=experiment.options["steps"],
             num_workers=0,
             seed=seed,
-            **options,
+            **experiment.options,
         )
         FinetuningRun(settings).run()
     return json.loads((output / RESULTS).read_text())
