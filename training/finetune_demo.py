@@ -36,7 +36,6 @@ from training.finetuning.settings import FinetuneSettings
 SIZE = 128  # pixels, as the demo's student was trained
 DIGIT_SIZE = 64  # pixels, eight times the digits' own
 NUM_MASKED, NUM_BOXED, NUM_VALIDATION = 4000, 800, 400  # training scenes, and validation images; our choice
-SEEDS: dict[Split, int] = {"train": 15, "held_out": 16}
 FOLDERS: dict[Split, str] = {"train": "train", "held_out": "validation"}
 
 
