@@ -102,7 +102,7 @@ class SegmentationTask(FinetuningTask):
             ax.imshow(image.numpy())
             shown = np.ma.masked_equal(mask.numpy(), IGNORE_INDEX)
             ax.imshow(
-                shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.65, interpolation="nearest"
+                shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.5, interpolation="nearest"
             )
             ax.set_title(title, fontsize=7)
 
