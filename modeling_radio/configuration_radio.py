@@ -300,13 +300,19 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
-        pipelines = {} if self.text_tower is None else {"custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
-        return {**super().to_dict(), "auto_map": dict(AUTO_MAP), **pipelines}
+        values = {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+        values.pop("custom_pipelines", None)  # of the folder that this was read from
+        return values if self.text_tower is None else {**values, "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
 
     def without_adaptors(self) -> "RadioConfig":
         """Return a copy that describes a backbone alone: without adaptors, and without the text tower of one."""
-        config = copy.deepcopy(self)
+        config = self.without_text_tower()
         config.adaptors, config.adaptor_names = [], []
+        return config
+
+    def without_text_tower(self) -> "RadioConfig":
+        """Return a copy that describes a backbone with its adaptors only."""
+        config = copy.deepcopy(self)
         config.text_tower, config.text_adaptor = None, None
         return config
 

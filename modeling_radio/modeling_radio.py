@@ -554,8 +554,9 @@ class RadioModel(RadioPreTrainedModel):
     """
 
     def __init__(self, config: RadioConfig) -> None:
-        super().__init__(config)
-        self.radio_model = RadioNetwork(config)
+        # A folder saved from here holds no text tower, so its configuration must not promise one.
+        super().__init__(config if config.text_tower is None else config.without_text_tower())
+        self.radio_model = RadioNetwork(self.config)
         self.post_init()
 
     def forward(  # noqa: PLR0913

@@ -149,6 +149,15 @@ def test_saved_folder_opens_as_the_plain_model(model, radio, tmp_path):
     assert torch.equal(plain(pixels).summary, radio(pixels).summary)
 
 
+def test_plain_model_of_a_packed_folder_is_saved_without_the_tower(model, tmp_path):
+    model.save_pretrained(tmp_path / "packed")
+    RadioModel.from_pretrained(tmp_path / "packed").save_pretrained(tmp_path / "plain")
+    config = RadioConfig.from_pretrained(tmp_path / "plain")
+    assert (config.text_tower, config.text_adaptor) == (None, None)
+    assert "custom_pipelines" not in config.to_dict()
+    assert config.adaptor_configs == model.config.adaptor_configs
+
+
 def test_every_parameter_gets_a_gradient(pair):
     used = f"radio_model.adaptors.{pair.model.config.text_adaptor}.head_mlp"
     pair.model(random_texts(3), torch.rand(3, 3, 64, 64), return_loss=True).loss.backward()
