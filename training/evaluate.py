@@ -13,7 +13,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from model_cards.results import STUDENT, Measurement, Results, Source, Table, build_tables
-from modeling_radio import RadioModel
+from modeling_radio import RadioConfig, RadioModel
 from training.command import run_command
 from training.evaluation.extractors import adaptor_extractor, backbone_extractor, pixel_extractor
 from training.evaluation.provenance import data_sources, describe_run, teacher_source
@@ -87,8 +87,9 @@ class CheckpointEvaluation:
 
     def zero_shot(self) -> list[Measurement]:
         """Zero-shot accuracy through the checkpoint's text tower, or else through a teacher's classifier."""
-        if self.model.config.text_tower is not None:
-            return self._text_zero_shot(str(self.model.config.text_adaptor))
+        config = RadioConfig.from_pretrained(self.checkpoint)  # the model itself leaves out the tower
+        if config.text_tower is not None:
+            return self._text_zero_shot(str(config.text_adaptor))
         measurements = []
         for name, teacher in self.teachers.items():
             if isinstance(teacher, EfficientNetLite0Teacher):
