@@ -265,7 +265,6 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._validate_network()
         self._validate_adaptors()
-        self._validate_detection()
         self.validate_heads()
 
     @classmethod
@@ -414,7 +413,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"`detection_indices` must be ascending blocks in [0, {depth}) or None, got {blocks}.")
 
     def validate_heads(self) -> None:
-        """Check the fields of classification, segmentation and depth heads.
+        """Check the fields of the task models' heads.
 
         Their models call it too: fields that are passed to `from_pretrained` are set after the configuration is built.
 
@@ -438,6 +437,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             len(blocks) != 4 or blocks != sorted(blocks) or not all(0 <= block < depth for block in blocks)
         ):
             raise ValueError(f"`dpt_indices` must be four ascending blocks in [0, {depth}) or None, got {blocks}.")
+        self._validate_detection()
 
     def _validate_adaptors(self) -> None:
         names = [adaptor["name"] for adaptor in self.adaptors]

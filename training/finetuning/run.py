@@ -137,21 +137,6 @@ class FinetuningRun:
 
     def _build_trainer(self) -> FinetuningTrainer:
         settings, images = self.settings, self.task.images
-        size = cast(tuple[int, int], settings.size)
-        train = Examples(
-            images.train,
-            self.task,
-            build_transform(settings, size, is_training=True),
-            settings.seed,
-            "training image",
-        )
-        validation = Examples(
-            images.validation,
-            self.task,
-            build_transform(settings, size, is_training=False),
-            settings.seed,
-            "validation image",
-        )
         trainer = FinetuningTrainer(
             task=self.task,
             learning_rates=learning_rates(settings),
@@ -159,8 +144,8 @@ class FinetuningRun:
             pictures=settings.output / PICTURES,
             model=self.model,
             args=training_arguments(settings),
-            train_dataset=train,
-            eval_dataset=validation,
+            train_dataset=self._examples(images.train, "training image", is_training=True),
+            eval_dataset=self._examples(images.validation, "validation image", is_training=False),
             data_collator=self.task.collate,
         )
         if settings.patience is not None:
