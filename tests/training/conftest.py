@@ -2,13 +2,15 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from tiny_distillation import RECIPE, install_tiny_world
 
 
 def encode(number: int) -> bytes:
@@ -54,8 +56,9 @@ def _write_tar(path: Path, images: dict[str, bytes]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_accelerator() -> None:
+def _own_accelerator() -> Iterator[None]:
     """Let every test choose its precision: Accelerate keeps the first one of a process."""
+    yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -82,3 +85,27 @@ def write_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         return str(folder)
 
     return write
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Use one thread: the networks of these tests are so small that threads only wait for each other."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def tiny_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let recipes name the tiny teachers and images, and write below a folder of the test's own."""
+    install_tiny_world(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> str:
+    """Return the path of the tiny recipe."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    return str(path)

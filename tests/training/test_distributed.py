@@ -1,21 +1,20 @@
 """Two real processes (gloo; DDP and FSDP2) against one: same weights, same checkpoints, same errors.
 
 Both processes start once and run all scenarios of this file, on the tiny student, teachers and images of
-`test_trainer.py`.
+`tiny_distillation.py`.
 """
 
 import argparse
-import importlib.util
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import tiny_distillation as tiny
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState, DistributedType, PartialState
@@ -28,18 +27,6 @@ from training.recipe import RecipeError, load_recipe
 from training.sharding import build_accelerator
 
 
-def import_tiny_world() -> ModuleType:
-    path = Path(__file__).with_name("test_trainer.py")
-    spec = importlib.util.spec_from_file_location("tiny_distillation", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny_distillation"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = import_tiny_world()
 CONFIGS = Path(tiny.trainer.__file__).with_name("accelerate_configs")
 
 SHORT = ("schedule.num_steps=5", "standardization={calibration_steps: 1, estimation_steps: 3, refit_every_steps: 2}")

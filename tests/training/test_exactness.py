@@ -1,16 +1,14 @@
-"""The full step on the tiny world of `test_trainer.py`: restarts, kills, invariances, export, stages."""
+"""The full step on the tiny world of `tiny_distillation.py`: restarts, kills, invariances, export, stages."""
 
-import importlib.util
 import os
 import random
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import tiny_distillation as tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,17 +23,7 @@ from training.teachers.base import TeacherOutput
 from training.trainer import Distiller
 
 
-def import_tiny_world() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_world", Path(__file__).with_name("test_trainer.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny_world"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = import_tiny_world()
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
 # PHI-S still estimates at step 10, in the middle of the fourth epoch of 11 images.
 TWENTY_STEPS = ("schedule={num_steps: 20, warmup_steps: 2}", "standardization={estimation_steps: 15}")
@@ -48,27 +36,6 @@ EVERYTHING = (
     "partitions=[{name: low, sizes_px: [32, 48], batch_size: 3, accumulation_steps: 2, vitdet_windows: [2]}, "
     "{name: high, sizes_px: [64], batch_size: 2}]",
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
-@pytest.fixture(autouse=True)
-def tiny_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tiny.install_tiny_world(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path) -> str:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(tiny.RECIPE)
-    return str(path)
 
 
 @pytest.mark.parametrize(("views", "optimizer"), [("online", "adamw"), ("cached", "lamb"), ("online", "muon")])

@@ -1,6 +1,5 @@
 """The published recipes: full-size on the meta device, and a few real steps of every stage with tiny teachers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,9 @@ from training.recipe import list_recipes, load_recipe, stage_recipes
 from training.stages import run_recipe
 from training.student import build_student
 from training.teachers import teacher_of_recipe
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Teachers with the widths of summary and features, and the parameters of the student without its adaptors.
@@ -75,15 +77,6 @@ def test_every_size_of_every_stage_suits_the_teachers(name: str) -> None:
     assert mosaics == {"sam3" if "v4" in name else "sam"}
     canvas_cells = 1008 // 14 if "v4" in name else 1024 // 16
     assert max(sizes) // 16 <= canvas_cells
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The networks here are so small that threads only wait for each other."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -1,46 +1,16 @@
-"""Whole runs on streamed images, on the tiny student and teachers of `test_trainer.py`."""
+"""Whole runs on streamed images, on the tiny student and teachers of `tiny_distillation.py`."""
 
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import torch
+import tiny_distillation as tiny
 
 from training.checkpoints import newest_checkpoint, read_state
 from training.distill import main
 
 
-def import_tiny_world() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("streamed_world", Path(__file__).with_name("test_trainer.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["streamed_world"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tiny = import_tiny_world()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    tiny.install_tiny_world(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "tiny.yaml"
-    path.write_text(tiny.RECIPE)
-    return str(path)
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
 
 @pytest.mark.parametrize(("num_workers", "stops"), [(0, (3, 7)), (2, (5,))])

@@ -1,14 +1,12 @@
-"""What a person sees of a run: parts alone, and whole runs on the tiny world of `test_trainer.py`."""
+"""What a person sees of a run: parts alone, and whole runs on the tiny world of `tiny_distillation.py`."""
 
-import importlib.util
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
+import tiny_distillation as tiny
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -24,39 +22,9 @@ from training.tracking import check_trackers
 from training.watching import NUM_NORM_IMAGES, PARTS, StepWatch, measure_block_norms
 
 
-def import_tiny_world() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("watched_world", Path(__file__).with_name("test_trainer.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["watched_world"] = module
-    spec.loader.exec_module(module)
-    return module
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
-
-tiny = import_tiny_world()
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
-@pytest.fixture(autouse=True)
-def tiny_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tiny.install_tiny_world(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path) -> str:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(tiny.RECIPE)
-    return str(path)
 
 
 @pytest.fixture

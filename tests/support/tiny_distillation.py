@@ -1,0 +1,111 @@
+"""A distillation small enough for tests: a tiny student, two tiny random teachers and random images."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import training.teachers
+from training import trainer
+from training.recipe import DataRecipe, load_recipe
+from training.teachers.base import Teacher, TeacherOutput
+
+
+RECIPE = """
+mixed_precision: "no"
+student:
+  preset: radio-test
+  config: {num_hidden_layers: 2, drop_path_rate: 0.1}
+  adaptor: {hidden_size: 24, num_inner_blocks: 0}
+teachers:
+  - {name: semantic, kind: tiny, options: {summary_dim: 10, feature_dim: 12}}
+  - {name: segmenter, kind: tiny, options: {feature_dim: 9}}
+data: {source: noise, num_images: 11, image_size_px: 64, num_workers: 0}
+views: {teachers: online, max_shift_patches: 1, brightness: 0.1, contrast: 0.1}
+partitions:
+  - {name: low, sizes_px: [32, 48], batch_size: 4}
+standardization: {calibration_steps: 2, estimation_steps: 6, refit_every_steps: 3}
+optimizer: {learning_rate: 1.0e-3}
+schedule: {num_steps: 8, warmup_steps: 2}
+ema: {decay: 0.9}
+checkpoints: {every_steps: 3, keep: 2}
+logging: {every_steps: 2, trackers: [], use_progress_bar: false}
+"""
+
+
+REGULARIZED = ("damp={sigma: 0.1, is_shared: true}", "spectral.is_used=true", "mesa={weight: 0.5, start_step: 1}")
+
+# For runs that split their batches differently: with a small epsilon, Adam turns the rounding of a gradient that should
+# be zero into a full step.
+SPLIT_SETTINGS = ("optimizer.learning_rate=0.1", "optimizer.eps=1")
+
+
+class TinyTeacher(Teacher):
+    image_mean, image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+    def __init__(self, name: str, *, source: str | None = None, feature_dim: int, summary_dim: int | None = None):
+        super().__init__(name, summary_dim=summary_dim, feature_dim=feature_dim, patch_size=16)
+        generator = torch.Generator().manual_seed(len(name))
+        self.weight = torch.nn.Parameter(torch.randn(feature_dim, 3, 16, 16, generator=generator) / 16)
+        self.freeze()
+
+    def encode(self, pixel_values: Tensor) -> TeacherOutput:
+        features = torch.nn.functional.conv2d(pixel_values, self.weight, stride=16)
+        summary = None if self.summary_dim is None else features.mean((2, 3))[:, : self.summary_dim]
+        return TeacherOutput(summary, features + 3)
+
+
+class NoiseImages(Dataset[Tensor]):
+    """Smooth random colours."""
+
+    def __init__(self, data: DataRecipe, *, is_square: bool) -> None:
+        assert data.source == "noise"
+        generator = torch.Generator().manual_seed(data.seed)
+        coarse = torch.rand(data.num_images or 8, 3, 4, 4, generator=generator)
+        size = (data.image_size_px, data.image_size_px)
+        self.images = (torch.nn.functional.interpolate(coarse, size, mode="bilinear") * 255).byte()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(training.teachers.TEACHER_KINDS, "tiny", TinyTeacher)
+    patch.setattr(trainer, "build_training_images", NoiseImages)
+
+
+def distil(recipe_file: str, output: str, *overrides: str, stop_at: int | None = None) -> Path | None:
+    return trainer.Distiller(load_recipe(recipe_file, overrides), Path(output)).run(stop_at)
+
+
+def tensors_of(checkpoint: Path) -> dict[str, Tensor]:
+    tensors = {
+        f"{name}/{key}": value
+        for name in ("student", "ema", "statistics")
+        for key, value in load_file(checkpoint / f"{name}.safetensors").items()
+    }
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+    moments = ((f"optimizer/{i}/{key}", value) for i, state in optimizer.items() for key, value in state.items())
+    return tensors | {name: torch.as_tensor(value) for name, value in moments}
+
+
+def last_state(output: str, step: int = 8) -> dict[str, Tensor]:
+    return tensors_of(Path(output) / "checkpoints" / f"step_{step:08d}")
+
+
+def assert_same_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+
+def environment() -> dict[str, str]:
+    """Variables of a process of its own that finds the project and this module."""
+    paths = [str(Path(trainer.__file__).parents[1]), str(Path(__file__).parent)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
