@@ -152,6 +152,12 @@ class FinetuningRun:
             trainer.add_callback(EarlyStoppingCallback(settings.patience))
         return trainer
 
+    def _examples(self, rows: Any, name: str, *, is_training: bool) -> Examples:
+        """Return the rows of a split as model inputs."""
+        size = cast(tuple[int, int], self.settings.size)
+        transform = build_transform(self.settings, size, is_training=is_training)
+        return Examples(rows, self.task, transform, self.settings.seed, name)
+
 
 def open_config(checkpoint: str) -> RadioConfig:
     """Return the configuration of a checkpoint folder or Hub id.
