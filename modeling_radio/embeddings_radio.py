@@ -72,7 +72,7 @@ class RadioPatchGenerator(nn.Module):
 
     def embed_patches(self, patches: Tensor, rows: int, cols: int, draws: Tensor | None = None) -> Tensor:
         """Turn flattened patches `(batch, rows * cols, channels * patch * patch)` into tokens."""
-        tokens = self.embedder(patches.to(self.embedder.weight.dtype))
+        tokens = self.embedder(patches.to(self.pos_embed.dtype))  # the weight itself may be quantised
         if self.training and self.use_cropped_positions:
             positions = self.sample_positions(tokens.shape[0], rows, cols, draws)
         else:

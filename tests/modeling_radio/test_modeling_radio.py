@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import BitsAndBytesConfig
 
 from modeling_radio import RadioConfig, RadioModel
 
@@ -209,6 +210,20 @@ def test_half_precision_is_near_float32(model, dtype):
     assert half.features.dtype == dtype
     cosine = torch.nn.functional.cosine_similarity(half.features.float(), expected, dim=-1)
     assert cosine.min() > 0.99
+
+
+@pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["4 bits", "8 bits"])
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+def test_quantised_by_bitsandbytes_is_near_float32(options, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    model = build("c-radio_v4", hidden_size=64, adaptors=[])  # one block of NF4
+    model.save_pretrained(tmp_path)
+    quantised = RadioModel.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**options))
+    batch = images(model)
+    with torch.no_grad():
+        expected, actual = model(batch).features, quantised(batch).features
+    assert not torch.equal(actual, expected)
+    assert torch.nn.functional.cosine_similarity(actual, expected, dim=-1).mean() > 0.95
 
 
 def test_hidden_states(model):

@@ -234,7 +234,8 @@ def quantization(settings: FinetuneSettings, task: FinetuningTask) -> BitsAndByt
             f"`quantize` {settings.quantize} needs the package bitsandbytes, which is not installed: "
             "`pip install bitsandbytes`, or leave `quantize` out."
         )
-    kept = [*head_names(task.model_class(RadioConfig.from_preset("radio-test"))), "patch_generator"]
+    # Names from the root of the model: transformers matches their beginnings.
+    kept = [*head_names(task.model_class(RadioConfig.from_preset("radio-test"))), f"{BACKBONE}.model.patch_generator"]
     if settings.quantize == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     # NF4 with double quantisation as in QLoRA, https://arxiv.org/abs/2305.14314

@@ -36,7 +36,7 @@ class FinetuneSettings:
         lora_dropout: Dropout before the adapters, in [0, 1).
         lora_targets: Linear layers of every block that get an adapter; None means all of them.
         merge: Also write the model with its adapter merged, as a plain folder.
-        quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes and a GPU); None for none.
+        quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); None for none.
         classes: Names of the classes in the order of their ids; None takes what the data says.
         class_weights: "balanced", one weight for each class, or None; classification and segmentation only.
         image_column: Column of the images; None finds it.

@@ -178,6 +178,26 @@ def test_quantisation_without_bitsandbytes(base, class_folders, tmp_path, monkey
         FinetuningRun(settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+def test_adapters_train_on_quantised_blocks(bits, class_folders, tmp_path):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    wide = RadioConfig.from_preset("radio-test", hidden_size=64, preferred_resolution=[32, 48])  # one block of NF4
+    RadioModel(wide).save_pretrained(tmp_path / "base")
+    options = {"tune": "lora", "quantize": bits, "merge": True}
+    run = FinetuningRun(settings(tmp_path / "base", class_folders, tmp_path / "run", **options))
+    linear_class = {4: bitsandbytes.nn.Linear4bit, 8: bitsandbytes.nn.Linear8bitLt}[bits]
+    quantised = [name for name, module in run.model.named_modules() if isinstance(module, linear_class)]
+    assert len(quantised) == 4 * wide.num_hidden_layers
+    assert all(".blocks." in name for name in quantised)
+    run.run()
+    adapter = load_file(tmp_path / "run" / "final" / "adapter_model.safetensors")
+    assert {weights.dtype for weights in adapter.values()} == {torch.float32}
+    assert any(weights.any() for name, weights in adapter.items() if "lora_B" in name)  # it starts at zero
+    merged = load_file(tmp_path / "run" / "merged" / "model.safetensors")
+    assert {weights.dtype for weights in merged.values()} <= {torch.float32, torch.int64}
+
+
 def test_checkpoint_without_a_backbone(base, class_folders, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
