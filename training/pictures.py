@@ -197,7 +197,8 @@ def read_curves(logs: Path) -> dict[str, dict[str, Curve]]:
         logs: The run's folder of records.
 
     Returns:
-        Curves by teacher, one panel each for dense features and summaries; nothing where nothing was recorded.
+        Curves by teacher, one panel each for dense features and summaries; nothing where nothing was recorded. Of
+        steps that a stopped run did twice the last record counts.
     """
     if not logs.is_dir():
         return {}
@@ -208,7 +209,7 @@ def read_curves(logs: Path) -> dict[str, dict[str, Curve]]:
     for tag in accumulator.Tags()["scalars"]:  # pyrefly: ignore[not-iterable]
         kind, _, teacher = tag.partition("/")
         if kind in LOSS_PANELS:
-            events = accumulator.Scalars(tag)
-            curve = ([event.step for event in events], [event.value for event in events])
-            panels.setdefault(LOSS_PANELS[kind], {})[teacher] = curve
+            values = {event.step: event.value for event in accumulator.Scalars(tag)}
+            steps = sorted(values)
+            panels.setdefault(LOSS_PANELS[kind], {})[teacher] = (steps, [values[step] for step in steps])
     return panels

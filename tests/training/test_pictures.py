@@ -57,6 +57,16 @@ def test_recorded_losses_become_curves_by_teacher(tmp_path):
     assert read_curves(tmp_path / "missing") == {}
 
 
+def test_steps_done_twice_count_once(tmp_path):
+    for run, records in enumerate([{10: 2.0, 20: 1.5, 30: 1.4}, {20: 1.6, 30: 1.3, 40: 1.2}]):
+        with SummaryWriter(str(tmp_path), filename_suffix=f".{run}") as writer:
+            for step, value in records.items():
+                writer.add_scalar("features/a", value, step)
+    steps, values = read_curves(tmp_path)["dense loss"]["a"]
+    assert list(steps) == [10, 20, 30, 40]
+    assert values == pytest.approx([2.0, 1.6, 1.3, 1.2])
+
+
 def test_pictures_are_written_whole(features, tmp_path):
     photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     draw_columns(feature_columns(photographs, {"a": features}, {"a": features}, {}), tmp_path / "f.png", caption="x")
