@@ -1,6 +1,6 @@
 """RADIO for image classification: one linear layer on the summary, or on the summary and the mean features."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +107,10 @@ class RadioForImageClassification(RadioTaskModel):
     def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
         """Return labels in the type that the loss needs, after checks; the first ones decide what they are."""
         problem_type = self.config.problem_type or self._guess_problem_type(labels)
+        if problem_type not in get_args(ProblemType):
+            raise ValueError(
+                f"`problem_type` must be one of {list(get_args(ProblemType))} or None, got {problem_type!r}."
+            )
         if problem_type == "single_label_classification":
             labels = self._check_single_labels(labels, batch_size)
         else:

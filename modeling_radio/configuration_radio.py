@@ -27,7 +27,25 @@ AUTO_MAP = {
 }
 """Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
 
-CUSTOM_PIPELINES = {
+INSTANCE_SEGMENTER = "RadioForInstanceSegmentation"
+
+INSTANCE_AUTO_MAP = {
+    **AUTO_MAP,
+    "AutoModelForObjectDetection": f"auto_radio.{INSTANCE_SEGMENTER}",
+    "AutoModelForImageSegmentation": f"auto_radio.{INSTANCE_SEGMENTER}",
+}
+"""Written into that model's folders: a detector or a semantic segmenter would start there with a new head."""
+
+INSTANCE_PIPELINES = {
+    "image-segmentation": {
+        "impl": "pipelines_radio.RadioInstanceSegmentationPipeline",
+        "pt": ["AutoModelForInstanceSegmentation"],
+        "type": "image",
+    }
+}
+"""Written there too: transformers' own pipeline tells instances by the processor, which is the same for every task."""
+
+TEXT_PIPELINES = {
     "zero-shot-image-classification": {
         "impl": "pipelines_radio.RadioZeroShotImageClassificationPipeline",
         "pt": ["AutoModelForZeroShotImageClassification"],
@@ -299,9 +317,13 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
-        values = {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+        values: dict[str, Any] = {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
         values.pop("custom_pipelines", None)  # of the folder that this was read from
-        return values if self.text_tower is None else {**values, "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
+        if self.architectures == [INSTANCE_SEGMENTER]:
+            values |= {"auto_map": dict(INSTANCE_AUTO_MAP), "custom_pipelines": copy.deepcopy(INSTANCE_PIPELINES)}
+        elif self.text_tower is not None:
+            values["custom_pipelines"] = copy.deepcopy(TEXT_PIPELINES)
+        return values
 
     def without_adaptors(self) -> "RadioConfig":
         """Return a copy that describes a backbone alone: without adaptors, and without the text tower of one."""

@@ -7,7 +7,7 @@ masks cost one small head more, and its code in transformers is Apache-2.0. Deco
 transformers' own; here are only the projector from RADIO's blocks, the checks of labels and the two models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ from transformers.models.rf_detr.modeling_rf_detr import (
 
 from .backbone_radio import RadioMapNorm
 from .configuration_radio import RadioConfig
-from .heads_radio import RadioTaskModel, count_classes
-from .modeling_radio import Resolution
+from .heads_radio import RadioTaskModel
+from .modeling_radio import RadioModelOutput, Resolution
 from .window_choice_radio import WindowChoice
 
 
@@ -129,39 +129,64 @@ class RadioDetectionModel(RadioTaskModel):
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None,
-        labels: Sequence[dict[str, Tensor]] | None,
+        labels: Sequence[Mapping[str, Tensor]] | None,
         window_size: int | str | WindowChoice | None,
+        output_hidden_states: bool | None,
+        output_attentions: bool | None,
     ) -> Any:
         """Run backbone and detector; arguments and errors as in `RadioForObjectDetection.forward`."""
         self._check_pixel_values(pixel_values)
         grid = self.radio_model.grid(pixel_values)
         self._check_num_queries(grid)
         mask = self._mask_of_patches(pixel_values, pixel_mask, grid)
-        maps = self._feature_maps(pixel_values, grid, window_size)
+        maps, wanted = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
         with torch.autocast(maps.device.type, enabled=False):
-            maps = maps.to(self.detector.dtype)
-            if labels is None:
-                return self.detector(maps, pixel_mask=mask)
-            targets = [self._target(label, index, maps) for index, label in enumerate(labels)]
-            self._check_num_labels(targets, pixel_values)
-            # The loss reads the number of query groups here, also in evaluation, where there is only one.
-            self.detector.config.group_detr = self.config.detection_num_groups if self.detector.training else 1
-            return self._detect_with_loss(maps, mask, targets)
+            output = self._run_detector(maps.to(self.detector.dtype), mask, labels)
+        output.hidden_states, output.attentions = wanted.hidden_states, wanted.attentions
+        return output
+
+    def _run_detector(self, maps: Tensor, mask: Tensor, labels: Sequence[Mapping[str, Tensor]] | None) -> Any:
+        if labels is None:
+            return self.detector(maps, pixel_mask=mask)
+        if not isinstance(labels, Sequence) or len(labels) != len(maps):
+            found = f"{len(labels)} in a list" if isinstance(labels, Sequence) else f"a {type(labels).__name__}"
+            raise ValueError(f"`labels` must be a list with one entry for each of the {len(maps)} images, got {found}.")
+        targets = [self._target(label, index, maps) for index, label in enumerate(labels)]
+        # The loss reads the number of query groups here, also in evaluation, where there is only one.
+        self.detector.config.group_detr = self.config.detection_num_groups if self.detector.training else 1
+        return self._detect_with_loss(maps, mask, targets)
 
     def _detect_with_loss(self, maps: Tensor, mask: Tensor, targets: list[dict[str, Tensor]]) -> Any:
         return self.detector(maps, pixel_mask=mask, labels=targets)
 
     def _feature_maps(
-        self, pixel_values: Tensor, grid: Resolution, window_size: int | str | WindowChoice | None
-    ) -> Tensor:
-        """Return the chosen blocks' maps side by side, `(batch, num_maps * hidden, rows, cols)`."""
-        network, blocks = self.radio_model, self.config.detection_blocks
+        self,
+        pixel_values: Tensor,
+        window_size: int | str | WindowChoice | None,
+        output_hidden_states: bool | None,
+        output_attentions: bool | None,
+    ) -> tuple[Tensor, RadioModelOutput]:
+        """Return the chosen blocks' maps side by side, `(batch, num_maps * hidden, rows, cols)`.
+
+        With them come `hidden_states` and `attentions` if wanted; no other block's output is kept otherwise.
+        """
+        config, network = self.config, self.radio_model
         if window_size is None:
-            window_size = self.config.detection_window_size
+            window_size = config.detection_window_size
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = config.output_attentions
         embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size, pixel_values))
-        _, kept = network.model(embedded, layout, blocks)
-        tokens = torch.cat([network.patch_features(kept[block]) for block in blocks], dim=2)
-        return tokens.transpose(1, 2).unflatten(2, tuple(grid))
+        keep = range(config.num_hidden_layers) if output_hidden_states else config.detection_blocks
+        with self._record_attentions(output_attentions, layout) as attentions:
+            _, kept = network.model(embedded, layout, keep)
+        tokens = torch.cat([network.patch_features(kept[block]) for block in config.detection_blocks], dim=2)
+        wanted = RadioModelOutput(
+            hidden_states=(embedded, *kept.values()) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+        return tokens.transpose(1, 2).unflatten(2, tuple(network.grid(pixel_values))), wanted
 
     def _mask_of_patches(self, pixel_values: Tensor, pixel_mask: Tensor | None, grid: Resolution) -> Tensor:
         """Return which patches are image and not padding, `(batch, rows, cols)`."""
@@ -185,41 +210,18 @@ class RadioDetectionModel(RadioTaskModel):
                 f"fewer queries."
             )
 
-    def _target(self, label: dict[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
+    def _target(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
         """Return one image's labels in the types that the loss needs, after checks."""
-        missing = {"class_labels", "boxes"} - set(label)
-        if missing:
-            raise ValueError(f"`labels[{index}]` lacks {sorted(missing)}; it has {sorted(label)}.")
+        _check_fields(label, index)
         classes, boxes = label["class_labels"], label["boxes"]
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
+        if len(boxes) > self.config.detection_num_queries:
             raise ValueError(
-                f"`labels[{index}]` must have `boxes` (num_boxes, 4) and `class_labels` (num_boxes,), got "
-                f"{tuple(boxes.shape)} and {tuple(classes.shape)}; an image without objects has torch.zeros(0, 4)."
-            )
-        self._check_classes(classes, index)
-        _check_boxes(boxes, index)
-        return {"class_labels": classes.to(maps.device, torch.long), "boxes": boxes.to(maps)}
-
-    def _check_classes(self, classes: Tensor, index: int) -> None:
-        num_labels = count_classes(self.config)
-        wrong = classes[(classes < 0) | (classes >= num_labels)]
-        if len(wrong):
-            raise ValueError(
-                f"`class_labels` of `labels[{index}]` must lie in [0, {num_labels}), the `num_labels` of the "
-                f"configuration; got {wrong[0].item()}."
-            )
-
-    def _check_num_labels(self, targets: list[dict[str, Tensor]], pixel_values: Tensor) -> None:
-        if len(targets) != len(pixel_values):
-            raise ValueError(
-                f"`labels` must have one entry for each of the {len(pixel_values)} images, got {len(targets)}."
-            )
-        most = max(len(target["boxes"]) for target in targets)
-        if most > self.config.detection_num_queries:
-            raise ValueError(
-                f"`labels` has an image with {most} boxes, more than `detection_num_queries` "
+                f"`labels[{index}]` has {len(boxes)} boxes, more than `detection_num_queries` "
                 f"({self.config.detection_num_queries}), which bounds what can be found in one image."
             )
+        self.check_classes(classes, name=f"`class_labels` of `labels[{index}]`")
+        _check_boxes(boxes, index)
+        return {"class_labels": classes.to(maps.device, torch.long), "boxes": boxes.to(maps)}
 
 
 class RadioForObjectDetection(RadioDetectionModel):
@@ -240,8 +242,10 @@ class RadioForObjectDetection(RadioDetectionModel):
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
-        labels: Sequence[dict[str, Tensor]] | None = None,
+        labels: Sequence[Mapping[str, Tensor]] | None = None,
         window_size: int | str | WindowChoice | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> RfDetrObjectDetectionOutput | tuple:
         """Find objects.
@@ -254,6 +258,8 @@ class RadioForObjectDetection(RadioDetectionModel):
             labels: Per image `class_labels` `(num_boxes,)` in [0, num_labels) and `boxes` `(num_boxes, 4)`: centre x,
                 centre y, width and height as shares of the image without padding. Other keys are not read.
             window_size: As in `RadioModel.forward`; `None` takes `config.detection_window_size`.
+            output_hidden_states: Also return every block's tokens.
+            output_attentions: Also return the backbone's attention weights (eager attention and no windows only).
             return_dict: `False` returns a tuple.
 
         Returns:
@@ -265,13 +271,15 @@ class RadioForObjectDetection(RadioDetectionModel):
             ValueError: On labels, a mask, a window or an image size that cannot be right.
             ImportError: If labels are given and scipy, which matches boxes, is not installed.
         """
-        output = self.detect(pixel_values, pixel_mask, labels, window_size)
+        output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
         result = RfDetrObjectDetectionOutput(
             loss=output.loss,
             loss_dict=output.loss_dict,
             logits=output.logits,
             pred_boxes=output.pred_boxes,
             last_hidden_state=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
         )
         return result if return_dict is not False else result.to_tuple()
 
@@ -288,8 +296,10 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
-        labels: Sequence[dict[str, Tensor]] | None = None,
+        labels: Sequence[Mapping[str, Tensor]] | None = None,
         window_size: int | str | WindowChoice | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> RfDetrInstanceSegmentationOutput | tuple:
         """Find objects and their outlines.
@@ -299,6 +309,8 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
             pixel_mask: As there.
             labels: As there, and `masks` `(num_boxes, height, width)` of the padded image, 0 or 1.
             window_size: As there.
+            output_hidden_states: As there.
+            output_attentions: As there.
             return_dict: `False` returns a tuple.
 
         Returns:
@@ -309,7 +321,7 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
             ValueError: As there, and on masks of another size or number.
             ImportError: As there.
         """
-        output = self.detect(pixel_values, pixel_mask, labels, window_size)
+        output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
         result = RfDetrInstanceSegmentationOutput(
             loss=output.loss,
             loss_dict=output.loss_dict,
@@ -317,10 +329,12 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
             pred_boxes=output.pred_boxes,
             pred_masks=output.pred_masks,
             last_hidden_state=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
         )
         return result if return_dict is not False else result.to_tuple()
 
-    def _target(self, label: dict[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
+    def _target(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
         target = super()._target(label, index, maps)
         expected = (len(target["boxes"]), *(side * self.patch_size for side in maps.shape[-2:]))
         masks = label.get("masks")
@@ -359,6 +373,22 @@ def _detector_config(config: RadioConfig) -> RfDetrConfig:
         mask_downsample_ratio=4,
         dropout=0.0,
     )
+
+
+def _check_fields(label: Mapping[str, Tensor], index: int) -> None:
+    if not isinstance(label, Mapping):
+        raise ValueError(
+            f"`labels[{index}]` must be a dictionary with `class_labels` and `boxes`, got a {type(label).__name__}."
+        )
+    missing = {"class_labels", "boxes"} - set(label)
+    if missing:
+        raise ValueError(f"`labels[{index}]` lacks {sorted(missing)}; it has {sorted(label)}.")
+    classes, boxes = label["class_labels"], label["boxes"]
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
+        raise ValueError(
+            f"`labels[{index}]` must have `boxes` (num_boxes, 4) and `class_labels` (num_boxes,), got "
+            f"{tuple(boxes.shape)} and {tuple(classes.shape)}; an image without objects has torch.zeros(0, 4)."
+        )
 
 
 def _check_boxes(boxes: Tensor, index: int) -> None:

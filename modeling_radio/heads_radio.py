@@ -54,19 +54,22 @@ class RadioTaskModel(RadioPreTrainedModel):
             )
         return logits.new_tensor(weights)
 
-    def check_classes(self, labels: Tensor, ignore_index: int) -> None:
-        """Raise a `ValueError` unless all labels are classes or `ignore_index`.
+    def check_classes(self, labels: Tensor, ignore_index: int | None = None, name: str = "`labels`") -> None:
+        """Raise a `ValueError` that calls the labels `name` unless all of them are classes or `ignore_index`.
 
         On a GPU a wrong label would otherwise end the process without telling which it was. Compiled models skip this.
         """
-        num_labels = count_classes(self.config)
         if torch.compiler.is_compiling():
             return
-        wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
-        if len(wrong):
+        num_labels = count_classes(self.config)
+        is_wrong, ignored = (labels < 0) | (labels >= num_labels), ""
+        if ignore_index is not None:
+            is_wrong &= labels != ignore_index
+            ignored = f", or be {ignore_index}, which is ignored"
+        if is_wrong.any():
             raise ValueError(
-                f"`labels` must lie in [0, {num_labels}), the `num_labels` of the configuration, or be {ignore_index}, "
-                f"which is ignored; got {wrong[0].item()}."
+                f"{name} must lie in [0, {num_labels}), the `num_labels` of the configuration{ignored}; got "
+                f"{labels[is_wrong][0].item()}."
             )
 
 

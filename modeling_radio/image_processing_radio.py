@@ -219,8 +219,9 @@ class RadioImageProcessor(TorchvisionBackend):
         """
         maps = _split_maps(features, pixel_mask, image_grid_hw)
         sizes = _to_size_list(target_sizes, len(maps), "target_sizes")
+        # Channels stand in the batch axis, the only one that may be empty: an image without objects has no masks.
         return [
-            F.interpolate(feature_map.unsqueeze(0), size=size, mode="bilinear", align_corners=False).squeeze(0)
+            F.interpolate(feature_map.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
             for feature_map, size in zip(maps, sizes, strict=True)
         ]
 
@@ -347,7 +348,7 @@ class RadioImageProcessor(TorchvisionBackend):
         """Return the objects of each image with their masks, the most certain first; masks may overlap.
 
         It is not called `post_process_instance_segmentation`: the stock `image-segmentation` pipeline would then call
-        it for semantic segmentation too.
+        it for semantic segmentation too. Folders of that model bring a pipeline of their own, which calls this one.
 
         Args:
             outputs: As in `post_process_object_detection`, and `pred_masks` `(batch, num_queries, rows, cols)`.

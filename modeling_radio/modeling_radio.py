@@ -11,6 +11,7 @@ Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or s
 """
 
 import math
+import re
 import shutil
 import warnings
 from collections import OrderedDict
@@ -32,11 +33,13 @@ from .embeddings_radio import POSITION_DRAWS, RadioInputConditioner, RadioPatchG
 from .encoder_radio import PATH_DRAWS, RadioLayerScale, RadioVisionTransformer
 from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from .packing_radio import ImagePack
+from .peft_radio import check_adapter_weights, find_adapter_base
 from .window_choice_radio import (
     WINDOW_SIZES,
     BlockCost,
     WindowChoice,
     calibrate,
+    check_window_size,
     choose_within,
     choose_without_budget,
     predict,
@@ -147,6 +150,12 @@ class RadioNetwork(nn.Module):
         return hidden_states[:, self.config.num_prefix_tokens :]
 
 
+def copy_source_files(folder: str | Path) -> None:
+    """Copy into a folder the source files that `trust_remote_code` runs."""
+    for source in Path(__file__).parent.glob("*_radio.py"):
+        shutil.copyfile(source, Path(folder) / source.name)
+
+
 class RadioPreTrainedModel(PreTrainedModel):
     """Weight initialisation, saving and the conventions of transformers."""
 
@@ -219,8 +228,45 @@ class RadioPreTrainedModel(PreTrainedModel):
         """Save weights and configuration, with the source files that `trust_remote_code` runs."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if Path(save_directory).is_dir():
-            for source in Path(__file__).parent.glob("*_radio.py"):
-                shutil.copyfile(source, Path(save_directory) / source.name)
+            copy_source_files(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Any:
+        """Open a checkpoint, or an adapter folder: then the base that it names, with its head and its adapter.
+
+        transformers alone would look for the base's weights beside the `config.json`, which describes the head.
+
+        Raises:
+            ValueError: If the adapter is for another model, or peft is not installed.
+        """
+        base = find_adapter_base(pretrained_model_name_or_path)
+        if base is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        folder = str(pretrained_model_name_or_path)
+        kwargs["config"] = kwargs.get("config") or folder
+        kwargs["adapter_kwargs"] = {"_adapter_model_path": folder}
+        return super().from_pretrained(base, *args, **kwargs)
+
+    def load_adapter(  # pyrefly: ignore[bad-override]
+        self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Put a saved adapter on the model as transformers does, but refuse one that does not fit in full.
+
+        Raises:
+            ValueError: If the adapter is for another model, which is then of no use any more.
+        """
+        kwargs["ignore_mismatched_sizes"] = True  # reported below, together with what else differs
+        loaded = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        # The report also counts what the base and other adapters have.
+        own = re.compile(rf"\.(lora_\w+|modules_to_save)\.{re.escape(adapter_name or 'default')}(\.|$)")
+        check_adapter_weights(
+            peft_model_id,
+            [name for name in loaded.missing_keys if own.search(name)],
+            loaded.unexpected_keys,
+            loaded.mismatched_keys,
+            "Reading a head takes transformers 5.18 and peft 0.20 at least.",
+        )
+        return loaded
 
     @property
     def patch_size(self) -> int:
@@ -342,9 +388,7 @@ class RadioPreTrainedModel(PreTrainedModel):
             window = self._resolve_window_size(window_size, pixel_values, image_grid_hw)
             embedded, layout = network.embed_packed(pixel_values, pack), pack.layout(window, pixel_values.device)
 
-        if output_attentions and layout.window_order is not None:
-            raise ValueError("`output_attentions` needs global attention: pass `window_size='global'`.")
-        with self._record_attentions(output_attentions) as attentions:
+        with self._record_attentions(output_attentions, layout) as attentions:
             hidden_states, kept = network.model(embedded, layout, keep, path_draws)
 
         if pack is None:
@@ -411,12 +455,14 @@ class RadioPreTrainedModel(PreTrainedModel):
         )
 
     @contextmanager
-    def _record_attentions(self, wanted: bool | None) -> Iterator[list[Tensor]]:
+    def _record_attentions(self, wanted: bool | None, layout: AttentionLayout) -> Iterator[list[Tensor]]:
         """Collect the attention weights of every block that runs inside."""
         recorded: list[Tensor] = []
         if not wanted:
             yield recorded
             return
+        if layout.window_order is not None:
+            raise ValueError("`output_attentions` needs global attention: pass `window_size='global'`.")
         if self.config._attn_implementation != "eager":
             raise ValueError(
                 f"`output_attentions` needs `attn_implementation='eager'`, got {self.config._attn_implementation!r}."
@@ -440,17 +486,13 @@ class RadioPreTrainedModel(PreTrainedModel):
             return self.config.vitdet_window_size
         if isinstance(window_size, WindowChoice):
             return window_size.window_size
+        check_window_size(window_size)
         if window_size == "global":
             return None
         if window_size == "auto":
             grids = [self.radio_model.grid(pixel_values)] if image_grid_hw is None else image_grid_hw.tolist()
             return choose_without_budget(self.config, *max(grids, key=lambda grid: grid[0] * grid[1]))
-        if not isinstance(window_size, int) or window_size < 1:
-            raise ValueError(
-                f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}; the models "
-                f"were trained for {WINDOW_SIZES[-1]} to {WINDOW_SIZES[0]}."
-            )
-        return window_size
+        return int(window_size)
 
     @property
     def num_draws(self) -> int:

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from transformers import ZeroShotImageClassificationPipeline
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+from transformers import ImageSegmentationPipeline, ZeroShotImageClassificationPipeline
 
+from .image_processing_radio import RadioImageProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
@@ -44,3 +47,48 @@ class RadioZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeli
         scores = self.model.probabilities(model_outputs["logits"][0]).tolist()
         ranked = sorted(zip(scores, model_outputs["candidate_labels"], strict=True), key=lambda pair: -pair[0])
         return [{"score": score, "label": label} for score, label in ranked]
+
+
+class RadioInstanceSegmentationPipeline(ImageSegmentationPipeline):
+    """Transformers' `image-segmentation` for a model of instances: a mask for each object; masks may overlap.
+
+    `pipeline("image-segmentation", model=folder, trust_remote_code=True)`. Options and results are those of the subtask
+    "instance", without `overlap_mask_area_threshold`, which divides a map without overlaps among the objects.
+    """
+
+    image_processor: RadioImageProcessor  # pyrefly: ignore[bad-override-mutable-attribute]
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Accept the model: the folder that names this class holds it."""
+
+    # pyrefly: ignore[bad-override]
+    def postprocess(
+        self,
+        model_outputs: Any,
+        subtask: str | None = None,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+    ) -> list[dict[str, Any]]:
+        """Return score, label and mask of each object, the most certain first.
+
+        Args:
+            model_outputs: Of one image, with its `target_size`.
+            subtask: "instance" or `None`.
+            threshold: Least score, in [0, 1].
+            mask_threshold: A pixel belongs to the object where its probability exceeds this.
+
+        Raises:
+            ValueError: If another subtask is wanted.
+        """
+        if subtask not in ("instance", None):
+            raise ValueError(f"`subtask` must be 'instance' or None for a model of instances, got {subtask!r}.")
+        (found,) = self.image_processor.post_process_instances(
+            model_outputs, model_outputs["target_size"], threshold, torch.tensor(mask_threshold).logit().item()
+        )
+        names: Any = self.model.config.id2label
+        return [
+            {"score": score, "label": names[label], "mask": to_pil_image(255 * mask.byte())}
+            for score, label, mask in zip(
+                found["scores"].tolist(), found["labels"].tolist(), found["masks"], strict=True
+            )
+        ]

@@ -3,7 +3,6 @@
 Importing this module registers the trunk with transformers, so that `Sam3Model.from_pretrained` opens a saved pair.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
-from .modeling_radio import RadioModel
+from .modeling_radio import RadioModel, copy_source_files
 
 
 class RadioSam3TrunkConfig(PreTrainedConfig):
@@ -148,8 +147,8 @@ def attach_to_sam3(
 def save_attached(sam3_model: Sam3Model, folder: str | Path) -> None:
     """Save SAM3 on RADIO as one folder with its source files.
 
-    `AutoModel.from_pretrained(folder, trust_remote_code=True)` opens it anywhere, `Sam3Model.from_pretrained(folder)`
-    where this module is imported.
+    `AutoModel.from_pretrained(folder, trust_remote_code=True)` opens it anywhere. `Sam3Model.from_pretrained(folder)`
+    needs `import modeling_radio` before it and ends in `KeyError: 'radio_sam3_trunk'` without.
 
     Args:
         sam3_model: What `attach_to_sam3` returned.
@@ -167,8 +166,7 @@ def save_attached(sam3_model: Sam3Model, folder: str | Path) -> None:
         "AutoModel": f"sam3_radio.{RadioSam3Model.__name__}",
     }
     sam3_model.save_pretrained(folder)
-    for source in Path(__file__).parent.glob("*_radio.py"):
-        shutil.copyfile(source, Path(folder) / source.name)
+    copy_source_files(folder)
 
 
 def _trunk_config(

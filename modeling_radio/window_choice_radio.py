@@ -62,6 +62,16 @@ class BlockCost:
         return self.fixed + self.per_token * tokens + self.per_pair * pairs + self.per_segment * count
 
 
+def check_window_size(window_size: int | str) -> None:
+    """Raise a `ValueError` unless a window is a number of tokens, "auto" or "global"."""
+    if window_size in ("auto", "global") or (isinstance(window_size, int) and window_size >= 1):
+        return
+    raise ValueError(
+        f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}; the models were "
+        f"trained for {WINDOW_SIZES[-1]} to {WINDOW_SIZES[0]}."
+    )
+
+
 def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | None:
     """Return the window of `window_size="auto"`: global while attention is cheap, else the largest that helps.
 

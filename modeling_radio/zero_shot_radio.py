@@ -179,7 +179,10 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state, pooler_output=embeds)
 
     def get_image_features(
-        self, pixel_values: Tensor, window_size: int | str | WindowChoice | None = None
+        self,
+        pixel_values: Tensor,
+        window_size: int | str | WindowChoice | None = None,
+        pixel_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode images; `pooler_output` is the adaptor's summary `(num_images, text_dim)`, not normalised.
 
@@ -253,6 +256,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         text_embeds: Tensor,
         source: DenseSource = "summary_head",
         window_size: int | str | WindowChoice | None = None,
+        pixel_mask: Tensor | None = None,
     ) -> SemanticSegmenterOutput:
         """Compare every patch with texts: segmentation with an open vocabulary.
 
@@ -264,6 +268,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
                 patches of SigLIP and CLIP themselves are not aligned with texts, since their pooling comes after them.
                 "features" takes the adaptor's dense features, for a teacher whose patches are aligned.
             window_size: As in `RadioModel.forward`.
+            pixel_mask: As in `RadioModel.forward`; the post-processing cuts padding off.
 
         Returns:
             `logits` `(num_images, num_classes, rows, cols)`: similarities of patches and texts, scaled as in `forward`.

@@ -2,7 +2,8 @@
 
 Usage: open_checkpoint.py trusted|native CHECKPOINT_DIR WORK_DIR
 
-WORK_DIR holds picture.png and receives MODE.safetensors. The script imports nothing of this repository.
+WORK_DIR holds picture.png and receives MODE.safetensors; a detector lies beside the checkpoint. The script imports
+nothing of this repository.
 """
 
 import json
@@ -16,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModel, pipeline
 
 
 def open_trusted(checkpoint: Path, work: Path) -> dict[str, torch.Tensor]:
-    """Open with `trust_remote_code=True`: processor, model, pipeline; save both and open them again."""
+    """Open with `trust_remote_code=True`: processor, model, pipelines; save both and open them again."""
     image = Image.open(work / "picture.png")
     processor = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=True)
     model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
@@ -29,6 +30,8 @@ def open_trusted(checkpoint: Path, work: Path) -> dict[str, torch.Tensor]:
     extract = pipeline("image-feature-extraction", model=str(checkpoint), trust_remote_code=True)
     for pool in (True, False):
         tensors[f"pipeline_pool_{pool}"] = extract(image, pool=pool, return_tensors=True)
+    detect = pipeline("object-detection", model=str(checkpoint.with_name("detector")), trust_remote_code=True)
+    tensors["pipeline_scores"] = torch.tensor([found["score"] for found in detect(image, threshold=0.0)])
 
     model.save_pretrained(work / "saved_again")
     processor.save_pretrained(work / "saved_again")

@@ -2,7 +2,7 @@
 
 Usage: run_stock_pipelines.py CHECKPOINTS_DIR PHOTOGRAPH URL OUTPUT.pt
 
-CHECKPOINTS_DIR holds one folder for each task. The script imports nothing of this repository.
+CHECKPOINTS_DIR holds one folder for each kind of model. The script imports nothing of this repository.
 """
 
 import sys
@@ -10,18 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvF
 from transformers import Pipeline, pipeline
 
 
-TASKS = ("image-feature-extraction", "image-classification", "image-segmentation", "depth-estimation")
+# By name of the run: task, folder and options.
+RUNS = {
+    "image-feature-extraction": ("image-feature-extraction", "backbone", {}),
+    "pooled": ("image-feature-extraction", "backbone", {"pool": True}),
+    "image-classification": ("image-classification", "classifier", {}),
+    "image-segmentation": ("image-segmentation", "segmenter", {}),
+    "depth-estimation": ("depth-estimation", "depth", {}),
+    "object-detection": ("object-detection", "detector", {"threshold": 0.0}),
+    "boxes of instances": ("object-detection", "instances", {"threshold": 0.0}),
+    "masks of instances": ("image-segmentation", "instances", {"threshold": 0.0}),
+}
 
 
 def as_tensor(result: Any, labels: dict[str, int]) -> torch.Tensor:
     """Return what a pipeline says of one image as one tensor."""
     if isinstance(result, dict):
         return result["predicted_depth"]
+    if isinstance(result[0], dict) and "box" in result[0]:
+        return torch.tensor([[part["score"], *(side / 640 for side in part["box"].values())] for part in result])
+    if isinstance(result[0], dict) and "mask" in result[0] and result[0]["score"] is not None:
+        masks = torch.stack([tvF.pil_to_tensor(part["mask"])[0] / 255 for part in result])
+        scores = torch.tensor([part["score"] for part in result])
+        return torch.cat([scores[:, None], F.adaptive_avg_pool2d(masks, 2).flatten(1)], dim=1)
     if isinstance(result[0], dict) and "mask" in result[0]:
         return sum(labels[part["label"]] * (tvF.pil_to_tensor(part["mask"])[0] > 0).long() for part in result)
     if isinstance(result[0], dict):
@@ -46,15 +63,13 @@ def run(pipe: Pipeline, photograph: str, url: str, **options: Any) -> dict[str, 
 
 
 def main(checkpoints: Path, photograph: str, url: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Run every task's pipeline, features also pooled."""
+    """Run every pipeline."""
     outputs = {}
-    for task in TASKS:
-        pipe = pipeline(task, model=str(checkpoints / task), trust_remote_code=True)
+    for name, (task, folder, options) in RUNS.items():
+        pipe = pipeline(task, model=str(checkpoints / folder), trust_remote_code=True)
         if not type(pipe.model).__module__.startswith("transformers_modules."):
             raise RuntimeError(f"Not the folder's own code: {type(pipe.model)}")
-        outputs[task] = run(pipe, photograph, url)
-        if task == "image-feature-extraction":
-            outputs["pooled"] = run(pipe, photograph, url, pool=True)
+        outputs[name] = run(pipe, photograph, url, **options)
     return outputs
 
 

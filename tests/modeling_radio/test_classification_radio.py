@@ -63,6 +63,14 @@ def test_a_label_of_minus_100_does_not_count():
     torch.testing.assert_close(both, model(batch[:1], labels=torch.tensor([2])).loss, rtol=0, atol=1e-5)
 
 
+def test_unknown_problem_type():
+    message = r"`problem_type` must be one of \['regression', 'single_label_.*\] or None, got 'multi'"
+    model = build()
+    vars(model.config)["problem_type"] = "multi"  # some releases of huggingface_hub check what is set
+    with pytest.raises(ValueError, match=message):
+        model(images(), labels=torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize("label", [3, -1])
 def test_labels_outside_the_classes(label):
     with pytest.raises(

@@ -1,9 +1,7 @@
 """Detection and instance segmentation: RF-DETR's decoder over RADIO's features."""
 
-import os
-import subprocess
+import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.ops import box_convert
+from transformers.utils.generic import ModelOutput
 
 from modeling_radio import (
     RadioConfig,
@@ -21,9 +20,9 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
+from modeling_radio.pipelines_radio import RadioInstanceSegmentationPipeline
 
 
-PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
 MODELS = (RadioForObjectDetection, RadioForInstanceSegmentation)
 SIZE = (64, 96)
 
@@ -76,6 +75,27 @@ def test_outputs(model):
         assert output.pred_masks.shape == (2, 12, 16, 24)
     first = model(images(), labels=some_labels(), return_dict=False)[0]
     assert first.ndim == 0
+
+
+def test_hidden_states_and_attentions_of_the_backbone_only_on_request(model):
+    batch = images()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        plain = model(batch)
+        full = model(batch, output_hidden_states=True, output_attentions=True)
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+    assert len(full.hidden_states) == 5
+    assert [tuple(weights.shape) for weights in full.attentions] == [(2, 2, 34, 34)] * 4
+    torch.testing.assert_close(full.pred_boxes, plain.pred_boxes, rtol=0, atol=0)
+    radio = RadioModel(model.config).eval()
+    radio.radio_model = model.radio_model
+    for actual, expected in zip(full.hidden_states, radio(batch, output_hidden_states=True).hidden_states, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    model.config.output_hidden_states = True
+    assert len(model(batch).hidden_states) == 5
+    with pytest.raises(ValueError, match="`output_attentions` needs global attention: pass `window_size='global'`"):
+        model(batch, window_size=2, output_attentions=True)
 
 
 def test_reads_the_global_blocks():
@@ -216,6 +236,18 @@ def test_opens_the_folder_of_a_backbone(model_class, tmp_path):
     assert model(images()).logits.shape[-1] == 5
 
 
+@pytest.mark.parametrize("model_class", MODELS)
+def test_new_detector_on_a_backbone_is_finite_and_seeded(model_class, tmp_path):
+    RadioModel(tiny_config()).save_pretrained(tmp_path)
+    states = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        states.append(model_class.from_pretrained(tmp_path).state_dict())
+    for name, weights in states[0].items():
+        assert weights.isfinite().all(), name
+        assert torch.equal(weights, states[1][name]), name
+
+
 def test_starting_values_are_those_of_rf_detr(tmp_path):
     """They are set by modules without weights of their own, which remote code would pass over."""
     RadioModel(tiny_config()).save_pretrained(tmp_path)
@@ -236,68 +268,32 @@ def test_backbone_opens_from_the_folder_of_a_detector(tmp_path):
         torch.testing.assert_close(backbone.radio_model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-OPEN_ELSEWHERE = """
-import sys
-sys.modules["modeling_radio"] = None
-import torch
-from PIL import Image
-from safetensors.torch import save_file
-from transformers import AutoImageProcessor, AutoModelForInstanceSegmentation, AutoModelForObjectDetection, pipeline
-
-boxes, masks, picture, output = sys.argv[1:]
-inputs = AutoImageProcessor.from_pretrained(boxes, trust_remote_code=True)(Image.open(picture), return_tensors="pt")
-tensors = {}
-with torch.no_grad():
-    for auto_class, folder in ((AutoModelForObjectDetection, boxes), (AutoModelForInstanceSegmentation, masks)):
-        model = auto_class.from_pretrained(folder, trust_remote_code=True)
-        assert type(model).__module__.startswith("transformers_modules.")
-        tensors[folder[-5:]] = model(**inputs).pred_boxes
-
-detect = pipeline("object-detection", model=boxes, trust_remote_code=True)
-kinds = [picture, Image.open(picture), *detect([picture, Image.open(picture)], threshold=0.0, batch_size=2)]
-found = [one if isinstance(one, list) else detect(one, threshold=0.0) for one in kinds]
-found += list(detect((path for path in [picture]), threshold=0.0))
-assert {object["label"] for one in found for object in one} <= {"cat", "dog", "bird"}
-sides = [[object["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for object in found[0]]
-tensors["pipeline_boxes"] = torch.tensor(sides)
-tensors["pipeline_scores"] = torch.tensor([[object["score"] for object in one] for one in found])
-save_file(tensors, output)
-"""
+@pytest.mark.parametrize("model_class", MODELS)
+def test_folder_names_what_opens_it(model_class, tmp_path):
+    """`test_stock_pipelines.py` runs the pipelines; a folder that was saved from another class names that one."""
+    RadioForInstanceSegmentation(tiny_config()).save_pretrained(tmp_path / "instances")
+    model_class.from_pretrained(tmp_path / "instances").save_pretrained(tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["auto_map"]["AutoModelForObjectDetection"] == f"auto_radio.{model_class.__name__}"
+    assert ("custom_pipelines" in config) == (model_class is RadioForInstanceSegmentation)
 
 
-def test_pipeline_and_remote_code_in_a_fresh_process(tmp_path):
-    config = tiny_config()
-    processor = RadioImageProcessor.from_model_config(config)
-    models = [model_class(config).eval() for model_class in MODELS]
-    folders = [tmp_path / "boxes", tmp_path / "masks"]
-    for model, folder in zip(models, folders, strict=True):
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
-    env = {**kept, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", OPEN_ELSEWHERE, *map(str, folders), str(PHOTOGRAPH), str(tmp_path / "out.safetensors")],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    outputs = load_file(tmp_path / "out.safetensors")
-
-    photograph = Image.open(PHOTOGRAPH)
-    inputs = processor(photograph, return_tensors="pt")
-    with torch.no_grad():
-        for model, folder in zip(models, folders, strict=True):
-            torch.testing.assert_close(outputs[folder.name], model(**inputs).pred_boxes, atol=1e-5, rtol=0)
-        output = models[0](**inputs)
-    expected = processor.post_process_object_detection(output, 0.0, [photograph.size[::-1]])[0]
-    assert len(outputs["pipeline_scores"]) == 5  # path, image, a batch of two, generator
-    for scores in outputs["pipeline_scores"]:
-        torch.testing.assert_close(scores, expected["scores"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(outputs["pipeline_boxes"], expected["boxes"].long(), atol=1, rtol=0)
+def test_pipeline_of_instances(monkeypatch):
+    model = RadioForInstanceSegmentation(tiny_config()).eval()
+    segment = RadioInstanceSegmentationPipeline(model=model, image_processor=RadioImageProcessor())
+    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5), (2, 0.9, 0.25, 0.5, 0.5, 1.0))
+    outputs.pred_masks = torch.full((1, 2, 16, 16), -5.0)
+    outputs.pred_masks[0, 1, :, :8] = torch.tensor(0.7).logit()
+    monkeypatch.setattr(segment, "forward", lambda _inputs: ModelOutput(**vars(outputs), target_size=[(20, 40)]))
+    found = segment(Image.new("RGB", (40, 20)))
+    assert [(part["label"], round(part["score"], 3)) for part in found] == [("bird", 0.9), ("cat", 0.6)]
+    assert [part["mask"].getextrema() for part in found] == [(0, 255), (0, 0)]
+    assert found[0]["mask"].size == (40, 20)
+    assert segment(Image.new("RGB", (40, 20)), threshold=0.5, mask_threshold=0.8)[0]["mask"].getextrema() == (0, 0)
+    with pytest.raises(
+        ValueError, match="`subtask` must be 'instance' or None for a model of instances, got 'panoptic'"
+    ):
+        segment(Image.new("RGB", (40, 20)), subtask="panoptic")
 
 
 # Post-processing
@@ -346,6 +342,13 @@ def test_post_process_instances_undoes_padding():
     torch.testing.assert_close(found["boxes"][0], torch.tensor([0.0, 0, 20, 20]))
 
 
+def test_images_without_objects_have_no_masks():
+    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5))
+    outputs.pred_masks = torch.zeros(1, 1, 16, 16)
+    (found,) = RadioImageProcessor().post_process_instances(outputs, [(20, 40)], threshold=0.9)
+    assert found["masks"].shape == (0, 20, 40)
+
+
 # Bad input
 
 
@@ -358,7 +361,9 @@ def test_post_process_instances_undoes_padding():
         ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.tensor([[30.0, 20, 8, 8]])}, label()], "Divide pixels by"),
         ([label((0, 0.5, 0.5, 0.0, 0.1)), label()], "not empty"),
         ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.full((1, 4), torch.nan)}, label()], "not empty; got .nan"),
-        ([label()], "one entry for each of the 2 images, got 1"),
+        ([label()], "`labels` must be a list with one entry for each of the 2 images, got 1 in a list"),
+        (label(), "`labels` must be a list with one entry for each of the 2 images, got a dict"),
+        (["cat", "dog"], r"`labels\[0\]` must be a dictionary with `class_labels` and `boxes`, got a str"),
         ([{**label(), "boxes": torch.tensor([])}, label()], r"torch.zeros\(0, 4\)"),
         ([{**label(), "class_labels": torch.tensor([1])}, label()], r"`class_labels` \(num_boxes,\), got"),
         ([{"boxes": torch.zeros(0, 4)}, label()], r"`labels\[0\]` lacks \['class_labels'\]"),

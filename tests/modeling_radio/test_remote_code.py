@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioForObjectDetection, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 
 
@@ -30,7 +30,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A tiny checkpoint folder beside a working folder with a picture and the outputs that belong to it."""
+    """A tiny backbone and detector beside a working folder with a picture and the outputs that belong to it."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("remote")
     checkpoint, work = root / "tiny-radio", root / "work"
@@ -42,23 +42,28 @@ def saved(tmp_path_factory):
             {"name": "siglip2-g", **head},
             {"name": "sam3", "token_index": 2, **head, "summary_dim": None, "upsample_factor": 2},
         ],
+        detection_hidden_size=32,
+        detection_num_queries=12,
     )
-    model = RadioModel(config).eval()
+    model, detector = RadioModel(config).eval(), RadioForObjectDetection(config).eval()
     processor = RadioImageProcessor.from_model_config(config)
     model.save_pretrained(checkpoint)
     processor.save_pretrained(checkpoint)
+    detector.save_pretrained(root / "detector")
+    processor.save_pretrained(root / "detector")
 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
     image.save(work / "picture.png")
     inputs = processor(image, return_tensors="pt")
     with torch.no_grad():
         out = model(**inputs)
+        (found,) = processor.post_process_object_detection(detector(**inputs), threshold=0.0)
     expected = {**inputs, "summary": out.summary, "features": out.features}
     expected["last_hidden_state"] = out.last_hidden_state
     for name, adaptor in out.adaptors.items():
         expected |= {f"{name}_{key}": value for key, value in adaptor.items()}
     save_file({name: tensor.clone() for name, tensor in expected.items()}, work / "expected.safetensors")
-    return SimpleNamespace(checkpoint=checkpoint, work=work, expected=expected, model=model)
+    return SimpleNamespace(checkpoint=checkpoint, work=work, expected=expected, model=model, scores=found["scores"])
 
 
 def open_elsewhere(saved, mode, python=sys.executable):
@@ -94,6 +99,7 @@ def assert_trusted_outputs_equal(saved, outputs):
     assert_outputs_equal(outputs, {k: v for k, v in saved.expected.items() if k != "pixel_values"}, "saved_again_")
     for pool in (True, False):
         torch.testing.assert_close(outputs[f"pipeline_pool_{pool}"], saved.expected["summary"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(outputs["pipeline_scores"], saved.scores, atol=1e-6, rtol=0)
 
 
 def test_folder_opens_with_trust_in_a_fresh_process(saved):

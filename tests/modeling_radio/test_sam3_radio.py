@@ -24,8 +24,14 @@ OUTPUTS = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits", "semant
 SEGMENT_ELSEWHERE = """
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, Sam3Model
 
+try:
+    Sam3Model.from_pretrained("attached")
+except KeyError as error:
+    assert error.args == ("radio_sam3_trunk",)
+else:
+    raise AssertionError("opened without the trunk's class")
 model = AutoModel.from_pretrained("attached", trust_remote_code=True)
 inputs = load_file("inputs.safetensors")
 with torch.no_grad():

@@ -1,16 +1,14 @@
 """transformers' own pipelines run on saved folders, in a process that does not know this repository."""
 
-import functools
-import http.server
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import pipeline
 
@@ -18,6 +16,8 @@ from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
     RadioForImageClassification,
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
     RadioForSemanticSegmentation,
     RadioImageProcessor,
     RadioModel,
@@ -27,11 +27,24 @@ from modeling_radio import (
 PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
 RUN_STOCK_PIPELINES = Path(__file__).with_name("run_stock_pipelines.py")
 MODELS = {
-    "image-feature-extraction": RadioModel,
-    "image-classification": RadioForImageClassification,
-    "image-segmentation": RadioForSemanticSegmentation,
-    "depth-estimation": RadioForDepthEstimation,
+    "backbone": RadioModel,
+    "classifier": RadioForImageClassification,
+    "segmenter": RadioForSemanticSegmentation,
+    "depth": RadioForDepthEstimation,
+    "detector": RadioForObjectDetection,
+    "instances": RadioForInstanceSegmentation,
 }
+RUNS = {
+    "image-feature-extraction": "backbone",
+    "pooled": "backbone",
+    "image-classification": "classifier",
+    "image-segmentation": "segmenter",
+    "depth-estimation": "depth",
+    "object-detection": "detector",
+    "boxes of instances": "instances",
+    "masks of instances": "instances",
+}
+DETECTION = {"detection_hidden_size": 32, "detection_num_queries": 12, "detection_num_layers": 2}
 ADAPTORS = [{"name": "sam3", "feature_dim": 8, "hidden_size": 8, "upsample_factor": 2}]
 
 # An installed modeling_radio must not be what makes the folder work: its import fails.
@@ -42,40 +55,24 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def url():
-    """The photograph's address on a server of our own."""
-    handler = functools.partial(QuietHandler, directory=str(PHOTOGRAPH.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/{PHOTOGRAPH.name}"
-        server.shutdown()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory, url):
-    """The models of all tasks, and what the pipelines of a fresh process made of their folders."""
+    """Models of all kinds, and what the pipelines of a fresh process made of their folders."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("pipelines")
     work = root / "work"
     work.mkdir()
     names = {0: "cat", 1: "dog", 2: "bird"}
-    config = RadioConfig.from_preset("radio-test", adaptors=ADAPTORS, dpt_hidden_size=16)
+    config = RadioConfig.from_preset("radio-test", adaptors=ADAPTORS, dpt_hidden_size=16, **DETECTION)
     config.id2label, config.label2id = names, {name: number for number, name in names.items()}
     processor = RadioImageProcessor.from_model_config(config, size={"height": 48, "width": 80})
-    models = {task: model_class(config).eval() for task, model_class in MODELS.items()}
-    for parameter in models["depth-estimation"].depth_head.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)  # as it starts, so narrow a head sees hardly anything
-    for task, model in models.items():
-        model.save_pretrained(root / task)
-        processor.save_pretrained(root / task)
+    models = {name: model_class(config).eval() for name, model_class in MODELS.items()}
+    for head in (models["depth"].depth_head, models["detector"].detector, models["instances"].detector):
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)  # as they start, so narrow heads see hardly anything
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        processor.save_pretrained(root / name)
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
     env = {**kept, "HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "cache"), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
     arguments = [str(RUN_STOCK_PIPELINES), str(root), str(PHOTOGRAPH), url, str(work / "outputs.pt")]
@@ -93,29 +90,35 @@ def stock(tmp_path_factory, url):
     return SimpleNamespace(models=models, processor=processor, outputs=outputs)
 
 
-def expected(stock, task, image):
-    """What the task's pipeline should say of one image, from the model itself."""
-    model = stock.models["image-feature-extraction" if task == "pooled" else task]
+def expected(stock, name, image):
+    """What the pipeline should say of one image, from the model itself."""
     size = [(image.height, image.width)]
     with torch.no_grad():
-        out = model(**stock.processor(image, return_tensors="pt"))
-    if task in ("image-feature-extraction", "pooled"):
+        out = stock.models[RUNS[name]](**stock.processor(image, return_tensors="pt"))
+    if name in ("image-feature-extraction", "pooled"):
         return out.summary
-    if task == "image-classification":
+    if name == "image-classification":
         return out.logits.softmax(dim=1)[0]
-    if task == "image-segmentation":
+    if name == "image-segmentation":
         return stock.processor.post_process_semantic_segmentation(out, size)[0]
+    if name in ("object-detection", "boxes of instances"):
+        found = stock.processor.post_process_object_detection(out, 0.0, size)[0]
+        return torch.cat([found["scores"][:, None], found["boxes"] / 640], dim=1)
+    if name == "masks of instances":
+        found = stock.processor.post_process_instances(out, size, 0.0)[0]
+        quarters = F.adaptive_avg_pool2d(found["masks"].float(), 2).flatten(1)
+        return torch.cat([found["scores"][:, None], quarters], dim=1)
     return stock.processor.post_process_depth_estimation(out, size)[0]["predicted_depth"]
 
 
-@pytest.mark.parametrize("task", [*MODELS, "pooled"])
-def test_every_kind_of_input(stock, task):
+@pytest.mark.parametrize("name", RUNS)
+def test_every_kind_of_input(stock, name):
     with Image.open(PHOTOGRAPH) as image:
-        first = expected(stock, task, image)
-        second = expected(stock, task, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        first = expected(stock, name, image)
+        second = expected(stock, name, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     difference = (first - second).abs().max().item()
     assert difference > 5e-4
-    outputs = stock.outputs[task]
+    outputs = stock.outputs[name]
     for kind in ("path", "url", "image"):
         torch.testing.assert_close(outputs[kind], first[None], rtol=0, atol=0.01 * difference)
     for kind in ("list", "batches", "generator"):

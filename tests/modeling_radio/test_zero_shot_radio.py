@@ -28,14 +28,15 @@ import json, sys
 from PIL import Image
 from transformers import AutoModelForZeroShotImageClassification, AutoTokenizer, pipeline
 
-def classify_elsewhere(folder, photograph, labels):
+def classify_elsewhere(folder, photograph, url, labels):
     classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
     image = Image.open(photograph)
-    inputs = {"path": photograph, "image": image, "list": [image, image], "batch": [image] * 3}
+    inputs = {"path": photograph, "url": url, "image": image, "list": [image, image], "batch": [image] * 3}
     results = {
         name: classify(value, candidate_labels=labels, batch_size=2 if name == "batch" else 1)
         for name, value in inputs.items()
     }
+    results["generator"] = list(classify((path for path in [photograph, url]), candidate_labels=labels))
     classify.save_pretrained(folder + "-again")
     again = pipeline("zero-shot-image-classification", model=folder + "-again", trust_remote_code=True)
     results["again"] = again(image, candidate_labels=labels)
@@ -43,8 +44,8 @@ def classify_elsewhere(folder, photograph, labels):
     results["classes"] = model.embed_classes(AutoTokenizer.from_pretrained(folder), labels).tolist()
     return results
 
-photograph, labels, *folders = sys.argv[1:]
-print(json.dumps({folder: classify_elsewhere(folder, photograph, labels.split(",")) for folder in folders}))
+photograph, url, labels, *folders = sys.argv[1:]
+print(json.dumps({folder: classify_elsewhere(folder, photograph, url, labels.split(",")) for folder in folders}))
 """
 
 
@@ -121,6 +122,18 @@ def test_image_features_are_the_summary_of_the_teachers_adaptor(pair, radio):
         assert not torch.equal(actual, pair.model.get_image_features(pixels).pooler_output)
     assert pair.model.config.text_adaptor == name
     torch.testing.assert_close(actual, expected)
+
+
+def test_what_the_processor_returns_of_padded_images_is_accepted(model):
+    processor = RadioImageProcessor(size={"longest_edge": 64}, do_pad=True)
+    pictures = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in ((64, 32), (32, 64))]
+    inputs = processor(pictures, return_tensors="pt")
+    pixels = inputs["pixel_values"]
+    with torch.no_grad():
+        features = model.get_image_features(**inputs).pooler_output
+        logits = model.segment(**inputs, text_embeds=torch.ones(1, WIDTH)).logits
+        assert torch.equal(features, model.get_image_features(pixels).pooler_output)
+        assert torch.equal(logits, model.segment(pixels, torch.ones(1, WIDTH)).logits)
 
 
 def test_probabilities_are_sigmoid_or_softmax(pair):
@@ -371,18 +384,21 @@ def assert_scores(result, expected):
 
 
 def test_pipeline_gives_the_towers_probabilities_in_a_fresh_process(
-    radio, build_dual_encoder, word_tokenizer, run_elsewhere, tmp_path
+    radio, build_dual_encoder, word_tokenizer, run_elsewhere, url, tmp_path
 ):
     models = {
         str(tmp_path / kind): RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder(kind, WIDTH))
         for kind in ("siglip", "clip")
     }
     expected = {folder: save_folder(model, folder, word_tokenizer) for folder, model in models.items()}
-    output = run_elsewhere(CLASSIFY_ELSEWHERE, tmp_path, PHOTOGRAPH, ",".join(LABELS), *models)
+    output = run_elsewhere(CLASSIFY_ELSEWHERE, tmp_path, PHOTOGRAPH, url, ",".join(LABELS), *models)
     results = json.loads(output.splitlines()[-1])
     for folder, model in models.items():
         result = results[folder]
-        for scores in (result["path"], result["image"], result["again"], *result["list"], *result["batch"]):
+        single = [result[name] for name in ("path", "url", "image", "again")]
+        several = [scores for name in ("list", "batch", "generator") for scores in result[name]]
+        assert len(several) == 7
+        for scores in single + several:
             assert_scores(scores, expected[folder])
         classes = model.embed_classes(AutoTokenizer.from_pretrained(folder), LABELS)
         torch.testing.assert_close(torch.tensor(result["classes"]), classes)
