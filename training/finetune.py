@@ -83,7 +83,9 @@ def _add_method_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--merge", action="store_true", help="also write the merged model as a plain folder")
     group.add_argument("--quantize", type=int, choices=(4, 8), help="bits of the frozen weights (needs bitsandbytes)")
     group.add_argument("--config", nargs="+", metavar="field=value", help="changes of the model's configuration")
-    group.add_argument("--window-size", type=int, metavar="TOKENS", help="ViTDet window (default: the checkpoint's)")
+    group.add_argument(
+        "--window-size", type=_window, metavar="TOKENS|global|auto", help="ViTDet window (default: the checkpoint's)"
+    )
 
 
 def _add_data_options(group: argparse._ArgumentGroup) -> None:
@@ -128,6 +130,10 @@ def _names(text: str) -> tuple[str, ...]:
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     return int(height), int(width or height)
+
+
+def _window(text: str) -> int | str:
+    return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def _class_weights(text: str) -> str | tuple[float, ...]:

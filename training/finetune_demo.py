@@ -1,9 +1,9 @@
 """LoRA against a frozen backbone on real labels, in minutes on a CPU: `python -m training.finetune_demo --task ...`.
 
 The images are handwritten digits (UCI), and real cut-outs (Tux Paint's stamps) on photographs with exact masks or exact
-boxes, whose validation images are made of held-out objects and photographs. Each method runs once for every seed with
-equal steps and augmentation, and is measured after the last step. Data, steps, rank and rates were chosen while looking
-at these validation images (training/FINETUNING.md says what was tried).
+boxes; what the validation images show is held out. Each method runs once for every seed with equal steps and
+augmentation, and is measured after the last step. Every seed has images of its own, on none of which a setting was
+chosen (training/FINETUNING.md says what was tried on which).
 """
 
 from __future__ import annotations
@@ -15,29 +15,28 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
-from PIL import Image
-from torchvision.ops import box_convert
-from torchvision.transforms.v2.functional import to_pil_image
+from torch import nn
 
 from model_cards.results import Table
+from modeling_radio import RadioConfig
 from training.command import read_seeds, run_command
-from training.data.composites import Composite, detection_set
-from training.data.demo_assets import Split, load_demo_assets
-from training.data.evaluation_sets import segmentation_set
-from training.data.packages import fetch_package, package_named
+from training.data.labelled_folders import write_boxes, write_digits, write_masks
 from training.evaluate import format_table
 from training.files import write_file, write_folder
-from training.finetuning.run import RESULTS, FinetuningRun
+from training.finetuning.adapters import open_adapter
+from training.finetuning.pictures import draw_predictions, predict_examples
+from training.finetuning.run import FINAL, RESULTS, FinetuningRun, last_checkpoint, open_task_model
 from training.finetuning.settings import FinetuneSettings
+from training.finetuning.task import Examples, FinetuningTask
+from training.pictures import Curve, draw_curves
 
 
-SIZE = 128  # pixels, as the demo's student was trained
-DIGIT_SIZE = 64  # pixels, eight times the digits' own
-NUM_MASKED, NUM_BOXED, NUM_VALIDATION = 4000, 800, 400  # training scenes, and validation images; our choice
-FOLDERS: dict[Split, str] = {"train": "train", "held_out": "validation"}
+UNTRAINED, HEAD, LORA = "untrained", "head", "lora"
+FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
+NUM_PICTURED = 5  # our choice
+SMOOTHING_RECORDS = 5  # our choice: the loss is recorded every ten steps, and its picture shows means over 50
 
 
 @dataclass(frozen=True)
@@ -45,64 +44,21 @@ class Experiment:
     """What is compared for one task; all numbers are our choice.
 
     Attributes:
-        write: Writes the images below a folder.
+        write: Writes the images below a folder; it takes their side in pixels and which draw of them.
         size: Side of the images in pixels.
-        options: Settings that both methods share.
+        options: Settings that all methods share.
         frozen: Name of the method that trains the head alone.
     """
 
-    write: Callable[[Path], None]
+    write: Callable[[Path, int, int], None]
     size: int
     options: dict[str, Any]
     frozen: str
 
-
-def write_digits(folder: Path) -> None:
-    """Write UCI's handwritten digits into `train/DIGIT/` and `validation/DIGIT/`, dark on white and enlarged."""
-    archive = fetch_package(package_named("scikit-learn")) / "sklearn/datasets/data/digits.csv.gz"
-    rows = np.loadtxt(archive, delimiter=",", dtype=np.uint8)  # 64 grey levels of 0 to 16, and the digit
-    for index, row in enumerate(rows):
-        levels = 255 - row[:-1].reshape(8, 8) * np.uint8(15)
-        split = "train" if index < len(rows) - NUM_VALIDATION else "validation"
-        picture = Image.fromarray(levels).resize((DIGIT_SIZE, DIGIT_SIZE), Image.Resampling.BICUBIC)
-        _save(picture, folder / split / str(row[-1]) / f"{index}.png")
-
-
-def write_masks(folder: Path) -> None:
-    """Write the scenes of the segmentation probe into `train/` and `validation/`, each with `images/` and `masks/`."""
-    scenes = segmentation_set(load_demo_assets(), SIZE, NUM_MASKED, NUM_VALIDATION)
-    splits = {
-        "train": (scenes.train_images, scenes.train_masks),
-        "validation": (scenes.test_images, scenes.test_masks),
-    }
-    for split, (pictures, masks) in splits.items():
-        for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
-            _save(to_pil_image(picture), folder / split / "images" / f"{index}.png")
-            _save(Image.fromarray(mask.byte().numpy()), folder / split / "masks" / f"{index}.png")
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in scenes.class_names))
-
-
-def write_boxes(folder: Path) -> None:
-    """Write scenes with their boxes as COCO json: `train/_annotations.coco.json`, the images beside it."""
-    scenes = detection_set(load_demo_assets(), SIZE, NUM_BOXED, NUM_VALIDATION)
-    for split, chosen in (("train", scenes.train), ("validation", scenes.test)):
-        for index, scene in enumerate(chosen):
-            _save(to_pil_image(scene.image), folder / split / f"{index}.png")
-        text = json.dumps(_coco(chosen, scenes.class_names))
-        (folder / split / "_annotations.coco.json").write_text(text)
-
-
-def _coco(scenes: Sequence[Composite], names: Sequence[str]) -> dict[str, Any]:
-    annotations = [
-        {"image_id": index, "category_id": label, "bbox": box}
-        for index, scene in enumerate(scenes)
-        for box, label in zip(box_convert(scene.boxes, "xyxy", "xywh").tolist(), scene.labels.tolist(), strict=True)
-    ]
-    return {
-        "images": [{"id": index, "file_name": f"{index}.png"} for index in range(len(scenes))],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
-        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations)],
-    }
+    @property
+    def method_names(self) -> dict[str, str]:
+        """Return the names of the methods in tables and pictures."""
+        return {UNTRAINED: "untrained head", HEAD: self.frozen, LORA: "LoRA"}
 
 
 WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
@@ -110,13 +66,13 @@ WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are compose
 EXPERIMENTS = {
     "image-classification": Experiment(
         write_digits,
-        DIGIT_SIZE,
+        64,  # eight times the digits' own
         {"steps": 200, "batch_size": 32, "flip_probability": 0.0, **WHOLE_IMAGES},
         "frozen linear probe",
     ),
     "semantic-segmentation": Experiment(
         write_masks,
-        SIZE,
+        128,  # as the demo's student was trained
         {
             "steps": 800,
             "batch_size": 16,
@@ -129,55 +85,123 @@ EXPERIMENTS = {
     ),
     "object-detection": Experiment(
         write_boxes,
-        SIZE,
+        192,  # more patches than at 128 pixels: boxes fit closer
         {
-            "steps": 500,
+            "steps": 1500,
             "batch_size": 16,
-            "head_learning_rate": 5e-4,
+            "head_learning_rate": 7e-4,
+            "max_grad_norm": 0.1,
             "config": {"detection_num_queries": 20, "detection_hidden_size": 96, "detection_num_groups": 3},
+            **WHOLE_IMAGES,
         },
         "decoder on the frozen backbone",
     ),
 }
 
 
-def run_experiment(task: str, checkpoint: Path, output: Path, seeds: Sequence[int]) -> Table:
-    """Run both methods for every seed and return their metrics, mean and standard deviation over the seeds.
+class Comparison:
+    """All methods on one task.
 
-    Raises:
-        ValueError: If the checkpoint cannot be used.
-        PackageError: If the images cannot be fetched.
+    Args:
+        task: Of `EXPERIMENTS`.
+        checkpoint: Folder of the backbone.
+        output: Folder of the comparison; what is finished there is not repeated.
     """
-    experiment, data = EXPERIMENTS[task], output / "data"
-    if not data.is_dir():
-        write_folder(data, experiment.write)
-    methods = {"head": experiment.frozen, "lora": "LoRA"}
-    results = {
-        tune: [_run(task, checkpoint, output / f"{tune}-{seed}", tune, seed) for seed in seeds] for tune in methods
-    }
-    names = list(results["head"][0]["metrics"])
-    rows = [(methods[tune], _row(runs, names)) for tune, runs in results.items()]
-    return Table(task, ["trained parameters", "seconds", *names], rows)
 
+    def __init__(self, task: str, checkpoint: Path, output: Path):
+        self.task, self.checkpoint, self.output = task, checkpoint, output
+        self.experiment = EXPERIMENTS[task]
 
-def _run(task: str, checkpoint: Path, output: Path, tune: str, seed: int) -> dict[str, Any]:
-    """Return what one run measured; a finished one is not repeated."""
-    experiment = EXPERIMENTS[task]
-    if not (output / RESULTS).is_file():
-        settings = FinetuneSettings(
-            str(checkpoint),
-            task,
-            str(output.parent / "data"),
-            output,
-            tune=tune,
-            size=(experiment.size, experiment.size),
-            evaluate_every=experiment.options["steps"],
+    def run(self, seeds: Sequence[int]) -> Table:
+        """Run each method for every seed; return the metrics, mean and standard deviation over the seeds.
+
+        Raises:
+            ValueError: If the checkpoint cannot be used.
+            PackageError: If the images cannot be fetched.
+        """
+        names = self.experiment.method_names
+        results = {method: [self._measure(method, seed) for seed in seeds] for method in names}
+        metrics = list(results[HEAD][0]["metrics"])
+        rows = [(names[method], _row(runs, metrics)) for method, runs in results.items()]
+        return Table(self.task, ["trained parameters", "seconds", *metrics], rows)
+
+    def draw(self, seed: int) -> None:
+        """Write `predictions.png`, what each method makes of the first validation images, and `losses.png`."""
+        run = FinetuningRun(self._settings(HEAD, seed))
+        examples = cast(Examples, run.trainer.eval_dataset)
+        names = {method: self.experiment.method_names[method] for method in (HEAD, LORA)}
+        predicted = {
+            name: predict_examples(run.task, self._reopen(run.task, method, seed), examples, NUM_PICTURED)
+            for method, name in names.items()
+        }
+        first = next(iter(predicted.values()))
+        columns = {name: examples.predictions for name, examples in predicted.items()}
+        figure = draw_predictions(run.task, first.images, first.references, columns)
+        write_file(self.output / "predictions.png", figure.savefig)
+        curves = {name: _read_losses(self._folder(method, seed)) for method, name in names.items()}
+        draw_curves({f"{self.task}: training loss": curves}, self.output / "losses.png")
+
+    def _measure(self, method: str, seed: int) -> dict[str, Any]:
+        """Return what one run measured."""
+        results = self._folder(method, seed) / RESULTS
+        if not results.is_file():
+            data = self._data(seed)
+            if not data.is_dir():
+                write_folder(
+                    data, lambda folder: self.experiment.write(folder, self.experiment.size, FIRST_DRAW + seed)
+                )
+            run = FinetuningRun(self._settings(method, seed))
+            if method == UNTRAINED:
+                _evaluate_untrained(run, results)
+            else:
+                run.run()
+        return json.loads(results.read_text())
+
+    def _settings(self, method: str, seed: int) -> FinetuneSettings:
+        size, options = self.experiment.size, self.experiment.options
+        return FinetuneSettings(
+            str(self.checkpoint),
+            self.task,
+            str(self._data(seed)),
+            self._folder(method, seed),
+            tune=HEAD if method == UNTRAINED else method,
+            size=(size, size),
+            evaluate_every=options["steps"],
             num_workers=0,
             seed=seed,
-            **experiment.options,
+            **options,
         )
-        FinetuningRun(settings).run()
-    return json.loads((output / RESULTS).read_text())
+
+    def _reopen(self, task: FinetuningTask, method: str, seed: int) -> nn.Module:
+        """Open what a run saved, as a user would."""
+        final = self._folder(method, seed) / FINAL
+        if method == HEAD:
+            return open_task_model(task, str(final))
+        base = open_task_model(task, str(self.checkpoint), config=RadioConfig.from_pretrained(final))
+        return open_adapter(base, final)
+
+    def _folder(self, method: str, seed: int) -> Path:
+        return self.output / f"{method}-{seed}"
+
+    def _data(self, seed: int) -> Path:
+        return self.output / f"data-{seed}"
+
+
+def _evaluate_untrained(run: FinetuningRun, path: Path) -> None:
+    """Write what a run would start from, as the results of a run of no steps."""
+    run.trainer.evaluate()
+    results = {"metrics": run.trainer.metrics.latest, "trainable_parameters": 0, "seconds": 0.0}
+    write_file(path, lambda temporary: temporary.write_text(json.dumps(results, indent=2) + "\n"))
+
+
+def _read_losses(run: Path) -> Curve:
+    """Return the recorded training losses of a finished run, as running means."""
+    checkpoint = last_checkpoint(run)
+    assert checkpoint is not None
+    history = json.loads((Path(checkpoint) / "trainer_state.json").read_text())["log_history"]
+    records = [(record["step"], record["loss"]) for record in history if "loss" in record]
+    groups = [records[start : start + SMOOTHING_RECORDS] for start in range(0, len(records), SMOOTHING_RECORDS)]
+    return [group[-1][0] for group in groups], [statistics.mean(loss for _, loss in group) for group in groups]
 
 
 def _row(runs: list[dict[str, Any]], names: list[str]) -> list[str]:
@@ -190,11 +214,6 @@ def _row(runs: list[dict[str, Any]], names: list[str]) -> list[str]:
     return cells
 
 
-def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
@@ -203,9 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(options: argparse.Namespace) -> None:
     output = options.output / options.task
-    table = format_table(run_experiment(options.task, options.checkpoint, output, options.seeds))
+    comparison = Comparison(options.task, options.checkpoint, output)
+    table = format_table(comparison.run(options.seeds))
     write_file(output / "table.md", lambda path: path.write_text(table + "\n"))
-    print(f"\n{table}\n\nWrote {output}: table.md, and for each run its model and pictures of predictions.")
+    comparison.draw(options.seeds[0])
+    print(f"\n{table}\n\nWrote {output}: table.md, predictions.png, losses.png, and a folder for each run.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,10 +4,7 @@ Both processes start once and run all scenarios of this file, on the tiny studen
 `tiny_distillation.py`.
 """
 
-import argparse
 import re
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +13,23 @@ from typing import NamedTuple
 import pytest
 import tiny_distillation as tiny
 import torch
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.state import AcceleratorState, DistributedType, PartialState
-from accelerate.utils import prepare_multi_gpu_env
+from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 from torch import Tensor
+from two_processes import (
+    CONFIGS,
+    choose_sharding,
+    fsdp_settings,
+    launcher_arguments,
+    let_accelerate_shard_on_cpus,
+    log_file,
+    run_two_processes,
+)
 
 from modeling_radio.encoder_radio import RadioBlock
 from training.recipe import RecipeError, load_recipe
 from training.sharding import build_accelerator
 
-
-CONFIGS = Path(tiny.trainer.__file__).with_name("accelerate_configs")
 
 SHORT = ("schedule.num_steps=5", "standardization={calibration_steps: 1, estimation_steps: 3, refit_every_steps: 2}")
 # A small epsilon would turn the rounding of a gradient that should be zero into a full step of Adam.
@@ -96,19 +98,6 @@ class FailingOnRank1(tiny.TinyTeacher):
         return output._replace(features=output.features * (float("nan") if is_bad else 1))
 
 
-def let_accelerate_shard_on_cpus(patch: pytest.MonkeyPatch) -> None:
-    """Accelerate starts FSDP on GPUs only; everything after that, and PyTorch, runs on CPUs just the same."""
-    initialize = AcceleratorState.__init__
-
-    def initialize_with_fsdp(self: AcceleratorState, *args, fsdp_plugin=None, **kwargs) -> None:
-        initialize(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        if fsdp_plugin is not None:
-            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-            self.fsdp_plugin = fsdp_plugin
-
-    patch.setattr(AcceleratorState, "__init__", initialize_with_fsdp)
-
-
 def run_scenarios(recipe_file: str) -> None:
     """Run by each of the two processes; writes what went wrong beside the outputs."""
     torch.set_num_threads(1)
@@ -117,8 +106,7 @@ def run_scenarios(recipe_file: str) -> None:
     patch.setitem(tiny.training.teachers.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
     let_accelerate_shard_on_cpus(patch)
     for name, scenario in SCENARIOS.items():
-        patch.setenv("ACCELERATE_USE_FSDP", str(scenario.use_fsdp).lower())
-        AcceleratorState._reset_state(reset_partial_state=True)
+        choose_sharding(patch, use_fsdp=scenario.use_fsdp)
         recipe = load_recipe(recipe_file, [*SETTINGS, *scenario.overrides])
         sys.stdout.write(f"== {name}\n")
         sys.stdout.flush()
@@ -133,41 +121,6 @@ def error_file(scenario: str, rank: int) -> Path:
     return Path(f"{scenario}-error-{rank}.txt")
 
 
-def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen:
-    environment = {
-        **tiny.environment(),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-        **fsdp_settings(),
-    }
-    with (folder / f"log-{rank}.txt").open("w") as log:
-        command = [sys.executable, __file__, str(folder / "tiny.yaml")]
-        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-
-def launcher_arguments(config: Path) -> argparse.Namespace:
-    """What `accelerate launch` makes of a configuration file."""
-    command = ["--config_file", str(config), "-m", "training.distill"]
-    return _validate_launch_command(launch_command_parser().parse_args(command))[0]
-
-
-def fsdp_settings() -> dict[str, str]:
-    """What the launcher tells its processes of the FSDP that we ship."""
-    environment = prepare_multi_gpu_env(launcher_arguments(CONFIGS / "eight_gpus_fsdp.yaml"))
-    return {key: value for key, value in environment.items() if key.startswith("FSDP_")}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder in which two processes have run all scenarios."""
@@ -178,18 +131,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name, scenario in SCENARIOS.items():
             if scenario.session[0]:
                 distil(name, *scenario.overrides, stop_at=scenario.session[0])
-        port = free_port()
-        ranks = [start_rank(rank, port, folder) for rank in range(2)]
-        try:
-            assert [process.wait(timeout=400) for process in ranks] == [0, 0], read_logs(folder)
-        finally:
-            for process in ranks:
-                process.kill()
+        run_two_processes(__file__, folder, "tiny.yaml")
         yield folder
-
-
-def read_logs(folder: Path) -> str:
-    return "\n".join((folder / f"log-{rank}.txt").read_text() for rank in range(2))
 
 
 def prepare_this_process(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -249,7 +192,7 @@ def test_sharded_bfloat16_keeps_float32_weights_near_those_of_one_process(
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_both_processes_skip_a_step_and_name_teacher_and_rank(two_ranks: Path, kind: str) -> None:
-    log = (two_ranks / "log-0.txt").read_text().partition(f"== {kind}-nan")[2]
+    log = log_file(two_ranks, 0).read_text().partition(f"== {kind}-nan")[2]
     assert "Step 2 skipped: not finite: loss, features/segmenter on rank 1 (1 in a row)." in log.partition("== ")[0]
     errors = [(two_ranks / error_file(f"{kind}-nan", rank)).read_text() for rank in range(2)]
     assert errors[0] == errors[1]

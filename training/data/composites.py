@@ -56,7 +56,7 @@ class DetectionSet:
 
 
 def detection_set(
-    assets: DemoAssets, size: int, num_train: int = NUM_TRAIN_SCENES, num_test: int = NUM_TEST_SCENES
+    assets: DemoAssets, size: int, num_train: int = NUM_TRAIN_SCENES, num_test: int = NUM_TEST_SCENES, draw: int = 0
 ) -> DetectionSet:
     """Return scenes with the assets' segmentation classes as objects; always the same ones.
 
@@ -65,6 +65,7 @@ def detection_set(
         size: Side of the square scenes, pixels.
         num_train: Number of training scenes.
         num_test: Number of test scenes.
+        draw: Each number gives other scenes of the same objects and photographs.
 
     Raises:
         ValueError: If the size or a number is not positive.
@@ -72,8 +73,8 @@ def detection_set(
     if min(size, num_train, num_test) < 1:
         raise ValueError(f"size, num_train and num_test must be positive, not {size}, {num_train} and {num_test}")
     return DetectionSet(
-        train=_scenes(assets, "train", size, num_train),
-        test=_scenes(assets, "held_out", size, num_test),
+        train=_scenes(assets, "train", size, num_train, draw),
+        test=_scenes(assets, "held_out", size, num_test, draw),
         class_names=assets.segmentation_classes,
     )
 
@@ -120,7 +121,7 @@ def _hides_too_much(opaque: np.ndarray, owners: np.ndarray, areas: list[int]) ->
     return any(left < MIN_VISIBLE_SHARE * area for left, area in zip(visible, areas, strict=True))
 
 
-def _scenes(assets: DemoAssets, split: Split, size: int, num_scenes: int) -> tuple[Composite, ...]:
+def _scenes(assets: DemoAssets, split: Split, size: int, num_scenes: int, draw: int) -> tuple[Composite, ...]:
     bank = evaluation_bank(assets, split, assets.segmentation_classes)
-    seeds = ([DETECTION_SEEDS[split], index] for index in range(num_scenes))
+    seeds = ([DETECTION_SEEDS[split], index, draw] for index in range(num_scenes))
     return tuple(compose_objects(bank, size, MAX_OBJECTS, np.random.default_rng(seed)) for seed in seeds)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import re
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
-import modeling_radio
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.modeling_radio import copy_source_files
+from modeling_radio.peft_radio import check_adapter_weights
 from training.files import write_folder
 from training.finetuning.settings import FinetuneSettings
 from training.recipe import did_you_mean
@@ -28,18 +33,9 @@ if TYPE_CHECKING:
 
 
 BLOCKS = "radio_model.model.blocks"
-BACKBONE = "radio_model"
+BACKBONE, TEXT_TOWER = "radio_model", "text_tower"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-SHAPE_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "mlp_ratio",
-    "use_swiglu_ffn",
-    "patch_size",
-    "num_labels",
-)
-"""Fields of the configuration in which an adapter and its base must agree."""
+PEFT_PREFIX = "base_model.model."
 
 
 def valid_targets(model: RadioPreTrainedModel) -> list[str]:
@@ -49,8 +45,8 @@ def valid_targets(model: RadioPreTrainedModel) -> list[str]:
 
 
 def head_names(model: RadioPreTrainedModel) -> list[str]:
-    """Return the names of what a task model has beside its backbone."""
-    return [name for name, _ in model.named_children() if name != BACKBONE]
+    """Return the names of what a task model has beside its backbone and a teacher's text tower."""
+    return [name for name, _ in model.named_children() if name not in (BACKBONE, TEXT_TOWER)]
 
 
 def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -> LoraConfig:
@@ -88,7 +84,10 @@ def target_pattern(model: RadioPreTrainedModel, targets: Sequence[str] | None) -
 
 
 def add_adapter(model: RadioPreTrainedModel, settings: FinetuneSettings) -> PeftModel:
-    """Freeze the model and give it fresh adapters, which change nothing until they are trained."""
+    """Freeze the model and give it fresh adapters, which change nothing until they are trained.
+
+    Its heads become float32 and train in full.
+    """
     from peft import PeftModel, get_peft_model
 
     for name in head_names(model):
@@ -98,7 +97,13 @@ def add_adapter(model: RadioPreTrainedModel, settings: FinetuneSettings) -> Peft
         return cast(PeftModel, get_peft_model(model, config))
 
 
-def save_adapter(model: PeftModel, processor: RadioImageProcessor, path: Path, base: str) -> None:
+def save_adapter(
+    model: PeftModel,
+    processor: RadioImageProcessor,
+    path: Path,
+    base: str,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
     """Write an adapter folder, replaced as a whole if it exists.
 
     Beside peft's two files it holds the task model's `config.json` with the code it names, from which the base is
@@ -108,7 +113,8 @@ def save_adapter(model: PeftModel, processor: RadioImageProcessor, path: Path, b
         model: A task model with one adapter.
         processor: Of the images that the adapter was trained on.
         path: Folder to write.
-        base: Folder or Hub id of the base, for `base_model_name_or_path`.
+        base: Folder or Hub id of the base, for `base_model_name_or_path`; of a folder the absolute path.
+        weights: All of the model's, whole, if it is sharded.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
@@ -116,10 +122,10 @@ def save_adapter(model: PeftModel, processor: RadioImageProcessor, path: Path, b
     base_model = cast(RadioPreTrainedModel, model.get_base_model())
 
     def write(folder: Path) -> None:
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), state_dict=weights)
+        base_model.config.architectures = [type(base_model).__name__]
         base_model.config.save_pretrained(folder)
-        for source in Path(modeling_radio.__file__).parent.glob("*_radio.py"):
-            shutil.copyfile(source, folder / source.name)
+        copy_source_files(folder)
         processor.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's template, all blanks
         _make_portable(folder / ADAPTER_CONFIG, base)
@@ -131,6 +137,7 @@ def save_adapter(model: PeftModel, processor: RadioImageProcessor, path: Path, b
 def _make_portable(path: Path, base: str) -> None:
     """Name the base, and drop the Python module of its class, which no other process can import."""
     config = json.loads(path.read_text())
+    base = str(Path(base).resolve()) if Path(base).is_dir() else base
     config |= {"base_model_name_or_path": base, "auto_mapping": None}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
@@ -138,9 +145,13 @@ def _make_portable(path: Path, base: str) -> None:
 def _name_magnitudes(path: Path) -> None:
     """Add ".weight" to the keys of DoRA's magnitudes: peft reads either, `load_adapter` of transformers this one."""
     weights = load_file(path)
-    renamed = {re.sub(r"lora_magnitude_vector$", r"\g<0>.weight", key): tensor for key, tensor in weights.items()}
+    renamed = {_named_magnitude(key): tensor for key, tensor in weights.items()}
     if renamed.keys() != weights.keys():
         save_file(renamed, path, metadata={"format": "pt"})
+
+
+def _named_magnitude(key: str) -> str:
+    return re.sub(r"lora_magnitude_vector$", r"\g<0>.weight", key)
 
 
 def open_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path, name: str = "default") -> PeftModel:
@@ -149,13 +160,14 @@ def open_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path, name: st
     Args:
         model: The base with the task's head, or what this function returned before.
         folder: What `save_adapter` wrote.
-        name: For `set_adapter`, and for `adapter_names` of a call that mixes adapters within its batch.
+        name: For `set_adapter`, and for `adapter_names` of a call that mixes adapters of a backbone within its batch.
 
     Returns:
         The model with the adapter active.
 
     Raises:
-        ValueError: If the folder holds no adapter, or one for a model of another shape.
+        ValueError: If the folder holds no adapter, or one for a model of another shape or with another head; the model
+            is as it was.
     """
     from peft import PeftModel
 
@@ -178,35 +190,53 @@ def _without_renaming_warning() -> Iterator[None]:
 
 def check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> None:
     """Raise a `ValueError` unless an adapter folder fits a model."""
+    from peft import PeftModel
+
     missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_NAME) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} is no adapter folder: it lacks {', '.join(missing)}.")
-    trained, config = RadioConfig.from_pretrained(folder), cast(RadioConfig, model.config)
-    for field in SHAPE_FIELDS:
-        there, here = getattr(trained, field), getattr(config, field)
-        if there != here:
-            raise ValueError(
-                f"The adapter in {folder} is for another model: `{field}` was {there} where it was trained and is "
-                f"{here} here. Open the base that it was trained on, with the head that its config.json describes."
-            )
+    base = cast(RadioPreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    there, here = _saved_shapes(folder), _fitting_shapes(base, folder)
+    mismatched = [(name, there[name], here[name]) for name in there.keys() & here.keys() if there[name] != here[name]]
+    remark = _differing_fields(RadioConfig.from_pretrained(folder), base.config)
+    check_adapter_weights(folder, here.keys() - there.keys(), there.keys() - here.keys(), mismatched, remark)
 
 
-def merge_adapter(
-    base: RadioPreTrainedModel, folder: Path, processor: RadioImageProcessor, path: Path
-) -> RadioPreTrainedModel:
-    """Write a plain folder of a base with a saved adapter merged into its weights, and return that model.
+def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the weights of an adapter folder by their names in the base."""
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
+        names = weights.keys()
+        return {name.removeprefix(PEFT_PREFIX): tuple(weights.get_slice(name).get_shape()) for name in names}
+
+
+def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the weights that an adapter of the folder's kind has if it is made for a model and its heads."""
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+
+    config = cast("LoraConfig", PeftConfig.from_pretrained(str(folder)))
+    config.modules_to_save = head_names(model) or None
+    config.base_model_name_or_path = None  # else peft warns that it changes
+    with torch.device("meta"), _without_renaming_warning():
+        adapted = get_peft_model(type(model)(copy.deepcopy(model.config)), config)
+    weights = get_peft_model_state_dict(adapted)
+    return {_named_magnitude(name).removeprefix(PEFT_PREFIX): tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def _differing_fields(there: RadioConfig, here: RadioConfig) -> str:
+    """Return in words which of our fields, and which number of classes, two configurations disagree on."""
+    general = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    ours = [field.name for field in dataclasses.fields(RadioConfig) if field.name not in general]
+    names = ["num_labels", *(name for name in ours if not name.startswith("_"))]
+    values = [(name, getattr(there, name), getattr(here, name)) for name in names]
+    fields = [f"`{name}` ({before!r}, here {now!r})" for name, before, now in values if before != now]
+    return f"Its config.json differs in {', '.join(fields)}." if fields else ""
+
+
+def merge_adapter(base: RadioPreTrainedModel, folder: Path) -> RadioPreTrainedModel:
+    """Return a plain model: a base with a saved adapter merged into its weights.
 
     Args:
         base: In float32, since the sum is rounded to the base's precision; it becomes the result.
         folder: What `save_adapter` wrote.
-        processor: Saved beside the model.
-        path: Folder to write.
     """
-    merged = cast(RadioPreTrainedModel, open_adapter(base, folder).merge_and_unload())
-
-    def write(temporary: Path) -> None:
-        merged.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-
-    write_folder(path, write)
-    return merged
+    return cast(RadioPreTrainedModel, open_adapter(base, folder).merge_and_unload())

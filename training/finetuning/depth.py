@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,13 @@ class DepthTask(FinetuningTask):
     def build_score(self) -> Score:
         return DepthScore()
 
-    def draw(self, axes: Sequence[Axes], image: Tensor, prediction: Tensor, reference: Tensor) -> None:
-        farthest = float(reference.max()) or 1.0
-        for ax, depth, title in zip(axes, (reference, prediction), ("truth", "prediction"), strict=True):
-            shown = np.ma.masked_equal(depth.numpy(), 0)
-            ax.imshow(image.numpy())
-            ax.imshow(shown, cmap="magma_r", vmin=0, vmax=farthest)
-            ax.set_title(title, fontsize=7)
+    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+        self.draw_prediction(ax, image, reference, reference)
+
+    def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
+        shown = np.ma.masked_equal(prediction.numpy(), 0)
+        ax.imshow(image.numpy())
+        ax.imshow(shown, cmap="magma_r", vmin=0, vmax=float(reference.max()) or 1.0)
 
 
 class DepthScore:

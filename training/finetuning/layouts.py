@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from training.data.image_folder import IMAGE_SUFFIXES
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION = "train", "validation"
 SPLIT_NAMES = {
@@ -61,19 +63,24 @@ def read_depth_folder(folder: Path) -> Tables:
     return {split: _table_of_pairs(rows, "depth") for split, rows in pairs.items()}
 
 
-def read_coco(source: Path) -> tuple[Tables, tuple[str, ...]]:
+def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...]]:
     """Read COCO detection annotations; columns `image` and `objects` with `bbox` (x, y, width, height) and `category`.
+
+    Crowds are left out, and boxes without an area, of which COCO has a few; the latter are counted in the log.
 
     Args:
         source: A json file, its images beside it or in `images/`; or a folder: `annotations/instances_train2017.json`
             with `train2017/`, `train/_annotations.coco.json` with the images beside it, or `annotations.json` with
-            `images/`. Crowds are left out.
+            `images/`.
+        with_masks: Whether objects also have a `segmentation`, COCO's polygons or run lengths as JSON, which takes
+            far less room than pixels and fits both.
 
     Returns:
         The tables, and the categories' names in the order of their ids, from which classes are numbered.
 
     Raises:
-        ValueError: If no annotations are found, they are no COCO json, or an image is missing.
+        ValueError: If no annotations are found, they are no COCO json, an object lacks something, or an image is
+            missing.
     """
     files = {TRAIN: source} if source.is_file() else _find_coco_files(source)
     if TRAIN not in files:
@@ -84,7 +91,7 @@ def read_coco(source: Path) -> tuple[Tables, tuple[str, ...]]:
     parsed = {split: _parse_coco(path) for split, path in files.items()}
     categories = sorted(parsed[TRAIN]["categories"], key=lambda category: category["id"])
     numbers = {category["id"]: number for number, category in enumerate(categories)}
-    tables = {split: _coco_table(files[split], content, numbers) for split, content in parsed.items()}
+    tables = {split: _coco_table(files[split], content, numbers, with_masks) for split, content in parsed.items()}
     return tables, tuple(category["name"] for category in categories)
 
 
@@ -167,38 +174,53 @@ def _parse_coco(path: Path) -> dict[str, Any]:
     return content
 
 
-def _coco_table(path: Path, content: Mapping[str, Any], numbers: Mapping[int, int]) -> Dataset:
+def _coco_table(path: Path, content: Mapping[str, Any], numbers: Mapping[int, int], with_masks: bool) -> Dataset:
     from datasets import Dataset, Features, Image, List, Value
 
     find_image = _coco_image_finder(path)
-    objects: dict[int, dict[str, list]] = {image["id"]: {"bbox": [], "category": []} for image in content["images"]}
-    for annotation in content["annotations"]:
-        _add_coco_object(objects, annotation, numbers, path)
+    features = {"bbox": List(List(Value("float32"))), "category": List(Value("int64"))}
+    if with_masks:
+        features["segmentation"] = List(Value("string"))
+    objects: dict[int, dict[str, list]] = {image["id"]: {key: [] for key in features} for image in content["images"]}
+    annotations = [annotation for annotation in content["annotations"] if not annotation.get("iscrowd", 0)]
+    for annotation in annotations:
+        _check_coco_object(annotation, objects, numbers, path, with_masks)
+    whole = [annotation for annotation in annotations if 0 not in annotation["bbox"][2:]]
+    if len(whole) < len(annotations):
+        logger.warning("%s: left out %d boxes without an area", path, len(annotations) - len(whole))
+    for annotation in whole:
+        _add_coco_object(objects[annotation["image_id"]], annotation, numbers)
     rows = {
         "image": [str(find_image(image["file_name"])) for image in content["images"]],
         "objects": [objects[image["id"]] for image in content["images"]],
     }
-    box = List(List(Value("float32")))
-    return Dataset.from_dict(
-        rows, features=Features({"image": Image(), "objects": {"bbox": box, "category": List(Value("int64"))}})
-    )
+    return Dataset.from_dict(rows, features=Features({"image": Image(), "objects": features}))
 
 
-def _add_coco_object(
-    objects: dict[int, dict[str, list]], annotation: Mapping[str, Any], numbers: Mapping[int, int], path: Path
+def _check_coco_object(
+    annotation: Mapping[str, Any], images: Mapping[int, Any], numbers: Mapping[int, int], path: Path, with_masks: bool
 ) -> None:
-    if annotation.get("iscrowd", 0):
-        return
+    where = f"{path}: annotation {annotation.get('id')}"
+    missing = {"image_id", "category_id", "bbox"} - set(annotation)
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(sorted(missing))}.")
     image, category = annotation["image_id"], annotation["category_id"]
-    if image not in objects:
-        raise ValueError(f"{path}: annotation {annotation['id']} names image {image}, which is not in `images`.")
+    if image not in images:
+        raise ValueError(f"{where} names image {image}, which is not in `images`.")
     if category not in numbers:
         raise ValueError(
-            f"{path}: annotation {annotation['id']} has the category {category}; the training set's `categories` have "
-            f"the ids {', '.join(map(str, numbers))}."
+            f"{where} has the category {category}; the training set's `categories` have the ids "
+            f"{', '.join(map(str, numbers))}."
         )
-    objects[image]["bbox"].append(annotation["bbox"])
-    objects[image]["category"].append(numbers[category])
+    if with_masks and not annotation.get("segmentation"):
+        raise ValueError(f"{where} has no `segmentation`: without outlines choose the task object-detection.")
+
+
+def _add_coco_object(objects: dict[str, list], annotation: Mapping[str, Any], numbers: Mapping[int, int]) -> None:
+    objects["bbox"].append(annotation["bbox"])
+    objects["category"].append(numbers[annotation["category_id"]])
+    if "segmentation" in objects:
+        objects["segmentation"].append(json.dumps(annotation["segmentation"]))
 
 
 def _coco_image_finder(path: Path) -> Callable[[str], Path]:

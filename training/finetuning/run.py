@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
 from training.files import remove_partial, write_file, write_folder
 from training.finetuning.adapters import BACKBONE, add_adapter, head_names, merge_adapter, save_adapter
 from training.finetuning.augmentation import build_transform
-from training.finetuning.settings import FinetuneSettings
+from training.finetuning.settings import BOX_TASKS, FinetuneSettings
 from training.finetuning.sources import load_images
 from training.finetuning.task import Examples, FinetuningTask
 from training.finetuning.tasks import TASK_CLASSES, build_task
@@ -73,8 +76,10 @@ class FinetuningRun:
         _check_size(size, checkpoint_config)
         self.settings = dataclasses.replace(settings, size=size)
         self._check_output()
+        _check_launch(settings)
+        self.arguments = training_arguments(self.settings)  # joins the other processes, so that one of them reports
         images = load_images(self.settings)
-        print(images.remark, flush=True)
+        self._report(images.remark)
         self.task = build_task(self.settings, images)
         self.config = configure(checkpoint_config, self.task, self.settings)
         self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": size[0], "width": size[1]})
@@ -82,7 +87,7 @@ class FinetuningRun:
         set_seed(self.settings.seed)
         self.model = build_model(self.config, self.task, self.settings)
         self.parameter_counts = ParameterCounts.of(self.model)
-        print(f"Training {self.parameter_counts}.", flush=True)
+        self._report(f"Training {self.parameter_counts}.")
         self.trainer = self._build_trainer()
 
     def run(self) -> dict[str, float]:
@@ -99,8 +104,9 @@ class FinetuningRun:
         self.trainer.train(resume_from_checkpoint=last_checkpoint(output))
         self.trainer.evaluate()
         metrics = self.trainer.metrics.latest
+        weights = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)  # all ranks have parts of it
         if self.trainer.is_world_process_zero():
-            self.save()
+            self.save(weights)
             results = {
                 "metrics": metrics,
                 "trainable_parameters": self.parameter_counts.trainable,
@@ -111,17 +117,26 @@ class FinetuningRun:
             write_file(output / RESULTS, lambda path: path.write_text(text))
         return metrics
 
-    def save(self) -> None:
-        """Write `final`, an adapter or a plain folder, and with `merge` the merged model."""
+    def save(self, weights: dict[str, Tensor]) -> None:
+        """Write `final`, an adapter or a plain folder, and with `merge` the merged model.
+
+        Args:
+            weights: All of the model, whole.
+        """
         settings, final = self.settings, self.settings.output / FINAL
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
         if not settings.uses_adapter:
-            save_plain(model, self.processor, final)
+            save_plain(model, self.processor, final, weights)
             return
-        save_adapter(model, self.processor, final, settings.checkpoint)
+        save_adapter(model, self.processor, final, settings.checkpoint, weights)
         if settings.merge:
             base = open_task_model(self.task, settings.checkpoint, config=self.config, dtype=torch.float32)
-            merge_adapter(base, final, self.processor, settings.output / MERGED)
+            save_plain(merge_adapter(base, final), self.processor, settings.output / MERGED)
+
+    def _report(self, line: str) -> None:
+        """Print a line once, however many processes there are."""
+        if self.arguments.process_index == 0:
+            print(line, flush=True)
 
     def _check_output(self) -> None:
         path = self.settings.output / SETTINGS
@@ -137,13 +152,16 @@ class FinetuningRun:
 
     def _build_trainer(self) -> FinetuningTrainer:
         settings, images = self.settings, self.task.images
+        # Known only now: labels decide which classification it is.
+        self.arguments.metric_for_best_model = self.task.best_metric
+        self.arguments.greater_is_better = self.task.greater_is_better
         trainer = FinetuningTrainer(
             task=self.task,
             learning_rates=learning_rates(settings),
             layer_decay=settings.layer_decay,
             pictures=settings.output / PICTURES,
             model=self.model,
-            args=training_arguments(settings),
+            args=self.arguments,
             train_dataset=self._examples(images.train, "training image", is_training=True),
             eval_dataset=self._examples(images.validation, "validation image", is_training=False),
             data_collator=self.task.collate,
@@ -175,19 +193,32 @@ def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSetti
     """Return the task model's configuration.
 
     Raises:
-        ValueError: If the settings change a field that does not exist.
+        ValueError: If the settings change a field that does not exist, or their window is none.
     """
     known = [field.name for field in dataclasses.fields(RadioConfig)]
     for name in settings.config:
         if name not in known:
             raise ValueError(f"`config` has no field {name!r}.{did_you_mean(name, known)}")
-    window = {} if settings.window_size is None else _window_fields(settings)
+    window = _window_fields(config, settings)
     return RadioConfig.from_dict({**config.to_dict(), **window, **task.config_fields(), **settings.config})
 
 
-def _window_fields(settings: FinetuneSettings) -> dict[str, Any]:
-    name = "detection_window_size" if settings.task == "object-detection" else "vitdet_window_size"
-    return {name: settings.window_size}
+def _window_fields(config: RadioConfig, settings: FinetuneSettings) -> dict[str, Any]:
+    """Return the field that holds the window; where it takes only numbers, "auto" is chosen for the run's image size.
+
+    Raises:
+        ValueError: If it is no window.
+    """
+    window = settings.window_size
+    if window is None:
+        return {}
+    check_window_size(window)
+    if settings.task in BOX_TASKS:
+        return {"detection_window_size": window}
+    if window == "auto":
+        rows, cols = (side // config.patch_size for side in cast(tuple[int, int], settings.size))
+        window = choose_without_budget(config, rows, cols)
+    return {"vitdet_window_size": None if window == "global" else window}
 
 
 def build_model(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> nn.Module:
@@ -275,7 +306,6 @@ def learning_rates(settings: FinetuneSettings) -> tuple[float, float]:
 
 def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
     """Return the options of transformers' `Trainer`."""
-    task = TASK_CLASSES[settings.task]
     strategy = "epoch" if settings.evaluate_every is None else "steps"
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     # transformers is renaming the option; the old name warns where the new one exists.
@@ -300,8 +330,6 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         save_steps=settings.evaluate_every or 500,
         save_total_limit=KEPT_CHECKPOINTS,
         load_best_model_at_end=True,
-        metric_for_best_model=task.best_metric,
-        greater_is_better=task.greater_is_better,
         batch_eval_metrics=True,
         logging_steps=LOGGING_STEPS,
         report_to=["tensorboard"],
@@ -319,18 +347,40 @@ def last_checkpoint(output: Path) -> str | None:
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
-def save_plain(model: RadioPreTrainedModel, processor: RadioImageProcessor, path: Path) -> None:
+def save_plain(
+    model: RadioPreTrainedModel, processor: RadioImageProcessor, path: Path, weights: dict[str, Tensor] | None = None
+) -> None:
     """Write model and processor as a folder that the Auto classes open.
+
+    Args:
+        model: The model.
+        processor: Saved beside it.
+        path: Folder to write.
+        weights: All of the model's, whole, if it is sharded.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
     """
 
     def write(folder: Path) -> None:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         processor.save_pretrained(folder)
 
     write_folder(path, write)
+
+
+def _check_launch(settings: FinetuneSettings) -> None:
+    """Refuse what `accelerate launch` can ask for and what was never tried."""
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise ValueError("DeepSpeed is not supported: launch with DDP or FSDP, as in training/accelerate_configs.")
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise ValueError("FSDP of version 1 is not supported: set `fsdp_version: 2`.")
+    if settings.quantize is not None:
+        raise ValueError(
+            f"`quantize` {settings.quantize} is not supported with FSDP: launch with DDP, or leave it out."
+        )
 
 
 def _check_size(size: tuple[int, int], config: RadioConfig) -> None:

@@ -12,7 +12,8 @@ from training.files import write_file
 from training.recipe import did_you_mean
 
 
-TASKS = ("image-classification", "semantic-segmentation", "object-detection", "depth-estimation")
+BOX_TASKS = ("object-detection", "instance-segmentation")
+TASKS = ("image-classification", "semantic-segmentation", *BOX_TASKS, "depth-estimation")
 TUNE_METHODS = ("head", "lora", "dora", "rslora", "full")
 ADAPTER_METHODS = ("lora", "dora", "rslora")
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -38,14 +39,16 @@ class FinetuneSettings:
         merge: Also write the model with its adapter merged, as a plain folder.
         quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); None for none.
         classes: Names of the classes in the order of their ids; None takes what the data says.
-        class_weights: "balanced", one weight for each class, or None; classification and segmentation only.
+        class_weights: "balanced" (not for lists of labels), one weight for each class, or None; classification and
+            semantic segmentation only.
         image_column: Column of the images; None finds it.
         target_column: Column of the labels, masks, boxes or depth maps; None finds it.
         box_format: How a `datasets` source states boxes, in pixels.
         depth_scale: Units of a stored depth value in a metre; None means 1000 for integers and 1 for floats.
         validation_share: Share of the images that is held out where the source has no split of its own.
         size: Height and width in pixels that images are resized to; None takes the checkpoint's preferred one.
-        window_size: ViTDet window in tokens, kept in the saved configuration; None leaves the checkpoint's.
+        window_size: ViTDet window in tokens, "global" or "auto", kept in the saved configuration; None leaves the
+            checkpoint's.
         crop_area_min: Smallest share of the image that a random crop keeps; 1 crops nothing.
         flip_probability: Probability of a horizontal flip.
         color_jitter: Strength of random brightness, contrast and saturation; 0 for none.
@@ -87,7 +90,7 @@ class FinetuneSettings:
     depth_scale: float | None = None
     validation_share: float = 0.1
     size: tuple[int, int] | None = None
-    window_size: int | None = None
+    window_size: int | str | None = None
     crop_area_min: float = 0.35  # our choice between torchvision's 0.08 for training from scratch and no crop
     flip_probability: float = 0.5
     color_jitter: float = 0.2

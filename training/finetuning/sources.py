@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from modeling_radio.classification_radio import ProblemType
+from training.finetuning.labels import check_numbers, find_problem_type, number_classes
 from training.finetuning.layouts import (
     TRAIN,
     VALIDATION,
@@ -16,7 +18,7 @@ from training.finetuning.layouts import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.finetuning.settings import FinetuneSettings
+from training.finetuning.settings import BOX_TASKS, FinetuneSettings
 from training.recipe import did_you_mean
 from training.seeds import derive_seed
 
@@ -30,6 +32,7 @@ TARGET_COLUMNS = {
     "image-classification": ("label", "labels", "class", "fine_label"),
     "semantic-segmentation": ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
     "object-detection": ("objects", "annotations"),
+    "instance-segmentation": ("objects", "annotations"),
     "depth-estimation": ("depth", "depth_map"),
 }
 """Names that are tried where none is given; the first that exists counts."""
@@ -44,36 +47,39 @@ class LabelledImages:
         validation: The same columns.
         class_names: In the order of their ids; empty if the source names none.
         remark: One line for people: what the source is and how it was split.
+        problem_type: What the labels of image classification are; None for other tasks.
     """
 
     train: Dataset
     validation: Dataset
     class_names: tuple[str, ...]
     remark: str
+    problem_type: ProblemType | None = None
 
 
 def load_images(settings: FinetuneSettings) -> LabelledImages:
     """Open the source that the settings name.
 
     Raises:
-        ValueError: If nothing is there, it is not laid out as the task needs, or a column is missing.
+        ValueError: If nothing is there, it is not laid out as the task needs, a column is missing, or a label is wrong.
     """
     tables, class_names = _open(settings)
     if TRAIN not in tables:
         raise ValueError(f"{settings.data!r} has no split 'train'; it has {', '.join(tables)}.")
     columns = _choose_columns(settings, tables[TRAIN].column_names)
     tables = {split: _with_columns(table, columns) for split, table in tables.items()}
-    train = tables[TRAIN]
+    problem_type = None
     if settings.task == "image-classification":
-        tables, class_names = _number_classes(tables, settings.classes)
-        train = tables[TRAIN]
+        column = next(name for name, role in columns.items() if role == "target")
+        tables, class_names, problem_type = _read_labels(tables, settings, column)
+    train = tables[TRAIN]
     if VALIDATION in tables:
         validation, how = tables[VALIDATION], "its own validation split"
     else:
         train, validation = _split(train, settings)
         how = f"a seeded split of {settings.validation_share:.0%}"
     remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
-    return LabelledImages(train, validation, settings.classes or class_names, remark)
+    return LabelledImages(train, validation, settings.classes or class_names, remark, problem_type)
 
 
 def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
@@ -85,8 +91,8 @@ def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
         return _open_parquet(path), ()
     if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
         return _open_saved(path), ()
-    if settings.task == "object-detection":
-        return read_coco(path)
+    if settings.task in BOX_TASKS:
+        return read_coco(path, with_masks=settings.task == "instance-segmentation")
     if not path.is_dir():
         raise ValueError(f"{settings.data!r} must be a folder, a .parquet file or a Hub id for {settings.task}.")
     if settings.task == "image-classification":
@@ -162,40 +168,24 @@ def _choose_columns(settings: FinetuneSettings, existing: Sequence[str]) -> dict
 
 
 def _with_columns(table: Dataset, columns: dict[str, str]) -> Dataset:
-    table = cast("Dataset", table.select_columns(list(columns)))
+    table = cast("Dataset", table.with_format(None).select_columns(list(columns)))
     return table.rename_columns({old: new for old, new in columns.items() if old != new})
 
 
-def _number_classes(tables: Tables, names: tuple[str, ...] | None) -> tuple[Tables, tuple[str, ...]]:
-    """Return tables whose labels are numbers, checked, and the names of the classes."""
-    from datasets import ClassLabel
-
-    feature = tables[TRAIN].features["target"]
-    if names is None and isinstance(feature, ClassLabel):
-        names = tuple(feature.names)
-    labels = {split: table["target"][:] for split, table in tables.items()}
-    if names is None:
-        distinct = sorted(set(labels[TRAIN]))
-        is_named = isinstance(distinct[0], str)
-        names = tuple(distinct) if is_named else tuple(f"class {number}" for number in range(max(distinct) + 1))
-    numbers = {split: _numbers(values, names, split) for split, values in labels.items()}
-    tables = {
-        split: cast("Dataset", cast("Dataset", table.remove_columns("target")).add_column("target", numbers[split]))
-        for split, table in tables.items()
-    }
-    return tables, names
-
-
-def _numbers(values: Sequence[str | int], names: tuple[str, ...], split: str) -> list[int]:
-    index = {name: number for number, name in enumerate(names)}
-    numbers = [index.get(value, -1) if isinstance(value, str) else value for value in values]
-    for row, number in enumerate(numbers):
-        if not 0 <= number < len(names):
-            raise ValueError(
-                f"Label {values[row]!r} of {split} image {row} is none of the {len(names)} classes "
-                f"({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})."
-            )
-    return numbers
+def _read_labels(
+    tables: Tables, settings: FinetuneSettings, column: str
+) -> tuple[Tables, tuple[str, ...], ProblemType]:
+    """Return tables whose labels are numbers, checked, the names of the classes and what the labels are."""
+    problem_type = find_problem_type(tables[TRAIN])
+    if problem_type != "regression":
+        return *number_classes(tables, column, settings.classes), problem_type
+    if settings.classes is not None:
+        raise ValueError(
+            f"`classes` names classes, but column {column!r} of {settings.data!r} has floats, which are measured "
+            "numbers: leave `classes` out, or store the ids of classes as integers."
+        )
+    check_numbers(tables, column)
+    return tables, (), problem_type
 
 
 def _split(table: Dataset, settings: FinetuneSettings) -> tuple[Dataset, Dataset]:

@@ -70,15 +70,19 @@ class FinetuningTask(ABC):
 
     @abstractmethod
     def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return predictions and references as tensors of equal batch size, for `build_score` and `draw`."""
+        """Return predictions and references as tensors of equal batch size, to score and to draw."""
 
     @abstractmethod
     def build_score(self) -> Score:
         """Return the task's metrics, empty."""
 
     @abstractmethod
-    def draw(self, axes: Sequence[Axes], image: Tensor, prediction: Tensor, reference: Tensor) -> None:
-        """Draw one image `(height, width, 3)` with its truth, `axes[0]`, and its prediction, `axes[1]`."""
+    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+        """Draw one image `(height, width, 3)` with its truth."""
+
+    @abstractmethod
+    def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
+        """Draw what a model makes of one image, on the scale of its truth."""
 
     def config_fields(self) -> dict[str, Any]:
         """Return what the model's configuration must know of the data."""

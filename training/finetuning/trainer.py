@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from matplotlib.figure import Figure
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from modeling_radio.modeling_radio import RadioNetwork
 from training.files import write_file
+from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.task import Examples, FinetuningTask, Score
 
 
-NUM_PICTURED = 6  # our choice: as many rows as fit a screen
-PICTURE_INCHES = 1.9
 _BLOCK = re.compile(r"radio_model\.model\.blocks\.(\d+)\.")
 _NEVER_DECAYED = ("pos_embed", "cls_token.token")
 
@@ -47,6 +48,10 @@ class FinetuningTrainer(Trainer):
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
         super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples()], **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
+        if self.is_fsdp_enabled:
+            # As in distillation: FSDP's own mixed precision would also round labels, heads and sums of gradients.
+            plugin = cast(FullyShardedDataParallelPlugin, self.accelerator.state.fsdp_plugin)
+            plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW (or what `args.optim` names) over groups of one learning rate and weight decay each."""
@@ -57,13 +62,17 @@ class FinetuningTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Return autocast in the run's precision, which Accelerate's sharded models do not enter by themselves."""
+        return self.accelerator.autocast()
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
         """Return the loss, with what is frozen in evaluation mode: it learns nothing from dropping or cropping.
 
         That holds for the positions of the backbone even where it is trained: runs have one image size, which random
         crops of the table would only disturb.
         """
-        part_in_evaluation(model).eval()
+        frozen_part(model).eval()
         return super().compute_loss(model, inputs, *args, **options)
 
     def prediction_step(
@@ -77,30 +86,17 @@ class FinetuningTrainer(Trainer):
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Measure the validation set and draw predictions beside the truth."""
+        model = cast(nn.Module, self.model)
+        average_statistics(model, self.accelerator)
         metrics = super().evaluate(*args, **options)
+        assert isinstance(self.eval_dataset, Examples)
+        # On every rank: a sharded model gathers its weights as it runs, and the loss of detection sums over all ranks.
+        with self.compute_loss_context_manager():
+            images, predictions, references = predict_examples(self.task, model, self.eval_dataset)
         if self.is_world_process_zero():
-            self.draw_predictions(self.pictures / f"step-{self.state.global_step}.png")
+            figure = draw_predictions(self.task, images, references, {"prediction": predictions})
+            write_file(self.pictures / f"step-{self.state.global_step}.png", figure.savefig)
         return metrics
-
-    def draw_predictions(self, path: Path) -> None:
-        """Draw the first validation images; a reader never sees half of the picture."""
-        dataset = self.eval_dataset
-        assert isinstance(dataset, Examples)
-        assert self.model is not None
-        batch = self.task.collate([dataset[index] for index in range(min(NUM_PICTURED, len(dataset)))])
-        self.model.eval()
-        _, predictions, references = self.prediction_step(self.model, batch, prediction_loss_only=False)
-        assert predictions is not None
-        assert references is not None
-        images = batch["pixel_values"].float().cpu().movedim(1, -1)
-        figure = Figure(figsize=(2 * PICTURE_INCHES, len(images) * PICTURE_INCHES), dpi=150, layout="constrained")
-        for row, image in enumerate(images):
-            axes = [figure.add_subplot(len(images), 2, 2 * row + column) for column in (1, 2)]
-            self.task.draw(axes, image, predictions[row].float().cpu(), references[row].cpu())
-            axes[0].set_axis_off()
-            if axes[1].images:
-                axes[1].set_axis_off()
-        write_file(path, figure.savefig)
 
 
 class BatchMetrics:
@@ -133,8 +129,16 @@ class EpochOfExamples(TrainerCallback):
         kwargs["train_dataloader"].dataset.epoch = int((state.epoch or 0) + 1e-6)
 
 
-def part_in_evaluation(model: nn.Module) -> nn.Module:
-    """Return the backbone if it is frozen and has no adapters, else its patch generator."""
+def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Give every rank the mean of all ranks' running statistics, so that each measures the model that is saved."""
+    norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    for statistic in (buffer for norm in norms for buffer in norm.buffers()):
+        if statistic.is_floating_point():  # not the number of batches
+            statistic.copy_(cast(Tensor, accelerator.reduce(statistic, reduction="mean")))
+
+
+def frozen_part(model: nn.Module) -> nn.Module:
+    """Return what learns nothing: the backbone if it has no trained weights, else its patch generator."""
     network = next(module for module in model.modules() if isinstance(module, RadioNetwork))
     is_frozen = not any(parameter.requires_grad for parameter in network.parameters())
     return network if is_frozen else network.model.patch_generator

@@ -48,6 +48,9 @@ def test_scenes_are_always_the_same_ones(assets, scenes):
     assert torch.equal(again.train[1].image, scenes.train[1].image)
     assert torch.equal(again.test[1].boxes, scenes.test[1].boxes)
     assert scenes.class_names == ("disc", "box")
+    other = detection_set(assets, 96, num_train=2, num_test=2, draw=1)
+    assert not torch.equal(other.train[1].image, scenes.train[1].image)
+    assert not torch.equal(other.test[1].image, scenes.test[1].image)
 
 
 def test_wrong_numbers(assets):

@@ -1,6 +1,7 @@
 """Adapters: which layers they sit on, and that saving, opening, merging and switching change nothing."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,13 +9,14 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
+from peft.functional import set_adapter
 from safetensors import safe_open
 
 from modeling_radio import (
     RadioConfig,
     RadioForImageClassification,
-    RadioForObjectDetection,
     RadioForSemanticSegmentation,
+    RadioForZeroShotImageClassification,
     RadioModel,
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -36,8 +38,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 NUM_LABELS = 3
 
-# `load_adapter` of transformers 5.17 leaves out the head that an adapter folder holds; peft's own class does not.
-LOADS_HEADS = Version(transformers.__version__) >= Version("5.24")
+# Before, `load_adapter` of transformers leaves out the head; peft's own class does not.
+LOADS_HEADS = Version(transformers.__version__) >= Version("5.18")
 
 
 def tiny_config(**options):
@@ -56,9 +58,9 @@ def base_folder(tmp_path_factory):
     return folder
 
 
-def open_base(folder, model_class=RadioForImageClassification, seed=0, **options):
+def open_base(folder, model_class=RadioForImageClassification, seed=0, num_labels=NUM_LABELS, **options):
     torch.manual_seed(seed)
-    return model_class.from_pretrained(folder, num_labels=NUM_LABELS, **options).eval()
+    return model_class.from_pretrained(folder, num_labels=num_labels, **options).eval()
 
 
 def trained(model, seed=1):
@@ -71,8 +73,8 @@ def trained(model, seed=1):
     return model.eval()
 
 
-def save(model, path):
-    save_adapter(model, RadioImageProcessor.from_model_config(tiny_config()), path, "some/base")
+def save(model, path, base="some/base"):
+    save_adapter(model, RadioImageProcessor.from_model_config(tiny_config()), path, str(base))
     return path
 
 
@@ -133,13 +135,14 @@ def test_methods(tune, flag, base_folder, pixels):
     [
         (RadioForImageClassification, "lora", {}),
         (RadioForImageClassification, "lora", {"window_size": 2}),
+        (RadioForImageClassification, "rslora", {}),
         (RadioForSemanticSegmentation, "dora", {"window_size": 2}),  # its batch norm has statistics to keep, too
     ],
-    ids=["global", "windowed", "dora"],
+    ids=["global", "windowed", "rslora", "dora"],
 )
 def test_save_open_merge_and_unload(base_folder, tmp_path, pixels, model_class, tune, mode):
     model = open_base(base_folder, model_class)
-    original = logits(model, pixels, **mode)
+    original = {name: weights.clone() for name, weights in model.get_submodule("radio_model").state_dict().items()}
     adapted = trained(add_adapter(model, settings(tune, lora_rank=2)))
     expected = logits(adapted, pixels, **mode)
     folder = save(adapted, tmp_path / "adapter")
@@ -152,18 +155,35 @@ def test_save_open_merge_and_unload(base_folder, tmp_path, pixels, model_class, 
         by_transformers.load_adapter(str(folder))
         assert torch.equal(logits(by_transformers.eval(), pixels, **mode), expected)
 
-    processor = RadioImageProcessor.from_model_config(tiny_config())
-    merge_adapter(open_base(base_folder, model_class, seed=5), folder, processor, tmp_path / "merged")
-    merged = model_class.from_pretrained(tmp_path / "merged").eval()
-    torch.testing.assert_close(logits(merged, pixels, **mode), expected, atol=1e-5, rtol=0)
-    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    merged = merge_adapter(open_base(base_folder, model_class, seed=5), folder)
+    assert type(merged) is model_class
+    torch.testing.assert_close(logits(merged.eval(), pixels, **mode), expected, atol=1e-5, rtol=0)
 
-    plain = adapted.unload().eval()
+    plain = adapted.unload()
     assert type(plain) is model_class
-    with torch.no_grad():
-        backbone = plain.encode(pixels, **mode).summary
-    torch.testing.assert_close(backbone, open_base(base_folder, model_class).encode(pixels, **mode).summary)
-    assert original.shape == expected.shape
+    backbone = plain.get_submodule("radio_model").state_dict()
+    assert backbone.keys() == original.keys()
+    for name, weights in original.items():
+        assert torch.equal(backbone[name], weights), name
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_save_and_merge_after_a_step_with_gradient_checkpointing(base_folder, tmp_path, pixels):
+    adapted = add_adapter(open_base(base_folder), settings(lora_rank=2))
+    fresh = logits(adapted.eval(), pixels)
+    adapted.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    adapted.train()
+    optimizer = torch.optim.SGD([parameter for parameter in adapted.parameters() if parameter.requires_grad], lr=5.0)
+    adapted(pixels, labels=torch.tensor([0, 2])).loss.backward()
+    optimizer.step()
+    expected = logits(adapted.eval(), pixels)
+    assert not torch.allclose(expected, fresh, atol=1e-3)
+
+    folder = save(adapted, tmp_path / "adapter")
+    opened = open_adapter(open_base(base_folder, seed=5), folder).eval()
+    assert torch.equal(logits(opened, pixels), expected)
+    merged = merge_adapter(open_base(base_folder, seed=5), folder).eval()
+    torch.testing.assert_close(logits(merged, pixels), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
@@ -198,6 +218,35 @@ def test_several_adapters_switch_per_call(base_folder, tmp_path, pixels):
         torch.testing.assert_close(logits(model, pixels), logits(open_base(base_folder), pixels))
 
 
+@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter leaves out the head")
+def test_adapters_loaded_by_transformers_switch_by_a_function_of_peft(base_folder, tmp_path, pixels):
+    model, expected = open_base(base_folder), {}
+    for number, name in enumerate(("farm", "zoo")):
+        adapted = trained(add_adapter(open_base(base_folder), settings(lora_rank=2)), seed=number)
+        expected[name] = logits(adapted, pixels)
+        model.load_adapter(str(save(adapted, tmp_path / name)), name)
+    for name in ("zoo", "farm", "zoo"):
+        set_adapter(model, name)
+        assert torch.equal(logits(model, pixels), expected[name])
+
+
+def test_tasks_with_other_classes_share_one_backbone(base_folder, tmp_path, pixels):
+    folders, expected = {}, {}
+    for name, classes in (("pets", 4), ("zoo", 2)):
+        adapted = trained(add_adapter(open_base(base_folder, num_labels=classes), settings(lora_rank=2)), seed=classes)
+        folders[name], expected[name] = save(adapted, tmp_path / name), logits(adapted, pixels)
+
+    pets = open_adapter(open_base(base_folder, num_labels=4), folders["pets"], "pets").eval()
+    zoo = open_base(base_folder, num_labels=2)
+    zoo.radio_model = pets.get_base_model().radio_model
+    zoo = open_adapter(zoo, folders["zoo"], "zoo").eval()
+    base_weight = "radio_model.model.blocks.0.attn.qkv.base_layer.weight"
+    assert zoo.get_base_model().get_parameter(base_weight) is pets.get_base_model().get_parameter(base_weight)
+    for name, model in (("pets", pets), ("zoo", zoo), ("pets", pets)):
+        model.set_adapter(name)
+        assert torch.equal(logits(model, pixels), expected[name])
+
+
 def test_adapters_of_a_backbone_mix_within_a_batch(base_folder, tmp_path, pixels):
     folders, expected = {}, {}
     for number, name in enumerate(("farm", "zoo")):
@@ -218,6 +267,7 @@ def test_folder_names_no_module_and_no_path(base_folder, tmp_path):
     assert config["auto_mapping"] is None
     assert config["base_model_name_or_path"] == "some/base"
     assert config["modules_to_save"] == ["classifier"]
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["RadioForImageClassification"]
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
         names = list(weights.keys())
     assert all(".lora_" in name or ".classifier." in name for name in names)
@@ -229,7 +279,8 @@ import sys
 sys.modules["modeling_radio"] = None
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
 base, adapter, pixels = sys.argv[1:]
 AutoImageProcessor.from_pretrained(adapter, trust_remote_code=True)
 config = AutoConfig.from_pretrained(adapter, trust_remote_code=True)
@@ -238,47 +289,124 @@ def open_base():
 by_peft = PeftModel.from_pretrained(open_base(), adapter).eval()
 by_transformers = open_base()
 by_transformers.load_adapter(adapter)
+by_folder = AutoModelForImageClassification.from_pretrained(adapter, trust_remote_code=True)
+classify = pipeline("image-classification", model=adapter, trust_remote_code=True)
+assert len(classify(Image.new("RGB", (64, 64)))) == config.num_labels
 pixels = torch.load(pixels)
 with torch.no_grad():
-    torch.save([by_peft(pixels).logits, by_transformers.eval()(pixels).logits], "logits.pt")
+    models = (by_peft, by_transformers.eval(), by_folder, classify.model)
+    torch.save([model(pixels).logits for model in models], "logits.pt")
 """
 
 
 @pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter leaves out the head")
 def test_adapter_opens_in_a_fresh_process_on_the_remote_code_base(base_folder, tmp_path, pixels):
     adapted = trained(add_adapter(open_base(base_folder), settings(lora_rank=2)))
-    folder = save(adapted, tmp_path / "adapter")
+    folder = save(adapted, tmp_path / "adapter", base=os.path.relpath(base_folder))
     torch.save(pixels, tmp_path / "pixels.pt")
     command = [sys.executable, "-c", OPEN_ELSEWHERE, str(base_folder), str(folder), "pixels.pt"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for found in torch.load(tmp_path / "logits.pt"):
+    outputs = torch.load(tmp_path / "logits.pt")
+    assert len(outputs) == 4
+    for found in outputs:
         torch.testing.assert_close(found, logits(adapted, pixels), atol=1e-5, rtol=0)
 
 
+CLASSIFIER, SEGMENTER = RadioForImageClassification, RadioForSemanticSegmentation
+DPT = {"segmentation_head": "dpt", "dpt_hidden_size": 32}
+OTHER_MODELS = {
+    "width": (CLASSIFIER, {}, CLASSIFIER, {"hidden_size": 48}, r"differs in `hidden_size` \(32, here 48\)"),
+    "shallower": (
+        CLASSIFIER,
+        {},
+        CLASSIFIER,
+        {"num_hidden_layers": 2},
+        r"no `radio_model\.model\.blocks\.2\.attn\.proj\.lora_A.*`num_hidden_layers` \(4, here 2\)",
+    ),
+    "deeper": (
+        CLASSIFIER,
+        {},
+        CLASSIFIER,
+        {"num_hidden_layers": 6},
+        r"the adapter has no `radio_model\.model\.blocks\.4",
+    ),
+    "classes": (
+        CLASSIFIER,
+        {},
+        CLASSIFIER,
+        {"num_labels": 7},
+        r"`classifier\.1\.bias` has the shape \(3,\) in the adapter and \(7,\) in.*`num_labels` \(3, here 7\)",
+    ),
+    "pooling": (
+        CLASSIFIER,
+        {},
+        CLASSIFIER,
+        {"classifier_pooling": "summary_and_features"},
+        r"`classifier_pooling` \('summary', here 'summary_and_features'\)",
+    ),
+    "task": (SEGMENTER, {}, CLASSIFIER, {}, r"the model has no `decode_head\..*the adapter has no `classifier\."),
+    "head": (
+        SEGMENTER,
+        DPT,
+        SEGMENTER,
+        {},
+        r"the adapter has no `decode_head\..*`segmentation_head` \('dpt', here 'linear'\)",
+    ),
+    "head width": (SEGMENTER, DPT, SEGMENTER, {**DPT, "dpt_hidden_size": 48}, r"`dpt_hidden_size` \(32, here 48\)"),
+    "no head": (RadioModel, {}, CLASSIFIER, {}, r"the adapter has no `classifier\."),
+}
+
+
+def build(model_class, **options):
+    return model_class(tiny_config(**{"num_labels": NUM_LABELS, **options}))
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"hidden_size": 48}, "another model: `hidden_size` was 32 where it was trained and is 48 here"),
-        ({"num_hidden_layers": 2}, "another model: `num_hidden_layers` was 4 where it was trained and is 2 here"),
-        ({"num_labels": 7}, "another model: `num_labels` was 3 where it was trained and is 7 here"),
-    ],
+    ("trained_class", "trained_options", "other_class", "options", "message"), OTHER_MODELS.values(), ids=OTHER_MODELS
 )
-def test_adapter_for_another_model(base_folder, tmp_path, change, message):
-    folder = save(add_adapter(open_base(base_folder), settings()), tmp_path / "adapter")
-    other = RadioForImageClassification(tiny_config(**{"num_labels": NUM_LABELS, **change}))
-    with pytest.raises(ValueError, match=message):
+def test_adapter_for_another_model(tmp_path, trained_class, trained_options, other_class, options, message):
+    folder = save(add_adapter(build(trained_class, **trained_options), settings()), tmp_path / "adapter")
+    other = build(other_class, **options)
+    modules = [name for name, _ in other.named_modules()]
+    with pytest.raises(ValueError, match=f"is for another model: .*{message}.*Open the base that it was trained on"):
         open_adapter(other, folder)
+    assert [name for name, _ in other.named_modules()] == modules  # nothing was put on it
+
+
+@pytest.mark.parametrize("case", [name for name in OTHER_MODELS if name != "no head"])
+def test_adapter_for_another_model_by_transformers(tmp_path, case):
+    trained_class, trained_options, other_class, options, _ = OTHER_MODELS[case]
+    folder = save(add_adapter(build(trained_class, **trained_options), settings()), tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"is for another model: .*Open the base that it was trained on"):
+        build(other_class, **options).load_adapter(str(folder))
+
+
+def test_further_adapter_with_another_head(base_folder, tmp_path, pixels):
+    for name, classes in (("pets", 4), ("zoo", 2)):
+        save(trained(add_adapter(open_base(base_folder, num_labels=classes), settings())), tmp_path / name)
+    model = open_adapter(open_base(base_folder, num_labels=4), tmp_path / "pets", "pets").eval()
+    before = logits(model, pixels)
+    with pytest.raises(ValueError, match=r"`num_labels` \(2, here 4\)"):
+        open_adapter(model, tmp_path / "zoo", "zoo")
+    assert list(model.peft_config) == ["pets"]
+    assert torch.equal(logits(model, pixels), before)
+
+
+def test_text_tower_stays_frozen_and_is_not_copied(build_dual_encoder, tmp_path):
+    adaptor = {"name": "siglip2-g", "summary_dim": 12, "feature_dim": 12, "hidden_size": 24}
+    radio = RadioModel(tiny_config(adaptors=[adaptor]))
+    model = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip", 12))
+    tower = model.text_tower
+    assert head_names(model) == []
+    adapted = add_adapter(model, settings(lora_rank=2))
+    assert adapted.get_base_model().text_tower is tower
+    assert all(".lora_" in name for name, parameter in adapted.named_parameters() if parameter.requires_grad)
+    with safe_open(save(adapted, tmp_path / "adapter") / "adapter_model.safetensors", "pt") as weights:
+        assert all(".lora_" in name for name in weights.keys())  # noqa: SIM118 - a file, no dictionary
 
 
 def test_folder_without_adapter(base_folder):
     message = r"is no adapter folder: it lacks adapter_config\.json, adapter_model\.safetensors"
     with pytest.raises(ValueError, match=message):
         open_adapter(open_base(base_folder), base_folder)
-
-
-def test_new_detector_is_finite_and_seeded(base_folder):
-    first, second = (open_base(base_folder, RadioForObjectDetection).state_dict() for _ in range(2))
-    for name, weights in first.items():
-        assert weights.isfinite().all(), name
-        assert torch.equal(weights, second[name]), name

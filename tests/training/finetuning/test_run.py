@@ -4,9 +4,12 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
+from datasets import Image as ImageFeature
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
@@ -23,7 +26,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetune import _parser as build_parser
 from training.finetune import main, read_settings
 from training.finetuning.adapters import open_adapter
-from training.finetuning.run import FinetuningRun, last_checkpoint, training_arguments
+from training.finetuning.run import FinetuningRun, configure, last_checkpoint, training_arguments
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -164,12 +167,52 @@ def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
         ({"size": (40, 48)}, "`size` must have multiples of the patch size 16 up to .*; the nearest is 48 x 48"),
         ({"tune": "lora", "lora_targets": ("qkv", "fc3")}, "`lora_targets` has 'fc3'.*Valid .*: qkv, proj, fc1, fc2"),
         ({"config": {"drop_path": 0.1}}, r"`config` has no field 'drop_path'\. Did you mean 'drop_path_rate'"),
+        ({"window_size": "large"}, r"`window_size` must be at least 1 .*, 'auto', 'global' or None, got 'large'"),
+        ({"window_size": 0}, r"`window_size` must be at least 1 .* got 0"),
         ({"class_weights": (1.0, 2.0, 3.0)}, r"one number for each of the 2 classes \(cat, dog\), got 3"),
     ],
 )
 def test_settings_that_do_not_fit(base, class_folders, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         FinetuningRun(settings(base, class_folders, tmp_path / "run", **options))
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported: launch with DDP or FSDP"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP of version 1 is not supported: set `fsdp_version"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "`quantize` 4 is not supported with FSDP: launch with"),
+    ],
+)
+def test_launchers_that_are_refused(base, class_folders, tmp_path, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        FinetuningRun(settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
+
+
+@pytest.mark.parametrize(
+    ("task", "window", "field", "expected"),
+    [
+        ("image-classification", 3, "vitdet_window_size", 3),
+        ("image-classification", "global", "vitdet_window_size", None),
+        ("image-classification", "auto", "vitdet_window_size", None),  # six patches: global attention is cheap
+        ("object-detection", 3, "detection_window_size", 3),
+        ("object-detection", "global", "detection_window_size", "global"),
+        ("object-detection", "auto", "detection_window_size", "auto"),
+    ],
+)
+def test_windows_in_the_configuration(task, window, field, expected):
+    chosen = FinetuneSettings("x", task, "x", Path("x"), window_size=window, size=(32, 48))
+    checkpoint = RadioConfig.from_preset("radio-test", vitdet_window_size=4)
+    assert getattr(configure(checkpoint, Mock(config_fields=dict), chosen), field) == expected
+
+
+def test_automatic_window_of_a_large_image():
+    chosen = FinetuneSettings("x", "depth-estimation", "x", Path("x"), window_size="auto", size=(1024, 1024))
+    config = configure(RadioConfig.from_preset("radio-test"), Mock(config_fields=dict), chosen)
+    assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
 
 
 def test_quantisation_without_bitsandbytes(base, class_folders, tmp_path, monkeypatch):
@@ -228,7 +271,27 @@ def test_training_arguments_carry_the_settings(base, class_folders, tmp_path):
     assert (arguments.eval_steps, arguments.save_steps) == (5, 5)
     assert arguments.seed == 4
     assert arguments.max_grad_norm == pytest.approx(0.1)
-    assert arguments.metric_for_best_model == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric", "is_greater_better"),
+    [
+        ([["a"], ["a", "b"], [], ["b"], ["c"], ["a", "c"]], "mean_average_precision", True),
+        ([0.5, 1.0, 2.0, -1.0, 0.0, 3.5], "mean_absolute_error", False),
+    ],
+)
+def test_labels_decide_which_classifier_is_trained(labels, metric, is_greater_better, base, class_folders, tmp_path):
+    pictures = [str(path) for path in sorted(class_folders.rglob("*.png"))]
+    table = Dataset.from_dict({"image": pictures, "label": labels}).cast_column("image", ImageFeature())
+    DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "data")
+    run = FinetuningRun(settings(base, tmp_path / "data", tmp_path / "run"))
+    metrics = run.run()
+    best = run.trainer.state.best_metric
+    assert best == pytest.approx(metrics[metric])
+    assert run.trainer.args.greater_is_better is is_greater_better
+    model = RadioForImageClassification.from_pretrained(tmp_path / "run" / "final")
+    assert model.config.problem_type == run.task.problem_type
+    assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
 
 
 def test_every_setting_has_an_option():
@@ -246,6 +309,12 @@ def test_options_become_settings(tmp_path):
     assert parsed.output == Path("runs/finetune-object-detection")
     parsed = read_settings(build_parser().parse_args(["base", "--task", "object-detection", "--data", "x", "--lora"]))
     assert (parsed.tune, parsed.lora_rank, parsed.size) == ("lora", 16, None)
+
+
+@pytest.mark.parametrize(("text", "window"), [("8", 8), ("-1", -1), ("global", "global"), ("auto", "auto")])
+def test_windows_on_the_command_line(text, window):
+    command = ["base", "--task", "object-detection", "--data", "x", f"--window-size={text}"]
+    assert read_settings(build_parser().parse_args(command)).window_size == window
 
 
 @pytest.mark.parametrize(

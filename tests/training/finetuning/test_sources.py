@@ -1,11 +1,12 @@
 """Each kind of source becomes two tables of images and targets."""
 
 import json
+import math
 import shutil
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Sequence, Value, load_from_disk
 from PIL import Image as PilImage
 
 from training.finetuning.settings import FinetuneSettings
@@ -81,14 +82,104 @@ def test_saved_dataset(tmp_path):
 @pytest.mark.parametrize("label", [5, -1])
 def test_label_outside_the_classes(tmp_path, label):
     save_parquet(tmp_path / "data.parquet", [0, 1, label, 1])
-    with pytest.raises(ValueError, match=f"Label {label} of train image 2 is none of the 2 classes"):
+    with pytest.raises(
+        ValueError, match=rf"label {label} of train image 2 \(column 'label'\) is none of the 2 classes"
+    ):
         load(tmp_path / "data.parquet", "image-classification", classes=("x", "y"))
 
 
 def test_name_outside_the_classes(tmp_path):
     save_parquet(tmp_path / "data.parquet", ["x", "w", "y"])
-    with pytest.raises(ValueError, match="Label 'w' of train image 1 is none of the 2 classes"):
+    with pytest.raises(ValueError, match=r"label 'w' of train image 1 .* of the 2 classes \(x, y\): .*`classes`"):
         load(tmp_path / "data.parquet", "image-classification", classes=("x", "y"))
+
+
+def save_labels(path, feature, labels):
+    pictures = [PilImage.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)) for _ in labels]
+    features = Features({"image": Image(), "label": feature})
+    Dataset.from_dict({"image": pictures, "label": labels}, features=features).save_to_disk(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels", "message"),
+    [
+        (
+            Value("string"),
+            ["a", None, "b"],
+            r"train image 1 \(column 'label'\) is None, but classes are names or whole",
+        ),
+        (
+            Value("int64"),
+            [0, 1, None],
+            r"train image 2 \(column 'label'\) is None, .* label the image, or leave it out",
+        ),
+        (List(Value("string")), [["a"], None], r"is None, .* label the image \(an empty list stands for no class\)"),
+        (List(Value("string")), [["a"], [None]], r"train image 1 \(column 'label'\) is \[None\]"),
+        (List(Value("float32")), [[0.5], [1.0]], r"train image 0 \(column 'label'\) is \[0.5\], but classes are names"),
+        (List(Value("int64")), [[0, 1, 0], [1, 0, 0]], r"have 0 more than once: .*, not a 0 or 1 for each class"),
+        (Value("float32"), [0.5, None], "train image 1 .column 'label'. is None, which is no finite number"),
+        (Value("float32"), [0.5, math.nan], "train image 1 .column 'label'. is nan, which is no finite number"),
+        (Value("string"), ["a", "a"], r"have one class, 'a' \(column 'label'\), and a classifier needs two"),
+        (List(Value("string")), [[], []], r"have no class \(column 'label'\)"),
+        (ClassLabel(names=["p", "q"]), [1, 1], "have one class, 'q'"),
+    ],
+)
+def test_wrong_labels(tmp_path, feature, labels, message):
+    with pytest.raises(ValueError, match=message):
+        load(save_labels(tmp_path / "saved", feature, labels), "image-classification")
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels", "names"),
+    [
+        (List(Value("string")), [["b"], ["a", "c"], [], ["c", "c"]], ("a", "b", "c")),
+        (Sequence(Value("int64")), [[1], [0, 2], [], [2]], ("class 0", "class 1", "class 2")),
+        (List(ClassLabel(names=["p", "q", "r", "s"])), [[1], [0, 2], [], [2]], ("p", "q", "r", "s")),
+    ],
+)
+def test_lists_of_labels(tmp_path, feature, labels, names):
+    images = load(save_labels(tmp_path / "saved", feature, labels), "image-classification", validation_share=0.25)
+    assert images.problem_type == "multi_label_classification"
+    assert images.class_names == names
+    rows = [*images.train["target"], *images.validation["target"]]
+    assert sorted(sorted(set(row)) for row in rows) == [[], [0, 2], [1], [2]]
+
+
+def test_lists_of_labels_beside_images(class_folders):
+    folder, labels = class_folders / "cat", {"1.png": ["cat"], "3.png": ["cat", "dog"], "5.png": []}
+    lines = [json.dumps({"file_name": name, "labels": several}) for name, several in labels.items()]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    images = load(folder, "image-classification", validation_share=0.34)
+    assert (images.problem_type, images.class_names) == ("multi_label_classification", ("cat", "dog"))
+
+
+def test_floats_are_measured_numbers(tmp_path):
+    data = save_labels(tmp_path / "saved", Value("float32"), [0.5, 2.0, -1.0])
+    images = load(data, "image-classification", validation_share=0.34)
+    assert (images.problem_type, images.class_names) == ("regression", ())
+    assert sorted([*images.train["target"], *images.validation["target"]]) == [-1, 0.5, 2]
+    with pytest.raises(ValueError, match=r"`classes` names classes, but column 'label' of .* has floats"):
+        load(data, "image-classification", classes=("x", "y"))
+
+
+def test_truth_values_are_two_classes(tmp_path):
+    images = load(save_labels(tmp_path / "saved", Value("bool"), [True, False, True]), "image-classification")
+    assert images.problem_type == "single_label_classification"
+    assert images.class_names == ("class 0", "class 1")
+    assert sorted([*images.train["target"], *images.validation["target"]]) == [0, 1, 1]
+
+
+def test_a_format_of_a_saved_dataset_does_not_matter(tmp_path):
+    table = load_from_disk(save_labels(tmp_path / "saved", Value("int64"), [0, 1, 1]))
+    table.with_format("numpy").save_to_disk(tmp_path / "arrays")
+    images = load(tmp_path / "arrays", "image-classification")
+    assert isinstance(images.train[0]["image"], PilImage.Image)
+
+
+def test_folder_of_images_without_classes(class_folders):
+    with pytest.raises(ValueError, match=r"one class, 'cat'.* each class has its own sub-folder: cat/1\.png"):
+        load(class_folders / "cat", "image-classification")
 
 
 def test_missing_column_lists_those_that_exist(tmp_path):
@@ -221,6 +312,5 @@ def test_folder_without_images(tmp_path):
 
 
 def test_one_image_leaves_nothing_for_validation(tmp_path):
-    save_parquet(tmp_path / "data.parquet", [0])
     with pytest.raises(ValueError, match="has one image: none is left for validation"):
-        load(tmp_path / "data.parquet", "image-classification")
+        load(save_labels(tmp_path / "saved", Value("float32"), [0.5]), "image-classification")

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from matplotlib.figure import Figure
 from PIL import Image
 from torchvision import tv_tensors
 
 from training.finetuning.class_weights import balanced_weights
-from training.finetuning.classification import ClassificationTask
+from training.finetuning.classification import ClassificationTask, MultiLabelTask, RegressionTask
 from training.finetuning.depth import DepthScore, DepthTask
-from training.finetuning.detection import NO_OBJECT, DetectionTask
 from training.finetuning.segmentation import SegmentationTask
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.sources import LabelledImages
@@ -24,18 +26,19 @@ def build(task_class, task, names=("a", "b", "c"), train=None, **options):
     return task_class(settings, LabelledImages(train, train, names, ""))
 
 
+def mask_rows(*masks):
+    """Return a table of masks alone."""
+    from_arrays = [Image.fromarray(np.array(mask, dtype=np.uint8)) for mask in masks]
+    return Dataset.from_dict({"target": from_arrays}, features=Features({"target": ImageFeature()}))
+
+
 def picture(height=36, width=48):
     return Image.fromarray(np.full((height, width, 3), 100, dtype=np.uint8))
 
 
 @pytest.fixture
 def segmentation():
-    return build(SegmentationTask, "semantic-segmentation")
-
-
-@pytest.fixture
-def detection():
-    return build(DetectionTask, "object-detection")
+    return build(SegmentationTask, "semantic-segmentation", train=mask_rows([[0, 1]]))
 
 
 @pytest.fixture
@@ -69,10 +72,55 @@ def test_wrong_masks(segmentation, mask, message):
         segmentation.read({"image": picture(), "target": Image.fromarray(mask.astype(np.uint8))}, "image 7")
 
 
+def test_missing_mask(segmentation):
+    with pytest.raises(ValueError, match="mask of image 7 is missing: give it one, or leave the image out"):
+        segmentation.read({"image": picture(), "target": None}, "image 7")
+
+
+def test_wrong_mask_is_named_by_its_file(segmentation, tmp_path):
+    Image.fromarray(np.full((36, 48), 9, dtype=np.uint8)).save(tmp_path / "wrong.png")
+    with Image.open(tmp_path / "wrong.png") as mask, pytest.raises(ValueError, match=r"image 7 \(.*wrong.png\) has"):
+        segmentation.read({"image": picture(), "target": mask}, "image 7")
+
+
 def test_classes_of_masks_are_counted_where_none_are_named():
-    rows = [{"target": np.array([[0, 255]])}, {"target": np.array([[4, 1]])}, {"target": np.array([[255, 255]])}]
+    rows = mask_rows([[0, 255]], [[4, 1]], [[255, 255]])
     task = build(SegmentationTask, "semantic-segmentation", names=(), train=rows)
     assert task.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
+
+
+def test_colours_are_not_taken_for_class_ids():
+    rows = mask_rows(np.full((4, 4, 3), 128))
+    with pytest.raises(ValueError, match=r"mask of training image 0 has colours, shape \(4, 4, 3\)"):
+        build(SegmentationTask, "semantic-segmentation", names=(), train=rows)
+
+
+@pytest.mark.parametrize("names", [(), ("background", "foreground")])
+@pytest.mark.parametrize(("mask", "ids"), [([[0, 255]], "0, 255"), ([[0, 0]], "0"), ([[255, 255]], "255")])
+def test_masks_of_one_class(names, mask, ids):
+    with pytest.raises(ValueError, match=rf"have the ids {ids} alone, and 255 is ignored.*1 \(not 255\)"):
+        build(SegmentationTask, "semantic-segmentation", names=names, train=mask_rows(mask, mask))
+
+
+def test_two_classes_may_be_in_different_masks():
+    rows = mask_rows([[0, 0]], [[1, 1]])
+    assert len(build(SegmentationTask, "semantic-segmentation", names=(), train=rows).class_names) == 2
+
+
+def test_ignored_id_is_the_models(segmentation):
+    assert segmentation.config_fields()["semantic_loss_ignore_index"] == 255
+    options = {"config": {"semantic_loss_ignore_index": 0}, "class_weights": "balanced"}
+    task = build(SegmentationTask, "semantic-segmentation", train=mask_rows([[0, 0, 1, 2]]), **options)
+    fields = task.config_fields()
+    assert fields["semantic_loss_ignore_index"] == 0
+    assert fields["class_weights"] == pytest.approx([1.0, 1.0, 1.0])  # the two zeros are not counted
+    score = task.build_score()
+    score.update(torch.tensor([[1, 1, 1, 2]]), torch.tensor([[0, 0, 1, 2]]))
+    assert score.compute()["mean_iou"] == 1
+    with pytest.raises(ValueError, match=r"has the id 255, .* \(ids 0 to 2; 0 is ignored\)"):
+        task.read({"image": picture(1, 2), "target": np.array([[0, 255]])}, "image 7")
+    with pytest.raises(ValueError, match="semantic_loss_ignore_index must be the id of a class, got 'no'"):
+        build(SegmentationTask, "semantic-segmentation", config={"semantic_loss_ignore_index": "no"})
 
 
 def test_mean_iou_by_hand(segmentation):
@@ -85,59 +133,6 @@ def test_mean_iou_by_hand(segmentation):
     result = score.compute()
     assert result["mean_iou"] == pytest.approx((2 / 3 + 0) / 2)  # class c occurs nowhere
     assert result["pixel_accuracy"] == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize(
-    ("box_format", "box"), [("xywh", [4, 6, 20, 12]), ("xyxy", [4, 6, 24, 18]), ("cxcywh", [14, 12, 20, 12])]
-)
-def test_box_formats(box_format, box):
-    task = build(DetectionTask, "object-detection", box_format=box_format)
-    sample = task.read({"image": picture(), "target": {"bbox": [box], "category": [2]}}, "image 0")
-    assert sample["boxes"].tolist() == [[4, 6, 24, 18]]
-    labels = task.labels(sample)
-    torch.testing.assert_close(labels["boxes"], torch.tensor([[14 / 48, 12 / 36, 20 / 48, 12 / 36]]))
-    assert labels["class_labels"].tolist() == [2]
-
-
-def test_objects_as_lists_of_objects(detection):
-    target = [{"bbox": [0, 0, 4, 4], "category": 1}, {"bbox": [1, 1, 2, 2], "category": 0}]
-    assert detection.read({"image": picture(), "target": target}, "image 0")["labels"].tolist() == [1, 0]
-    assert detection.read({"image": picture(), "target": []}, "image 0")["boxes"].shape == (0, 4)
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        ({"bbox": [[0, 0, 4, 4]], "category": [3]}, r"A box of image 7 has the class 3, but there are 3 classes"),
-        ({"bbox": [[50, 0, 4, 4]], "category": [0]}, "A box of image 7 lies outside its 36 x 48 pixels.*`box_format`"),
-    ],
-)
-def test_wrong_boxes(detection, target, message):
-    with pytest.raises(ValueError, match=message):
-        detection.read({"image": picture(), "target": target}, "image 7")
-
-
-def detection_outputs(boxes, logits):
-    return SimpleNamespace(pred_boxes=torch.tensor([boxes]), logits=torch.tensor([logits]))
-
-
-def test_average_precision_by_hand(detection):
-    truth = {"class_labels": torch.tensor([1, 0]), "boxes": torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.8, 0.5, 0.2, 0.4]])}
-    # The first query is right; the second has the right box of the second object but another class.
-    outputs = detection_outputs(
-        [[0.25, 0.5, 0.5, 1.0], [0.8, 0.5, 0.2, 0.4], [0.1, 0.1, 0.1, 0.1]],
-        [[-9.0, 5.0, -9.0], [-9.0, -9.0, 4.0], [-9.0, -9.0, -9.0]],
-    )
-    predictions, references = detection.compare(outputs, {"labels": [truth]})
-    assert predictions.shape == references.shape == (1, 3, 6)
-    assert references[0, 2, 4] == NO_OBJECT
-    score = detection.build_score()
-    score.update(predictions, references)
-    assert score.compute()["map"] == pytest.approx(0.5)  # class 1 found, class 0 not
-    score.reset()
-    empty = {"class_labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)}
-    score.update(*detection.compare(outputs, {"labels": [empty]}))
-    assert "map" not in score.compute()  # nothing to find, nothing to score
 
 
 def test_depth_files(depth, tmp_path):
@@ -185,14 +180,83 @@ def test_balanced_weights():
 def test_class_weights_reach_the_configuration():
     task = build(ClassificationTask, "image-classification", class_weights=(1.0, 2.0, 3.0))
     assert task.config_fields()["class_weights"] == [1.0, 2.0, 3.0]
-    rows = [{"target": np.array([[0, 0, 0, 1, 1, 255]])}]
-
-    class Rows(list):
-        def select(self, indices):
-            return [self[index] for index in indices]
-
-    task = build(SegmentationTask, "semantic-segmentation", train=Rows(rows), class_weights="balanced")
+    rows = mask_rows([[0, 0, 0, 1, 1, 255]])
+    task = build(SegmentationTask, "semantic-segmentation", train=rows, class_weights="balanced")
     assert task.config_fields()["class_weights"] == pytest.approx([5 / 6, 5 / 4, 1.0])
+
+
+def test_balanced_weights_need_ids_within_the_classes():
+    table = Dataset.from_dict({"target": [[[0, 1, 300]]]})
+    task = build(SegmentationTask, "semantic-segmentation", train=table, class_weights="balanced")
+    with pytest.raises(ValueError, match="mask of training image 0 has the id 300, but there are 3 classes"):
+        task.config_fields()
+
+
+@pytest.fixture
+def multi_label():
+    return build(MultiLabelTask, "image-classification")
+
+
+def test_several_labels_become_ones(multi_label):
+    assert multi_label.config_fields()["problem_type"] == "multi_label_classification"
+    for classes, expected in (([0, 2], [1, 0, 1]), ([], [0, 0, 0])):
+        sample = multi_label.read({"image": picture(), "target": classes}, "image 0")
+        assert multi_label.labels(sample).tolist() == expected
+
+
+@pytest.mark.filterwarnings("ignore:No positive samples:UserWarning")
+def test_mean_average_precision_by_hand(multi_label):
+    # Class a is found above the others, b's second image is a miss, and c occurs nowhere.
+    logits = torch.tensor([[0.9, 2.0, -3.0], [0.1, -1.0, -3.0], [0.2, 1.0, -3.0]])  # all of a would pass for shares
+    labels = torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, 0, 0]])
+    predictions, references = multi_label.compare(SimpleNamespace(logits=logits), {"labels": labels})
+    torch.testing.assert_close(predictions, logits.sigmoid())
+    score = multi_label.build_score()
+    for _ in range(2):
+        score.update(predictions[:2], references[:2])
+        score.update(predictions[2:], references[2:])
+        result = score.compute()
+        assert result["mean_average_precision"] == pytest.approx((1 + (1 + 2 / 3) / 2) / 2)
+        assert result["f1"] == pytest.approx((2 / 4 + 2 / 4) / 2)
+        score.reset()
+
+
+def test_balanced_weights_are_not_for_several_labels():
+    task = build(MultiLabelTask, "image-classification", class_weights="balanced")
+    with pytest.raises(ValueError, match=r"`class_weights` 'balanced' is for one class an image; .* each of the 3"):
+        task.config_fields()
+    task = build(MultiLabelTask, "image-classification", class_weights=(1.0, 2.0, 3.0))
+    assert task.config_fields()["class_weights"] == [1.0, 2.0, 3.0]
+
+
+def test_picture_of_several_labels_shows_all_that_are_predicted():
+    task = build(MultiLabelTask, "image-classification", names=("a", "b", "c", "d", "e"))
+    truth, predicted = Figure().subplots(1, 2)
+    reference = torch.tensor([1, 0, 0, 0, 1])
+    task.draw_truth(truth, torch.zeros(4, 4, 3), reference)
+    task.draw_prediction(predicted, torch.zeros(4, 4, 3), torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1]), reference)
+    assert truth.get_title() == "a, e"
+    assert [label.get_text() for label in predicted.get_yticklabels()] == ["d", "c", "b", "a"]
+    colors = [bar.get_facecolor()[:2] for bar in predicted.patches]
+    assert len(set(colors[:3])) == 1
+    assert colors[3] != colors[0]  # a is right, the others are not
+    task.draw_truth(truth, torch.zeros(4, 4, 3), torch.zeros(5))
+    assert truth.get_title() == "no class"
+
+
+def test_regression():
+    task = build(RegressionTask, "image-classification", names=())
+    fields = task.config_fields()
+    assert (fields["problem_type"], fields["id2label"]) == ("regression", {0: "value"})
+    sample = task.read({"image": picture(), "target": 2.5}, "image 0")
+    labels = torch.stack([task.labels(sample), torch.tensor(0.0)])
+    predictions, references = task.compare(SimpleNamespace(logits=torch.tensor([[2.0], [1.0]])), {"labels": labels})
+    score = task.build_score()
+    score.update(predictions, references)
+    assert score.compute()["mean_absolute_error"] == pytest.approx((0.5 + 1.0) / 2)
+    task = build(RegressionTask, "image-classification", class_weights="balanced")
+    with pytest.raises(ValueError, match="`class_weights` is for classes, but the labels are measured numbers"):
+        task.config_fields()
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone():

@@ -6,7 +6,7 @@ import torch
 from modeling_radio import RadioConfig, RadioForImageClassification
 from training.finetuning.adapters import add_adapter
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.trainer import parameter_groups, part_in_evaluation
+from training.finetuning.trainer import frozen_part, parameter_groups
 
 
 @pytest.fixture
@@ -50,17 +50,17 @@ def test_adapters_take_the_rate_of_their_block(model):
 
 
 def test_a_frozen_backbone_stays_in_evaluation_mode(model):
-    assert part_in_evaluation(model) is model.radio_model.model.patch_generator
+    assert frozen_part(model) is model.radio_model.model.patch_generator
     model.radio_model.requires_grad_(False)
-    assert part_in_evaluation(model) is model.radio_model
+    assert frozen_part(model) is model.radio_model
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_with_adapters_only_the_positions_stay_in_evaluation_mode(model):
     settings = FinetuneSettings("x", "image-classification", "x", output="x", tune="lora")
     network = model.radio_model
-    assert part_in_evaluation(add_adapter(model, settings)) is network.model.patch_generator
+    assert frozen_part(add_adapter(model, settings)) is network.model.patch_generator
     pixels = torch.rand(1, 3, 64, 64)
     model.train()
-    part_in_evaluation(model).eval()
+    frozen_part(model).eval()
     assert torch.equal(model(pixels).logits, model(pixels).logits)  # no random positions

@@ -1,0 +1,92 @@
+"""Two real processes of one machine that work together (gloo), started as `accelerate launch` would start them."""
+
+import argparse
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+from accelerate.utils import prepare_multi_gpu_env
+from tiny_distillation import environment, trainer
+
+
+CONFIGS = Path(trainer.__file__).with_name("accelerate_configs")
+
+
+def run_two_processes(script: str, folder: Path, *arguments: str) -> None:
+    """Run a script in two processes with the working directory `folder`, where each leaves a log, and wait for both."""
+    port = _free_port()
+    ranks = [_start_rank(rank, port, folder, [script, *arguments]) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=600) for process in ranks] == [0, 0], read_logs(folder)
+    finally:
+        for process in ranks:
+            process.kill()
+
+
+def read_logs(folder: Path) -> str:
+    return "\n".join(log_file(folder, rank).read_text() for rank in range(2))
+
+
+def log_file(folder: Path, rank: int) -> Path:
+    return folder / f"log-{rank}.txt"
+
+
+def launcher_arguments(config: Path) -> argparse.Namespace:
+    """What `accelerate launch` makes of a configuration file."""
+    command = ["--config_file", str(config), "-m", "training.distill"]
+    return _validate_launch_command(launch_command_parser().parse_args(command))[0]
+
+
+def fsdp_settings() -> dict[str, str]:
+    """What the launcher tells its processes of the FSDP that we ship."""
+    variables = prepare_multi_gpu_env(launcher_arguments(CONFIGS / "eight_gpus_fsdp.yaml"))
+    return {key: value for key, value in variables.items() if key.startswith("FSDP_")}
+
+
+def choose_sharding(patch: pytest.MonkeyPatch, *, use_fsdp: bool) -> None:
+    """In one of the processes: let the accelerators built from now on shard (FSDP2) or copy (DDP)."""
+    patch.setenv("ACCELERATE_USE_FSDP", str(use_fsdp).lower())
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def let_accelerate_shard_on_cpus(patch: pytest.MonkeyPatch) -> None:
+    """Accelerate starts FSDP, as here, on GPUs only; everything after that, and PyTorch, runs on CPUs just the same."""
+    initialize = AcceleratorState.__init__
+
+    def initialize_with_fsdp(self: AcceleratorState, *args, fsdp_plugin=None, **kwargs) -> None:
+        initialize(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+
+    patch.setattr(AcceleratorState, "__init__", initialize_with_fsdp)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _start_rank(rank: int, port: int, folder: Path, command: list[str]) -> subprocess.Popen:
+    variables = {
+        **environment(),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        **fsdp_settings(),
+    }
+    with log_file(folder, rank).open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT
+        )

@@ -1,0 +1,79 @@
+"""Examples run through models, and the figure that shows several models side by side."""
+
+import pytest
+import torch
+
+from modeling_radio import RadioConfig
+from training.finetuning.augmentation import build_transform
+from training.finetuning.pictures import draw_predictions, predict_examples
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.sources import load_images
+from training.finetuning.task import Examples
+from training.finetuning.tasks import build_task
+
+
+FOLDERS = {
+    "image-classification": "class_folders",
+    "semantic-segmentation": "voc_folder",
+    "depth-estimation": "depth_folder",
+    "object-detection": "coco_folder",
+}
+CONFIG = {
+    "dpt_hidden_size": 8,
+    "detection_num_queries": 6,
+    "detection_hidden_size": 32,
+    "detection_num_layers": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def open_examples(name, data):
+    settings = FinetuneSettings("x", name, str(data), output="x", size=(32, 48), validation_share=0.5)
+    task = build_task(settings, load_images(settings))
+    transform = build_transform(settings, (32, 48), is_training=False)
+    return task, Examples(task.images.validation, task, transform, seed=0, name="validation image")
+
+
+def build_model(task, seed):
+    torch.manual_seed(seed)
+    return task.model_class(RadioConfig.from_preset("radio-test", **CONFIG, **task.config_fields())).train()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_each_model_has_a_column_beside_the_truth(name, request, tmp_path):
+    task, examples = open_examples(name, request.getfixturevalue(FOLDERS[name]))
+    first, second = (predict_examples(task, build_model(task, seed), examples) for seed in (0, 1))
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.references, second.references)
+    assert not torch.equal(first.predictions, second.predictions)
+    columns = {"frozen": first.predictions, "adapted": second.predictions}
+    figure = draw_predictions(task, first.images, first.references, columns)
+    assert len(figure.axes) == 3 * len(examples)
+    assert [ax.get_title() for ax in figure.axes[1:3]] == ["frozen", "adapted"]
+    figure.savefig(tmp_path / "picture.png")
+
+
+def test_a_classification_names_the_true_class_and_shows_shares(class_folders):
+    task, examples = open_examples("image-classification", class_folders)
+    shares = torch.tensor([[2.0, 0.0]]).expand(len(examples), 2)
+    images = torch.rand(len(examples), 3, 32, 48)
+    figure = draw_predictions(task, images, torch.ones(len(examples)), {"model": shares})
+    truth, chart = figure.axes[:2]
+    assert truth.get_title() == "dog"
+    assert [label.get_text() for label in chart.get_yticklabels()] == ["dog", "cat"]
+    assert [bar.get_width() for bar in chart.patches] == pytest.approx([0.119, 0.881], abs=1e-3)
+
+
+def test_models_run_in_evaluation_mode_on_as_many_images_as_there_are(class_folders):
+    task, examples = open_examples("image-classification", class_folders)
+    model = build_model(task, 0)
+    few, all_of_them = (predict_examples(task, model, examples, count) for count in (2, 9))
+    assert not model.training
+    assert not few.predictions.requires_grad
+    assert len(few.images) == 2
+    assert len(all_of_them.images) == len(examples) == 3
+    torch.testing.assert_close(all_of_them.predictions[:2], few.predictions)
