@@ -35,7 +35,7 @@ from training.pictures import Curve, draw_curves
 
 UNTRAINED, HEAD, LORA = "untrained", "head", "lora"
 FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
-NUM_PICTURED = 5  # our choice
+NUM_PICTURED = 8  # our choice
 SMOOTHING_RECORDS = 5  # our choice: the loss is recorded every ten steps, and its picture shows means over 50
 
 
@@ -126,7 +126,7 @@ class Comparison:
         return Table(self.task, ["trained parameters", "seconds", *metrics], rows)
 
     def draw(self, seed: int) -> None:
-        """Write `predictions.png`, what each method makes of the first validation images, and `losses.png`."""
+        """Write `predictions.png`, what each method makes of a few validation images, and `losses.png`."""
         run = FinetuningRun(self._settings(HEAD, seed))
         examples = cast(Examples, run.trainer.eval_dataset)
         names = {method: self.experiment.method_names[method] for method in (HEAD, LORA)}

@@ -1,4 +1,4 @@
-"""Pictures of validation images: the truth, and beside it what each of some models predicts."""
+"""Pictures of validation images: the truth, and below it what each of some models predicts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from training.finetuning.task import Batch, Examples, FinetuningTask
 
 
-NUM_PICTURED = 6  # our choice: as many rows as fit a screen
+NUM_PICTURED = 6  # our choice: as many columns as fit a screen
 PICTURE_INCHES = 1.9
 
 
 class PredictedExamples(NamedTuple):
-    """The first images of a split with what a model makes of them, on the CPU.
+    """Images of a split with what a model makes of them, on the CPU.
 
     Attributes:
         images: RGB in [0, 1], `(count, 3, height, width)`.
@@ -35,7 +35,9 @@ class PredictedExamples(NamedTuple):
 def predict_examples(
     task: FinetuningTask, model: nn.Module, examples: Examples, count: int = NUM_PICTURED
 ) -> PredictedExamples:
-    """Run a model, which stays in evaluation mode, on the first images of a split.
+    """Run a model, which stays in evaluation mode, on images spread evenly over a split.
+
+    The first ones might be all of one class.
 
     Args:
         task: Joins the examples and reads the outputs.
@@ -43,7 +45,8 @@ def predict_examples(
         examples: The split.
         count: Number of images; fewer if the split has fewer.
     """
-    batch = task.collate([examples[index] for index in range(min(count, len(examples)))])
+    count = min(count, len(examples))
+    batch = task.collate([examples[index * len(examples) // count] for index in range(count)])
     batch = cast(Batch, send_to_device(batch, next(model.parameters()).device))
     with torch.no_grad():
         outputs = model.eval()(**batch)
@@ -54,25 +57,25 @@ def predict_examples(
 def draw_predictions(
     task: FinetuningTask, images: Tensor, references: Tensor, predictions: Mapping[str, Tensor]
 ) -> Figure:
-    """Return a figure with a row for each image: the truth, then a column for each model.
+    """Return a figure with a column for each image: the truth, then a row for each model.
 
     Args:
         task: Draws.
         images: RGB in [0, 1], `(count, 3, height, width)`.
         references: The truth, as in `PredictedExamples`.
-        predictions: Those of each model by the title of its column.
+        predictions: Those of each model by its title.
     """
-    columns = 1 + len(predictions)
-    figure = Figure(figsize=(columns * PICTURE_INCHES, len(images) * PICTURE_INCHES), dpi=150, layout="constrained")
-    grid = figure.subplots(len(images), columns, squeeze=False)
-    for row, image in enumerate(images.movedim(1, -1)):
-        truth, *others = cast("list[Axes]", list(grid[row]))
+    rows, columns = 1 + len(predictions), len(images)
+    figure = Figure(figsize=(columns * PICTURE_INCHES, rows * PICTURE_INCHES), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for column, image in enumerate(images.movedim(1, -1)):
+        truth, *others = cast("list[Axes]", list(grid[:, column]))
         truth.set_title("truth", fontsize=7)
-        task.draw_truth(truth, image, references[row])
+        task.draw_truth(truth, image, references[column])
         for ax, (title, predicted) in zip(others, predictions.items(), strict=True):
             ax.set_title(title, fontsize=7)
-            task.draw_prediction(ax, image, predicted[row], references[row])
-        for ax in grid[row]:
+            task.draw_prediction(ax, image, predicted[column], references[column])
+        for ax in grid[:, column]:
             if ax.images:  # a chart needs its axes
                 ax.set_axis_off()
     return figure

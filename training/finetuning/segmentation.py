@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import tqdm
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +25,7 @@ from training.finetuning.sources import LabelledImages
 from training.finetuning.task import Batch, FinetuningTask, Score, require_same_size
 
 
+NUM_NAMED = 6  # our choice: as many names of classes as fit a picture
 MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, and seconds to read
 
 
@@ -141,6 +143,14 @@ class SegmentationTask(FinetuningTask):
         shown = np.ma.masked_equal(reference.numpy(), self.ignore_index)
         ax.imshow(image.numpy())
         ax.imshow(shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.5, interpolation="nearest")
+        self._add_legend(ax, shown)
+
+    def _add_legend(self, ax: Axes, shown: np.ma.MaskedArray) -> None:
+        """Name the largest classes of a map, in the order of their ids."""
+        ids, areas = np.unique(shown.compressed(), return_counts=True)
+        largest = np.sort(ids[np.argsort(-areas)[:NUM_NAMED]])
+        handles = [Patch(color=_color(number), label=self.class_names[number]) for number in largest.tolist()]
+        ax.legend(handles=handles, fontsize=4, loc="lower right", handlelength=1, framealpha=0.7)
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         self.draw_truth(ax, image, prediction)

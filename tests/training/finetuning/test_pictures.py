@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from modeling_radio import RadioConfig
 from training.finetuning.augmentation import build_transform
@@ -44,7 +45,7 @@ def build_model(task, seed):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_each_model_has_a_column_beside_the_truth(name, request, tmp_path):
+def test_each_model_has_a_row_below_the_truth(name, request, tmp_path):
     task, examples = open_examples(name, request.getfixturevalue(FOLDERS[name]))
     first, second = (predict_examples(task, build_model(task, seed), examples) for seed in (0, 1))
     assert torch.equal(first.images, second.images)
@@ -53,7 +54,7 @@ def test_each_model_has_a_column_beside_the_truth(name, request, tmp_path):
     columns = {"frozen": first.predictions, "adapted": second.predictions}
     figure = draw_predictions(task, first.images, first.references, columns)
     assert len(figure.axes) == 3 * len(examples)
-    assert [ax.get_title() for ax in figure.axes[1:3]] == ["frozen", "adapted"]
+    assert [ax.get_title() for ax in figure.axes[len(examples) :: len(examples)]] == ["frozen", "adapted"]
     figure.savefig(tmp_path / "picture.png")
 
 
@@ -62,7 +63,7 @@ def test_a_classification_names_the_true_class_and_shows_shares(class_folders):
     shares = torch.tensor([[2.0, 0.0]]).expand(len(examples), 2)
     images = torch.rand(len(examples), 3, 32, 48)
     figure = draw_predictions(task, images, torch.ones(len(examples)), {"model": shares})
-    truth, chart = figure.axes[:2]
+    truth, chart = figure.axes[0], figure.axes[len(examples)]
     assert truth.get_title() == "dog"
     assert [label.get_text() for label in chart.get_yticklabels()] == ["dog", "cat"]
     assert [bar.get_width() for bar in chart.patches] == pytest.approx([0.119, 0.881], abs=1e-3)
@@ -77,3 +78,19 @@ def test_models_run_in_evaluation_mode_on_as_many_images_as_there_are(class_fold
     assert len(few.images) == 2
     assert len(all_of_them.images) == len(examples) == 3
     torch.testing.assert_close(all_of_them.predictions[:2], few.predictions)
+
+
+def test_images_are_spread_over_the_split(class_folders):
+    task, examples = open_examples("image-classification", class_folders)
+    found = predict_examples(task, build_model(task, 0), examples, count=2)
+    for image, index in zip(found.images, (0, len(examples) // 2), strict=True):
+        assert torch.equal(image, examples[index]["pixel_values"])
+    assert len(predict_examples(task, build_model(task, 0), examples, count=100).images) == len(examples)
+
+
+def test_a_map_names_its_classes(voc_folder):
+    task, examples = open_examples("semantic-segmentation", voc_folder)
+    image, mask = examples[0]["pixel_values"].movedim(0, -1), torch.tensor([[2, 2, 255], [2, 0, 255]])
+    ax = Figure().add_subplot()
+    task.draw_truth(ax, image, mask)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ground", "sky"]
