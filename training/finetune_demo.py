@@ -26,8 +26,9 @@ from training.data.labelled_folders import write_boxes, write_digits, write_mask
 from training.evaluate import format_table
 from training.files import write_file, write_folder
 from training.finetuning.adapters import open_adapter
+from training.finetuning.models import open_task_model
 from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.run import FINAL, RESULTS, FinetuningRun, last_checkpoint, open_task_model
+from training.finetuning.run import FINAL, RESULTS, FinetuningRun, last_checkpoint
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.task import Examples, FinetuningTask
 from training.pictures import Curve, draw_curves

@@ -1,35 +1,39 @@
-"""One fine-tuning run from settings to a folder: data, model, adapters, training, saving."""
+"""One fine-tuning run from settings to a folder: data, model, training, saving."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import parse_flag_from_env
-from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, EarlyStoppingCallback, TrainingArguments, set_seed
-from transformers.utils import is_bitsandbytes_available
+from torch import Tensor
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
-from training.files import remove_partial, write_file, write_folder
-from training.finetuning.adapters import BACKBONE, add_adapter, head_names, merge_adapter, save_adapter
+from training.files import remove_partial, write_file
+from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.augmentation import build_transform
-from training.finetuning.settings import BOX_TASKS, FinetuneSettings
+from training.finetuning.models import (
+    ParameterCounts,
+    build_model,
+    check_size,
+    computes_in_bfloat16,
+    configure,
+    open_config,
+    open_task_model,
+    save_plain,
+)
+from training.finetuning.settings import FinetuneSettings
 from training.finetuning.sources import load_images
-from training.finetuning.task import Examples, FinetuningTask
+from training.finetuning.task import Examples
 from training.finetuning.tasks import TASK_CLASSES, build_task
 from training.finetuning.trainer import FinetuningTrainer
-from training.recipe import did_you_mean
 
 
 FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
@@ -39,23 +43,6 @@ LOGGING_STEPS = 10  # our choice
 # Our choices: the usual peaks of AdamW for adapters, which start from zero, and for weights that are good already.
 ADAPTER_LEARNING_RATE = 5e-4
 FULL_LEARNING_RATE = 5e-5
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """How many numbers a model has and how many of them are trained."""
-
-    trainable: int
-    total: int
-
-    @classmethod
-    def of(cls, model: nn.Module) -> ParameterCounts:
-        """Count a model's parameters."""
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-        return cls(sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes))
-
-    def __str__(self) -> str:
-        return f"{self.trainable:,} of {self.total:,} parameters ({self.trainable / self.total:.2%})"
 
 
 class FinetuningRun:
@@ -73,7 +60,7 @@ class FinetuningRun:
     def __init__(self, settings: FinetuneSettings):
         checkpoint_config = open_config(settings.checkpoint)
         size = settings.size or cast(tuple[int, int], tuple(checkpoint_config.preferred_resolution))
-        _check_size(size, checkpoint_config)
+        check_size(size, checkpoint_config)
         self.settings = dataclasses.replace(settings, size=size)
         self._check_output()
         _check_launch(settings)
@@ -177,124 +164,6 @@ class FinetuningRun:
         return Examples(rows, self.task, transform, self.settings.seed, name)
 
 
-def open_config(checkpoint: str) -> RadioConfig:
-    """Return the configuration of a checkpoint folder or Hub id.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    try:
-        return RadioConfig.from_pretrained(checkpoint)
-    except OSError as error:
-        raise ValueError(f"`checkpoint` {checkpoint!r} is no folder or Hub id with a config.json.") from error
-
-
-def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> RadioConfig:
-    """Return the task model's configuration.
-
-    Raises:
-        ValueError: If the settings change a field that does not exist, or their window is none.
-    """
-    known = [field.name for field in dataclasses.fields(RadioConfig)]
-    for name in settings.config:
-        if name not in known:
-            raise ValueError(f"`config` has no field {name!r}.{did_you_mean(name, known)}")
-    window = _window_fields(config, settings)
-    return RadioConfig.from_dict({**config.to_dict(), **window, **task.config_fields(), **settings.config})
-
-
-def _window_fields(config: RadioConfig, settings: FinetuneSettings) -> dict[str, Any]:
-    """Return the field that holds the window; where it takes only numbers, "auto" is chosen for the run's image size.
-
-    Raises:
-        ValueError: If it is no window.
-    """
-    window = settings.window_size
-    if window is None:
-        return {}
-    check_window_size(window)
-    if settings.task in BOX_TASKS:
-        return {"detection_window_size": window}
-    if window == "auto":
-        rows, cols = (side // config.patch_size for side in cast(tuple[int, int], settings.size))
-        window = choose_without_budget(config, rows, cols)
-    return {"vitdet_window_size": None if window == "global" else window}
-
-
-def build_model(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> nn.Module:
-    """Open the backbone, start a new head where the checkpoint has none, and set what is trained."""
-    dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
-    options = {"quantization_config": quantization(settings, task)} if settings.quantize else {}
-    model = open_task_model(task, settings.checkpoint, config=config, dtype=dtype, **options)
-    if settings.uses_adapter:
-        return add_adapter(prepared_if_quantized(model, settings), settings)
-    if settings.tune == "head":
-        model.get_submodule(BACKBONE).requires_grad_(False)
-    return model
-
-
-def open_task_model(task: FinetuningTask, checkpoint: str, **options: Any) -> RadioPreTrainedModel:
-    """Open a checkpoint as the task's model; what its head lacks starts new, without a list of every weight.
-
-    Raises:
-        ValueError: If weights of the backbone are missing.
-    """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        opened: Any = task.model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    model, info = opened
-    missing = sorted(name for name in info["missing_keys"] if name.startswith(BACKBONE))
-    if missing:
-        raise ValueError(
-            f"`checkpoint` {checkpoint!r} lacks {len(missing)} weights of the backbone, such as {missing[0]}."
-        )
-    return model
-
-
-def quantization(settings: FinetuneSettings, task: FinetuningTask) -> BitsAndBytesConfig:
-    """Return how the backbone's linear layers are stored in 4 or 8 bits; heads and patch projection are not.
-
-    Raises:
-        ValueError: If bitsandbytes is not installed.
-    """
-    if not is_bitsandbytes_available():
-        raise ValueError(
-            f"`quantize` {settings.quantize} needs the package bitsandbytes, which is not installed: "
-            "`pip install bitsandbytes`, or leave `quantize` out."
-        )
-    # Names from the root of the model: transformers matches their beginnings.
-    kept = [*head_names(task.model_class(RadioConfig.from_preset("radio-test"))), f"{BACKBONE}.model.patch_generator"]
-    if settings.quantize == 8:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
-    # NF4 with double quantisation as in QLoRA, https://arxiv.org/abs/2305.14314
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=kept,
-    )
-
-
-def prepared_if_quantized(model: RadioPreTrainedModel, settings: FinetuneSettings) -> RadioPreTrainedModel:
-    """Return the model with norms and heads in float32 if its linear layers are quantised."""
-    if settings.quantize is None:
-        return model
-    from peft import prepare_model_for_kbit_training
-
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-
-
-def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
-    """Whether forward and backward run in bfloat16."""
-    if settings.precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return settings.precision == "bf16"
-
-
 def learning_rates(settings: FinetuneSettings) -> tuple[float, float]:
     """Return the peaks of the backbone (or its adapters) and of the head."""
     backbone = settings.learning_rate
@@ -347,28 +216,6 @@ def last_checkpoint(output: Path) -> str | None:
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
-def save_plain(
-    model: RadioPreTrainedModel, processor: RadioImageProcessor, path: Path, weights: dict[str, Tensor] | None = None
-) -> None:
-    """Write model and processor as a folder that the Auto classes open.
-
-    Args:
-        model: The model.
-        processor: Saved beside it.
-        path: Folder to write.
-        weights: All of the model's, whole, if it is sharded.
-
-    Raises:
-        WriteError: If it cannot be written; an older folder is intact.
-    """
-
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder, state_dict=weights)
-        processor.save_pretrained(folder)
-
-    write_folder(path, write)
-
-
 def _check_launch(settings: FinetuneSettings) -> None:
     """Refuse what `accelerate launch` can ask for and what was never tried."""
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
@@ -380,14 +227,4 @@ def _check_launch(settings: FinetuneSettings) -> None:
     if settings.quantize is not None:
         raise ValueError(
             f"`quantize` {settings.quantize} is not supported with FSDP: launch with DDP, or leave it out."
-        )
-
-
-def _check_size(size: tuple[int, int], config: RadioConfig) -> None:
-    step, largest = config.patch_size, config.max_resolution or config.max_img_size
-    nearest = tuple(min(max(math.floor(side / step + 0.5), 1) * step, largest // step * step) for side in size)
-    if nearest != tuple(size):
-        raise ValueError(
-            f"`size` must have multiples of the patch size {step} up to {largest}, got {size[0]} x {size[1]}; the "
-            f"nearest is {nearest[0]} x {nearest[1]}."
         )

@@ -87,7 +87,8 @@ class FinetuningTask(ABC):
     def config_fields(self) -> dict[str, Any]:
         """Return what the model's configuration must know of the data."""
         names = dict(enumerate(self.class_names))
-        return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        numbers = {name: number for number, name in names.items()}
+        return {"id2label": names, "label2id": numbers, "class_weights": None}  # not those of an earlier tuning
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
         """Join examples into a batch."""

@@ -26,7 +26,8 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetune import _parser as build_parser
 from training.finetune import main, read_settings
 from training.finetuning.adapters import open_adapter
-from training.finetuning.run import FinetuningRun, configure, last_checkpoint, training_arguments
+from training.finetuning.models import configure
+from training.finetuning.run import FinetuningRun, last_checkpoint, training_arguments
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -167,6 +168,10 @@ def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
         ({"size": (40, 48)}, "`size` must have multiples of the patch size 16 up to .*; the nearest is 48 x 48"),
         ({"tune": "lora", "lora_targets": ("qkv", "fc3")}, "`lora_targets` has 'fc3'.*Valid .*: qkv, proj, fc1, fc2"),
         ({"config": {"drop_path": 0.1}}, r"`config` has no field 'drop_path'\. Did you mean 'drop_path_rate'"),
+        (
+            {"config": {"class_weights": [1.0, 2.0]}},
+            r"`config` cannot set 'class_weights': the labels and the settings",
+        ),
         ({"window_size": "large"}, r"`window_size` must be at least 1 .*, 'auto', 'global' or None, got 'large'"),
         ({"window_size": 0}, r"`window_size` must be at least 1 .* got 0"),
         ({"class_weights": (1.0, 2.0, 3.0)}, r"one number for each of the 2 classes \(cat, dog\), got 3"),
@@ -215,8 +220,15 @@ def test_automatic_window_of_a_large_image():
     assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
 
 
+def test_weights_of_an_earlier_tuning_are_left_behind(base, class_folders, tmp_path):
+    FinetuningRun(settings(base, class_folders, tmp_path / "first", class_weights=(1.0, 2.0))).run()
+    assert RadioConfig.from_pretrained(tmp_path / "first" / "final").class_weights == [1.0, 2.0]
+    second = FinetuningRun(settings(tmp_path / "first" / "final", class_folders, tmp_path / "second"))
+    assert second.model.config.class_weights is None
+
+
 def test_quantisation_without_bitsandbytes(base, class_folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.finetuning.run.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("training.finetuning.models.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match="`quantize` 4 needs the package bitsandbytes, which is not installed"):
         FinetuningRun(settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
 

@@ -1,0 +1,196 @@
+"""The model of a fine-tuning run: opened from a checkpoint, given its head, adapters and precision, and saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
+from transformers.utils import logging as transformers_logging
+
+from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
+from training.files import write_folder
+from training.finetuning.adapters import BACKBONE, add_adapter, head_names
+from training.finetuning.settings import BOX_TASKS, FinetuneSettings
+from training.finetuning.task import FinetuningTask
+from training.recipe import did_you_mean
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How many numbers a model has and how many of them are trained."""
+
+    trainable: int
+    total: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ParameterCounts:
+        """Count a model's parameters."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        return cls(sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes))
+
+    def __str__(self) -> str:
+        return f"{self.trainable:,} of {self.total:,} parameters ({self.trainable / self.total:.2%})"
+
+
+def open_config(checkpoint: str) -> RadioConfig:
+    """Return the configuration of a checkpoint folder or Hub id.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return RadioConfig.from_pretrained(checkpoint)
+    except OSError as error:
+        raise ValueError(f"`checkpoint` {checkpoint!r} is no folder or Hub id with a config.json.") from error
+
+
+def check_size(size: tuple[int, int], config: RadioConfig) -> None:
+    """Raise a `ValueError` unless images of this height and width, in pixels, suit the model."""
+    step, largest = config.patch_size, config.max_resolution or config.max_img_size
+    nearest = tuple(min(max(math.floor(side / step + 0.5), 1) * step, largest // step * step) for side in size)
+    if nearest != tuple(size):
+        raise ValueError(
+            f"`size` must have multiples of the patch size {step} up to {largest}, got {size[0]} x {size[1]}; the "
+            f"nearest is {nearest[0]} x {nearest[1]}."
+        )
+
+
+def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> RadioConfig:
+    """Return the task model's configuration.
+
+    Raises:
+        ValueError: If the settings change a field that does not exist or that the labels decide, or their window is
+            none.
+    """
+    decided = task.config_fields()
+    known = [field.name for field in dataclasses.fields(RadioConfig)]
+    for name, value in settings.config.items():
+        if name not in known:
+            raise ValueError(f"`config` has no field {name!r}.{did_you_mean(name, known)}")
+        if decided.get(name, value) != value:
+            raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
+    window = _window_fields(config, settings)
+    return RadioConfig.from_dict({**config.to_dict(), **window, **decided, **settings.config})
+
+
+def _window_fields(config: RadioConfig, settings: FinetuneSettings) -> dict[str, Any]:
+    """Return the field that holds the window; where it takes only numbers, "auto" is chosen for the run's image size.
+
+    Raises:
+        ValueError: If it is no window.
+    """
+    window = settings.window_size
+    if window is None:
+        return {}
+    check_window_size(window)
+    if settings.task in BOX_TASKS:
+        return {"detection_window_size": window}
+    if window == "auto":
+        rows, cols = (side // config.patch_size for side in cast(tuple[int, int], settings.size))
+        window = choose_without_budget(config, rows, cols)
+    return {"vitdet_window_size": None if window == "global" else window}
+
+
+def build_model(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> nn.Module:
+    """Open the backbone, start a new head where the checkpoint has none, and set what is trained."""
+    dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
+    options = {"quantization_config": quantization(settings, task)} if settings.quantize else {}
+    model = open_task_model(task, settings.checkpoint, config=config, dtype=dtype, **options)
+    if settings.uses_adapter:
+        return add_adapter(prepared_if_quantized(model, settings), settings)
+    if settings.tune == "head":
+        model.get_submodule(BACKBONE).requires_grad_(False)
+    return model
+
+
+def open_task_model(task: FinetuningTask, checkpoint: str, **options: Any) -> RadioPreTrainedModel:
+    """Open a checkpoint as the task's model; what its head lacks starts new, without a list of every weight.
+
+    Raises:
+        ValueError: If weights of the backbone are missing.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        opened: Any = task.model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    model, info = opened
+    missing = sorted(name for name in info["missing_keys"] if name.startswith(BACKBONE))
+    if missing:
+        raise ValueError(
+            f"`checkpoint` {checkpoint!r} lacks {len(missing)} weights of the backbone, such as {missing[0]}."
+        )
+    return model
+
+
+def quantization(settings: FinetuneSettings, task: FinetuningTask) -> BitsAndBytesConfig:
+    """Return how the backbone's linear layers are stored in 4 or 8 bits; heads and patch projection are not.
+
+    Raises:
+        ValueError: If bitsandbytes is not installed.
+    """
+    if not is_bitsandbytes_available():
+        raise ValueError(
+            f"`quantize` {settings.quantize} needs the package bitsandbytes, which is not installed: "
+            "`pip install bitsandbytes`, or leave `quantize` out."
+        )
+    # Names from the root of the model: transformers matches their beginnings.
+    kept = [*head_names(task.model_class(RadioConfig.from_preset("radio-test"))), f"{BACKBONE}.model.patch_generator"]
+    if settings.quantize == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    # NF4 with double quantisation as in QLoRA, https://arxiv.org/abs/2305.14314
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=kept,
+    )
+
+
+def prepared_if_quantized(model: RadioPreTrainedModel, settings: FinetuneSettings) -> RadioPreTrainedModel:
+    """Return the model with norms and heads in float32 if its linear layers are quantised."""
+    if settings.quantize is None:
+        return model
+    from peft import prepare_model_for_kbit_training
+
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
+    """Whether forward and backward run in bfloat16."""
+    if settings.precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return settings.precision == "bf16"
+
+
+def save_plain(
+    model: RadioPreTrainedModel, processor: RadioImageProcessor, path: Path, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write model and processor as a folder that the Auto classes open.
+
+    Args:
+        model: The model.
+        processor: Saved beside it.
+        path: Folder to write.
+        weights: All of the model's, whole, if it is sharded.
+
+    Raises:
+        WriteError: If it cannot be written; an older folder is intact.
+    """
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder, state_dict=weights)
+        processor.save_pretrained(folder)
+
+    write_folder(path, write)
