@@ -2,8 +2,8 @@
 
 The images are handwritten digits (UCI), and real cut-outs (Tux Paint's stamps) on photographs with exact masks or exact
 boxes; what the validation images show is held out. Each method runs once for every seed with equal steps and
-augmentation, and is measured after the last step. Every seed has images of its own, on none of which a setting was
-chosen (training/FINETUNING.md says what was tried on which).
+augmentation, and is measured after the last step, on images on which no setting was chosen: every seed has scenes of
+its own, or holds out other digits (training/FINETUNING.md says what was tried on which).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -26,11 +26,14 @@ from training.data.labelled_folders import write_boxes, write_digits, write_mask
 from training.evaluate import format_table
 from training.files import write_file, write_folder
 from training.finetuning.adapters import open_adapter
+from training.finetuning.augmentation import build_transform
 from training.finetuning.models import open_task_model
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.run import FINAL, RESULTS, FinetuningRun, last_checkpoint
 from training.finetuning.settings import FinetuneSettings
+from training.finetuning.sources import load_images
 from training.finetuning.task import Examples, FinetuningTask
+from training.finetuning.tasks import build_task
 from training.pictures import Curve, draw_curves
 
 
@@ -128,16 +131,19 @@ class Comparison:
 
     def draw(self, seed: int) -> None:
         """Write `predictions.png`, what each method makes of a few validation images, and `losses.png`."""
-        run = FinetuningRun(self._settings(HEAD, seed))
-        examples = cast(Examples, run.trainer.eval_dataset)
+        settings = self._settings(HEAD, seed)
+        task = build_task(settings, load_images(settings))
+        size = (self.experiment.size, self.experiment.size)
+        transform = build_transform(settings, size, is_training=False)
+        examples = Examples(task.images.validation, task, transform, seed, "validation image")
         names = {method: self.experiment.method_names[method] for method in (HEAD, LORA)}
         predicted = {
-            name: predict_examples(run.task, self._reopen(run.task, method, seed), examples, NUM_PICTURED)
+            name: predict_examples(task, self._reopen(task, method, seed), examples, NUM_PICTURED)
             for method, name in names.items()
         }
         first = next(iter(predicted.values()))
-        columns = {name: examples.predictions for name, examples in predicted.items()}
-        figure = draw_predictions(run.task, first.images, first.references, columns)
+        rows = {name: found.predictions for name, found in predicted.items()}
+        figure = draw_predictions(task, first.images, first.references, rows)
         write_file(self.output / "predictions.png", figure.savefig)
         curves = {name: _read_losses(self._folder(method, seed)) for method, name in names.items()}
         draw_curves({f"{self.task}: training loss": curves}, self.output / "losses.png")

@@ -31,7 +31,7 @@ def write_digits(folder: Path, size: int, draw: int) -> None:
     Args:
         folder: Where to.
         size: Side of the images in pixels; the digits themselves have 8.
-        draw: Which block of consecutive digits is held out.
+        draw: Which block of consecutive digits is held out; those of 0 to 3 have none in common.
     """
     archive = fetch_package(package_named("scikit-learn")) / "sklearn/datasets/data/digits.csv.gz"
     rows = np.loadtxt(archive, delimiter=",", dtype=np.uint8)  # 64 grey levels of 0 to 16, and the digit
