@@ -33,7 +33,7 @@ from .embeddings_radio import POSITION_DRAWS, RadioInputConditioner, RadioPatchG
 from .encoder_radio import PATH_DRAWS, RadioLayerScale, RadioVisionTransformer
 from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from .packing_radio import ImagePack
-from .peft_radio import check_adapter_weights, find_adapter_base
+from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
 from .window_choice_radio import (
     WINDOW_SIZES,
     BlockCost,
@@ -55,6 +55,13 @@ class Resolution(NamedTuple):
 
     height: int
     width: int
+
+
+def nearest_resolution(config: RadioConfig, height: int, width: int) -> Resolution:
+    """Return the valid size nearest to `height` x `width` pixels."""
+    step = config.patch_size
+    largest = (config.max_resolution or config.max_img_size) // step * step
+    return Resolution(*(min(max(int(size / step + 0.5), 1) * step, largest) for size in (height, width)))
 
 
 @dataclass
@@ -237,14 +244,16 @@ class RadioPreTrainedModel(PreTrainedModel):
         transformers alone would look for the base's weights beside the `config.json`, which describes the head.
 
         Raises:
-            ValueError: If the adapter is for another model, or peft is not installed.
+            ValueError: If the adapter is for another model or names no base that could be opened, or if peft is not
+                installed or too old.
         """
-        base = find_adapter_base(pretrained_model_name_or_path)
+        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
+        base = None if pretrained_model_name_or_path is None else find_adapter_base(folder)
         if base is None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        folder = str(pretrained_model_name_or_path)
-        kwargs["config"] = kwargs.get("config") or folder
-        kwargs["adapter_kwargs"] = {"_adapter_model_path": folder}
+        kwargs.pop("subfolder", None)
+        kwargs["config"] = kwargs.get("config") or str(folder)
+        kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(folder)}
         return super().from_pretrained(base, *args, **kwargs)
 
     def load_adapter(  # pyrefly: ignore[bad-override]
@@ -253,8 +262,10 @@ class RadioPreTrainedModel(PreTrainedModel):
         """Put a saved adapter on the model as transformers does, but refuse one that does not fit in full.
 
         Raises:
-            ValueError: If the adapter is for another model, which is then of no use any more.
+            ValueError: If the adapter is for another model, which is then of no use any more, or has a head that the
+                installed transformers or peft does not read.
         """
+        check_adapter_versions(peft_model_id, **(kwargs.get("adapter_kwargs") or {}))
         kwargs["ignore_mismatched_sizes"] = True  # reported below, together with what else differs
         loaded = super().load_adapter(peft_model_id, adapter_name, **kwargs)
         # The report also counts what the base and other adapters have.
@@ -264,7 +275,6 @@ class RadioPreTrainedModel(PreTrainedModel):
             [name for name in loaded.missing_keys if own.search(name)],
             loaded.unexpected_keys,
             loaded.mismatched_keys,
-            "Reading a head takes transformers 5.18 and peft 0.20 at least.",
         )
         return loaded
 
@@ -290,9 +300,7 @@ class RadioPreTrainedModel(PreTrainedModel):
 
     def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
         """Return the valid size nearest to `height` x `width` pixels."""
-        step = self.min_resolution_step
-        largest = self.max_resolution // step * step
-        return Resolution(*(min(max(int(size / step + 0.5), 1) * step, largest) for size in (height, width)))
+        return nearest_resolution(self.config, height, width)
 
     def choose_window_size(
         self,

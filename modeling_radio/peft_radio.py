@@ -1,28 +1,84 @@
 """Adapter folders of peft: finding the base of one, and refusing one that was made for another model."""
 
+import importlib.metadata
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, is_peft_available
+import transformers
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    CONFIG_NAME,
+    find_adapter_config_file,
+    is_peft_available,
+    is_peft_greater_or_equal,
+)
 
 
-def find_adapter_base(folder: str | Path | None) -> str | None:
+WHOLE_MODELS = ("model*.safetensors", "pytorch_model*.bin")
+HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
+
+
+def find_adapter_base(folder: str | Path) -> str | None:
     """Return the base that a local adapter folder names; `None` if it is no such folder.
 
     A folder that also holds a whole model is none: transformers opens both by itself. Without a `config.json` it does
     the same with the base.
 
+    Args:
+        folder: Any name of a model. An adapter may name a base by its path from here, too.
+
     Raises:
-        ValueError: If peft is not installed.
+        ValueError: If peft is not installed, or the folder names nothing that can be a base.
     """
-    if folder is None or not all((Path(folder) / name).is_file() for name in (ADAPTER_CONFIG_NAME, CONFIG_NAME)):
-        return None
-    if any(Path(folder).glob("model*.safetensors")):
+    folder = Path(folder)
+    if not _is_adapter(folder) or not (folder / CONFIG_NAME).is_file():
         return None
     if not is_peft_available():
         raise ValueError(f"{str(folder)!r} is an adapter folder, which peft opens: `pip install peft`.")
-    return json.loads((Path(folder) / ADAPTER_CONFIG_NAME).read_text())["base_model_name_or_path"]
+    path = folder / ADAPTER_CONFIG_NAME
+    base = json.loads(path.read_text()).get("base_model_name_or_path")
+    if not base:
+        problem = "names no base"
+    elif found := [local for local in (folder / base, Path(base)) if local.is_dir()]:
+        if not _is_adapter(found[0]):
+            return str(found[0])
+        problem = "is an adapter itself"
+    elif HUB_ID.fullmatch(base):
+        return base
+    else:
+        problem = "is no folder on this machine"
+    raise ValueError(
+        f"`base_model_name_or_path` in {str(path)!r} is {base!r}, which {problem}: write there the folder or Hub id of "
+        "the model that the adapter was trained on."
+    )
+
+
+def _is_adapter(folder: Path) -> bool:
+    has_model = any(any(folder.glob(pattern)) for pattern in WHOLE_MODELS)
+    return (folder / ADAPTER_CONFIG_NAME).is_file() and not has_model
+
+
+def check_adapter_versions(adapter: str | Path | None, **download_options: Any) -> None:
+    """Raise a `ValueError` if an adapter has a head that the installed transformers and peft would leave out.
+
+    Args:
+        adapter: Folder or Hub id; `None` if there is neither.
+        download_options: Of transformers' `find_adapter_config_file`.
+    """
+    release = tuple(int(number) for number in transformers.__version__.split(".")[:2])
+    is_recent = release >= (5, 18) and is_peft_greater_or_equal("0.20")
+    if adapter is None or is_recent or not is_peft_available():
+        return
+    path = find_adapter_config_file(str(adapter), **download_options)
+    if path is not None and json.loads(Path(path).read_text()).get("modules_to_save"):
+        raise ValueError(
+            f"The adapter in {str(adapter)!r} has a head, which takes transformers 5.18 and peft 0.20 or newer; "
+            f"installed are transformers {transformers.__version__} and peft {importlib.metadata.version('peft')}: "
+            "upgrade, or open the base and put the adapter on it by `peft.PeftModel.from_pretrained`."
+        )
 
 
 def check_adapter_weights(

@@ -6,6 +6,7 @@ import torch
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import ImageSegmentationPipeline, ZeroShotImageClassificationPipeline
 
+from .configuration_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
@@ -52,14 +53,25 @@ class RadioZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeli
 class RadioInstanceSegmentationPipeline(ImageSegmentationPipeline):
     """Transformers' `image-segmentation` for a model of instances: a mask for each object; masks may overlap.
 
-    `pipeline("image-segmentation", model=folder, trust_remote_code=True)`. Options and results are those of the subtask
-    "instance", without `overlap_mask_area_threshold`, which divides a map without overlaps among the objects.
+    `pipeline("image-segmentation", model=folder, trust_remote_code=True)`: a model opened from a folder gets this
+    class; for one in memory give it as `pipeline_class`. Options and results are those of the subtask "instance",
+    without `overlap_mask_area_threshold`, which divides a map without overlaps among the objects.
     """
 
     image_processor: RadioImageProcessor  # pyrefly: ignore[bad-override-mutable-attribute]
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Accept the model: the folder that names this class holds it."""
+        """Raise a `ValueError` unless it is a model of instances, told by name: a folder has its own class."""
+        name = type(self.model).__name__
+        if name != INSTANCE_SEGMENTER:
+            raise ValueError(f"`model` must be a {INSTANCE_SEGMENTER} for {type(self).__name__}, got a {name}.")
+
+    def _sanitize_parameters(self, **kwargs: Any) -> Any:
+        if "overlap_mask_area_threshold" in kwargs:
+            raise ValueError(
+                "`overlap_mask_area_threshold` is not for a model of instances, whose masks may overlap: leave it out."
+            )
+        return super()._sanitize_parameters(**kwargs)
 
     # pyrefly: ignore[bad-override]
     def postprocess(

@@ -1,18 +1,25 @@
 """Adapter folders: which folder is one, and what does not fit."""
 
 import json
+import re
 
 import pytest
 
 from modeling_radio import peft_radio
-from modeling_radio.peft_radio import check_adapter_weights, find_adapter_base
+from modeling_radio.peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
-    (tmp_path / "config.json").write_text("{}")
-    return tmp_path
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    describe(folder, base_model_name_or_path="some/base")
+    return folder
+
+
+def describe(folder, **fields):
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
 
 
 def test_adapter_folder_names_its_base(folder):
@@ -25,10 +32,66 @@ def test_other_folders_name_none(folder, missing):
     assert find_adapter_base(folder) is None
 
 
-def test_neither_whole_models_nor_ids_name_a_base(folder):
-    (folder / "model.safetensors").touch()
-    for name in (folder, "org/name", None):
-        assert find_adapter_base(name) is None
+@pytest.mark.parametrize(
+    "weights",
+    ["model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin"],
+)
+def test_whole_models_name_no_base(folder, weights):
+    (folder / weights).touch()
+    assert find_adapter_base(folder) is None
+
+
+def test_ids_name_no_base():
+    assert find_adapter_base("org/name") is None
+
+
+@pytest.mark.parametrize("is_absolute", [True, False])
+def test_base_in_a_folder(folder, is_absolute):
+    base = folder.parent / "base"
+    base.mkdir()
+    describe(folder, base_model_name_or_path=str(base) if is_absolute else "../base")
+    assert find_adapter_base(folder) == str(base if is_absolute else folder / "../base")
+
+
+def test_base_is_named_from_the_working_directory(folder, monkeypatch):
+    (folder.parent / "base").mkdir()
+    monkeypatch.chdir(folder.parent)
+    describe(folder, base_model_name_or_path="base")
+    assert find_adapter_base(folder) == "base"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"base_model_name_or_path": None}, "is None, which names no base"),
+        ({}, "is None, which names no base"),
+        ({"base_model_name_or_path": "/old/runs/base"}, "is '/old/runs/base', which is no folder on this machine"),
+        ({"base_model_name_or_path": "../moved"}, r"is '\.\./moved', which is no folder on this machine"),
+        ({"base_model_name_or_path": "."}, r"is '\.', which is an adapter itself"),
+    ],
+    ids=["null", "no field", "absolute", "relative", "adapter"],
+)
+def test_nothing_that_can_be_a_base(folder, fields, message):
+    describe(folder, **fields)
+    path = re.escape(str(folder / "adapter_config.json"))
+    with pytest.raises(
+        ValueError, match=rf"^`base_model_name_or_path` in '{path}' {message}: write there the folder or"
+    ):
+        find_adapter_base(folder)
+
+
+@pytest.mark.parametrize(("version", "is_peft_recent"), [("5.17.0", True), ("5.18.0", False)])
+def test_versions_that_leave_out_heads(folder, monkeypatch, version, is_peft_recent):
+    monkeypatch.setattr(peft_radio.transformers, "__version__", version)
+    monkeypatch.setattr(peft_radio, "is_peft_greater_or_equal", lambda _: is_peft_recent)
+    check_adapter_versions(folder)
+    check_adapter_versions(None)
+    describe(folder, modules_to_save=["classifier"])
+    with pytest.raises(ValueError, match=rf"has a head, which takes .*; installed are transformers {version} and peft"):
+        check_adapter_versions(folder)
+    monkeypatch.setattr(peft_radio.transformers, "__version__", "5.18.0.dev0")
+    monkeypatch.setattr(peft_radio, "is_peft_greater_or_equal", lambda _: True)
+    check_adapter_versions(folder)
 
 
 def test_adapter_folder_without_peft(folder, monkeypatch):

@@ -22,6 +22,7 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
+from modeling_radio.pipelines_radio import RadioInstanceSegmentationPipeline
 
 
 PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
@@ -131,3 +132,34 @@ def test_batches_of_a_model_without_adaptors():
     extract = pipeline("image-feature-extraction", model=model, image_processor=processor)
     single, batched = extract(str(PHOTOGRAPH)), extract([str(PHOTOGRAPH)] * 3, batch_size=2)
     torch.testing.assert_close(torch.tensor(batched), torch.tensor([single] * 3), rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def instances():
+    return RadioForInstanceSegmentation(RadioConfig.from_preset("radio-test", **DETECTION)).eval()
+
+
+def open_instances(model, **options):
+    processor = RadioImageProcessor.from_model_config(model.config, size={"height": 48, "width": 80})
+    pipeline_class = RadioInstanceSegmentationPipeline
+    return pipeline("image-segmentation", model, image_processor=processor, pipeline_class=pipeline_class, **options)
+
+
+def test_instances_in_memory(instances):
+    found = open_instances(instances)(str(PHOTOGRAPH), threshold=0.0)
+    assert len(found) == DETECTION["detection_num_queries"]
+    assert found[0]["mask"].size == (640, 360)
+
+
+def test_instances_refuse_what_divides_a_map(instances):
+    message = "`overlap_mask_area_threshold` is not for a model of instances, whose masks may overlap: leave it out"
+    with pytest.raises(ValueError, match=message):
+        open_instances(instances, overlap_mask_area_threshold=0.5)
+    with pytest.raises(ValueError, match=message):
+        open_instances(instances)(str(PHOTOGRAPH), overlap_mask_area_threshold=0.5)
+
+
+def test_instances_refuse_other_models():
+    segmenter = RadioForSemanticSegmentation(RadioConfig.from_preset("radio-test"))
+    with pytest.raises(ValueError, match=r"`model` must be a RadioForInstanceSegmentation .* a RadioForSemanticSegm"):
+        open_instances(segmenter)

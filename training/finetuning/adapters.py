@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.utils import CONFIG_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 BLOCKS = "radio_model.model.blocks"
 BACKBONE, TEXT_TOWER = "radio_model", "text_tower"
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 
 
@@ -123,15 +122,21 @@ def save_adapter(
 
     def write(folder: Path) -> None:
         model.save_pretrained(str(folder), state_dict=weights)
-        base_model.config.architectures = [type(base_model).__name__]
-        base_model.config.save_pretrained(folder)
+        _config_to_open(base_model).save_pretrained(folder)
         copy_source_files(folder)
         processor.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's template, all blanks
-        _make_portable(folder / ADAPTER_CONFIG, base)
-        _name_magnitudes(folder / ADAPTER_WEIGHTS)
+        _make_portable(folder / ADAPTER_CONFIG_NAME, base)
+        _name_magnitudes(folder / ADAPTER_SAFE_WEIGHTS_NAME)
 
     write_folder(path, write)
+
+
+def _config_to_open(model: RadioPreTrainedModel) -> RadioConfig:
+    """Return the configuration that opens the base with the model's head; the base's own files are not quantised."""
+    fields = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    fields.pop("quantization_config", None)
+    return RadioConfig.from_dict(fields)
 
 
 def _make_portable(path: Path, base: str) -> None:
@@ -192,7 +197,9 @@ def check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> None
     """Raise a `ValueError` unless an adapter folder fits a model."""
     from peft import PeftModel
 
-    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG_NAME) if not (folder / name).is_file()]
+    missing = [
+        name for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME) if not (folder / name).is_file()
+    ]
     if missing:
         raise ValueError(f"{folder} is no adapter folder: it lacks {', '.join(missing)}.")
     base = cast(RadioPreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
@@ -204,7 +211,7 @@ def check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> None
 
 def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the weights of an adapter folder by their names in the base."""
-    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
+    with safe_open(folder / ADAPTER_SAFE_WEIGHTS_NAME, "pt") as weights:
         names = weights.keys()
         return {name.removeprefix(PEFT_PREFIX): tuple(weights.get_slice(name).get_shape()) for name in names}
 

@@ -85,6 +85,14 @@ class MultiLabelTask(ClassificationTask):
     best_metric = "mean_average_precision"
     problem_type = "multi_label_classification"
 
+    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+        super().__init__(settings, images)
+        if not any(images.validation["target"]):
+            raise ValueError(
+                f"No validation image of {settings.data!r} has a class, so that nothing can be measured: hold out more "
+                "images with `validation_share`, or label some of the source's own validation split."
+            )
+
     def config_fields(self) -> dict[str, Any]:
         if self.settings.class_weights == BALANCED:
             raise ValueError(
@@ -156,14 +164,14 @@ class MultiLabelScore:
     """
 
     def __init__(self, num_classes: int):
-        from torchmetrics import MetricCollection
-        from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
+        from torchmetrics import AveragePrecision, F1Score, MetricCollection
 
-        options = {"num_labels": num_classes, "average": None, "sync_on_compute": False}
+        task = "multilabel" if num_classes > 1 else "binary"  # the former refuses a single label
+        options: dict[str, Any] = {"task": task, "num_labels": num_classes, "average": None, "sync_on_compute": False}
         self.metrics = MetricCollection(
             {
-                "mean_average_precision": MultilabelAveragePrecision(**options),
-                "f1": MultilabelF1Score(threshold=THRESHOLD, **options),
+                "mean_average_precision": AveragePrecision(**options),
+                "f1": F1Score(threshold=THRESHOLD, **options),
             }
         )
         self.occurs = torch.zeros(num_classes, dtype=torch.bool)
@@ -175,7 +183,7 @@ class MultiLabelScore:
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means over classes, NaN where no image has a class."""
-        return {name: values[self.occurs].mean() for name, values in self.metrics.compute().items()}
+        return {name: values.reshape(-1)[self.occurs].mean() for name, values in self.metrics.compute().items()}
 
     def reset(self) -> None:
         """Forget all images."""

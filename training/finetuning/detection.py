@@ -9,6 +9,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torchvision import tv_tensors
 from torchvision.ops import box_convert
 
@@ -20,8 +22,8 @@ from training.finetuning.sources import LabelledImages
 from training.finetuning.task import Batch, FinetuningTask, Score
 
 
-NO_OBJECT = -1
-"""Class of the rows that fill references up to equal length."""
+NO_OBJECT = -100
+"""In the rows that fill references up to equal length; what the `Trainer` fills those of several processes with."""
 
 METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
 OBJECT_KEYS = {
@@ -38,8 +40,8 @@ SHOWN_SCORE = 0.3  # our choice: pictures show boxes at least this certain
 class DetectionTask(FinetuningTask):
     """Boxes with classes; images without objects train too.
 
-    Predictions and references are rows of left, top, right, bottom (shares of the image), class and score,
-    `(batch, num_queries, 6)`.
+    Predictions and references are rows of left, top, right, bottom (shares of the image), class and score:
+    `(batch, num_queries, 6)`, and of the references as many as the image with most objects has, and one more.
     """
 
     model_class = RadioForObjectDetection
@@ -122,19 +124,19 @@ class DetectionTask(FinetuningTask):
         }
 
     def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        num_rows = outputs.logits.shape[1]
-        found = self.processor.post_process_object_detection(outputs, threshold=-1.0)
-        predictions = [_rows(image["boxes"], image["labels"], image["scores"], num_rows) for image in found]
-        references = [
-            _rows(
-                box_convert(label["boxes"], "cxcywh", "xyxy"),
-                label["class_labels"],
-                torch.ones_like(label["boxes"][:, 0]),
-                num_rows,
-            )
-            for label in batch["labels"]
-        ]
-        return torch.stack(predictions), torch.stack(references)
+        predictions = torch.stack([_rows(found) for found in self.predicted_objects(outputs)])
+        references = [_rows(self.true_objects(label)) for label in batch["labels"]]
+        references = pad_sequence(references, batch_first=True, padding_value=NO_OBJECT)
+        return predictions, F.pad(references, (0, 0, 0, 1), value=NO_OBJECT)  # processes cannot gather empty tensors
+
+    def predicted_objects(self, outputs: Any) -> list[dict[str, Tensor]]:
+        """Return `boxes`, `labels` and `scores` of each image, `(num_queries, ...)`; boxes as in rows."""
+        return self.processor.post_process_object_detection(outputs, threshold=-1.0)
+
+    def true_objects(self, label: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the same of an image's labels, `(num_objects, ...)`, with a score of 1."""
+        boxes = box_convert(label["boxes"], "cxcywh", "xyxy")
+        return {"boxes": boxes, "labels": label["class_labels"], "scores": torch.ones_like(boxes[:, 0])}
 
     def build_score(self) -> Score:
         assert self.settings.size is not None  # the run fills it in
@@ -241,8 +243,9 @@ def _category_feature(feature: Any) -> Any:
     return category if isinstance(category, ClassLabel) else None
 
 
-def _rows(boxes: Tensor, labels: Tensor, scores: Tensor, num_rows: int) -> Tensor:
-    """Return `(num_rows, 6)`; the rows after the last object have the class `NO_OBJECT`."""
-    rows = torch.cat([boxes.float(), labels[:, None].float(), scores[:, None].float()], dim=1)
-    filling = rows.new_full((num_rows - len(rows), 6), NO_OBJECT)
-    return torch.cat([rows, filling])
+def _rows(objects: Mapping[str, Tensor]) -> Tensor:
+    """Return corners, class and score of each object, and its mask where there are some, `(num_objects, row_size)`."""
+    parts = [objects["boxes"], objects["labels"][:, None], objects["scores"][:, None]]
+    if "masks" in objects:
+        parts.append(objects["masks"].flatten(1))
+    return torch.cat([part.float() for part in parts], dim=1)

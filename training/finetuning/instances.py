@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from modeling_radio import RadioForInstanceSegmentation
 from training.finetuning.augmentation import Sample
 from training.finetuning.detection import METRICS, NO_OBJECT, DetectionScore, DetectionTask, read_objects, take_metrics
-from training.finetuning.task import Batch, Score
+from training.finetuning.task import Score
 
 
 MASK_STRIDE = 4  # of RF-DETR's mask head
@@ -29,7 +29,7 @@ class InstanceSegmentationTask(DetectionTask):
     """Boxes with classes and masks.
 
     Predictions and references are the rows of `DetectionTask`, each followed by its mask of 0 and 1 at a quarter of the
-    image's height and width, as the model predicts it: `(batch, num_queries, 6 + height / 4 * width / 4)`.
+    image's height and width, as the model predicts it: `(batch, num_rows, 6 + height / 4 * width / 4)`.
     """
 
     model_class = RadioForInstanceSegmentation
@@ -55,11 +55,15 @@ class InstanceSegmentationTask(DetectionTask):
     def labels(self, sample: Sample) -> dict[str, Tensor]:
         return {**super().labels(sample), "masks": sample["masks"].as_subclass(Tensor)}
 
-    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        predictions, references = super().compare(outputs, batch)
-        found = self.processor.post_process_instances(outputs, [self.mask_size] * len(predictions), threshold=-1.0)
-        truth = [_shrink(label["masks"], self.mask_size) for label in batch["labels"]]
-        return _append([image["masks"] for image in found], predictions), _append(truth, references)
+    def predicted_objects(self, outputs: Any) -> list[dict[str, Tensor]]:
+        height, width = self.mask_size
+        sizes = [self.mask_size] * len(outputs.logits)
+        found = self.processor.post_process_instances(outputs, sizes, threshold=-1.0)
+        sides = outputs.pred_boxes.new_tensor([width, height, width, height])
+        return [{**image, "boxes": image["boxes"] / sides} for image in found]
+
+    def true_objects(self, label: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**super().true_objects(label), "masks": _shrink(label["masks"], self.mask_size)}
 
     def build_score(self) -> Score:
         assert self.settings.size is not None
@@ -131,7 +135,7 @@ def decode_mask(segmentation: Any, size: Sequence[int], where: str) -> np.ndarra
             is_plain = isinstance(outline["counts"], list)
             runs = coco_mask.frPyObjects(outline, height, width) if is_plain else outline
         mask = coco_mask.decode(runs)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(
             f"An outline of {where} is neither polygons of at least three points in the image nor run lengths, as in "
             f"COCO: {segmentation!r:.100}"
@@ -150,9 +154,3 @@ def unpack_masks(rows: Tensor, size: tuple[int, int]) -> Tensor:
 def _shrink(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks `(num_masks, height, width)` at another size: a pixel is in where at least half of its area is."""
     return F.interpolate(masks[None].float(), size, mode="area")[0] >= 0.5
-
-
-def _append(masks: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """Return rows `(batch, num_rows, 6)`, each followed by its mask; rows without an object have empty ones."""
-    filled = [F.pad(image.flatten(1).to(rows), (0, 0, 0, rows.shape[1] - len(image))) for image in masks]
-    return torch.cat([rows, torch.stack(filled)], dim=2)

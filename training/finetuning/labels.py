@@ -53,7 +53,8 @@ def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -
         names: In the order of their ids; None takes what the labels say.
 
     Raises:
-        ValueError: If a label is missing or none of the classes, or the training images have fewer than two classes.
+        ValueError: If a label is missing or none of the classes, or the training images have fewer classes than can be
+            learned: two, or one where an image may have none.
     """
     labels = {split: _read_labels(table, split, column) for split, table in tables.items()}
     names = names or _find_names(tables[TRAIN], labels[TRAIN])
@@ -63,11 +64,13 @@ def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -
         for split, images in labels.items()
     }
     present = sorted({number for image in numbers[TRAIN] for number in image})
-    if len(present) < 2:
+    needed = 1 if find_problem_type(tables[TRAIN]) == "multi_label_classification" else 2
+    if len(present) < needed:
         found = f"one class, {names[present[0]]!r}" if present else "no class"
+        is_folder = tables[TRAIN].builder_name == "imagefolder"
+        hint = " In a folder of images each class has its own sub-folder: cat/1.png, dog/2.png." if is_folder else ""
         raise ValueError(
-            f"The training images have {found} (column {column!r}), and a classifier needs two. In a folder of images "
-            "each class has its own sub-folder: cat/1.png, dog/2.png."
+            f"The training images have {found} (column {column!r}), and the classifier needs at least {needed}.{hint}"
         )
     return {split: _with_numbers(table, numbers[split]) for split, table in tables.items()}, names
 

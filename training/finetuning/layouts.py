@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,13 @@ MASK_SUFFIXES = frozenset({".png"})
 DEPTH_SUFFIXES = frozenset({".png", ".npy"})
 CLASSES_FILE = "classes.txt"
 VOC_LISTS = Path("ImageSets") / "Segmentation"
+
+COCO_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "images": {"id": (int, str), "file_name": (str,)},
+    "categories": {"id": (int,), "name": (str,)},
+    "annotations": {"image_id": (int, str), "category_id": (int,), "bbox": (list,)},
+}
+"""What the entries of a COCO json must have, and of which type."""
 
 Tables = dict[str, "Dataset"]
 """Tables by split, at least "train"."""
@@ -79,8 +87,8 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
         The tables, and the categories' names in the order of their ids, from which classes are numbered.
 
     Raises:
-        ValueError: If no annotations are found, they are no COCO json, an object lacks something, or an image is
-            missing.
+        ValueError: If no annotations are found, they are no COCO json, an entry lacks something or has something else
+            in its place, or an image is missing.
     """
     files = {TRAIN: source} if source.is_file() else _find_coco_files(source)
     if TRAIN not in files:
@@ -168,10 +176,22 @@ def _parse_coco(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read as json: {error}") from error
-    missing = {"images", "annotations", "categories"} - set(content)
+    parts = content if isinstance(content, dict) else {}
+    missing = [part for part in COCO_FIELDS if not isinstance(parts.get(part), list)]
     if missing:
-        raise ValueError(f"{path} is no COCO json for detection: it lacks {', '.join(sorted(missing))}.")
-    return content
+        raise ValueError(f"{path} is no COCO json for detection: it lacks lists of {', '.join(missing)}.")
+    for part, fields in COCO_FIELDS.items():
+        for index, entry in enumerate(parts[part]):
+            _check_coco_fields(entry, fields, f"{path}: {part}[{index}]")
+    return parts
+
+
+def _check_coco_fields(entry: Any, fields: Mapping[str, tuple[type, ...]], where: str) -> None:
+    values = entry if isinstance(entry, dict) else {}
+    for name, types in fields.items():
+        if not isinstance(values.get(name), types):
+            wanted = " or ".join(kind.__name__ for kind in types)
+            raise ValueError(f"{where} must have `{name}` of type {wanted}, got {values.get(name)!r:.60}.")
 
 
 def _coco_table(path: Path, content: Mapping[str, Any], numbers: Mapping[int, int], with_masks: bool) -> Dataset:
@@ -182,9 +202,11 @@ def _coco_table(path: Path, content: Mapping[str, Any], numbers: Mapping[int, in
     if with_masks:
         features["segmentation"] = List(Value("string"))
     objects: dict[int, dict[str, list]] = {image["id"]: {key: [] for key in features} for image in content["images"]}
-    annotations = [annotation for annotation in content["annotations"] if not annotation.get("iscrowd", 0)]
-    for annotation in annotations:
-        _check_coco_object(annotation, objects, numbers, path, with_masks)
+    annotations = []
+    for index, annotation in enumerate(content["annotations"]):
+        if not annotation.get("iscrowd", 0):
+            _check_coco_object(annotation, objects, numbers, f"{path}: annotations[{index}]", with_masks)
+            annotations.append(annotation)
     whole = [annotation for annotation in annotations if 0 not in annotation["bbox"][2:]]
     if len(whole) < len(annotations):
         logger.warning("%s: left out %d boxes without an area", path, len(annotations) - len(whole))
@@ -198,12 +220,8 @@ def _coco_table(path: Path, content: Mapping[str, Any], numbers: Mapping[int, in
 
 
 def _check_coco_object(
-    annotation: Mapping[str, Any], images: Mapping[int, Any], numbers: Mapping[int, int], path: Path, with_masks: bool
+    annotation: Mapping[str, Any], images: Mapping[int, Any], numbers: Mapping[int, int], where: str, with_masks: bool
 ) -> None:
-    where = f"{path}: annotation {annotation.get('id')}"
-    missing = {"image_id", "category_id", "bbox"} - set(annotation)
-    if missing:
-        raise ValueError(f"{where} lacks {', '.join(sorted(missing))}.")
     image, category = annotation["image_id"], annotation["category_id"]
     if image not in images:
         raise ValueError(f"{where} names image {image}, which is not in `images`.")
@@ -212,8 +230,17 @@ def _check_coco_object(
             f"{where} has the category {category}; the training set's `categories` have the ids "
             f"{', '.join(map(str, numbers))}."
         )
+    if not _is_box(annotation["bbox"]):
+        raise ValueError(
+            f"{where} must have a `bbox` of x, y, width and height, the sides not negative, got {annotation['bbox']}."
+        )
     if with_masks and not annotation.get("segmentation"):
         raise ValueError(f"{where} has no `segmentation`: without outlines choose the task object-detection.")
+
+
+def _is_box(box: Sequence[Any]) -> bool:
+    are_numbers = all(isinstance(number, (int, float)) and math.isfinite(number) for number in box)
+    return len(box) == 4 and are_numbers and min(box[2:]) >= 0
 
 
 def _add_coco_object(objects: dict[str, list], annotation: Mapping[str, Any], numbers: Mapping[int, int]) -> None:

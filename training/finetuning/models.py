@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,14 +12,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
-from transformers.utils import is_bitsandbytes_available
+from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.modeling_radio import nearest_resolution
 from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
 from training.files import write_folder
-from training.finetuning.adapters import BACKBONE, add_adapter, head_names
+from training.finetuning.adapters import BACKBONE, BLOCKS, add_adapter
 from training.finetuning.settings import BOX_TASKS, FinetuneSettings
 from training.finetuning.task import FinetuningTask
 from training.recipe import did_you_mean
@@ -45,9 +47,13 @@ def open_config(checkpoint: str) -> RadioConfig:
     """Return the configuration of a checkpoint folder or Hub id.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or an adapter beside it, which transformers would put on the model.
     """
     try:
+        if find_adapter_config_file(checkpoint) is not None:
+            raise ValueError(
+                f"`checkpoint` {checkpoint!r} is an adapter: give the `merged/` that `--merge` writes, or its base."
+            )
         return RadioConfig.from_pretrained(checkpoint)
     except OSError as error:
         raise ValueError(f"`checkpoint` {checkpoint!r} is no folder or Hub id with a config.json.") from error
@@ -55,12 +61,12 @@ def open_config(checkpoint: str) -> RadioConfig:
 
 def check_size(size: tuple[int, int], config: RadioConfig) -> None:
     """Raise a `ValueError` unless images of this height and width, in pixels, suit the model."""
-    step, largest = config.patch_size, config.max_resolution or config.max_img_size
-    nearest = tuple(min(max(math.floor(side / step + 0.5), 1) * step, largest // step * step) for side in size)
+    nearest = nearest_resolution(config, *size)
     if nearest != tuple(size):
         raise ValueError(
-            f"`size` must have multiples of the patch size {step} up to {largest}, got {size[0]} x {size[1]}; the "
-            f"nearest is {nearest[0]} x {nearest[1]}."
+            f"`size` must have multiples of the patch size {config.patch_size} up to "
+            f"{config.max_resolution or config.max_img_size}, got {size[0]} x {size[1]}; the nearest is "
+            f"{nearest.height} x {nearest.width}."
         )
 
 
@@ -68,18 +74,17 @@ def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSetti
     """Return the task model's configuration.
 
     Raises:
-        ValueError: If the settings change a field that does not exist or that the labels decide, or their window is
-            none.
+        ValueError: If the settings change a field that does not exist or that the labels or other settings decide, or
+            their window is none.
     """
-    decided = task.config_fields()
+    decided = {**task.config_fields(), **_window_fields(config, settings)}
     known = [field.name for field in dataclasses.fields(RadioConfig)]
     for name, value in settings.config.items():
         if name not in known:
             raise ValueError(f"`config` has no field {name!r}.{did_you_mean(name, known)}")
         if decided.get(name, value) != value:
             raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
-    window = _window_fields(config, settings)
-    return RadioConfig.from_dict({**config.to_dict(), **window, **decided, **settings.config})
+    return RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
 
 
 def _window_fields(config: RadioConfig, settings: FinetuneSettings) -> dict[str, Any]:
@@ -100,11 +105,20 @@ def _window_fields(config: RadioConfig, settings: FinetuneSettings) -> dict[str,
     return {"vitdet_window_size": None if window == "global" else window}
 
 
-def build_model(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> nn.Module:
-    """Open the backbone, start a new head where the checkpoint has none, and set what is trained."""
+def build_model(
+    config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings, report: Callable[[str], None]
+) -> nn.Module:
+    """Open the backbone, start a new head where the checkpoint has none that fits, and set what is trained.
+
+    Args:
+        config: The task model's configuration.
+        task: The task.
+        settings: The run's settings.
+        report: As in `open_task_model`.
+    """
     dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
-    options = {"quantization_config": quantization(settings, task)} if settings.quantize else {}
-    model = open_task_model(task, settings.checkpoint, config=config, dtype=dtype, **options)
+    options = {"quantization_config": quantization(settings)} if settings.quantize else {}
+    model = open_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
     if settings.uses_adapter:
         return add_adapter(prepared_if_quantized(model, settings), settings)
     if settings.tune == "head":
@@ -112,29 +126,46 @@ def build_model(config: RadioConfig, task: FinetuningTask, settings: FinetuneSet
     return model
 
 
-def open_task_model(task: FinetuningTask, checkpoint: str, **options: Any) -> RadioPreTrainedModel:
+def open_task_model(
+    task: FinetuningTask, checkpoint: str, report: Callable[[str], None] | None = None, **options: Any
+) -> RadioPreTrainedModel:
     """Open a checkpoint as the task's model; what its head lacks starts new, without a list of every weight.
 
+    Args:
+        task: The task.
+        checkpoint: Folder or Hub id.
+        report: Called with a line if its head has weights of another shape, which start new, too.
+        options: Of `from_pretrained`.
+
     Raises:
-        ValueError: If weights of the backbone are missing.
+        ValueError: If weights of the backbone are missing or have another shape.
     """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        opened: Any = task.model_class.from_pretrained(checkpoint, output_loading_info=True, **options)
+        opened: Any = task.model_class.from_pretrained(
+            checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
     finally:
         transformers_logging.set_verbosity(verbosity)
     model, info = opened
-    missing = sorted(name for name in info["missing_keys"] if name.startswith(BACKBONE))
+    mismatched = sorted(name for name, _, _ in info["mismatched_keys"])
+    missing = sorted(name for name in {*info["missing_keys"], *mismatched} if name.startswith(f"{BACKBONE}."))
     if missing:
         raise ValueError(
-            f"`checkpoint` {checkpoint!r} lacks {len(missing)} weights of the backbone, such as {missing[0]}."
+            f"`checkpoint` {checkpoint!r} lacks {len(missing)} weights of the backbone in the shape that the "
+            f"configuration asks for, such as {missing[0]}."
+        )
+    if mismatched and report is not None:
+        report(
+            f"{len(mismatched)} weights of the head have another shape in the checkpoint and start new, such as "
+            f"{mismatched[-1]}."
         )
     return model
 
 
-def quantization(settings: FinetuneSettings, task: FinetuningTask) -> BitsAndBytesConfig:
-    """Return how the backbone's linear layers are stored in 4 or 8 bits; heads and patch projection are not.
+def quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
+    """Return how the linear layers of the blocks are stored in 4 or 8 bits; everything else is not.
 
     Raises:
         ValueError: If bitsandbytes is not installed.
@@ -144,8 +175,7 @@ def quantization(settings: FinetuneSettings, task: FinetuningTask) -> BitsAndByt
             f"`quantize` {settings.quantize} needs the package bitsandbytes, which is not installed: "
             "`pip install bitsandbytes`, or leave `quantize` out."
         )
-    # Names from the root of the model: transformers matches their beginnings.
-    kept = [*head_names(task.model_class(RadioConfig.from_preset("radio-test"))), f"{BACKBONE}.model.patch_generator"]
+    kept = [rf"(?!{re.escape(BLOCKS)}\.).+"]  # transformers takes regular expressions for names from the root
     if settings.quantize == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     # NF4 with double quantisation as in QLoRA, https://arxiv.org/abs/2305.14314

@@ -72,7 +72,7 @@ class FinetuningRun:
         self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": size[0], "width": size[1]})
         transformers_logging.disable_progress_bar()  # models load in no time
         set_seed(self.settings.seed)
-        self.model = build_model(self.config, self.task, self.settings)
+        self.model = build_model(self.config, self.task, self.settings, self._report)
         self.parameter_counts = ParameterCounts.of(self.model)
         self._report(f"Training {self.parameter_counts}.")
         self.trainer = self._build_trainer()

@@ -61,7 +61,7 @@ class FinetuneSettings:
         layer_decay: Factor on the learning rate from each block to the one below it; 1 is uniform.
         weight_decay: Of matrices; biases, norms, tokens and positions have none.
         warmup_share: Share of the steps with rising learning rate.
-        max_grad_norm: Gradients are clipped to this norm.
+        max_grad_norm: Gradients are clipped to this norm; 0 clips nothing.
         precision: "bf16" computes in bfloat16, "fp32" does not; "auto" takes bfloat16 on a GPU that has it.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         evaluate_every: Steps between evaluations; None evaluates after every epoch.
@@ -131,6 +131,7 @@ class FinetuneSettings:
     def _check_numbers(self) -> None:
         rules = {
             "lora_rank": (self.lora_rank >= 1, "at least 1"),
+            "lora_alpha": (self.lora_alpha is None or self.lora_alpha > 0, "above 0"),
             "lora_dropout": (0 <= self.lora_dropout < 1, "in [0, 1)"),
             "validation_share": (0 < self.validation_share < 1, "in (0, 1)"),
             "crop_area_min": (0 < self.crop_area_min <= 1, "in (0, 1]"),
@@ -140,11 +141,16 @@ class FinetuneSettings:
             "steps": (self.steps is None or self.steps >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "accumulation": (self.accumulation >= 1, "at least 1"),
+            "learning_rate": (self.learning_rate is None or self.learning_rate >= 0, "at least 0"),
+            "head_learning_rate": (self.head_learning_rate is None or self.head_learning_rate >= 0, "at least 0"),
             "layer_decay": (0 < self.layer_decay <= 1, "in (0, 1]"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "warmup_share": (0 <= self.warmup_share < 1, "in [0, 1)"),
+            "max_grad_norm": (self.max_grad_norm >= 0, "at least 0"),
             "evaluate_every": (self.evaluate_every is None or self.evaluate_every >= 1, "at least 1"),
             "patience": (self.patience is None or self.patience >= 1, "at least 1"),
             "depth_scale": (self.depth_scale is None or self.depth_scale > 0, "above 0"),
+            "num_workers": (self.num_workers >= 0, "at least 0"),
         }
         for name, (is_valid, rule) in rules.items():
             if not is_valid:

@@ -61,9 +61,12 @@ def load_images(settings: FinetuneSettings) -> LabelledImages:
     """Open the source that the settings name.
 
     Raises:
-        ValueError: If nothing is there, it is not laid out as the task needs, a column is missing, or a label is wrong.
+        ValueError: If nothing is there, it is not laid out as the task needs, a column is missing, a label is wrong, or
+            two classes have one name.
     """
     tables, class_names = _open(settings)
+    class_names = settings.classes or class_names
+    _require_distinct(class_names)
     if TRAIN not in tables:
         raise ValueError(f"{settings.data!r} has no split 'train'; it has {', '.join(tables)}.")
     columns = _choose_columns(settings, tables[TRAIN].column_names)
@@ -79,7 +82,16 @@ def load_images(settings: FinetuneSettings) -> LabelledImages:
         train, validation = _split(train, settings)
         how = f"a seeded split of {settings.validation_share:.0%}"
     remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
-    return LabelledImages(train, validation, settings.classes or class_names, remark, problem_type)
+    return LabelledImages(train, validation, class_names, remark, problem_type)
+
+
+def _require_distinct(class_names: tuple[str, ...]) -> None:
+    repeated = sorted({name for name in class_names if class_names.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"Several classes have the name {', '.join(map(repr, repeated))}: give `classes`, a name of its own for "
+            "each in the order of their ids."
+        )
 
 
 def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:

@@ -78,7 +78,7 @@ class FinetuningTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return loss, predictions and references of a batch as tensors of equal shape on every rank."""
+        """Return loss, predictions and references of a batch; the base class fills up their second axes over ranks."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 NUM_LABELS = 3
 
-# Before, `load_adapter` of transformers leaves out the head; peft's own class does not.
+# Before, transformers leaves out the head, so that `load_adapter` refuses it; peft's own class reads it.
 LOADS_HEADS = Version(transformers.__version__) >= Version("5.18")
 
 
@@ -218,7 +218,7 @@ def test_several_adapters_switch_per_call(base_folder, tmp_path, pixels):
         torch.testing.assert_close(logits(model, pixels), logits(open_base(base_folder), pixels))
 
 
-@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter leaves out the head")
+@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter refuses adapters with heads")
 def test_adapters_loaded_by_transformers_switch_by_a_function_of_peft(base_folder, tmp_path, pixels):
     model, expected = open_base(base_folder), {}
     for number, name in enumerate(("farm", "zoo")):
@@ -261,7 +261,7 @@ def test_adapters_of_a_backbone_mix_within_a_batch(base_folder, tmp_path, pixels
     torch.testing.assert_close(mixed, torch.stack([expected["farm"][0], expected["zoo"][1]]), atol=1e-5, rtol=0)
 
 
-def test_folder_names_no_module_and_no_path(base_folder, tmp_path):
+def test_folder_names_the_base_and_the_head_but_no_module(base_folder, tmp_path):
     folder = save(add_adapter(open_base(base_folder), settings()), tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["auto_mapping"] is None
@@ -299,7 +299,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter leaves out the head")
+@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter refuses adapters with heads")
 def test_adapter_opens_in_a_fresh_process_on_the_remote_code_base(base_folder, tmp_path, pixels):
     adapted = trained(add_adapter(open_base(base_folder), settings(lora_rank=2)))
     folder = save(adapted, tmp_path / "adapter", base=os.path.relpath(base_folder))
@@ -374,12 +374,52 @@ def test_adapter_for_another_model(tmp_path, trained_class, trained_options, oth
     assert [name for name, _ in other.named_modules()] == modules  # nothing was put on it
 
 
-@pytest.mark.parametrize("case", [name for name in OTHER_MODELS if name != "no head"])
+SHAPES = r"has the shape \({}\) in the adapter and \({}\) in the model\."
+MESSAGES_BY_TRANSFORMERS = {
+    "width": SHAPES.format("64,", "96,"),  # of the summary, two class tokens
+    "shallower": r"the model has no `radio_model\.model\.blocks\.2\.attn\.proj\.lora_A\.default\.weight`\.",
+    "deeper": r"the adapter has no `radio_model\.model\.blocks\.4\.attn\.proj\.lora_A\.default\.weight`\.",
+    "classes": SHAPES.format("3,", "7,"),
+    "pooling": SHAPES.format("64,", "96,"),
+    "task": r"the model has no `decode_head\.classifier\.bias`\.",
+    "head": r"the model has no `decode_head\.head\..*, the adapter has no `decode_head\.modules_to_save\..*`\.",
+    "head width": SHAPES.format("32, 32, 3, 3", "48, 48, 3, 3"),
+}
+
+
+@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter refuses adapters with heads")
+@pytest.mark.parametrize("case", MESSAGES_BY_TRANSFORMERS)
 def test_adapter_for_another_model_by_transformers(tmp_path, case):
     trained_class, trained_options, other_class, options, _ = OTHER_MODELS[case]
     folder = save(add_adapter(build(trained_class, **trained_options), settings()), tmp_path / "adapter")
-    with pytest.raises(ValueError, match=r"is for another model: .*Open the base that it was trained on"):
+    message = f"is for another model: .*{MESSAGES_BY_TRANSFORMERS[case]} Open the base that it was trained on"
+    with pytest.raises(ValueError, match=message):
         build(other_class, **options).load_adapter(str(folder))
+
+
+def test_heads_before_transformers_reads_them(base_folder, tmp_path, monkeypatch):
+    folder = save(add_adapter(open_base(base_folder), settings()), tmp_path / "adapter", base_folder)
+    model = open_base(base_folder)
+    modules = [name for name, _ in model.named_modules()]
+    monkeypatch.setattr(transformers, "__version__", "5.17.0")
+    message = (
+        r"has a head, which takes transformers 5\.18 and peft 0\.20 or newer; installed are transformers 5\.17\.0 "
+    )
+    with pytest.raises(ValueError, match=message):
+        model.load_adapter(str(folder))
+    assert [name for name, _ in model.named_modules()] == modules  # nothing was put on it
+    with pytest.raises(ValueError, match=message):
+        CLASSIFIER.from_pretrained(folder)
+
+
+def test_adapter_of_a_backbone_opens_like_a_model(base_folder, tmp_path, pixels):
+    adapted = trained(add_adapter(RadioModel.from_pretrained(base_folder), settings(lora_rank=2)))
+    save(adapted, tmp_path / "run" / "final", base_folder)
+    opened = RadioModel.from_pretrained(tmp_path / "run", subfolder="final").eval()
+    with torch.no_grad():
+        assert torch.equal(opened(pixels).features, adapted(pixels).features)
+    with pytest.raises(TypeError, match="no_option"):  # transformers' own complaint about the caller's options
+        RadioModel.from_pretrained(tmp_path / "run" / "final", adapter_kwargs={"no_option": 1})
 
 
 def test_further_adapter_with_another_head(base_folder, tmp_path, pixels):

@@ -17,6 +17,7 @@ from modeling_radio import RadioConfig, RadioForInstanceSegmentation, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.adapters import open_adapter
 from training.finetuning.augmentation import build_transform
+from training.finetuning.detection import NO_OBJECT
 from training.finetuning.instances import InstanceSegmentationTask, decode_mask
 from training.finetuning.run import FinetuningRun
 from training.finetuning.settings import FinetuneSettings
@@ -93,6 +94,7 @@ def test_outlines(outline, as_json):
         None,
         "polygon",
         {"size": [HEIGHT, WIDTH]},
+        {"size": [HEIGHT, WIDTH], "counts": [5, -3, HEIGHT * WIDTH - 2]},
     ],
 )
 def test_wrong_outlines(outline):
@@ -199,7 +201,7 @@ def test_masks_are_drawn_in_the_colour_of_their_class(instances):
     rows = torch.zeros(2, 6 + 8 * 12)
     rows[0, :6] = torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0, 1.0])
     rows[0, 6:] = 1
-    rows[1, 4] = -1
+    rows[1] = NO_OBJECT
     ax = Figure().add_subplot()
     instances.draw_truth(ax, torch.zeros(32, 48, 3), rows)
     assert len(ax.patches) == 1
@@ -245,7 +247,9 @@ def test_detection_reads_no_outlines(outlines_folder):
 
 
 def test_coco_without_outlines(coco_folder):
-    with pytest.raises(ValueError, match=r"annotation 1 has no `segmentation`: .* choose the task object-detection"):
+    with pytest.raises(
+        ValueError, match=r"annotations\[0\] has no `segmentation`: .* choose the task object-detection"
+    ):
         load_images(settings(data=coco_folder))
 
 

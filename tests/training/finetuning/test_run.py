@@ -8,8 +8,10 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
+from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
@@ -27,7 +29,7 @@ from training.finetune import _parser as build_parser
 from training.finetune import main, read_settings
 from training.finetuning.adapters import open_adapter
 from training.finetuning.models import configure
-from training.finetuning.run import FinetuningRun, last_checkpoint, training_arguments
+from training.finetuning.run import FINAL, MERGED, FinetuningRun, last_checkpoint, training_arguments
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -172,6 +174,11 @@ def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
             {"config": {"class_weights": [1.0, 2.0]}},
             r"`config` cannot set 'class_weights': the labels and the settings",
         ),
+        ({"config": {"hidden_size": 48}}, r"lacks .* of the backbone in the shape that the .*, such as radio_model\."),
+        (
+            {"window_size": 1, "config": {"vitdet_window_size": 2}},
+            r"`config` cannot set 'vitdet_window_size': .* \(1\)",
+        ),
         ({"window_size": "large"}, r"`window_size` must be at least 1 .*, 'auto', 'global' or None, got 'large'"),
         ({"window_size": 0}, r"`window_size` must be at least 1 .* got 0"),
         ({"class_weights": (1.0, 2.0, 3.0)}, r"one number for each of the 2 classes \(cat, dog\), got 3"),
@@ -251,6 +258,39 @@ def test_adapters_train_on_quantised_blocks(bits, class_folders, tmp_path):
     assert any(weights.any() for name, weights in adapter.items() if "lora_B" in name)  # it starts at zero
     merged = load_file(tmp_path / "run" / "merged" / "model.safetensors")
     assert {weights.dtype for weights in merged.values()} <= {torch.float32, torch.int64}
+    assert "quantization_config" not in json.loads((tmp_path / "run" / "final" / "config.json").read_text())
+    if Version(transformers.__version__) >= Version("5.18"):  # before, it reads no head
+        pixels = torch.rand(1, 3, 32, 48)
+        final, plain = (
+            RadioForImageClassification.from_pretrained(tmp_path / "run" / name) for name in (FINAL, MERGED)
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(final.eval()(pixels).logits, plain.eval()(pixels).logits, atol=1e-5, rtol=0)
+
+
+def test_adapter_is_no_checkpoint(base, class_folders, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    shutil.copy(base / "config.json", adapter)
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"`checkpoint` .* is an adapter: give the `merged/` that .*, or its base\."):
+        FinetuningRun(settings(adapter, class_folders, tmp_path / "run"))
+
+
+def test_task_model_with_other_classes_restarts_its_last_layer(base, class_folders, tmp_path, capsys):
+    before = RadioForImageClassification.from_pretrained(base, num_labels=3)
+    torch.nn.init.normal_(before.classifier[0].weight)
+    before.save_pretrained(tmp_path / "three")
+    options = {"tune": "lora", "merge": True, "steps": 1}
+    run = FinetuningRun(settings(tmp_path / "three", class_folders, tmp_path / "run", **options))
+    head = run.model.get_base_model().classifier.original_module
+    assert torch.equal(head[0].weight, before.classifier[0].weight)
+    assert head[1].out_features == 2
+    assert 0 < head[1].weight.std() < 0.1  # as new layers start
+    run.run()
+    line = "2 weights of the head have another shape in the checkpoint and start new, such as classifier.1.weight."
+    assert capsys.readouterr().out.count(line) == 1
+    assert RadioForImageClassification.from_pretrained(tmp_path / "run" / "merged").config.num_labels == 2
 
 
 def test_checkpoint_without_a_backbone(base, class_folders, tmp_path):
@@ -260,7 +300,7 @@ def test_checkpoint_without_a_backbone(base, class_folders, tmp_path):
     del weights["radio_model.model.blocks.1.attn.qkv.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        ValueError, match=r"lacks 1 weights of the backbone, such as radio_model.model.blocks.1.attn.qkv"
+        ValueError, match=r"lacks 1 weights of the backbone in .*, such as radio_model.model.blocks.1.attn.qkv"
     ):
         FinetuningRun(settings(broken, class_folders, tmp_path / "run"))
 

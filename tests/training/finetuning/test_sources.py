@@ -120,8 +120,12 @@ def save_labels(path, feature, labels):
         (List(Value("int64")), [[0, 1, 0], [1, 0, 0]], r"have 0 more than once: .*, not a 0 or 1 for each class"),
         (Value("float32"), [0.5, None], "train image 1 .column 'label'. is None, which is no finite number"),
         (Value("float32"), [0.5, math.nan], "train image 1 .column 'label'. is nan, which is no finite number"),
-        (Value("string"), ["a", "a"], r"have one class, 'a' \(column 'label'\), and a classifier needs two"),
-        (List(Value("string")), [[], []], r"have no class \(column 'label'\)"),
+        (
+            Value("string"),
+            ["a", "a"],
+            r"have one class, 'a' \(column 'label'\), and the classifier needs at least 2\.$",
+        ),
+        (List(Value("string")), [[], []], r"have no class \(column 'label'\), and the classifier needs at least 1\.$"),
         (ClassLabel(names=["p", "q"]), [1, 1], "have one class, 'q'"),
     ],
 )
@@ -144,6 +148,12 @@ def test_lists_of_labels(tmp_path, feature, labels, names):
     assert images.class_names == names
     rows = [*images.train["target"], *images.validation["target"]]
     assert sorted(sorted(set(row)) for row in rows) == [[], [0, 2], [1], [2]]
+
+
+def test_lists_of_labels_may_have_one_class(tmp_path):
+    data = save_labels(tmp_path / "saved", List(Value("string")), [["a"], [], ["a"], []])
+    images = load(data, "image-classification")
+    assert (images.problem_type, images.class_names) == ("multi_label_classification", ("a",))
 
 
 def test_lists_of_labels_beside_images(class_folders):
@@ -264,9 +274,15 @@ def test_coco_file_alone(coco_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"categories": [{"id": 4, "name": "bus"}]}, "annotation 1 has the category 9; .* have the ids 4"),
-        ({"images": []}, "annotation 1 names image 10, which is not in `images`"),
+        ({"categories": [{"id": 4, "name": "bus"}]}, r"annotations\[0\] has the category 9; .* have the ids 4"),
+        ({"images": []}, r"annotations\[0\] names image 10, which is not in `images`"),
         ({"images": [{"id": 10, "file_name": "gone.png"}, {"id": 12, "file_name": "2.png"}]}, "names the image 'gone"),
+        ({"images": None}, "lacks lists of images"),
+        ({"images": [{"id": 10}]}, r"annotations.json: images\[0\] must have `file_name` of type str, got None"),
+        ({"images": [{"file_name": "0.png"}]}, r"images\[0\] must have `id` of type int or str, got None"),
+        ({"images": ["0.png"]}, r"images\[0\] must have `id`"),
+        ({"categories": [{"id": 4, "name": "bus"}, {"id": 9}]}, r"categories\[1\] must have `name` of type str"),
+        ({"categories": [{"id": [4], "name": "bus"}]}, r"categories\[0\] must have `id` of type int, got \[4\]"),
     ],
 )
 def test_broken_coco(coco_folder, coco_content, change, message):
@@ -275,9 +291,44 @@ def test_broken_coco(coco_folder, coco_content, change, message):
         load(coco_folder, "object-detection")
 
 
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        (None, r"annotations.json: annotations\[1\] must have `bbox` of type list, got None"),
+        ([], r"annotations\[1\] must have a `bbox` of x, y, width and height, the sides not negative, got \[\]"),
+        ([1, 2, 3], r"annotations\[1\] must have a `bbox` .* got \[1, 2, 3\]"),
+        ([1, 2, 3, -4], r"annotations\[1\] must have a `bbox` .* got \[1, 2, 3, -4\]"),
+        ([1, 2, 3, math.nan], r"annotations\[1\] must have a `bbox` .* got \[1, 2, 3, nan\]"),
+        ([1, 2, 3, "4"], r"annotations\[1\] must have a `bbox` .* got \[1, 2, 3, '4'\]"),
+    ],
+)
+def test_broken_boxes_of_coco(coco_folder, coco_content, box, message):
+    coco_content["annotations"][1]["bbox"] = box
+    (coco_folder / "annotations.json").write_text(json.dumps(coco_content))
+    with pytest.raises(ValueError, match=message):
+        load(coco_folder, "object-detection")
+
+
+def test_classes_of_one_name(coco_folder, coco_content, class_folders, voc_folder):
+    coco_content["categories"] = [{"id": 4, "name": "boat"}, {"id": 9, "name": "boat"}]
+    (coco_folder / "annotations.json").write_text(json.dumps(coco_content))
+    message = "Several classes have the name 'boat': give `classes`, a name of its own for each in the order of their"
+    with pytest.raises(ValueError, match=message):
+        load(coco_folder, "object-detection")
+    assert load(coco_folder, "object-detection", classes=("ship", "boat")).class_names == ("ship", "boat")
+    with pytest.raises(ValueError, match="the name 'a'"):
+        load(class_folders, "image-classification", classes=("a", "a", "b"))
+    (voc_folder / "classes.txt").write_text("x\ny\nx\ny\n")
+    with pytest.raises(ValueError, match="the name 'x', 'y'"):
+        load(voc_folder, "semantic-segmentation")
+
+
 def test_json_that_is_no_coco(coco_folder):
     (coco_folder / "annotations.json").write_text('{"images": []}')
-    with pytest.raises(ValueError, match="no COCO json for detection: it lacks annotations, categories"):
+    with pytest.raises(ValueError, match="no COCO json for detection: it lacks lists of categories, annotations"):
+        load(coco_folder, "object-detection")
+    (coco_folder / "annotations.json").write_text('[{"image_id": 10, "bbox": [0, 0, 4, 4], "score": 0.5}]')
+    with pytest.raises(ValueError, match="it lacks lists of images, categories, annotations"):
         load(coco_folder, "object-detection")
     (coco_folder / "annotations.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read as json"):

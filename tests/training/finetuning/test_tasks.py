@@ -192,9 +192,17 @@ def test_balanced_weights_need_ids_within_the_classes():
         task.config_fields()
 
 
+def label_rows(*labels):
+    return Dataset.from_dict({"target": list(labels)})
+
+
+def build_multi_label(names=("a", "b", "c"), train=None, **options):
+    return build(MultiLabelTask, "image-classification", names, train or label_rows([0]), **options)
+
+
 @pytest.fixture
 def multi_label():
-    return build(MultiLabelTask, "image-classification")
+    return build_multi_label()
 
 
 def test_several_labels_become_ones(multi_label):
@@ -221,16 +229,35 @@ def test_mean_average_precision_by_hand(multi_label):
         score.reset()
 
 
+def test_average_precision_of_one_class():
+    task = build_multi_label(("a",))
+    predictions, references = task.compare(
+        SimpleNamespace(logits=torch.tensor([[2.0], [1.0], [-1.0]])), {"labels": torch.tensor([[0.0], [1], [0]])}
+    )
+    score = task.build_score()
+    score.update(predictions, references)
+    assert {name: float(value) for name, value in score.compute().items()} == pytest.approx(
+        {"mean_average_precision": 1 / 2, "f1": 2 / 3}
+    )
+
+
+def test_validation_images_need_a_class():
+    with pytest.raises(
+        ValueError, match=r"No validation image of 'data' has a class, .* more images with `validation_s"
+    ):
+        build_multi_label(train=label_rows([], []))
+
+
 def test_balanced_weights_are_not_for_several_labels():
-    task = build(MultiLabelTask, "image-classification", class_weights="balanced")
+    task = build_multi_label(class_weights="balanced")
     with pytest.raises(ValueError, match=r"`class_weights` 'balanced' is for one class an image; .* each of the 3"):
         task.config_fields()
-    task = build(MultiLabelTask, "image-classification", class_weights=(1.0, 2.0, 3.0))
+    task = build_multi_label(class_weights=(1.0, 2.0, 3.0))
     assert task.config_fields()["class_weights"] == [1.0, 2.0, 3.0]
 
 
 def test_picture_of_several_labels_shows_all_that_are_predicted():
-    task = build(MultiLabelTask, "image-classification", names=("a", "b", "c", "d", "e"))
+    task = build_multi_label(("a", "b", "c", "d", "e"))
     truth, predicted = Figure().subplots(1, 2)
     reference = torch.tensor([1, 0, 0, 0, 1])
     task.draw_truth(truth, torch.zeros(4, 4, 3), reference)
