@@ -16,8 +16,9 @@ export OMP_WAIT_POLICY ?= passive
 demo: $(VENV)/installed-train
 	$(BIN)/python -m training.demo
 
+# One process a core, each with one thread; a file's tests stay together, since they share what they train.
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu and not hub"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not hub" -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
