@@ -149,7 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = open_model(options.checkpoint).float()
         write_file_beside(options.output, partial(_export_and_check, model, options), overwrite=options.overwrite)
     except (ValueError, OSError, ImportError) as error:
-        print(f"to_onnx: error: {' '.join(str(error).split())}", file=sys.stderr)
+        advice = ': run `pip install -e ".[export]"`' if isinstance(error, ImportError) else ""
+        print(f"to_onnx: error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
         return 1
     step = size_step(model, options.window_size)
     print(f"{options.output}: pixel_values of any batch, height and width multiples of {step} px")

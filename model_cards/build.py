@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.checkpoint, results, model_id=options.model_id, name=options.name, licence=options.licence
         )
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"build: error: {error}", file=sys.stderr)
         return 1
     print(f"wrote {path}")
     return 0

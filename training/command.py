@@ -8,6 +8,14 @@ from training.interruption import Interrupted, TrainingDivergedError
 
 
 EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
+EXTRAS = {
+    "datasets": "tasks",
+    "peft": "tasks",
+    "pycocotools": "tasks",
+    "scipy": "tasks",
+    "torchmetrics": "tasks",
+}
+"""Packages that not every command needs, and the extra of ours that installs them."""
 USER_ERRORS = (ValueError, OSError, PackageError, TrainingDivergedError)
 
 
@@ -26,6 +34,11 @@ def run_command(
         run()
     except (Interrupted, KeyboardInterrupt) as interruption:
         return _end(name, str(interruption) or interrupted, EXIT_INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        advice = f'run `pip install -e ".[{EXTRAS[error.name]}]"`'
+        return _end(name, f"error: the package {error.name} is not installed: {advice}", 1)
     except USER_ERRORS as error:
         if show_traceback:
             raise

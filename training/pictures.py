@@ -209,7 +209,8 @@ def read_curves(logs: Path) -> dict[str, dict[str, Curve]]:
     for tag in accumulator.Tags()["scalars"]:  # pyrefly: ignore[not-iterable]
         kind, _, teacher = tag.partition("/")
         if kind in LOSS_PANELS:
-            values = {event.step: event.value for event in accumulator.Scalars(tag)}
+            events = sorted(accumulator.Scalars(tag), key=lambda event: event.wall_time)
+            values = {event.step: event.value for event in events}
             steps = sorted(values)
             panels.setdefault(LOSS_PANELS[kind], {})[teacher] = (steps, [values[step] for step in steps])
     return panels

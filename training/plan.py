@@ -93,6 +93,12 @@ class Networks:
     """
 
     def __init__(self, recipe: Recipe) -> None:
+        embedded = [entry.name for entry in recipe.teachers if entry.source is None]
+        if embedded:
+            raise ValueError(
+                f"teacher {embedded[0]!r} of recipe {recipe.name!r} comes with its weights in a package and cannot be "
+                "counted without them: plan a recipe of published teachers, such as c_radio_v4_h"
+            )
         with torch.device("meta"):
             stride = student_patch_size(recipe)
             self.teachers: dict[str, Teacher] = {

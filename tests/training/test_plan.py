@@ -116,3 +116,10 @@ def test_bad_input_is_one_line(
     assert main(["--recipe", str(path), *arguments]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: error: ")]
     assert message in error
+
+
+def test_teachers_that_ship_with_their_weights_cannot_be_counted(capsys):
+    assert main(["--recipe", "demo"]) == 1
+    assert (
+        "teacher 'efficientnet-lite0' of recipe 'demo' comes with its weights in a package" in capsys.readouterr().err
+    )

@@ -129,11 +129,11 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
 
 def _load(source: SourceRecipe, *, streaming: bool) -> Dataset | IterableDataset:
     """Call `load_dataset`, with each of its errors as one line."""
+    arguments = _load_arguments(source)
     try:
         import datasets  # not needed for the demo or a folder, and not everywhere installed
     except ImportError as error:
         raise ValueError(f"data source {source.source!r} needs a package: run `pip install 'datasets>=5'`") from error
-    arguments = _load_arguments(source)
     try:
         return datasets.load_dataset(**arguments, split=source.split or "train", streaming=streaming)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:

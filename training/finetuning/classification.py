@@ -66,8 +66,7 @@ class ClassificationTask(FinetuningTask):
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         shares = prediction.softmax(dim=0)
-        is_right = int(shares.argmax()) == int(reference)
-        self._draw_bars(ax, shares, NUM_BARS, torch.full_like(shares, is_right))
+        self._draw_bars(ax, shares, NUM_BARS, torch.arange(len(shares)) == reference)
 
     def _draw_bars(self, ax: Axes, shares: Tensor, count: int, is_right: Tensor) -> None:
         """Draw the probabilities of the most probable classes, green where the class `is_right`."""

@@ -146,7 +146,10 @@ class DetectionTask(FinetuningTask):
         self._draw_objects(ax, image, reference[reference[:, 4] != NO_OBJECT])
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
-        self._draw_objects(ax, image, prediction[prediction[:, 5] >= SHOWN_SCORE])
+        certain = prediction[prediction[:, 5] >= SHOWN_SCORE]
+        self._draw_objects(ax, image, certain)
+        if not len(certain):
+            ax.text(0.5, 0.02, f"nothing above {SHOWN_SCORE}", fontsize=5, ha="center", transform=ax.transAxes)
 
     def _draw_objects(self, ax: Axes, image: Tensor, rows: Tensor) -> None:
         ax.imshow(image.numpy())

@@ -84,7 +84,22 @@ def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSetti
             raise ValueError(f"`config` has no field {name!r}.{did_you_mean(name, known)}")
         if decided.get(name, value) != value:
             raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
-    return RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
+    configured = RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
+    if settings.task in BOX_TASKS:
+        _check_queries(configured, settings)
+    return configured
+
+
+def _check_queries(config: RadioConfig, settings: FinetuneSettings) -> None:
+    """Raise a `ValueError` if images have fewer patches than the detector has queries, before any data is read."""
+    height, width = cast(tuple[int, int], settings.size)
+    num_patches, num_queries = height // config.patch_size * (width // config.patch_size), config.detection_num_queries
+    if num_patches < num_queries:
+        raise ValueError(
+            f"`size` {height} x {width} has {num_patches} patches, fewer than the {num_queries} queries"
+            f" of the detector: choose larger images, or `config` detection_num_queries={num_patches} or less, at least"
+            " the most objects of an image."
+        )
 
 
 def _window_fields(config: RadioConfig, settings: FinetuneSettings) -> dict[str, Any]:

@@ -126,8 +126,10 @@ class FinetuningRun:
             print(line, flush=True)
 
     def _check_output(self) -> None:
-        path = self.settings.output / SETTINGS
-        if not path.is_file():
+        output = self.settings.output
+        path = output / SETTINGS
+        has_begun = last_checkpoint(output) is not None or (output / RESULTS).is_file()
+        if not (path.is_file() and has_begun):
             return
         before, now = json.loads(path.read_text()), self.settings.to_dict()
         changed = [name for name in now if before.get(name) != now[name]]

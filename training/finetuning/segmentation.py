@@ -141,7 +141,7 @@ class SegmentationTask(FinetuningTask):
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         colors = ListedColormap([_color(number) for number in range(len(self.class_names))])
         shown = np.ma.masked_equal(reference.numpy(), self.ignore_index)
-        ax.imshow(image.numpy())
+        ax.imshow(image.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1)  # else colours would mix with the classes'
         ax.imshow(shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.5, interpolation="nearest")
         self._add_legend(ax, shown)
 

@@ -146,6 +146,8 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match="data source 'org/name' needs a package: run `pip install 'datasets>=5'`"):
         open_table(source_of("org/name"))
+    with pytest.raises(ValueError, match=r"data source 'path/to/images' is neither .* nor a folder that exists"):
+        open_table(source_of("path/to/images"))  # installing it would not help
 
 
 def test_a_damaged_file_is_one_clear_line(write_source: Callable[..., str]) -> None:

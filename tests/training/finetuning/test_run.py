@@ -217,7 +217,7 @@ def test_launchers_that_are_refused(base, class_folders, tmp_path, monkeypatch, 
 )
 def test_windows_in_the_configuration(task, window, field, expected):
     chosen = FinetuneSettings("x", task, "x", Path("x"), window_size=window, size=(32, 48))
-    checkpoint = RadioConfig.from_preset("radio-test", vitdet_window_size=4)
+    checkpoint = RadioConfig.from_preset("radio-test", vitdet_window_size=4, detection_num_queries=6)
     assert getattr(configure(checkpoint, Mock(config_fields=dict), chosen), field) == expected
 
 
@@ -225,6 +225,21 @@ def test_automatic_window_of_a_large_image():
     chosen = FinetuneSettings("x", "depth-estimation", "x", Path("x"), window_size="auto", size=(1024, 1024))
     config = configure(RadioConfig.from_preset("radio-test"), Mock(config_fields=dict), chosen)
     assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
+
+
+def test_run_that_never_began_is_no_obstacle(base, class_folders, tmp_path, monkeypatch):
+    run = FinetuningRun(settings(base, class_folders, tmp_path / "run", steps=2))
+    monkeypatch.setattr(run.trainer, "train", Mock(side_effect=ValueError("a mask is wrong")))
+    with pytest.raises(ValueError, match="a mask is wrong"):
+        run.run()
+    assert FinetuningRun(settings(base, class_folders, tmp_path / "run", steps=3)).run()
+
+
+def test_fewer_patches_than_queries(base, coco_folder, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"`size` 32 x 48 has 6 patches, fewer than the 100 queries .*queries=6 or less"
+    ):
+        FinetuningRun(settings(base, coco_folder, tmp_path / "run", task="object-detection"))
 
 
 def test_weights_of_an_earlier_tuning_are_left_behind(base, class_folders, tmp_path):
