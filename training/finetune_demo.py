@@ -22,7 +22,7 @@ from torch import nn
 from model_cards.results import Table
 from modeling_radio import RadioConfig
 from training.command import read_seeds, run_command
-from training.data.labelled_folders import write_boxes, write_digits, write_masks
+from training.data.labelled_folders import write_digits, write_masks, write_objects
 from training.evaluate import format_table
 from training.files import write_file, write_folder
 from training.finetuning.adapters import open_adapter
@@ -67,6 +67,16 @@ class Experiment:
 
 WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
 
+DETECTOR_SIZE = 192  # more patches than at 128 pixels: boxes fit closer
+DETECTOR: dict[str, Any] = {
+    "steps": 1500,
+    "batch_size": 16,
+    "head_learning_rate": 7e-4,
+    "max_grad_norm": 0.1,
+    "config": {"detection_num_queries": 20, "detection_hidden_size": 96, "detection_num_groups": 3},
+    **WHOLE_IMAGES,
+}
+
 EXPERIMENTS = {
     "image-classification": Experiment(
         write_digits,
@@ -87,19 +97,8 @@ EXPERIMENTS = {
         },
         "frozen linear probe",
     ),
-    "object-detection": Experiment(
-        write_boxes,
-        192,  # more patches than at 128 pixels: boxes fit closer
-        {
-            "steps": 1500,
-            "batch_size": 16,
-            "head_learning_rate": 7e-4,
-            "max_grad_norm": 0.1,
-            "config": {"detection_num_queries": 20, "detection_hidden_size": 96, "detection_num_groups": 3},
-            **WHOLE_IMAGES,
-        },
-        "decoder on the frozen backbone",
-    ),
+    "object-detection": Experiment(write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"),
+    "instance-segmentation": Experiment(write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"),
 }
 
 

@@ -6,6 +6,7 @@ the validation images never occurs in the training images.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import to_pil_image
 
@@ -63,8 +65,8 @@ def write_masks(folder: Path, size: int, draw: int) -> None:
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in scenes.class_names))
 
 
-def write_boxes(folder: Path, size: int, draw: int) -> None:
-    """Write scenes with their boxes as COCO json: `train/_annotations.coco.json`, the images beside it.
+def write_objects(folder: Path, size: int, draw: int) -> None:
+    """Write scenes with boxes and outlines as COCO json: `train/_annotations.coco.json`, the images beside it.
 
     Args:
         folder: Where to.
@@ -81,15 +83,25 @@ def write_boxes(folder: Path, size: int, draw: int) -> None:
 
 def _coco(scenes: Sequence[Composite], names: Sequence[str]) -> dict[str, Any]:
     annotations = [
-        {"image_id": index, "category_id": label, "bbox": box}
+        {"image_id": index, "category_id": label, "bbox": box, "segmentation": _run_lengths(mask)}
         for index, scene in enumerate(scenes)
-        for box, label in zip(box_convert(scene.boxes, "xyxy", "xywh").tolist(), scene.labels.tolist(), strict=True)
+        for box, label, mask in zip(
+            box_convert(scene.boxes, "xyxy", "xywh").tolist(), scene.labels.tolist(), scene.masks, strict=True
+        )
     ]
     return {
         "images": [{"id": index, "file_name": f"{index}.png"} for index in range(len(scenes))],
         "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
         "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations)],
     }
+
+
+def _run_lengths(mask: Tensor) -> dict[str, Any]:
+    """Return a mask `(height, width)` as COCO's run lengths, down the columns, beginning with the pixels outside."""
+    pixels = mask.T.flatten()
+    changes = (pixels.diff().nonzero().flatten() + 1).tolist()
+    edges = [0, *([0] if pixels[0] else []), *changes, len(pixels)]
+    return {"counts": [end - start for start, end in itertools.pairwise(edges)], "size": list(mask.shape)}
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from training.data import labelled_folders
-from training.data.labelled_folders import write_boxes, write_digits, write_masks
+from training.data.labelled_folders import write_digits, write_masks, write_objects
+from training.finetuning.instances import decode_mask
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +69,8 @@ def test_masks_fit_their_images(tmp_path):
             assert set(np.unique(mask)) <= {0, 1, 2}
 
 
-def test_boxes_surround_the_objects(tmp_path):
-    write_boxes(tmp_path, 64, 1)
+def test_boxes_and_outlines_lie_on_the_objects(tmp_path):
+    write_objects(tmp_path, 64, 1)
     content = json.loads((tmp_path / "validation" / "_annotations.coco.json").read_text())
     assert [category["name"] for category in content["categories"]] == ["disc", "box"]
     assert content["annotations"]
@@ -79,3 +81,14 @@ def test_boxes_surround_the_objects(tmp_path):
         is_object = inside[..., 2] - inside[..., 0] > 10  # held-out objects are blue, photographs grey
         assert is_object.any(axis=0).all()
         assert is_object.any(axis=1).all()
+        mask = decode_mask(annotation["segmentation"], (64, 64), "scene")
+        rows, cols = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+        assert (rows[0], rows[-1] + 1, cols[0], cols[-1] + 1) == (top, top + height, left, left + width)
+        assert is_object[mask[top : top + height, left : left + width] == 1].all()
+
+
+def test_run_lengths_begin_outside():
+    mask = torch.tensor([[True, False], [True, True]])
+    assert labelled_folders._run_lengths(mask) == {"counts": [0, 2, 1, 1], "size": [2, 2]}
+    assert labelled_folders._run_lengths(~mask) == {"counts": [2, 1, 1], "size": [2, 2]}
+    assert labelled_folders._run_lengths(torch.ones(2, 3, dtype=torch.bool)) == {"counts": [0, 6], "size": [2, 3]}
