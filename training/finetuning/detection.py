@@ -149,7 +149,8 @@ class DetectionTask(FinetuningTask):
         certain = prediction[prediction[:, 5] >= SHOWN_SCORE]
         self._draw_objects(ax, image, certain)
         if not len(certain):
-            ax.text(0.5, 0.02, f"nothing above {SHOWN_SCORE}", fontsize=5, ha="center", transform=ax.transAxes)
+            words = {"fontsize": 5, "color": "white", "backgroundcolor": "black", "ha": "center"}
+            ax.text(0.5, 0.02, f"nothing above {SHOWN_SCORE}", transform=ax.transAxes, **words)
 
     def _draw_objects(self, ax: Axes, image: Tensor, rows: Tensor) -> None:
         ax.imshow(image.numpy())
