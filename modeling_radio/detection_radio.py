@@ -43,6 +43,18 @@ _REPLACED_BACKBONE = {
 }
 
 
+def check_num_queries(config: RadioConfig, grid: Resolution) -> None:
+    """Refuse images with fewer patches than queries: each query starts from a patch of its own."""
+    num_queries = config.detection_num_queries
+    if grid.height * grid.width < num_queries:
+        side = int(num_queries**0.5 + 0.999) * config.patch_size
+        raise ValueError(
+            f"`detection_num_queries` is {num_queries}, but images of {grid.height} x {grid.width} patches have "
+            f"only {grid.height * grid.width} of them. Use larger images (for example {side} x {side} pixels) or "
+            f"fewer queries."
+        )
+
+
 class RadioDetectionProjector(nn.Module):
     """Fuses the outputs of several blocks into the one map that the decoder reads.
 
@@ -137,7 +149,7 @@ class RadioDetectionModel(RadioTaskModel):
         """Run backbone and detector; arguments and errors as in `RadioForObjectDetection.forward`."""
         self._check_pixel_values(pixel_values)
         grid = self.radio_model.grid(pixel_values)
-        self._check_num_queries(grid)
+        check_num_queries(self.config, grid)
         mask = self._mask_of_patches(pixel_values, pixel_mask, grid)
         maps, wanted = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
         with torch.autocast(maps.device.type, enabled=False):
@@ -198,17 +210,6 @@ class RadioDetectionModel(RadioTaskModel):
                 f"`pixel_mask` must have the shape {tuple(expected)} of `pixel_values`, got {tuple(pixel_mask.shape)}."
             )
         return pixel_mask[:, :: self.patch_size, :: self.patch_size]
-
-    def _check_num_queries(self, grid: Resolution) -> None:
-        """Refuse images with fewer patches than queries: each query starts from a patch of its own."""
-        num_queries = self.config.detection_num_queries
-        if grid.height * grid.width < num_queries:
-            side = int(num_queries**0.5 + 0.999) * self.patch_size
-            raise ValueError(
-                f"`detection_num_queries` is {num_queries}, but images of {grid.height} x {grid.width} patches have "
-                f"only {grid.height * grid.width} of them. Use larger images (for example {side} x {side} pixels) or "
-                f"fewer queries."
-            )
 
     def _target(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
         """Return one image's labels in the types that the loss needs, after checks."""

@@ -8,14 +8,8 @@ from training.interruption import Interrupted, TrainingDivergedError
 
 
 EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
-EXTRAS = {
-    "datasets": "tasks",
-    "peft": "tasks",
-    "pycocotools": "tasks",
-    "scipy": "tasks",
-    "torchmetrics": "tasks",
-}
-"""Packages that not every command needs, and the extra of ours that installs them."""
+TASK_PACKAGES = ("datasets", "peft", "pycocotools", "scipy", "torchmetrics")
+"""What our extra `tasks` installs beyond `train`; not every command needs it."""
 USER_ERRORS = (ValueError, OSError, PackageError, TrainingDivergedError)
 
 
@@ -35,9 +29,9 @@ def run_command(
     except (Interrupted, KeyboardInterrupt) as interruption:
         return _end(name, str(interruption) or interrupted, EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        if error.name not in TASK_PACKAGES or show_traceback:
             raise
-        advice = f'run `pip install -e ".[{EXTRAS[error.name]}]"`'
+        advice = 'run `pip install -e ".[tasks]"`'
         return _end(name, f"error: the package {error.name} is not installed: {advice}", 1)
     except USER_ERRORS as error:
         if show_traceback:

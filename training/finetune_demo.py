@@ -26,13 +26,12 @@ from training.data.labelled_folders import write_digits, write_masks, write_obje
 from training.evaluate import format_table
 from training.files import write_file, write_folder
 from training.finetuning.adapters import open_adapter
-from training.finetuning.augmentation import build_transform
 from training.finetuning.models import open_task_model
 from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.run import FINAL, RESULTS, FinetuningRun, last_checkpoint
+from training.finetuning.run import FINAL, RESULTS, FinetuningRun, last_checkpoint, write_results
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.sources import load_images
-from training.finetuning.task import Examples, FinetuningTask
+from training.finetuning.task import FinetuningTask, build_examples
 from training.finetuning.tasks import build_task
 from training.pictures import Curve, draw_curves
 
@@ -132,9 +131,7 @@ class Comparison:
         """Write `predictions.png`, what each method makes of a few validation images, and `losses.png`."""
         settings = self._settings(HEAD, seed)
         task = build_task(settings, load_images(settings))
-        size = (self.experiment.size, self.experiment.size)
-        transform = build_transform(settings, size, is_training=False)
-        examples = Examples(task.images.validation, task, transform, seed, "validation image")
+        examples = build_examples(task, task.images.validation, "validation image", is_training=False)
         names = {method: self.experiment.method_names[method] for method in (HEAD, LORA)}
         predicted = {
             name: predict_examples(task, self._reopen(task, method, seed), examples, NUM_PICTURED)
@@ -158,7 +155,9 @@ class Comparison:
                 )
             run = FinetuningRun(self._settings(method, seed))
             if method == UNTRAINED:
-                _evaluate_untrained(run, results)
+                run.trainer.evaluate()
+                untrained = {"metrics": run.trainer.metrics.latest, "trainable_parameters": 0, "seconds": 0.0}
+                write_results(results.parent, untrained)
             else:
                 run.run()
         return json.loads(results.read_text())
@@ -191,13 +190,6 @@ class Comparison:
 
     def _data(self, seed: int) -> Path:
         return self.output / f"data-{seed}"
-
-
-def _evaluate_untrained(run: FinetuningRun, path: Path) -> None:
-    """Write what a run would start from, as the results of a run of no steps."""
-    run.trainer.evaluate()
-    results = {"metrics": run.trainer.metrics.latest, "trainable_parameters": 0, "seconds": 0.0}
-    write_file(path, lambda temporary: temporary.write_text(json.dumps(results, indent=2) + "\n"))
 
 
 def _read_losses(run: Path) -> Curve:

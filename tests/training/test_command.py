@@ -1,6 +1,6 @@
 import pytest
 
-from training.command import EXTRAS, run_command
+from training.command import TASK_PACKAGES, run_command
 
 
 def fail_to_import(name):
@@ -10,7 +10,7 @@ def fail_to_import(name):
     return run
 
 
-@pytest.mark.parametrize("name", EXTRAS)
+@pytest.mark.parametrize("name", TASK_PACKAGES)
 def test_missing_extra_is_one_line(name, capsys):
     assert run_command("finetune", fail_to_import(name)) == 1
     expected = f'finetune: error: the package {name} is not installed: run `pip install -e ".[tasks]"`\n'

@@ -16,8 +16,9 @@ from transformers.utils import find_adapter_config_file, is_bitsandbytes_availab
 from transformers.utils import logging as transformers_logging
 
 from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.modeling_radio import nearest_resolution
+from modeling_radio.modeling_radio import Resolution, nearest_resolution
 from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
 from training.files import write_folder
 from training.finetuning.adapters import BACKBONE, BLOCKS, add_adapter
@@ -74,8 +75,8 @@ def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSetti
     """Return the task model's configuration.
 
     Raises:
-        ValueError: If the settings change a field that does not exist or that the labels or other settings decide, or
-            their window is none.
+        ValueError: If the settings change a field that does not exist or that the labels or other settings decide,
+            their window is none, or images have fewer patches than a detector has queries.
     """
     decided = {**task.config_fields(), **_window_fields(config, settings)}
     known = [field.name for field in dataclasses.fields(RadioConfig)]
@@ -85,21 +86,10 @@ def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSetti
         if decided.get(name, value) != value:
             raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
     configured = RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
-    if settings.task in BOX_TASKS:
-        _check_queries(configured, settings)
+    if settings.task in BOX_TASKS:  # now, and not in the first step
+        height, width = (side // config.patch_size for side in cast(tuple[int, int], settings.size))
+        check_num_queries(configured, Resolution(height, width))
     return configured
-
-
-def _check_queries(config: RadioConfig, settings: FinetuneSettings) -> None:
-    """Raise a `ValueError` if images have fewer patches than the detector has queries, before any data is read."""
-    height, width = cast(tuple[int, int], settings.size)
-    num_patches, num_queries = height // config.patch_size * (width // config.patch_size), config.detection_num_queries
-    if num_patches < num_queries:
-        raise ValueError(
-            f"`size` {height} x {width} has {num_patches} patches, fewer than the {num_queries} queries"
-            f" of the detector: choose larger images, or `config` detection_num_queries={num_patches} or less, at least"
-            " the most objects of an image."
-        )
 
 
 def _window_fields(config: RadioConfig, settings: FinetuneSettings) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from transformers.utils import logging as transformers_logging
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.files import remove_partial, write_file
 from training.finetuning.adapters import merge_adapter, save_adapter
-from training.finetuning.augmentation import build_transform
 from training.finetuning.models import (
     ParameterCounts,
     build_model,
@@ -31,7 +30,7 @@ from training.finetuning.models import (
 )
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.sources import load_images
-from training.finetuning.task import Examples
+from training.finetuning.task import build_examples
 from training.finetuning.tasks import TASK_CLASSES, build_task
 from training.finetuning.trainer import FinetuningTrainer
 
@@ -100,8 +99,7 @@ class FinetuningRun:
                 "parameters": self.parameter_counts.total,
                 "seconds": time.perf_counter() - started,
             }
-            text = json.dumps(results, indent=2) + "\n"
-            write_file(output / RESULTS, lambda path: path.write_text(text))
+            write_results(output, results)
         return metrics
 
     def save(self, weights: dict[str, Tensor]) -> None:
@@ -151,19 +149,13 @@ class FinetuningRun:
             pictures=settings.output / PICTURES,
             model=self.model,
             args=self.arguments,
-            train_dataset=self._examples(images.train, "training image", is_training=True),
-            eval_dataset=self._examples(images.validation, "validation image", is_training=False),
+            train_dataset=build_examples(self.task, images.train, "training image", is_training=True),
+            eval_dataset=build_examples(self.task, images.validation, "validation image", is_training=False),
             data_collator=self.task.collate,
         )
         if settings.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(settings.patience))
         return trainer
-
-    def _examples(self, rows: Any, name: str, *, is_training: bool) -> Examples:
-        """Return the rows of a split as model inputs."""
-        size = cast(tuple[int, int], self.settings.size)
-        transform = build_transform(self.settings, size, is_training=is_training)
-        return Examples(rows, self.task, transform, self.settings.seed, name)
 
 
 def learning_rates(settings: FinetuneSettings) -> tuple[float, float]:
@@ -173,6 +165,12 @@ def learning_rates(settings: FinetuneSettings) -> tuple[float, float]:
         backbone = ADAPTER_LEARNING_RATE if settings.uses_adapter else FULL_LEARNING_RATE
     head = settings.head_learning_rate
     return backbone, TASK_CLASSES[settings.task].head_learning_rate if head is None else head
+
+
+def write_results(output: Path, results: dict[str, Any]) -> None:
+    """Write what a run measured into its folder."""
+    text = json.dumps(results, indent=2) + "\n"
+    write_file(output / RESULTS, lambda path: path.write_text(text))
 
 
 def training_arguments(settings: FinetuneSettings) -> TrainingArguments:

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from modeling_radio import RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning.augmentation import Sample
+from training.finetuning.augmentation import Sample, build_transform
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.sources import LabelledImages
 from training.seeds import derive_seed
@@ -140,3 +140,10 @@ def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> N
     if image.shape[-2:] != target.shape[-2:]:
         sizes = [" x ".join(map(str, tensor.shape[-2:])) for tensor in (target, image)]
         raise ValueError(f"The {name} of {where} has {sizes[0]} pixels but its image {sizes[1]} (height x width).")
+
+
+def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -> Examples[TaskType]:
+    """Return a split of a task as model inputs of the size that the task's settings name; `name` is for messages."""
+    settings = task.settings
+    assert settings.size is not None  # the run fills it in
+    return Examples(rows, task, build_transform(settings, settings.size, is_training=is_training), settings.seed, name)
