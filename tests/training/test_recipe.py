@@ -137,6 +137,18 @@ def test_fingerprint_follows_what_decides_the_weights() -> None:
     assert fingerprint() != fingerprint("teachers.nanodet-g.feature_weight=2")
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides", "stored"),
+    [
+        ("demo", [], "aea49c9dba975639da15efaa7beab1bd58466e63f955f9b1b6d82c1706c0acf7"),
+        ("c_radio_v4_h", [SOURCE], "ff78cc168cba7440f7d4d94c44c0d68d0ce675892921b7e755c0d978b413efbb"),
+    ],
+)
+def test_fingerprint_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
+    """Where it moves (other names or types of resolved values), runs are refused their own checkpoints."""
+    assert load_recipe(name, overrides).fingerprint() == stored
+
+
 def test_differences_name_the_entry() -> None:
     old, new = load_recipe("demo"), load_recipe("demo", ["teachers.nanodet-g.options.level=2", "seed=1"])
     assert differences(old.to_dict(), new.to_dict()) == [
