@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import json
 import sys
 import warnings
@@ -24,6 +23,7 @@ from conversion.text_tower import add_text_tower
 from conversion.verification import compare_with_reference, format_comparisons, largest_difference
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.messages_radio import check_choice, did_you_mean
 
 
 DEFAULT_TOLERANCE = 1e-5
@@ -95,11 +95,7 @@ def _select_adaptors(
     if names is None:
         return state
     for name in names:
-        if name not in available:
-            raise ValueError(
-                f"Unknown adaptor {name!r}.{_did_you_mean(name, available)} {checkpoint.label} has "
-                f"{', '.join(available) or 'none'}."
-            )
+        check_choice("adaptors", name, available)
     unwanted = set(available) - set(names)
     return {key: tensor for key, tensor in state.items() if adaptor_of(key) not in unwanted}
 
@@ -108,7 +104,7 @@ def _check_overrides(overrides: Mapping[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(RadioConfig)]
     for name in overrides:
         if name not in known:
-            raise ValueError(f"Unknown configuration field {name!r}.{_did_you_mean(name, known)}")
+            raise ValueError(f"Unknown configuration field {name!r}.{did_you_mean(name, known)}")
 
 
 def _build_model(config: RadioConfig, state: Mapping[str, Tensor]) -> RadioModel:
@@ -135,11 +131,6 @@ def _load(model: RadioModel, state: dict[str, Tensor], source_keys: Mapping[str,
         raise ValueError(f"The tensors do not fit the architecture. {'; '.join(found)}.")
     contiguous = {key: tensor.contiguous() for key, tensor in state.items()}
     model.load_state_dict(contiguous, assign=True)
-
-
-def _did_you_mean(word: str, choices: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, choices, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def save(

@@ -78,9 +78,8 @@ def export_onnx(
         ValueError: If an adaptor is unknown or the window does not fit the largest image.
     """
     names = (model.config.adaptor_names or []) if adaptors is None else adaptors
-    unknown = [name for name in names if name not in model.radio_model.adaptors]
-    if unknown:
-        raise ValueError(f"Unknown adaptors {unknown}; this checkpoint has {list(model.radio_model.adaptors)}.")
+    for name in names:
+        model.config.adaptor(name, argument="adaptors")
     step = size_step(model, window_size)
     largest = model.max_resolution // step
     if largest < 2:

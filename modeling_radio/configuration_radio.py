@@ -2,15 +2,16 @@
 
 import copy
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
+from .messages_radio import check_blocks, check_choice, did_you_mean
 from .nvidia_radio import config_fields_from_nvidia, is_nvidia_config
 from .presets_radio import PRESETS
+from .resolution_radio import round_to_step
 
 
 AUTO_MAP = {
@@ -54,6 +55,8 @@ TEXT_PIPELINES = {
 }
 """Written where there is a text tower: transformers' own pipeline tells SigLIP's towers by the model's name."""
 
+MLP_VERSIONS = ("v1", "v2")
+FEATURE_HEADS = ("mlp", "attention")
 CLASSIFIER_POOLINGS = ("summary", "summary_and_features")
 SEGMENTATION_HEADS = ("linear", "dpt")
 
@@ -96,14 +99,10 @@ class RadioAdaptorConfig:
     feature_num_attention_heads: int = 16
 
     def __post_init__(self) -> None:
-        if self.mlp_version not in ("v1", "v2"):
-            raise ValueError(f"`mlp_version` of adaptor {self.name!r} must be 'v1' or 'v2', got {self.mlp_version!r}.")
-        if self.feature_head not in ("mlp", "attention"):
-            raise ValueError(
-                f"`feature_head` of adaptor {self.name!r} must be 'mlp' or 'attention', got {self.feature_head!r}."
-            )
         if not self.name or "." in self.name:
             raise ValueError(f"`name` of an adaptor must be non-empty and without dots, got {self.name!r}.")
+        check_choice(f"adaptors.{self.name}.mlp_version", self.mlp_version, MLP_VERSIONS)
+        check_choice(f"adaptors.{self.name}.feature_head", self.feature_head, FEATURE_HEADS)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RadioAdaptorConfig":
@@ -352,6 +351,20 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         """`adaptors` as typed objects."""
         return [RadioAdaptorConfig.from_dict(adaptor) for adaptor in self.adaptors]
 
+    def adaptor(self, name: str, *, argument: str = "adaptor_names") -> RadioAdaptorConfig:
+        """Return the adaptor of a name.
+
+        Args:
+            name: For example `"siglip2-g"`.
+            argument: What holds that name, as the user wrote it; the message begins with it.
+
+        Raises:
+            ValueError: If there is none. The message lists all adaptors and suggests the nearest.
+        """
+        adaptors = {adaptor.name: adaptor for adaptor in self.adaptor_configs}
+        check_choice(argument, name, adaptors)
+        return adaptors[name]
+
     @property
     def detection_blocks(self) -> list[int]:
         """Blocks that the detector reads, ascending."""
@@ -399,7 +412,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"({self.num_attention_heads})."
             )
         if self.max_img_size % self.patch_size:
-            nearest = max(round(self.max_img_size / self.patch_size), 1) * self.patch_size
+            nearest = round_to_step(self.max_img_size, self.patch_size)
             raise ValueError(
                 f"`max_img_size` ({self.max_img_size}) must be a multiple of `patch_size` ({self.patch_size}); "
                 f"the nearest is {nearest}."
@@ -417,9 +430,9 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _validate_detection(self) -> None:
         if self.detection_hidden_size < 32 or self.detection_hidden_size % 32:
-            nearest = max(round(self.detection_hidden_size / 32), 1) * 32
+            nearest = round_to_step(self.detection_hidden_size, 32)
             raise ValueError(
-                f"`detection_hidden_size` must be a multiple of 32, got {self.detection_hidden_size}; the nearest is "
+                f"`detection_hidden_size` must be a multiple of 32, got {self.detection_hidden_size}. The nearest is "
                 f"{nearest}."
             )
         counts = {
@@ -430,9 +443,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {count}.")
-        blocks, depth = self.detection_indices, self.num_hidden_layers
-        if (blocks is not None and blocks != sorted({block for block in blocks if 0 <= block < depth})) or blocks == []:
-            raise ValueError(f"`detection_indices` must be ascending blocks in [0, {depth}) or None, got {blocks}.")
+        if self.detection_indices is not None:
+            check_blocks("detection_indices", self.detection_indices, self.num_hidden_layers)
 
     def validate_heads(self) -> None:
         """Check the fields of the task models' heads.
@@ -442,23 +454,15 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         Raises:
             ValueError: If one of them cannot be right.
         """
-        choices = {
-            "classifier_pooling": (self.classifier_pooling, CLASSIFIER_POOLINGS),
-            "segmentation_head": (self.segmentation_head, SEGMENTATION_HEADS),
-        }
-        for name, (value, valid) in choices.items():
-            if value not in valid:
-                raise ValueError(f"`{name}` must be one of {list(valid)}, got {value!r}.{did_you_mean(value, valid)}")
+        check_choice("classifier_pooling", self.classifier_pooling, CLASSIFIER_POOLINGS)
+        check_choice("segmentation_head", self.segmentation_head, SEGMENTATION_HEADS)
         if self.dpt_hidden_size < 2 or self.dpt_hidden_size % 2:
-            nearest = max(round(self.dpt_hidden_size / 2), 1) * 2
+            nearest = round_to_step(self.dpt_hidden_size, 2)
             raise ValueError(
-                f"`dpt_hidden_size` must be an even number, got {self.dpt_hidden_size}; the nearest is {nearest}."
+                f"`dpt_hidden_size` must be an even number, got {self.dpt_hidden_size}. The nearest is {nearest}."
             )
-        blocks, depth = self.dpt_indices, self.num_hidden_layers
-        if blocks is not None and (
-            len(blocks) != 4 or blocks != sorted(blocks) or not all(0 <= block < depth for block in blocks)
-        ):
-            raise ValueError(f"`dpt_indices` must be four ascending blocks in [0, {depth}) or None, got {blocks}.")
+        if self.dpt_indices is not None:
+            check_blocks("dpt_indices", self.dpt_indices, self.num_hidden_layers, count=4)
         self._validate_detection()
 
     def _validate_adaptors(self) -> None:
@@ -472,11 +476,4 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"the class tokens; got {adaptor.token_index}."
                 )
         for name in self.adaptor_names or []:
-            if name not in names:
-                raise ValueError(f"Unknown adaptor {name!r} in `adaptor_names`.{did_you_mean(name, names)}")
-
-
-def did_you_mean(word: str, choices: Any) -> str:
-    """Return " Did you mean ...?", or nothing if no choice is near."""
-    near = difflib.get_close_matches(word, list(choices), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+            self.adaptor(name)

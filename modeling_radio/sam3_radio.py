@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, Sam3Config, Sam3Model
 from transformers.modeling_outputs import BaseModelOutput
 
-from .configuration_radio import RadioAdaptorConfig, RadioConfig
+from .configuration_radio import RadioConfig
 from .modeling_radio import RadioModel, copy_source_files
 
 
@@ -173,7 +173,7 @@ def _trunk_config(
     sam3_model: Sam3Model, radio: RadioModel, adaptor_name: str, window_size: int | str | None
 ) -> RadioSam3TrunkConfig:
     own: Any = sam3_model.vision_encoder.config.backbone_config
-    adaptor = _find_adaptor(radio.config, adaptor_name)
+    adaptor = radio.config.adaptor(adaptor_name, argument="adaptor_name")
     if adaptor.feature_dim != own.hidden_size:
         raise ValueError(
             f"SAM3's trunk has {own.hidden_size} channels, but adaptor {adaptor_name!r} has `feature_dim` "
@@ -196,14 +196,6 @@ def _trunk_config(
         adaptor_name=adaptor_name,
         window_size=window_size,
     )
-
-
-def _find_adaptor(config: RadioConfig, name: str) -> RadioAdaptorConfig:
-    for adaptor in config.adaptor_configs:
-        if adaptor.name == name:
-            return adaptor
-    names = ", ".join(adaptor.name for adaptor in config.adaptor_configs)
-    raise ValueError(f"RADIO has no adaptor {name!r} (`adaptor_name`), which SAM3 needs; it has {names or 'none'}.")
 
 
 def _wrap(config: RadioSam3TrunkConfig, radio: RadioModel) -> RadioSam3Trunk:

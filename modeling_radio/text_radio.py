@@ -12,7 +12,8 @@ from transformers.models.siglip.modeling_siglip import SiglipTextModel
 from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig
 from transformers.models.siglip2.modeling_siglip2 import Siglip2TextModel
 
-from .configuration_radio import RadioConfig, did_you_mean
+from .configuration_radio import RadioConfig
+from .messages_radio import did_you_mean
 
 
 PLAIN_TEMPLATES = ("{}",)

@@ -16,7 +16,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput
 
-from .configuration_radio import RadioAdaptorConfig, RadioConfig, did_you_mean
+from .configuration_radio import RadioAdaptorConfig, RadioConfig
 from .modeling_radio import RadioModel, RadioNetwork, RadioPreTrainedModel
 from .text_radio import SIMPLE_TEMPLATES, TextTowerKind, fill_templates, text_tower_config, text_tower_kind
 from .window_choice_radio import WindowChoice
@@ -189,7 +189,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         Arguments as in `forward`. The adaptor's dense head does not run.
         """
         tokens = self._encode_tokens(pixel_values, window_size)
-        class_token = tokens[:, _adaptor_config(self.config, str(self.config.text_adaptor)).token_index]
+        class_token = tokens[:, self._text_adaptor.token_index]
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=self._align(class_token))
 
     def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
@@ -301,15 +301,14 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         return patches.transpose(1, 2).unflatten(2, tuple(self.radio_model.grid(pixel_values)))
 
     def _dense_features(self, pixel_values: Tensor, window_size: int | str | WindowChoice | None) -> Tensor:
-        name, width = str(self.config.text_adaptor), self._text_width
-        adaptor = _adaptor_config(self.config, name)
+        adaptor, width = self._text_adaptor, self._text_width
         if adaptor.feature_dim != width:
             raise ValueError(
-                f"`source='features'` needs dense features as wide as the texts ({width}), but adaptor {name!r} has "
-                f"`feature_dim` {adaptor.feature_dim}: use 'summary_head'."
+                f"`source='features'` needs dense features as wide as the texts ({width}), but adaptor "
+                f"{adaptor.name!r} has `feature_dim` {adaptor.feature_dim}: use 'summary_head'."
             )
-        output = self.encode(pixel_values, window_size=window_size, adaptor_names=[name], feature_format="NCHW")
-        return cast(dict[str, Any], output.adaptors)[name].features
+        output = self.encode(pixel_values, window_size=window_size, adaptor_names=[adaptor.name], feature_format="NCHW")
+        return cast(dict[str, Any], output.adaptors)[adaptor.name].features
 
     def _encode_tokens(self, pixel_values: Tensor, window_size: int | str | WindowChoice | None) -> Tensor:
         """Return the backbone's tokens, prefix first; no adaptor runs."""
@@ -318,8 +317,13 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
 
     def _align(self, tokens: Tensor) -> Tensor:
         """Apply the summary head of the teacher's adaptor: `(..., hidden)` to `(..., text_dim)`."""
-        adaptor: Any = self.radio_model.adaptors[str(self.config.text_adaptor)]
+        adaptor: Any = self.radio_model.adaptors[self._text_adaptor.name]
         return adaptor.head_mlp(tokens)
+
+    @property
+    def _text_adaptor(self) -> RadioAdaptorConfig:
+        """The adaptor of the text tower's teacher."""
+        return self.config.adaptor(str(self.config.text_adaptor), argument="text_adaptor")
 
     @property
     def _text_width(self) -> int:
@@ -357,17 +361,10 @@ def _normalize(embeds: Tensor, dim: int = -1) -> Tensor:
     return embeds / embeds.norm(p=2, dim=dim, keepdim=True)
 
 
-def _adaptor_config(config: RadioConfig, name: str) -> RadioAdaptorConfig:
-    adaptors = {adaptor.name: adaptor for adaptor in config.adaptor_configs}
-    if name not in adaptors:
-        raise ValueError(f"Unknown adaptor {name!r} in `text_adaptor`.{did_you_mean(name, adaptors)} {_widths(config)}")
-    return adaptors[name]
-
-
 def _check_adaptor(config: RadioConfig, width: int) -> None:
     if config.text_adaptor is None:
         raise ValueError(f"`text_adaptor` of the configuration must name an adaptor, got None. {_widths(config)}")
-    adaptor = _adaptor_config(config, config.text_adaptor)
+    adaptor = config.adaptor(config.text_adaptor, argument="text_adaptor")
     if adaptor.summary_dim != width:
         raise ValueError(
             f"The text tower's embeddings are {width} wide, but adaptor {adaptor.name!r} has `summary_dim` "

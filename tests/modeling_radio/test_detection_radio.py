@@ -397,7 +397,7 @@ def test_wrong_images():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"detection_hidden_size": 40}, "`detection_hidden_size` must be a multiple of 32, got 40; the nearest is 32"),
+        ({"detection_hidden_size": 40}, "`detection_hidden_size` must be a multiple of 32, got 40. The nearest is 32"),
         ({"detection_indices": [3, 1]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
         ({"detection_indices": [4]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
         ({"detection_indices": []}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),

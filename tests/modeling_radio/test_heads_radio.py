@@ -269,8 +269,8 @@ def test_dpt_reads_some_blocks_twice_in_shallow_networks():
     [
         ({"classifier_pooling": "sumary"}, "`classifier_pooling` must be one of .* Did you mean 'summary'"),
         ({"segmentation_head": "upernet"}, r"`segmentation_head` must be one of \['linear', 'dpt'\], got 'upernet'"),
-        ({"dpt_hidden_size": 31}, "`dpt_hidden_size` must be an even number, got 31; the nearest is 32"),
-        ({"dpt_indices": [0, 1, 3]}, r"`dpt_indices` must be four ascending blocks in \[0, 4\) or None"),
+        ({"dpt_hidden_size": 31}, "`dpt_hidden_size` must be an even number, got 31. The nearest is 32"),
+        ({"dpt_indices": [0, 1, 3]}, r"`dpt_indices` must be 4 ascending blocks in \[0, 4\), got"),
         ({"dpt_indices": [0, 1, 2, 4]}, r"`dpt_indices` .* got \[0, 1, 2, 4\]"),
     ],
 )

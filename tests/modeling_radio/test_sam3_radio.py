@@ -239,8 +239,8 @@ def test_sam3_on_its_own_trunk_is_not_saved_as_attached(sam3, tmp_path):
 @pytest.mark.parametrize(
     ("radio", "options", "message"),
     [
-        ({}, {"adaptor_name": "sam"}, r"no adaptor 'sam' \(`adaptor_name`\), which SAM3 needs; it has sam3, dino_v3"),
-        ({"adaptors": []}, {}, "it has none"),
+        ({}, {"adaptor_name": "sam"}, r"`adaptor_name` must be one of \['sam3', 'dino_v3'\], got 'sam'. Did"),
+        ({"adaptors": []}, {}, r"`adaptor_name` must be one of \[\], got 'sam3'"),
         ({"feature_dim": 16}, {}, "SAM3's trunk has 32 channels, but adaptor 'sam3' has `feature_dim` 16"),
         (
             {"max_resolution": 48},

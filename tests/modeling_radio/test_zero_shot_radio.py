@@ -327,7 +327,7 @@ def test_parts_share_their_weights(model, radio):
             None,
             r"siglip model, with embeddings 16 wide, and fits no adaptor.*siglip2-g \(12\), clip \(12\)",
         ),
-        ("clip", WIDTH, "dino", "Unknown adaptor 'dino' in `text_adaptor`. Did you mean 'dino_v3'"),
+        ("clip", WIDTH, "dino", r"`text_adaptor` must be one of \[.*\], got 'dino'. Did you mean 'dino_v3'"),
         ("clip", 16, "clip", "embeddings are 16 wide, but adaptor 'clip' has `summary_dim` 12"),
     ],
 )
