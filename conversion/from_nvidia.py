@@ -159,17 +159,13 @@ def save(
 def describe(config: RadioConfig, source: str, text_source: str | None = None) -> str:
     """Return a short README: where the weights come from, whose licence they have, what opens them."""
     names = ", ".join(config.adaptor_names or []) or "none"
-    native = not (
-        config.pos_embed_align_corners
-        or config.use_feature_normalizer
-        or config.use_swiglu_ffn
-        or config.use_final_norm
-    )
+    differences = config.native_differences()
     readers = (
-        "Opens with `trust_remote_code=True` as the full model, and without as transformers' native `RadioModel` "
+        "Needs `trust_remote_code=True`: transformers' native `RadioModel` gives other outputs. The reason: "
+        f"{'; '.join(differences)}."
+        if differences
+        else "Opens with `trust_remote_code=True` as the full model, and without as transformers' native `RadioModel` "
         "(backbone only, equal outputs)."
-        if native
-        else "Needs `trust_remote_code=True`: transformers' native `RadioModel` cannot express all of this network."
     )
     return f"""---
 library_name: transformers

@@ -62,18 +62,6 @@ def _num_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def native_blockers(config: RadioConfig) -> list[str]:
-    """Name what transformers' native `RadioModel` cannot express in this configuration."""
-    reasons = {
-        "a position table resized with aligned corners": config.pos_embed_align_corners,
-        "feature normalisers": config.use_feature_normalizer or config.num_intermediate_normalizers > 0,
-        "LayerScale that is not folded into the linear layers": config.use_layer_scale,
-        "a final norm": config.use_final_norm,
-        "a biased patch projection": config.use_patch_bias,
-    }
-    return [reason for reason, applies in reasons.items() if applies]
-
-
 def build_card(
     checkpoint: Path,
     results: Results | None = None,
@@ -113,7 +101,7 @@ def build_card(
         licence=_licence_sentence(licence),
         config=config,
         parameters=count_parameters(config),
-        native_blockers=native_blockers(config),
+        native_differences=config.native_differences(),
         results=results,
         teacher_names=[teacher.name for teacher in results.teachers],
         tables=build_tables(results.measurements),

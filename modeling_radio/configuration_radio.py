@@ -324,6 +324,25 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
             values["custom_pipelines"] = copy.deepcopy(TEXT_PIPELINES)
         return values
 
+    def native_differences(self) -> list[str]:
+        """Name what makes the outputs of transformers' native `RadioModel` differ on a folder of this configuration.
+
+        None where summary and features are equal; adaptors and intermediate features do not count, native has none.
+        """
+        has_windows = not all(self.is_global_block(index) for index in range(self.num_hidden_layers))
+        reasons = {
+            "a position table resized with aligned corners": self.pos_embed_align_corners,
+            "a position table cropped instead of fitted to each grid": not self.use_cropped_positions,
+            "a feature normalizer": self.use_feature_normalizer,
+            "LayerScale that is not folded into the linear layers": self.use_layer_scale,
+            "a `layerscale_value` other than 1, by which native scales": self.layerscale_value != 1,
+            "a final norm": self.use_final_norm,
+            "a biased patch projection": self.use_patch_bias,
+            "SwiGLU, whose weights have other names there": self.use_swiglu_ffn,
+            "windowed attention by default": self.vitdet_window_size is not None and has_windows,
+        }
+        return [reason for reason, applies in reasons.items() if applies]
+
     def without_adaptors(self) -> "RadioConfig":
         """Return a copy that describes a backbone alone: without adaptors, and without the text tower of one."""
         config = self.without_text_tower()

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from model_cards.build import build_card, count_parameters, main, native_blockers
+from model_cards.build import build_card, count_parameters, main
 from model_cards.results import Measurement, Results, Source
 from modeling_radio import RadioConfig, RadioModel
 
@@ -86,12 +87,14 @@ def test_the_picture_is_shown_where_there_is_one(checkpoint):
         (checkpoint / "features.png").unlink()
 
 
-def test_what_native_transformers_cannot_express_is_named(checkpoint):
-    config = RadioConfig.from_pretrained(checkpoint)
-    assert native_blockers(config) == []
-    config.pos_embed_align_corners = True
-    config.use_final_norm = True
-    assert native_blockers(config) == ["a position table resized with aligned corners", "a final norm"]
+def test_what_native_transformers_does_otherwise_is_named(checkpoint, tmp_path):
+    assert "native `RadioModel` with the same backbone outputs" in build_card(checkpoint).content
+    folder = shutil.copytree(checkpoint, tmp_path / "other")
+    config = RadioConfig.from_pretrained(folder, pos_embed_align_corners=True, use_final_norm=True)
+    config.save_pretrained(folder)
+    text = build_card(folder).content
+    assert "The reason:\na position table resized with aligned corners; a final norm. Adaptors" in text
+    assert "same backbone outputs" not in text
 
 
 def test_command_writes_a_valid_card_and_nothing_else(checkpoint, tmp_path):
