@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.radio import RadioModel as NativeRadioModel
 
+from foundation.tables import markdown
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -97,12 +98,6 @@ def measure(preset: str, sizes: list[int], dtypes: list[str]) -> list[dict[str, 
     return rows
 
 
-def format_table(rows: list[dict[str, object]]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows])
-
-
 def report(program: str, preset: str, rows: list[dict[str, object]]) -> None:
     """Print a program's rows as a table and write them, with what they depend on, to `benchmarks/results/`."""
     machine = describe_machine()
@@ -112,7 +107,8 @@ def report(program: str, preset: str, rows: list[dict[str, object]]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({"machine": machine, "preset": preset, "rows": rows}, indent=2) + "\n")
     partial.replace(path)
-    print(f"\n{format_table(rows)}\n\n{json.dumps(machine)}\nWrote {path}.")
+    table = markdown(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+    print(f"\n{table}\n\n{json.dumps(machine)}\nWrote {path}.")
 
 
 def describe_machine() -> dict[str, object]:

@@ -14,6 +14,7 @@ import jinja2
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from foundation.tables import markdown
 from model_cards.results import STUDENT, Measurement, Results, Source, build_tables, replace_text
 from modeling_radio import RadioConfig, RadioModel
 
@@ -176,9 +177,8 @@ def _eval_result(measurement: Measurement) -> EvalResult:
 
 
 def _sources_table(sources: Iterable[Source]) -> str:
-    lines = ["| name | role | size | licence | origin |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {s.name} | {s.role} | {s.size} | {s.licence} | {s.origin} |" for s in sources]
-    return "\n".join(lines) + "\n"
+    rows = [[s.name, s.role, s.size, s.licence, s.origin] for s in sources]
+    return markdown(["name", "role", "size", "licence", "origin"], rows) + "\n"
 
 
 def _flat(value: Any) -> str:

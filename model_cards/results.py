@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from foundation.tables import markdown
+
 
 STUDENT = "student"
 """The row that describes the checkpoint itself; the card's metadata lists only its measurements."""
@@ -116,6 +118,10 @@ class Table:
     title: str
     columns: list[str]
     rows: list[tuple[str, list[str]]]
+
+    def to_markdown(self) -> str:
+        """Return aligned plain text that is also Markdown."""
+        return markdown([self.title, *self.columns], [[model, *cells] for model, cells in self.rows], aligned=True)
 
 
 def build_tables(measurements: Sequence[Measurement]) -> list[Table]:

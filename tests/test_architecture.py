@@ -1,4 +1,4 @@
-"""The arrows between the rooms, what remote code demands of `modeling_radio`, and what no file may name."""
+"""The arrows between packages and within `training/`, what remote code demands, and what no file may name."""
 
 import ast
 import re
@@ -12,15 +12,32 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 
 ROOT = Path(__file__).parents[1]
-ROOMS = {"modeling_radio", "training", "conversion", "model_cards", "benchmarks", "tests"}
+PACKAGES = {"foundation", "modeling_radio", "training", "conversion", "model_cards", "benchmarks", "tests"}
 
-# Which rooms a room may import besides itself.
+# Which packages a package may import besides itself.
 ARROWS = {
     "modeling_radio": set(),
-    "training": {"modeling_radio", "model_cards"},
-    "conversion": {"modeling_radio"},
-    "model_cards": {"modeling_radio"},
+    "foundation": {"modeling_radio"},
+    "model_cards": {"modeling_radio", "foundation"},
+    "conversion": {"modeling_radio", "foundation", "model_cards"},
+    "training": {"modeling_radio", "foundation", "model_cards"},
+    "benchmarks": PACKAGES - {"tests"},
 }
+
+# The folders of `training/` from top to bottom: each imports only what stands on lower lines. What is on the first line
+# is run, not imported.
+ORDER = (
+    ("distill", "evaluate", "compare", "demo", "finetune", "demo_kit.finetune_demo"),
+    ("finetuning",),
+    ("plan", "distillation", "evaluation"),
+    ("student",),
+    ("targets",),
+    ("teachers", "views"),
+    ("demo_kit",),
+    ("data", "pictures"),
+    ("recipe", "losses"),
+)
+
 
 # The packages that a checkpoint's code finds in a clean environment.
 REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers"} | set(sys.stdlib_module_names)
@@ -57,10 +74,45 @@ def nodes_that_run_on_import(tree):
 
 
 @pytest.mark.parametrize("path", python_files(*ARROWS))
-def test_rooms_import_only_along_the_arrows(path):
-    room = path.relative_to(ROOT).parts[0]
+def test_packages_import_only_along_the_arrows(path):
+    package = path.relative_to(ROOT).parts[0]
     imported = imported_packages(ast.walk(ast.parse(path.read_text())))
-    assert imported & ROOMS <= ARROWS[room] | {room}
+    assert imported & PACKAGES <= ARROWS[package] | {package}
+
+
+def place_in_order(name):
+    """Line and entry of `ORDER` that a module of `training` belongs to, given without that prefix."""
+    fitting = [
+        (line, entry)
+        for line, entries in enumerate(ORDER)
+        for entry in entries
+        if name == entry or name.startswith(f"{entry}.")
+    ]
+    return max(fitting, key=lambda place: len(place[1]))
+
+
+def imported_modules(tree, package):
+    """Full names of the modules of a package that are imported anywhere in a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [node.module] if node.module != package else [f"{package}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.startswith(f"{package}."))
+
+
+@pytest.mark.parametrize("path", [param for param in python_files("training") if param.id != "training/__init__.py"])
+def test_folders_of_training_import_only_downward(path):
+    name = ".".join(path.relative_to(ROOT / "training").with_suffix("").parts).removesuffix(".__init__")
+    line, own = place_in_order(name)
+    upward = []
+    for module in imported_modules(ast.parse(path.read_text()), "training"):
+        other_line, other = place_in_order(module.removeprefix("training."))
+        if other != own and other_line <= line:
+            upward.append(module)
+    assert not upward
 
 
 @pytest.mark.parametrize("path", python_files("modeling_radio"))
@@ -76,7 +128,7 @@ def test_network_is_ready_to_travel_as_remote_code(path):
     assert set(get_relative_imports(path)) == siblings
 
 
-@pytest.mark.parametrize("path", python_files("training", "conversion", "model_cards"))
+@pytest.mark.parametrize("path", python_files("foundation", "training", "conversion", "model_cards"))
 def test_packages_that_may_be_missing_are_imported_inside_functions(path):
     tree = ast.parse(path.read_text())
     assert not imported_packages(nodes_that_run_on_import(tree)) & LAZY_PACKAGES

@@ -16,24 +16,26 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
+from foundation.command import read_seeds, run_command
+from foundation.timing import Clock
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
-from training.checkpoints import check_same_recipe
-from training.command import read_seeds, run_command
-from training.demo import Clock, Setting, in_faster_precision, reachable_teachers
-from training.evaluate import format_table
+from training.distillation.checkpoints import check_same_recipe
+from training.distillation.stages import run_recipe
 from training.evaluation.extractors import adaptor_extractor, backbone_extractor
-from training.evaluation.plots import draw_resolution_consistency
 from training.evaluation.provenance import describe_run
+from training.evaluation.setting import Setting
 from training.evaluation.tasks import (
     measure_adaptor_fidelity,
     measure_knn,
     measure_resolution_consistency,
     measure_segmentation_probe,
 )
+from training.pictures.curves import draw_resolution_consistency
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.stages import run_recipe
-from training.student import build_student
+from training.student.build import build_student
+from training.student.precision import in_faster_precision
+from training.teachers import reachable_teachers
 
 
 SIZES_PX = (96, 128, 192, 256, 384, 512)
@@ -162,7 +164,7 @@ def _compare(options: argparse.Namespace, command: str) -> None:
     recipes = [in_faster_precision(load_recipe(name, options.overrides)) for name in options.recipes]
     recipes = [dataclasses.replace(recipe, teachers=reachable_teachers(recipe)) for recipe in recipes]
     results = compare(recipes, options.seeds, options.output, command)
-    print(*(f"\n{format_table(table)}" for table in build_tables(results.measurements)), sep="\n")
+    print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
     print(f"\nWrote {options.output}: results.json and resolution_consistency.png.")
 
 

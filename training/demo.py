@@ -10,49 +10,41 @@ import argparse
 import dataclasses
 import shutil
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize, to_pil_image
 from transformers.utils import logging as transformers_logging
 
+from foundation.command import read_seeds, run_command
+from foundation.timing import Clock
 from model_cards.build import PICTURE, write_card
-from model_cards.results import STUDENT, Measurement, Results, build_tables
+from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
-from training.command import read_seeds, run_command
-from training.data.evaluation_sets import photographs
-from training.evaluate import RAW_PIXELS, build_teachers, format_table, teacher_sources
+from training.demo_kit.evaluation_sets import photographs
+from training.distillation.trainer import Distiller
+from training.evaluation.checkpoint import RAW_PIXELS, teacher_sources
 from training.evaluation.extractors import (
     FeatureExtractor,
-    Features,
     adaptor_extractor,
     backbone_extractor,
     extract_features,
     pixel_extractor,
 )
 from training.evaluation.provenance import data_sources, describe_run
+from training.evaluation.setting import Setting, measure_backbone, measure_student
 from training.evaluation.tasks import (
-    EvaluationData,
     load_photographs,
-    measure_adaptor_fidelity,
-    measure_knn,
-    measure_segmentation_probe,
 )
-from training.pictures import draw_columns, draw_curves, feature_columns, read_curves
-from training.precision import is_bfloat16_faster
-from training.recipe import Recipe, TeacherRecipe, load_recipe
-from training.reopen import reopen_elsewhere
-from training.student import build_student
-from training.teachers import Teacher, demo_teachers
-from training.trainer import Distiller
+from training.pictures.curves import draw_curves, read_curves
+from training.pictures.features import draw_columns, feature_columns
+from training.recipe import Recipe, load_recipe
+from training.student.precision import in_faster_precision
+from training.student.reopen import reopen_elsewhere
+from training.teachers import reachable_teachers
 
 
-NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
 PICTURE_LICENCE = "CC0-1.0"  # of the photographs shown: the picture may be published anywhere
 PICTURE_SCALE = 2  # our choice: photographs are shown at twice the training resolution, for finer feature maps
 PICTURE_CAPTION = (
@@ -61,80 +53,6 @@ PICTURE_CAPTION = (
     "Of the backbones the mean over images at each place is taken off first: what is left depends on the image."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
-
-
-@dataclass
-class Clock:
-    """Prints one line per phase and remembers how long each took, in seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside; the same phase may be entered again."""
-        started = time.perf_counter()
-        yield
-        took = time.perf_counter() - started
-        self.seconds[name] = self.seconds.get(name, 0.0) + took
-        print(f"{name:<16} {took:6.1f} s", flush=True)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all seeds share.
-
-    Attributes:
-        recipe: Of every run; only its seed differs.
-        data: The held-out images.
-        teachers: By name.
-        references: The teachers' features of `data.unlabelled`.
-    """
-
-    recipe: Recipe
-    data: EvaluationData
-    teachers: Mapping[str, Teacher]
-    references: Mapping[str, Features]
-
-    @classmethod
-    def load(cls, recipe: Recipe) -> Setting:
-        """Fetch and load everything that is not trained.
-
-        Raises:
-            PackageError: If packages cannot be fetched.
-            ValueError: If the recipe does not fit them.
-        """
-        teachers = build_teachers(recipe.teachers)
-        data = EvaluationData.load(recipe.data.source, min(build_student(recipe, teachers).preferred_resolution))
-        references = {name: data.extract(teacher, data.unlabelled, name) for name, teacher in teachers.items()}
-        return cls(recipe, data, teachers, references)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of the student's patches in pixels."""
-        return self.untrained_student(0).patch_size
-
-    def untrained_student(self, seed: int) -> RadioModel:
-        """Return the student that a run with this seed starts from."""
-        return build_student(dataclasses.replace(self.recipe, seed=seed), self.teachers).eval()
-
-
-def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
-    """Return the recipe's teachers with what this machine cannot fetch replaced as `demo_teachers` says."""
-    if NPM_TEACHER not in [entry.kind for entry in recipe.teachers]:
-        return recipe.teachers
-    third = demo_teachers()[-1]
-    if third["kind"] == NPM_TEACHER:
-        return recipe.teachers
-    spare = TeacherRecipe(third["name"], third["kind"])
-    return [spare if entry.kind == NPM_TEACHER else entry for entry in recipe.teachers]
-
-
-def in_faster_precision(recipe: Recipe) -> Recipe:
-    """Return the recipe with student and teachers in float32 if this machine has a CPU only that is faster so."""
-    if torch.accelerator.is_available() or is_bfloat16_faster():
-        return recipe
-    teachers = [dataclasses.replace(entry, precision="float32") for entry in recipe.teachers]
-    return dataclasses.replace(recipe, mixed_precision="no", teachers=teachers)
 
 
 def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -> Results:
@@ -207,24 +125,6 @@ def run_seed(setting: Setting, folder: Path, seed: int, clock: Clock) -> list[Me
     return measurements
 
 
-def measure_backbone(
-    setting: Setting, name: str, extractor: FeatureExtractor, seed: int | None = None
-) -> list[Measurement]:
-    """Measure what can be read from a model's own summary and features."""
-    measurements = measure_knn(name, extractor, setting.data, seed)
-    return measurements + measure_segmentation_probe(name, extractor, setting.data, seed)
-
-
-def measure_student(setting: Setting, model: RadioModel, suffix: str, seed: int) -> list[Measurement]:
-    """Measure a student's backbone and the fidelity of its adaptors; `suffix` ends the rows' names."""
-    measurements = measure_backbone(setting, f"{STUDENT}{suffix}", backbone_extractor(model), seed)
-    for name, reference in setting.references.items():
-        adaptor = adaptor_extractor(model, name)
-        row = f"adaptor {name}{suffix}"
-        measurements += measure_adaptor_fidelity(row, adaptor, reference, setting.data, seed)
-    return measurements
-
-
 def draw_features(setting: Setting, before: RadioModel, after: RadioModel, path: Path) -> None:
     """Draw held-out photographs beside the features of teachers, adaptors and backbones."""
     chosen = photographs(setting.data.assets, licence=PICTURE_LICENCE)
@@ -266,7 +166,7 @@ def _demo(options: argparse.Namespace, command: str) -> None:
     if options.precision == "auto":
         recipe = in_faster_precision(recipe)
     results = run_demo(recipe, options.output, options.seeds, command)
-    print(*(f"\n{format_table(table)}" for table in build_tables(results.measurements)), sep="\n")
+    print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
     print(f"\nWrote {options.output}: checkpoint, model card, {PICTURE} and results.json.")
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.command import run_command
+from foundation.command import run_command
 from training.recipe import list_recipes, load_recipe
 
 
@@ -23,7 +23,7 @@ def _distil(options: argparse.Namespace) -> None:
     # Both take seconds to import, which `--help` and a misspelt recipe need not wait for.
     from accelerate import PartialState
 
-    from training.stages import run_recipe
+    from training.distillation.stages import run_recipe
 
     final = run_recipe(recipe, options.output, is_restart=options.restart, stop_at=options.stop_at)
     state = PartialState()

@@ -4,175 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
-import torch
 from transformers.utils import logging as transformers_logging
 
-from model_cards.results import STUDENT, Measurement, Results, Source, Table, build_tables
-from modeling_radio import RadioConfig, RadioModel
-from training.command import run_command
-from training.evaluation.extractors import adaptor_extractor, backbone_extractor, pixel_extractor
-from training.evaluation.provenance import data_sources, describe_run, teacher_source
-from training.evaluation.tasks import (
-    EvaluationData,
-    measure_adaptor_fidelity,
-    measure_knn,
-    measure_resolution_consistency,
-    measure_segmentation_probe,
-    measure_text_zero_shot,
-    measure_zero_shot,
-)
-from training.evaluation.text_encoder import embed_with_packed_tower
-from training.recipe import Recipe, RecipeError, TeacherRecipe, did_you_mean, load_recipe
-from training.teachers import Teacher, teacher_of_recipe
-from training.teachers.embedded import EfficientNetLite0Teacher
-
-
-RAW_PIXELS = "raw pixels"
-CONSISTENCY_SIZES_PX = (128, 192, 256, 384, 512)
-"""The range that the published models were trained for at low resolution, and one step beyond."""
-
-
-def build_teachers(entries: Sequence[TeacherRecipe]) -> dict[str, Teacher]:
-    """Return teachers by name, fetched where they are not here yet; see `build_teacher` for errors."""
-    return {entry.name: teacher_of_recipe(entry) for entry in entries}
-
-
-class CheckpointEvaluation:
-    """Runs evaluations of one checkpoint beside the raw pixels.
-
-    Args:
-        model: The student in eval mode.
-        recipe: Names its teachers.
-        data: The held-out images.
-        checkpoint: Folder that the model was opened from.
-    """
-
-    def __init__(self, model: RadioModel, recipe: Recipe, data: EvaluationData, checkpoint: Path):
-        self.model, self.recipe, self.data, self.checkpoint = model, recipe, data, checkpoint
-
-    @cached_property
-    def teachers(self) -> dict[str, Teacher]:
-        """The teachers that the model has adaptors for, fetched on first use."""
-        entries = [entry for entry in self.recipe.teachers if entry.name in self.model.radio_model.adaptors]
-        if not entries:
-            raise RecipeError(
-                f"recipe {self.recipe.name!r} names none of the checkpoint's adaptors "
-                f"{[*self.model.radio_model.adaptors]}: give the --recipe it was trained with"
-            )
-        return {name: teacher.to(self.data.device) for name, teacher in build_teachers(entries).items()}
-
-    def knn(self) -> list[Measurement]:
-        """Weighted kNN accuracy."""
-        pixels = measure_knn(RAW_PIXELS, pixel_extractor(self.model.patch_size), self.data)
-        return pixels + measure_knn(STUDENT, backbone_extractor(self.model), self.data)
-
-    def segmentation_probe(self) -> list[Measurement]:
-        """Mean IoU of a linear probe."""
-        pixels = measure_segmentation_probe(RAW_PIXELS, pixel_extractor(self.model.patch_size), self.data)
-        return pixels + measure_segmentation_probe(STUDENT, backbone_extractor(self.model), self.data)
-
-    def adaptor_fidelity(self) -> list[Measurement]:
-        """Mean cosine of every adaptor with its teacher."""
-        measurements = []
-        for name, teacher in self.teachers.items():
-            reference = self.data.extract(teacher, self.data.unlabelled, name)
-            adaptor = adaptor_extractor(self.model, name)
-            measurements += measure_adaptor_fidelity(f"adaptor {name}", adaptor, reference, self.data)
-        return measurements
-
-    def zero_shot(self) -> list[Measurement]:
-        """Zero-shot accuracy through the checkpoint's text tower, or else through a teacher's classifier."""
-        config = RadioConfig.from_pretrained(self.checkpoint)  # the model itself leaves out the tower
-        if config.text_tower is not None:
-            return self._text_zero_shot(str(config.text_adaptor))
-        measurements = []
-        for name, teacher in self.teachers.items():
-            if isinstance(teacher, EfficientNetLite0Teacher):
-                adaptor = adaptor_extractor(self.model, name)
-                measurements += measure_zero_shot(f"teacher {name}", teacher, teacher.classify, self.data)
-                measurements += measure_zero_shot(f"adaptor {name}", adaptor, teacher.classify, self.data)
-        if not measurements:
-            raise RecipeError(
-                "zero_shot needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), or an adaptor "
-                "for a teacher with a classifier: efficientnet-lite0"
-            )
-        return measurements
-
-    def _text_zero_shot(self, name: str) -> list[Measurement]:
-        class_names = self.data.classification.class_names
-        classes = embed_with_packed_tower(self.checkpoint, class_names, device=self.data.device)
-        return measure_text_zero_shot(f"adaptor {name}", adaptor_extractor(self.model, name), classes, self.data)
-
-    def resolution_consistency(self) -> list[Measurement]:
-        """Cosine of dense features at several sizes with those at the largest."""
-        sizes = [self.model.get_nearest_supported_resolution(size, size).height for size in CONSISTENCY_SIZES_PX]
-        return measure_resolution_consistency(STUDENT, backbone_extractor(self.model), self.data, sizes)
-
-
-def teacher_sources(model: RadioModel, recipe: Recipe) -> list[Source]:
-    """Describe the recipe's teachers that the model has adaptors for."""
-    adaptors = {adaptor.name: adaptor for adaptor in model.config.adaptor_configs}
-    return [teacher_source(entry, adaptors[entry.name]) for entry in recipe.teachers if entry.name in adaptors]
-
-
-TASKS = {
-    "knn": CheckpointEvaluation.knn,
-    "segmentation_probe": CheckpointEvaluation.segmentation_probe,
-    "adaptor_fidelity": CheckpointEvaluation.adaptor_fidelity,
-    "zero_shot": CheckpointEvaluation.zero_shot,
-    "resolution_consistency": CheckpointEvaluation.resolution_consistency,
-}
-
-
-def evaluate(checkpoint: Path, tasks: Sequence[str], recipe: Recipe, *, size: int | None = None) -> Results:
-    """Run evaluations of a checkpoint folder.
-
-    Args:
-        checkpoint: Folder with `config.json` and `model.safetensors`.
-        tasks: Names out of `TASKS`.
-        recipe: Names the data and the teachers.
-        size: Side of the images in pixels; None for the checkpoint's preferred resolution.
-
-    Returns:
-        The measurements with their sources.
-
-    Raises:
-        ValueError: If a task or the folder is not known.
-        PackageError: If data or teachers cannot be fetched.
-    """
-    for task in tasks:
-        if task not in TASKS:
-            raise ValueError(f"unknown task {task!r}.{did_you_mean(task, list(TASKS))} Tasks: {', '.join(TASKS)}")
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{checkpoint} is no checkpoint folder: it has no config.json")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = RadioModel.from_pretrained(checkpoint).eval().to(device)  # pyrefly: ignore[bad-argument-type]
-    data = EvaluationData.load(recipe.data.source, size or min(model.preferred_resolution), device=device)
-    evaluation = CheckpointEvaluation(model, recipe, data, checkpoint)
-    measurements, seconds = [], {}
-    for task in tasks:
-        started = time.perf_counter()
-        measurements += TASKS[task](evaluation)
-        seconds[task] = time.perf_counter() - started
-        print(f"{task}: {seconds[task]:.1f} s", flush=True)
-    run = describe_run(f"python -m training.evaluate {checkpoint} --tasks {','.join(tasks)}", seconds)
-    return Results(measurements, teacher_sources(model, recipe), data_sources(data.assets), run, data.remarks())
-
-
-def format_table(table: Table) -> str:
-    """Return a table as aligned plain text that is also Markdown."""
-    rows = [[table.title, *table.columns], *([model, *cells] for model, cells in table.rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    separator = "| " + " | ".join("-" * width for width in widths) + " |"
-    return "\n".join([lines[0], separator, *lines[1:]])
+from foundation.command import run_command
+from model_cards.results import build_tables
+from training.evaluation.checkpoint import TASKS, evaluate
+from training.recipe import load_recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -187,7 +27,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     results = evaluate(options.checkpoint, options.tasks.split(","), recipe, size=options.size)
     if options.output is not None:
         results.save(options.output)
-    print("\n\n".join(format_table(table) for table in build_tables(results.measurements)))
+    print("\n\n".join(table.to_markdown() for table in build_tables(results.measurements)))
 
 
 def _parser() -> argparse.ArgumentParser:

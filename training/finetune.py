@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.command import run_command
+from foundation.command import run_command
 from training.finetuning.settings import BALANCED, BOX_FORMATS, PRECISIONS, TASKS, TUNE_METHODS, FinetuneSettings
 
 

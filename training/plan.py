@@ -21,12 +21,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from foundation.command import run_command
+from foundation.tables import markdown
 from modeling_radio import RadioModel
-from training.batches import divide_ranks
-from training.command import run_command
 from training.recipe import PartitionRecipe, Recipe, TeacherRecipe, load_recipe, stage_recipes
-from training.student import checkpoint_blocks, student_config, student_patch_size
+from training.student.build import checkpoint_blocks, student_config, student_patch_size
 from training.teachers import Teacher, teacher_of_recipe
+from training.views.batches import divide_ranks
 
 
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12}
@@ -220,7 +221,7 @@ class Plan:
         rows = [["student with adaptors", _millions(num_parameters), sizes]]
         for name, size in self._teacher_bytes():
             rows.append([name, _millions(size // HALF_BYTES), f"{size / GIB:.1f}"])
-        return markdown_table(["network", "parameters (M)", "GiB on each GPU"], rows)
+        return markdown(["network", "parameters (M)", "GiB on each GPU"], rows)
 
     def _teacher_bytes(self) -> list[tuple[str, int]]:
         teachers = self.networks.teachers.items()
@@ -243,7 +244,7 @@ class Plan:
                     + [f"{value / 1e15:.2f}" for value in flops]
                     + [str(cost.images_per_pass), *(f"{size / GIB:.1f}" for size in cost.activations)]
                 )
-        return markdown_table(header, rows)
+        return markdown(header, rows)
 
     def levers_table(self) -> str:
         """The whole run, as it is and with one thing changed."""
@@ -256,7 +257,7 @@ class Plan:
             self._days_row("teachers' features cached: without the one pass that writes them", self.stages, False),
         ]
         gpus = [f"{gpu}: GPU-days (days on {self.num_gpus})" for gpu in PEAK_FLOPS]
-        return markdown_table(["lever", *gpus], rows)
+        return markdown(["lever", *gpus], rows)
 
     def _days_row(self, label: str, stages: Sequence[Recipe], with_teachers: bool = True) -> list[str]:
         days = [self.gpu_days(gpu, stages, with_teachers=with_teachers) for gpu in PEAK_FLOPS]
@@ -296,12 +297,6 @@ def _split_teachers(stage: Recipe) -> Recipe:
         for name in names
     ]
     return replace(stage, partitions=partitions)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _millions(count: int) -> str:

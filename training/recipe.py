@@ -19,7 +19,7 @@ import yaml
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from training.seeds import derive_seed
+from foundation.seeds import derive_seed
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
@@ -280,7 +280,7 @@ class StandardizationRecipe:
     """How dense targets are standardised, and when their statistics settle (dispersions too).
 
     Attributes:
-        method: A key of `training.phi_s.STANDARDIZERS`.
+        method: A key of `training.targets.phi_s.STANDARDIZERS`.
         calibration_steps: Batches of teacher features looked at before the first step.
         estimation_steps: Steps during which the statistics go on; then they are frozen.
         refit_every_steps: Steps between two refits meanwhile (early on also at powers of two).
@@ -301,8 +301,8 @@ class LossRecipe:
     """Which losses; the teachers' entries hold the weights.
 
     Attributes:
-        features: A key of `training.losses.FEATURE_LOSSES`.
-        summary: A key of `training.losses.SUMMARY_LOSSES`.
+        features: A key of `training.losses.features.FEATURE_LOSSES`.
+        summary: A key of `training.losses.features.SUMMARY_LOSSES`.
     """
 
     features: str = "mse"
@@ -314,7 +314,7 @@ class OptimizerRecipe:
     """The optimiser and what guards it.
 
     Attributes:
-        name: A key of `training.optimizers.OPTIMIZERS`.
+        name: A key of `training.distillation.optimizers.OPTIMIZERS`.
         learning_rate: Peak of the schedule.
         weight_decay: For matrices; never for biases, norms, the position table and the prefix tokens.
         betas: Decay of the first and second moment.

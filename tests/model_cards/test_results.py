@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from model_cards.results import Measurement, Results, Source, build_tables, format_values, replace_text
+from model_cards.results import Measurement, Results, Source, Table, build_tables, format_values, replace_text
 
 
 RESULTS = Results(
@@ -81,3 +81,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         replace_text(path, "\ud800")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_table_is_aligned():
+    table = Table("knn", ["accuracy"], [("raw pixels", ["0.250"]), ("student", ["0.500 +- 0.010"])])
+    assert table.to_markdown().splitlines() == [
+        "| knn        | accuracy       |",
+        "| ---------- | -------------- |",
+        "| raw pixels | 0.250          |",
+        "| student    | 0.500 +- 0.010 |",
+    ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import training.teachers
-from training import trainer
+from training.distillation import trainer
 from training.recipe import DataRecipe, load_recipe
 from training.teachers.base import Teacher, TeacherOutput
 
@@ -107,5 +107,5 @@ def assert_same_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> 
 
 def environment() -> dict[str, str]:
     """Variables of a process of its own that finds the project and this module."""
-    paths = [str(Path(trainer.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [str(Path(trainer.__file__).parents[2]), str(Path(__file__).parent)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

@@ -13,7 +13,7 @@ from accelerate.utils import prepare_multi_gpu_env
 from tiny_distillation import environment, trainer
 
 
-CONFIGS = Path(trainer.__file__).with_name("accelerate_configs")
+CONFIGS = Path(trainer.__file__).parents[1] / "accelerate_configs"
 
 
 def run_two_processes(script: str, folder: Path, *arguments: str) -> None:

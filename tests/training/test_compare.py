@@ -11,16 +11,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from foundation.interruption import Interrupted
 from model_cards.results import Measurement, Results
 from training import compare
-from training.data.demo_assets import DemoAssets, Photograph
-from training.data.evaluation_sets import ClassificationSet, SegmentationSet
-from training.demo import Setting
+from training.demo_kit.assets import DemoAssets, Photograph
+from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation.extractors import FeatureExtractor, Features
+from training.evaluation.setting import Setting
 from training.evaluation.tasks import EvaluationData
-from training.interruption import Interrupted
 from training.recipe import Recipe, load_recipe, save_recipe
-from training.student import build_student
+from training.student.build import build_student
 
 
 RECIPE = """

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 
 logger = logging.getLogger(__name__)
@@ -149,3 +151,18 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def _unusable(error: Exception) -> UnusableImageError:
     return error if isinstance(error, UnusableImageError) else UnusableImageError(f"unreadable: {error}")
+
+
+def crop_to_shape(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """Return the largest centred crop of the asked shape, resized to `height` x `width` pixels."""
+    scale = min(picture.width / width, picture.height / height)
+    crop_width, crop_height = width * scale, height * scale
+    left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2
+    box = (left, top, left + crop_width, top + crop_height)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """Return an RGB picture as a uint8 tensor `(3, height, width)`."""
+    pixels = np.array(picture, dtype=np.uint8)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

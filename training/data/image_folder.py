@@ -7,8 +7,7 @@ import logging
 from pathlib import Path
 
 from training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages
-from training.data.demo_assets import SPLITS, Split
-from training.data.image_table import ImageTable
+from training.data.image_table import SPLITS, ImageTable, Split
 
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foundation.seeds import derive_seed
 from training.data.decoding import EncodedImage, SkippedImages
 from training.data.sources import ImageColumn, open_stream
 from training.recipe import DataRecipe
-from training.seeds import derive_seed
 
 
 if TYPE_CHECKING:

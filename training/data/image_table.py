@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.data.decoding import EncodedImage, SkippedImages
-from training.data.pixels import crop_to_shape, to_tensor
+from training.data.decoding import EncodedImage, SkippedImages, crop_to_shape, to_tensor
 
+
+Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 CROP_MIN_AREA = 0.3
 """Our choice: share of the area of an image's largest square that a random crop keeps at least."""

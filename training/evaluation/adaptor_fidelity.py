@@ -5,8 +5,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.alignment import align_to_teacher
 from training.evaluation.extractors import Features
+from training.losses.alignment import align_to_teacher
 
 
 class Fidelity(NamedTuple):

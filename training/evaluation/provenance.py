@@ -12,8 +12,8 @@ from typing import Any
 
 from model_cards.results import Source
 from modeling_radio import RadioAdaptorConfig
-from training.data.demo_assets import DemoAssets
-from training.data.packages import PACKAGES, Package
+from training.demo_kit.assets import DemoAssets
+from training.demo_kit.packages import PACKAGES, Package
 from training.recipe import TeacherRecipe
 
 

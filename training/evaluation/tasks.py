@@ -13,15 +13,15 @@ from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
 from model_cards.results import Measurement
-from training.data import build_images, load_demo_assets, render
-from training.data.demo_assets import DemoAssets, Photograph
-from training.data.evaluation_sets import (
+from training.demo_kit.assets import DemoAssets, Photograph, load_demo_assets
+from training.demo_kit.evaluation_sets import (
     ClassificationSet,
     SegmentationSet,
     classification_set,
     photographs,
     segmentation_set,
 )
+from training.demo_kit.images import render
 from training.evaluation.adaptor_fidelity import adaptor_fidelity
 from training.evaluation.extractors import FeatureExtractor, Features, extract_features
 from training.evaluation.knn import knn_accuracy
@@ -29,6 +29,7 @@ from training.evaluation.resolution_consistency import resolution_consistency
 from training.evaluation.segmentation_probe import segmentation_probe_miou
 from training.evaluation.text_encoder import SentenceEncoder
 from training.evaluation.zero_shot import centered, conse_embeddings, zero_shot_accuracy
+from training.views.images import build_images
 
 
 NUM_NEIGHBOURS = 5

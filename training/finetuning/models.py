@@ -15,15 +15,15 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
+from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.modeling_radio import Resolution, nearest_resolution
 from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
-from training.files import write_folder
 from training.finetuning.adapters import BACKBONE, BLOCKS, add_adapter
 from training.finetuning.settings import BOX_TASKS, FinetuneSettings
-from training.finetuning.task import FinetuningTask
+from training.finetuning.tasks.base import FinetuningTask
 from training.recipe import did_you_mean
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from training.finetuning.task import Batch, Examples, FinetuningTask
+from training.finetuning.tasks.base import Batch, Examples, FinetuningTask
 
 
 NUM_PICTURED = 6  # our choice: as many columns as fit a screen

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
+from foundation.files import remove_partial, write_file
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.files import remove_partial, write_file
 from training.finetuning.adapters import merge_adapter, save_adapter
+from training.finetuning.data.sources import load_images
 from training.finetuning.models import (
     ParameterCounts,
     build_model,
@@ -29,9 +30,8 @@ from training.finetuning.models import (
     save_plain,
 )
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.sources import load_images
-from training.finetuning.task import build_examples
-from training.finetuning.tasks import TASK_CLASSES, build_task
+from training.finetuning.tasks.base import build_examples
+from training.finetuning.tasks.registry import TASK_CLASSES, build_task
 from training.finetuning.trainer import FinetuningTrainer
 
 

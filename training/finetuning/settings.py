@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.files import write_file
+from foundation.files import write_file
 from training.recipe import did_you_mean
 
 

@@ -14,14 +14,14 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
+from foundation.files import write_file
 from modeling_radio.modeling_radio import RadioNetwork
-from training.files import write_file
 from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.task import Examples, FinetuningTask, Score
+from training.finetuning.tasks.base import Examples, FinetuningTask, Score
+from training.student.parameters import is_decayed
 
 
 _BLOCK = re.compile(r"radio_model\.model\.blocks\.(\d+)\.")
-_NEVER_DECAYED = ("pos_embed", "cls_token.token")
 
 
 class FinetuningTrainer(Trainer):
@@ -162,8 +162,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         rate = _learning_rate(name, depth, learning_rates, layer_decay)
-        decays = parameter.ndim > 1 and not any(part in name for part in _NEVER_DECAYED)
-        key = (rate, weight_decay if decays else 0.0)
+        key = (rate, weight_decay if is_decayed(name, parameter) else 0.0)
         group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
         group["params"].append(parameter)
     return list(groups.values())

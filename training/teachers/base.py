@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
-from training.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
+from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
+from training.teachers.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -65,7 +65,7 @@ class Teacher(nn.Module):
       rounded up to `size_multiple`.
     - "fixed": at one size, `input_size_px` squared. Its features are resampled to the grid; with `upsample="tiles"`
       a grid finer than its own also gets the detail of its features of tiles of the image.
-    - "mosaic": at one size, many images in a pass, for a teacher without a summary (see `training.mosaic`).
+    - "mosaic": at one size, many images in a pass, for a teacher without a summary (see `training.teachers.mosaic`).
 
     Features that come out on another grid are resampled.
 
@@ -313,3 +313,10 @@ def tokens_to_map(tokens: Tensor, pixel_values: Tensor, patch_size: int) -> Tens
     """Return patch tokens `(batch, rows * cols, dim)` of these images as a map `(batch, dim, rows, cols)`."""
     rows, cols = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
     return tokens.transpose(1, 2).unflatten(2, (rows, cols))
+
+
+class TeacherShape(Protocol):
+    """What of a teacher decides the student's shape."""
+
+    summary_dim: int | None
+    feature_dim: int

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data.packages import cache_dir, fetch_package, package_named
+from training.demo_kit.packages import cache_dir, fetch_package, package_named
 from training.teachers.base import (
     HALF_MEAN,
     HALF_STD,

@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.data import build_images
 from training.data.image_folder import ImageFolder
+from training.views.images import build_images
 
 
 @pytest.fixture

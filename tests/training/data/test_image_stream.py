@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from training.data import ImageStream, SkippedImages, open_image_stream
-from training.data.decoding import decode_rgb
+from training.data.decoding import SkippedImages, decode_rgb
+from training.data.image_stream import ImageStream, open_image_stream
 from training.recipe import DataRecipe, SourceRecipe
 
 

@@ -2,8 +2,8 @@ import platform
 from pathlib import Path
 
 from modeling_radio import RadioAdaptorConfig
-from training.data.demo_assets import CutOut, DemoAssets, Photograph
-from training.data.packages import PACKAGES
+from training.demo_kit.assets import CutOut, DemoAssets, Photograph
+from training.demo_kit.packages import PACKAGES
 from training.evaluation.provenance import PACKAGE_OF_KIND, data_sources, describe_run, teacher_source
 from training.recipe import TeacherRecipe
 from training.teachers import TEACHER_KINDS

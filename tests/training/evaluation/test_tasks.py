@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.data.demo_assets import DemoAssets
-from training.data.evaluation_sets import ClassificationSet, SegmentationSet
+from training.demo_kit.assets import DemoAssets
+from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation import tasks
 from training.evaluation.extractors import Features, pixel_extractor
 from training.evaluation.tasks import (

@@ -4,9 +4,9 @@ import torch
 from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.text_radio import OPENAI_TEMPLATES
-from training.data.demo_assets import DemoAssets
-from training.data.evaluation_sets import ClassificationSet, SegmentationSet
-from training.evaluate import CheckpointEvaluation
+from training.demo_kit.assets import DemoAssets
+from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
+from training.evaluation.checkpoint import CheckpointEvaluation
 from training.evaluation.tasks import EvaluationData
 from training.evaluation.text_encoder import embed_with_packed_tower
 from training.recipe import load_recipe

@@ -5,12 +5,12 @@ import torch
 from matplotlib.figure import Figure
 
 from modeling_radio import RadioConfig
-from training.finetuning.augmentation import build_transform
+from training.finetuning.data.augmentation import build_transform
+from training.finetuning.data.sources import load_images
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.sources import load_images
-from training.finetuning.task import Examples
-from training.finetuning.tasks import build_task
+from training.finetuning.tasks.base import Examples
+from training.finetuning.tasks.registry import build_task
 
 
 FOLDERS = {

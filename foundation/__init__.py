@@ -1,0 +1,1 @@
+"""What any command needs and what knows nothing of RADIO: whole files, errors, ranks, seeds, tables, timing."""

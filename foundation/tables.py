@@ -1,0 +1,20 @@
+"""Tables as Markdown."""
+
+from collections.abc import Sequence
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, aligned: bool = False) -> str:
+    """Return a Markdown table.
+
+    Args:
+        header: Title of each column.
+        rows: Cells of each row, as many as `header`.
+        aligned: Pad the cells to equal widths, so that the table can be read as plain text too.
+    """
+    table = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(cell) for cell in column) if aligned else 0 for column in zip(*table, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
+    ]
+    separator = "| " + " | ".join("-" * (width or 3) for width in widths) + " |"
+    return "\n".join([lines[0], separator, *lines[1:]])

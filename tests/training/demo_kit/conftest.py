@@ -1,0 +1,6 @@
+"""Drawn assets instead of fetched ones."""
+
+from drawn_assets import assets
+
+
+__all__ = ["assets"]

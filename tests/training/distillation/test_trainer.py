@@ -1,0 +1,327 @@
+"""The distillation loop on a tiny student, two tiny random teachers and random images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_distillation import (
+    REGULARIZED,
+    SPLIT_SETTINGS,
+    TinyTeacher,
+    assert_same_tensors,
+    distil,
+    environment,
+    last_state,
+)
+from torch import Tensor
+
+import training.teachers
+import training.views.images
+from foundation.interruption import TrainingDivergedError
+from modeling_radio import RadioModel
+from training.distill import main
+from training.distillation import trainer
+from training.recipe import RecipeError, load_recipe
+from training.teachers.base import TeacherOutput
+
+
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
+
+
+@pytest.mark.parametrize(("views", "middle"), [("online", 2), ("online", 7), ("cached", 3)])
+def test_resumed_run_equals_undisturbed_run_bit_for_bit(recipe_file: str, views: str, middle: int) -> None:
+    setting = f"views.teachers={views}"
+    distil(recipe_file, "whole", setting)
+    assert distil(recipe_file, "parts", setting, stop_at=middle) is None
+    assert distil(recipe_file, "parts", setting) == Path("parts/final")
+    assert_same_tensors(last_state("whole"), last_state("parts"))
+
+
+def test_seed_decides_the_weights(recipe_file: str) -> None:
+    for output, seed in (("a", 0), ("b", 0), ("c", 1)):
+        distil(recipe_file, output, f"seed={seed}", "schedule.num_steps=2")
+    assert_same_tensors(last_state("a", 2), last_state("b", 2))
+    key = "student/radio_model.model.blocks.0.attn.qkv.weight"
+    assert not torch.equal(last_state("a", 2)[key], last_state("c", 2)[key])
+
+
+def test_accumulated_parts_equal_the_whole_batch(recipe_file: str) -> None:
+    settings = [*SPLIT_SETTINGS, *REGULARIZED, "student.config.drop_path_rate=0.3"]
+    distil(recipe_file, "whole", *settings)
+    distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
+    whole, parts = last_state("whole"), last_state("parts")
+    for key in whole:
+        torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
+
+
+def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: str) -> None:
+    final = distil(recipe_file, "run")
+    assert final is not None
+    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "checkpoints", "final"}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {path.name for path in final.iterdir()}
+    model = RadioModel.from_pretrained(final)
+    output = model(torch.rand(1, 3, 32, 48), feature_format="NCHW")
+    assert output.adaptors["semantic"].summary.shape == (1, 10)
+    assert output.adaptors["segmenter"].summary is None
+    assert output.adaptors["segmenter"].features.shape == (1, 9, 2, 3)
+    # The teacher's features lie around 3; a standardised head's would lie around 0.
+    assert output.adaptors["segmenter"].features.mean().item() == pytest.approx(3, abs=0.5)
+
+
+def test_no_teacher_weight_enters_a_checkpoint(recipe_file: str) -> None:
+    final = distil(recipe_file, "run")
+    assert final is not None
+    model = RadioModel.from_pretrained(final)
+    assert load_file(final / "model.safetensors").keys() == model.state_dict().keys()
+    student = {key.removeprefix("student/") for key in last_state("run") if key.startswith("student/")}
+    assert student == set(model.state_dict())
+
+
+def test_recipe_saved_with_the_run_repeats_it(recipe_file: str) -> None:
+    distil(recipe_file, "first", "seed=5", stop_at=3)
+    distil("first/recipe.yaml", "second", stop_at=3)
+    assert_same_tensors(last_state("first", 3), last_state("second", 3))
+
+
+def test_average_or_student_is_exported(recipe_file: str) -> None:
+    exported = {}
+    for is_exported in ("true", "false"):
+        final = distil(recipe_file, f"run-{is_exported}", f"ema.is_exported={is_exported}", "ema.decay=0.99")
+        assert final is not None
+        exported[is_exported] = load_file(final / "model.safetensors")
+    key = "radio_model.model.blocks.0.attn.qkv.weight"
+    state = last_state("run-true")
+    assert torch.equal(exported["true"][key], state[f"ema/module.{key}"])
+    assert torch.equal(exported["false"][key], state[f"student/{key}"])
+
+
+def test_overfits_a_handful_of_images(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [
+        "data.num_images=4",
+        "views={teachers: cached, flip_probability: 0}",
+        "partitions.low.sizes_px=[64]",
+        "student.config.drop_path_rate=0",
+        "standardization={calibration_steps: 1, estimation_steps: 0}",
+        "optimizer.learning_rate=5e-3",
+        "schedule={num_steps: 60, warmup_steps: 5}",
+        "checkpoints.every_steps=1000",
+    ]
+    distiller = trainer.Distiller(load_recipe(recipe_file, settings), Path("run"))
+    losses = record_losses(distiller)
+    distiller.run()
+    assert losses[0] > 2
+    assert sum(losses[-10:]) / 10 < 0.25 * losses[0]
+
+
+def record_losses(distiller: trainer.Distiller) -> list[float]:
+    losses, train_step = [], distiller._train_step
+
+    def recorded(examples):
+        values = train_step(examples)
+        losses.append(values["loss"].item())
+        return values
+
+    distiller._train_step = recorded
+    return losses
+
+
+def test_statistics_settle_and_stay(recipe_file: str) -> None:
+    distil(recipe_file, "run", "checkpoints={every_steps: 1, keep: 9}")
+    states = {step: last_state("run", step) for step in range(1, 9)}
+    count, matrix = "statistics/features.segmenter.count", "statistics/features.segmenter.matrix"
+    assert [bool(state["statistics/features.segmenter.is_frozen"]) for state in states.values()] == [False] * 6 + [
+        True
+    ] * 2
+    assert states[5][count] > states[4][count]
+    assert torch.equal(states[8][count], states[6][count])
+    changes = [step for step in range(2, 9) if not torch.equal(states[step][matrix], states[step - 1][matrix])]
+    # Step numbers count from 0 and a checkpoint holds the steps done: refits at the start of 1, 2 and 3, frozen at 6.
+    assert changes == [2, 3, 4, 7] or changes == [3, 4, 7]
+
+
+def test_trunk_waits_while_the_heads_settle(recipe_file: str) -> None:
+    recipe = load_recipe(recipe_file, ["optimizer.trunk_frozen_steps=3", "schedule.warmup_steps=0"])
+    distiller = trainer.Distiller(recipe, Path("run"))
+    distiller.run(stop_at=3)
+    trunk = "student/radio_model.model.blocks.0.attn.qkv.weight"
+    head = "student/radio_model.adaptors.semantic.feat_mlp.fc1.weight"
+    first = last_state("run", 3)
+    distil(recipe_file, "untrained", "optimizer.learning_rate=1e-30", stop_at=1)
+    untrained = last_state("untrained", 1)
+    assert torch.equal(first[trunk], untrained[trunk])
+    assert not torch.equal(first[head], untrained[head])
+    trainer.Distiller(recipe, Path("run")).run(stop_at=4)
+    assert not torch.equal(last_state("run", 4)[trunk], untrained[trunk])
+
+
+class FailingTeacher(TinyTeacher):
+    """Gives NaN from the fourth batch on."""
+
+    num_batches = 0
+
+    def encode(self, pixel_values: Tensor) -> TeacherOutput:
+        self.num_batches += 1
+        output = super().encode(pixel_values)
+        return output._replace(features=output.features * (float("nan") if self.num_batches > 3 else 1))
+
+
+def test_non_finite_steps_are_skipped_then_the_run_gives_up(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(training.teachers.TEACHER_KINDS, "failing", FailingTeacher)
+    settings = ["teachers.segmenter.kind=failing", "optimizer.max_bad_steps=3", "checkpoints={every_steps: 1, keep: 9}"]
+    with pytest.raises(
+        TrainingDivergedError, match=r"features/segmenter on rank 0 \(3 in a row\).*last checkpoint is from before"
+    ):
+        distil(recipe_file, "run", *settings)
+    assert "Step 1 skipped: not finite: loss, features/segmenter on rank 0 (1 in a row)" in capsys.readouterr().out
+    # Two batches calibrated and one trained; then neither the weights nor that teacher's statistics moved.
+    before, after = last_state("run", 1), last_state("run", 2)
+    moments = [f"statistics/features.segmenter.{name}" for name in ("count", "total", "outer_total")]
+    kept = [key for key in before if not key.startswith("statistics/")] + moments
+    assert_same_tensors({key: before[key] for key in kept}, {key: after[key] for key in kept})
+
+
+def test_other_recipe_does_not_resume(recipe_file: str) -> None:
+    distil(recipe_file, "run", stop_at=1)
+    with pytest.raises(RecipeError, match=r"belongs to another recipe \(seed: 0 -> 1\): resume with the same"):
+        distil(recipe_file, "run", "seed=1")
+    distil(recipe_file, "run", "logging.every_steps=1", stop_at=2)
+
+
+def test_restart_never_overwrites(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]
+    assert main(arguments) == 0
+    assert "the same command resumes" in capsys.readouterr().out
+    assert main([*arguments, "--restart"]) == 1
+    assert "'run' is not empty: give another --output" in capsys.readouterr().err
+    assert main(["--recipe", recipe_file, "--output", "other", "--stop-at", "1", "--restart"]) == 0
+
+
+def test_finished_run_is_left_as_it_is(recipe_file: str) -> None:
+    distil(recipe_file, "run")
+    before = last_state("run")
+    assert distil(recipe_file, "run") == Path("run/final")
+    assert_same_tensors(before, last_state("run"))
+
+
+def test_checkpoints_are_rotated(recipe_file: str) -> None:
+    distil(recipe_file, "run")
+    names = [path.name for path in sorted(Path("run/checkpoints").iterdir())]
+    assert names == ["step_00000006", "step_00000008"]
+    state = json.loads(Path("run/checkpoints/step_00000006/state.json").read_text())
+    assert state["step"] == 6
+    assert state["recipe"]["seed"] == 0
+
+
+def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--recipe", recipe_file, "--output", "run"]
+    assert main([*arguments, "--stop-at", "3"]) == 0
+
+    def full(tensors: dict[str, Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_file", full)
+        assert main(arguments) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step_00000003"]
+    assert main(arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "dmeo"], "Unknown recipe 'dmeo'. Did you mean 'demo'"),
+        (["optimizer.learning_rat=1"], "Did you mean 'learning_rate'"),
+        (
+            ["loss.features=msa"],
+            "`loss.features` must be one of ['cosine_smooth_l1', 'mse']; got 'msa'. Did you mean 'mse'",
+        ),
+        (["loss.summary=angle"], "`loss.summary` must be one of"),
+        (["standardization.method=phis"], "Did you mean 'phi_s'"),
+        (["optimizer.name=adam"], "`optimizer.name` must be one of"),
+        (["teachers.semantic.kind=tinny"], "unknown kind 'tinny'; did you mean 'tiny'"),
+        (["student.config.hiden_size=8"], "Did you mean 'hidden_size'"),
+        (["partitions.low.accumulation_steps=5"], "must be at least 5, an image for each of 1 ranks x 5"),
+        (["logging.trackers=[tensorbord]"], "tensorbord"),
+    ],
+)
+def test_bad_input_is_one_line(
+    recipe_file: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    defaults = [] if "--recipe" in arguments else ["--recipe", recipe_file]
+    assert main([*defaults, "--output", "run", *arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("distill: error: ")
+    assert message in error[0]
+    assert not Path("run/checkpoints").exists()
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-recipes"]) == 0
+    assert "demo" in capsys.readouterr().out.splitlines()
+
+
+def test_tensorboard_and_progress_bar(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    distil(recipe_file, "run", "logging={trackers: [tensorboard], use_progress_bar: true}")
+    (events,) = Path("run/logs").iterdir()
+    content = events.read_bytes()
+    for name in (b"features/segmenter", b"summary/semantic", b"phi_s_scale/segmenter", b"dispersion/semantic"):
+        assert name in content
+    assert "images/s" in capsys.readouterr().err
+
+
+# Runs in a process of its own: the command, with the tiny teachers and images.
+COMMAND = """
+import sys
+import pytest
+from tiny_distillation import install_tiny_world
+from training.distill import main
+install_tiny_world(pytest.MonkeyPatch())
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> str:
+    path = tmp_path / "command.py"
+    path.write_text(COMMAND)
+    return str(path)
+
+
+def test_ctrl_c_in_mid_training_ends_with_a_checkpoint(recipe_file: str, command: str) -> None:
+    arguments = ["--recipe", recipe_file, "--output", "run", "schedule.num_steps=100000", "data.num_workers=1"]
+    process = subprocess.Popen(
+        [sys.executable, command, *arguments],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 100
+    while not list(Path("run").glob("checkpoints/step_*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the data workers get it too
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    (message,) = [line for line in error.splitlines() if line.startswith("distill:")]
+    assert message.startswith("distill: Stopped after step ")
+    assert message.endswith("the same command resumes.")
+    step = int(message.split()[4])
+    assert (Path("run/checkpoints") / f"step_{step:08d}" / "state.json").is_file()
+    assert "Traceback" not in error

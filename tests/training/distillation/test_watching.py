@@ -1,0 +1,303 @@
+"""What a person sees of a run: parts alone, and whole runs on the tiny world of `tiny_distillation.py`."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+import tiny_distillation as tiny
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+from modeling_radio import RadioConfig, RadioModel
+from training.distillation import tracking, watching
+from training.distillation.held_out_pictures import HeldOutPictures, picture_source
+from training.distillation.tracking import check_trackers
+from training.distillation.watching import NUM_NORM_IMAGES, PARTS, StepWatch, measure_block_norms
+from training.pictures.features import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
+from training.recipe import RecipeError, load_recipe
+
+
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """20 pictures, of which the folder's rule holds out two."""
+    folder = tmp_path / "pictures-to-show"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(20):
+        Image.fromarray(generator.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+# Parts of a step
+
+
+class Clock:
+    """Stands still unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class SlowTeacher(nn.Module):
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        self.clock.now += self.seconds
+        return pixel_values
+
+
+def run_step(watch: StepWatch, clock: Clock, teachers: dict[str, nn.Module]) -> None:
+    """One second before the batch, 3 for reading, the teachers' own, 2 afterwards."""
+    clock.now += 1
+    watch.enter("data")
+    clock.now += 3
+    for teacher in teachers.values():
+        teacher(torch.zeros(1))
+    watch.enter("student")
+    watch.see(torch.ones(12, 3, 2, 2))
+    clock.now += 2
+    watch.end_step()
+
+
+def test_time_is_shared_among_data_teachers_and_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(watching, "time", clock)
+    teachers: dict[str, nn.Module] = {"a": SlowTeacher(clock, 4), "b": SlowTeacher(clock, 6)}
+    watch = StepWatch(teachers, CPU)
+    teachers["a"](torch.zeros(1))  # as when a cache is filled: nothing is watched yet
+    watch.begin_step()
+    run_step(watch, clock, teachers)
+    expected = {"time_share/data": 3 / 16, "time_share/teachers": 10 / 16, "time_share/student": 3 / 16}
+    assert watch.shares() == pytest.approx(expected)
+    run_step(watch, clock, teachers)  # not watched: what was measured stays
+    assert watch.shares() == pytest.approx(expected)
+
+
+def test_devices_are_waited_for_on_watched_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[torch.device] = []
+    monkeypatch.setattr("torch.accelerator.synchronize", waits.append)
+    clock = Clock()
+    watch = StepWatch({}, torch.device("cuda:0"))
+    run_step(watch, clock, {})
+    assert waits == []
+    watch.begin_step()
+    run_step(watch, clock, {})
+    assert waits == [torch.device("cuda:0")] * 4  # the begin, and the end of each of three parts
+
+
+def test_a_watched_step_keeps_its_first_images() -> None:
+    watch = StepWatch({}, CPU)
+    watch.see(torch.ones(12, 3, 2, 2))
+    assert watch.images is None
+    watch.begin_step()
+    watch.see(torch.ones(12, 3, 2, 2))
+    watch.see(torch.zeros(12, 3, 2, 2))
+    assert watch.images is not None
+    assert torch.equal(watch.images, torch.ones(NUM_NORM_IMAGES, 3, 2, 2))
+
+
+# Norms
+
+
+def test_norms_are_of_the_patches_after_each_block() -> None:
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2)
+    model = RadioModel(config).eval()
+    images = torch.rand(2, 3, 32, 48)
+    norms = measure_block_norms(model, images)
+    assert list(norms) == ["block_norm_mean/00", "block_norm_max/00", "block_norm_mean/01", "block_norm_max/01"]
+    for index in range(2):
+        outputs = []
+        hook = model.radio_model.model.blocks[index].register_forward_hook(
+            lambda _module, _inputs, output, outputs=outputs: outputs.append(output)
+        )
+        model(images, window_size="global")
+        hook.remove()
+        lengths = outputs[0][:, config.num_prefix_tokens :].norm(dim=-1)
+        assert lengths.shape == (2, 6)
+        assert norms[f"block_norm_mean/{index:02}"] == pytest.approx(lengths.mean().item(), rel=1e-5)
+        assert norms[f"block_norm_max/{index:02}"] == pytest.approx(lengths.max().item(), rel=1e-5)
+
+
+def test_an_outlier_patch_shows_in_the_maximum_of_its_block() -> None:
+    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2)).eval()
+    before = measure_block_norms(model, torch.zeros(1, 3, 32, 32))
+
+    def make_outlier(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[:, -1] *= 100
+        return output
+
+    model.radio_model.model.blocks[1].register_forward_hook(make_outlier)
+    after = measure_block_norms(model, torch.zeros(1, 3, 32, 32))
+    assert after["block_norm_max/00"] == before["block_norm_max/00"]
+    assert after["block_norm_max/01"] > 10 * before["block_norm_max/01"]
+
+
+# Trackers
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("tensorbord", "Did you mean 'tensorboard'"), ("wandb", "'wandb' needs a package .*run `pip install wandb`")],
+)
+def test_unusable_trackers_are_refused(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["tensorboard"])
+    check_trackers(["tensorboard"])
+    with pytest.raises(RecipeError, match=message):
+        check_trackers(["tensorboard", name])
+
+
+def test_pictures_go_to_the_trackers_that_take_them(tmp_path: Path) -> None:
+    class Tracker:
+        def __init__(self, name: str) -> None:
+            self.name, self.calls = name, []
+
+        def log_images(self, values: dict, step: int, **options: str) -> None:
+            self.calls.append((values["held_out"], step, options))
+
+    trackers = [Tracker(name) for name in ("tensorboard", "wandb", "mlflow")]
+    accelerator = cast(Accelerator, SimpleNamespace(trackers=trackers, is_main_process=True))
+    log = tracking.ProgressLog(accelerator, load_recipe("demo").logging, 0, 10, 4)
+    Image.new("RGBA", (5, 3), (10, 20, 30, 255)).save(tmp_path / "picture.png")
+    log.record_picture(7, tmp_path / "picture.png")
+    log.close()
+    for tracker, options in zip(trackers[:2], ({"dataformats": "NHWC"}, {}), strict=True):
+        ((pixels, step, given),) = tracker.calls
+        assert (pixels.shape, pixels[0, 0, 0].tolist(), step, given) == ((1, 3, 5, 3), [10, 20, 30], 7, options)
+    assert trackers[2].calls == []
+
+
+# Whole runs
+
+
+def scalars_of(run: str) -> dict[str, dict[int, float]]:
+    accumulator = EventAccumulator(f"{run}/logs").Reload()
+    return {
+        tag: {event.step: event.value for event in accumulator.Scalars(tag)} for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def test_records_say_where_the_time_goes_and_how_large_features_are(recipe_file: str) -> None:
+    tiny.distil(recipe_file, "run", "logging.trackers=[tensorboard]")
+    scalars = scalars_of("run")
+    steps = [2, 4, 6, 8]
+    for part in PARTS:
+        assert list(scalars[f"time_share/{part}"]) == steps
+        assert all(share > 0 for share in scalars[f"time_share/{part}"].values())
+    for step in steps:
+        assert sum(scalars[f"time_share/{part}"][step] for part in PARTS) == pytest.approx(1, abs=1e-5)
+        for block in ("00", "01"):
+            assert scalars[f"block_norm_max/{block}"][step] >= scalars[f"block_norm_mean/{block}"][step] > 0
+    assert {"gradient_norm", "images_per_second", "features/semantic", "summary/semantic"} <= scalars.keys()
+
+
+def test_a_resumed_run_records_the_same_steps(recipe_file: str) -> None:
+    tiny.distil(recipe_file, "whole", "logging.trackers=[tensorboard]")
+    tiny.distil(recipe_file, "parts", "logging.trackers=[tensorboard]", stop_at=3)
+    tiny.distil(recipe_file, "parts", "logging.trackers=[tensorboard]")
+    whole, parts = scalars_of("whole"), scalars_of("parts")
+    assert list(parts["loss"]) == list(whole["loss"]) == [2, 4, 6, 8]
+    assert parts["loss"][6] == whole["loss"][6]
+    assert parts["block_norm_max/01"] == whole["block_norm_max/01"]
+
+
+@pytest.mark.parametrize("views", ["online", "cached"])
+def test_watching_changes_no_weight(recipe_file: str, views: str, folder: Path) -> None:
+    """Not even where dropped paths, noisy weights and a restart depend on the state of random generators."""
+    settings = [*tiny.REGULARIZED, f"views.teachers={views}", "schedule.num_steps=4"]
+    tiny.distil(recipe_file, "blind", *settings, "logging.every_steps=100")
+    watched = [*settings, "logging.every_steps=1", "logging.picture_every_steps=2", f"logging.picture_source={folder}"]
+    tiny.distil(recipe_file, "watched", *watched, stop_at=2)
+    tiny.distil(recipe_file, "watched", *watched)
+    tiny.assert_same_tensors(tiny.last_state("blind", 4), tiny.last_state("watched", 4))
+    assert not Path("blind/pictures").exists()
+    assert {path.name for path in Path("watched/pictures").iterdir()} == {"step-2.png", "step-4.png"}
+
+
+def test_pictures_are_files_and_in_tensorboard(recipe_file: str, folder: Path) -> None:
+    drawn = ["logging.picture_every_steps=8", f"logging.picture_source={folder}", "logging.trackers=[tensorboard]"]
+    tiny.distil(recipe_file, "run", *drawn)
+    assert [path.name for path in Path("run/pictures").iterdir()] == ["step-8.png"]
+    accumulator = EventAccumulator("run/logs").Reload()
+    (tag,) = accumulator.Tags()["images"]
+    (event,) = accumulator.Images(tag)
+    assert (tag, event.step) == ("held_out", 8)
+    with Image.open("run/pictures/step-8.png") as picture:
+        assert (event.width, event.height) == picture.size
+        assert picture.width > picture.height  # five columns, two rows
+
+
+def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder: Path) -> None:
+    recipe = load_recipe(recipe_file, [f"logging.picture_source={folder}", "logging.picture_every_steps=1"])
+    teacher = tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10)
+    other = tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None)
+    pictures = HeldOutPictures.of_run(recipe, {"semantic": teacher, "segmenter": other}, CPU, Path("drawn"))
+    assert pictures is not None
+    assert pictures.pixel_values.shape == (2, 3, 48, 48)
+    answers = {"semantic": teacher(pictures.pixel_values).features, "segmenter": other(pictures.pixel_values).features}
+    with Image.open(pictures.draw(3, answers)) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    # Titles and caption aside, cells of a teacher and its adaptor are neighbours.
+    cell, left = CELL_INCHES * DPI, (2 * GAP_INCHES + CELL_INCHES) * DPI
+    rows = slice(round(TITLE_INCHES * DPI) + 8, round((TITLE_INCHES + CELL_INCHES) * DPI) - 8)
+    first, second = (pixels[rows, round(left + shift) + 8 : round(left + shift) + 190] for shift in (0, cell))
+    assert np.abs(first - second).mean() < 2
+    assert first.std() > 20
+
+
+def test_pictures_are_of_the_partition_that_most_teachers_see(recipe_file: str, folder: Path) -> None:
+    partitions = "[{name: low, sizes_px: [32, 48], teachers: [semantic]}, {name: high, sizes_px: [64]}]"
+    settings = [f"partitions={partitions}", f"logging.picture_source={folder}", "logging.picture_every_steps=1"]
+    teachers = {
+        "semantic": tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10),
+        "segmenter": tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None),
+    }
+    pictures = HeldOutPictures.of_run(load_recipe(recipe_file, settings), teachers, CPU, Path("drawn"))
+    assert pictures is not None
+    assert pictures.pixel_values.shape[-1] == 64
+    cached = load_recipe(recipe_file, [*settings, "views.teachers=cached", "data.image_size_px=48"])
+    pictures = HeldOutPictures.of_run(cached, teachers, CPU, Path("drawn"))
+    assert pictures is not None
+    assert pictures.pixel_values.shape[-1] == 48
+
+
+def test_no_picture_without_held_out_images(recipe_file: str, folder: Path) -> None:
+    source = f"logging.picture_source={folder}"
+    for settings in (
+        ["logging.picture_every_steps=1"],  # the data has none
+        [source, "logging.picture_every_steps=null"],
+        [source, "logging.picture_every_steps=9"],  # of 8 steps
+    ):
+        assert HeldOutPictures.of_run(load_recipe(recipe_file, settings), {}, CPU, Path("drawn")) is None
+    assert picture_source(load_recipe(recipe_file, [f"data.source={folder}"])) == str(folder)
+    assert picture_source(load_recipe("demo")) == "demo"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("logging.picture_source=nowhere", "`logging.picture_source` must be one of .* or a folder of images"),
+        ("logging.picture_source=lonely", "has one image only.*give another folder, or `logging.picture_every_steps"),
+        ("logging.picture_every_steps=0", "`logging.picture_every_steps` must be above 0, or null for none; got 0"),
+    ],
+)
+def test_wrong_settings_are_refused(recipe_file: str, folder: Path, setting: str, message: str) -> None:
+    Path("lonely").mkdir()
+    (folder / "0.png").rename("lonely/0.png")
+    with pytest.raises(RecipeError, match=message):
+        HeldOutPictures.of_run(load_recipe(recipe_file, ["logging.picture_every_steps=1", setting]), {}, CPU, folder)

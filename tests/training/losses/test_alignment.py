@@ -1,0 +1,83 @@
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.losses.alignment import align_to_teacher
+from training.losses.features import mse_feature_loss
+
+
+def crop(world: Tensor, row: int, col: int, side: int) -> Tensor:
+    return world[:, :, row : row + side, col : col + side]
+
+
+@pytest.mark.parametrize("shift", list(itertools.product([-2, 0, 1, 6], [-3, 0, 2])))
+def test_loss_is_exactly_zero_for_a_student_that_equals_the_shifted_teacher(shift: tuple[int, int]) -> None:
+    world = torch.randn(1, 3, 20, 20)
+    student = crop(world, 7, 7, 6)
+    teacher = crop(world, 7 + shift[0], 7 + shift[1], 6)
+    maps = align_to_teacher(student, teacher, torch.tensor([shift]))
+    assert mse_feature_loss(*maps).item() == 0
+    assert maps.valid.sum() == max(6 - abs(shift[0]), 0) * max(6 - abs(shift[1]), 0)
+
+
+def test_every_image_has_its_own_shift() -> None:
+    world = torch.randn(3, 2, 12, 12)
+    shifts = torch.tensor([[0, 1], [-2, 0], [1, -1]])
+    teacher = torch.cat([crop(world[i : i + 1], 4 + int(r), 4 + int(c), 5) for i, (r, c) in enumerate(shifts)])
+    maps = align_to_teacher(crop(world, 4, 4, 5), teacher, shifts)
+    assert mse_feature_loss(*maps).item() == 0
+
+
+def test_positions_outside_of_the_overlap_do_not_matter() -> None:
+    student, teacher = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
+    changed = teacher.clone()
+    changed[:, :, -1] = 1e6  # the last row of the teacher lies below the student's crop
+    shift = torch.tensor([[1, 0]])
+    losses = [mse_feature_loss(*align_to_teacher(student, maps, shift)) for maps in (teacher, changed)]
+    assert torch.equal(*losses)
+
+
+def test_wrong_shift_is_noticed() -> None:
+    world = torch.randn(1, 3, 20, 20)
+    maps = align_to_teacher(crop(world, 7, 7, 6), crop(world, 8, 7, 6), torch.tensor([[-1, 0]]))
+    assert mse_feature_loss(*maps).item() > 0.5
+
+
+@pytest.mark.parametrize(("student_side", "teacher_side"), [(4, 8), (8, 4), (6, 9), (5, 5)])
+def test_larger_grid_is_the_common_one(student_side: int, teacher_side: int) -> None:
+    maps = align_to_teacher(
+        torch.randn(2, 3, student_side, student_side), torch.randn(2, 3, teacher_side, teacher_side)
+    )
+    side = max(student_side, teacher_side)
+    assert maps.student.shape == maps.teacher.shape == (2, 3, side, side)
+    assert maps.valid.all()
+
+
+def test_shift_counts_student_patches_on_a_finer_teacher_grid() -> None:
+    # A linear ramp survives bilinear resampling away from the border; the teacher has two cells per student patch.
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    fine_ramp = (torch.arange(16.0) / 2 - 0.25 + 2).expand(1, 1, 16, 16)  # shifted by two patches to the right
+    maps = align_to_teacher(ramp, fine_ramp, torch.tensor([[0, 2]]))
+    inner = maps.valid.clone()
+    inner[..., 11:] = False  # resampling clamps at the student's right border
+    torch.testing.assert_close(maps.student[0, 0][inner[0]], maps.teacher[0, 0][inner[0]])
+    assert inner.any()
+
+
+def test_fractional_shift_interpolates() -> None:
+    # Three teacher cells for two student patches: a shift of one patch is one and a half cells.
+    student = torch.arange(6.0).expand(1, 1, 6, 6)
+    maps = align_to_teacher(student, torch.zeros(1, 1, 9, 9), torch.tensor([[0, 1]]))
+    resized = align_to_teacher(student, torch.zeros(1, 1, 9, 9)).student
+    expected = (resized[..., 2] + resized[..., 3]) / 2
+    torch.testing.assert_close(maps.student[..., 1], expected)
+
+
+def test_gradient_flows_through_the_shift_to_the_overlap_only() -> None:
+    student = torch.randn(1, 2, 4, 4, requires_grad=True)
+    mse_feature_loss(*align_to_teacher(student, torch.randn(1, 2, 4, 4), torch.tensor([[1, 0]]))).backward()
+    assert student.grad is not None
+    assert student.grad[:, :, 0].abs().max() == 0
+    assert student.grad[:, :, 1:].abs().min() > 0

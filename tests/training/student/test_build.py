@@ -1,0 +1,116 @@
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from modeling_radio import RadioModel
+from training.recipe import Recipe, RecipeError, StudentRecipe, TeacherRecipe, load_recipe
+from training.student.build import build_student, checkpoint_blocks, compile_blocks, student_config, student_patch_size
+
+
+TEACHERS = {
+    "language": SimpleNamespace(summary_dim=12, feature_dim=10),
+    "segmenter": SimpleNamespace(summary_dim=None, feature_dim=20),
+    "dense": SimpleNamespace(summary_dim=6, feature_dim=6),
+}
+
+
+def recipe_with(student: StudentRecipe | None = None, **adaptor) -> Recipe:
+    entries = [TeacherRecipe(name=name, kind="k") for name in TEACHERS]
+    entries[1].adaptor = adaptor
+    return Recipe(name="test", student=student or StudentRecipe(preset="radio-test"), teachers=entries)
+
+
+def test_every_teacher_has_its_class_token_and_those_with_a_summary_form_it() -> None:
+    config = student_config(recipe_with(), TEACHERS)
+    assert config.num_cls_tokens == 3
+    assert config.summary_idxs == [0, 2]
+    assert [a.token_index for a in config.adaptor_configs] == [0, 1, 2]
+    assert [(a.summary_dim, a.feature_dim) for a in config.adaptor_configs] == [(12, 10), (None, 20), (6, 6)]
+
+
+def test_adaptors_are_as_wide_as_the_widest_teacher_unless_told() -> None:
+    assert [a.hidden_size for a in student_config(recipe_with(), TEACHERS).adaptor_configs] == [20, 20, 20]
+    student = StudentRecipe(preset="radio-test", adaptor={"hidden_size": 16})
+    config = student_config(recipe_with(student, hidden_size=8), TEACHERS)
+    assert [a.hidden_size for a in config.adaptor_configs] == [16, 8, 16]
+
+
+def test_same_seed_same_weights_whatever_was_drawn_before() -> None:
+    first = build_student(recipe_with(), TEACHERS)
+    torch.rand(5)
+    second = build_student(recipe_with(), TEACHERS)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        (StudentRecipe(preset="radio-tst"), "`student`: Unknown preset 'radio-tst'. Did you mean 'radio-test'"),
+        (
+            StudentRecipe(config={"hiden_size": 3}),
+            "Unknown key 'student.config.hiden_size'. Did you mean 'hidden_size'",
+        ),
+        (StudentRecipe(adaptor={"hidden": 3}), "Unknown key 'student.adaptor.hidden'. Did you mean 'hidden_size'"),
+        (StudentRecipe(config={"hidden_size": 33}), "`student`: `hidden_size` "),
+    ],
+)
+def test_bad_student_is_one_clear_line(student: StudentRecipe, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        student_config(recipe_with(student), TEACHERS)
+
+
+def test_patch_is_known_before_the_teachers() -> None:
+    student = StudentRecipe(preset="radio-test", config={"patch_size": 8})
+    assert student_patch_size(recipe_with(student)) == 8
+
+
+def gradients(student: RadioModel) -> dict[str, torch.Tensor]:
+    """Of a training pass with position crops and dropped paths."""
+    torch.manual_seed(0)
+    images, draws = torch.rand(2, 3, 32, 48), torch.rand(2, student.num_draws)
+    output = student.train()(images, draws=draws)
+    (output.features.square().mean() + output.adaptors["dense"].summary.square().mean()).backward()
+    return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("change", [checkpoint_blocks, pytest.param(compile_blocks, marks=pytest.mark.slow)])
+def test_other_ways_to_compute_blocks_give_the_same_gradients_and_keys(change: Callable[[RadioModel], None]) -> None:
+    recipe = recipe_with(StudentRecipe(preset="radio-test", config={"drop_path_rate": 0.3}))
+    plain, changed = build_student(recipe, TEACHERS), build_student(recipe, TEACHERS)
+    change(changed)
+    expected, actual = gradients(plain), gradients(changed)
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    assert expected.keys() == actual.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_checkpointed_blocks_keep_less_for_the_backward_pass() -> None:
+    kept = []
+    for change in (lambda student: None, checkpoint_blocks):
+        student = build_student(recipe_with(), TEACHERS).train()
+        change(student)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            student(torch.rand(1, 3, 64, 64), adaptor_names=[])
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
+
+
+SHAPES = {
+    "siglip2-g": SimpleNamespace(summary_dim=1536, feature_dim=1536),
+    "dino_v3": SimpleNamespace(summary_dim=4096, feature_dim=4096),
+    "sam3": SimpleNamespace(summary_dim=None, feature_dim=1024),
+}
+
+
+@pytest.mark.parametrize(("name", "backbone"), [("c_radio_v4_so400m", 431_237_232), ("c_radio_v4_h", 651_645_440)])
+def test_real_recipes_build_the_published_backbones(name: str, backbone: int) -> None:
+    config = student_config(load_recipe(name, ["data.source=images"]), SHAPES)
+    with torch.device("meta"):
+        model = RadioModel(config)
+    num_adaptor = sum(parameter.numel() for parameter in model.radio_model.adaptors.parameters())
+    assert model.num_parameters() - num_adaptor == backbone
+    assert config.summary_idxs == [0, 1]

@@ -1,0 +1,55 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modeling_radio import RadioConfig, RadioModel
+from training.student.damp import DampLinear, add_damp
+
+
+def build_model() -> RadioModel:
+    adaptor = {"name": "t", "summary_dim": 4, "feature_dim": 4, "hidden_size": 8}
+    return RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1, adaptors=[adaptor])).eval()
+
+
+def test_noise_is_for_training_only_and_leaves_the_keys_alone() -> None:
+    plain, pixel_values = build_model(), torch.rand(2, 3, 32, 32)
+    noisy = copy.deepcopy(plain)
+    add_damp(noisy, 0.1)
+    assert noisy.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(noisy(pixel_values).features, plain(pixel_values).features)
+    draws = torch.rand(2, noisy.num_draws)
+    first, second = (noisy.train()(pixel_values, draws=draws).features for _ in range(2))
+    assert not torch.allclose(first, second)
+    copied = copy.deepcopy(noisy).eval()
+    assert torch.equal(copied(pixel_values).features, plain(pixel_values).features)
+
+
+def test_every_linear_layer_has_noise() -> None:
+    model = build_model()
+    add_damp(model, 0.1)
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert len(linears) > 8
+    assert all(type(module) is DampLinear for module in linears)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.25])
+def test_factors_have_mean_one_and_the_wanted_deviation(sigma: float) -> None:
+    linear = nn.Linear(200, 300, bias=False)
+    nn.init.ones_(linear.weight)
+    factors = DampLinear(linear, sigma)(torch.eye(200))
+    assert factors.mean().item() == pytest.approx(1, abs=0.005)
+    assert factors.std().item() == pytest.approx(sigma, rel=0.02)
+
+
+def test_gradient_is_that_of_the_noisy_weight_unscaled() -> None:
+    linear, inputs = nn.Linear(5, 3), torch.randn(4, 5)
+    torch.manual_seed(3)
+    DampLinear(linear, 0.2)(inputs).square().sum().backward()
+    torch.manual_seed(3)
+    noisy = (linear.weight * (1 + 0.2 * torch.randn(3, 5))).detach().requires_grad_()
+    F.linear(inputs, noisy, linear.bias).square().sum().backward()
+    assert linear.weight.grad is not None
+    torch.testing.assert_close(linear.weight.grad, noisy.grad)

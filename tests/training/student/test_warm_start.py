@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from conversion.from_nvidia import convert
+from modeling_radio import RadioConfig, RadioModel
+from training.recipe import RecipeError
+from training.student.warm_start import open_source, standardize_heads, warm_start
+from training.targets.phi_s import PhiS
+
+
+REFERENCE = Path(__file__).parents[2] / "data/reference"
+TRUNK = "radio_model.model.blocks.1.mlp.fc1.weight"
+POSITIONS = "radio_model.model.patch_generator.pos_embed"
+TOKENS = "radio_model.model.patch_generator.cls_token.token"
+
+
+def adaptor(name: str, token_index: int, summary_dim: int | None = 4, feature_dim: int = 8) -> dict:
+    shape = {"summary_dim": summary_dim, "feature_dim": feature_dim, "hidden_size": 8, "num_inner_blocks": 0}
+    return {"name": name, "token_index": token_index, **shape}
+
+
+def build(*adaptors: dict, **fields) -> RadioModel:
+    config = RadioConfig.from_preset(
+        "radio-test", num_cls_tokens=len(adaptors), summary_idxs=[0], adaptors=list(adaptors), **fields
+    )
+    return RadioModel(config).eval()
+
+
+def test_trunk_and_heads_of_shared_teachers_come_along() -> None:
+    source = build(adaptor("a", 0), adaptor("b", 1), adaptor("wide", 2))
+    student = build(adaptor("new", 0), adaptor("wide", 1, feature_dim=9), adaptor("b", 2))
+    fresh = {key: value.clone() for key, value in student.state_dict().items()}
+    result = warm_start(student, source)
+    assert result.kept == ["b"]
+    assert result.notes == [
+        "heads kept: b",
+        "heads new: new",
+        "heads new, since the checkpoint's have other shapes: wide",
+        "heads dropped: a",
+        "class tokens kept: wide, b",
+    ]
+    own, given = student.state_dict(), source.state_dict()
+    for key, value in own.items():
+        if key.startswith(("radio_model.adaptors.new", "radio_model.adaptors.wide")):
+            assert torch.equal(value, fresh[key])
+        elif key not in (TOKENS, "radio_model.summary_idxs"):
+            assert torch.equal(value, given[key])
+    assert torch.equal(own[TOKENS][0], fresh[TOKENS][0])
+    assert torch.equal(own[TOKENS][1:], given[TOKENS][[2, 1, *range(3, len(given[TOKENS]))]])
+
+
+def test_same_student_again_answers_the_same() -> None:
+    source, student = (build(adaptor("a", 0), adaptor("b", 1, summary_dim=None)) for _ in range(2))
+    pixel_values = torch.rand(2, 3, 32, 48)
+    assert not torch.equal(student(pixel_values).summary, source(pixel_values).summary)
+    warm_start(student, source)
+    ours, theirs = student(pixel_values), source(pixel_values)
+    assert torch.equal(ours.summary, theirs.summary)
+    assert torch.equal(ours.adaptors["b"].features, theirs.adaptors["b"].features)
+
+
+def test_other_position_table_is_resized_and_other_registers_are_cut_with_a_note() -> None:
+    source = build(adaptor("a", 0), max_img_size=64, num_registers=5)
+    student = build(adaptor("a", 0), max_img_size=128, num_registers=3)
+    result = warm_start(student, source)
+    assert result.notes[-2:] == [
+        "position table resized from 4 x 4 to 8 x 8",
+        "registers: 3, of 5 in the checkpoint",
+    ]
+    table, given = student.state_dict()[POSITIONS], source.state_dict()[POSITIONS]
+    torch.testing.assert_close(table.mean(1), given.mean(1), rtol=0, atol=0.02)
+    assert torch.equal(table[:, 0], given[:, 0])  # corners stay corners
+    assert torch.equal(student.state_dict()[TOKENS], source.state_dict()[TOKENS][:4])
+
+
+def test_kept_heads_go_on_in_the_standardised_space() -> None:
+    model, pixel_values = build(adaptor("a", 0), adaptor("b", 1)), torch.rand(2, 3, 32, 32)
+    standardizer = PhiS(8)
+    standardizer.update(torch.randn(4, 8, 5, 5) * 3 + 1)
+    standardizer.end_step()
+    standardizer.refit()
+    before = model(pixel_values, feature_format="NCHW").adaptors
+    standardize_heads(model, ["b"], {"a": standardizer, "b": standardizer})
+    after = model(pixel_values, feature_format="NCHW").adaptors
+    torch.testing.assert_close(after["b"].features, standardizer.standardize(before["b"].features))
+    assert torch.equal(after["a"].features, before["a"].features)
+
+
+def test_converted_checkpoint_of_nvidia_is_a_start_for_another_teacher_set(tmp_path: Path) -> None:
+    converted = convert(REFERENCE / "c_radio_v4_tiny/checkpoint.pth.tar").eval()
+    converted.save_pretrained(tmp_path / "converted")
+    kept = next(entry for entry in converted.config.adaptors if entry["name"] == "dino_v3")
+    fields = {"adaptors": [adaptor("new", 0), {**kept, "token_index": 1}], "adaptor_names": None}
+    student = RadioModel(RadioConfig.from_dict({**converted.config.to_dict(), **fields})).eval()
+    result = warm_start(student, open_source(str(tmp_path / "converted"), student.config))
+    assert result.kept == ["dino_v3"]
+    for key, value in student.state_dict().items():
+        if key.startswith(("radio_model.model.blocks.", "radio_model.adaptors.dino_v3.")):
+            assert torch.equal(value, converted.state_dict()[key])
+
+
+def test_what_is_no_start_is_refused_in_one_line(tmp_path: Path) -> None:
+    build(adaptor("a", 0)).save_pretrained(tmp_path / "a")
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=5, norm_mean=[0.5, 0.5, 0.5])
+    with pytest.raises(
+        RecipeError, match=r"`student.init_from` '.*a' has another trunk \(num_hidden_layers is 4, not 5; "
+    ):
+        open_source(str(tmp_path / "a"), config)
+    with pytest.raises(RecipeError, match=r"`student.init_from` 'no/where/at-all' is no checkpoint") as error:
+        open_source("no/where/at-all", config)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,172 @@
+"""Which images reach a step: the same whatever the workers, after any restart, and other ones on every rank."""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Any
+
+import pytest
+import torch
+
+from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, SourceRecipe, TeacherRecipe, ViewsRecipe
+from training.views.batches import Batch, BatchPlan
+from training.views.images import build_training_images
+from training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
+
+
+def recipe_with(data: DataRecipe, partitions: list[PartitionRecipe] | None = None) -> Recipe:
+    return Recipe(
+        name="test",
+        teachers=[TeacherRecipe(name="t", kind="k")],
+        data=data,
+        views=ViewsRecipe(crop_scale=[0.5, 1.0]),
+        partitions=partitions or [PartitionRecipe(sizes_px=[16, 32], batch_size=5)],
+    )
+
+
+def open_loader(recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> tuple[ViewLoader, BatchPlan]:
+    if recipe.data.streaming:
+        streams = PartitionStreams.open(recipe, rank, num_ranks)
+        return build_view_loader(streams, recipe), BatchPlan(recipe, None, rank, num_ranks)
+    images = build_training_images(recipe.data, is_square=False)
+    return build_view_loader(images, recipe), BatchPlan(recipe, len(images), rank, num_ranks)
+
+
+def run(
+    recipe: Recipe,
+    start: int,
+    stop: int,
+    states: list[dict[str, Any]] | None = None,
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> Iterator[tuple[Batch, torch.Tensor, str]]:
+    """Yield each batch of some steps with its views and the state after it, as a checkpoint would hold it."""
+    loader, plan = open_loader(recipe, rank, num_ranks)
+    if states is not None:
+        loader.load_state_dict(states)
+    for batch, views in loader.views(lambda: plan.steps(start, stop), lambda batch: batch.size_px):
+        yield batch, views, json.dumps(loader.state_dict())
+
+
+def numbers(views: torch.Tensor) -> list[int]:
+    """Return which image each view shows."""
+    return views.flatten(1).float().mean(1).round().int().tolist()
+
+
+@pytest.fixture(params=["map", "stream"])
+def recipe(request: pytest.FixtureRequest, write_source: Callable[..., str]) -> Recipe:
+    other = SourceRecipe(write_source("parquet", 8, first=100), 0.25)
+    source = write_source("webdataset", 20, num_shards=3, faults=["tiny", "truncated"])
+    is_streaming = request.param == "stream"
+    data = DataRecipe(source, streaming=is_streaming, shuffle_buffer=7, mixed_in=[other], num_workers=0)
+    high = PartitionRecipe(name="high", sizes_px=[48], batch_size=3, accumulation_steps=2)
+    return recipe_with(data, [PartitionRecipe(sizes_px=[16, 32], batch_size=5), high])
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (0, 2), (2, 0)], ids="{}".format)
+def test_a_run_restarted_in_mid_epoch_sees_the_same_pixels(recipe: Recipe, before: int, after: int) -> None:
+    recipe.data.num_workers = 0
+    undisturbed = [views for _, views, _ in run(recipe, 0, 6)]
+    recipe.data.num_workers = before
+    stopped = list(islice(run(recipe, 0, 6), 3 * 2))  # three batches a step
+    recipe.data.num_workers = after
+    resumed = [views for _, views, _ in run(recipe, 2, 6, [json.loads(stopped[-1][2])])]
+    found = [views for _, views, _ in stopped] + resumed
+    assert len(found) == len(undisturbed) == 18
+    assert all(torch.equal(*pair) for pair in zip(found, undisturbed, strict=True))
+
+
+def test_a_second_look_goes_on_where_the_first_one_ended(recipe: Recipe) -> None:
+    """As calibration does before the first step."""
+    loader, plan = open_loader(recipe)
+    first = [views for _, views in loader.views(lambda: plan.steps(0, 2), lambda batch: 32)]
+    second = [views for _, views in loader.views(lambda: plan.steps(2, 4), lambda batch: 32)]
+    again, _ = open_loader(recipe)
+    whole = [views for _, views in again.views(lambda: plan.steps(0, 4), lambda batch: 32)]
+    assert all(torch.equal(*pair) for pair in zip(first + second, whole, strict=True))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("is_streaming", [False, True], ids=["map", "stream"])
+def test_two_ranks_see_disjoint_images_that_cover_the_epoch(write_source, is_streaming: bool, num_workers: int) -> None:
+    source = write_source("parquet", 40, num_shards=4)
+    recipe = recipe_with(
+        DataRecipe(source, streaming=is_streaming, shuffle_buffer=5, num_workers=num_workers),
+        [PartitionRecipe(sizes_px=[32], batch_size=10)],
+    )
+    ranks = [[numbers(views) for _, views, _ in run(recipe, 0, 4, rank=rank, num_ranks=2)] for rank in range(2)]
+    assert [len(batch) for batch in ranks[0] + ranks[1]] == [5] * 8
+    assert sorted(chain(*ranks[0], *ranks[1])) == list(range(40))
+
+
+def test_bound_partitions_share_the_images_among_their_own_ranks(write_source: Callable[..., str]) -> None:
+    low = PartitionRecipe(name="low", sizes_px=[32], batch_size=10, rank_share=2)
+    high = PartitionRecipe(name="high", sizes_px=[48], batch_size=5, rank_share=1)
+    data = DataRecipe(write_source("parquet", 20, num_shards=2), streaming=True, shuffle_buffer=1, num_workers=0)
+    recipe = recipe_with(data, [low, high])
+    batches = [[numbers(views) for _, views, _ in run(recipe, 0, 2, rank=rank, num_ranks=3)] for rank in range(3)]
+    seen = [list(chain(*parts)) for parts in batches]
+    assert sorted(seen[0] + seen[1]) == list(range(20))
+    assert len(set(seen[2])) == 10
+    assert set(json.loads(next(run(recipe, 0, 1, rank=2, num_ranks=3))[2])) == {"high"}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_that_cannot_be_decoded_is_replaced_and_counted(write_source, num_workers: int, caplog) -> None:
+    source = write_source("webdataset", 5, num_shards=1, faults=["truncated"])
+    data = DataRecipe(source, streaming=True, shuffle_buffer=6, num_workers=num_workers)
+    recipe = recipe_with(data, [PartitionRecipe(sizes_px=[32], batch_size=1)])  # nothing else in its batch
+    streams = PartitionStreams.open(recipe)
+    loader, plan = build_view_loader(streams, recipe), BatchPlan(recipe, None)
+    seen = [numbers(views)[0] for _, views in loader.views(lambda: plan.steps(0, 6), lambda batch: 32)]
+    assert len(seen) == 6
+    assert set(seen) == set(range(5))
+    assert len(streams.skipped) == 1
+    if num_workers == 0:  # workers write to the terminal
+        assert f"skipping image {source}/part-00.tar: truncated.png: unreadable" in caplog.text
+
+
+def test_a_stream_of_nothing_but_broken_images_ends(write_source: Callable[..., str]) -> None:
+    source = write_source("parquet", 0, num_shards=1, faults=["truncated"])
+    data = DataRecipe(source, streaming=True, shuffle_buffer=2, num_workers=0)
+    with pytest.raises(ValueError, match="images in a row could not be decoded"):
+        next(run(recipe_with(data), 0, 1))
+
+
+def test_another_number_of_ranks_begins_a_new_pass(write_source: Callable[..., str], caplog) -> None:
+    data = DataRecipe(write_source("parquet", 20, num_shards=2), streaming=True, shuffle_buffer=5, num_workers=0)
+    recipe = recipe_with(data)
+    *_, (_, _, state) = run(recipe, 0, 6)  # 30 images: in the second pass
+    _, views, state = next(run(recipe, 6, 7, [json.loads(state)], num_ranks=2))
+    assert "checkpoint is of 1 ranks and this run has 2" in caplog.text
+    assert json.loads(state)["low"]["sources"][0]["pass"] == 2
+    assert len(views) == 2
+
+
+def test_streams_cannot_be_cached() -> None:
+    data = DataRecipe("org/images", streaming=True)
+    with pytest.raises(RecipeError, match=r"`data.streaming` must be false with `views.teachers: cached`"):
+        Recipe(
+            name="test",
+            teachers=[TeacherRecipe(name="t", kind="k")],
+            data=data,
+            views=ViewsRecipe(teachers="cached"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"streaming": True, "num_images": 5}, "`data.num_images` must be null with `data.streaming`"),
+        ({"shuffle_buffer": 0}, "`data.shuffle_buffer` must be above 0"),
+        ({"num_workers": -1}, "`data.num_workers` must be 0 or more"),
+        (
+            {"mixed_in": [SourceRecipe("a", 0.6), SourceRecipe("b", 0.4)]},
+            r"weights\)` must be above 0 and sum to less than 1",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        DataRecipe("images", **options)

@@ -1,0 +1,230 @@
+"""Two real processes (gloo; DDP and FSDP2) against one: same weights, same checkpoints, same errors.
+
+Both processes start once and run all scenarios of this file, on the tiny student, teachers and images of
+`tiny_distillation.py`.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import tiny_distillation as tiny
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import load_file
+from torch import Tensor
+from two_processes import (
+    CONFIGS,
+    choose_sharding,
+    fsdp_settings,
+    launcher_arguments,
+    let_accelerate_shard_on_cpus,
+    log_file,
+    run_two_processes,
+)
+
+from modeling_radio.encoder_radio import RadioBlock
+from training.distillation.sharding import build_accelerator
+from training.recipe import RecipeError, load_recipe
+
+
+SHORT = ("schedule.num_steps=5", "standardization={calibration_steps: 1, estimation_steps: 3, refit_every_steps: 2}")
+# A small epsilon would turn the rounding of a gradient that should be zero into a full step of Adam.
+SMOOTH = ("optimizer.learning_rate=0.1", "optimizer.eps=1")
+SETTINGS = (*SMOOTH, *SHORT, "checkpoints={every_steps: 2, keep: 9}")
+
+UNEVEN = "partitions=[{name: low, sizes_px: [32, 48], batch_size: 5}, {name: high, sizes_px: [64], batch_size: 3}]"
+BOUND = (  # "low" on rank 0, "high" on rank 1
+    "partitions=[{name: low, sizes_px: [32, 48], batch_size: 5, rank_share: 1},"
+    " {name: high, sizes_px: [64], batch_size: 2, rank_share: 1}]"
+)
+UNEQUAL_PASSES = BOUND.replace("batch_size: 2", "batch_size: 2, accumulation_steps: 2")
+FROZEN_TRUNK = (UNEVEN, "optimizer.trunk_frozen_steps=3")  # without optimiser state when it is first saved
+EVERYTHING = (
+    UNEVEN,
+    "partitions.high.teachers=[semantic]",
+    "mesa={weight: 0.5, start_step: 1}",
+    "damp={sigma: 0.1, is_shared: true}",
+    "spectral.is_used=true",
+    "optimizer={name: lamb, learning_rate: 1e-3}",
+    "student.gradient_checkpointing=true",
+)
+ONE_TEACHER_EACH = (BOUND, "partitions.low.teachers=[segmenter]", "partitions.high.teachers=[semantic]")
+NAN_ON_RANK_1 = ("teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
+
+
+class Scenario(NamedTuple):
+    """One run of both processes.
+
+    Attributes:
+        overrides: Of the recipe.
+        use_fsdp: FSDP2 instead of DDP.
+        session: The steps that both processes run, first and last; one process runs those before and after.
+    """
+
+    overrides: tuple[str, ...]
+    use_fsdp: bool = False
+    session: tuple[int, int] = (0, 5)
+
+
+SCENARIOS = {
+    "ddp-bound": Scenario((UNEQUAL_PASSES,)),
+    "fsdp-bound": Scenario((BOUND,), use_fsdp=True),
+    "fsdp-passes": Scenario((UNEQUAL_PASSES,), use_fsdp=True),
+    "ddp-everything": Scenario(EVERYTHING),
+    "fsdp-everything": Scenario(EVERYTHING, use_fsdp=True),
+    "fsdp-bf16": Scenario((*EVERYTHING, "mixed_precision=bf16"), use_fsdp=True),
+    "ddp-teachers": Scenario(ONE_TEACHER_EACH),
+    "ddp-resumed": Scenario(FROZEN_TRUNK, session=(2, 4)),
+    "fsdp-resumed": Scenario(FROZEN_TRUNK, use_fsdp=True, session=(2, 4)),
+    "ddp-nan": Scenario(NAN_ON_RANK_1),
+    "fsdp-nan": Scenario(NAN_ON_RANK_1, use_fsdp=True),
+}
+"""What the two processes run, in this order, each in the output folder of its name."""
+
+
+class FailingOnRank1(tiny.TinyTeacher):
+    """Gives NaN on the second rank, from the fourth batch on: one for calibration, then two steps."""
+
+    num_batches = 0
+
+    def encode(self, pixel_values: Tensor):
+        self.num_batches += 1
+        output = super().encode(pixel_values)
+        is_bad = self.num_batches > 3 and PartialState().process_index == 1
+        return output._replace(features=output.features * (float("nan") if is_bad else 1))
+
+
+def run_scenarios(recipe_file: str) -> None:
+    """Run by each of the two processes; writes what went wrong beside the outputs."""
+    torch.set_num_threads(1)
+    patch = pytest.MonkeyPatch()
+    tiny.install_tiny_world(patch)
+    patch.setitem(tiny.training.teachers.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
+    let_accelerate_shard_on_cpus(patch)
+    for name, scenario in SCENARIOS.items():
+        choose_sharding(patch, use_fsdp=scenario.use_fsdp)
+        recipe = load_recipe(recipe_file, [*SETTINGS, *scenario.overrides])
+        sys.stdout.write(f"== {name}\n")
+        sys.stdout.flush()
+        try:
+            tiny.trainer.Distiller(recipe, Path(name)).run(scenario.session[1])
+        except (ValueError, ArithmeticError) as error:
+            error_file(name, PartialState().process_index).write_text(str(error))
+    torch.distributed.destroy_process_group()
+
+
+def error_file(scenario: str, rank: int) -> Path:
+    return Path(f"{scenario}-error-{rank}.txt")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which two processes have run all scenarios."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "tiny.yaml").write_text(tiny.RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        prepare_this_process(patch, folder)
+        for name, scenario in SCENARIOS.items():
+            if scenario.session[0]:
+                distil(name, *scenario.overrides, stop_at=scenario.session[0])
+        run_two_processes(__file__, folder, "tiny.yaml")
+        yield folder
+
+
+def prepare_this_process(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    tiny.install_tiny_world(patch)
+    patch.chdir(folder)
+
+
+def distil(output: str, *overrides: str, stop_at: int | None = None) -> None:
+    tiny.distil("tiny.yaml", output, *SETTINGS, *overrides, stop_at=stop_at)
+
+
+def assert_same_weights(two: str, one: str) -> None:
+    """Optimiser, average and statistics are compared as well: all that a checkpoint holds."""
+    states, exports = zip(*((tiny.last_state(name, 5), exported(name)) for name in (one, two)), strict=True)
+    for expected, actual in (states, exports):
+        assert expected.keys() == actual.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(actual[key], value, rtol=1e-5, atol=1e-6, msg=f"{two} differs in {key}")
+
+
+def exported(output: str) -> dict[str, Tensor]:
+    return load_file(Path(output) / "final" / "model.safetensors")
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.endswith(("-nan", "-passes", "-bf16"))])
+def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_this_process(monkeypatch, two_ranks)
+    assert not error_file(name, 0).exists(), error_file(name, 0).read_text()
+    if SCENARIOS[name].session[1] < 5:
+        distil(name, *SCENARIOS[name].overrides)  # a single process ends what two went on with
+    one = f"one-{name.partition('-')[2]}"
+    if not Path(one).exists():
+        distil(one, *SCENARIOS[name].overrides)
+    assert_same_weights(name, one)
+    assert names_in(two_ranks / name / "final") == names_in(two_ranks / one / "final")
+
+
+def test_sharded_bfloat16_keeps_float32_weights_near_those_of_one_process(
+    two_ranks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_this_process(monkeypatch, two_ranks)
+    assert not error_file("fsdp-bf16", 0).exists(), error_file("fsdp-bf16", 0).read_text()
+    try:
+        AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+        distil("one-bf16", *SCENARIOS["fsdp-bf16"].overrides)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    one, two = exported("one-bf16"), exported("fsdp-bf16")
+    assert {value.dtype for value in two.values() if value.is_floating_point()} == {torch.float32}
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=0.02, atol=0.005, msg=key)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_both_processes_skip_a_step_and_name_teacher_and_rank(two_ranks: Path, kind: str) -> None:
+    log = log_file(two_ranks, 0).read_text().partition(f"== {kind}-nan")[2]
+    assert "Step 2 skipped: not finite: loss, features/segmenter on rank 1 (1 in a row)." in log.partition("== ")[0]
+    errors = [(two_ranks / error_file(f"{kind}-nan", rank)).read_text() for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert re.match(r"Step 3 skipped: .*on rank 1 \(2 in a row\). Giving up; the last checkpoint", errors[0])
+    assert names_in(two_ranks / f"{kind}-nan" / "checkpoints") == {"step_00000002"}
+
+
+def test_sharded_ranks_need_equal_passes(two_ranks: Path) -> None:
+    for rank in range(2):
+        error = (two_ranks / error_file("fsdp-passes", rank)).read_text()
+        assert error.startswith("`partitions`: FSDP needs as many forward passes per step on every rank")
+    assert not (two_ranks / "fsdp-passes" / "checkpoints").exists()
+
+
+def test_shipped_configs_are_what_they_are_named() -> None:
+    arguments = {path.stem: launcher_arguments(path) for path in CONFIGS.glob("*.yaml")}
+    launched = {name: (a.num_processes, a.num_machines, a.use_fsdp) for name, a in arguments.items()}
+    assert launched == {
+        "one_gpu": (1, 1, False),
+        "eight_gpus_ddp": (8, 1, False),
+        "eight_gpus_fsdp": (8, 1, True),
+        "many_nodes_ddp": (128, 16, False),
+    }
+    assert fsdp_settings()["FSDP_TRANSFORMER_CLS_TO_WRAP"] == RadioBlock.__name__
+
+
+def test_fsdp_of_version_1_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(RecipeError, match="FSDP version 1 is not supported: set `fsdp_version: 2`"):
+        build_accelerator(load_recipe("demo"), Path("run"))
+
+
+if __name__ == "__main__":
+    run_scenarios(sys.argv[1])

@@ -1,0 +1,267 @@
+"""Tuning in two real processes (gloo; DDP and FSDP2) against one: same weights, same metrics, everything written once.
+
+Both processes start once and run all scenarios of this file.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import PartialState
+from PIL import Image
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+from two_processes import choose_sharding, let_accelerate_shard_on_cpus, log_file, run_two_processes
+
+import foundation.files
+from modeling_radio import RadioConfig, RadioModel
+from training.finetuning.run import FinetuningRun
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.trainer import average_statistics
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+NUM_VALIDATION = 3  # an odd number: the last batch of two ranks is padded
+
+
+class Scenario(NamedTuple):
+    """One run of both processes.
+
+    Attributes:
+        options: Of the settings.
+        use_fsdp: FSDP2 instead of DDP.
+        stop_at: Step after which a first run ends, from whose checkpoint a second one goes on.
+    """
+
+    options: dict[str, Any]
+    use_fsdp: bool = False
+    stop_at: int | None = None
+
+
+LORA = {"tune": "lora", "lora_rank": 2, "merge": True}
+FULL = {"tune": "full", "learning_rate": 1e-3, "gradient_checkpointing": True}
+BOXES = {  # its loss sums the number of boxes over all ranks
+    "task": "object-detection",
+    "data": "boxes.json",
+    "config": {"detection_num_queries": 6, "detection_hidden_size": 32, "detection_num_layers": 1},
+}
+
+QUICK = {
+    "ddp-lora": Scenario(LORA),
+    "fsdp-full": Scenario(FULL, use_fsdp=True),
+}
+SLOW = {
+    "ddp-full": Scenario(FULL),
+    "ddp-boxes": Scenario(BOXES),
+    "fsdp-lora": Scenario(LORA, use_fsdp=True),
+    "ddp-lora-resumed": Scenario(LORA, stop_at=2),
+    "fsdp-lora-resumed": Scenario(LORA, use_fsdp=True, stop_at=2),
+    "fsdp-lora-bf16": Scenario({**LORA, "precision": "bf16"}, use_fsdp=True),
+    "fsdp-full-bf16": Scenario({**FULL, "precision": "bf16"}, use_fsdp=True),
+}
+GROUPS = {"quick": QUICK, "slow": SLOW}
+"""What two processes run, in this order, each in the output folder of its name."""
+
+
+def settings(output: str, *, batch_size: int, **options) -> FinetuneSettings:
+    """Four steps of four images each, however many processes share them."""
+    quick = {"steps": 4, "evaluate_every": 2, "batch_size": batch_size, "num_workers": 0, "validation_share": 0.2}
+    source = {"task": "image-classification", "data": "pets"}
+    return FinetuneSettings(checkpoint="base", output=Path(output), **{**source, **quick, **options})
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_training_stop = True
+
+
+def count_scored(run: FinetuningRun) -> list[int]:
+    """Return a list to which every evaluation adds how many images its score takes."""
+    score, counts = run.trainer.metrics.score, [0]
+    update, reset = score.update, score.reset
+
+    def counting_update(predictions, references) -> None:
+        counts[-1] += len(predictions)
+        update(predictions, references)
+
+    def counting_reset() -> None:
+        counts.append(0)
+        reset()
+
+    score.update, score.reset = counting_update, counting_reset
+    return counts
+
+
+def count_written(patch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which every file and folder that this process writes adds an entry."""
+    create, written = foundation.files.tempfile.TemporaryDirectory, []
+
+    def counting_create(*args, **options):
+        if options.get("prefix") == foundation.files.TEMPORARY_PREFIX:
+            written.append(str(options["dir"]))
+        return create(*args, **options)
+
+    patch.setattr(foundation.files.tempfile, "TemporaryDirectory", counting_create)
+    return written
+
+
+def trained_weights(run: FinetuningRun) -> dict[str, torch.Tensor]:
+    parameters = [(name, p.detach()) for name, p in run.trainer.model.named_parameters() if p.requires_grad]
+    return {name: p.full_tensor() if isinstance(p, DTensor) else p.clone() for name, p in parameters}
+
+
+def tune(name: str, scenario: Scenario) -> dict[str, Any]:
+    """Run one scenario in this process; return what happened."""
+    chosen = settings(name, batch_size=2, **scenario.options)
+    if scenario.stop_at is not None:
+        first = FinetuningRun(chosen)
+        first.trainer.add_callback(StopAfter(scenario.stop_at))
+        first.trainer.train()
+    with pytest.MonkeyPatch.context() as patch:
+        written = count_written(patch)
+        run = FinetuningRun(chosen)
+        counts = count_scored(run)
+        metrics = run.run()
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in run.trainer.model.parameters())
+    return {
+        "weights": trained_weights(run),
+        "is_sharded": is_sharded,
+        "metrics": metrics,
+        "scored": counts[:-1],
+        "written": written,
+    }
+
+
+def run_scenarios(scenarios: dict[str, Scenario]) -> None:
+    """Run by each of the two processes."""
+    torch.set_num_threads(1)
+    datasets.config.HF_DATASETS_CACHE = Path("cache")
+    patch = pytest.MonkeyPatch()
+    let_accelerate_shard_on_cpus(patch)
+    for name, scenario in scenarios.items():
+        choose_sharding(patch, use_fsdp=scenario.use_fsdp)
+        sys.stdout.write(f"== {name}\n")
+        sys.stdout.flush()
+        torch.save(tune(name, scenario), result_file(name, PartialState().process_index))
+    average_norm()
+    torch.distributed.destroy_process_group()
+
+
+def average_norm() -> None:
+    accelerator, norm = Accelerator(), torch.nn.BatchNorm2d(1)
+    norm.running_mean += accelerator.process_index
+    norm.running_var += accelerator.process_index
+    average_statistics(norm, accelerator)
+    torch.save(norm.state_dict(), f"norm-{accelerator.process_index}.pt")
+
+
+def result_file(scenario: str, rank: int) -> Path:
+    return Path(f"{scenario}-{rank}.pt")
+
+
+def write_images(folder: Path) -> None:
+    """Write noise into folders of two classes, and a box for each image."""
+    images, boxes = [], []
+    for number in range(5 * NUM_VALIDATION):
+        path = folder / "pets" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        Image.fromarray(noise.numpy()).save(path)
+        images.append({"id": number, "file_name": str(path.relative_to(folder))})
+        boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [number, number, 20, 12]})
+    coco = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "pet"}]}
+    (folder / "boxes.json").write_text(json.dumps(coco))
+
+
+class Ended(NamedTuple):
+    """The folder in which two processes have run some scenarios."""
+
+    folder: Path
+    scenarios: dict[str, Scenario]
+
+    def results(self, name: str) -> list[dict[str, Any]]:
+        return [torch.load(self.folder / result_file(name, rank), weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture(scope="module", params=["quick", pytest.param("slow", marks=pytest.mark.slow)])
+def two_ranks(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    write_images(folder)
+    torch.manual_seed(0)
+    config = RadioConfig.from_preset("radio-test", preferred_resolution=[32, 48])
+    RadioModel(config).save_pretrained(folder / "base")
+    run_two_processes(__file__, folder, request.param)
+    return Ended(folder, GROUPS[request.param])
+
+
+def test_both_ranks_end_with_equal_weights_and_metrics(two_ranks):
+    for name, scenario in two_ranks.scenarios.items():
+        first, second = two_ranks.results(name)
+        assert first["is_sharded"] == scenario.use_fsdp
+        assert first["metrics"] == second["metrics"]
+        for parameter, weights in first["weights"].items():
+            assert torch.equal(second["weights"][parameter], weights), (name, parameter)
+
+
+def test_every_validation_image_counts_once(two_ranks):
+    for name in two_ranks.scenarios:
+        for result in two_ranks.results(name):
+            assert set(result["scored"]) == {NUM_VALIDATION}, name
+
+
+def test_everything_is_written_and_said_once(two_ranks):
+    for name, scenario in two_ranks.scenarios.items():
+        first, second = two_ranks.results(name)
+        assert second["written"] == []
+        output = two_ranks.folder / name
+        assert {path.name for path in (output / "pictures").iterdir()} == {"step-2.png", "step-4.png"}
+        once = {"settings.json", "results.json", "final"} | ({"merged"} if "merge" in scenario.options else set())
+        assert once < {path.name for path in output.iterdir()}
+        num_evaluations = 3 if scenario.stop_at is None else 2  # the last is after the training
+        assert len(first["written"]) == len(once) + num_evaluations
+    assert "training and 3 validation images" in log_file(two_ranks.folder, 0).read_text()
+    assert "Training " in log_file(two_ranks.folder, 0).read_text()
+    assert "raining" not in log_file(two_ranks.folder, 1).read_text()
+
+
+def test_two_processes_equal_one(two_ranks, monkeypatch):
+    monkeypatch.chdir(two_ranks.folder)
+    for name, scenario in two_ranks.scenarios.items():
+        one, tolerance = f"one-{name.split('-')[1]}", 1e-5
+        if "precision" in scenario.options:
+            tolerance = 5e-3
+        if not Path(one).exists():
+            FinetuningRun(settings(one, batch_size=4, **{**scenario.options, "precision": "fp32"})).run()
+        folders = ["final", "checkpoint-4", *(["merged"] if "merge" in scenario.options else [])]
+        for folder in folders:
+            assert_same_weights(Path(one) / folder, Path(name) / folder, tolerance)
+
+
+def assert_same_weights(one: Path, two: Path, tolerance: float) -> None:
+    (file,) = one.glob("*.safetensors")
+    expected, actual = load_file(file), load_file(two / file.name)
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(actual[key], value, rtol=1e-4, atol=tolerance, msg=f"{two} differs in {key}")
+
+
+def test_running_statistics_are_averaged(two_ranks):
+    for rank in range(2):
+        norm = torch.load(two_ranks.folder / f"norm-{rank}.pt", weights_only=True)
+        assert norm["running_mean"].tolist() == [0.5]  # of 0 and 1
+        assert norm["running_var"].tolist() == [1.5]  # of 1 and 2
+
+
+if __name__ == "__main__":
+    run_scenarios(GROUPS[sys.argv[1]])

@@ -1,0 +1,256 @@
+"""The full step on the tiny world of `tiny_distillation.py`: restarts, kills, invariances, export, stages."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_distillation as tiny
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import training.teachers
+from modeling_radio import RadioModel
+from training.distill import main
+from training.distillation.checkpoints import newest_checkpoint
+from training.distillation.stages import run_recipe
+from training.distillation.trainer import Distiller
+from training.recipe import RecipeError, load_recipe, stage_recipes
+from training.teachers.base import TeacherOutput
+
+
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
+
+# PHI-S still estimates at step 10, in the middle of the fourth epoch of 11 images.
+TWENTY_STEPS = ("schedule={num_steps: 20, warmup_steps: 2}", "standardization={estimation_steps: 15}")
+EVERYTHING = (
+    *TWENTY_STEPS,
+    "damp={sigma: 0.1}",
+    "spectral.is_used=true",
+    "mesa={weight: 0.5, start_step: 3}",
+    "optimizer.trunk_frozen_steps=2",
+    "partitions=[{name: low, sizes_px: [32, 48], batch_size: 3, accumulation_steps: 2, vitdet_windows: [2]}, "
+    "{name: high, sizes_px: [64], batch_size: 2}]",
+)
+
+
+@pytest.mark.parametrize(("views", "optimizer"), [("online", "adamw"), ("cached", "lamb"), ("online", "muon")])
+def test_twenty_steps_equal_ten_and_ten(recipe_file: str, views: str, optimizer: str) -> None:
+    settings = [*EVERYTHING, f"views.teachers={views}", f"optimizer.name={optimizer}"]
+    tiny.distil(recipe_file, "whole", *settings)
+    assert tiny.distil(recipe_file, "parts", *settings, stop_at=10) is None
+    tiny.distil(recipe_file, "parts", *settings)
+    whole, parts = (tiny.last_state(output, 20) for output in ("whole", "parts"))
+    assert any(key.endswith(".left") for key in whole)
+    tiny.assert_same_tensors(whole, parts)
+
+
+def run_until(work: Callable[[], object], is_time: Callable[[], bool]) -> int:
+    """Start `work` in a forked process; kill it when it is time. Return its exit status, 9 for killed."""
+    process = os.fork()
+    if process == 0:
+        work()
+        os._exit(0)
+    while not is_time():
+        finished, status = os.waitpid(process, os.WNOHANG)
+        if finished:
+            return status
+        time.sleep(0.001)
+    os.kill(process, signal.SIGKILL)
+    return os.waitpid(process, 0)[1]
+
+
+@pytest.mark.slow
+def test_run_killed_at_ten_random_moments_equals_an_undisturbed_one(recipe_file: str) -> None:
+    # Enough steps for ten sessions of a few each.
+    settings = [*EVERYTHING, "schedule.num_steps=50", "checkpoints={every_steps: 1, keep: 2}"]
+    tiny.distil(recipe_file, "whole", *settings)
+    draw = random.Random(0)
+    for _ in range(10):
+        first = newest_checkpoint(Path("killed/checkpoints"))
+        moment = None
+
+        def is_time(first: Path | None = first) -> bool:
+            """Whether a random moment has passed since the session's first checkpoint."""
+            nonlocal moment
+            if moment is None and newest_checkpoint(Path("killed/checkpoints")) != first:
+                moment = time.monotonic() + draw.uniform(0, 0.03)
+            return moment is not None and time.monotonic() >= moment
+
+        status = run_until(lambda: tiny.distil(recipe_file, "killed", *settings), is_time)
+        assert status == signal.SIGKILL, "the run ended before its tenth kill"
+    tiny.distil(recipe_file, "killed", *settings)
+    tiny.assert_same_tensors(tiny.last_state("whole", 50), tiny.last_state("killed", 50))
+    assert not list(Path("killed").rglob(".partial-*"))
+    whole, killed = (load_file(Path(output) / "final/model.safetensors") for output in ("whole", "killed"))
+    tiny.assert_same_tensors(whole, killed)
+
+
+class ChangedTeacher(tiny.TinyTeacher):
+    """Another unit for summaries and features, another origin for features."""
+
+    def encode(self, pixel_values: Tensor) -> TeacherOutput:
+        output = super().encode(pixel_values)
+        summary = None if output.summary is None else 7 * output.summary
+        return TeacherOutput(summary, 7 * output.features - 20)
+
+
+def trunk_gradient(recipe_file: str, kind: str) -> dict[str, Tensor]:
+    """Return the gradient of the first step after PHI-S and dispersion have settled in calibration."""
+    settings = [
+        "standardization={calibration_steps: 8, estimation_steps: 0}",
+        "partitions.low.batch_size=8",  # as many tokens as PHI-S needs for distinct principal axes
+        *(f"teachers.{name}.kind={kind}" for name in ("semantic", "segmenter")),
+    ]
+    distiller = Distiller(load_recipe(recipe_file, settings), Path(kind))
+    distiller._build()
+    distiller.statistics.begin_step(0)
+    distiller.student.train()
+    batch, example = next(distiller.source.examples(lambda: distiller.plan.steps(0, 1)))
+    distiller._losses(batch, example)["loss"].backward()
+    named = distiller.model.named_parameters()
+    return {name: p.grad for name, p in named if p.grad is not None and not name.startswith("radio_model.adaptors.")}
+
+
+def test_units_and_origin_of_a_teacher_do_not_reach_the_trunk(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(training.teachers.TEACHER_KINDS, "changed", ChangedTeacher)
+    plain, changed = (trunk_gradient(recipe_file, kind) for kind in ("tiny", "changed"))
+    largest = max(gradient.abs().max().item() for gradient in plain.values())
+    assert largest > 1e-3
+    for name, gradient in plain.items():
+        torch.testing.assert_close(changed[name], gradient, rtol=0, atol=1e-3 * largest)
+
+
+@pytest.mark.parametrize("is_exported", ["true", "false"])
+def test_export_has_no_trace_of_noise_and_reparametrisation(recipe_file: str, is_exported: str) -> None:
+    plain = tiny.distil(recipe_file, "plain", "schedule.num_steps=2")
+    final = tiny.distil(recipe_file, "full", *EVERYTHING, "schedule.num_steps=5", f"ema.is_exported={is_exported}")
+    assert load_file(final / "model.safetensors").keys() == load_file(plain / "model.safetensors").keys()
+    files = ("config.json", "preprocessor_config.json")
+    assert all((final / name).read_text() == (plain / name).read_text() for name in files)
+    # The folder answers as the network that was trained does, once its noise is off.
+    distiller = Distiller(
+        load_recipe(recipe_file, [*EVERYTHING, "schedule.num_steps=5", f"ema.is_exported={is_exported}"]), Path("full")
+    )
+    distiller._build()
+    assert distiller.resumed_from is not None
+    distiller._load(distiller.resumed_from)
+    trained = (distiller.ema.module if is_exported == "true" else distiller.model).eval()
+    pixel_values = torch.rand(2, 3, 48, 32)
+    exported = RadioModel.from_pretrained(final)(pixel_values, feature_format="NCHW")
+    output = trained(pixel_values, feature_format="NCHW")
+    torch.testing.assert_close(exported.features, output.features, rtol=1e-4, atol=1e-5)
+    for name, standardizer in distiller.statistics.standardizers().items():
+        own_space = standardizer.invert(output.adaptors[name].features)
+        torch.testing.assert_close(exported.adaptors[name].features, own_space, rtol=1e-4, atol=1e-4)
+
+
+def test_warm_started_student_predicts_what_it_predicted_in_the_standardised_space(recipe_file: str) -> None:
+    start = tiny.distil(recipe_file, "first", "schedule.num_steps=3")
+    settings = [f"student.init_from={start}", "seed=9", *EVERYTHING, "views.flip_probability=0"]
+    distiller = Distiller(load_recipe(recipe_file, settings), Path("second"))
+    distiller._build()
+    pixel_values = torch.rand(2, 3, 48, 64)
+    source = RadioModel.from_pretrained(start)(pixel_values, feature_format="NCHW")
+    for network in (distiller.model.eval(), distiller.ema.module):
+        output = network(pixel_values, feature_format="NCHW")
+        torch.testing.assert_close(output.features, source.features, rtol=1e-4, atol=1e-5)
+        for name, standardizer in distiller.statistics.standardizers().items():
+            expected = standardizer.standardize(source.adaptors[name].features)
+            torch.testing.assert_close(output.adaptors[name].features, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(output.adaptors["semantic"].summary, source.adaptors["semantic"].summary)
+
+
+def test_resumed_run_does_not_need_its_start_any_more(recipe_file: str) -> None:
+    start = tiny.distil(recipe_file, "first", "schedule.num_steps=2")
+    setting = f"student.init_from={start}"
+    tiny.distil(recipe_file, "second", setting, stop_at=2)
+    start.rename("elsewhere")
+    assert tiny.distil(recipe_file, "second", setting) is not None
+    assert main(["--recipe", recipe_file, "--output", "third", setting]) == 1
+
+
+STAGES = """
+stages:
+  - {name: low, schedule: {num_steps: 5}}
+  - name: high
+    schedule: {num_steps: 4, warmup_steps: 1}
+    optimizer: {trunk_frozen_steps: 2}
+    partitions: [{name: high, sizes_px: [64], batch_size: 3}]
+    teachers:
+      - {name: newcomer, kind: tiny, options: {summary_dim: 5, feature_dim: 7}}
+      - {name: semantic, kind: tiny, options: {summary_dim: 10, feature_dim: 12}}
+"""
+
+
+@pytest.fixture
+def staged_file(recipe_file: str) -> str:
+    Path(recipe_file).write_text(tiny.RECIPE + STAGES)
+    return recipe_file
+
+
+def test_stages_follow_each_other(staged_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--recipe", staged_file, "--output", "run"]) == 0
+    said = capsys.readouterr().out
+    assert "Stage 1 of 2: low" in said
+    assert "Stage 2 of 2: high" in said
+    assert (
+        "Start from 'run/stages/low/final': heads kept: semantic; heads new: newcomer; heads dropped: segmenter; "
+        "class tokens kept: semantic."
+    ) in said
+    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "stages", "final"}
+    assert (Path("run/final/model.safetensors")).read_bytes() == Path(
+        "run/stages/high/final/model.safetensors"
+    ).read_bytes()
+    assert RadioModel.from_pretrained("run/final").config.adaptor_names == ["newcomer", "semantic"]
+    assert load_recipe("run/recipe.yaml").stages == load_recipe(staged_file).stages
+
+
+def test_trunk_of_a_stage_waits_and_its_schedule_and_statistics_start_anew(staged_file: str) -> None:
+    assert run_recipe(load_recipe(staged_file), Path("run"), stop_at=7) is None
+    first = load_file("run/stages/low/final/model.safetensors")
+    second = tiny.tensors_of(Path("run/stages/high/checkpoints/step_00000002"))
+    trunk, head = "radio_model.model.blocks.0.mlp.fc1.weight", "radio_model.adaptors.newcomer.feat_mlp.fc1.weight"
+    assert torch.equal(second[f"student/{trunk}"], first[trunk])
+    assert head not in first
+    assert second["statistics/features.semantic.count"] == (2 + 2) * 3 * 16  # calibration and two steps, 3 images
+    run_recipe(load_recipe(staged_file), Path("run"), stop_at=8)
+    third = tiny.tensors_of(Path("run/stages/high/checkpoints/step_00000003"))
+    assert not torch.equal(third[f"student/{trunk}"], first[trunk])
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 7])
+def test_staged_run_resumes_in_the_right_stage(
+    staged_file: str, stop_at: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe(staged_file)
+    run_recipe(recipe, Path("whole"))
+    assert run_recipe(recipe, Path("parts"), stop_at=stop_at) is None
+    capsys.readouterr()
+    assert run_recipe(recipe, Path("parts")) == Path("parts/final")
+    assert ("Stage 1" in capsys.readouterr().out) == (stop_at < 5)
+    for stage, step in (("low", 5), ("high", 4)):
+        tiny.assert_same_tensors(*(tiny.last_state(f"{run}/stages/{stage}", step) for run in ("whole", "parts")))
+    run_recipe(recipe, Path("parts"))  # finished: nothing to do
+    assert "Stage" not in capsys.readouterr().out
+
+
+def test_staged_run_with_another_recipe_is_refused_before_anything_runs(staged_file: str) -> None:
+    run_recipe(load_recipe(staged_file), Path("run"), stop_at=6)
+    with pytest.raises(
+        RecipeError, match=r"schedule.warmup_steps: 1 -> 0.*belongs|belongs to another recipe \(schedule"
+    ):
+        run_recipe(load_recipe(staged_file, ["stages.high.schedule.warmup_steps=0"]), Path("run"))
+    with pytest.raises(RecipeError, match="'run' is not empty: give another --output"):
+        run_recipe(load_recipe(staged_file), Path("run"), is_restart=True)
+
+
+def test_stages_draw_different_images(staged_file: str) -> None:
+    low, high = stage_recipes(load_recipe(staged_file))
+    assert low.seed != high.seed

@@ -1,0 +1,168 @@
+"""The published recipes: full-size on the meta device, and a few real steps of every stage with tiny teachers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    Sam3ViTConfig,
+    Sam3ViTModel,
+    SamVisionConfig,
+    SamVisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from modeling_radio import RadioModel
+from training.distillation.stages import run_recipe
+from training.recipe import list_recipes, load_recipe, stage_recipes
+from training.student.build import build_student
+from training.teachers import teacher_of_recipe
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# Teachers with the widths of summary and features, and the parameters of the student without its adaptors.
+PUBLISHED = {
+    "radio_v2.5": (
+        {"clip": (1024, 1280), "siglip": (1152, 1152), "dino_v2": (1536, 1536), "sam": (None, 1280)},
+        651_642_880,
+    ),
+    "c_radio_v3": (
+        {"clip": (1024, 1280), "siglip2-g": (1536, 1536), "dino_v2": (1536, 1536), "sam": (None, 1280)},
+        651_642_880,
+    ),
+    "c_radio_v4_so400m": ({"siglip2-g": (1536, 1536), "dino_v3": (4096, 4096), "sam3": (None, 1024)}, 431_237_232),
+    "c_radio_v4_h": ({"siglip2-g": (1536, 1536), "dino_v3": (4096, 4096), "sam3": (None, 1024)}, 651_645_440),
+}
+
+
+def test_all_but_those_of_the_demo_are_published_ones() -> None:
+    assert {name for name in list_recipes() if not name.startswith("demo")} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipe_builds_at_full_size_on_the_meta_device(name: str) -> None:
+    widths, num_parameters = PUBLISHED[name]
+    recipe = load_recipe(name, ["data.source=images"])
+    with torch.device("meta"):
+        teachers = {}
+        for entry in recipe.teachers:
+            entry.options["weights"] = "random"
+            teachers[entry.name] = teacher_of_recipe(entry)
+        student = build_student(recipe, teachers)
+    assert {key: (teacher.summary_dim, teacher.feature_dim) for key, teacher in teachers.items()} == widths
+    adaptors = {entry["name"]: (entry["summary_dim"], entry["feature_dim"]) for entry in student.config.adaptors}
+    assert adaptors == widths
+    assert sum(parameter.numel() for parameter in student.radio_model.model.parameters()) == num_parameters
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_size_of_every_stage_suits_the_teachers(name: str) -> None:
+    recipe = load_recipe(name, ["data.source=images"])
+    stages = stage_recipes(recipe)
+    assert [stage.name for stage in stages] == ["low_256", "low_432", "low_and_high"]
+    sizes = {size for stage in stages for partition in stage.partitions for size in partition.sizes_px}
+    assert all(size % 16 == 0 for size in sizes)
+    mosaics = {entry.name for entry in recipe.teachers if entry.run_mode == "mosaic"}
+    assert mosaics == {"sam3" if "v4" in name else "sam"}
+    canvas_cells = 1008 // 14 if "v4" in name else 1024 // 16
+    assert max(sizes) // 16 <= canvas_cells
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def sam_sizes() -> dict:
+    sizes = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
+    return {**sizes, "mlp_dim": 24, "output_channels": 8, "initializer_range": 0.02, "window_size": 2}
+
+
+# Each as its namesake: one with a size of its own is as coarse as two cells a side, one for mosaics six.
+TINY_TEACHERS = {
+    "clip": lambda: CLIPVisionModelWithProjection(
+        CLIPVisionConfig(**SIZES, patch_size=14, image_size=28, projection_dim=12)
+    ),
+    "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES, patch_size=14, image_size=30)),
+    "siglip2-g": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES, patch_size=16, image_size=32)),
+    "dino_v2": lambda: Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=56
+        )
+    ),
+    "dino_v3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**SIZES, patch_size=16, num_register_tokens=4)),
+    "sam": lambda: SamVisionModel(SamVisionConfig(**sam_sizes(), image_size=96, global_attn_indexes=[1])),
+    "sam3": lambda: Sam3ViTModel(
+        Sam3ViTConfig(
+            **SIZES, image_size=84, pretrain_image_size=56, patch_size=14, window_size=3, global_attn_indexes=[1]
+        )
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny random model for each teacher, and some images."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("world")
+    for name, build in TINY_TEACHERS.items():
+        build().save_pretrained(folder / name)
+    (folder / "images").mkdir()
+    for number in range(6):
+        pixels = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).resize((160, 160)).save(folder / "images" / f"{number}.png")
+    return folder
+
+
+def shrink(recipe: dict, world: Path) -> dict:
+    """Make a published recipe small, keeping what it does: its kinds, run modes, partitions, stages and losses."""
+    for teacher in recipe["teachers"]:
+        teacher["source"] = str(world / teacher["name"])
+    for part in (recipe, *recipe["stages"]):
+        for partition in part.get("partitions", []):
+            is_high = partition["name"] == "high"
+            partition["sizes_px"] = sorted({_small(size) for size in partition["sizes_px"]})
+            partition |= {"batch_size": 2 if is_high else 4, "accumulation_steps": 2, "vitdet_windows": [2, 3]}
+    recipe["student"] |= {"preset": "radio-test", "config": {"num_hidden_layers": 2}}
+    recipe["student"]["adaptor"] = {"hidden_size": 16, "num_inner_blocks": 0}
+    recipe["data"] |= {"source": str(world / "images"), "num_workers": 0}
+    recipe["standardization"] |= {"estimation_steps": 2, "refit_every_steps": 1}
+    recipe["optimizer"] |= {"trunk_frozen_steps": 1, "max_bad_steps": 1}
+    recipe["schedule"] = {"num_steps": 3, "warmup_steps": 1}
+    recipe["mesa"]["start_step"] = 1
+    recipe["checkpoints"]["every_steps"] = 3
+    recipe["logging"] = {"trackers": [], "use_progress_bar": False}
+    return recipe
+
+
+def _small(size_px: int) -> int:
+    return next(small for limit, small in ((256, 32), (432, 48), (768, 64), (1152, 96)) if size_px <= limit)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_three_steps_of_every_stage_with_the_real_teacher_classes(
+    name: str, tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = shrink(load_recipe(name, ["data.source=images"]).to_dict(), tiny_world)
+    Path("small.yaml").write_text(yaml.safe_dump(small))
+    final = run_recipe(load_recipe("small.yaml"), Path("run"))
+    stages = ["low_256", "low_432", "low_and_high"]
+    assert final is not None
+    assert sorted(path.name for path in Path("run/stages").iterdir()) == sorted(stages)
+    student = RadioModel.from_pretrained(final)
+    output = student(torch.rand(1, 3, 32, 48))
+    assert output.adaptors.keys() == PUBLISHED[name][0].keys()
+    assert all(adaptor.features.isfinite().all() for adaptor in output.adaptors.values())
+    first, last = (RadioModel.from_pretrained(Path("run/stages") / stage / "final") for stage in stages[::2])
+    weights = "radio_model.model.blocks.0.attn.qkv.weight"
+    assert not torch.equal(first.state_dict()[weights], last.state_dict()[weights])

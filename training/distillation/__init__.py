@@ -1,0 +1,1 @@
+"""The distillation run: loop, stages, optimizers, checkpoints, what is watched."""

@@ -1,0 +1,121 @@
+"""Pictures of a run in progress: held-out images, what each teacher says of them, and what the student says by now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sized
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from training.data.sources import DEMO_SOURCES, is_image_folder
+from training.pictures.features import (
+    Column,
+    PcaBasis,
+    adaptor_column,
+    draw_columns,
+    fit_pca_basis,
+    photograph_column,
+    teacher_column,
+)
+from training.recipe import PartitionRecipe, Recipe, RecipeError
+from training.teachers import Teacher
+from training.views.images import build_images
+
+
+NUM_PICTURE_IMAGES = 4  # our choice: as many rows as can be compared at a glance
+CAPTION = "Step {step}. Principal components of dense features; an adaptor is drawn in the colours of its teacher."
+
+
+class HeldOutPictures:
+    """Draws the student's adaptors beside their teachers, in the same colours.
+
+    The teachers answer once, here; a picture needs one pass of the student. Nothing draws random numbers.
+
+    Args:
+        images: uint8 RGB, `(num_images, 3, height, width)`.
+        teachers: By name.
+        device: Where teachers and student are.
+        folder: Gets `step-N.png`.
+    """
+
+    def __init__(self, images: Tensor, teachers: Mapping[str, Teacher], device: torch.device, folder: Path) -> None:
+        self.pixel_values = images.to(device).float() / 255
+        self.folder = folder
+        self._photographs = photograph_column(images)
+        self._teachers: dict[str, tuple[Column, PcaBasis]] = {}
+        for name, teacher in teachers.items():
+            features = teacher(self.pixel_values).features.cpu()
+            basis = fit_pca_basis(features)
+            self._teachers[name] = (teacher_column(name, features, basis), basis)
+
+    @classmethod
+    def of_run(
+        cls, recipe: Recipe, teachers: Mapping[str, Teacher], device: torch.device, folder: Path
+    ) -> HeldOutPictures | None:
+        """Return the pictures of a recipe, None where it has none: too few steps, or no held-out images to show.
+
+        Raises:
+            RecipeError: If `logging.picture_source` cannot be used.
+        """
+        every_steps, source = recipe.logging.picture_every_steps, picture_source(recipe)
+        if every_steps is None or every_steps > recipe.schedule.num_steps or source is None:
+            return None
+        partition = _widest_partition(recipe)
+        shown = {name: teachers[name] for name in partition.teachers or teachers}
+        return cls(_held_out_images(source, _size_px(recipe, partition)), shown, device, folder)
+
+    def draw(self, step: int, adaptors: Mapping[str, Tensor]) -> Path:
+        """Write the picture of a step and return its path.
+
+        Args:
+            step: Steps done so far.
+            adaptors: By teacher name, their dense features of `pixel_values` in the teacher's own space,
+                `(num_images, dim, rows, cols)`.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        columns = [self._photographs]
+        for name, (column, basis) in self._teachers.items():
+            columns += [column, adaptor_column(name, adaptors[name].float().cpu(), basis)]
+        path = self.folder / f"step-{step}.png"
+        draw_columns(columns, path, caption=CAPTION.format(step=step))
+        return path
+
+
+def picture_source(recipe: Recipe) -> str | None:
+    """Return where a recipe's held-out images come from, None for data that has none.
+
+    Raises:
+        RecipeError: If the recipe names something else than the demo's images or a folder.
+    """
+    source = recipe.data.source if recipe.logging.picture_source is None else recipe.logging.picture_source
+    if source in DEMO_SOURCES or is_image_folder(source):
+        return source
+    if recipe.logging.picture_source is not None:
+        raise RecipeError(
+            f"`logging.picture_source` must be one of {sorted(DEMO_SOURCES)} or a folder of images; got {source!r}."
+        )
+    return None
+
+
+def _held_out_images(source: str, size: int) -> Tensor:
+    try:
+        images = build_images(source, size=size, split="held_out")
+    except ValueError as error:
+        hint = "give another folder, or `logging.picture_every_steps=null`"
+        raise RecipeError(f"`logging.picture_source`: {error}: {hint}.") from error
+    return torch.stack([images[index] for index in range(min(NUM_PICTURE_IMAGES, len(cast(Sized, images))))])
+
+
+def _widest_partition(recipe: Recipe) -> PartitionRecipe:
+    """Return the partition that most teachers see, the first of several."""
+    return max(recipe.partitions, key=lambda partition: len(partition.teachers or recipe.teachers))
+
+
+def _size_px(recipe: Recipe, partition: PartitionRecipe) -> int:
+    """Return the largest size at which both the student and the teachers see images."""
+    size = max(partition.sizes_px)
+    return size if recipe.views.teachers == "online" else min(size, recipe.data.image_size_px)

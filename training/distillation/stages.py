@@ -1,0 +1,66 @@
+"""Running a recipe: its stages one after the other, each starting from the exported weights of the one before."""
+
+import shutil
+from pathlib import Path
+
+from foundation.files import remove_partial, write_file, write_folder
+from training.distillation.trainer import Distiller
+from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
+
+
+def run_recipe(
+    recipe: Recipe, output: Path | None = None, *, is_restart: bool = False, stop_at: int | None = None
+) -> Path | None:
+    """Run a recipe, stage by stage if it has stages, from wherever an earlier session stopped.
+
+    Args:
+        recipe: The recipe.
+        output: Folder of the run; `runs/NAME` by default. With stages, each is a run of its own in `stages/STAGE`.
+        is_restart: Refuse a folder that is not empty instead of resuming from it.
+        stop_at: End the session with a checkpoint after this many steps, counted over all stages.
+
+    Returns:
+        The exported folder `final`, that of the last stage, or None if the run stopped before its end.
+
+    Raises:
+        RecipeError: If the recipe names something unknown, or does not fit the output folder.
+        Interrupted: After SIGINT or SIGTERM, once the state is saved.
+        TrainingDivergedError: After too many non-finite steps in a row.
+    """
+    output = Path("runs") / recipe.name if output is None else output
+    if is_restart and output.exists() and any(output.iterdir()):
+        raise RecipeError(f"Output {str(output)!r} is not empty: give another --output to start anew.")
+    stages = stage_recipes(recipe)
+    if not stages:
+        return Distiller(recipe, output).run(stop_at)
+    folders = [output / "stages" / stage.name for stage in stages]
+    sources = [None, *(folder / "final" for folder in folders)]
+    # All at once: a folder that does not fit the last stage must not show after days.
+    distillers = [Distiller(*arguments) for arguments in zip(stages, folders, sources, strict=False)]
+    is_main_process = distillers[0].accelerator.is_main_process
+    if is_main_process:
+        remove_partial(output)
+        write_file(output / "recipe.yaml", lambda path: save_recipe(recipe, path))
+    if not _run_stages(distillers, stop_at):
+        return None
+    if is_main_process:
+        write_folder(
+            output / "final", lambda folder: shutil.copytree(folders[-1] / "final", folder, dirs_exist_ok=True)
+        )
+    return output / "final"
+
+
+def _run_stages(distillers: list[Distiller], stop_at: int | None) -> bool:
+    """Run the stages that are not finished yet; return whether all are."""
+    num_stages, num_steps = len(distillers), 0
+    while distillers:
+        distiller = distillers.pop(0)  # so that its networks are freed before the next stage's are built
+        if stop_at is not None and stop_at <= num_steps:
+            return False
+        if not distiller.is_finished:
+            number, name = num_stages - len(distillers), distiller.recipe.name
+            distiller.accelerator.print(f"Stage {number} of {num_stages}: {name}", flush=True)
+            if distiller.run(None if stop_at is None else stop_at - num_steps) is None:
+                return False
+        num_steps += distiller.recipe.schedule.num_steps
+    return True

@@ -1,0 +1,458 @@
+"""The distillation loop: resume, look at teacher statistics, train step by step, export.
+
+A step is a pure function of the state and the step number: every random number is derived from the seed and
+the step, so a restarted run repeats an undisturbed one bit for bit.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sized
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+from foundation.files import remove_partial, write_file
+from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
+from foundation.ranks import any_rank
+from foundation.seeds import derive_seed
+from modeling_radio import RadioModel
+from modeling_radio.adaptors_radio import RadioAdaptorOutput
+from training.distillation.checkpoints import (
+    check_same_recipe,
+    checkpoint_path,
+    newest_checkpoint,
+    read_state,
+    save_checkpoint,
+)
+from training.distillation.held_out_pictures import HeldOutPictures
+from training.distillation.optimizers import build_optimizer
+from training.distillation.schedules import cosine_with_warmup
+from training.distillation.sharding import (
+    assemble,
+    blueprint,
+    build_accelerator,
+    is_sharded,
+    load_whole_optimizer_state,
+    load_whole_state_dict,
+    reshard,
+    shard_average,
+    whole_norm,
+    whole_optimizer_state,
+    whole_state_dict,
+)
+from training.distillation.tracking import ProgressLog, check_trackers
+from training.distillation.watching import StepWatch, measure_block_norms
+from training.losses.alignment import align_to_teacher
+from training.losses.features import FEATURE_LOSSES
+from training.losses.mesa import mesa_loss
+from training.losses.summaries import SUMMARY_LOSSES
+from training.recipe import Recipe, RecipeError, did_you_mean, save_recipe
+from training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize, student_patch_size
+from training.student.ema import build_ema
+from training.student.export import export_student
+from training.student.parameters import trunk_parameters
+from training.student.spectral import update_spectral_norms
+from training.student.warm_start import open_source, standardize_heads, warm_start
+from training.targets.cached import CachedTargets
+from training.targets.examples import Example, TargetSource
+from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.online import OnlineTargets
+from training.targets.statistics import TeacherStatistics
+from training.teachers import Teacher, check_image_sizes, place_teacher, teacher_of_recipe
+from training.teachers.loading import loading_turn
+from training.views.batches import Batch, BatchPlan
+from training.views.images import build_training_images
+from training.views.loaders import PartitionStreams
+
+
+class Distiller:
+    """One distillation run.
+
+    Args:
+        recipe: Everything that decides it.
+        output: Folder of the run; `runs/NAME` by default. Gets `recipe.yaml`, `checkpoints/`, `logs/`, `pictures/`
+            and `final/`.
+        init_from: Folder to start from instead of `student.init_from`: a stage knows that of the stage before.
+
+    Raises:
+        RecipeError: If the recipe names something unknown, or does not fit the output folder's checkpoints.
+    """
+
+    def __init__(self, recipe: Recipe, output: Path | None = None, init_from: Path | None = None) -> None:
+        _check_choice("loss.features", recipe.loss.features, FEATURE_LOSSES)
+        _check_choice("loss.summary", recipe.loss.summary, SUMMARY_LOSSES)
+        check_trackers(recipe.logging.trackers)
+        self.recipe = recipe
+        self.output = Path("runs") / recipe.name if output is None else output
+        self.resumed_from = newest_checkpoint(self.output / "checkpoints")
+        if self.resumed_from is not None:
+            check_same_recipe(self.resumed_from, read_state(self.resumed_from)["recipe"], recipe)
+        self.init_from = recipe.student.init_from if init_from is None else str(init_from)
+        self.stop_request = StopRequest()
+        self.accelerator = build_accelerator(recipe, self.output)
+        self.device = self.accelerator.device
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier session trained to the end and exported the student."""
+        last = checkpoint_path(self.output / "checkpoints", self.recipe.schedule.num_steps)
+        return self.resumed_from == last and (self.output / "final").is_dir()
+
+    def run(self, stop_at: int | None = None) -> Path | None:
+        """Train to the end, from the newest checkpoint if there is one, and export the student.
+
+        Args:
+            stop_at: End the session with a checkpoint after this many steps of the run; the same command goes
+                on.
+
+        Returns:
+            The exported folder, or None if the run stopped before its end.
+
+        Raises:
+            Interrupted: After SIGINT or SIGTERM, once the state is saved.
+            TrainingDivergedError: After too many non-finite steps in a row; the last checkpoint is from
+                before them.
+        """
+        with self.stop_request:
+            self._save_recipe()
+            self._build()
+            if self.resumed_from is not None:
+                self._load(self.resumed_from)
+            last_step = min(stop_at or self.recipe.schedule.num_steps, self.recipe.schedule.num_steps)
+            self._train(last_step)
+        return self._export() if self.step == self.recipe.schedule.num_steps else None
+
+    # Setting up
+
+    def _save_recipe(self) -> None:
+        if self.accelerator.is_main_process:
+            remove_partial(self.output)
+            remove_partial(self.output / "checkpoints")
+            write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
+
+    def _build(self) -> None:
+        """Build teachers, student, optimiser, average, statistics and the source of targets."""
+        recipe = self.recipe
+        teachers = self._build_teachers()
+        images = self._build_images()
+        self.model: RadioModel = build_student(recipe, teachers)
+        kept_heads = self._warm_start()
+        regularize(self.model.to(self.device), recipe)
+        optimizer = build_optimizer(self.model, recipe.optimizer)
+        self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
+        num_images = None if isinstance(images, PartitionStreams) else len(cast(Sized, images))
+        accelerator = self.accelerator
+        self.plan = BatchPlan(recipe, num_images, accelerator.process_index, accelerator.num_processes)
+        if is_sharded(accelerator):
+            self.plan.check_equal_passes()
+        self.source = self._build_source(images, teachers)
+        self.watch = StepWatch(teachers, self.device)
+        self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
+        self.step = 0
+        self.num_bad_steps = 0
+        if self.resumed_from is None:
+            self._calibrate()
+            standardize_heads(self.model, kept_heads, self.statistics.standardizers())
+        self.ema = build_ema(self.model, recipe.ema.decay)
+        self._distribute(optimizer)
+        self.trunk = trunk_parameters(self.model)  # not before: sharding replaces the parameters
+
+    def _warm_start(self) -> list[str]:
+        """Copy what the checkpoint to start from has for a new run; return the teachers whose heads came along."""
+        if self.init_from is None or self.resumed_from is not None:
+            return []
+        kept, notes = warm_start(self.model, open_source(self.init_from, self.model.config))
+        self.accelerator.print(f"Start from {self.init_from!r}: {'; '.join(notes)}.", flush=True)
+        return kept
+
+    def _distribute(self, optimizer: Optimizer) -> None:
+        """Prepare the student for the ranks and its moving average alike; teachers stay as they are."""
+        options = self.recipe.student
+        self.blueprint = blueprint(self.model)
+        if options.gradient_checkpointing:
+            checkpoint_blocks(self.model)
+        if options.compile:
+            compile_blocks(self.model)
+        self.student, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        shard_average(self.accelerator, self.ema.module)
+
+    def _build_images(self) -> Dataset[Tensor] | PartitionStreams:
+        recipe, accelerator = self.recipe, self.accelerator
+        with accelerator.main_process_first():
+            if recipe.data.streaming:
+                return PartitionStreams.open(recipe, accelerator.process_index, accelerator.num_processes)
+            return build_training_images(recipe.data, is_square=recipe.views.teachers == "cached")
+
+    def _build_teachers(self) -> dict[str, Teacher]:
+        """Load the teachers, on each machine one rank after the other; they are never wrapped, trained or saved."""
+        patch_size = student_patch_size(self.recipe)
+        with loading_turn():
+            teachers = {
+                entry.name: place_teacher(teacher_of_recipe(entry, patch_size), entry, self.device)
+                for entry in self.recipe.teachers
+            }
+        check_image_sizes(self.recipe, teachers)
+        return teachers
+
+    def _build_source(self, images: Dataset[Tensor] | PartitionStreams, teachers: dict[str, Teacher]) -> TargetSource:
+        patch_size = self.model.config.patch_size
+        if self.recipe.views.teachers == "online":
+            return OnlineTargets(self.recipe, patch_size, images, teachers, self.device)
+        assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
+        contents = CacheContents.of(self.recipe, patch_size, len(cast(Sized, images)))
+        folder = contents.default_folder()
+        if self.recipe.views.cache_dir is not None:
+            folder = Path(self.recipe.views.cache_dir)
+        write_feature_cache(
+            folder,
+            contents,
+            images,
+            TeacherAnswers(teachers, contents.values["cells_per_side"], self.device),
+            num_workers=self.recipe.data.num_workers,
+            rank=self.accelerator.process_index,
+            num_ranks=self.accelerator.num_processes,
+            should_stop=lambda: self.stop_request.is_set,
+        )
+        self.accelerator.wait_for_everyone()
+        return CachedTargets(self.recipe, patch_size, FeatureCache(folder, contents), self.device)
+
+    # Training
+
+    def _calibrate(self) -> None:
+        """Look at some batches of teacher features before the first step."""
+        num_steps = self.recipe.standardization.calibration_steps
+        for _, example in self.source.examples(lambda: self.plan.steps(0, num_steps)):
+            self.statistics.update(example.targets)
+        self.statistics.end_step()
+        self.statistics.refit()
+
+    def _train(self, last_step: int) -> None:
+        recipe = self.recipe
+        self.student.train()
+        self.accelerator.init_trackers("logs")
+        log = ProgressLog(
+            self.accelerator, recipe.logging, self.step, recipe.schedule.num_steps, self.plan.images_per_step
+        )
+        first_step = self.step
+        examples = self.source.examples(lambda: self.plan.steps(first_step, last_step))
+        try:
+            while self.step < last_step:
+                if log.is_due(self.step + 1):
+                    self.watch.begin_step()
+                values = self._train_step(examples)
+                self.watch.end_step()
+                self.step += 1
+                log.record(self.step, values, self._settings)
+                self._draw_picture(log)
+                self._stop_if_asked()
+                if self.step % recipe.checkpoints.every_steps == 0 or self.step == last_step:
+                    self._save()
+        finally:
+            log.close()
+            # Not `end_training`, which also parts the ranks: they have yet to export.
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+
+    def _train_step(self, examples: Iterator[tuple[Batch, Example]]) -> dict[str, Tensor]:
+        """Do one optimiser step; return the losses, weighted as they were added up."""
+        self._set_learning_rate()
+        update_spectral_norms(self.model)
+        self.statistics.begin_step(self.step)
+        self.optimizer.zero_grad()
+        values: dict[str, Tensor] = {}
+        for number in range(self.plan.batches_per_step):
+            self.watch.enter("data")
+            batch, example = next(examples)
+            self.watch.enter("student")
+            self.watch.see(example.pixel_values)
+            self._seed(batch)
+            with self._gradients_in_sync(number == self.plan.batches_per_step - 1):
+                losses = self._losses(batch, example)
+                self.accelerator.backward(losses["loss"] * batch.weight)
+            for name, loss in losses.items():
+                values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
+            self.statistics.update(example.targets)
+        self.statistics.end_step()
+        values["gradient_norm"] = self._update_weights(values)
+        return values
+
+    def _seed(self, batch: Batch) -> None:
+        """Seed torch's generator for the noise on the weights (and dropout, where there is any).
+
+        Not before the batch is there: a data loader draws from it when it starts, which is not at every step.
+        """
+        part = "all" if self.recipe.damp.is_shared else batch.start
+        torch.manual_seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
+
+    def _losses(self, batch: Batch, example: Example) -> dict[str, Tensor]:
+        """Compare the student with every teacher and its average: losses by name, `"loss"` being the weighted sum."""
+        with self.accelerator.autocast():  # which Accelerate adds to a copied student itself, but not to a sharded one
+            output = self.student(
+                example.pixel_values,
+                window_size=batch.vitdet_window or "global",
+                feature_format="NCHW",
+                draws=batch.uniform("student", self.model.num_draws).to(self.device),
+            )
+        losses: dict[str, Tensor] = {}
+        total = example.pixel_values.new_zeros(())
+        for entry in self.recipe.teachers:
+            features, summary = self._teacher_losses(entry.name, output.adaptors[entry.name], example)
+            losses[f"features/{entry.name}"] = features
+            total = total + entry.feature_weight * features
+            if summary is not None:
+                losses[f"summary/{entry.name}"] = summary
+                total = total + entry.summary_weight * summary
+        if example.average is not None:
+            average = self._average_features(example.average.pixel_values)
+            losses["mesa"] = mesa_loss(output.features, average, example.average.shift)
+            total = total + self.recipe.mesa.weight * losses["mesa"]
+        return {"loss": total, **losses}
+
+    def _teacher_losses(self, name: str, answer: RadioAdaptorOutput, example: Example) -> tuple[Tensor, Tensor | None]:
+        """Return a teacher's dense loss and, if it has a summary, its summary loss."""
+        features, summary = cast(Tensor, answer.features), answer.summary
+        if name not in example.targets:
+            # Not a teacher of this partition. Its head still gets a gradient, of zero: ranks wait for each other's.
+            return 0.0 * features.mean(), None if summary is None else 0.0 * summary.mean()
+        target, recipe = example.targets[name], self.recipe.loss
+        standardized = self.statistics.standardize(name, target.features)
+        feature_loss = FEATURE_LOSSES[recipe.features](*align_to_teacher(features, standardized, target.shift))
+        if summary is None or target.summary is None:
+            return feature_loss, None
+        dispersion = self.statistics.dispersion(name)
+        return feature_loss, SUMMARY_LOSSES[recipe.summary](summary, target.summary, dispersion)
+
+    @torch.no_grad()
+    def _average_features(self, pixel_values: Tensor) -> Tensor:
+        """Return the backbone's features of the moving average: nothing random, and global attention."""
+        with self.accelerator.autocast():
+            output = self.ema.module(pixel_values, window_size="global", adaptor_names=[], feature_format="NCHW")
+        return output.features
+
+    def _update_weights(self, values: dict[str, Tensor]) -> Tensor:
+        """Clip, and step unless a gradient is not finite; return the gradient's norm before clipping."""
+        recipe = self.recipe.optimizer
+        if self.step < recipe.trunk_frozen_steps:
+            for parameter in self.trunk:
+                parameter.grad = None
+        max_norm = float("inf") if recipe.clip_norm is None else recipe.clip_norm
+        norm = whole_norm(torch.nn.utils.clip_grad_norm_(self.student.parameters(), max_norm))
+        is_bad = not (torch.isfinite(norm) and torch.isfinite(values["loss"]))
+        if any_rank(is_bad, self.device):
+            self._count_bad_step(values)
+        else:
+            self.num_bad_steps = 0
+            self.optimizer.step()
+            reshard(self.ema.module)
+            self.ema.update_parameters(self.model)
+        return norm
+
+    def _count_bad_step(self, values: dict[str, Tensor]) -> None:
+        """Note a step that all ranks skip; give up after too many in a row."""
+        self.num_bad_steps += 1
+        bad = [name for name, value in values.items() if not torch.isfinite(value)]
+        reports = [(self.accelerator.process_index, ", ".join(bad))] if bad else []
+        causes = [f"{names} on rank {rank}" for rank, names in gather_object(reports)] or ["gradient"]
+        message = f"Step {self.step} skipped: not finite: {'; '.join(causes)} ({self.num_bad_steps} in a row)."
+        if self.num_bad_steps >= self.recipe.optimizer.max_bad_steps:
+            raise TrainingDivergedError(f"{message} Giving up; the last checkpoint is from before.")
+        self.accelerator.print(message, flush=True)
+
+    def _set_learning_rate(self) -> None:
+        schedule = self.recipe.schedule
+        factor = cosine_with_warmup(self.step, schedule.num_steps, schedule.warmup_steps, schedule.final_fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.optimizer.learning_rate * factor
+
+    def _gradients_in_sync(self, is_last: bool) -> contextlib.AbstractContextManager:
+        """Ranks exchange gradients once per step, with its last batch."""
+        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.student)
+
+    def _settings(self) -> dict[str, float]:
+        """Return what is recorded beside the losses; all ranks must take part."""
+        assert self.watch.images is not None  # only asked after a watched step
+        with self.accelerator.autocast():
+            norms = measure_block_norms(cast(RadioModel, self.ema.module), self.watch.images)
+        reshard(self.ema.module)
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        return {"learning_rate": learning_rate, **self.statistics.scalars(), **self.watch.shares(), **norms}
+
+    @torch.no_grad()
+    def _draw_picture(self, log: ProgressLog) -> None:
+        """Show what the moving average has learned by now, if a picture is due; all ranks must take part."""
+        every_steps = self.recipe.logging.picture_every_steps
+        if self.pictures is None or every_steps is None or self.step % every_steps:
+            return
+        with self.accelerator.autocast():
+            output = self.ema.module(self.pictures.pixel_values, window_size="global", feature_format="NCHW")
+        reshard(self.ema.module)
+        if self.accelerator.is_main_process:
+            standardizers = self.statistics.standardizers()
+            answers = {name: standardizers[name].invert(output.adaptors[name].features) for name in standardizers}
+            log.record_picture(self.step, self.pictures.draw(self.step, answers))
+
+    def _stop_if_asked(self) -> None:
+        if any_rank(self.stop_request.is_set, self.device):
+            self._save()
+            raise Interrupted(
+                f"Stopped after step {self.step} of {self.recipe.schedule.num_steps}, saved in "
+                f"{str(self.output / 'checkpoints')!r}: the same command resumes."
+            )
+
+    # State
+
+    def _save(self) -> None:
+        """Write a checkpoint: every rank gathers, the main process writes."""
+        tensors = {
+            "student": whole_state_dict(self.model),
+            "ema": whole_state_dict(self.ema),
+            "statistics": self.statistics.state_dict(),
+        }
+        optimizer = whole_optimizer_state(self.optimizer)
+        places = gather_object([self.source.state_dict()])
+
+        def write_tensors(folder: Path) -> None:
+            for name, values in tensors.items():
+                save_file(values, folder / f"{name}.safetensors")
+            torch.save(optimizer, folder / "optimizer.pt")
+
+        if self.accelerator.is_main_process:
+            state: dict[str, Any] = {
+                "step": self.step,
+                "num_bad_steps": self.num_bad_steps,
+                "places_in_data": places,
+                "recipe_fingerprint": self.recipe.fingerprint(),
+                "recipe": self.recipe.to_dict(),
+                "torch_version": torch.__version__,
+            }
+            save_checkpoint(self.output / "checkpoints", state, write_tensors, self.recipe.checkpoints.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, folder: Path) -> None:
+        load_whole_state_dict(self.model, load_file(folder / "student.safetensors"))
+        load_whole_state_dict(self.ema, load_file(folder / "ema.safetensors"))
+        self.statistics.load_state_dict(load_file(folder / "statistics.safetensors"))
+        optimizer_state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        load_whole_optimizer_state(self.optimizer, optimizer_state)
+        state = read_state(folder)
+        self.step, self.num_bad_steps = state["step"], state["num_bad_steps"]
+        self.source.load_state_dict(state["places_in_data"])
+
+    def _export(self) -> Path:
+        """Write `final/` from the moving average (or the student itself)."""
+        path = self.output / "final"
+        model = assemble(self.ema.module if self.recipe.ema.is_exported else self.model, self.blueprint)
+        if self.accelerator.is_main_process:
+            export_student(cast(RadioModel, model), self.statistics.standardizers(), path)
+        self.accelerator.wait_for_everyone()
+        return path
+
+
+def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
+    if value not in choices:
+        raise RecipeError(f"`{name}` must be one of {sorted(choices)}; got {value!r}.{did_you_mean(value, [*choices])}")

@@ -1,0 +1,1 @@
+"""Labeled data: where it comes from, how it is laid out, augmented."""

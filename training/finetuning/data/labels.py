@@ -1,0 +1,152 @@
+"""Labels of images as a classifier takes them: one class, several classes, or a measured number for each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from modeling_radio.classification_radio import ProblemType
+from training.finetuning.data.layouts import TRAIN, Tables
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Label = str | int
+
+
+def find_problem_type(table: Dataset) -> ProblemType:
+    """Return what the type of the column `target` stands for: lists, floats, or one class for each image."""
+    from datasets import LargeList, List, Value
+
+    feature = table.features["target"]
+    if isinstance(feature, (List, LargeList)):
+        return "multi_label_classification"
+    if isinstance(feature, Value) and feature.dtype.startswith("float"):
+        return "regression"
+    return "single_label_classification"
+
+
+def check_numbers(tables: Tables, column: str) -> None:
+    """Raise a `ValueError` unless every label is a finite number.
+
+    Args:
+        tables: By split, the labels in the column `target`.
+        column: What the source calls that column.
+    """
+    for split, table in tables.items():
+        for index, label in enumerate(table["target"][:]):
+            if not isinstance(label, (int, float)) or not math.isfinite(label):
+                raise ValueError(
+                    f"The label of {_name(split, index, column)} is {label!r}, which is no finite number: label the "
+                    "image, or leave it out."
+                )
+
+
+def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -> tuple[Tables, tuple[str, ...]]:
+    """Return tables whose labels are ids of classes, and the names of the classes.
+
+    Args:
+        tables: By split; the column `target` has a name or an id for each image, or a list of them.
+        column: What the source calls that column.
+        names: In the order of their ids; None takes what the labels say.
+
+    Raises:
+        ValueError: If a label is missing or none of the classes, or the training images have fewer classes than can be
+            learned: two, or one where an image may have none.
+    """
+    labels = {split: _read_labels(table, split, column) for split, table in tables.items()}
+    names = names or _find_names(tables[TRAIN], labels[TRAIN])
+    ids = {name: number for number, name in enumerate(names)}
+    numbers = {
+        split: [_number(image, ids, _name(split, index, column)) for index, image in enumerate(images)]
+        for split, images in labels.items()
+    }
+    present = sorted({number for image in numbers[TRAIN] for number in image})
+    needed = 1 if find_problem_type(tables[TRAIN]) == "multi_label_classification" else 2
+    if len(present) < needed:
+        found = f"one class, {names[present[0]]!r}" if present else "no class"
+        is_folder = tables[TRAIN].builder_name == "imagefolder"
+        hint = " In a folder of images each class has its own sub-folder: cat/1.png, dog/2.png." if is_folder else ""
+        raise ValueError(
+            f"The training images have {found} (column {column!r}), and the classifier needs at least {needed}.{hint}"
+        )
+    return {split: _with_numbers(table, numbers[split]) for split, table in tables.items()}, names
+
+
+def _read_labels(table: Dataset, split: str, column: str) -> list[list[Label]]:
+    """Return the labels of each image, one or several, as they are stored."""
+    has_lists = find_problem_type(table) == "multi_label_classification"
+    labels = []
+    for index, label in enumerate(table["target"][:]):
+        several = label if has_lists else [label]
+        if several is None or not all(isinstance(one, (str, int)) for one in several):
+            empty = " (an empty list stands for no class)" if has_lists else ""
+            raise ValueError(
+                f"The label of {_name(split, index, column)} is {label!r}, but classes are names or whole numbers: "
+                f"label the image{empty}, or leave it out."
+            )
+        labels.append(several)
+    return labels
+
+
+def _find_names(table: Dataset, labels: list[list[Label]]) -> tuple[str, ...]:
+    from datasets import ClassLabel, LargeList, List
+
+    feature: Any = table.features["target"]
+    if isinstance(feature, (List, LargeList)):
+        feature = feature.feature
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names)
+    return name_classes(label for image in labels for label in image)
+
+
+def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
+    """Return the names among labels, sorted, or where they are ids a name for each up to the largest."""
+    distinct = set(labels)
+    names = sorted(label for label in distinct if isinstance(label, str))
+    largest = max((label for label in distinct if isinstance(label, int)), default=-1)
+    return tuple(names) or tuple(f"class {number}" for number in range(largest + 1))
+
+
+def class_ids(labels: Sequence[Label], ids: Mapping[str, int], where: str) -> list[int]:
+    """Return the ids of classes that are named or numbered.
+
+    Raises:
+        ValueError: If one is none of the classes; the message names `where`.
+    """
+    numbers = [int(label) if isinstance(label, int) else ids.get(label, -1) for label in labels]
+    for label, number in zip(labels, numbers, strict=True):
+        if not 0 <= number < len(ids):
+            raise ValueError(
+                f"The label {label!r} of {where} is none of the {len(ids)} classes ({', '.join(list(ids)[:10])}"
+                f"{', ...' if len(ids) > 10 else ''}): correct it, or give all `classes`."
+            )
+    return numbers
+
+
+def _number(labels: Sequence[Label], ids: Mapping[str, int], image: str) -> list[int]:
+    """Return the ids of an image's classes, each of which occurs once."""
+    numbers = class_ids(labels, ids, image)
+    for label, number in zip(labels, numbers, strict=True):
+        if isinstance(label, int) and numbers.count(number) > 1:
+            raise ValueError(
+                f"The labels of {image} have {label} more than once: {labels}. A list has the ids of the image's "
+                "classes, such as [0, 3], not a 0 or 1 for each class."
+            )
+    return numbers
+
+
+def _with_numbers(table: Dataset, numbers: list[list[int]]) -> Dataset:
+    from datasets import List, Value
+
+    table_without = cast("Dataset", table.remove_columns("target"))
+    if find_problem_type(table) == "multi_label_classification":
+        return cast("Dataset", table_without.add_column("target", numbers, feature=List(Value("int64"))))
+    single = [number for (number,) in numbers]
+    return cast("Dataset", table_without.add_column("target", single, feature=Value("int64")))
+
+
+def _name(split: str, index: int, column: str) -> str:
+    return f"{split} image {index} (column {column!r})"

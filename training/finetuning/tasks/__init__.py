@@ -1,0 +1,1 @@
+"""One file for each task: how its data is read, scored and drawn."""

@@ -1,0 +1,149 @@
+"""What a task is to the trainer: how its rows are read, its outputs scored and its predictions drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from foundation.seeds import derive_seed
+from modeling_radio import RadioPreTrainedModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.finetuning.data.augmentation import Sample, build_transform
+from training.finetuning.data.sources import LabelledImages
+from training.finetuning.settings import FinetuneSettings
+
+
+Batch = dict[str, Any]
+"""`pixel_values` `(batch, 3, height, width)` in [0, 1], and `labels` as the task's model takes them."""
+
+
+class Score(Protocol):
+    """A metric of torchmetrics, or one that works alike."""
+
+    def update(self, predictions: Tensor, references: Tensor) -> None: ...
+
+    def compute(self) -> Mapping[str, Tensor]: ...
+
+    def reset(self) -> None: ...
+
+
+class FinetuningTask(ABC):
+    """One task on one data source.
+
+    Args:
+        settings: The run's settings.
+        images: The labelled images.
+
+    Attributes:
+        model_class: The task's model.
+        best_metric: The metric by which the best checkpoint is chosen.
+        greater_is_better: Whether more of it is better.
+        head_learning_rate: Peak learning rate of the head where the settings give none.
+        class_names: In the order of their ids; empty where the task has no classes.
+    """
+
+    model_class: ClassVar[type[RadioPreTrainedModel]]
+    best_metric: ClassVar[str]
+    greater_is_better: ClassVar[bool] = True
+    head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights
+
+    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+        self.settings = settings
+        self.images = images
+        self.class_names = images.class_names
+        self.processor = RadioImageProcessor()
+
+    @abstractmethod
+    def read(self, row: Mapping[str, Any], where: str) -> Sample:
+        """Return one row of the table as a sample; a `ValueError` names `where` if it cannot be right."""
+
+    @abstractmethod
+    def labels(self, sample: Sample) -> Any:
+        """Return the labels of a transformed sample as the model takes them."""
+
+    @abstractmethod
+    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return predictions and references as tensors of equal batch size, to score and to draw."""
+
+    @abstractmethod
+    def build_score(self) -> Score:
+        """Return the task's metrics, empty."""
+
+    @abstractmethod
+    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+        """Draw one image `(height, width, 3)` with its truth."""
+
+    @abstractmethod
+    def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
+        """Draw what a model makes of one image, on the scale of its truth."""
+
+    def config_fields(self) -> dict[str, Any]:
+        """Return what the model's configuration must know of the data."""
+        names = dict(enumerate(self.class_names))
+        numbers = {name: number for number, name in names.items()}
+        return {"id2label": names, "label2id": numbers, "class_weights": None}  # not those of an earlier tuning
+
+    def collate(self, examples: Sequence[Batch]) -> Batch:
+        """Join examples into a batch."""
+        return {
+            "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+            "labels": torch.stack([example["labels"] for example in examples]),
+        }
+
+    def read_image(self, image: Any, where: str) -> tv_tensors.Image:
+        """Return any picture as uint8 RGB, as the processor reads it."""
+        try:
+            pixels = self.processor.process_image(image, do_convert_rgb=True)
+        except ValueError as error:
+            raise ValueError(f"The image of {where} cannot be read: {error}") from error
+        return tv_tensors.Image(pixels.round().to(torch.uint8))
+
+
+TaskType = TypeVar("TaskType", bound=FinetuningTask)
+
+
+class Examples(Dataset[Batch], Generic[TaskType]):
+    """Rows as model inputs. Item `index` depends on (seed, epoch, index) alone, so that a resumed run repeats it.
+
+    Args:
+        rows: The table, columns `image` and `target`.
+        task: Reads rows and encodes labels.
+        transform: Of samples; draws from torch's global generator.
+        seed: Of the augmentation.
+        name: For messages, such as "training image".
+    """
+
+    def __init__(self, rows: Any, task: TaskType, transform: torch.nn.Module, seed: int, name: str):
+        self.rows, self.task, self.transform, self.seed, self.name = rows, task, transform, seed, name
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        sample = self.task.read(self.rows[index], f"{self.name} {index}")
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(self.seed, "augmentation", self.epoch, index))
+            sample = self.transform(sample)
+        return {"pixel_values": sample["image"].as_subclass(torch.Tensor), "labels": self.task.labels(sample)}
+
+
+def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> None:
+    """Raise a `ValueError` if a map `(height, width)` is not as large as its image `(3, height, width)`."""
+    if image.shape[-2:] != target.shape[-2:]:
+        sizes = [" x ".join(map(str, tensor.shape[-2:])) for tensor in (target, image)]
+        raise ValueError(f"The {name} of {where} has {sizes[0]} pixels but its image {sizes[1]} (height x width).")
+
+
+def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -> Examples[TaskType]:
+    """Return a split of a task as model inputs of the size that the task's settings name; `name` is for messages."""
+    settings = task.settings
+    assert settings.size is not None  # the run fills it in
+    return Examples(rows, task, build_transform(settings, settings.size, is_training=is_training), settings.seed, name)

@@ -1,0 +1,190 @@
+"""Image classification for the trainer: one class an image, several, or (regression) a measured number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from modeling_radio import RadioForImageClassification
+from modeling_radio.classification_radio import ProblemType
+from training.finetuning.data.augmentation import Sample
+from training.finetuning.data.sources import LabelledImages
+from training.finetuning.settings import BALANCED, FinetuneSettings
+from training.finetuning.tasks.base import Batch, FinetuningTask, Score
+from training.finetuning.tasks.class_weights import choose_weights
+
+
+NUM_BARS = 3  # our choice: pictures show at least as many of the most probable classes
+THRESHOLD = 0.5  # torchmetrics' own: from this probability on, an image is said to have a class
+
+
+class ClassificationTask(FinetuningTask):
+    """One class an image."""
+
+    model_class = RadioForImageClassification
+    best_metric = "accuracy"
+    problem_type: ClassVar[ProblemType] = "single_label_classification"
+
+    def config_fields(self) -> dict[str, Any]:
+        fields = {**super().config_fields(), "problem_type": self.problem_type}
+        if self.settings.class_weights is not None:
+            fields["class_weights"] = choose_weights(self.settings.class_weights, self.class_names, self._count_classes)
+        return fields
+
+    def _count_classes(self) -> Tensor:
+        return torch.tensor(self.images.train["target"][:]).bincount(minlength=len(self.class_names))
+
+    def read(self, row: Mapping[str, Any], where: str) -> Sample:
+        return {"image": self.read_image(row["image"], where), "label": row["target"]}
+
+    def labels(self, sample: Sample) -> Tensor:
+        return torch.tensor(sample["label"])
+
+    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        return outputs.logits.float(), batch["labels"]
+
+    def build_score(self) -> Score:
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+        options = {"num_classes": len(self.class_names), "sync_on_compute": False}
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(average="micro", **options),
+                "balanced_accuracy": MulticlassAccuracy(average="macro", **options),
+                "f1": MulticlassF1Score(average="macro", **options),
+            }
+        )
+
+    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+        ax.imshow(image.numpy())
+        ax.set_title(self.class_names[int(reference)], fontsize=7)
+
+    def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
+        shares = prediction.softmax(dim=0)
+        self._draw_bars(ax, shares, NUM_BARS, torch.arange(len(shares)) == reference)
+
+    def _draw_bars(self, ax: Axes, shares: Tensor, count: int, is_right: Tensor) -> None:
+        """Draw the probabilities of the most probable classes, green where the class `is_right`."""
+        best = shares.topk(min(count, len(shares)))
+        names = [self.class_names[number] for number in best.indices.tolist()]
+        colors = ["tab:green" if right else "tab:red" for right in is_right[best.indices].tolist()]
+        ax.barh(names[::-1], best.values.tolist()[::-1], color=colors[::-1])
+        ax.set_xlim(0, 1)
+        ax.tick_params(labelsize=6)
+
+
+class MultiLabelTask(ClassificationTask):
+    """Any number of classes an image, also none. Predictions are probabilities, `(batch, num_classes)`."""
+
+    best_metric = "mean_average_precision"
+    problem_type = "multi_label_classification"
+
+    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+        super().__init__(settings, images)
+        if not any(images.validation["target"]):
+            raise ValueError(
+                f"No validation image of {settings.data!r} has a class, so that nothing can be measured: hold out more "
+                "images with `validation_share`, or label some of the source's own validation split."
+            )
+
+    def config_fields(self) -> dict[str, Any]:
+        if self.settings.class_weights == BALANCED:
+            raise ValueError(
+                f"`class_weights` {BALANCED!r} is for one class an image; for several give one number for each of the "
+                f"{len(self.class_names)} classes, or leave it out."
+            )
+        return super().config_fields()
+
+    def labels(self, sample: Sample) -> Tensor:
+        labels = torch.zeros(len(self.class_names))
+        labels[sample["label"]] = 1
+        return labels
+
+    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        return outputs.logits.float().sigmoid(), batch["labels"].long()
+
+    def build_score(self) -> Score:
+        return MultiLabelScore(len(self.class_names))
+
+    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+        names = [self.class_names[number] for number in reference.nonzero().flatten().tolist()]
+        ax.imshow(image.numpy())
+        ax.set_title(", ".join(names) or "no class", fontsize=7)
+
+    def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
+        is_predicted = prediction >= THRESHOLD
+        self._draw_bars(ax, prediction, max(NUM_BARS, int(is_predicted.sum())), is_predicted == reference.bool())
+        ax.axvline(THRESHOLD, color="black", linewidth=0.5)
+
+
+class RegressionTask(ClassificationTask):
+    """A measured number an image: in transformers the classifier with one output and a squared error."""
+
+    best_metric = "mean_absolute_error"
+    greater_is_better = False
+    problem_type = "regression"
+
+    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+        super().__init__(settings, images)
+        self.class_names = ("value",)
+
+    def config_fields(self) -> dict[str, Any]:
+        if self.settings.class_weights is not None:
+            raise ValueError("`class_weights` is for classes, but the labels are measured numbers: leave it out.")
+        return super().config_fields()
+
+    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        return outputs.logits.float().squeeze(1), batch["labels"]
+
+    def build_score(self) -> Score:
+        from torchmetrics import MeanAbsoluteError, MetricCollection
+
+        return MetricCollection({"mean_absolute_error": MeanAbsoluteError(sync_on_compute=False)})
+
+    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+        ax.imshow(image.numpy())
+        ax.set_title(f"{float(reference):.4g}", fontsize=7)
+
+    def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
+        ax.barh(("prediction", "truth"), (float(prediction), float(reference)), color=("tab:blue", "tab:gray"))
+        ax.tick_params(labelsize=6)
+
+
+class MultiLabelScore:
+    """Mean average precision and F1 over the classes that occur; torchmetrics' own means count the others as 0.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int):
+        from torchmetrics import AveragePrecision, F1Score, MetricCollection
+
+        task = "multilabel" if num_classes > 1 else "binary"  # the former refuses a single label
+        options: dict[str, Any] = {"task": task, "num_labels": num_classes, "average": None, "sync_on_compute": False}
+        self.metrics = MetricCollection(
+            {
+                "mean_average_precision": AveragePrecision(**options),
+                "f1": F1Score(threshold=THRESHOLD, **options),
+            }
+        )
+        self.occurs = torch.zeros(num_classes, dtype=torch.bool)
+
+    def update(self, predictions: Tensor, references: Tensor) -> None:
+        """Take probabilities and what is true, 0 or 1, both `(batch, num_classes)`."""
+        self.metrics.update(predictions, references)
+        self.occurs |= references.bool().any(dim=0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means over classes, NaN where no image has a class."""
+        return {name: values.reshape(-1)[self.occurs].mean() for name, values in self.metrics.compute().items()}
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.metrics.reset()
+        self.occurs.zero_()

@@ -1,0 +1,255 @@
+"""Object detection for the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torchvision import tv_tensors
+from torchvision.ops import box_convert
+
+from modeling_radio import RadioForObjectDetection
+from training.finetuning.data.augmentation import Sample
+from training.finetuning.data.labels import class_ids, name_classes
+from training.finetuning.data.sources import LabelledImages
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.base import Batch, FinetuningTask, Score
+
+
+NO_OBJECT = -100
+"""In the rows that fill references up to equal length; what the `Trainer` fills those of several processes with."""
+
+METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+OBJECT_KEYS = {
+    "bbox": ("bbox", "boxes", "bboxes"),
+    "category": ("category", "category_id", "label", "labels"),
+    "segmentation": ("segmentation", "segmentations"),
+}
+"""What a data set may call the parts of its objects; the first that exists counts."""
+
+LARGEST_SHARE = 1.01  # our choice: shares of an image may be rounded up, and a box of one pixel is no object
+SHOWN_SCORE = 0.3  # our choice: pictures show boxes at least this certain
+
+
+class DetectionTask(FinetuningTask):
+    """Boxes with classes; images without objects train too.
+
+    Predictions and references are rows of left, top, right, bottom (shares of the image), class and score:
+    `(batch, num_queries, 6)`, and of the references as many as the image with most objects has, and one more.
+    """
+
+    model_class = RadioForObjectDetection
+    best_metric = "map"
+    head_learning_rate = 1e-4  # as in RF-DETR, https://arxiv.org/abs/2511.09554
+    parts: ClassVar[tuple[str, ...]] = ("bbox", "category")
+
+    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+        super().__init__(settings, images)
+        for name, table in (("training", images.train), ("validation", images.validation)):
+            self._check_objects(table["target"], name)
+        self.class_names = self.class_names or self._find_names()
+        self.ids = {name: number for number, name in enumerate(self.class_names)}
+
+    def _check_objects(self, targets: Iterable[Any], name: str) -> None:
+        """Refuse a split without boxes, or whose boxes are all shares of the image; read up to one that is not."""
+        has_boxes = False
+        for index, objects in enumerate(targets):
+            where = f"{name} image {index}"
+            for part in self.parts:
+                read_objects(objects, where, part)
+            boxes = _read_boxes(objects, where)
+            if (boxes > LARGEST_SHARE).any():
+                return
+            has_boxes = has_boxes or len(boxes) > 0
+        if not has_boxes:
+            raise ValueError(f"{self.settings.data!r} has no boxes in its {name} images.")
+        raise ValueError(
+            f"The boxes of the {name} images of {self.settings.data!r} have no number above 1: they seem to be shares "
+            "of the image. Multiply them by its width and height: boxes are in pixels."
+        )
+
+    def _find_names(self) -> tuple[str, ...]:
+        targets, feature = self.images.train["target"], _category_feature(self.images.train.features["target"])
+        if feature is not None:
+            return tuple(feature.names)
+        return name_classes(
+            label
+            for index, objects in enumerate(targets)
+            for label in read_objects(objects, f"training image {index}", "category")
+        )
+
+    def read(self, row: Mapping[str, Any], where: str) -> Sample:
+        image, boxes = self.read_image(row["image"], where), _read_boxes(row["target"], where)
+        labels = class_ids(read_objects(row["target"], where, "category"), self.ids, where)
+        if len(labels) != len(boxes):
+            raise ValueError(f"The objects of {where} have {len(boxes)} boxes but {len(labels)} classes.")
+        height, width = image.shape[-2:]
+        boxes = box_convert(boxes, self.settings.box_format, "xyxy")
+        self._check_boxes(boxes, (height, width), where)
+        # pyrefly: ignore[unexpected-keyword]  (it takes the constructor of Tensor for that of the subclass)
+        sample_boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+        return {"image": image, "boxes": sample_boxes, "labels": torch.tensor(labels, dtype=torch.long)}
+
+    def _check_boxes(self, boxes: Tensor, size: tuple[int, int], where: str) -> None:
+        height, width = size
+        is_left_or_above = (boxes[:, 2:] <= 0).any(dim=1)
+        is_right_or_below = (boxes[:, :2] >= boxes.new_tensor([width, height])).any(dim=1)
+        rules = {
+            "is not finite": ~boxes.isfinite().all(dim=1),
+            "is empty": (boxes[:, 2:] <= boxes[:, :2]).any(dim=1),
+            f"lies outside its {height} x {width} pixels": is_left_or_above | is_right_or_below,
+        }
+        for problem, is_wrong in rules.items():
+            if is_wrong.any():
+                raise ValueError(
+                    f"A box of {where} {problem}: left, top, right, bottom = {boxes[is_wrong][0].tolist()}. Boxes are "
+                    f"in pixels, {self.settings.box_format}; see `box_format`."
+                )
+
+    def labels(self, sample: Sample) -> dict[str, Tensor]:
+        height, width = sample["boxes"].canvas_size
+        boxes = sample["boxes"].as_subclass(Tensor) / torch.tensor([width, height, width, height])
+        return {"class_labels": sample["labels"], "boxes": box_convert(boxes, "xyxy", "cxcywh")}
+
+    def collate(self, examples: Sequence[Batch]) -> Batch:
+        return {
+            "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+            "labels": [example["labels"] for example in examples],
+        }
+
+    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        predictions = torch.stack([_rows(found) for found in self.predicted_objects(outputs)])
+        references = [_rows(self.true_objects(label)) for label in batch["labels"]]
+        references = pad_sequence(references, batch_first=True, padding_value=NO_OBJECT)
+        return predictions, F.pad(references, (0, 0, 0, 1), value=NO_OBJECT)  # processes cannot gather empty tensors
+
+    def predicted_objects(self, outputs: Any) -> list[dict[str, Tensor]]:
+        """Return `boxes`, `labels` and `scores` of each image, `(num_queries, ...)`; boxes as in rows."""
+        return self.processor.post_process_object_detection(outputs, threshold=-1.0)
+
+    def true_objects(self, label: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the same of an image's labels, `(num_objects, ...)`, with a score of 1."""
+        boxes = box_convert(label["boxes"], "cxcywh", "xyxy")
+        return {"boxes": boxes, "labels": label["class_labels"], "scores": torch.ones_like(boxes[:, 0])}
+
+    def build_score(self) -> Score:
+        assert self.settings.size is not None  # the run fills it in
+        return DetectionScore(self.settings.size)
+
+    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+        self._draw_objects(ax, image, reference[reference[:, 4] != NO_OBJECT])
+
+    def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
+        certain = prediction[prediction[:, 5] >= SHOWN_SCORE]
+        self._draw_objects(ax, image, certain)
+        if not len(certain):
+            words = {"fontsize": 5, "color": "white", "backgroundcolor": "black", "ha": "center"}
+            ax.text(0.5, 0.02, f"nothing above {SHOWN_SCORE}", transform=ax.transAxes, **words)
+
+    def _draw_objects(self, ax: Axes, image: Tensor, rows: Tensor) -> None:
+        ax.imshow(image.numpy())
+        for row in rows[:, :6].tolist():
+            self._draw_box(ax, row, image.shape[1], image.shape[0])
+
+    def _draw_box(self, ax: Axes, row: list[float], width: int, height: int) -> None:
+        left, top, right, bottom, number, score = row
+        corner = (left * width, top * height)
+        color = f"C{int(number) % 10}"
+        box = Rectangle(corner, (right - left) * width, (bottom - top) * height, fill=False, color=color, linewidth=1.2)
+        ax.add_patch(box)
+        name = self.class_names[int(number)] + (f" {score:.2f}" if score < 1 else "")
+        ax.text(*corner, name, fontsize=5, color="white", backgroundcolor=color, va="top")
+
+
+class DetectionScore:
+    """COCO's mean average precision; areas (small, medium, large) are those of the images as the model sees them."""
+
+    def __init__(self, size: tuple[int, int]):
+        from torchmetrics.detection import MeanAveragePrecision
+
+        self.metric = MeanAveragePrecision(box_format="xyxy", sync_on_compute=False)
+        height, width = size
+        self.scale = torch.tensor([width, height, width, height])
+
+    def update(self, predictions: Tensor, references: Tensor) -> None:
+        """Take rows as in `DetectionTask`."""
+        self.metric.update([self._unpack(rows) for rows in predictions], [self._unpack(rows) for rows in references])
+
+    def _unpack(self, rows: Tensor) -> dict[str, Tensor]:
+        rows = rows[rows[:, 4] != NO_OBJECT]
+        return {"boxes": rows[:, :4] * self.scale, "labels": rows[:, 4].long(), "scores": rows[:, 5]}
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return mAP over IoU 0.50 to 0.95, at 0.50 and at 0.75; sizes that do not occur are left out."""
+        return take_metrics(self.metric.compute(), METRICS)
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.metric.reset()
+
+
+def take_metrics(result: Mapping[str, Tensor], names: Sequence[str], prefix: str = "") -> dict[str, Tensor]:
+    """Return some of torchmetrics' numbers, without their prefix; -1 stands for what does not occur."""
+    return {name: result[prefix + name] for name in names if result[prefix + name] >= 0}
+
+
+def read_objects(objects: Any, where: str, part: str) -> Sequence[Any]:
+    """Return one part of all objects of an image.
+
+    Args:
+        objects: Lists by key, or as data sets of the Hub have it too, a list of objects; None for no objects.
+        where: Names the image in messages.
+        part: A key of `OBJECT_KEYS`.
+
+    Raises:
+        ValueError: If the objects are something else, or have nothing of that name.
+    """
+    if objects is not None and not isinstance(objects, (Mapping, list)):
+        raise ValueError(
+            f"The objects of {where} are {objects!r:.60}, but must be lists by key or a list of objects: see "
+            "`target_column`."
+        )
+    if not objects:
+        return []
+    keys = objects if isinstance(objects, Mapping) else objects[0]
+    key = next((spelling for spelling in OBJECT_KEYS[part] if spelling in keys), None)
+    if key is None:
+        raise ValueError(
+            f"The objects of {where} have no {part} ({', '.join(OBJECT_KEYS[part])}); they have {', '.join(keys)}."
+        )
+    return objects[key] or [] if isinstance(objects, Mapping) else [entry[key] for entry in objects]
+
+
+def _read_boxes(objects: Any, where: str) -> Tensor:
+    """Return the boxes of an image as they are stored, `(num_boxes, 4)`."""
+    boxes = read_objects(objects, where, "bbox")
+    try:
+        return torch.tensor(boxes, dtype=torch.float32).reshape(len(boxes), 4)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"The boxes of {where} are not four numbers each: {boxes!r:.100}") from error
+
+
+def _category_feature(feature: Any) -> Any:
+    """Return the `ClassLabel` of a feature of objects, or None if their categories are numbers or names only."""
+    from datasets import ClassLabel, List
+
+    while isinstance(feature, List):
+        feature = feature.feature
+    category = next((feature[key] for key in OBJECT_KEYS["category"] if key in feature), None)
+    while isinstance(category, List):
+        category = category.feature
+    return category if isinstance(category, ClassLabel) else None
+
+
+def _rows(objects: Mapping[str, Tensor]) -> Tensor:
+    """Return corners, class and score of each object, and its mask where there are some, `(num_objects, row_size)`."""
+    parts = [objects["boxes"], objects["labels"][:, None], objects["scores"][:, None]]
+    if "masks" in objects:
+        parts.append(objects["masks"].flatten(1))
+    return torch.cat([part.float() for part in parts], dim=1)

@@ -1,0 +1,35 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from modeling_radio.classification_radio import ProblemType
+from training.finetuning.data.sources import LabelledImages
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.base import FinetuningTask
+from training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask
+from training.finetuning.tasks.depth import DepthTask
+from training.finetuning.tasks.detection import DetectionTask
+from training.finetuning.tasks.instances import InstanceSegmentationTask
+from training.finetuning.tasks.segmentation import SegmentationTask
+
+
+TASK_CLASSES: dict[str, type[FinetuningTask]] = {
+    "image-classification": ClassificationTask,
+    "semantic-segmentation": SegmentationTask,
+    "object-detection": DetectionTask,
+    "instance-segmentation": InstanceSegmentationTask,
+    "depth-estimation": DepthTask,
+}
+
+CLASSIFICATION_CLASSES: dict[ProblemType, type[FinetuningTask]] = {
+    "single_label_classification": ClassificationTask,
+    "multi_label_classification": MultiLabelTask,
+    "regression": RegressionTask,
+}
+
+
+def build_task(settings: FinetuneSettings, images: LabelledImages) -> FinetuningTask:
+    """Return the task that the settings name; for image classification the labels decide which kind it is."""
+    if images.problem_type is not None:
+        return CLASSIFICATION_CLASSES[images.problem_type](settings, images)
+    return TASK_CLASSES[settings.task](settings, images)

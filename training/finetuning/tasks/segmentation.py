@@ -1,0 +1,172 @@
+"""Semantic segmentation for the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import tqdm
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+from PIL.ImageFile import ImageFile
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision import tv_tensors
+
+from modeling_radio import RadioForSemanticSegmentation
+from training.evaluation.segmentation_probe import IGNORE_INDEX
+from training.finetuning.data.augmentation import Sample
+from training.finetuning.data.sources import LabelledImages
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size
+from training.finetuning.tasks.class_weights import choose_weights
+
+
+NUM_NAMED = 6  # our choice: as many names of classes as fit a picture
+MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, and seconds to read
+
+
+class SegmentationTask(FinetuningTask):
+    """A class for each pixel.
+
+    Attributes:
+        ignore_index: Id of pixels that neither train nor count: `semantic_loss_ignore_index` of the settings' `config`,
+            else 255.
+    """
+
+    model_class = RadioForSemanticSegmentation
+    best_metric = "mean_iou"
+
+    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+        super().__init__(settings, images)
+        self.ignore_index: int = settings.config.get("semantic_loss_ignore_index", IGNORE_INDEX)
+        if not isinstance(self.ignore_index, int):
+            raise ValueError(
+                f"`config` semantic_loss_ignore_index must be the id of a class, got {self.ignore_index!r}."
+            )
+        self._require_two_classes()
+        if not self.class_names:
+            self.class_names = tuple(f"class {number}" for number in range(self._largest_id() + 1))
+
+    def config_fields(self) -> dict[str, Any]:
+        fields = {**super().config_fields(), "semantic_loss_ignore_index": self.ignore_index}
+        if self.settings.class_weights is not None:
+            fields["class_weights"] = choose_weights(self.settings.class_weights, self.class_names, self._count_pixels)
+        return fields
+
+    def _require_two_classes(self) -> None:
+        """Read masks until two classes have been seen; with fewer every prediction would be right."""
+        found: set[int] = set()
+        for _, mask in self._training_masks("two classes"):
+            found |= set(mask.unique().tolist())
+            if len(found - {self.ignore_index}) > 1:
+                return
+        ids = ", ".join(map(str, sorted(found)))
+        raise ValueError(
+            f"The training masks of {self.settings.data!r} have the ids {ids} alone, and "
+            f"{self.ignore_index} is ignored; two classes are needed. Write class ids into the masks, such as 0 for "
+            "the background and 1 (not 255) for the foreground."
+        )
+
+    def _largest_id(self) -> int:
+        masks = self._training_masks("classes")
+        return max(int(mask.where(mask != self.ignore_index, -1).max()) for _, mask in masks)
+
+    def _count_pixels(self) -> Tensor:
+        counts = torch.zeros(len(self.class_names), dtype=torch.long)
+        for where, mask in self._training_masks("class weights", MAX_COUNTED_MASKS):
+            self._check_ids(mask, where)
+            counts += mask[mask != self.ignore_index].bincount(minlength=len(counts))
+        return counts
+
+    def _training_masks(self, purpose: str, limit: int | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Return the masks of the training images, each with its name."""
+        rows = self.images.train.select_columns(["target"])
+        for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
+            picture = rows[index]["target"]
+            where = _with_file(f"training image {index}", picture)
+            yield where, self._read_mask(picture, where)
+
+    def read(self, row: Mapping[str, Any], where: str) -> Sample:
+        where = _with_file(where, row["target"])
+        image, mask = self.read_image(row["image"], where), self._read_mask(row["target"], where)
+        require_same_size(image, mask, where, "mask")
+        self._check_ids(mask, where)
+        return {"image": image, "mask": tv_tensors.Mask(mask)}
+
+    @staticmethod
+    def _read_mask(picture: Any, where: str) -> Tensor:
+        if picture is None:
+            raise ValueError(f"The mask of {where} is missing: give it one, or leave the image out.")
+        ids = np.asarray(picture)
+        if ids.ndim != 2:
+            raise ValueError(
+                f"The mask of {where} has colours, shape {ids.shape}: masks are PNGs with a palette or grey levels "
+                "whose values are class ids."
+            )
+        return torch.from_numpy(ids.astype(np.int64))
+
+    def _check_ids(self, mask: Tensor, where: str) -> None:
+        num_classes = len(self.class_names)
+        wrong = mask[((mask < 0) | (mask >= num_classes)) & (mask != self.ignore_index)]
+        if len(wrong):
+            raise ValueError(
+                f"The mask of {where} has the id {int(wrong.max())}, but there are {num_classes} classes (ids 0 to "
+                f"{num_classes - 1}; {self.ignore_index} is ignored): correct it, or give all `classes`."
+            )
+
+    def labels(self, sample: Sample) -> Tensor:
+        return sample["mask"].as_subclass(Tensor)
+
+    def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        size = batch["labels"].shape[-2:]
+        logits = F.interpolate(outputs.logits.float(), size, mode="bilinear", align_corners=False)
+        return logits.argmax(dim=1), batch["labels"]
+
+    def build_score(self) -> Score:
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+        options = {"num_classes": len(self.class_names), "ignore_index": self.ignore_index, "sync_on_compute": False}
+        return MetricCollection(
+            {
+                "mean_iou": MulticlassJaccardIndex(average="macro", **options),
+                "pixel_accuracy": MulticlassAccuracy(average="micro", **options),
+            }
+        )
+
+    def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
+        colors = ListedColormap([_color(number) for number in range(len(self.class_names))])
+        shown = np.ma.masked_equal(reference.numpy(), self.ignore_index)
+        ax.imshow(image.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1)  # else colours would mix with the classes'
+        ax.imshow(shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.5, interpolation="nearest")
+        self._add_legend(ax, shown)
+
+    def _add_legend(self, ax: Axes, shown: np.ma.MaskedArray) -> None:
+        """Name the largest classes of a map, in the order of their ids."""
+        ids, areas = np.unique(shown.compressed(), return_counts=True)
+        largest = np.sort(ids[np.argsort(-areas)[:NUM_NAMED]])
+        handles = [Patch(color=_color(number), label=self.class_names[number]) for number in largest.tolist()]
+        ax.legend(handles=handles, fontsize=4, loc="lower right", handlelength=1, framealpha=0.7)
+
+    def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
+        self.draw_truth(ax, image, prediction)
+
+
+def _with_file(where: str, picture: Any) -> str:
+    """Return the name of an image with the file of its mask, if it was opened from one: a split shuffles the rows."""
+    return f"{where} ({picture.filename})" if isinstance(picture, ImageFile) and picture.filename else where
+
+
+def _color(number: int) -> tuple[float, float, float]:
+    """Return the colour of a class: VOC's palette, whose bits are spread over red, green and blue."""
+    red = green = blue = 0
+    for bit in range(8):
+        red |= (number & 1) << (7 - bit)
+        green |= ((number >> 1) & 1) << (7 - bit)
+        blue |= ((number >> 2) & 1) << (7 - bit)
+        number >>= 3
+    return red / 255, green / 255, blue / 255

@@ -1,0 +1,1 @@
+"""What student and teachers are compared by: pure functions of tensors."""

@@ -1,0 +1,1 @@
+"""The network that learns: built, warm-started, regularized, averaged, exported."""

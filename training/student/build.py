@@ -1,0 +1,140 @@
+"""The student that a recipe and its teachers describe."""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from foundation.seeds import derive_seed
+from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
+from modeling_radio.encoder_radio import RadioBlock
+from training.recipe import Recipe, RecipeError, TeacherRecipe, did_you_mean
+from training.student.damp import add_damp
+from training.student.spectral import add_spectral_scales
+from training.teachers.base import TeacherShape
+
+
+def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:
+    """Return a student with fresh weights, the same for the same seed.
+
+    Args:
+        recipe: The recipe.
+        teachers: By name; each has an adaptor and a class token of its own, in the recipe's order.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "weights"))
+        student = RadioModel(student_config(recipe, teachers))
+    student.set_attn_implementation(recipe.student.attention)
+    if recipe.student.positions == "sincos":
+        table = student.radio_model.model.patch_generator.pos_embed
+        with torch.no_grad():
+            table.copy_(sincos_positions(student.config.position_grid_size, student.config.hidden_size))
+    return student
+
+
+def regularize(student: RadioModel, recipe: Recipe) -> None:
+    """Add in place what acts on the student's weights in training only: noise and spectral reparametrisation."""
+    if recipe.damp.sigma:
+        add_damp(student, recipe.damp.sigma)
+    if recipe.spectral.is_used:
+        add_spectral_scales(student)
+
+
+def checkpoint_blocks(student: RadioModel) -> None:
+    """Let each transformer block keep only its input for the backward pass, and compute the rest again then.
+
+    Sets the attributes of transformers' `GradientCheckpointingLayer`, since the method that does was renamed in 5.x.
+    """
+    recompute = functools.partial(checkpoint, use_reentrant=False)
+    for block in cast(Iterable[RadioBlock], student.radio_model.model.blocks):
+        block.gradient_checkpointing = True
+        block._gradient_checkpointing_func = recompute  # pyrefly: ignore[bad-argument-type]
+
+
+def compile_blocks(student: RadioModel) -> None:
+    """Compile each transformer block in place, which leaves the keys of the state alone.
+
+    Block by block, as all are alike: one compilation serves them all, and FSDP can shard what is compiled.
+    """
+    for block in student.radio_model.model.blocks:
+        block.compile()
+
+
+def sincos_positions(side: int, width: int) -> Tensor:
+    """Return a position table of sines and cosines of the column, then of the row, `(1, side * side, width)`.
+
+    Half the usual amplitude (our choice), so that it does not drown the patches of a new network.
+
+    References:
+        MoCo v3, section 4. https://arxiv.org/abs/2104.02057
+    """
+    frequencies = 10_000.0 ** -torch.linspace(0, 1, width // 4)
+    steps = torch.arange(side)[:, None] * frequencies
+    waves = torch.cat([steps.sin(), steps.cos()], dim=1)  # (side, width / 2)
+    columns, rows = waves.expand(side, -1, -1), waves[:, None].expand(-1, side, -1)
+    return 0.5 * torch.cat([columns, rows], dim=-1).flatten(0, 1).unsqueeze(0)
+
+
+def student_config(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioConfig:
+    """Return the student's configuration.
+
+    Raises:
+        RecipeError: If a key of `student.config`, `student.adaptor` or a teacher's `adaptor` is unknown, or a
+            value does not fit.
+    """
+    with_summary = [index for index, teacher in enumerate(teachers.values()) if teacher.summary_dim is not None]
+    fields: dict[str, Any] = {
+        "num_cls_tokens": len(teachers),
+        "summary_idxs": with_summary or [0],
+        **copy.deepcopy(recipe.student.config),
+        "adaptors": _adaptors(recipe, teachers),
+    }
+    return _config(recipe, fields)
+
+
+def student_patch_size(recipe: Recipe) -> int:
+    """Return the student's patch in pixels, which teachers must know before the student can be built."""
+    return _config(recipe, recipe.student.config).patch_size
+
+
+def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
+    _check_keys("student.config", recipe.student.config, RadioConfig)
+    try:
+        if recipe.student.preset is not None:
+            return RadioConfig.from_preset(recipe.student.preset, **fields)
+        return RadioConfig(**fields)
+    except ValueError as error:
+        raise RecipeError(f"`student`: {error}") from error
+
+
+def _adaptors(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> list[dict[str, Any]]:
+    widths = [width for teacher in teachers.values() for width in (teacher.summary_dim, teacher.feature_dim) if width]
+    return [
+        {
+            "hidden_size": max(widths),  # AM-RADIO 3.2: as wide as the widest teacher
+            "token_index": index,
+            **_adaptor_fields(recipe, entry),
+            "name": entry.name,
+            "summary_dim": teachers[entry.name].summary_dim,
+            "feature_dim": teachers[entry.name].feature_dim,
+        }
+        for index, entry in enumerate(recipe.teachers)
+    ]
+
+
+def _adaptor_fields(recipe: Recipe, entry: TeacherRecipe) -> dict[str, Any]:
+    _check_keys("student.adaptor", recipe.student.adaptor, RadioAdaptorConfig)
+    _check_keys(f"teachers.{entry.name}.adaptor", entry.adaptor, RadioAdaptorConfig)
+    return {**recipe.student.adaptor, **entry.adaptor}
+
+
+def _check_keys(section: str, values: dict[str, Any], config_class: type) -> None:
+    valid = [field.name for field in dataclasses.fields(config_class)]
+    for key in values:
+        if key not in valid:
+            raise RecipeError(f"Unknown key '{section}.{key}'.{did_you_mean(key, valid)}")

@@ -1,0 +1,42 @@
+"""From a trained student to a folder that `AutoModel` opens."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from foundation.files import write_folder
+from modeling_radio import RadioModel
+from modeling_radio.adaptors_radio import RadioAdaptor, RadioHeadMLP
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.student.spectral import fold_spectral_scales
+from training.targets.phi_s import FeatureStandardizer
+
+
+def export_student(model: RadioModel, standardizers: Mapping[str, FeatureStandardizer], path: Path) -> None:
+    """Write model and processor: plain weights, and adaptors that answer in their teachers' own spaces.
+
+    Args:
+        model: The student or its moving average; it is not changed.
+        standardizers: By adaptor name; the inverse is folded into the dense head's last layer.
+        path: Folder to write, replaced as a whole if it exists.
+
+    Raises:
+        WriteError: If it cannot be written; an older folder is intact.
+    """
+    exported = copy.deepcopy(model).cpu().eval().requires_grad_(True)
+    fold_spectral_scales(exported)
+    for name, standardizer in standardizers.items():
+        adaptor = cast(RadioAdaptor, exported.radio_model.adaptors[name])
+        head = cast(RadioHeadMLP, adaptor.feat_mlp)  # whichever its kind, it has `output_linear`
+        standardizer.fold_inverse_into_linear(head.output_linear)
+    processor = RadioImageProcessor.from_model_config(exported.config)
+
+    def write(folder: Path) -> None:
+        exported.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    with torch.no_grad():
+        write_folder(path, write)

@@ -1,0 +1,165 @@
+"""Starting a student from a checkpoint: its trunk, and what it knows of the teachers that the recipe keeps."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
+from modeling_radio.adaptors_radio import RadioAdaptor, RadioHeadMLP
+from training.recipe import RecipeError
+from training.student.parameters import ADAPTOR_PREFIX
+from training.targets.phi_s import FeatureStandardizer
+
+
+TRUNK_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "mlp_ratio",
+    "hidden_act",
+    "layer_norm_eps",
+    "use_swiglu_ffn",
+    "qkv_bias",
+    "num_channels",
+    "patch_size",
+    "norm_mean",
+    "norm_std",
+    "use_layer_scale",
+    "use_patch_bias",
+    "use_final_norm",
+    "use_cropped_positions",
+    "pos_embed_align_corners",
+    "use_feature_normalizer",
+    "num_intermediate_normalizers",
+    "intermediate_rotation_per_layer",
+)
+"""Fields of the configuration that decide what the trunk's weights mean."""
+
+POSITIONS = "radio_model.model.patch_generator.pos_embed"
+PREFIX_TOKENS = "radio_model.model.patch_generator.cls_token.token"
+SUMMARY_TOKENS = "radio_model.summary_idxs"
+
+
+class WarmStart(NamedTuple):
+    """What a student got from a checkpoint.
+
+    Attributes:
+        kept: Teachers whose heads came along; their dense heads predict features in the teacher's own space.
+        notes: One line for each thing worth a look.
+    """
+
+    kept: list[str]
+    notes: list[str]
+
+
+def open_source(source: str, config: RadioConfig) -> RadioModel:
+    """Open the checkpoint that a student shall start from.
+
+    Args:
+        source: Folder or Hub id.
+        config: The student's.
+
+    Raises:
+        RecipeError: If it cannot be opened, or its trunk is another one; the message lists the fields.
+    """
+    try:
+        model = RadioModel.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"`student.init_from` {source!r} is no checkpoint that RadioModel opens: {reason}") from error
+    pairs = {field: (getattr(config, field), getattr(model.config, field)) for field in TRUNK_FIELDS}
+    others = [f"{field} is {theirs}, not {ours}" for field, (ours, theirs) in pairs.items() if ours != theirs]
+    if others:
+        raise RecipeError(
+            f"`student.init_from` {source!r} has another trunk ({'; '.join(others)}): change `student.preset` or "
+            "`student.config` to match it."
+        )
+    return model
+
+
+@torch.no_grad()
+def warm_start(student: RadioModel, source: RadioModel) -> WarmStart:
+    """Copy the trunk, and the class tokens and heads of the teachers that both have.
+
+    A head comes along if its shape is the same; a class token follows its teacher's name. Registers keep their order.
+
+    Args:
+        student: Changed in place.
+        source: Of the same trunk, see `open_source`.
+
+    Returns:
+        Which teachers' heads were kept, and notes on what was new, left behind or resized.
+    """
+    ours, theirs = _adaptors(student), _adaptors(source)
+    kept = [name for name in ours if name in theirs and _is_same_head(ours[name], theirs[name])]
+    own, given = student.state_dict(), source.state_dict()
+    apart = (POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS)
+    heads = tuple(f"{ADAPTOR_PREFIX}{name}." for name in kept)
+    for key, tensor in own.items():
+        if key.startswith(heads) or not (key.startswith(ADAPTOR_PREFIX) or key in apart):
+            tensor.copy_(given[key])
+    own[POSITIONS].copy_(_resize_table(given[POSITIONS], student.config))
+    copied = _copy_prefix_tokens(own[PREFIX_TOKENS], given[PREFIX_TOKENS], student.config, source.config)
+    notes = [
+        *_note("heads kept", kept),
+        *_note("heads new", [name for name in ours if name not in theirs]),
+        *_note(
+            "heads new, since the checkpoint's have other shapes", [n for n in ours if n in theirs and n not in kept]
+        ),
+        *_note("heads dropped", [name for name in theirs if name not in ours]),
+        *_note("class tokens kept", copied),
+    ]
+    sides = source.config.position_grid_size, student.config.position_grid_size
+    if sides[0] != sides[1]:
+        notes.append(f"position table resized from {sides[0]} x {sides[0]} to {sides[1]} x {sides[1]}")
+    if source.config.num_registers != student.config.num_registers:
+        notes.append(f"registers: {student.config.num_registers}, of {source.config.num_registers} in the checkpoint")
+    return WarmStart(kept, notes)
+
+
+def standardize_heads(
+    student: RadioModel, names: Iterable[str], standardizers: Mapping[str, FeatureStandardizer]
+) -> None:
+    """Make dense heads that predict teachers' own features predict standardised ones: the inverse of export's fold."""
+    for name in names:
+        adaptor = cast(RadioAdaptor, student.radio_model.adaptors[name])
+        head = cast(RadioHeadMLP, adaptor.feat_mlp)  # whichever its kind, it has `output_linear`
+        standardizers[name].fold_into_linear(head.output_linear)
+
+
+def _adaptors(model: RadioModel) -> dict[str, RadioAdaptorConfig]:
+    return {adaptor.name: adaptor for adaptor in model.config.adaptor_configs}
+
+
+def _is_same_head(ours: RadioAdaptorConfig, theirs: RadioAdaptorConfig) -> bool:
+    return ours == dataclasses.replace(theirs, token_index=ours.token_index)
+
+
+def _resize_table(table: Tensor, config: RadioConfig) -> Tensor:
+    """Return a position table `(1, side * side, hidden)` at the side that the configuration wants."""
+    side, wanted = round(table.shape[1] ** 0.5), config.position_grid_size
+    if side == wanted:
+        return table
+    image = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    align_corners = config.pos_embed_align_corners
+    image = F.interpolate(image, (wanted, wanted), mode="bilinear", align_corners=align_corners)
+    return image.flatten(2).transpose(1, 2)
+
+
+def _copy_prefix_tokens(own: Tensor, given: Tensor, ours: RadioConfig, theirs: RadioConfig) -> list[str]:
+    """Copy registers and the class tokens of shared teachers in place; return those teachers."""
+    places = {adaptor.name: adaptor.token_index for adaptor in theirs.adaptor_configs}
+    shared = [adaptor for adaptor in ours.adaptor_configs if adaptor.name in places]
+    for adaptor in shared:
+        own[adaptor.token_index].copy_(given[places[adaptor.name]])
+    registers = min(ours.num_registers, theirs.num_registers)
+    own[ours.num_cls_tokens :][:registers].copy_(given[theirs.num_cls_tokens :][:registers])
+    return [adaptor.name for adaptor in shared]
+
+
+def _note(what: str, names: list[str]) -> list[str]:
+    return [f"{what}: {', '.join(names)}"] if names else []

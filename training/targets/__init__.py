@@ -1,0 +1,1 @@
+"""What teachers' answers become: standardized, balanced, run online or cached."""

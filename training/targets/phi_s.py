@@ -1,0 +1,264 @@
+"""PHI-S: dense targets of every teacher brought to unit variance in each channel by one rotation and one scale.
+
+Mean and covariance are estimated online in float64, summed over ranks, and frozen after warm-up. The inverse
+is folded into the adaptor's last linear layer at export, so that the exported model answers in the teacher's
+own space at no cost.
+
+References:
+    PHI-S, https://arxiv.org/abs/2410.01680; its equations are cited below.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foundation.ranks import copy_from_first_rank, sum_over_ranks
+from training.targets.hadamard import hadamard_matrix, hadamard_order_is_known
+
+
+MIN_VARIANCE = 1e-12
+"""Floor of a variance that is divided by: a teacher with constant features gives zeros, not NaN. Our choice."""
+
+
+class FeatureStandardizer(nn.Module):
+    """An affine map of a teacher's features, fitted to their running mean and covariance.
+
+    `standardize` computes `matrix @ (y - mean)` for every token, `invert` undoes it. Subclasses say in
+    `solve` which matrix. All state is in buffers: `state_dict` holds everything that a restart needs.
+
+    Args:
+        num_channels: Width C of the teacher's dense features.
+    """
+
+    count: Tensor
+    total: Tensor
+    outer_total: Tensor
+    is_frozen: Tensor
+    mean: Tensor
+    matrix: Tensor
+    inverse: Tensor
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.num_channels = num_channels
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("total", torch.zeros(num_channels, dtype=torch.float64))
+        self.register_buffer("outer_total", torch.zeros(num_channels, num_channels, dtype=torch.float64))
+        self._pending: Tensor | None = None  # this rank's [count, total, outer_total] since the last `end_step`
+        self.register_buffer("is_frozen", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("mean", torch.zeros(num_channels, dtype=torch.float64))
+        self.register_buffer("matrix", torch.eye(num_channels, dtype=torch.float64))
+        self.register_buffer("inverse", torch.eye(num_channels, dtype=torch.float64))
+
+    def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the `(C, C)` matrix for this covariance, and its inverse; float64."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def update(self, features: Tensor) -> None:
+        """Note a batch of teacher features, for `end_step` to add to the running moments.
+
+        Args:
+            features: `(batch, C, rows, cols)`, this rank's part.
+
+        Raises:
+            RuntimeError: If the statistics are frozen.
+        """
+        if self.is_frozen:
+            raise RuntimeError("`update` of frozen statistics: they must not change any more.")
+        tokens = _tokens(features).double()
+        count = tokens.new_tensor(float(len(tokens)))
+        moments = torch.cat([count.view(1), tokens.sum(0), (tokens.T @ tokens).flatten()])
+        self._pending = moments if self._pending is None else self._pending + moments
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Add what all ranks together noted since the last call: one exchange, however many batches each rank had.
+
+        A step with a non-finite value is left out on every rank: it does not train either.
+        """
+        moments = self.total.new_zeros(1 + self.num_channels + self.num_channels**2)
+        if self._pending is not None:
+            moments, self._pending = self._pending, None
+        moments = sum_over_ranks(moments)
+        moments = torch.where(torch.isfinite(moments).all(), moments, 0.0)
+        self.count += moments[0]
+        self.total += moments[1 : 1 + self.num_channels]
+        self.outer_total += moments[1 + self.num_channels :].view_as(self.outer_total)
+
+    @torch.no_grad()
+    def refit(self) -> None:
+        """Recompute the map from the moments so far; rank 0 decides, since eigenvectors differ between machines.
+
+        Raises:
+            ValueError: If there are no samples yet.
+        """
+        if not self.count:
+            raise ValueError("`refit` needs at least one batch of finite teacher features; none was given to `update`.")
+        self.mean.copy_(self.total / self.count)
+        covariance = self.outer_total / self.count - torch.outer(self.mean, self.mean)
+        matrix, inverse = self.solve((covariance + covariance.T) / 2)
+        self.matrix.copy_(matrix)
+        self.inverse.copy_(inverse)
+        for tensor in (self.mean, self.matrix, self.inverse):
+            copy_from_first_rank(tensor)
+
+    def freeze(self) -> None:
+        """End the estimation: the target must not move for the rest of the run."""
+        self.is_frozen.fill_(True)
+
+    def standardize(self, features: Tensor) -> Tensor:
+        """Return `(batch, C, rows, cols)` features with zero mean and unit variance, float32 (Eq 26)."""
+        matrix, mean = self.matrix.float(), self.mean.float()
+        return _map_tokens(features, lambda tokens: (tokens - mean) @ matrix.T)
+
+    def invert(self, features: Tensor) -> Tensor:
+        """Return standardised features in the teacher's own space, float32 (Eq 50)."""
+        inverse, mean = self.inverse.float(), self.mean.float()
+        return _map_tokens(features, lambda tokens: tokens @ inverse.T + mean)
+
+    def fold_inverse_into_linear(self, linear: nn.Linear) -> None:
+        """Change a layer in place so that its output becomes `invert` of its former output (PHI-S A.6).
+
+        Arguments and errors as `fold_into_linear`.
+        """
+        self._fold(linear, self.inverse, self.mean)
+
+    def fold_into_linear(self, linear: nn.Linear) -> None:
+        """Change a layer in place so that its output becomes `standardize` of its former output.
+
+        Args:
+            linear: The adaptor's last layer, with bias; C outputs, or a multiple of C where the head
+                upsamples, the channels of one fine token side by side.
+
+        Raises:
+            ValueError: If the layer has no bias or another number of outputs.
+        """
+        self._fold(linear, self.matrix, -self.matrix @ self.mean)
+
+    @torch.no_grad()
+    def _fold(self, linear: nn.Linear, matrix: Tensor, offset: Tensor) -> None:
+        """Follow a layer by `matrix @ y + offset` for every `num_channels` of its outputs."""
+        if linear.out_features % self.num_channels or linear.bias is None:
+            raise ValueError(
+                f"`linear` must have a bias and a multiple of {self.num_channels} outputs to take a standardisation or "
+                f"its inverse; got {linear}."
+            )
+        matrix, offset = matrix.to(linear.weight.device), offset.to(linear.weight.device)
+        weight = linear.weight.double().unflatten(0, (-1, self.num_channels))
+        bias = linear.bias.double().unflatten(0, (-1, self.num_channels))
+        linear.weight.copy_((matrix @ weight).flatten(0, 1))
+        linear.bias.copy_((bias @ matrix.T + offset).flatten())
+
+
+class PhiS(FeatureStandardizer):
+    """PHI-S: the principal axes, spread evenly over the channels by a Hadamard rotation, and one scale for all.
+
+    Every channel of the output has variance 1, and errors in all directions weigh the same. The map is
+    orthogonal up to the scale, so rank-deficient features are no problem. Where no Hadamard matrix of the
+    width is known (`hadamard_order_is_known`), `equalizing_rotation` takes its place.
+    """
+
+    def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `H U^T / phi` and `phi U H^T` (Eq 22, 25, 26, 50)."""
+        eigenvalues, eigenvectors = _principal_axes(covariance)
+        scale = eigenvalues.mean().clamp(min=MIN_VARIANCE).sqrt()
+        rotation = spreading_rotation(eigenvalues) @ eigenvectors.T
+        return rotation / scale, rotation.T * scale
+
+    @property
+    def scale(self) -> float:
+        """The root mean variance of the teacher's channels: phi of Eq 22."""
+        return float(self.inverse.square().sum().div(self.num_channels).sqrt())
+
+
+class ChannelStandardizer(FeatureStandardizer):
+    """Each channel divided by its own standard deviation ("standardise" in PHI-S, table 1)."""
+
+    def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        deviation = covariance.diagonal().clamp(min=MIN_VARIANCE).sqrt()
+        return torch.diag(1 / deviation), torch.diag(deviation)
+
+
+class GlobalStandardizer(FeatureStandardizer):
+    """All channels divided by one number, without a rotation ("global std" in PHI-S, table 1)."""
+
+    def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        deviation = covariance.diagonal().mean().clamp(min=MIN_VARIANCE).sqrt()
+        identity = torch.eye(self.num_channels, dtype=covariance.dtype, device=covariance.device)
+        return identity / deviation, identity * deviation
+
+
+STANDARDIZERS: dict[str, type[FeatureStandardizer]] = {
+    "phi_s": PhiS,
+    "channel": ChannelStandardizer,
+    "global": GlobalStandardizer,
+}
+
+
+def spreading_rotation(eigenvalues: Tensor) -> Tensor:
+    """Return a rotation H such that `H diag(eigenvalues) H^T` has a constant diagonal.
+
+    Args:
+        eigenvalues: `(C,)` float64 variances along the principal axes.
+
+    Returns:
+        `(C, C)` float64: the normalised Hadamard matrix where one is known, else `equalizing_rotation`.
+    """
+    num_channels = len(eigenvalues)
+    if not hadamard_order_is_known(num_channels):
+        return equalizing_rotation(eigenvalues)
+    matrix = torch.from_numpy(hadamard_matrix(num_channels).astype(np.float64))
+    return matrix.to(eigenvalues.device) / num_channels**0.5
+
+
+def equalizing_rotation(eigenvalues: Tensor) -> Tensor:
+    """Return a rotation that gives these variances a constant diagonal, for widths without a Hadamard matrix.
+
+    C - 1 plane rotations: each pairs a variance below the mean with one above it, sets the first to the mean
+    exactly and leaves the remainder to the second. Unlike a Hadamard matrix it depends on the eigenvalues and
+    does not mix all axes into every channel; unit variance in each channel and the isotropic scale hold all
+    the same. Our choice.
+
+    Args:
+        eigenvalues: `(C,)` float64.
+
+    Returns:
+        `(C, C)` float64 orthogonal matrix.
+
+    References:
+        Chan and Li, "Diagonal elements and eigenvalues of a real symmetric matrix", 1983.
+    """
+    mean = eigenvalues.mean().item()
+    rotation = torch.eye(len(eigenvalues), dtype=torch.float64)
+    below = [(value, index) for index, value in enumerate(eigenvalues.tolist()) if value < mean]
+    above = [(value, index) for index, value in enumerate(eigenvalues.tolist()) if value > mean]
+    while below and above:
+        (low, i), (high, j) = below.pop(), above.pop()
+        cosine = ((high - mean) / (high - low)) ** 0.5
+        sine = ((mean - low) / (high - low)) ** 0.5
+        rotation[[i, j]] = torch.tensor([[cosine, sine], [-sine, cosine]], dtype=torch.float64) @ rotation[[i, j]]
+        remainder = low + high - mean
+        if remainder < mean:
+            below.append((remainder, j))
+        elif remainder > mean:
+            above.append((remainder, j))
+    return rotation.to(eigenvalues.device)
+
+
+def _principal_axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (rounding below zero clamped) and eigenvectors with a fixed sign: largest entry positive."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
+    return eigenvalues.clamp(min=0), eigenvectors * torch.where(largest < 0, -1.0, 1.0)
+
+
+def _tokens(features: Tensor) -> Tensor:
+    return features.movedim(1, -1).flatten(0, -2)  # (batch, C, rows, cols) -> (tokens, C)
+
+
+def _map_tokens(features: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return function(features.movedim(1, -1).float()).movedim(-1, 1)

@@ -1,0 +1,114 @@
+"""The running statistics of all teachers: what standardises dense targets and balances summary losses."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from training.recipe import RecipeError, StandardizationRecipe, did_you_mean
+from training.targets.dispersion import SummaryDispersion
+from training.targets.examples import Target
+from training.targets.phi_s import STANDARDIZERS, FeatureStandardizer, PhiS
+from training.teachers.base import TeacherShape
+
+
+class TeacherStatistics(nn.Module):
+    """A `FeatureStandardizer` for each teacher, and a `SummaryDispersion` for each that has a summary.
+
+    Estimation is over when the recipe says so; from then on nothing moves. A step's targets are standardised
+    with what was known before the step, so that accumulation and the number of ranks do not matter.
+
+    Args:
+        recipe: Method and times.
+        teachers: By name.
+
+    Raises:
+        RecipeError: If the method is unknown.
+    """
+
+    def __init__(self, recipe: StandardizationRecipe, teachers: Mapping[str, TeacherShape]) -> None:
+        super().__init__()
+        if recipe.method not in STANDARDIZERS:
+            raise RecipeError(
+                f"`standardization.method` must be one of {sorted(STANDARDIZERS)}; got {recipe.method!r}."
+                f"{did_you_mean(recipe.method, [*STANDARDIZERS])}"
+            )
+        self.recipe = recipe
+        build = STANDARDIZERS[recipe.method]
+        self.features = nn.ModuleDict({name: build(teacher.feature_dim) for name, teacher in teachers.items()})
+        self.summaries = nn.ModuleDict(
+            {
+                name: SummaryDispersion(teacher.summary_dim)
+                for name, teacher in teachers.items()
+                if teacher.summary_dim is not None
+            }
+        )
+
+        self._new_summaries: dict[str, list[Tensor]] = {name: [] for name in self.summaries}
+
+    def begin_step(self, step: int) -> None:
+        """Refit the maps if this step is due, and freeze them once the estimation is over."""
+        if self._is_estimating(step):
+            if step and self._is_refit_due(step):
+                self.refit()
+        elif not self._is_frozen:
+            self.refit()
+            for standardizer in self.standardizers().values():
+                standardizer.freeze()
+
+    def update(self, targets: Mapping[str, Target]) -> None:
+        """Add the teachers' answers for a part of a step, unless frozen."""
+        if self._is_frozen:
+            return
+        for name, target in targets.items():
+            self.standardizers()[name].update(target.features)
+            if target.summary is not None:
+                self._new_summaries[name].append(target.summary)
+
+    def end_step(self) -> None:
+        """Count what all ranks saw since the last call, unless frozen: angles are to a mean that includes all of it."""
+        if self._is_frozen:
+            return
+        for standardizer in self.standardizers().values():
+            standardizer.end_step()
+        for name, dispersion in self._dispersions().items():
+            none = dispersion.total.new_zeros(0, len(dispersion.total))
+            dispersion.update(torch.cat([none, *self._new_summaries[name]]))
+            self._new_summaries[name].clear()
+
+    def refit(self) -> None:
+        """Recompute every teacher's map."""
+        for standardizer in self.standardizers().values():
+            standardizer.refit()
+
+    def standardize(self, name: str, features: Tensor) -> Tensor:
+        """Return a teacher's standardised features."""
+        return self.standardizers()[name].standardize(features)
+
+    def dispersion(self, name: str) -> Tensor:
+        """Return a teacher's angular dispersion in rad^2."""
+        return self._dispersions()[name].value
+
+    def standardizers(self) -> dict[str, FeatureStandardizer]:
+        """Return the standardisers by teacher name."""
+        return cast(dict[str, FeatureStandardizer], dict(self.features.items()))
+
+    def scalars(self) -> dict[str, float]:
+        """Return what is worth watching: PHI-S scales and dispersions."""
+        scales = {f"phi_s_scale/{n}": s.scale for n, s in self.features.items() if isinstance(s, PhiS)}
+        return scales | {f"dispersion/{name}": float(d.value) for name, d in self._dispersions().items()}
+
+    def _dispersions(self) -> dict[str, SummaryDispersion]:
+        return cast(dict[str, SummaryDispersion], dict(self.summaries.items()))
+
+    @property
+    def _is_frozen(self) -> bool:
+        return all(bool(standardizer.is_frozen) for standardizer in self.standardizers().values())
+
+    def _is_estimating(self, step: int) -> bool:
+        return step < self.recipe.estimation_steps
+
+    def _is_refit_due(self, step: int) -> bool:
+        is_power_of_two = step & (step - 1) == 0
+        return step % self.recipe.refit_every_steps == 0 or (is_power_of_two and step < self.recipe.refit_every_steps)

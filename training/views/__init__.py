@@ -1,0 +1,1 @@
+"""What student and teachers see of an image: batches, resolutions, crops."""

