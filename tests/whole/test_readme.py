@@ -11,18 +11,21 @@ import training
 from training.recipe import Recipe, load_recipe
 
 
-ROOM = Path(training.__file__).parent
-TEXT = (ROOM / "README.md").read_text(encoding="utf-8")
+FOLDER = Path(training.__file__).parent
+TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
 DISTILLATIONS = [line for line in COMMANDS if "training.distill" in line and "--list-recipes" not in line]
 
 
 def test_every_file_has_its_place_in_the_map() -> None:
-    named = set(re.findall(r"`(\w+(?:\.py|/))`", TEXT))
-    files = {path.name for path in ROOM.glob("*.py")} - {"__init__.py"}
-    folders = {f"{path.name}/" for path in ROOM.iterdir() if any(path.glob("*.py")) or any(path.glob("*.yaml"))}
-    assert (files | folders) - named == set()
-    assert {name for name in named if name.endswith(".py")} - files == set()
+    rows = dict(re.findall(r"^\| `([\w./]+/)` \| (.*) \|$", TEXT, re.MULTILINE))
+    named = {
+        f"{folder}{name}".removeprefix("./")
+        for folder, text in rows.items()
+        for name in re.findall(r"`(\w+\.py)`", text)
+    }
+    files = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py") if path.name != "__init__.py"}
+    assert named == files
 
 
 @pytest.mark.parametrize("command", DISTILLATIONS)
@@ -32,7 +35,7 @@ def test_distillations_have_a_valid_recipe(command: str) -> None:
     recipe = load_recipe(words[words.index("--recipe") + 1], overrides)
     assert "data.source=" in command or recipe.data.source == "demo"
     if "--config_file" in words:
-        assert (ROOM.parent / words[words.index("--config_file") + 1]).is_file()
+        assert (FOLDER.parent / words[words.index("--config_file") + 1]).is_file()
 
 
 def test_comparison_names_recipes_with_equal_data() -> None:
@@ -63,4 +66,4 @@ def test_every_section_of_a_recipe_is_explained() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    assert [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not (ROOM / link).exists()] == []
+    assert [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not (FOLDER / link).exists()] == []
