@@ -4,65 +4,23 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from conversion.nvidia_source import NvidiaCheckpoint
+from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_radio import backbone_fields, teacher_token_index, token_fields, version_fields
+from modeling_radio.releases_radio import RELEASES, SIZES, Release
+from modeling_radio.resolution_radio import round_to_step
 
 
 PATCH_GENERATOR = "radio_model.model.patch_generator"
 BLOCKS = "radio_model.model.blocks"
-_MAX_RESOLUTION_PX = 2048  # of every published patch-16 model, whatever its position table
 _DEFAULT_PREFERRED_PX = 512
-
-
-@dataclass(frozen=True)
-class Release:
-    """A published model.
-
-    Attributes:
-        version: NVIDIA's name for it.
-        family: What tells its generation, as `_family` does.
-        shape: Width and depth of its network.
-        preferred_px: Image side that its users start from.
-        max_px: Largest image side, where it is not 2048.
-    """
-
-    version: str
-    family: str | None
-    shape: tuple[int, int]
-    preferred_px: int
-    max_px: int = _MAX_RESOLUTION_PX
-
-
-RELEASES = (
-    Release("radio_v1", None, (1280, 32), 378, max_px=1050),
-    Release("radio_v2", None, (1280, 32), 432),
-    Release("radio_v2.1", "radio_v2", (1280, 32), 432),
-    Release("radio_v2.5-b", "radio_v2.5", (768, 12), 768),
-    Release("radio_v2.5-l", "radio_v2.5", (1024, 24), 768),
-    Release("radio_v2.5-h", "radio_v2.5", (1280, 32), 768),
-    Release("radio_v2.5-h-norm", None, (1280, 32), 768),
-    Release("radio_v2.5-g", "radio_v2.5-g", (1536, 40), 896, max_px=1792),
-    Release("c-radio_v2-g", None, (1536, 40), 768),
-    Release("c-radio_v2-vlm-h", None, (1280, 32), 768),
-    Release("c-radio_v3-b", "c-radio_v3", (768, 12), 512),
-    Release("c-radio_v3-l", "c-radio_v3", (1024, 24), 512),
-    Release("c-radio_v3-h", "c-radio_v3", (1280, 32), 512),
-    Release("c-radio_v3-g", "c-radio_v3", (1536, 40), 512),
-    Release("c-radio_v4-so400m", "c-radio_v4", (1152, 27), 512),
-    Release("c-radio_v4-h", "c-radio_v4", (1280, 32), 512),
-)
-"""Published models; those without a family cannot be told from their neighbours and need `--version`."""
-
-# Heads by width, of the ViTs that students are shaped after.
-_HEADS_BY_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1536: 24}
-_HEADS_OF_SMALL = (
-    4  # our choice for widths below any published one: test networks, where 64 channels a head is too many
-)
+_DEFAULT_MAX_PX = 2048
+_HEADS_BY_WIDTH = {size.hidden_size: size.num_attention_heads for size in SIZES.values()}
+_HEADS_OF_SMALL = 4  # our choice for widths below any published one: in test networks 64 channels a head are too many
 _MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed block
 
 
@@ -94,11 +52,11 @@ def build_config_fields(
         **version_fields(name, width),
         **_vitdet_fields(state, source.args, name, depth),
         "hidden_size": width,
-        "max_resolution": hub.get("max_resolution") or (release.max_px if release else _MAX_RESOLUTION_PX),
+        "max_resolution": hub.get("max_resolution") or (release.max_px if release else _DEFAULT_MAX_PX),
         "vitdet_window_size": hub.get("vitdet_window_size"),
         "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
-    fields["preferred_resolution"] = [_nearest_multiple(side, fields["patch_size"]) for side in preferred]
+    fields["preferred_resolution"] = [round_to_step(side, fields["patch_size"]) for side in preferred]
     return fields
 
 
@@ -146,7 +104,7 @@ def _block_fields(state: Mapping[str, Tensor], named: dict[str, Any], depth: int
     return {
         "num_hidden_layers": depth,
         "num_attention_heads": _num_heads(width, named),
-        "mlp_ratio": _mlp_ratio(state, width, swiglu=swiglu),
+        "intermediate_size": _intermediate_size(state, width, swiglu=swiglu),
         "use_swiglu_ffn": swiglu,
         "qkv_bias": f"{BLOCKS}.0.attn.qkv.bias" in state,
         "use_final_norm": "radio_model.model.norm.weight" in state,
@@ -173,18 +131,17 @@ def _num_heads(width: int, named: dict[str, Any]) -> int:
     return heads
 
 
-def _mlp_ratio(state: Mapping[str, Tensor], width: int, *, swiglu: bool) -> float:
-    """Return the ratio from which `RadioConfig` computes the hidden width that the tensors have."""
+def _intermediate_size(state: Mapping[str, Tensor], width: int, *, swiglu: bool) -> int:
+    """Return the hidden width of the MLP as `RadioConfig` counts it."""
     layer = "mlp.w3" if swiglu else "mlp.fc2"
     weight = state.get(f"{BLOCKS}.0.{layer}.weight")
     if weight is None:
         raise ValueError(f"This is no RADIO ViT, or it is damaged: it lacks {BLOCKS}.0.{layer}.weight.")
-    # SwiGLU has two thirds of the width that the ratio stands for, rounded up to a multiple of 8.
-    intermediate = weight.shape[1] * 3 // 2 if swiglu else weight.shape[1]
-    if swiglu and intermediate == 4 * width - 4 * width % 12:
-        intermediate = 4 * width
-    ratio = intermediate / width
-    return ratio if int(width * ratio) == intermediate else math.nextafter(ratio, math.inf) + 1e-9
+    if not swiglu:
+        return weight.shape[1]
+    # SwiGLU has two thirds of that width, rounded up to a multiple of 8.
+    intermediate = weight.shape[1] * 3 // 2
+    return 4 * width if intermediate == 4 * width - 4 * width % 12 else intermediate
 
 
 def _position_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[str, Any]:
@@ -260,13 +217,14 @@ def _family(state: Mapping[str, Tensor], args: dict[str, Any]) -> str | None:
 
 def _release(state: Mapping[str, Tensor], source: NvidiaCheckpoint, version: str | None) -> Release | None:
     if version is not None:
-        found = [release for release in RELEASES if release.version == version]
-        if not found:
-            known = ", ".join(release.version for release in RELEASES)
-            raise ValueError(f"Unknown --version {version!r}; the published ones are {known}.")
-        return found[0]
-    family, shape = _family(state, source.args), _shape(state)
-    return next((r for r in RELEASES if r.family is not None and r.family == family and r.shape == shape), None)
+        check_choice("version", version, RELEASES)
+        return RELEASES[version]
+    seen = (_family(state, source.args), *_shape(state))
+    for release in RELEASES.values():
+        size = SIZES[release.size]
+        if release.family is not None and seen == (release.family, size.hidden_size, size.num_hidden_layers):
+            return release
+    return None
 
 
 def _adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name: str) -> dict[str, Any]:
@@ -338,7 +296,3 @@ def _upsample_factor(source: NvidiaCheckpoint, name: str) -> int:
         return heads["feature"].get("upsample_factor") or 1
     teacher = next(teacher for teacher in source.args["teachers"] if teacher["name"] == name)
     return teacher.get("fd_upsample_factor") or 1
-
-
-def _nearest_multiple(side: int, step: int) -> int:
-    return max(round(side / step), 1) * step

@@ -10,7 +10,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from .messages_radio import check_blocks, check_choice, did_you_mean
 from .nvidia_radio import config_fields_from_nvidia, is_nvidia_config
-from .presets_radio import PRESETS
+from .releases_radio import PRESETS, mlp_ratio_for
 from .resolution_radio import round_to_step
 
 
@@ -55,6 +55,7 @@ TEXT_PIPELINES = {
 }
 """Written where there is a text tower: transformers' own pipeline tells SigLIP's towers by the model's name."""
 
+WIDTHS = ("hidden_size", "intermediate_size", "mlp_ratio")
 MLP_VERSIONS = ("v1", "v2")
 FEATURE_HEADS = ("mlp", "attention")
 CLASSIFIER_POOLINGS = ("summary", "summary_and_features")
@@ -131,7 +132,9 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
         hidden_size: Width of the tokens.
         num_hidden_layers: Number of transformer blocks.
         num_attention_heads: Attention heads per block.
-        mlp_ratio: Hidden width of the MLP divided by `hidden_size`.
+        intermediate_size: Hidden width of the MLP, before SwiGLU's two thirds; 0 takes `hidden_size * mlp_ratio`.
+        mlp_ratio: The same as a ratio, as native transformers wants it. Where both are given, `intermediate_size` wins;
+            afterwards it is the smallest number whose product with `hidden_size` truncates to that width.
         hidden_act: Activation of the MLP.
         layer_norm_eps: Epsilon of every layer norm.
         attention_probs_dropout_prob: Dropout on attention probabilities in training.
@@ -208,6 +211,7 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     hidden_size: int = 1280
     num_hidden_layers: int = 32
     num_attention_heads: int = 16
+    intermediate_size: int = 0
     mlp_ratio: float = 4.0
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
@@ -269,6 +273,8 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     presets: ClassVar[tuple[str, ...]] = tuple(PRESETS)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.intermediate_size = self.intermediate_size or int(self.hidden_size * self.mlp_ratio)
+        self.mlp_ratio = mlp_ratio_for(self.intermediate_size, self.hidden_size)
         if self.summary_idxs is None:
             self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
         self.norm_mean = list(self.norm_mean)
@@ -309,9 +315,16 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RadioConfig":
-        """Build one from a parsed `config.json`, ours or NVIDIA's."""
+        """Build one from a parsed `config.json`, ours or NVIDIA's.
+
+        Fields in `kwargs` override those of the file; another `hidden_size` or `mlp_ratio` changes the MLP's width too.
+        """
         if is_nvidia_config(config_dict):
             config_dict = config_fields_from_nvidia(config_dict)
+        # transformers sets overrides on the finished configuration, too late for fields that others follow from.
+        widths = {name: kwargs.pop(name) for name in WIDTHS if name in kwargs}
+        if widths:
+            config_dict = {**config_dict, "intermediate_size": 0, **widths}
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -359,11 +372,6 @@ class RadioConfig(BackboneConfigMixin, PreTrainedConfig):
     def num_prefix_tokens(self) -> int:
         """Tokens before the first patch: class tokens and registers."""
         return self.num_cls_tokens + self.num_registers
-
-    @property
-    def intermediate_size(self) -> int:
-        """Hidden width of each block's MLP, before SwiGLU's two thirds."""
-        return int(self.hidden_size * self.mlp_ratio)
 
     @property
     def adaptor_configs(self) -> list[RadioAdaptorConfig]:

@@ -3,45 +3,14 @@
 import re
 from typing import Any
 
+from .releases_radio import DINO_FIELDS, RELEASES, SIZES
 
-# Width, depth and heads of the timm architectures that NVIDIA's students are named after.
-_TIMM_SIZES = {
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
-    "so400m": (1152, 27, 16),
-    "so400m_v2": (1152, 27, 16),
-    "huge": (1280, 32, 16),
-    "giant": (1536, 40, 24),  # NVIDIA's own; timm's narrower one has the same name
-}
-# The products with 1152 must not fall below 4304 and 4320 (a multiple of 32, for tensor parallelism in FP8).
-_MLP_RATIOS = {"so400m": 4304 / 1152 + 1e-6, "so400m_v2": 4320 / 1152 + 1e-6}
-# DINOv2's ViTs with registers as students; widths, depths and heads are fixed by name.
-_DINO_STUDENTS = {
-    "dino_v2_g_student": {
-        "hidden_size": 1536,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 24,
-        "use_swiglu_ffn": True,
-    },
-    "dino_v2_l_student": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
-}
+
+# DINOv2's ViTs with registers as students: whose shape they have, and whether with SwiGLU.
+_DINO_STUDENTS = {"dino_v2_g_student": ("giant", True), "dino_v2_l_student": ("large", False)}
 # NVIDIA's variants of the timm models with LayerScale, built for 592 px (DINOv2's 518 px in patches of 16).
 _LAYER_SCALE_MODELS = re.compile(r"vit_(base|large)_patch16_v2_")
 _LAYER_SCALE_MODELS_IMAGE_SIZE = 592
-
-# ViTDet blocks with global attention (or windowed blocks in between) that NVIDIA's hub code sets by version.
-_VITDET_BY_VERSION = {
-    "radio_v2.5-g": {"vitdet_num_global": 8},
-    "radio_v2": {"vitdet_num_windowed": 5},
-    "radio_v2.1": {"vitdet_num_windowed": 5},
-    "c-radio_v2-g": {"vitdet_num_global": 8},
-    "c-radio_v2-vlm-h": {"vitdet_num_global": 8},
-}
-# Released models (version, width) whose position table is resized with aligned corners: timm's vision_transformer.py
-# names the two. NVIDIA's own code does so for none since June 2025.
-_ALIGNED_MODELS = (("c-radio_v3-b", 768), ("c-radio_v3-h", 1280))
 
 
 def is_nvidia_config(config: dict[str, Any]) -> bool:
@@ -81,11 +50,19 @@ def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def version_fields(version: str | None, hidden_size: int) -> dict[str, Any]:
-    """Return the fields that only the published version tells: global blocks of ViTDet mode, position resizing."""
+    """Return the fields that only the published version tells: global blocks of ViTDet mode, position resizing.
+
+    Args:
+        version: Name of the version; None and unknown ones tell nothing.
+        hidden_size: Width of the network, since a file may name a version whose shape it has not.
+    """
+    release = RELEASES.get(version or "")
+    told = {} if release is None else release.fields
+    is_its_width = release is not None and SIZES[release.size].hidden_size == hidden_size
     return {
-        **_VITDET_BY_VERSION.get(version or "", {}),
+        **{name: value for name, value in told.items() if name in ("vitdet_num_global", "vitdet_num_windowed")},
         "version": version,
-        "pos_embed_align_corners": (version, hidden_size) in _ALIGNED_MODELS,
+        "pos_embed_align_corners": is_its_width and told.get("pos_embed_align_corners", False),
     }
 
 
@@ -96,28 +73,24 @@ def backbone_fields(args: dict[str, Any]) -> dict[str, Any]:
         ValueError: If the architecture is not one that RADIO students use.
     """
     name, kwargs = args["model"], args.get("model_kwargs") or {}
-    fields = {"max_img_size": args["cpe_max_size"], "patch_size": _patch_size(name)}
     if name in _DINO_STUDENTS:
-        return {
-            **fields,
-            **_DINO_STUDENTS[name],
-            "use_layer_scale": True,
-            "use_final_norm": True,
-            "use_patch_bias": True,
-        }
-    match = re.match(r"vit_([a-zA-Z0-9]+(?:_v2)?)_patch", name)
-    if match is None or match.group(1) not in _TIMM_SIZES:
-        known = [f"vit_{size}_patch*" for size in _TIMM_SIZES] + list(_DINO_STUDENTS)
-        raise ValueError(f"Unknown architecture `args.model` = {name!r}; known: {', '.join(known)}.")
+        size_name, use_swiglu = _DINO_STUDENTS[name]
+        shape = {**SIZES[size_name].config_fields(), **DINO_FIELDS}
+        return {**shape, "use_swiglu_ffn": use_swiglu, "max_img_size": args["cpe_max_size"]}
+    match = re.match(r"vit_([a-zA-Z0-9]+(?:_v2)?)_patch(\d+)", name)
+    if match is None or match.group(1) not in SIZES:
+        known = [*(f"vit_{size}_patch*" for size in SIZES), *_DINO_STUDENTS]
+        raise ValueError(f"`args.model` must be one of {known}, got {name!r}.")
     if kwargs.get("scaled_ln"):
         raise ValueError("`args.model_kwargs.scaled_ln` (layer norms scaled by depth) is not supported.")
-    width, depth, heads = _TIMM_SIZES[match.group(1)]
+    size = SIZES[match.group(1)]
     return {
-        **fields,
-        "hidden_size": kwargs.get("embed_dim", width),
-        "num_hidden_layers": kwargs.get("depth", depth),
-        "num_attention_heads": kwargs.get("num_heads", heads),
-        "mlp_ratio": float(kwargs.get("mlp_ratio", _MLP_RATIOS.get(match.group(1), 4.0))),
+        "hidden_size": kwargs.get("embed_dim", size.hidden_size),
+        "num_hidden_layers": kwargs.get("depth", size.num_hidden_layers),
+        "num_attention_heads": kwargs.get("num_heads", size.num_attention_heads),
+        "mlp_ratio": float(kwargs.get("mlp_ratio", size.mlp_ratio)),
+        "patch_size": int(match.group(2)),
+        "max_img_size": args["cpe_max_size"],
         # NVIDIA's code crops positions only where the table is larger than the timm model's own image size.
         "use_cropped_positions": _native_image_size(name, kwargs) != args["cpe_max_size"],
         "use_layer_scale": _LAYER_SCALE_MODELS.match(name) is not None,
@@ -180,8 +153,3 @@ def _native_image_size(name: str, kwargs: dict[str, Any]) -> int | None:
         return _LAYER_SCALE_MODELS_IMAGE_SIZE
     size = re.search(r"_(\d+)$", name)
     return int(size.group(1)) if size else None
-
-
-def _patch_size(name: str) -> int:
-    match = re.search(r"patch(\d+)", name)
-    return int(match.group(1)) if match else 14

@@ -79,7 +79,7 @@ def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | No
     times the width), `2 * length` for its attention.
     """
     tokens = rows * cols + config.num_prefix_tokens
-    linear = (4 + 2 * config.mlp_ratio) * config.hidden_size
+    linear = 4 * config.hidden_size + 2 * config.intermediate_size
     if 2 * tokens / (linear + 2 * tokens) <= SMALL_ATTENTION_SHARE:
         return None
     return next((w for w in WINDOW_SIZES if w * w <= MAX_WINDOW_SHARE * rows * cols), WINDOW_SIZES[-1])

@@ -1,4 +1,6 @@
-"""What the configuration answers and refuses; the presets have a file of their own."""
+"""What the configuration answers and refuses, and what it makes of widths; the presets are in `test_releases_radio`."""
+
+import json
 
 import pytest
 import torch
@@ -42,6 +44,44 @@ def test_an_unknown_adaptor_is_answered_with_a_suggestion():
 def test_an_impossible_adaptor_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         tiny(adaptors=[{**HEADS[0], **fields}])
+
+
+@pytest.mark.parametrize(
+    ("fields", "width", "ratio"),
+    [
+        ({}, 128, 4.0),
+        ({"mlp_ratio": 2.0}, 64, 2.0),
+        ({"mlp_ratio": 2.7}, 86, 86 / 32),
+        ({"intermediate_size": 86}, 86, 86 / 32),
+        ({"intermediate_size": 100, "mlp_ratio": 4.0}, 100, 3.125),
+        ({"hidden_size": 64}, 256, 4.0),
+        ({"hidden_size": 64, "intermediate_size": 100}, 100, 100 / 64),
+    ],
+)
+def test_width_of_the_mlp_wins_over_its_ratio(fields, width, ratio, tmp_path):
+    config = tiny(**fields)
+    assert (config.intermediate_size, config.mlp_ratio) == (width, ratio)
+    tiny().save_pretrained(tmp_path)
+    opened = RadioConfig.from_pretrained(tmp_path, **fields)
+    assert (opened.intermediate_size, opened.mlp_ratio) == (width, ratio)
+    assert opened.hidden_size == config.hidden_size
+
+
+def test_saved_width_is_kept_where_something_else_is_overridden(tmp_path):
+    tiny(intermediate_size=86, detection_num_queries=30).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert (saved["intermediate_size"], saved["mlp_ratio"]) == (86, 86 / 32)
+    config = RadioConfig.from_pretrained(tmp_path, detection_num_queries=20)
+    assert (config.intermediate_size, config.detection_num_queries) == (86, 20)
+
+
+def test_a_configuration_saved_without_the_width_opens(tmp_path):
+    tiny(hidden_size=36, mlp_ratio=2.7).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["intermediate_size"]
+    saved["mlp_ratio"] = 97 / 36 + 1e-6
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert RadioConfig.from_pretrained(tmp_path).intermediate_size == 97
 
 
 NATIVE_CASES = {

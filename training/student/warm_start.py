@@ -19,7 +19,7 @@ TRUNK_FIELDS = (
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
-    "mlp_ratio",
+    "intermediate_size",
     "hidden_act",
     "layer_norm_eps",
     "use_swiglu_ffn",

@@ -1,0 +1,66 @@
+"""The presets are the published networks: counted without memory, they have the published numbers of parameters.
+
+The numbers are those of the files on the Hub (C-RADIOv3, counted by Hugging Face) and of the C-RADIOv4 tech report.
+"""
+
+import math
+
+import pytest
+
+from model_cards.build import ParameterCounts, count_parameters
+from modeling_radio import RadioConfig
+from modeling_radio.releases_radio import RELEASES, SIZES, mlp_ratio_for
+
+
+TIMM_REGISTERS = 4
+"""Rows of `reg_token`, which the files of C-RADIOv3-B and -L hold beside the registers that are used."""
+
+
+CONDITIONER = 6
+"""Numbers that the files hold beside the parameters: mean and standard deviation of three channels."""
+
+
+def count(name: str) -> ParameterCounts:
+    return count_parameters(RadioConfig.from_preset(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "unused_registers"),
+    [
+        ("c-radio_v3-b", 98_254_854, TIMM_REGISTERS),
+        ("c-radio_v3-l", 319_934_470, TIMM_REGISTERS),
+        ("c-radio_v3-h", 651_642_886, 0),
+        ("c-radio_v3-g", 1_159_618_566, 0),
+    ],
+)
+def test_file_of_c_radio_v3(name, published, unused_registers):
+    counts, unused = count(name), unused_registers * RadioConfig.from_preset(name).hidden_size
+    assert counts.backbone + counts.position_table + CONDITIONER + unused == published
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "with_table"),
+    [("c-radio_v4-h", 630_673_920, 651_645_440), ("c-radio_v4-so400m", 412_362_864, 431_237_232)],
+)
+def test_network_of_c_radio_v4(name, published, with_table):
+    counts = count(name)
+    assert counts.backbone == published
+    assert counts.backbone + counts.position_table == with_table
+
+
+@pytest.mark.parametrize("name", [name for name in RadioConfig.presets if "radio_v" in name])
+def test_position_table_is_128_by_128(name):
+    assert RadioConfig.from_preset(name).position_grid_size == 128
+
+
+@pytest.mark.parametrize("hidden_size", [7, 32, 36, 192, 768, 1152, 1536])
+def test_ratio_is_the_smallest_that_gives_the_width(hidden_size):
+    for width in range(1, 5 * hidden_size):
+        ratio = mlp_ratio_for(width, hidden_size)
+        assert int(hidden_size * ratio) == width
+        assert int(hidden_size * math.nextafter(ratio, 0)) == width - 1
+
+
+def test_releases_have_known_sizes():
+    assert {release.size for release in RELEASES.values()} <= set(SIZES)
+    assert SIZES["so400m"].config_fields()["mlp_ratio"] == pytest.approx(4304 / 1152, abs=1e-12)
