@@ -19,8 +19,8 @@ from model_cards.results import STUDENT, Measurement, Results, Source, build_tab
 from modeling_radio import RadioConfig, RadioModel
 
 
-LICENCE = "other"
-"""Licence identifier of the weights unless told otherwise: who publishes them decides, by teachers and images."""
+LICENSE = "other"
+"""License identifier of the weights unless told otherwise: who publishes them decides, by teachers and images."""
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE = "features.png"
 """A picture of this name in the checkpoint folder is shown in the card."""
@@ -69,7 +69,7 @@ def build_card(
     *,
     model_id: str | None = None,
     name: str | None = None,
-    licence: str = LICENCE,
+    license: str = LICENSE,
 ) -> ModelCard:
     """Return the card of a checkpoint folder; nothing is written.
 
@@ -78,7 +78,7 @@ def build_card(
         results: What was measured and what it was made from; None leaves these sections out.
         model_id: `ORG/NAME` on the Hub, for the usage code; None uses the folder's path.
         name: Of the model; None takes it from `model_id`, the configuration's version, or the folder.
-        licence: Licence identifier of the weights for the Hub.
+        license: License identifier of the weights for the Hub.
 
     Returns:
         The card with its metadata.
@@ -96,10 +96,10 @@ def build_card(
     )
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
     text = environment.get_template("checkpoint.md").render(
-        card_data=_card_data(results, title, licence).to_yaml(),
+        card_data=_card_data(results, title, license).to_yaml(),
         title=title,
         source=model_id or str(checkpoint),
-        licence=_licence_sentence(licence),
+        license=_license_sentence(license),
         config=config,
         parameters=count_parameters(config),
         native_differences=config.native_differences(),
@@ -125,10 +125,10 @@ def write_card(
     *,
     model_id: str | None = None,
     name: str | None = None,
-    licence: str = LICENCE,
+    license: str = LICENSE,
 ) -> Path:
     """Write `README.md` into a checkpoint folder and return its path; arguments as in `build_card`."""
-    card = build_card(checkpoint, results, model_id=model_id, name=name, licence=licence)
+    card = build_card(checkpoint, results, model_id=model_id, name=name, license=license)
     replace_text(checkpoint / "README.md", str(card))
     return checkpoint / "README.md"
 
@@ -145,18 +145,18 @@ def _read_config(checkpoint: Path) -> RadioConfig:
         raise ValueError(f"{checkpoint} is no RADIO checkpoint folder: config.json: {error}") from error
 
 
-def _licence_sentence(licence: str) -> str:
-    if licence == LICENCE:
-        return "No licence has been chosen for these weights yet; whoever publishes them must."
-    return f"The weights are released under `{licence}`."
+def _license_sentence(license: str) -> str:
+    if license == LICENSE:
+        return "No license has been chosen for these weights yet; whoever publishes them must."
+    return f"The weights are released under `{license}`."
 
 
-def _card_data(results: Results, title: str, licence: str) -> ModelCardData:
+def _card_data(results: Results, title: str, license: str) -> ModelCardData:
     student = [measurement for measurement in results.measurements if measurement.model == STUDENT]
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
-        license=licence,
+        license=license,
         tags=["radio", "vision", "feature-extraction", "distillation", "custom_code"],
         base_model=[teacher.hub_id for teacher in results.teachers if teacher.hub_id] or None,
         model_name=title,
@@ -177,8 +177,8 @@ def _eval_result(measurement: Measurement) -> EvalResult:
 
 
 def _sources_table(sources: Iterable[Source]) -> str:
-    rows = [[s.name, s.role, s.size, s.licence, s.origin] for s in sources]
-    return markdown(["name", "role", "size", "licence", "origin"], rows) + "\n"
+    rows = [[s.name, s.role, s.size, s.license, s.origin] for s in sources]
+    return markdown(["name", "role", "size", "license", "origin"], rows) + "\n"
 
 
 def _flat(value: Any) -> str:
@@ -197,12 +197,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, help="results.json of training.evaluate or training.demo")
     parser.add_argument("--model-id", help="ORG/NAME on the Hub (default: the folder's path)")
     parser.add_argument("--name", help="of the model (default: from --model-id, the version, or the folder)")
-    parser.add_argument("--license", default=LICENCE, dest="licence", help="licence of the weights")
+    parser.add_argument("--license", default=LICENSE, help="license of the weights")
     options = parser.parse_args(arguments)
     try:
         results = Results.load(options.results) if options.results else None
         path = write_card(
-            options.checkpoint, results, model_id=options.model_id, name=options.name, licence=options.licence
+            options.checkpoint, results, model_id=options.model_id, name=options.name, license=options.license
         )
     except (OSError, ValueError) as error:
         print(f"build: error: {error}", file=sys.stderr)

@@ -45,7 +45,7 @@ class Source:
     Attributes:
         name: As used in measurements and in the configuration.
         role: What it did, such as "teacher, summary and dense features" or "training images".
-        licence: SPDX identifier or the licence's name.
+        license: SPDX identifier or the license's name.
         origin: Where it comes from: package and version, folder, or address.
         size: How much of it, in words, such as "99 images of 14 classes"; empty if it does not apply.
         hub_id: Its repository on the Hugging Face Hub, or None.
@@ -53,7 +53,7 @@ class Source:
 
     name: str
     role: str
-    licence: str
+    license: str
     origin: str
     size: str = ""
     hub_id: str | None = None

@@ -66,7 +66,7 @@ def build_dual_encoder():
 
 @pytest.fixture
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of whole words that tells `cat`, `Cat` and `cat.` apart, as canonicalising ones do not."""
+    """Return a tokenizer of whole words that tells `cat`, `Cat` and `cat.` apart, as canonicalizing ones do not."""
     words = ["<pad>", "<unk>", "<s>", "</s>", "a", "photo", "of", "this", "is", "cat", "dog", "grass"]
     words += ["Cat", "cat.", "dog.", "This", "ice", "cream"]
     backend = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))

@@ -45,11 +45,11 @@ from training.student.reopen import reopen_elsewhere
 from training.teachers import reachable_teachers
 
 
-PICTURE_LICENCE = "CC0-1.0"  # of the photographs shown: the picture may be published anywhere
+PICTURE_LICENSE = "CC0-1.0"  # of the photographs shown: the picture may be published anywhere
 PICTURE_SCALE = 2  # our choice: photographs are shown at twice the training resolution, for finer feature maps
 PICTURE_CAPTION = (
     "Dense features as their three principal components (red, green, blue). "
-    "An adaptor is drawn in the basis and range of its teacher: equal colours mean equal features.\n"
+    "An adaptor is drawn in the basis and range of its teacher: equal colors mean equal features.\n"
     "Of the backbones the mean over images at each place is taken off first: what is left depends on the image."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
@@ -121,13 +121,13 @@ def run_seed(setting: Setting, folder: Path, seed: int, clock: Clock) -> list[Me
         if curves := read_curves(folder / "logs"):
             draw_curves(curves, folder / "losses.png")
     with clock.phase("reopen"):
-        reopen_elsewhere(checkpoint, to_pil_image(setting.data.unlabelled[0]))
+        reopen_elsewhere(checkpoint, to_pil_image(setting.data.unlabeled[0]))
     return measurements
 
 
 def draw_features(setting: Setting, before: RadioModel, after: RadioModel, path: Path) -> None:
     """Draw held-out photographs beside the features of teachers, adaptors and backbones."""
-    chosen = photographs(setting.data.assets, licence=PICTURE_LICENCE)
+    chosen = photographs(setting.data.assets, license=PICTURE_LICENSE)
     chosen = (chosen or photographs(setting.data.assets))[:MAX_PHOTOGRAPHS]
     size = min(after.preferred_resolution.height * PICTURE_SCALE, after.max_resolution)
     images = load_photographs(chosen, size)
@@ -136,8 +136,8 @@ def draw_features(setting: Setting, before: RadioModel, after: RadioModel, path:
         return extract_features(extractor, images).features
 
     def dense_without_position(extractor: FeatureExtractor) -> Tensor:
-        """Features less their mean over held-out images at each place, so that positions do not fill the colours."""
-        many = resize(setting.data.unlabelled, [size, size], antialias=True)
+        """Features less their mean over held-out images at each place, so that positions do not fill the colors."""
+        many = resize(setting.data.unlabeled, [size, size], antialias=True)
         return dense(extractor) - extract_features(extractor, many).features.mean(dim=0)
 
     columns = feature_columns(

@@ -1,4 +1,4 @@
-"""Tune a checkpoint for a task on labelled images: `python -m training.finetune CHECKPOINT --task ... --data ...`."""
+"""Tune a checkpoint for a task on labeled images: `python -m training.finetune CHECKPOINT --task ... --data ...`."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def read_settings(options: argparse.Namespace) -> FinetuneSettings:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.finetune",
-        description="Tune a checkpoint for a task on labelled images. A run that was stopped goes on with the same "
+        description="Tune a checkpoint for a task on labeled images. A run that was stopped goes on with the same "
         "command. training/FINETUNING.md has a recipe for each task.",
         argument_default=argparse.SUPPRESS,  # FinetuneSettings has the defaults
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id of the backbone")
     parser.add_argument("--task", required=True, choices=TASKS)
-    parser.add_argument("--data", required=True, metavar="SOURCE", help="folder, file or Hub id of labelled images")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help="folder, file or Hub id of labeled images")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/finetune-TASK)")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     _add_method_options(parser.add_argument_group("what is trained"))
@@ -96,7 +96,7 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--target-column", metavar="NAME", help="column of labels, masks, boxes, depth (default: found)")
     group.add_argument("--box-format", choices=BOX_FORMATS, help="of data sets that are not COCO json (default: xywh)")
     group.add_argument(
-        "--depth-scale", type=float, metavar="UNITS", help="stored units in a metre (default: 1000 or 1)"
+        "--depth-scale", type=float, metavar="UNITS", help="stored units in a meter (default: 1000 or 1)"
     )
     group.add_argument("--validation-share", type=float, metavar="S", help="held out where no split is given (0.1)")
     group.add_argument("--crop-area-min", type=float, metavar="S", help="smallest random crop; 1 for none (0.35)")
@@ -107,7 +107,7 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_schedule_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--epochs", type=float, metavar="N", help="passes over the training images (10)")
-    group.add_argument("--steps", type=int, metavar="N", help="optimiser steps; overrides --epochs")
+    group.add_argument("--steps", type=int, metavar="N", help="optimizer steps; overrides --epochs")
     group.add_argument("--batch-size", type=int, metavar="N", help="images a device and forward pass (16)")
     group.add_argument("--accumulation", type=int, metavar="N", help="forward passes a step (1)")
     group.add_argument("--learning-rate", type=float, metavar="LR", help="of adapters (5e-4) or backbone (5e-5)")

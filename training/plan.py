@@ -2,7 +2,7 @@
 
 The recipe's networks are built on the meta device, without weights or a download, and passes of them are counted by
 PyTorch's `FlopCounterMode`: matrix products and convolutions, 2 operations per multiply-add. Days follow from the peak
-of a GPU and a stated share of it (model FLOPs utilisation, MFU); nothing here was timed.
+of a GPU and a stated share of it (model FLOPs utilization, MFU); nothing here was timed.
 """
 
 import argparse
@@ -40,7 +40,7 @@ all."""
 
 SECONDS_PER_DAY = 86_400
 STUDENT_BYTES = 20
-"""Per parameter: weight, gradient, two moments of the optimiser and the moving average, all float32."""
+"""Per parameter: weight, gradient, two moments of the optimizer and the moving average, all float32."""
 HALF_BYTES = 2
 """Per number in bfloat16: teachers' weights, and activations under mixed precision."""
 GIB = 2**30

@@ -143,7 +143,7 @@ class SourceRecipe:
 
 @dataclass
 class DataRecipe:
-    """The unlabelled training images.
+    """The unlabeled training images.
 
     Attributes:
         source: As in `SourceRecipe`.
@@ -203,7 +203,7 @@ class ViewsRecipe:
         shift_deviation_patches: Standard deviation of these shifts before rounding to whole patches.
         flip_probability: Share of images that are mirrored, for the student and the teachers alike.
         brightness: Largest change of the student's pixels, up or down, where 1 is the whole range.
-        contrast: Largest relative change of the student's contrast, per colour channel.
+        contrast: Largest relative change of the student's contrast, per color channel.
     """
 
     teachers: str = "online"
@@ -277,7 +277,7 @@ class PartitionRecipe:
 
 @dataclass
 class StandardizationRecipe:
-    """How dense targets are standardised, and when their statistics settle (dispersions too).
+    """How dense targets are standardized, and when their statistics settle (dispersions too).
 
     Attributes:
         method: A key of `training.targets.phi_s.STANDARDIZERS`.
@@ -311,7 +311,7 @@ class LossRecipe:
 
 @dataclass
 class OptimizerRecipe:
-    """The optimiser and what guards it.
+    """The optimizer and what guards it.
 
     Attributes:
         name: A key of `training.distillation.optimizers.OPTIMIZERS`.
@@ -415,7 +415,7 @@ class DampRecipe:
 
 @dataclass
 class SpectralRecipe:
-    """Spectral reparametrisation of the blocks' linear layers (PHI-S, A.7).
+    """Spectral reparametrization of the blocks' linear layers (PHI-S, A.7).
 
     Attributes:
         is_used: Whether the student is trained so; what is exported is plain in any case.
@@ -481,12 +481,12 @@ class Recipe:
         partitions: Resolutions and batch sizes.
         standardization: Of the dense targets.
         loss: Which losses.
-        optimizer: The optimiser.
+        optimizer: The optimizer.
         schedule: Steps and learning rate.
         ema: Moving average.
         mesa: Consistency with the moving average.
         damp: Noise on the weights.
-        spectral: Reparametrisation of the weights.
+        spectral: Reparametrization of the weights.
         stages: Runs one after the other, each starting from the weights of the one before: `name`, and the sections and
             fields in which it differs from the rest of the recipe, which win over it (on the command line they are
             `stages.NAME.section.field=value`). Empty for a single run.

@@ -6,29 +6,29 @@ from PIL import Image, ImageDraw
 from training.demo_kit.assets import CutOut, DemoAssets, Photograph
 
 
-COLOURS = {("disc", "train"): (255, 0, 0), ("disc", "held_out"): (0, 0, 255)}
-COLOURS |= {("box", "train"): (255, 0, 64), ("box", "held_out"): (0, 64, 255)}
+COLORS = {("disc", "train"): (255, 0, 0), ("disc", "held_out"): (0, 0, 255)}
+COLORS |= {("box", "train"): (255, 0, 64), ("box", "held_out"): (0, 64, 255)}
 
 
 def draw_cut_out(path: Path, label: str, split: str) -> CutOut:
     picture = Image.new("RGBA", (80, 60), (0, 0, 0, 0))
     draw = ImageDraw.Draw(picture)
     shape = draw.ellipse if label == "disc" else draw.rectangle
-    shape((10, 10, 70, 50), fill=(*COLOURS[label, split], 255))
+    shape((10, 10, 70, 50), fill=(*COLORS[label, split], 255))
     picture.save(path)
     return CutOut(path, label, f"a {label}", True, split)
 
 
-def draw_photograph(path: Path, split: str, licence: str) -> Photograph:
+def draw_photograph(path: Path, split: str, license: str) -> Photograph:
     shade = 40 if split == "train" else 220
     picture = Image.linear_gradient("L").resize((300, 200)).point(lambda value: shade + value // 16)
     Image.merge("RGB", (picture, picture, picture)).save(path)
-    return Photograph(path, licence, "drawn", split)
+    return Photograph(path, license, "drawn", split)
 
 
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory) -> DemoAssets:
-    """Drawn assets whose colours tell the split: objects red or blue, photographs dark or light."""
+    """Drawn assets whose colors tell the split: objects red or blue, photographs dark or light."""
     folder = tmp_path_factory.mktemp("assets")
     objects, photographs = [], []
     for split in ("train", "held_out"):

@@ -60,7 +60,7 @@ class TinyTeacher(Teacher):
 
 
 class NoiseImages(Dataset[Tensor]):
-    """Smooth random colours."""
+    """Smooth random colors."""
 
     def __init__(self, data: DataRecipe, *, is_square: bool) -> None:
         assert data.source == "noise"

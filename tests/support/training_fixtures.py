@@ -1,4 +1,4 @@
-"""Small data sets of every form that `data.source` takes, image number n being a plain grey; and a fresh Accelerate."""
+"""Small data sets of every form that `data.source` takes, image number n being a plain gray; and a fresh Accelerate."""
 
 import io
 import tarfile

@@ -66,7 +66,7 @@ def setting(tmp_path: Path) -> Setting:
     photograph = tmp_path / "photograph.png"
     Image.linear_gradient("L").convert("RGB").save(photograph)
     data, teachers = toy_data(photograph), {"a": ToyTeacher(3), "b": ToyTeacher(None)}
-    references = {name: data.extract(teacher, data.unlabelled, name) for name, teacher in teachers.items()}
+    references = {name: data.extract(teacher, data.unlabeled, name) for name, teacher in teachers.items()}
     return Setting(load_recipe(write_recipe(tmp_path / "any.yaml")), data, teachers, references)  # pyrefly: ignore
 
 

@@ -75,7 +75,7 @@ def test_step_averages_over_sizes_and_counts_each_partitions_teachers(networks: 
     assert low.activations == (8 * networks.student_cost(64).kept, 8 * networks.student_cost(64).kept_checkpointed)
 
 
-def test_days_follow_from_operations_peak_and_utilisation(plan: Plan) -> None:
+def test_days_follow_from_operations_peak_and_utilization(plan: Plan) -> None:
     (costs,) = plan.costs.values()
     flops = 10 * sum(cost.flops for cost in costs)
     assert plan.gpu_days("A100") == pytest.approx(flops / (0.5 * 312e12) / 86_400)

@@ -42,7 +42,7 @@ BOUND = (  # "low" on rank 0, "high" on rank 1
     " {name: high, sizes_px: [64], batch_size: 2, rank_share: 1}]"
 )
 UNEQUAL_PASSES = BOUND.replace("batch_size: 2", "batch_size: 2, accumulation_steps: 2")
-FROZEN_TRUNK = (UNEVEN, "optimizer.trunk_frozen_steps=3")  # without optimiser state when it is first saved
+FROZEN_TRUNK = (UNEVEN, "optimizer.trunk_frozen_steps=3")  # without optimizer state when it is first saved
 EVERYTHING = (
     UNEVEN,
     "partitions.high.teachers=[semantic]",

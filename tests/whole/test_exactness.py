@@ -128,7 +128,7 @@ def test_units_and_origin_of_a_teacher_do_not_reach_the_trunk(
 
 
 @pytest.mark.parametrize("is_exported", ["true", "false"])
-def test_export_has_no_trace_of_noise_and_reparametrisation(recipe_file: str, is_exported: str) -> None:
+def test_export_has_no_trace_of_noise_and_reparametrization(recipe_file: str, is_exported: str) -> None:
     plain = tiny.distil(recipe_file, "plain", "schedule.num_steps=2")
     final = tiny.distil(recipe_file, "full", *EVERYTHING, "schedule.num_steps=5", f"ema.is_exported={is_exported}")
     assert load_file(final / "model.safetensors").keys() == load_file(plain / "model.safetensors").keys()

@@ -154,7 +154,7 @@ def _unusable(error: Exception) -> UnusableImageError:
 
 
 def crop_to_shape(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Return the largest centred crop of the asked shape, resized to `height` x `width` pixels."""
+    """Return the largest centered crop of the asked shape, resized to `height` x `width` pixels."""
     scale = min(picture.width / width, picture.height / height)
     crop_width, crop_height = width * scale, height * scale
     left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2

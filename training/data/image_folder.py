@@ -17,7 +17,7 @@ HELD_OUT_SHARE = 0.1  # our choice
 
 
 class ImageFolder(ImageTable):
-    """All images below a folder: random crops for training, centred ones when held out, or whole images.
+    """All images below a folder: random crops for training, centered ones when held out, or whole images.
 
     A tenth of the files is held out, chosen by a hash of their names. Files that are too small or cannot be read are
     skipped and named in the log; an image that only breaks while it is decoded is replaced by the next one.
@@ -51,7 +51,7 @@ class ImageFolder(ImageTable):
             size=size,
             num_images=num_images,
             seed=seed,
-            is_centred=split == "held_out",
+            is_centered=split == "held_out",
             skipped=skipped,
         )
 

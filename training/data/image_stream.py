@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 MAX_OPEN_SHARDS = 4
-"""Shards of one source that are read side by side, so that neighbours in a file are not neighbours in a batch. Our
+"""Shards of one source that are read side by side, so that neighbors in a file are not neighbors in a batch. Our
 choice: more means more connections, and a longer way back to the place after a restart."""
 
 

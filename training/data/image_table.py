@@ -41,7 +41,7 @@ class ImageTable(Dataset[Tensor]):
         size: Side of random square crops, pixels; None for whole images of any shape.
         num_images: Length of the data set; None takes every row once.
         seed: Which random crops.
-        is_centred: Take the largest centred square instead of a random one.
+        is_centered: Take the largest centered square instead of a random one.
         skipped: Counts unusable images.
     """
 
@@ -52,14 +52,14 @@ class ImageTable(Dataset[Tensor]):
         size: int | None = None,
         num_images: int | None = None,
         seed: int = 0,
-        is_centred: bool = False,
+        is_centered: bool = False,
         skipped: SkippedImages | None = None,
     ) -> None:
         if size is not None and size < 1:
             raise ValueError(f"size must be positive, not {size}")
         if num_images is not None and num_images < 1:
             raise ValueError(f"num_images must be positive, not {num_images}")
-        self.rows, self.size, self.seed, self.is_centred = rows, size, seed, is_centred
+        self.rows, self.size, self.seed, self.is_centered = rows, size, seed, is_centered
         self.num_images = len(rows) if num_images is None else num_images
         self.skipped = SkippedImages() if skipped is None else skipped
         self._unusable: set[int] = set()
@@ -91,7 +91,7 @@ class ImageTable(Dataset[Tensor]):
     def _crop(self, picture: Image.Image, index: int) -> Image.Image:
         if self.size is None:
             return picture
-        if self.is_centred:
+        if self.is_centered:
             return crop_to_shape(picture, self.size, self.size)
         area, x, y, mirror = np.random.default_rng([self.seed, index]).random(4)
         side = min(picture.size) * (CROP_MIN_AREA + (1 - CROP_MIN_AREA) * area) ** 0.5

@@ -64,7 +64,7 @@ EMOJI_CLASSES = {
     "face": "1f600-1f637",
 }
 EMOJI_SEGMENTATION_CLASSES = ("mammal", "bird", "fruit", "plant", "vehicle", "building")
-_UNWANTED_EMOJI_CATEGORIES = {"Flags", "Symbols", "Component"}  # flat signs and colour swatches
+_UNWANTED_EMOJI_CATEGORIES = {"Flags", "Symbols", "Component"}  # flat signs and color swatches
 
 # Held out by name, so that they stay held out whichever packages can be reached. Chosen by hand to be varied;
 # the CC0 ones of budgie-backgrounds show animals, buildings and plants, for the pictures of our
@@ -138,10 +138,10 @@ class CutOut:
 
 @dataclass(frozen=True)
 class Photograph:
-    """One photograph, with the licence that its package states for it."""
+    """One photograph, with the license that its package states for it."""
 
     path: Path
-    licence: str
+    license: str
     source: str
     split: Split
 
@@ -156,7 +156,7 @@ class DemoAssets:
     """Everything that the demo's images are made of.
 
     Attributes:
-        objects: Labelled cut-outs: the classes, captions and masks of the evaluation.
+        objects: Labeled cut-outs: the classes, captions and masks of the evaluation.
         emoji: Cut-outs without labels, in several drawing styles.
         photographs: Backgrounds, and pictures in their own right.
         classes: Names of the classes, in label order.
@@ -298,13 +298,13 @@ def _debian_photographs(cache: Path | None) -> Iterator[Photograph]:
         if folder is None:
             continue
         for path in sorted((folder / "usr/share/backgrounds").rglob("*.jpg")):
-            yield _photograph(path, _debian_licence(name, path), name)
+            yield _photograph(path, _debian_license(name, path), name)
 
 
-def _debian_licence(package: str, path: Path) -> str:
-    """Return the licence that the package's copyright file states for this picture."""
+def _debian_license(package: str, path: Path) -> str:
+    """Return the license that the package's copyright file states for this picture."""
     if package != "lomiri-wallpapers-16.04":
-        return package_named(package).licence
+        return package_named(package).license
     if path.stem in _CC0_LOMIRI:
         return "CC0-1.0"
     return "CC-BY-SA-4.0" if path.stem in _CC_BY_SA_LOMIRI else "CC-BY-4.0"
@@ -322,8 +322,8 @@ def _pypi_photographs(cache: Path | None) -> Iterator[Photograph]:
         yield _photograph(path, "MIT", "deepforest")
 
 
-def _photograph(path: Path, licence: str, source: str) -> Photograph:
-    return Photograph(path, licence, source, "held_out" if path.stem in HELD_OUT_PHOTOGRAPHS else "train")
+def _photograph(path: Path, license: str, source: str) -> Photograph:
+    return Photograph(path, license, source, "held_out" if path.stem in HELD_OUT_PHOTOGRAPHS else "train")
 
 
 def _pypi_assets(cache: Path | None) -> DemoAssets:

@@ -97,12 +97,12 @@ def load_photograph(path: Path, short_side_px: int = PHOTOGRAPH_CACHE_PX) -> Ima
 
 
 def photograph_tensor(photograph: Photograph, height: int, width: int) -> Tensor:
-    """Return a centred crop of a photograph, uint8 `(3, height, width)`, RGB."""
+    """Return a centered crop of a photograph, uint8 `(3, height, width)`, RGB."""
     return to_tensor(crop_to_shape(load_photograph(photograph.path, max(height, width)), height, width))
 
 
 def cut_out_on_ground(cut_out: Image.Image, size: int, margin: float, ground: tuple[int, int, int]) -> Image.Image:
-    """Return the cut-out centred on a plain square; `margin` is the free share of the side at each edge."""
+    """Return the cut-out centered on a plain square; `margin` is the free share of the side at each edge."""
     picture = Image.new("RGB", (size, size), ground)
     scaled = scale_cut_out(cut_out, size * (1 - 2 * margin))
     corner = ((size - scaled.width) // 2, (size - scaled.height) // 2)

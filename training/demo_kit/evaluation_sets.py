@@ -1,4 +1,4 @@
-"""Labelled images for evaluation: classes of objects, scenes with exact masks, captions, photographs."""
+"""Labeled images for evaluation: classes of objects, scenes with exact masks, captions, photographs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.demo_kit.drawing import PixelBank, compose_scene, evaluation_bank,
 
 
 # Our choices, as in the study that the project's first numbers come from.
-EVALUATION_GROUND = (124, 116, 104)  # ImageNet's mean colour
+EVALUATION_GROUND = (124, 116, 104)  # ImageNet's mean color
 EVALUATION_MARGIN = 0.08
 NUM_SEGMENTATION_TRAIN = 200
 NUM_SEGMENTATION_TEST = 150
@@ -118,15 +118,15 @@ def caption_set(assets: DemoAssets, size: int, split: Split = "held_out") -> Cap
     return CaptionSet(images, tuple(by_caption))
 
 
-def photographs(assets: DemoAssets, split: Split = "held_out", licence: str | None = None) -> list[Photograph]:
+def photographs(assets: DemoAssets, split: Split = "held_out", license: str | None = None) -> list[Photograph]:
     """Return the photographs of one split, by name.
 
     Args:
         assets: The demo's assets.
         split: Which side.
-        licence: Exact licence to keep, e.g. "CC0-1.0" for pictures that we publish; None keeps all.
+        license: Exact license to keep, e.g. "CC0-1.0" for pictures that we publish; None keeps all.
     """
-    chosen = [photo for photo in assets.photographs if photo.split == split and licence in (None, photo.licence)]
+    chosen = [photo for photo in assets.photographs if photo.split == split and license in (None, photo.license)]
     return sorted(chosen, key=lambda photo: photo.name)
 
 

@@ -1,4 +1,4 @@
-"""The demo's unlabelled images, each a pure function of (seed, index, size), and their rendering in bulk."""
+"""The demo's unlabeled images, each a pure function of (seed, index, size), and their rendering in bulk."""
 
 from __future__ import annotations
 

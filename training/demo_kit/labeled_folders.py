@@ -1,4 +1,4 @@
-"""The labelled images of the fine-tuning demo, written as the folders that `training.finetune` reads.
+"""The labeled images of the fine-tuning demo, written as the folders that `training.finetune` reads.
 
 A draw is a number that decides which images are made: objects and photographs stay those of the demo, and what is in
 the validation images never occurs in the training images.
@@ -36,7 +36,7 @@ def write_digits(folder: Path, size: int, draw: int) -> None:
         draw: Which block of consecutive digits is held out; those of 0 to 3 have none in common.
     """
     archive = fetch_package(package_named("scikit-learn")) / "sklearn/datasets/data/digits.csv.gz"
-    rows = np.loadtxt(archive, delimiter=",", dtype=np.uint8)  # 64 grey levels of 0 to 16, and the digit
+    rows = np.loadtxt(archive, delimiter=",", dtype=np.uint8)  # 64 gray levels of 0 to 16, and the digit
     rows = np.roll(rows, draw * NUM_VALIDATION, axis=0)
     for index, row in enumerate(rows):
         levels = 255 - row[:-1].reshape(8, 8) * np.uint8(15)

@@ -70,7 +70,7 @@ class Package:
         sha256: Hash of the archive.
         archive_bytes: Size of the download, bytes.
         unpacked_bytes: Size of the kept files, bytes, rounded up.
-        licence: Licence of the files that we keep.
+        license: License of the files that we keep.
         purpose: What the project uses it for.
         keep: Patterns (`fnmatch`, on the path inside the archive) of the files to unpack.
         client_options: Extra options of the client.
@@ -82,7 +82,7 @@ class Package:
     sha256: str
     archive_bytes: int
     unpacked_bytes: int
-    licence: str
+    license: str
     purpose: str
     keep: tuple[str, ...]
     client_options: tuple[str, ...] = ()
@@ -248,7 +248,7 @@ PACKAGES: dict[str, Package] = {
             6_000_000,
             "the ten pictures that we use: CC0 or public domain; package BSD-3-Clause",
             "data where only PyPI can be reached: photographs",
-            ("skimage/data/*.png", "skimage/data/*.jpg", "skimage/data/_fetchers.py", "*/LICENSE.txt"),  # .py: licences
+            ("skimage/data/*.png", "skimage/data/*.jpg", "skimage/data/_fetchers.py", "*/LICENSE.txt"),  # .py: licenses
             _ANY_HOST_WHEEL,
         ),
         Package(
@@ -381,15 +381,15 @@ def is_complete(package: Package, folder: Path) -> bool:
 
 
 def describe_packages(names: Iterable[str]) -> str:
-    """Return a Markdown table of packages: what is fetched, how large, under which licence."""
+    """Return a Markdown table of packages: what is fetched, how large, under which license."""
     rows = [
-        "| package | version | download | on disk | licence | for |",
+        "| package | version | download | on disk | license | for |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for package in map(package_named, names):
         sizes = f"{package.archive_bytes / 1e6:.0f} MB | {package.unpacked_bytes / 1e6:.0f} MB"
         title = f"{package.ecosystem} `{package.name}`"
-        rows.append(f"| {title} | {package.version} | {sizes} | {package.licence} | {package.purpose} |")
+        rows.append(f"| {title} | {package.version} | {sizes} | {package.license} | {package.purpose} |")
     return "\n".join(rows)
 
 
@@ -625,7 +625,7 @@ def _write_manifest(package: Package, version: str, digest: str, folder: Path) -
         "ecosystem": package.ecosystem,
         "version": version,
         "sha256": digest,
-        "licence": package.licence,
+        "license": package.license,
         "keep": list(package.keep),
         "num_files": _count_files(folder),
     }

@@ -14,7 +14,7 @@ MAX_DIFFERENCES_SHOWN = 5
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return where the state after `step` optimiser steps lies."""
+    """Return where the state after `step` optimizer steps lies."""
     return folder / f"step_{step:08d}"
 
 

@@ -25,11 +25,11 @@ from training.views.images import build_images
 
 
 NUM_PICTURE_IMAGES = 4  # our choice: as many rows as can be compared at a glance
-CAPTION = "Step {step}. Principal components of dense features; an adaptor is drawn in the colours of its teacher."
+CAPTION = "Step {step}. Principal components of dense features; an adaptor is drawn in the colors of its teacher."
 
 
 class HeldOutPictures:
-    """Draws the student's adaptors beside their teachers, in the same colours.
+    """Draws the student's adaptors beside their teachers, in the same colors.
 
     The teachers answer once, here; a picture needs one pass of the student. Nothing draws random numbers.
 

@@ -16,10 +16,10 @@ MUON_MOMENTUM = 0.95  # Muon's own default
 
 
 def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
-    """Return the optimiser that the recipe names, over all parameters of a student.
+    """Return the optimizer that the recipe names, over all parameters of a student.
 
     Raises:
-        ValueError: If no optimiser has this name.
+        ValueError: If no optimizer has this name.
     """
     if recipe.name not in OPTIMIZERS:
         raise ValueError(f"`optimizer.name` must be one of {sorted(OPTIMIZERS)}; got {recipe.name!r}.")

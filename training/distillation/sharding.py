@@ -104,7 +104,7 @@ def load_whole_state_dict(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimiser's state with whole tensors, in the layout of `Optimizer.state_dict`; all ranks take part.
+    """Return an optimizer's state with whole tensors, in the layout of `Optimizer.state_dict`; all ranks take part.
 
     PyTorch's `get_optimizer_state_dict` is no help here: for parameters that have no state yet (a trunk that waits) it
     makes some up, and a resumed run would differ from an undisturbed one.

@@ -136,7 +136,7 @@ class Distiller:
             write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
 
     def _build(self) -> None:
-        """Build teachers, student, optimiser, average, statistics and the source of targets."""
+        """Build teachers, student, optimizer, average, statistics and the source of targets."""
         recipe = self.recipe
         teachers = self._build_teachers()
         images = self._build_images()
@@ -259,7 +259,7 @@ class Distiller:
                 tracker.finish()
 
     def _train_step(self, examples: Iterator[tuple[Batch, Example]]) -> dict[str, Tensor]:
-        """Do one optimiser step; return the losses, weighted as they were added up."""
+        """Do one optimizer step; return the losses, weighted as they were added up."""
         self._set_learning_rate()
         update_spectral_norms(self.model)
         self.statistics.begin_step(self.step)

@@ -68,7 +68,7 @@ class StepWatch:
     def shares(self) -> dict[str, float]:
         """Return `time_share/PART` of the last watched step; they sum to 1.
 
-        "student" is all that is neither data nor teachers: its passes, losses, optimiser, average and statistics.
+        "student" is all that is neither data nor teachers: its passes, losses, optimizer, average and statistics.
         """
         total = sum(self._seconds.values())
         return {f"time_share/{part}": seconds / total for part, seconds in self._seconds.items()}

@@ -73,7 +73,7 @@ class CheckpointEvaluation:
         """Mean cosine of every adaptor with its teacher."""
         measurements = []
         for name, teacher in self.teachers.items():
-            reference = self.data.extract(teacher, self.data.unlabelled, name)
+            reference = self.data.extract(teacher, self.data.unlabeled, name)
             adaptor = adaptor_extractor(self.model, name)
             measurements += measure_adaptor_fidelity(f"adaptor {name}", adaptor, reference, self.data)
         return measurements

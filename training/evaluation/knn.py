@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification on frozen summaries."""
+"""Weighted k-nearest-neighbor classification on frozen summaries."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def knn_predictions(
         queries: `(num_queries, dim)`.
         gallery: `(num_gallery, dim)`.
         gallery_labels: Class indices, `(num_gallery,)`.
-        k: Neighbours that vote. The papers use 20; sets with few images per class need fewer.
+        k: Neighbors that vote. The papers use 20; sets with few images per class need fewer.
         temperature: Divides the cosine similarity in the exponent of a vote's weight.
 
     Returns:
@@ -38,9 +38,9 @@ def knn_predictions(
     predictions = []
     # 1024 rows bound the similarity matrix: 1024 x 1.28 M ImageNet images are 5 GiB in float32.
     for rows in F.normalize(queries, dim=1).split(1024):
-        similarity, neighbours = (rows @ gallery.T).topk(k, dim=1)
+        similarity, neighbors = (rows @ gallery.T).topk(k, dim=1)
         votes = similarity.new_zeros(len(rows), num_classes)
-        votes.scatter_add_(1, gallery_labels[neighbours], (similarity / temperature).exp())
+        votes.scatter_add_(1, gallery_labels[neighbors], (similarity / temperature).exp())
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions)
 

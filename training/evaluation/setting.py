@@ -33,7 +33,7 @@ class Setting:
         recipe: Of every run; only its seed differs.
         data: The held-out images.
         teachers: By name.
-        references: The teachers' features of `data.unlabelled`.
+        references: The teachers' features of `data.unlabeled`.
     """
 
     recipe: Recipe
@@ -51,7 +51,7 @@ class Setting:
         """
         teachers = build_teachers(recipe.teachers)
         data = EvaluationData.load(recipe.data.source, min(build_student(recipe, teachers).preferred_resolution))
-        references = {name: data.extract(teacher, data.unlabelled, name) for name, teacher in teachers.items()}
+        references = {name: data.extract(teacher, data.unlabeled, name) for name, teacher in teachers.items()}
         return cls(recipe, data, teachers, references)
 
     @property

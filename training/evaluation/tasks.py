@@ -32,9 +32,9 @@ from training.evaluation.zero_shot import centered, conse_embeddings, zero_shot_
 from training.views.images import build_images
 
 
-NUM_NEIGHBOURS = 5
+NUM_NEIGHBORS = 5
 """Our choice for the demo's sets, some of whose classes have fewer images than the papers' k = 20."""
-NUM_UNLABELLED = 256
+NUM_UNLABELED = 256
 """Held-out images on which adaptors are compared with their teachers; our choice."""
 PROMPT = "a photo of a {}"
 NUM_CONSE_CLASSES = 10
@@ -50,7 +50,7 @@ class EvaluationData:
         assets: What the images are made of.
         classification: Objects of known classes.
         segmentation: Scenes with masks.
-        unlabelled: Images like those of the training, uint8 `(num_images, 3, size, size)`.
+        unlabeled: Images like those of the training, uint8 `(num_images, 3, size, size)`.
         device: Where models run.
         dtype: Autocast type; None for the models' own.
     """
@@ -59,7 +59,7 @@ class EvaluationData:
     assets: DemoAssets
     classification: ClassificationSet
     segmentation: SegmentationSet
-    unlabelled: Tensor
+    unlabeled: Tensor
     device: str = "cpu"
     dtype: torch.dtype | None = None
 
@@ -68,17 +68,17 @@ class EvaluationData:
         """Fetch and render the images of a source at `size` x `size` pixels.
 
         Raises:
-            ValueError: If the source has no labelled images.
+            ValueError: If the source has no labeled images.
             PackageError: If packages cannot be fetched.
         """
         assets = load_demo_assets(source)
-        unlabelled = build_images(source, size=size, num_images=NUM_UNLABELLED, split="held_out")
+        unlabeled = build_images(source, size=size, num_images=NUM_UNLABELED, split="held_out")
         return cls(
             source,
             assets,
             classification_set(assets, size),
             segmentation_set(assets, size),
-            render(unlabelled, range(NUM_UNLABELLED), num_workers=0, show_progress=False),
+            render(unlabeled, range(NUM_UNLABELED), num_workers=0, show_progress=False),
             device,
             dtype,
         )
@@ -94,13 +94,13 @@ class EvaluationData:
         majority = classes.query_labels.bincount().max().item() / num_queries
         error = math.sqrt(0.25 / num_queries)
         return [
-            f"kNN, k = {NUM_NEIGHBOURS}: {num_queries} held-out objects of {len(classes.class_names)} classes, "
+            f"kNN, k = {NUM_NEIGHBORS}: {num_queries} held-out objects of {len(classes.class_names)} classes, "
             f"{num_stored} training objects. Always answering the most frequent class scores {majority:.3f}; "
             f"the standard error of an accuracy of one half is {error:.3f}.",
             f"Segmentation probe: {len(scenes.train_images)} training and {len(scenes.test_images)} test "
             f"scenes of {len(scenes.class_names)} classes with the background, composed of objects on "
             "photographs; those of the test scenes are held out.",
-            f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabelled)} held-out images; "
+            f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabeled)} held-out images; "
             "centered: about the teacher's mean, where a constant answer scores zero.",
         ]
 
@@ -121,7 +121,7 @@ def measure_knn(
             "knn",
             metric,
             f"{data.source} objects",
-            knn_accuracy(query, images.query_labels, stored, images.gallery_labels, k=NUM_NEIGHBOURS),
+            knn_accuracy(query, images.query_labels, stored, images.gallery_labels, k=NUM_NEIGHBORS),
             seed,
         )
         for metric, (query, stored) in inputs.items()
@@ -143,8 +143,8 @@ def measure_segmentation_probe(
 def measure_adaptor_fidelity(
     model: str, adaptor: FeatureExtractor, teacher: Features, data: EvaluationData, seed: int | None = None
 ) -> list[Measurement]:
-    """Measure how closely an adaptor reproduces its teacher's features of `data.unlabelled`."""
-    answer = data.extract(adaptor, data.unlabelled, f"{model}: images")
+    """Measure how closely an adaptor reproduces its teacher's features of `data.unlabeled`."""
+    answer = data.extract(adaptor, data.unlabeled, f"{model}: images")
     fidelity = adaptor_fidelity(answer, teacher)
     return [
         Measurement(model, "adaptor_fidelity", metric.replace("_", " "), f"{data.source} images", value, seed)
@@ -160,7 +160,7 @@ def measure_zero_shot(
     data: EvaluationData,
     seed: int | None = None,
 ) -> list[Measurement]:
-    """Measure zero-shot accuracy through the ImageNet classifier of a teacher; no labelled image is used.
+    """Measure zero-shot accuracy through the ImageNet classifier of a teacher; no labeled image is used.
 
     Args:
         model: Name in the results.
@@ -186,7 +186,7 @@ def measure_zero_shot(
 def measure_text_zero_shot(
     model: str, adaptor: FeatureExtractor, class_embeddings: Tensor, data: EvaluationData, seed: int | None = None
 ) -> list[Measurement]:
-    """Measure zero-shot accuracy through the text tower of an adaptor's teacher; no labelled image is used.
+    """Measure zero-shot accuracy through the text tower of an adaptor's teacher; no labeled image is used.
 
     Args:
         model: Name in the results.

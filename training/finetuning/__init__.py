@@ -1,1 +1,1 @@
-"""Fine-tuning on labelled images: data sources, augmentation, adapters, tasks and the trainer."""
+"""Fine-tuning on labeled images: data sources, augmentation, adapters, tasks and the trainer."""

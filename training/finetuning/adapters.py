@@ -133,7 +133,7 @@ def save_adapter(
 
 
 def _config_to_open(model: RadioPreTrainedModel) -> RadioConfig:
-    """Return the configuration that opens the base with the model's head; the base's own files are not quantised."""
+    """Return the configuration that opens the base with the model's head; the base's own files are not quantized."""
     fields = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     fields.pop("quantization_config", None)
     return RadioConfig.from_dict(fields)

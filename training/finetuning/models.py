@@ -183,7 +183,7 @@ def quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
     kept = [rf"(?!{re.escape(BLOCKS)}\.).+"]  # transformers takes regular expressions for names from the root
     if settings.quantize == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
-    # NF4 with double quantisation as in QLoRA, https://arxiv.org/abs/2305.14314
+    # NF4 with double quantization as in QLoRA, https://arxiv.org/abs/2305.14314
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -194,7 +194,7 @@ def quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
 
 
 def prepared_if_quantized(model: RadioPreTrainedModel, settings: FinetuneSettings) -> RadioPreTrainedModel:
-    """Return the model with norms and heads in float32 if its linear layers are quantised."""
+    """Return the model with norms and heads in float32 if its linear layers are quantized."""
     if settings.quantize is None:
         return model
     from peft import prepare_model_for_kbit_training

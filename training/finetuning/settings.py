@@ -29,7 +29,7 @@ class FinetuneSettings:
     Attributes:
         checkpoint: Folder or Hub id of the backbone (or of a task model to go on with).
         task: One of `TASKS`.
-        data: Folder, file or Hub id of the labelled images; see `training/FINETUNING.md`.
+        data: Folder, file or Hub id of the labeled images; see `training/FINETUNING.md`.
         output: Folder of the run.
         tune: "head" trains the head on the frozen backbone, "full" everything, the others add low-rank adapters.
         lora_rank: Rank of the adapters.
@@ -44,7 +44,7 @@ class FinetuneSettings:
         image_column: Column of the images; None finds it.
         target_column: Column of the labels, masks, boxes or depth maps; None finds it.
         box_format: How a `datasets` source states boxes, in pixels.
-        depth_scale: Units of a stored depth value in a metre; None means 1000 for integers and 1 for floats.
+        depth_scale: Units of a stored depth value in a meter; None means 1000 for integers and 1 for floats.
         validation_share: Share of the images that is held out where the source has no split of its own.
         size: Height and width in pixels that images are resized to; None takes the checkpoint's preferred one.
         window_size: ViTDet window in tokens, "global" or "auto", kept in the saved configuration; None leaves the

@@ -29,7 +29,7 @@ def align_to_teacher(student: Tensor, teacher: Tensor, shift: Tensor | None = No
 
     Args:
         student: `(batch, C, rows, cols)`, output of the teacher's dense head.
-        teacher: `(batch, C, teacher_rows, teacher_cols)`, standardised features.
+        teacher: `(batch, C, teacher_rows, teacher_cols)`, standardized features.
         shift: `(batch, 2)` integers, rows and columns, in cells of the student's grid: teacher's crop minus
             student's crop. None where both crops are the same.
 

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 
 def mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean squared error between the student's and the standardised teacher's features.
+    """Return the mean squared error between the student's and the standardized teacher's features.
 
     Shift-equivariant when both maps come from `align_to_teacher`: only positions that both crops show count.
 
     Args:
         student: `(batch, C, rows, cols)`, output of this teacher's dense head in the teacher's frame.
-        teacher: Same shape; standardised features.
+        teacher: Same shape; standardized features.
         valid: `(batch, rows, cols)` bool: positions that both the student and the teacher see.
 
     Returns:

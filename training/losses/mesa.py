@@ -8,7 +8,7 @@ from training.losses.features import check_same_shape, mse_feature_loss
 
 
 def mesa_loss(student: Tensor, average: Tensor, shift: Tensor) -> Tensor:
-    """Return the mean squared distance of the student's normalised features to its moving average's on another crop.
+    """Return the mean squared distance of the student's normalized features to its moving average's on another crop.
 
     Layer norm without learned parameters on both, then compared where both crops show the same. The features are the
     backbone's: it has no final norm, which is what the layer norm is for (our reading; the report does not say).

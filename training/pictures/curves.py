@@ -81,7 +81,7 @@ def draw_resolution_consistency(measurements: Sequence[Measurement], reference_p
 
     Args:
         measurements: Of the task "resolution_consistency"; others are passed over. Each seed is a dot, their mean
-            the line. Plain and centred cosines have a panel each.
+            the line. Plain and centered cosines have a panel each.
         reference_px: The largest size, with which all are compared.
         path: The PNG to write; a reader never sees half of it.
 

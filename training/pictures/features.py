@@ -1,4 +1,4 @@
-"""Pictures of features: principal components as colours, side by side for teachers and student."""
+"""Pictures of features: principal components as colors, side by side for teachers and student."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fit_pca_basis(features: Tensor, *, percentile: float = 2.0) -> PcaBasis:
 
     Args:
         features: `(num_images, dim, rows, cols)` with `dim >= 3`.
-        percentile: Share in percent of the tokens cut off at each end of the colour range, so that a few
+        percentile: Share in percent of the tokens cut off at each end of the color range, so that a few
             outlier patches do not wash out the picture. 2 is our choice.
 
     Returns:
@@ -87,9 +87,9 @@ def feature_columns(
     adaptors: Mapping[str, Tensor],
     backbones: Mapping[str, Tensor],
 ) -> list[Column]:
-    """Colour the features of some photographs for `draw_columns`.
+    """Color the features of some photographs for `draw_columns`.
 
-    An adaptor is drawn in its teacher's basis and range: equal colours mean equal features.
+    An adaptor is drawn in its teacher's basis and range: equal colors mean equal features.
 
     Args:
         photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
@@ -149,7 +149,7 @@ def draw_columns(columns: Sequence[Column], path: Path, *, caption: str = "") ->
 
 def _draw_column(figure: Figure, column: Column, left: float) -> None:
     width, height = figure.get_size_inches()
-    edge = 0.03  # inches of white between neighbouring cells
+    edge = 0.03  # inches of white between neighboring cells
     for row, image in enumerate(column.images):
         bottom = height - TITLE_INCHES - CELL_INCHES * (row + 1)
         size = CELL_INCHES - edge

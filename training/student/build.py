@@ -38,7 +38,7 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
 
 
 def regularize(student: RadioModel, recipe: Recipe) -> None:
-    """Add in place what acts on the student's weights in training only: noise and spectral reparametrisation."""
+    """Add in place what acts on the student's weights in training only: noise and spectral reparametrization."""
     if recipe.damp.sigma:
         add_damp(student, recipe.damp.sigma)
     if recipe.spectral.is_used:

@@ -42,7 +42,7 @@ def add_damp(model: nn.Module, sigma: float) -> None:
     """Give every linear layer of a model noise, in place; parameters and the keys of the state stay the same.
 
     Args:
-        model: The student, before its weights are parametrised or distributed.
+        model: The student, before its weights are parametrized or distributed.
         sigma: Standard deviation of the factors; 0.1 to 0.25 in the paper's appendix F.
     """
     linears = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]

@@ -9,7 +9,7 @@ Parameters = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a frozen copy of `model` that follows it by `update_parameters(model)` after each optimiser step.
+    """Return a frozen copy of `model` that follows it by `update_parameters(model)` after each optimizer step.
 
     Parameters are averaged with the rising decay of `ema_decay`; buffers are copied. The first update copies
     all.

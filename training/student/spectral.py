@@ -1,4 +1,4 @@
-"""Spectral reparametrisation: linear weights of bounded spectral norm, which keeps activations at high resolution tame.
+"""Spectral reparametrization: linear weights of bounded spectral norm, which keeps activations at high resolution tame.
 
 A weight w becomes `w * (softplus(s) + 0.05) / sigma(w)`: sigma(w) is its largest singular value, estimated by power
 iteration, and s a learned scale that weight decay pulls on.
@@ -71,7 +71,7 @@ class SpectralScale(nn.Module):
 
 
 def add_spectral_scales(model: RadioModel) -> None:
-    """Reparametrise the linear layers of a student's transformer blocks, in place; the weights keep their values.
+    """Reparametrize the linear layers of a student's transformer blocks, in place; the weights keep their values.
 
     The patch projection and the adaptors stay plain.
     """
@@ -83,14 +83,14 @@ def add_spectral_scales(model: RadioModel) -> None:
 
 
 def update_spectral_norms(model: nn.Module) -> None:
-    """Do one power iteration on every reparametrised weight; nothing for a model without."""
+    """Do one power iteration on every reparametrized weight; nothing for a model without."""
     for module in model.modules():
         if isinstance(module, parametrize.ParametrizationList):
             cast(SpectralScale, module[0]).iterate(cast(Tensor, module.original))
 
 
 def fold_spectral_scales(model: nn.Module) -> None:
-    """Replace every reparametrised weight by its value, under its plain name, in place."""
+    """Replace every reparametrized weight by its value, under its plain name, in place."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -124,7 +124,7 @@ def warm_start(student: RadioModel, source: RadioModel) -> WarmStart:
 def standardize_heads(
     student: RadioModel, names: Iterable[str], standardizers: Mapping[str, FeatureStandardizer]
 ) -> None:
-    """Make dense heads that predict teachers' own features predict standardised ones: the inverse of export's fold."""
+    """Make dense heads that predict teachers' own features predict standardized ones: the inverse of export's fold."""
     for name in names:
         adaptor = cast(RadioAdaptor, student.radio_model.adaptors[name])
         head = cast(RadioHeadMLP, adaptor.feat_mlp)  # whichever its kind, it has `output_linear`

@@ -18,7 +18,7 @@ from training.views.crops import (
     exact_shift,
     flip,
     flip_shift,
-    jitter_colour,
+    jitter_color,
 )
 
 
@@ -91,8 +91,8 @@ class CachedTargets:
         return Example(self._student_images(window(images), batch), targets, average)
 
     def _student_images(self, windows: Tensor, batch: Batch) -> Tensor:
-        """Return uint8 windows as the student sees them: at its size, with changed colours, in [0, 1]."""
-        return jitter_colour(_resize(windows.float() / 255, batch.size_px), batch, self.recipe.views)
+        """Return uint8 windows as the student sees them: at its size, with changed colors, in [0, 1]."""
+        return jitter_color(_resize(windows.float() / 255, batch.size_px), batch, self.recipe.views)
 
 
 def _resize(images: Tensor, side_px: int) -> Tensor:

@@ -13,7 +13,7 @@ class Target(NamedTuple):
 
     Attributes:
         summary: `(batch, summary_dim)`, or None.
-        features: `(batch, feature_dim, rows, cols)`, not standardised.
+        features: `(batch, feature_dim, rows, cols)`, not standardized.
         shift: `(batch, 2)` rows and columns in student patches: the teacher's crop minus the student's; None
             if both show the same.
     """
@@ -27,7 +27,7 @@ class AverageView(NamedTuple):
     """What the student's moving average sees of a batch, to be compared with the student.
 
     Attributes:
-        pixel_values: `(batch, 3, size, size)`, coloured as the student's images.
+        pixel_values: `(batch, 3, size, size)`, colored as the student's images.
         shift: `(batch, 2)` rows and columns in student patches: this crop minus the student's.
     """
 

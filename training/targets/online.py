@@ -15,7 +15,7 @@ from training.views.crops import (
     draw_flips,
     draw_shifts,
     flip,
-    jitter_colour,
+    jitter_color,
 )
 from training.views.loaders import PartitionStreams, build_view_loader
 
@@ -64,7 +64,7 @@ class OnlineTargets:
         views = views.to(self.device, non_blocking=True).float() / 255
         views = flip(views, draw_flips(batch, recipe))
         student_shift = draw_shifts(batch, "student", recipe)
-        pixel_values = jitter_colour(self._crop(batch, views, student_shift), batch, recipe)
+        pixel_values = jitter_color(self._crop(batch, views, student_shift), batch, recipe)
         targets = {}
         for name in batch.teachers:
             shift = draw_shifts(batch, name, recipe)
@@ -78,7 +78,7 @@ class OnlineTargets:
         if not self.recipe.mesa.is_due(batch.step):
             return None
         shift = draw_shifts(batch, "average", self.recipe.views)
-        pixel_values = jitter_colour(self._crop(batch, views, shift), batch, self.recipe.views)
+        pixel_values = jitter_color(self._crop(batch, views, shift), batch, self.recipe.views)
         return AverageView(pixel_values, (shift - student_shift).to(self.device))
 
     def _crop(self, batch: Batch, views: Tensor, shift: Tensor) -> Tensor:

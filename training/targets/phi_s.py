@@ -115,7 +115,7 @@ class FeatureStandardizer(nn.Module):
         return _map_tokens(features, lambda tokens: (tokens - mean) @ matrix.T)
 
     def invert(self, features: Tensor) -> Tensor:
-        """Return standardised features in the teacher's own space, float32 (Eq 50)."""
+        """Return standardized features in the teacher's own space, float32 (Eq 50)."""
         inverse, mean = self.inverse.float(), self.mean.float()
         return _map_tokens(features, lambda tokens: tokens @ inverse.T + mean)
 
@@ -143,7 +143,7 @@ class FeatureStandardizer(nn.Module):
         """Follow a layer by `matrix @ y + offset` for every `num_channels` of its outputs."""
         if linear.out_features % self.num_channels or linear.bias is None:
             raise ValueError(
-                f"`linear` must have a bias and a multiple of {self.num_channels} outputs to take a standardisation or "
+                f"`linear` must have a bias and a multiple of {self.num_channels} outputs to take a standardization or "
                 f"its inverse; got {linear}."
             )
         matrix, offset = matrix.to(linear.weight.device), offset.to(linear.weight.device)
@@ -175,7 +175,7 @@ class PhiS(FeatureStandardizer):
 
 
 class ChannelStandardizer(FeatureStandardizer):
-    """Each channel divided by its own standard deviation ("standardise" in PHI-S, table 1)."""
+    """Each channel divided by its own standard deviation ("standardize" in PHI-S, table 1)."""
 
     def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
         deviation = covariance.diagonal().clamp(min=MIN_VARIANCE).sqrt()
@@ -205,7 +205,7 @@ def spreading_rotation(eigenvalues: Tensor) -> Tensor:
         eigenvalues: `(C,)` float64 variances along the principal axes.
 
     Returns:
-        `(C, C)` float64: the normalised Hadamard matrix where one is known, else `equalizing_rotation`.
+        `(C, C)` float64: the normalized Hadamard matrix where one is known, else `equalizing_rotation`.
     """
     num_channels = len(eigenvalues)
     if not hadamard_order_is_known(num_channels):

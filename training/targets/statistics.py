@@ -1,4 +1,4 @@
-"""The running statistics of all teachers: what standardises dense targets and balances summary losses."""
+"""The running statistics of all teachers: what standardizes dense targets and balances summary losses."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -16,7 +16,7 @@ from training.teachers.base import TeacherShape
 class TeacherStatistics(nn.Module):
     """A `FeatureStandardizer` for each teacher, and a `SummaryDispersion` for each that has a summary.
 
-    Estimation is over when the recipe says so; from then on nothing moves. A step's targets are standardised
+    Estimation is over when the recipe says so; from then on nothing moves. A step's targets are standardized
     with what was known before the step, so that accumulation and the number of ranks do not matter.
 
     Args:
@@ -83,7 +83,7 @@ class TeacherStatistics(nn.Module):
             standardizer.refit()
 
     def standardize(self, name: str, features: Tensor) -> Tensor:
-        """Return a teacher's standardised features."""
+        """Return a teacher's standardized features."""
         return self.standardizers()[name].standardize(features)
 
     def dispersion(self, name: str) -> Tensor:
@@ -91,7 +91,7 @@ class TeacherStatistics(nn.Module):
         return self._dispersions()[name].value
 
     def standardizers(self) -> dict[str, FeatureStandardizer]:
-        """Return the standardisers by teacher name."""
+        """Return the standardizers by teacher name."""
         return cast(dict[str, FeatureStandardizer], dict(self.features.items()))
 
     def scalars(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The base class of the teachers: frozen networks that resize and normalise on their own.
+"""The base class of the teachers: frozen networks that resize and normalize on their own.
 
 To add a teacher, write a subclass (about 30 lines), anywhere:
 
@@ -193,7 +193,7 @@ class Teacher(nn.Module):
         elif self.mode == "fixed":
             summary, features = self._answer_fixed(images, rows, cols)
         else:
-            summary, features = self._run_network(self._normalised(images, self._native_run_size(rows, cols)))
+            summary, features = self._run_network(self._normalized(images, self._native_run_size(rows, cols)))
         features = resample_features(features, rows, cols).contiguous()
         return TeacherOutput(None if summary is None else summary.to(home), features.to(home))
 
@@ -209,7 +209,7 @@ class Teacher(nn.Module):
         return self.train(False)
 
     def describe(self) -> str:
-        """Return one line: normalisation, patch, native size, widths and how the teacher runs."""
+        """Return one line: normalization, patch, native size, widths and how the teacher runs."""
         size = "the student's size" if self.input_size_px is None else f"{self.input_size_px} px"
         upsampling = f", upsampled by {self.upsample}" if self.mode == "fixed" else ""
         return (
@@ -221,17 +221,17 @@ class Teacher(nn.Module):
 
     def _answer_fixed(self, images: Tensor, rows: int, cols: int) -> TeacherOutput:
         side = self._fixed_side()
-        summary, features = self._run_network(self._normalised(images, (side, side)))
+        summary, features = self._run_network(self._normalized(images, (side, side)))
         num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.upsample == "tiles" else 1
         if num_tiles > 1:
-            large = self._normalised(images, (side * num_tiles, side * num_tiles))
+            large = self._normalized(images, (side * num_tiles, side * num_tiles))
             tiles = self._run_network(cut_tiles(large, num_tiles, num_tiles)).features
             features = add_detail(features, stitch_tiles(tiles, num_tiles, num_tiles))
         return TeacherOutput(summary, features)
 
     def _answer_mosaics(self, images: Tensor, rows: int, cols: int) -> TeacherOutput:
         layout = self._mosaic_layout(rows, cols)
-        images = self._normalised(images, (rows * self.patch_size, cols * self.patch_size))
+        images = self._normalized(images, (rows * self.patch_size, cols * self.patch_size))
         features = self._run_network(pack_mosaics(images, layout, self.patch_size)).features
         return TeacherOutput(None, slice_mosaics(features, layout, len(images)))
 
@@ -241,21 +241,21 @@ class Teacher(nn.Module):
         except ValueError as error:
             raise self._error(str(error)) from error
 
-    def _normalised(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+    def _normalized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         return (resize_images(images, size) - self.mean) / self.std
 
-    def _run_network(self, normalised: Tensor) -> TeacherOutput:
+    def _run_network(self, normalized: Tensor) -> TeacherOutput:
         """Return summary and features on the network's own grid, float32.
 
         They are copies, because a loss cannot use tensors of inference mode.
         """
         if self.is_convolutional:
-            normalised = normalised.contiguous(memory_format=torch.channels_last)
-        autocast, device_type = contextlib.nullcontext(), normalised.device.type
+            normalized = normalized.contiguous(memory_format=torch.channels_last)
+        autocast, device_type = contextlib.nullcontext(), normalized.device.type
         if torch.amp.is_autocast_available(device_type):  # not on the meta device, where runs are planned
             autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bfloat16")
         with torch.inference_mode(), autocast:
-            summary, features = self.encode(normalised)
+            summary, features = self.encode(normalized)
         features = features.to(torch.float32, copy=True)
         return TeacherOutput(None if summary is None else summary.to(torch.float32, copy=True), features)
 

@@ -1,6 +1,6 @@
 """Teachers of transformers' own model classes, by Hub id or local folder.
 
-| kind | class | normalisation | summary | features | runs unless told otherwise |
+| kind | class | normalization | summary | features | runs unless told otherwise |
 | --- | --- | --- | --- | --- | --- |
 | clip | CLIP, DFN CLIP | OpenAI's | projected class token | patch tokens after the last norm | fixed |
 | siglip, siglip2 | SigLIP, SigLIP2 | 0.5 | pooling head | patch tokens after the last norm | fixed; NaFlex native |
@@ -70,7 +70,7 @@ def open_network(
         weights_dtype: Type that the weights are kept in.
 
     Raises:
-        ValueError: If an option is unknown, or the source is missing, behind a licence gate, incomplete or another
+        ValueError: If an option is unknown, or the source is missing, behind a license gate, incomplete or another
             model: one line.
     """
     import transformers
@@ -361,11 +361,11 @@ def _check_option(name: str, option: str, value: str, choices: tuple[str, ...]) 
 
 
 def _flexible_inputs(pixel_values: Tensor, patch_size: int) -> dict[str, Tensor]:
-    """Return images as the flattened patches, colours last, that flexible SigLIP2 takes."""
+    """Return images as the flattened patches, colors last, that flexible SigLIP2 takes."""
     batch, _, height, width = pixel_values.shape
     rows, cols = height // patch_size, width // patch_size
     patches = F.unfold(pixel_values, patch_size, stride=patch_size).transpose(1, 2)
-    # (batch, patches, channels * p * p) -> colours last
+    # (batch, patches, channels * p * p) -> colors last
     patches = patches.unflatten(2, (3, patch_size**2)).transpose(2, 3).flatten(2)
     shapes = torch.tensor([[rows, cols]], device=pixel_values.device).expand(batch, 2)
     mask = torch.ones((batch, rows * cols), dtype=torch.long, device=pixel_values.device)

@@ -45,7 +45,7 @@ def load_config(source: str, name: str, accepted: tuple[str, ...]) -> Any:
     """Return the checkpoint's config.
 
     Raises:
-        ValueError: If it is missing, behind a licence gate, or of another model type than the accepted ones: one line.
+        ValueError: If it is missing, behind a license gate, or of another model type than the accepted ones: one line.
     """
     from transformers import AutoConfig
 
@@ -67,7 +67,7 @@ def explain_failure(error: BaseException, source: str) -> str:
     page = f"https://huggingface.co/{source}"
     for cause in causes:
         if isinstance(cause, GatedRepoError):
-            return f"its licence must be accepted: do so at {page}, then log in with `hf auth login`"
+            return f"its license must be accepted: do so at {page}, then log in with `hf auth login`"
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
             return f"access refused (HTTP {cause.response.status_code}): see {page}, and log in with `hf auth login`"
     return str(error).strip().splitlines()[0]

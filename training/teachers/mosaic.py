@@ -2,7 +2,7 @@
 
 Every image is resized so that one cell of the teacher covers what one cell of the student covers, as many as fit are
 laid on the teacher's canvas, and the answer is cut apart again. Cheaper than one pass per image, and better: the images
-meet the teacher's position artefacts in changing places (RADIOv2.5, finding 3, https://arxiv.org/abs/2412.07679).
+meet the teacher's position artifacts in changing places (RADIOv2.5, finding 3, https://arxiv.org/abs/2412.07679).
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def pack_mosaics(images: Tensor, layout: MosaicLayout, cell_px: int) -> Tensor:
     """Lay images on canvases.
 
     Args:
-        images: `(batch, channels, rows * cell_px, cols * cell_px)`, normalised: spare area is 0, the mean colour.
+        images: `(batch, channels, rows * cell_px, cols * cell_px)`, normalized: spare area is 0, the mean color.
         layout: Where they lie.
         cell_px: Pixels along a side of a cell.
 

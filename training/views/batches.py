@@ -20,7 +20,7 @@ class Batch:
 
     Attributes:
         seed: The run's seed.
-        step: 0-based optimiser step.
+        step: 0-based optimizer step.
         partition: Name of the partition.
         size_px: Side of the student's images.
         window_px: Side of the window that they show of a cached view.

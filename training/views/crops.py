@@ -1,4 +1,4 @@
-"""Geometry and colour of what the student and the teachers see, in whole patches, so that features align exactly."""
+"""Geometry and color of what the student and the teachers see, in whole patches, so that features align exactly."""
 
 import math
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from training.views.batches import Batch
 
 
 def crop_region(image: Tensor, region: Tensor, side_px: int, views: ViewsRecipe) -> Tensor:
-    """Return a random part of an image as a square, keeping colours: the view that all crops are cut from.
+    """Return a random part of an image as a square, keeping colors: the view that all crops are cut from.
 
     Args:
         image: `(3, height, width)` uint8.
@@ -101,7 +101,7 @@ def flip(maps: Tensor, is_flipped: Tensor) -> Tensor:
     return torch.where(is_flipped.to(maps.device)[:, None, None, None], maps.flip(-1), maps)
 
 
-def jitter_colour(pixel_values: Tensor, batch: Batch, views: ViewsRecipe) -> Tensor:
+def jitter_color(pixel_values: Tensor, batch: Batch, views: ViewsRecipe) -> Tensor:
     """Change contrast and brightness of the student's images, which the teachers see unchanged.
 
     Args:

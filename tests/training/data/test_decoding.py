@@ -33,7 +33,7 @@ def first_pixel(image: EncodedImage) -> tuple[int, ...]:
         (Image.fromarray(np.full((40, 40), 65535, np.uint16)), (255, 255, 255)),
         (Image.fromarray(np.full((40, 40), 128 * 257, np.uint16)), (128, 128, 128)),
     ],
-    ids=["grey", "bilevel", "palette", "grey and alpha", "transparent", "16 bit white", "16 bit grey"],
+    ids=["gray", "bilevel", "palette", "gray and alpha", "transparent", "16 bit white", "16 bit gray"],
 )
 def test_every_mode_becomes_rgb(picture: Image.Image, expected: tuple[int, ...]) -> None:
     assert first_pixel(encode(picture)) == expected

@@ -42,7 +42,7 @@ def test_each_caption_is_there_once(assets):
     assert len(images.images) == 2
 
 
-def test_photographs_can_be_asked_for_by_licence(assets):
+def test_photographs_can_be_asked_for_by_license(assets):
     assert [photo.name for photo in photographs(assets)] == ["copyleft", "held_out"]
-    (free,) = photographs(assets, licence="CC0-1.0")
+    (free,) = photographs(assets, license="CC0-1.0")
     assert photograph_tensor(free, 24, 40).shape == (3, 24, 40)

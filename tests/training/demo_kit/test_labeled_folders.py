@@ -7,16 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from training.demo_kit import labeled_folders as labelled_folders
+from training.demo_kit import labeled_folders as labeled_folders
 from training.demo_kit.labeled_folders import write_digits, write_masks, write_objects
 from training.finetuning.tasks.instances import decode_mask
 
 
 @pytest.fixture(autouse=True)
 def _few(assets, monkeypatch):
-    monkeypatch.setattr(labelled_folders, "load_demo_assets", lambda: assets)
-    monkeypatch.setattr(labelled_folders, "NUM_SCENES", 6)
-    monkeypatch.setattr(labelled_folders, "NUM_VALIDATION", 4)
+    monkeypatch.setattr(labeled_folders, "load_demo_assets", lambda: assets)
+    monkeypatch.setattr(labeled_folders, "NUM_SCENES", 6)
+    monkeypatch.setattr(labeled_folders, "NUM_VALIDATION", 4)
 
 
 def names_below(folder):
@@ -30,12 +30,12 @@ def pixels(path):
 
 @pytest.fixture
 def digits(tmp_path, monkeypatch):
-    """Ten digits, each of one grey level: row i shows the digit i as i + 1."""
+    """Ten digits, each of one gray level: row i shows the digit i as i + 1."""
     folder = tmp_path / "sklearn/datasets/data"
     folder.mkdir(parents=True)
     rows = np.array([[number + 1] * 64 + [number] for number in range(10)])
     np.savetxt(folder / "digits.csv.gz", rows, fmt="%d", delimiter=",")
-    monkeypatch.setattr(labelled_folders, "fetch_package", lambda package: tmp_path)
+    monkeypatch.setattr(labeled_folders, "fetch_package", lambda package: tmp_path)
 
 
 @pytest.mark.usefixtures("digits")
@@ -78,7 +78,7 @@ def test_boxes_and_outlines_lie_on_the_objects(tmp_path):
         left, top, width, height = (round(value) for value in annotation["bbox"])
         image = pixels(tmp_path / "validation" / f"{annotation['image_id']}.png")
         inside = image[top : top + height, left : left + width].astype(int)
-        is_object = inside[..., 2] - inside[..., 0] > 10  # held-out objects are blue, photographs grey
+        is_object = inside[..., 2] - inside[..., 0] > 10  # held-out objects are blue, photographs gray
         assert is_object.any(axis=0).all()
         assert is_object.any(axis=1).all()
         mask = decode_mask(annotation["segmentation"], (64, 64), "scene")
@@ -89,6 +89,6 @@ def test_boxes_and_outlines_lie_on_the_objects(tmp_path):
 
 def test_run_lengths_begin_outside():
     mask = torch.tensor([[True, False], [True, True]])
-    assert labelled_folders._run_lengths(mask) == {"counts": [0, 2, 1, 1], "size": [2, 2]}
-    assert labelled_folders._run_lengths(~mask) == {"counts": [2, 1, 1], "size": [2, 2]}
-    assert labelled_folders._run_lengths(torch.ones(2, 3, dtype=torch.bool)) == {"counts": [0, 6], "size": [2, 3]}
+    assert labeled_folders._run_lengths(mask) == {"counts": [0, 2, 1, 1], "size": [2, 2]}
+    assert labeled_folders._run_lengths(~mask) == {"counts": [2, 1, 1], "size": [2, 2]}
+    assert labeled_folders._run_lengths(torch.ones(2, 3, dtype=torch.bool)) == {"counts": [0, 6], "size": [2, 3]}

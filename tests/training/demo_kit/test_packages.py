@@ -50,7 +50,7 @@ def pin(archive: Path, ecosystem="pypi", keep=("*",), **changes) -> Package:
         "sha256": packages._sha256(archive),
         "archive_bytes": archive.stat().st_size,
         "unpacked_bytes": 1000,
-        "licence": "CC0-1.0",
+        "license": "CC0-1.0",
         "purpose": "tests",
     }
     return Package(ecosystem=ecosystem, keep=keep, **{**pinned, **changes})
@@ -88,7 +88,7 @@ def test_only_the_wanted_files_are_unpacked_and_fetched_once(tmp_path, serve):
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["one.png", MANIFEST_NAME]
     assert calls.read_text() == "x"
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    assert (manifest["version"], manifest["licence"], manifest["num_files"]) == ("1.0", "CC0-1.0", 1)
+    assert (manifest["version"], manifest["license"], manifest["num_files"]) == ("1.0", "CC0-1.0", 1)
     assert leftovers(tmp_path / "cache") == [folder]
 
 

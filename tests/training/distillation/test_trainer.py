@@ -71,7 +71,7 @@ def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: st
     assert output.adaptors["semantic"].summary.shape == (1, 10)
     assert output.adaptors["segmenter"].summary is None
     assert output.adaptors["segmenter"].features.shape == (1, 9, 2, 3)
-    # The teacher's features lie around 3; a standardised head's would lie around 0.
+    # The teacher's features lie around 3; a standardized head's would lie around 0.
     assert output.adaptors["segmenter"].features.mean().item() == pytest.approx(3, abs=0.5)
 
 

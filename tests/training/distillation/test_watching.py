@@ -252,7 +252,7 @@ def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder
     answers = {"semantic": teacher(pictures.pixel_values).features, "segmenter": other(pictures.pixel_values).features}
     with Image.open(pictures.draw(3, answers)) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    # Titles and caption aside, cells of a teacher and its adaptor are neighbours.
+    # Titles and caption aside, cells of a teacher and its adaptor are neighbors.
     cell, left = CELL_INCHES * DPI, (2 * GAP_INCHES + CELL_INCHES) * DPI
     rows = slice(round(TITLE_INCHES * DPI) + 8, round((TITLE_INCHES + CELL_INCHES) * DPI) - 8)
     first, second = (pixels[rows, round(left + shift) + 8 : round(left + shift) + 190] for shift in (0, cell))

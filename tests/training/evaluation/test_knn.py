@@ -19,7 +19,7 @@ def test_votes_are_weighted_by_exponentiated_similarity():
     assert knn_predictions(query, gallery, labels, k=3, temperature=10.0).item() == 1
 
 
-def test_only_k_neighbours_vote():
+def test_only_k_neighbors_vote():
     gallery = torch.tensor([[1.0, 0.05], [1.0, 0.3], [1.0, 0.31], [1.0, 0.32]])
     labels = torch.tensor([0, 1, 1, 1])
     query = torch.tensor([[1.0, 0.0]])

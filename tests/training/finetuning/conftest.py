@@ -1,4 +1,4 @@
-"""Tiny folders of labelled images, one for each layout."""
+"""Tiny folders of labeled images, one for each layout."""
 
 import json
 
@@ -48,17 +48,17 @@ def voc_folder(tmp_path):
 
 @pytest.fixture
 def depth_folder(tmp_path):
-    """Four images with depth, half as 16-bit PNG in millimetres, half as metres in `.npy`."""
+    """Four images with depth, half as 16-bit PNG in millimeters, half as meters in `.npy`."""
     for number in range(4):
         save_picture(tmp_path / "depth" / "images" / f"{number}.png", number)
-        metres = np.full((HEIGHT, WIDTH), 1.5 + number, dtype=np.float32)
-        metres[0, 0] = 0
+        meters = np.full((HEIGHT, WIDTH), 1.5 + number, dtype=np.float32)
+        meters[0, 0] = 0
         folder = tmp_path / "depth" / "depth"
         folder.mkdir(exist_ok=True)
         if number % 2:
-            np.save(folder / f"{number}.npy", metres)
+            np.save(folder / f"{number}.npy", meters)
         else:
-            Image.fromarray((metres * 1000).astype(np.uint16)).save(folder / f"{number}.png")
+            Image.fromarray((meters * 1000).astype(np.uint16)).save(folder / f"{number}.png")
     return tmp_path / "depth"
 
 

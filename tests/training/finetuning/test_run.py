@@ -264,9 +264,9 @@ def test_adapters_train_on_quantised_blocks(bits, class_folders, tmp_path):
     options = {"tune": "lora", "quantize": bits, "merge": True}
     run = FinetuningRun(settings(tmp_path / "base", class_folders, tmp_path / "run", **options))
     linear_class = {4: bitsandbytes.nn.Linear4bit, 8: bitsandbytes.nn.Linear8bitLt}[bits]
-    quantised = [name for name, module in run.model.named_modules() if isinstance(module, linear_class)]
-    assert len(quantised) == 4 * wide.num_hidden_layers
-    assert all(".blocks." in name for name in quantised)
+    quantized = [name for name, module in run.model.named_modules() if isinstance(module, linear_class)]
+    assert len(quantized) == 4 * wide.num_hidden_layers
+    assert all(".blocks." in name for name in quantized)
     run.run()
     adapter = load_file(tmp_path / "run" / "final" / "adapter_model.safetensors")
     assert {weights.dtype for weights in adapter.values()} == {torch.float32}

@@ -107,7 +107,7 @@ def test_mesa_compares_normalised_tokens() -> None:
     moved = 4 * features + torch.randn(2, 1, 3, 3)  # scale and mean of a token do not count
     assert mesa_loss(moved, features, shift).item() == pytest.approx(0, abs=1e-6)
     assert mesa_loss(moved, other, shift).item() == pytest.approx(mesa_loss(features, other, shift).item(), rel=1e-4)
-    # Tokens (-1, 1) and (1, -1) after normalisation: every channel differs by 2.
+    # Tokens (-1, 1) and (1, -1) after normalization: every channel differs by 2.
     opposite = torch.tensor([[0.0, 9.0], [3.0, 1.0]]).view(2, 2, 1, 1)
     assert mesa_loss(opposite[:1], opposite[1:], shift[:1]).item() == pytest.approx(4, rel=1e-4)
 

@@ -22,7 +22,7 @@ def test_basis_finds_the_directions_in_order_of_variance(features):
     torch.testing.assert_close(components.T @ components, torch.eye(3, dtype=torch.float64))
 
 
-def test_colours_fill_the_range_and_ignore_outliers(features):
+def test_colors_fill_the_range_and_ignore_outliers(features):
     features[0, 5, 0, 0] = 1e4
     colors = pca_colors(features, fit_pca_basis(features))
     assert colors.shape == (4, 6, 6, 3)
@@ -31,7 +31,7 @@ def test_colours_fill_the_range_and_ignore_outliers(features):
     assert colors[..., 0].std() > 0.15
 
 
-def test_equal_features_get_equal_colours_in_the_teachers_basis(features):
+def test_equal_features_get_equal_colors_in_the_teachers_basis(features):
     photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     columns = feature_columns(photographs, {"a": features}, {"a": features.clone()}, {"backbone": features * 3})
     assert [column.title for column in columns] == [

@@ -28,8 +28,8 @@ SIDE = 80
 NUM_IMAGES = 6
 
 
-class MeanColour(nn.Module):
-    """A teacher whose features are the mean colours of cells: equivariant to whole-cell shifts and mirroring."""
+class MeanColor(nn.Module):
+    """A teacher whose features are the mean colors of cells: equivariant to whole-cell shifts and mirroring."""
 
     def __init__(self, cell_px: int = PATCH, has_summary: bool = True) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def recipe_with(views: ViewsRecipe, **partition) -> Recipe:
     )
 
 
-TEACHERS = {"coarse": MeanColour(), "fine": MeanColour(8, has_summary=False)}
+TEACHERS = {"coarse": MeanColor(), "fine": MeanColor(8, has_summary=False)}
 
 
 def open_cache(recipe: Recipe, folder: Path) -> FeatureCache:
@@ -99,7 +99,7 @@ def test_online_shift_says_where_the_teachers_crop_lies() -> None:
     source = OnlineTargets(recipe, PATCH, Images(), TEACHERS, torch.device("cpu"))
     shifts = []
     for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES).steps(0, 4)):
-        student = MeanColour()(example.pixel_values).features
+        student = MeanColor()(example.pixel_values).features
         target = example.targets["coarse"]
         assert target.shift is not None
         shifts.append(target.shift)
@@ -136,7 +136,7 @@ def test_window_that_does_not_fit_is_refused(tmp_path: Path, window: int) -> Non
 
 
 def test_grid_that_is_no_multiple_is_resampled() -> None:
-    answers = TeacherAnswers({"odd": MeanColour(cell_px=27)}, SIDE // PATCH, torch.device("cpu"))  # 2 x 2 cells
+    answers = TeacherAnswers({"odd": MeanColor(cell_px=27)}, SIDE // PATCH, torch.device("cpu"))  # 2 x 2 cells
     entries = answers(Images().images)
     assert entries["odd.features"].shape == (NUM_IMAGES, 5, 5, 3)
     assert entries["odd.features"].dtype == torch.float16
@@ -198,7 +198,7 @@ def test_full_disk_is_noticed_before_it_is_full(tmp_path: Path, monkeypatch: pyt
 
 
 def test_values_beyond_float16_are_refused() -> None:
-    class Huge(MeanColour):
+    class Huge(MeanColor):
         def forward(self, pixel_values: Tensor) -> TeacherOutput:
             return TeacherOutput(None, super().forward(pixel_values).features * 1e6)
 
@@ -207,8 +207,8 @@ def test_values_beyond_float16_are_refused() -> None:
 
 
 def mesa_of(source: CachedTargets | OnlineTargets, recipe: Recipe) -> list[float]:
-    """Run the mean colours as student and as average alike over the steps of a plan."""
-    plan, network = BatchPlan(recipe, NUM_IMAGES), MeanColour()
+    """Run the mean colors as student and as average alike over the steps of a plan."""
+    plan, network = BatchPlan(recipe, NUM_IMAGES), MeanColor()
     losses = []
     for _, example in source.examples(lambda: plan.steps(0, 6)):
         if example.average is None:

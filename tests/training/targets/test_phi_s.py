@@ -125,7 +125,7 @@ def test_unfoldable_layer_is_refused(linear: nn.Linear) -> None:
         fitted(correlated_features(12)).fold_inverse_into_linear(linear)
 
 
-def test_channel_and_global_standardisation() -> None:
+def test_channel_and_global_standardization() -> None:
     features = correlated_features(12)
     by_channel = variances(fitted(features, ChannelStandardizer).standardize(features))
     torch.testing.assert_close(by_channel, torch.ones(12).double(), rtol=1e-4, atol=0)

@@ -118,9 +118,9 @@ def test_clip_gives_the_projected_class_token_and_normed_patch_tokens(folders):
     pixel_values = torch.rand(2, 3, 56, 56)
     output = teacher(pixel_values)
     model = CLIPModel.from_pretrained(folders / "clip").eval()
-    normalised = (pixel_values - teacher.mean) / teacher.std
-    torch.testing.assert_close(output.summary, model.get_image_features(normalised).pooler_output)
-    tokens = model.vision_model(normalised).last_hidden_state[:, 1:]
+    normalized = (pixel_values - teacher.mean) / teacher.std
+    torch.testing.assert_close(output.summary, model.get_image_features(normalized).pooler_output)
+    tokens = model.vision_model(normalized).last_hidden_state[:, 1:]
     expected = model.vision_model.post_layernorm(tokens)
     torch.testing.assert_close(output.features.flatten(2).transpose(1, 2), expected)
 
@@ -215,11 +215,11 @@ def test_what_does_not_load_is_one_clear_line(folders, tmp_path):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (GatedRepoError, "its licence must be accepted: do so at https://huggingface.co/org/model, then log in"),
+        (GatedRepoError, "its license must be accepted: do so at https://huggingface.co/org/model, then log in"),
         (HfHubHTTPError, r"access refused \(HTTP 403\): see https://huggingface.co/org/model"),
     ],
 )
-def test_a_licence_gate_is_one_line_that_says_what_to_do(monkeypatch, error, message):
+def test_a_license_gate_is_one_line_that_says_what_to_do(monkeypatch, error, message):
     response = type("Response", (), {"status_code": 403, "headers": {}, "request": None})()
 
     def refuse(source):

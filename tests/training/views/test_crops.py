@@ -12,7 +12,7 @@ from training.views.crops import (
     exact_shift,
     flip,
     flip_shift,
-    jitter_colour,
+    jitter_color,
 )
 
 
@@ -66,11 +66,11 @@ def test_flip_probability(probability: float, expected: int) -> None:
 
 def test_jitter_keeps_the_range_and_changes_each_image_differently() -> None:
     pixel_values = torch.full((3, 3, 4, 4), 0.5)
-    jittered = jitter_colour(pixel_values, batch_of(3), ViewsRecipe(brightness=0.9, contrast=0.5))
+    jittered = jitter_color(pixel_values, batch_of(3), ViewsRecipe(brightness=0.9, contrast=0.5))
     assert jittered.min() >= 0
     assert jittered.max() <= 1
     assert not torch.equal(jittered[0], jittered[1])
-    assert jitter_colour(pixel_values, batch_of(3), ViewsRecipe()) is pixel_values
+    assert jitter_color(pixel_values, batch_of(3), ViewsRecipe()) is pixel_values
 
 
 def test_region_is_the_whole_image_at_scale_one() -> None:

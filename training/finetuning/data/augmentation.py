@@ -1,4 +1,4 @@
-"""Random views of labelled images; boxes, masks and depth maps follow every change of geometry (torchvision v2)."""
+"""Random views of labeled images; boxes, masks and depth maps follow every change of geometry (torchvision v2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where labelled images come from: a folder, Parquet files, a saved data set or a Hub id, with their two splits."""
+"""Where labeled images come from: a folder, Parquet files, a saved data set or a Hub id, with their two splits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TARGET_COLUMNS = {
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """Two splits of one source.
 
     Attributes:
@@ -57,7 +57,7 @@ class LabelledImages:
     problem_type: ProblemType | None = None
 
 
-def load_images(settings: FinetuneSettings) -> LabelledImages:
+def load_images(settings: FinetuneSettings) -> LabeledImages:
     """Open the source that the settings name.
 
     Raises:
@@ -82,7 +82,7 @@ def load_images(settings: FinetuneSettings) -> LabelledImages:
         train, validation = _split(train, settings)
         how = f"a seeded split of {settings.validation_share:.0%}"
     remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
-    return LabelledImages(train, validation, class_names, remark, problem_type)
+    return LabeledImages(train, validation, class_names, remark, problem_type)
 
 
 def _require_distinct(class_names: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from foundation.seeds import derive_seed
 from modeling_radio import RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.data.augmentation import Sample, build_transform
-from training.finetuning.data.sources import LabelledImages
+from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -39,7 +39,7 @@ class FinetuningTask(ABC):
 
     Args:
         settings: The run's settings.
-        images: The labelled images.
+        images: The labeled images.
 
     Attributes:
         model_class: The task's model.
@@ -54,7 +54,7 @@ class FinetuningTask(ABC):
     greater_is_better: ClassVar[bool] = True
     head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights
 
-    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         self.settings = settings
         self.images = images
         self.class_names = images.class_names

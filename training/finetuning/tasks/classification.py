@@ -12,7 +12,7 @@ from torch import Tensor
 from modeling_radio import RadioForImageClassification
 from modeling_radio.classification_radio import ProblemType
 from training.finetuning.data.augmentation import Sample
-from training.finetuning.data.sources import LabelledImages
+from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import BALANCED, FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score
 from training.finetuning.tasks.class_weights import choose_weights
@@ -84,7 +84,7 @@ class MultiLabelTask(ClassificationTask):
     best_metric = "mean_average_precision"
     problem_type = "multi_label_classification"
 
-    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         if not any(images.validation["target"]):
             raise ValueError(
@@ -129,7 +129,7 @@ class RegressionTask(ClassificationTask):
     greater_is_better = False
     problem_type = "regression"
 
-    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         self.class_names = ("value",)
 

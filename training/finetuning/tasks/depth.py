@@ -16,23 +16,23 @@ from torchvision import tv_tensors
 
 from modeling_radio import RadioForDepthEstimation
 from training.finetuning.data.augmentation import Sample
-from training.finetuning.data.sources import LabelledImages
+from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size
 
 
-INTEGER_UNITS_PER_METRE = 1000.0  # 16-bit depth is in millimetres, as in NYU Depth v2; KITTI has 256
+INTEGER_UNITS_PER_METER = 1000.0  # 16-bit depth is in millimeters, as in NYU Depth v2; KITTI has 256
 DELTA = 1.25
 
 
 class DepthTask(FinetuningTask):
-    """Metres for each pixel; 0 marks pixels without a depth."""
+    """Meters for each pixel; 0 marks pixels without a depth."""
 
     model_class = RadioForDepthEstimation
     best_metric = "abs_rel"
     greater_is_better = False
 
-    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         self.class_names = ()
 
@@ -43,15 +43,15 @@ class DepthTask(FinetuningTask):
         image, values = self.read_image(row["image"], where), _read_values(row["target"])
         if values.ndim != 2:
             raise ValueError(f"The depth map of {where} must have the shape (height, width), got {values.shape}.")
-        depth = torch.from_numpy(values.astype(np.float32)) / self._units_per_metre(values)
+        depth = torch.from_numpy(values.astype(np.float32)) / self._units_per_meter(values)
         depth = depth.where(depth.isfinite() & (depth > 0), 0.0)
         require_same_size(image, depth, where, "depth map")
         return {"image": image, "depth": tv_tensors.Mask(depth)}
 
-    def _units_per_metre(self, values: np.ndarray) -> float:
+    def _units_per_meter(self, values: np.ndarray) -> float:
         if self.settings.depth_scale is not None:
             return self.settings.depth_scale
-        return INTEGER_UNITS_PER_METRE if np.issubdtype(values.dtype, np.integer) else 1.0
+        return INTEGER_UNITS_PER_METER if np.issubdtype(values.dtype, np.integer) else 1.0
 
     def labels(self, sample: Sample) -> Tensor:
         return sample["depth"].as_subclass(Tensor)
@@ -84,7 +84,7 @@ class DepthScore:
         self.reset()
 
     def update(self, predictions: Tensor, references: Tensor) -> None:
-        """Take depths in metres, `(batch, height, width)`."""
+        """Take depths in meters, `(batch, height, width)`."""
         valid = references > 0
         predicted, true = predictions[valid].double(), references[valid].double()
         ratio = torch.maximum(predicted / true, true / predicted.clamp(min=1e-6))
@@ -94,7 +94,7 @@ class DepthScore:
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean relative error, the root mean square error in metres and the share within a factor 1.25."""
+        """Return the mean relative error, the root mean square error in meters and the share within a factor 1.25."""
         relative, square, share = self.sums / max(self.num_pixels, 1)
         return {"abs_rel": relative, "rmse": square.sqrt(), "delta1": share}
 

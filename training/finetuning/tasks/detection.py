@@ -17,7 +17,7 @@ from torchvision.ops import box_convert
 from modeling_radio import RadioForObjectDetection
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.labels import class_ids, name_classes
-from training.finetuning.data.sources import LabelledImages
+from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score
 
@@ -49,7 +49,7 @@ class DetectionTask(FinetuningTask):
     head_learning_rate = 1e-4  # as in RF-DETR, https://arxiv.org/abs/2511.09554
     parts: ClassVar[tuple[str, ...]] = ("bbox", "category")
 
-    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         for name, table in (("training", images.train), ("validation", images.validation)):
             self._check_objects(table["target"], name)

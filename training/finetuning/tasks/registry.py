@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modeling_radio.classification_radio import ProblemType
-from training.finetuning.data.sources import LabelledImages
+from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
 from training.finetuning.tasks.classification import ClassificationTask, MultiLabelTask, RegressionTask
@@ -28,7 +28,7 @@ CLASSIFICATION_CLASSES: dict[ProblemType, type[FinetuningTask]] = {
 }
 
 
-def build_task(settings: FinetuneSettings, images: LabelledImages) -> FinetuningTask:
+def build_task(settings: FinetuneSettings, images: LabeledImages) -> FinetuningTask:
     """Return the task that the settings name; for image classification the labels decide which kind it is."""
     if images.problem_type is not None:
         return CLASSIFICATION_CLASSES[images.problem_type](settings, images)

@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from modeling_radio import RadioForSemanticSegmentation
 from training.evaluation.segmentation_probe import IGNORE_INDEX
 from training.finetuning.data.augmentation import Sample
-from training.finetuning.data.sources import LabelledImages
+from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size
 from training.finetuning.tasks.class_weights import choose_weights
@@ -40,7 +40,7 @@ class SegmentationTask(FinetuningTask):
     model_class = RadioForSemanticSegmentation
     best_metric = "mean_iou"
 
-    def __init__(self, settings: FinetuneSettings, images: LabelledImages):
+    def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         self.ignore_index: int = settings.config.get("semantic_loss_ignore_index", IGNORE_INDEX)
         if not isinstance(self.ignore_index, int):
@@ -104,7 +104,7 @@ class SegmentationTask(FinetuningTask):
         ids = np.asarray(picture)
         if ids.ndim != 2:
             raise ValueError(
-                f"The mask of {where} has colours, shape {ids.shape}: masks are PNGs with a palette or grey levels "
+                f"The mask of {where} has colors, shape {ids.shape}: masks are PNGs with a palette or gray levels "
                 "whose values are class ids."
             )
         return torch.from_numpy(ids.astype(np.int64))
@@ -141,7 +141,7 @@ class SegmentationTask(FinetuningTask):
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         colors = ListedColormap([_color(number) for number in range(len(self.class_names))])
         shown = np.ma.masked_equal(reference.numpy(), self.ignore_index)
-        ax.imshow(image.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1)  # else colours would mix with the classes'
+        ax.imshow(image.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1)  # else colors would mix with the classes'
         ax.imshow(shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.5, interpolation="nearest")
         self._add_legend(ax, shown)
 
@@ -162,7 +162,7 @@ def _with_file(where: str, picture: Any) -> str:
 
 
 def _color(number: int) -> tuple[float, float, float]:
-    """Return the colour of a class: VOC's palette, whose bits are spread over red, green and blue."""
+    """Return the color of a class: VOC's palette, whose bits are spread over red, green and blue."""
     red = green = blue = 0
     for bit in range(8):
         red |= (number & 1) << (7 - bit)

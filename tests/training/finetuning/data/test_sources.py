@@ -206,7 +206,7 @@ def test_masks(voc_folder):
     images = load(voc_folder, "semantic-segmentation", validation_share=0.25)
     assert images.class_names == ("ground", "plant", "sky")
     row = images.train[0]
-    assert row["target"].mode == "P"  # ids, not colours
+    assert row["target"].mode == "P"  # ids, not colors
     assert np.asarray(row["target"])[0, 0] == 255
 
 

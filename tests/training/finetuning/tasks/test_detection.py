@@ -11,7 +11,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from PIL import Image
 
-from training.finetuning.data.sources import LabelledImages, load_images
+from training.finetuning.data.sources import LabeledImages, load_images
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.detection import NO_OBJECT, DetectionTask
 
@@ -28,7 +28,7 @@ def build(objects=OBJECTS, names=("a", "b", "c"), feature=None, **options):
     settings = FinetuneSettings("checkpoint", "object-detection", "data", output="output", size=(32, 48), **options)
     features = None if feature is None else Features({"target": feature})
     table = Dataset.from_dict({"target": [objects]}, features=features)
-    return DetectionTask(settings, LabelledImages(table, table, names, ""))
+    return DetectionTask(settings, LabeledImages(table, table, names, ""))
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_validation_needs_boxes_too():
     settings = FinetuneSettings("checkpoint", "object-detection", "data", output="output")
     train, validation = (Dataset.from_dict({"target": [row]}) for row in (OBJECTS, {"bbox": [], "category": []}))
     with pytest.raises(ValueError, match="'data' has no boxes in its validation images"):
-        DetectionTask(settings, LabelledImages(train, validation, ("a",), ""))
+        DetectionTask(settings, LabeledImages(train, validation, ("a",), ""))
 
 
 def test_coco_boxes_without_an_area_are_counted(coco_folder, coco_content, caplog):

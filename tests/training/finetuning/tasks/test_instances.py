@@ -17,7 +17,7 @@ from modeling_radio import RadioConfig, RadioForInstanceSegmentation, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.adapters import open_adapter
 from training.finetuning.data.augmentation import build_transform
-from training.finetuning.data.sources import LabelledImages, load_images
+from training.finetuning.data.sources import LabeledImages, load_images
 from training.finetuning.run import FinetuningRun
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Examples
@@ -51,7 +51,7 @@ def settings(checkpoint="checkpoint", data="data", output="output", **options):
 
 def build(objects=OBJECTS):
     table = Dataset.from_list([{"target": objects}])
-    return InstanceSegmentationTask(settings(size=(32, 48)), LabelledImages(table, table, ("a", "b"), ""))
+    return InstanceSegmentationTask(settings(size=(32, 48)), LabeledImages(table, table, ("a", "b"), ""))
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_average_precision_by_hand(instances):
     assert "mask_map" not in score.compute()
 
 
-def test_masks_are_drawn_in_the_colour_of_their_class(instances):
+def test_masks_are_drawn_in_the_color_of_their_class(instances):
     rows = torch.zeros(2, 6 + 8 * 12)
     rows[0, :6] = torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0, 1.0])
     rows[0, 6:] = 1

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision import tv_tensors
 
-from training.finetuning.data.sources import LabelledImages
+from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Examples
 from training.finetuning.tasks.class_weights import balanced_weights
@@ -23,7 +23,7 @@ from training.finetuning.tasks.segmentation import SegmentationTask
 
 def build(task_class, task, names=("a", "b", "c"), train=None, **options):
     settings = FinetuneSettings("checkpoint", task, "data", output="output", size=(32, 48), **options)
-    return task_class(settings, LabelledImages(train, train, names, ""))
+    return task_class(settings, LabeledImages(train, train, names, ""))
 
 
 def mask_rows(*masks):
@@ -64,7 +64,7 @@ def test_ids_of_masks_are_kept_and_255_ignored(segmentation):
     [
         (np.zeros((40, 48)), r"mask of image 7 has 40 x 48 pixels but its image 36 x 48 \(height x width\)"),
         (np.full((36, 48), 3), "mask of image 7 has the id 3, but there are 3 classes .ids 0 to 2; 255 is ignored"),
-        (np.zeros((36, 48, 3)), "mask of image 7 has colours"),
+        (np.zeros((36, 48, 3)), "mask of image 7 has colors"),
     ],
 )
 def test_wrong_masks(segmentation, mask, message):
@@ -89,9 +89,9 @@ def test_classes_of_masks_are_counted_where_none_are_named():
     assert task.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
 
 
-def test_colours_are_not_taken_for_class_ids():
+def test_colors_are_not_taken_for_class_ids():
     rows = mask_rows(np.full((4, 4, 3), 128))
-    with pytest.raises(ValueError, match=r"mask of training image 0 has colours, shape \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"mask of training image 0 has colors, shape \(4, 4, 3\)"):
         build(SegmentationTask, "semantic-segmentation", names=(), train=rows)
 
 
@@ -136,10 +136,10 @@ def test_mean_iou_by_hand(segmentation):
 
 
 def test_depth_files(depth, tmp_path):
-    metres = np.full((36, 48), 2.5, dtype=np.float32)
-    metres[0, :3] = [0, np.nan, np.inf]
-    np.save(tmp_path / "depth.npy", metres)
-    Image.fromarray((np.nan_to_num(metres, posinf=0) * 1000).astype(np.uint16)).save(tmp_path / "depth.png")
+    meters = np.full((36, 48), 2.5, dtype=np.float32)
+    meters[0, :3] = [0, np.nan, np.inf]
+    np.save(tmp_path / "depth.npy", meters)
+    Image.fromarray((np.nan_to_num(meters, posinf=0) * 1000).astype(np.uint16)).save(tmp_path / "depth.png")
     for name in ("depth.npy", "depth.png"):
         sample = depth.read({"image": picture(), "target": str(tmp_path / name)}, "image 0")
         assert sample["depth"][0, :4].tolist() == [0, 0, 0, 2.5]
