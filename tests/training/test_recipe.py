@@ -82,7 +82,7 @@ def test_overrides_reach_sections_entries_and_free_fields() -> None:
     ("override", "message"),
     [
         ("optimizer.learning_rat=1", r"unknown key 'optimizer.learning_rat'.*Did you mean 'learning_rate'"),
-        ("optimizer.learning_rate=1", r"unknown key 'optimizer'.*Did you mean 'optimizer'"),
+        ("optmizer.learning_rate=1", r"unknown key 'optmizer'.*Did you mean 'optimizer'"),
         ("teachers.nanodet-g.knd=x", r"unknown key 'teachers\[2\].knd'.*Did you mean 'kind'"),
         ("teachers.nanodt-g.kind=x", r"Unknown entry 'nanodt-g' of 'teachers'. Did you mean 'nanodet-g'"),
         ("teachers.7.kind=x", "Unknown entry '7' of 'teachers'"),
