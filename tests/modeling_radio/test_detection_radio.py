@@ -2,12 +2,12 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from processor_cases import detections
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.ops import box_convert
@@ -294,59 +294,6 @@ def test_pipeline_of_instances(monkeypatch):
         ValueError, match="`subtask` must be 'instance' or None for a model of instances, got 'panoptic'"
     ):
         segment(Image.new("RGB", (40, 20)), subtask="panoptic")
-
-
-# Post-processing
-
-
-def detections(*queries, num_classes=3):
-    """Outputs of one image from `(class, probability, centre x, centre y, width, height)` for each query."""
-    logits = torch.full((1, len(queries), num_classes), -9.0)
-    for row, (label_id, probability, *_) in zip(logits[0], queries, strict=True):
-        row[label_id] = torch.logit(torch.tensor(probability))
-    return SimpleNamespace(logits=logits, pred_boxes=torch.tensor([[query[2:] for query in queries]]))
-
-
-def test_post_process_object_detection():
-    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5), (2, 0.9, 0.1, 0.5, 0.4, 1.0), (1, 0.3, 0.5, 0.5, 0.1, 0.1))
-    processor = RadioImageProcessor()
-    (found,) = processor.post_process_object_detection(outputs, threshold=0.5, target_sizes=torch.tensor([[100, 200]]))
-    torch.testing.assert_close(found["scores"], torch.tensor([0.9, 0.6]))
-    assert found["labels"].tolist() == [2, 0]
-    torch.testing.assert_close(found["boxes"], torch.tensor([[0.0, 0, 60, 100], [50, 25, 150, 75]]))  # first: clipped
-    (shares,) = processor.post_process_object_detection(outputs, threshold=0.5)
-    torch.testing.assert_close(shares["boxes"], torch.tensor([[0.0, 0, 0.3, 1], [0.25, 0.25, 0.75, 0.75]]))
-    with pytest.raises(ValueError, match="`target_sizes` must have one"):
-        processor.post_process_object_detection(outputs, target_sizes=[(1, 1), (2, 2)])
-
-
-def test_one_query_may_be_two_classes():
-    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5), (1, 0.1, 0.5, 0.5, 0.1, 0.1))
-    outputs.logits[0, 0, 2] = 3
-    (found,) = RadioImageProcessor().post_process_object_detection(outputs)
-    assert found["labels"].tolist() == [2, 0]
-    torch.testing.assert_close(found["boxes"][0], found["boxes"][1])
-
-
-def test_post_process_instances_undoes_padding():
-    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5), (2, 0.9, 0.25, 0.5, 0.5, 1.0))
-    pixel_mask = torch.zeros(1, 64, 64, dtype=torch.long)
-    pixel_mask[:, :32, :] = 1  # the lower half is padding
-    outputs.pred_masks = torch.full((1, 2, 16, 16), -5.0)
-    outputs.pred_masks[0, 1, :, :8] = 5  # the left half
-    (found,) = RadioImageProcessor().post_process_instances(outputs, [(20, 40)], 0.5, pixel_mask=pixel_mask)
-    assert found["masks"].shape == (2, 20, 40)
-    assert found["masks"][0, :, :19].all()
-    assert not found["masks"][0, :, 21:].any()
-    assert not found["masks"][1].any()
-    torch.testing.assert_close(found["boxes"][0], torch.tensor([0.0, 0, 20, 20]))
-
-
-def test_images_without_objects_have_no_masks():
-    outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5))
-    outputs.pred_masks = torch.zeros(1, 1, 16, 16)
-    (found,) = RadioImageProcessor().post_process_instances(outputs, [(20, 40)], threshold=0.9)
-    assert found["masks"].shape == (0, 20, 40)
 
 
 # Bad input

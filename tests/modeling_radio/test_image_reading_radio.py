@@ -1,0 +1,136 @@
+"""Which images the processor accepts, and that every form of one image gives the same pixels."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processor_cases import make_pixels, process
+
+from modeling_radio.image_processing_radio import RadioImageProcessor
+
+
+@pytest.fixture
+def processor():
+    return RadioImageProcessor(size={"max_pixels": 256 * 256}, max_img_size=256)
+
+
+def test_pixels_are_rgb_in_unit_range_and_unchanged_without_resizing(processor):
+    pixels = make_pixels()
+    values = process(processor, Image.fromarray(pixels))
+    assert values.dtype == torch.float32
+    expected = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    torch.testing.assert_close(values[0], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        Image.fromarray,
+        lambda pixels: pixels,
+        lambda pixels: pixels.transpose(2, 0, 1),
+        lambda pixels: torch.from_numpy(pixels),
+        lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1),
+        lambda pixels: pixels.astype(np.int64),
+        lambda pixels: pixels.astype(np.float64),
+        lambda pixels: pixels.astype(np.uint16) * 257,
+        lambda pixels: (pixels.astype(np.uint16) * 257).astype(">u2"),
+        lambda pixels: pixels[..., ::-1].copy()[..., ::-1],
+        lambda pixels: np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+        lambda pixels: Image.fromarray(pixels).convert("RGBA"),
+        lambda pixels: [Image.fromarray(pixels)],
+        lambda pixels: [[pixels]],
+        lambda pixels: pixels[None],
+    ],
+    ids=[
+        *("pil", "hwc", "chw", "torch-hwc", "torch-chw", "int64", "float255", "uint16", "big-endian"),
+        *("mirrored", "rgba-array", "rgba-pil", "list", "nested", "batch"),
+    ],
+)
+def test_every_kind_of_image_gives_the_same_pixels(processor, convert):
+    pixels = make_pixels()
+    expected = process(processor, Image.fromarray(pixels))
+    torch.testing.assert_close(process(processor, convert(pixels)), expected, atol=1e-6, rtol=0)
+
+
+def test_floats_in_unit_range_are_taken_as_they_are_when_declared(processor):
+    pixels = make_pixels()
+    values = process(processor, pixels.astype(np.float32) / 255, do_rescale=False)
+    torch.testing.assert_close(values, process(processor, pixels), atol=1e-6, rtol=0)
+
+
+def test_paths_are_read(processor, tmp_path):
+    pixels = make_pixels()
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    torch.testing.assert_close(
+        process(processor, str(tmp_path / "picture.png")), process(processor, pixels), atol=0, rtol=0
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "I;16", "I", "F"])
+def test_gray_images_become_three_equal_channels(processor, mode):
+    ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None], 48, axis=0)
+    images = {
+        "L": Image.fromarray(ramp),
+        "1": Image.fromarray(ramp).convert("1", dither=Image.Dither.NONE),
+        "I;16": Image.fromarray(ramp.astype(np.uint16) * 257),
+        "I": Image.fromarray(ramp.astype(np.int32) * 257),
+        "F": Image.fromarray(ramp.astype(np.float32)),
+    }
+    values = process(processor, images[mode])[0]
+    assert images[mode].mode == mode
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(values[0], values[2])
+    expected = torch.from_numpy(ramp) / 255
+    if mode == "1":
+        expected = expected.round()
+    torch.testing.assert_close(values[0], expected, atol=1e-6, rtol=0)
+
+
+def test_gray_arrays_need_no_channel_axis(processor):
+    gray = make_pixels()[..., 0]
+    expected = process(processor, Image.fromarray(gray))
+    assert torch.equal(process(processor, gray), expected)
+    assert torch.equal(process(processor, [gray, torch.from_numpy(gray)]), expected.expand(2, -1, -1, -1))
+
+
+def test_sixteen_bit_png_keeps_its_range(processor, tmp_path):
+    depth = np.repeat(np.linspace(0, 65535, 64).astype(np.uint16)[None], 48, axis=0)
+    Image.fromarray(depth).save(tmp_path / "deep.png")
+    values = process(processor, Image.open(tmp_path / "deep.png"))[0, 0]
+    torch.testing.assert_close(values, torch.from_numpy(depth / 65535).float(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["array", "pil", "palette"])
+def test_transparent_pixels_become_white_and_half_transparent_ones_mix(processor, kind):
+    rgba = np.zeros((16, 32, 4), np.uint8)
+    rgba[:, 16:] = (255, 0, 0, 128)
+    image = {"array": rgba, "pil": Image.fromarray(rgba)}.get(kind)
+    if kind == "palette":
+        image = Image.new("P", (32, 16))
+        image.putpalette([0, 0, 0, 255, 127, 127])
+        image.paste(1, (16, 0, 32, 16))
+        image.info["transparency"] = 0
+    values = process(processor, image)[0]
+    assert (values[:, :, :16] == 1).all()
+    torch.testing.assert_close(values[:, 0, 20], torch.tensor([1.0, 127 / 255, 127 / 255]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (make_pixels() / 255, {}, "do_rescale=False"),
+        (make_pixels() / 32 - 4, {}, "do not normalize"),
+        (make_pixels() / 2, {"do_rescale": False}, r"must lie in \[0, 1\]"),
+        (make_pixels(), {"do_rescale": False}, "leave it True"),
+        (np.full((48, 64, 3), np.nan), {}, "must lie in"),
+        (make_pixels().astype(np.int32) * 10, {}, "uint16"),
+        (make_pixels() > 99, {}, "multiplied by 255"),
+        (np.zeros((48, 64, 2), np.uint8), {}, "1, 3 or 4 channels"),
+        (np.zeros((0, 64, 3), np.uint8), {}, "shape"),
+        ([], {}, "at least one image, got none"),
+        (Image.fromarray(np.full((48, 64), 70000, np.int32)), {}, "16-bit"),
+    ],
+)
+def test_images_that_cannot_be_right_are_refused(processor, image, options, message):
+    with pytest.raises(ValueError, match=message):
+        process(processor, image, **options)
