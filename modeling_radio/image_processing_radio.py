@@ -174,7 +174,8 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         # Joining unlike images would change their dtype, and with it how resizing rounds.
         is_mixed = len({(image.dtype, image.device, len(image)) for image in images}) > 1
         groups, places = group_images_by_shape(images, disable_grouping=is_mixed or options["disable_grouping"])
-        pixel_values = reorder_images({key: self._to_pixels(group, options) for key, group in groups.items()}, places)
+        pixels = {key: self._to_pixels(group, options) for key, group in groups.items()}
+        pixel_values = list(reorder_images(pixels, places))
         if options["do_pack"]:
             data = _pack(pixel_values, options["patch_size"])
         elif options["do_pad"]:

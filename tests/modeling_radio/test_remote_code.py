@@ -129,6 +129,31 @@ def test_folder_opens_in_an_environment_with_nothing_else(saved, tmp_path):
     assert_outputs_equal(outputs, {name: saved.expected[name] for name in outputs})
 
 
+PROCESS_ELSEWHERE = """
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained("processor", trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules."), type(processor).__module__
+pixels = processor(Image.open("picture.png"), return_tensors="pt")["pixel_values"]
+(restored,) = processor.post_process_features(pixels, [(90, 130)])
+torch.save({"pixels": pixels, "restored": restored}, "outputs.pt")
+"""
+
+
+def test_processor_saved_alone_opens_in_a_fresh_process(run_elsewhere, tmp_path):
+    processor = RadioImageProcessor(size=64)
+    processor.save_pretrained(tmp_path / "processor")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8))
+    image.save(tmp_path / "picture.png")
+    run_elsewhere(PROCESS_ELSEWHERE, tmp_path)
+    outputs = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(outputs["pixels"], pixels)
+    assert torch.equal(outputs["restored"], processor.post_process_features(pixels, [(90, 130)])[0])
+
+
 def test_folder_holds_every_file_that_its_code_names(saved):
     config = json.loads((saved.checkpoint / "config.json").read_text())
     preprocessor = json.loads((saved.checkpoint / "preprocessor_config.json").read_text())
