@@ -35,7 +35,7 @@ from training.pictures.curves import draw_resolution_consistency
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.student.build import build_student
 from training.student.precision import in_faster_precision
-from training.teachers import reachable_teachers
+from training.teachers.registry import reachable_teachers
 
 
 SIZES_PX = (96, 128, 192, 256, 384, 512)

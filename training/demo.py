@@ -42,7 +42,7 @@ from training.pictures.features import draw_columns, feature_columns
 from training.recipe import Recipe, load_recipe
 from training.student.precision import in_faster_precision
 from training.student.reopen import reopen_elsewhere
-from training.teachers import reachable_teachers
+from training.teachers.registry import reachable_teachers
 
 
 PICTURE_LICENSE = "CC0-1.0"  # of the photographs shown: the picture may be published anywhere

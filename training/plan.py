@@ -26,7 +26,8 @@ from foundation.tables import markdown
 from modeling_radio import RadioModel
 from training.recipe import PartitionRecipe, Recipe, TeacherRecipe, load_recipe, stage_recipes
 from training.student.build import checkpoint_blocks, student_config, student_patch_size
-from training.teachers import Teacher, teacher_of_recipe
+from training.teachers.base import Teacher
+from training.teachers.registry import teacher_of_recipe
 from training.views.batches import divide_ranks
 
 

@@ -81,7 +81,7 @@ class TeacherRecipe:
 
     Attributes:
         name: The adaptor's name: the same string in config, checkpoint keys and logs.
-        kind: Registered kind of `training.teachers`, or the import path of a class, "my_package.my_module:MyTeacher".
+        kind: One of `training.teachers.registry`, or the import path of a class, "my_package.my_module:MyTeacher".
         source: Hub id or folder; None where the kind knows its own.
         options: Further arguments of that kind, for example which layer.
         run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,

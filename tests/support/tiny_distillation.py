@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import training.teachers
+import training.teachers.registry
 from training.distillation import trainer
 from training.recipe import DataRecipe, load_recipe
 from training.teachers.base import Teacher, TeacherOutput
@@ -77,7 +77,7 @@ class NoiseImages(Dataset[Tensor]):
 
 
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(training.teachers.TEACHER_KINDS, "tiny", TinyTeacher)
+    patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
     patch.setattr(trainer, "build_training_images", NoiseImages)
 
 

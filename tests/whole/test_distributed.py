@@ -103,7 +103,7 @@ def run_scenarios(recipe_file: str) -> None:
     torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
     tiny.install_tiny_world(patch)
-    patch.setitem(tiny.training.teachers.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
+    patch.setitem(tiny.training.teachers.registry.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
     let_accelerate_shard_on_cpus(patch)
     for name, scenario in SCENARIOS.items():
         choose_sharding(patch, use_fsdp=scenario.use_fsdp)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import training.teachers
+import training.teachers.registry
 from modeling_radio import RadioModel
 from training.distill import main
 from training.distillation.checkpoints import newest_checkpoint
@@ -119,7 +119,7 @@ def trunk_gradient(recipe_file: str, kind: str) -> dict[str, Tensor]:
 def test_units_and_origin_of_a_teacher_do_not_reach_the_trunk(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(training.teachers.TEACHER_KINDS, "changed", ChangedTeacher)
+    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "changed", ChangedTeacher)
     plain, changed = (trunk_gradient(recipe_file, kind) for kind in ("tiny", "changed"))
     largest = max(gradient.abs().max().item() for gradient in plain.values())
     assert largest > 1e-3

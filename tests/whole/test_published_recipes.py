@@ -25,7 +25,7 @@ from modeling_radio import RadioModel
 from training.distillation.stages import run_recipe
 from training.recipe import list_recipes, load_recipe, stage_recipes
 from training.student.build import build_student
-from training.teachers import teacher_of_recipe
+from training.teachers.registry import teacher_of_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,7 @@ from training.pictures.features import (
     teacher_column,
 )
 from training.recipe import PartitionRecipe, Recipe, RecipeError
-from training.teachers import Teacher
+from training.teachers.base import Teacher
 from training.views.images import build_images
 
 

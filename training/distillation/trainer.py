@@ -63,8 +63,9 @@ from training.targets.examples import Example, TargetSource
 from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.online import OnlineTargets
 from training.targets.statistics import TeacherStatistics
-from training.teachers import Teacher, check_image_sizes, place_teacher, teacher_of_recipe
+from training.teachers.base import Teacher
 from training.teachers.loading import loading_turn
+from training.teachers.registry import check_image_sizes, place_teacher, teacher_of_recipe
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images
 from training.views.loaders import PartitionStreams

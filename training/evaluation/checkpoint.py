@@ -24,8 +24,9 @@ from training.evaluation.tasks import (
 )
 from training.evaluation.text_encoder import embed_with_packed_tower
 from training.recipe import Recipe, RecipeError, did_you_mean
-from training.teachers import Teacher, build_teachers
+from training.teachers.base import Teacher
 from training.teachers.embedded import EfficientNetLite0Teacher
+from training.teachers.registry import build_teachers
 
 
 RAW_PIXELS = "raw pixels"

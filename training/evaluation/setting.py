@@ -22,7 +22,8 @@ from training.evaluation.tasks import (
 )
 from training.recipe import Recipe
 from training.student.build import build_student
-from training.teachers import Teacher, build_teachers
+from training.teachers.base import Teacher
+from training.teachers.registry import build_teachers
 
 
 @dataclass(frozen=True)

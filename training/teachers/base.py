@@ -15,7 +15,7 @@ To add a teacher, write a subclass (about 30 lines), anywhere:
             return TeacherOutput(tokens[:, 0], tokens_to_map(tokens[:, 1:], pixel_values, 14))
 
 A recipe names it by its import path, `kind: "my_package.my_module:MyTeacher"`; a class of this package gets a short
-name in `TEACHER_KINDS` of `training/teachers/__init__.py`. Every keyword of the constructor is an option of the
+name in `TEACHER_KINDS` of `training/teachers/registry.py`. Every keyword of the constructor is an option of the
 recipe; a misspelt one is refused.
 """
 

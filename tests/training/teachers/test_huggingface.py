@@ -24,8 +24,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from training.teachers import build_teacher
 from training.teachers.published import published_config
+from training.teachers.registry import build_teacher
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}

