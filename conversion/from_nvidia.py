@@ -1,7 +1,6 @@
 """Converts NVIDIA's RADIO checkpoints (.pth.tar file, Hub folder or Hub name) to a folder that AutoModel opens."""
 
 import argparse
-import dataclasses
 import json
 import sys
 import warnings
@@ -23,7 +22,7 @@ from conversion.text_tower import add_text_tower
 from conversion.verification import compare_with_reference, format_comparisons, largest_difference
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.messages_radio import check_choice, did_you_mean
+from modeling_radio.messages_radio import check_choice
 
 
 DEFAULT_TOLERANCE = 1e-5
@@ -73,7 +72,7 @@ def convert(
         "heads": head_names(checkpoint.state, teachers),
         "layer_scale": layer_scale,
     }
-    _check_overrides(overrides or {})
+    RadioConfig.check_fields(overrides or {})
     model = _build_model(RadioConfig(**{**fields, **(overrides or {})}), state)
     _load(model, state, {ours: theirs for theirs, ours in mapping.items()})
     return model.eval()
@@ -98,13 +97,6 @@ def _select_adaptors(
         check_choice("adaptors", name, available)
     unwanted = set(available) - set(names)
     return {key: tensor for key, tensor in state.items() if adaptor_of(key) not in unwanted}
-
-
-def _check_overrides(overrides: Mapping[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(RadioConfig)]
-    for name in overrides:
-        if name not in known:
-            raise ValueError(f"Unknown configuration field {name!r}.{did_you_mean(name, known)}")
 
 
 def _build_model(config: RadioConfig, state: Mapping[str, Tensor]) -> RadioModel:

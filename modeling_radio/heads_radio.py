@@ -25,7 +25,7 @@ class RadioTaskModel(RadioPreTrainedModel):
     ]
 
     def __init__(self, config: RadioConfig) -> None:
-        config.validate_heads()
+        config.check_heads()
         # A folder saved from here holds no adaptors, so its configuration must not promise any.
         super().__init__(config.without_adaptors())
         self.radio_model = RadioNetwork(self.config, use_adaptors=False)

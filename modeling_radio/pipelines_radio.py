@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import ImageSegmentationPipeline, ZeroShotImageClassificationPipeline
 
-from .configuration_radio import INSTANCE_SEGMENTER
+from .auto_map_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification
 

@@ -1,9 +1,12 @@
 """What the configuration answers and refuses, and what it makes of widths; the presets are in `test_releases_radio`."""
 
+import dataclasses
+import inspect
 import json
 
 import pytest
 import torch
+from transformers import PreTrainedConfig
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
@@ -37,7 +40,7 @@ def test_an_unknown_adaptor_is_answered_with_a_suggestion():
     [
         ({"mlp_version": "v3"}, r"`adaptors.siglip2-g.mlp_version` must be one of \['v1', 'v2'\], got 'v3'"),
         ({"feature_head": "atention"}, "`adaptors.siglip2-g.feature_head` .* Did you mean 'attention'"),
-        ({"token_index": 3}, r"`token_index` of adaptor 'siglip2-g' must lie in \[0, 3\)"),
+        ({"token_index": 3}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 3\)"),
         ({"name": "a.b"}, "`name` of an adaptor must be non-empty and without dots, got 'a.b'"),
     ],
 )
@@ -53,18 +56,43 @@ def test_an_impossible_adaptor_is_refused(fields, message):
         ({"mlp_ratio": 2.0}, 64, 2.0),
         ({"mlp_ratio": 2.7}, 86, 86 / 32),
         ({"intermediate_size": 86}, 86, 86 / 32),
-        ({"intermediate_size": 100, "mlp_ratio": 4.0}, 100, 3.125),
+        ({"intermediate_size": 100, "mlp_ratio": 3.14}, 100, 3.125),
         ({"hidden_size": 64}, 256, 4.0),
         ({"hidden_size": 64, "intermediate_size": 100}, 100, 100 / 64),
     ],
 )
-def test_width_of_the_mlp_wins_over_its_ratio(fields, width, ratio, tmp_path):
+def test_width_of_the_mlp_and_its_ratio_follow_from_each_other(fields, width, ratio, tmp_path):
     config = tiny(**fields)
     assert (config.intermediate_size, config.mlp_ratio) == (width, ratio)
     tiny().save_pretrained(tmp_path)
     opened = RadioConfig.from_pretrained(tmp_path, **fields)
     assert (opened.intermediate_size, opened.mlp_ratio) == (width, ratio)
     assert opened.hidden_size == config.hidden_size
+
+
+def test_every_field_is_documented_where_it_is_declared():
+    for group in RadioConfig.__mro__:
+        if group.__module__.startswith("modeling_radio."):
+            names = [name for name in inspect.get_annotations(group) if not name.startswith("_") and name != "presets"]
+            assert all(f"        {name}: " in group.__doc__ for name in names), group
+
+
+def test_fields_lie_flat_in_the_file(tmp_path):
+    tiny(adaptors=HEADS, detection_num_queries=20).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    names = {field.name for field in dataclasses.fields(RadioConfig)} - {
+        field.name for field in dataclasses.fields(PreTrainedConfig)
+    }
+    assert {name for name in names if not name.startswith("_")} <= set(saved)
+
+
+def test_width_and_ratio_that_contradict_each_other_are_refused(tmp_path):
+    message = "`intermediate_size` must be 64, `hidden_size` 32 times `mlp_ratio` 2.0, got 100. Give one of the two."
+    with pytest.raises(ValueError, match=message):
+        tiny(intermediate_size=100, mlp_ratio=2.0)
+    tiny().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        RadioConfig.from_pretrained(tmp_path, intermediate_size=100, mlp_ratio=2.0)
 
 
 def test_saved_width_is_kept_where_something_else_is_overridden(tmp_path):

@@ -341,21 +341,6 @@ def test_wrong_images():
         model(images(), window_size="wide")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"detection_hidden_size": 40}, "`detection_hidden_size` must be a multiple of 32, got 40. The nearest is 32"),
-        ({"detection_indices": [3, 1]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
-        ({"detection_indices": [4]}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
-        ({"detection_indices": []}, r"`detection_indices` must be ascending blocks in \[0, 4\)"),
-        ({"detection_num_groups": 0}, "`detection_num_groups` must be at least 1, got 0"),
-    ],
-)
-def test_wrong_configuration(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        tiny_config(**overrides)
-
-
 def test_training_without_scipy(model, monkeypatch):
     monkeypatch.setattr("transformers.utils.import_utils.is_scipy_available", lambda: False)
     monkeypatch.setitem(

@@ -243,20 +243,6 @@ def test_class_weights_that_cannot_be_right(weights):
         model(images(), labels=torch.tensor([0, 1]))
 
 
-@pytest.mark.parametrize(
-    ("preset", "blocks"),
-    [
-        ("c-radio_v3-b", [2, 5, 8, 11]),
-        ("c-radio_v3-l", [5, 11, 17, 23]),
-        ("c-radio_v4-so400m", [5, 11, 17, 26]),
-        ("c-radio_v4-h", [7, 15, 23, 31]),
-        ("radio_v2.5-g", [9, 19, 29, 39]),
-    ],
-)
-def test_dpt_reads_four_global_blocks(preset, blocks):
-    assert RadioConfig.from_preset(preset).dpt_blocks == blocks
-
-
 def test_dpt_reads_some_blocks_twice_in_shallow_networks():
     assert RadioConfig.from_preset("radio-test", num_hidden_layers=2).dpt_blocks == [0, 0, 0, 1]
     batch = images()

@@ -28,14 +28,22 @@ from typing import ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 
 from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
 from training.teachers.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
 
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF_MEAN, HALF_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
+HALF_MEAN, HALF_STD = tuple(IMAGENET_STANDARD_MEAN), tuple(IMAGENET_STANDARD_STD)
+CLIP_MEAN, CLIP_STD = tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)
 
 DEFAULT_GRID_STRIDE = 16  # the patch size of every released student but one, https://arxiv.org/abs/2601.17237
 Precision = Literal["float32", "bfloat16"]

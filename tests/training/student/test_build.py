@@ -47,7 +47,7 @@ def test_same_seed_same_weights_whatever_was_drawn_before() -> None:
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        (StudentRecipe(preset="radio-tst"), "`student`: Unknown preset 'radio-tst'. Did you mean 'radio-test'"),
+        (StudentRecipe(preset="radio-tst"), "`student`: `preset` must .* got 'radio-tst'. Did you mean 'radio-test'"),
         (
             StudentRecipe(config={"hiden_size": 3}),
             "Unknown key 'student.config.hiden_size'. Did you mean 'hidden_size'",

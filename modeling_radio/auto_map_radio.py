@@ -1,0 +1,62 @@
+"""What a saved folder says about its classes: which the Auto classes open, and where pipelines of ours are needed."""
+
+import copy
+from typing import Any
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_radio.RadioConfig",
+    "AutoModel": "auto_radio.RadioModel",
+    "AutoBackbone": "auto_radio.RadioBackbone",
+    "AutoModelForImageClassification": "auto_radio.RadioForImageClassification",
+    "AutoModelForZeroShotImageClassification": "auto_radio.RadioForZeroShotImageClassification",
+    "AutoModelForSemanticSegmentation": "auto_radio.RadioForSemanticSegmentation",
+    "AutoModelForImageSegmentation": "auto_radio.RadioForSemanticSegmentation",
+    "AutoModelForDepthEstimation": "auto_radio.RadioForDepthEstimation",
+    "AutoModelForObjectDetection": "auto_radio.RadioForObjectDetection",
+    "AutoModelForInstanceSegmentation": "auto_radio.RadioForInstanceSegmentation",
+}
+"""Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
+
+INSTANCE_SEGMENTER = "RadioForInstanceSegmentation"
+
+INSTANCE_AUTO_MAP = {
+    **AUTO_MAP,
+    "AutoModelForObjectDetection": f"auto_radio.{INSTANCE_SEGMENTER}",
+    "AutoModelForImageSegmentation": f"auto_radio.{INSTANCE_SEGMENTER}",
+}
+"""Written into that model's folders: a detector or a semantic segmenter would start there with a new head."""
+
+INSTANCE_PIPELINES = {
+    "image-segmentation": {
+        "impl": "pipelines_radio.RadioInstanceSegmentationPipeline",
+        "pt": ["AutoModelForInstanceSegmentation"],
+        "type": "image",
+    }
+}
+"""Written there too: transformers' own pipeline tells instances by the processor, which is the same for every task."""
+
+TEXT_PIPELINES = {
+    "zero-shot-image-classification": {
+        "impl": "pipelines_radio.RadioZeroShotImageClassificationPipeline",
+        "pt": ["AutoModelForZeroShotImageClassification"],
+        "type": "multimodal",
+    }
+}
+"""Written where there is a text tower: transformers' own pipeline tells SigLIP's towers by the model's name."""
+
+
+def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -> dict[str, Any]:
+    """Return the entries of `config.json` by which transformers finds our classes: `auto_map`, `custom_pipelines`.
+
+    Args:
+        architectures: Class of the saved model, as transformers writes it.
+        has_text_tower: Whether the folder holds one.
+    """
+    if architectures == [INSTANCE_SEGMENTER]:
+        entries = {"auto_map": INSTANCE_AUTO_MAP, "custom_pipelines": INSTANCE_PIPELINES}
+    elif has_text_tower:
+        entries = {"auto_map": AUTO_MAP, "custom_pipelines": TEXT_PIPELINES}
+    else:
+        entries = {"auto_map": AUTO_MAP}
+    return copy.deepcopy(entries)

@@ -1,0 +1,155 @@
+"""Fields of the configuration that shape what stands on the trunk: classes, DPT, detection, texts, feature pyramid."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .messages_radio import check_blocks, check_choice
+from .resolution_radio import round_to_step
+from .trunk_config_radio import ViTDetFields
+
+
+CLASSIFIER_POOLINGS = ("summary", "summary_and_features")
+SEGMENTATION_HEADS = ("linear", "dpt")
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class ClassFields:
+    """Classification of images and of pixels.
+
+    Attributes:
+        classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
+            mean of the features.
+        segmentation_head: `"linear"`, batch norm and one linear layer on the features (the papers' probe), or `"dpt"`,
+            a convolutional decoder over four blocks.
+        class_weights: Weight of each class in the loss of image classification and semantic segmentation; `None`
+            weighs all alike. Regression does not use them.
+        semantic_loss_ignore_index: Label of pixels that semantic segmentation does not train on.
+    """
+
+    classifier_pooling: str = "summary"
+    segmentation_head: str = "linear"
+    class_weights: list[float] | None = None
+    semantic_loss_ignore_index: int = 255  # transformers' value for segmentation, after the masks of VOC and ADE20k
+
+    def check_classes(self) -> None:
+        """Refuse heads that do not exist.
+
+        Raises:
+            ValueError: If a choice is unknown.
+        """
+        check_choice("classifier_pooling", self.classifier_pooling, CLASSIFIER_POOLINGS)
+        check_choice("segmentation_head", self.segmentation_head, SEGMENTATION_HEADS)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class DPTFields(ViTDetFields):
+    """DPT's decoder, for depth and for segmentation with `segmentation_head="dpt"`.
+
+    Attributes:
+        dpt_indices: 0-based blocks that it reads, four in ascending order; `None` spreads them evenly over those with
+            global attention in ViTDet mode, so that the borders of windows do not show; for B, L, H and g those are the
+            quarters of the depth.
+        dpt_hidden_size: Its channels, an even number.
+    """
+
+    dpt_indices: list[int] | None = None
+    dpt_hidden_size: int = 256  # as in DPT, https://arxiv.org/abs/2103.13413
+
+    @property
+    def dpt_blocks(self) -> list[int]:
+        """The four blocks that DPT heads read, ascending; architectures of fewer global blocks repeat some."""
+        if self.dpt_indices is not None:
+            return self.dpt_indices
+        blocks = self.global_blocks
+        return [blocks[max(len(blocks) * quarter // 4 - 1, 0)] for quarter in range(1, 5)]
+
+    def check_dpt(self) -> None:
+        """Refuse a decoder that cannot be built.
+
+        Raises:
+            ValueError: If its width is odd, or it does not read four blocks of the trunk.
+        """
+        if self.dpt_hidden_size < 2 or self.dpt_hidden_size % 2:
+            raise ValueError(
+                f"`dpt_hidden_size` must be an even number, got {self.dpt_hidden_size}. The nearest is "
+                f"{round_to_step(self.dpt_hidden_size, 2)}."
+            )
+        if self.dpt_indices is not None:
+            check_blocks("dpt_indices", self.dpt_indices, self.num_hidden_layers, count=4)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class DetectionFields(ViTDetFields):
+    """RF-DETR's decoder, for objects and for instances.
+
+    Attributes:
+        detection_indices: 0-based blocks that the detector reads; `None` means those with global attention in ViTDet
+            mode, so that the borders of windows do not show.
+        detection_hidden_size: Width of the detector, a multiple of 32.
+        detection_num_layers: Layers of its decoder.
+        detection_num_queries: Largest number of objects found in an image, and smallest number of patches of one.
+        detection_num_groups: Groups of queries in training (Group DETR); more learn faster and cost more, 1 is plain.
+        detection_window_size: Window that the detection models run the backbone in, as `window_size` of their
+            `forward`; `None` takes `vitdet_window_size`.
+    """
+
+    detection_indices: list[int] | None = None
+    detection_hidden_size: int = 256  # this and the layers as in RF-DETR, https://arxiv.org/abs/2511.09554
+    detection_num_layers: int = 3
+    detection_num_queries: int = 100  # our choice: COCO's metric counts 100 an image; RF-DETR's 300 need 280 px
+    detection_num_groups: int = 5  # our choice: RF-DETR has 13 for COCO; on few images 5 did as well in half the time
+    detection_window_size: int | str | None = 16  # our choice: of the trained windows nearest to ViTDet's 14
+
+    @property
+    def detection_blocks(self) -> list[int]:
+        """Blocks that the detector reads, ascending."""
+        return self.global_blocks if self.detection_indices is None else self.detection_indices
+
+    def check_detection(self) -> None:
+        """Refuse a detector that cannot be built.
+
+        Raises:
+            ValueError: If a width or a number is impossible, or it reads blocks that the trunk has not.
+        """
+        if self.detection_hidden_size < 32 or self.detection_hidden_size % 32:
+            raise ValueError(
+                f"`detection_hidden_size` must be a multiple of 32, got {self.detection_hidden_size}. The nearest is "
+                f"{round_to_step(self.detection_hidden_size, 32)}."
+            )
+        counts = {
+            "detection_num_layers": self.detection_num_layers,
+            "detection_num_queries": self.detection_num_queries,
+            "detection_num_groups": self.detection_num_groups,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {count}.")
+        if self.detection_indices is not None:
+            check_blocks("detection_indices", self.detection_indices, self.num_hidden_layers)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class TextFields:
+    """The text tower beside an adaptor.
+
+    Attributes:
+        text_tower: Configuration of a teacher's text tower, a JSON object as transformers writes it for a SigLIP,
+            SigLIP2 or CLIP text model; `None` where there is none.
+        text_adaptor: The adaptor whose summary is compared with that tower's texts.
+    """
+
+    text_tower: dict[str, Any] | None = None
+    text_adaptor: str | None = None
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class PyramidFields:
+    """The maps of `RadioBackbone`.
+
+    Attributes:
+        use_feature_pyramid: Return maps at strides 1/4, 1/2, 1 and 2 patches instead of block outputs.
+        feature_pyramid_size: Channels of those maps.
+    """
+
+    use_feature_pyramid: bool = False
+    feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527

@@ -1,0 +1,45 @@
+"""Networks that cannot be built, and which blocks are global in ViTDet mode."""
+
+import pytest
+
+from modeling_radio import RadioConfig
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": 33}, r"`hidden_size` must be a multiple of `num_attention_heads` \(2\), got 33"),
+        (
+            {"max_img_size": 250},
+            r"`max_img_size` must be a multiple of .* \(16\), got 250. The nearest is 256",
+        ),
+        ({"summary_idxs": [0, 3]}, r"`summary_idxs` must lie in \[0, 3\), the class tokens, got \[0, 3\]"),
+        ({"vitdet_window_size": 0}, "`vitdet_window_size` must be at least 1 or None, got 0"),
+        (
+            {"video_temporal_patch_size": 2},
+            "`video_temporal_patch_size` must be None, got 2. Video needs",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_built(fields, message):
+    with pytest.raises(ValueError, match=message):
+        RadioConfig.from_preset("radio-test", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "blocks"),
+    [
+        ({"vitdet_num_global": 4}, [1, 3, 5, 7]),
+        ({"vitdet_num_global": 3}, [1, 3, 5, 7]),
+        ({"vitdet_num_global": 20}, list(range(8))),
+        ({"vitdet_num_windowed": 2}, [2, 5, 7]),
+        ({"vitdet_num_windowed": 0, "vitdet_num_global": 1}, list(range(8))),
+    ],
+)
+def test_global_blocks_end_periods_and_the_network(fields, blocks):
+    assert RadioConfig.from_preset("radio-test", num_hidden_layers=8, **fields).global_blocks == blocks
+
+
+def test_summary_defaults_to_the_first_two_class_tokens():
+    assert RadioConfig().summary_idxs == [0, 1]
+    assert RadioConfig(num_cls_tokens=1).summary_idxs == [0]
