@@ -30,7 +30,7 @@ def build_config_fields(
     """Return keyword arguments of `RadioConfig` for a checkpoint.
 
     Args:
-        state: The weights under our keys, spectral reparametrisation and LayerScale folded.
+        state: The weights under our keys, spectral reparametrization and LayerScale folded.
         source: The checkpoint, for its arguments.
         version: Name of the published version; `None` takes the one that the checkpoint names or looks like.
 

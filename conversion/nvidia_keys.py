@@ -5,8 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
-HEADS = {"_heads": "head_mlp", "_feature_projections": "feat_mlp"}
-"""NVIDIA's name of each half of an adaptor in a training file, and the one in a model."""
+ADAPTOR = "ADAPTOR"
+KEY_TABLE = (
+    ("input_conditioner.", "radio_model.input_conditioner."),
+    ("_feature_normalizer.", "radio_model.feature_normalizer."),
+    ("_intermediate_feature_normalizer.", "radio_model.inter_feature_normalizer."),
+    (f"_heads.{ADAPTOR}.", f"radio_model.adaptors.{ADAPTOR}.head_mlp."),
+    (f"_feature_projections.{ADAPTOR}.", f"radio_model.adaptors.{ADAPTOR}.feat_mlp."),
+    ("base_model.inner.", "radio_model.model."),
+    ("base_model.", "radio_model.model."),
+    ("radio_model.model.inner.", "radio_model.model."),
+)
+"""Beginnings of keys, NVIDIA's and ours, read in both directions. `ADAPTOR` stands for an adaptor's name; in NVIDIA's
+files also for the position of its teacher. Which of the backbone's three names a file has is for its layout to say."""
 
 DROPPED_KEYS: dict[str, str] = {
     r"(base_model|radio_model\.model)\.(inner\.)?mask_token": "DINOv2's token for masked training",
@@ -16,15 +27,11 @@ DROPPED_KEYS: dict[str, str] = {
 }
 """Tensors that published files hold and no reader uses: pattern of the key, and why."""
 
-_BACKBONE = re.compile(r"(?:base_model|radio_model\.model)\.(?:inner\.)?((?:blocks|patch_generator|norm)\..+)")
-_HEAD = re.compile(r"(_heads|_feature_projections)\.([^.]+)\.(.+)")
-_MOVED = {
-    "input_conditioner.": "radio_model.input_conditioner.",
-    "_feature_normalizer.": "radio_model.feature_normalizer.",
-    "_intermediate_feature_normalizer.": "radio_model.inter_feature_normalizer.",
-}
-_BACK = {ours: nvidia for nvidia, ours in _MOVED.items()}
-_ADAPTOR = re.compile(r"radio_model\.adaptors\.([^.]+)\.(head_mlp|feat_mlp)\.(.+)")
+_HEAD = re.compile(r"(?:_heads|_feature_projections)\.([^.]+)\.")
+_ADAPTOR = re.compile(r"radio_model\.adaptors\.([^.]+)\.")
+# transformers renames `gamma` when it loads, so NVIDIA's backbones and we say `grandma`; NVIDIA's heads do not.
+_GAMMA = re.compile(r"(?<=\.ls[12]\.)gamma$")
+_GRANDMA = re.compile(r"(?<=\.ls[12]\.)grandma$")
 
 
 @dataclass(frozen=True)
@@ -49,39 +56,39 @@ def our_keys(keys: Iterable[str], teachers: Sequence[str]) -> dict[str, str]:
             named by position in this list.
 
     Returns:
-        Our key for each key that is used. Keys in `DROPPED_KEYS` are absent. Unknown keys map to themselves, so that
-        they can be refused by name.
+        Our key for each key that is used. Keys in `DROPPED_KEYS` are absent. Unknown keys map to keys that no model
+        has, so that they can be refused.
     """
+    names = {str(position): name for position, name in enumerate(teachers)}
     mapping = {}
     for key in keys:
         bare = key.removeprefix("module.")  # of data-parallel wrappers
         if not _is_dropped(bare, teachers):
-            mapping[key] = _our_key(bare, teachers)
+            mapping[key] = _GAMMA.sub("grandma", _translate(bare, KEY_TABLE, names) or bare)
     return mapping
+
+
+def _translate(key: str, table: Iterable[tuple[str, str]], names: Mapping[str, str]) -> str | None:
+    """Return a key with its beginning as the other side of the table has it, or nothing where the table lacks it.
+
+    `names` turns what stands for an adaptor on this side into what does on the other.
+    """
+    for given, wanted in table:
+        if match := re.match(re.escape(given).replace(ADAPTOR, r"([^.]+)"), key):
+            adaptor = match[1] if match.groups() else ""
+            return wanted.replace(ADAPTOR, names.get(adaptor, adaptor)) + key[match.end() :]
+    return None
 
 
 def _is_dropped(key: str, teachers: Sequence[str]) -> bool:
     if any(re.fullmatch(pattern, key) for pattern in DROPPED_KEYS):
         return True
-    head = _HEAD.fullmatch(key)
-    if head is None or not _is_position(head[2], teachers):
+    head = _HEAD.match(key)
+    if head is None or not _is_position(head[1], teachers):
         return False
     # A teacher of several training partitions has its adaptor under its first entry; NVIDIA's loader reads that one.
-    position = int(head[2])
+    position = int(head[1])
     return teachers[position] in teachers[:position]
-
-
-def _our_key(key: str, teachers: Sequence[str]) -> str:
-    if backbone := _BACKBONE.fullmatch(key):
-        key = f"radio_model.model.{backbone[1]}"
-    elif head := _HEAD.fullmatch(key):
-        name = teachers[int(head[2])] if _is_position(head[2], teachers) else head[2]
-        key = f"radio_model.adaptors.{name}.{HEADS[head[1]]}.{head[3]}"
-    for nvidia, ours in _MOVED.items():
-        if key.startswith(nvidia):
-            key = ours + key.removeprefix(nvidia)
-    # The Hub's loader renames `gamma`, so NVIDIA's backbones call it `grandma`; the heads are plain timm blocks.
-    return re.sub(r"(\.ls[12])\.gamma$", r"\1.grandma", key)
 
 
 def _is_position(text: str, teachers: Sequence[str]) -> bool:
@@ -96,26 +103,20 @@ def training_file_key(key: str, layout: TrainingFileLayout) -> str | None:
     """
     if key == "radio_model.summary_idxs":
         return None
-    if key.startswith("radio_model.model."):
-        return layout.backbone + key.removeprefix("radio_model.model.")
-    if adaptor := _ADAPTOR.fullmatch(key):
-        kind = next(nvidia for nvidia, ours in HEADS.items() if ours == adaptor[2])
-        inner = re.sub(r"(\.ls[12])\.grandma$", r"\1.gamma", adaptor[3])
-        return f"{kind}.{layout.heads[adaptor[1]]}.{inner}"
-    for ours, nvidia in _BACK.items():
-        if key.startswith(ours):
-            return nvidia + key.removeprefix(ours)
-    raise AssertionError(f"no name in NVIDIA's training files for {key}")
+    table = [(ours, nvidia) for nvidia, ours in KEY_TABLE if ours != "radio_model.model." or nvidia == layout.backbone]
+    theirs = _translate(key, table, layout.heads)
+    assert theirs is not None, f"no name in NVIDIA's training files for {key}"
+    return _GRANDMA.sub("gamma", theirs) if _HEAD.match(theirs) else theirs
 
 
 def adaptor_of(key: str) -> str | None:
     """Return the adaptor that one of our keys belongs to."""
-    match = _ADAPTOR.fullmatch(key)
+    match = _ADAPTOR.match(key)
     return match[1] if match else None
 
 
 def head_names(keys: Iterable[str], teachers: Sequence[str]) -> dict[str, str]:
     """Return how a training file's keys name each adaptor: by position in `teachers`, or by name."""
-    found = (_HEAD.fullmatch(key.removeprefix("module.")) for key in keys)
-    names = {match[2] for match in found if match is not None and not _is_dropped(match[0], teachers)}
+    found = (_HEAD.match(key.removeprefix("module.")) for key in keys)
+    names = {match[1] for match in found if match is not None and not _is_dropped(match.string, teachers)}
     return {teachers[int(name)] if _is_position(name, teachers) else name: name for name in sorted(names)}

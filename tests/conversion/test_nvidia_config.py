@@ -56,7 +56,7 @@ def published(version: str, **overrides) -> tuple[RadioConfig, NvidiaCheckpoint,
 
 
 @pytest.mark.parametrize("version", list(ARCHITECTURES))
-def test_published_shapes_are_recognised_without_their_name(version):
+def test_published_shapes_are_recognized_without_their_name(version):
     preset, source, state = published(version)
     config = RadioConfig(**build_config_fields(state, source))
     for field in SAME:
