@@ -5,9 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-
-IGNORE_INDEX = 255
-"""Mask value that neither trains nor counts (the convention of ADE20k and VOC)."""
+from training.evaluation.mean_iou import IGNORE_INDEX, mean_iou
 
 
 class SegmentationProbe(nn.Sequential):
@@ -36,7 +34,7 @@ def fit_segmentation_probe(
         features: Frozen features, `(num_images, dim, rows, cols)`.
         masks: Class indices, `(num_images, height, width)`; `IGNORE_INDEX` is skipped.
         num_classes: Classes including background.
-        num_steps: Optimiser steps. 400 and the cosine decay are our choice for sets of some hundred images;
+        num_steps: Optimizer steps. 400 and the cosine decay are our choice for sets of some hundred images;
             the papers run 80k or 160k on ADE20k.
         learning_rate: Peak of AdamW without weight decay. The papers' 1e-3 tripled, for the short schedule.
         batch_size: Images per step, 16 as in the papers.
@@ -75,28 +73,6 @@ def _resized(logits: Tensor, size: torch.Size) -> Tensor:
 def predict_masks(probe: nn.Module, features: Tensor, size: torch.Size, *, batch_size: int = 32) -> Tensor:
     """Return the likeliest class per pixel, `(num_images, *size)`, of `(num_images, dim, rows, cols)`."""
     return torch.cat([_resized(probe(rows), size).argmax(dim=1) for rows in features.split(batch_size)])
-
-
-def mean_iou(predictions: Tensor, masks: Tensor, num_classes: int) -> float:
-    """Return the mean intersection over union in [0, 1].
-
-    The counts are summed over all images before dividing, as ADE20k and VOC do. A class that neither
-    the masks nor the predictions contain is left out of the mean.
-
-    Args:
-        predictions: Class indices of any shape.
-        masks: Class indices of the same shape; `IGNORE_INDEX` is skipped.
-        num_classes: Classes including background.
-
-    Returns:
-        Mean over classes.
-    """
-    counted = masks != IGNORE_INDEX
-    pairs = masks[counted].long() * num_classes + predictions[counted].long()
-    confusion = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).double()
-    intersection = confusion.diag()
-    union = confusion.sum(dim=0) + confusion.sum(dim=1) - intersection
-    return (intersection / union).nanmean().item()
 
 
 def segmentation_probe_miou(

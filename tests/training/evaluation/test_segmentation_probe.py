@@ -1,12 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.segmentation_probe import (
-    IGNORE_INDEX,
-    fit_segmentation_probe,
-    mean_iou,
-    segmentation_probe_miou,
-)
+from training.evaluation.segmentation_probe import fit_segmentation_probe, segmentation_probe_miou
 
 
 def _blocks(num_images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,24 +11,6 @@ def _blocks(num_images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     features = torch.nn.functional.one_hot(classes, 3).movedim(-1, 1).float()
     features = features + 0.1 * torch.randn(features.shape, generator=generator)
     return features, classes.repeat_interleave(8, 1).repeat_interleave(8, 2)
-
-
-def test_mean_iou_by_hand():
-    masks = torch.tensor([0, 0, 1, 1])
-    predictions = torch.tensor([0, 1, 1, 1])
-    # class 0: 1 of 2, class 1: 2 of 3
-    assert mean_iou(predictions, masks, 2) == pytest.approx((1 / 2 + 2 / 3) / 2)
-
-
-def test_an_absent_class_is_left_out_and_a_wrong_guess_is_not():
-    masks = torch.tensor([0, 0])
-    assert mean_iou(torch.tensor([0, 0]), masks, 3) == 1.0
-    assert mean_iou(torch.tensor([0, 2]), masks, 3) == pytest.approx((1 / 2 + 0) / 2)
-
-
-def test_ignored_pixels_do_not_count():
-    masks = torch.tensor([0, 1, IGNORE_INDEX])
-    assert mean_iou(torch.tensor([0, 1, 1]), masks, 2) == 1.0
 
 
 def test_probe_reads_linear_features_and_not_noise():

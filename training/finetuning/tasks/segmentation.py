@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from modeling_radio import RadioForSemanticSegmentation
-from training.evaluation.segmentation_probe import IGNORE_INDEX
+from training.evaluation.mean_iou import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
@@ -127,16 +127,7 @@ class SegmentationTask(FinetuningTask):
         return logits.argmax(dim=1), batch["labels"]
 
     def build_score(self) -> Score:
-        from torchmetrics import MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
-
-        options = {"num_classes": len(self.class_names), "ignore_index": self.ignore_index, "sync_on_compute": False}
-        return MetricCollection(
-            {
-                "mean_iou": MulticlassJaccardIndex(average="macro", **options),
-                "pixel_accuracy": MulticlassAccuracy(average="micro", **options),
-            }
-        )
+        return ConfusionMatrix(len(self.class_names), self.ignore_index)
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         colors = ListedColormap([_color(number) for number in range(len(self.class_names))])
