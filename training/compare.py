@@ -22,15 +22,10 @@ from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
 from training.distillation.checkpoints import check_same_recipe
 from training.distillation.stages import run_recipe
-from training.evaluation.extractors import adaptor_extractor, backbone_extractor
+from training.evaluation.extractors import backbone_extractor
 from training.evaluation.provenance import describe_run
-from training.evaluation.setting import Setting
-from training.evaluation.tasks import (
-    measure_adaptor_fidelity,
-    measure_knn,
-    measure_resolution_consistency,
-    measure_segmentation_probe,
-)
+from training.evaluation.students import StudentEvaluation
+from training.evaluation.tasks import measure_resolution_consistency
 from training.pictures.curves import draw_resolution_consistency
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.student.build import build_student
@@ -62,27 +57,27 @@ def compare(recipes: Sequence[Recipe], seeds: Sequence[int], output: Path, comma
     _check_comparable(recipes)
     clock = Clock()
     with clock.phase("references"):
-        setting = Setting.load(recipes[0])
-        sizes_px = common_sizes(recipes, setting)
+        evaluation = StudentEvaluation.load(recipes[0])
+        sizes_px = common_sizes(recipes, evaluation)
     measurements: list[Measurement] = []
     runs = [(recipe, seed) for seed in seeds for recipe in recipes]
     for recipe, seed in tqdm(runs, desc="runs", unit="run"):
         folder = output / recipe.name / f"seed-{seed}"
         with clock.phase(recipe.name):
-            measurements += run_and_measure(setting, dataclasses.replace(recipe, seed=seed), folder, sizes_px)
-    results = Results(measurements, run=describe_run(command, clock.seconds), remarks=setting.data.remarks())
+            measurements += run_and_measure(evaluation, dataclasses.replace(recipe, seed=seed), folder, sizes_px)
+    results = Results(measurements, run=describe_run(command, clock.seconds), remarks=evaluation.data.remarks())
     results.save(output / "results.json")
     draw_resolution_consistency(measurements, max(sizes_px), output / "resolution_consistency.png")
     return results
 
 
-def common_sizes(recipes: Sequence[Recipe], setting: Setting) -> list[int]:
+def common_sizes(recipes: Sequence[Recipe], evaluation: StudentEvaluation) -> list[int]:
     """Return those of `SIZES_PX` that all students take.
 
     Raises:
         RecipeError: If fewer than two are left.
     """
-    largest = min(build_student(recipe, setting.teachers).max_resolution for recipe in recipes)
+    largest = min(build_student(recipe, evaluation.teachers).max_resolution for recipe in recipes)
     sizes = [size for size in SIZES_PX if size <= largest]
     if len(sizes) < 2:
         raise RecipeError(
@@ -92,7 +87,9 @@ def common_sizes(recipes: Sequence[Recipe], setting: Setting) -> list[int]:
     return sizes
 
 
-def run_and_measure(setting: Setting, recipe: Recipe, folder: Path, sizes_px: Sequence[int]) -> list[Measurement]:
+def run_and_measure(
+    evaluation: StudentEvaluation, recipe: Recipe, folder: Path, sizes_px: Sequence[int]
+) -> list[Measurement]:
     """Distil one student and measure it, or read what an earlier session measured.
 
     Raises:
@@ -105,28 +102,28 @@ def run_and_measure(setting: Setting, recipe: Recipe, folder: Path, sizes_px: Se
     checkpoint = run_recipe(recipe, folder)
     assert checkpoint is not None  # only a run that was told to stop early has none
     model = RadioModel.from_pretrained(checkpoint).eval()
-    measurements = measure(setting, model, recipe.name, recipe.seed, sizes_px)
+    measurements = measure(evaluation, model, recipe.name, recipe.seed, sizes_px)
     Results(measurements).save(measured)
     return measurements
 
 
-def measure(setting: Setting, model: RadioModel, name: str, seed: int, sizes_px: Sequence[int]) -> list[Measurement]:
+def measure(
+    evaluation: StudentEvaluation, model: RadioModel, name: str, seed: int, sizes_px: Sequence[int]
+) -> list[Measurement]:
     """Measure a student's backbone, the mean fidelity of its adaptors, and its consistency over resolutions."""
     backbone = backbone_extractor(model)
     return [
-        *measure_knn(name, backbone, setting.data, seed),
-        *measure_segmentation_probe(name, backbone, setting.data, seed),
-        *_mean_fidelity(setting, model, name, seed),
-        *measure_resolution_consistency(name, backbone, setting.data, sizes_px, seed),
+        *evaluation.measure_backbone(name, backbone, seed),
+        *_mean_fidelity(evaluation, model, name, seed),
+        *measure_resolution_consistency(name, backbone, evaluation.data, sizes_px, seed),
     ]
 
 
-def _mean_fidelity(setting: Setting, model: RadioModel, name: str, seed: int) -> list[Measurement]:
+def _mean_fidelity(evaluation: StudentEvaluation, model: RadioModel, name: str, seed: int) -> list[Measurement]:
     """Return each fidelity metric averaged over the adaptors."""
     values: dict[str, list[Measurement]] = {}
-    for teacher, reference in setting.references.items():
-        adaptor = adaptor_extractor(model, teacher)
-        for measurement in measure_adaptor_fidelity(name, adaptor, reference, setting.data, seed):
+    for teacher in evaluation.references:
+        for measurement in evaluation.measure_fidelity(name, model, teacher, seed):
             values.setdefault(measurement.metric, []).append(measurement)
     return [
         dataclasses.replace(same[0], metric=f"{metric}, {MEAN_OF}", value=sum(m.value for m in same) / len(same))

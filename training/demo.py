@@ -24,19 +24,17 @@ from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
 from training.demo_kit.evaluation_sets import photographs
 from training.distillation.trainer import Distiller
-from training.evaluation.checkpoint import RAW_PIXELS, teacher_sources
+from training.evaluation.data import load_photographs
 from training.evaluation.extractors import (
+    RAW_PIXELS,
     FeatureExtractor,
     adaptor_extractor,
     backbone_extractor,
     extract_features,
     pixel_extractor,
 )
-from training.evaluation.provenance import data_sources, describe_run
-from training.evaluation.setting import Setting, measure_backbone, measure_student
-from training.evaluation.tasks import (
-    load_photographs,
-)
+from training.evaluation.provenance import data_sources, describe_run, teacher_sources
+from training.evaluation.students import StudentEvaluation
 from training.pictures.curves import draw_curves, read_curves
 from training.pictures.features import draw_columns, feature_columns
 from training.recipe import Recipe, load_recipe
@@ -75,25 +73,25 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
     """
     clock = Clock()
     with clock.phase("fetch"):
-        setting = Setting.load(dataclasses.replace(recipe, teachers=reachable_teachers(recipe)))
-    print(f"teachers: {', '.join(setting.teachers)}; images: {setting.data.assets.description}", flush=True)
+        evaluation = StudentEvaluation.load(dataclasses.replace(recipe, teachers=reachable_teachers(recipe)))
+    print(f"teachers: {', '.join(evaluation.teachers)}; images: {evaluation.data.assets.description}", flush=True)
     with clock.phase("references"):
-        pixels = measure_backbone(setting, RAW_PIXELS, pixel_extractor(setting.patch_size))
+        pixels = evaluation.measure_backbone(RAW_PIXELS, pixel_extractor(evaluation.patch_size))
         teachers = [
             measurement
-            for name, teacher in setting.teachers.items()
-            for measurement in measure_backbone(setting, f"teacher {name}", teacher)
+            for name, teacher in evaluation.teachers.items()
+            for measurement in evaluation.measure_backbone(f"teacher {name}", teacher)
         ]
     students = []
     for seed in seeds:
         folder = output if len(seeds) == 1 else output / f"seed-{seed}"
-        students += run_seed(setting, folder, seed, clock)
+        students += run_seed(evaluation, folder, seed, clock)
     results = Results(
         [*pixels, *students, *teachers],
-        teacher_sources(setting.untrained_student(seeds[0]), setting.recipe),
-        data_sources(setting.data.assets),
+        teacher_sources(evaluation.untrained_student(seeds[0]).config, evaluation.recipe),
+        data_sources(evaluation.data.assets),
         describe_run(command, clock.seconds),
-        setting.data.remarks(),
+        evaluation.data.remarks(),
     )
     for seed in seeds:
         folder = output if len(seeds) == 1 else output / f"seed-{seed}"
@@ -102,33 +100,33 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
     return results
 
 
-def run_seed(setting: Setting, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
+def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
     """Distil one student, reopen and draw it; return what it and its untrained self score."""
-    recipe = dataclasses.replace(setting.recipe, seed=seed)
+    recipe = dataclasses.replace(evaluation.recipe, seed=seed)
     distiller = Distiller(recipe, folder)
     with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
         checkpoint = distiller.run()
     assert checkpoint is not None  # only a run that was told to stop early has none
-    before, after = setting.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
+    before, after = evaluation.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
     with clock.phase("evaluate"):
         measurements = [
-            *measure_student(setting, before, " before training", seed),
-            *measure_student(setting, after, "", seed),
+            *evaluation.measure_student(before, " before training", seed),
+            *evaluation.measure_student(after, "", seed),
         ]
     with clock.phase("draw"):
-        draw_features(setting, before, after, folder / PICTURE)
+        draw_features(evaluation, before, after, folder / PICTURE)
         shutil.copyfile(folder / PICTURE, checkpoint / PICTURE)
         if curves := read_curves(folder / "logs"):
             draw_curves(curves, folder / "losses.png")
     with clock.phase("reopen"):
-        reopen_elsewhere(checkpoint, to_pil_image(setting.data.unlabeled[0]))
+        reopen_elsewhere(checkpoint, to_pil_image(evaluation.data.unlabeled[0]))
     return measurements
 
 
-def draw_features(setting: Setting, before: RadioModel, after: RadioModel, path: Path) -> None:
+def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: RadioModel, path: Path) -> None:
     """Draw held-out photographs beside the features of teachers, adaptors and backbones."""
-    chosen = photographs(setting.data.assets, license=PICTURE_LICENSE)
-    chosen = (chosen or photographs(setting.data.assets))[:MAX_PHOTOGRAPHS]
+    chosen = photographs(evaluation.data.assets, license=PICTURE_LICENSE)
+    chosen = (chosen or photographs(evaluation.data.assets))[:MAX_PHOTOGRAPHS]
     size = min(after.preferred_resolution.height * PICTURE_SCALE, after.max_resolution)
     images = load_photographs(chosen, size)
 
@@ -137,13 +135,13 @@ def draw_features(setting: Setting, before: RadioModel, after: RadioModel, path:
 
     def dense_without_position(extractor: FeatureExtractor) -> Tensor:
         """Features less their mean over held-out images at each place, so that positions do not fill the colors."""
-        many = resize(setting.data.unlabeled, [size, size], antialias=True)
+        many = resize(evaluation.data.unlabeled, [size, size], antialias=True)
         return dense(extractor) - extract_features(extractor, many).features.mean(dim=0)
 
     columns = feature_columns(
         images,
-        teachers={name: dense(teacher) for name, teacher in setting.teachers.items()},
-        adaptors={name: dense(adaptor_extractor(after, name)) for name in setting.teachers},
+        teachers={name: dense(teacher) for name, teacher in evaluation.teachers.items()},
+        adaptors={name: dense(adaptor_extractor(after, name)) for name in evaluation.teachers},
         backbones={
             "backbone\nbefore training": dense_without_position(backbone_extractor(before)),
             "backbone\ndistilled": dense_without_position(backbone_extractor(after)),

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +15,11 @@ from model_cards.results import Measurement, Results
 from training import compare
 from training.demo_kit.assets import DemoAssets, Photograph
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
-from training.evaluation.extractors import FeatureExtractor, Features
-from training.evaluation.setting import Setting
-from training.evaluation.tasks import EvaluationData
+from training.evaluation import students
+from training.evaluation.data import EvaluationData
+from training.evaluation.extractors import FeatureExtractor, Features, adaptor_extractor
+from training.evaluation.students import StudentEvaluation
+from training.evaluation.tasks import measure_adaptor_fidelity
 from training.recipe import Recipe, load_recipe, save_recipe
 from training.student.build import build_student
 
@@ -62,12 +63,12 @@ def toy_data(photograph: Path) -> EvaluationData:
 
 
 @pytest.fixture
-def setting(tmp_path: Path) -> Setting:
+def evaluation(tmp_path: Path) -> StudentEvaluation:
     photograph = tmp_path / "photograph.png"
     Image.linear_gradient("L").convert("RGB").save(photograph)
     data, teachers = toy_data(photograph), {"a": ToyTeacher(3), "b": ToyTeacher(None)}
     references = {name: data.extract(teacher, data.unlabeled, name) for name, teacher in teachers.items()}
-    return Setting(load_recipe(write_recipe(tmp_path / "any.yaml")), data, teachers, references)  # pyrefly: ignore
+    return StudentEvaluation(load_recipe(write_recipe(tmp_path / "any.yaml")), data, teachers, references)  # pyrefly: ignore
 
 
 def write_recipe(path: Path, *, max_img_size: int = 96, num_images: int = 8) -> str:
@@ -82,21 +83,21 @@ def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     def probe(model: str, extractor: FeatureExtractor, data: EvaluationData, seed: int) -> list[Measurement]:
         return [Measurement(model, "segmentation_probe", "mIoU", "toy scenes", 0.5, seed)]
 
-    monkeypatch.setattr(compare, "measure_segmentation_probe", probe)
+    monkeypatch.setattr(students, "measure_segmentation_probe", probe)
 
 
 @pytest.fixture
-def runs(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+def runs(evaluation: StudentEvaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Names and seeds of the recipes that are run; each gives a random student of its seed."""
     done: list[tuple[str, int]] = []
 
     def run(recipe: Recipe, folder: Path) -> Path:
         done.append((recipe.name, recipe.seed))
-        build_student(recipe, setting.teachers).save_pretrained(folder / "final")
+        build_student(recipe, evaluation.teachers).save_pretrained(folder / "final")
         save_recipe(recipe, folder / "recipe.yaml")
         return folder / "final"
 
-    monkeypatch.setattr(compare, "Setting", SimpleNamespace(load=lambda recipe: setting))
+    monkeypatch.setattr(StudentEvaluation, "load", lambda recipe: evaluation)
     monkeypatch.setattr(compare, "run_recipe", run)
     monkeypatch.setattr(compare, "reachable_teachers", lambda recipe: recipe.teachers)
     monkeypatch.setattr(compare, "in_faster_precision", lambda recipe: recipe)
@@ -145,12 +146,12 @@ def test_every_recipe_is_measured_with_every_seed(
     assert "+-" in printed
 
 
-def test_fidelity_is_the_mean_over_adaptors(setting: Setting, tmp_path: Path) -> None:
-    model = build_student(load_recipe(write_recipe(tmp_path / "x.yaml")), setting.teachers).eval()
-    found = {entry.metric: entry.value for entry in compare.measure(setting, model, "x", 0, [32, 64])}
+def test_fidelity_is_the_mean_over_adaptors(evaluation: StudentEvaluation, tmp_path: Path) -> None:
+    model = build_student(load_recipe(write_recipe(tmp_path / "x.yaml")), evaluation.teachers).eval()
+    found = {entry.metric: entry.value for entry in compare.measure(evaluation, model, "x", 0, [32, 64])}
     single = {
-        name: compare.measure_adaptor_fidelity(
-            "x", compare.adaptor_extractor(model, name), setting.references[name], setting.data
+        name: measure_adaptor_fidelity(
+            "x", adaptor_extractor(model, name), evaluation.references[name], evaluation.data
         )
         for name in ("a", "b")
     }

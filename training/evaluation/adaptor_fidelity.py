@@ -42,8 +42,8 @@ def adaptor_fidelity(adaptor: Features, teacher: Features) -> Fidelity:
         ValueError: If the channels or the numbers of images differ.
     """
     if adaptor.features.shape[:2] != teacher.features.shape[:2]:
-        shapes = f"{tuple(adaptor.features.shape)} do not match teacher {tuple(teacher.features.shape)}"
-        raise ValueError(f"adaptor features {shapes}")
+        shapes = f"{tuple(adaptor.features.shape)} beside {tuple(teacher.features.shape)}"
+        raise ValueError(f"`adaptor` must have as many images and channels as `teacher`, got features {shapes}.")
     maps = align_to_teacher(adaptor.features, teacher.features)
     student_tokens, teacher_tokens = _tokens(maps.student), _tokens(maps.teacher)
     summary = centered_summary = None

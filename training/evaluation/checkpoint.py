@@ -1,20 +1,21 @@
-"""Evaluates one checkpoint beside the raw pixels."""
+"""All evaluations of one saved checkpoint."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from model_cards.results import STUDENT, Measurement, Results, Source
+from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig, RadioModel
-from training.evaluation.extractors import adaptor_extractor, backbone_extractor, pixel_extractor
-from training.evaluation.provenance import data_sources, describe_run, teacher_source
+from modeling_radio.messages_radio import check_choice
+from training.evaluation.data import EvaluationData
+from training.evaluation.extractors import RAW_PIXELS, adaptor_extractor, backbone_extractor, pixel_extractor
+from training.evaluation.provenance import data_sources, describe_run, teacher_sources
 from training.evaluation.tasks import (
-    EvaluationData,
     measure_adaptor_fidelity,
     measure_knn,
     measure_resolution_consistency,
@@ -23,13 +24,10 @@ from training.evaluation.tasks import (
     measure_zero_shot,
 )
 from training.evaluation.text_encoder import embed_with_packed_tower
-from training.recipe import Recipe, RecipeError, did_you_mean
+from training.recipe import Recipe, RecipeError
 from training.teachers.base import Teacher
 from training.teachers.embedded import EfficientNetLite0Teacher
 from training.teachers.registry import build_teachers
-
-
-RAW_PIXELS = "raw pixels"
 
 
 CONSISTENCY_SIZES_PX = (128, 192, 256, 384, 512)
@@ -55,20 +53,22 @@ class CheckpointEvaluation:
         entries = [entry for entry in self.recipe.teachers if entry.name in self.model.radio_model.adaptors]
         if not entries:
             raise RecipeError(
-                f"recipe {self.recipe.name!r} names none of the checkpoint's adaptors "
-                f"{[*self.model.radio_model.adaptors]}: give the --recipe it was trained with"
+                f"Recipe {self.recipe.name!r} names none of the checkpoint's adaptors "
+                f"{[*self.model.radio_model.adaptors]}: give the --recipe it was trained with."
             )
         return {name: teacher.to(self.data.device) for name, teacher in build_teachers(entries).items()}
 
     def knn(self) -> list[Measurement]:
         """Weighted kNN accuracy."""
-        pixels = measure_knn(RAW_PIXELS, pixel_extractor(self.model.patch_size), self.data)
-        return pixels + measure_knn(STUDENT, backbone_extractor(self.model), self.data)
+        return self._beside_pixels(measure_knn)
 
     def segmentation_probe(self) -> list[Measurement]:
         """Mean IoU of a linear probe."""
-        pixels = measure_segmentation_probe(RAW_PIXELS, pixel_extractor(self.model.patch_size), self.data)
-        return pixels + measure_segmentation_probe(STUDENT, backbone_extractor(self.model), self.data)
+        return self._beside_pixels(measure_segmentation_probe)
+
+    def _beside_pixels(self, measure: Callable[..., list[Measurement]]) -> list[Measurement]:
+        pixels = measure(RAW_PIXELS, pixel_extractor(self.model.patch_size), self.data)
+        return pixels + measure(STUDENT, backbone_extractor(self.model), self.data)
 
     def adaptor_fidelity(self) -> list[Measurement]:
         """Mean cosine of every adaptor with its teacher."""
@@ -92,8 +92,8 @@ class CheckpointEvaluation:
                 measurements += measure_zero_shot(f"adaptor {name}", adaptor, teacher.classify, self.data)
         if not measurements:
             raise RecipeError(
-                "zero_shot needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), or an adaptor "
-                "for a teacher with a classifier: efficientnet-lite0"
+                "`zero_shot` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), or an adaptor "
+                "for a teacher with a classifier: efficientnet-lite0."
             )
         return measurements
 
@@ -106,12 +106,6 @@ class CheckpointEvaluation:
         """Cosine of dense features at several sizes with those at the largest."""
         sizes = [self.model.get_nearest_supported_resolution(size, size).height for size in CONSISTENCY_SIZES_PX]
         return measure_resolution_consistency(STUDENT, backbone_extractor(self.model), self.data, sizes)
-
-
-def teacher_sources(model: RadioModel, recipe: Recipe) -> list[Source]:
-    """Describe the recipe's teachers that the model has adaptors for."""
-    adaptors = {adaptor.name: adaptor for adaptor in model.config.adaptor_configs}
-    return [teacher_source(entry, adaptors[entry.name]) for entry in recipe.teachers if entry.name in adaptors]
 
 
 TASKS = {
@@ -140,10 +134,9 @@ def evaluate(checkpoint: Path, tasks: Sequence[str], recipe: Recipe, *, size: in
         PackageError: If data or teachers cannot be fetched.
     """
     for task in tasks:
-        if task not in TASKS:
-            raise ValueError(f"unknown task {task!r}.{did_you_mean(task, list(TASKS))} Tasks: {', '.join(TASKS)}")
+        check_choice("tasks", task, TASKS)
     if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{checkpoint} is no checkpoint folder: it has no config.json")
+        raise ValueError(f"`checkpoint` must be a folder with a config.json, got {str(checkpoint)!r}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = RadioModel.from_pretrained(checkpoint).eval().to(device)  # pyrefly: ignore[bad-argument-type]
     data = EvaluationData.load(recipe.data.source, size or min(model.preferred_resolution), device=device)
@@ -155,4 +148,4 @@ def evaluate(checkpoint: Path, tasks: Sequence[str], recipe: Recipe, *, size: in
         seconds[task] = time.perf_counter() - started
         print(f"{task}: {seconds[task]:.1f} s", flush=True)
     run = describe_run(f"python -m training.evaluate {checkpoint} --tasks {','.join(tasks)}", seconds)
-    return Results(measurements, teacher_sources(model, recipe), data_sources(data.assets), run, data.remarks())
+    return Results(measurements, teacher_sources(model.config, recipe), data_sources(data.assets), run, data.remarks())

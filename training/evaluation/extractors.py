@@ -15,6 +15,10 @@ from tqdm import tqdm
 from modeling_radio import RadioModel
 
 
+RAW_PIXELS = "raw pixels"
+"""Name of `pixel_extractor` in results."""
+
+
 class FeaturePair(Protocol):
     """What an extractor returns: `TeacherOutput`, the model's output and an adaptor's output all fit."""
 
@@ -108,7 +112,7 @@ def extract_features(
         ValueError: If there are no images or they are not a batch of RGB images.
     """
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise ValueError(f"images must be a non-empty (num_images, 3, height, width), got {tuple(images.shape)}")
+        raise ValueError(f"`images` must be a non-empty (num_images, 3, height, width), got {tuple(images.shape)}.")
     device = torch.device(device)
     summaries, features = [], []
     # disable=None: tqdm hides itself where stderr is no terminal.

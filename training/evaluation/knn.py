@@ -28,11 +28,11 @@ def knn_predictions(
         ValueError: If the widths differ, the labels do not match the gallery, or `k` is out of range.
     """
     if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"queries are {queries.shape[1]} wide but the gallery is {gallery.shape[1]} wide")
+        raise ValueError(f"`queries` must be as wide as the gallery, {gallery.shape[1]}, got {queries.shape[1]}.")
     if len(gallery) != len(gallery_labels):
-        raise ValueError(f"gallery has {len(gallery)} rows but gallery_labels has {len(gallery_labels)}")
+        raise ValueError(f"`gallery_labels` must have the gallery's {len(gallery)} rows, got {len(gallery_labels)}.")
     if not 1 <= k <= len(gallery):
-        raise ValueError(f"k must be between 1 and the gallery's {len(gallery)} images, got {k}")
+        raise ValueError(f"`k` must be between 1 and the gallery's {len(gallery)} images, got {k}.")
     num_classes = int(gallery_labels.max()) + 1
     gallery = F.normalize(gallery, dim=1)
     predictions = []

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from model_cards.results import Source
-from modeling_radio import RadioAdaptorConfig
+from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.packages import PACKAGES, Package
-from training.recipe import TeacherRecipe
+from training.recipe import Recipe, TeacherRecipe
 
 
 PACKAGE_OF_KIND = {
@@ -25,6 +25,12 @@ PACKAGE_OF_KIND = {
 }
 """Packages that teachers ship in, for their origin and license."""
 VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate")
+
+
+def teacher_sources(config: RadioConfig, recipe: Recipe) -> list[Source]:
+    """Describe the recipe's teachers that a model has adaptors for."""
+    names = [adaptor.name for adaptor in config.adaptor_configs]
+    return [teacher_source(entry, config.adaptor(entry.name)) for entry in recipe.teachers if entry.name in names]
 
 
 def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:

@@ -49,7 +49,7 @@ def resolution_consistency(
     """
     sizes = sorted(set(sizes_px))
     if len(sizes) < 2:
-        raise ValueError(f"sizes_px must name at least two different sizes, got {list(sizes_px)}")
+        raise ValueError(f"`sizes_px` must name at least two different sizes, got {list(sizes_px)}.")
     features = {}
     for size in sizes:
         resized = _shrunk(images, size)

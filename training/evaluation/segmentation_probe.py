@@ -47,9 +47,9 @@ def fit_segmentation_probe(
         ValueError: If the numbers of features and masks differ or a mask value is out of range.
     """
     if len(features) != len(masks):
-        raise ValueError(f"{len(features)} feature maps do not match {len(masks)} masks")
+        raise ValueError(f"`masks` must be one for each of the {len(features)} feature maps, got {len(masks)}.")
     if (largest := int(masks[masks != IGNORE_INDEX].max())) >= num_classes:
-        raise ValueError(f"masks contain class {largest} but num_classes is {num_classes}")
+        raise ValueError(f"`masks` must have classes below {num_classes}, got {largest}.")
     generator = torch.Generator().manual_seed(seed)
     probe = SegmentationProbe(features.shape[1], num_classes, generator)
     optimizer = torch.optim.AdamW(probe.parameters(), learning_rate, weight_decay=0.0)

@@ -1,108 +1,27 @@
-"""The evaluations by name: each turns a model's features of the held-out images into measurements."""
+"""The evaluations, one function each: from a model's features of the held-out images to measurements."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 
 from model_cards.results import Measurement
-from training.demo_kit.assets import DemoAssets, Photograph, load_demo_assets
-from training.demo_kit.evaluation_sets import (
-    ClassificationSet,
-    SegmentationSet,
-    classification_set,
-    photographs,
-    segmentation_set,
-)
-from training.demo_kit.images import render
+from training.demo_kit.evaluation_sets import photographs
 from training.evaluation.adaptor_fidelity import adaptor_fidelity
-from training.evaluation.extractors import FeatureExtractor, Features, extract_features
+from training.evaluation.data import NUM_NEIGHBORS, EvaluationData, load_photographs
+from training.evaluation.extractors import FeatureExtractor, Features
 from training.evaluation.knn import knn_accuracy
 from training.evaluation.resolution_consistency import resolution_consistency
 from training.evaluation.segmentation_probe import segmentation_probe_miou
 from training.evaluation.text_encoder import SentenceEncoder
 from training.evaluation.zero_shot import centered, conse_embeddings, zero_shot_accuracy
-from training.views.images import build_images
 
 
-NUM_NEIGHBORS = 5
-"""Our choice for the demo's sets, some of whose classes have fewer images than the papers' k = 20."""
-NUM_UNLABELED = 256
-"""Held-out images on which adaptors are compared with their teachers; our choice."""
 PROMPT = "a photo of a {}"
 NUM_CONSE_CLASSES = 10
 """ImageNet classes that place an image in text space; 10 as in the ConSE paper."""
-
-
-@dataclass(frozen=True)
-class EvaluationData:
-    """The held-out images of one data source at one size, and how models are run on them.
-
-    Attributes:
-        source: As in the recipe's `data.source`.
-        assets: What the images are made of.
-        classification: Objects of known classes.
-        segmentation: Scenes with masks.
-        unlabeled: Images like those of the training, uint8 `(num_images, 3, size, size)`.
-        device: Where models run.
-        dtype: Autocast type; None for the models' own.
-    """
-
-    source: str
-    assets: DemoAssets
-    classification: ClassificationSet
-    segmentation: SegmentationSet
-    unlabeled: Tensor
-    device: str = "cpu"
-    dtype: torch.dtype | None = None
-
-    @classmethod
-    def load(cls, source: str, size: int, *, device: str = "cpu", dtype: torch.dtype | None = None) -> EvaluationData:
-        """Fetch and render the images of a source at `size` x `size` pixels.
-
-        Raises:
-            ValueError: If the source has no labeled images.
-            PackageError: If packages cannot be fetched.
-        """
-        assets = load_demo_assets(source)
-        unlabeled = build_images(source, size=size, num_images=NUM_UNLABELED, split="held_out")
-        return cls(
-            source,
-            assets,
-            classification_set(assets, size),
-            segmentation_set(assets, size),
-            render(unlabeled, range(NUM_UNLABELED), num_workers=0, show_progress=False),
-            device,
-            dtype,
-        )
-
-    def extract(self, extractor: FeatureExtractor, images: Tensor, description: str) -> Features:
-        """Run a model over some of the images."""
-        return extract_features(extractor, images, device=self.device, dtype=self.dtype, description=description)
-
-    def remarks(self) -> list[str]:
-        """Say what the test sets are and how far their numbers can be trusted."""
-        classes, scenes = self.classification, self.segmentation
-        num_queries, num_stored = len(classes.query_labels), len(classes.gallery_labels)
-        majority = classes.query_labels.bincount().max().item() / num_queries
-        error = math.sqrt(0.25 / num_queries)
-        return [
-            f"kNN, k = {NUM_NEIGHBORS}: {num_queries} held-out objects of {len(classes.class_names)} classes, "
-            f"{num_stored} training objects. Always answering the most frequent class scores {majority:.3f}; "
-            f"the standard error of an accuracy of one half is {error:.3f}.",
-            f"Segmentation probe: {len(scenes.train_images)} training and {len(scenes.test_images)} test "
-            f"scenes of {len(scenes.class_names)} classes with the background, composed of objects on "
-            "photographs; those of the test scenes are held out.",
-            f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabeled)} held-out images; "
-            "centered: about the teacher's mean, where a constant answer scores zero.",
-        ]
 
 
 def measure_knn(
@@ -167,17 +86,17 @@ def measure_zero_shot(
         extractor: The teacher, or the student's adaptor for it.
         classify: The teacher's classifier: summaries to the logits of the 1,000 ImageNet classes.
         data: The images.
-        seed: Seed of the training run, None for what was not trained here.
+        seed: Seed of the training run; None if nothing was trained.
+
+    Raises:
+        ValueError: If the extractor gives no summary.
     """
-    images = data.classification
-    queries = data.extract(extractor, images.query_images, f"{model}: queries")
-    if queries.summary is None:
-        raise ValueError(f"zero_shot needs a summary, which {model!r} does not have")
+    summaries, images = _query_summaries(model, extractor, data), data.classification
     encoder = SentenceEncoder()
     known = encoder.encode([PROMPT.format(name) for name in imagenet_class_names()])
     labels = encoder.encode([PROMPT.format(name) for name in images.class_names])
     mean = known.mean(dim=0)
-    class_logits = classify(queries.summary.to(data.device)).cpu()
+    class_logits = classify(summaries.to(data.device)).cpu()
     embeddings = conse_embeddings(class_logits, centered(known, mean), top_k=NUM_CONSE_CLASSES)
     accuracy = zero_shot_accuracy(embeddings, centered(labels, mean), images.query_labels)
     return [Measurement(model, "zero_shot", "accuracy", f"{data.source} objects", accuracy, seed)]
@@ -193,14 +112,21 @@ def measure_text_zero_shot(
         adaptor: The adaptor, whose summary lives in the space of the texts.
         class_embeddings: One vector for each of the images' classes, `(num_classes, summary_dim)`.
         data: The images.
-        seed: As of `measure_zero_shot`.
+        seed: Seed of the training run; None if nothing was trained.
+
+    Raises:
+        ValueError: If the adaptor gives no summary.
     """
-    images = data.classification
-    queries = data.extract(adaptor, images.query_images, f"{model}: queries")
-    if queries.summary is None:
-        raise ValueError(f"zero_shot needs a summary, which {model!r} does not have")
-    accuracy = zero_shot_accuracy(queries.summary, class_embeddings, images.query_labels)
+    summaries = _query_summaries(model, adaptor, data)
+    accuracy = zero_shot_accuracy(summaries, class_embeddings, data.classification.query_labels)
     return [Measurement(model, "zero_shot", "accuracy", f"{data.source} objects", accuracy, seed)]
+
+
+def _query_summaries(model: str, extractor: FeatureExtractor, data: EvaluationData) -> Tensor:
+    summaries = data.extract(extractor, data.classification.query_images, f"{model}: queries").summary
+    if summaries is None:
+        raise ValueError(f"`zero_shot` needs a summary, which {model!r} does not have.")
+    return summaries
 
 
 def imagenet_class_names() -> list[str]:
@@ -233,13 +159,3 @@ def measure_resolution_consistency(
         for size, both in consistency.items()
         for suffix, value in (("", both.features), (", centered", both.centered_features))
     ]
-
-
-def load_photographs(chosen: Sequence[Photograph], size: int) -> Tensor:
-    """Return the middle squares of photographs, uint8 RGB, `(num_photographs, 3, size, size)`."""
-    pictures = []
-    for photograph in chosen:
-        with Image.open(photograph.path) as picture:
-            square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-        pictures.append(torch.from_numpy(np.array(square)).movedim(-1, 0))
-    return torch.stack(pictures)

@@ -1,9 +1,20 @@
+"""A tiny model, and held-out images that their colors tell apart."""
+
 from collections.abc import Iterator
 
 import pytest
 import torch
+from drawn_assets import assets
 
 from modeling_radio import RadioConfig, RadioModel
+from training.demo_kit.assets import DemoAssets
+from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
+from training.evaluation.data import EvaluationData
+
+
+__all__ = ["assets"]
+
+COLORS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)
 
 
 @pytest.fixture
@@ -21,6 +32,26 @@ def tiny_model() -> RadioModel:
         adaptors=[adaptor | {"name": "teacher_a"}, adaptor | {"name": "teacher_b", "summary_dim": None}],
     )
     return RadioModel(config).eval()
+
+
+@pytest.fixture
+def data() -> EvaluationData:
+    """Six objects per set that their color tells apart, and scenes whose left half is red, right half green."""
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    masks = torch.zeros(4, 16, 16, dtype=torch.long)
+    masks[:, :, 8:] = 1
+    scenes = COLORS[masks].movedim(-1, 1).contiguous()
+    return EvaluationData(
+        "toy",
+        DemoAssets((), (), (), ("red", "green"), (), ""),
+        ClassificationSet(_painted(labels), labels, _painted(labels.flip(0)), labels.flip(0), ("red", "green")),
+        SegmentationSet(scenes, masks, scenes, masks, ("left", "right")),
+        _painted(labels),
+    )
+
+
+def _painted(labels: torch.Tensor) -> torch.Tensor:
+    return COLORS[labels][:, :, None, None].expand(-1, -1, 16, 16).contiguous()
 
 
 @pytest.fixture(autouse=True)

@@ -43,5 +43,5 @@ def test_different_grids_are_brought_together():
 
 def test_different_widths_are_refused():
     teacher = _features(0)
-    with pytest.raises(ValueError, match=r"adaptor features \(6, 7, 4, 4\) do not match"):
+    with pytest.raises(ValueError, match=r"`adaptor` must have .* as `teacher`, got features \(6, 7, 4, 4\) beside "):
         adaptor_fidelity(Features(None, teacher.features[:, :7]), teacher)

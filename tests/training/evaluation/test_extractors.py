@@ -51,7 +51,7 @@ def test_autocast_reaches_the_extractor_and_results_stay_float32(images):
 
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 1, 8, 8), (3, 8, 8)])
 def test_what_is_no_batch_of_images_is_refused(shape):
-    with pytest.raises(ValueError, match="images must be a non-empty"):
+    with pytest.raises(ValueError, match="`images` must be a non-empty"):
         extract_features(pixel_extractor(8), torch.zeros(shape))
 
 

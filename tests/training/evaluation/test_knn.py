@@ -35,10 +35,10 @@ def test_accuracy_counts_the_right_answers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"k": 5}, "k must be between 1 and the gallery's 4 images, got 5"),
+        ({"k": 5}, "`k` must be between 1 and the gallery's 4 images, got 5"),
         ({"k": 0}, "got 0"),
-        ({"queries": torch.ones(1, 3)}, "queries are 3 wide but the gallery is 4 wide"),
-        ({"gallery_labels": torch.arange(3)}, "gallery_labels has 3"),
+        ({"queries": torch.ones(1, 3)}, "`queries` must be as wide as the gallery, 4, got 3"),
+        ({"gallery_labels": torch.arange(3)}, "`gallery_labels` must have the gallery's 4 rows, got 3"),
     ],
 )
 def test_bad_input_is_named(changes, message):

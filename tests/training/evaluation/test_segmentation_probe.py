@@ -41,7 +41,7 @@ def test_probe_leaves_the_global_random_state_alone():
 
 def test_bad_input_is_named():
     features, masks = _blocks(4, seed=0)
-    with pytest.raises(ValueError, match="4 feature maps do not match 3 masks"):
+    with pytest.raises(ValueError, match="`masks` must be one for each of the 4 feature maps, got 3"):
         fit_segmentation_probe(features, masks[:3], 3)
-    with pytest.raises(ValueError, match="class 2 but num_classes is 2"):
+    with pytest.raises(ValueError, match="`masks` must have classes below 2, got 2"):
         fit_segmentation_probe(features, masks, 2)

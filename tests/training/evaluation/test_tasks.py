@@ -2,41 +2,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.demo_kit.assets import DemoAssets
-from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation import tasks
 from training.evaluation.extractors import Features, pixel_extractor
 from training.evaluation.tasks import (
-    EvaluationData,
     measure_adaptor_fidelity,
     measure_knn,
     measure_segmentation_probe,
     measure_text_zero_shot,
     measure_zero_shot,
 )
-
-
-COLORS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)
-
-
-def _painted(labels: torch.Tensor) -> torch.Tensor:
-    return COLORS[labels][:, :, None, None].expand(-1, -1, 16, 16).contiguous()
-
-
-@pytest.fixture
-def data() -> EvaluationData:
-    """Six objects per set that their color tells apart, and scenes whose left half is red, right half green."""
-    labels = torch.tensor([0, 1, 0, 1, 0, 1])
-    masks = torch.zeros(4, 16, 16, dtype=torch.long)
-    masks[:, :, 8:] = 1
-    scenes = COLORS[masks].movedim(-1, 1).contiguous()
-    return EvaluationData(
-        "toy",
-        DemoAssets((), (), (), ("red", "green"), (), ""),
-        ClassificationSet(_painted(labels), labels, _painted(labels.flip(0)), labels.flip(0), ("red", "green")),
-        SegmentationSet(scenes, masks, scenes, masks, ("left", "right")),
-        _painted(labels),
-    )
 
 
 def _scores(measurements) -> dict[str, float]:
@@ -87,15 +61,8 @@ def test_zero_shot_goes_through_the_names_of_the_classifiers_classes(data, monke
     extractor = lambda pixels: Features(pixels.mean((2, 3)), pixels)  # noqa: E731
     (found,) = measure_zero_shot("teacher", extractor, classify, data)
     assert found.value == 1.0
-    with pytest.raises(ValueError, match="zero_shot needs a summary, which 'dense' does not have"):
+    with pytest.raises(ValueError, match="`zero_shot` needs a summary, which 'dense' does not have"):
         measure_zero_shot("dense", lambda pixels: Features(None, pixels), classify, data)
-
-
-def test_remarks_state_how_many_images_there_are(data):
-    remarks = " ".join(data.remarks())
-    assert "6 held-out objects of 2 classes, 6 training objects" in remarks
-    assert "most frequent class scores 0.500" in remarks
-    assert "error of an accuracy of one half is 0.204" in remarks
 
 
 def test_zero_shot_by_texts_takes_the_class_of_the_nearest_text(data):
@@ -115,5 +82,5 @@ def test_zero_shot_by_texts_takes_the_class_of_the_nearest_text(data):
 
 
 def test_zero_shot_by_texts_needs_a_summary(data):
-    with pytest.raises(ValueError, match="zero_shot needs a summary, which 'dense' does not have"):
+    with pytest.raises(ValueError, match="`zero_shot` needs a summary, which 'dense' does not have"):
         measure_text_zero_shot("dense", lambda pixels: Features(None, pixels), torch.eye(2), data)

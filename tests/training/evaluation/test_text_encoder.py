@@ -7,7 +7,7 @@ from modeling_radio.text_radio import OPENAI_TEMPLATES
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation.checkpoint import CheckpointEvaluation
-from training.evaluation.tasks import EvaluationData
+from training.evaluation.data import EvaluationData
 from training.evaluation.text_encoder import embed_with_packed_tower
 from training.recipe import load_recipe
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -13,7 +15,13 @@ def test_the_faster_precision_is_taken_for_student_and_teachers(is_faster, expec
     assert (recipe.mixed_precision, *{entry.precision for entry in recipe.teachers}) == expected
 
 
-def test_precision_is_timed_on_this_machine(monkeypatch):
-    assert isinstance(precision.is_bfloat16_faster(), bool)
-    monkeypatch.setattr(precision, "_linear_seconds", {torch.float32: 2.0, torch.bfloat16: 1.0}.get)
-    assert precision.is_bfloat16_faster()
+@pytest.mark.parametrize(("float32_seconds", "bfloat16_seconds"), [(0.02, 0.001), (0.001, 0.02)])
+def test_both_precisions_are_timed(float32_seconds, bfloat16_seconds, monkeypatch):
+    seconds = {torch.float32: float32_seconds, torch.bfloat16: bfloat16_seconds}
+
+    def linear(hidden, weight):
+        assert hidden.dtype == weight.dtype
+        time.sleep(seconds[weight.dtype])
+
+    monkeypatch.setattr("torch.nn.functional.linear", linear)
+    assert precision.is_bfloat16_faster() == (bfloat16_seconds < float32_seconds)

@@ -1,0 +1,124 @@
+"""Each evaluation of a saved folder gives its rows."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from model_cards.results import STUDENT
+from training.demo_kit.assets import DemoAssets, Photograph
+from training.evaluation import checkpoint as evaluation_of_checkpoints
+from training.evaluation import tasks
+from training.evaluation.checkpoint import TASKS, CheckpointEvaluation, evaluate
+from training.evaluation.data import EvaluationData
+from training.evaluation.extractors import RAW_PIXELS, Features
+from training.recipe import RecipeError, load_recipe
+from training.teachers.embedded import EfficientNetLite0Teacher
+
+
+class ToyTeacher(EfficientNetLite0Teacher):
+    """Answers with the colors of the patches, and takes them for three classes of ImageNet."""
+
+    def __init__(self, feature_dim: int = 10, summary_dim: int | None = 6) -> None:
+        torch.nn.Module.__init__(self)
+        self.dims = feature_dim, summary_dim
+
+    def forward(self, pixel_values: torch.Tensor) -> Features:
+        feature_dim, summary_dim = self.dims
+        colors = F.avg_pool2d(pixel_values, 8).repeat(1, 4, 1, 1)[:, :feature_dim]
+        return Features(None if summary_dim is None else colors.mean((2, 3))[:, :summary_dim], colors)
+
+    def classify(self, summary: torch.Tensor) -> torch.Tensor:
+        return summary[:, :3]
+
+
+@pytest.fixture
+def evaluation(data, tiny_model, tmp_path, monkeypatch) -> CheckpointEvaluation:
+    """The tiny model's, with a photograph and a teacher for each of its adaptors."""
+    monkeypatch.setattr(evaluation_of_checkpoints, "CONSISTENCY_SIZES_PX", (30, 64, 512))
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "photograph.png")
+    photograph = Photograph(tmp_path / "photograph.png", "CC0-1.0", "toy", "held_out")
+    shown = EvaluationData(
+        data.source,
+        DemoAssets((), (), (photograph,), ("red", "green"), (), ""),
+        data.classification,
+        data.segmentation,
+        data.unlabeled,
+    )
+    tiny_model.save_pretrained(tmp_path / "model")
+    evaluation = CheckpointEvaluation(tiny_model, load_recipe("demo"), shown, tmp_path / "model")
+    evaluation.teachers = {"teacher_a": ToyTeacher(), "teacher_b": ToyTeacher(summary_dim=None)}
+    return evaluation
+
+
+ROWS = {
+    "knn": {RAW_PIXELS, STUDENT},
+    "segmentation_probe": {RAW_PIXELS, STUDENT},
+    "adaptor_fidelity": {"adaptor teacher_a", "adaptor teacher_b"},
+    "zero_shot": {"teacher teacher_a", "adaptor teacher_a"},
+    "resolution_consistency": {STUDENT},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_gives_its_rows(task, evaluation, monkeypatch):
+    class Words:
+        def encode(self, texts):
+            return torch.tensor([[float("red" in text), float("green" in text), 0.1] for text in texts])
+
+    monkeypatch.setattr(tasks, "SentenceEncoder", Words)
+    monkeypatch.setattr(tasks, "imagenet_class_names", lambda: ["a red fox", "a green mamba", "a desk"])
+    monkeypatch.setattr(tasks, "NUM_CONSE_CLASSES", 2)
+    if task == "zero_shot":
+        del evaluation.teachers["teacher_b"]  # without a summary
+    measurements = TASKS[task](evaluation)
+    assert {found.task for found in measurements} == {task}
+    assert {found.model for found in measurements} == ROWS[task]
+    assert all(-1 <= found.value <= 1 for found in measurements)
+
+
+def test_consistency_is_measured_at_sizes_that_the_model_takes(evaluation):
+    metrics = {found.metric for found in TASKS["resolution_consistency"](evaluation)}
+    assert metrics == {"32 to 64 px", "32 to 64 px, centered"}
+
+
+def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(evaluation, monkeypatch):
+    del evaluation.teachers
+    with pytest.raises(RecipeError, match=r"'demo' names none of .* \['teacher_a', 'teacher_b'\]: give the --recipe"):
+        evaluation.teachers  # noqa: B018
+    first = SimpleNamespace(name="teacher_b")
+    evaluation.recipe = SimpleNamespace(name="mine", teachers=[first, SimpleNamespace(name="other")])
+    asked = []
+
+    def build(entries):
+        asked.extend(entries)
+        return {entry.name: ToyTeacher() for entry in entries}
+
+    monkeypatch.setattr(evaluation_of_checkpoints, "build_teachers", build)
+    assert list(evaluation.teachers) == ["teacher_b"]
+    assert asked == [first]
+
+
+def test_zero_shot_without_texts_and_classifier_is_refused(evaluation):
+    evaluation.teachers = {"teacher_a": torch.nn.Identity()}
+    with pytest.raises(RecipeError, match=r"`zero_shot` needs a text tower .* or an adaptor for a teacher with"):
+        evaluation.zero_shot()
+
+
+def test_a_folder_is_opened_measured_and_described(evaluation, monkeypatch, capsys):
+    sizes = []
+
+    def load(source, size, *, device):
+        sizes.append(size)
+        return evaluation.data
+
+    monkeypatch.setattr(EvaluationData, "load", load)
+    results = evaluate(evaluation.checkpoint, ["knn"], load_recipe("demo"), size=32)
+    assert sizes == [32]
+    assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
+    assert list(results.run["seconds"]) == ["knn"]
+    assert results.run["command"] == f"python -m training.evaluate {evaluation.checkpoint} --tasks knn"
+    assert results.remarks == evaluation.data.remarks()
+    assert "knn" in capsys.readouterr().out

@@ -1,0 +1,35 @@
+import torch
+
+from training.demo_kit.evaluation_sets import photographs, segmentation_set
+from training.evaluation import data as evaluation_data
+from training.evaluation.data import EvaluationData, load_photographs
+
+
+def test_loaded_images_are_the_held_out_ones_of_one_size(assets, monkeypatch):
+    for module in ("training.evaluation.data", "training.views.images"):
+        monkeypatch.setattr(f"{module}.load_demo_assets", lambda source: assets)
+    monkeypatch.setattr(evaluation_data, "segmentation_set", lambda assets, size: segmentation_set(assets, size, 2, 3))
+    monkeypatch.setattr(evaluation_data, "NUM_UNLABELED", 4)
+    data = EvaluationData.load("demo", 24, dtype=torch.bfloat16)
+    assert (data.source, data.device, data.dtype) == ("demo", "cpu", torch.bfloat16)
+    assert data.unlabeled.shape == (4, 3, 24, 24)
+    assert data.unlabeled.dtype == torch.uint8
+    assert data.segmentation.train_images.shape == (2, 3, 24, 24)
+    assert data.segmentation.test_images.shape == (3, 3, 24, 24)
+    middle = data.classification.query_images[:, :, 12, 12]
+    assert (middle[:, 2] > middle[:, 0]).all()  # held-out objects are blue, those of the training red
+
+
+def test_photographs_are_middle_squares(assets):
+    chosen = photographs(assets)
+    images = load_photographs(chosen, 20)
+    assert images.shape == (len(chosen), 3, 20, 20)
+    assert images.dtype == torch.uint8
+    assert images.min() > 200  # the held-out ones are light
+
+
+def test_remarks_state_how_many_images_there_are(data):
+    remarks = " ".join(data.remarks())
+    assert "6 held-out objects of 2 classes, 6 training objects" in remarks
+    assert "most frequent class scores 0.500" in remarks
+    assert "error of an accuracy of one half is 0.204" in remarks

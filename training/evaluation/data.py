@@ -1,0 +1,103 @@
+"""The held-out images that evaluations run on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from training.demo_kit.assets import DemoAssets, Photograph, load_demo_assets
+from training.demo_kit.evaluation_sets import (
+    ClassificationSet,
+    SegmentationSet,
+    classification_set,
+    segmentation_set,
+)
+from training.demo_kit.images import render
+from training.evaluation.extractors import FeatureExtractor, Features, extract_features
+from training.views.images import build_images
+
+
+NUM_NEIGHBORS = 5
+"""Of kNN; our choice for the demo's sets, some of whose classes have fewer images than the papers' k = 20."""
+NUM_UNLABELED = 256
+"""Held-out images on which adaptors are compared with their teachers; our choice."""
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """The held-out images of one data source at one size, and how models are run on them.
+
+    Attributes:
+        source: As in the recipe's `data.source`.
+        assets: What the images are made of.
+        classification: Objects of known classes.
+        segmentation: Scenes with masks.
+        unlabeled: Images like those of the training, uint8 `(num_images, 3, size, size)`.
+        device: Where models run.
+        dtype: Autocast type; None for the models' own.
+    """
+
+    source: str
+    assets: DemoAssets
+    classification: ClassificationSet
+    segmentation: SegmentationSet
+    unlabeled: Tensor
+    device: str = "cpu"
+    dtype: torch.dtype | None = None
+
+    @classmethod
+    def load(cls, source: str, size: int, *, device: str = "cpu", dtype: torch.dtype | None = None) -> EvaluationData:
+        """Fetch and render the images of a source at `size` x `size` pixels.
+
+        Raises:
+            ValueError: If the source has no labeled images.
+            PackageError: If packages cannot be fetched.
+        """
+        assets = load_demo_assets(source)
+        unlabeled = build_images(source, size=size, num_images=NUM_UNLABELED, split="held_out")
+        return cls(
+            source,
+            assets,
+            classification_set(assets, size),
+            segmentation_set(assets, size),
+            render(unlabeled, range(NUM_UNLABELED), num_workers=0, show_progress=False),
+            device,
+            dtype,
+        )
+
+    def extract(self, extractor: FeatureExtractor, images: Tensor, description: str) -> Features:
+        """Run a model over some of the images."""
+        return extract_features(extractor, images, device=self.device, dtype=self.dtype, description=description)
+
+    def remarks(self) -> list[str]:
+        """Say what the test sets are and how far their numbers can be trusted."""
+        classes, scenes = self.classification, self.segmentation
+        num_queries, num_stored = len(classes.query_labels), len(classes.gallery_labels)
+        majority = classes.query_labels.bincount().max().item() / num_queries
+        error = math.sqrt(0.25 / num_queries)
+        return [
+            f"kNN, k = {NUM_NEIGHBORS}: {num_queries} held-out objects of {len(classes.class_names)} classes, "
+            f"{num_stored} training objects. Always answering the most frequent class scores {majority:.3f}; "
+            f"the standard error of an accuracy of one half is {error:.3f}.",
+            f"Segmentation probe: {len(scenes.train_images)} training and {len(scenes.test_images)} test "
+            f"scenes of {len(scenes.class_names)} classes with the background, composed of objects on "
+            "photographs; those of the test scenes are held out.",
+            f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabeled)} held-out images; "
+            "centered: about the teacher's mean, where a constant answer scores zero.",
+        ]
+
+
+def load_photographs(chosen: Sequence[Photograph], size: int) -> Tensor:
+    """Return the middle squares of photographs, uint8 RGB, `(num_photographs, 3, size, size)`."""
+    pictures = []
+    for photograph in chosen:
+        with Image.open(photograph.path) as picture:
+            square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+        pictures.append(torch.from_numpy(np.array(square)).movedim(-1, 0))
+    return torch.stack(pictures)
