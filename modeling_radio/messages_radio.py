@@ -1,7 +1,7 @@
 """Checks that many files share, and the one form of their errors: `` `name` must be RULE, got VALUE. WHAT TO DO. ``."""
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 
@@ -11,14 +11,16 @@ def did_you_mean(word: Any, choices: Collection[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def check_choice(name: str, value: Any, choices: Collection[str], *, error: type[Exception] = ValueError) -> None:
+def check_choice(
+    name: str, value: Any, choices: Collection[str], *, error: Callable[[str], Exception] = ValueError
+) -> None:
     """Refuse a value that is none of the choices.
 
     Args:
         name: What has the value, as the user wrote it, for example `"views.teachers"`.
         value: The value.
         choices: All valid values.
-        error: Class of what is raised.
+        error: Class of what is raised, or a function that makes it of the message.
 
     Raises:
         error: If `value` is no choice; the message lists all and suggests the nearest.

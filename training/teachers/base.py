@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
+from modeling_radio.messages_radio import check_choice
+from modeling_radio.resolution_radio import round_to_step
 from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
 from training.teachers.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
 
@@ -147,23 +149,24 @@ class Teacher(nn.Module):
             ValueError: If the teacher cannot run so, or a value is unknown or not positive.
         """
         if grid_stride < 1:
-            raise self._error(f"grid_stride must be positive, not {grid_stride}")
+            raise self._error(f"`grid_stride` must be positive, got {grid_stride}.")
         if mode is None:
             mode = self.default_mode if input_size_px is None else "fixed"
-        self._check_choice("run_mode", mode, ("native", "fixed", "mosaic"))
-        self._check_choice("upsample", upsample, ("bilinear", "tiles"))
-        self._check_choice("precision", precision, ("float32", "bfloat16"))
+        check_choice("run_mode", mode, get_args(RunMode), error=self._error)
+        check_choice("upsample", upsample, get_args(Upsampling), error=self._error)
+        check_choice("precision", precision, get_args(Precision), error=self._error)
         if mode == "mosaic" and self.summary_dim is not None:
-            raise self._error("run_mode 'mosaic' is for teachers without a summary: choose 'native' or 'fixed'")
+            raise self._error("`run_mode` must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'.")
         if upsample == "tiles" and mode != "fixed":
-            raise self._error(f"upsample 'tiles' needs run_mode 'fixed', not {mode!r}")
+            raise self._error(f"`run_mode` must be 'fixed' for `upsample` 'tiles', got {mode!r}.")
         self.input_size_px = self._input_size(mode, input_size_px)
         self.mode, self.grid_stride, self.upsample, self.precision = mode, grid_stride, upsample, precision
 
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid or fit no mosaic."""
         if height % self.grid_stride or width % self.grid_stride:
-            raise self._error(f"image size {height} x {width} is not a multiple of its grid_stride {self.grid_stride}")
+            step = self.grid_stride
+            raise self._error(f"images must have sides that are multiples of {step} px, got {height} x {width}.")
         if self.mode == "mosaic":
             self._mosaic_layout(height // self.grid_stride, width // self.grid_stride)
 
@@ -175,7 +178,7 @@ class Teacher(nn.Module):
         """Run the network.
 
         Args:
-            pixel_values: Normalised RGB, `(batch, 3, height, width)`, sides multiples of `size_multiple`.
+            pixel_values: Normalized RGB, `(batch, 3, height, width)`, sides multiples of `size_multiple`.
 
         Returns:
             Summary and features on the network's own grid, any float type.
@@ -215,17 +218,6 @@ class Teacher(nn.Module):
         if self.is_convolutional:
             self.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         return self.train(False)
-
-    def describe(self) -> str:
-        """Return one line: normalization, patch, native size, widths and how the teacher runs."""
-        size = "the student's size" if self.input_size_px is None else f"{self.input_size_px} px"
-        upsampling = f", upsampled by {self.upsample}" if self.mode == "fixed" else ""
-        return (
-            f"{self.name}: {type(self).__name__}, mean {self.image_mean}, std {self.image_std}, patch "
-            f"{self.patch_size}, trained at {self.native_size_px} px, summary {self.summary_dim}, features "
-            f"{self.feature_dim}, one cell per {self.grid_stride} px, {self.mode} at {size}{upsampling}, "
-            f"{self.precision}"
-        )
 
     def _answer_fixed(self, images: Tensor, rows: int, cols: int) -> TeacherOutput:
         side = self._fixed_side()
@@ -271,19 +263,21 @@ class Teacher(nn.Module):
         """Return the one size that the teacher runs at, None for the student's, or refuse it."""
         if mode == "native":
             if not self.runs_at_any_size:
-                raise self._error(f"it runs at {self.native_size_px} px only: choose run_mode 'fixed' or 'mosaic'")
+                raise self._error(
+                    f"`run_mode` must be 'fixed' or 'mosaic', got 'native': it runs at {self.native_size_px} px only."
+                )
             if size is not None:
-                raise self._error(f"run_mode 'native' has no input_size_px ({size}): choose 'fixed'")
+                raise self._error(f"`run_mode` must be 'fixed' with an `input_size_px` ({size}), got 'native'.")
             return None
         size = self.native_size_px if size is None else size
         if size is None:
-            raise self._error(f"run_mode {mode!r} needs an input_size_px: it has no native size")
+            raise self._error(f"`run_mode` {mode!r} needs `input_size_px`, since it has no native size.")
         if not self.runs_at_any_size and size != self.native_size_px:
-            raise self._error(f"it runs at {self.native_size_px} px only, not at input_size_px {size}")
+            raise self._error(f"`input_size_px` must be {self.native_size_px}, its only size, got {size}.")
         multiple = self.size_multiple or self.patch_size
         if size < 1 or size % multiple:
-            nearest = max(1, round(size / multiple)) * multiple
-            raise self._error(f"input_size_px {size} is not a multiple of {multiple}; the nearest is {nearest}")
+            nearest = round_to_step(size, multiple)
+            raise self._error(f"`input_size_px` must be a multiple of {multiple}, got {size}. Use {nearest}.")
         return size
 
     def _native_run_size(self, rows: int, cols: int) -> tuple[int, int]:
@@ -295,12 +289,13 @@ class Teacher(nn.Module):
         assert self.input_size_px is not None
         return self.input_size_px
 
-    def _check_choice(self, name: str, value: str, choices: tuple[str, ...]) -> None:
-        if value not in choices:
-            raise self._error(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
-
     def _error(self, message: str) -> ValueError:
-        return ValueError(f"teacher {self.name!r}: {message}")
+        return teacher_error(self.name, message)
+
+
+def teacher_error(name: str, message: str) -> ValueError:
+    """Return an error that names the teacher before its message."""
+    return ValueError(f"Teacher {name!r}: {message}")
 
 
 def resize_images(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:

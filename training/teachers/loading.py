@@ -10,6 +10,8 @@ from typing import Any
 from filelock import FileLock
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
+from training.teachers.base import teacher_error
+
 
 def loading_turn() -> FileLock:
     """Return the lock under which this user's processes on this machine load teachers, one after the other.
@@ -30,13 +32,15 @@ def load_pretrained(model_class: type, source: str, name: str, **arguments: Any)
         model, report = model_class.from_pretrained(source, output_loading_info=True, **arguments)
     except (OSError, ValueError, RuntimeError) as error:
         reason = explain_failure(error, source)
-        raise ValueError(f"teacher {name!r}: {source!r} does not load as {model_class.__name__}: {reason}") from error
+        message = f"`source` {source!r} does not load as {model_class.__name__}: {reason}"
+        raise teacher_error(name, message) from error
     problems = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if problems:
         shown = ", ".join(problems[:3])
-        raise ValueError(
-            f"teacher {name!r}: {source!r} is not a {model_class.__name__}: {len(problems)} weights are "
-            f"missing or of another shape, the first are {shown}"
+        raise teacher_error(
+            name,
+            f"`source` {source!r} is not a complete {model_class.__name__}: {len(problems)} weights are missing or of "
+            f"another shape, the first are {shown}.",
         )
     return model
 
@@ -52,10 +56,12 @@ def load_config(source: str, name: str, accepted: tuple[str, ...]) -> Any:
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ValueError(f"teacher {name!r}: no model at {source!r}: {explain_failure(error, source)}") from error
+        raise teacher_error(name, f"no model at `source` {source!r}: {explain_failure(error, source)}") from error
     if config.model_type not in accepted:
-        choices = ", ".join(accepted)
-        raise ValueError(f"teacher {name!r}: {source!r} is a {config.model_type!r}; it must be one of {choices}")
+        raise teacher_error(
+            name,
+            f"`source` must be a model of one of the types {list(accepted)}, got {source!r}, a {config.model_type!r}.",
+        )
     return config
 
 
@@ -67,7 +73,7 @@ def explain_failure(error: BaseException, source: str) -> str:
     page = f"https://huggingface.co/{source}"
     for cause in causes:
         if isinstance(cause, GatedRepoError):
-            return f"its license must be accepted: do so at {page}, then log in with `hf auth login`"
+            return f"its license must be accepted. Do so at {page}, then log in with `hf auth login`."
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
-            return f"access refused (HTTP {cause.response.status_code}): see {page}, and log in with `hf auth login`"
-    return str(error).strip().splitlines()[0]
+            return f"access refused (HTTP {cause.response.status_code}). See {page}, and log in with `hf auth login`."
+    return f"{str(error).strip().splitlines()[0].rstrip('.')}."

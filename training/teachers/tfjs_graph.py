@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-# Quantised types of the weight files (little endian); the format stores 64-bit integers as 32-bit ones.
+# Quantized types of the weight files (little endian); the format stores 64-bit integers as 32-bit ones.
 _DTYPES = {"float32": "<f4", "float16": "<f2", "int32": "<i4", "uint8": "u1", "uint16": "<u2", "int64": "<i4"}
 
 
@@ -67,12 +67,12 @@ class TfjsGraph(nn.Module):
         nodes = _read_nodes(description)
         missing = [name for name in outputs if name not in nodes]
         if missing:
-            raise ValueError(f"{model_json.name} has no node called {', '.join(missing)}")
+            raise ValueError(f"{model_json.name} has no node called {', '.join(missing)}.")
         self.outputs = tuple(outputs)
         self.steps = _execution_order(nodes, self.outputs)
         unsupported = sorted({node.op for node in self.steps} - _OPERATIONS.keys() - {"Const", "Placeholder"})
         if unsupported:
-            raise ValueError(f"{model_json.name}: operations {', '.join(unsupported)} are not supported")
+            raise ValueError(f"{model_json.name}: operations {', '.join(unsupported)} are not supported.")
         self.exported_size = _exported_size(self.steps)
         self._buffer_names = self._register_constants(_read_weights(description, model_json.parent))
 
@@ -156,7 +156,7 @@ def _execution_order(nodes: dict[str, Node], outputs: Sequence[str]) -> list[Nod
 def _exported_size(steps: Sequence[Node]) -> tuple[int, int]:
     placeholders = [node for node in steps if node.op == "Placeholder"]
     if len(placeholders) != 1:
-        raise ValueError(f"the graph has {len(placeholders)} inputs; one image input is supported")
+        raise ValueError(f"The graph must have one input, an image, got {len(placeholders)}.")
     dimensions = placeholders[0].attributes["shape"]["shape"]["dim"]
     return int(dimensions[-2]["size"]), int(dimensions[-1]["size"])
 
@@ -181,7 +181,7 @@ def _max_pool(node: Node, inputs: list[Tensor], _: Scale) -> Tensor:
 
 def _resize_bilinear(node: Node, inputs: list[Tensor], scale: Scale) -> Tensor:
     if not node.attributes["half_pixel_centers"]["b"]:
-        raise ValueError(f"{node.name}: only half-pixel centres are supported")
+        raise ValueError(f"{node.name}: only half-pixel centers are supported.")
     image, size = inputs
     height, width = (round(int(side) * factor) for side, factor in zip(size, scale, strict=True))
     image = image.permute(0, 3, 1, 2)
@@ -214,7 +214,7 @@ def _add(_: Node, inputs: list[Tensor], __: Scale) -> Tensor:
 
 def _require(node: Node, key: str, value: str) -> None:
     if node.text(key) != value:
-        raise ValueError(f"{node.name}: {key} {node.text(key)!r} is not supported, only {value!r}")
+        raise ValueError(f"{node.name}: {key} {node.text(key)!r} is not supported, only {value!r}.")
 
 
 _OPERATIONS: dict[str, Callable[[Node, list[Tensor], Scale], Tensor]] = {

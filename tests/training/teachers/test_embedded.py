@@ -84,5 +84,5 @@ def test_the_key_maps_reach_every_weight_of_the_networks():
     flat += [f"features.1.conv.{j}.weight" for j in (0, 1, 3, 4)]
     flat += [f"features.{i}.{j}.weight" for i in (0, 18) for j in (0, 1)]
     assert {_torchvision_key(key) for key in flat} == {key for key in mobilenet if re.search(r"weight$", key)}
-    with pytest.raises(ValueError, match=r"unexpected weight 'classifier\.1\.weight'"):
+    with pytest.raises(ValueError, match=r"Unexpected weight 'classifier\.1\.weight'"):
         _torchvision_key("classifier.1.weight")

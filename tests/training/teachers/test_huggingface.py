@@ -153,12 +153,12 @@ def test_sam3_runs_at_one_size_that_can_be_chosen(folders):
     model = Sam3VisionModel.from_pretrained(source).eval()
     expected = model((pixel_values - 0.5) / 0.5).last_hidden_state
     torch.testing.assert_close(teacher(pixel_values).features.flatten(2).transpose(1, 2), expected)
-    with pytest.raises(ValueError, match="runs at 56 px only, not at input_size_px 84"):
+    with pytest.raises(ValueError, match="`input_size_px` must be 56, its only size, got 84"):
         teacher.set_run_mode(input_size_px=84)
     larger = build_teacher("sam3", kind="sam3", source=source, image_size=84, grid_stride=14)
     assert larger.input_size_px == 84
     assert larger(torch.rand(1, 3, 84, 84)).features.shape == (1, 32, 6, 6)
-    with pytest.raises(ValueError, match="image_size 90 is not a multiple of 14"):
+    with pytest.raises(ValueError, match=r"Teacher 'sam3': `image_size` must be a multiple of 14, got 90\. Use 84"):
         build_teacher("sam3", kind="sam3", source=source, image_size=90)
 
 
@@ -191,7 +191,7 @@ def test_weights_can_be_kept_in_bfloat16(folders):
     assert teacher.network.dtype == torch.bfloat16
     assert teacher.mean.dtype == torch.float32
     assert teacher(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
-    with pytest.raises(ValueError, match="weights_dtype must be float32 or bfloat16, not 'int8'"):
+    with pytest.raises(ValueError, match=r"`weights_dtype` must be one of \['float32', 'bfloat16'\], got 'int8'"):
         build_teacher("d", kind="dinov3", source=source, weights_dtype="int8")
 
 
@@ -202,8 +202,8 @@ def test_what_does_not_load_is_one_clear_line(folders, tmp_path):
     model.save_pretrained(tmp_path / "partial", state_dict=weights)
     cases = {
         str(tmp_path / "empty"): "no model at",
-        "org/not-there": "no model at 'org/not-there'",
-        str(folders / "sam3"): "is a 'sam3_vision_model'; it must be one of dinov3_vit",
+        "org/not-there": "no model at `source` 'org/not-there'",
+        str(folders / "sam3"): r"must be a model of one of the types \['dinov3_vit', .* a 'sam3_vision_model'",
         str(tmp_path / "partial"): "4 weights are missing or of another shape",
     }
     for source, message in cases.items():
@@ -215,8 +215,8 @@ def test_what_does_not_load_is_one_clear_line(folders, tmp_path):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (GatedRepoError, "its license must be accepted: do so at https://huggingface.co/org/model, then log in"),
-        (HfHubHTTPError, r"access refused \(HTTP 403\): see https://huggingface.co/org/model"),
+        (GatedRepoError, "its license must be accepted. Do so at https://huggingface.co/org/model, then log in"),
+        (HfHubHTTPError, r"access refused \(HTTP 403\). See https://huggingface.co/org/model"),
     ],
 )
 def test_a_license_gate_is_one_line_that_says_what_to_do(monkeypatch, error, message):
@@ -226,7 +226,7 @@ def test_a_license_gate_is_one_line_that_says_what_to_do(monkeypatch, error, mes
         raise OSError("You are trying to access a gated repo.\nMake sure to") from error("no", response=response)
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ValueError, match=f"teacher 'd': no model at 'org/model': {message}") as raised:
+    with pytest.raises(ValueError, match=f"Teacher 'd': no model at `source` 'org/model': {message}") as raised:
         build_teacher("d", kind="dinov3", source="org/model")
     assert "\n" not in str(raised.value)
 
@@ -257,5 +257,5 @@ def test_random_weights_of_another_source_need_its_config_only(folders, tmp_path
     teacher = build_teacher("s", kind="sam", source=str(tmp_path), weights="random")
     assert teacher.feature_dim == 32
     assert published_config("org/other") is None
-    with pytest.raises(ValueError, match="weights must be pretrained or random, not 'none'"):
+    with pytest.raises(ValueError, match=r"`weights` must be one of \['pretrained', 'random'\], got 'none'"):
         build_teacher("s", kind="sam", source=str(tmp_path), weights="none")

@@ -28,7 +28,7 @@ def test_sam3s_canvas_for_every_size_of_c_radio_v4(size_px, cells, tiles, images
     assert layout.rows == cells
     assert layout.tiles_per_row == layout.tiles_per_column == tiles
     assert layout.images_per_canvas == images
-    assert layout.unused_cells_per_row == unused
+    assert layout.canvas_cells - layout.tiles_per_row * layout.cols == unused
 
 
 @pytest.mark.parametrize(("rows", "cols", "num_images"), [(3, 3, 9), (2, 3, 5), (4, 2, 1), (9, 9, 2), (5, 4, 3)])
@@ -50,5 +50,5 @@ def test_spare_cells_keep_images_apart():
 
 @pytest.mark.parametrize(("rows", "cols"), [(10, 3), (3, 10), (0, 3)])
 def test_an_image_that_does_not_fit_is_refused(rows, cols):
-    with pytest.raises(ValueError, match=f"{rows} x {cols} cells does not fit a canvas of 9 x 9: use smaller images"):
+    with pytest.raises(ValueError, match=f"from 1 to 9, the cells of the canvas, got {rows} x {cols}. Use smaller"):
         MosaicLayout(9, rows, cols)

