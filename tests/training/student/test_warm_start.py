@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -5,8 +6,9 @@ import torch
 
 from conversion.from_nvidia import convert
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.trunk_config_radio import TrunkFields
 from training.recipe import RecipeError
-from training.student.warm_start import open_source, standardize_heads, warm_start
+from training.student.warm_start import TRUNK_FIELDS, open_source, standardize_heads, warm_start
 from training.targets.phi_s import PhiS
 
 
@@ -111,3 +113,13 @@ def test_what_is_no_start_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"`student.init_from` 'no/where/at-all' is no checkpoint") as error:
         open_source("no/where/at-all", config)
     assert "\n" not in str(error.value)
+
+
+def test_every_field_of_the_trunk_is_compared_or_known_not_to_matter() -> None:
+    of_no_weight = {"mlp_ratio", "image_size", "max_resolution", "preferred_resolution", "initializer_range"}
+    of_training = {"attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate", "layerscale_value"}
+    carried_over = {"max_img_size", "num_cls_tokens", "num_registers", "summary_idxs"}
+    unsupported = {"video_temporal_patch_size"}
+    others = of_no_weight | of_training | carried_over | unsupported
+    assert not others & set(TRUNK_FIELDS)
+    assert others | set(TRUNK_FIELDS) == {field.name for field in dataclasses.fields(TrunkFields)}
