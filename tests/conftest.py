@@ -1,9 +1,8 @@
 """Settings for every test: no network, and remote code cached away from the user's own cache."""
 
 import os
-import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="radio-test-modules-")
 
 import torch
+from elsewhere import Elsewhere
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -75,23 +75,20 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
 
 
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Elsewhere]:
+    """What starts processes that know neither this repository nor the Hub."""
+    processes = Elsewhere()
+    yield processes
+    processes.stop()
+
+
 @pytest.fixture
-def run_elsewhere():
-    """Return a function that runs code in a fresh process that knows neither this repository nor the Hub."""
+def run_elsewhere(elsewhere):
+    """Return a function that runs code in a fresh process elsewhere, and returns what it printed."""
 
     def run(code: str, folder: Path, *arguments: object) -> str:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-        }
-        # An installed package of ours must not be what makes a folder work: its import fails.
-        code = f"import sys\nsys.modules['modeling_radio'] = sys.modules['conversion'] = None\n{code}"
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        result = subprocess.run(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
+        result = elsewhere.run(code, folder, *arguments)
         assert result.returncode == 0, result.stderr
         return result.stdout
 

@@ -1,8 +1,5 @@
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -121,22 +118,12 @@ def test_another_models_configuration_is_refused(tmp_path, text):
         build_card(tmp_path)
 
 
-def test_usage_code_runs_as_pasted_outside_the_repository(checkpoint, tmp_path):
+def test_usage_code_runs_as_pasted_outside_the_repository(checkpoint, tmp_path, run_elsewhere):
     Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
     (tmp_path / "model").symlink_to(checkpoint)
     card = build_card(checkpoint, model_id="./model").content
     code = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "torch.Size([1, 32]) torch.Size([1, 16, 4, 6])" in result.stdout
-    assert "teacher_b None" in result.stdout
+    printed = run_elsewhere(code, tmp_path)
+    assert "torch.Size([1, 32]) torch.Size([1, 16, 4, 6])" in printed
+    assert "teacher_b None" in printed
     assert not (Path.cwd() / "photo.jpg").exists()

@@ -20,13 +20,6 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 
 OPEN_CHECKPOINT = Path(__file__).with_name("open_checkpoint.py")
 
-# An installed modeling_radio must not be what makes the folder work: its import fails.
-RUN_BLOCKED = """
-import runpy, sys
-sys.modules["modeling_radio"] = None
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
-
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
@@ -66,27 +59,15 @@ def saved(tmp_path_factory):
     return SimpleNamespace(checkpoint=checkpoint, work=work, expected=expected, model=model, scores=found["scores"])
 
 
-def open_elsewhere(saved, mode, python=sys.executable):
-    """Run `open_checkpoint.py` in a fresh process that knows neither this repository nor the Hub."""
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
-    env = {
-        **kept,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(saved.work / f"cache-{mode}"),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [python, "-c", RUN_BLOCKED, str(OPEN_CHECKPOINT), mode, str(saved.checkpoint), str(saved.work)]
-    result = subprocess.run(
-        command,
-        cwd=saved.work,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return load_file(saved.work / f"{mode}.safetensors")
+@pytest.fixture
+def open_elsewhere(saved, run_elsewhere):
+    """Return a function that runs `open_checkpoint.py` in a fresh process, and returns what it stored."""
+
+    def open_in(mode):
+        run_elsewhere(OPEN_CHECKPOINT.read_text(), saved.work, mode, saved.checkpoint, saved.work)
+        return load_file(saved.work / f"{mode}.safetensors")
+
+    return open_in
 
 
 def assert_outputs_equal(actual, expected, prefix=""):
@@ -102,14 +83,14 @@ def assert_trusted_outputs_equal(saved, outputs):
     torch.testing.assert_close(outputs["pipeline_scores"], saved.scores, atol=1e-6, rtol=0)
 
 
-def test_folder_opens_with_trust_in_a_fresh_process(saved):
-    assert_trusted_outputs_equal(saved, open_elsewhere(saved, "trusted"))
+def test_folder_opens_with_trust_in_a_fresh_process(saved, open_elsewhere):
+    assert_trusted_outputs_equal(saved, open_elsewhere("trusted"))
     names = {path.name for path in saved.checkpoint.glob("*_radio.py")}
     assert {path.name for path in (saved.work / "saved_again").glob("*_radio.py")} == names
 
 
-def test_folder_opens_natively_without_trust(saved):
-    outputs = open_elsewhere(saved, "native")
+def test_folder_opens_natively_without_trust(saved, open_elsewhere):
+    outputs = open_elsewhere("native")
     assert_outputs_equal(outputs, {name: saved.expected[name] for name in outputs})
     info = json.loads((saved.work / "loading_info.json").read_text())
     assert info["missing_keys"] == []
@@ -124,9 +105,17 @@ def test_folder_opens_in_an_environment_with_nothing_else(saved, tmp_path):
     python = str(tmp_path / "clean" / "bin" / "python")
     packages = ["torch", "torchvision", "transformers>=5.17,<6"]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    assert_trusted_outputs_equal(saved, open_elsewhere(saved, "trusted", python))
-    outputs = open_elsewhere(saved, "native", python)
-    assert_outputs_equal(outputs, {name: saved.expected[name] for name in outputs})
+    outputs = {}
+    for mode in ("trusted", "native"):
+        environment = {"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / f"cache-{mode}")}
+        command = [python, "-I", str(OPEN_CHECKPOINT), mode, str(saved.checkpoint), str(saved.work)]
+        result = subprocess.run(
+            command, cwd=saved.work, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        outputs[mode] = load_file(saved.work / f"{mode}.safetensors")
+    assert_trusted_outputs_equal(saved, outputs["trusted"])
+    assert_outputs_equal(outputs["native"], {name: saved.expected[name] for name in outputs["native"]})
 
 
 PROCESS_ELSEWHERE = """

@@ -1,8 +1,5 @@
 """transformers' own pipelines run on saved folders, in a process that does not know this repository."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,16 +45,9 @@ RUNS = {
 DETECTION = {"detection_hidden_size": 32, "detection_num_queries": 12, "detection_num_layers": 2}
 ADAPTORS = [{"name": "sam3", "feature_dim": 8, "hidden_size": 8, "upsample_factor": 2}]
 
-# An installed modeling_radio must not be what makes the folder work: its import fails.
-RUN_BLOCKED = """
-import runpy, sys
-sys.modules["modeling_radio"] = None
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
-
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory, url):
+def stock(tmp_path_factory, url, elsewhere):
     """Models of all kinds, and what the pipelines of a fresh process made of their folders."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("pipelines")
@@ -74,18 +64,7 @@ def stock(tmp_path_factory, url):
     for name, model in models.items():
         model.save_pretrained(root / name)
         processor.save_pretrained(root / name)
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
-    env = {**kept, "HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "cache"), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
-    arguments = [str(RUN_STOCK_PIPELINES), str(root), str(PHOTOGRAPH), url, str(work / "outputs.pt")]
-    result = subprocess.run(
-        [sys.executable, "-c", RUN_BLOCKED, *arguments],
-        cwd=work,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = elsewhere.run(RUN_STOCK_PIPELINES.read_text(), work, root, PHOTOGRAPH, url, work / "outputs.pt")
     assert result.returncode == 0, result.stderr
     outputs = torch.load(work / "outputs.pt", weights_only=True)
     return SimpleNamespace(models=models, processor=processor, outputs=outputs)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -276,7 +274,6 @@ def test_folder_names_the_base_and_the_head_but_no_module(base_folder, tmp_path)
 
 OPEN_ELSEWHERE = """
 import sys
-sys.modules["modeling_radio"] = None
 import torch
 from peft import PeftModel
 from PIL import Image
@@ -300,13 +297,11 @@ with torch.no_grad():
 
 
 @pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter refuses adapters with heads")
-def test_adapter_opens_in_a_fresh_process_on_the_remote_code_base(base_folder, tmp_path, pixels):
+def test_adapter_opens_in_a_fresh_process_on_the_remote_code_base(base_folder, tmp_path, pixels, run_elsewhere):
     adapted = trained(add_adapter(open_base(base_folder), settings(lora_rank=2)))
     folder = save(adapted, tmp_path / "adapter", base=os.path.relpath(base_folder))
     torch.save(pixels, tmp_path / "pixels.pt")
-    command = [sys.executable, "-c", OPEN_ELSEWHERE, str(base_folder), str(folder), "pixels.pt"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    run_elsewhere(OPEN_ELSEWHERE, tmp_path, base_folder, folder, "pixels.pt")
     outputs = torch.load(tmp_path / "logits.pt")
     assert len(outputs) == 4
     for found in outputs:
