@@ -222,6 +222,7 @@ def _rank_objects(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor, Ten
 
 
 def _to_size_list(sizes: Iterable[Sequence[int]], count: int, name: str) -> list[tuple[int, int]]:
+    """Return heights and widths as integers, one pair for each of `count` images; a tensor of sizes is one too."""
     pairs = [(int(height), int(width)) for height, width in sizes]
     if len(pairs) != count:
         raise ValueError(f"`{name}` must have one (height, width) for each of the {count} images, got {len(pairs)}.")
