@@ -135,7 +135,7 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         return to_rgb(tensor, full_scale) if do_convert_rgb else tensor
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        """Return all images in one flat list, also grey arrays of two axes, which the base class refuses."""
+        """Return all images in one flat list, also gray arrays of two axes, which the base class refuses."""
         flat = flatten(self.fetch_images(images))
         if not flat:
             raise ValueError("`images` must hold at least one image, got none.")
