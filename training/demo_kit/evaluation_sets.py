@@ -1,4 +1,4 @@
-"""Labeled images for evaluation: classes of objects, scenes with exact masks, captions, photographs."""
+"""Labeled images for evaluation: classes of objects, scenes with exact masks, photographs."""
 
 from __future__ import annotations
 
@@ -62,19 +62,6 @@ class SegmentationSet:
     class_names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class CaptionSet:
-    """Objects alone on a plain ground and what they show.
-
-    Attributes:
-        images: uint8 `(num_images, 3, size, size)`, RGB.
-        captions: One English caption an image, each different.
-    """
-
-    images: Tensor
-    captions: tuple[str, ...]
-
-
 def classification_set(assets: DemoAssets, size: int) -> ClassificationSet:
     """Return the gallery (training objects) and the queries (held-out objects) of the kNN evaluation."""
     gallery, queries = assets.evaluation_objects("train"), assets.evaluation_objects("held_out")
@@ -107,15 +94,6 @@ def segmentation_set(
     train_images, train_masks = _scenes(assets, "train", num_train, size, draw)
     test_images, test_masks = _scenes(assets, "held_out", num_test, size, draw)
     return SegmentationSet(train_images, train_masks, test_images, test_masks, ("background", *classes))
-
-
-def caption_set(assets: DemoAssets, size: int, split: Split = "held_out") -> CaptionSet:
-    """Return objects and captions; of objects with one caption the first is taken."""
-    by_caption: dict[str, CutOut] = {}
-    for cut_out in assets.evaluation_objects(split):
-        by_caption.setdefault(cut_out.caption, cut_out)
-    images = load_object_pictures(list(by_caption.values()), size, EVALUATION_MARGIN, EVALUATION_GROUND)
-    return CaptionSet(images, tuple(by_caption))
 
 
 def photographs(assets: DemoAssets, split: Split = "held_out", license: str | None = None) -> list[Photograph]:

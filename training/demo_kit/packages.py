@@ -20,7 +20,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -337,17 +337,6 @@ def fetch_package(package: Package, cache: Path | None = None) -> Path:
     return target
 
 
-def fetch_packages(names: Iterable[str], cache: Path | None = None) -> dict[str, Path]:
-    """Fetch several packages with a progress bar over them; see `fetch_package` for errors."""
-    packages = [package_named(name) for name in names]
-    folders = {}
-    with tqdm(packages, desc="packages", unit="package", leave=False, disable=len(packages) < 2) as progress:
-        for package in progress:
-            progress.set_postfix_str(package.name)
-            folders[package.name] = fetch_package(package, cache)
-    return folders
-
-
 def fetch_if_available(name: str, cache: Path | None = None) -> Path | None:
     """Return the package's folder, or None (with a logged warning) where its registry cannot be reached.
 
@@ -378,19 +367,6 @@ def is_complete(package: Package, folder: Path) -> bool:
     same_package = (manifest.get("name"), manifest.get("keep")) == (package.name, list(package.keep))
     same_archive = manifest.get("sha256") == package.sha256 or manifest.get("version") != package.version
     return same_package and same_archive and manifest.get("num_files") == _count_files(folder)
-
-
-def describe_packages(names: Iterable[str]) -> str:
-    """Return a Markdown table of packages: what is fetched, how large, under which license."""
-    rows = [
-        "| package | version | download | on disk | license | for |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for package in map(package_named, names):
-        sizes = f"{package.archive_bytes / 1e6:.0f} MB | {package.unpacked_bytes / 1e6:.0f} MB"
-        title = f"{package.ecosystem} `{package.name}`"
-        rows.append(f"| {title} | {package.version} | {sizes} | {package.license} | {package.purpose} |")
-    return "\n".join(rows)
 
 
 def _fetch_into(package: Package, target: Path) -> None:

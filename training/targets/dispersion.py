@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foundation.ranks import sum_over_ranks
 from training.losses.summaries import angle_between
@@ -49,11 +48,6 @@ class SummaryDispersion(nn.Module):
         self.total += torch.where(is_finite, moments[1:], 0.0)
         squared_angles = angle_between(summary, self.total.expand_as(summary)).square().sum()
         self.squared_angle_total += torch.where(is_finite, sum_over_ranks(squared_angles), 0.0)
-
-    @property
-    def mean_direction(self) -> Tensor:
-        """`(C,)` unit vector, float64."""
-        return F.normalize(self.total, dim=0)
 
     @property
     def value(self) -> Tensor:

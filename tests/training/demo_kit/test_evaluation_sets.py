@@ -1,7 +1,6 @@
 import torch
 
-from training.demo_kit.drawing import photograph_tensor
-from training.demo_kit.evaluation_sets import caption_set, classification_set, photographs, segmentation_set
+from training.demo_kit.evaluation_sets import classification_set, photographs, segmentation_set
 
 
 def test_the_queries_are_the_held_out_objects(assets):
@@ -36,13 +35,7 @@ def test_scenes_are_always_the_same_ones(assets):
     assert not torch.equal(other.test_images, first.test_images)
 
 
-def test_each_caption_is_there_once(assets):
-    images = caption_set(assets, 32)
-    assert images.captions == ("a disc", "a box")
-    assert len(images.images) == 2
-
-
 def test_photographs_can_be_asked_for_by_license(assets):
     assert [photo.name for photo in photographs(assets)] == ["copyleft", "held_out"]
     (free,) = photographs(assets, license="CC0-1.0")
-    assert photograph_tensor(free, 24, 40).shape == (3, 24, 40)
+    assert free.name == "held_out"

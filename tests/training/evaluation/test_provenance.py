@@ -32,7 +32,7 @@ def test_a_hub_teacher_is_named_by_its_repository_and_a_folder_is_not(tmp_path):
 def test_only_packages_that_gave_pictures_are_listed():
     stamps = Path("cache") / PACKAGES["tuxpaint-stamps-default"].slug
     budgie = Path("cache") / PACKAGES["budgie-backgrounds"].slug
-    cut_outs = tuple(CutOut(stamps / name, "bird", "", True, "train") for name in ("a.png", "b.png"))
+    cut_outs = tuple(CutOut(stamps / name, "bird", True, "train") for name in ("a.png", "b.png"))
     photograph = Photograph(budgie / "c.jpg", "CC0-1.0", "budgie-backgrounds", "train")
     sources = data_sources(DemoAssets(cut_outs, (), (photograph,), ("bird",), (), ""))
     assert [(source.name, source.size, source.license) for source in sources] == [
