@@ -203,7 +203,7 @@ def test_both_processes_skip_a_step_and_name_teacher_and_rank(two_ranks: Path, k
 def test_sharded_ranks_need_equal_passes(two_ranks: Path) -> None:
     for rank in range(2):
         error = (two_ranks / error_file("fsdp-passes", rank)).read_text()
-        assert error.startswith("`partitions`: FSDP needs as many forward passes per step on every rank")
+        assert error.startswith("`partitions` must have equally many forward passes per step on every rank with FSDP")
     assert not (two_ranks / "fsdp-passes" / "checkpoints").exists()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from pathlib import Path
 
+from modeling_radio.messages_radio import check_choice
 from training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages
 from training.data.image_table import SPLITS, ImageTable, Split
 
@@ -42,8 +43,7 @@ class ImageFolder(ImageTable):
         seed: int = 0,
         split: Split = "train",
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        check_choice("split", split, SPLITS)
         skipped = SkippedImages()
         self.paths = _files_of_split(folder, _usable_files(folder, skipped), split)
         super().__init__(
@@ -74,15 +74,15 @@ def image_files(folder: Path) -> list[Path]:
         ValueError: If the folder does not exist.
     """
     if not folder.is_dir():
-        raise ValueError(f"image folder {str(folder)!r} does not exist")
+        raise ValueError(f"Image folder {str(folder)!r} does not exist.")
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def no_images_error(folder: Path, num_skipped: int) -> ValueError:
     """Return the error for a folder without a usable image."""
     return ValueError(
-        f"image folder {str(folder)!r} has no usable image ({num_skipped} skipped); "
-        f"it needs files ending in {', '.join(sorted(IMAGE_SUFFIXES))} of at least {MIN_SIDE_PX} px"
+        f"Image folder {str(folder)!r} has no usable image ({num_skipped} skipped). It needs files that end in "
+        f"{', '.join(sorted(IMAGE_SUFFIXES))}, of at least {MIN_SIDE_PX} px."
     )
 
 
@@ -102,5 +102,5 @@ def _files_of_split(folder: Path, paths: list[Path], split: Split) -> list[Path]
     num_held_out = max(1, round(HELD_OUT_SHARE * len(paths))) if len(paths) > 1 else 0
     chosen = set(by_hash[:num_held_out] if split == "held_out" else by_hash[num_held_out:])
     if not chosen:
-        raise ValueError(f"image folder {str(folder)!r} has one image only: none is left for the split {split!r}")
+        raise ValueError(f"Image folder {str(folder)!r} has one image only: none is left for the split {split!r}.")
     return [path for path in paths if path in chosen]

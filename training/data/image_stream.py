@@ -52,8 +52,8 @@ class EndlessSource:
                     return image
             if not self._num_usable:
                 raise ValueError(
-                    f"data source {self.column.source!r} has no usable image for one of the ranks ({self._num_read} "
-                    "skipped): use fewer ranks, or more files"
+                    f"Data source {self.column.source!r} has no usable image for one of the ranks ({self._num_read} "
+                    "skipped). Use fewer ranks, or more files."
                 )
             self.start_pass(self.number_of_pass + 1)
 

@@ -56,9 +56,9 @@ class ImageTable(Dataset[Tensor]):
         skipped: SkippedImages | None = None,
     ) -> None:
         if size is not None and size < 1:
-            raise ValueError(f"size must be positive, not {size}")
+            raise ValueError(f"`size` must be positive, got {size}.")
         if num_images is not None and num_images < 1:
-            raise ValueError(f"num_images must be positive, not {num_images}")
+            raise ValueError(f"`num_images` must be positive, got {num_images}.")
         self.rows, self.size, self.seed, self.is_centered = rows, size, seed, is_centered
         self.num_images = len(rows) if num_images is None else num_images
         self.skipped = SkippedImages() if skipped is None else skipped
@@ -70,14 +70,14 @@ class ImageTable(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, height, width)`, RGB; `(3, size, size)` where a size is given."""
         if not 0 <= index < self.num_images:
-            raise IndexError(f"image {index} of {self.num_images}")
+            raise IndexError(f"`index` must be in [0, {self.num_images}), got {index}.")
         num_attempts = min(len(self.rows), MAX_ATTEMPTS)
         for attempt in range(num_attempts):
             picture = self._decode((index + attempt) % len(self.rows))
             if picture is not None:
                 return to_tensor(self._crop(picture, index))
         name = self.rows[index % len(self.rows)].name
-        raise ValueError(f"{num_attempts} images in a row could not be decoded; the first is {name}")
+        raise ValueError(f"{num_attempts} images in a row could not be decoded; the first is {name}.")
 
     def _decode(self, row: int) -> Image.Image | None:
         if row in self._unusable:

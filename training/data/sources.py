@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modeling_radio.messages_radio import did_you_mean
 from training.data.decoding import EncodedImage
 from training.data.image_folder import image_files, no_images_error
 from training.recipe import SourceRecipe
@@ -77,7 +78,7 @@ def open_table(source: SourceRecipe) -> TableRows:
     """
     dataset, column = _open(source, streaming=False)
     if not len(dataset):
-        raise ValueError(f"data source {source.source!r} has no rows")
+        raise ValueError(f"Data source {source.source!r} has no rows.")
     return TableRows(dataset, column)
 
 
@@ -88,7 +89,7 @@ def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
         ValueError: If it cannot be opened, or has no such split or no image column.
     """
     if source.source in DEMO_SOURCES:
-        raise ValueError(f"data source {source.source!r} is made by number: leave out `data.streaming`")
+        raise ValueError(f"Data source {source.source!r} is made by number. Leave out `data.streaming`.")
     return _open(source, streaming=True)
 
 
@@ -119,7 +120,7 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
 
     features = dataset.features
     if features is None:
-        raise ValueError(f"data source {source.source!r} does not say which columns it has: convert it to Parquet")
+        raise ValueError(f"Data source {source.source!r} does not say which columns it has. Convert it to Parquet.")
     column = _find_column(features, source)
     if isinstance(features[column], datasets.Image):
         dataset = dataset.cast_column(column, datasets.Image(decode=False))  # our workers decode
@@ -133,12 +134,12 @@ def _load(source: SourceRecipe, *, streaming: bool) -> Dataset | IterableDataset
     try:
         import datasets  # not needed for the demo or a folder, and not everywhere installed
     except ImportError as error:
-        raise ValueError(f"data source {source.source!r} needs a package: run `pip install 'datasets>=5'`") from error
+        raise ValueError(f"Data source {source.source!r} needs a package. Run `pip install 'datasets>=5'`.") from error
     try:
         return datasets.load_dataset(**arguments, split=source.split or "train", streaming=streaming)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(f"{error}: {error.__cause__}".split()) if error.__cause__ else " ".join(str(error).split())
-        raise ValueError(f"data source {source.source!r} cannot be opened: {reason}") from error
+        raise ValueError(f"Data source {source.source!r} cannot be opened: {reason.rstrip('.')}.") from error
 
 
 def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
@@ -151,14 +152,14 @@ def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
     if local is not None:
         builder, files = local
         if source.split not in (None, "train"):
-            raise ValueError(f"data source {source.source!r} has no split {source.split!r}: files have ['train'] only")
+            raise ValueError(f"Data source {source.source!r} has no split {source.split!r}: files have ['train'] only.")
         return {"path": builder, "data_files": {"train": files}}
     hub_id = _HUB_ID.fullmatch(source.source)
     if hub_id is None:
         demo = " nor ".join(map(repr, DEMO_SOURCES))
         raise ValueError(
-            f"data source {source.source!r} is neither {demo}, nor a folder that exists, a pattern of .parquet or .tar "
-            "files, or a data set of the Hub such as 'org/name'"
+            f"Data source {source.source!r} is neither {demo}, nor a folder that exists, a pattern of .parquet or .tar "
+            "files, or a data set of the Hub such as 'org/name'."
         )
     return {"path": hub_id["name"], "name": hub_id["config"]}
 
@@ -192,7 +193,7 @@ def _files_of_pattern(pattern: str) -> list[str]:
     files = [sorted(glob.glob(str(Path(part).expanduser()), recursive=True)) for part in patterns]
     missing = [part for part, found in zip(patterns, files, strict=True) if not found]
     if missing:
-        raise ValueError(f"data source {pattern!r}: no file matches {missing[0]!r}")
+        raise ValueError(f"Data source {pattern!r}: no file matches {missing[0]!r}.")
     return list(itertools.chain.from_iterable(files))
 
 
@@ -207,4 +208,7 @@ def _find_column(features: Features, source: SourceRecipe) -> str:
     if source.column is None and images:
         return images[0]
     wanted = "no image column" if source.column is None else f"no column {source.column!r}"
-    raise ValueError(f"data source {source.source!r} has {wanted}; its columns: {list(features)}: give `data.column`")
+    hint = "" if source.column is None else did_you_mean(source.column, features)
+    raise ValueError(
+        f"Data source {source.source!r} has {wanted}.{hint} Columns: {list(features)}. Give one as `data.column`."
+    )

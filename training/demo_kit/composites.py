@@ -73,7 +73,8 @@ def detection_set(
         ValueError: If the size or a number is not positive.
     """
     if min(size, num_train, num_test) < 1:
-        raise ValueError(f"size, num_train and num_test must be positive, not {size}, {num_train} and {num_test}")
+        numbers = f"{size}, {num_train} and {num_test}"
+        raise ValueError(f"`size`, `num_train` and `num_test` must be positive, got {numbers}.")
     return DetectionSet(
         train=_scenes(assets, "train", size, num_train, draw),
         test=_scenes(assets, "held_out", size, num_test, draw),

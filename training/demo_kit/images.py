@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from modeling_radio.messages_radio import check_choice
 from training.data.decoding import to_tensor
 from training.data.image_table import SPLITS, Split
 from training.demo_kit.assets import DemoAssets
@@ -49,9 +50,8 @@ class DemoImages(Dataset[Tensor]):
 
     def __init__(self, assets: DemoAssets, *, size: int, num_images: int, seed: int = 0, split: Split = "train"):
         if size < 1 or num_images < 1:
-            raise ValueError(f"size and num_images must be positive, not {size} and {num_images}")
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+            raise ValueError(f"`size` and `num_images` must be positive, got {size} and {num_images}.")
+        check_choice("split", split, SPLITS)
         self.size = size
         self.num_images = num_images
         self.seed = seed
@@ -64,7 +64,7 @@ class DemoImages(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, size, size)`, RGB."""
         if not 0 <= index < self.num_images:
-            raise IndexError(f"image {index} of {self.num_images}")
+            raise IndexError(f"`index` must be in [0, {self.num_images}), got {index}.")
         random = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         return to_tensor(_draw_image(self.bank, self.size, random))
 
@@ -103,7 +103,7 @@ def render(
         ValueError: If `indices` is empty.
     """
     if len(indices) == 0:
-        raise ValueError("indices is empty: there is nothing to render")
+        raise ValueError("`indices` must name at least one image, got none.")
     loader = DataLoader(Subset(dataset, indices), batch_size=RENDER_BATCH, num_workers=num_workers)
     images: Tensor | None = None
     position = 0

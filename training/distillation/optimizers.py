@@ -1,4 +1,4 @@
-"""Optimisers by name, and which parameters decay."""
+"""Optimizers by name, and which parameters decay."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ from timm.optim import Lamb, Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from modeling_radio.messages_radio import check_choice
 from training.recipe import OptimizerRecipe
 from training.student.parameters import BLOCK_PREFIX, is_decayed
 from training.student.spectral import SCALE_SUFFIX
@@ -21,8 +22,7 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
     Raises:
         ValueError: If no optimizer has this name.
     """
-    if recipe.name not in OPTIMIZERS:
-        raise ValueError(f"`optimizer.name` must be one of {sorted(OPTIMIZERS)}; got {recipe.name!r}.")
+    check_choice("optimizer.name", recipe.name, OPTIMIZERS)
     return OPTIMIZERS[recipe.name](model, recipe)
 
 

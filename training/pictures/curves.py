@@ -90,7 +90,7 @@ def draw_resolution_consistency(measurements: Sequence[Measurement], reference_p
     """
     panels = _panels(measurements)
     if not panels:
-        raise ValueError("measurements must have some of the task 'resolution_consistency', got none: measure it first")
+        raise ValueError("`measurements` must have some of the task 'resolution_consistency', got none. Measure it.")
     figure = Figure(figsize=(4.8 * len(panels), 3.4), dpi=160, facecolor="white", layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _draw_lines(axes, lines)

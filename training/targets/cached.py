@@ -46,8 +46,9 @@ class CachedTargets:
             for window in partition.windows_px or partition.sizes_px:
                 if window % patch_size or window > side_px:
                     raise RecipeError(
-                        f"`partitions.{partition.name}`: a window of {window} px must be a multiple of the patch "
-                        f"({patch_size}) and at most `data.image_size_px` ({side_px}) with cached teacher features."
+                        f"`partitions.{partition.name}` must have windows that are multiples of the patch "
+                        f"({patch_size}) and at most `data.image_size_px` ({side_px}) with cached features, got "
+                        f"{window} px."
                     )
         self.num_cells = side_px // patch_size
 

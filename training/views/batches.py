@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from foundation.seeds import make_generator
+from modeling_radio.resolution_radio import round_to_step
 from training.recipe import PartitionRecipe, Recipe, RecipeError
 from training.views.resolutions import draw_size
 
@@ -84,9 +85,9 @@ class BatchPlan:
             num_parts = self._num_parts(partition)
             if partition.batch_size < num_parts:
                 raise RecipeError(
-                    f"`partitions.{partition.name}.batch_size` {partition.batch_size} must be at least {num_parts}, an "
-                    f"image for each of {len(self._ranks[partition.name])} ranks x {partition.accumulation_steps} "
-                    "accumulation steps."
+                    f"`partitions.{partition.name}.batch_size` must be at least {num_parts}, an image for each of "
+                    f"{len(self._ranks[partition.name])} ranks x {partition.accumulation_steps} accumulation steps, "
+                    f"got {partition.batch_size}."
                 )
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
         self._all_teachers = [teacher.name for teacher in recipe.teachers]
@@ -105,8 +106,9 @@ class BatchPlan:
         if min(passes) != max(passes):
             steps = {partition.name: partition.accumulation_steps for partition in self.recipe.partitions}
             raise RecipeError(
-                f"`partitions`: FSDP needs as many forward passes per step on every rank, not {min(passes)} to "
-                f"{max(passes)}: give partitions with a `rank_share` equal `accumulation_steps` (now {steps})."
+                "`partitions` must have equally many forward passes per step on every rank with FSDP, got "
+                f"{min(passes)} to {max(passes)}. Give partitions with a `rank_share` equal "
+                f"`accumulation_steps` (now {steps})."
             )
 
     def step(self, step: int) -> list[Batch]:
@@ -196,10 +198,9 @@ def divide_ranks(partitions: Sequence[PartitionRecipe], num_ranks: int) -> dict[
     if num_ranks == 1 or total == 0:
         return {partition.name: range(num_ranks) for partition in partitions}
     if num_ranks % total:
-        nearest = max(round(num_ranks / total), 1) * total
         raise RecipeError(
-            f"`partitions` with a `rank_share` need a number of ranks that is a multiple of {total} (or 1 rank); got "
-            f"{num_ranks}: use {nearest} ranks, or other shares."
+            f"`partitions` with a `rank_share` must have a number of ranks that is 1 or a multiple of {total}, got "
+            f"{num_ranks}. Use {round_to_step(num_ranks, total)} ranks, or other shares."
         )
     ranks, start = {}, 0
     for partition in partitions:

@@ -44,7 +44,7 @@ def build_images(
         return DemoImages(load_demo_assets(source), size=size, num_images=number, seed=seed, split=split)
     if not is_image_folder(source):
         raise ValueError(
-            f"data source {source!r} is neither {' nor '.join(map(repr, DEMO_SOURCES))} nor an image folder"
+            f"Data source {source!r} is neither {' nor '.join(map(repr, DEMO_SOURCES))} nor an image folder."
         )
     return ImageFolder(Path(source).expanduser(), size=size, num_images=num_images, seed=seed, split=split)
 

@@ -244,7 +244,7 @@ class _StreamedViews(Dataset[Tensor]):
             picture = self.skipped.decode(image)
             if picture is not None:
                 return picture
-        raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}")
+        raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
 
 
 def _noting_states(

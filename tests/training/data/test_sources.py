@@ -75,7 +75,7 @@ def test_braces() -> None:
         (
             "FOLDER",
             {"column": "picture"},
-            r"no column 'picture'; its columns: \['caption', 'image'\]: give `data.column`",
+            r"no column 'picture'\. Columns: \['caption', 'image'\]\. Give one as `data.column`",
         ),
         ("FOLDER", {"split": "test"}, r"no split 'test': files have \['train'\] only"),
         ("FOLDER/missing", {}, "neither 'demo' nor 'demo-pypi', nor a folder that exists"),
@@ -100,7 +100,7 @@ def test_a_table_without_images_lists_its_columns(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     parquet.write_table(pa.table({"text": ["a"], "url": ["b"]}), tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match=r"no image column; its columns: \['text', 'url'\]"):
+    with pytest.raises(ValueError, match=r"no image column\. Columns: \['text', 'url'\]"):
         open_table(source_of(str(tmp_path / "text.parquet")))
 
 
@@ -131,22 +131,22 @@ def test_what_the_hub_refuses_is_one_line(
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(ValueError, match=f"data source 'hub:org/name:small' cannot be opened: .*{message}") as caught:
+    with pytest.raises(ValueError, match=f"Data source 'hub:org/name:small' cannot be opened: .*{message}") as caught:
         open_table(source_of("hub:org/name:small", split="val"))
     assert "\n" not in str(caught.value)
     assert asked == {"path": "org/name", "name": "small", "split": "val", "streaming": False}
 
 
 def test_the_demo_is_no_stream() -> None:
-    with pytest.raises(ValueError, match=r"'demo' is made by number: leave out `data.streaming`"):
+    with pytest.raises(ValueError, match=r"'demo' is made by number\. Leave out `data.streaming`"):
         open_stream(source_of("demo"))
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match="data source 'org/name' needs a package: run `pip install 'datasets>=5'`"):
+    with pytest.raises(ValueError, match=r"Data source 'org/name' needs a package\. Run `pip install 'datasets>=5'`"):
         open_table(source_of("org/name"))
-    with pytest.raises(ValueError, match=r"data source 'path/to/images' is neither .* nor a folder that exists"):
+    with pytest.raises(ValueError, match=r"Data source 'path/to/images' is neither .* nor a folder that exists"):
         open_table(source_of("path/to/images"))  # installing it would not help
 
 

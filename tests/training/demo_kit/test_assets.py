@@ -67,7 +67,7 @@ def test_without_any_registry_there_is_one_clear_line(monkeypatch, tmp_path):
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="not 'imagenet'"):
+    with pytest.raises(ValueError, match=r"`source` must be one of \['demo', 'demo-pypi'\], got 'imagenet'"):
         load_demo_assets("imagenet")
 
 

@@ -54,5 +54,5 @@ def test_scenes_are_always_the_same_ones(assets, scenes):
 
 
 def test_wrong_numbers(assets):
-    with pytest.raises(ValueError, match="must be positive, not 96, 0 and 1"):
+    with pytest.raises(ValueError, match="must be positive, got 96, 0 and 1"):
         detection_set(assets, 96, num_train=0, num_test=1)

