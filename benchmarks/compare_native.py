@@ -15,9 +15,9 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +27,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.radio import RadioModel as NativeRadioModel
 
+from foundation.command import run_command
+from foundation.files import write_text
 from foundation.tables import markdown
+from foundation.timing import fastest_seconds
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -49,19 +52,9 @@ def build_call(variant: str, folder: str, dtype: torch.dtype) -> Callable[[Tenso
 
 @torch.inference_mode()
 def time_variants(calls: dict[str, Callable], image: Tensor) -> dict[str, float]:
-    """Return each variant's fastest call in seconds; rounds alternate, so that all meet the same disturbances."""
-    best = {}
-    for variant, call in calls.items():
-        call(image)
-        best[variant] = float("inf")
-    started, rounds = time.perf_counter(), 0
-    while rounds < MIN_ROUNDS or time.perf_counter() - started < SECONDS_PER_CASE:
-        for variant, call in calls.items():
-            begin = time.perf_counter()
-            call(image)
-            best[variant] = min(best[variant], time.perf_counter() - begin)
-        rounds += 1
-    return best
+    """Return the seconds of each variant's fastest call with one image."""
+    runs = {variant: partial(call, image) for variant, call in calls.items()}
+    return fastest_seconds(runs, min_rounds=MIN_ROUNDS, budget_seconds=SECONDS_PER_CASE)
 
 
 def peak_memory_gib(variant: str, folder: str, size: int, dtype: str) -> float:
@@ -101,12 +94,9 @@ def measure(preset: str, sizes: list[int], dtypes: list[str]) -> list[dict[str, 
 def report(program: str, preset: str, rows: list[dict[str, object]]) -> None:
     """Print a program's rows as a table and write them, with what they depend on, to `benchmarks/results/`."""
     machine = describe_machine()
-    RESULTS.mkdir(exist_ok=True)
     processor = re.sub(r"[^a-z0-9]+", "-", str(machine["processor"]).lower()).strip("-")
     path = RESULTS / f"{program}_{preset}_{machine['date']}_{processor}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"machine": machine, "preset": preset, "rows": rows}, indent=2) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps({"machine": machine, "preset": preset, "rows": rows}, indent=2) + "\n")
     table = markdown(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
     print(f"\n{table}\n\n{json.dumps(machine)}\nWrote {path}.")
 
@@ -131,14 +121,21 @@ def _processor_name() -> str:
     return f"{os.cpu_count()} x {names[0]}{flags}" if names else platform.processor()
 
 
-def main() -> None:
-    """Run the command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(_parser(), _measure_and_report, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_native", description=__doc__)
     parser.add_argument("--preset", default="radio_v2.5-b", choices=RadioConfig.presets)
     parser.add_argument("--sizes", default="224,512,1024", help="image sides in pixels")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--peak", nargs=4, metavar=("VARIANT", "FOLDER", "SIZE", "DTYPE"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def _measure_and_report(options: argparse.Namespace) -> None:
     if options.peak:
         variant, folder, size, dtype = options.peak
         print_own_peak(variant, folder, int(size), dtype)
@@ -149,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,13 +7,15 @@ predicted and measured milliseconds and writes it with date, machine and version
 """
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from benchmarks.compare_native import report, time_variants
+from foundation.command import run_command
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -49,17 +51,24 @@ def measure(preset: str, sizes: list[int], dtypes: list[str]) -> list[dict[str, 
     return rows
 
 
-def main() -> None:
-    """Run the command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(_parser(), _measure_and_report, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.window_choice", description=__doc__)
     parser.add_argument("--preset", default="radio_v2.5-b", choices=RadioConfig.presets)
     parser.add_argument("--sizes", default="512,1024", help="image sides in pixels")
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    options = parser.parse_args()
+    return parser
+
+
+def _measure_and_report(options: argparse.Namespace) -> None:
     sizes = [int(size) for size in options.sizes.split(",")]
     rows = measure(options.preset, sizes, options.dtypes.split(","))
     report("window_choice", options.preset, rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from conversion.files import check_output, write_output
 from conversion.folding import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
 from conversion.nvidia_config import adaptor_names, build_config_fields
 from conversion.nvidia_keys import adaptor_of, head_names, our_keys
 from conversion.nvidia_source import NvidiaCheckpoint, read_checkpoint
 from conversion.text_tower import add_text_tower
 from conversion.verification import compare_with_reference, format_comparisons, largest_difference
+from foundation.command import read_names, run_command
+from foundation.files import check_output, write_folder
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
@@ -223,15 +224,9 @@ def verify(folder: Path, reference: Path, tolerance: float) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        try:
-            _run(options)
-        except (ValueError, OSError) as error:
-            print(f"from_nvidia: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 1
-    return 0
+        return run_command(_parser(), _run, arguments)
 
 
 def _show_warning(
@@ -259,8 +254,7 @@ def _run(options: argparse.Namespace) -> None:
         model, tokenizer = add_text_tower(model, options.text_tower, options.text_adaptor)
     elif options.text_adaptor is not None:
         raise ValueError(f"--text-adaptor {options.text_adaptor} needs --text-tower, which it belongs to.")
-    write = partial(_save_and_verify, model, tokenizer, options)
-    write_output(options.output, write, overwrite=options.overwrite)
+    write_folder(options.output, partial(_save_and_verify, model, tokenizer, options))
     names = ", ".join(model.config.adaptor_names or []) or "none"
     print(
         f"{options.output}: {model.config.version or 'RADIO'}, {model.num_parameters():,} parameters, adaptors: {names}"
@@ -278,7 +272,6 @@ def _save_and_verify(
     options: argparse.Namespace,
     folder: Path,
 ) -> None:
-    folder.mkdir()
     text_source = None if options.text_tower is None else read_label(options.text_tower)
     save(model, folder, read_label(options.source), tokenizer, text_source)
     if options.verify is not None:
@@ -289,9 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m conversion.from_nvidia", description=__doc__)
     parser.add_argument("source", metavar="SOURCE", help=".pth.tar file, folder with config.json, or Hub name")
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="folder to write")
-    parser.add_argument(
-        "--adaptors", type=_adaptor_list, metavar="A,B|all|none", help="adaptors to keep (default: all)"
-    )
+    parser.add_argument("--adaptors", type=read_names, metavar="A,B|all|none", help="adaptors to keep (default: all)")
     parser.add_argument("--version", metavar="NAME", help="published version, for example c-radio_v4-h")
     parser.add_argument(
         "--set", nargs="+", type=_assignment, metavar="FIELD=VALUE", help="configuration fields to set by hand"
@@ -313,12 +304,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT_DIR if it exists")
     return parser
-
-
-def _adaptor_list(text: str) -> list[str] | None:
-    if text == "all":
-        return None
-    return [] if text == "none" else [name.strip() for name in text.split(",")]
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.files import check_output, write_output
 from conversion.from_nvidia import convert
 from conversion.nvidia_keys import TrainingFileLayout, training_file_key
+from foundation.command import run_command
+from foundation.files import check_output, write_file
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -199,16 +200,14 @@ def open_model(checkpoint: Path) -> RadioModel:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        check_output(options.output, overwrite=options.overwrite)
-        content = training_file_content(open_model(options.checkpoint))
-        write_output(options.output, lambda path: torch.save(content, path), overwrite=options.overwrite)
-    except (ValueError, OSError) as error:
-        print(f"to_nvidia: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    check_output(options.output, overwrite=options.overwrite)
+    content = training_file_content(open_model(options.checkpoint))
+    write_file(options.output, lambda path: torch.save(content, path))
     print(f"{options.output}: {content['arch']}, {len(content['state_dict'])} tensors")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.onnx import ONNXProgram
 
-from conversion.files import check_output, write_file_beside
 from conversion.to_nvidia import open_model
+from foundation.command import read_names, run_command
+from foundation.files import check_output, write_beside
 from modeling_radio import RadioModel
 
 
@@ -53,26 +55,24 @@ class OnnxRadio(nn.Module):
 
 def export_onnx(
     model: RadioModel,
-    path: Path,
     *,
     adaptors: Sequence[str] | None = None,
     window_size: int | None = None,
     opset: int = DEFAULT_OPSET,
-) -> OnnxRadio:
-    """Write a model as ONNX.
+) -> tuple[OnnxRadio, ONNXProgram]:
+    """Return a model as an ONNX program; nothing is written.
 
     Input `pixel_values`: RGB in [0, 1], any batch; height and width are multiples of the patch, or of patch times
     window in ViTDet mode, since the exported graph has no smaller windows at the edges.
 
     Args:
         model: Taken in evaluation mode.
-        path: File to write; weights of more than 2 GB go to `NAME.data` beside it.
         adaptors: Adaptors whose outputs are wanted; `None` takes the model's own list.
         window_size: Side of the ViTDet windows in tokens; `None` is global attention.
         opset: ONNX operator set.
 
     Returns:
-        The wrapped model, whose `names` are those of the outputs.
+        The wrapped model, whose `names` are those of the outputs, and the program.
 
     Raises:
         ValueError: If an adaptor is unknown or the window does not fit the largest image.
@@ -86,23 +86,28 @@ def export_onnx(
         raise ValueError(f"`window_size` {window_size} leaves fewer than two windows in {model.max_resolution} px.")
     wrapped = OnnxRadio(model.eval(), names, window_size).eval()
     rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
-    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     # Different sizes, none of them 1, so that the tracer takes none for a constant or two for one.
     example = torch.rand(2, model.config.num_channels, 2 * step, min(3, largest) * step, dtype=model.dtype)
-    with torch.no_grad():
-        torch.onnx.export(
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
+        program = torch.onnx.export(
             wrapped,
             (example,),
-            path,
             dynamo=True,
             opset_version=opset,
             input_names=["pixel_values"],
             output_names=wrapped.names,
             dynamic_shapes={"pixel_values": {0: Dim("batch", min=1), 2: step * rows, 3: step * cols}},
-            external_data=num_bytes > EXTERNAL_DATA_BYTES,
             verbose=False,
         )
-    return wrapped
+    assert program is not None  # the old exporter alone returns nothing
+    return wrapped, program
+
+
+def save_onnx(wrapped: OnnxRadio, program: ONNXProgram, path: Path) -> None:
+    """Write what `export_onnx` returned; weights of more than 2 GB go to `NAME.data` beside the file."""
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in wrapped.state_dict().values())
+    program.save(path, external_data=num_bytes > EXTERNAL_DATA_BYTES)
 
 
 def size_step(model: RadioModel, window_size: int | None) -> int:
@@ -142,26 +147,20 @@ def _sample_images(wrapped: OnnxRadio) -> Iterator[Tensor]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        check_output(options.output, overwrite=options.overwrite)
-        model = open_model(options.checkpoint).float()
-        write_file_beside(options.output, partial(_export_and_check, model, options), overwrite=options.overwrite)
-    except (ValueError, OSError, ImportError) as error:
-        advice = ': run `pip install -e ".[export]"`' if isinstance(error, ImportError) else ""
-        print(f"to_onnx: error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
-        return 1
+    return run_command(_parser(), _run, arguments, extra="export")
+
+
+def _run(options: argparse.Namespace) -> None:
+    check_output(options.output, overwrite=options.overwrite)
+    model = open_model(options.checkpoint).float()
+    exported = export_onnx(model, adaptors=options.adaptors, window_size=options.window_size, opset=options.opset)
+    write_beside(options.output, partial(_save_and_check, *exported, options))
     step = size_step(model, options.window_size)
     print(f"{options.output}: pixel_values of any batch, height and width multiples of {step} px")
-    return 0
 
 
-def _export_and_check(model: RadioModel, options: argparse.Namespace, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
-        wrapped = export_onnx(
-            model, path, adaptors=options.adaptors, window_size=options.window_size, opset=options.opset
-        )
+def _save_and_check(wrapped: OnnxRadio, program: ONNXProgram, options: argparse.Namespace, path: Path) -> None:
+    save_onnx(wrapped, program, path)
     if not options.verify:
         return
     differences = check_onnx(wrapped, path)
@@ -179,9 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("output", type=Path, metavar="OUTPUT.onnx", help="file to write")
     parser.add_argument(
         "--adaptors",
-        type=_name_list,
-        metavar="A,B|none",
-        help="adaptors to export (default: the checkpoint's own list)",
+        type=read_names,
+        metavar="A,B|all|none",
+        help="adaptors to export (default: all that the checkpoint's adaptor_names lists)",
     )
     parser.add_argument(
         "--window-size",
@@ -193,7 +192,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not compare with onnxruntime at several sizes"
     )
-    parser.add_argument("--verify", dest="verify", action="store_true", default=True, help="the default")
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -202,12 +200,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     return parser
-
-
-def _name_list(text: str) -> list[str] | None:
-    if text == "all":
-        return None
-    return [] if text == "none" else [name.strip() for name in text.split(",")]
 
 
 def _positive(text: str) -> int:

@@ -1,38 +1,52 @@
 """How every command ends: with its exit status, and one line on standard error about what went wrong."""
 
+import argparse
+import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from foundation.errors import UserError
 from foundation.interruption import Interrupted, TrainingDivergedError
 
 
 EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
-TASK_PACKAGES = ("datasets", "peft", "pycocotools", "scipy", "torchmetrics")
-"""What our extra `tasks` installs beyond `train`; not every command needs it."""
 USER_ERRORS = (ValueError, OSError, UserError, TrainingDivergedError)
 
 
 def run_command(
-    name: str, run: Callable[[], None], *, interrupted: str = "interrupted", show_traceback: bool = False
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None = None,
+    *,
+    interrupted: str = "interrupted",
+    extra: str = "tasks",
 ) -> int:
-    """Run a command and return its exit status.
+    """Read a command's options, run it and return its exit status.
+
+    Every command also gets the option `--traceback`: errors pass, so that Python shows where they came from.
 
     Args:
-        name: Of the command, which begins the line.
-        run: Does the work and prints its results.
+        parser: Of the command. The last part of its `prog` begins the line of an error.
+        run: Does the work that the options ask for and prints its results.
+        arguments: Of the command line; None takes those of this process.
         interrupted: What to say after Ctrl-C where the interruption itself says nothing.
-        show_traceback: Let errors pass, so that Python shows where they came from.
+        extra: Optional dependency of `pyproject.toml` that has every package which the command may need.
     """
+    parser.add_argument(
+        "--traceback", action="store_true", default=False, help="show where in the code an error came from"
+    )
+    options = parser.parse_args(arguments)
+    show_traceback = vars(options).pop("traceback")
+    name = parser.prog.rpartition(".")[2]
     try:
-        run()
+        run(options)
     except (Interrupted, KeyboardInterrupt) as interruption:
         return _end(name, str(interruption) or interrupted, EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
-        if error.name not in TASK_PACKAGES or show_traceback:
+        if show_traceback or error.name is None or not _is_absent(error.name):
             raise
-        advice = 'run `pip install -e ".[tasks]"`'
-        return _end(name, f"error: the package {error.name} is not installed: {advice}", 1)
+        package = error.name.partition(".")[0]
+        return _end(name, f'error: the package {package} is not installed: run `pip install -e ".[{extra}]"`', 1)
     except USER_ERRORS as error:
         if show_traceback:
             raise
@@ -43,6 +57,18 @@ def run_command(
 def read_seeds(text: str) -> list[int]:
     """Return the seeds that an option such as `--seeds 0,1,2` lists."""
     return [int(seed) for seed in text.split(",")]
+
+
+def read_names(text: str) -> list[str] | None:
+    """Return the names that an option such as `--adaptors A,B|all|none` lists; None stands for all."""
+    if text == "all":
+        return None
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
+def _is_absent(module: str) -> bool:
+    """Return whether a module's whole package is missing: a missing part of one that is there is a bug."""
+    return importlib.util.find_spec(module.partition(".")[0]) is None
 
 
 def _end(name: str, message: str, status: int) -> int:

@@ -1,7 +1,17 @@
-"""The two operations between ranks that running statistics need; both do nothing in a single process."""
+"""Several ranks: the sums and copies that running statistics need, and how a launcher asks for shards (FSDP)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+
+if TYPE_CHECKING:
+    from accelerate import FullyShardedDataParallelPlugin
 
 
 def _is_distributed() -> bool:
@@ -27,3 +37,23 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     if not _is_distributed():
         return flag
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
+
+
+def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """Return the settings of FSDP that `accelerate launch` passes on, None where it asks for no FSDP.
+
+    Mixed precision is left to autocast, as without shards: Accelerate's policy for FSDP would turn all weights into
+    bfloat16, also heads and others that autocast leaves alone, round labels, and sum the gradients of all ranks in it.
+
+    Raises:
+        ValueError: If the launcher asks for FSDP of version 1.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return None
+    from accelerate import FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin()
+    if plugin.fsdp_version != 2:
+        raise ValueError(f"FSDP version {plugin.fsdp_version} is not supported: set `fsdp_version: 2`.")
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    return plugin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import jinja2
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from foundation.command import run_command
+from foundation.files import write_text
 from foundation.tables import markdown
-from model_cards.results import STUDENT, Measurement, Results, Source, build_tables, replace_text
+from model_cards.results import STUDENT, Measurement, Results, Source, build_tables
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -129,7 +131,7 @@ def write_card(
 ) -> Path:
     """Write `README.md` into a checkpoint folder and return its path; arguments as in `build_card`."""
     card = build_card(checkpoint, results, model_id=model_id, name=name, license=license)
-    replace_text(checkpoint / "README.md", str(card))
+    write_text(checkpoint / "README.md", str(card))
     return checkpoint / "README.md"
 
 
@@ -190,25 +192,27 @@ def _flat(value: Any) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run_command(_parser(), _write, arguments)
+
+
+def _write(options: argparse.Namespace) -> None:
+    results = Results.load(options.results) if options.results else None
+    path = write_card(
+        options.checkpoint, results, model_id=options.model_id, name=options.name, license=options.license
+    )
+    print(f"wrote {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_cards.build", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
     parser.add_argument("--results", type=Path, help="results.json of training.evaluate or training.demo")
     parser.add_argument("--model-id", help="ORG/NAME on the Hub (default: the folder's path)")
     parser.add_argument("--name", help="of the model (default: from --model-id, the version, or the folder)")
     parser.add_argument("--license", default=LICENSE, help="license of the weights")
-    options = parser.parse_args(arguments)
-    try:
-        results = Results.load(options.results) if options.results else None
-        path = write_card(
-            options.checkpoint, results, model_id=options.model_id, name=options.name, license=options.license
-        )
-    except (OSError, ValueError) as error:
-        print(f"build: error: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {path}")
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from foundation.files import write_text
 from foundation.tables import markdown
 
 
@@ -27,7 +27,7 @@ class Measurement:
         metric: What the number is, such as "accuracy".
         dataset: Name of the images, as in `Results.datasets`.
         value: The number, in [0, 1] or [-1, 1] for cosines.
-        seed: Seed of the training run that produced the model; None for what was not trained here.
+        seed: Seed of the training run that produced the model; None if nothing was trained.
     """
 
     model: str
@@ -78,13 +78,13 @@ class Results:
     remarks: list[str] = field(default_factory=list)
 
     def of_seed(self, seed: int) -> Results:
-        """Return the results of one seed and of what was not trained."""
+        """Return the rows of one seed, plus rows without a seed."""
         chosen = [measurement for measurement in self.measurements if measurement.seed in (seed, None)]
         return replace(self, measurements=chosen)
 
     def save(self, path: Path) -> None:
         """Write the file as JSON; a reader never sees half of it."""
-        replace_text(path, json.dumps(asdict(self), indent=2) + "\n")
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -159,14 +159,3 @@ def format_values(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{mean(values):.3f} +- {stdev(values):.3f}"
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file, its folder too, under a temporary name and move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

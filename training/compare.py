@@ -151,13 +151,12 @@ def _check_comparable(recipes: Sequence[Recipe]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(arguments)
-    transformers_logging.disable_progress_bar()  # models load in no time
     command = " ".join(["python -m training.compare", *arguments])
-    return run_command("compare", lambda: _compare(options, command))
+    return run_command(_parser(), lambda options: _compare(options, command), arguments)
 
 
 def _compare(options: argparse.Namespace, command: str) -> None:
+    transformers_logging.disable_progress_bar()  # models load in no time
     recipes = [in_faster_precision(load_recipe(name, options.overrides)) for name in options.recipes]
     recipes = [dataclasses.replace(recipe, teachers=reachable_teachers(recipe)) for recipe in recipes]
     results = compare(recipes, options.seeds, options.output, command)

@@ -153,13 +153,12 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(arguments)
-    transformers_logging.disable_progress_bar()  # models load in no time
     command = " ".join(["python -m training.demo", *arguments])
-    return run_command("demo", lambda: _demo(options, command))
+    return run_command(_parser(), lambda options: _demo(options, command), arguments)
 
 
 def _demo(options: argparse.Namespace, command: str) -> None:
+    transformers_logging.disable_progress_bar()  # models load in no time
     recipe = load_recipe(options.recipe, _overrides(options))
     if options.precision == "auto":
         recipe = in_faster_precision(recipe)

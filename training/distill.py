@@ -11,14 +11,13 @@ from training.recipe import list_recipes, load_recipe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    if options.list_recipes:
-        print("\n".join(list_recipes()))
-        return 0
-    return run_command("distill", lambda: _distil(options), show_traceback=options.traceback)
+    return run_command(_parser(), _distil, arguments)
 
 
 def _distil(options: argparse.Namespace) -> None:
+    if options.list_recipes:
+        print("\n".join(list_recipes()))
+        return
     recipe = load_recipe(options.recipe, options.overrides)
     # Both take seconds to import, which `--help` and a misspelt recipe need not wait for.
     from accelerate import PartialState
@@ -47,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STEP",
         help="end this session with a checkpoint at STEP, counted over all stages",
     )
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     parser.add_argument(
         "overrides",
         nargs="*",

@@ -17,12 +17,11 @@ from training.recipe import load_recipe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    transformers_logging.disable_progress_bar()  # models load in no time
-    return run_command("evaluate", lambda: _evaluate(options))
+    return run_command(_parser(), _evaluate, arguments)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    transformers_logging.disable_progress_bar()  # models load in no time
     recipe = load_recipe(options.recipe)
     results = evaluate(options.checkpoint, options.tasks.split(","), recipe, size=options.size)
     if options.output is not None:

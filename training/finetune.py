@@ -13,18 +13,13 @@ from foundation.command import run_command
 from training.finetuning.settings import BALANCED, BOX_FORMATS, PRECISIONS, TASKS, TUNE_METHODS, FinetuneSettings
 
 
-NOT_SETTINGS = ("lora", "traceback", "config")
+NOT_SETTINGS = ("lora", "config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    return run_command(
-        "finetune",
-        lambda: _finetune(options),
-        interrupted="interrupted; the same command goes on from the last checkpoint",
-        show_traceback="traceback" in options,
-    )
+    interrupted = "interrupted; the same command goes on from the last checkpoint"
+    return run_command(_parser(), _finetune, arguments, interrupted=interrupted)
 
 
 def _finetune(options: argparse.Namespace) -> None:
@@ -66,7 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--data", required=True, metavar="SOURCE", help="folder, file or Hub id of labeled images")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the run (default: runs/finetune-TASK)")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     _add_method_options(parser.add_argument_group("what is trained"))
     _add_data_options(parser.add_argument_group("data"))
     _add_schedule_options(parser.add_argument_group("schedule"))

@@ -306,8 +306,7 @@ def _millions(count: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    return run_command("plan", lambda: _plan(options))
+    return run_command(_parser(), _plan, arguments)
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conversion.to_onnx import check_onnx, export_onnx, main
+from conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -61,7 +61,8 @@ def test_chosen_adaptors_and_weights_in_a_file_of_their_own(tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_changed_graph_is_noticed(tmp_path):
     model = RadioModel.from_pretrained(save_tiny(tmp_path / "in")).eval()
-    wrapped = export_onnx(model, tmp_path / "out.onnx")
+    wrapped, program = export_onnx(model)
+    save_onnx(wrapped, program, tmp_path / "out.onnx")
     with torch.no_grad():
         model.radio_model.model.patch_generator.pos_embed += 1
     assert check_onnx(wrapped, tmp_path / "out.onnx")["features"] > 0.1

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from model_cards.results import Measurement, Results, Source, Table, build_tables, format_values, replace_text
+from foundation.files import write_text
+from model_cards.results import Measurement, Results, Source, Table, build_tables, format_values
 
 
 RESULTS = Results(
@@ -78,7 +79,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("old")
     with pytest.raises(UnicodeEncodeError):
-        replace_text(path, "\ud800")
+        write_text(path, "\ud800")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
 

@@ -28,7 +28,7 @@ from two_processes import (
 
 from modeling_radio.encoder_radio import RadioBlock
 from training.distillation.sharding import build_accelerator
-from training.recipe import RecipeError, load_recipe
+from training.recipe import load_recipe
 
 
 SHORT = ("schedule.num_steps=5", "standardization={calibration_steps: 1, estimation_steps: 3, refit_every_steps: 2}")
@@ -222,7 +222,7 @@ def test_shipped_configs_are_what_they_are_named() -> None:
 def test_fsdp_of_version_1_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
-    with pytest.raises(RecipeError, match="FSDP version 1 is not supported: set `fsdp_version: 2`"):
+    with pytest.raises(ValueError, match="FSDP version 1 is not supported: set `fsdp_version: 2`"):
         build_accelerator(load_recipe("demo"), Path("run"))
 
 

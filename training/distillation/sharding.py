@@ -5,49 +5,34 @@ Whether the student is copied (DDP) or sharded (FSDP) is Accelerate's choice, ma
 """
 
 import copy
-import os
 from pathlib import Path
 from typing import Any, cast
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, fsdp2_prepare_model
+from accelerate.utils import DistributedType, fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from training.recipe import Recipe, RecipeError
+from foundation.ranks import fsdp_plugin
+from training.recipe import Recipe
 
 
 def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     """Return the accelerator that the launcher's environment and the recipe describe.
 
     Raises:
-        RecipeError: If the environment asks for FSDP of version 1.
+        ValueError: If the environment asks for FSDP of version 1.
     """
     return Accelerator(
         mixed_precision=recipe.mixed_precision,
         log_with=cast(Any, recipe.logging.trackers or None),
         project_dir=output,
-        fsdp_plugin=_fsdp_plugin(),
+        fsdp_plugin=fsdp_plugin(),
     )
-
-
-def _fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
-    """Return the launcher's FSDP settings, None without FSDP.
-
-    Mixed precision is left to autocast, as without sharding: Accelerate's policy for FSDP would turn all weights into
-    bfloat16, also those that autocast leaves alone, and sum the gradients of all ranks in it.
-    """
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
-        return None
-    plugin = FullyShardedDataParallelPlugin()
-    if plugin.fsdp_version != 2:
-        raise RecipeError(f"FSDP version {plugin.fsdp_version} is not supported: set `fsdp_version: 2`.")
-    plugin.mixed_precision_policy = MixedPrecisionPolicy()
-    return plugin
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

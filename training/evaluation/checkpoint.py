@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from foundation.timing import Clock
 from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.messages_radio import check_choice
@@ -141,11 +141,9 @@ def evaluate(checkpoint: Path, tasks: Sequence[str], recipe: Recipe, *, size: in
     model = RadioModel.from_pretrained(checkpoint).eval().to(device)  # pyrefly: ignore[bad-argument-type]
     data = EvaluationData.load(recipe.data.source, size or min(model.preferred_resolution), device=device)
     evaluation = CheckpointEvaluation(model, recipe, data, checkpoint)
-    measurements, seconds = [], {}
+    measurements, clock = [], Clock()
     for task in tasks:
-        started = time.perf_counter()
-        measurements += TASKS[task](evaluation)
-        seconds[task] = time.perf_counter() - started
-        print(f"{task}: {seconds[task]:.1f} s", flush=True)
-    run = describe_run(f"python -m training.evaluate {checkpoint} --tasks {','.join(tasks)}", seconds)
+        with clock.phase(task):
+            measurements += TASKS[task](evaluation)
+    run = describe_run(f"python -m training.evaluate {checkpoint} --tasks {','.join(tasks)}", clock.seconds)
     return Results(measurements, teacher_sources(model.config, recipe), data_sources(data.assets), run, data.remarks())

@@ -28,14 +28,14 @@ from training.recipe import did_you_mean
 
 
 @dataclass(frozen=True)
-class ParameterCounts:
+class TrainableShare:
     """How many numbers a model has and how many of them are trained."""
 
     trainable: int
     total: int
 
     @classmethod
-    def of(cls, model: nn.Module) -> ParameterCounts:
+    def of(cls, model: nn.Module) -> TrainableShare:
         """Count a model's parameters."""
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
         return cls(sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes))

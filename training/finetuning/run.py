@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +13,14 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from foundation.files import remove_partial, write_file
+from foundation.files import remove_partial, write_text
+from foundation.ranks import fsdp_plugin
+from foundation.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.data.sources import load_images
 from training.finetuning.models import (
-    ParameterCounts,
+    TrainableShare,
     build_model,
     check_size,
     computes_in_bfloat16,
@@ -72,8 +72,8 @@ class FinetuningRun:
         transformers_logging.disable_progress_bar()  # models load in no time
         set_seed(self.settings.seed)
         self.model = build_model(self.config, self.task, self.settings, self._report)
-        self.parameter_counts = ParameterCounts.of(self.model)
-        self._report(f"Training {self.parameter_counts}.")
+        self.share = TrainableShare.of(self.model)
+        self._report(f"Training {self.share}.")
         self.trainer = self._build_trainer()
 
     def run(self) -> dict[str, float]:
@@ -82,22 +82,24 @@ class FinetuningRun:
         Raises:
             WriteError: If something cannot be written.
         """
-        output, started = self.settings.output, time.perf_counter()
+        output, clock = self.settings.output, Clock(self._report)
         if self.trainer.is_world_process_zero():
             output.mkdir(parents=True, exist_ok=True)
             remove_partial(output)
             self.settings.save(output / SETTINGS)
-        self.trainer.train(resume_from_checkpoint=last_checkpoint(output))
-        self.trainer.evaluate()
+        with clock.phase("training"):
+            self.trainer.train(resume_from_checkpoint=last_checkpoint(output))
+            self.trainer.evaluate()
         metrics = self.trainer.metrics.latest
         weights = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)  # all ranks have parts of it
         if self.trainer.is_world_process_zero():
-            self.save(weights)
+            with clock.phase("saving"):
+                self.save(weights)
             results = {
                 "metrics": metrics,
-                "trainable_parameters": self.parameter_counts.trainable,
-                "parameters": self.parameter_counts.total,
-                "seconds": time.perf_counter() - started,
+                "trainable_parameters": self.share.trainable,
+                "parameters": self.share.total,
+                "seconds": sum(clock.seconds.values()),
             }
             write_results(output, results)
         return metrics
@@ -169,8 +171,7 @@ def learning_rates(settings: FinetuneSettings) -> tuple[float, float]:
 
 def write_results(output: Path, results: dict[str, Any]) -> None:
     """Write what a run measured into its folder."""
-    text = json.dumps(results, indent=2) + "\n"
-    write_file(output / RESULTS, lambda path: path.write_text(text))
+    write_text(output / RESULTS, json.dumps(results, indent=2) + "\n")
 
 
 def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
@@ -217,14 +218,10 @@ def last_checkpoint(output: Path) -> str | None:
 
 
 def _check_launch(settings: FinetuneSettings) -> None:
-    """Refuse what `accelerate launch` can ask for and what was never tried."""
+    """Refuse DeepSpeed, FSDP of version 1, and FSDP with quantization."""
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise ValueError("DeepSpeed is not supported: launch with DDP or FSDP, as in training/accelerate_configs.")
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        return
-    if os.environ.get("FSDP_VERSION") != "2":
-        raise ValueError("FSDP of version 1 is not supported: set `fsdp_version: 2`.")
-    if settings.quantize is not None:
+    if fsdp_plugin() is not None and settings.quantize is not None:
         raise ValueError(
             f"`quantize` {settings.quantize} is not supported with FSDP: launch with DDP, or leave it out."
         )

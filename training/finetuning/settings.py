@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foundation.files import write_file
+from foundation.files import write_text
 from training.recipe import did_you_mean
 
 
@@ -163,8 +163,7 @@ class FinetuneSettings:
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""
-        text = json.dumps(self.to_dict(), indent=2) + "\n"
-        write_file(path, lambda temporary: temporary.write_text(text))
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON objects."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from foundation.files import write_file
+from foundation.ranks import fsdp_plugin
 from modeling_radio.modeling_radio import RadioNetwork
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.tasks.base import Examples, FinetuningTask, Score
@@ -49,9 +49,7 @@ class FinetuningTrainer(Trainer):
         super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples()], **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
         if self.is_fsdp_enabled:
-            # As in distillation: FSDP's own mixed precision would also round labels, heads and sums of gradients.
-            plugin = cast(FullyShardedDataParallelPlugin, self.accelerator.state.fsdp_plugin)
-            plugin.mixed_precision_policy = MixedPrecisionPolicy()
+            self.accelerator.state.fsdp_plugin = fsdp_plugin()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW (or what `args.optim` names) over groups of one learning rate and weight decay each."""

@@ -1,11 +1,14 @@
 """Which precision a CPU is faster in: bfloat16 takes a quarter of the time of float32 on some, twice it on others."""
 
 import dataclasses
-import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from foundation.timing import fastest_seconds
 from training.recipe import Recipe
 
 
@@ -13,22 +16,17 @@ _SHAPE = (4096, 768, 768)  # our choice: rows, inputs and outputs of a linear la
 _RUNS = 5  # our choice: the fastest of a few calls is stable enough to tell factors of two apart
 
 
-def is_bfloat16_faster() -> bool:
-    """Time one linear layer of this machine's CPU in both precisions, for some tens of milliseconds."""
-    return _linear_seconds(torch.bfloat16) < _linear_seconds(torch.float32)
-
-
 @torch.no_grad()
-def _linear_seconds(dtype: torch.dtype) -> float:
+def is_bfloat16_faster() -> bool:
+    """Time one linear layer on this machine's CPU in both precisions, for some tens of milliseconds."""
+    layers = {dtype: _linear(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = fastest_seconds(layers, min_rounds=_RUNS)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def _linear(dtype: torch.dtype) -> Callable[[], Tensor]:
     rows, inputs, outputs = _SHAPE
-    hidden, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
-    F.linear(hidden, weight)  # the first call sets the kernel up
-    seconds = []
-    for _ in range(_RUNS):
-        started = time.perf_counter()
-        F.linear(hidden, weight)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return partial(F.linear, torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype))
 
 
 def in_faster_precision(recipe: Recipe) -> Recipe:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from foundation.files import write_file
+from foundation.files import write_file, write_text
 from foundation.interruption import Interrupted, ignore_stop_signals
 from training.recipe import Recipe, RecipeError, differences, hash_of
 
@@ -137,7 +137,7 @@ def write_feature_cache(
     if (folder / "cache.json").is_file():
         check_contents(folder, contents)
     elif rank == 0:
-        write_file(folder / "cache.json", lambda path: path.write_text(json.dumps(contents.values, indent=2)))
+        write_text(folder / "cache.json", json.dumps(contents.values, indent=2))
     paths = shard_paths(folder, contents)
     missing = [index for index in range(rank, len(paths), num_ranks) if not paths[index].is_file()]
     rows = {index: _shard_rows(index, contents.values["num_images"]) for index in missing}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +9,8 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 from torch import Tensor
+
+from foundation.files import write_folder
 
 
 if TYPE_CHECKING:
@@ -74,13 +73,12 @@ def convert_once(onnx_path: Path, folder: Path) -> Path:
     with FileLock(f"{folder}.lock"):
         if folder.exists():
             return folder
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+
+        def write(scratch: Path) -> None:
             save_file(read_backbone(onnx_path), scratch / "model.safetensors", {"format": "pt"})
             dinov2_config().save_pretrained(scratch)
-            os.replace(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+        write_folder(folder, write)
     return folder
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.files import WriteError, remove_partial, write_file, write_folder
+from foundation.files import WriteError, remove_partial
 from training.distillation.checkpoints import (
     check_same_recipe,
     list_checkpoints,
@@ -22,11 +22,6 @@ def write_weights(folder: Path) -> None:
 
 def save(folder: Path, step: int, write=write_weights, num_kept: int = 2) -> Path:
     return save_checkpoint(folder, {"step": step}, write, num_kept)
-
-
-def no_space(folder: Path) -> None:
-    (folder / "weights").write_bytes(b"half")
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_newest_is_found_and_oldest_are_removed(tmp_path: Path) -> None:
@@ -75,25 +70,6 @@ def test_sigkill_leaves_the_previous_one_the_newest(
     assert newest.name == "step_00000001"
     remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
-
-
-def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "final"
-    write_folder(path, lambda folder: (folder / "old").touch())
-    write_folder(path, lambda folder: (folder / "new").touch())
-    assert [entry.name for entry in path.iterdir()] == ["new"]
-    with pytest.raises(WriteError):
-        write_folder(path, no_space)
-    assert [entry.name for entry in path.iterdir()] == ["new"]
-
-
-def test_file_is_replaced_or_kept(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "recipe.yaml"
-    write_file(path, lambda temporary: temporary.write_text("one"))
-    with pytest.raises(WriteError, match="No space left"):
-        write_file(path, lambda temporary: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
-    assert path.read_text() == "one"
-    assert len(list(path.parent.iterdir())) == 1
 
 
 def test_other_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""Nothing half-written is ever seen, on a full disk or after a kill; and nothing is replaced unasked."""
+
+import errno
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from foundation.files import (
+    WriteError,
+    check_output,
+    move_into_place,
+    remove_partial,
+    scratch_folder,
+    write_beside,
+    write_file,
+    write_folder,
+    write_text,
+)
+
+
+def no_space(path: Path) -> None:
+    path.with_name("half").write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_folder_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "final"
+    write_folder(path, lambda folder: (folder / "old").touch())
+    write_folder(path, lambda folder: (folder / "new").touch())
+    assert names(path) == ["new"]
+    with pytest.raises(WriteError):
+        write_folder(path, lambda folder: no_space(folder / "weights"))
+    assert names(path) == ["new"]
+    assert names(tmp_path) == ["final"]
+
+
+def test_file_is_replaced_or_kept(tmp_path):
+    path = tmp_path / "deep" / "recipe.yaml"
+    write_file(path, lambda temporary: temporary.write_text("one"))
+    with pytest.raises(WriteError, match=r"^Cannot write '.*recipe.yaml': No space left on device. What was saved"):
+        write_file(path, no_space)
+    assert path.read_text() == "one"
+    assert names(path.parent) == ["recipe.yaml"]
+
+
+@pytest.fixture
+def full_disk():
+    """Let no file grow beyond a kilobyte: writers then fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_text("text" * 10_000),
+        lambda path: torch.save({"weight": torch.zeros(10_000)}, path),
+        lambda path: save_file({"weight": torch.zeros(10_000)}, path),
+    ],
+    ids=["text", "torch.save", "safetensors"],
+)
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(write, tmp_path, full_disk):
+    path = tmp_path / "weights"
+    path.write_text("old")
+    with pytest.raises(WriteError, match=r"^Cannot write '.*weights': .*intact\.$") as raised:
+        write_file(path, write)
+    assert "\n" not in str(raised.value)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder, write_beside])
+def test_a_killed_writer_leaves_the_old_one_and_a_folder_to_clear_away(write, tmp_path):
+    path = tmp_path / "saved"
+    write_folder(path, lambda folder: (folder / "old").touch())
+
+    def write_half(temporary: Path) -> None:
+        (temporary / "half" if temporary.is_dir() else temporary).write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        write(path, write_half)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert names(path) == ["old"]
+    assert len(names(tmp_path)) == 2
+    remove_partial(tmp_path)
+    assert names(tmp_path) == ["saved"]
+
+
+def test_other_errors_pass_and_leave_nothing(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "README.md", "\ud800")
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "final", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert names(tmp_path) == []
+
+
+def test_files_beside_come_along_and_the_named_one_last(tmp_path, monkeypatch):
+    moved = []
+    replace = os.replace
+    monkeypatch.setattr("foundation.files.os.replace", lambda a, b: moved.append(Path(b).name) or replace(a, b))
+
+    def write(path: Path) -> None:
+        path.write_text("graph")
+        path.with_name("z.data").write_text("weights")
+
+    write_beside(tmp_path / "a.onnx", write)
+    assert moved == ["z.data", "a.onnx"]
+    assert names(tmp_path) == ["a.onnx", "z.data"]
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path):
+    write_folder(tmp_path / "runs", lambda folder: (folder / "old").touch())
+    with pytest.raises(WriteError, match="Cannot write"):
+        write_text(tmp_path / "runs", "text")
+    assert names(tmp_path / "runs") == ["old"]
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_follow(tmp_path, monkeypatch):
+    path = tmp_path / "final"
+    write_folder(path, lambda folder: (folder / "old").touch())
+
+    def replace(source: Path, target: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with scratch_folder(tmp_path) as scratch:
+        (scratch / "final").mkdir()
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(Path, "replace", Path.rename)
+        with pytest.raises(OSError, match="Input/output error"):
+            move_into_place(scratch / "final", path)
+    assert names(path) == ["old"]
+
+
+def test_scratch_folders_of_others_stay(tmp_path):
+    for name in (".partial-abc", ".mine.abc"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".mine.lock").touch()
+    remove_partial(tmp_path, ".mine.")
+    assert names(tmp_path) == [".mine.lock", ".partial-abc"]
+
+
+def test_an_output_that_exists_needs_overwrite(tmp_path):
+    check_output(tmp_path / "new", overwrite=False)
+    check_output(tmp_path, overwrite=True)
+    with pytest.raises(ValueError, match=r"exists already. Name another output or pass --overwrite\.$"):
+        check_output(tmp_path, overwrite=False)
