@@ -21,6 +21,7 @@ from conversion.text_tower import add_text_tower
 from conversion.verification import compare_with_reference, format_comparisons, largest_difference
 from foundation.command import read_names, run_command
 from foundation.files import check_output, write_folder
+from model_cards.converted import write_converted_card
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
@@ -133,79 +134,20 @@ def save(
     tokenizer: PreTrainedTokenizerBase | None = None,
     text_source: str | None = None,
 ) -> None:
-    """Write model, processor, tokenizer, remote code and a short description into a folder.
+    """Write model, processor, tokenizer, remote code and a card into a folder.
 
     Args:
         model: What `convert` returned, also with a text tower.
         folder: Where to write.
-        source: How the description names NVIDIA's checkpoint.
+        source: How the card names NVIDIA's checkpoint.
         tokenizer: That of the text tower.
-        text_source: How the description names the text tower's checkpoint.
+        text_source: How the card names the text tower's checkpoint.
     """
     model.save_pretrained(folder)
     RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(describe(model.config, source, text_source))
-
-
-def describe(config: RadioConfig, source: str, text_source: str | None = None) -> str:
-    """Return a short README: where the weights come from, whose licence they have, what opens them."""
-    names = ", ".join(config.adaptor_names or []) or "none"
-    differences = config.native_differences()
-    readers = (
-        "Needs `trust_remote_code=True`: transformers' native `RadioModel` gives other outputs. The reason: "
-        f"{'; '.join(differences)}."
-        if differences
-        else "Opens with `trust_remote_code=True` as the full model, and without as transformers' native `RadioModel` "
-        "(backbone only, equal outputs)."
-    )
-    return f"""---
-library_name: transformers
-license: other
-license_name: see-source
-tags: [radio]
----
-
-# {config.version or "RADIO"}, converted
-
-Weights of NVIDIA's RADIO checkpoint `{source}`, converted without training. Their licence is NVIDIA's, as stated where
-they were published: RADIOv2.5 and older are for non-commercial use, C-RADIO is under the NVIDIA Open Model License.
-
-Adaptors: {names}. {readers}
-
-```python
-import torch
-from transformers import AutoImageProcessor, AutoModel
-
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-with torch.no_grad():
-    out = model(**processor(image, return_tensors="pt"))  # pixels in [0, 1]: the model normalises
-out.summary, out.features, out.adaptors
-```
-{"" if text_source is None else _describe_text(config, text_source)}"""
-
-
-def _describe_text(config: RadioConfig, text_source: str) -> str:
-    return f"""
-## Texts
-
-The text tower is that of `{text_source}`, whose licence it keeps; adaptor `{config.text_adaptor}` lives in its space.
-The tokenizer canonicalises texts by itself where the tower needs it.
-
-```python
-from transformers import AutoModelForZeroShotImageClassification, AutoTokenizer, pipeline
-
-classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
-classify("photograph.jpg", candidate_labels=["a cat", "a dog"])
-
-model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
-classes = model.embed_classes(AutoTokenizer.from_pretrained(folder), ["cat", "dog", "grass"])
-maps = model.segment(processor(image, return_tensors="pt").pixel_values, classes)
-processor.post_process_semantic_segmentation(maps, target_sizes=[image.size[::-1]])
-```
-"""
+    write_converted_card(folder, model.config, source, text_source)
 
 
 def verify(folder: Path, reference: Path, tolerance: float) -> None:

@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from foundation.command import run_command
 from foundation.files import write_text
 from foundation.tables import markdown
+from model_cards.rendering import render_card
 from model_cards.results import STUDENT, Measurement, Results, Source, build_tables
 from modeling_radio import RadioConfig, RadioModel
 
 
 LICENSE = "other"
 """License identifier of the weights unless told otherwise: who publishes them decides, by teachers and images."""
-TEMPLATES = Path(__file__).parent / "templates"
 PICTURE = "features.png"
 """A picture of this name in the checkpoint folder is shown in the card."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -91,20 +90,15 @@ def build_card(
     config = _read_config(checkpoint)
     results = results or Results(measurements=[])
     height, width = config.preferred_resolution
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
-    text = environment.get_template("checkpoint.md").render(
-        card_data=_card_data(results, title, license).to_yaml(),
+    return render_card(
+        "checkpoint.md",
+        config,
+        _card_data(results, title, license),
+        model_id or str(checkpoint),
         title=title,
-        source=model_id or str(checkpoint),
         license=_license_sentence(license),
-        config=config,
         parameters=count_parameters(config),
-        native_differences=config.native_differences(),
         results=results,
         teacher_names=[teacher.name for teacher in results.teachers],
         tables=build_tables(results.measurements),
@@ -118,7 +112,6 @@ def build_card(
         sources=_sources_table,
         flat=_flat,
     )
-    return ModelCard(text)
 
 
 def write_card(

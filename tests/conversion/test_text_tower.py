@@ -1,7 +1,10 @@
 """A text tower packed with a converted checkpoint."""
 
+import re
+
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForZeroShotImageClassification, AutoTokenizer, BertConfig, BertModel, Siglip2Tokenizer
 
@@ -59,7 +62,9 @@ def test_packed_folder_still_equals_the_reference(reference, checkpoint, width, 
     assert main([*command, "--verify", expected]) == 0
 
 
-def test_packed_folder_opens_with_trust_and_describes_itself(checkpoint, width, save_teacher, tmp_path):
+def test_packed_folder_opens_with_trust_and_describes_itself(
+    checkpoint, width, save_teacher, tmp_path, monkeypatch, capsys
+):
     output = tmp_path / "output"
     assert main([str(checkpoint), str(output), "--text-tower", str(save_teacher("siglip", width))]) == 0
     model = AutoModelForZeroShotImageClassification.from_pretrained(output, trust_remote_code=True)
@@ -68,6 +73,10 @@ def test_packed_folder_opens_with_trust_and_describes_itself(checkpoint, width, 
     text = (output / "README.md").read_text()
     assert f"siglip-{width}" in text
     assert str(tmp_path) not in text
+    Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)), {})
+    assert "'label': 'a dog'" in capsys.readouterr().out
 
 
 def test_adaptor_is_chosen_by_name(checkpoint, width, save_teacher, tmp_path, capsys):

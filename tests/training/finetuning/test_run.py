@@ -193,7 +193,7 @@ def test_settings_that_do_not_fit(base, class_folders, tmp_path, options, messag
     ("variables", "message"),
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported: launch with DDP or FSDP"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP of version 1 is not supported: set `fsdp_version"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP version 1 is not supported: set `fsdp_version"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "`quantize` 4 is not supported with FSDP: launch with"),
     ],
 )
