@@ -1,1 +1,1 @@
-"""Other people's checkpoints to ours and back, and exports."""
+"""NVIDIA's checkpoints to ours and back; ONNX."""

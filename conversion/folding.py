@@ -1,4 +1,4 @@
-"""Folds what native readers do not know into the linear layers: spectral reparametrisation and LayerScale."""
+"""Folds what native readers do not know into the linear layers: spectral reparametrization and LayerScale."""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-SPECTRAL_OFFSET = 0.05
-"""Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680)."""
+MIN_SCALE = 0.05
+"""Least spectral norm that RADIO's sigmaReparam can express (PHI-S, appendix A.7, https://arxiv.org/abs/2410.01680).
+
+`training.student.spectral`, which nothing here may import, has the same number under the same name.
+"""
 _PARAMETRIZED = re.compile(r"(?P<layer>.+)\.parametrizations\.weight\.(?P<part>.+)")
 _SPECTRAL_PART = re.compile(r"0\.(?:parts\.\d+\.)?(?:scale|_u|_v|_sn_version)")
 _LAYER_SCALE = re.compile(r"(?P<block>radio_model\.model\.blocks\.\d+)\.(?P<scale>ls[12])\.grandma")
@@ -23,14 +26,14 @@ def spectral_epsilon(args: Mapping[str, object]) -> float:
 
 
 def fold_spectral(state: Mapping[str, Tensor], epsilon: float = 1e-6) -> dict[str, Tensor]:
-    """Replace each spectrally reparametrised weight by its effective value.
+    """Replace each spectrally reparametrized weight by its effective value.
 
     sigmaReparam: w' = w * (softplus(s) + 0.05) / sigma(w), with sigma from the stored singular vectors after one step
     of power iteration. The qkv projection is split into three parts and SwiGLU's `w12` into two, each with its own
     norm; a part without one (the values, in some runs) stays as it is.
 
     Args:
-        state: Weights; layers that are not reparametrised pass through.
+        state: Weights; layers that are not reparametrized pass through.
         epsilon: Added to sigma.
 
     Returns:
@@ -68,12 +71,12 @@ def _normalized(state: Mapping[str, Tensor], weight: Tensor, prefix: str, epsilo
         return weight
     missing = [f"{prefix}{name}" for name in ("_u", "_v") if f"{prefix}{name}" not in state]
     if missing:
-        raise ValueError(f"Spectral reparametrisation lacks {', '.join(missing)}.")
+        raise ValueError(f"Spectral reparametrization lacks {', '.join(missing)}.")
     # The first runs stored the norm itself, and no version; some store copies of it in further columns.
     scale = state[f"{prefix}scale"].flatten()[0].float()
     version = state.get(f"{prefix}_sn_version")
     if version is not None and int(version) >= 2:
-        scale = F.softplus(scale) + SPECTRAL_OFFSET
+        scale = F.softplus(scale) + MIN_SCALE
     # NVIDIA's loader folds a module that is still in training mode, which takes one more step of the power iteration:
     # published outputs have that step in them.
     left = F.normalize(torch.mv(weight, state[f"{prefix}_v"]), dim=0, eps=epsilon)

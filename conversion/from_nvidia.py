@@ -40,7 +40,7 @@ def convert(
 ) -> RadioModel:
     """Open a checkpoint of NVIDIA's as our model.
 
-    Moving-average weights are preferred. Spectral reparametrisation and the backbone's LayerScale are folded into the
+    Moving-average weights are preferred. Spectral reparametrization and the backbone's LayerScale are folded into the
     linear layers, so that a saved folder opens as transformers' native RADIO model too.
 
     Args:
@@ -102,7 +102,7 @@ def _select_adaptors(
 
 
 def _build_model(config: RadioConfig, state: Mapping[str, Tensor]) -> RadioModel:
-    """Build the network without memory of its own; the file's tensors become its weights."""
+    """Build the network on the meta device; `_load` assigns the file's tensors."""
     with torch.device("meta"):
         model = RadioModel(config)
     config.dtype = state["radio_model.model.patch_generator.pos_embed"].dtype

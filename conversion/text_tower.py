@@ -16,7 +16,7 @@ DUAL_ENCODERS = ("siglip", "siglip2", "clip")
 """`model_type` of the teachers with a text tower that `RadioForZeroShotImageClassification` knows."""
 
 CANONICAL_SAMPLE = "a photo of a cat"
-"""A text that canonicalisation leaves as it is."""
+"""A text that canonicalization leaves as it is."""
 
 
 def add_text_tower(
@@ -35,16 +35,16 @@ def add_text_tower(
 
     Raises:
         ValueError: If the source is no SigLIP, SigLIP2 or CLIP, fits no adaptor, or has a tokenizer that cannot be
-            made to canonicalise texts.
+            made to canonicalize texts.
         OSError: If the source cannot be read.
     """
     if not Path(source).exists() and str(source).count("/") != 1:
-        raise ValueError(f"The text tower's source {str(source)!r} is neither a folder nor a Hub name.")
+        raise ValueError(f"`text_tower` must be a folder or a Hub name ORG/NAME, got {str(source)!r}.")
     model_type = AutoConfig.from_pretrained(source).model_type
     if model_type not in DUAL_ENCODERS:
         raise ValueError(
-            f"The text tower's source {str(source)!r} has `model_type` {model_type!r}; it must be one of "
-            f"{', '.join(DUAL_ENCODERS)}, with both towers."
+            f"`text_tower` must have both towers and one of the model types {', '.join(DUAL_ENCODERS)}, got "
+            f"{model_type!r} in {str(source)!r}."
         )
     joined = RadioForZeroShotImageClassification.from_parts(
         model, AutoModel.from_pretrained(source, dtype="auto"), text_adaptor
@@ -54,17 +54,18 @@ def add_text_tower(
 
 
 def canonicalizing(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that canonicalises texts by itself, for a SigLIP tower.
+    """Return a tokenizer that canonicalizes texts by itself, for a SigLIP tower.
 
-    As OpenCLIP's `canonicalize`: underscores become spaces, punctuation goes, letters become small, runs of white space
-    become one space. The steps are part of `tokenizer.json`, so that no user can forget them.
+    As OpenCLIP's `canonicalize`: underscores become spaces, punctuation goes, letters become lowercase, runs of white
+    space become one space. The steps are part of `tokenizer.json`, so that no user can forget them.
 
     Args:
         tokenizer: The tower's own. transformers' `SiglipTokenizer` does this already and is returned as it is.
         max_length: Length in tokens that texts are padded and cut to.
 
     Raises:
-        ValueError: If the tokenizer is not one of the `tokenizers` library, or would read canonical texts otherwise.
+        ValueError: If the tokenizer is not one of the `tokenizers` library, or would tokenize canonical texts
+            differently.
 
     References:
         https://github.com/NVlabs/RADIO/pull/142
@@ -73,7 +74,7 @@ def canonicalizing(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTr
         return tokenizer
     if not tokenizer.is_fast:
         raise ValueError(
-            f"The text tower's tokenizer, a {type(tokenizer).__name__}, cannot be made to canonicalise texts: it must "
+            f"The text tower's tokenizer, a {type(tokenizer).__name__}, cannot be made to canonicalize texts: it must "
             "be a fast one, with a `tokenizer.json`."
         )
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -90,8 +91,8 @@ def canonicalizing(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTr
     )
     if result(CANONICAL_SAMPLE).input_ids != tokenizer(CANONICAL_SAMPLE).input_ids:
         raise ValueError(
-            f"The text tower's tokenizer, a {type(tokenizer).__name__}, reads {CANONICAL_SAMPLE!r} otherwise once it "
-            "is written as `tokenizer.json`: it does more than that file can tell."
+            f"The text tower's tokenizer, a {type(tokenizer).__name__}, tokenizes {CANONICAL_SAMPLE!r} differently "
+            "once it is written as `tokenizer.json`: it does more than that file can tell."
         )
     return result
 

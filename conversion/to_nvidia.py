@@ -45,7 +45,7 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
     """Return what a training file of NVIDIA's would hold for a model.
 
     Weights that conversion folded stay folded: LayerScale is written as ones where the architecture has it, and the
-    arguments say that nothing is spectrally reparametrised. All other tensors are the model's own. Aligned corners of
+    arguments say that nothing is spectrally reparametrized. All other tensors are the model's own. Aligned corners of
     the position table are not in this format: NVIDIA's code knows none.
 
     Args:
@@ -135,7 +135,7 @@ def _architecture_args(config: RadioConfig) -> dict[str, Any]:
     if config.use_swiglu_ffn or config.use_patch_bias:
         raise ValueError("NVIDIA's code has no ViT with SwiGLU or a patch bias other than its DINOv2-shaped g model.")
     if config.patch_size not in (14, 16):
-        raise ValueError(f"NVIDIA's code has ViTs of patch 14 and 16 only, not {config.patch_size}.")
+        raise ValueError(f"`patch_size` must be 14 or 16 in NVIDIA's code, got {config.patch_size}.")
     if config.use_layer_scale and config.patch_size != 16:
         raise ValueError("NVIDIA's code has LayerScale in ViTs of patch 16 only.")
     kwargs: dict[str, Any] = {
@@ -165,7 +165,7 @@ def _teachers(config: RadioConfig, *, per_teacher: bool) -> list[dict[str, Any]]
     if len(by_token) < len(teachers):
         raise ValueError("NVIDIA's code gives each adaptor its own class token; here two adaptors share one.")
     if list(config.summary_idxs or []) != sorted(config.summary_idxs or []):
-        raise ValueError(f"NVIDIA's code orders the summary by class token; here it is {config.summary_idxs}.")
+        raise ValueError(f"`summary_idxs` must ascend in NVIDIA's code, got {config.summary_idxs}.")
     return [
         by_token.get(token, {"name": f"teacher_{token}"}) | {"use_summary": token in (config.summary_idxs or [])}
         for token in range(config.num_cls_tokens)

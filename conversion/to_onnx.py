@@ -83,7 +83,7 @@ def export_onnx(
     step = size_step(model, window_size)
     largest = model.max_resolution // step
     if largest < 2:
-        raise ValueError(f"`window_size` {window_size} leaves fewer than two windows in {model.max_resolution} px.")
+        raise ValueError(f"`window_size` must leave two windows in {model.max_resolution} px, got {window_size}.")
     wrapped = OnnxRadio(model.eval(), names, window_size).eval()
     rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
     # Different sizes, none of them 1, so that the tracer takes none for a constant or two for one.

@@ -130,7 +130,7 @@ def write_card(
 
 def _read_config(checkpoint: Path) -> RadioConfig:
     if not any((checkpoint / name).is_file() for name in WEIGHTS):
-        raise ValueError(f"{checkpoint} is no checkpoint folder: it has no {WEIGHTS[0]}")
+        raise ValueError(f"{checkpoint} is no checkpoint folder: it has no {WEIGHTS[0]}.")
     try:
         model_type = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"]
         if model_type != RadioConfig.model_type:  # transformers would only warn

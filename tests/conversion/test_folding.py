@@ -12,8 +12,8 @@ from conversion.folding import fold_layer_scale, fold_spectral, has_layer_scale,
 LAYER = "base_model.blocks.0.attn.qkv"
 
 
-def reparametrised(layer: str, weight: torch.Tensor, norm: float, part: str = "") -> dict[str, torch.Tensor]:
-    """A spectrally reparametrised layer whose effective weight has the given norm; exact singular vectors."""
+def reparametrized(layer: str, weight: torch.Tensor, norm: float, part: str = "") -> dict[str, torch.Tensor]:
+    """A spectrally reparametrized layer whose effective weight has the given norm; exact singular vectors."""
     prefix = f"{layer}.parametrizations.weight.0.{part}"
     left, _, right = torch.linalg.svd(weight)
     scale = torch.tensor(norm - 0.05).expm1().log()  # softplus of it plus 0.05 is the norm
@@ -37,7 +37,7 @@ def test_published_weights_are_reproduced(reference, training_file):
 
 def test_effective_weight_has_the_learned_norm():
     weight = torch.randn(6, 4)
-    folded = fold_spectral({f"{LAYER}.parametrizations.weight.original": weight, **reparametrised(LAYER, weight, 1.7)})
+    folded = fold_spectral({f"{LAYER}.parametrizations.weight.original": weight, **reparametrized(LAYER, weight, 1.7)})
     assert folded.keys() == {f"{LAYER}.weight"}
     assert torch.linalg.matrix_norm(folded[f"{LAYER}.weight"], 2).item() == pytest.approx(1.7, rel=1e-5)
 
@@ -46,7 +46,7 @@ def test_parts_have_norms_of_their_own_and_one_may_have_none():
     weight = torch.randn(12, 4)
     state = {f"{LAYER}.parametrizations.weight.original": weight}
     for index, norm in ((0, 0.5), (1, 2.0)):
-        state |= reparametrised(LAYER, weight.chunk(3)[index], norm, f"parts.{index}.")
+        state |= reparametrized(LAYER, weight.chunk(3)[index], norm, f"parts.{index}.")
     query, key, value = fold_spectral(state)[f"{LAYER}.weight"].chunk(3)
     assert torch.linalg.matrix_norm(query, 2).item() == pytest.approx(0.5, rel=1e-5)
     assert torch.linalg.matrix_norm(key, 2).item() == pytest.approx(2.0, rel=1e-5)
@@ -57,7 +57,7 @@ def test_gate_and_value_of_swiglu_are_two_parts():
     layer, weight = "base_model.inner.blocks.0.mlp.w12", torch.randn(8, 4)
     state = {f"{layer}.parametrizations.weight.original": weight}
     for index, norm in ((0, 0.5), (1, 2.0)):
-        state |= reparametrised(layer, weight.chunk(2)[index], norm, f"parts.{index}.")
+        state |= reparametrized(layer, weight.chunk(2)[index], norm, f"parts.{index}.")
     gate, value = fold_spectral(state)[f"{layer}.weight"].chunk(2)
     assert torch.linalg.matrix_norm(gate, 2).item() == pytest.approx(0.5, rel=1e-5)
     assert torch.linalg.matrix_norm(value, 2).item() == pytest.approx(2.0, rel=1e-5)
@@ -65,7 +65,7 @@ def test_gate_and_value_of_swiglu_are_two_parts():
 
 def test_first_version_stores_the_norm_itself_with_copies():
     weight = torch.randn(6, 4)
-    state = {f"{LAYER}.parametrizations.weight.original": weight, **reparametrised(LAYER, weight, 1.0)}
+    state = {f"{LAYER}.parametrizations.weight.original": weight, **reparametrized(LAYER, weight, 1.0)}
     prefix = f"{LAYER}.parametrizations.weight.0."
     del state[f"{prefix}_sn_version"]
     state[f"{prefix}scale"] = torch.full((1, 4), 3.0)
@@ -81,7 +81,7 @@ def test_other_parametrizations_are_left_to_be_refused():
 
 def test_missing_singular_vectors_are_named():
     weight = torch.randn(6, 4)
-    state = {f"{LAYER}.parametrizations.weight.original": weight, **reparametrised(LAYER, weight, 1.0)}
+    state = {f"{LAYER}.parametrizations.weight.original": weight, **reparametrized(LAYER, weight, 1.0)}
     del state[f"{LAYER}.parametrizations.weight.0._v"]
     with pytest.raises(ValueError, match=r"lacks .*weight\.0\._v\."):
         fold_spectral(state)

@@ -105,15 +105,15 @@ def test_adaptor_without_a_tower_is_refused(checkpoint, tmp_path, capsys):
 def test_source_that_is_no_dual_encoder_is_refused(checkpoint, tmp_path):
     config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=8)
     BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has `model_type` 'bert'; it must be one of siglip, siglip2, clip"):
+    with pytest.raises(ValueError, match="one of the model types siglip, siglip2, clip, got 'bert' in"):
         add_text_tower(convert(checkpoint), tmp_path)
 
 
 def test_missing_source_is_one_clear_line(checkpoint, tmp_path, capsys):
     assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(tmp_path / "nowhere")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("from_nvidia: error: The text tower's source ")
-    assert error.endswith("is neither a folder nor a Hub name.\n")
+    assert error.startswith("from_nvidia: error: `text_tower` must be a folder or a Hub name ORG/NAME, got '")
+    assert error.endswith("nowhere'.\n")
 
 
 def test_clip_keeps_its_tokenizer(checkpoint, save_teacher, width):
@@ -155,7 +155,7 @@ def test_slow_tokenizers_are_refused(word_tokenizer):
         is_fast = False
 
     with pytest.raises(
-        ValueError, match="a SlowTokenizer, cannot be made to canonicalise texts: it must be a fast one"
+        ValueError, match="a SlowTokenizer, cannot be made to canonicalize texts: it must be a fast one"
     ):
         canonicalizing(SlowTokenizer(), 16)
 
@@ -166,5 +166,5 @@ def test_tokenizers_that_do_more_than_their_file_are_refused(word_tokenizer):
             return super().__call__(text.upper(), **options)
 
     tokenizer = Shouting(tokenizer_object=word_tokenizer.backend_tokenizer, unk_token="<unk>")
-    with pytest.raises(ValueError, match="a Shouting, reads 'a photo of a cat' otherwise once"):
+    with pytest.raises(ValueError, match="a Shouting, tokenizes 'a photo of a cat' differently once"):
         canonicalizing(tokenizer, 16)

@@ -104,8 +104,8 @@ def test_our_own_network_describes_itself(tmp_path):
     ("overrides", "message"),
     [
         ({"use_swiglu_ffn": True}, "no ViT with SwiGLU"),
-        ({"patch_size": 8}, "patch 14 and 16 only, not 8"),
-        ({"summary_idxs": [1, 0]}, "orders the summary by class token"),
+        ({"patch_size": 8}, "`patch_size` must be 14 or 16 in NVIDIA's code, got 8"),
+        ({"summary_idxs": [1, 0]}, "`summary_idxs` must ascend in NVIDIA's code"),
         ({"adaptors": [{"name": "a", **HEAD}, {"name": "b", **HEAD}]}, "its own class token"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Spectral reparametrization: linear weights of bounded spectral norm, which keeps activations at high resolution tame.
+"""Spectral reparametrization: linear weights of bounded norm, which keeps activations bounded at high resolution.
 
 A weight w becomes `w * (softplus(s) + 0.05) / sigma(w)`: sigma(w) is its largest singular value, estimated by power
 iteration, and s a learned scale that weight decay pulls on.
@@ -18,13 +18,13 @@ from torch.nn.utils import parametrize
 from modeling_radio import RadioModel
 
 
-MIN_SCALE = 0.05  # as in NVIDIA's inference code
+MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `conversion.folding`, which may not be imported here
 SCALE_SUFFIX = "parametrizations.weight.0.scale"  # how the names of the scales end
 START_ITERATIONS = 15  # as in torch.nn.utils.parametrizations.spectral_norm
 
 
 class SpectralScale(nn.Module):
-    """Parametrisation of one weight `(outputs, inputs)`; that of a joint qkv projection is scaled in three parts.
+    """Parametrization of one weight `(outputs, inputs)`; that of a joint qkv projection is scaled in three parts.
 
     `iterate` renews the estimate of the spectral norm. It is called once per step, outside of `forward`, so that
     accumulated parts and recomputed activations see the same weight.
