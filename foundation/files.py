@@ -107,5 +107,5 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second, save_file the third
         system_says = error.strerror if isinstance(error, OSError) else None
-        reason = system_says or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = system_says or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WriteError(f"Cannot write {str(path)!r}: {reason}. What was saved before is intact.") from error

@@ -1,0 +1,80 @@
+"""What counts as equal to stored outputs, and how it is shown."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conversion.from_nvidia import convert
+from conversion.verification import Comparison, compare_with_reference, format_comparisons, largest_difference
+
+
+@pytest.fixture
+def model(reference):
+    return convert(reference / "radio_v2_tiny" / "checkpoint.pth.tar")
+
+
+@pytest.fixture
+def write_changed(reference, tmp_path):
+    """Return a function that writes the stored outputs of a case with one of them changed."""
+    stored = load_file(reference / "radio_v2_tiny" / "expected.safetensors")
+    size = next(key for key in stored if key.endswith("/image_uint8")).partition("/")[0]
+
+    def write(key, change):
+        name = f"{size}/{key}"
+        changed = {**stored, name: change(stored[f"{size}/global/backbone/summary"])}
+        save_file({key: tensor.contiguous() for key, tensor in changed.items()}, tmp_path / "stored.safetensors")
+        return name, tmp_path / "stored.safetensors"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda summary: summary + 0.5, pytest.approx(0.5, abs=1e-4)),
+        (lambda summary: summary[:, 1:], float("inf")),
+        (lambda summary: summary * float("nan"), float("inf")),
+    ],
+    ids=["values", "shape", "not a number"],
+)
+def test_every_kind_of_difference_is_seen(change, difference, model, write_changed):
+    key, path = write_changed("global/backbone/summary", change)
+    found = {comparison.key: comparison.difference for comparison in compare_with_reference(model, path)}
+    assert found.pop(key) == difference
+    assert max(found.values()) <= 1e-5
+
+
+def test_outputs_of_an_absent_adaptor_are_no_difference(model, write_changed):
+    key, path = write_changed("window3/absent/summary", torch.clone)
+    comparisons = compare_with_reference(model, path)
+    assert {comparison.key: comparison.difference for comparison in comparisons}[key] is None
+    assert largest_difference(comparisons) <= 1e-5
+
+
+@pytest.mark.parametrize("content", [b"text", None], ids=["another file", "no file"])
+def test_an_unreadable_reference_is_refused_by_name(content, model, tmp_path):
+    path = tmp_path / "stored.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"Cannot read the reference '.*stored\.safetensors'"):
+        compare_with_reference(model, path)
+
+
+def test_a_reference_of_nothing_in_common_is_refused(model, tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "stored.safetensors")
+    with pytest.raises(ValueError, match="holds no output of this model"):
+        compare_with_reference(model, tmp_path / "stored.safetensors")
+
+
+def test_table_has_a_line_for_each_size_and_mode():
+    comparisons = [
+        Comparison("32x48/global/backbone/summary", 1e-7),
+        Comparison("32x48/global/backbone/features", 1e-3),
+        Comparison("32x48/window2/absent/features", None),
+        Comparison("32x48/intermediates/dense/3/features", 0.0),
+    ]
+    assert [line.split() for line in format_comparisons(comparisons, 1e-5).splitlines()[1:]] == [
+        ["32x48", "global", "2", "1.00e-03", "beyond", "1e-05"],
+        ["32x48", "window2", "0", "not", "in", "this", "model"],
+        ["32x48", "intermediates", "dense", "1", "0.00e+00", "ok"],
+    ]

@@ -1,0 +1,57 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from foundation.interruption import StopRequest, ignore_stop_signals
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    before = {number: signal.getsignal(number) for number in StopRequest.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", StopRequest.SIGNALS)
+def test_the_first_signal_only_asks(number):
+    with StopRequest() as stop:
+        assert not stop.is_set
+        os.kill(os.getpid(), number)
+        assert stop.is_set
+
+
+def test_the_second_signal_interrupts_at_once():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_set
+
+
+def test_handlers_come_back():
+    before = [signal.getsignal(number) for number in StopRequest.SIGNALS]
+    with StopRequest():
+        assert signal.getsignal(signal.SIGINT) not in before
+    assert [signal.getsignal(number) for number in StopRequest.SIGNALS] == before
+
+
+def test_another_thread_may_enter_it():
+    seen = []
+
+    def enter():
+        with StopRequest() as stop:
+            seen.append(stop.is_set)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+def test_data_workers_live_on():
+    ignore_stop_signals()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
