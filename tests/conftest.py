@@ -1,7 +1,10 @@
 """Settings for every test: no network, and remote code cached away from the user's own cache."""
 
+import functools
+import http.server
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +32,41 @@ from transformers import (
 )
 
 
+PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Give every test the same random numbers whichever tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Use one thread: the networks of these tests are so small that threads only wait for each other."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files and says nothing of it."""
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def url() -> Iterator[str]:
+    """The address of a photograph on a server of our own, since pipelines also take addresses of images."""
+    handler = functools.partial(QuietHandler, directory=str(PHOTOGRAPH.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/{PHOTOGRAPH.name}"
+        server.shutdown()
+        thread.join()
 
 
 VISION = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 16}

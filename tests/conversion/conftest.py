@@ -23,12 +23,8 @@ HUB_PREFIXES = {
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny layers wait for each other's threads on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread):
+    """Use one thread in all tests of this folder."""
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from tiny_distillation import RECIPE, install_tiny_world
@@ -85,15 +84,6 @@ def write_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         return str(folder)
 
     return write
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Use one thread: the networks of these tests are so small that threads only wait for each other."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture

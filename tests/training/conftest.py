@@ -1,6 +1,6 @@
 """Fixtures of all tests of `training`."""
 
-from training_fixtures import _own_accelerator, one_thread, recipe_file, tiny_world, write_source
+from training_fixtures import _own_accelerator, recipe_file, tiny_world, write_source
 
 
-__all__ = ["_own_accelerator", "one_thread", "recipe_file", "tiny_world", "write_source"]
+__all__ = ["_own_accelerator", "recipe_file", "tiny_world", "write_source"]

@@ -9,6 +9,7 @@ from conversion.from_nvidia import convert
 
 
 timm = pytest.importorskip("timm")
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHRUNK = {"embed_dim": 48, "depth": 3, "num_heads": 4}
 TEACHERS = {"v3": ["clip", "siglip2-g", "dino_v2", "sam"], "v4": ["siglip2-g", "dino_v3", "sam3"]}
 # timm's list of published models with aligned corners in the position table.

@@ -1,7 +1,5 @@
 """A tiny model, and held-out images that their colors tell apart."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from drawn_assets import assets
@@ -55,9 +53,5 @@ def _painted(labels: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Hand tiny tensors to one thread: on a busy machine, waiting for others takes a hundred times longer."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+def _one_thread(one_thread: None) -> None:
+    """Use one thread in all tests of this folder."""
