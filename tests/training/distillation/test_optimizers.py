@@ -4,7 +4,6 @@ import torch
 from modeling_radio import RadioConfig, RadioModel
 from training.distillation.optimizers import build_optimizer, parameter_groups
 from training.recipe import OptimizerRecipe
-from training.student.parameters import trunk_parameters
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +23,6 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(model: RadioMod
     assert {f"{generator}.pos_embed", f"{generator}.cls_token.token"} <= groups[1]
     assert {f"{generator}.embedder.weight", "radio_model.adaptors.t.feat_mlp.fc1.weight"} <= groups[0]
     assert not any(name.endswith("bias") for name in groups[0])
-
-
-def test_trunk_is_everything_but_the_adaptors(model: RadioModel) -> None:
-    num_adaptor = sum(p.numel() for p in model.radio_model.adaptors.parameters())
-    assert sum(p.numel() for p in trunk_parameters(model)) == model.num_parameters() - num_adaptor
 
 
 def test_unknown_optimizer_is_refused(model: RadioModel) -> None:

@@ -1,0 +1,33 @@
+import pytest
+import torch
+from torch import nn
+
+from modeling_radio import RadioConfig, RadioModel
+from training.student.parameters import is_decayed, trunk_parameters
+from training.student.spectral import SCALE_SUFFIX
+
+
+@pytest.fixture(scope="module")
+def model() -> RadioModel:
+    adaptor = {"name": "t", "summary_dim": 4, "feature_dim": 4, "hidden_size": 8}
+    return RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1, adaptors=[adaptor]))
+
+
+def test_trunk_is_everything_but_the_adaptors(model: RadioModel) -> None:
+    num_adaptor = sum(p.numel() for p in model.radio_model.adaptors.parameters())
+    assert sum(p.numel() for p in trunk_parameters(model)) == model.num_parameters() - num_adaptor
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("blocks.0.mlp.fc1.weight", (8, 4), True),
+        (f"blocks.0.mlp.fc1.{SCALE_SUFFIX}", (1, 1), True),
+        ("blocks.0.mlp.fc1.bias", (8,), False),
+        ("blocks.0.norm1.weight", (4,), False),
+        ("patch_generator.pos_embed", (1, 16, 4), False),
+        ("patch_generator.cls_token.token", (8, 4), False),
+    ],
+)
+def test_matrices_decay_but_not_positions_and_prefix_tokens(name: str, shape: tuple[int, ...], expected: bool) -> None:
+    assert is_decayed(name, nn.Parameter(torch.zeros(shape))) is expected
