@@ -1,0 +1,86 @@
+"""A teacher that can be checked by eye (mean colors of cells), and the images, recipes and caches it is tested on."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from training.losses.mesa import mesa_loss
+from training.recipe import DataRecipe, MesaRecipe, PartitionRecipe, Recipe, TeacherRecipe, ViewsRecipe
+from training.targets.examples import TargetSource
+from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
+from training.teachers.base import TeacherOutput
+from training.views.batches import BatchPlan
+
+
+PATCH = 16
+SIDE = 80
+NUM_IMAGES = 6
+CPU = torch.device("cpu")
+
+
+class MeanColor(nn.Module):
+    """A teacher whose features are the mean colors of cells: equivariant to whole-cell shifts and mirroring."""
+
+    def __init__(self, cell_px: int = PATCH, has_summary: bool = True) -> None:
+        super().__init__()
+        self.cell_px, self.has_summary = cell_px, has_summary
+
+    def forward(self, pixel_values: Tensor) -> TeacherOutput:
+        features = nn.functional.avg_pool2d(pixel_values, self.cell_px)
+        return TeacherOutput(features.mean((2, 3)) if self.has_summary else None, features)
+
+
+class Images(Dataset[Tensor]):
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (NUM_IMAGES, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+
+    def __len__(self) -> int:
+        return NUM_IMAGES
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def recipe_with(views: ViewsRecipe, **partition) -> Recipe:
+    return Recipe(
+        name="test",
+        teachers=[TeacherRecipe(name="coarse", kind="k"), TeacherRecipe(name="fine", kind="k")],
+        data=DataRecipe(source="s", image_size_px=SIDE, num_workers=0),
+        views=views,
+        partitions=[PartitionRecipe(**{"sizes_px": [48, 64], "batch_size": 4, **partition})],
+    )
+
+
+TEACHERS = {"coarse": MeanColor(), "fine": MeanColor(8, has_summary=False)}
+
+
+def open_cache(recipe: Recipe, folder: Path) -> FeatureCache:
+    contents = CacheContents.of(recipe, PATCH, NUM_IMAGES)
+    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
+    write_feature_cache(folder, contents, Images(), answers)
+    return FeatureCache(folder, contents)
+
+
+def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
+    """Run the mean colors as student and as average alike over the steps of a plan."""
+    plan, network = BatchPlan(recipe, NUM_IMAGES), MeanColor()
+    losses = []
+    for _, example in source.examples(lambda: plan.steps(0, 6)):
+        if example.average is None:
+            continue
+        student, average = (network(pixels).features for pixels in (example.pixel_values, example.average.pixel_values))
+        losses.append(mesa_loss(student, average, example.average.shift).item())
+    return losses
+
+
+def check_the_average_view(source: TargetSource, recipe: Recipe) -> None:
+    """The moving average sees another crop than the student, and the shift says where it lies."""
+    recipe.mesa = MesaRecipe(weight=1.0, start_step=2)
+    losses = mesa_of(source, recipe)
+    assert len(losses) == 4  # none before its start
+    assert max(losses) < 1e-4
+    examples = [example for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES).steps(2, 6))]
+    assert torch.cat([example.average.shift for example in examples]).any(0).all()
