@@ -93,4 +93,7 @@ def fold_spectral_scales(model: nn.Module) -> None:
     """Replace every reparametrized weight by its value, under its plain name, in place."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module, "weight"):
+            # Torch takes the property `weight` off the class, which a deep copy shares with what it was copied from.
+            shared = type(module)
+            module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

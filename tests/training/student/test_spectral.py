@@ -100,6 +100,7 @@ def test_folding_leaves_plain_weights_of_the_same_values() -> None:
     assert folded.state_dict().keys() == keys
     torch.testing.assert_close(folded(pixel_values).features, expected)
     assert names_of_scales(model)  # the copy alone was folded
+    torch.testing.assert_close(model(pixel_values).features, expected)
 
 
 def test_scales_decay_and_stay_out_of_muons_matrices() -> None:
