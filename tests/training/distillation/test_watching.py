@@ -1,41 +1,22 @@
 """What a person sees of a run: parts alone, and whole runs on the tiny world of `tiny_distillation.py`."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
-import numpy as np
 import pytest
 import tiny_distillation as tiny
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation import tracking, watching
-from training.distillation.held_out_pictures import HeldOutPictures, picture_source
-from training.distillation.tracking import check_trackers
+from training.distillation import watching
 from training.distillation.watching import NUM_NORM_IMAGES, PARTS, StepWatch, measure_block_norms
-from training.pictures.features import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
-from training.recipe import RecipeError, load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """20 pictures, of which the folder's rule holds out two."""
-    folder = tmp_path / "pictures-to-show"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for number in range(20):
-        Image.fromarray(generator.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(folder / f"{number}.png")
-    return folder
 
 
 # Parts of a step
@@ -148,40 +129,6 @@ def test_an_outlier_patch_shows_in_the_maximum_of_its_block() -> None:
     assert after["block_norm_max/01"] > 10 * before["block_norm_max/01"]
 
 
-# Trackers
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("tensorbord", "Did you mean 'tensorboard'"), ("wandb", "'wandb' needs a package .*run `pip install wandb`")],
-)
-def test_unusable_trackers_are_refused(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["tensorboard"])
-    check_trackers(["tensorboard"])
-    with pytest.raises(RecipeError, match=message):
-        check_trackers(["tensorboard", name])
-
-
-def test_pictures_go_to_the_trackers_that_take_them(tmp_path: Path) -> None:
-    class Tracker:
-        def __init__(self, name: str) -> None:
-            self.name, self.calls = name, []
-
-        def log_images(self, values: dict, step: int, **options: str) -> None:
-            self.calls.append((values["held_out"], step, options))
-
-    trackers = [Tracker(name) for name in ("tensorboard", "wandb", "mlflow")]
-    accelerator = cast(Accelerator, SimpleNamespace(trackers=trackers, is_main_process=True))
-    log = tracking.ProgressLog(accelerator, load_recipe("demo").logging, 0, 10, 4)
-    Image.new("RGBA", (5, 3), (10, 20, 30, 255)).save(tmp_path / "picture.png")
-    log.record_picture(7, tmp_path / "picture.png")
-    log.close()
-    for tracker, options in zip(trackers[:2], ({"dataformats": "NHWC"}, {}), strict=True):
-        ((pixels, step, given),) = tracker.calls
-        assert (pixels.shape, pixels[0, 0, 0].tolist(), step, given) == ((1, 3, 5, 3), [10, 20, 30], 7, options)
-    assert trackers[2].calls == []
-
-
 # Whole runs
 
 
@@ -240,64 +187,3 @@ def test_pictures_are_files_and_in_tensorboard(recipe_file: str, folder: Path) -
     with Image.open("run/pictures/step-8.png") as picture:
         assert (event.width, event.height) == picture.size
         assert picture.width > picture.height  # five columns, two rows
-
-
-def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder: Path) -> None:
-    recipe = load_recipe(recipe_file, [f"logging.picture_source={folder}", "logging.picture_every_steps=1"])
-    teacher = tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10)
-    other = tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None)
-    pictures = HeldOutPictures.of_run(recipe, {"semantic": teacher, "segmenter": other}, CPU, Path("drawn"))
-    assert pictures is not None
-    assert pictures.pixel_values.shape == (2, 3, 48, 48)
-    answers = {"semantic": teacher(pictures.pixel_values).features, "segmenter": other(pictures.pixel_values).features}
-    with Image.open(pictures.draw(3, answers)) as picture:
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-    # Titles and caption aside, cells of a teacher and its adaptor are neighbors.
-    cell, left = CELL_INCHES * DPI, (2 * GAP_INCHES + CELL_INCHES) * DPI
-    rows = slice(round(TITLE_INCHES * DPI) + 8, round((TITLE_INCHES + CELL_INCHES) * DPI) - 8)
-    first, second = (pixels[rows, round(left + shift) + 8 : round(left + shift) + 190] for shift in (0, cell))
-    assert np.abs(first - second).mean() < 2
-    assert first.std() > 20
-
-
-def test_pictures_are_of_the_partition_that_most_teachers_see(recipe_file: str, folder: Path) -> None:
-    partitions = "[{name: low, sizes_px: [32, 48], teachers: [semantic]}, {name: high, sizes_px: [64]}]"
-    settings = [f"partitions={partitions}", f"logging.picture_source={folder}", "logging.picture_every_steps=1"]
-    teachers = {
-        "semantic": tiny.TinyTeacher("semantic", feature_dim=12, summary_dim=10),
-        "segmenter": tiny.TinyTeacher("segmenter", feature_dim=9, summary_dim=None),
-    }
-    pictures = HeldOutPictures.of_run(load_recipe(recipe_file, settings), teachers, CPU, Path("drawn"))
-    assert pictures is not None
-    assert pictures.pixel_values.shape[-1] == 64
-    cached = load_recipe(recipe_file, [*settings, "views.teachers=cached", "data.image_size_px=48"])
-    pictures = HeldOutPictures.of_run(cached, teachers, CPU, Path("drawn"))
-    assert pictures is not None
-    assert pictures.pixel_values.shape[-1] == 48
-
-
-def test_no_picture_without_held_out_images(recipe_file: str, folder: Path) -> None:
-    source = f"logging.picture_source={folder}"
-    for settings in (
-        ["logging.picture_every_steps=1"],  # the data has none
-        [source, "logging.picture_every_steps=null"],
-        [source, "logging.picture_every_steps=9"],  # of 8 steps
-    ):
-        assert HeldOutPictures.of_run(load_recipe(recipe_file, settings), {}, CPU, Path("drawn")) is None
-    assert picture_source(load_recipe(recipe_file, [f"data.source={folder}"])) == str(folder)
-    assert picture_source(load_recipe("demo")) == "demo"
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("logging.picture_source=nowhere", "`logging.picture_source` must be one of .* or a folder of images"),
-        ("logging.picture_source=lonely", "has one image only.*Give another folder, or `logging.picture_every_steps"),
-        ("logging.picture_every_steps=0", "`logging.picture_every_steps` must be above 0, or null for none; got 0"),
-    ],
-)
-def test_wrong_settings_are_refused(recipe_file: str, folder: Path, setting: str, message: str) -> None:
-    Path("lonely").mkdir()
-    (folder / "0.png").rename("lonely/0.png")
-    with pytest.raises(RecipeError, match=message):
-        HeldOutPictures.of_run(load_recipe(recipe_file, ["logging.picture_every_steps=1", setting]), {}, CPU, folder)

@@ -1,9 +1,7 @@
 import pytest
 import torch
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
-from training.pictures.curves import draw_curves, read_curves
 from training.pictures.features import draw_columns, feature_columns, fit_pca_basis, pca_colors
 
 
@@ -45,33 +43,9 @@ def test_equal_features_get_equal_colors_in_the_teachers_basis(features):
     assert not torch.equal(scaled[1].images, scaled[2].images)
 
 
-def test_recorded_losses_become_curves_by_teacher(tmp_path):
-    with SummaryWriter(str(tmp_path)) as writer:
-        for step, value in [(10, 2.0), (20, 1.5)]:
-            writer.add_scalar("features/teacher-a", value, step)
-            writer.add_scalar("learning_rate", value, step)
-        writer.add_scalar("summary/teacher-b", 0.5, 20)
-    assert read_curves(tmp_path) == {
-        "dense loss": {"teacher-a": ([10, 20], [2.0, 1.5])},
-        "summary loss": {"teacher-b": ([20], [0.5])},
-    }
-    assert read_curves(tmp_path / "missing") == {}
-
-
-def test_steps_done_twice_count_once(tmp_path):
-    for run, records in enumerate([{10: 2.0, 20: 1.5, 30: 1.4}, {20: 1.6, 30: 1.3, 40: 1.2}]):
-        with SummaryWriter(str(tmp_path), filename_suffix=f".{run}") as writer:
-            for step, value in records.items():
-                writer.add_scalar("features/a", value, step)
-    steps, values = read_curves(tmp_path)["dense loss"]["a"]
-    assert list(steps) == [10, 20, 30, 40]
-    assert values == pytest.approx([2.0, 1.6, 1.3, 1.2])
-
-
 def test_pictures_are_written_whole(features, tmp_path):
     photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     draw_columns(feature_columns(photographs, {"a": features}, {"a": features}, {}), tmp_path / "f.png", caption="x")
-    draw_curves({"loss": {"a": ([0, 1], [2.0, 1.0])}}, tmp_path / "curves.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "f.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
     with Image.open(tmp_path / "f.png") as picture:
         assert picture.height > picture.width  # three columns, four rows

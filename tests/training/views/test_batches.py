@@ -5,7 +5,6 @@ import torch
 
 from training.recipe import PartitionRecipe, Recipe, RecipeError, TeacherRecipe
 from training.views.batches import Batch, BatchPlan, divide_ranks
-from training.views.resolutions import draw_size
 
 
 def recipe_with(**partition) -> Recipe:
@@ -139,14 +138,6 @@ def test_unequal_passes_are_refused_where_ranks_must_go_together() -> None:
     BatchPlan(recipe, 20).check_equal_passes()
     with pytest.raises(RecipeError, match=r"got 1 to 3\. .*equal `accumulation_steps` \(now .*'high': 3"):
         BatchPlan(recipe, 20, num_ranks=2).check_equal_passes()
-
-
-def test_sizes_follow_their_probabilities() -> None:
-    sizes = Counter(draw_size([32, 48, 64], [1, 0, 3], 0, "size", step) for step in range(400))
-    assert sizes[48] == 0
-    assert 0.65 < sizes[64] / 400 < 0.85
-    equal = Counter(draw_size([32, 64], None, 0, "size", step) for step in range(400))
-    assert 0.4 < equal[32] / 400 < 0.6
 
 
 def test_size_is_the_window_unless_windows_are_given() -> None:
