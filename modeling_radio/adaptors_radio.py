@@ -1,27 +1,12 @@
-"""Adaptors: small heads that map the backbone's summary and features into one teacher's output space."""
+"""What maps the backbone's features into another space: the adaptors, each into its teacher's, and normalizers."""
 
-from dataclasses import dataclass
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils.generic import ModelOutput
 
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
-from .encoder_radio import RadioAttention, RadioLayerScale, RadioMLP
-
-
-@dataclass
-class RadioAdaptorOutput(ModelOutput):
-    """What one adaptor predicts of its teacher.
-
-    Attributes:
-        summary: `(batch, summary_dim)`, or `None` if the teacher has no summary.
-        features: `(batch, tokens, feature_dim)`, or `(batch, feature_dim, rows, cols)` in the "NCHW" format; an
-            upsampling adaptor has `upsample_factor` times more rows and columns than the backbone.
-    """
-
-    summary: Tensor | None = None
-    features: Tensor | None = None
+from .encoder_radio import RadioAttention, RadioBlock, RadioMLP
+from .outputs_radio import RadioAdaptorOutput
 
 
 class RadioHeadMLPv1(nn.Module):
@@ -32,11 +17,6 @@ class RadioHeadMLPv1(nn.Module):
         self.fc1 = nn.Linear(input_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
         self.fc2 = nn.Linear(hidden_size, output_size)
-
-    @property
-    def output_linear(self) -> nn.Linear:
-        """The last linear layer."""
-        return self.fc2
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.fc2(F.relu(self.norm(self.fc1(tokens))))
@@ -58,11 +38,6 @@ class RadioHeadMLP(nn.Module):
         )
         self.final = nn.Sequential(nn.LayerNorm(hidden_size), nn.GELU(), nn.Linear(hidden_size, output_size))
 
-    @property
-    def output_linear(self) -> nn.Linear:
-        """The last linear layer."""
-        return self.final[-1]  # pyrefly: ignore[bad-return]
-
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = self.fc1(tokens)
         for block in self.blocks:
@@ -70,40 +45,29 @@ class RadioHeadMLP(nn.Module):
         return self.final(tokens)
 
 
-class RadioHeadBlock(nn.Module):
-    """Transformer block of an attention head: no bias in the qkv projection, always with LayerScale."""
-
-    def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attn = RadioAttention(config, adaptor.feature_num_attention_heads, qkv_bias=False)
-        self.ls1 = RadioLayerScale(config)
-        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = RadioMLP(config, 4 * config.hidden_size)  # whatever the backbone's own ratio
-        self.ls2 = RadioLayerScale(config)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        attended, _ = self.attn(self.norm1(tokens), ((1, tokens.shape[1]),))
-        tokens = tokens + self.ls1(attended)
-        return tokens + self.ls2(self.mlp(self.norm2(tokens)))
-
-
 class RadioHeadAttention(nn.Module):
-    """Transformer blocks, then an MLP: the dense siglip2-g head of C-RADIOv4."""
+    """Transformer blocks, then an MLP: the dense siglip2-g head of C-RADIOv4.
+
+    Its blocks have no bias in the qkv projection, an MLP of four times the width whatever the backbone's own ratio, and
+    always LayerScale.
+    """
 
     def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig, mlp: nn.Module) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(RadioHeadBlock(config, adaptor) for _ in range(adaptor.feature_num_blocks))
+        self.blocks = nn.ModuleList(
+            RadioBlock(
+                config,
+                RadioAttention(config, adaptor.feature_num_attention_heads, qkv_bias=False),
+                RadioMLP(config, 4 * config.hidden_size),
+                use_layer_scale=True,
+            )
+            for _ in range(adaptor.feature_num_blocks)
+        )
         self.mlp = mlp
-
-    @property
-    def output_linear(self) -> nn.Linear:
-        """The last linear layer."""
-        return self.mlp.output_linear  # pyrefly: ignore[bad-return]
 
     def forward(self, tokens: Tensor) -> Tensor:
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens, _ = block(tokens, ((1, tokens.shape[1]),))
         return self.mlp(tokens)
 
 
@@ -118,14 +82,25 @@ class RadioAdaptor(nn.Module):
         super().__init__()
         self.token_index = adaptor.token_index
         self.upsample_factor = adaptor.upsample_factor
-        self.head_mlp = _build_summary_head(config, adaptor)
-        self.feat_mlp = _build_feature_head(config, adaptor)
+        self.head_mlp = self.feat_mlp = None
+        if adaptor.summary_dim is not None:
+            self.head_mlp = _build_mlp(
+                config, adaptor, adaptor.hidden_size, adaptor.summary_dim, adaptor.num_inner_blocks
+            )
+        if adaptor.feature_dim is not None:
+            self.feat_mlp = _build_dense_head(config, adaptor, adaptor.feature_dim)
 
     def forward(self, class_tokens: Tensor, features: Tensor, rows: int, cols: int) -> RadioAdaptorOutput:
         summary = None if self.head_mlp is None else self.head_mlp(class_tokens[:, self.token_index])
         if self.feat_mlp is not None:
             features = self._upsample(self.feat_mlp(features), rows, cols)
         return RadioAdaptorOutput(summary=summary, features=None if self.feat_mlp is None else features)
+
+    @property
+    def last_dense_linear(self) -> nn.Linear:
+        """The layer that writes the dense features, where a standardization of the teacher's features is folded in."""
+        assert self.feat_mlp is not None
+        return [module for module in self.feat_mlp.modules() if isinstance(module, nn.Linear)][-1]
 
     def _upsample(self, features: Tensor, rows: int, cols: int) -> Tensor:
         """Spread each token's channels over `upsample_factor` x `upsample_factor` finer tokens."""
@@ -137,24 +112,44 @@ class RadioAdaptor(nn.Module):
         return features.transpose(2, 3).flatten(1, 4)
 
 
-def _build_mlp(
-    adaptor: RadioAdaptorConfig, input_size: int, hidden_size: int, output_size: int, inner: int
-) -> nn.Module:
-    if adaptor.mlp_version == "v1":
-        return RadioHeadMLPv1(input_size, hidden_size, output_size)
-    return RadioHeadMLP(input_size, hidden_size, output_size, inner)
-
-
-def _build_summary_head(config: RadioConfig, adaptor: RadioAdaptorConfig) -> nn.Module | None:
-    if adaptor.summary_dim is None:
-        return None
-    return _build_mlp(adaptor, config.hidden_size, adaptor.hidden_size, adaptor.summary_dim, adaptor.num_inner_blocks)
-
-
-def _build_feature_head(config: RadioConfig, adaptor: RadioAdaptorConfig) -> nn.Module | None:
-    if adaptor.feature_dim is None:
-        return None
-    hidden_size = adaptor.feature_hidden_size or adaptor.hidden_size
+def _build_dense_head(config: RadioConfig, adaptor: RadioAdaptorConfig, feature_dim: int) -> nn.Module:
+    width = adaptor.feature_hidden_size or adaptor.hidden_size
     inner = adaptor.num_inner_blocks if adaptor.feature_num_inner_blocks is None else adaptor.feature_num_inner_blocks
-    mlp = _build_mlp(adaptor, config.hidden_size, hidden_size, adaptor.feature_dim * adaptor.upsample_factor**2, inner)
+    mlp = _build_mlp(config, adaptor, width, feature_dim * adaptor.upsample_factor**2, inner)
     return mlp if adaptor.feature_head == "mlp" else RadioHeadAttention(config, adaptor, mlp)
+
+
+def _build_mlp(config: RadioConfig, adaptor: RadioAdaptorConfig, width: int, output: int, inner: int) -> nn.Module:
+    if adaptor.mlp_version == "v1":
+        return RadioHeadMLPv1(config.hidden_size, width, output)
+    return RadioHeadMLP(config.hidden_size, width, output, inner)
+
+
+class RadioFeatureNormalizer(nn.Module):
+    """Shifts and rotates final features, `(..., hidden)`, into a standardized space (some RADIOv2.5 checkpoints)."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.empty(config.hidden_size))
+        self.register_buffer("tx", torch.empty(config.hidden_size, config.hidden_size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) @ self.tx.T
+
+
+class RadioIntermediateNormalizer(nn.Module):
+    """Standardizes features of intermediate blocks: a mean and a scale for each block, one rotation for each or all."""
+
+    def __init__(self, config: RadioConfig) -> None:
+        super().__init__()
+        num_layers, size = config.num_intermediate_normalizers, config.hidden_size
+        rotation_shape = (num_layers, size, size) if config.intermediate_rotation_per_layer else (size, size)
+        self.register_buffer("alphas", torch.empty(num_layers))
+        self.register_buffer("means", torch.empty(num_layers, size))
+        self.register_buffer("rotation", torch.empty(rotation_shape))
+
+    def forward(self, features: Tensor, blocks: list[int]) -> Tensor:
+        """Standardize averaged outputs of `blocks`: mean and scale are averaged too, the rotation is the last one's."""
+        rotation = self.rotation if self.rotation.ndim == 2 else self.rotation[blocks[-1]]
+        alpha, mean = self.alphas[blocks].mean(), self.means[blocks].mean(dim=0)
+        return alpha * (features - mean) @ rotation.T

@@ -1,11 +1,19 @@
 """RADIO as a transformers backbone: feature maps of chosen blocks, or a simple feature pyramid, for standard heads."""
 
+import re
+from typing import Any
+
 from torch import Tensor, nn
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_radio import RadioConfig
-from .modeling_radio import RadioModelOutput, RadioNetwork, RadioPreTrainedModel
+from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
+from .network_radio import ADAPTORS, NetworkPass, RadioNetwork
+from .outputs_radio import to_map
+from .readout_radio import read_out
+from .window_choice_radio import WindowSize
 
 
 class RadioMapNorm(nn.LayerNorm):
@@ -58,12 +66,12 @@ class RadioBackbone(BackboneMixin, RadioPreTrainedModel):
     """RADIO under the backbone interface; adaptors are not built.
 
     `config.out_indices` or `config.out_features` choose the maps: index 0 ("stem") is the patch embedding, index `i`
-    ("stage{i}") the output of block `i`, the last one with final norm and feature normaliser where the checkpoint has
+    ("stage{i}") the output of block `i`, the last one with final norm and feature normalizer where the checkpoint has
     them. With `config.use_feature_pyramid` the maps are "p2" to "p5" instead.
     """
 
     # A backbone needs no adaptors; folders that hold them open without a warning.
-    _keys_to_ignore_on_load_unexpected = [r"radio_model\.adaptors\.", r"radio_model\.model\.reg_token"]
+    _keys_to_ignore_on_load_unexpected = [*IGNORED_KEYS, rf"{re.escape(ADAPTORS)}\."]
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
@@ -73,22 +81,19 @@ class RadioBackbone(BackboneMixin, RadioPreTrainedModel):
         self.num_features = [channels for _ in config.stage_names]
         self.post_init()
 
-    def forward(  # pyrefly: ignore[bad-override]
+    @can_return_tuple
+    def forward(  # noqa: D417  # pyrefly: ignore[bad-override]
         self,
         pixel_values: Tensor,
-        window_size: int | str | None = None,
+        window_size: WindowSize = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BackboneOutput | tuple:
+    ) -> BackboneOutput:
         """Compute feature maps.
 
         Args:
-            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
-            window_size: As in `RadioModel.forward`.
-            output_hidden_states: Also return every block's tokens.
-            output_attentions: Also return attention weights (eager attention only).
-            return_dict: `False` returns a tuple.
+            pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch; other
+                arguments as of `RadioTaskModel`.
 
         Returns:
             `BackboneOutput` with one map `(batch, channels, rows, cols)` per name in `out_features`.
@@ -96,28 +101,34 @@ class RadioBackbone(BackboneMixin, RadioPreTrainedModel):
         Raises:
             ValueError: As `RadioModel.forward`.
         """
-        output = self.encode(
+        stages = [self.stage_names.index(name) for name in self.out_features or []]
+        passed = self.radio_model(
             pixel_values,
             window_size=window_size,
-            adaptor_names=[],
-            feature_format="NCHW",
-            output_hidden_states=True,
+            keep=self._blocks_behind(stages),
+            output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        maps = dict(zip(self.stage_names, self._stage_maps(output, pixel_values), strict=True))
-        result = BackboneOutput(
-            feature_maps=tuple(maps[name] for name in self.out_features or []),  # pyrefly: ignore[bad-argument-type]
-            hidden_states=output.hidden_states if output_hidden_states else None,
-            attentions=output.attentions,
+        if self.feature_pyramid is None:
+            maps = [self._stage_map(passed, stage) for stage in stages]
+        else:
+            pyramid = self.feature_pyramid(read_out(self.radio_model, passed, feature_format="NCHW").features)
+            maps = [pyramid[stage] for stage in stages]
+        return BackboneOutput(
+            feature_maps=tuple(maps),  # pyrefly: ignore[bad-argument-type]
+            hidden_states=passed.hidden_states,
+            attentions=passed.attentions,
         )
-        return result if return_dict is not False else result.to_tuple()
 
-    def _stage_maps(self, output: RadioModelOutput, pixel_values: Tensor) -> list[Tensor]:
-        """Return one map per name in `stage_names`."""
-        assert output.features is not None
-        assert output.hidden_states is not None
+    def _blocks_behind(self, stages: list[int]) -> list[int]:
+        """Return the blocks to keep: the last stage, and all of a pyramid, is made of the final tokens."""
         if self.feature_pyramid is not None:
-            return self.feature_pyramid(output.features)
-        grid = tuple(self.radio_model.grid(pixel_values))
-        early = [self.radio_model.patch_features(tokens) for tokens in output.hidden_states[:-1]]
-        return [*(tokens.transpose(1, 2).unflatten(2, grid) for tokens in early), output.features]
+            return []
+        return [stage - 1 for stage in stages if 0 < stage < self.config.num_hidden_layers]
+
+    def _stage_map(self, passed: NetworkPass, stage: int) -> Any:
+        """Return the map of a stage, `(batch, hidden, rows, cols)`."""
+        if stage == self.config.num_hidden_layers:
+            return read_out(self.radio_model, passed, feature_format="NCHW").features
+        tokens = passed.kept[stage - 1] if stage else passed.embedded
+        return to_map(self.radio_model.patch_features(tokens), passed.grid)

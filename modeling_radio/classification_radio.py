@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_radio import RadioConfig
 from .heads_radio import RadioTaskModel, count_classes, weighted_cross_entropy
-from .modeling_radio import RadioModelOutput
-from .window_choice_radio import WindowChoice
+from .messages_radio import check_choice
+from .outputs_radio import RadioModelOutput
+from .readout_radio import read_out
+from .window_choice_radio import WindowSize
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -21,7 +24,7 @@ IGNORED_LABEL = -100  # torch's and transformers' value for single labels
 class RadioForImageClassification(RadioTaskModel):
     """RADIO with an image classifier; see `forward`.
 
-    The classifier normalises what it reads: RADIO has no final norm, and its scale would else decide which learning
+    The classifier normalizes what it reads: RADIO has no final norm, and its scale would else decide which learning
     rate works.
 
     Examples:
@@ -39,17 +42,17 @@ class RadioForImageClassification(RadioTaskModel):
         )
         self.post_init()
 
-    def forward(
+    @can_return_tuple
+    def forward(  # noqa: D417
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
-        window_size: int | str | WindowChoice | None = None,
+        window_size: WindowSize = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
         pixel_mask: Tensor | None = None,
-    ) -> ImageClassifierOutput | tuple:
-        """Classify images.
+    ) -> ImageClassifierOutput:
+        """Classify images; `RadioTaskModel` has the arguments that are not listed here.
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
@@ -58,11 +61,6 @@ class RadioForImageClassification(RadioTaskModel):
                 ("multi_label_classification"); or numbers `(batch, num_labels)`, also `(batch,)` of a single one
                 ("regression"). Where the type is `None`, the first labels decide, as in transformers: one output is
                 regression, integers are single labels, and floats multiple ones.
-            window_size: As in `RadioModel.forward`.
-            output_hidden_states: Also return every block's tokens.
-            output_attentions: Also return attention weights (eager attention only).
-            return_dict: `False` returns a tuple of the fields that are not `None`.
-            pixel_mask: As in `RadioModel.forward`.
 
         Returns:
             `logits` `(batch, num_labels)`, and with labels the `loss`, scalar: cross-entropy, binary cross-entropy or
@@ -73,20 +71,19 @@ class RadioForImageClassification(RadioTaskModel):
         """
         if labels is not None:
             labels = self._check_labels(labels, len(pixel_values))
-        output = self.encode(
+        passed = self.radio_model(
             pixel_values,
             window_size=window_size,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        logits = self.classifier(self._pool(output))
-        result = ImageClassifierOutput(
+        logits = self.classifier(self._pool(read_out(self.radio_model, passed)))
+        return ImageClassifierOutput(
             loss=None if labels is None else self._loss(logits.float(), labels.to(logits.device)),
             logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
+            hidden_states=passed.hidden_states,
+            attentions=passed.attentions,
         )
-        return result if return_dict is not False else result.to_tuple()
 
     def _pool(self, output: RadioModelOutput) -> Tensor:
         """Return what the classifier reads, `(batch, width)`."""
@@ -107,10 +104,7 @@ class RadioForImageClassification(RadioTaskModel):
     def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
         """Return labels in the type that the loss needs, after checks; the first ones decide what they are."""
         problem_type = self.config.problem_type or self._guess_problem_type(labels)
-        if problem_type not in get_args(ProblemType):
-            raise ValueError(
-                f"`problem_type` must be one of {list(get_args(ProblemType))} or None, got {problem_type!r}."
-            )
+        check_choice("problem_type", problem_type, get_args(ProblemType))
         if problem_type == "single_label_classification":
             labels = self._check_single_labels(labels, batch_size)
         else:

@@ -4,19 +4,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import DepthEstimatorOutput
 from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_radio import RadioConfig
 from .heads_radio import RadioDPTNeck, RadioTaskModel, build_dpt_config, check_map_size
-from .modeling_radio import RadioModelOutput, Resolution
-from .window_choice_radio import WindowChoice
+from .network_radio import NetworkPass
+from .window_choice_radio import WindowSize
 
 
 SCALE_INVARIANCE = 0.5  # lambda of Eigen et al.
-MIN_DEPTH = 1e-3  # metres; our choice: below what cameras measure, so that the loss's logarithm stays finite
+MIN_DEPTH = 1e-3  # meters; our choice: below what cameras measure, so that the loss's logarithm stays finite
 
 
 class RadioDepthHead(nn.Module):
-    """DPT's neck and depth head: the backbone's output and its grid to depth, 16 rows and columns for each patch."""
+    """DPT's neck and depth head: a pass as `RadioDPTNeck` takes it to depth, 16 rows and columns for each patch."""
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
@@ -26,8 +27,8 @@ class RadioDepthHead(nn.Module):
         # DPT ends in a ReLU, where pixels that start at depth 0 would get no gradient.
         self.head.head[-1] = nn.Softplus()
 
-    def forward(self, output: RadioModelOutput, grid: Resolution) -> Tensor:
-        return self.head(self.neck(output, grid)) + MIN_DEPTH
+    def forward(self, passed: NetworkPass) -> Tensor:
+        return self.head(self.neck(passed)) + MIN_DEPTH
 
 
 class RadioForDepthEstimation(RadioTaskModel):
@@ -38,30 +39,25 @@ class RadioForDepthEstimation(RadioTaskModel):
         self.depth_head = RadioDepthHead(config)
         self.post_init()
 
-    def forward(
+    @can_return_tuple
+    def forward(  # noqa: D417
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
-        window_size: int | str | WindowChoice | None = None,
+        window_size: WindowSize = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
         pixel_mask: Tensor | None = None,
-    ) -> DepthEstimatorOutput | tuple:
-        """Estimate depth.
+    ) -> DepthEstimatorOutput:
+        """Estimate depth; `RadioTaskModel` has the arguments that are not listed here.
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
-            labels: The depth of each pixel in metres, `(batch, height, width)`, floats. Pixels whose depth is not
+            labels: The depth of each pixel in meters, `(batch, height, width)`, floats. Pixels whose depth is not
                 known hold 0, a negative number, infinity or NaN, and do not count.
-            window_size: As in `RadioModel.forward`.
-            output_hidden_states: Also return every block's tokens.
-            output_attentions: Also return attention weights (eager attention only).
-            return_dict: `False` returns a tuple of the fields that are not `None`.
-            pixel_mask: As in `RadioModel.forward`; give the depth of padding as unknown.
 
         Returns:
-            `predicted_depth` `(batch, height, width)`, positive, in metres if trained on metres, and with labels the
+            `predicted_depth` `(batch, height, width)`, positive, in meters if trained on meters, and with labels the
             `loss`, scalar (`scale_invariant_loss`). `RadioImageProcessor.post_process_depth_estimation` resizes depth
             to the original images.
 
@@ -70,25 +66,23 @@ class RadioForDepthEstimation(RadioTaskModel):
         """
         if labels is not None:
             _check_labels(labels, pixel_values)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        output = self.encode(
+        passed = self.radio_model(
             pixel_values,
             window_size=window_size,
-            output_hidden_states=True,
+            keep=self.config.dpt_blocks,
+            output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        depth = self.depth_head(output, self.radio_model.grid(pixel_values))
+        depth = self.depth_head(passed)
         # Not the image's own size with patches of 14 pixels, or an odd number of them, which DPT rounds up.
         depth = F.interpolate(depth.unsqueeze(1), pixel_values.shape[-2:], mode="bilinear", align_corners=False)
         depth = depth.squeeze(1)
-        result = DepthEstimatorOutput(
+        return DepthEstimatorOutput(
             loss=None if labels is None else scale_invariant_loss(depth.float(), labels.to(depth.device)),
             predicted_depth=depth,
-            hidden_states=output.hidden_states if output_hidden_states else None,
-            attentions=output.attentions,
+            hidden_states=passed.hidden_states,
+            attentions=passed.attentions,
         )
-        return result if return_dict is not False else result.to_tuple()
 
 
 def scale_invariant_loss(predicted: Tensor, true: Tensor) -> Tensor:
@@ -117,6 +111,6 @@ def _check_labels(labels: Tensor, pixel_values: Tensor) -> None:
     check_map_size(labels, pixel_values)
     if not labels.is_floating_point():
         raise ValueError(
-            f"`labels` must be floating point, the depth of each pixel in metres, got {labels.dtype}: divide 16-bit "
-            "depth by its units in a metre, 1000 for millimetres."
+            f"`labels` must be floating point, the depth of each pixel in meters, got {labels.dtype}. Divide 16-bit "
+            "depth by its units in a meter, 1000 for millimeters."
         )

@@ -22,17 +22,19 @@ from transformers.models.rf_detr.modeling_rf_detr import (
     RfDetrModel,
     RfDetrObjectDetectionOutput,
 )
+from transformers.utils.generic import can_return_tuple
 
 from .backbone_radio import RadioMapNorm
 from .configuration_radio import RadioConfig
-from .heads_radio import RadioTaskModel
-from .modeling_radio import RadioModelOutput, Resolution
-from .window_choice_radio import WindowChoice
+from .heads_radio import RadioTaskModel, count_classes
+from .outputs_radio import to_map
+from .resolution_radio import Resolution
+from .window_choice_radio import WindowSize
 
 
 BOX_TOLERANCE = 1e-3  # our choice: how far rounding may bring a box out of [0, 1]
 
-# transformers' RF-DETR builds a ViT of its own, which RADIO's projector replaces: as small as can be.
+# `RfDetrConfig` wants a backbone; RADIO's projector replaces it.
 _REPLACED_BACKBONE = {
     "model_type": "rf_detr_dinov2",
     "hidden_size": 8,
@@ -58,7 +60,7 @@ def check_num_queries(config: RadioConfig, grid: Resolution) -> None:
 class RadioDetectionProjector(nn.Module):
     """Fuses the outputs of several blocks into the one map that the decoder reads.
 
-    It stands where RF-DETR has its backbone, and normalises each block's output first, since their scales differ.
+    It stands where RF-DETR has its backbone, and normalizes each block's output first, since their scales differ.
 
     Shapes of `forward`: the maps side by side `(batch, num_maps * hidden, rows, cols)` and which patches are image
     `(batch, rows, cols)`, to one map `(batch, detection_hidden_size, rows, cols)` and the mask as booleans.
@@ -126,8 +128,8 @@ class RadioDetectionModel(RadioTaskModel):
     def initialize_weights(self) -> None:
         """Give every weight that no checkpoint holds its starting value.
 
-        In code outside of transformers the base class passes over modules without weights of their own, but that is
-        where RF-DETR sets what makes it learn: sampling points, score biases, boxes that start as the proposals.
+        transformers skips modules without parameters in remote code, but RF-DETR initializes sampling points, score
+        biases and box proposals there.
         """
         super().initialize_weights()
         with torch.no_grad():
@@ -142,19 +144,26 @@ class RadioDetectionModel(RadioTaskModel):
         pixel_values: Tensor,
         pixel_mask: Tensor | None,
         labels: Sequence[Mapping[str, Tensor]] | None,
-        window_size: int | str | WindowChoice | None,
+        window_size: WindowSize,
         output_hidden_states: bool | None,
         output_attentions: bool | None,
     ) -> Any:
         """Run backbone and detector; arguments and errors as in `RadioForObjectDetection.forward`."""
-        self._check_pixel_values(pixel_values)
-        grid = self.radio_model.grid(pixel_values)
-        check_num_queries(self.config, grid)
-        mask = self._mask_of_patches(pixel_values, pixel_mask, grid)
-        maps, wanted = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
+        network, blocks = self.radio_model, self.config.detection_blocks
+        passed = network(
+            pixel_values,
+            window_size=self.config.detection_window_size if window_size is None else window_size,
+            keep=blocks,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        check_num_queries(self.config, passed.grid)
+        mask = self._mask_of_patches(pixel_values, pixel_mask, passed.grid)
+        # The blocks' maps side by side, (batch, num_maps * hidden, rows, cols); the last one without the final norm.
+        maps = to_map(torch.cat([network.patch_features(passed.kept[block]) for block in blocks], dim=2), passed.grid)
         with torch.autocast(maps.device.type, enabled=False):
             output = self._run_detector(maps.to(self.detector.dtype), mask, labels)
-        output.hidden_states, output.attentions = wanted.hidden_states, wanted.attentions
+        output.hidden_states, output.attentions = passed.hidden_states, passed.attentions
         return output
 
     def _run_detector(self, maps: Tensor, mask: Tensor, labels: Sequence[Mapping[str, Tensor]] | None) -> Any:
@@ -163,42 +172,16 @@ class RadioDetectionModel(RadioTaskModel):
         if not isinstance(labels, Sequence) or len(labels) != len(maps):
             found = f"{len(labels)} in a list" if isinstance(labels, Sequence) else f"a {type(labels).__name__}"
             raise ValueError(f"`labels` must be a list with one entry for each of the {len(maps)} images, got {found}.")
-        targets = [self._target(label, index, maps) for index, label in enumerate(labels)]
+        for index, label in enumerate(labels):
+            self._check_shapes(label, index, maps)
+        self._check_values(labels)
+        targets = [self._target(label, maps) for label in labels]
         # The loss reads the number of query groups here, also in evaluation, where there is only one.
         self.detector.config.group_detr = self.config.detection_num_groups if self.detector.training else 1
         return self._detect_with_loss(maps, mask, targets)
 
     def _detect_with_loss(self, maps: Tensor, mask: Tensor, targets: list[dict[str, Tensor]]) -> Any:
         return self.detector(maps, pixel_mask=mask, labels=targets)
-
-    def _feature_maps(
-        self,
-        pixel_values: Tensor,
-        window_size: int | str | WindowChoice | None,
-        output_hidden_states: bool | None,
-        output_attentions: bool | None,
-    ) -> tuple[Tensor, RadioModelOutput]:
-        """Return the chosen blocks' maps side by side, `(batch, num_maps * hidden, rows, cols)`.
-
-        With them come `hidden_states` and `attentions` if wanted; no other block's output is kept otherwise.
-        """
-        config, network = self.config, self.radio_model
-        if window_size is None:
-            window_size = config.detection_window_size
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = config.output_attentions
-        embedded, layout = network.embed(pixel_values, self._resolve_window_size(window_size, pixel_values))
-        keep = range(config.num_hidden_layers) if output_hidden_states else config.detection_blocks
-        with self._record_attentions(output_attentions, layout) as attentions:
-            _, kept = network.model(embedded, layout, keep)
-        tokens = torch.cat([network.patch_features(kept[block]) for block in config.detection_blocks], dim=2)
-        wanted = RadioModelOutput(
-            hidden_states=(embedded, *kept.values()) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
-        )
-        return tokens.transpose(1, 2).unflatten(2, tuple(network.grid(pixel_values))), wanted
 
     def _mask_of_patches(self, pixel_values: Tensor, pixel_mask: Tensor | None, grid: Resolution) -> Tensor:
         """Return which patches are image and not padding, `(batch, rows, cols)`."""
@@ -211,18 +194,30 @@ class RadioDetectionModel(RadioTaskModel):
             )
         return pixel_mask[:, :: self.patch_size, :: self.patch_size]
 
-    def _target(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
-        """Return one image's labels in the types that the loss needs, after checks."""
+    def _check_shapes(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> None:
+        """Check what one image's labels are, but not their values."""
         _check_fields(label, index)
-        classes, boxes = label["class_labels"], label["boxes"]
-        if len(boxes) > self.config.detection_num_queries:
+        if len(label["boxes"]) > self.config.detection_num_queries:
             raise ValueError(
-                f"`labels[{index}]` has {len(boxes)} boxes, more than `detection_num_queries` "
+                f"`labels[{index}]` has {len(label['boxes'])} boxes, more than `detection_num_queries` "
                 f"({self.config.detection_num_queries}), which bounds what can be found in one image."
             )
-        self.check_classes(classes, name=f"`class_labels` of `labels[{index}]`")
-        _check_boxes(boxes, index)
-        return {"class_labels": classes.to(maps.device, torch.long), "boxes": boxes.to(maps)}
+
+    def _check_values(self, labels: Sequence[Mapping[str, Tensor]]) -> None:
+        """Check classes and boxes: of all images at once, since the answer waits for a GPU. Compiled models skip it."""
+        if torch.compiler.is_compiling():
+            return
+        classes, boxes = (torch.cat([label[name] for label in labels]) for name in ("class_labels", "boxes"))
+        are_classes = (classes >= 0) & (classes < count_classes(self.config))
+        if (are_classes & _are_boxes(boxes)).all():
+            return
+        for index, label in enumerate(labels):
+            self.check_classes(label["class_labels"], name=f"`class_labels` of `labels[{index}]`")
+            _check_boxes(label["boxes"], index)
+
+    def _target(self, label: Mapping[str, Tensor], maps: Tensor) -> dict[str, Tensor]:
+        """Return one image's labels in the types that the loss needs."""
+        return {"class_labels": label["class_labels"].to(maps.device, torch.long), "boxes": label["boxes"].to(maps)}
 
 
 class RadioForObjectDetection(RadioDetectionModel):
@@ -239,29 +234,26 @@ class RadioForObjectDetection(RadioDetectionModel):
         self.detector = RadioObjectDetector(self.config, _detector_config(self.config))
         self.post_init()
 
-    def forward(
+    @can_return_tuple
+    def forward(  # noqa: D417
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
         labels: Sequence[Mapping[str, Tensor]] | None = None,
-        window_size: int | str | WindowChoice | None = None,
+        window_size: WindowSize = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> RfDetrObjectDetectionOutput | tuple:
-        """Find objects.
+    ) -> RfDetrObjectDetectionOutput:
+        """Find objects; `RadioTaskModel` has the arguments that are not listed here.
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch, with
                 at least `config.detection_num_queries` patches.
             pixel_mask: 1 on the image and 0 on padding at the right and bottom, `(batch, height, width)`, as
                 `RadioImageProcessor` returns it with `do_pad=True`.
-            labels: Per image `class_labels` `(num_boxes,)` in [0, num_labels) and `boxes` `(num_boxes, 4)`: centre x,
-                centre y, width and height as shares of the image without padding. Other keys are not read.
+            labels: Per image `class_labels` `(num_boxes,)` in [0, num_labels) and `boxes` `(num_boxes, 4)`: center x,
+                center y, width and height as shares of the image without padding. Other keys are not read.
             window_size: As in `RadioModel.forward`; `None` takes `config.detection_window_size`.
-            output_hidden_states: Also return every block's tokens.
-            output_attentions: Also return the backbone's attention weights (eager attention and no windows only).
-            return_dict: `False` returns a tuple.
 
         Returns:
             `logits` `(batch, num_queries, num_labels)`, each class for itself (sigmoid), and `pred_boxes`
@@ -273,7 +265,7 @@ class RadioForObjectDetection(RadioDetectionModel):
             ImportError: If labels are given and scipy, which matches boxes, is not installed.
         """
         output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
-        result = RfDetrObjectDetectionOutput(
+        return RfDetrObjectDetectionOutput(
             loss=output.loss,
             loss_dict=output.loss_dict,
             logits=output.logits,
@@ -282,7 +274,6 @@ class RadioForObjectDetection(RadioDetectionModel):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
-        return result if return_dict is not False else result.to_tuple()
 
 
 class RadioForInstanceSegmentation(RadioDetectionModel):
@@ -293,37 +284,30 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
         self.detector = RadioInstanceSegmenter(self.config, _detector_config(self.config))
         self.post_init()
 
-    def forward(
+    @can_return_tuple
+    def forward(  # noqa: D417
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
         labels: Sequence[Mapping[str, Tensor]] | None = None,
-        window_size: int | str | WindowChoice | None = None,
+        window_size: WindowSize = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> RfDetrInstanceSegmentationOutput | tuple:
-        """Find objects and their outlines.
+    ) -> RfDetrInstanceSegmentationOutput:
+        """Find objects and their outlines. See `RadioForObjectDetection.forward` for what is not said here.
 
         Args:
-            pixel_values: As in `RadioForObjectDetection.forward`.
-            pixel_mask: As there.
-            labels: As there, and `masks` `(num_boxes, height, width)` of the padded image, 0 or 1.
-            window_size: As there.
-            output_hidden_states: As there.
-            output_attentions: As there.
-            return_dict: `False` returns a tuple.
+            labels: Also `masks` `(num_boxes, height, width)` of the padded image, 0 or 1.
 
         Returns:
-            As there, and `pred_masks` `(batch, num_queries, height / 4, width / 4)`, logits.
+            Also `pred_masks` `(batch, num_queries, height / 4, width / 4)`, logits.
             `RadioImageProcessor.post_process_instances` turns them into masks of the original images.
 
         Raises:
-            ValueError: As there, and on masks of another size or number.
-            ImportError: As there.
+            ValueError: Also on masks of another size or number.
         """
         output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
-        result = RfDetrInstanceSegmentationOutput(
+        return RfDetrInstanceSegmentationOutput(
             loss=output.loss,
             loss_dict=output.loss_dict,
             logits=output.logits,
@@ -333,16 +317,17 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
-        return result if return_dict is not False else result.to_tuple()
 
-    def _target(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> dict[str, Tensor]:
-        target = super()._target(label, index, maps)
-        expected = (len(target["boxes"]), *(side * self.patch_size for side in maps.shape[-2:]))
+    def _check_shapes(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> None:
+        super()._check_shapes(label, index, maps)
+        expected = (len(label["boxes"]), *(side * self.patch_size for side in maps.shape[-2:]))
         masks = label.get("masks")
         if masks is None or masks.shape != expected:
             found = "none" if masks is None else tuple(masks.shape)
             raise ValueError(f"`masks` of `labels[{index}]` must have the shape {expected}, got {found}.")
-        return {**target, "masks": masks.to(maps)}
+
+    def _target(self, label: Mapping[str, Tensor], maps: Tensor) -> dict[str, Tensor]:
+        return {**super()._target(label, maps), "masks": label["masks"].to(maps)}
 
     def _detect_with_loss(self, maps: Tensor, mask: Tensor, targets: list[dict[str, Tensor]]) -> Any:
         if any(len(target["boxes"]) for target in targets):
@@ -388,17 +373,22 @@ def _check_fields(label: Mapping[str, Tensor], index: int) -> None:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
         raise ValueError(
             f"`labels[{index}]` must have `boxes` (num_boxes, 4) and `class_labels` (num_boxes,), got "
-            f"{tuple(boxes.shape)} and {tuple(classes.shape)}; an image without objects has torch.zeros(0, 4)."
+            f"{tuple(boxes.shape)} and {tuple(classes.shape)}. An image without objects has torch.zeros(0, 4)."
         )
 
 
-def _check_boxes(boxes: Tensor, index: int) -> None:
+def _are_boxes(boxes: Tensor) -> Tensor:
+    """Return which rows are boxes inside the image, `(num_boxes,)`."""
     low, high = -BOX_TOLERANCE, 1 + BOX_TOLERANCE
     corners = box_convert(boxes, "cxcywh", "xyxy")
-    valid = ((corners >= low) & (corners <= high)).all(dim=1) & (boxes[:, 2:] > 0).all(dim=1)
+    return ((corners >= low) & (corners <= high)).all(dim=1) & (boxes[:, 2:] > 0).all(dim=1)
+
+
+def _check_boxes(boxes: Tensor, index: int) -> None:
+    valid = _are_boxes(boxes)
     if not valid.all():
         raise ValueError(
-            f"`boxes` of `labels[{index}]` must be (centre x, centre y, width, height) as shares of the image, inside "
-            f"it and not empty; got {boxes[~valid][0].tolist()}. Divide pixels by the image's width and height, and "
+            f"`boxes` of `labels[{index}]` must be (center x, center y, width, height) as shares of the image, inside "
+            f"it and not empty, got {boxes[~valid][0].tolist()}. Divide pixels by the image's width and height, and "
             "clip or drop boxes that a crop has cut (torchvision's ClampBoundingBoxes and SanitizeBoundingBoxes)."
         )

@@ -1,5 +1,7 @@
 """What the task models share: a backbone without adaptors, DPT's neck, and checks of their labels."""
 
+import re
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +9,8 @@ from transformers import DPTConfig, PreTrainedModel
 from transformers.models.dpt.modeling_dpt import DPTNeck
 
 from .configuration_radio import RadioConfig
-from .modeling_radio import RadioModelOutput, RadioNetwork, RadioPreTrainedModel, Resolution
+from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
+from .network_radio import ADAPTORS, NetworkPass, RadioNetwork
 
 
 class RadioTaskModel(RadioPreTrainedModel):
@@ -15,14 +18,22 @@ class RadioTaskModel(RadioPreTrainedModel):
 
     It opens every folder of RADIO: the backbone's weights have equal keys, and what is only there for adaptors and
     texts is passed over without a warning.
+
+    The `forward` of each task model also takes:
+
+    - `window_size`: Windows of the backbone, as in `RadioModel.forward`.
+    - `pixel_mask`: 1 on the image and 0 on padding, `(batch, height, width)`, as `RadioImageProcessor` returns it with
+      `do_pad=True`. It is accepted so that `model(**inputs)` works; only detectors read it, the others see the padding
+      as gray image. Let labels ignore padding.
+    - `output_hidden_states`: Also return the tokens before the first block and after every block, as `hidden_states`.
+    - `output_attentions`: Also return the backbone's attention weights, as `attentions` (eager attention and no windows
+      only).
+    - `return_dict`: `False` returns a tuple of the fields that are not `None`.
+
+    `None` takes the configuration's value in each of them.
     """
 
-    _keys_to_ignore_on_load_unexpected = [
-        r"radio_model\.adaptors\.",
-        r"radio_model\.model\.reg_token",
-        r"^text_tower\.",
-        r"^logit_(scale|bias)$",
-    ]
+    _keys_to_ignore_on_load_unexpected = [*IGNORED_KEYS, rf"{re.escape(ADAPTORS)}\."]
 
     def __init__(self, config: RadioConfig) -> None:
         config.check_heads()
@@ -68,7 +79,7 @@ class RadioTaskModel(RadioPreTrainedModel):
             ignored = f", or be {ignore_index}, which is ignored"
         if is_wrong.any():
             raise ValueError(
-                f"{name} must lie in [0, {num_labels}), the `num_labels` of the configuration{ignored}; got "
+                f"{name} must lie in [0, {num_labels}), the `num_labels` of the configuration{ignored}, got "
                 f"{labels[is_wrong][0].item()}."
             )
 
@@ -76,10 +87,10 @@ class RadioTaskModel(RadioPreTrainedModel):
 class RadioDPTNeck(nn.Module):
     """DPT's neck, which fuses the outputs of four blocks, of transformers' own parts.
 
-    Each block's output is normalised first, since their scales differ (our choice; DPT's ViT has no such need).
+    Each block's output is normalized first, since their scales differ (our choice; DPT's ViT has no such need).
 
-    Shapes of `forward`: the backbone's output with `hidden_states`, and its grid, to four maps
-    `(batch, dpt_hidden_size, ...)`, the last one with 8 rows and columns a patch.
+    Shapes of `forward`: a pass with `blocks` kept, to four maps `(batch, dpt_hidden_size, ...)`, the last one with 8
+    rows and columns a patch.
 
     References:
         DPT. https://arxiv.org/abs/2103.13413
@@ -88,21 +99,20 @@ class RadioDPTNeck(nn.Module):
     def __init__(self, config: RadioConfig, dpt_config: DPTConfig) -> None:
         super().__init__()
         self.blocks = config.dpt_blocks
+        self.last_block = config.num_hidden_layers - 1
         self.first_token = config.num_prefix_tokens - 1
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.blocks)
         self.neck = DPTNeck(dpt_config)
         # The coarsest map has nothing to be fused with: this layer would never run, which DDP refuses.
         del self.neck.fusion_stage.layers[0].residual_layer1
 
-    def forward(self, output: RadioModelOutput, grid: Resolution) -> list[Tensor]:
-        assert output.hidden_states is not None
-        assert output.last_hidden_state is not None
-        states = (*output.hidden_states[1:-1], output.last_hidden_state)  # the last one with the final norm
-        # DPT passes over one token before the patches.
+    def forward(self, passed: NetworkPass) -> list[Tensor]:
+        outputs = {**passed.kept, self.last_block: passed.tokens}  # the last one with the final norm
+        # `DPTNeck` drops the first token, so one prefix token is left in front.
         tokens = [
-            norm(states[block][:, self.first_token :]) for norm, block in zip(self.norms, self.blocks, strict=True)
+            norm(outputs[block][:, self.first_token :]) for norm, block in zip(self.norms, self.blocks, strict=True)
         ]
-        return self.neck(tokens, *grid)
+        return self.neck(tokens, *passed.grid)
 
 
 def count_classes(config: RadioConfig) -> int:
@@ -153,5 +163,5 @@ def check_map_size(labels: Tensor, pixel_values: Tensor) -> None:
     if labels.shape != expected:
         raise ValueError(
             f"`labels` must have the shape {tuple(expected)}, one for each pixel of `pixel_values`, got "
-            f"{tuple(labels.shape)}: resize the maps like the images, by nearest neighbour."
+            f"{tuple(labels.shape)}. Resize the maps like the images, by nearest neighbor."
         )

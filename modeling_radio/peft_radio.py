@@ -24,8 +24,7 @@ HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 def find_adapter_base(folder: str | Path) -> str | None:
     """Return the base that a local adapter folder names; `None` if it is no such folder.
 
-    A folder that also holds a whole model is none: transformers opens both by itself. Without a `config.json` it does
-    the same with the base.
+    None also for a folder with a whole model or without `config.json`: transformers opens those itself.
 
     Args:
         folder: Any name of a model. An adapter may name a base by its path from here, too.

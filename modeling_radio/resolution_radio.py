@@ -73,8 +73,8 @@ def check_resolution(config: "RadioConfig", height: int, width: int) -> None:
     if height % step or width % step or not height or not width or max(height, width) > largest:
         nearest = nearest_resolution(config, height, width)
         raise ValueError(
-            f"Images of {height} x {width} pixels: height and width must be multiples of {step} up to {largest}; "
-            f"the nearest valid size is {nearest.height} x {nearest.width}."
+            f"`height` and `width` of images must be multiples of {step} up to {largest}, got {height} x {width}. "
+            f"The nearest valid size is {nearest.height} x {nearest.width}."
         )
 
 

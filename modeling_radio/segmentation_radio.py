@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.dpt.modeling_dpt import DPTSemanticSegmentationHead
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_radio import RadioConfig
 from .heads_radio import (
@@ -14,12 +15,13 @@ from .heads_radio import (
     count_classes,
     weighted_cross_entropy,
 )
-from .modeling_radio import RadioModelOutput, Resolution
-from .window_choice_radio import WindowChoice
+from .network_radio import NetworkPass
+from .readout_radio import read_out
+from .window_choice_radio import WindowSize
 
 
 class RadioLinearSegmentationHead(nn.Module):
-    """Batch norm and one linear layer: the backbone's "NCHW" output and its grid to logits, one for each patch.
+    """Batch norm and one linear layer: the backbone's features as a map to logits, one for each patch.
 
     References:
         The ADE20k linear probe of the RADIO papers, for example C-RADIOv4. https://arxiv.org/abs/2601.17237
@@ -30,12 +32,12 @@ class RadioLinearSegmentationHead(nn.Module):
         self.norm = nn.BatchNorm2d(config.hidden_size)
         self.classifier = nn.Conv2d(config.hidden_size, count_classes(config), 1)
 
-    def forward(self, output: RadioModelOutput, grid: Resolution) -> Tensor:
-        return self.classifier(self.norm(output.features))
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(self.norm(features))
 
 
 class RadioDPTSegmentationHead(nn.Module):
-    """DPT's decoder: the backbone's output and its grid to logits, 16 rows and columns for each patch."""
+    """DPT's decoder: a pass as `RadioDPTNeck` takes it to logits, 16 rows and columns for each patch."""
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
@@ -43,8 +45,8 @@ class RadioDPTSegmentationHead(nn.Module):
         self.neck = RadioDPTNeck(config, dpt_config)
         self.head = DPTSemanticSegmentationHead(dpt_config)
 
-    def forward(self, output: RadioModelOutput, grid: Resolution) -> Tensor:
-        return self.head(self.neck(output, grid))
+    def forward(self, passed: NetworkPass) -> Tensor:
+        return self.head(self.neck(passed))
 
 
 class RadioForSemanticSegmentation(RadioTaskModel):
@@ -56,27 +58,22 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         self.decode_head = heads[config.segmentation_head](config)
         self.post_init()
 
-    def forward(
+    @can_return_tuple
+    def forward(  # noqa: D417
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
-        window_size: int | str | WindowChoice | None = None,
+        window_size: WindowSize = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
         pixel_mask: Tensor | None = None,
-    ) -> SemanticSegmenterOutput | tuple:
-        """Segment images.
+    ) -> SemanticSegmenterOutput:
+        """Segment images; `RadioTaskModel` has the arguments that are not listed here.
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
             labels: The class of each pixel, `(batch, height, width)`, in [0, num_labels) or
                 `config.semantic_loss_ignore_index`.
-            window_size: As in `RadioModel.forward`.
-            output_hidden_states: Also return every block's tokens.
-            output_attentions: Also return attention weights (eager attention only).
-            return_dict: `False` returns a tuple of the fields that are not `None`.
-            pixel_mask: As in `RadioModel.forward`; ignore the labels of padding.
 
         Returns:
             `logits` `(batch, num_labels, ...)`, with one row and column for each patch ("linear") or more ("dpt"), and
@@ -88,23 +85,24 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         """
         if labels is not None:
             labels = self._check_labels(labels, pixel_values)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        output = self.encode(
+        is_dpt = self.config.segmentation_head == "dpt"
+        passed = self.radio_model(
             pixel_values,
             window_size=window_size,
-            feature_format="NCHW",
-            output_hidden_states=output_hidden_states or self.config.segmentation_head == "dpt",
+            keep=self.config.dpt_blocks if is_dpt else (),
+            output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        logits = self.decode_head(output, self.radio_model.grid(pixel_values))
-        result = SemanticSegmenterOutput(
+        if is_dpt:
+            logits = self.decode_head(passed)
+        else:
+            logits = self.decode_head(read_out(self.radio_model, passed, feature_format="NCHW").features)
+        return SemanticSegmenterOutput(
             loss=None if labels is None else self._loss(logits, labels.to(logits.device)),
             logits=logits,
-            hidden_states=output.hidden_states if output_hidden_states else None,
-            attentions=output.attentions,
+            hidden_states=passed.hidden_states,
+            attentions=passed.attentions,
         )
-        return result if return_dict is not False else result.to_tuple()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)

@@ -13,7 +13,7 @@ from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig
 from transformers.models.siglip2.modeling_siglip2 import Siglip2TextModel
 
 from .configuration_radio import RadioConfig
-from .messages_radio import did_you_mean
+from .messages_radio import check_choice
 
 
 PLAIN_TEMPLATES = ("{}",)
@@ -48,10 +48,7 @@ OPENAI_TEMPLATES = (
     *("a {} in a video game.", "the {} in a video game.", "a photo of many {}.", "a photo of one {}."),
     *("a photo of my {}.", "itap of my {}."),
 )
-"""OpenAI's 80 templates for ImageNet, whose embeddings are averaged; source as of `SIMPLE_TEMPLATES`.
-
-https://github.com/openai/CLIP/blob/main/notebooks/Prompt_Engineering_for_ImageNet.ipynb (MIT)
-"""
+"""OpenAI's 80 templates for ImageNet, whose embeddings are averaged."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +90,8 @@ def text_tower_kind(config: RadioConfig) -> TextTowerKind:
             "`RadioForZeroShotImageClassification.from_parts`."
         )
     model_type = config.text_tower.get("model_type")
-    if model_type not in TEXT_TOWERS:
-        raise ValueError(
-            f"`model_type` of `text_tower` must be one of {sorted(TEXT_TOWERS)}, got {model_type!r}."
-            f"{did_you_mean(str(model_type), TEXT_TOWERS)}"
-        )
-    return TEXT_TOWERS[model_type]
+    check_choice("text_tower.model_type", model_type, TEXT_TOWERS)
+    return TEXT_TOWERS[str(model_type)]
 
 
 def text_tower_config(config: RadioConfig) -> Any:

@@ -1,16 +1,19 @@
 """Chooses a ViTDet window for an image size and a budget, from a cost model calibrated on the model's own device."""
 
+import math
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .configuration_radio import RadioConfig
 from .encoder_radio import RadioBlock, RadioVisionTransformer
-from .windows_radio import AttentionLayout, Segments
+from .layout_radio import AttentionLayout, Segments
+from .resolution_radio import Resolution, check_resolution
 
 
 WINDOW_SIZES = tuple(range(32, 5, -1))
@@ -38,6 +41,10 @@ class WindowChoice(NamedTuple):
     window_size: int | None
     latency_ms: float
     memory_gib: float
+
+
+WindowSize = int | str | WindowChoice | None
+"""`window_size` of the models' `forward`; see `RadioModel.forward`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,27 @@ def check_window_size(window_size: int | str) -> None:
         f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}; the models were "
         f"trained for {WINDOW_SIZES[-1]} to {WINDOW_SIZES[0]}."
     )
+
+
+def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolution) -> int | None:
+    """Return the window in tokens, or `None` for global attention.
+
+    Args:
+        config: Names the default window.
+        window_size: As in `RadioModel.forward`.
+        grid: Rows and columns of patches, which decide what "auto" is.
+
+    Raises:
+        ValueError: If the window is no number of tokens, "auto", "global", choice or `None`.
+    """
+    if window_size is None:
+        return config.vitdet_window_size
+    if isinstance(window_size, WindowChoice):
+        return window_size.window_size
+    check_window_size(window_size)
+    if window_size == "global":
+        return None
+    return choose_without_budget(config, *grid) if window_size == "auto" else int(window_size)
 
 
 def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | None:
@@ -128,6 +156,79 @@ def calibrate(transformer: RadioVisionTransformer) -> BlockCost:
         sizes.append([1.0, tokens, pairs, count])
     block.train(was_training)
     return BlockCost(*_fit_nonnegative(torch.tensor(sizes, dtype=torch.float64), torch.tensor(times).double()))
+
+
+class WindowBudget:
+    """What lets a model choose windows by a budget: methods of `RadioModel` and the task models."""
+
+    config: RadioConfig
+    radio_model: Any
+    device: torch.device
+    dtype: torch.dtype
+    _block_costs: dict[tuple[str, torch.dtype, str], BlockCost] | None = None
+
+    def choose_window_size(
+        self,
+        height: int,
+        width: int,
+        max_latency_ms: float | None = None,
+        max_memory_gib: float | None = None,
+        batch_size: int = 1,
+    ) -> WindowChoice:
+        """Return the largest attention that fits a budget on the device that the model is on, and its predicted cost.
+
+        Global attention is preferred, then windows from 32 tokens down to 6. The first call on a device times one
+        block for a second or two; the measurement is kept for this device, dtype and attention implementation. The
+        prediction covers the backbone without adaptors.
+
+        Args:
+            height: Image height in pixels, a multiple of the patch size.
+            width: Image width in pixels.
+            max_latency_ms: Budget for one forward pass in milliseconds.
+            max_memory_gib: Budget for weights and activations without gradients, in GiB.
+            batch_size: Images per call.
+
+        Returns:
+            The choice; pass it as `window_size`. Without a budget it is that of `window_size="auto"`. If nothing fits
+            the budget, the fastest choice, with a warning.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch size or too large.
+        """
+        check_resolution(self.config, height, width)
+        rows, cols = height // self.config.patch_size, width // self.config.patch_size
+        if max_latency_ms is None and max_memory_gib is None:
+            window = choose_without_budget(self.config, rows, cols)
+            return self.predict_window_cost(height, width, window, batch_size)
+        windows = [None, *(window for window in WINDOW_SIZES if window < max(rows, cols))]
+        candidates = [self.predict_window_cost(height, width, window, batch_size) for window in windows]
+        choice = choose_within(candidates, max_latency_ms, max_memory_gib)
+        if choice.latency_ms > (max_latency_ms or math.inf) or choice.memory_gib > (max_memory_gib or math.inf):
+            warnings.warn(
+                f"No window fits `max_latency_ms`={max_latency_ms}, `max_memory_gib`={max_memory_gib} at "
+                f"{height} x {width} pixels; the fastest is {choice}.",
+                stacklevel=2,
+            )
+        return choice
+
+    def predict_window_cost(
+        self, height: int, width: int, window_size: int | None, batch_size: int = 1
+    ) -> WindowChoice:
+        """Return what `choose_window_size` predicts for one window, `None` being global attention.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch size or too large.
+        """
+        check_resolution(self.config, height, width)
+        rows, cols = height // self.config.patch_size, width // self.config.patch_size
+        layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window_size, torch.device("cpu"))
+        return WindowChoice(window_size, *predict(self.radio_model.model, self._block_cost(), layout, batch_size))
+
+    def _block_cost(self) -> BlockCost:
+        key = (str(self.device), self.dtype, str(self.config._attn_implementation))
+        if self._block_costs is None or key not in self._block_costs:
+            self._block_costs = {**(self._block_costs or {}), key: calibrate(self.radio_model.model)}
+        return self._block_costs[key]
 
 
 def _size(segments: Segments, batch_size: int) -> tuple[int, int, int]:

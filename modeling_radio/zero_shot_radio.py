@@ -14,12 +14,16 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SemanticSegmenterOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, image_text_contrastive_loss
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils.generic import ModelOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
-from .modeling_radio import RadioModel, RadioNetwork, RadioPreTrainedModel
+from .messages_radio import check_choice
+from .modeling_radio import RadioModel, RadioPreTrainedModel
+from .network_radio import RadioNetwork
+from .outputs_radio import to_map
+from .readout_radio import read_out
 from .text_radio import SIMPLE_TEMPLATES, TextTowerKind, fill_templates, text_tower_config, text_tower_kind
-from .window_choice_radio import WindowChoice
+from .window_choice_radio import WindowSize
 
 
 DenseSource = Literal["summary_head", "features"]
@@ -55,7 +59,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     """RADIO with a teacher's text tower; see `forward`, `embed_classes` and `segment`.
 
     `config.text_tower` is the tower's configuration, `config.text_adaptor` the adaptor of that teacher, whose summary
-    lives in the space of the tower's texts. The folder's tokenizer canonicalises texts by itself where the teacher
+    lives in the space of the tower's texts. The folder's tokenizer canonicalizes texts by itself where the teacher
     needs it: without, NVIDIA measured SigLIP2 to lose 12 points of accuracy (https://github.com/NVlabs/RADIO/pull/142).
 
     Examples:
@@ -129,16 +133,16 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         """Longest text in tokens; for a SigLIP tower the length that all texts are padded to."""
         return self.text_tower.config.max_position_embeddings
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
         pixel_values: Tensor,
         attention_mask: Tensor | None = None,
         return_loss: bool | None = None,
-        window_size: int | str | WindowChoice | None = None,
-        return_dict: bool | None = None,
+        window_size: WindowSize = None,
         pixel_mask: Tensor | None = None,
-    ) -> RadioZeroShotOutput | tuple:
+    ) -> RadioZeroShotOutput:
         """Compare images with texts.
 
         Args:
@@ -147,7 +151,6 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             attention_mask: 1 on tokens, 0 on padding. SigLIP was trained without.
             return_loss: Also return the teacher's contrastive loss; image and text of one index are a pair.
             window_size: As in `RadioModel.forward`.
-            return_dict: `False` returns a tuple of the fields that are not `None`.
             pixel_mask: As in `RadioModel.forward`.
 
         Returns:
@@ -160,17 +163,16 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         image_embeds = _normalize(cast(Tensor, self.get_image_features(pixel_values, window_size).pooler_output))
         text_embeds = _normalize(cast(Tensor, self.get_text_features(input_ids, attention_mask).pooler_output))
         logits_per_text = self._to_logits(text_embeds @ image_embeds.t())
-        output = RadioZeroShotOutput(
+        return RadioZeroShotOutput(
             loss=self._contrastive_loss(logits_per_text) if return_loss else None,
             logits_per_image=logits_per_text.t(),
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
         )
-        return output if return_dict is not False else output.to_tuple()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
-        """Encode texts; `pooler_output` is `(num_texts, text_dim)`, not normalised. Arguments as in `forward`."""
+        """Encode texts; `pooler_output` is `(num_texts, text_dim)`, not normalized. Arguments as in `forward`."""
         self._check_text_length(input_ids.shape[-1])
         output = self.text_tower(input_ids=input_ids, attention_mask=attention_mask)
         embeds = (
@@ -181,14 +183,14 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     def get_image_features(
         self,
         pixel_values: Tensor,
-        window_size: int | str | WindowChoice | None = None,
+        window_size: WindowSize = None,
         pixel_mask: Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Encode images; `pooler_output` is the adaptor's summary `(num_images, text_dim)`, not normalised.
+        """Encode images; `pooler_output` is the adaptor's summary `(num_images, text_dim)`, not normalized.
 
         Arguments as in `forward`. The adaptor's dense head does not run.
         """
-        tokens = self._encode_tokens(pixel_values, window_size)
+        tokens = self.radio_model(pixel_values, window_size=window_size).tokens
         class_token = tokens[:, self._text_adaptor.token_index]
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=self._align(class_token))
 
@@ -255,7 +257,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         pixel_values: Tensor,
         text_embeds: Tensor,
         source: DenseSource = "summary_head",
-        window_size: int | str | WindowChoice | None = None,
+        window_size: WindowSize = None,
         pixel_mask: Tensor | None = None,
     ) -> SemanticSegmenterOutput:
         """Compare every patch with texts: segmentation with an open vocabulary.
@@ -289,36 +291,30 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds))
         return SemanticSegmenterOutput(logits=self._to_logits(cosines))
 
-    def _aligned_patches(
-        self, pixel_values: Tensor, source: DenseSource, window_size: int | str | WindowChoice | None
-    ) -> Tensor:
+    def _aligned_patches(self, pixel_values: Tensor, source: DenseSource, window_size: WindowSize) -> Tensor:
         """Return the patches in the space of the texts, `(num_images, text_dim, rows, cols)`."""
-        if source not in get_args(DenseSource):
-            raise ValueError(f"`source` must be 'summary_head' or 'features', got {source!r}.")
+        check_choice("source", source, get_args(DenseSource))
         if source == "features":
             return self._dense_features(pixel_values, window_size)
-        patches = self._align(self.radio_model.patch_features(self._encode_tokens(pixel_values, window_size)))
-        return patches.transpose(1, 2).unflatten(2, tuple(self.radio_model.grid(pixel_values)))
+        passed = self.radio_model(pixel_values, window_size=window_size)
+        return to_map(self._align(self.radio_model.patch_features(passed.tokens)), passed.grid)
 
-    def _dense_features(self, pixel_values: Tensor, window_size: int | str | WindowChoice | None) -> Tensor:
+    def _dense_features(self, pixel_values: Tensor, window_size: WindowSize) -> Tensor:
         adaptor, width = self._text_adaptor, self._text_width
         if adaptor.feature_dim != width:
             raise ValueError(
                 f"`source='features'` needs dense features as wide as the texts ({width}), but adaptor "
                 f"{adaptor.name!r} has `feature_dim` {adaptor.feature_dim}: use 'summary_head'."
             )
-        output = self.encode(pixel_values, window_size=window_size, adaptor_names=[adaptor.name], feature_format="NCHW")
+        passed = self.radio_model(pixel_values, window_size=window_size)
+        output = read_out(self.radio_model, passed, [adaptor.name], "NCHW")
         return cast(dict[str, Any], output.adaptors)[adaptor.name].features
-
-    def _encode_tokens(self, pixel_values: Tensor, window_size: int | str | WindowChoice | None) -> Tensor:
-        """Return the backbone's tokens, prefix first; no adaptor runs."""
-        output = self.encode(pixel_values, window_size=window_size, adaptor_names=[])
-        return cast(Tensor, output.last_hidden_state)
 
     def _align(self, tokens: Tensor) -> Tensor:
         """Apply the summary head of the teacher's adaptor: `(..., hidden)` to `(..., text_dim)`."""
-        adaptor: Any = self.radio_model.adaptors[self._text_adaptor.name]
-        return adaptor.head_mlp(tokens)
+        head = self.radio_model.adaptor(self._text_adaptor.name).head_mlp
+        assert head is not None  # its width was checked
+        return head(tokens)
 
     @property
     def _text_adaptor(self) -> RadioAdaptorConfig:
@@ -357,7 +353,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
 
 
 def _normalize(embeds: Tensor, dim: int = -1) -> Tensor:
-    """Return unit vectors; like the teachers without an epsilon."""
+    """Return unit vectors; no epsilon, as in the teachers' code."""
     return embeds / embeds.norm(p=2, dim=dim, keepdim=True)
 
 

@@ -24,6 +24,29 @@ def test_maps_of_chosen_blocks():
     torch.testing.assert_close(maps[2], out.features, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("stages", "blocks"), [([0, 2, 4], [1]), ([1, 3], [0, 2]), ([4], [])])
+def test_keeps_the_blocks_behind_the_maps(stages, blocks):
+    config = RadioConfig.from_preset("radio-test")
+    config.out_indices = stages
+    backbone, passes = RadioBackbone(config).eval(), []
+    backbone.radio_model.register_forward_hook(lambda _module, _inputs, output: passes.append(output))
+    with torch.no_grad():
+        output = backbone(torch.rand(1, 3, 32, 48))
+        hidden_states = backbone(torch.rand(1, 3, 32, 48), output_hidden_states=True).hidden_states
+    assert list(passes[0].kept) == blocks
+    assert output.hidden_states is None
+    assert len(hidden_states) == 5
+
+
+def test_the_configuration_can_ask_for_tuples():
+    backbone = RadioBackbone(RadioConfig.from_preset("radio-test", return_dict=False)).eval()
+    batch = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        (maps,) = backbone(batch)
+        expected = backbone(batch, return_dict=True).feature_maps
+    assert torch.equal(maps[0], expected[0])
+
+
 def test_opens_the_folder_of_a_full_model(tmp_path):
     adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]
     model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors))

@@ -4,21 +4,14 @@ import math
 
 import pytest
 import torch
+from task_models import SIZE, images, tiny_config
 
-from modeling_radio import RadioConfig, RadioForDepthEstimation, RadioImageProcessor
+from modeling_radio import RadioForDepthEstimation, RadioImageProcessor
 from modeling_radio.depth_radio import scale_invariant_loss
 
 
-SIZE = (48, 80)
-
-
 def build(**overrides):
-    fields = {"dpt_hidden_size": 16, **overrides}
-    return RadioForDepthEstimation(RadioConfig.from_preset("radio-test", **fields)).eval()
-
-
-def images(batch_size=2):
-    return torch.rand(batch_size, 3, *SIZE)
+    return RadioForDepthEstimation(tiny_config(**overrides)).eval()
 
 
 @pytest.mark.parametrize("fields", [{}, {"patch_size": 14, "max_img_size": 224}])
@@ -89,8 +82,8 @@ def test_the_processor_resizes_depth_to_the_original():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.rand(2, 24, 40), r"`labels` must have the shape \(2, 48, 80\).* got \(2, 24, 40\): resize the maps"),
-        (torch.ones(2, *SIZE).int(), "`labels` must be floating point, .* got torch.int32: divide 16-bit depth by its"),
+        (torch.rand(2, 24, 40), r"`labels` must have the shape \(2, 48, 80\).* got \(2, 24, 40\). Resize the maps"),
+        (torch.ones(2, *SIZE).int(), "`labels` must be floating point, .* got torch.int32. Divide 16-bit depth by its"),
     ],
 )
 def test_labels_of_another_shape_or_type(labels, message):

@@ -1,20 +1,22 @@
 """Detection and instance segmentation: RF-DETR's decoder over RADIO's features."""
 
+import functools
 import json
 import sys
 
 import pytest
+import task_models
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from processor_cases import detections
 from safetensors.torch import load_file
+from task_models import tiny_config
 from torch import nn
 from torchvision.ops import box_convert
 from transformers.utils.generic import ModelOutput
 
 from modeling_radio import (
-    RadioConfig,
     RadioForInstanceSegmentation,
     RadioForObjectDetection,
     RadioImageProcessor,
@@ -25,26 +27,11 @@ from modeling_radio.pipelines_radio import RadioInstanceSegmentationPipeline
 
 MODELS = (RadioForObjectDetection, RadioForInstanceSegmentation)
 SIZE = (64, 96)
-
-
-def tiny_config(**overrides):
-    small = {
-        "id2label": {0: "cat", 1: "dog", 2: "bird"},
-        "detection_hidden_size": 32,
-        "detection_num_queries": 12,
-        "detection_num_groups": 2,
-        "detection_num_layers": 2,
-        "detection_window_size": None,
-    }
-    return RadioConfig.from_preset("radio-test", **{**small, **overrides})
-
-
-def images(count=2, size=SIZE):
-    return torch.rand(count, 3, *size)
+images = functools.partial(task_models.images, size=SIZE)
 
 
 def label(*objects, size=SIZE):
-    """One image's labels from `(class, centre x, centre y, width, height)` each."""
+    """One image's labels from `(class, center x, center y, width, height)` each."""
     rows = torch.tensor(objects).reshape(-1, 5)
     masks = torch.zeros(len(rows), *size)
     for mask, (x, y, width, height) in zip(masks, rows[:, 1:].tolist(), strict=True):
@@ -96,6 +83,19 @@ def test_hidden_states_and_attentions_of_the_backbone_only_on_request(model):
     assert len(model(batch).hidden_states) == 5
     with pytest.raises(ValueError, match="`output_attentions` needs global attention: pass `window_size='global'`"):
         model(batch, window_size=2, output_attentions=True)
+
+
+def test_keeps_the_blocks_that_it_reads_and_reads_the_last_one_without_the_final_norm():
+    model = RadioForObjectDetection(tiny_config(detection_indices=[1, 3], use_final_norm=True)).eval()
+    passes, maps, batch = [], [], images()
+    model.radio_model.register_forward_hook(lambda _module, _inputs, output: passes.append(output))
+    model.detector.register_forward_pre_hook(lambda _module, inputs: maps.append(inputs[0]))
+    with torch.no_grad():
+        model(batch)
+        states = model.radio_model(batch, output_hidden_states=True).hidden_states
+    assert list(passes[0].kept) == [1, 3]
+    expected = torch.cat([states[2], states[4]], dim=2)[:, model.config.num_prefix_tokens :]
+    assert torch.equal(maps[0].flatten(2).transpose(1, 2), expected)
 
 
 def test_reads_the_global_blocks():
@@ -279,7 +279,7 @@ def test_folder_names_what_opens_it(model_class, tmp_path):
 
 
 def test_pipeline_of_instances(monkeypatch):
-    model = RadioForInstanceSegmentation(tiny_config()).eval()
+    model = RadioForInstanceSegmentation(tiny_config(id2label={0: "cat", 1: "dog", 2: "bird"})).eval()
     segment = RadioInstanceSegmentationPipeline(model=model, image_processor=RadioImageProcessor())
     outputs = detections((0, 0.6, 0.5, 0.5, 0.5, 0.5), (2, 0.9, 0.25, 0.5, 0.5, 1.0))
     outputs.pred_masks = torch.full((1, 2, 16, 16), -5.0)
@@ -307,7 +307,7 @@ def test_pipeline_of_instances(monkeypatch):
         ([label((0, 0.9, 0.5, 0.3, 0.1)), label()], r"`boxes` of `labels\[0\]` must be .* inside it"),
         ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.tensor([[30.0, 20, 8, 8]])}, label()], "Divide pixels by"),
         ([label((0, 0.5, 0.5, 0.0, 0.1)), label()], "not empty"),
-        ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.full((1, 4), torch.nan)}, label()], "not empty; got .nan"),
+        ([{**label((0, 0.5, 0.5, 0.1, 0.1)), "boxes": torch.full((1, 4), torch.nan)}, label()], "not empty, got .nan"),
         ([label()], "`labels` must be a list with one entry for each of the 2 images, got 1 in a list"),
         (label(), "`labels` must be a list with one entry for each of the 2 images, got a dict"),
         (["cat", "dog"], r"`labels\[0\]` must be a dictionary with `class_labels` and `boxes`, got a str"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from task_models import SIZE, images, tiny_config
 from torch import nn
 from transformers.models.radio import RadioModel as NativeRadioModel
 
@@ -20,7 +21,6 @@ from modeling_radio.heads_radio import weighted_cross_entropy
 
 
 NUM_LABELS = 5
-SIZE = (48, 80)  # 3 x 5 patches: odd, which DPT rounds up
 ADAPTORS = [{"name": "dino_v3", "summary_dim": 8, "feature_dim": 8, "hidden_size": 8}]
 
 
@@ -32,9 +32,7 @@ class Head:
     fields: dict[str, Any] = field(default_factory=dict)
 
     def config(self, **overrides):
-        return RadioConfig.from_preset(
-            "radio-test", **{"num_labels": NUM_LABELS, "dpt_hidden_size": 16, **self.fields, **overrides}
-        )
+        return tiny_config(**{"num_labels": NUM_LABELS, **self.fields, **overrides})
 
     def build(self, **overrides):
         return self.model_class(self.config(**overrides)).eval()
@@ -69,10 +67,6 @@ def backbone_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("backbone")
     RadioModel(RadioConfig.from_preset("radio-test", adaptors=ADAPTORS)).save_pretrained(folder)
     return folder
-
-
-def images(batch_size=2):
-    return torch.rand(batch_size, 3, *SIZE)
 
 
 def test_save_and_load_give_equal_outputs(head, tmp_path):
@@ -187,6 +181,36 @@ def test_hidden_states_and_attentions_only_on_request(head):
     assert len(full.hidden_states) == 5
     assert len(full.attentions) == 4
     torch.testing.assert_close(model(batch, return_dict=False)[0], plain[head.output], rtol=0, atol=1e-6)
+
+
+def test_the_configuration_can_ask_for_tuples(head):
+    model, batch = head.build(return_dict=False), images()
+    with torch.no_grad():
+        (output,) = model(batch)
+        loss, again = model(batch, labels=head.labels())
+        expected = model(batch, return_dict=True)[head.output]
+    assert loss.ndim == 0
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(again, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "blocks"),
+    [
+        ("classification", {}, []),
+        ("segmentation", {}, []),
+        ("segmentation_dpt", {"dpt_indices": [1, 2, 4, 5]}, [1, 2, 4, 5]),
+        ("depth", {"dpt_indices": [1, 2, 4, 5]}, [1, 2, 4, 5]),
+    ],
+)
+def test_no_more_blocks_are_kept_than_the_head_reads(name, fields, blocks):
+    model = HEADS[name].build(num_hidden_layers=6, **fields)
+    passes = []
+    model.radio_model.register_forward_hook(lambda _module, _inputs, output: passes.append(output))
+    with torch.no_grad():
+        model(images())
+        model(images(), output_hidden_states=True)
+    assert [list(passed.kept) for passed in passes] == [blocks, list(range(6))]
 
 
 def test_learns_its_labels(head):

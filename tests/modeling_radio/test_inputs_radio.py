@@ -17,12 +17,12 @@ def model() -> RadioModel:
 @pytest.mark.parametrize(
     ("pixel_values", "message"),
     [
-        (torch.rand(1, 3, 60, 33), "multiples of 16 up to 256; the nearest valid size is 64 x 32"),
-        (torch.rand(1, 3, 272, 64), "nearest valid size is 256 x 64"),
-        (torch.rand(1, 3, 4, 64), "nearest valid size is 16 x 64"),
+        (torch.rand(1, 3, 60, 33), "multiples of 16 up to 256, got 60 x 33. The nearest valid size is 64 x 32"),
+        (torch.rand(1, 3, 272, 64), "The nearest valid size is 256 x 64"),
+        (torch.rand(1, 3, 4, 64), "The nearest valid size is 16 x 64"),
         (torch.rand(1, 4, 64, 64), "must have 3 channels, got 4"),
         (torch.rand(3, 64, 64), r"shape \(batch, channels, height, width\), got \(3, 64, 64\)"),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "divide by 255 or use the image processor"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "Divide by 255 or use the image processor"),
     ],
 )
 def test_bad_images(model, pixel_values, message):
@@ -32,11 +32,11 @@ def test_bad_images(model, pixel_values, message):
 
 def test_bad_format_and_blocks(model):
     batch = torch.rand(1, 3, 32, 32)
-    with pytest.raises(ValueError, match="'NLC' or 'NCHW', got 'NHWC'"):
+    with pytest.raises(ValueError, match=r"must be one of \['NLC', 'NCHW'\], got 'NHWC'. Did you mean 'NCHW'"):
         model(batch, feature_format="NHWC")
     with pytest.raises(ValueError, match=r"ascending blocks in \[0, 4\), got \[2, 1\]"):
         model.get_intermediate_features(batch, indices=[2, 1])
-    with pytest.raises(ValueError, match="'sparse' or 'dense'"):
+    with pytest.raises(ValueError, match=r"`aggregation` must be one of \['sparse', 'dense'\], got 'mean'"):
         model.get_intermediate_features(batch, indices=[1], aggregation="mean")
 
 
@@ -120,7 +120,7 @@ def test_positions_never_go_stale(model, change):
 
 
 @torch.no_grad()
-def test_loading_weights_and_optimiser_steps_refresh_positions(model):
+def test_loading_weights_and_optimizer_steps_refresh_positions(model):
     batch = torch.rand(1, 3, 32, 48)
     model(batch)
     other = RadioModel(model.config).eval()

@@ -172,8 +172,8 @@ def test_no_plain_tensors_on_modules(family):
         assert_outputs_equal(empty.eval()(batch), model(batch))
 
 
-def test_weights_are_initialised_from_the_meta_device(family, tmp_path):
-    """Parameters that a checkpoint lacks are initialised as in a new model, buffers included."""
+def test_weights_are_initialized_from_the_meta_device(family, tmp_path):
+    """Parameters that a checkpoint lacks are initialized as in a new model, buffers included."""
     from safetensors.torch import load_file, save_file
 
     model = build(family)
@@ -214,14 +214,14 @@ def test_half_precision_is_near_float32(model, dtype):
 
 @pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["4 bits", "8 bits"])
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt")
-def test_quantised_by_bitsandbytes_is_near_float32(options, tmp_path):
+def test_quantized_by_bitsandbytes_is_near_float32(options, tmp_path):
     pytest.importorskip("bitsandbytes")
     model = build("c-radio_v4", hidden_size=64, adaptors=[])  # one block of NF4
     model.save_pretrained(tmp_path)
-    quantised = RadioModel.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**options))
+    quantized = RadioModel.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**options))
     batch = images(model)
     with torch.no_grad():
-        expected, actual = model(batch).features, quantised(batch).features
+        expected, actual = model(batch).features, quantized(batch).features
     assert not torch.equal(actual, expected)
     assert torch.nn.functional.cosine_similarity(actual, expected, dim=-1).mean() > 0.95
 

@@ -21,7 +21,7 @@ def test_nearest_size_is_valid_and_capped():
 def test_invalid_sizes_name_the_nearest():
     config = RadioConfig.from_preset("radio-test")
     height, width = config.patch_size * 2 + 1, config.patch_size
-    with pytest.raises(ValueError, match=f"the nearest valid size is {height - 1} x {width}"):
+    with pytest.raises(ValueError, match=f"The nearest valid size is {height - 1} x {width}"):
         check_resolution(config, height, width)
 
 

@@ -3,20 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from task_models import SIZE, images, tiny_config
 
-from modeling_radio import RadioConfig, RadioForSemanticSegmentation, RadioImageProcessor, RadioModel
-
-
-SIZE = (48, 80)
+from modeling_radio import RadioForSemanticSegmentation, RadioImageProcessor, RadioModel
 
 
 def build(**overrides):
-    fields = {"num_labels": 3, "dpt_hidden_size": 16, **overrides}
-    return RadioForSemanticSegmentation(RadioConfig.from_preset("radio-test", **fields)).eval()
-
-
-def images(batch_size=2):
-    return torch.rand(batch_size, 3, *SIZE)
+    return RadioForSemanticSegmentation(tiny_config(**overrides)).eval()
 
 
 def test_linear_head_is_batch_norm_and_one_linear_layer_on_the_features():
@@ -86,7 +79,7 @@ def test_labels_outside_the_classes(label):
     labels = torch.zeros(2, *SIZE, dtype=torch.long)
     labels[1, 7, 9] = label
     with pytest.raises(
-        ValueError, match=rf"`labels` must lie in \[0, 3\), .* or be 255, which is ignored; got {label}"
+        ValueError, match=rf"`labels` must lie in \[0, 3\), .* or be 255, which is ignored, got {label}"
     ):
         build()(images(), labels=labels)
 
@@ -96,7 +89,7 @@ def test_labels_outside_the_classes(label):
     [
         (
             torch.zeros(2, 24, 40).long(),
-            r"`labels` must have the shape \(2, 48, 80\).* got \(2, 24, 40\): resize the maps",
+            r"`labels` must have the shape \(2, 48, 80\).* got \(2, 24, 40\). Resize the maps",
         ),
         (torch.zeros(1, *SIZE).long(), r"`labels` must have the shape \(2, 48, 80\), one for each pixel"),
         (torch.zeros(2, *SIZE), "`labels` must be integers, the class of each pixel, got torch.float32"),

@@ -21,7 +21,7 @@ from foundation.interruption import Interrupted, StopRequest, TrainingDivergedEr
 from foundation.ranks import any_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
-from modeling_radio.adaptors_radio import RadioAdaptorOutput
+from modeling_radio.outputs_radio import RadioAdaptorOutput
 from training.distillation.checkpoints import (
     check_same_recipe,
     checkpoint_path,

@@ -3,13 +3,11 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from foundation.files import write_folder
 from modeling_radio import RadioModel
-from modeling_radio.adaptors_radio import RadioAdaptor, RadioHeadMLP
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.student.spectral import fold_spectral_scales
 from training.targets.phi_s import FeatureStandardizer
@@ -29,9 +27,7 @@ def export_student(model: RadioModel, standardizers: Mapping[str, FeatureStandar
     exported = copy.deepcopy(model).cpu().eval().requires_grad_(True)
     fold_spectral_scales(exported)
     for name, standardizer in standardizers.items():
-        adaptor = cast(RadioAdaptor, exported.radio_model.adaptors[name])
-        head = cast(RadioHeadMLP, adaptor.feat_mlp)  # whichever its kind, it has `output_linear`
-        standardizer.fold_inverse_into_linear(head.output_linear)
+        standardizer.fold_inverse_into_linear(exported.radio_model.adaptor(name).last_dense_linear)
     processor = RadioImageProcessor.from_model_config(exported.config)
 
     def write(folder: Path) -> None:

@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
-from modeling_radio.adaptors_radio import RadioAdaptor, RadioHeadMLP
+from modeling_radio.embeddings_radio import resize_position_table
 from training.recipe import RecipeError
 from training.student.parameters import ADAPTOR_PREFIX
 from training.targets.phi_s import FeatureStandardizer
@@ -126,9 +125,7 @@ def standardize_heads(
 ) -> None:
     """Make dense heads that predict teachers' own features predict standardized ones: the inverse of export's fold."""
     for name in names:
-        adaptor = cast(RadioAdaptor, student.radio_model.adaptors[name])
-        head = cast(RadioHeadMLP, adaptor.feat_mlp)  # whichever its kind, it has `output_linear`
-        standardizers[name].fold_into_linear(head.output_linear)
+        standardizers[name].fold_into_linear(student.radio_model.adaptor(name).last_dense_linear)
 
 
 def _adaptors(model: RadioModel) -> dict[str, RadioAdaptorConfig]:
@@ -144,10 +141,8 @@ def _resize_table(table: Tensor, config: RadioConfig) -> Tensor:
     side, wanted = round(table.shape[1] ** 0.5), config.position_grid_size
     if side == wanted:
         return table
-    image = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    align_corners = config.pos_embed_align_corners
-    image = F.interpolate(image, (wanted, wanted), mode="bilinear", align_corners=align_corners)
-    return image.flatten(2).transpose(1, 2)
+    table = table.unflatten(1, (side, side))
+    return resize_position_table(table, wanted, wanted, config.pos_embed_align_corners)
 
 
 def _copy_prefix_tokens(own: Tensor, given: Tensor, ours: RadioConfig, theirs: RadioConfig) -> list[str]:

@@ -104,7 +104,7 @@ def test_norms_are_of_the_patches_after_each_block() -> None:
     for index in range(2):
         outputs = []
         hook = model.radio_model.model.blocks[index].register_forward_hook(
-            lambda _module, _inputs, output, outputs=outputs: outputs.append(output)
+            lambda _module, _inputs, output, outputs=outputs: outputs.append(output[0])
         )
         model(images, window_size="global")
         hook.remove()
@@ -118,10 +118,10 @@ def test_an_outlier_patch_shows_in_the_maximum_of_its_block() -> None:
     model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2)).eval()
     before = measure_block_norms(model, torch.zeros(1, 3, 32, 32))
 
-    def make_outlier(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        output = output.clone()
-        output[:, -1] *= 100
-        return output
+    def make_outlier(_module: nn.Module, _inputs: tuple, output: tuple[Tensor, list]) -> tuple[Tensor, list]:
+        hidden_states = output[0].clone()
+        hidden_states[:, -1] *= 100
+        return hidden_states, output[1]
 
     model.radio_model.model.blocks[1].register_forward_hook(make_outlier)
     after = measure_block_norms(model, torch.zeros(1, 3, 32, 32))

@@ -1,4 +1,4 @@
-"""Packed images of different sizes give the results of one image at a time, and those of native transformers."""
+"""What is read from the tokens; packed images of different sizes give the results of one image at a time."""
 
 import inspect
 
@@ -7,6 +7,7 @@ import torch
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.readout_radio import read_out
 
 
 GRIDS = [(4, 6), (3, 3), (4, 6), (5, 2), (3, 3)]
@@ -91,3 +92,36 @@ def test_bad_input(model, packed):
         model(packed["pixel_values"][:-1], image_grid_hw=packed["image_grid_hw"])
     with pytest.raises(ValueError, match=r"\(num_images, 2\)"):
         model(packed["pixel_values"], image_grid_hw=packed["image_grid_hw"].flatten())
+
+
+@torch.no_grad()
+def test_reads_the_summary_and_the_features_from_the_final_tokens(model):
+    pixel_values = torch.rand(2, 3, 64, 96)
+    network, config = model.radio_model, model.config
+    passed = network(pixel_values)
+    out = read_out(network, passed)
+    assert torch.equal(out.summary, passed.tokens[:, config.summary_idxs].flatten(1))
+    assert torch.equal(out.features, passed.tokens[:, config.num_prefix_tokens :])
+    assert out.last_hidden_state is passed.tokens
+    assert out.adaptors == {}
+    maps = read_out(network, passed, ["sam3"], "NCHW")
+    assert torch.equal(maps.features, out.features.transpose(1, 2).unflatten(2, (4, 6)))
+    assert maps.adaptors["sam3"].features.shape == (2, 5, 8, 12)
+
+
+@torch.no_grad()
+def test_a_feature_normalizer_acts_on_features_and_adaptors_but_not_on_tokens(model):
+    config = RadioConfig.from_preset("radio-test", adaptors=model.config.adaptors, use_feature_normalizer=True)
+    normalized = RadioModel(config).eval()
+    normalized.load_state_dict(model.state_dict(), strict=False)
+    normalizer = normalized.radio_model.feature_normalizer
+    normalizer.mean.normal_()
+    normalizer.tx.normal_()
+    pixel_values = torch.rand(1, 3, 32, 48)
+    plain, out = model(pixel_values), normalized(pixel_values)
+    expected = (plain.features - normalizer.mean) @ normalizer.tx.T
+    torch.testing.assert_close(out.features, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.last_hidden_state, plain.last_hidden_state, rtol=0, atol=1e-6)
+    adaptor = normalized.radio_model.adaptor("sam3")
+    sam3 = adaptor(plain.last_hidden_state[:, : config.num_cls_tokens], expected, 2, 3).features
+    torch.testing.assert_close(out.adaptors["sam3"].features, sam3, rtol=0, atol=1e-5)

@@ -1,0 +1,135 @@
+"""What the network takes: checks of images, packs, draws and options, before anything is computed."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from .configuration_radio import RadioConfig
+from .embeddings_radio import POSITION_DRAWS
+from .encoder_radio import PATH_DRAWS
+from .layout_radio import ImagePack
+from .messages_radio import check_choice
+from .resolution_radio import Resolution, check_resolution, largest_side
+
+
+def check_images(pixel_values: Tensor, config: RadioConfig) -> Resolution:
+    """Return the rows and columns of patches of a batch of images.
+
+    Args:
+        pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`.
+        config: What decides the channels and the size.
+
+    Raises:
+        ValueError: If shape, size or type are wrong.
+    """
+    if pixel_values.ndim != 4:
+        raise ValueError(
+            f"`pixel_values` must have the shape (batch, channels, height, width), got {tuple(pixel_values.shape)}."
+        )
+    channels, height, width = pixel_values.shape[1:]
+    if channels != config.num_channels:
+        raise ValueError(f"`pixel_values` must have {config.num_channels} channels, got {channels}.")
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"`pixel_values` must be floating point in [0, 1], got {pixel_values.dtype}. Divide by 255 or use the "
+            "image processor."
+        )
+    check_resolution(config, height, width)
+    return Resolution(height // config.patch_size, width // config.patch_size)
+
+
+def check_pack(patches: Tensor, image_grid_hw: Tensor, config: RadioConfig) -> ImagePack:
+    """Return the order of a packed sequence.
+
+    Args:
+        patches: Flattened patches of all images, `(total_patches, channels * patch_size**2)`.
+        image_grid_hw: Rows and columns of patches of each image, `(num_images, 2)`.
+        config: What decides the size of a patch and the largest grid.
+
+    Raises:
+        ValueError: If the shapes do not fit each other, or a grid is too large.
+    """
+    if image_grid_hw.ndim != 2 or image_grid_hw.shape[1] != 2 or not len(image_grid_hw):
+        raise ValueError(f"`image_grid_hw` must have the shape (num_images, 2), got {tuple(image_grid_hw.shape)}.")
+    pack = ImagePack(image_grid_hw, config.num_prefix_tokens)
+    expected = (sum(rows * cols for rows, cols in pack.grids), config.num_channels * config.patch_size**2)
+    if patches.shape != expected:
+        raise ValueError(
+            f"`pixel_values` must have the shape {expected} for this `image_grid_hw`, got {tuple(patches.shape)}."
+        )
+    largest = largest_side(config) // config.patch_size
+    if any(not 1 <= size <= largest for grid in pack.grids for size in grid):
+        grids = [tuple(grid) for grid in pack.grids]
+        raise ValueError(f"`image_grid_hw` must lie in [1, {largest}] patches, got {grids}.")
+    return pack
+
+
+def check_feature_format(feature_format: str, is_packed: bool) -> None:
+    """Raise a `ValueError` for an unknown format, or maps of packed images."""
+    check_choice("feature_format", feature_format, ("NLC", "NCHW"))
+    if is_packed and feature_format != "NLC":
+        raise ValueError(
+            f"`feature_format` must be 'NLC' with `image_grid_hw`, got {feature_format!r}. Packed images have no "
+            "common grid."
+        )
+
+
+def check_attentions(config: RadioConfig, window_size: int | None) -> None:
+    """Raise a `ValueError` where there are no attention weights to return."""
+    if window_size is not None:
+        raise ValueError("`output_attentions` needs global attention: pass `window_size='global'`.")
+    if config._attn_implementation != "eager":
+        raise ValueError(
+            f"`output_attentions` needs `attn_implementation='eager'`, got {config._attn_implementation!r}."
+        )
+
+
+def count_draws(config: RadioConfig) -> int:
+    """Return how many random numbers decide one image's training pass: its position crop and its dropped paths."""
+    return POSITION_DRAWS + PATH_DRAWS * config.num_hidden_layers
+
+
+def split_draws(
+    draws: Tensor | None, config: RadioConfig, batch_size: int, is_packed: bool
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return the draws of position crops and of dropped paths.
+
+    Args:
+        draws: Uniform numbers in [0, 1), `(batch, count_draws(config))`, or `None`.
+        config: What decides how many there are.
+        batch_size: Number of images.
+        is_packed: Whether the images share one sequence.
+
+    Returns:
+        `(batch, POSITION_DRAWS)` and `(batch, blocks, PATH_DRAWS)`, or `None` twice.
+
+    Raises:
+        ValueError: If the shape is wrong, or there are draws for packed images.
+    """
+    if draws is None:
+        return None, None
+    if is_packed:
+        raise ValueError("`draws` must be None with `image_grid_hw`: packed images share one sequence.")
+    expected = (batch_size, count_draws(config))
+    if draws.shape != expected:
+        raise ValueError(f"`draws` must have the shape {expected}, got {tuple(draws.shape)}.")
+    return draws[:, :POSITION_DRAWS], draws[:, POSITION_DRAWS:].unflatten(1, (-1, PATH_DRAWS))
+
+
+def warn_of_pixel_range(pixel_values: Tensor) -> bool:
+    """Warn if images look normalized or in [0, 255], and return whether they do.
+
+    A sample of the pixels tells; only on the CPU, since elsewhere looking at values would wait for the device.
+    """
+    if torch.compiler.is_compiling() or pixel_values.device.type != "cpu" or not pixel_values.numel():
+        return False
+    low, high = (bound.item() for bound in pixel_values.detach()[..., ::4, ::4].aminmax())
+    is_suspect = low < -0.5 or high > 1.5  # our choice: resampling overshoots [0, 1] by far less
+    if is_suspect:
+        warnings.warn(
+            f"`pixel_values` must lie in [0, 1], got [{low:.2f}, {high:.2f}]. The model normalizes inside: pass RGB "
+            "divided by 255 and nothing more.",
+            stacklevel=3,
+        )
+    return is_suspect

@@ -1,0 +1,135 @@
+"""Everything with weights behind `RadioModel` and the task models, and the one way of an image through it."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .adaptors_radio import RadioAdaptor, RadioFeatureNormalizer, RadioIntermediateNormalizer
+from .configuration_radio import RadioConfig
+from .embeddings_radio import RadioInputConditioner
+from .encoder_radio import RadioVisionTransformer
+from .inputs_radio import check_attentions, check_images, check_pack, split_draws, warn_of_pixel_range
+from .layout_radio import AttentionLayout, ImagePack
+from .messages_radio import check_choice
+from .resolution_radio import Resolution
+from .window_choice_radio import WindowSize, resolve_window
+
+
+# Where weights stand in a model's state.
+BLOCKS = "radio_model.model.blocks"
+ADAPTORS = "radio_model.adaptors"
+POSITIONS = "radio_model.model.patch_generator.pos_embed"
+PREFIX_TOKENS = "radio_model.model.patch_generator.cls_token.token"
+
+
+class NetworkPass(NamedTuple):
+    """One pass of images through the transformer.
+
+    Attributes:
+        tokens: Output after the final norm, `(batch, length, hidden)`; of packed images `(1, length, hidden)`.
+        embedded: What the first block read, of the same shape.
+        kept: By 0-based block, its output, of the same shape; the last one's before the final norm, unlike `tokens`.
+        hidden_states: On request `embedded` and the output of every block; of packed images `(length, hidden)`, image
+            after image in the order of the call.
+        attentions: On request the weights of each block, `(batch, heads, length, length)`.
+        grid: Rows and columns of patches of each image, or of the largest one of a pack.
+        pack: Order of packed images; `None` where all are of one size.
+    """
+
+    tokens: Tensor
+    embedded: Tensor
+    kept: dict[int, Tensor]
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    grid: Resolution
+    pack: ImagePack | None
+
+
+class RadioNetwork(nn.Module):
+    """Conditioner, transformer, adaptors and normalizers.
+
+    `RadioModel` and the task models all hold one as `radio_model`, so that their backbone weights have equal keys.
+    """
+
+    _warned_of_pixel_range = False
+
+    def __init__(self, config: RadioConfig, use_adaptors: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.input_conditioner = RadioInputConditioner(config)
+        self.model = RadioVisionTransformer(config)
+        self.adaptors = nn.ModuleDict()
+        for adaptor in config.adaptor_configs if use_adaptors else []:
+            self.adaptors[adaptor.name] = RadioAdaptor(config, adaptor)
+        self.feature_normalizer = RadioFeatureNormalizer(config) if config.use_feature_normalizer else None
+        self.inter_feature_normalizer = (
+            RadioIntermediateNormalizer(config) if config.num_intermediate_normalizers else None
+        )
+        self.register_buffer("summary_idxs", torch.empty(len(config.summary_idxs or []), dtype=torch.long))
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        image_grid_hw: Tensor | None = None,
+        window_size: WindowSize = None,
+        keep: Collection[int] = (),
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        draws: Tensor | None = None,
+    ) -> NetworkPass:
+        """Run the transformer; `read_out` makes features of what it returns.
+
+        `keep` lists 0-based blocks whose output is wanted; no other is held longer than the next block needs it. All
+        other arguments and all errors are those of `RadioModel.forward`.
+        """
+        config = self.config
+        all_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        with_attentions = config.output_attentions if output_attentions is None else output_attentions
+        position_draws, path_draws = split_draws(draws, config, pixel_values.shape[0], image_grid_hw is not None)
+        pack = None if image_grid_hw is None else check_pack(pixel_values, image_grid_hw, config)
+        grid = check_images(pixel_values, config) if pack is None else pack.largest_grid
+        if pack is None and not self._warned_of_pixel_range:
+            self._warned_of_pixel_range = warn_of_pixel_range(pixel_values)
+        window = resolve_window(config, window_size, grid)
+        if with_attentions:
+            check_attentions(config, window)
+
+        if pack is None:
+            patches = self.model.patch_generator.split_patches(self.input_conditioner(pixel_values))
+            embedded = self.model.patch_generator(patches, *grid, position_draws)
+            layout = AttentionLayout.for_grid(*grid, config.num_prefix_tokens, window, embedded.device)
+        else:
+            embedded = self._embed_packed(pixel_values, pack)
+            layout = pack.layout(window, embedded.device)
+        if all_states:
+            keep = range(config.num_hidden_layers)
+        tokens, kept, attentions = self.model(embedded, layout, keep, path_draws, bool(with_attentions))
+        states = (embedded, *kept.values()) if all_states else None
+        if states is not None and pack is not None:
+            states = tuple(map(pack.concatenate, states))
+        return NetworkPass(tokens, embedded, kept, states, tuple(attentions) if with_attentions else None, grid, pack)
+
+    def adaptor(self, name: str) -> RadioAdaptor:
+        """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""
+        check_choice("adaptor_names", name, list(self.adaptors))
+        return self.adaptors[name]  # pyrefly: ignore[bad-return]
+
+    def summarize(self, tokens: Tensor) -> Tensor:
+        """Concatenate the class tokens that make up the summary, `(batch, num_summaries * hidden)`."""
+        return tokens[:, self.summary_idxs].flatten(1)
+
+    def patch_features(self, tokens: Tensor) -> Tensor:
+        """Return the patch tokens, `(batch, rows * cols, hidden)`."""
+        return tokens[:, self.config.num_prefix_tokens :]
+
+    def _embed_packed(self, patches: Tensor, pack: ImagePack) -> Tensor:
+        """Return the tokens `(1, length, hidden)` of flattened patches in the order of `pack`."""
+        size = self.config.patch_size
+        patches = self.input_conditioner(patches.view(-1, self.config.num_channels, size, size)).flatten(1)
+        tokens = [
+            self.model.patch_generator(group_patches, *grid).flatten(0, 1)
+            for grid, group_patches in zip(pack.groups, pack.group_patches(patches), strict=True)
+        ]
+        return torch.cat(tokens).unsqueeze(0)
