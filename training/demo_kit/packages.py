@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import yaml
 from filelock import FileLock
@@ -98,8 +98,10 @@ class Package:
 def _read_pinned() -> dict[str, Package]:
     pinned = {}
     for name, entry in yaml.safe_load(PINNED.read_text(encoding="utf-8")).items():
-        lists = {key: tuple(entry.get(key, ())) for key in ("keep", "client_options")}
-        pinned[name] = Package(name=name, **{**entry, **lists})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+        }
+        pinned[name] = Package(name=name, **fields)
     return pinned
 
 
