@@ -1,4 +1,4 @@
-"""The arrows between packages and within `training/`, what remote code demands, and what no file may name."""
+"""The arrows between packages and within `training/`, what remote code demands, and how files may be named."""
 
 import ast
 import re
@@ -132,6 +132,17 @@ def test_network_is_ready_to_travel_as_remote_code(path):
 def test_packages_that_may_be_missing_are_imported_inside_functions(path):
     tree = ast.parse(path.read_text())
     assert not imported_packages(nodes_that_run_on_import(tree)) & LAZY_PACKAGES
+
+
+def files_of_tests():
+    names = sorted(path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py"))
+    return [pytest.param(name, id=str(name)) for name in names if name.parts[0] in PACKAGES]
+
+
+@pytest.mark.parametrize("name", files_of_tests())
+def test_every_test_file_is_named_after_what_it_tests(name):
+    """What spans several files stands in `tests/whole`."""
+    assert (ROOT / name.with_name(name.name.removeprefix("test_"))).is_file()
 
 
 def test_no_file_names_a_path_of_one_machine():
