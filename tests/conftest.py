@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import resource
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond a kilobyte: writers then fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

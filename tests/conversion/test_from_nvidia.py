@@ -177,6 +177,17 @@ def test_existing_output_is_kept_unless_told(reference, tmp_path, capsys):
     assert not (output / "mine.txt").exists()
 
 
+def test_a_full_disk_is_one_line_and_leaves_the_old_folder(reference, tmp_path, capsys, full_disk):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "mine.txt").write_text("mine")
+    source = str(reference / "radio_v2_tiny" / "checkpoint.pth.tar")
+    assert main([source, str(output), "--overwrite"]) == 1
+    assert f"from_nvidia: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
+    assert [file.name for file in output.iterdir()] == ["mine.txt"]
+    assert list(tmp_path.iterdir()) == [output]
+
+
 def test_half_precision_is_kept(edited, tmp_path):
     def edit(content):
         content["state_dict"] = {key: value.bfloat16() for key, value in content["state_dict"].items()}

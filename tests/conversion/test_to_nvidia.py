@@ -127,3 +127,11 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "there.pth.tar").write_text("mine")
     assert to_nvidia([str(tmp_path), str(tmp_path / "there.pth.tar")]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(hub_folder, tmp_path, capsys, request):
+    folder, output = hub_folder("c_radio_v3_tiny"), tmp_path / "back.pth.tar"
+    request.getfixturevalue("full_disk")
+    assert to_nvidia([str(folder), str(output)]) == 1
+    assert f"to_nvidia: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == [folder]

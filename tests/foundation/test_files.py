@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import signal
 from pathlib import Path
 
@@ -50,15 +49,6 @@ def test_file_is_replaced_or_kept(tmp_path):
         write_file(path, no_space)
     assert path.read_text() == "one"
     assert names(path.parent) == ["recipe.yaml"]
-
-
-@pytest.fixture
-def full_disk():
-    """Let no file grow beyond a kilobyte: writers then fail as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(
