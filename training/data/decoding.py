@@ -103,7 +103,7 @@ class SkippedImages:
         return self._count.value
 
     def check(self, image: EncodedImage) -> bool:
-        """Return whether the header of an image says that it can be used; if not, note it."""
+        """Return whether the header of an image says that it can be used; if not, count and log it."""
         try:
             check_header(image)
         except UnusableImageError as error:
@@ -112,7 +112,7 @@ class SkippedImages:
         return True
 
     def decode(self, image: EncodedImage, min_side_px: int | None = None) -> Image.Image | None:
-        """Decode an image as `decode_rgb` does; if it cannot be used, note it and return None."""
+        """Decode an image as `decode_rgb` does; if it cannot be used, count and log it and return None."""
         try:
             return decode_rgb(image, min_side_px)
         except UnusableImageError as error:
@@ -120,7 +120,7 @@ class SkippedImages:
             return None
 
     def add(self, name: str, reason: object) -> None:
-        """Note one image."""
+        """Count a skipped image and log why."""
         with self._count.get_lock():
             self._count.value += 1
             count = self._count.value

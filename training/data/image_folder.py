@@ -27,8 +27,8 @@ class ImageFolder(ImageTable):
         folder: Where to look, sub-folders included.
         size: Side of the square images, pixels; None for whole images of any shape.
         num_images: Length of the data set; None takes every file once.
-        seed: Which random crops.
-        split: Which files.
+        seed: Decides the random crops.
+        split: "train" or "held_out".
 
     Raises:
         ValueError: If the folder does not exist or has no usable image.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_OPEN_SHARDS = 4
 """Shards of one source that are read side by side, so that neighbors in a file are not neighbors in a batch. Our
-choice: more means more connections, and a longer way back to the place after a restart."""
+choice: more means more connections, and more to read again after a restart."""
 
 
 class EndlessSource:
@@ -30,7 +30,7 @@ class EndlessSource:
     Images whose header says that they are unusable are left out.
 
     Args:
-        parts: Of `datasets`.
+        parts: Data sets of `datasets`, which this rank reads side by side.
         column: Their image column.
         seed: Decides the order of the shards.
         skipped: Counts unusable images.
@@ -58,7 +58,7 @@ class EndlessSource:
             self.start_pass(self.number_of_pass + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place, as plain data."""
+        """Return how far the source was read, as JSON values."""
         return {
             "pass": self.number_of_pass,
             "num_read": self._num_read,
@@ -68,14 +68,14 @@ class EndlessSource:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place."""
+        """Continue from what `state_dict` returned."""
         self.start_pass(state["pass"])
         self._num_read, self._num_usable, self._turns = state["num_read"], state["num_usable"], deque(state["turns"])
         for part, part_state in zip(self._parts_of_pass, state["parts"], strict=True):
             part.load_state_dict(part_state)
 
     def start_pass(self, number: int) -> None:
-        """Go to the beginning of a pass."""
+        """Start pass `number` through the source."""
         self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
         self._turns = deque(range(len(self.parts)))
         self._parts_of_pass = [copy.copy(part) for part in self.parts]  # which `datasets` gives no way to rewind
@@ -101,12 +101,12 @@ class EndlessSource:
 class ImageStream:
     """One rank's endless sequence of encoded images, drawn from all sources by weight and shuffled block by block.
 
-    A block is read whole and permuted, so the place is exact: the sources at the start of the block and a number within
-    it. A sliding shuffle buffer cannot be resumed without its content.
+    A block is read whole and permuted, so its state is small and exact: that of the sources where the block begins, and
+    a number within it. A sliding shuffle buffer cannot be resumed without its content.
 
     Args:
         sources: What is mixed.
-        weights: Of the sources; sum to 1.
+        weights: Share of each source; they sum to 1.
         seed: Decides the mixture and the permutations.
         block_size: Images that are shuffled together.
     """
@@ -123,22 +123,22 @@ class ImageStream:
         return [self._next() for _ in range(number)]
 
     def spares(self, number: int) -> list[EncodedImage]:
-        """Return images near the present place, without moving on."""
+        """Return upcoming images of the block without consuming them."""
         return [self._block[(self._place + offset) % self.block_size] for offset in range(number)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place, as plain data."""
+        """Return how far the stream was read, as JSON values."""
         return {"block": self._block_number, "place": self._place, "sources": self._source_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place; the sources must be the same ones."""
+        """Continue from what `state_dict` returned; the sources must be the same ones."""
         self._block_number, self._place = state["block"], state["place"]
         self._source_states, self._block = state["sources"], []
         for source, source_state in zip(self.sources, self._source_states, strict=True):
             source.load_state_dict(source_state)
 
     def start_pass(self, number: int) -> None:
-        """Go to the beginning of all sources' pass `number`."""
+        """Start pass `number` through all sources."""
         for source in self.sources:
             source.start_pass(number)
         self._block_number, self._place, self._block = 0, 0, []
@@ -166,14 +166,14 @@ class ImageStream:
         return [images[place] for place in random.permutation(self.block_size)]
 
 
-def open_image_stream(data: DataRecipe, seed: int, place: int, num_places: int, skipped: SkippedImages) -> ImageStream:
+def open_image_stream(data: DataRecipe, seed: int, rank: int, num_ranks: int, skipped: SkippedImages) -> ImageStream:
     """Open all sources of a recipe for one of the ranks that share the images.
 
     Args:
         data: The sources.
         seed: Decides the order of the images; the same on all of those ranks.
-        place: Of this rank among those.
-        num_places: Number of those ranks, which see different images.
+        rank: Rank of this process among those.
+        num_ranks: Number of those ranks, which see different images.
         skipped: Counts unusable images.
 
     Raises:
@@ -183,17 +183,17 @@ def open_image_stream(data: DataRecipe, seed: int, place: int, num_places: int, 
     sources = []
     for number, recipe in enumerate(recipes):
         dataset, column = open_stream(recipe)
-        parts = _parts_of_rank(dataset, place, num_places)
+        parts = _parts_of_rank(dataset, rank, num_ranks)
         sources.append(EndlessSource(parts, column, derive_seed(seed, "source", number), skipped))
     weights = [recipe.weight for recipe in recipes]
-    return ImageStream(sources, weights, derive_seed(seed, "blocks", place), data.shuffle_buffer)
+    return ImageStream(sources, weights, derive_seed(seed, "blocks", rank), data.shuffle_buffer)
 
 
-def _parts_of_rank(dataset: IterableDataset, place: int, num_places: int) -> list[IterableDataset]:
+def _parts_of_rank(dataset: IterableDataset, rank: int, num_ranks: int) -> list[IterableDataset]:
     """Return a rank's parts of a data set: shards of its own if there are enough, or else every n-th image."""
     from datasets.distributed import split_dataset_by_node
 
-    if dataset.num_shards < num_places:
-        return [split_dataset_by_node(dataset, rank=place, world_size=num_places)]
-    num_parts = min(MAX_OPEN_SHARDS, dataset.num_shards // num_places)
-    return [dataset.shard(num_places * num_parts, place * num_parts + part) for part in range(num_parts)]
+    if dataset.num_shards < num_ranks:
+        return [split_dataset_by_node(dataset, rank=rank, world_size=num_ranks)]
+    num_parts = min(MAX_OPEN_SHARDS, dataset.num_shards // num_ranks)
+    return [dataset.shard(num_ranks * num_parts, rank * num_parts + part) for part in range(num_parts)]

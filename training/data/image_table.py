@@ -23,7 +23,7 @@ MAX_ATTEMPTS = 1000
 
 
 class EncodedRows(Protocol):
-    """Encoded images by number."""
+    """What `ImageTable` reads: encoded images, by number."""
 
     def __len__(self) -> int: ...
 
@@ -31,7 +31,7 @@ class EncodedRows(Protocol):
 
 
 class ImageTable(Dataset[Tensor]):
-    """Images by number.
+    """Images by number, decoded when asked for.
 
     Item `index` depends on (seed, index, size) and the rows alone; beyond the number of rows it shows them again,
     cropped differently. An image that turns out to be unusable is replaced by the next one, and the log names it.
@@ -40,7 +40,7 @@ class ImageTable(Dataset[Tensor]):
         rows: The encoded images.
         size: Side of random square crops, pixels; None for whole images of any shape.
         num_images: Length of the data set; None takes every row once.
-        seed: Which random crops.
+        seed: Decides the random crops.
         is_centered: Take the largest centered square instead of a random one.
         skipped: Counts unusable images.
     """

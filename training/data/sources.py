@@ -41,7 +41,7 @@ class ImageColumn:
     name: str
 
     def read(self, row: dict[str, Any], place: str) -> EncodedImage:
-        """Return the image of a row; `place` names it where the row itself does not."""
+        """Return the image of a row; `place`, for example "row 7", names it where the row itself does not."""
         value = row[self.name]
         content = value if isinstance(value, bytes) else (value or {}).get("bytes")
         path = None if isinstance(value, bytes) else (value or {}).get("path")
@@ -56,7 +56,7 @@ class TableRows:
     """The images of a map-style data set by number.
 
     Args:
-        dataset: Of `open_dataset`.
+        dataset: Of `datasets`, with random access.
         column: Its image column.
     """
 

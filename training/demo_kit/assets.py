@@ -1,9 +1,9 @@
 """What the demo's images are made of: cut-out objects, emoji and photographs, each with its split.
 
-The best data that can be reached is used: Tux Paint's stamps (Debian) as objects with classes, three
-sets of Debian wallpapers as photographs, emoji in three styles (npm and PyPI). Where only PyPI can be
-reached, Twemoji are the objects, with classes by code point, and the sample pictures of scikit-image,
-scikit-learn and DeepForest are the photographs.
+The best data that can be reached is used: Tux Paint's stamps (Debian) as objects with classes, three sets of
+Debian wallpapers as photographs, emoji in three styles (npm and PyPI). Where only PyPI can be reached, Twemoji are the
+objects, with classes by code point, and the sample pictures of scikit-image, scikit-learn and DeepForest are the
+photographs.
 """
 
 from __future__ import annotations

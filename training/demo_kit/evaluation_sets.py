@@ -101,7 +101,7 @@ def photographs(assets: DemoAssets, split: Split = "held_out", license: str | No
 
     Args:
         assets: The demo's assets.
-        split: Which side.
+        split: "train" or "held_out".
         license: Exact license to keep, e.g. "CC0-1.0" for pictures that we publish; None keeps all.
     """
     chosen = [photo for photo in assets.photographs if photo.split == split and license in (None, photo.license)]

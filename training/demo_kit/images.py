@@ -41,7 +41,7 @@ class DemoImages(Dataset[Tensor]):
         assets: What the images are made of.
         size: Side of the square images, pixels.
         num_images: Length of the data set.
-        seed: Which random images.
+        seed: Decides the random images.
         split: Whose objects and photographs to use.
 
     Raises:

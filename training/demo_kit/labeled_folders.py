@@ -31,7 +31,7 @@ def write_digits(folder: Path, size: int, draw: int) -> None:
     """Write UCI's handwritten digits into `train/DIGIT/` and `validation/DIGIT/`, dark on white and enlarged.
 
     Args:
-        folder: Where to.
+        folder: Folder to write into.
         size: Side of the images in pixels; the digits themselves have 8.
         draw: Which block of consecutive digits is held out; those of 0 to 3 have none in common.
     """
@@ -49,7 +49,7 @@ def write_masks(folder: Path, size: int, draw: int) -> None:
     """Write the scenes of the segmentation probe into `train/` and `validation/`, each with `images/` and `masks/`.
 
     Args:
-        folder: Where to.
+        folder: Folder to write into.
         size: Side of the images in pixels.
         draw: See `segmentation_set`.
     """
@@ -69,7 +69,7 @@ def write_objects(folder: Path, size: int, draw: int) -> None:
     """Write scenes with boxes and outlines as COCO json: `train/_annotations.coco.json`, the images beside it.
 
     Args:
-        folder: Where to.
+        folder: Folder to write into.
         size: Side of the images in pixels.
         draw: See `detection_set`.
     """

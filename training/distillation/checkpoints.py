@@ -67,9 +67,9 @@ def check_same_recipe(checkpoint: Path, saved: dict[str, Any], recipe: Recipe) -
     """Refuse to resume a run with another recipe.
 
     Args:
-        checkpoint: For the message.
+        checkpoint: Folder of the checkpoint, for the message.
         saved: The checkpoint's resolved recipe.
-        recipe: The present one.
+        recipe: This session's recipe.
 
     Raises:
         RecipeError: If anything that decides the weights differs; the message lists what.

@@ -37,7 +37,7 @@ class HeldOutPictures:
         images: uint8 RGB, `(num_images, 3, height, width)`.
         teachers: By name.
         device: Where teachers and student are.
-        folder: Gets `step-N.png`.
+        folder: Where `step-N.png` is written.
     """
 
     def __init__(self, images: Tensor, teachers: Mapping[str, Teacher], device: torch.device, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Running a recipe: its stages one after the other, each starting from the exported weights of the one before."""
+"""Runs a recipe: its stages one after the other, each starting from the exported weights of the one before."""
 
 import shutil
 from pathlib import Path
@@ -35,7 +35,7 @@ def run_recipe(
         return Distiller(recipe, output).run(stop_at)
     folders = [output / "stages" / stage.name for stage in stages]
     sources = [None, *(folder / "final" for folder in folders)]
-    # All at once: a folder that does not fit the last stage must not show after days.
+    # All are built now, so that a folder that does not fit a stage is refused before the first one runs.
     distillers = [Distiller(*arguments) for arguments in zip(stages, folders, sources, strict=False)]
     is_main_process = distillers[0].accelerator.is_main_process
     if is_main_process:

@@ -46,10 +46,10 @@ class ProgressLog:
 
     Args:
         accelerator: Holds the trackers; only the main process shows and records.
-        recipe: What to show, how often.
+        recipe: The recipe's section: what to show, how often.
         first_step: Where the run (re)starts.
         num_steps: Where it ends.
-        images_per_step: Over all ranks.
+        images_per_step: Number of images of a step, over all ranks.
     """
 
     def __init__(

@@ -285,14 +285,14 @@ class Distiller:
     def _seed(self, batch: Batch) -> None:
         """Seed torch's generator for the noise on the weights (and dropout, where there is any).
 
-        Not before the batch is there: a data loader draws from it when it starts, which is not at every step.
+        Call it after fetching the batch: starting a data loader draws from torch's generator, and not in every step.
         """
         part = "all" if self.recipe.damp.is_shared else batch.start
         torch.manual_seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
 
     def _losses(self, batch: Batch, example: Example) -> dict[str, Tensor]:
         """Compare the student with every teacher and its average: losses by name, `"loss"` being the weighted sum."""
-        with self.accelerator.autocast():  # which Accelerate adds to a copied student itself, but not to a sharded one
+        with self.accelerator.autocast():  # Accelerate adds autocast under DDP but not under FSDP
             output = self.student(
                 example.pixel_values,
                 window_size=batch.vitdet_window or "global",
@@ -354,7 +354,7 @@ class Distiller:
         return norm
 
     def _count_bad_step(self, values: dict[str, Tensor]) -> None:
-        """Note a step that all ranks skip; give up after too many in a row."""
+        """Count and report a step that all ranks skip; give up after too many in a row."""
         self.num_bad_steps += 1
         bad = [name for name, value in values.items() if not torch.isfinite(value)]
         reports = [(self.accelerator.process_index, ", ".join(bad))] if bad else []
@@ -371,7 +371,7 @@ class Distiller:
             group["lr"] = self.recipe.optimizer.learning_rate * factor
 
     def _gradients_in_sync(self, is_last: bool) -> contextlib.AbstractContextManager:
-        """Ranks exchange gradients once per step, with its last batch."""
+        """Return the context of a backward pass: ranks exchange gradients once per step, with its last batch."""
         return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.student)
 
     def _settings(self) -> dict[str, float]:

@@ -22,10 +22,10 @@ class StepWatch:
 
     Args:
         teachers: By name. They tell when they start and end; the rest of the wait for an example is the data's.
-        device: Of the student.
+        device: The student's device.
 
     Attributes:
-        images: Of the last watched step, up to `NUM_NORM_IMAGES`, `(num_images, 3, height, width)` in [0, 1].
+        images: Images of the last watched step, up to `NUM_NORM_IMAGES`, `(num_images, 3, height, width)` in [0, 1].
     """
 
     def __init__(self, teachers: Mapping[str, nn.Module], device: torch.device) -> None:
@@ -84,7 +84,7 @@ def measure_block_norms(network: RadioModel, pixel_values: Tensor) -> dict[str, 
     """Measure how long the patch tokens are after every block, which shows outlier patches as they grow.
 
     Args:
-        network: In eval mode. Attention is global.
+        network: The model, in eval mode; its attention is made global.
         pixel_values: `(batch, 3, height, width)` in [0, 1].
 
     Returns:

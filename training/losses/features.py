@@ -1,7 +1,7 @@
-"""The distillation losses: pure functions of tensors, in float32, averaged over images.
+"""Losses between dense features: pure functions of tensors, in float32, averaged over images.
 
-Each is linear in the images of a batch, so that a batch, its accumulated parts and its shares on several
-ranks give the same gradient.
+Like all losses of this folder, each is linear in the images of a batch, so that a batch, its accumulated parts and its
+shares on several ranks give the same gradient.
 """
 
 import torch

@@ -50,7 +50,7 @@ def read_curves(logs: Path) -> dict[str, dict[str, Curve]]:
     """Read the losses of a training run from its TensorBoard records, for `draw_curves`.
 
     Args:
-        logs: The run's folder of records.
+        logs: The run's folder of TensorBoard records, `logs/`.
 
     Returns:
         Curves by teacher, one panel each for dense features and summaries; nothing where nothing was recorded. Of

@@ -1,4 +1,4 @@
-"""The student that a recipe and its teachers describe."""
+"""Builds the student that a recipe and its teachers describe."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""DAMP: multiplicative noise on the student's linear weights in training, which leads to weights that bear corruption.
+"""DAMP: multiplicative noise on linear weights in training, which makes them robust to corrupted images.
 
 References:
     C-RADIOv4 2.4, https://arxiv.org/abs/2601.17237; DAMP, https://arxiv.org/abs/2406.16540

@@ -1,4 +1,4 @@
-"""Reopens a checkpoint folder as a stranger would: in a new process, elsewhere, with transformers alone."""
+"""Reopens a checkpoint folder as its users will: in a new process, in another folder, with transformers alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting a student from a checkpoint: its trunk, and what it knows of the teachers that the recipe keeps."""
+"""Starts a student from a checkpoint: from its trunk, and from its heads for teachers that the recipe keeps."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -56,11 +56,11 @@ class WarmStart(NamedTuple):
 
 
 def open_source(source: str, config: RadioConfig) -> RadioModel:
-    """Open the checkpoint that a student shall start from.
+    """Open the checkpoint that a student starts from.
 
     Args:
         source: Folder or Hub id.
-        config: The student's.
+        config: The student's configuration.
 
     Raises:
         RecipeError: If it cannot be opened, or its trunk is another one; the message lists the fields.
@@ -88,7 +88,7 @@ def warm_start(student: RadioModel, source: RadioModel) -> WarmStart:
 
     Args:
         student: Changed in place.
-        source: Of the same trunk, see `open_source`.
+        source: A model with the same trunk, see `open_source`.
 
     Returns:
         Which teachers' heads were kept, and notes on what was new, left behind or resized.

@@ -40,7 +40,7 @@ class Example(NamedTuple):
 
     Attributes:
         pixel_values: `(batch, 3, size, size)`, RGB in [0, 1].
-        targets: By teacher name.
+        targets: The teachers' answers, by name.
         average: Another crop for the moving average, in steps with a MESA loss.
     """
 
@@ -56,7 +56,7 @@ class TargetSource(Protocol):
         """Yield every batch of a plan with its example; `plan()` may be called more than once."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's place in the data after the last batch that was yielded, as plain data."""
+        """Return how far this rank has read the data, up to the last batch that was yielded, as JSON values."""
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from a place, given that of every rank."""
+        """Resume from what `state_dict` returned on each rank."""

@@ -40,7 +40,7 @@ class CacheContents:
     """What a cache is made from: any change makes it stale.
 
     Attributes:
-        values: Plain data.
+        values: Everything that decides views and answers, as JSON values.
     """
 
     values: dict[str, Any]
@@ -125,9 +125,9 @@ def write_feature_cache(
         images: uint8 `(3, side, side)`.
         answer: From uint8 images `(n, 3, side, side)` to the entries of a shard, as `TeacherAnswers`.
         num_workers: Processes that decode images.
-        rank: Of this process; each writes its share of the shards.
-        num_ranks: Of the run.
-        should_stop: Asked between batches.
+        rank: Rank of this process; each writes its share of the shards.
+        num_ranks: Number of ranks.
+        should_stop: Called between batches: whether to stop.
 
     Raises:
         RecipeError: If the folder holds a cache of other contents, or the disk is too small.

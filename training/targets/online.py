@@ -24,7 +24,7 @@ class OnlineTargets:
     """Runs every teacher at every step, each on its own crop of the view, shifted by whole patches.
 
     The view is a random part of the image, `max_shift_patches` larger than the student's crop on each side;
-    all crops are cut from it, so that only their place differs.
+    all crops are cut from it, so that they differ in their position only.
 
     Args:
         recipe: The recipe.

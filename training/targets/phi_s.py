@@ -58,7 +58,7 @@ class FeatureStandardizer(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor) -> None:
-        """Note a batch of teacher features, for `end_step` to add to the running moments.
+        """Keep the moments of a batch of teacher features, for `end_step` to add to the running ones.
 
         Args:
             features: `(batch, C, rows, cols)`, this rank's part.
@@ -75,7 +75,7 @@ class FeatureStandardizer(nn.Module):
 
     @torch.no_grad()
     def end_step(self) -> None:
-        """Add what all ranks together noted since the last call: one exchange, however many batches each rank had.
+        """Add what `update` kept on all ranks since the last call: one exchange, however many batches each rank had.
 
         A step with a non-finite value is left out on every rank: it does not train either.
         """

@@ -20,7 +20,7 @@ class TeacherStatistics(nn.Module):
     with what was known before the step, so that accumulation and the number of ranks do not matter.
 
     Args:
-        recipe: Method and times.
+        recipe: How targets are standardized, and for how many steps the statistics are estimated.
         teachers: By name.
 
     Raises:
@@ -95,7 +95,7 @@ class TeacherStatistics(nn.Module):
         return cast(dict[str, FeatureStandardizer], dict(self.features.items()))
 
     def scalars(self) -> dict[str, float]:
-        """Return what is worth watching: PHI-S scales and dispersions."""
+        """Return scalars for the log: PHI-S scales and dispersions."""
         scales = {f"phi_s_scale/{n}": s.scale for n, s in self.features.items() if isinstance(s, PhiS)}
         return scales | {f"dispersion/{name}": float(d.value) for name, d in self._dispersions().items()}
 

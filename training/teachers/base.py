@@ -90,7 +90,7 @@ class Teacher(nn.Module):
 
     Attributes:
         image_mean: Mean that the network was trained with, RGB of pixels in [0, 1].
-        image_std: Standard deviation likewise.
+        image_std: Standard deviation that it was trained with, in the same units.
         size_multiple: The network's input sides must be multiples of it; None means `patch_size`.
         is_convolutional: The network runs in channels-last layout, about twice as fast on CPUs.
     """
@@ -319,7 +319,7 @@ def tokens_to_map(tokens: Tensor, pixel_values: Tensor, patch_size: int) -> Tens
 
 
 class TeacherShape(Protocol):
-    """What of a teacher decides the student's shape."""
+    """The widths of a teacher, which decide those of the student's heads; None for a summary that it does not have."""
 
     summary_dim: int | None
     feature_dim: int

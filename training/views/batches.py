@@ -26,11 +26,11 @@ class Batch:
         size_px: Side of the student's images.
         window_px: Side of the window that they show of a cached view.
         indices: Which images of the data set, one per row.
-        start: Row of the first of them in the step's whole batch of this partition.
+        start: Row of the first of `indices` in the step's whole batch of this partition.
         global_size: Rows of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is then the sum of the partitions' means, wherever and in whatever parts they ran.
-        teachers: Names of the teachers that see it.
+        teachers: Names of the teachers that see these images.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
     """
 
@@ -50,12 +50,12 @@ class Batch:
         return len(self.indices)
 
     def uniform(self, label: str, *shape: int) -> Tensor:
-        """Return numbers in [0, 1), `(len(self), *shape)`, for one purpose."""
+        """Return numbers in [0, 1), `(len(self), *shape)`; each label has random numbers of its own."""
         generator = make_generator(self.seed, label, self.partition, self.step)
         return torch.rand(self.global_size, *shape, generator=generator)[self._rows]
 
     def normal(self, label: str, *shape: int) -> Tensor:
-        """Return standard normal numbers, `(len(self), *shape)`, for one purpose."""
+        """Return standard normal numbers, `(len(self), *shape)`; each label has random numbers of its own."""
         generator = make_generator(self.seed, label, self.partition, self.step)
         return torch.randn(self.global_size, *shape, generator=generator)[self._rows]
 
@@ -72,8 +72,8 @@ class BatchPlan:
     Args:
         recipe: The recipe.
         num_images: Size of the data set; None for streams, whose images come in order: `Batch.indices` counts them.
-        rank: Of this process.
-        num_ranks: Of the run.
+        rank: Rank of this process.
+        num_ranks: Number of ranks.
 
     Raises:
         RecipeError: If the ranks cannot be shared as the partitions say, or a batch is too small for its parts.
@@ -123,12 +123,12 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Images of one step, over all ranks."""
+        """Number of images of one step, over all ranks."""
         return sum(partition.batch_size for partition in self.recipe.partitions)
 
     @property
     def batches_per_step(self) -> int:
-        """Forward passes of one step on this rank."""
+        """Number of forward passes of one step on this rank."""
         return self._passes_of(self.rank)
 
     def _passes_of(self, rank: int) -> int:
@@ -171,7 +171,7 @@ class BatchPlan:
         return draw_size(partition.vitdet_windows, None, seed, "vitdet", name, step)
 
     def _image_at(self, partition: str, position: int) -> int:
-        """Return the image at a place of the partition's sequence of epochs."""
+        """Return which image stands at a position of the partition's sequence of epochs."""
         if self.num_images is None:
             return position
         epoch, place = divmod(position, self.num_images)
@@ -188,8 +188,8 @@ def divide_ranks(partitions: Sequence[PartitionRecipe], num_ranks: int) -> dict[
     process, run on every rank.
 
     Args:
-        partitions: Of the recipe.
-        num_ranks: Of the run.
+        partitions: The recipe's partitions.
+        num_ranks: Number of ranks.
 
     Raises:
         RecipeError: If the number of ranks is no multiple of the sum of the shares.

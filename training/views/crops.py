@@ -18,7 +18,7 @@ def crop_region(image: Tensor, region: Tensor, side_px: int, views: ViewsRecipe)
         image: `(3, height, width)` uint8.
         region: 4 uniform numbers that decide scale, aspect ratio, row and column.
         side_px: Side of the result in pixels.
-        views: Bounds of scale and aspect ratio.
+        views: The recipe's section, with the bounds of scale and aspect ratio.
 
     Returns:
         `(3, side_px, side_px)` uint8.
@@ -48,7 +48,7 @@ def draw_window_offsets(batch: Batch, label: str, num_cells: int, window_cells: 
 
 
 class WindowShift(NamedTuple):
-    """From one window to another, `(batch, 2)` rows and columns: in cells of the image and in the window's tokens."""
+    """The way from one window to another, `(batch, 2)` rows and columns: in cells of the image, and in tokens."""
 
     in_cells: Tensor
     in_tokens: Tensor
@@ -107,7 +107,7 @@ def jitter_color(pixel_values: Tensor, batch: Batch, views: ViewsRecipe) -> Tens
     Args:
         pixel_values: `(batch, 3, height, width)` in [0, 1].
         batch: Source of the random numbers.
-        views: Strengths.
+        views: The recipe's section, with the strengths of both.
 
     Returns:
         Same shape and range.

@@ -32,7 +32,7 @@ def build_images(
             ships), or the path of a folder of images, sub-folders included.
         size: Side of the square images, pixels.
         num_images: Length of the data set; None takes 9,000 demo images, or each file of a folder once.
-        seed: Which random images or crops.
+        seed: Decides the random images or crops.
         split: "train" or "held_out"; nothing held out is ever seen in training.
 
     Raises:
@@ -53,7 +53,7 @@ def build_training_images(data: DataRecipe, *, is_square: bool) -> Dataset[Tenso
     """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
 
     Args:
-        data: The recipe's section.
+        data: The recipe's section on images.
         is_square: Crop all images to squares of `data.image_size_px`; otherwise only the demo's are squares, and the
             others whole.
 

@@ -43,10 +43,10 @@ class ViewLoader(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's place in the data after the last batch that was yielded, as plain data."""
+        """Return how far this rank has read the data, up to the last batch that was yielded, as JSON values."""
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from a place, given that of every rank."""
+        """Resume from what `state_dict` returned on each rank."""
 
 
 class NumberedViewLoader:
@@ -106,12 +106,12 @@ class _NumberedViews(Dataset[Tensor]):
 
 @dataclass(frozen=True)
 class PartitionStreams:
-    """The streams of one rank.
+    """The streams of encoded images that one rank reads.
 
     Attributes:
-        streams: By partition, those that this rank takes part in.
-        rank: Of this process.
-        num_ranks: Of the run.
+        streams: By name of the partition, those that this rank takes part in.
+        rank: Rank of this process.
+        num_ranks: Number of ranks.
         skipped: Counts unusable images.
     """
 
@@ -141,7 +141,7 @@ class StreamedViewLoader:
     The images do not depend on the number of workers. One that cannot be decoded is replaced by a spare one.
 
     Args:
-        streams: Of this rank.
+        streams: What this rank reads.
         recipe: The recipe.
         pin_memory: Put the views in page-locked memory, for a GPU.
     """
@@ -176,7 +176,7 @@ class StreamedViewLoader:
         return self._state
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from a place; with another number of ranks than before, from the beginning of a new pass."""
+        """Resume from each rank's state; with another number of ranks than before, begin a new pass."""
         if len(states) == self.streams.num_ranks:
             self._state = states[self.streams.rank]
             return
@@ -267,7 +267,7 @@ def _unchanged(item: Any) -> Any:
 def build_view_loader(
     images: Dataset[Tensor] | PartitionStreams, recipe: Recipe, *, pin_memory: bool = False
 ) -> ViewLoader:
-    """Return the loader for a kind of images."""
+    """Return the loader for images with random access, or for streams."""
     if isinstance(images, PartitionStreams):
         return StreamedViewLoader(images, recipe, pin_memory=pin_memory)
     return NumberedViewLoader(images, recipe, pin_memory=pin_memory)

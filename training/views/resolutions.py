@@ -8,7 +8,7 @@ from foundation.seeds import make_generator
 
 
 def draw_size(sizes: Sequence[int], probabilities: Sequence[float] | None, seed: int, *labels: int | str) -> int:
-    """Return one of the sizes.
+    """Draw one of the sizes.
 
     Args:
         sizes: Candidates in pixels.

@@ -9,8 +9,8 @@ from training.data.image_stream import ImageStream, open_image_stream
 from training.recipe import DataRecipe, SourceRecipe
 
 
-def open_numbers(data: DataRecipe, place: int = 0, num_places: int = 1, *, seed: int = 0) -> ImageStream:
-    return open_image_stream(data, seed, place, num_places, SkippedImages())
+def open_numbers(data: DataRecipe, rank: int = 0, num_ranks: int = 1, *, seed: int = 0) -> ImageStream:
+    return open_image_stream(data, seed, rank, num_ranks, SkippedImages())
 
 
 def take(stream: ImageStream, number: int) -> list[int]:
