@@ -104,7 +104,7 @@ def test_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["--gpus", "0"], "`--gpus` must be at least 1; got 0."),
         (["--mfu", "2"], "`--mfu` must be above 0 and at most 1; got 2.0."),
-        (["partitions.low.rank_share=3"], "multiple of 3 (or 1 rank); got 8: use 9 ranks"),
+        (["partitions.low.rank_share=3"], "1 or a multiple of 3, got 8. Use 9 ranks"),
         (["teachers.sam3.kind=efficientnet-lite0"], "'efficientnet-lite0' has no option 'weights'"),
     ],
 )

@@ -252,7 +252,7 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         (["loss.summary=angle"], "`loss.summary` must be one of"),
         (["standardization.method=phis"], "Did you mean 'phi_s'"),
         (["optimizer.name=adam"], "`optimizer.name` must be one of"),
-        (["teachers.semantic.kind=tinny"], "unknown kind 'tinny'; did you mean 'tiny'"),
+        (["teachers.semantic.kind=tinny"], "got 'tinny'. Did you mean 'tiny'?"),
         (["student.config.hiden_size=8"], "Did you mean 'hidden_size'"),
         (["partitions.low.accumulation_steps=5"], "must be at least 5, an image for each of 1 ranks x 5"),
         (["logging.trackers=[tensorbord]"], "tensorbord"),
