@@ -1,9 +1,13 @@
-"""Two real processes of one machine that work together (gloo), started as `accelerate launch` would start them."""
+"""Two real processes of one machine that work together (gloo), told what `accelerate launch` would tell them."""
 
 import argparse
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,18 +21,47 @@ CONFIGS = Path(trainer.__file__).parents[1] / "accelerate_configs"
 
 
 def run_two_processes(script: str, folder: Path, *arguments: str) -> None:
-    """Run a script in two processes with the working directory `folder`, where each leaves a log, and wait for both."""
-    port = _free_port()
-    ranks = [_start_rank(rank, port, folder, [script, *arguments]) for rank in range(2)]
+    """Run a script in two processes with the working directory `folder`, where each leaves a log, and wait for both.
+
+    It is started once, and must call `run_on_both_ranks`.
+    """
+    variables = {
+        **environment(),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "ACCELERATE_USE_CPU": "true",
+        **fsdp_settings(),
+    }
+    command = [sys.executable, script, *arguments]
+    with log_file(folder, 0).open("w") as log:
+        first = subprocess.Popen(
+            command, cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
-        assert [process.wait(timeout=600) for process in ranks] == [0, 0], read_logs(folder)
+        assert first.wait(timeout=600) == 0, read_logs(folder)
     finally:
-        for process in ranks:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):  # both have ended
+            os.killpg(first.pid, signal.SIGKILL)
+
+
+def run_on_both_ranks(run: Callable[[], None]) -> None:
+    """In the script: become two processes, which share what was imported: most of what it takes to start one."""
+    second = os.fork()
+    rank = 0 if second else 1
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    if rank == 1:
+        with log_file(Path(), rank).open("w") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+    run()
+    if rank == 0:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
 
 
 def read_logs(folder: Path) -> str:
-    return "\n".join(log_file(folder, rank).read_text() for rank in range(2))
+    return "\n".join(log.read_text() for log in sorted(folder.glob("log-*.txt")))
 
 
 def log_file(folder: Path, rank: int) -> Path:
@@ -72,21 +105,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _start_rank(rank: int, port: int, folder: Path, command: list[str]) -> subprocess.Popen:
-    variables = {
-        **environment(),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-        **fsdp_settings(),
-    }
-    with log_file(folder, rank).open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, *command], cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT
-        )

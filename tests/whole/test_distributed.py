@@ -1,6 +1,6 @@
 """Two real processes (gloo; DDP and FSDP2) against one: same weights, same checkpoints, same errors.
 
-Both processes start once and run all scenarios of this file, on the tiny student, teachers and images of
+Both processes run all scenarios of this file, on the tiny student, teachers and images of
 `tiny_distillation.py`.
 """
 
@@ -23,6 +23,7 @@ from two_processes import (
     launcher_arguments,
     let_accelerate_shard_on_cpus,
     log_file,
+    run_on_both_ranks,
     run_two_processes,
 )
 
@@ -227,4 +228,4 @@ def test_fsdp_of_version_1_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    run_scenarios(sys.argv[1])
+    run_on_both_ranks(lambda: run_scenarios(sys.argv[1]))

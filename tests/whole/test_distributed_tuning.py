@@ -1,6 +1,6 @@
 """Tuning in two real processes (gloo; DDP and FSDP2) against one: same weights, same metrics, everything written once.
 
-Both processes start once and run all scenarios of this file.
+Both processes run all scenarios of this file.
 """
 
 import json
@@ -17,7 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
-from two_processes import choose_sharding, let_accelerate_shard_on_cpus, log_file, run_two_processes
+from two_processes import (
+    choose_sharding,
+    let_accelerate_shard_on_cpus,
+    log_file,
+    run_on_both_ranks,
+    run_two_processes,
+)
 
 import foundation.files
 from modeling_radio import RadioConfig, RadioModel
@@ -264,4 +270,4 @@ def test_running_statistics_are_averaged(two_ranks):
 
 
 if __name__ == "__main__":
-    run_scenarios(GROUPS[sys.argv[1]])
+    run_on_both_ranks(lambda: run_scenarios(GROUPS[sys.argv[1]]))
