@@ -3,6 +3,7 @@
 Both processes run all scenarios of this file.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -270,4 +271,6 @@ def test_running_statistics_are_averaged(two_ranks):
 
 
 if __name__ == "__main__":
+    for name in ("peft", "torchmetrics", "torch.utils.tensorboard", "torch.distributed.fsdp"):
+        importlib.import_module(name)  # else each rank would, in its first run
     run_on_both_ranks(lambda: run_scenarios(GROUPS[sys.argv[1]]))
