@@ -1,6 +1,7 @@
 """Settings for every test: no network, and remote code cached away from the user's own cache."""
 
 import functools
+import gc
 import http.server
 import os
 import resource
@@ -34,6 +35,12 @@ from transformers import (
 
 
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collection pass over what was imported: half a second each time that accelerate asks for it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

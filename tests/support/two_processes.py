@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -48,6 +49,7 @@ def run_two_processes(script: str, folder: Path, *arguments: str) -> None:
 
 def run_on_both_ranks(run: Callable[[], None]) -> None:
     """In the script: become two processes, which share what was imported: most of the work of starting one."""
+    gc.freeze()  # or garbage collection would copy what is shared
     second = os.fork()
     rank = 0 if second else 1
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}

@@ -78,4 +78,5 @@ def draw_predictions(
         for ax in grid[:, column]:
             if ax.images:  # a chart needs its axes
                 ax.set_axis_off()
+                ax.set(xticks=[], yticks=[])  # else they are laid out, which takes a quarter of the time
     return figure
