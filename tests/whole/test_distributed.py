@@ -35,7 +35,8 @@ from training.recipe import load_recipe
 SHORT = ("schedule.num_steps=5", "standardization={calibration_steps: 1, estimation_steps: 3, refit_every_steps: 2}")
 # A small epsilon would turn the rounding of a gradient that should be zero into a full step of Adam.
 SMOOTH = ("optimizer.learning_rate=0.1", "optimizer.eps=1")
-SETTINGS = (*SMOOTH, *SHORT, "checkpoints={every_steps: 2, keep: 9}")
+SETTINGS = (*SMOOTH, *SHORT, "checkpoints={every_steps: 5, keep: 9}")
+SAVED_BETWEEN = "checkpoints.every_steps=2"
 
 UNEVEN = "partitions=[{name: low, sizes_px: [32, 48], batch_size: 5}, {name: high, sizes_px: [64], batch_size: 3}]"
 BOUND = (  # "low" on rank 0, "high" on rank 1
@@ -43,7 +44,7 @@ BOUND = (  # "low" on rank 0, "high" on rank 1
     " {name: high, sizes_px: [64], batch_size: 2, rank_share: 1}]"
 )
 UNEQUAL_PASSES = BOUND.replace("batch_size: 2", "batch_size: 2, accumulation_steps: 2")
-FROZEN_TRUNK = (UNEVEN, "optimizer.trunk_frozen_steps=3")  # without optimizer state when it is first saved
+FROZEN_TRUNK = (UNEVEN, SAVED_BETWEEN, "optimizer.trunk_frozen_steps=3")  # no optimizer state when it is first saved
 EVERYTHING = (
     UNEVEN,
     "partitions.high.teachers=[semantic]",
@@ -54,7 +55,7 @@ EVERYTHING = (
     "student.gradient_checkpointing=true",
 )
 ONE_TEACHER_EACH = (BOUND, "partitions.low.teachers=[segmenter]", "partitions.high.teachers=[semantic]")
-NAN_ON_RANK_1 = ("teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
+NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
 
 
 class Scenario(NamedTuple):
