@@ -8,8 +8,9 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from modeling_radio.messages_radio import check_choice
+from modeling_radio.network_radio import BLOCKS
 from training.recipe import OptimizerRecipe
-from training.student.parameters import BLOCK_PREFIX, is_decayed
+from training.student.parameters import is_decayed
 from training.student.spectral import SCALE_SUFFIX
 
 
@@ -61,7 +62,7 @@ def _muon(model: nn.Module, recipe: OptimizerRecipe) -> Optimizer:
     of_blocks = {
         id(parameter)
         for name, parameter in model.named_parameters()
-        if name.startswith(BLOCK_PREFIX) and not name.endswith(SCALE_SUFFIX)
+        if name.startswith(f"{BLOCKS}.") and not name.endswith(SCALE_SUFFIX)
     }
     groups = [
         {**decayed, "params": [parameter for parameter in decayed["params"] if id(parameter) in of_blocks]},

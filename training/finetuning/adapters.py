@@ -23,6 +23,7 @@ from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.modeling_radio import copy_source_files
+from modeling_radio.network_radio import BLOCKS
 from modeling_radio.peft_radio import check_adapter_weights
 from training.finetuning.settings import FinetuneSettings
 from training.recipe import did_you_mean
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
 
-BLOCKS = "radio_model.model.blocks"
 BACKBONE, TEXT_TOWER = "radio_model", "text_tower"
 PEFT_PREFIX = "base_model.model."
 

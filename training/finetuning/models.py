@@ -19,9 +19,10 @@ from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.network_radio import BLOCKS
 from modeling_radio.resolution_radio import Resolution, nearest_resolution
 from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
-from training.finetuning.adapters import BACKBONE, BLOCKS, add_adapter
+from training.finetuning.adapters import BACKBONE, add_adapter
 from training.finetuning.settings import BOX_TASKS, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
 from training.recipe import did_you_mean

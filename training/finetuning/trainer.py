@@ -15,13 +15,13 @@ from transformers.trainer_utils import EvalPrediction
 
 from foundation.files import write_file
 from foundation.ranks import fsdp_plugin
-from modeling_radio.network_radio import RadioNetwork
+from modeling_radio.network_radio import BLOCKS, RadioNetwork
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.tasks.base import Examples, FinetuningTask, Score
 from training.student.parameters import is_decayed
 
 
-_BLOCK = re.compile(r"radio_model\.model\.blocks\.(\d+)\.")
+_BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.(\d+)\.")
 
 
 class FinetuningTrainer(Trainer):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.embeddings_radio import resize_position_table
+from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
 from training.recipe import RecipeError
-from training.student.parameters import ADAPTOR_PREFIX
 from training.targets.phi_s import FeatureStandardizer
 
 
@@ -38,8 +38,6 @@ TRUNK_FIELDS = (
 )
 """Fields of the configuration that decide what the trunk's weights mean."""
 
-POSITIONS = "radio_model.model.patch_generator.pos_embed"
-PREFIX_TOKENS = "radio_model.model.patch_generator.cls_token.token"
 SUMMARY_TOKENS = "radio_model.summary_idxs"
 
 
@@ -97,9 +95,9 @@ def warm_start(student: RadioModel, source: RadioModel) -> WarmStart:
     kept = [name for name in ours if name in theirs and _is_same_head(ours[name], theirs[name])]
     own, given = student.state_dict(), source.state_dict()
     apart = (POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS)
-    heads = tuple(f"{ADAPTOR_PREFIX}{name}." for name in kept)
+    heads = tuple(f"{ADAPTORS}.{name}." for name in kept)
     for key, tensor in own.items():
-        if key.startswith(heads) or not (key.startswith(ADAPTOR_PREFIX) or key in apart):
+        if key.startswith(heads) or not (key.startswith(f"{ADAPTORS}.") or key in apart):
             tensor.copy_(given[key])
     own[POSITIONS].copy_(_resize_table(given[POSITIONS], student.config))
     copied = _copy_prefix_tokens(own[PREFIX_TOKENS], given[PREFIX_TOKENS], student.config, source.config)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.network_radio import POSITIONS, PREFIX_TOKENS
 from training.student.parameters import is_decayed, trunk_parameters
 from training.student.spectral import SCALE_SUFFIX
 
@@ -25,8 +26,9 @@ def test_trunk_is_everything_but_the_adaptors(model: RadioModel) -> None:
         (f"blocks.0.mlp.fc1.{SCALE_SUFFIX}", (1, 1), True),
         ("blocks.0.mlp.fc1.bias", (8,), False),
         ("blocks.0.norm1.weight", (4,), False),
-        ("patch_generator.pos_embed", (1, 16, 4), False),
-        ("patch_generator.cls_token.token", (8, 4), False),
+        (POSITIONS, (1, 16, 4), False),
+        (f"base_model.model.{POSITIONS}", (1, 16, 4), False),
+        (PREFIX_TOKENS, (8, 4), False),
     ],
 )
 def test_matrices_decay_but_not_positions_and_prefix_tokens(name: str, shape: tuple[int, ...], expected: bool) -> None:
