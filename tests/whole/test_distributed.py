@@ -147,7 +147,7 @@ def distil(output: str, *overrides: str, stop_at: int | None = None) -> None:
 
 
 def assert_same_weights(two: str, one: str) -> None:
-    """Optimiser, average and statistics are compared as well: all that a checkpoint holds."""
+    """Optimizer, average and statistics are compared as well: all that a checkpoint holds."""
     states, exports = zip(*((tiny.last_state(name, 5), exported(name)) for name in (one, two)), strict=True)
     for expected, actual in (states, exports):
         assert expected.keys() == actual.keys()

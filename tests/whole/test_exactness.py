@@ -151,7 +151,7 @@ def test_export_has_no_trace_of_noise_and_reparametrization(recipe_file: str, is
         torch.testing.assert_close(exported.adaptors[name].features, own_space, rtol=1e-4, atol=1e-4)
 
 
-def test_warm_started_student_predicts_what_it_predicted_in_the_standardised_space(recipe_file: str) -> None:
+def test_warm_started_student_predicts_what_it_predicted_in_the_standardized_space(recipe_file: str) -> None:
     start = tiny.distil(recipe_file, "first", "schedule.num_steps=3")
     settings = [f"student.init_from={start}", "seed=9", *EVERYTHING, "views.flip_probability=0"]
     distiller = Distiller(load_recipe(recipe_file, settings), Path("second"))

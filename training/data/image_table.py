@@ -30,7 +30,15 @@ class EncodedRows(Protocol):
     def __getitem__(self, index: int) -> EncodedImage: ...
 
 
-class ImageTable(Dataset[Tensor]):
+class Images(Dataset[Tensor]):
+    """Images by number: item `index` is a uint8 tensor `(3, height, width)`, RGB."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        raise NotImplementedError
+
+
+class ImageTable(Images):
     """Images by number, decoded when asked for.
 
     Item `index` depends on (seed, index, size) and the rows alone; beyond the number of rows it shows them again,

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from modeling_radio.messages_radio import check_choice
 from training.data.decoding import to_tensor
-from training.data.image_table import SPLITS, Split
+from training.data.image_table import SPLITS, Images, Split
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.drawing import PixelBank, compose_scene, cut_out_on_ground, load_pixel_bank, random_crop
 
@@ -31,7 +31,7 @@ EMOJI_MIN_GROUND = 60  # our choice: emoji are drawn for light grounds; most van
 RENDER_BATCH = 64  # our choice: images a worker hands over at once
 
 
-class DemoImages(Dataset[Tensor]):
+class DemoImages(Images):
     """Pictures of real objects and places: composites, single objects, crops of photographs, emoji.
 
     Item `index` depends on (seed, split, index) alone, and on `size` only by resampling: the same item at
@@ -85,13 +85,11 @@ def _draw_image(bank: PixelBank, size: int, random: np.random.Generator) -> Imag
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else picture
 
 
-def render(
-    dataset: Dataset[Tensor], indices: Sequence[int], *, num_workers: int = 2, show_progress: bool = True
-) -> Tensor:
+def render(dataset: Images, indices: Sequence[int], *, num_workers: int = 2, show_progress: bool = True) -> Tensor:
     """Render many images with worker processes and a progress bar.
 
     Args:
-        dataset: Map-style; every item a uint8 tensor `(3, height, width)` of one size.
+        dataset: Images of one size.
         indices: Which items, in the order of the result.
         num_workers: Worker processes; 0 renders in this process. The result does not depend on it.
         show_progress: Whether to show the bar.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -107,7 +106,7 @@ def _held_out_images(source: str, size: int) -> Tensor:
     except ValueError as error:
         hint = "Give another folder, or `logging.picture_every_steps=null`."
         raise RecipeError(f"`logging.picture_source`: {error} {hint}") from error
-    return torch.stack([images[index] for index in range(min(NUM_PICTURE_IMAGES, len(cast(Sized, images))))])
+    return torch.stack([images[index] for index in range(min(NUM_PICTURE_IMAGES, len(images)))])
 
 
 def _widest_partition(recipe: Recipe) -> PartitionRecipe:

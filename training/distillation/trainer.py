@@ -5,7 +5,7 @@ the step, so a restarted run repeats an undisturbed one bit for bit.
 """
 
 import contextlib
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,6 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 
 from foundation.files import remove_partial, write_file
 from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
@@ -22,6 +21,7 @@ from foundation.ranks import any_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
 from modeling_radio.outputs_radio import RadioAdaptorOutput
+from training.data.image_table import Images
 from training.distillation.checkpoints import (
     check_same_recipe,
     checkpoint_path,
@@ -146,7 +146,7 @@ class Distiller:
         regularize(self.model.to(self.device), recipe)
         optimizer = build_optimizer(self.model, recipe.optimizer)
         self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
-        num_images = None if isinstance(images, PartitionStreams) else len(cast(Sized, images))
+        num_images = None if isinstance(images, PartitionStreams) else len(images)
         accelerator = self.accelerator
         self.plan = BatchPlan(recipe, num_images, accelerator.process_index, accelerator.num_processes)
         if is_sharded(accelerator):
@@ -182,7 +182,7 @@ class Distiller:
         self.student, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         shard_average(self.accelerator, self.ema.module)
 
-    def _build_images(self) -> Dataset[Tensor] | PartitionStreams:
+    def _build_images(self) -> Images | PartitionStreams:
         recipe, accelerator = self.recipe, self.accelerator
         with accelerator.main_process_first():
             if recipe.data.streaming:
@@ -200,12 +200,12 @@ class Distiller:
         check_image_sizes(self.recipe, teachers)
         return teachers
 
-    def _build_source(self, images: Dataset[Tensor] | PartitionStreams, teachers: dict[str, Teacher]) -> TargetSource:
+    def _build_source(self, images: Images | PartitionStreams, teachers: dict[str, Teacher]) -> TargetSource:
         patch_size = self.model.config.patch_size
         if self.recipe.views.teachers == "online":
             return OnlineTargets(self.recipe, patch_size, images, teachers, self.device)
         assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
-        contents = CacheContents.of(self.recipe, patch_size, len(cast(Sized, images)))
+        contents = CacheContents.of(self.recipe, patch_size, len(images))
         folder = contents.default_folder()
         if self.recipe.views.cache_dir is not None:
             folder = Path(self.recipe.views.cache_dir)

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from foundation.files import write_file, write_text
 from foundation.interruption import Interrupted, ignore_stop_signals
+from training.data.image_table import Images
 from training.recipe import Recipe, RecipeError, differences, hash_of
 
 
@@ -109,7 +110,7 @@ class FeatureCache:
 def write_feature_cache(
     folder: Path,
     contents: CacheContents,
-    images: Dataset[Tensor],
+    images: Images,
     answer: Callable[[Tensor], dict[str, Tensor]],
     *,
     num_workers: int = 0,

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from training.data.image_table import Images
 from training.recipe import Recipe
 from training.targets.examples import AverageView, Example, Target
 from training.views.batches import Batch
@@ -38,7 +38,7 @@ class OnlineTargets:
         self,
         recipe: Recipe,
         patch_size: int,
-        images: Dataset[Tensor] | PartitionStreams,
+        images: Images | PartitionStreams,
         teachers: Mapping[str, nn.Module],
         device: torch.device,
     ) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+import bisect
+import itertools
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
 
 from training.data.image_folder import ImageFolder
-from training.data.image_table import ImageTable, Split
+from training.data.image_table import Images, ImageTable, Split
 from training.data.sources import DEMO_SOURCES, is_image_folder, open_table
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.images import DemoImages
@@ -22,7 +21,7 @@ DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: what the first study needed for a 
 
 def build_images(
     source: str, *, size: int, num_images: int | None = None, seed: int = 0, split: Split = "train"
-) -> Dataset[Tensor]:
+) -> Images:
     """Return a map-style data set whose item `index` is a uint8 tensor `(3, size, size)`, RGB.
 
     Item `index` is a pure function of (source, seed, split, size, index).
@@ -49,7 +48,7 @@ def build_images(
     return ImageFolder(Path(source).expanduser(), size=size, num_images=num_images, seed=seed, split=split)
 
 
-def build_training_images(data: DataRecipe, *, is_square: bool) -> Dataset[Tensor]:
+def build_training_images(data: DataRecipe, *, is_square: bool) -> Images:
     """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
 
     Args:
@@ -68,7 +67,7 @@ def build_training_images(data: DataRecipe, *, is_square: bool) -> Dataset[Tenso
     return _mix(parts, [source.weight for source in sources])
 
 
-def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Dataset[Tensor]:
+def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Images:
     if source.source in DEMO_SOURCES:
         return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
     size = data.image_size_px if is_square else None
@@ -78,23 +77,26 @@ def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Data
     return ImageTable(open_table(source), size=size, num_images=data.num_images, seed=data.seed)
 
 
-def _mix(parts: list[Dataset[Tensor]], weights: list[float]) -> Dataset[Tensor]:
+def _mix(parts: list[Images], weights: list[float]) -> Images:
     """Return the parts one after the other, repeated so that their lengths are in proportion to the weights.
 
     It is the shortest such data set that holds every image.
     """
-    lengths = [len(cast(Sized, part)) for part in parts]
-    total = max(length / weight for length, weight in zip(lengths, weights, strict=True))
-    repeated = [_Repeated(part, round(total * weight)) for part, weight in zip(parts, weights, strict=True)]
-    return ConcatDataset(repeated)
+    total = max(len(part) / weight for part, weight in zip(parts, weights, strict=True))
+    return _Mixture(parts, [round(total * weight) for weight in weights])
 
 
-class _Repeated(Dataset[Tensor]):
-    def __init__(self, images: Dataset[Tensor], num_images: int) -> None:
-        self.images, self.num_images = images, num_images
+class _Mixture(Images):
+    """Some data sets one after the other, each repeated or cut to its length."""
+
+    def __init__(self, parts: list[Images], lengths: list[int]) -> None:
+        self.parts, self.ends = parts, list(itertools.accumulate(lengths))
 
     def __len__(self) -> int:
-        return self.num_images
+        return self.ends[-1]
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.images[index % len(cast(Sized, self.images))]
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be in [0, {len(self)}), got {index}.")
+        part = bisect.bisect_right(self.ends, index)
+        return self.parts[part][(index - (self.ends[part - 1] if part else 0)) % len(self.parts[part])]

@@ -15,6 +15,7 @@ from foundation.interruption import ignore_stop_signals
 from foundation.seeds import derive_seed
 from training.data.decoding import EncodedImage, SkippedImages, to_tensor
 from training.data.image_stream import ImageStream, open_image_stream
+from training.data.image_table import Images
 from training.recipe import Recipe, ViewsRecipe
 from training.views.batches import Batch, divide_ranks
 from training.views.crops import crop_region
@@ -58,7 +59,7 @@ class NumberedViewLoader:
         pin_memory: Put the views in page-locked memory, for a GPU.
     """
 
-    def __init__(self, images: Dataset[Tensor], recipe: Recipe, *, pin_memory: bool = False) -> None:
+    def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
         self.images, self.recipe, self.pin_memory = images, recipe, pin_memory
 
     def views(self, plan: Plan, side_px: Callable[[Batch], int]) -> Iterator[tuple[Batch, Tensor]]:
@@ -97,7 +98,7 @@ class _NumberedRequests:
 
 
 class _NumberedViews(Dataset[Tensor]):
-    def __init__(self, images: Dataset[Tensor], views: ViewsRecipe) -> None:
+    def __init__(self, images: Images, views: ViewsRecipe) -> None:
         self.images, self.recipe = images, views
 
     def __getitem__(self, index: _NumberedRequest) -> Tensor:
@@ -264,9 +265,7 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def build_view_loader(
-    images: Dataset[Tensor] | PartitionStreams, recipe: Recipe, *, pin_memory: bool = False
-) -> ViewLoader:
+def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, *, pin_memory: bool = False) -> ViewLoader:
     """Return the loader for images with random access, or for streams."""
     if isinstance(images, PartitionStreams):
         return StreamedViewLoader(images, recipe, pin_memory=pin_memory)

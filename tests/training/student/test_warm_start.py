@@ -77,7 +77,7 @@ def test_other_position_table_is_resized_and_other_registers_are_cut_with_a_note
     assert torch.equal(student.state_dict()[TOKENS], source.state_dict()[TOKENS][:4])
 
 
-def test_kept_heads_go_on_in_the_standardised_space() -> None:
+def test_kept_heads_go_on_in_the_standardized_space() -> None:
     model, pixel_values = build(adaptor("a", 0), adaptor("b", 1)), torch.rand(2, 3, 32, 32)
     standardizer = PhiS(8)
     standardizer.update(torch.randn(4, 8, 5, 5) * 3 + 1)

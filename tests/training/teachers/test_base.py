@@ -24,7 +24,7 @@ class EchoTeacher(Teacher):
         return TeacherOutput(pixel_values.mean((2, 3)) if self.summary_dim else None, patches)
 
 
-def test_pixels_are_normalised_with_the_teachers_own_constants():
+def test_pixels_are_normalized_with_the_teachers_own_constants():
     teacher = EchoTeacher(patch_size=16)
     mean = torch.tensor(teacher.image_mean).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     torch.testing.assert_close(teacher(mean).summary, torch.zeros(1, 3))
