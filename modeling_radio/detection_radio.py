@@ -51,9 +51,9 @@ def check_num_queries(config: RadioConfig, grid: Resolution) -> None:
     if grid.height * grid.width < num_queries:
         side = int(num_queries**0.5 + 0.999) * config.patch_size
         raise ValueError(
-            f"`detection_num_queries` is {num_queries}, but images of {grid.height} x {grid.width} patches have "
-            f"only {grid.height * grid.width} of them. Use larger images (for example {side} x {side} pixels) or "
-            f"fewer queries."
+            f"`detection_num_queries` must be at most {grid.height * grid.width} for images of {grid.height} x "
+            f"{grid.width} patches, got {num_queries}. Use larger images (for example {side} x {side} pixels) or fewer "
+            "queries."
         )
 
 
@@ -199,8 +199,8 @@ class RadioDetectionModel(RadioTaskModel):
         _check_fields(label, index)
         if len(label["boxes"]) > self.config.detection_num_queries:
             raise ValueError(
-                f"`labels[{index}]` has {len(label['boxes'])} boxes, more than `detection_num_queries` "
-                f"({self.config.detection_num_queries}), which bounds what can be found in one image."
+                f"`boxes` of `labels[{index}]` must be at most {self.config.detection_num_queries}, the "
+                f"`detection_num_queries` that bound what can be found in one image, got {len(label['boxes'])}."
             )
 
     def _check_values(self, labels: Sequence[Mapping[str, Tensor]]) -> None:
@@ -368,7 +368,7 @@ def _check_fields(label: Mapping[str, Tensor], index: int) -> None:
         )
     missing = {"class_labels", "boxes"} - set(label)
     if missing:
-        raise ValueError(f"`labels[{index}]` lacks {sorted(missing)}; it has {sorted(label)}.")
+        raise ValueError(f"`labels[{index}]` must have {sorted(missing)} too, got only {sorted(label)}.")
     classes, boxes = label["class_labels"], label["boxes"]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
         raise ValueError(

@@ -78,10 +78,10 @@ def check_feature_format(feature_format: str, is_packed: bool) -> None:
 def check_attentions(config: RadioConfig, window_size: int | None) -> None:
     """Raise a `ValueError` where there are no attention weights to return."""
     if window_size is not None:
-        raise ValueError("`output_attentions` needs global attention: pass `window_size='global'`.")
+        raise ValueError(f"`window_size` must be 'global' with `output_attentions`, got {window_size}.")
     if config._attn_implementation != "eager":
         raise ValueError(
-            f"`output_attentions` needs `attn_implementation='eager'`, got {config._attn_implementation!r}."
+            f"`attn_implementation` must be 'eager' with `output_attentions`, got {config._attn_implementation!r}."
         )
 
 
@@ -110,7 +110,7 @@ def split_draws(
     if draws is None:
         return None, None
     if is_packed:
-        raise ValueError("`draws` must be None with `image_grid_hw`: packed images share one sequence.")
+        raise ValueError("`draws` must be None with `image_grid_hw`, got numbers. Packed images share one sequence.")
     expected = (batch_size, count_draws(config))
     if draws.shape != expected:
         raise ValueError(f"`draws` must have the shape {expected}, got {tuple(draws.shape)}.")

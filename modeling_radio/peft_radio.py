@@ -50,8 +50,8 @@ def find_adapter_base(folder: str | Path) -> str | None:
     else:
         problem = "is no folder on this machine"
     raise ValueError(
-        f"`base_model_name_or_path` in {str(path)!r} is {base!r}, which {problem}: write there the folder or Hub id of "
-        "the model that the adapter was trained on."
+        f"`base_model_name_or_path` in {str(path)!r} must be the folder or Hub id of the model that the adapter was "
+        f"trained on, got {base!r}, which {problem}."
     )
 
 

@@ -69,7 +69,7 @@ class RadioInstanceSegmentationPipeline(ImageSegmentationPipeline):
     def _sanitize_parameters(self, **kwargs: Any) -> Any:
         if "overlap_mask_area_threshold" in kwargs:
             raise ValueError(
-                "`overlap_mask_area_threshold` is not for a model of instances, whose masks may overlap: leave it out."
+                "`overlap_mask_area_threshold` must be left out for a model of instances: their masks may overlap."
             )
         return super()._sanitize_parameters(**kwargs)
 

@@ -74,7 +74,7 @@ class RadioSam3Trunk(PreTrainedModel):
         if pixel_values.shape[-2:] != (side, side):
             raise ValueError(
                 f"`pixel_values` must have {side} x {side} pixels for SAM3's {grid_size} x {grid_size} features, "
-                f"got {tuple(pixel_values.shape[-2:])}: call the processor with "
+                f"got {tuple(pixel_values.shape[-2:])}. Call the processor with "
                 f"`size={{'height': {side}, 'width': {side}}}`."
             )
         output = self.radio(
@@ -159,7 +159,8 @@ def save_attached(sam3_model: Sam3Model, folder: str | Path) -> None:
     """
     if not isinstance(sam3_model.vision_encoder.backbone, RadioSam3Trunk):
         raise ValueError(
-            "`sam3_model` runs on its own trunk: call `attach_to_sam3` first, or use its `save_pretrained`."
+            "`sam3_model` must run on RADIO, got one on its own trunk. Call `attach_to_sam3` first, or use its "
+            "`save_pretrained`."
         )
     sam3_model.config.auto_map = {
         "AutoConfig": f"sam3_radio.{RadioSam3Config.__name__}",
@@ -176,17 +177,17 @@ def _trunk_config(
     adaptor = radio.config.adaptor(adaptor_name, argument="adaptor_name")
     if adaptor.feature_dim != own.hidden_size:
         raise ValueError(
-            f"SAM3's trunk has {own.hidden_size} channels, but adaptor {adaptor_name!r} has `feature_dim` "
-            f"{adaptor.feature_dim}: it was distilled from another SAM."
+            f"`feature_dim` of adaptor {adaptor_name!r} must be {own.hidden_size}, the channels of SAM3's trunk, got "
+            f"{adaptor.feature_dim}. It was distilled from another SAM."
         )
     patch_size, remainder = divmod(radio.config.patch_size, adaptor.upsample_factor)
     grid_size = own.image_size // own.patch_size
     image_size = grid_size * patch_size
     if remainder or image_size % radio.patch_size or image_size > radio.max_resolution:
         raise ValueError(
-            f"SAM3's grid of {grid_size} x {grid_size} features needs images of {image_size} pixels a side, since "
-            f"adaptor {adaptor_name!r} has a feature every {patch_size} pixels; RADIO takes multiples of "
-            f"{radio.patch_size} up to {radio.max_resolution}."
+            f"`radio` must take images of {image_size} pixels a side for SAM3's {grid_size} x {grid_size} features, "
+            f"since adaptor {adaptor_name!r} has one every {patch_size} pixels, got multiples of {radio.patch_size} up "
+            f"to {radio.max_resolution}."
         )
     return RadioSam3TrunkConfig(
         hidden_size=own.hidden_size,

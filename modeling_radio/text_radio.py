@@ -85,7 +85,7 @@ def text_tower_kind(config: RadioConfig) -> TextTowerKind:
     """
     if config.text_tower is None:
         raise ValueError(
-            "`text_tower` of the configuration is None, so texts cannot be encoded: make a folder with one by "
+            "`text_tower` of the configuration must be that of a text model, got None. Make a folder with one by "
             "`python -m conversion.from_nvidia ... --text-tower ID`, or a model by "
             "`RadioForZeroShotImageClassification.from_parts`."
         )
@@ -106,7 +106,7 @@ def fill_templates(class_name: str, templates: Sequence[str]) -> list[str]:
         ValueError: If there is no template, or one does not have the placeholder `{}` exactly once.
     """
     if not templates:
-        raise ValueError("`templates` is empty: give at least one, for example '{}' for the class name alone.")
+        raise ValueError("`templates` must have at least one, got none. Give '{}' for the class name alone.")
     for template in templates:
         if template.count("{}") != 1:
             raise ValueError(f"`templates` must have the placeholder {{}} exactly once, got {template!r}.")

@@ -74,7 +74,7 @@ def check_window_size(window_size: int | str) -> None:
     if window_size in ("auto", "global") or (isinstance(window_size, int) and window_size >= 1):
         return
     raise ValueError(
-        f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}; the models were "
+        f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}. The models were "
         f"trained for {WINDOW_SIZES[-1]} to {WINDOW_SIZES[0]}."
     )
 

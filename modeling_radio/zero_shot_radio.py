@@ -211,7 +211,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             ValueError: If there are no texts.
         """
         if not texts:
-            raise ValueError("`texts` is empty: give at least one.")
+            raise ValueError("`texts` must have at least one text, got none.")
         embeds: list[Tensor] = []
         for start in range(0, len(texts), batch_size):
             tokens = tokenizer(
@@ -303,8 +303,8 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         adaptor, width = self._text_adaptor, self._text_width
         if adaptor.feature_dim != width:
             raise ValueError(
-                f"`source='features'` needs dense features as wide as the texts ({width}), but adaptor "
-                f"{adaptor.name!r} has `feature_dim` {adaptor.feature_dim}: use 'summary_head'."
+                f"`feature_dim` of adaptor {adaptor.name!r} must be {width}, the width of the texts, for "
+                f"`source='features'`, got {adaptor.feature_dim}. Use 'summary_head'."
             )
         passed = self.radio_model(pixel_values, window_size=window_size)
         output = read_out(self.radio_model, passed, [adaptor.name], "NCHW")
@@ -333,7 +333,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         """Return the loss of SigLIP (https://arxiv.org/abs/2303.15343, eq. 1) or of CLIP."""
         num_texts, num_images = logits_per_text.shape
         if num_texts != num_images:
-            raise ValueError(f"`return_loss` needs pairs, got {num_images} images and {num_texts} texts.")
+            raise ValueError(f"`return_loss` must be of pairs, got {num_images} images and {num_texts} texts.")
         if not self.use_sigmoid:
             return image_text_contrastive_loss(logits_per_text)
         is_pair = 2 * torch.eye(num_texts, device=logits_per_text.device) - 1
@@ -342,7 +342,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     def _check_text_length(self, length: int) -> None:
         longest = self.max_text_length
         if length > longest:
-            raise ValueError(f"`input_ids` has {length} tokens, the text tower takes {longest}: use `truncation=True`.")
+            raise ValueError(f"`input_ids` must have at most {longest} tokens, got {length}. Use `truncation=True`.")
         if self.use_sigmoid and length < longest and not self._warned_of_text_length:
             self._warned_of_text_length = True
             warnings.warn(
@@ -363,8 +363,8 @@ def _check_adaptor(config: RadioConfig, width: int) -> None:
     adaptor = config.adaptor(config.text_adaptor, argument="text_adaptor")
     if adaptor.summary_dim != width:
         raise ValueError(
-            f"The text tower's embeddings are {width} wide, but adaptor {adaptor.name!r} has `summary_dim` "
-            f"{adaptor.summary_dim}: this is not the text tower of its teacher. {_widths(config)}"
+            f"`summary_dim` of adaptor {adaptor.name!r} must be {width}, the width of the text tower's embeddings, got "
+            f"{adaptor.summary_dim}. Take the text tower of its teacher. {_widths(config)}"
         )
 
 
@@ -381,8 +381,8 @@ def _find_adaptor(config: RadioConfig, kind: TextTowerKind) -> str:
     ]
     if len(fitting) != 1:
         raise ValueError(
-            f"The text tower is of a {family} model, with embeddings {width} wide, and fits "
-            f"{fitting or 'no adaptor'}: name its teacher's adaptor by `text_adaptor`. {_widths(config)}"
+            f"`text_adaptor` must name the adaptor of the text tower's teacher, a {family} model with embeddings "
+            f"{width} wide, got None, and {fitting or 'no adaptor'} would fit. {_widths(config)}"
         )
     return fitting[0]
 

@@ -81,7 +81,7 @@ def test_hidden_states_and_attentions_of_the_backbone_only_on_request(model):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     model.config.output_hidden_states = True
     assert len(model(batch).hidden_states) == 5
-    with pytest.raises(ValueError, match="`output_attentions` needs global attention: pass `window_size='global'`"):
+    with pytest.raises(ValueError, match="`window_size` must be 'global' with `output_attentions`, got 2"):
         model(batch, window_size=2, output_attentions=True)
 
 
@@ -313,8 +313,11 @@ def test_pipeline_of_instances(monkeypatch):
         (["cat", "dog"], r"`labels\[0\]` must be a dictionary with `class_labels` and `boxes`, got a str"),
         ([{**label(), "boxes": torch.tensor([])}, label()], r"torch.zeros\(0, 4\)"),
         ([{**label(), "class_labels": torch.tensor([1])}, label()], r"`class_labels` \(num_boxes,\), got"),
-        ([{"boxes": torch.zeros(0, 4)}, label()], r"`labels\[0\]` lacks \['class_labels'\]"),
-        ([label(*[(0, 0.5, 0.5, 0.1, 0.1)] * 13), label()], r"13 boxes, more than `detection_num_queries` \(12\)"),
+        (
+            [{"boxes": torch.zeros(0, 4)}, label()],
+            r"`labels\[0\]` must have \['class_labels'\] too, got only \['boxes'\]",
+        ),
+        ([label(*[(0, 0.5, 0.5, 0.1, 0.1)] * 13), label()], r"`boxes` of `labels\[0\]` must be at most 12, .* got 13"),
     ],
 )
 def test_wrong_labels(labels, message):
@@ -333,7 +336,10 @@ def test_wrong_masks(masks):
 
 def test_wrong_images():
     model = RadioForObjectDetection(tiny_config())
-    with pytest.raises(ValueError, match=r"`detection_num_queries` is 12, but images of 2 x 3 patches.*64 x 64 pixels"):
+    with pytest.raises(
+        ValueError,
+        match=r"`detection_num_queries` must be at most 6 for images of 2 x 3 patches, got 12.*64 x 64 pixels",
+    ):
         model(images(size=(32, 48)))
     with pytest.raises(ValueError, match=r"`pixel_mask` must have the shape \(2, 64, 96\)"):
         model(images(), pixel_mask=torch.ones(2, 4, 6))

@@ -42,7 +42,7 @@ def test_bad_format_and_blocks(model):
 
 def test_attentions_need_global_blocks(model):
     model.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match="window_size='global'"):
+    with pytest.raises(ValueError, match="`window_size` must be 'global' with `output_attentions`, got 2"):
         model(torch.rand(1, 3, 64, 64), window_size=2, output_attentions=True)
 
 

@@ -63,11 +63,11 @@ def test_base_is_named_from_the_working_directory(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"base_model_name_or_path": None}, "is None, which names no base"),
-        ({}, "is None, which names no base"),
-        ({"base_model_name_or_path": "/old/runs/base"}, "is '/old/runs/base', which is no folder on this machine"),
-        ({"base_model_name_or_path": "../moved"}, r"is '\.\./moved', which is no folder on this machine"),
-        ({"base_model_name_or_path": "."}, r"is '\.', which is an adapter itself"),
+        ({"base_model_name_or_path": None}, "got None, which names no base"),
+        ({}, "got None, which names no base"),
+        ({"base_model_name_or_path": "/old/runs/base"}, "got '/old/runs/base', which is no folder on this machine"),
+        ({"base_model_name_or_path": "../moved"}, r"got '\.\./moved', which is no folder on this machine"),
+        ({"base_model_name_or_path": "."}, r"got '\.', which is an adapter itself"),
     ],
     ids=["null", "no field", "absolute", "relative", "adapter"],
 )
@@ -75,7 +75,7 @@ def test_nothing_that_can_be_a_base(folder, fields, message):
     describe(folder, **fields)
     path = re.escape(str(folder / "adapter_config.json"))
     with pytest.raises(
-        ValueError, match=rf"^`base_model_name_or_path` in '{path}' {message}: write there the folder or"
+        ValueError, match=rf"^`base_model_name_or_path` in '{path}' must be the folder or Hub id .*, {message}"
     ):
         find_adapter_base(folder)
 

@@ -235,7 +235,9 @@ def test_saved_pair_names_its_code(sam3, tmp_path):
 
 
 def test_sam3_on_its_own_trunk_is_not_saved_as_attached(sam3, tmp_path):
-    with pytest.raises(ValueError, match="`sam3_model` runs on its own trunk: call `attach_to_sam3` first"):
+    with pytest.raises(
+        ValueError, match=r"`sam3_model` must run on RADIO, got one on its own trunk\. Call `attach_to_sam3` first"
+    ):
         save_attached(sam3, tmp_path)
 
 
@@ -244,11 +246,11 @@ def test_sam3_on_its_own_trunk_is_not_saved_as_attached(sam3, tmp_path):
     [
         ({}, {"adaptor_name": "sam"}, r"`adaptor_name` must be one of \['sam3', 'dino_v3'\], got 'sam'. Did"),
         ({"adaptors": []}, {}, r"`adaptor_name` must be one of \[\], got 'sam3'"),
-        ({"feature_dim": 16}, {}, "SAM3's trunk has 32 channels, but adaptor 'sam3' has `feature_dim` 16"),
+        ({"feature_dim": 16}, {}, "`feature_dim` of adaptor 'sam3' must be 32, the channels of SAM3's trunk, got 16"),
         (
             {"max_resolution": 48},
             {},
-            "SAM3's grid of 4 x 4 features needs images of 64 pixels .* multiples of 16 up to 48",
+            "`radio` must take images of 64 pixels a side for SAM3's 4 x 4 features.* multiples of 16 up to 48",
         ),
     ],
 )
@@ -262,6 +264,6 @@ def test_radio_that_does_not_fit_is_refused(sam3, radio, options, message):
 def test_images_of_another_size_are_refused(sam3):
     attach_to_sam3(sam3, build_radio())
     with pytest.raises(
-        ValueError, match=r"must have 64 x 64 pixels for SAM3's 4 x 4 features, got \(48, 48\): .*'height'"
+        ValueError, match=r"must have 64 x 64 pixels for SAM3's 4 x 4 features, got \(48, 48\)\. .*'height'"
     ):
         run(sam3, random_inputs(48))

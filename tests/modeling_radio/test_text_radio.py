@@ -39,7 +39,7 @@ def test_templates_are_filled_in_order():
 @pytest.mark.parametrize(
     ("templates", "message"),
     [
-        ([], "`templates` is empty"),
+        ([], "`templates` must have at least one"),
         (["a cat"], "placeholder {} exactly once, got 'a cat'"),
         (["{} {}"], "exactly once"),
     ],
@@ -59,7 +59,7 @@ def test_tower_is_read_from_the_configuration():
 @pytest.mark.parametrize(
     ("tower", "message"),
     [
-        (None, "`text_tower` of the configuration is None"),
+        (None, "`text_tower` of the configuration must be that of a text model, got None"),
         ({"model_type": "bert"}, "must be one of .*'siglip_text_model'.*got 'bert'"),
         ({"model_type": "siglip_text"}, "Did you mean 'siglip_text_model'"),
         ({}, "got None"),

@@ -231,12 +231,12 @@ def test_short_texts_of_a_siglip_tower_are_warned_of_once(model, recwarn):
 
 
 def test_texts_that_are_too_long_are_refused(pair):
-    with pytest.raises(ValueError, match="`input_ids` has 17 tokens, the text tower takes 16"):
+    with pytest.raises(ValueError, match="`input_ids` must have at most 16 tokens, got 17"):
         pair.model.get_text_features(torch.zeros(1, 17, dtype=torch.long))
 
 
 def test_loss_of_no_pairs_is_refused(model):
-    with pytest.raises(ValueError, match="needs pairs, got 1 images and 2 texts"):
+    with pytest.raises(ValueError, match="must be of pairs, got 1 images and 2 texts"):
         model(random_texts(2), torch.rand(1, 3, 64, 64), return_loss=True)
 
 
@@ -267,7 +267,7 @@ def test_canonicalization_changes_the_embedding(model, word_tokenizer):
 
 
 def test_empty_texts_are_refused(model, word_tokenizer):
-    with pytest.raises(ValueError, match="`texts` is empty"):
+    with pytest.raises(ValueError, match="`texts` must have at least one text"):
         model.embed_texts(word_tokenizer, [])
 
 
@@ -312,7 +312,7 @@ def test_segmentation_refuses_what_does_not_fit(pair):
 
 def test_segmentation_refuses_features_of_another_width(radio, build_dual_encoder):
     model = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("clip", WIDTH))
-    with pytest.raises(ValueError, match=r"adaptor 'clip' has `feature_dim` 20: use 'summary_head'"):
+    with pytest.raises(ValueError, match=r"`feature_dim` of adaptor 'clip' must be 12, .* got 20. Use 'summary_head'"):
         model.segment(torch.rand(1, 3, 64, 64), torch.randn(3, WIDTH), source="features")
 
 
@@ -329,10 +329,10 @@ def test_parts_share_their_weights(model, radio):
             "siglip",
             16,
             None,
-            r"siglip model, with embeddings 16 wide, and fits no adaptor.*siglip2-g \(12\), clip \(12\)",
+            r"siglip model with embeddings 16 wide, got None, and no adaptor would fit.*siglip2-g \(12\), clip \(12\)",
         ),
         ("clip", WIDTH, "dino", r"`text_adaptor` must be one of \[.*\], got 'dino'. Did you mean 'dino_v3'"),
-        ("clip", 16, "clip", "embeddings are 16 wide, but adaptor 'clip' has `summary_dim` 12"),
+        ("clip", 16, "clip", "`summary_dim` of adaptor 'clip' must be 16, .* got 12"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(radio, build_dual_encoder, kind, width, name, message):

@@ -131,7 +131,7 @@ def test_instances_in_memory(instances):
 
 
 def test_instances_refuse_what_divides_a_map(instances):
-    message = "`overlap_mask_area_threshold` is not for a model of instances, whose masks may overlap: leave it out"
+    message = "`overlap_mask_area_threshold` must be left out for a model of instances: their masks may overlap"
     with pytest.raises(ValueError, match=message):
         open_instances(instances, overlap_mask_area_threshold=0.5)
     with pytest.raises(ValueError, match=message):

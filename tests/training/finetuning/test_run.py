@@ -237,7 +237,7 @@ def test_run_that_never_began_is_no_obstacle(base, class_folders, tmp_path, monk
 
 def test_fewer_patches_than_queries(base, coco_folder, tmp_path):
     with pytest.raises(
-        ValueError, match="`detection_num_queries` is 100, but images of 2 x 3 patches have only 6 of them"
+        ValueError, match="`detection_num_queries` must be at most 6 for images of 2 x 3 patches, got 100"
     ):
         FinetuningRun(settings(base, coco_folder, tmp_path / "run", task="object-detection"))
 
