@@ -27,6 +27,7 @@ from transformers.utils.generic import can_return_tuple
 from .backbone_radio import RadioMapNorm
 from .configuration_radio import RadioConfig
 from .heads_radio import RadioTaskModel, count_classes
+from .network_radio import NetworkPass
 from .outputs_radio import to_map
 from .resolution_radio import Resolution
 from .window_choice_radio import WindowSize
@@ -149,6 +150,26 @@ class RadioDetectionModel(RadioTaskModel):
         output_attentions: bool | None,
     ) -> Any:
         """Run backbone and detector; arguments and errors as in `RadioForObjectDetection.forward`."""
+        maps, passed = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
+        check_num_queries(self.config, passed.grid)
+        mask = self._mask_of_patches(pixel_values, pixel_mask, passed.grid)
+        with torch.autocast(maps.device.type, enabled=False):
+            output = self._run_detector(maps.to(self.detector.dtype), mask, labels)
+        output.hidden_states, output.attentions = passed.hidden_states, passed.attentions
+        return output
+
+    def _feature_maps(
+        self,
+        pixel_values: Tensor,
+        window_size: WindowSize,
+        output_hidden_states: bool | None,
+        output_attentions: bool | None,
+    ) -> tuple[Tensor, NetworkPass]:
+        """Return the maps of `config.detection_blocks` side by side, `(batch, num_maps * hidden, rows, cols)`.
+
+        The last block's is that before the final norm. With them comes the pass, without the blocks: the detector
+        needs memory, too.
+        """
         network, blocks = self.radio_model, self.config.detection_blocks
         passed = network(
             pixel_values,
@@ -157,14 +178,8 @@ class RadioDetectionModel(RadioTaskModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        check_num_queries(self.config, passed.grid)
-        mask = self._mask_of_patches(pixel_values, pixel_mask, passed.grid)
-        # The blocks' maps side by side, (batch, num_maps * hidden, rows, cols); the last one without the final norm.
-        maps = to_map(torch.cat([network.patch_features(passed.kept[block]) for block in blocks], dim=2), passed.grid)
-        with torch.autocast(maps.device.type, enabled=False):
-            output = self._run_detector(maps.to(self.detector.dtype), mask, labels)
-        output.hidden_states, output.attentions = passed.hidden_states, passed.attentions
-        return output
+        features = torch.cat([network.patch_features(passed.kept[block]) for block in blocks], dim=2)
+        return to_map(features, passed.grid), passed._replace(kept={})
 
     def _run_detector(self, maps: Tensor, mask: Tensor, labels: Sequence[Mapping[str, Tensor]] | None) -> Any:
         if labels is None:
