@@ -22,11 +22,11 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, C
 from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.messages_radio import check_choice
 from modeling_radio.modeling_radio import copy_source_files
 from modeling_radio.network_radio import BLOCKS
 from modeling_radio.peft_radio import check_adapter_weights
 from training.finetuning.settings import FinetuneSettings
-from training.recipe import did_you_mean
 
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -
     alpha = settings.lora_alpha if settings.lora_alpha is not None else 2 * settings.lora_rank
     return LoraConfig(
         r=settings.lora_rank,
-        lora_alpha=cast(int, alpha),
+        lora_alpha=cast(int, alpha),  # peft takes any number
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
         modules_to_save=head_names(model) or None,
@@ -72,12 +72,14 @@ def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -
 
 
 def target_pattern(model: RadioPreTrainedModel, targets: Sequence[str] | None) -> str:
-    """Return a regular expression for the full paths of the named layers; None names all that are valid."""
+    """Return a regular expression for the full paths of the named layers; None names all that are valid.
+
+    Raises:
+        ValueError: If a target is no linear layer of a block; the message lists those that are.
+    """
     valid = valid_targets(model)
     for target in targets or ():
-        if target not in valid:
-            hint = did_you_mean(target, valid)
-            raise ValueError(f"`lora_targets` has {target!r}.{hint} Valid for this model: {', '.join(valid)}.")
+        check_choice("lora_targets", target, valid)
     names = "|".join(targets or valid)
     return rf"{re.escape(BLOCKS)}\.\d+\.(?:attn|mlp)\.(?:{names})"
 
@@ -87,13 +89,13 @@ def add_adapter(model: RadioPreTrainedModel, settings: FinetuneSettings) -> Peft
 
     Its heads become float32 and train in full.
     """
-    from peft import PeftModel, get_peft_model
+    from peft import get_peft_model
 
     for name in head_names(model):
         model.get_submodule(name).float()  # heads train in full: bfloat16 would swallow small steps
     config = build_lora_config(model, settings)
     with _without_renaming_warning():
-        return cast(PeftModel, get_peft_model(model, config))
+        return get_peft_model(model, config)
 
 
 def save_adapter(
@@ -118,7 +120,7 @@ def save_adapter(
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
     """
-    base_model = cast(RadioPreTrainedModel, model.get_base_model())
+    base_model = _base_of(model)
 
     def write(folder: Path) -> None:
         model.save_pretrained(str(folder), state_dict=weights)
@@ -195,18 +197,22 @@ def _without_renaming_warning() -> Iterator[None]:
 
 def check_adapter(model: RadioPreTrainedModel | PeftModel, folder: Path) -> None:
     """Raise a `ValueError` unless an adapter folder fits a model."""
-    from peft import PeftModel
-
     missing = [
         name for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME) if not (folder / name).is_file()
     ]
     if missing:
         raise ValueError(f"{folder} is no adapter folder: it lacks {', '.join(missing)}.")
-    base = cast(RadioPreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+    base = _base_of(model)
     there, here = _saved_shapes(folder), _fitting_shapes(base, folder)
     mismatched = [(name, there[name], here[name]) for name in there.keys() & here.keys() if there[name] != here[name]]
     remark = _differing_fields(RadioConfig.from_pretrained(folder), base.config)
     check_adapter_weights(folder, here.keys() - there.keys(), there.keys() - here.keys(), mismatched, remark)
+
+
+def _base_of(model: RadioPreTrainedModel | PeftModel) -> RadioPreTrainedModel:
+    base = model if isinstance(model, RadioPreTrainedModel) else model.get_base_model()
+    assert isinstance(base, RadioPreTrainedModel)
+    return base
 
 
 def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -218,9 +224,10 @@ def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the weights that an adapter of the folder's kind has if it is made for a model and its heads."""
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+    from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict
 
-    config = cast("LoraConfig", PeftConfig.from_pretrained(str(folder)))
+    config = PeftConfig.from_pretrained(str(folder))
+    assert isinstance(config, LoraConfig)
     config.modules_to_save = head_names(model) or None
     config.base_model_name_or_path = None  # else peft warns that it changes
     with torch.device("meta"), _without_renaming_warning():
@@ -246,4 +253,4 @@ def merge_adapter(base: RadioPreTrainedModel, folder: Path) -> RadioPreTrainedMo
         base: In float32, since the sum is rounded to the base's precision; it becomes the result.
         folder: What `save_adapter` wrote.
     """
-    return cast(RadioPreTrainedModel, open_adapter(base, folder).merge_and_unload())
+    return open_adapter(base, folder).merge_and_unload()

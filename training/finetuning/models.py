@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,13 @@ from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.messages_radio import did_you_mean
 from modeling_radio.network_radio import BLOCKS
-from modeling_radio.resolution_radio import Resolution, nearest_resolution
+from modeling_radio.resolution_radio import Resolution
 from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
 from training.finetuning.adapters import BACKBONE, add_adapter
 from training.finetuning.settings import BOX_TASKS, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
-from training.recipe import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -54,32 +54,23 @@ def open_config(checkpoint: str) -> RadioConfig:
     try:
         if find_adapter_config_file(checkpoint) is not None:
             raise ValueError(
-                f"`checkpoint` {checkpoint!r} is an adapter: give the `merged/` that `--merge` writes, or its base."
+                f"`checkpoint` must be a whole model, got the adapter {checkpoint!r}. Give the `merged/` that "
+                "`--merge` writes, or its base."
             )
         return RadioConfig.from_pretrained(checkpoint)
     except OSError as error:
-        raise ValueError(f"`checkpoint` {checkpoint!r} is no folder or Hub id with a config.json.") from error
+        raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error
 
 
-def check_size(size: tuple[int, int], config: RadioConfig) -> None:
-    """Raise a `ValueError` unless images of this height and width, in pixels, suit the model."""
-    nearest = nearest_resolution(config, *size)
-    if nearest != tuple(size):
-        raise ValueError(
-            f"`size` must have multiples of the patch size {config.patch_size} up to "
-            f"{config.max_resolution or config.max_img_size}, got {size[0]} x {size[1]}; the nearest is "
-            f"{nearest.height} x {nearest.width}."
-        )
-
-
-def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings) -> RadioConfig:
-    """Return the task model's configuration.
+def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
+    """Return the configuration of a task's model, given that of its checkpoint.
 
     Raises:
         ValueError: If the settings change a field that does not exist or that the labels or other settings decide,
             their window is none, or images have fewer patches than a detector has queries.
     """
-    decided = {**task.config_fields(), **_window_fields(config, settings)}
+    settings = task.settings
+    decided = {**task.config_fields(), **_window_fields(config, task)}
     known = [field.name for field in dataclasses.fields(RadioConfig)]
     for name, value in settings.config.items():
         if name not in known:
@@ -88,40 +79,41 @@ def configure(config: RadioConfig, task: FinetuningTask, settings: FinetuneSetti
             raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
     configured = RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
     if settings.task in BOX_TASKS:  # now, and not in the first step
-        height, width = (side // config.patch_size for side in cast(tuple[int, int], settings.size))
-        check_num_queries(configured, Resolution(height, width))
+        check_num_queries(configured, _grid(config, task))
     return configured
 
 
-def _window_fields(config: RadioConfig, settings: FinetuneSettings) -> dict[str, Any]:
+def _grid(config: RadioConfig, task: FinetuningTask) -> Resolution:
+    height, width = task.size
+    return Resolution(height // config.patch_size, width // config.patch_size)
+
+
+def _window_fields(config: RadioConfig, task: FinetuningTask) -> dict[str, Any]:
     """Return the field that holds the window; where it takes only numbers, "auto" is chosen for the run's image size.
 
     Raises:
         ValueError: If it is no window.
     """
-    window = settings.window_size
+    window = task.settings.window_size
     if window is None:
         return {}
     check_window_size(window)
-    if settings.task in BOX_TASKS:
+    if task.settings.task in BOX_TASKS:
         return {"detection_window_size": window}
     if window == "auto":
-        rows, cols = (side // config.patch_size for side in cast(tuple[int, int], settings.size))
-        window = choose_without_budget(config, rows, cols)
+        window = choose_without_budget(config, *_grid(config, task))
     return {"vitdet_window_size": None if window == "global" else window}
 
 
-def build_model(
-    config: RadioConfig, task: FinetuningTask, settings: FinetuneSettings, report: Callable[[str], None]
-) -> nn.Module:
+def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str], None]) -> nn.Module:
     """Open the backbone, start a new head where the checkpoint has none that fits, and set what is trained.
 
     Args:
         config: The task model's configuration.
         task: The task.
-        settings: The run's settings.
-        report: As in `open_task_model`.
+        report: Called with a line about head weights that start new.
     """
+    settings = task.settings
     dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
     options = {"quantization_config": quantization(settings)} if settings.quantize else {}
     model = open_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
@@ -140,7 +132,7 @@ def open_task_model(
     Args:
         task: The task.
         checkpoint: Folder or Hub id.
-        report: Called with a line if its head has weights of another shape, which start new, too.
+        report: Called with a line about head weights that start new because they have another shape.
         options: Of `from_pretrained`.
 
     Raises:

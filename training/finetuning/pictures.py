@@ -7,7 +7,6 @@ from typing import NamedTuple, cast
 
 import torch
 from accelerate.utils import send_to_device
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ class PredictedExamples(NamedTuple):
     Attributes:
         images: RGB in [0, 1], `(count, 3, height, width)`.
         predictions: As `FinetuningTask.compare` gives them.
-        references: As there.
+        references: Ground truth, laid out as the predictions.
     """
 
     images: Tensor
@@ -69,7 +68,7 @@ def draw_predictions(
     figure = Figure(figsize=(columns * PICTURE_INCHES, rows * PICTURE_INCHES), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for column, image in enumerate(images.movedim(1, -1)):
-        truth, *others = cast("list[Axes]", list(grid[:, column]))
+        truth, *others = grid[:, column]
         truth.set_title("truth", fontsize=7)
         task.draw_truth(truth, image, references[column])
         for ax, (title, predicted) in zip(others, predictions.items(), strict=True):

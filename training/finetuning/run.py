@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -17,12 +17,12 @@ from foundation.files import remove_partial, write_text
 from foundation.ranks import fsdp_plugin
 from foundation.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.resolution_radio import check_multiple, largest_side
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.data.sources import load_images
 from training.finetuning.models import (
     TrainableShare,
     build_model,
-    check_size,
     computes_in_bfloat16,
     configure,
     open_config,
@@ -58,20 +58,20 @@ class FinetuningRun:
 
     def __init__(self, settings: FinetuneSettings):
         checkpoint_config = open_config(settings.checkpoint)
-        size = settings.size or cast(tuple[int, int], tuple(checkpoint_config.preferred_resolution))
-        check_size(size, checkpoint_config)
-        self.settings = dataclasses.replace(settings, size=size)
+        height, width = settings.size or checkpoint_config.preferred_resolution
+        check_multiple("`size`", height, width, checkpoint_config.patch_size, largest_side(checkpoint_config))
+        self.settings = dataclasses.replace(settings, size=(height, width))
         self._check_output()
         _check_launch(settings)
         self.arguments = training_arguments(self.settings)  # joins the other processes, so that one of them reports
         images = load_images(self.settings)
         self._report(images.remark)
         self.task = build_task(self.settings, images)
-        self.config = configure(checkpoint_config, self.task, self.settings)
-        self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": size[0], "width": size[1]})
+        self.config = configure(checkpoint_config, self.task)
+        self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": height, "width": width})
         transformers_logging.disable_progress_bar()  # models load in no time
         set_seed(self.settings.seed)
-        self.model = build_model(self.config, self.task, self.settings, self._report)
+        self.model = build_model(self.config, self.task, self._report)
         self.share = TrainableShare.of(self.model)
         self._report(f"Training {self.share}.")
         self.trainer = self._build_trainer()
@@ -218,7 +218,7 @@ def last_checkpoint(output: Path) -> str | None:
 
 
 def _check_launch(settings: FinetuneSettings) -> None:
-    """Refuse DeepSpeed, FSDP of version 1, and FSDP with quantization."""
+    """Refuse DeepSpeed, FSDP 1 and FSDP with quantization."""
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise ValueError("DeepSpeed is not supported: launch with DDP or FSDP, as in training/accelerate_configs.")
     if fsdp_plugin() is not None and settings.quantize is not None:

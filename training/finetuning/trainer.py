@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalPrediction
 from foundation.files import write_file
 from foundation.ranks import fsdp_plugin
 from modeling_radio.network_radio import BLOCKS, RadioNetwork
+from training.finetuning.adapters import BACKBONE
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.tasks.base import Examples, FinetuningTask, Score
 from training.student.parameters import is_decayed
@@ -54,8 +55,9 @@ class FinetuningTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW (or what `args.optim` names) over groups of one learning rate and weight decay each."""
         if self.optimizer is None:
-            trained = cast(nn.Module, self.model if model is None else model)
-            groups = parameter_groups(trained, self.learning_rates, self.layer_decay, self.args.weight_decay)
+            model = self.model if model is None else model
+            assert model is not None
+            groups = parameter_groups(model, self.learning_rates, self.layer_decay, self.args.weight_decay)
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
@@ -84,7 +86,8 @@ class FinetuningTrainer(Trainer):
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Measure the validation set and draw predictions beside the truth."""
-        model = cast(nn.Module, self.model)
+        model = self.model
+        assert model is not None
         average_statistics(model, self.accelerator)
         metrics = super().evaluate(*args, **options)
         assert isinstance(self.eval_dataset, Examples)
@@ -132,7 +135,7 @@ def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
     norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     for statistic in (buffer for norm in norms for buffer in norm.buffers()):
         if statistic.is_floating_point():  # not the number of batches
-            statistic.copy_(cast(Tensor, accelerator.reduce(statistic, reduction="mean")))
+            statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
 
 
 def frozen_part(model: nn.Module) -> nn.Module:
@@ -168,10 +171,10 @@ def parameter_groups(
 
 def _learning_rate(name: str, depth: int, learning_rates: tuple[float, float], layer_decay: float) -> float:
     backbone_rate, head_rate = learning_rates
-    if "radio_model." not in name:
+    if f"{BACKBONE}." not in name:
         return head_rate
     found = _BLOCK.search(name)
     if found:
         return backbone_rate * layer_decay ** (depth - 1 - int(found.group(1)))
-    is_after_blocks = "radio_model.model.norm." in name
+    is_after_blocks = f"{BACKBONE}.model.norm." in name
     return backbone_rate * (1.0 if is_after_blocks else layer_decay**depth)

@@ -92,7 +92,10 @@ def test_targets_are_the_linear_layers_of_the_blocks():
 
 
 def test_wrong_target_lists_the_valid_ones():
-    with pytest.raises(ValueError, match=r"`lora_targets` has 'qvk'\. Did you mean 'qkv'\? .*: qkv, proj, fc1, fc2\."):
+    with pytest.raises(
+        ValueError,
+        match=r"`lora_targets` must be one of \['qkv', 'proj', 'fc1', 'fc2'\], got 'qvk'\. Did you mean 'qkv'",
+    ):
         target_pattern(RadioModel(tiny_config()), ["fc1", "qvk"])
 
 

@@ -167,14 +167,23 @@ def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": (40, 48)}, "`size` must have multiples of the patch size 16 up to .*; the nearest is 48 x 48"),
-        ({"tune": "lora", "lora_targets": ("qkv", "fc3")}, "`lora_targets` has 'fc3'.*Valid .*: qkv, proj, fc1, fc2"),
+        (
+            {"size": (40, 48)},
+            r"`size` must have sides that are multiples of 16 .* got 40 x 48\. The nearest valid size is 48 x 48",
+        ),
+        (
+            {"tune": "lora", "lora_targets": ("qkv", "fc3")},
+            r"`lora_targets` must be one of \['qkv', 'proj', 'fc1', 'fc2'\], got 'fc3'\. Did",
+        ),
         ({"config": {"drop_path": 0.1}}, r"`config` has no field 'drop_path'\. Did you mean 'drop_path_rate'"),
         (
             {"config": {"class_weights": [1.0, 2.0]}},
             r"`config` cannot set 'class_weights': the labels and the settings",
         ),
-        ({"config": {"hidden_size": 48}}, r"lacks .* of the backbone in the shape that the .*, such as radio_model\."),
+        (
+            {"config": {"hidden_size": 48, "intermediate_size": 192}},
+            r"lacks .* of the backbone in the shape that the .*, such as radio_model\.",
+        ),
         (
             {"window_size": 1, "config": {"vitdet_window_size": 2}},
             r"`config` cannot set 'vitdet_window_size': .* \(1\)",
@@ -204,6 +213,11 @@ def test_launchers_that_are_refused(base, class_folders, tmp_path, monkeypatch, 
         FinetuningRun(settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
 
 
+def task_of(chosen):
+    """A task whose labels decide nothing."""
+    return Mock(config_fields=dict, settings=chosen, size=chosen.size)
+
+
 @pytest.mark.parametrize(
     ("task", "window", "field", "expected"),
     [
@@ -218,12 +232,12 @@ def test_launchers_that_are_refused(base, class_folders, tmp_path, monkeypatch, 
 def test_windows_in_the_configuration(task, window, field, expected):
     chosen = FinetuneSettings("x", task, "x", Path("x"), window_size=window, size=(32, 48))
     checkpoint = RadioConfig.from_preset("radio-test", vitdet_window_size=4, detection_num_queries=6)
-    assert getattr(configure(checkpoint, Mock(config_fields=dict), chosen), field) == expected
+    assert getattr(configure(checkpoint, task_of(chosen)), field) == expected
 
 
 def test_automatic_window_of_a_large_image():
     chosen = FinetuneSettings("x", "depth-estimation", "x", Path("x"), window_size="auto", size=(1024, 1024))
-    config = configure(RadioConfig.from_preset("radio-test"), Mock(config_fields=dict), chosen)
+    config = configure(RadioConfig.from_preset("radio-test"), task_of(chosen))
     assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
 
 
@@ -288,7 +302,10 @@ def test_adapter_is_no_checkpoint(base, class_folders, tmp_path):
     adapter.mkdir()
     shutil.copy(base / "config.json", adapter)
     (adapter / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"`checkpoint` .* is an adapter: give the `merged/` that .*, or its base\."):
+    with pytest.raises(
+        ValueError,
+        match=r"`checkpoint` must be a whole model, got the adapter .*\. Give the `merged/` that .*, or its base\.",
+    ):
         FinetuningRun(settings(adapter, class_folders, tmp_path / "run"))
 
 
@@ -387,7 +404,7 @@ def test_windows_on_the_command_line(text, window):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ([], "`checkpoint` 'missing' is no folder or Hub id with a config.json"),
+        ([], "`checkpoint` must be a folder or Hub id with a config.json, got 'missing'."),
         (["--lora", "0"], "`lora_rank` must be at least 1, got 0"),
         (["--config", "drop_path_rate"], "'drop_path_rate' must have the form field=value"),
     ],

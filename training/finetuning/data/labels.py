@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from modeling_radio.classification_radio import ProblemType
 from training.finetuning.data.layouts import TRAIN, Tables
@@ -141,11 +141,11 @@ def _number(labels: Sequence[Label], ids: Mapping[str, int], image: str) -> list
 def _with_numbers(table: Dataset, numbers: list[list[int]]) -> Dataset:
     from datasets import List, Value
 
-    table_without = cast("Dataset", table.remove_columns("target"))
+    table_without: Any = table.remove_columns("target")  # declared as a union
     if find_problem_type(table) == "multi_label_classification":
-        return cast("Dataset", table_without.add_column("target", numbers, feature=List(Value("int64"))))
+        return table_without.add_column("target", numbers, feature=List(Value("int64")))
     single = [number for (number,) in numbers]
-    return cast("Dataset", table_without.add_column("target", single, feature=Value("int64")))
+    return table_without.add_column("target", single, feature=Value("int64"))
 
 
 def _name(split: str, index: int, column: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from foundation.seeds import derive_seed
 from modeling_radio.classification_radio import ProblemType
+from modeling_radio.messages_radio import did_you_mean
 from training.finetuning.data.labels import check_numbers, find_problem_type, number_classes
 from training.finetuning.data.layouts import (
     TRAIN,
@@ -20,7 +21,6 @@ from training.finetuning.data.layouts import (
     read_mask_folder,
 )
 from training.finetuning.settings import BOX_TASKS, FinetuneSettings
-from training.recipe import did_you_mean
 
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a task is to the trainer: how its rows are read, its outputs scored and its predictions drawn."""
+"""What the trainer asks of a task: to read rows, to score outputs and to draw predictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Batch = dict[str, Any]
 
 
 class Score(Protocol):
-    """A metric of torchmetrics, or one that works alike."""
+    """What the trainer calls on a metric; torchmetrics' classes fit."""
 
     def update(self, predictions: Tensor, references: Tensor) -> None: ...
 
@@ -59,6 +59,12 @@ class FinetuningTask(ABC):
         self.images = images
         self.class_names = images.class_names
         self.processor = RadioImageProcessor()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of model inputs, in pixels."""
+        assert self.settings.size is not None  # the run fills it in
+        return self.settings.size
 
     @abstractmethod
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
@@ -143,7 +149,6 @@ def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> N
 
 
 def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -> Examples[TaskType]:
-    """Return a split of a task as model inputs of the size that the task's settings name; `name` is for messages."""
-    settings = task.settings
-    assert settings.size is not None  # the run fills it in
-    return Examples(rows, task, build_transform(settings, settings.size, is_training=is_training), settings.seed, name)
+    """Return a split of a task as model inputs; `name` is for messages."""
+    transform = build_transform(task.settings, task.size, is_training=is_training)
+    return Examples(rows, task, transform, task.settings.seed, name)

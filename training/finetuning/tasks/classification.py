@@ -1,4 +1,4 @@
-"""Image classification for the trainer: one class an image, several, or (regression) a measured number."""
+"""How labels of whole images are read, scored and drawn: one class, several, or (regression) a measured number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ THRESHOLD = 0.5  # torchmetrics' own: from this probability on, an image is said
 
 
 class ClassificationTask(FinetuningTask):
-    """One class an image."""
+    """Single-label classification. Predictions are logits, `(batch, num_classes)`; references are ids, `(batch,)`."""
 
     model_class = RadioForImageClassification
     best_metric = "accuracy"
@@ -79,7 +79,10 @@ class ClassificationTask(FinetuningTask):
 
 
 class MultiLabelTask(ClassificationTask):
-    """Any number of classes an image, also none. Predictions are probabilities, `(batch, num_classes)`."""
+    """Any number of classes an image, also none.
+
+    Predictions are probabilities, references 1 where an image has a class, else 0; both `(batch, num_classes)`.
+    """
 
     best_metric = "mean_average_precision"
     problem_type = "multi_label_classification"
@@ -123,7 +126,7 @@ class MultiLabelTask(ClassificationTask):
 
 
 class RegressionTask(ClassificationTask):
-    """A measured number an image: in transformers the classifier with one output and a squared error."""
+    """A measured number an image, `(batch,)`: in transformers the classifier with one output and a squared error."""
 
     best_metric = "mean_absolute_error"
     greater_is_better = False
@@ -176,7 +179,7 @@ class MultiLabelScore:
         self.occurs = torch.zeros(num_classes, dtype=torch.bool)
 
     def update(self, predictions: Tensor, references: Tensor) -> None:
-        """Take probabilities and what is true, 0 or 1, both `(batch, num_classes)`."""
+        """Add a batch: probabilities, and 1 where an image has a class, else 0, both `(batch, num_classes)`."""
         self.metrics.update(predictions, references)
         self.occurs |= references.bool().any(dim=0)
 
@@ -185,6 +188,6 @@ class MultiLabelScore:
         return {name: values.reshape(-1)[self.occurs].mean() for name, values in self.metrics.compute().items()}
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Reset the metric."""
         self.metrics.reset()
         self.occurs.zero_()

@@ -1,4 +1,4 @@
-"""Depth estimation for the trainer."""
+"""How depth maps are read, scored and drawn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DELTA = 1.25
 
 
 class DepthTask(FinetuningTask):
-    """Meters for each pixel; 0 marks pixels without a depth."""
+    """Meters for each pixel, `(batch, height, width)`; 0 marks pixels without a depth."""
 
     model_class = RadioForDepthEstimation
     best_metric = "abs_rel"
@@ -84,7 +84,7 @@ class DepthScore:
         self.reset()
 
     def update(self, predictions: Tensor, references: Tensor) -> None:
-        """Take depths in meters, `(batch, height, width)`."""
+        """Add a batch of depths in meters, `(batch, height, width)`."""
         valid = references > 0
         predicted, true = predictions[valid].double(), references[valid].double()
         ratio = torch.maximum(predicted / true, true / predicted.clamp(min=1e-6))
@@ -99,7 +99,7 @@ class DepthScore:
         return {"abs_rel": relative, "rmse": square.sqrt(), "delta1": share}
 
     def reset(self) -> None:
-        """Forget all pixels."""
+        """Reset the metric."""
         self.num_pixels = 0
         self.sums = torch.zeros(3, dtype=torch.float64)
 

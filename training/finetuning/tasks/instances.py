@@ -1,4 +1,4 @@
-"""Instance segmentation for the trainer."""
+"""How boxes with classes and masks are read, scored and drawn."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ class InstanceSegmentationTask(DetectionTask):
     @property
     def mask_size(self) -> tuple[int, int]:
         """Height and width of predicted masks."""
-        assert self.settings.size is not None  # the run fills it in
-        height, width = self.settings.size
+        height, width = self.size
         return height // MASK_STRIDE, width // MASK_STRIDE
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
@@ -73,8 +72,7 @@ class InstanceSegmentationTask(DetectionTask):
         return {**super().true_objects(label), "masks": _shrink(label["masks"], self.mask_size)}
 
     def build_score(self) -> Score:
-        assert self.settings.size is not None
-        return InstanceSegmentationScore(self.settings.size, self.mask_size)
+        return InstanceSegmentationScore(self.size, self.mask_size)
 
     def _draw_objects(self, ax: Axes, image: Tensor, rows: Tensor) -> None:
         super()._draw_objects(ax, image, rows)
@@ -126,7 +124,7 @@ def decode_mask(segmentation: Any, size: Sequence[int], where: str) -> np.ndarra
         0 and 1, `(height, width)`, uint8.
 
     Raises:
-        ValueError: If it is neither, or of an image of another size.
+        ValueError: If the outline is none of these, or that of an image of another size.
     """
     from pycocotools import mask as coco_mask
 
@@ -144,8 +142,8 @@ def decode_mask(segmentation: Any, size: Sequence[int], where: str) -> np.ndarra
         mask = coco_mask.decode(runs)
     except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(
-            f"An outline of {where} is neither polygons of at least three points in the image nor run lengths, as in "
-            f"COCO: {segmentation!r:.100}"
+            f"An outline of {where} must be polygons of at least three points in the image or run lengths, as in COCO, "
+            f"got {segmentation!r:.100}."
         ) from error
     if mask.shape != (height, width):
         sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, (height, width))]

@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""Registry: from a task's name to its class."""
 
 from __future__ import annotations
 

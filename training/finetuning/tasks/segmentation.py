@@ -1,4 +1,4 @@
-"""Semantic segmentation for the trainer."""
+"""How masks of class ids are read, scored and drawn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent
 
 
 class SegmentationTask(FinetuningTask):
-    """A class for each pixel.
+    """A class for each pixel; predictions and references are ids, `(batch, height, width)`.
 
     Attributes:
         ignore_index: Id of pixels that neither train nor count: `semantic_loss_ignore_index` of the settings' `config`,
@@ -45,7 +45,7 @@ class SegmentationTask(FinetuningTask):
         self.ignore_index: int = settings.config.get("semantic_loss_ignore_index", IGNORE_INDEX)
         if not isinstance(self.ignore_index, int):
             raise ValueError(
-                f"`config` semantic_loss_ignore_index must be the id of a class, got {self.ignore_index!r}."
+                f"`config.semantic_loss_ignore_index` must be the id of a class, got {self.ignore_index!r}."
             )
         self._require_two_classes()
         if not self.class_names:

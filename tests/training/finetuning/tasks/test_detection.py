@@ -101,12 +101,12 @@ def test_names_in_the_type_of_the_column(as_list):
         ({"bbox": [[9, 9, 4, 0]], "category": [0]}, "A box of image 7 is empty"),
         ({"bbox": [[9, 9, math.nan, 4]], "category": [0]}, "A box of image 7 is not finite"),
         ({"bbox": [[9, 9, math.inf, 4]], "category": [0]}, "A box of image 7 is not finite"),
-        ({"bbox": [[9, 9, 4]] * 4, "category": [0] * 4}, "boxes of image 7 are not four numbers each"),
-        ({"bbox": [{"xmin": 9}], "category": [0]}, "boxes of image 7 are not four numbers each"),
+        ({"bbox": [[9, 9, 4]] * 4, "category": [0] * 4}, "boxes of image 7 must be four numbers each, got "),
+        ({"bbox": [{"xmin": 9}], "category": [0]}, "boxes of image 7 must be four numbers each, got "),
         ({"bbox": [[9, 9, 4, 4]], "kind": [0]}, r"no category \(category, .*labels\); they have bbox, kind"),
         ([{"rectangle": [9, 9, 4, 4], "label": 0}], r"no bbox \(bbox, boxes, bboxes\); they have rectangle, label"),
-        (5, "objects of image 7 are 5, but must be lists by key or a list of objects: see `target_column`"),
-        ('[{"bbox": ', "objects of image 7 are '.*, but must be lists"),
+        (5, r"objects of image 7 must be lists by key or a list of objects, got 5\. See `target_column`\."),
+        ('[{"bbox": ', "objects of image 7 must be lists by key or a list of objects, got '"),
     ],
 )
 def test_wrong_objects(detection, objects, message):

@@ -99,7 +99,7 @@ def test_outlines(outline, as_json):
 )
 def test_wrong_outlines(outline):
     with pytest.raises(
-        ValueError, match="outline of image 7 is neither polygons of at least three points in the image"
+        ValueError, match="outline of image 7 must be polygons of at least three points in the image or run lengths"
     ):
         decode_mask(outline, (HEIGHT, WIDTH), "image 7")
 

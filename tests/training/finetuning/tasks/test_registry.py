@@ -119,7 +119,7 @@ def test_ignored_id_is_the_models(segmentation):
     assert score.compute()["mean_iou"] == 1
     with pytest.raises(ValueError, match=r"has the id 255, .* \(ids 0 to 2; 0 is ignored\)"):
         task.read({"image": picture(1, 2), "target": np.array([[0, 255]])}, "image 7")
-    with pytest.raises(ValueError, match="semantic_loss_ignore_index must be the id of a class, got 'no'"):
+    with pytest.raises(ValueError, match=r"semantic_loss_ignore_index` must be the id of a class, got 'no'"):
         build(SegmentationTask, "semantic-segmentation", config={"semantic_loss_ignore_index": "no"})
 
 
