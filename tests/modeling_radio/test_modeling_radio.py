@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comparisons import assert_close_by_name
 from transformers import BitsAndBytesConfig
 
 from modeling_radio import RadioConfig, RadioModel
@@ -54,10 +55,7 @@ def flat(output) -> dict[str, torch.Tensor]:
 
 
 def assert_outputs_equal(left, right, atol: float = 0.0) -> None:
-    left, right = flat(left), flat(right)
-    assert left.keys() == right.keys()
-    for key, value in left.items():
-        torch.testing.assert_close(value, right[key], rtol=0, atol=atol, msg=lambda text, key=key: f"{key}: {text}")
+    assert_close_by_name(flat(left), flat(right), atol=atol)
 
 
 @pytest.fixture(params=list(FAMILIES))

@@ -4,8 +4,10 @@ Copies of equal weights do not always give equal bits: where the weights lie in 
 weights are compared bit by bit, and outputs to 1e-6.
 """
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def assert_same_weights(actual: nn.Module, expected: nn.Module) -> None:
@@ -14,3 +16,19 @@ def assert_same_weights(actual: nn.Module, expected: nn.Module) -> None:
     assert actual_state.keys() == expected_state.keys()
     for name, weight in expected_state.items():
         assert torch.equal(actual_state[name], weight), name
+
+
+def assert_close_by_name(
+    actual: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    what: str = "",
+) -> None:
+    """Compare tensors that have the same names; what fails says which one differs, and of what."""
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            actual[name], tensor, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{what} {name}: {text}".strip()
+        )

@@ -14,6 +14,7 @@ import pytest
 import tiny_distillation as tiny
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from comparisons import assert_close_by_name
 from safetensors.torch import load_file
 from torch import Tensor
 from two_processes import (
@@ -146,13 +147,10 @@ def distil(output: str, *overrides: str, stop_at: int | None = None) -> None:
     tiny.distil("tiny.yaml", output, *SETTINGS, *overrides, stop_at=stop_at)
 
 
-def assert_same_weights(two: str, one: str) -> None:
+def assert_close_runs(two: str, one: str) -> None:
     """Optimizer, average and statistics are compared as well: all that a checkpoint holds."""
-    states, exports = zip(*((tiny.last_state(name, 5), exported(name)) for name in (one, two)), strict=True)
-    for expected, actual in (states, exports):
-        assert expected.keys() == actual.keys()
-        for key, value in expected.items():
-            torch.testing.assert_close(actual[key], value, rtol=1e-5, atol=1e-6, msg=f"{two} differs in {key}")
+    for read in (lambda run: tiny.last_state(run, 5), exported):
+        assert_close_by_name(read(two), read(one), rtol=1e-5, atol=1e-6, what=two)
 
 
 def exported(output: str) -> dict[str, Tensor]:
@@ -172,7 +170,7 @@ def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest
     one = f"one-{name.partition('-')[2]}"
     if not Path(one).exists():
         distil(one, *SCENARIOS[name].overrides)
-    assert_same_weights(name, one)
+    assert_close_runs(name, one)
     assert names_in(two_ranks / name / "final") == names_in(two_ranks / one / "final")
 
 
@@ -188,8 +186,7 @@ def test_sharded_bfloat16_keeps_float32_weights_near_those_of_one_process(
         AcceleratorState._reset_state(reset_partial_state=True)
     one, two = exported("one-bf16"), exported("fsdp-bf16")
     assert {value.dtype for value in two.values() if value.is_floating_point()} == {torch.float32}
-    for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=0.02, atol=0.005, msg=key)
+    assert_close_by_name(two, one, rtol=0.02, atol=0.005)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from comparisons import assert_close_by_name
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -71,8 +72,7 @@ def open_elsewhere(saved, run_elsewhere):
 
 
 def assert_outputs_equal(actual, expected, prefix=""):
-    for name, tensor in expected.items():
-        torch.testing.assert_close(actual[prefix + name], tensor, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    assert_close_by_name({name: actual[prefix + name] for name in expected}, expected, atol=1e-5)
 
 
 def assert_trusted_outputs_equal(saved, outputs):

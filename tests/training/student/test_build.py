@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comparisons import assert_close_by_name
 
 from modeling_radio import RadioModel
 from training.recipe import Recipe, RecipeError, StudentRecipe, TeacherRecipe, load_recipe
@@ -82,9 +83,7 @@ def test_other_ways_to_compute_blocks_give_the_same_gradients_and_keys(change: C
     change(changed)
     expected, actual = gradients(plain), gradients(changed)
     assert list(changed.state_dict()) == list(plain.state_dict())
-    assert expected.keys() == actual.keys()
-    for name, gradient in expected.items():
-        torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert_close_by_name(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_checkpointed_blocks_keep_less_for_the_backward_pass() -> None:
