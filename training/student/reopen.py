@@ -19,7 +19,7 @@ from modeling_radio import RadioImageProcessor, RadioModel
 TOLERANCE = 1e-5
 """Largest accepted difference; the same machine gives zero, another order of summation a few 1e-6."""
 
-STRANGER = """
+OPENING_SCRIPT = """
 import sys
 from PIL import Image
 import torch
@@ -106,7 +106,7 @@ def _outputs_elsewhere(checkpoint: Path, image: Image.Image, *, natively: bool) 
         image.save(photograph)
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(folder) / "modules")}
         # -I: neither the working directory nor PYTHONPATH nor the user's own packages are searched.
-        command = [sys.executable, "-I", "-c", STRANGER, str(checkpoint), str(photograph), str(answers)]
+        command = [sys.executable, "-I", "-c", OPENING_SCRIPT, str(checkpoint), str(photograph), str(answers)]
         command += ["natively"] if natively else []
         process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if process.returncode != 0:

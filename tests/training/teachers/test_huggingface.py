@@ -123,6 +123,16 @@ def test_clip_gives_the_projected_class_token_and_normed_patch_tokens(folders):
     torch.testing.assert_close(output.features.flatten(2).transpose(1, 2), expected)
 
 
+def test_a_siglip_without_its_pooling_head_has_no_summary(tmp_path):
+    config = SiglipVisionConfig(**SIZES, patch_size=16, image_size=64, vision_use_head=False)
+    SiglipVisionModel(config).save_pretrained(tmp_path)
+    teacher = build_teacher("s", kind="siglip", source=str(tmp_path))
+    assert teacher.summary_dim is None
+    output = teacher(torch.rand(1, 3, 64, 64))
+    assert output.summary is None
+    assert output.features.shape == (1, 32, 4, 4)
+
+
 def test_sam_gives_its_trunk_before_the_neck(folders):
     teacher = build_teacher("sam", kind="sam", source=str(folders / "sam"))
     pixel_values = torch.rand(2, 3, 64, 64)
