@@ -25,6 +25,7 @@ from model_cards.converted import write_converted_card
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
+from modeling_radio.nvidia_radio import check_supported, source_fields
 
 
 DEFAULT_TOLERANCE = 1e-5
@@ -58,6 +59,7 @@ def convert(
             listed), or a name in the arguments is unknown.
     """
     checkpoint = read_checkpoint(source)
+    check_supported(str(checkpoint.args.get("model")), checkpoint.state)
     teachers = [teacher["name"] for teacher in checkpoint.args.get("teachers") or []]
     mapping = our_keys(checkpoint.state, teachers)
     _check_distinct(mapping)
@@ -67,13 +69,13 @@ def convert(
     layer_scale = has_layer_scale(state)
     state = fold_layer_scale(state)
     fields = build_config_fields(state, checkpoint, version)
-    fields["nvidia_source"] = {
-        "args": checkpoint.args,
-        "arch": checkpoint.arch or checkpoint.args.get("model"),
-        "epoch": checkpoint.epoch,
-        "heads": head_names(checkpoint.state, teachers),
-        "layer_scale": layer_scale,
-    }
+    fields["nvidia_source"] = source_fields(
+        checkpoint.args,
+        arch=checkpoint.arch,
+        epoch=checkpoint.epoch,
+        heads=head_names(checkpoint.state, teachers),
+        layer_scale=layer_scale,
+    )
     RadioConfig.check_fields(overrides or {})
     model = _build_model(RadioConfig(**{**fields, **(overrides or {})}), state)
     _load(model, state, {ours: theirs for theirs, ours in mapping.items()})

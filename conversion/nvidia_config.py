@@ -10,18 +10,20 @@ from torch import Tensor
 
 from conversion.nvidia_source import NvidiaCheckpoint
 from modeling_radio.messages_radio import check_choice
-from modeling_radio.nvidia_radio import backbone_fields, teacher_token_index, token_fields, version_fields
-from modeling_radio.releases_radio import RELEASES, SIZES, Release
-from modeling_radio.resolution_radio import round_to_step
+from modeling_radio.nvidia_radio import (
+    backbone_fields,
+    has_one_token,
+    release_fields,
+    teacher_token_index,
+    token_fields,
+)
+from modeling_radio.releases_radio import RELEASES, SIZES
 
 
 PATCH_GENERATOR = "radio_model.model.patch_generator"
 BLOCKS = "radio_model.model.blocks"
-_DEFAULT_PREFERRED_PX = 512
-_DEFAULT_MAX_PX = 2048
 _HEADS_BY_WIDTH = {size.hidden_size: size.num_attention_heads for size in SIZES.values()}
 _HEADS_OF_SMALL = 4  # our choice for widths below any published one: in test networks 64 channels a head are too many
-_MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed block
 
 
 def build_config_fields(
@@ -38,26 +40,19 @@ def build_config_fields(
         ValueError: If tensors that tell the sizes are missing or contradict each other, or the version is unknown.
     """
     _check_essential(state)
-    hub = source.hub_config or {}
+    if version is not None:
+        check_choice("version", version, RELEASES)
     width, depth = _shape(state)
     named = _named_fields(source.args)
-    release = _release(state, source, version)
-    name = version or hub.get("version") or (release.version if release else None)
-    preferred = hub.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
-    fields: dict[str, Any] = {
-        **_block_fields(state, named, depth),
-        **_position_fields(state, named),
-        **_prefix_fields(state, source.args),
+    told = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
+    shape = {"hidden_size": width, **_block_fields(state, named, depth), **_position_fields(state, named)}
+    return {
+        **shape,
+        **_prefix_fields(state, source),
         **_normalizer_fields(state),
-        **version_fields(name, width),
-        **_vitdet_fields(state, source.args, name, depth),
-        "hidden_size": width,
-        "max_resolution": hub.get("max_resolution") or (release.max_px if release else _DEFAULT_MAX_PX),
-        "vitdet_window_size": hub.get("vitdet_window_size"),
+        **release_fields(source.args, shape, told),
         "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
-    fields["preferred_resolution"] = [round_to_step(side, fields["patch_size"]) for side in preferred]
-    return fields
 
 
 def adaptor_names(keys: Iterable[str], source: NvidiaCheckpoint) -> list[str]:
@@ -164,14 +159,14 @@ def _position_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict
     }
 
 
-def _prefix_fields(state: Mapping[str, Tensor], args: dict[str, Any]) -> dict[str, Any]:
-    fields = token_fields(args)
+def _prefix_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint) -> dict[str, Any]:
+    fields = token_fields(source.args, of_hub_folder=source.hub_config is not None)
     num_prefix = state[f"{PATCH_GENERATOR}.cls_token.token"].shape[0]
     fields["num_registers"] = num_prefix - fields["num_cls_tokens"]
     if fields["num_registers"] < 0:
         raise ValueError(f"There are {fields['num_cls_tokens']} teachers but only {num_prefix} prefix tokens.")
     stored = state.get("radio_model.summary_idxs")
-    if stored is not None and all(index < fields["num_cls_tokens"] for index in stored.tolist()):
+    if stored is not None and not has_one_token(source.args):
         fields["summary_idxs"] = stored.tolist()
     return fields
 
@@ -186,47 +181,6 @@ def _normalizer_fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _vitdet_fields(
-    state: Mapping[str, Tensor], args: dict[str, Any], version: str | None, depth: int
-) -> dict[str, Any]:
-    """Return the blocks with global attention where the version leaves them to the generation."""
-    fields = version_fields(version, 0)
-    if "vitdet_num_windowed" in fields:
-        return {}
-    if _family(state, args) == "radio_v2":
-        return {"vitdet_num_windowed": 5}
-    published = fields.get("vitdet_num_global", 8 if _family(state, args) == "radio_v2.5-g" else 4)
-    # Our choice: the published number is for deep networks; in a shallow one a third of the blocks stays global.
-    enough = depth // published >= _MIN_BLOCKS_PER_GLOBAL
-    return {"vitdet_num_global": published if enough else max(depth // 3, 1)}
-
-
-def _family(state: Mapping[str, Tensor], args: dict[str, Any]) -> str | None:
-    """Tell the generation from the teachers and what is special of each."""
-    teachers = {teacher["name"] for teacher in args.get("teachers") or []}
-    if f"{PATCH_GENERATOR}.embedder.bias" in state:
-        return "radio_v2.5-g"
-    if "sam3" in teachers:
-        return "c-radio_v4"
-    if "siglip2-g" in teachers:
-        return "c-radio_v3"
-    if args.get("mlp_version") == "v1":
-        return "radio_v2"
-    return "radio_v2.5" if "siglip" in teachers else None
-
-
-def _release(state: Mapping[str, Tensor], source: NvidiaCheckpoint, version: str | None) -> Release | None:
-    if version is not None:
-        check_choice("version", version, RELEASES)
-        return RELEASES[version]
-    seen = (_family(state, source.args), *_shape(state))
-    for release in RELEASES.values():
-        size = SIZES[release.size]
-        if release.family is not None and seen == (release.family, size.hidden_size, size.num_hidden_layers):
-            return release
-    return None
-
-
 def _adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name: str) -> dict[str, Any]:
     prefix = f"radio_model.adaptors.{name}."
     heads = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
@@ -238,9 +192,10 @@ def _adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name:
     if summary and feature and summary["mlp_version"] != feature["mlp_version"]:
         raise ValueError(f"Adaptor {name!r} mixes MLP versions in its two heads; leave it out with --adaptors.")
     first = summary or feature
+    described = ((source.hub_config or {}).get("adaptor_configs") or {}).get(name) or {}
     fields = {
         "name": name,
-        "token_index": teacher_token_index(source.args, name),
+        "token_index": teacher_token_index(source.args, name, described.get("head_idx")),
         "mlp_version": first["mlp_version"],
         "hidden_size": first["hidden_size"],
         "num_inner_blocks": first["num_inner_blocks"],

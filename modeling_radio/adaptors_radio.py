@@ -74,8 +74,8 @@ class RadioHeadAttention(nn.Module):
 class RadioAdaptor(nn.Module):
     """Summary head and dense head of one teacher; a head that its configuration leaves out is `None`.
 
-    Shapes of `forward`: class tokens `(batch, num_cls_tokens, hidden)` and features `(batch, rows * cols, hidden)` to
-    `RadioAdaptorOutput` with features `(batch, tokens, feature_dim)`.
+    Shapes of `forward`: final tokens `(batch, length, hidden)`, of which the summary head reads one, and features
+    `(batch, rows * cols, hidden)` to `RadioAdaptorOutput` with features `(batch, tokens, feature_dim)`.
     """
 
     def __init__(self, config: RadioConfig, adaptor: RadioAdaptorConfig) -> None:
@@ -90,8 +90,8 @@ class RadioAdaptor(nn.Module):
         if adaptor.feature_dim is not None:
             self.feat_mlp = _build_dense_head(config, adaptor, adaptor.feature_dim)
 
-    def forward(self, class_tokens: Tensor, features: Tensor, rows: int, cols: int) -> RadioAdaptorOutput:
-        summary = None if self.head_mlp is None else self.head_mlp(class_tokens[:, self.token_index])
+    def forward(self, tokens: Tensor, features: Tensor, rows: int, cols: int) -> RadioAdaptorOutput:
+        summary = None if self.head_mlp is None else self.head_mlp(tokens[:, self.token_index])
         if self.feat_mlp is not None:
             features = self._upsample(self.feat_mlp(features), rows, cols)
         return RadioAdaptorOutput(summary=summary, features=None if self.feat_mlp is None else features)

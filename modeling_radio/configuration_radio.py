@@ -28,7 +28,8 @@ class RadioAdaptorConfig:
 
     Attributes:
         name: The teacher's name, for example `"siglip2-g"`. It is part of the weights' keys.
-        token_index: Which class token the summary head reads, in `[0, num_cls_tokens)`.
+        token_index: Which token the summary head reads: its teacher's class token, or where NVIDIA's files say so a
+            register or the first patch, `num_prefix_tokens`.
         summary_dim: Channels of the teacher's summary; `None` builds no summary head.
         feature_dim: Channels of the teacher's dense features, after upsampling; `None` builds no dense head.
         hidden_size: Hidden width of both heads' MLPs.
@@ -120,16 +121,16 @@ class AdaptorFields(TrunkFields):
         """Refuse adaptors that cannot be built.
 
         Raises:
-            ValueError: If two have one name, one reads a class token that does not exist, or a chosen one is unknown.
+            ValueError: If two have one name, one reads a token that not every image has, or a chosen one is unknown.
         """
         names = [adaptor.name for adaptor in self.adaptor_configs]
         if len(set(names)) < len(names):
             raise ValueError(f"`adaptors` must have distinct names, got {names}.")
         for adaptor in self.adaptor_configs:
-            if not 0 <= adaptor.token_index < self.num_cls_tokens:
+            if not 0 <= adaptor.token_index <= self.num_prefix_tokens:
                 raise ValueError(
-                    f"`adaptors.{adaptor.name}.token_index` must lie in [0, {self.num_cls_tokens}), the class tokens, "
-                    f"got {adaptor.token_index}."
+                    f"`adaptors.{adaptor.name}.token_index` must lie in [0, {self.num_prefix_tokens}], class tokens, "
+                    f"registers and the first patch, got {adaptor.token_index}."
                 )
         for name in self.adaptor_names or []:
             self.adaptor(name)
@@ -242,6 +243,7 @@ class RadioConfig(
         None where summary and features are equal; adaptors and intermediate features do not count, native has none.
         """
         has_windows = len(self.global_blocks) < self.num_hidden_layers
+        reads_registers = any(index >= self.num_cls_tokens for index in self.summary_idxs or [])
         reasons = {
             "a position table resized with aligned corners": self.pos_embed_align_corners,
             "a position table cropped instead of fitted to each grid": not self.use_cropped_positions,
@@ -251,6 +253,7 @@ class RadioConfig(
             "a final norm": self.use_final_norm,
             "a biased patch projection": self.use_patch_bias,
             "SwiGLU, whose weights have other names there": self.use_swiglu_ffn,
+            "a summary of registers, which native cuts off": reads_registers,
             "windowed attention by default": self.vitdet_window_size is not None and has_windows,
         }
         return [reason for reason, applies in reasons.items() if applies]

@@ -1,9 +1,11 @@
 """Reads the configuration of NVIDIA's own repositories, where it is the argument list of the training run."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from .releases_radio import DINO_FIELDS, RELEASES, SIZES
+from .releases_radio import DINO_FIELDS, RELEASES, SIZES, Release
+from .resolution_radio import round_to_step
 
 
 # DINOv2's ViTs with registers as students: whose shape they have, and whether with SwiGLU.
@@ -11,6 +13,11 @@ _DINO_STUDENTS = {"dino_v2_g_student": ("giant", True), "dino_v2_l_student": ("l
 # NVIDIA's variants of the timm models with LayerScale, built for 592 px (DINOv2's 518 px in patches of 16).
 _LAYER_SCALE_MODELS = re.compile(r"vit_(base|large)_patch16_v2_")
 _LAYER_SCALE_MODELS_IMAGE_SIZE = 592
+_NOT_YET = {r"radio1d_": "RADIO1D, which merges tokens,", r"e-?radio": "E-RADIO, a convolutional network,"}
+_VIDEO_KEY = ".patch_generator.video_embedder."
+_DEFAULT_PREFERRED_PX = 512
+_DEFAULT_MAX_PX = 2048
+_MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed block
 
 
 def is_nvidia_config(config: dict[str, Any]) -> bool:
@@ -28,19 +35,17 @@ def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
         Keyword arguments of `RadioConfig`.
 
     Raises:
-        ValueError: If the architecture is not one that RADIO students use.
+        ValueError: If the architecture is not one that RADIO students use, or not supported yet.
     """
-    args, version = config["args"], config.get("version")
+    args = config["args"]
     backbone = backbone_fields(args)
     fields = {
         **backbone,
-        **token_fields(args),
-        **version_fields(version, backbone["hidden_size"]),
-        "max_resolution": config.get("max_resolution"),
-        "preferred_resolution": list(config.get("preferred_resolution") or (512, 512)),
-        "vitdet_window_size": config.get("vitdet_window_size"),
+        **token_fields(args, of_hub_folder=True),
+        **release_fields(args, backbone, config),
         "use_feature_normalizer": config.get("feature_normalizer_config") is not None,
         "adaptors": _adaptors(config),
+        "nvidia_source": source_fields(args, layer_scale=backbone["use_layer_scale"]),
     }
     intermediate = config.get("inter_feature_normalizer_config")
     if intermediate is not None:
@@ -49,30 +54,120 @@ def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def version_fields(version: str | None, hidden_size: int) -> dict[str, Any]:
-    """Return the fields that only the published version tells: global blocks of ViTDet mode, position resizing.
+def source_fields(
+    args: dict[str, Any],
+    *,
+    layer_scale: bool,
+    arch: str | None = None,
+    epoch: int | None = None,
+    heads: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return `RadioConfig.nvidia_source`: what a training file needs beside the weights.
 
     Args:
-        version: Name of the version; None and unknown ones tell nothing.
-        hidden_size: Width of the network, since a file may name a version whose shape it has not.
+        args: Arguments of the training run.
+        layer_scale: Whether NVIDIA's file has LayerScale; here it may be folded.
+        arch: The file's name of the architecture; None takes that of the arguments.
+        epoch: Last epoch, where the file has one.
+        heads: How the file's keys name each adaptor.
     """
-    release = RELEASES.get(version or "")
-    told = {} if release is None else release.fields
-    is_its_width = release is not None and SIZES[release.size].hidden_size == hidden_size
     return {
-        **{name: value for name, value in told.items() if name in ("vitdet_num_global", "vitdet_num_windowed")},
-        "version": version,
-        "pos_embed_align_corners": is_its_width and told.get("pos_embed_align_corners", False),
+        "args": args,
+        "arch": arch or args.get("model"),
+        "epoch": epoch,
+        "heads": dict(heads or {}),
+        "layer_scale": layer_scale,
     }
+
+
+def check_supported(model: str, keys: Mapping[str, Any] | tuple[str, ...] = ()) -> None:
+    """Refuse what NVIDIA has and this package has not yet.
+
+    Args:
+        model: `args.model`, the name of the architecture.
+        keys: Names of the tensors, as NVIDIA has them.
+
+    Raises:
+        ValueError: If the architecture is RADIO1D or E-RADIO, or has an embedding of temporal patches.
+    """
+    for pattern, name in _NOT_YET.items():
+        if re.match(pattern, model):
+            raise ValueError(f"`args.model` must be a plain ViT, got {model!r}: {name} is not supported yet.")
+    video = [key for key in keys if _VIDEO_KEY in key]
+    if video:
+        raise ValueError(
+            f"The weights must be of images alone, got {video[0]!r}: temporal patches of video are not supported yet."
+        )
+
+
+def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what only the published version tells: sizes in pixels, ViTDet mode, how positions are resized.
+
+    NVIDIA's code resizes positions with aligned corners in the Hub repositories of C-RADIOv3-B and -H and in no other,
+    whatever the network's shape: the version alone decides it.
+
+    Args:
+        args: Arguments of the training run.
+        shape: `hidden_size`, `num_hidden_layers`, `patch_size` and `use_patch_bias` of the network.
+        told: What else the source says, under the names of NVIDIA's `config.json`: `version`, `max_resolution`,
+            `preferred_resolution`, `vitdet_window_size`. Without a version, the release of these teachers and this
+            shape is taken.
+    """
+    version = told.get("version")
+    release = RELEASES.get(version) if version else _release_that_looks_so(args, shape)
+    preferred = told.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
+    fields = {} if release is None else release.fields
+    return {
+        "version": version or (release.version if release else None),
+        "max_resolution": told.get("max_resolution") or (release.max_px if release else _DEFAULT_MAX_PX),
+        "preferred_resolution": [round_to_step(side, shape["patch_size"]) for side in preferred],
+        "pos_embed_align_corners": fields.get("pos_embed_align_corners", False),
+        "vitdet_window_size": told.get("vitdet_window_size"),
+        **_vitdet_fields(fields, _family(args, shape), shape["num_hidden_layers"]),
+    }
+
+
+def _release_that_looks_so(args: Mapping[str, Any], shape: Mapping[str, Any]) -> Release | None:
+    seen = (_family(args, shape), shape["hidden_size"], shape["num_hidden_layers"])
+    for release in RELEASES.values():
+        size = SIZES[release.size]
+        if release.family is not None and seen == (release.family, size.hidden_size, size.num_hidden_layers):
+            return release
+    return None
+
+
+def _family(args: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
+    """Tell the generation from the teachers and what is special of each."""
+    teachers = {teacher["name"] for teacher in args.get("teachers") or []}
+    if shape["use_patch_bias"]:
+        return "radio_v2.5-g"
+    if "sam3" in teachers:
+        return "c-radio_v4"
+    if "siglip2-g" in teachers:
+        return "c-radio_v3"
+    if args.get("mlp_version") == "v1":
+        return "radio_v2"
+    return "radio_v2.5" if "siglip" in teachers else None
+
+
+def _vitdet_fields(release: Mapping[str, Any], family: str | None, depth: int) -> dict[str, Any]:
+    """Return the blocks with global attention: the release's, or where it leaves them open the generation's."""
+    if release.get("vitdet_num_windowed") or family == "radio_v2":
+        return {"vitdet_num_windowed": release.get("vitdet_num_windowed", 5)}
+    published = release.get("vitdet_num_global", 8 if family == "radio_v2.5-g" else 4)
+    # Our choice: the published number is for deep networks; in a shallow one a third of the blocks stays global.
+    enough = depth // published >= _MIN_BLOCKS_PER_GLOBAL
+    return {"vitdet_num_global": published if enough else max(depth // 3, 1)}
 
 
 def backbone_fields(args: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that follow from the student's architecture name and its keyword arguments.
 
     Raises:
-        ValueError: If the architecture is not one that RADIO students use.
+        ValueError: If the architecture is not one that RADIO students use, or not supported yet.
     """
     name, kwargs = args["model"], args.get("model_kwargs") or {}
+    check_supported(name)
     if name in _DINO_STUDENTS:
         size_name, use_swiglu = _DINO_STUDENTS[name]
         shape = {**SIZES[size_name].config_fields(), **DINO_FIELDS}
@@ -94,44 +189,70 @@ def backbone_fields(args: dict[str, Any]) -> dict[str, Any]:
         # NVIDIA's code crops positions only where the table is larger than the timm model's own image size.
         "use_cropped_positions": _native_image_size(name, kwargs) != args["cpe_max_size"],
         "use_layer_scale": _LAYER_SCALE_MODELS.match(name) is not None,
+        "use_patch_bias": False,
     }
 
 
-def token_fields(args: dict[str, Any]) -> dict[str, Any]:
-    """Return class tokens, registers and summary tokens as the training arguments imply them."""
-    names = teacher_names(args)
-    if args.get("cls_token_per_teacher", True):
-        num_cls_tokens = len(names)
-        summaries = {teacher["name"] for teacher in args["teachers"] if teacher.get("use_summary", True)}
-        summary_idxs = [index for index, name in enumerate(names) if name in summaries]
-    else:
-        num_cls_tokens, summary_idxs = 1, [0]
+def has_one_token(args: Mapping[str, Any]) -> bool:
+    """Whether all heads and the summary read one class token. NVIDIA's wrapper of DINOv2's ViTs always has one."""
+    return args.get("model") in _DINO_STUDENTS or not args.get("cls_token_per_teacher", True)
+
+
+def token_fields(args: Mapping[str, Any], *, of_hub_folder: bool = False) -> dict[str, Any]:
+    """Return class tokens, registers and summary tokens as the training arguments imply them.
+
+    The summary goes by position among all entries of `teachers`, repetitions included, whatever token a teacher's head
+    reads: of each name the first entry that has a summary, in a Hub folder every entry that has one.
+
+    Args:
+        args: Arguments of the training run.
+        of_hub_folder: Whether they are those of a `config.json` instead of a training file.
+    """
+    positions: dict[str | int, int] = {}
+    for position, teacher in enumerate(args["teachers"]):
+        if teacher.get("use_summary", True):
+            positions.setdefault(position if of_hub_folder else teacher["name"], position)
+    num_cls_tokens = 1 if has_one_token(args) else len({teacher["name"] for teacher in args["teachers"]})
     multiple = args.get("register_multiple")
-    if args.get("cpe_num_registers") is not None:
-        num_registers = args["cpe_num_registers"]
-    else:
-        num_registers = multiple - num_cls_tokens % multiple if multiple else 0
-    return {"num_cls_tokens": num_cls_tokens, "num_registers": num_registers, "summary_idxs": summary_idxs}
+    # Zero registers count as not set.
+    num_registers = args.get("cpe_num_registers") or (multiple - num_cls_tokens % multiple if multiple else 0)
+    return {
+        "num_cls_tokens": num_cls_tokens,
+        "num_registers": num_registers,
+        "summary_idxs": [0] if has_one_token(args) else sorted(positions.values()),
+    }
 
 
-def teacher_names(args: dict[str, Any]) -> list[str]:
-    """Return the distinct teacher names in order; a teacher may appear in several training partitions."""
-    return list(dict.fromkeys(teacher["name"] for teacher in args["teachers"]))
+def teacher_token_index(args: Mapping[str, Any], name: str, head_index: int | None = None) -> int:
+    """Return the token that a teacher's summary head reads.
 
+    That of its first entry: the slot that the entry names, or its position among all entries of `teachers`. A slot
+    behind the class tokens is a register, behind those a patch.
 
-def teacher_token_index(args: dict[str, Any], name: str) -> int:
-    """Return the class token of a teacher."""
-    return teacher_names(args).index(name) if args.get("cls_token_per_teacher", True) else 0
+    Args:
+        args: Arguments of the training run.
+        name: The teacher's.
+        head_index: The token that the `config.json` of a Hub folder names, where it does.
+    """
+    if has_one_token(args):
+        return 0
+    if head_index is not None:
+        return head_index
+    entries = ((position, teacher) for position, teacher in enumerate(args["teachers"]) if teacher["name"] == name)
+    position, teacher = next(entries)
+    slot = teacher.get("token_slot")
+    return position if slot is None else slot
 
 
 def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
     args, adaptors = config["args"], []
     for name in config.get("adaptor_names") or []:
-        summary, feature = (config["adaptor_configs"][name][key] for key in ("summary", "feature"))
+        heads = config["adaptor_configs"][name]
+        summary, feature = heads["summary"], heads["feature"]
         adaptors.append(
             {
                 "name": name,
-                "token_index": teacher_token_index(args, name),
+                "token_index": teacher_token_index(args, name, heads.get("head_idx")),
                 "summary_dim": summary["output_dim"],
                 "hidden_size": summary["hidden_dim"],
                 "num_inner_blocks": summary["num_inner"],

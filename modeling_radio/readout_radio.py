@@ -53,7 +53,7 @@ def _read_images(
     adaptors = {}
     for name in names:
         adaptor = network.adaptor(name)
-        output = adaptor(tokens[:, : network.config.num_cls_tokens], features, *grid)
+        output = adaptor(tokens, features, *grid)
         if output.features is not None and feature_format == "NCHW":
             output.features = to_map(output.features, Resolution(*(size * adaptor.upsample_factor for size in grid)))
         adaptors[name] = output
