@@ -25,6 +25,7 @@ from model_cards.converted import write_converted_card
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
+from modeling_radio.nvidia_folder_radio import check_fit
 from modeling_radio.nvidia_radio import check_supported, source_fields
 
 
@@ -112,7 +113,7 @@ def _build_model(config: RadioConfig, state: Mapping[str, Tensor]) -> RadioModel
 
 
 def _load(model: RadioModel, state: dict[str, Tensor], source_keys: Mapping[str, str]) -> None:
-    state = {"radio_model.summary_idxs": torch.tensor(model.config.summary_idxs), **state}
+    state = {**state, "radio_model.summary_idxs": torch.tensor(model.config.summary_idxs)}
     expected = model.state_dict()
     missing = [key for key in expected if key not in state]
     unknown = [source_keys.get(key, key) for key in state if key not in expected]
@@ -121,10 +122,7 @@ def _load(model: RadioModel, state: dict[str, Tensor], source_keys: Mapping[str,
         for key, tensor in expected.items()
         if key in state and state[key].shape != tensor.shape
     ]
-    problems = {"unknown": unknown, "missing": missing, "of another shape": misshapen}
-    found = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
-    if found:
-        raise ValueError(f"The tensors do not fit the architecture. {'; '.join(found)}.")
+    check_fit(unknown, missing, misshapen)
     contiguous = {key: tensor.contiguous() for key, tensor in state.items()}
     model.load_state_dict(contiguous, assign=True)
 

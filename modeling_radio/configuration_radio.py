@@ -19,7 +19,8 @@ from .trunk_config_radio import TrunkFields
 
 MLP_VERSIONS = ("v1", "v2")
 FEATURE_HEADS = ("mlp", "attention")
-WIDTHS = ("hidden_size", "intermediate_size", "mlp_ratio")
+# Fields that others follow from or are checked by.
+FIRST_FIELDS = ("hidden_size", "intermediate_size", "mlp_ratio", "num_registers", "summary_idxs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +228,9 @@ class RadioConfig(
         """
         if is_nvidia_config(config_dict):
             config_dict = config_fields_from_nvidia(config_dict)
-        # transformers sets overrides on the finished configuration: too late for widths, which others follow from.
-        widths = {name: kwargs.pop(name) for name in WIDTHS if name in kwargs}
-        return super().from_dict(_override(config_dict, widths) if widths else config_dict, **kwargs)
+        # transformers sets overrides on the finished configuration: too late for these.
+        first = {name: kwargs.pop(name) for name in FIRST_FIELDS if name in kwargs}
+        return super().from_dict(_override(config_dict, first) if first else config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""

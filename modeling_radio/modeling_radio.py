@@ -28,6 +28,7 @@ from .encoder_radio import RadioLayerScale
 from .inputs_radio import check_feature_format, count_draws
 from .messages_radio import check_blocks, check_choice
 from .network_radio import NetworkPass, RadioNetwork
+from .nvidia_folder_radio import check_loaded, opening_arguments
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, to_map
 from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
 from .readout_radio import read_out
@@ -125,11 +126,21 @@ class RadioPreTrainedModel(WindowBudget, PreTrainedModel):
         folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         base = None if pretrained_model_name_or_path is None else find_adapter_base(folder)
         if base is None:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            return cls._open_folder(pretrained_model_name_or_path, *args, **kwargs)
         kwargs.pop("subfolder", None)
         kwargs["config"] = kwargs.get("config") or str(folder)
         kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(folder)}
         return super().from_pretrained(base, *args, **kwargs)
+
+    @classmethod
+    def _open_folder(cls, folder: str | Path | None, *args: Any, **kwargs: Any) -> Any:
+        """Open a checkpoint as transformers does; one in NVIDIA's layout by what its weights tell, and only in full."""
+        opening = None if folder is None else opening_arguments(folder, kwargs)
+        if opening is None:
+            return super().from_pretrained(folder, *args, **kwargs)
+        model, loaded = super().from_pretrained(folder, *args, **opening)  # pyrefly: ignore[not-iterable]
+        check_loaded(model.config, loaded)
+        return (model, loaded) if kwargs.get("output_loading_info") else model
 
     def load_adapter(  # pyrefly: ignore[bad-override]
         self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .releases_radio import DINO_FIELDS, RELEASES, SIZES, Release
+from .releases_radio import DINO_FIELDS, RELEASES, SIZES, Release, Size
 from .resolution_radio import round_to_step
 
 
@@ -170,7 +170,7 @@ def backbone_fields(args: dict[str, Any]) -> dict[str, Any]:
     check_supported(name)
     if name in _DINO_STUDENTS:
         size_name, use_swiglu = _DINO_STUDENTS[name]
-        shape = {**SIZES[size_name].config_fields(), **DINO_FIELDS}
+        shape = {**_shape_fields(SIZES[size_name], kwargs), **DINO_FIELDS}
         return {**shape, "use_swiglu_ffn": use_swiglu, "max_img_size": args["cpe_max_size"]}
     match = re.match(r"vit_([a-zA-Z0-9]+(?:_v2)?)_patch(\d+)", name)
     if match is None or match.group(1) not in SIZES:
@@ -178,18 +178,23 @@ def backbone_fields(args: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"`args.model` must be one of {known}, got {name!r}.")
     if kwargs.get("scaled_ln"):
         raise ValueError("`args.model_kwargs.scaled_ln` (layer norms scaled by depth) is not supported.")
-    size = SIZES[match.group(1)]
     return {
-        "hidden_size": kwargs.get("embed_dim", size.hidden_size),
-        "num_hidden_layers": kwargs.get("depth", size.num_hidden_layers),
-        "num_attention_heads": kwargs.get("num_heads", size.num_attention_heads),
-        "mlp_ratio": float(kwargs.get("mlp_ratio", size.mlp_ratio)),
+        **_shape_fields(SIZES[match.group(1)], kwargs),
         "patch_size": int(match.group(2)),
         "max_img_size": args["cpe_max_size"],
         # NVIDIA's code crops positions only where the table is larger than the timm model's own image size.
         "use_cropped_positions": _native_image_size(name, kwargs) != args["cpe_max_size"],
         "use_layer_scale": _LAYER_SCALE_MODELS.match(name) is not None,
         "use_patch_bias": False,
+    }
+
+
+def _shape_fields(size: Size, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "hidden_size": kwargs.get("embed_dim", size.hidden_size),
+        "num_hidden_layers": kwargs.get("depth", size.num_hidden_layers),
+        "num_attention_heads": kwargs.get("num_heads", size.num_attention_heads),
+        "mlp_ratio": float(kwargs.get("mlp_ratio", size.mlp_ratio)),
     }
 
 
