@@ -15,6 +15,7 @@ from conversion.nvidia_keys import TrainingFileLayout, training_file_key
 from foundation.command import run_command
 from foundation.files import check_output, write_file
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.nvidia_radio import has_one_token, teacher_token_index, token_fields
 
 
 _DINO_STUDENT = "dino_v2_g_student"
@@ -46,7 +47,8 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
 
     Weights that conversion folded stay folded: LayerScale is written as ones where the architecture has it, and the
     arguments say that nothing is spectrally reparametrized. All other tensors are the model's own. Aligned corners of
-    the position table are not in this format: NVIDIA's code knows none.
+    the position table are not in this format: NVIDIA's code of today knows none. A head that reads another token than
+    that of its position gets a `token_slot`, which NVIDIA's code reads since 2026.
 
     Args:
         model: Any of ours; one that came from NVIDIA gets back the arguments that it came with.
@@ -59,10 +61,11 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
     """
     source = model.config.nvidia_source or {}
     args = {**_DEFAULT_ARGS, **(source.get("args") or _build_args(model.config))}
+    args = _with_tokens(args, model.config)
     args |= {"spectral_reparam": False, "spectral_heads": False}
     args |= {name: _dtype(args[name]) for name in _DTYPE_ARGUMENTS}
     layout = TrainingFileLayout(
-        heads=_head_names(model.config, args, source.get("heads") or {}),
+        heads=_head_names(args, source.get("heads") or {}),
         backbone="base_model.inner." if args["model"].startswith("dino_v2_") else "base_model.",
     )
     state = {
@@ -80,6 +83,38 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
     }
 
 
+def _with_tokens(args: dict[str, Any], config: RadioConfig) -> dict[str, Any]:
+    """Return the arguments with the registers and slots of the model, where they would not imply them.
+
+    Raises:
+        ValueError: If they lack an adaptor, imply another summary, or one token for all where the model has more.
+    """
+    teachers = [teacher["name"] for teacher in args["teachers"]]
+    strangers = [adaptor.name for adaptor in config.adaptor_configs if adaptor.name not in teachers]
+    if strangers:
+        raise ValueError(f"Adaptors {', '.join(strangers)} have no entry in the training arguments' `teachers`.")
+    implied = token_fields(args)
+    if (implied["num_cls_tokens"], implied["summary_idxs"]) != (config.num_cls_tokens, config.summary_idxs):
+        raise ValueError(
+            f"`summary_idxs` must be {implied['summary_idxs']} of {implied['num_cls_tokens']} class tokens in a training "
+            f"file of these teachers, got {config.summary_idxs} of {config.num_cls_tokens}."
+        )
+    if implied["num_registers"] != config.num_registers:
+        args = {**args, "cpe_num_registers": config.num_registers, "register_multiple": None}
+    slots = {
+        adaptor.name: adaptor.token_index
+        for adaptor in config.adaptor_configs
+        if teacher_token_index(args, adaptor.name) != adaptor.token_index
+    }
+    if slots and has_one_token(args):
+        raise ValueError(f"`token_index` must be 0 where all teachers have one class token, got {slots}.")
+    # The first entry of a name decides; a slot in all of them contradicts nothing.
+    return {**args, "teachers": [
+        {**teacher, "token_slot": slots[teacher["name"]]} if teacher["name"] in slots else teacher
+        for teacher in args["teachers"]
+    ]}
+
+
 def _layer_scale_ones(state: dict[str, Tensor], backbone: str, config: RadioConfig) -> dict[str, Tensor]:
     """Return the LayerScale entries that the state lacks."""
     like = state[f"{backbone}blocks.0.norm1.weight"]
@@ -91,16 +126,12 @@ def _layer_scale_ones(state: dict[str, Tensor], backbone: str, config: RadioConf
     return {name: torch.ones_like(like) for name in names if name not in state}
 
 
-def _head_names(config: RadioConfig, args: dict[str, Any], stored: dict[str, str]) -> dict[str, str]:
+def _head_names(args: dict[str, Any], stored: dict[str, str]) -> dict[str, str]:
     """Return how the file names each adaptor: as it came, or by its teacher's position."""
     positions: dict[str, str] = {}
     for position, teacher in enumerate(args["teachers"]):
         positions.setdefault(teacher["name"], str(position))  # a repeated teacher has its heads under the first entry
-    names = {**positions, **stored}
-    strangers = [adaptor.name for adaptor in config.adaptor_configs if adaptor.name not in names]
-    if strangers:
-        raise ValueError(f"Adaptors {', '.join(strangers)} have no entry in the training arguments' `teachers`.")
-    return names
+    return {**positions, **stored}
 
 
 def _dtype(value: Any) -> Any:
@@ -113,7 +144,7 @@ def _dtype(value: Any) -> Any:
 
 def _build_args(config: RadioConfig) -> dict[str, Any]:
     """Return training arguments that describe a network of ours to NVIDIA's loader."""
-    per_teacher = config.num_cls_tokens > 1
+    per_teacher = config.num_cls_tokens > 1 or any(adaptor.token_index for adaptor in config.adaptor_configs)
     adaptors = config.adaptor_configs
     versions = {adaptor.mlp_version for adaptor in adaptors} or {"v2"}
     return {
@@ -158,17 +189,30 @@ def _architecture_args(config: RadioConfig) -> dict[str, Any]:
 
 def _teachers(config: RadioConfig, *, per_teacher: bool) -> list[dict[str, Any]]:
     """Return one teacher per class token, in order; a token without an adaptor gets a name of its own."""
-    teachers = [_teacher(adaptor) for adaptor in config.adaptors]
+    teachers = {adaptor["name"]: _teacher(adaptor) for adaptor in config.adaptors}
     if not per_teacher:
-        return teachers or [{"name": "teacher", "use_summary": True}]
-    by_token = {adaptor["token_index"]: teacher for adaptor, teacher in zip(config.adaptors, teachers, strict=True)}
-    if len(by_token) < len(teachers):
-        raise ValueError("NVIDIA's code gives each adaptor its own class token; here two adaptors share one.")
+        return list(teachers.values()) or [{"name": "teacher", "use_summary": True}]
+    if len(teachers) > config.num_cls_tokens:
+        raise ValueError(
+            f"`adaptors` must be no more than the class tokens ({config.num_cls_tokens}) in a training file, got "
+            f"{len(teachers)}."
+        )
     if list(config.summary_idxs or []) != sorted(config.summary_idxs or []):
         raise ValueError(f"`summary_idxs` must ascend in NVIDIA's code, got {config.summary_idxs}.")
+    # Each at the position of its token; where that is taken or no class token, at a free one, with a slot.
+    entries = {
+        adaptor.token_index: adaptor.name
+        for adaptor in reversed(config.adaptor_configs)
+        if adaptor.token_index < config.num_cls_tokens
+    }
+    waiting = [name for name in teachers if name not in entries.values()]
+    for position in range(config.num_cls_tokens):
+        if position not in entries and waiting:
+            entries[position] = waiting.pop(0)
     return [
-        by_token.get(token, {"name": f"teacher_{token}"}) | {"use_summary": token in (config.summary_idxs or [])}
-        for token in range(config.num_cls_tokens)
+        teachers.get(entries.get(position, ""), {"name": f"teacher_{position}"})
+        | {"use_summary": position in (config.summary_idxs or [])}
+        for position in range(config.num_cls_tokens)
     ]
 
 

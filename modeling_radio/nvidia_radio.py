@@ -1,7 +1,7 @@
 """Reads the configuration of NVIDIA's own repositories, where it is the argument list of the training run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .releases_radio import DINO_FIELDS, RELEASES, SIZES, Release, Size
@@ -80,7 +80,7 @@ def source_fields(
     }
 
 
-def check_supported(model: str, keys: Mapping[str, Any] | tuple[str, ...] = ()) -> None:
+def check_supported(model: str, keys: Iterable[str] = ()) -> None:
     """Refuse what NVIDIA has and this package has not yet.
 
     Args:

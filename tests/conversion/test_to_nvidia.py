@@ -13,7 +13,11 @@ from modeling_radio import RadioConfig, RadioModel
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads")
-CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny")
+TOKEN_CASES = (
+    *("c_radio_v4_slots_tiny", "c_radio_v4_partitions_tiny", "c_radio_v4_register_slot_tiny"),
+    "c_radio_v4_one_token_tiny",
+)
+CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny", *TOKEN_CASES)
 HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
 
 
@@ -106,7 +110,11 @@ def test_our_own_network_describes_itself(tmp_path):
         ({"use_swiglu_ffn": True}, "no ViT with SwiGLU"),
         ({"patch_size": 8}, "`patch_size` must be 14 or 16 in NVIDIA's code, got 8"),
         ({"summary_idxs": [1, 0]}, "`summary_idxs` must ascend in NVIDIA's code"),
-        ({"adaptors": [{"name": "a", **HEAD}, {"name": "b", **HEAD}]}, "its own class token"),
+        ({"summary_idxs": [0, 4]}, r"`summary_idxs` must be \[0\] of 3 class tokens in a training file"),
+        (
+            {"adaptors": [{"name": name, **HEAD} for name in "abcd"]},
+            r"`adaptors` must be no more than the class tokens \(3\) in a training file, got 4",
+        ),
     ],
 )
 def test_what_nvidia_has_no_architecture_for(overrides, message):

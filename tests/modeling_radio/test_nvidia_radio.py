@@ -5,10 +5,11 @@ import pytest
 from modeling_radio import RadioConfig
 from modeling_radio.nvidia_radio import (
     backbone_fields,
+    check_supported,
     is_nvidia_config,
+    release_fields,
     teacher_token_index,
     token_fields,
-    version_fields,
 )
 
 
@@ -64,6 +65,9 @@ def test_layer_scale_and_cropped_positions_by_name(name, kwargs, layer_scale, cr
         ("resnet50", {}, r"`args.model` must be one of .*'vit_base_patch\*'.*'dino_v2_g_student'.*, got 'resnet50'"),
         ("vit_colossal_patch16_224", {}, "`args.model` must be one of .* got 'vit_colossal_patch16_224'"),
         ("vit_base_patch16_224", {"scaled_ln": True}, "`args.model_kwargs.scaled_ln`.* is not supported"),
+        ("radio1d_huge_patch16_224", {}, "got 'radio1d_huge_patch16_224': RADIO1D.* is not supported yet"),
+        ("eradio", {}, "got 'eradio': E-RADIO.* is not supported yet"),
+        ("e-radio_v2", {}, "got 'e-radio_v2': E-RADIO.* is not supported yet"),
     ],
 )
 def test_other_architectures_are_refused(name, kwargs, message):
@@ -74,11 +78,13 @@ def test_other_architectures_are_refused(name, kwargs, message):
 @pytest.mark.parametrize(
     ("args", "tokens"),
     [
-        ({"register_multiple": 8}, (3, 5, [0, 2])),
-        ({"register_multiple": 3}, (3, 3, [0, 2])),
-        ({"register_multiple": 8, "cpe_num_registers": 2}, (3, 2, [0, 2])),
-        ({}, (3, 0, [0, 2])),
+        ({"register_multiple": 8}, (3, 5, [0, 3])),
+        ({"register_multiple": 3}, (3, 3, [0, 3])),
+        ({"register_multiple": 8, "cpe_num_registers": 2}, (3, 2, [0, 3])),
+        ({"register_multiple": 8, "cpe_num_registers": 0}, (3, 5, [0, 3])),  # which NVIDIA takes as unset
+        ({}, (3, 0, [0, 3])),
         ({"cls_token_per_teacher": False, "register_multiple": 4}, (1, 3, [0])),
+        ({"model": "dino_v2_g_student", "cpe_num_registers": 4}, (1, 4, [0])),
     ],
 )
 def test_tokens(args, tokens):
@@ -86,17 +92,69 @@ def test_tokens(args, tokens):
     assert (fields["num_cls_tokens"], fields["num_registers"], fields["summary_idxs"]) == tokens
 
 
-def test_a_teacher_of_two_partitions_has_one_token():
-    assert [teacher_token_index({"teachers": TEACHERS}, name) for name in ("clip", "sam", "dino_v2")] == [0, 1, 2]
-    assert teacher_token_index({"teachers": TEACHERS, "cls_token_per_teacher": False}, "dino_v2") == 0
+@pytest.mark.parametrize(
+    ("used", "in_file", "in_folder"),
+    [
+        ((True, True, True, True), [0, 1, 3], [0, 1, 2, 3]),
+        ((False, True, True, False), [1, 2], [1, 2]),  # the first entry that has a summary, not the first entry
+        ((True, True, False, True), [0, 1, 3], [0, 1, 3]),
+        ((False, False, False, False), [], []),
+    ],
+)
+def test_the_summary_goes_by_position_whatever_the_slots(used, in_file, in_folder):
+    entries = zip(TEACHERS, used, (3, 1, 2, 0), strict=True)
+    args = {"teachers": [{**teacher, "use_summary": use, "token_slot": slot} for teacher, use, slot in entries]}
+    assert token_fields(args)["summary_idxs"] == in_file
+    assert token_fields(args, of_hub_folder=True)["summary_idxs"] == in_folder
 
 
-def test_the_version_tells_global_blocks_and_at_its_width_how_positions_are_resized():
-    assert version_fields("c-radio_v3-b", 768) == {"version": "c-radio_v3-b", "pos_embed_align_corners": True}
-    assert version_fields("c-radio_v3-b", 1024)["pos_embed_align_corners"] is False
-    assert version_fields("radio_v2.1", 1280)["vitdet_num_windowed"] == 5
-    assert version_fields("radio_v2.5-g", 0)["vitdet_num_global"] == 8
-    assert version_fields(None, 768) == {"version": None, "pos_embed_align_corners": False}
+def test_heads_read_the_slot_or_position_of_their_first_entry():
+    def tokens(args, **told):
+        return [teacher_token_index(args, name, **told) for name in ("clip", "sam", "dino_v2")]
+
+    assert tokens({"teachers": TEACHERS}) == [0, 1, 3]
+    slots = [{**teacher, "token_slot": slot} for teacher, slot in zip(TEACHERS, (2, 0, 5, None), strict=True)]
+    assert tokens({"teachers": slots}) == [2, 0, 3]
+    assert tokens({"teachers": slots}, head_index=6) == [6, 6, 6]
+    for one_token in ({"cls_token_per_teacher": False}, {"model": "dino_v2_g_student"}):
+        assert tokens({"teachers": slots, **one_token}) == [0, 0, 0]
+
+
+def told_by(version: str | None, teachers=("clip", "siglip2-g"), width=1280, depth=32, **told):
+    args = {"teachers": [{"name": name} for name in teachers], "mlp_version": "v2"}
+    shape = {"hidden_size": width, "num_hidden_layers": depth, "patch_size": 16, "use_patch_bias": False}
+    return release_fields(args, shape, {"version": version, **told})
+
+
+@pytest.mark.parametrize(
+    ("version", "aligned"),
+    [("c-radio_v3-b", True), ("c-radio_v3-h", True), ("c-radio_v3-l", False), ("c-radio_v4-h", False), ("ours", False)],
+)
+def test_the_version_alone_tells_how_positions_are_resized(version, aligned):
+    for width, depth in ((1280, 32), (768, 12), (32, 4)):
+        fields = told_by(version, width=width, depth=depth)
+        assert (fields["version"], fields["pos_embed_align_corners"]) == (version, aligned)
+
+
+def test_without_a_version_teachers_and_size_tell_it():
+    assert told_by(None)["version"] == "c-radio_v3-h"
+    assert told_by(None)["pos_embed_align_corners"] is True
+    assert told_by(None, depth=4)["version"] is None
+    assert told_by(None, depth=4)["pos_embed_align_corners"] is False
+
+
+def test_global_blocks_are_the_releases_or_the_generations():
+    assert told_by("radio_v2.1")["vitdet_num_windowed"] == 5
+    assert told_by("c-radio_v2-g")["vitdet_num_global"] == 8
+    assert told_by("c-radio_v4-h") == told_by("c-radio_v4-h", depth=27)
+    assert told_by("c-radio_v4-h", depth=4)["vitdet_num_global"] == 1  # four of four would leave no windowed block
+
+
+def test_sizes_are_what_the_file_says_or_the_releases():
+    assert told_by("radio_v2.1")["preferred_resolution"] == [432, 432]
+    said = told_by("radio_v2.1", preferred_resolution=[100, 216], max_resolution=512, vitdet_window_size=8)
+    assert (said["preferred_resolution"], said["max_resolution"]) == ([96, 224], 512)
+    assert said["vitdet_window_size"] == 8
 
 
 def test_adaptors_of_a_hub_folder():
@@ -120,3 +178,26 @@ def test_adaptors_of_a_hub_folder():
     assert (adaptor.hidden_size, adaptor.feature_hidden_size, adaptor.num_inner_blocks) == (8, 6, 2)
     assert (opened.num_intermediate_normalizers, opened.intermediate_rotation_per_layer) == (12, True)
     assert not is_nvidia_config(opened.to_dict())
+    assert opened.nvidia_source["args"] == config["args"]
+
+
+def test_a_head_of_a_hub_folder_reads_the_token_that_the_folder_names():
+    head = {"output_dim": 24, "hidden_dim": 8, "num_inner": 2, "upsample_factor": None}
+    args = {
+        "model": "vit_tiny_patch16_224",
+        "cpe_max_size": 448,
+        "register_multiple": 8,
+        "teachers": [{"name": "clip", "token_slot": 1}, {"name": "sam", "token_slot": 0}],
+        "mlp_version": "v2",
+    }
+    config = {"args": args, "adaptor_names": ["sam"], "adaptor_configs": {"sam": {"summary": head, "feature": head}}}
+    assert RadioConfig.from_dict(config).adaptor("sam").token_index == 0
+    config["adaptor_configs"]["sam"]["head_idx"] = 5
+    assert RadioConfig.from_dict(config).adaptor("sam").token_index == 5
+
+
+def test_weights_for_video_are_refused_by_name():
+    key = "base_model.patch_generator.video_embedder.weight"
+    check_supported("vit_base_patch16_224", ["base_model.patch_generator.embedder.weight"])
+    with pytest.raises(ValueError, match=f"got '{key}': temporal patches of video are not supported yet"):
+        check_supported("vit_base_patch16_224", ["base_model.norm.weight", key])

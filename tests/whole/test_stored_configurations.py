@@ -86,6 +86,9 @@ def test_preset(name: str) -> None:
 @pytest.mark.parametrize("version", RELEASES)
 def test_release_from_its_hub_configuration(version: str) -> None:
     config = RadioConfig.from_dict({"args": training_arguments(version), "version": version})
+    assert config.nvidia_source is not None
+    assert config.nvidia_source["args"] == training_arguments(version)
+    config.nvidia_source = None
     assert values(config) == stored(STORED["hub_releases"][version])
 
 

@@ -1,0 +1,53 @@
+"""The reference cases: checkpoints of NVIDIA's with NVIDIA's outputs, and their Hub folders."""
+
+import json
+import re
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from conversion.folding import fold_spectral
+
+
+REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+HUB_PREFIXES = {
+    "base_model.": "radio_model.model.",
+    "input_conditioner.": "radio_model.input_conditioner.",
+    "_feature_normalizer.": "radio_model.feature_normalizer.",
+    "_intermediate_feature_normalizer.": "radio_model.inter_feature_normalizer.",
+}
+
+
+def load_training_file(case: str) -> dict:
+    """Return what a case's training file holds."""
+    with torch.serialization.safe_globals([Namespace]):
+        return torch.load(REFERENCE / case / "checkpoint.pth.tar", weights_only=True)
+
+
+def write_hub_folder(case: str, folder: Path, config: dict | None = None) -> Path:
+    """Write a case's Hub folder: its `config.json`, and the training file's weights under the Hub's keys."""
+    folder.mkdir(parents=True)
+    config = config or json.loads((REFERENCE / case / "hf" / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config))
+    content = load_training_file(case)
+    state = fold_spectral(content.get("state_dict_ema") or content["state_dict"])
+    teachers = [teacher["name"] for teacher in config["args"]["teachers"]]
+    summaries = [index for index, teacher in enumerate(config["args"]["teachers"]) if teacher["use_summary"]]
+    tensors = {"radio_model.summary_idxs": torch.tensor(summaries)}
+    for key, tensor in state.items():
+        if (ours := _hub_key(key, teachers, config["adaptor_names"])) is not None:
+            tensors[ours] = tensor.contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _hub_key(key: str, teachers: list[str], adaptors: list[str]) -> str | None:
+    head = re.fullmatch(r"_(heads|feature_projections)\.([^.]+)\.(.+)", key)
+    if head is not None:
+        name = teachers[int(head[2])] if head[2].isdecimal() else head[2]
+        half = {"heads": "head_mlp", "feature_projections": "feat_mlp"}[head[1]]
+        return f"radio_model.adaptors.{name}.{half}.{head[3]}" if name in adaptors else None
+    prefix = next(prefix for prefix in HUB_PREFIXES if key.startswith(prefix))
+    return HUB_PREFIXES[prefix] + key.removeprefix(prefix)
