@@ -96,8 +96,8 @@ def _with_tokens(args: dict[str, Any], config: RadioConfig) -> dict[str, Any]:
     implied = token_fields(args)
     if (implied["num_cls_tokens"], implied["summary_idxs"]) != (config.num_cls_tokens, config.summary_idxs):
         raise ValueError(
-            f"`summary_idxs` must be {implied['summary_idxs']} of {implied['num_cls_tokens']} class tokens in a training "
-            f"file of these teachers, got {config.summary_idxs} of {config.num_cls_tokens}."
+            f"`summary_idxs` must be {implied['summary_idxs']} of {implied['num_cls_tokens']} class tokens in a "
+            f"training file of these teachers, got {config.summary_idxs} of {config.num_cls_tokens}."
         )
     if implied["num_registers"] != config.num_registers:
         args = {**args, "cpe_num_registers": config.num_registers, "register_multiple": None}
@@ -109,10 +109,13 @@ def _with_tokens(args: dict[str, Any], config: RadioConfig) -> dict[str, Any]:
     if slots and has_one_token(args):
         raise ValueError(f"`token_index` must be 0 where all teachers have one class token, got {slots}.")
     # The first entry of a name decides; a slot in all of them contradicts nothing.
-    return {**args, "teachers": [
-        {**teacher, "token_slot": slots[teacher["name"]]} if teacher["name"] in slots else teacher
-        for teacher in args["teachers"]
-    ]}
+    return {
+        **args,
+        "teachers": [
+            {**teacher, "token_slot": slots[teacher["name"]]} if teacher["name"] in slots else teacher
+            for teacher in args["teachers"]
+        ],
+    }
 
 
 def _layer_scale_ones(state: dict[str, Tensor], backbone: str, config: RadioConfig) -> dict[str, Tensor]:

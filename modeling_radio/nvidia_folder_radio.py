@@ -1,14 +1,16 @@
-"""Opens folders in the layout of NVIDIA's Hub repositories as they are: what their weights tell, and whether all fit."""
+"""Opens folders in the layout of NVIDIA's Hub repositories: what their weights tell, and whether all of them fit."""
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
+from .messages_radio import check_choice
 from .nvidia_radio import check_supported, has_one_token, is_nvidia_config, token_fields
 
 
@@ -103,16 +105,16 @@ def check_loaded(config: Any, loaded: Mapping[str, Any]) -> None:
         for key, given, wanted in loaded["mismatched_keys"]
         if key != _SUMMARY_TOKENS
     ]
-    check_fit(unknown, missing, misshapen)
+    check_fit(sorted(unknown), sorted(missing), sorted(misshapen))
 
 
-def check_fit(unknown: Iterable[str], missing: Iterable[str], misshapen: Iterable[str]) -> None:
+def check_fit(unknown: Sequence[str], missing: Sequence[str], misshapen: Sequence[str]) -> None:
     """Refuse weights that are not those of the network.
 
     Raises:
         ValueError: If there are any; the message names all.
     """
-    problems = {"unknown": list(unknown), "missing": list(missing), "of another shape": list(misshapen)}
+    problems = {"unknown": unknown, "missing": missing, "of another shape": misshapen}
     found = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
     if found:
         raise ValueError(f"The tensors do not fit the architecture. {'; '.join(found)}.")
@@ -164,6 +166,7 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
 
 
 def _read_integers(tensor: StoredTensor) -> list[int]:
+    check_choice(f"dtype of {_SUMMARY_TOKENS}", tensor.dtype, _INTEGERS)
     with tensor.file.open("rb") as stream:
         stream.seek(tensor.start)
-        return memoryview(stream.read(tensor.num_bytes)).cast(_INTEGERS[tensor.dtype]).tolist()
+        return array(_INTEGERS[tensor.dtype], stream.read(tensor.num_bytes)).tolist()

@@ -40,7 +40,10 @@ def test_an_unknown_adaptor_is_answered_with_a_suggestion():
     [
         ({"mlp_version": "v3"}, r"`adaptors.siglip2-g.mlp_version` must be one of \['v1', 'v2'\], got 'v3'"),
         ({"feature_head": "atention"}, "`adaptors.siglip2-g.feature_head` .* Did you mean 'attention'"),
-        ({"token_index": -1}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 10\], class tokens, registers and the"),
+        (
+            {"token_index": -1},
+            r"`adaptors.siglip2-g.token_index` must lie in \[0, 10\], class tokens, registers and the",
+        ),
         ({"token_index": 11}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 10\], .* first patch, got 11"),
         ({"name": "a.b"}, "`name` of an adaptor must be non-empty and without dots, got 'a.b'"),
     ],

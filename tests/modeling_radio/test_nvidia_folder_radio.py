@@ -1,0 +1,206 @@
+"""NVIDIA's Hub folders, opened as they are: their weights tell what `config.json` does not, and all of them must fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from reference_cases import REFERENCE, load_training_file, write_hub_folder
+from safetensors.torch import load_file, save_file
+
+from conversion.from_nvidia import convert
+from conversion.verification import compare_with_reference, largest_difference
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
+
+
+SLOTS = "c_radio_v4_slots_tiny"
+SUMMARY = "radio_model.summary_idxs"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_hub_folder(SLOTS, tmp_path / "hub")
+
+
+def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_config(folder: Path, **args) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["args"] |= args
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@torch.no_grad()
+def outputs(model: RadioModel) -> list[torch.Tensor]:
+    out = model.eval()(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+    heads = [head[part] for head in out.adaptors.values() for part in ("summary", "features")]
+    return [out.summary, out.features, *heads]
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [2, 0], [1], [0, 1, 2], [0, 5]])
+def test_the_stored_summary_wins(tokens, folder, tmp_path):
+    edit_weights(folder, lambda tensors: tensors.update({SUMMARY: torch.tensor(tokens)}))
+    direct, converted = RadioModel.from_pretrained(folder), convert(folder)
+    assert direct.config.summary_idxs == converted.config.summary_idxs == tokens
+    with torch.no_grad():
+        out = direct(torch.rand(1, 3, 32, 32))
+    assert torch.equal(out.summary, out.last_hidden_state[:, tokens].flatten(1))
+    for left, right in zip(outputs(direct), outputs(converted), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
+    direct.save_pretrained(tmp_path / "saved")
+    again = RadioModel.from_pretrained(tmp_path / "saved")
+    assert again.config.summary_idxs == tokens
+    assert all(torch.equal(left, right) for left, right in zip(outputs(direct), outputs(again), strict=True))
+
+
+def test_a_summary_behind_the_prefix_tokens_is_refused(folder):
+    edit_weights(folder, lambda tensors: tensors.update({SUMMARY: torch.tensor([0, 8])}))
+    for opened in (RadioModel.from_pretrained, convert):
+        with pytest.raises(ValueError, match=r"`summary_idxs` must lie in \[0, 8\), class tokens and registers"):
+            opened(folder)
+
+
+def test_the_weights_tell_the_number_of_registers(folder):
+    edit_config(folder, register_multiple=None, cpe_num_registers=0)
+    assert RadioModel.from_pretrained(folder).config.num_registers == 5
+    config = RadioConfig.from_pretrained(folder)
+    assert config.num_registers == 0
+    model = RadioModel.from_pretrained(folder, config=config)
+    assert model.config.num_registers == 5
+    assert largest_difference(compare_with_reference(model.eval(), REFERENCE / SLOTS / "expected.safetensors")) <= 1e-5
+
+
+def test_arguments_of_the_call_win(folder):
+    model = RadioModel.from_pretrained(folder, vitdet_window_size=2, dtype=torch.bfloat16)
+    assert (model.config.vitdet_window_size, model.dtype) == (2, torch.bfloat16)
+    model, loaded = RadioModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(loaded.values())
+    assert isinstance(model, RadioModel)
+
+
+def test_weights_in_several_files(folder):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {key: f"model-{index % 2}.safetensors" for index, key in enumerate(tensors)}
+    for name in set(names.values()):
+        part = {key: tensor for key, tensor in tensors.items() if names[key] == name}
+        save_file(part | ({SUMMARY: torch.tensor([2])} if SUMMARY in part else {}), folder / name, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names, "metadata": {}}))
+    assert RadioModel.from_pretrained(folder).config.summary_idxs == [2]
+
+
+def write_dino_folder(folder: Path) -> Path:
+    """The DINOv2-shaped model in the Hub's layout, with all that its wrapper leaves in the file."""
+    case = "radio_v2.5_g_tiny"
+    content = load_training_file(case)
+    args = {
+        key: str(value) if isinstance(value, torch.dtype) else value for key, value in vars(content["args"]).items()
+    }
+    args["model_kwargs"] = {"embed_dim": 48, "depth": 6, "num_heads": 4}
+    state, names = content["state_dict"], [teacher["name"] for teacher in args["teachers"]]
+    heads = {"summary": "_heads", "feature": "_feature_projections"}
+    shapes = {
+        name: {
+            part: {
+                "hidden_dim": state[f"{prefix}.{name}.fc1.weight"].shape[0],
+                "output_dim": state[f"{prefix}.{name}.final.2.weight"].shape[0],
+                "num_inner": sum(key.startswith(f"{prefix}.{name}.blocks") for key in state) // 4,
+                "upsample_factor": None,
+            }
+            for part, prefix in heads.items()
+        }
+        for name in names
+        if f"_heads.{name}.fc1.weight" in state
+    }
+    config = {
+        "args": args,
+        "adaptor_names": list(shapes),
+        "adaptor_configs": {name: {**parts, "head_idx": names.index(name)} for name, parts in shapes.items()},
+        "version": "radio_v2.5-g",
+    }
+    return write_hub_folder(case, folder, config)
+
+
+def test_a_wrapped_dino_has_one_token_whatever_its_buffer_lists(tmp_path):
+    folder = write_dino_folder(tmp_path / "hub")
+    assert len(load_file(folder / "model.safetensors")[SUMMARY]) == 3
+    for model in (RadioModel.from_pretrained(folder).eval(), convert(folder)):
+        assert (model.config.num_cls_tokens, model.config.num_registers, model.config.summary_idxs) == (1, 4, [0])
+        comparisons = compare_with_reference(model, REFERENCE / "radio_v2.5_g_tiny" / "expected.safetensors")
+        assert all(comparison.difference is not None for comparison in comparisons)
+        assert largest_difference(comparisons) <= 1e-5
+
+
+def test_one_token_for_all_in_a_hub_folder(folder):
+    """NVIDIA's own class cannot open such a folder: there the answer is that of the same training file."""
+    edit_config(folder, cls_token_per_teacher=False)
+    direct, converted = RadioModel.from_pretrained(folder), convert(folder)
+    for model in (direct, converted):
+        assert (model.config.num_cls_tokens, model.config.num_registers, model.config.summary_idxs) == (1, 7, [0])
+        assert {adaptor.token_index for adaptor in model.config.adaptor_configs} == {0}
+    for left, right in zip(outputs(direct), outputs(converted), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["radio1d_large_patch16_224", "e-radio_v2"])
+def test_networks_that_are_not_supported_yet(model, folder):
+    edit_config(folder, model=model)
+    for opened in (RadioModel.from_pretrained, convert):
+        with pytest.raises(ValueError, match=f"got '{model}'.* is not supported yet"):
+            opened(folder)
+
+
+def test_video_is_not_supported_yet(folder):
+    key = "radio_model.model.patch_generator.video_embedder.weight"
+    edit_weights(folder, lambda tensors: tensors.update({key: torch.ones(32, 1536)}))
+    for opened in (RadioModel.from_pretrained, convert):
+        with pytest.raises(ValueError, match=f"got '{key}': temporal patches of video are not supported yet"):
+            opened(folder)
+
+
+def test_tensors_that_do_not_fit_are_all_named(folder):
+    """transformers alone would draw the missing ones at random and go on."""
+
+    def edit(tensors):
+        del tensors["radio_model.model.blocks.1.attn.proj.bias"]
+        del tensors["radio_model.adaptors.sam3.head_mlp.fc1.weight"]
+        tensors["radio_model.model.blocks.0.ls1.grandma"] = torch.ones(32)
+        tensors["radio_model.adaptors.sam3.head_mlp.norm.weight"] = torch.ones(32)
+        tensors["radio_model.model.blocks.2.norm1.bias"] = torch.ones(3)
+
+    edit_weights(folder, edit)
+    with pytest.raises(ValueError, match="do not fit the architecture") as error:
+        RadioModel.from_pretrained(folder)
+    for part in (
+        "2 unknown: radio_model.adaptors.sam3.head_mlp.norm.weight, radio_model.model.blocks.0.ls1.grandma",
+        "2 missing: radio_model.adaptors.sam3.head_mlp.fc1.weight, radio_model.model.blocks.1.attn.proj.bias",
+        "1 of another shape: radio_model.model.blocks.2.norm1.bias (3,) instead of (32,)",
+    ):
+        assert part in str(error.value)
+
+
+def test_adaptors_that_are_not_asked_for_may_be_there(folder):
+    model = RadioModel.from_pretrained(folder, adaptors=[], adaptor_names=[])
+    assert not model.radio_model.adaptors
+    classifier = RadioForImageClassification.from_pretrained(folder, num_labels=3)
+    with torch.no_grad():
+        assert classifier(torch.rand(1, 3, 32, 32)).logits.shape == (1, 3)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"\xff" * 8 + data[8:], lambda data: b""])
+def test_damaged_weights_are_named(damage, folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"model.safetensors' is damaged or no safetensors file"):
+        RadioModel.from_pretrained(folder)
+
+
+def test_a_folder_without_weights_is_for_transformers_to_refuse(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model.safetensors"):
+        RadioModel.from_pretrained(folder)
