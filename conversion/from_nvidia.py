@@ -18,7 +18,13 @@ from conversion.nvidia_config import adaptor_names, build_config_fields
 from conversion.nvidia_keys import adaptor_of, head_names, our_keys
 from conversion.nvidia_source import NvidiaCheckpoint, read_checkpoint
 from conversion.text_tower import add_text_tower
-from conversion.verification import compare_with_reference, format_comparisons, largest_difference
+from conversion.verification import (
+    Comparison,
+    compare_with_reference,
+    format_comparisons,
+    largest_difference,
+    list_unchecked,
+)
 from foundation.command import read_names, run_command
 from foundation.files import check_output, write_folder
 from model_cards.converted import write_converted_card
@@ -80,7 +86,19 @@ def convert(
     RadioConfig.check_fields(overrides or {})
     model = _build_model(RadioConfig(**{**fields, **(overrides or {})}), state)
     _load(model, state, {ours: theirs for theirs, ours in mapping.items()})
+    _warn_of_other_tokens(model.config)
     return model.eval()
+
+
+def _warn_of_other_tokens(config: RadioConfig) -> None:
+    for adaptor in config.adaptor_configs:
+        if adaptor.token_index >= config.num_cls_tokens:
+            kind = "a register" if adaptor.token_index < config.num_prefix_tokens else "the first patch"
+            warnings.warn(
+                f"The summary head of {adaptor.name!r} reads token {adaptor.token_index}, {kind}, as in NVIDIA's code: "
+                f"its slot lies behind the {config.num_cls_tokens} class tokens.",
+                stacklevel=3,
+            )
 
 
 def _check_distinct(mapping: Mapping[str, str]) -> None:
@@ -150,8 +168,11 @@ def save(
     write_converted_card(folder, model.config, source, text_source)
 
 
-def verify(folder: Path, reference: Path, tolerance: float) -> None:
+def verify(folder: Path, reference: Path, tolerance: float) -> list[Comparison]:
     """Open a converted folder, compare it with stored outputs and print the table.
+
+    Returns:
+        One comparison per stored output.
 
     Raises:
         ValueError: If an output differs by more than `tolerance`.
@@ -162,6 +183,7 @@ def verify(folder: Path, reference: Path, tolerance: float) -> None:
     largest = largest_difference(comparisons)
     if largest > tolerance:
         raise ValueError(f"Outputs differ from {str(reference)!r} by up to {largest:.2e}, more than {tolerance:g}.")
+    return comparisons
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -196,11 +218,15 @@ def _run(options: argparse.Namespace) -> None:
         model, tokenizer = add_text_tower(model, options.text_tower, options.text_adaptor)
     elif options.text_adaptor is not None:
         raise ValueError(f"--text-adaptor {options.text_adaptor} needs --text-tower, which it belongs to.")
-    write_folder(options.output, partial(_save_and_verify, model, tokenizer, options))
+    comparisons: list[Comparison] = []
+    write_folder(options.output, partial(_save_and_verify, model, tokenizer, options, comparisons))
     names = ", ".join(model.config.adaptor_names or []) or "none"
     print(
         f"{options.output}: {model.config.version or 'RADIO'}, {model.num_parameters():,} parameters, adaptors: {names}"
     )
+    unchecked = "; ".join(list_unchecked(model.config, comparisons)) or "nothing"
+    hint = "" if options.verify else " --verify compares with outputs of NVIDIA's code, stored in a file."
+    print(f"Not checked: {unchecked}.{hint}")
 
 
 def read_label(source: str) -> str:
@@ -212,12 +238,13 @@ def _save_and_verify(
     model: RadioModel | RadioForZeroShotImageClassification,
     tokenizer: PreTrainedTokenizerBase | None,
     options: argparse.Namespace,
+    comparisons: list[Comparison],
     folder: Path,
 ) -> None:
     text_source = None if options.text_tower is None else read_label(options.text_tower)
     save(model, folder, read_label(options.source), tokenizer, text_source)
     if options.verify is not None:
-        verify(folder, options.verify, options.tolerance)
+        comparisons += verify(folder, options.verify, options.tolerance)
 
 
 def _parser() -> argparse.ArgumentParser:

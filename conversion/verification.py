@@ -1,7 +1,7 @@
 """Compares a model with stored outputs, in the layout of the reference cases."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modeling_radio import RadioModel
+from modeling_radio import RadioConfig, RadioModel
 
 
 _KEY = re.compile(
@@ -25,7 +25,7 @@ class Comparison:
     Attributes:
         key: Its key in the file.
         difference: Largest absolute difference, infinite where the shapes differ, or `None` if the model has no such
-            adaptor.
+            adaptor or we no such output.
     """
 
     key: str
@@ -55,6 +55,7 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
     for key in stored:
         if match := _KEY.fullmatch(key):
             groups.setdefault((match["size"], match["mode"]), []).append(match)
+    unknown = [key for key in stored if not _KEY.fullmatch(key) and not key.endswith("/image_uint8")]
     comparisons = [
         Comparison(match[0], _difference(outputs.get(f"{match['name']}/{match['kind']}"), stored[match[0]]))
         for (size, mode), matches in groups.items()
@@ -63,16 +64,15 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
     ]
     if all(comparison.difference is None for comparison in comparisons):
         raise ValueError(f"The reference {str(reference)!r} holds no output of this model.")
-    return comparisons
+    return [*comparisons, *(Comparison(key, None) for key in unknown)]
 
 
 def format_comparisons(comparisons: list[Comparison], tolerance: float) -> str:
     """Return a table with one line per image size and mode."""
     groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
-        size, mode, *rest = comparison.key.split("/")
-        group = f"{size} {mode} {rest[0]}" if mode == "intermediates" else f"{size} {mode}"
-        groups.setdefault(group, []).append(comparison)
+        group = " ".join(comparison.key.split("/")[:-2])  # without the name and the kind
+        groups.setdefault(group or comparison.key, []).append(comparison)
     return "\n".join([f"{'outputs':<36}{'compared':>9}{'max |difference|':>18}", *_lines(groups, tolerance)])
 
 
@@ -89,6 +89,43 @@ def _lines(groups: dict[str, list[Comparison]], tolerance: float) -> Iterator[st
 def largest_difference(comparisons: list[Comparison]) -> float:
     """Return the largest absolute difference of all outputs."""
     return max(comparison.difference for comparison in comparisons if comparison.difference is not None)
+
+
+def list_unchecked(config: RadioConfig, comparisons: Sequence[Comparison]) -> list[str]:
+    """Say what of a converted model no stored output has confirmed.
+
+    Sizes and weights are the file's own. Which token is whose, how positions are resized and where attention is global
+    no tensor tells: that rests on the training arguments and the version.
+
+    Args:
+        config: Of the model.
+        comparisons: Of its outputs with stored ones, none where there were none.
+    """
+    compared = [comparison.key.split("/") for comparison in comparisons if comparison.difference is not None]
+    images = {size for size, mode, *_ in compared}
+    modes = {mode for _, mode, *_ in compared}
+    seen = {name for _, mode, name, *_ in compared if mode != "intermediates"}
+    found = []
+    if "backbone" not in seen:
+        facts = f"{config.num_attention_heads} attention heads, summary of tokens {_list(config.summary_idxs or [])}"
+        found.append(f"the backbone's outputs ({facts})")
+    unseen = [adaptor for adaptor in config.adaptor_configs if adaptor.name not in seen]
+    if unseen:
+        found.append(f"the outputs of {_list(f'{adaptor.name} (token {adaptor.token_index})' for adaptor in unseen)}")
+    if all(max(map(int, size.split("x"))) == config.max_img_size for size in images):
+        found.append(f"resized positions (with{'' if config.pos_embed_align_corners else 'out'} aligned corners)")
+    if not any(mode.startswith("window") for mode in modes):
+        found.append(f"windowed attention (global in blocks {_list(config.global_blocks)})")
+    if config.text_tower is not None:
+        found.append("texts")
+    absent = [comparison.key for comparison in comparisons if comparison.difference is None]
+    if absent:
+        found.append(f"{len(absent)} stored outputs that this model does not have, {absent[0]} and such")
+    return found
+
+
+def _list(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))
 
 
 @torch.no_grad()

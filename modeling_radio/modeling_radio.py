@@ -28,7 +28,7 @@ from .encoder_radio import RadioLayerScale
 from .inputs_radio import check_feature_format, count_draws
 from .messages_radio import check_blocks, check_choice
 from .network_radio import NetworkPass, RadioNetwork
-from .nvidia_folder_radio import check_loaded, opening_arguments
+from .nvidia_folder_radio import UNUSED_KEYS, check_loaded, opening_arguments
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, to_map
 from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
 from .readout_radio import read_out
@@ -36,9 +36,8 @@ from .resolution_radio import Resolution, largest_side, nearest_resolution
 from .window_choice_radio import WindowBudget, WindowSize
 
 
-# timm's own register tokens, replaced by those of the patch generator, remain in some published files; a text tower is
-# for the zero-shot model alone.
-IGNORED_KEYS = [r"radio_model\.model\.reg_token", r"^text_tower\.", r"^logit_(scale|bias)$"]
+# A text tower is for the zero-shot model alone.
+IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
 
 
 def copy_source_files(folder: str | Path) -> None:

@@ -9,11 +9,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from conversion.from_nvidia import convert, main
+from conversion.to_nvidia import training_file_content
 from conversion.verification import compare_with_reference, largest_difference
 from modeling_radio import RadioConfig, RadioModel
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads"),
+    pytest.mark.filterwarnings("ignore:The summary head of 'dino_v3' reads token 4"),
+]
 TOLERANCE = 1e-5
 TOKEN_CASES = (
     *("c_radio_v4_slots_tiny", "c_radio_v4_partitions_tiny", "c_radio_v4_register_slot_tiny"),
@@ -261,3 +265,81 @@ def test_native_transformers_opens_the_folder(case, reference, tmp_path):
             assert torch.equal(left[field], right[field])
             difference = (right[field] - stored[f"{size}/global/backbone/{field}"]).abs().max()
             assert difference <= TOLERANCE
+
+
+def test_the_command_says_what_it_could_not_check(reference, tmp_path, capsys):
+    case = reference / "c_radio_v4_slots_tiny"
+    assert main([str(case / "checkpoint.pth.tar"), str(tmp_path / "unchecked")]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(
+        "Not checked: the backbone's outputs (4 attention heads, summary of tokens 0, 1); the outputs of"
+    )
+    assert "siglip2-g (token 2), dino_v3 (token 0), sam3 (token 1)" in line
+    assert "--verify compares" in line
+    verify = ["--verify", str(case / "expected.safetensors")]
+    assert main([str(case / "checkpoint.pth.tar"), str(tmp_path / "checked"), *verify]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "Not checked: resized positions (without aligned corners); windowed attention (global in blocks 3)."
+    )
+
+
+def test_verification_sees_positions_that_are_resized_otherwise(hub_folder, reference, tmp_path, capsys):
+    """The version's own code aligns corners, NVIDIA's repository of today does not: the outputs decide."""
+    source, expected = str(hub_folder("c_radio_v3_tiny")), str(reference / "c_radio_v3_tiny" / "expected.safetensors")
+    assert main([source, str(tmp_path / "out"), "--verify", expected]) == 1
+    assert "more than 1e-05" in capsys.readouterr().err
+    by_hand = ["--set", "pos_embed_align_corners=false"]
+    assert main([source, str(tmp_path / "out"), "--verify", expected, *by_hand]) == 0
+
+
+@pytest.mark.parametrize(
+    ("slot", "token"), [(2, "reads token 2, a register, as in NVIDIA's"), (4, "reads token 4, the first patch")]
+)
+def test_a_head_of_another_token_is_warned_of(slot, token, edited):
+    def edit(content):
+        content["args"].teachers[1]["token_slot"] = slot
+
+    with pytest.warns(UserWarning, match=f"The summary head of 'dino_v3' {token}"):
+        model = convert(edited("c_radio_v4_register_slot_tiny", edit))
+    assert model.config.adaptor("dino_v3").token_index == slot
+
+
+def test_a_slot_that_small_images_do_not_have_is_refused(edited):
+    def edit(content):
+        content["args"].teachers[1]["token_slot"] = 5
+
+    with pytest.raises(
+        ValueError, match=r"`adaptors.dino_v3.token_index` must lie in \[0, 4\], class tokens, registers"
+    ):
+        convert(edited("c_radio_v4_register_slot_tiny", edit))
+
+
+def test_zero_registers_count_as_unset(edited):
+    """What was trained with 0 registers by its arguments has those of the multiple; the tensors say so too."""
+
+    def edit(content):
+        content["args"].cpe_num_registers = 0
+
+    model = convert(edited("c_radio_v4_slots_tiny", edit))
+    assert (model.config.num_cls_tokens, model.config.num_registers) == (3, 5)
+    assert training_file_content(model)["args"].cpe_num_registers == 0
+
+
+def test_a_second_entry_may_bring_the_summary(edited):
+    def edit(content):
+        content["args"].teachers[0]["use_summary"] = False
+        content["args"].teachers[1]["use_summary"] = True
+
+    assert convert(edited("c_radio_v4_partitions_tiny", edit)).config.summary_idxs == [1, 2]
+
+
+@pytest.mark.parametrize("case", ["radio1d_large_patch16_224", "eradio"])
+def test_networks_that_are_not_supported_yet_are_refused_in_one_line(case, edited, tmp_path, capsys):
+    def edit(content):
+        content["args"].model = case
+
+    assert main([str(edited("radio_v2_tiny", edit)), str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert f"got '{case}'" in error
+    assert "is not supported yet" in error
+    assert error.count("\n") == 1

@@ -12,7 +12,10 @@ from conversion.to_nvidia import training_file_content
 from modeling_radio import RadioConfig, RadioModel
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads"),
+    pytest.mark.filterwarnings("ignore:The summary head of 'dino_v3' reads token 4"),
+]
 TOKEN_CASES = (
     *("c_radio_v4_slots_tiny", "c_radio_v4_partitions_tiny", "c_radio_v4_register_slot_tiny"),
     "c_radio_v4_one_token_tiny",

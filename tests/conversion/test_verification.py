@@ -5,7 +5,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conversion.from_nvidia import convert
-from conversion.verification import Comparison, compare_with_reference, format_comparisons, largest_difference
+from conversion.verification import (
+    Comparison,
+    compare_with_reference,
+    format_comparisons,
+    largest_difference,
+    list_unchecked,
+)
+from modeling_radio import RadioConfig
 
 
 @pytest.fixture
@@ -78,3 +85,47 @@ def test_table_has_a_line_for_each_size_and_mode():
         ["32x48", "window2", "0", "not", "in", "this", "model"],
         ["32x48", "intermediates", "dense", "1", "0.00e+00", "ok"],
     ]
+
+
+def test_stored_outputs_of_another_kind_are_counted(model, write_changed):
+    key, path = write_changed("tokens3/encoder/summary/extra", torch.clone)
+    comparisons = compare_with_reference(model, path)
+    assert {comparison.key: comparison.difference for comparison in comparisons}[key] is None
+    assert (
+        list_unchecked(model.config, comparisons)[-1]
+        == f"1 stored outputs that this model does not have, {key} and such"
+    )
+
+
+def config_with_heads(**fields) -> RadioConfig:
+    heads = [{"name": name, "hidden_size": 8, "token_index": index} for index, name in enumerate(("clip", "sam"))]
+    return RadioConfig.from_preset("radio-test", adaptors=heads, **fields)
+
+
+def test_without_stored_outputs_nothing_is_checked():
+    assert list_unchecked(config_with_heads(pos_embed_align_corners=True), []) == [
+        "the backbone's outputs (2 attention heads, summary of tokens 0, 1)",
+        "the outputs of clip (token 0), sam (token 1)",
+        "resized positions (with aligned corners)",
+        "windowed attention (global in blocks 0, 1, 2, 3)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "unchecked"),
+    [
+        (("64x96/global/backbone/summary",), ["the outputs of clip", "windowed attention"]),
+        (("256x256/global/backbone/summary",), ["the outputs of clip", "resized positions", "windowed attention"]),
+        (("64x96/window2/backbone/summary", "64x96/global/clip/features"), ["the outputs of sam"]),
+        (("64x96/intermediates/sparse/1/summary",), ["the backbone's", "the outputs of clip", "windowed attention"]),
+        (
+            ("64x96/window2/backbone/summary", "64x96/global/clip/features", "64x96/global/sam/features"),
+            [],
+        ),
+    ],
+)
+def test_what_stored_outputs_leave_open(keys, unchecked):
+    """The position table is for 256 pixels: only other sizes tell how it is resized."""
+    found = list_unchecked(config_with_heads(), [Comparison(key, 0.0) for key in keys])
+    assert len(found) == len(unchecked)
+    assert all(line.startswith(start) for line, start in zip(found, unchecked, strict=True))

@@ -1,4 +1,4 @@
-"""NVIDIA's Hub folders, opened as they are: their weights tell what `config.json` does not, and all of them must fit."""
+"""NVIDIA's Hub folders, opened as they are: weights tell what `config.json` does not, and all of them must fit."""
 
 import json
 from collections.abc import Callable
