@@ -144,7 +144,7 @@ class FeatureStandardizer(nn.Module):
         if linear.out_features % self.num_channels or linear.bias is None:
             raise ValueError(
                 f"`linear` must have a bias and a multiple of {self.num_channels} outputs to take a standardization or "
-                f"its inverse; got {linear}."
+                f"its inverse, got {linear}."
             )
         matrix, offset = matrix.to(linear.weight.device), offset.to(linear.weight.device)
         weight = linear.weight.double().unflatten(0, (-1, self.num_channels))

@@ -166,7 +166,9 @@ class Teacher(nn.Module):
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid or fit no mosaic."""
         if height % self.grid_stride or width % self.grid_stride:
             step = self.grid_stride
-            raise self._error(f"images must have sides that are multiples of {step} px, got {height} x {width}.")
+            raise self._error(
+                f"`pixel_values` must have sides that are multiples of {step} px, got {height} x {width}."
+            )
         if self.mode == "mosaic":
             self._mosaic_layout(height // self.grid_stride, width // self.grid_stride)
 

@@ -82,14 +82,14 @@ def build_teacher(
     teacher_class = _teacher_class(name, kind)
     parameters = inspect.signature(teacher_class).parameters
     if "source" not in parameters:
-        raise teacher_error(name, f"the constructor of kind {kind!r} must take `source`.")
+        raise teacher_error(name, f"the constructor of `kind` {kind!r} must take `source`.")
     known = parameters.keys() - {"name", "source"}
     for option in options:
         if option not in known:
             hint = f"{did_you_mean(option, known)} Options: {sorted(known)}."
-            raise teacher_error(name, f"kind {kind!r} has no option {option!r}.{hint}")
+            raise teacher_error(name, f"`kind` {kind!r} has no option {option!r}.{hint}")
     if source is None and parameters["source"].default is inspect.Parameter.empty:
-        raise teacher_error(name, f"kind {kind!r} needs a `source`: a Hub id or a local folder.")
+        raise teacher_error(name, f"`kind` {kind!r} needs a `source`: a Hub id or a local folder.")
     teacher = teacher_class(name, source=source, **options)
     teacher.set_run_mode(
         run_mode, grid_stride=grid_stride, input_size_px=input_size_px, upsample=upsample, precision=precision

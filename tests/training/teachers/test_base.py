@@ -212,7 +212,7 @@ def test_a_teacher_on_another_device_answers_on_that_of_the_images():
 
 
 def test_a_size_off_the_grid_is_refused():
-    with pytest.raises(ValueError, match="images must have sides that are multiples of 16 px, got 100 x 64"):
+    with pytest.raises(ValueError, match="`pixel_values` must have sides that are multiples of 16 px, got 100 x 64"):
         EchoTeacher()(torch.rand(1, 3, 100, 64))
 
 
