@@ -1,9 +1,10 @@
 """Writing files and folders so that a reader sees the old one or the new one, never half of either."""
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,18 +12,32 @@ from safetensors import SafetensorError
 
 
 TEMPORARY_PREFIX = ".partial-"
+PREVIOUS_PREFIX = ".previous-"
+"""Begins the name of a folder that steps aside for the moment in which its successor takes its place."""
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # file systems that cannot do this for folders
 
 
 class WriteError(OSError):
     """Something could not be written; the message is one line, and what was there before is intact."""
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists, before any long work.
+def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Refuse an output that exists or would replace what is read, before any long work.
+
+    Args:
+        path: File or folder to be written.
+        overwrite: Whether to replace what is there.
+        inputs: Files and folders that the command reads.
 
     Raises:
-        ValueError: If `path` exists and `overwrite` is off.
+        ValueError: If `path` is an input or holds one, or exists and `overwrite` is off.
     """
+    restore_previous(path)
+    for each in inputs:
+        if each.exists() and each.resolve().is_relative_to(path.resolve()):
+            raise ValueError(
+                f"`output` must not be or hold what is read, {str(each)!r}, got {str(path)!r}. Name another output."
+            )
     if path.exists() and not overwrite:
         raise ValueError(f"{str(path)!r} exists already. Name another output or pass --overwrite.")
 
@@ -30,10 +45,13 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a temporary file beside `path`, then move it into place; nothing is left behind if it raises.
 
+    It is on the disk before it has its name, so that not even a power cut leaves half of it there.
+
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
     with _one_line_errors(path), scratch_folder(path.parent) as scratch:
+        restore_previous(path)
         write(scratch / path.name)
         move_into_place(scratch / path.name, path)
 
@@ -80,25 +98,75 @@ def scratch_folder(parent: Path, prefix: str = TEMPORARY_PREFIX) -> Iterator[Pat
 def move_into_place(finished: Path, path: Path) -> None:
     """Rename a finished file or folder of a scratch folder to its name, instead of what has that name.
 
-    A file is replaced in one step. For a folder the older one steps aside into the scratch folder first, and back if
-    the new one cannot follow. A folder is never replaced by a file.
+    A file is replaced in one step. An older folder steps aside first, to a name of its own beside `path`: if the new
+    one cannot follow it comes back at once, and after a kill between the two steps `restore_previous` brings it back.
+    A folder is never replaced by a file, nor a file by a folder.
     """
-    aside = finished.with_name(f"{finished.name}.previous")
-    if finished.is_dir() and path.exists():
-        path.replace(aside)
+    write_through(finished)
+    if not finished.is_dir() or not path.exists():
+        os.replace(finished, path)
+        _sync(path.parent)
+        return
+    if not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "it is a file, which no folder may replace", str(path))
+    aside = _previous(path)
+    path.replace(aside)
     try:
         os.replace(finished, path)
-    except OSError:
-        if aside.exists():
-            aside.replace(path)
+    except BaseException:
+        aside.replace(path)
         raise
+    _sync(path.parent)
+    aside.replace(finished)  # whole until it has left: what has the name of a previous folder is never half of one
+
+
+def restore_previous(path: Path) -> None:
+    """Bring back the folder that a process was replacing when it was killed; do nothing where there is none."""
+    aside = _previous(path)
+    if not aside.is_dir():
+        return
+    if path.exists():  # the successor is in place
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.replace(aside, path)
+
+
+def _previous(path: Path) -> Path:
+    return path.parent / f"{PREVIOUS_PREFIX}{path.name}"
+
+
+def write_through(path: Path) -> None:
+    """Wait until a file, or a folder with all that it holds, is on the disk."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
+    if path.is_file():
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    if path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_partial(folder: Path, prefix: str = TEMPORARY_PREFIX) -> None:
-    """Remove the scratch folders that an earlier process left behind when it was killed."""
+    """Clear up what an earlier process left behind when it was killed: scratch folders go, previous folders return."""
     for leftover in folder.glob(f"{prefix}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
+    if prefix != TEMPORARY_PREFIX:
+        return  # others may be at work on what else is in the folder
+    for aside in folder.glob(f"{PREVIOUS_PREFIX}*"):
+        restore_previous(folder / aside.name.removeprefix(PREVIOUS_PREFIX))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from foundation.files import (
     check_output,
     move_into_place,
     remove_partial,
+    restore_previous,
     scratch_folder,
     write_beside,
     write_file,
@@ -134,12 +135,101 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_follow(tmp_path, mon
     assert names(path) == ["old"]
 
 
+def killed_between_the_renames(path: Path) -> None:
+    """Replace a folder in a process that is killed when the old one has stepped aside and the new one has not come."""
+    write_folder(path, lambda folder: (folder / "old").touch())
+    child = os.fork()
+    if child == 0:
+        replace = os.replace
+
+        def replace_or_die(source: Path, target: Path) -> None:
+            if Path(target) == path:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(source, target)
+
+        os.replace = replace_or_die
+        write_folder(path, lambda folder: (folder / "new").touch())
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("after_death", ["clear up", "write again", "ask for the name"])
+def test_the_old_folder_comes_back_after_a_kill_between_the_renames(after_death, tmp_path):
+    path = tmp_path / "final"
+    killed_between_the_renames(path)
+    if after_death == "clear up":
+        remove_partial(tmp_path)
+    elif after_death == "write again":
+        with pytest.raises(WriteError):
+            write_folder(path, lambda folder: no_space(folder / "weights"))
+        remove_partial(tmp_path)
+    else:
+        with pytest.raises(ValueError, match="exists already"):
+            check_output(path, overwrite=False)
+        remove_partial(tmp_path)
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["final"]
+
+
+def test_a_previous_folder_goes_once_its_successor_is_there(tmp_path):
+    for name in ("final", ".previous-final"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    restore_previous(tmp_path / "final")
+    assert names(tmp_path) == ["final"]
+    assert names(tmp_path / "final") == ["final"]
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(
+        "foundation.files.os.fsync", lambda number: events.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+    )
+    replace = os.replace
+    monkeypatch.setattr("foundation.files.os.replace", lambda a, b: events.append("rename") or replace(a, b))
+
+    def write(folder: Path) -> None:
+        (folder / "deep").mkdir()
+        (folder / "weights").touch()
+        (folder / "deep" / "state").touch()
+
+    write_folder(tmp_path / "final", write)
+    assert set(events[: events.index("rename")]) == {"final", "weights", "deep", "state"}
+    assert events[events.index("rename") + 1 :] == [tmp_path.name]
+
+
+def test_a_folder_where_folders_cannot_be_synced_is_written_all_the_same(tmp_path, monkeypatch):
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr("foundation.files.os.fsync", fsync)
+    write_folder(tmp_path / "final", lambda folder: (folder / "new").touch())
+    assert names(tmp_path / "final") == ["new"]
+
+
+def test_a_file_is_never_replaced_by_a_folder(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(WriteError, match="it is a file, which no folder may replace"):
+        write_folder(tmp_path / "notes", lambda folder: (folder / "new").touch())
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("output", ["runs", "runs/source", "runs/../runs/source", "link"])
+def test_an_output_that_is_or_holds_an_input_is_refused(output, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "source").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    with pytest.raises(ValueError, match="`output` must not be or hold what is read, .*source"):
+        check_output(tmp_path / output, overwrite=True, inputs=[tmp_path / "runs" / "source"])
+
+
 def test_scratch_folders_of_others_stay(tmp_path):
-    for name in (".partial-abc", ".mine.abc"):
+    for name in (".partial-abc", ".mine.abc", ".previous-abc"):
         (tmp_path / name).mkdir()
     (tmp_path / ".mine.lock").touch()
     remove_partial(tmp_path, ".mine.")
-    assert names(tmp_path) == [".mine.lock", ".partial-abc"]
+    assert names(tmp_path) == [".mine.lock", ".partial-abc", ".previous-abc"]
 
 
 def test_an_output_that_exists_needs_overwrite(tmp_path):
