@@ -17,16 +17,19 @@ from conversion.folding import fold_layer_scale, fold_spectral, has_layer_scale,
 from conversion.nvidia_config import adaptor_names, build_config_fields
 from conversion.nvidia_keys import adaptor_of, head_names, our_keys
 from conversion.nvidia_source import NvidiaCheckpoint, read_checkpoint
+from conversion.output_folder import check_model_output
+from conversion.tensor_checks import check_finite, check_kinds, to_one_dtype
 from conversion.text_tower import add_text_tower
 from conversion.verification import (
     Comparison,
+    check_tolerance,
     compare_with_reference,
     format_comparisons,
     largest_difference,
     list_unchecked,
 )
 from foundation.command import read_names, run_command
-from foundation.files import check_output, write_folder
+from foundation.files import write_folder
 from model_cards.converted import write_converted_card
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -59,22 +62,25 @@ def convert(
         overrides: Configuration fields to set by hand, where the checkpoint does not tell them.
 
     Returns:
-        The model in evaluation mode, in the data types of the file.
+        The model in evaluation mode, in the data type of the file; where its tensors have several, in float32.
 
     Raises:
-        ValueError: If the source cannot be read, asks to run code, or has tensors that are unknown or missing (all are
-            listed), or a name in the arguments is unknown.
+        ValueError: If the source cannot be read, asks to run code, or has tensors that are unknown, missing, not
+            finite or no floating-point numbers (all are listed), or a name in the arguments is unknown.
     """
     checkpoint = read_checkpoint(source)
     check_supported(str(checkpoint.args.get("model")), checkpoint.state)
     teachers = [teacher["name"] for teacher in checkpoint.args.get("teachers") or []]
     mapping = our_keys(checkpoint.state, teachers)
     _check_distinct(mapping)
-    state = {ours: checkpoint.state[theirs] for theirs, ours in mapping.items()}
+    check_kinds({theirs: checkpoint.state[theirs] for theirs in mapping})
+    source_keys = {ours: theirs for theirs, ours in mapping.items()}
+    state = to_one_dtype({ours: checkpoint.state[theirs] for theirs, ours in mapping.items()}, source_keys)
     state = _select_adaptors(state, checkpoint, adaptors)
     state = fold_spectral(state, spectral_epsilon(checkpoint.args))
     layer_scale = has_layer_scale(state)
     state = fold_layer_scale(state)
+    check_finite(state, source_keys)
     fields = build_config_fields(state, checkpoint, version)
     fields["nvidia_source"] = source_fields(
         checkpoint.args,
@@ -85,7 +91,7 @@ def convert(
     )
     RadioConfig.check_fields(overrides or {})
     model = _build_model(RadioConfig(**{**fields, **(overrides or {})}), state)
-    _load(model, state, {ours: theirs for theirs, ours in mapping.items()})
+    _load(model, state, source_keys)
     _warn_of_other_tokens(model.config)
     return model.eval()
 
@@ -175,13 +181,14 @@ def verify(folder: Path, reference: Path, tolerance: float) -> list[Comparison]:
         One comparison per stored output.
 
     Raises:
-        ValueError: If an output differs by more than `tolerance`.
+        ValueError: If an output differs by more than `tolerance`, or that is no number of at least 0.
     """
+    check_tolerance(tolerance)
     model = RadioModel.from_pretrained(folder, dtype=torch.float32).eval()
     comparisons = compare_with_reference(model, reference)
     print(format_comparisons(comparisons, tolerance))
     largest = largest_difference(comparisons)
-    if largest > tolerance:
+    if not largest <= tolerance:
         raise ValueError(f"Outputs differ from {str(reference)!r} by up to {largest:.2e}, more than {tolerance:g}.")
     return comparisons
 
@@ -206,7 +213,9 @@ def _show_warning(
 
 
 def _run(options: argparse.Namespace) -> None:
-    check_output(options.output, overwrite=options.overwrite)
+    check_tolerance(options.tolerance)
+    inputs = [Path(each) for each in (options.source, options.text_tower, options.verify) if each is not None]
+    check_model_output(options.output, overwrite=options.overwrite, inputs=inputs)
     model = convert(
         options.source,
         adaptors=options.adaptors,

@@ -4,6 +4,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from itertools import count, islice
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +23,7 @@ from modeling_radio.releases_radio import RELEASES, SIZES
 
 PATCH_GENERATOR = "radio_model.model.patch_generator"
 BLOCKS = "radio_model.model.blocks"
+_BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.([0-9]{{1,4}})\.")
 _HEADS_BY_WIDTH = {size.hidden_size: size.num_attention_heads for size in SIZES.values()}
 _HEADS_OF_SMALL = 4  # our choice for widths below any published one: in test networks 64 channels a head are too many
 
@@ -42,8 +44,8 @@ def build_config_fields(
     _check_essential(state)
     if version is not None:
         check_choice("version", version, RELEASES)
-    width, depth = _shape(state)
     named = _named_fields(source.args)
+    width, depth = _shape(state, named)
     told = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
     shape = {"hidden_size": width, **_block_fields(state, named, depth), **_position_fields(state, named)}
     return {
@@ -76,9 +78,26 @@ def _check_essential(state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"This is no RADIO ViT, or it is damaged: it lacks {', '.join(missing)}.")
 
 
-def _shape(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    indices = [int(match[1]) for key in state if (match := re.match(rf"{re.escape(BLOCKS)}\.(\d+)\.", key))]
-    return state[f"{PATCH_GENERATOR}.embedder.weight"].shape[0], max(indices) + 1
+def _shape(state: Mapping[str, Tensor], named: Mapping[str, Any]) -> tuple[int, int]:
+    """Return width and number of blocks.
+
+    Raises:
+        ValueError: If a block is missing: a file that lost its last ones must not pass as a smaller network, nor a
+            number out of thin air ask for blocks without end.
+    """
+    width = state[f"{PATCH_GENERATOR}.embedder.weight"].shape[0]
+    found = {int(match[1]) for key in state if (match := _BLOCK.match(key))}
+    depth = max(found) + 1
+    if named.get("hidden_size") == width:
+        depth = max(depth, named["num_hidden_layers"])
+    if depth > len(found):
+        first = [f"{BLOCKS}.{index}" for index in islice((i for i in count() if i not in found), 8)]
+        missing = ", ".join(first[: depth - len(found)])
+        more = f" and {depth - len(found) - len(first):,} more" if depth - len(found) > len(first) else ""
+        raise ValueError(
+            f"The tensors do not fit the architecture. Blocks of [0, {depth}) missing: {missing}{more}."
+        )
+    return width, depth
 
 
 def _named_fields(args: dict[str, Any]) -> dict[str, Any]:
@@ -91,10 +110,6 @@ def _named_fields(args: dict[str, Any]) -> dict[str, Any]:
 
 def _block_fields(state: Mapping[str, Tensor], named: dict[str, Any], depth: int) -> dict[str, Any]:
     width = state[f"{PATCH_GENERATOR}.embedder.weight"].shape[0]
-    if named.get("hidden_size") == width:
-        depth = max(
-            depth, named["num_hidden_layers"]
-        )  # a file that lost its last blocks must not pass as a smaller one
     swiglu = f"{BLOCKS}.0.mlp.w3.weight" in state
     return {
         "num_hidden_layers": depth,

@@ -1,26 +1,25 @@
 """Reads NVIDIA's two checkpoint formats: the training file (`.pth.tar`) and the Hub folder."""
 
 import json
-import pickle
 import re
-import warnings
-import zipfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from conversion.nvidia_arguments import check_arguments, check_hub_config
+from conversion.training_archive import open_archive
 
-ALLOWED_GLOBALS: list[Callable | tuple[Callable, str]] = [Namespace]
-"""Classes that a training file may create besides tensors, data types and plain containers."""
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 _PICKLES = ("*.pth.tar", "*.pth", "*.pt")
 
 
@@ -79,17 +78,26 @@ def _read_folder(folder: Path, label: str) -> NvidiaCheckpoint:
     config_file = folder / "config.json"
     if not config_file.is_file():
         return _read_only_pickle(folder)
-    try:
-        config = json.loads(config_file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{str(config_file)!r} is no valid JSON: {error}.") from error
+    config = _read_json(config_file)
     if not isinstance(config.get("args"), dict):
         raise ValueError(
             f"{str(config_file)!r} has no training arguments `args`: it is not in NVIDIA's layout. Open it with "
             "RadioModel.from_pretrained if it is a RADIO checkpoint already."
         )
     args = config.pop("args")
+    check_arguments(args, config_file)
+    check_hub_config(config, config_file)
     return NvidiaCheckpoint(label, _read_safetensors(folder), args, hub_config=config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is no valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {content!r:.60}.")
+    return content
 
 
 def _read_only_pickle(folder: Path) -> NvidiaCheckpoint:
@@ -102,57 +110,59 @@ def _read_only_pickle(folder: Path) -> NvidiaCheckpoint:
 
 def _read_safetensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
+    names = _indexed_files(index) if index.is_file() else ["model.safetensors"]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{str(folder)!r} lacks {', '.join(missing)}.")
-    return {key: tensor for name in names for key, tensor in load_file(folder / name).items()}
+    state: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            state |= load_file(folder / name)
+        except SafetensorError as error:
+            raise ValueError(f"{str(folder / name)!r} is damaged or no safetensors file: {error}") from error
+    return state
+
+
+def _indexed_files(index: Path) -> list[str]:
+    """Return the files that an index lists. They must lie beside it: an index of strangers must not read elsewhere."""
+    files = _read_json(index).get("weight_map")
+    if not isinstance(files, dict):
+        raise ValueError(f"`weight_map` in {str(index)!r} must map tensors to files, got {files!r:.60}.")
+    for key, name in files.items():
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+            raise ValueError(
+                f"`weight_map` in {str(index)!r} must name .safetensors files beside it, got {name!r:.60} for {key!r}."
+            )
+    return sorted(set(files.values()))
 
 
 def _read_pickle(path: Path) -> NvidiaCheckpoint:
-    content = _unpickle(path)
+    content = open_archive(path)
     if not isinstance(content, dict) or "args" not in content or not ({"state_dict", "state_dict_ema"} & set(content)):
         raise ValueError(f"{str(path)!r} is no RADIO training file: it must hold `args` and `state_dict`.")
     # The moving average is what was evaluated and released; the raw weights only resume the training.
-    state = content.get("state_dict_ema") or content["state_dict"]
-    strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    name = "state_dict_ema" if content.get("state_dict_ema") else "state_dict"
+    _check_types(path, {"args": Namespace | dict, name: dict, "arch": str | None, "epoch": int | None}, content)
+    state, args = content[name], content["args"]
+    strangers = [key for key, value in state.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
     if strangers:
         raise ValueError(f"{str(path)!r} has state entries that are no tensors: {', '.join(map(str, strangers))}.")
-    args = content["args"]
+    plain = _plain(vars(args) if isinstance(args, Namespace) else args)
+    check_arguments(plain, path)
     return NvidiaCheckpoint(
         label=path.name,
         state=dict(state),
-        args=_plain(vars(args) if isinstance(args, Namespace) else dict(args)),
+        args=plain,
         arch=content.get("arch"),
         epoch=content.get("epoch"),
     )
 
 
-def _unpickle(path: Path) -> Any:
-    # Only the zip format can be mapped into memory instead of being read.
-    mapped = zipfile.is_zipfile(path)
-    try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's protocol: nothing that a user could change
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, str(error))) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: {reason}") from error
-
-
-def _refusal(path: Path, message: str) -> str:
-    wanted = re.search(r"GLOBAL ([\w.]+)", message)
-    if wanted is None:
-        return f"{str(path)!r} is damaged or no PyTorch file."
-    return (
-        f"{str(path)!r} was not opened, and none of its code was run: its pickle asks for `{wanted.group(1)}`, and a "
-        "checkpoint needs only tensors, numbers and argparse.Namespace."
-    )
+def _check_types(path: Path, types: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    for name, kind in types.items():
+        if not isinstance(content.get(name), kind):
+            wanted = getattr(kind, "__name__", str(kind))
+            raise ValueError(f"`{name}` in {str(path)!r} must be {wanted}, got {content.get(name)!r:.60}.")
 
 
 def _plain(value: Any) -> Any:

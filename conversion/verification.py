@@ -1,5 +1,6 @@
 """Compares a model with stored outputs, in the layout of the reference cases."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,16 @@ class Comparison:
     difference: float | None
 
 
+def check_tolerance(tolerance: float) -> None:
+    """Refuse a tolerance that says nothing.
+
+    Raises:
+        ValueError: If it is negative, infinite or NaN.
+    """
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"`tolerance` must be a finite number of at least 0, got {tolerance}.")
+
+
 def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Comparison]:
     """Run a model on the images of a file and compare every output that it stores.
 
@@ -45,12 +56,16 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
         One comparison per stored output.
 
     Raises:
-        ValueError: If the file is no such file, or holds nothing that the model has.
+        ValueError: If the file is no such file, lacks the images of an output, or holds nothing that the model has.
     """
     try:
         stored = load_file(reference)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"Cannot read the reference {str(reference)!r}: {error}") from error
+    sizes = {match["size"] for key in stored if (match := _KEY.fullmatch(key))}
+    lacking = sorted(f"{size}/image_uint8" for size in sizes if f"{size}/image_uint8" not in stored)
+    if lacking:
+        raise ValueError(f"The reference {str(reference)!r} lacks {', '.join(lacking)}: the images of its outputs.")
     groups: dict[tuple[str, str], list[re.Match[str]]] = {}
     for key in stored:
         if match := _KEY.fullmatch(key):

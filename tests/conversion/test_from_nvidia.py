@@ -167,8 +167,40 @@ def test_lost_last_block_is_missed(edited):
         for key in [key for key in content["state_dict_ema"] if ".blocks.6." in key]:
             del content["state_dict_ema"][key]
 
-    with pytest.raises(ValueError, match=r"missing: radio_model\.model\.blocks\.6\.norm1\.weight"):
+    with pytest.raises(ValueError, match=r"Blocks of \[0, 7\) missing: radio_model\.model\.blocks\.6\.$"):
         convert(edited("radio_v2_tiny", edit))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("9999999999", r"1 unknown: base_model\.blocks\.9999999999\.norm1\.bias"),
+        ("9" * 5000, r"1 unknown: base_model\.blocks\.9999"),
+        ("9999", r"missing: radio_model\.model\.blocks\.\d+, .*, .* and 9,98\d more\.$"),
+        ("007", r"1 unknown: base_model\.blocks\.007\.norm1\.bias"),
+    ],
+)
+def test_block_numbers_out_of_thin_air_are_refused_at_once(number, message, edited):
+    def edit(content):
+        content["state_dict"][f"base_model.blocks.{number}.norm1.bias"] = torch.ones(64)
+
+    with pytest.raises(ValueError, match=message):
+        convert(edited("c_radio_v4_tiny", edit))
+
+
+def test_arguments_that_name_blocks_without_end_are_refused_at_once(edited):
+    with pytest.raises(ValueError, match=r"Blocks of \[0, 10000000000\) missing: .* and 9,999,999,\d+ more\.$"):
+        convert(edited("c_radio_v4_tiny", lambda content: content["args"].model_kwargs.update(depth=10**10)))
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "inf"])
+def test_a_tolerance_that_says_nothing_is_refused_before_the_work(tolerance, reference, tmp_path, capsys):
+    case = reference / "radio_v2_tiny"
+    arguments = [str(case / "checkpoint.pth.tar"), str(tmp_path / "out")]
+    arguments += ["--verify", str(case / "expected.safetensors"), f"--tolerance={tolerance}"]
+    assert main(arguments) == 1
+    assert "`tolerance` must be a finite number of at least 0, got " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_names_for_one_weight_are_refused(edited):
@@ -209,25 +241,25 @@ def test_untold_number_of_heads_is_warned_about(reference):
 
 
 def test_existing_output_is_kept_unless_told(reference, tmp_path, capsys):
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "mine.txt").write_text("mine")
+    output, stale = tmp_path / "out", tmp_path / "out" / "model-00001-of-00002.safetensors"
     source = str(reference / "radio_v2_tiny" / "checkpoint.pth.tar")
+    assert main([source, str(output)]) == 0
+    stale.write_text("old")
     assert main([source, str(output)]) == 1
     assert "exists already" in capsys.readouterr().err
-    assert (output / "mine.txt").read_text() == "mine"
+    assert stale.read_text() == "old"
     assert main([source, str(output), "--overwrite"]) == 0
-    assert not (output / "mine.txt").exists()
+    assert not stale.exists()
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_folder(reference, tmp_path, capsys, full_disk):
     output = tmp_path / "out"
     output.mkdir()
-    (output / "mine.txt").write_text("mine")
+    (output / "config.json").write_text('{"model_type": "radio"}')
     source = str(reference / "radio_v2_tiny" / "checkpoint.pth.tar")
     assert main([source, str(output), "--overwrite"]) == 1
     assert f"from_nvidia: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
-    assert [file.name for file in output.iterdir()] == ["mine.txt"]
+    assert [file.name for file in output.iterdir()] == ["config.json"]
     assert list(tmp_path.iterdir()) == [output]
 
 
