@@ -94,9 +94,7 @@ def _shape(state: Mapping[str, Tensor], named: Mapping[str, Any]) -> tuple[int, 
         first = [f"{BLOCKS}.{index}" for index in islice((i for i in count() if i not in found), 8)]
         missing = ", ".join(first[: depth - len(found)])
         more = f" and {depth - len(found) - len(first):,} more" if depth - len(found) > len(first) else ""
-        raise ValueError(
-            f"The tensors do not fit the architecture. Blocks of [0, {depth}) missing: {missing}{more}."
-        )
+        raise ValueError(f"The tensors do not fit the architecture. Blocks of [0, {depth}) missing: {missing}{more}.")
     return width, depth
 
 

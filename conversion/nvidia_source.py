@@ -114,13 +114,14 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{str(folder)!r} lacks {', '.join(missing)}.")
-    state: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            state |= load_file(folder / name)
-        except SafetensorError as error:
-            raise ValueError(f"{str(folder / name)!r} is damaged or no safetensors file: {error}") from error
-    return state
+    return {key: tensor for name in names for key, tensor in _load_file(folder / name).items()}
+
+
+def _load_file(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
 
 
 def _indexed_files(index: Path) -> list[str]:

@@ -86,7 +86,7 @@ def test_containers_without_end_are_refused(value, zipped, tmp_path):
     path = tmp_path / "nested.pth.tar"
     torch.save({"args": Namespace(value=value)}, path, _use_new_zipfile_serialization=zipped)
     assert path.stat().st_size < 10_000
-    with pytest.raises(ValueError, match="nested.pth.tar' must hold at most"):
+    with pytest.raises(ValueError, match=r"nested\.pth\.tar' must hold at most"):
         open_archive(path)
 
 

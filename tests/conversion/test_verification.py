@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from conversion.from_nvidia import convert
 from conversion.verification import (
     Comparison,
+    check_tolerance,
     compare_with_reference,
     format_comparisons,
     largest_difference,
@@ -65,6 +66,19 @@ def test_an_unreadable_reference_is_refused_by_name(content, model, tmp_path):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"Cannot read the reference '.*stored\.safetensors'"):
         compare_with_reference(model, path)
+
+
+def test_a_reference_without_the_images_of_its_outputs_is_refused(model, tmp_path):
+    save_file({"64x64/global/backbone/summary": torch.ones(1, 4)}, tmp_path / "stored.safetensors")
+    with pytest.raises(ValueError, match=r"stored\.safetensors' lacks 64x64/image_uint8: the images of its outputs"):
+        compare_with_reference(model, tmp_path / "stored.safetensors")
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -1e-9])
+def test_a_tolerance_that_says_nothing_is_refused(tolerance):
+    with pytest.raises(ValueError, match="`tolerance` must be a finite number of at least 0, got "):
+        check_tolerance(tolerance)
+    check_tolerance(0)
 
 
 def test_a_reference_of_nothing_in_common_is_refused(model, tmp_path):

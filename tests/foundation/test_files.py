@@ -220,7 +220,7 @@ def test_an_output_that_is_or_holds_an_input_is_refused(output, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "source").touch()
     (tmp_path / "link").symlink_to(tmp_path / "runs")
-    with pytest.raises(ValueError, match="`output` must not be or hold what is read, .*source"):
+    with pytest.raises(ValueError, match=r"`output` must not be or hold what is read, .*source"):
         check_output(tmp_path / output, overwrite=True, inputs=[tmp_path / "runs" / "source"])
 
 
