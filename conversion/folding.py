@@ -1,7 +1,7 @@
 """Folds what native readers do not know into the linear layers: spectral reparametrization and LayerScale."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,7 @@ def fold_spectral(state: Mapping[str, Tensor], epsilon: float = 1e-6) -> dict[st
         New weights. Entries under `parametrizations` that are not of this kind stay, for the caller to refuse.
 
     Raises:
-        ValueError: If a layer's scale comes without its singular vectors.
+        ValueError: If a layer's scale comes without its singular vectors, or a tensor has no fitting shape.
 
     References:
         Zhai et al., https://arxiv.org/abs/2303.06296
@@ -59,6 +59,8 @@ def fold_spectral(state: Mapping[str, Tensor], epsilon: float = 1e-6) -> dict[st
 
 
 def _effective_weight(state: Mapping[str, Tensor], weight: Tensor, prefix: str, epsilon: float) -> Tensor:
+    if weight.ndim != 2:
+        raise ValueError(f"`{prefix[:-2]}.original` must be a matrix, got the shape {tuple(weight.shape)}.")
     if not any(key.startswith(f"{prefix}parts.") for key in state):
         return _normalized(state, weight, prefix, epsilon)
     chunks = weight.chunk(3 if prefix.endswith("qkv.parametrizations.weight.0.") else 2)
@@ -72,10 +74,11 @@ def _normalized(state: Mapping[str, Tensor], weight: Tensor, prefix: str, epsilo
     missing = [f"{prefix}{name}" for name in ("_u", "_v") if f"{prefix}{name}" not in state]
     if missing:
         raise ValueError(f"Spectral reparametrization lacks {', '.join(missing)}.")
+    _check_shape(f"{prefix}_v", state[f"{prefix}_v"], weight.shape[1:])
     # The first runs stored the norm itself, and no version; some store copies of it in further columns.
     scale = state[f"{prefix}scale"].flatten()[0].float()
     version = state.get(f"{prefix}_sn_version")
-    if version is not None and int(version) >= 2:
+    if version is not None and int(version.flatten()[0]) >= 2:
         scale = F.softplus(scale) + MIN_SCALE
     # NVIDIA's loader folds a module that is still in training mode, which takes one more step of the power iteration:
     # published outputs have that step in them.
@@ -95,6 +98,10 @@ def fold_layer_scale(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Returns:
         New weights, in the data types of the old ones.
+
+    Raises:
+        ValueError: If a scale and the layer before it differ in width: they would be multiplied all the same, wrongly,
+            where one of them has one element.
     """
     folded = dict(state)
     for key, scale in state.items():
@@ -104,11 +111,18 @@ def fold_layer_scale(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         del folded[key]
         for layer in _SCALED_LAYERS[match["scale"]]:
             weight, bias = (f"{match['block']}.{layer}.{kind}" for kind in ("weight", "bias"))
+            for name in {weight, bias} & folded.keys():
+                _check_shape(key, scale, folded[name].shape[:1])
             if weight in folded:
                 folded[weight] = (folded[weight].float() * scale.float()[:, None]).to(folded[weight].dtype)
             if bias in folded:
                 folded[bias] = (folded[bias].float() * scale.float()).to(folded[bias].dtype)
     return folded
+
+
+def _check_shape(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"`{name}` must have the shape {tuple(shape)} of its layer, got {tuple(tensor.shape)}.")
 
 
 def has_layer_scale(state: Mapping[str, Tensor]) -> bool:

@@ -23,6 +23,15 @@ from modeling_radio.releases_radio import RELEASES, SIZES
 
 PATCH_GENERATOR = "radio_model.model.patch_generator"
 BLOCKS = "radio_model.model.blocks"
+_ESSENTIAL = {
+    f"{PATCH_GENERATOR}.embedder.weight": 2,
+    f"{PATCH_GENERATOR}.pos_embed": 3,
+    f"{PATCH_GENERATOR}.cls_token.token": 2,
+    "radio_model.input_conditioner.norm_mean": None,
+    "radio_model.input_conditioner.norm_std": None,
+    f"{BLOCKS}.0.attn.qkv.weight": 2,
+}
+"""Tensors without which there is no RADIO, and their dimensions where it matters."""
 _BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.([0-9]{{1,4}})\.")
 _HEADS_BY_WIDTH = {size.hidden_size: size.num_attention_heads for size in SIZES.values()}
 _HEADS_OF_SMALL = 4  # our choice for widths below any published one: in test networks 64 channels a head are too many
@@ -65,17 +74,12 @@ def adaptor_names(keys: Iterable[str], source: NvidiaCheckpoint) -> list[str]:
 
 
 def _check_essential(state: Mapping[str, Tensor]) -> None:
-    essential = [
-        f"{PATCH_GENERATOR}.embedder.weight",
-        f"{PATCH_GENERATOR}.pos_embed",
-        f"{PATCH_GENERATOR}.cls_token.token",
-        "radio_model.input_conditioner.norm_mean",
-        "radio_model.input_conditioner.norm_std",
-        f"{BLOCKS}.0.attn.qkv.weight",
-    ]
-    missing = [key for key in essential if key not in state]
+    missing = [key for key in _ESSENTIAL if key not in state]
     if missing:
         raise ValueError(f"This is no RADIO ViT, or it is damaged: it lacks {', '.join(missing)}.")
+    for key, ndim in _ESSENTIAL.items():
+        if ndim is not None and state[key].ndim != ndim:
+            raise ValueError(f"`{key}` must have {ndim} dimensions, got the shape {tuple(state[key].shape)}.")
 
 
 def _shape(state: Mapping[str, Tensor], named: Mapping[str, Any]) -> tuple[int, int]:

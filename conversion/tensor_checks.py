@@ -1,5 +1,6 @@
 """Refuses weights that are no numbers of one kind, and brings those of several kinds to one."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -11,6 +12,7 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Data types that weights may have. 8-bit ones need scales that a checkpoint of NVIDIA's does not name."""
 _MAX_NAMES = 8
 _SMALL_BYTES = 2**20  # views that repeat what is stored, such as a scale, may be saved; large ones fill the memory
+_PARAMETRIZATION = re.compile(r"\.parametrizations\.")  # the scales of spectral reparametrization are single numbers
 _COUNTERS = (".summary_idxs", "._sn_version")  # the tensors that are whole numbers
 
 
@@ -21,8 +23,8 @@ def check_kinds(state: Mapping[str, Tensor]) -> None:
         state: Tensors under the file's own keys.
 
     Raises:
-        ValueError: If any is sparse, quantized, without values, complex, integer, of 8 bits, or larger than what is
-            stored of it; all are named.
+        ValueError: If any is sparse, quantized, without values, empty, a single number, complex, integer, of 8 bits,
+            or larger than what is stored of it; all are named.
     """
     kinds: dict[str, list[str]] = {}
     for key, tensor in state.items():
@@ -38,6 +40,10 @@ def _strange_kinds(key: str, tensor: Tensor) -> Iterator[str]:
         yield "without values (on the meta device)"
     elif tensor.layout != torch.strided:
         yield "sparse"
+    elif not tensor.numel():
+        yield "empty"
+    elif not tensor.ndim and not _PARAMETRIZATION.search(key):
+        yield "without dimensions"
     elif tensor.is_quantized or (tensor.dtype not in FLOATS and not _may_be_whole(key, tensor)):
         yield f"of type {tensor.dtype}"
     elif tensor.nbytes > max(tensor.untyped_storage().nbytes(), _SMALL_BYTES):

@@ -18,6 +18,8 @@ STRANGE = {
         "1 of type torch.qint8",
     ),
     "sparse": (lambda tensor: tensor.to_sparse(), "1 sparse"),
+    "empty": (lambda tensor: tensor[:0], "1 empty"),
+    "a number": (lambda tensor: tensor[0, 0].clone(), "1 without dimensions"),
     "meta": (lambda tensor: tensor.to("meta"), "1 without values (on the meta device)"),
 }
 
