@@ -87,6 +87,32 @@ def test_missing_singular_vectors_are_named():
         fold_spectral(state)
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("0._v", lambda tensor: tensor[:1], r"0\._v` must have the shape \(4,\) of its layer, got \(1,\)"),
+        ("0._v", lambda tensor: tensor[None], r"0\._v` must have the shape \(4,\) of its layer, got \(1, 4\)"),
+        ("original", lambda tensor: tensor[0], r"original` must be a matrix, got the shape \(4,\)"),
+    ],
+)
+def test_parametrizations_of_other_shapes_are_refused_by_name(part, change, message):
+    weight = torch.randn(6, 4)
+    state = {f"{LAYER}.parametrizations.weight.original": weight, **reparametrized(LAYER, weight, 1.7)}
+    key = f"{LAYER}.parametrizations.weight.{part}"
+    with pytest.raises(ValueError, match=message):
+        fold_spectral({**state, key: change(state[key])})
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+def test_a_layer_scale_of_another_width_is_refused_by_name(kind, width):
+    """One of width 1 would be multiplied in without a complaint."""
+    block = "radio_model.model.blocks.0"
+    state = {f"{block}.ls1.grandma": torch.ones(width), f"{block}.attn.proj.{kind}": torch.ones(6, 6)}
+    with pytest.raises(ValueError, match=r"blocks\.0\.ls1\.grandma` must have the shape \(6,\) of its layer"):
+        fold_layer_scale(state)
+
+
 def test_epsilon_follows_the_arguments():
     assert spectral_epsilon({"spectral_reparam": True}) == 1e-6
     assert spectral_epsilon({"spectral_reparam": {"n_power_iterations": 1}}) == 1e-12

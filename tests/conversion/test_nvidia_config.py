@@ -109,6 +109,16 @@ def test_missing_essentials_are_all_named():
         build_config_fields(state, source)
 
 
+@pytest.mark.parametrize(
+    "key", ["patch_generator.pos_embed", "patch_generator.cls_token.token", "blocks.0.attn.qkv.weight"]
+)
+def test_essentials_of_other_dimensions_are_refused_by_name(key):
+    _, source, state = published("c-radio_v4-h")
+    state[f"radio_model.model.{key}"] = torch.empty(7)
+    with pytest.raises(ValueError, match=rf"`radio_model\.model\.{key}` must have . dimensions, got the shape \(7,\)"):
+        build_config_fields(state, source)
+
+
 def test_fewer_prefix_tokens_than_teachers():
     _, source, state = published("c-radio_v4-h")
     state["radio_model.model.patch_generator.cls_token.token"] = torch.empty(2, 1280)
