@@ -68,7 +68,7 @@ class RadioAttention(nn.Module):
         else:
             runs = qkv.split([count * size for count, size in segments], dim=1)
             outputs = [self._attend(run, count) for run, (count, _) in zip(runs, segments, strict=True)]
-        mixed = [output.reshape(batch_size, -1, qkv.shape[-1] * self.num_heads) for output, _ in outputs]
+        mixed = [output.reshape(batch_size, -1, hidden_states.shape[-1]) for output, _ in outputs]
         return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0]), [weights for _, weights in outputs]
 
     def _attend(self, qkv: Tensor, count: int, **lengths: Any) -> tuple[Tensor, Tensor | None]:

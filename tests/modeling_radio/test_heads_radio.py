@@ -183,6 +183,12 @@ def test_hidden_states_and_attentions_only_on_request(head):
     torch.testing.assert_close(model(batch, return_dict=False)[0], plain[head.output], rtol=0, atol=1e-6)
 
 
+@torch.no_grad()
+def test_no_value_is_looked_at_without_labels(head):
+    model = head.build().to("meta")
+    assert model(images().to("meta"), window_size=2)[head.output].is_meta
+
+
 def test_the_configuration_can_ask_for_tuples(head):
     model, batch = head.build(return_dict=False), images()
     with torch.no_grad():

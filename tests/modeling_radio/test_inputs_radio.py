@@ -99,6 +99,20 @@ def test_positions_are_resized_once_per_size(model, resizes):
     assert len(resizes) == 3
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("window_size", ["global", 2])
+@pytest.mark.parametrize("is_training", [False, True])
+def test_no_value_is_looked_at_on_the_way_of_an_image(window_size, is_training):
+    """On the meta device there are no values to look at: what works there does not wait for a GPU either."""
+    adaptors = [{"name": "sam3", "summary_dim": 8, "feature_dim": 8, "hidden_size": 8, "upsample_factor": 2}]
+    config = RadioConfig.from_preset("radio-test", adaptors=adaptors, drop_path_rate=0.2, vitdet_num_windowed=1)
+    model = RadioModel(config).to("meta").train(is_training)
+    batch, draws = torch.rand(2, 3, 48, 64, device="meta"), torch.rand(2, model.num_draws, device="meta")
+    output = model(batch, window_size=window_size, draws=draws, output_hidden_states=True)
+    assert output.adaptors["sam3"].features.shape == (2, 6 * 8, 8)
+    assert len(model.get_intermediate_features(batch, [1, 3], "dense", window_size=window_size)) == 2
+
+
 CHANGES = {
     "in place": lambda table: table.mul_(2),
     "through .data": lambda table: table.data.mul_(2),
