@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.rf_detr.configuration_rf_detr import RfDetrConfig
 from transformers.models.rf_detr.modeling_rf_detr import (
     RfDetrC2FLayer,
@@ -27,7 +28,6 @@ from transformers.utils.generic import can_return_tuple
 from .backbone_radio import RadioMapNorm
 from .configuration_radio import RadioConfig
 from .heads_radio import RadioTaskModel, count_classes
-from .network_radio import NetworkPass
 from .outputs_radio import to_map
 from .resolution_radio import Resolution
 from .window_choice_radio import WindowSize
@@ -150,12 +150,13 @@ class RadioDetectionModel(RadioTaskModel):
         output_attentions: bool | None,
     ) -> Any:
         """Run backbone and detector; arguments and errors as in `RadioForObjectDetection.forward`."""
-        maps, passed = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
-        check_num_queries(self.config, passed.grid)
-        mask = self._mask_of_patches(pixel_values, pixel_mask, passed.grid)
+        maps, wanted = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
+        grid = Resolution(*maps.shape[-2:])
+        check_num_queries(self.config, grid)
+        mask = self._mask_of_patches(pixel_values, pixel_mask, grid)
         with torch.autocast(maps.device.type, enabled=False):
             output = self._run_detector(maps.to(self.detector.dtype), mask, labels)
-        output.hidden_states, output.attentions = passed.hidden_states, passed.attentions
+        output.hidden_states, output.attentions = wanted.hidden_states, wanted.attentions
         return output
 
     def _feature_maps(
@@ -164,11 +165,11 @@ class RadioDetectionModel(RadioTaskModel):
         window_size: WindowSize,
         output_hidden_states: bool | None,
         output_attentions: bool | None,
-    ) -> tuple[Tensor, NetworkPass]:
+    ) -> tuple[Tensor, BaseModelOutput]:
         """Return the maps of `config.detection_blocks` side by side, `(batch, num_maps * hidden, rows, cols)`.
 
-        The last block's is that before the final norm. With them comes the pass, without the blocks: the detector
-        needs memory, too.
+        The last block's is that before the final norm. With them come `hidden_states` and `attentions` if wanted, and
+        nothing else, since the detector needs memory too.
         """
         network, blocks = self.radio_model, self.config.detection_blocks
         passed = network(
@@ -179,7 +180,8 @@ class RadioDetectionModel(RadioTaskModel):
             output_attentions=output_attentions,
         )
         features = torch.cat([network.patch_features(passed.kept[block]) for block in blocks], dim=2)
-        return to_map(features, passed.grid), passed._replace(kept={})
+        wanted = BaseModelOutput(hidden_states=passed.hidden_states, attentions=passed.attentions)
+        return to_map(features, passed.grid), wanted
 
     def _run_detector(self, maps: Tensor, mask: Tensor, labels: Sequence[Mapping[str, Tensor]] | None) -> Any:
         if labels is None:
