@@ -97,8 +97,8 @@ class RadioNetwork(nn.Module):
             check_attentions(config, window)
 
         if pack is None:
-            patches = self.model.patch_generator.split_patches(self.input_conditioner(pixel_values))
-            embedded = self.model.patch_generator(patches, *grid, position_draws)
+            generator = self.model.patch_generator
+            embedded = generator(generator.split_patches(self.input_conditioner(pixel_values)), *grid, position_draws)
             layout = AttentionLayout.for_grid(*grid, config.num_prefix_tokens, window, embedded.device)
         else:
             embedded = self._embed_packed(pixel_values, pack)
