@@ -1,50 +1,49 @@
-"""Recipes: everything that decides a distillation run, as strict dataclasses read from YAML.
+"""Recipes: everything that decides a distillation run, as typed settings read from YAML.
 
 A recipe file may start from another one with `base: NAME`; `section.field=value` on the command line changes
 it further (`teachers.NAME.field=value` for an entry of a list). A key that does not exist is an error that
 suggests the right one.
 """
 
-import dataclasses
-import difflib
-import hashlib
-import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BeforeValidator, Field, model_validator
 
+from foundation.fields import Mark, OneOf, read_yaml
 from foundation.seeds import derive_seed
+from foundation.settings import Settings, SettingsError, hash_of, load, marked, merged, require, without
+from modeling_radio.messages_radio import check_choice, did_you_mean
+from training.losses.features import FEATURE_LOSSES
+from training.losses.summaries import SUMMARY_LOSSES
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
-INDECISIVE_SECTIONS = ("name", "checkpoints", "logging")
-INDECISIVE_FIELDS = {
-    "student": ("gradient_checkpointing", "compile"),
-    "teachers": ("device", "compile"),
-    "data": ("num_workers",),
-    "views": ("cache_dir",),
-    "partitions": ("accumulation_steps", "rank_share"),
-}
-"""What may change between two sessions of a run: it moves the weights by no more than rounding."""
+INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
+STAGELESS = Mark("is the same for all stages")
 
 
-STAGELESS_KEYS = ("stages", "mixed_precision", "student.init_from")
-"""What a stage cannot change: Accelerate has one precision per process, and a stage starts from the one before."""
-
-
-class RecipeError(ValueError):
+class RecipeError(SettingsError):
     """A recipe that cannot be used; the message is one line that says what to change."""
 
 
-@dataclass
-class StudentRecipe:
+class RecipeSection(Settings):
+    """Base of a recipe and its sections."""
+
+    error_class: ClassVar[type[SettingsError]] = RecipeError
+
+
+class Named(RecipeSection):
+    """Base of the entries of a list, which changes find by their name."""
+
+    name: str
+
+
+class StudentRecipe(RecipeSection):
     """The student network. Its adaptors and class tokens follow from the teachers.
 
     Attributes:
@@ -63,33 +62,41 @@ class StudentRecipe:
     """
 
     preset: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    adaptor: dict[str, Any] = field(default_factory=dict)
-    positions: str = "normal"
+    config: dict[str, Any] = {}
+    adaptor: dict[str, Any] = {}
+    positions: Literal["normal", "sincos"] = "normal"
     attention: str = "sdpa"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    init_from: str | None = None
-
-    def __post_init__(self) -> None:
-        _require(self.positions in ("normal", "sincos"), "student.positions", self.positions, "'normal' or 'sincos'")
+    gradient_checkpointing: Annotated[bool, INDECISIVE] = False
+    compile: Annotated[bool, INDECISIVE] = False
+    init_from: Annotated[str | None, STAGELESS] = None
 
 
-@dataclass
-class TeacherRecipe:
+class RunOptions(RecipeSection):
+    """How a teacher runs; `training.teachers.base.Teacher` acts on it.
+
+    Attributes:
+        run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
+            many images in a pass); None for the kind's default, or "fixed" where a size is given.
+        input_size_px: Side of the square that it sees in the modes "fixed" and "mosaic"; None for its native size.
+        upsample: How the mode "fixed" comes by a grid finer than the teacher's own: "bilinear", or "tiles" (in place of
+            FeatSharp).
+        precision: "float32", or "bfloat16" for autocast; answers are float32 either way.
+    """
+
+    run_mode: Literal["native", "fixed", "mosaic"] | None = None
+    input_size_px: int | None = Field(None, gt=0)
+    upsample: Literal["bilinear", "tiles"] = "bilinear"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class TeacherRecipe(RunOptions, Named):
     """One frozen teacher.
 
     Attributes:
         name: The adaptor's name: the same string in config, checkpoint keys and logs.
-        kind: One of `training.teachers.registry`, or the import path of a class, "my_package.my_module:MyTeacher".
+        kind: Registered kind of `training.teachers`, or the import path of a class, "my_package.my_module:MyTeacher".
         source: Hub id or folder; None where the kind knows its own.
         options: Further arguments of that kind, for example which layer.
-        run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
-            many images in a pass); None for the kind's default.
-        input_size_px: Side of the square that it sees in the modes "fixed" and "mosaic"; None for its native size.
-        upsample: How the mode "fixed" comes by a grid finer than the teacher's own: "bilinear", or "tiles" (in place of
-            FeatSharp).
-        precision: "float32", or "bfloat16" for autocast.
         device: Where it runs, for example "cuda:1"; None for the student's device.
         compile: Compile its network with `torch.compile`.
         feature_weight: Factor of its dense loss.
@@ -97,33 +104,28 @@ class TeacherRecipe:
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
     """
 
-    name: str = MISSING
-    kind: str = MISSING
+    kind: str
     source: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    run_mode: str | None = None
-    input_size_px: int | None = None
-    upsample: str = "bilinear"
-    precision: str = "float32"
-    device: str | None = None
-    compile: bool = False
+    options: dict[str, Any] = {}
+    device: Annotated[str | None, INDECISIVE] = None
+    compile: Annotated[bool, INDECISIVE] = False
     feature_weight: float = 1.0
     summary_weight: float = 1.0
-    adaptor: dict[str, Any] = field(default_factory=dict)
+    adaptor: dict[str, Any] = {}
 
-    def __post_init__(self) -> None:
-        where = f"teachers.{self.name}"
-        fields = [entry.name for entry in dataclasses.fields(self)]
+    @model_validator(mode="after")
+    def _check_options(self) -> "TeacherRecipe":
         for key in self.options:
-            _require(key not in fields, f"{where}.options.{key}", "set", f"written one level up, as {where}.{key}")
-        if self.run_mode is not None:
-            _require_choice(f"{where}.run_mode", self.run_mode, ("native", "fixed", "mosaic"))
-        _require_choice(f"{where}.upsample", self.upsample, ("bilinear", "tiles"))
-        _require_choice(f"{where}.precision", self.precision, ("float32", "bfloat16"))
+            rule = f"written one level up, as teachers.{self.name}.{key}"
+            require(key not in type(self).model_fields, f"options.{key}", self.options[key], rule)
+        return self
+
+    def run_options(self) -> RunOptions:
+        """Return how it runs."""
+        return RunOptions(**self.model_dump(include=set(RunOptions.model_fields)))
 
 
-@dataclass
-class SourceRecipe:
+class SourceRecipe(RecipeSection):
     """One source of images.
 
     Attributes:
@@ -135,14 +137,13 @@ class SourceRecipe:
         column: That holds the images; None finds it.
     """
 
-    source: str = MISSING
-    weight: float = MISSING
+    source: str
+    weight: float
     split: str | None = None
     column: str | None = None
 
 
-@dataclass
-class DataRecipe:
+class DataRecipe(RecipeSection):
     """The unlabeled training images.
 
     Attributes:
@@ -160,36 +161,36 @@ class DataRecipe:
         num_workers: Processes that decode images, per rank.
     """
 
-    source: str = MISSING
+    source: str
     split: str | None = None
     column: str | None = None
-    mixed_in: list[SourceRecipe] = field(default_factory=list)
+    mixed_in: list[SourceRecipe] = []
     streaming: bool = False
-    shuffle_buffer: int = 1000
-    num_images: int | None = None
-    image_size_px: int = 224
+    shuffle_buffer: int = Field(1000, gt=0)
+    num_images: int | None = Field(None, gt=0)
+    image_size_px: int = Field(224, gt=0)
     seed: int = 0
-    num_workers: int = 2
+    num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
 
-    def __post_init__(self) -> None:
-        _require(self.num_images is None or self.num_images > 0, "data.num_images", self.num_images, "above 0")
-        _require(self.image_size_px > 0, "data.image_size_px", self.image_size_px, "above 0")
-        _require(self.shuffle_buffer > 0, "data.shuffle_buffer", self.shuffle_buffer, "above 0")
-        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more")
+    @model_validator(mode="after")
+    def _check(self) -> "DataRecipe":
         is_free = self.num_images is None or not (self.streaming or self.mixed_in)
-        _require(is_free, "data.num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
+        require(is_free, "num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
         weights = [entry.weight for entry in self.mixed_in]
         is_share = all(weight > 0 for weight in weights) and sum(weights) < 1
-        _require(is_share, "data.mixed_in (weights)", weights, "above 0 and sum to less than 1")
+        require(is_share, "mixed_in (weights)", weights, "above 0 and sum to less than 1")
+        return self
 
     def sources(self) -> list[SourceRecipe]:
         """Return all sources; their weights sum to 1."""
         rest = 1 - sum(entry.weight for entry in self.mixed_in)
-        return [SourceRecipe(self.source, rest, self.split, self.column), *self.mixed_in]
+        return [
+            SourceRecipe(source=self.source, weight=rest, split=self.split, column=self.column),
+            *self.mixed_in,
+        ]
 
 
-@dataclass
-class ViewsRecipe:
+class ViewsRecipe(RecipeSection):
     """What the student and each teacher see of an image.
 
     Attributes:
@@ -206,25 +207,25 @@ class ViewsRecipe:
         contrast: Largest relative change of the student's contrast, per color channel.
     """
 
-    teachers: str = "online"
-    cache_dir: str | None = None
-    crop_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])
-    crop_aspect: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    teachers: Literal["online", "cached"] = "online"
+    cache_dir: Annotated[str | None, INDECISIVE] = None
+    crop_scale: list[float] = [0.5, 1.0]
+    crop_aspect: list[float] = [3 / 4, 4 / 3]
     max_shift_patches: int = 2
     shift_deviation_patches: float = 0.5
     flip_probability: float = 0.5
     brightness: float = 0.0
     contrast: float = 0.0
 
-    def __post_init__(self) -> None:
-        _require_choice("views.teachers", self.teachers, ("online", "cached"))
+    @model_validator(mode="after")
+    def _check(self) -> "ViewsRecipe":
         for name, bounds in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
             is_range = len(bounds) == 2 and 0 < bounds[0] <= bounds[1]
-            _require(is_range, f"views.{name}", bounds, "two numbers above 0, the smaller first")
+            require(is_range, name, bounds, "two numbers above 0, the smaller first")
+        return self
 
 
-@dataclass
-class PartitionRecipe:
+class PartitionRecipe(Named):
     """Images that are trained together at one resolution per step. A step goes through all partitions.
 
     Attributes:
@@ -245,38 +246,31 @@ class PartitionRecipe:
     """
 
     name: str = "low"
-    sizes_px: list[int] = field(default_factory=lambda: [128])
+    sizes_px: list[int] = [128]
     probabilities: list[float] | None = None
-    batch_size: int = 64
-    accumulation_steps: int = 1
-    rank_share: int | None = None
+    batch_size: int = Field(64, gt=0)
+    accumulation_steps: Annotated[int, INDECISIVE] = Field(1, gt=0)
+    rank_share: Annotated[int | None, INDECISIVE] = Field(None, gt=0)
     teachers: list[str] | None = None
     windows_px: list[int] | None = None
     vitdet_windows: list[int] | None = None
     vitdet_probability: float = 0.5
 
-    def __post_init__(self) -> None:
-        where = f"partitions.{self.name}"
-        _require(bool(self.sizes_px), f"{where}.sizes_px", self.sizes_px, "at least one size")
-        _require(self.batch_size > 0, f"{where}.batch_size", self.batch_size, "above 0")
-        _require(self.accumulation_steps > 0, f"{where}.accumulation_steps", self.accumulation_steps, "above 0")
-        is_share = self.rank_share is None or self.rank_share > 0
-        _require(is_share, f"{where}.rank_share", self.rank_share, "above 0, or null")
-        _require(
-            self.vitdet_windows is None or (bool(self.vitdet_windows) and min(self.vitdet_windows) >= 1),
-            f"{where}.vitdet_windows",
-            self.vitdet_windows,
-            "at least one size of at least 1 token, or null",
-        )
+    @model_validator(mode="after")
+    def _check(self) -> "PartitionRecipe":
+        require(bool(self.sizes_px), "sizes_px", self.sizes_px, "at least one size")
+        windows = self.vitdet_windows
+        rule = "at least one size of at least 1 token, or null"
+        require(windows is None or (bool(windows) and min(windows) >= 1), "vitdet_windows", windows, rule)
         if self.probabilities is not None:
             is_match = len(self.probabilities) == len(self.sizes_px) and min(self.probabilities) >= 0
             is_match = is_match and sum(self.probabilities) > 0
             rule = "one number >= 0 for each of sizes_px, not all 0"
-            _require(is_match, f"{where}.probabilities", self.probabilities, rule)
+            require(is_match, "probabilities", self.probabilities, rule)
+        return self
 
 
-@dataclass
-class StandardizationRecipe:
+class StandardizationRecipe(RecipeSection):
     """How dense targets are standardized, and when their statistics settle (dispersions too).
 
     Attributes:
@@ -287,30 +281,24 @@ class StandardizationRecipe:
     """
 
     method: str = "phi_s"
-    calibration_steps: int = 1
+    calibration_steps: int = Field(1, gt=0)
     estimation_steps: int = 3000
-    refit_every_steps: int = 100
-
-    def __post_init__(self) -> None:
-        _require(self.calibration_steps > 0, "standardization.calibration_steps", self.calibration_steps, "above 0")
-        _require(self.refit_every_steps > 0, "standardization.refit_every_steps", self.refit_every_steps, "above 0")
+    refit_every_steps: int = Field(100, gt=0)
 
 
-@dataclass
-class LossRecipe:
+class LossRecipe(RecipeSection):
     """Which losses; the teachers' entries hold the weights.
 
     Attributes:
         features: A key of `training.losses.features.FEATURE_LOSSES`.
-        summary: A key of `training.losses.features.SUMMARY_LOSSES`.
+        summary: A key of `training.losses.summaries.SUMMARY_LOSSES`.
     """
 
-    features: str = "mse"
-    summary: str = "balanced"
+    features: Annotated[str, OneOf(FEATURE_LOSSES)] = "mse"
+    summary: Annotated[str, OneOf(SUMMARY_LOSSES)] = "balanced"
 
 
-@dataclass
-class OptimizerRecipe:
+class OptimizerRecipe(RecipeSection):
     """The optimizer and what guards it.
 
     Attributes:
@@ -328,22 +316,22 @@ class OptimizerRecipe:
     """
 
     name: str = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = 0.02
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    betas: list[float] = [0.9, 0.999]
     eps: float = 1e-8
     fallback_lr_scale: float = 1.0
     clip_norm: float | None = 1.0
     trunk_frozen_steps: int = 0
     max_bad_steps: int = 10
 
-    def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
-        _require(len(self.betas) == 2, "optimizer.betas", self.betas, "two numbers")
+    @model_validator(mode="after")
+    def _check(self) -> "OptimizerRecipe":
+        require(len(self.betas) == 2, "betas", self.betas, "two numbers")
+        return self
 
 
-@dataclass
-class ScheduleRecipe:
+class ScheduleRecipe(RecipeSection):
     """Length of the run and the course of the learning rate: linear warm-up, then a cosine.
 
     Attributes:
@@ -352,16 +340,12 @@ class ScheduleRecipe:
         final_fraction: Learning rate at the end over its peak.
     """
 
-    num_steps: int = 10_000
+    num_steps: int = Field(10_000, gt=0)
     warmup_steps: int = 500
     final_fraction: float = 0.0
 
-    def __post_init__(self) -> None:
-        _require(self.num_steps > 0, "schedule.num_steps", self.num_steps, "above 0")
 
-
-@dataclass
-class EmaRecipe:
+class EmaRecipe(RecipeSection):
     """The moving average of the student.
 
     Attributes:
@@ -369,15 +353,11 @@ class EmaRecipe:
         is_exported: Export the average rather than the student itself.
     """
 
-    decay: float = 0.999
+    decay: float = Field(0.999, ge=0, lt=1)
     is_exported: bool = True
 
-    def __post_init__(self) -> None:
-        _require(0 <= self.decay < 1, "ema.decay", self.decay, "in [0, 1)")
 
-
-@dataclass
-class MesaRecipe:
+class MesaRecipe(RecipeSection):
     """The student's distance to its moving average on another crop of the same image (C-RADIOv4 2.3.2).
 
     Attributes:
@@ -385,19 +365,15 @@ class MesaRecipe:
         start_step: Step from which it counts; before, the average is not run.
     """
 
-    weight: float = 0.0
+    weight: float = Field(0.0, ge=0)
     start_step: int = 0
-
-    def __post_init__(self) -> None:
-        _require(self.weight >= 0, "mesa.weight", self.weight, "at least 0")
 
     def is_due(self, step: int) -> bool:
         """Return whether the loss counts at a step."""
         return self.weight > 0 and step >= self.start_step
 
 
-@dataclass
-class DampRecipe:
+class DampRecipe(RecipeSection):
     """Multiplicative noise on the student's weights in training (C-RADIOv4 2.4).
 
     Attributes:
@@ -406,15 +382,11 @@ class DampRecipe:
             nothing; otherwise each draws its own, as published.
     """
 
-    sigma: float = 0.0
+    sigma: float = Field(0.0, ge=0)
     is_shared: bool = False
 
-    def __post_init__(self) -> None:
-        _require(self.sigma >= 0, "damp.sigma", self.sigma, "at least 0")
 
-
-@dataclass
-class SpectralRecipe:
+class SpectralRecipe(RecipeSection):
     """Spectral reparametrization of the blocks' linear layers (PHI-S, A.7).
 
     Attributes:
@@ -424,8 +396,7 @@ class SpectralRecipe:
     is_used: bool = False
 
 
-@dataclass
-class CheckpointsRecipe:
+class CheckpointsRecipe(RecipeSection):
     """When to save and how many to keep. Not part of what a resumed run must have in common.
 
     Attributes:
@@ -433,16 +404,11 @@ class CheckpointsRecipe:
         keep: Newest checkpoints that stay.
     """
 
-    every_steps: int = 1000
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        _require(self.every_steps > 0, "checkpoints.every_steps", self.every_steps, "above 0")
-        _require(self.keep > 0, "checkpoints.keep", self.keep, "above 0")
+    every_steps: int = Field(1000, gt=0)
+    keep: int = Field(2, gt=0)
 
 
-@dataclass
-class LoggingRecipe:
+class LoggingRecipe(RecipeSection):
     """What can be watched. Not part of what a resumed run must have in common.
 
     Attributes:
@@ -454,20 +420,14 @@ class LoggingRecipe:
             is shown; None for `data.source`, if it is one of these.
     """
 
-    every_steps: int = 20
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    every_steps: int = Field(20, gt=0)
+    trackers: list[str] = ["tensorboard"]
     use_progress_bar: bool = True
-    picture_every_steps: int | None = 1000
+    picture_every_steps: int | None = Field(1000, gt=0)
     picture_source: str | None = None
 
-    def __post_init__(self) -> None:
-        _require(self.every_steps > 0, "logging.every_steps", self.every_steps, "above 0")
-        is_valid = self.picture_every_steps is None or self.picture_every_steps > 0
-        _require(is_valid, "logging.picture_every_steps", self.picture_every_steps, "above 0, or null for none")
 
-
-@dataclass
-class Recipe:
+class Recipe(RecipeSection):
     """A complete distillation run.
 
     Attributes:
@@ -494,58 +454,76 @@ class Recipe:
         logging: What to show.
     """
 
-    name: str = MISSING
+    name: Annotated[str, INDECISIVE]
     seed: int = 0
-    mixed_precision: str = "bf16"
-    student: StudentRecipe = field(default_factory=StudentRecipe)
-    teachers: list[TeacherRecipe] = field(default_factory=list)
-    data: DataRecipe = field(default_factory=DataRecipe)
-    views: ViewsRecipe = field(default_factory=ViewsRecipe)
-    partitions: list[PartitionRecipe] = field(default_factory=lambda: [PartitionRecipe()])
-    standardization: StandardizationRecipe = field(default_factory=StandardizationRecipe)
-    loss: LossRecipe = field(default_factory=LossRecipe)
-    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
-    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
-    ema: EmaRecipe = field(default_factory=EmaRecipe)
-    mesa: MesaRecipe = field(default_factory=MesaRecipe)
-    damp: DampRecipe = field(default_factory=DampRecipe)
-    spectral: SpectralRecipe = field(default_factory=SpectralRecipe)
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    checkpoints: CheckpointsRecipe = field(default_factory=CheckpointsRecipe)
-    logging: LoggingRecipe = field(default_factory=LoggingRecipe)
+    # Accelerate has one precision per process. YAML reads a bare `no` as false.
+    mixed_precision: Annotated[
+        Literal["no", "bf16"], STAGELESS, BeforeValidator(lambda value: "no" if value is False else value)
+    ] = "bf16"
+    student: StudentRecipe = StudentRecipe()
+    teachers: list[TeacherRecipe] = []
+    data: DataRecipe
+    views: ViewsRecipe = ViewsRecipe()
+    partitions: list[PartitionRecipe] = [PartitionRecipe()]
+    standardization: StandardizationRecipe = StandardizationRecipe()
+    loss: LossRecipe = LossRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    ema: EmaRecipe = EmaRecipe()
+    mesa: MesaRecipe = MesaRecipe()
+    damp: DampRecipe = DampRecipe()
+    spectral: SpectralRecipe = SpectralRecipe()
+    stages: Annotated[list[dict[str, Any]], STAGELESS] = []
+    checkpoints: Annotated[CheckpointsRecipe, INDECISIVE] = CheckpointsRecipe()
+    logging: Annotated[LoggingRecipe, INDECISIVE] = LoggingRecipe()
 
-    def __post_init__(self) -> None:
-        if self.mixed_precision == "False":
-            self.mixed_precision = "no"  # YAML reads a bare `no` as false
-        _require_choice("mixed_precision", self.mixed_precision, ("no", "bf16"))
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
         for section, entries in (("teachers", self.teachers), ("partitions", self.partitions)):
             names = [entry.name for entry in entries]
             is_valid = bool(names) and len(set(names)) == len(names)
-            _require(is_valid, f"{section} (names)", names, "at least one, all different")
+            require(is_valid, f"{section} (names)", names, "at least one, all different")
         self._check_teachers_of_partitions()
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
-        _require(can_cache, "data.streaming", self.data.streaming, rule)
+        require(can_cache, "data.streaming", self.data.streaming, rule)
+        return self
 
     def _check_teachers_of_partitions(self) -> None:
         names = [teacher.name for teacher in self.teachers]
         seen: set[str] = set()
         for partition in self.partitions:
             own = names if partition.teachers is None else partition.teachers
+            path = f"partitions.{partition.name}.teachers"
             for name in own:
-                _require_choice(f"partitions.{partition.name}.teachers", name, names)
-            _require(bool(own), f"partitions.{partition.name}.teachers", own, "at least one name, or null for all")
+                check_choice(path, name, names, error=RecipeError)
+            require(bool(own), path, own, "at least one name, or null for all")
             seen.update(own)
         unseen = [name for name in names if name not in seen]
-        _require(not unseen, "partitions (teachers)", f"none with {unseen}", "such that each teacher sees one")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the resolved recipe as plain data for YAML or JSON."""
-        return dataclasses.asdict(self)
+        if unseen:
+            raise RecipeError(
+                f"`partitions (teachers)` must be such that each teacher sees one, got none of {unseen}."
+            )
 
     def fingerprint(self) -> str:
         """Return a hash of `decisive_part`."""
         return hash_of(decisive_part(self.to_dict()))
+
+
+class RecipeCommand(Settings):
+    """Base of the options of a command that takes a recipe.
+
+    Attributes:
+        recipe: Name of a recipe, or a file of your own that ends in .yaml.
+        changes: Changes of the recipe, "section.field=value".
+    """
+
+    recipe: str = "demo"
+    changes: list[str] = []
+
+    def load_recipe(self, *first: str) -> Recipe:
+        """Return the recipe with the changes; others may be made before them."""
+        return load_recipe(self.recipe, [*first, *self.changes])
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -563,16 +541,12 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
             range.
     """
     path = _find_recipe(source)
+    layers = [{"name": path.stem}, *_read_layers(path)]
     try:
-        config = OmegaConf.structured(Recipe)
-        config.name = path.stem
-        config = cast(DictConfig, OmegaConf.merge(config, *_read_layers(path)))
-        for override in overrides:
-            _apply_override(config, override)
-        recipe = cast(Recipe, OmegaConf.to_object(config))
-    except OmegaConfBaseException as error:
-        raise RecipeError(f"Recipe {source!r}: {_explain(error)}") from error
-    stage_recipes(recipe)  # a mistake in the last stage must not show after days
+        recipe = load(Recipe, layers, overrides)
+        stage_recipes(recipe)  # checked now, so that a run does not fail when the stage starts
+    except RecipeError as error:
+        raise RecipeError(f"Recipe {source!r}: {error}") from error
     return recipe
 
 
@@ -591,22 +565,27 @@ def stage_recipes(recipe: Recipe) -> list[Recipe]:
     names = [stage.get("name") for stage in recipe.stages]
     is_valid = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) for name in names)
     rule = "all different, of letters, digits and any of '_', '-' and '.'"
-    _require(is_valid and len(set(names)) == len(names), "stages (names)", names, rule)
+    if not is_valid or len(set(names)) < len(names):
+        raise RecipeError(f"`stages (names)` must be {rule}, got {names}.")
     return [_stage_recipe(recipe, stage) for stage in recipe.stages]
 
 
 def _stage_recipe(recipe: Recipe, stage: dict[str, Any]) -> Recipe:
-    where = f"stages.{stage['name']}"
-    for key in STAGELESS_KEYS:
-        is_used = OmegaConf.select(OmegaConf.create(stage), key) is not None
-        _require(not is_used, f"{where}.{key}", "set", "left to the recipe itself: it is the same for all stages")
+    where = ("stages", stage["name"])
+    for path in marked(Recipe, STAGELESS):
+        value: Any = stage
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None:
+            key = ".".join((*where, *path))
+            raise RecipeError(
+                f"`{key}` must be left to the recipe itself, got {value!r}. It is the same for all stages."
+            )
     own = {"stages": [], "seed": derive_seed(recipe.seed, "stage", stage["name"])}
     try:
-        return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(recipe), own, stage)))
-    except OmegaConfBaseException as error:
-        raise RecipeError(f"`{where}`: {_explain(error)}") from error
+        return Recipe(**merged(recipe.to_dict() | own, stage))
     except RecipeError as error:
-        raise RecipeError(f"`{where}`: {error}") from error
+        raise RecipeError(*error.below(*where)) from error
 
 
 def list_recipes() -> list[str]:
@@ -621,28 +600,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 def decisive_part(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return a resolved recipe without what cannot change the weights (but for rounding)."""
-    part = {key: value for key, value in recipe.items() if key not in INDECISIVE_SECTIONS}
-    return part | {section: _without(fields, part[section]) for section, fields in INDECISIVE_FIELDS.items()}
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return `"section.field: old -> new"` for every value that two nested dictionaries do not share."""
-    old_values, new_values = _flatten(old), _flatten(new)
-    keys = [*old_values, *(key for key in new_values if key not in old_values)]
-    absent = "(absent)"
-    pairs = ((key, old_values.get(key, absent), new_values.get(key, absent)) for key in keys)
-    return [f"{key}: {before} -> {after}" for key, before, after in pairs if before != after]
-
-
-def hash_of(values: dict[str, Any]) -> str:
-    """Return a SHA-256 of plain data, the same on every machine."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def did_you_mean(word: str, choices: Sequence[str]) -> str:
-    """Return `" Did you mean ...?"`, or nothing if no choice is near."""
-    near = difflib.get_close_matches(word, choices, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    return without(recipe, list(marked(Recipe, INDECISIVE)))
 
 
 def _find_recipe(source: str) -> Path:
@@ -659,78 +617,13 @@ def _find_recipe(source: str) -> Path:
     return RECIPES_DIR / f"{source}.yaml"
 
 
-def _read_layers(path: Path) -> list[DictConfig]:
+def _read_layers(path: Path) -> list[dict[str, Any]]:
     """Return the file's contents, those of its `base` before it."""
     try:
-        layer = OmegaConf.load(path)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"Recipe file {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(layer, DictConfig):
+        layer = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"Recipe file {str(path)!r} is {error}") from error
+    if not isinstance(layer, dict):
         raise RecipeError(f"Recipe file {str(path)!r} must hold a mapping of sections.")
     base = layer.pop("base", None)
     return [layer] if base is None else [*_read_layers(_find_recipe(base)), layer]
-
-
-def _apply_override(config: DictConfig, override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"Override {override!r} must have the form section.field=value.")
-    parsed = OmegaConf.from_dotlist([f"value={value}"])["value"]
-    OmegaConf.update(config, _numbered(config, key), parsed)
-
-
-def _numbered(config: DictConfig, key: str) -> str:
-    """Return the key with names of list entries replaced by their places: `teachers.sam3.kind` to `teachers.2.kind`."""
-    section, separator, rest = key.partition(".")
-    entries = OmegaConf.select(config, section) if section in config else None
-    if not separator or not isinstance(entries, ListConfig):
-        return key
-    name, _, rest = rest.partition(".")
-    names = [entry["name"] for entry in entries]
-    if name in names:
-        name = str(names.index(name))
-    elif not name.isdigit() or int(name) >= len(names):
-        raise RecipeError(f"Unknown entry {name!r} of {section!r}.{did_you_mean(name, names)} Entries: {names}.")
-    return ".".join(part for part in (section, name, rest) if part)
-
-
-def _explain(error: OmegaConfBaseException) -> str:
-    """Return OmegaConf's complaint as one line with the key and, where a name is unknown, the nearest valid one."""
-    if isinstance(error, MissingMandatoryValue):
-        return f"`{error.full_key}` has no value: add {error.full_key}=... to the command or to the file."
-    message = str(error.msg or error).splitlines()[0]
-    section = error.object_type
-    if section is not None and dataclasses.is_dataclass(section):
-        valid = [entry.name for entry in dataclasses.fields(section)]
-        if str(error.key) not in valid:
-            near = did_you_mean(str(error.key), valid)
-            return f"unknown key {error.full_key!r} ({section.__name__}).{near} Valid: {valid}."
-    return f"{error.full_key}: {message}"
-
-
-def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(values, list) and values and all(isinstance(entry, dict) and "name" in entry for entry in values):
-        values = {entry["name"]: entry for entry in values}
-    if not isinstance(values, dict):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _without(keys: Sequence[str], values: Any) -> Any:
-    """Return a section, or each of a list of them, without some of its keys."""
-    if isinstance(values, list):
-        return [_without(keys, entry) for entry in values]
-    return {key: value for key, value in values.items() if key not in keys}
-
-
-def _require(is_valid: bool, name: str, value: Any, rule: str) -> None:
-    if not is_valid:
-        raise RecipeError(f"`{name}` must be {rule}; got {value}.")
-
-
-def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise RecipeError(f"`{name}` must be one of {list(choices)}; got {value!r}.{did_you_mean(value, choices)}")
