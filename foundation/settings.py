@@ -225,10 +225,10 @@ def _explain(model: type[BaseModel], entry: ErrorDetails, values: Mapping[str, A
 
 
 def _path(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return where an error is: the field, and of an entry in a list its name."""
+    """Return where an error is: the field, and of an entry in a list its name; nothing for that of a whole section."""
+    if len(location) < 2:
+        return tuple(map(str, location))
     name, *rest = map(str, location)
-    if not rest:
-        return (name,)
     entry = values[name][int(rest[0])]
     label = dict(entry).get("name") if isinstance(entry, Mapping | BaseModel) else None
     return (name, str(label or rest[0]))

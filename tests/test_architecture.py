@@ -35,7 +35,8 @@ ORDER = (
     ("teachers", "views"),
     ("demo_kit",),
     ("data", "pictures"),
-    ("recipe", "losses"),
+    ("recipe",),
+    ("losses",),
 )
 
 

@@ -64,7 +64,7 @@ def compare(recipes: Sequence[Recipe], seeds: Sequence[int], output: Path, comma
     for recipe, seed in tqdm(runs, desc="runs", unit="run"):
         folder = output / recipe.name / f"seed-{seed}"
         with clock.phase(recipe.name):
-            measurements += run_and_measure(evaluation, dataclasses.replace(recipe, seed=seed), folder, sizes_px)
+            measurements += run_and_measure(evaluation, recipe.replace(seed=seed), folder, sizes_px)
     results = Results(measurements, run=describe_run(command, clock.seconds), remarks=evaluation.data.remarks())
     results.save(output / "results.json")
     draw_resolution_consistency(measurements, max(sizes_px), output / "resolution_consistency.png")
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(options: argparse.Namespace, command: str) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
     recipes = [in_faster_precision(load_recipe(name, options.overrides)) for name in options.recipes]
-    recipes = [dataclasses.replace(recipe, teachers=reachable_teachers(recipe)) for recipe in recipes]
+    recipes = [recipe.replace(teachers=reachable_teachers(recipe)) for recipe in recipes]
     results = compare(recipes, options.seeds, options.output, command)
     print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
     print(f"\nWrote {options.output}: results.json and resolution_consistency.png.")

@@ -7,7 +7,6 @@ its model card, `results.json`, and the pictures `features.png` and `losses.png`
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 import sys
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
     """
     clock = Clock()
     with clock.phase("fetch"):
-        evaluation = StudentEvaluation.load(dataclasses.replace(recipe, teachers=reachable_teachers(recipe)))
+        evaluation = StudentEvaluation.load(recipe.replace(teachers=reachable_teachers(recipe)))
     print(f"teachers: {', '.join(evaluation.teachers)}; images: {evaluation.data.assets.description}", flush=True)
     with clock.phase("references"):
         pixels = evaluation.measure_backbone(RAW_PIXELS, pixel_extractor(evaluation.patch_size))
@@ -102,7 +101,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
 
 def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
     """Distil one student, reopen and draw it; return what it and its untrained self score."""
-    recipe = dataclasses.replace(evaluation.recipe, seed=seed)
+    recipe = evaluation.recipe.replace(seed=seed)
     distiller = Distiller(recipe, folder)
     with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
         checkpoint = distiller.run()

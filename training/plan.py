@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -126,7 +125,7 @@ class Networks:
 
 def _without_weights(entry: TeacherRecipe) -> TeacherRecipe:
     options = {key: value for key, value in entry.options.items() if key != "weights_dtype"}
-    return replace(entry, precision="float32", options={**options, "weights": "random"})
+    return entry.replace(precision="float32", options={**options, "weights": "random"})
 
 
 def _forward(student: RadioModel, size_px: int) -> tuple[Tensor, int]:
@@ -285,19 +284,19 @@ class Plan:
 
 
 def _at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
-    partitions = [replace(p, sizes_px=[choose(p.sizes_px)], probabilities=None) for p in stage.partitions]
-    return replace(stage, partitions=partitions)
+    partitions = [p.replace(sizes_px=[choose(p.sizes_px)], probabilities=None) for p in stage.partitions]
+    return stage.replace(partitions=partitions)
 
 
 def _split_teachers(stage: Recipe) -> Recipe:
     """Return a stage whose images are split evenly: each teacher sees its own, as in stage 1 of PHI-S, table 10."""
     names = [teacher.name for teacher in stage.teachers]
     partitions = [
-        replace(p, name=f"{p.name}-{name}", batch_size=max(p.batch_size // len(names), 1), teachers=[name])
+        p.replace(name=f"{p.name}-{name}", batch_size=max(p.batch_size // len(names), 1), teachers=[name])
         for p in stage.partitions
         for name in names
     ]
-    return replace(stage, partitions=partitions)
+    return stage.replace(partitions=partitions)
 
 
 def _millions(count: int) -> str:

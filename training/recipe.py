@@ -501,9 +501,7 @@ class Recipe(RecipeSection):
             seen.update(own)
         unseen = [name for name in names if name not in seen]
         if unseen:
-            raise RecipeError(
-                f"`partitions (teachers)` must be such that each teacher sees one, got none of {unseen}."
-            )
+            raise RecipeError(f"`partitions (teachers)` must be such that each teacher sees one, got none of {unseen}.")
 
     def fingerprint(self) -> str:
         """Return a hash of `decisive_part`."""

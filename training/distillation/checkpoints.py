@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from foundation.files import write_folder
-from training.recipe import Recipe, RecipeError, decisive_part, differences
+from foundation.settings import differences
+from training.recipe import Recipe, RecipeError, decisive_part
 
 
 MAX_DIFFERENCES_SHOWN = 5

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from training.recipe import LoggingRecipe, RecipeError, did_you_mean
+from modeling_radio.messages_radio import check_choice
+from training.recipe import LoggingRecipe, RecipeError
 
 
 PICTURE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
@@ -30,8 +31,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """
     known, installed = sorted(LOGGER_TYPE_TO_CLASS), sorted(str(name) for name in get_available_trackers())
     for name in names:
-        if name not in known:
-            raise RecipeError(f"`logging.trackers` must be of {known}; got {name!r}.{did_you_mean(name, known)}")
+        check_choice("logging.trackers", name, known, error=RecipeError)
         if name not in installed:
             raise RecipeError(
                 f"`logging.trackers`: {name!r} needs a package that is not installed: run `pip install {name}`, or "

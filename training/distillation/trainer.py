@@ -51,7 +51,7 @@ from training.losses.alignment import align_to_teacher
 from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_loss
 from training.losses.summaries import SUMMARY_LOSSES
-from training.recipe import Recipe, RecipeError, did_you_mean, save_recipe
+from training.recipe import Recipe, save_recipe
 from training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize, student_patch_size
 from training.student.ema import build_ema
 from training.student.export import export_student
@@ -85,8 +85,6 @@ class Distiller:
     """
 
     def __init__(self, recipe: Recipe, output: Path | None = None, init_from: Path | None = None) -> None:
-        _check_choice("loss.features", recipe.loss.features, FEATURE_LOSSES)
-        _check_choice("loss.summary", recipe.loss.summary, SUMMARY_LOSSES)
         check_trackers(recipe.logging.trackers)
         self.recipe = recipe
         self.output = Path("runs") / recipe.name if output is None else output
@@ -452,8 +450,3 @@ class Distiller:
             export_student(cast(RadioModel, model), self.statistics.standardizers(), path)
         self.accelerator.wait_for_everyone()
         return path
-
-
-def _check_choice(name: str, value: str, choices: dict[str, Any]) -> None:
-    if value not in choices:
-        raise RecipeError(f"`{name}` must be one of {sorted(choices)}; got {value!r}.{did_you_mean(value, [*choices])}")

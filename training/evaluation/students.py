@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,7 +52,7 @@ class StudentEvaluation:
 
     def untrained_student(self, seed: int) -> RadioModel:
         """Return the student that a run with this seed starts from."""
-        return build_student(dataclasses.replace(self.recipe, seed=seed), self.teachers).eval()
+        return build_student(self.recipe.replace(seed=seed), self.teachers).eval()
 
     def measure_backbone(self, name: str, extractor: FeatureExtractor, seed: int | None = None) -> list[Measurement]:
         """Measure what can be read from a model's own summary and features; `name` is the row in the results."""

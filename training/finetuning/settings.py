@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.files import write_text
-from training.recipe import did_you_mean
+from modeling_radio.messages_radio import did_you_mean
 
 
 BOX_TASKS = ("object-detection", "instance-segmentation")

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from foundation.seeds import derive_seed
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.encoder_radio import RadioBlock
-from training.recipe import Recipe, RecipeError, TeacherRecipe, did_you_mean
+from modeling_radio.messages_radio import did_you_mean
+from training.recipe import Recipe, RecipeError, TeacherRecipe
 from training.student.damp import add_damp
 from training.student.spectral import add_spectral_scales
 from training.teachers.base import TeacherShape

@@ -23,8 +23,9 @@ from tqdm.auto import tqdm
 
 from foundation.files import write_file, write_text
 from foundation.interruption import Interrupted, ignore_stop_signals
+from foundation.settings import differences, hash_of
 from training.data.image_table import Images
-from training.recipe import Recipe, RecipeError, differences, hash_of
+from training.recipe import Recipe, RecipeError, RunOptions
 
 
 IMAGES_PER_SHARD = 512
@@ -50,7 +51,7 @@ class CacheContents:
     def of(cls, recipe: Recipe, patch_size: int, num_images: int) -> "CacheContents":
         """Return what decides the views and the teachers' answers."""
         resolved = recipe.to_dict()
-        teacher_fields = ("name", "kind", "source", "options", "run_mode", "input_size_px", "upsample", "precision")
+        teacher_fields = ("name", "kind", "source", "options", *RunOptions.model_fields)
         data_fields = ("source", "split", "column", "mixed_in", "image_size_px", "seed")
         return cls(
             {

@@ -6,7 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from training.recipe import RecipeError, StandardizationRecipe, did_you_mean
+from modeling_radio.messages_radio import check_choice
+from training.recipe import RecipeError, StandardizationRecipe
 from training.targets.dispersion import SummaryDispersion
 from training.targets.examples import Target
 from training.targets.phi_s import STANDARDIZERS, FeatureStandardizer, PhiS
@@ -29,11 +30,7 @@ class TeacherStatistics(nn.Module):
 
     def __init__(self, recipe: StandardizationRecipe, teachers: Mapping[str, TeacherShape]) -> None:
         super().__init__()
-        if recipe.method not in STANDARDIZERS:
-            raise RecipeError(
-                f"`standardization.method` must be one of {sorted(STANDARDIZERS)}; got {recipe.method!r}."
-                f"{did_you_mean(recipe.method, [*STANDARDIZERS])}"
-            )
+        check_choice("standardization.method", recipe.method, STANDARDIZERS, error=RecipeError)
         self.recipe = recipe
         build = STANDARDIZERS[recipe.method]
         self.features = nn.ModuleDict({name: build(teacher.feature_dim) for name, teacher in teachers.items()})
