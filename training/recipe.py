@@ -71,6 +71,10 @@ class StudentRecipe(RecipeSection):
     init_from: Annotated[str | None, STAGELESS] = None
 
 
+RunMode = Literal["native", "fixed", "mosaic"]
+Precision = Literal["float32", "bfloat16"]
+
+
 class RunOptions(RecipeSection):
     """How a teacher runs; `training.teachers.base.Teacher` acts on it.
 
@@ -83,10 +87,10 @@ class RunOptions(RecipeSection):
         precision: "float32", or "bfloat16" for autocast; answers are float32 either way.
     """
 
-    run_mode: Literal["native", "fixed", "mosaic"] | None = None
+    run_mode: RunMode | None = None
     input_size_px: int | None = Field(None, gt=0)
     upsample: Literal["bilinear", "tiles"] = "bilinear"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
 
 class TeacherRecipe(RunOptions, Named):

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from modeling_radio.messages_radio import check_choice
 from modeling_radio.resolution_radio import round_to_step
+from training.recipe import RunMode, RunOptions
 from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
 from training.teachers.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
 
@@ -48,9 +48,6 @@ HALF_MEAN, HALF_STD = tuple(IMAGENET_STANDARD_MEAN), tuple(IMAGENET_STANDARD_STD
 CLIP_MEAN, CLIP_STD = tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)
 
 DEFAULT_GRID_STRIDE = 16  # the patch size of every released student but one, https://arxiv.org/abs/2601.17237
-Precision = Literal["float32", "bfloat16"]
-RunMode = Literal["native", "fixed", "mosaic"]
-Upsampling = Literal["bilinear", "tiles"]
 
 
 class TeacherOutput(NamedTuple):
@@ -89,6 +86,7 @@ class Teacher(nn.Module):
         default_mode: How it runs unless told otherwise.
 
     Attributes:
+        run: How it runs, with the mode and the size that were chosen for it.
         image_mean: Mean that the network was trained with, RGB of pixels in [0, 1].
         image_std: Standard deviation that it was trained with, in the same units.
         size_multiple: The network's input sides must be multiples of it; None means `patch_size`.
@@ -126,41 +124,26 @@ class Teacher(nn.Module):
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
         self.set_run_mode()
 
-    def set_run_mode(
-        self,
-        mode: RunMode | None = None,
-        *,
-        grid_stride: int = DEFAULT_GRID_STRIDE,
-        input_size_px: int | None = None,
-        upsample: Upsampling = "bilinear",
-        precision: Precision = "float32",
-    ) -> None:
+    def set_run_mode(self, run: RunOptions | None = None, grid_stride: int = DEFAULT_GRID_STRIDE) -> None:
         """Set how the teacher runs.
 
         Args:
-            mode: "native", "fixed" or "mosaic"; None for "fixed" where a size is given, else for its default.
+            run: How; None for its defaults.
             grid_stride: Pixels of the given image that make one cell of the answer: the student's patch size.
-            input_size_px: Side of the square that the teacher sees in the modes "fixed" and "mosaic", pixels; None for
-                its native size.
-            upsample: "bilinear", or "tiles" in the mode "fixed".
-            precision: "bfloat16" runs the network under autocast; outputs are float32 either way.
 
         Raises:
-            ValueError: If the teacher cannot run so, or a value is unknown or not positive.
+            ValueError: If the teacher cannot run so.
         """
+        run = run or RunOptions()
         if grid_stride < 1:
             raise self._error(f"`grid_stride` must be positive, got {grid_stride}.")
-        if mode is None:
-            mode = self.default_mode if input_size_px is None else "fixed"
-        check_choice("run_mode", mode, get_args(RunMode), error=self._error)
-        check_choice("upsample", upsample, get_args(Upsampling), error=self._error)
-        check_choice("precision", precision, get_args(Precision), error=self._error)
+        mode = run.run_mode or (self.default_mode if run.input_size_px is None else "fixed")
         if mode == "mosaic" and self.summary_dim is not None:
             raise self._error("`run_mode` must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'.")
-        if upsample == "tiles" and mode != "fixed":
+        if run.upsample == "tiles" and mode != "fixed":
             raise self._error(f"`run_mode` must be 'fixed' for `upsample` 'tiles', got {mode!r}.")
-        self.input_size_px = self._input_size(mode, input_size_px)
-        self.mode, self.grid_stride, self.upsample, self.precision = mode, grid_stride, upsample, precision
+        self.run = run.replace(run_mode=mode, input_size_px=self._input_size(mode, run.input_size_px))
+        self.grid_stride = grid_stride
 
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid or fit no mosaic."""
@@ -169,7 +152,7 @@ class Teacher(nn.Module):
             raise self._error(
                 f"`pixel_values` must have sides that are multiples of {step} px, got {height} x {width}."
             )
-        if self.mode == "mosaic":
+        if self.run.run_mode == "mosaic":
             self._mosaic_layout(height // self.grid_stride, width // self.grid_stride)
 
     def compile_network(self) -> None:
@@ -201,9 +184,9 @@ class Teacher(nn.Module):
         self.check_size(height, width)
         rows, cols = height // self.grid_stride, width // self.grid_stride
         images, home = pixel_values.to(self.mean.device, non_blocking=True), pixel_values.device
-        if self.mode == "mosaic":
+        if self.run.run_mode == "mosaic":
             summary, features = self._answer_mosaics(images, rows, cols)
-        elif self.mode == "fixed":
+        elif self.run.run_mode == "fixed":
             summary, features = self._answer_fixed(images, rows, cols)
         else:
             summary, features = self._run_network(self._normalized(images, self._native_run_size(rows, cols)))
@@ -224,7 +207,7 @@ class Teacher(nn.Module):
     def _answer_fixed(self, images: Tensor, rows: int, cols: int) -> TeacherOutput:
         side = self._fixed_side()
         summary, features = self._run_network(self._normalized(images, (side, side)))
-        num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.upsample == "tiles" else 1
+        num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.run.upsample == "tiles" else 1
         if num_tiles > 1:
             large = self._normalized(images, (side * num_tiles, side * num_tiles))
             tiles = self._run_network(cut_tiles(large, num_tiles, num_tiles)).features
@@ -255,7 +238,7 @@ class Teacher(nn.Module):
             normalized = normalized.contiguous(memory_format=torch.channels_last)
         autocast, device_type = contextlib.nullcontext(), normalized.device.type
         if torch.amp.is_autocast_available(device_type):  # not on the meta device, where runs are planned
-            autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bfloat16")
+            autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
         with torch.inference_mode(), autocast:
             summary, features = self.encode(normalized)
         features = features.to(torch.float32, copy=True)
@@ -288,8 +271,8 @@ class Teacher(nn.Module):
         return height, width
 
     def _fixed_side(self) -> int:
-        assert self.input_size_px is not None
-        return self.input_size_px
+        assert self.run.input_size_px is not None
+        return self.run.input_size_px
 
     def _error(self, message: str) -> ValueError:
         return teacher_error(self.name, message)

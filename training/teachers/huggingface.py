@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.resolution_radio import round_to_step
+from training.recipe import Precision
 from training.teachers.base import (
     CLIP_MEAN,
     CLIP_STD,
@@ -32,7 +33,6 @@ from training.teachers.base import (
     HALF_STD,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Precision,
     Teacher,
     TeacherOutput,
     teacher_error,

@@ -6,19 +6,16 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from modeling_radio.messages_radio import check_choice, did_you_mean
 from training.demo_kit.packages import fetch_if_available
-from training.recipe import Recipe, TeacherRecipe
+from training.recipe import Recipe, RunOptions, TeacherRecipe
 from training.teachers.base import (
     DEFAULT_GRID_STRIDE,
-    Precision,
-    RunMode,
     Teacher,
-    Upsampling,
     teacher_error,
 )
 from training.teachers.embedded import (
@@ -53,11 +50,8 @@ def build_teacher(
     *,
     kind: str,
     source: str | None = None,
+    run: RunOptions | None = None,
     grid_stride: int = DEFAULT_GRID_STRIDE,
-    run_mode: RunMode | None = None,
-    input_size_px: int | None = None,
-    upsample: Upsampling = "bilinear",
-    precision: Precision = "float32",
     **options: Any,
 ) -> Teacher:
     """Build a frozen teacher.
@@ -66,12 +60,8 @@ def build_teacher(
         name: Its name: the adaptor's name in the config, the checkpoint and the logs.
         kind: One of `TEACHER_KINDS`, or the import path of a subclass of `Teacher`, "my_package.my_module:MyTeacher".
         source: Hub id or local folder; None for the kinds that ship inside packages.
+        run: How it runs; None for the kind's defaults.
         grid_stride: Pixels of the given image that make one cell of the answer: the student's patch size.
-        run_mode: "native", "fixed" or "mosaic", see `Teacher`; None for the kind's default.
-        input_size_px: Side of the square that the teacher sees unless it runs at the student's size; None for its
-            native size.
-        upsample: How the mode "fixed" comes by a finer grid: "bilinear" or "tiles".
-        precision: "float32", or "bfloat16" for autocast.
         options: The kind's own options, as the constructor of its class names them.
 
     Raises:
@@ -91,9 +81,7 @@ def build_teacher(
     if source is None and parameters["source"].default is inspect.Parameter.empty:
         raise teacher_error(name, f"`kind` {kind!r} needs a `source`: a Hub id or a local folder.")
     teacher = teacher_class(name, source=source, **options)
-    teacher.set_run_mode(
-        run_mode, grid_stride=grid_stride, input_size_px=input_size_px, upsample=upsample, precision=precision
-    )
+    teacher.set_run_mode(run, grid_stride)
     return teacher
 
 
@@ -103,11 +91,8 @@ def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRI
         entry.name,
         kind=entry.kind,
         source=entry.source,
+        run=entry.run_options(),
         grid_stride=grid_stride,
-        run_mode=cast("RunMode | None", entry.run_mode),
-        input_size_px=entry.input_size_px,
-        upsample=cast(Upsampling, entry.upsample),
-        precision=cast(Precision, entry.precision),
         **entry.options,
     )
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.recipe import RunOptions
 from training.teachers.base import Teacher, TeacherOutput, resample_features, resize_images, tokens_to_map
 
 
@@ -47,7 +48,7 @@ def test_the_native_size_gives_the_grid_that_was_asked_for():
 
 def test_a_fixed_size_is_seen_and_its_features_are_resampled():
     teacher = EchoTeacher()
-    teacher.set_run_mode(input_size_px=56)
+    teacher.set_run_mode(RunOptions(input_size_px=56))
     assert teacher(torch.rand(1, 3, 128, 96)).features.shape == (1, 3, 8, 6)
     assert teacher.seen.shape == (1, 3, 56, 56)
 
@@ -79,7 +80,7 @@ def test_bfloat16_runs_under_autocast_only_when_asked_for():
     teacher = EchoTeacher()
     teacher(torch.rand(1, 3, 32, 32))
     assert not teacher.saw_autocast
-    teacher.set_run_mode(precision="bfloat16")
+    teacher.set_run_mode(RunOptions(precision="bfloat16"))
     assert teacher(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
     assert teacher.saw_autocast
 
@@ -97,7 +98,7 @@ def test_half_precision_outputs_become_float32():
 def test_tiles_show_what_the_fixed_size_cannot(upsample):
     teacher = EchoTeacher(patch_size=4, native_size_px=16)
     stripes = torch.tensor([0.0, 1.0]).repeat_interleave(8).repeat(8).expand(1, 3, 128, 128)  # a cell each
-    teacher.set_run_mode("fixed", grid_stride=8, upsample=upsample)
+    teacher.set_run_mode(RunOptions(run_mode="fixed", upsample=upsample), grid_stride=8)
     answer = teacher(stripes)
     cells = answer.features[0, 0, 8] * teacher.std[0, 0, 0, 0] + teacher.mean[0, 0, 0, 0]
     assert cells.shape == (16,)
@@ -108,7 +109,7 @@ def test_tiles_show_what_the_fixed_size_cannot(upsample):
 
 def test_tiles_are_not_run_where_the_own_grid_is_fine_enough():
     teacher = EchoTeacher(patch_size=4, native_size_px=16)
-    teacher.set_run_mode("fixed", grid_stride=8, upsample="tiles")
+    teacher.set_run_mode(RunOptions(run_mode="fixed", upsample="tiles"), grid_stride=8)
     teacher(torch.rand(2, 3, 32, 32))
     assert teacher.seen.shape == (2, 3, 16, 16)
     teacher(torch.rand(2, 3, 64, 64))
@@ -120,7 +121,7 @@ def test_a_mosaic_slice_equals_the_features_of_the_image_alone(height, width):
     images = torch.rand(7, 3, height, width)
     sizes = {"patch_size": 14, "has_summary": False, "native_size_px": 126}
     mosaic, alone = EchoTeacher(**sizes), EchoTeacher(**sizes)
-    mosaic.set_run_mode("mosaic")
+    mosaic.set_run_mode(RunOptions(run_mode="mosaic"))
     features = mosaic(images).features
     assert mosaic.seen.shape[1:] == (3, 126, 126)
     assert len(mosaic.seen) == 1
@@ -132,27 +133,19 @@ def test_a_mosaic_slice_equals_the_features_of_the_image_alone(height, width):
 
 def test_the_default_mode_is_the_teachers_own_and_a_size_means_fixed():
     teacher = EchoTeacher(native_size_px=56, default_mode="fixed")
-    assert (teacher.mode, teacher.input_size_px) == ("fixed", 56)
-    teacher.set_run_mode("native")
-    assert (teacher.mode, teacher.input_size_px) == ("native", None)
+    assert (teacher.run.run_mode, teacher.run.input_size_px) == ("fixed", 56)
+    teacher.set_run_mode(RunOptions(run_mode="native"))
+    assert (teacher.run.run_mode, teacher.run.input_size_px) == ("native", None)
     free = EchoTeacher()
-    assert free.mode == "native"
-    free.set_run_mode(input_size_px=56)
-    assert (free.mode, free.input_size_px) == ("fixed", 56)
+    assert free.run.run_mode == "native"
+    free.set_run_mode(RunOptions(input_size_px=56))
+    assert (free.run.run_mode, free.run.input_size_px) == ("fixed", 56)
 
 
 @pytest.mark.parametrize(
     ("mode", "options", "message"),
     [
-        (None, {"grid_stride": 0}, "`grid_stride` must be positive, got 0"),
         (None, {"input_size_px": 100}, r"`input_size_px` must be a multiple of 14, got 100\. Use 98"),
-        (
-            None,
-            {"precision": "float16"},
-            r"`precision` must be one of \['float32', 'bfloat16'\], got 'float16'",
-        ),
-        ("tiled", {}, r"`run_mode` must be one of \['native', 'fixed', 'mosaic'\], got 'tiled'"),
-        ("fixed", {"upsample": "tile"}, r"`upsample` must be one of .*, got 'tile'\. Did you mean 'tiles'\?"),
         ("mosaic", {}, "`run_mode` must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'"),
         ("native", {"upsample": "tiles"}, "`run_mode` must be 'fixed' for `upsample` 'tiles', got 'native'"),
         (
@@ -165,20 +158,25 @@ def test_the_default_mode_is_the_teachers_own_and_a_size_means_fixed():
 )
 def test_bad_run_modes_are_refused(mode, options, message):
     with pytest.raises(ValueError, match=f"Teacher 'echo': {message}"):
-        EchoTeacher().set_run_mode(mode, **options)
+        EchoTeacher().set_run_mode(RunOptions(run_mode=mode, **options))
+
+
+def test_a_grid_without_cells_is_refused():
+    with pytest.raises(ValueError, match="Teacher 'echo': `grid_stride` must be positive, got 0"):
+        EchoTeacher().set_run_mode(grid_stride=0)
 
 
 def test_a_network_of_one_size_runs_at_no_other():
     teacher = EchoTeacher(native_size_px=56, runs_at_any_size=False, default_mode="fixed")
     with pytest.raises(ValueError, match="`run_mode` must be 'fixed' or 'mosaic', got 'native': it runs at 56 px only"):
-        teacher.set_run_mode("native")
+        teacher.set_run_mode(RunOptions(run_mode="native"))
     with pytest.raises(ValueError, match="`input_size_px` must be 56, its only size, got 70"):
-        teacher.set_run_mode(input_size_px=70)
+        teacher.set_run_mode(RunOptions(input_size_px=70))
 
 
 def test_an_image_larger_than_the_canvas_is_refused():
     teacher = EchoTeacher(native_size_px=56, has_summary=False)
-    teacher.set_run_mode("mosaic")
+    teacher.set_run_mode(RunOptions(run_mode="mosaic"))
     with pytest.raises(ValueError, match=r"Teacher 'echo': `rows` and `cols` must be from 1 to 4, .*, got 5 x 5"):
         teacher(torch.rand(1, 3, 80, 80))
     teacher.check_size(64, 64)

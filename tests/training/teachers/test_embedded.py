@@ -6,6 +6,7 @@ import torch
 from training.data.decoding import crop_to_shape, to_tensor
 from training.demo_kit.drawing import load_photograph
 from training.demo_kit.packages import PackageUnavailableError, fetch_package, package_named
+from training.recipe import RunOptions
 from training.teachers.embedded import _timm_key, _torchvision_key
 from training.teachers.registry import build_teacher
 
@@ -37,7 +38,7 @@ def test_each_teacher_answers_as_it_states(kind):
         assert output.features.isfinite().all()
     pixel_values = torch.rand(2, 3, 64, 64)
     exact = teacher(pixel_values)
-    teacher.set_run_mode(precision="bfloat16")
+    teacher.set_run_mode(RunOptions(precision="bfloat16"))
     rounded = teacher(pixel_values)
     assert torch.cosine_similarity(exact.features, rounded.features).mean() > 0.98
 

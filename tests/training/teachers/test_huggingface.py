@@ -22,6 +22,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from training.recipe import RunOptions
 from training.teachers.registry import build_teacher
 
 
@@ -94,7 +95,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_random_model_of_each_class_answers_on_the_asked_grid(folders, name):
     teacher = build_teacher(name, kind=KINDS.get(name, name), source=str(folders / name))
-    assert (teacher.mode, teacher.native_size_px, teacher.summary_dim, teacher.feature_dim) == FACTS[name]
+    assert (teacher.run.run_mode, teacher.native_size_px, teacher.summary_dim, teacher.feature_dim) == FACTS[name]
     pixel_values = torch.rand(2, 3, 64, 96)
     output = teacher(pixel_values)
     assert output.features.shape == (2, teacher.feature_dim, 4, 6)
@@ -106,7 +107,7 @@ def test_a_random_model_of_each_class_answers_on_the_asked_grid(folders, name):
     assert output.features.std() > 1e-3
     row = teacher(pixel_values[1:])
     torch.testing.assert_close(row.features, output.features[1:], atol=1e-5, rtol=1e-4)
-    teacher.set_run_mode(input_size_px=4 * teacher.patch_size)
+    teacher.set_run_mode(RunOptions(input_size_px=4 * teacher.patch_size))
     assert teacher(pixel_values).features.shape == (2, teacher.feature_dim, 4, 6)
 
 
@@ -144,7 +145,7 @@ def test_sam_gives_its_trunk_before_the_neck(folders):
 
 @pytest.mark.parametrize(("name", "images_per_pass"), [("sam", 4), ("sam3", 4)])
 def test_segmenters_answer_mosaics(folders, name, images_per_pass):
-    teacher = build_teacher(name, kind=name, source=str(folders / name), run_mode="mosaic")
+    teacher = build_teacher(name, kind=name, source=str(folders / name), run=RunOptions(run_mode="mosaic"))
     images = torch.rand(images_per_pass + 1, 3, 32, 32)
     features = teacher(images).features
     assert features.shape == (images_per_pass + 1, 32, 2, 2)
@@ -161,9 +162,9 @@ def test_sam3_runs_at_one_size_that_can_be_chosen(folders):
     expected = model((pixel_values - 0.5) / 0.5).last_hidden_state
     torch.testing.assert_close(teacher(pixel_values).features.flatten(2).transpose(1, 2), expected)
     with pytest.raises(ValueError, match="`input_size_px` must be 56, its only size, got 84"):
-        teacher.set_run_mode(input_size_px=84)
+        teacher.set_run_mode(RunOptions(input_size_px=84))
     larger = build_teacher("sam3", kind="sam3", source=source, image_size=84, grid_stride=14)
-    assert larger.input_size_px == 84
+    assert larger.run.input_size_px == 84
     assert larger(torch.rand(1, 3, 84, 84)).features.shape == (1, 32, 6, 6)
     with pytest.raises(ValueError, match=r"Teacher 'sam3': `image_size` must be a multiple of 14, got 90\. Use 84"):
         build_teacher("sam3", kind="sam3", source=source, image_size=90)

@@ -4,7 +4,7 @@ import textwrap
 import pytest
 import torch
 
-from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, load_recipe
+from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, RunOptions, TeacherRecipe, load_recipe
 from training.teachers import registry
 from training.teachers.registry import build_teacher, check_image_sizes, place_teacher, teacher_of_recipe
 
@@ -51,7 +51,7 @@ def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
         precision="bfloat16",
     )
     teacher = teacher_of_recipe(entry, grid_stride=16)
-    assert (teacher.mode, teacher.input_size_px, teacher.upsample, teacher.precision) == (
+    assert (teacher.run.run_mode, teacher.run.input_size_px, teacher.run.upsample, teacher.run.precision) == (
         "fixed",
         64,
         "tiles",
@@ -106,7 +106,7 @@ def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(my_module):
     recipe = Recipe(name="r", teachers=entries, data=DataRecipe(source="s"), partitions=partitions)
     teachers = {entry.name: teacher_of_recipe(entry) for entry in entries}
     teachers["one"].summary_dim = None
-    teachers["one"].set_run_mode("mosaic")
+    teachers["one"].set_run_mode(RunOptions(run_mode="mosaic"))
     check_image_sizes(recipe, teachers)
     partitions[0].sizes_px = [32, 160]
     with pytest.raises(ValueError, match=r"Teacher 'one': `rows` and `cols` must be from 1 to 8, .*, got 10 x 10"):
@@ -124,16 +124,16 @@ def test_how_a_teacher_runs_is_no_option_of_its_kind():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("change", "message"),
     [
-        ({"run_mode": "mosaics"}, "`teachers.a.run_mode` must be one of .*Did you mean 'mosaic'"),
-        ({"upsample": "tile"}, "`teachers.a.upsample` must be one of .*Did you mean 'tiles'"),
-        ({"precision": "bf16"}, "`teachers.a.precision` must be one of .*'bfloat16'"),
+        ("run_mode=mosaics", "`teachers.nanodet-g.run_mode` must be one of .*Did you mean 'mosaic'"),
+        ("upsample=tile", "`teachers.nanodet-g.upsample` must be one of .*Did you mean 'tiles'"),
+        ("precision=bf16", "`teachers.nanodet-g.precision` must be one of .*'bfloat16'\\], got 'bf16'"),
     ],
 )
-def test_a_bad_value_in_the_recipe_suggests_the_right_one(fields, message):
+def test_a_bad_value_in_the_recipe_suggests_the_right_one(change, message):
     with pytest.raises(RecipeError, match=message):
-        TeacherRecipe(name="a", kind="k", **fields)
+        load_recipe("demo", [f"teachers.nanodet-g.{change}"])
 
 
 def test_an_unknown_kind_suggests_the_right_one():
