@@ -73,6 +73,9 @@ class Settings(BaseModel):
     error_class: ClassVar[type[SettingsError]] = SettingsError
     """What is raised, for settings that have an error of their own."""
 
+    title: ClassVar[str] = ""
+    """Of the group that the fields form in `--help`."""
+
     if not TYPE_CHECKING:  # checkers know the fields from their declaration
 
         def __init__(self, **values: Any) -> None:

@@ -1,6 +1,5 @@
 """What training/README.md says must be so: files, recipes, fields and commands."""
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import training
+from foundation.fields import entry_of, section_of
 from training.recipe import Recipe, load_recipe
 
 
@@ -59,7 +59,8 @@ def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:
 
 
 def test_every_section_of_a_recipe_is_explained() -> None:
-    sections = {field.name for field in dataclasses.fields(Recipe) if field.default_factory is not dataclasses.MISSING}
+    fields = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    sections = {name for name, kind in fields.items() if section_of(kind) or entry_of(kind)} | {"stages"}
     (table,) = re.findall(r"\| section \| decides .*?\n\n", TEXT, re.DOTALL)
     explained = {name for line in table.strip().splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
     assert explained == sections

@@ -19,7 +19,7 @@ def take(stream: ImageStream, number: int) -> list[int]:
 
 @pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
 def test_every_pass_shows_every_image_once_in_another_order(write_source: Callable[..., str], kind: str) -> None:
-    stream = open_numbers(DataRecipe(write_source(kind, 12, num_shards=3), streaming=True, shuffle_buffer=4))
+    stream = open_numbers(DataRecipe(source=write_source(kind, 12, num_shards=3), streaming=True, shuffle_buffer=4))
     passes = [take(stream, 12) for _ in range(3)]
     assert all(sorted(numbers) == list(range(12)) for numbers in passes)
     assert len({tuple(numbers) for numbers in passes}) == 3
@@ -27,7 +27,7 @@ def test_every_pass_shows_every_image_once_in_another_order(write_source: Callab
 
 @pytest.mark.parametrize("num_shards", [1, 2, 5, 8], ids="{} shards".format)
 def test_ranks_see_disjoint_images_that_cover_the_pass(write_source: Callable[..., str], num_shards: int) -> None:
-    data = DataRecipe(write_source("parquet", 40, num_shards=num_shards), streaming=True, shuffle_buffer=1)
+    data = DataRecipe(source=write_source("parquet", 40, num_shards=num_shards), streaming=True, shuffle_buffer=1)
     streams = [open_numbers(data, place, 2) for place in range(2)]
     num_first = 24 if num_shards == 5 else 20  # three of the five shards, or half of the images
     seen = [take(streams[0], num_first), take(streams[1], 40 - num_first)]
@@ -37,9 +37,9 @@ def test_ranks_see_disjoint_images_that_cover_the_pass(write_source: Callable[..
 
 @pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
 def test_a_restarted_stream_goes_on_where_it_was(write_source: Callable[..., str], kind: str) -> None:
-    other = SourceRecipe(write_source("parquet", 5, num_shards=1, first=100), 0.3)
+    other = SourceRecipe(source=write_source("parquet", 5, num_shards=1, first=100), weight=0.3)
     source = write_source(kind, 14, num_shards=3, faults=["tiny"])
-    data = DataRecipe(source, streaming=True, shuffle_buffer=6, mixed_in=[other])
+    data = DataRecipe(source=source, streaming=True, shuffle_buffer=6, mixed_in=[other])
     numbers = take(open_numbers(data), 60)  # two passes and more of both
     stream = open_numbers(data)
     for start in range(60):
@@ -53,21 +53,21 @@ def test_a_restarted_stream_goes_on_where_it_was(write_source: Callable[..., str
 
 
 def test_sources_are_mixed_by_weight(write_source: Callable[..., str]) -> None:
-    other = SourceRecipe(write_source("parquet", 5, first=100), 0.2)
-    data = DataRecipe(write_source("webdataset", 50), streaming=True, shuffle_buffer=400, mixed_in=[other])
+    other = SourceRecipe(source=write_source("parquet", 5, first=100), weight=0.2)
+    data = DataRecipe(source=write_source("webdataset", 50), streaming=True, shuffle_buffer=400, mixed_in=[other])
     counts = Counter(number >= 100 for number in take(open_numbers(data), 400))
     assert 48 < counts[True] < 112  # four standard deviations about 80
 
 
 def test_seed_decides_the_order(write_source: Callable[..., str]) -> None:
-    data = DataRecipe(write_source("parquet", 12), streaming=True, shuffle_buffer=12)
+    data = DataRecipe(source=write_source("parquet", 12), streaming=True, shuffle_buffer=12)
     first, again, other = (take(open_numbers(data, seed=seed), 12) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
 def test_spares_do_not_move_the_stream(write_source: Callable[..., str]) -> None:
-    data = DataRecipe(write_source("parquet", 12), streaming=True, shuffle_buffer=6)
+    data = DataRecipe(source=write_source("parquet", 12), streaming=True, shuffle_buffer=6)
     stream, undisturbed = open_numbers(data), open_numbers(data)
     stream.take(4)
     assert [image.name for image in stream.spares(2)] == [image.name for image in undisturbed.take(6)[4:]]
@@ -78,7 +78,7 @@ def test_spares_do_not_move_the_stream(write_source: Callable[..., str]) -> None
 @pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
 def test_faulty_headers_are_left_out_counted_and_named(write_source: Callable[..., str], kind: str, caplog) -> None:
     source, skipped = write_source(kind, 6, faults=["broken", "tiny"]), SkippedImages()
-    stream = open_image_stream(DataRecipe(source, streaming=True, shuffle_buffer=6), 0, 0, 1, skipped)
+    stream = open_image_stream(DataRecipe(source=source, streaming=True, shuffle_buffer=6), 0, 0, 1, skipped)
     assert sorted(take(stream, 6)) == list(range(6))
     take(stream, 6)  # the next pass begins with what was left of the first one
     assert f"skipping image {source}" in caplog.text
@@ -89,6 +89,6 @@ def test_faulty_headers_are_left_out_counted_and_named(write_source: Callable[..
 
 
 def test_a_rank_without_a_usable_image_ends(write_source: Callable[..., str]) -> None:
-    data = DataRecipe(write_source("parquet", 0, num_shards=1, faults=["broken", "tiny"]), streaming=True)
+    data = DataRecipe(source=write_source("parquet", 0, num_shards=1, faults=["broken", "tiny"]), streaming=True)
     with pytest.raises(ValueError, match=r"has no usable image for one of the ranks \(2 skipped\)"):
         open_numbers(data).take(1)

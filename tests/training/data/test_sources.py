@@ -10,7 +10,7 @@ from training.recipe import SourceRecipe
 
 
 def source_of(source: str, **options) -> SourceRecipe:
-    return SourceRecipe(source, 1.0, **options)
+    return SourceRecipe(source=source, weight=1.0, **options)
 
 
 def table_numbers(source: SourceRecipe) -> list[int]:

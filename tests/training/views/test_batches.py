@@ -3,13 +3,15 @@ from collections import Counter
 import pytest
 import torch
 
-from training.recipe import PartitionRecipe, Recipe, RecipeError, TeacherRecipe
+from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe
 from training.views.batches import Batch, BatchPlan, divide_ranks
 
 
 def recipe_with(**partition) -> Recipe:
     partitions = [PartitionRecipe(**{"name": "low", "sizes_px": [32, 64], "batch_size": 8, **partition})]
-    return Recipe(name="test", teachers=[TeacherRecipe(name="t", kind="k")], partitions=partitions)
+    return Recipe(
+        name="test", data=DataRecipe(source="s"), teachers=[TeacherRecipe(name="t", kind="k")], partitions=partitions
+    )
 
 
 def rows(batches: list[Batch]) -> list[tuple[int, list[float]]]:
@@ -112,7 +114,7 @@ def test_every_image_weighs_the_same_wherever_it_runs(num_ranks: int) -> None:
 def test_batches_name_the_teachers_of_their_partition() -> None:
     teachers = [TeacherRecipe(name=name, kind="k") for name in ("a", "b")]
     partitions = [PartitionRecipe(name="low"), PartitionRecipe(name="high", teachers=["b"])]
-    recipe = Recipe(name="test", teachers=teachers, partitions=partitions)
+    recipe = Recipe(name="test", data=DataRecipe(source="s"), teachers=teachers, partitions=partitions)
     assert [batch.teachers for batch in BatchPlan(recipe, 20).step(0)] == [("a", "b"), ("b",)]
 
 
@@ -128,7 +130,12 @@ def test_batches_name_the_teachers_of_their_partition() -> None:
 def test_bad_partition_is_refused(partition: dict, message: str) -> None:
     teachers = [TeacherRecipe(name=name, kind="k") for name in ("a", "sam")]
     with pytest.raises(RecipeError, match=message):
-        Recipe(name="test", teachers=teachers, partitions=[PartitionRecipe(name="low", **partition)])
+        Recipe(
+            name="test",
+            data=DataRecipe(source="s"),
+            teachers=teachers,
+            partitions=[PartitionRecipe(name="low", **partition)],
+        )
 
 
 def test_unequal_passes_are_refused_where_ranks_must_go_together() -> None:

@@ -14,7 +14,7 @@ def number_of(image: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
 def test_whole_or_square(write_source: Callable[..., str], kind: str) -> None:
-    data = DataRecipe(write_source(kind, 10), image_size_px=32)
+    data = DataRecipe(source=write_source(kind, 10), image_size_px=32)
     whole, square = (build_training_images(data, is_square=is_square) for is_square in (False, True))
     assert len(whole) == len(square) == (9 if kind == "folder" else 10)  # a tenth of a folder is held out
     assert whole[3].shape == (3, 36, 48)
@@ -26,7 +26,7 @@ def test_whole_or_square(write_source: Callable[..., str], kind: str) -> None:
 @pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
 def test_faulty_images_are_replaced_by_the_next_counted_and_named(write_source, kind: str, caplog) -> None:
     source = write_source(kind, 6, num_shards=1, faults=["broken", "tiny", "truncated"])
-    images = build_training_images(DataRecipe(source), is_square=False)
+    images = build_training_images(DataRecipe(source=source), is_square=False)
     numbers = [number_of(images[index]) for index in range(len(images))]
     assert set(numbers) <= set(range(6))
     if kind != "folder":
@@ -41,15 +41,19 @@ def test_faulty_images_are_replaced_by_the_next_counted_and_named(write_source, 
 
 
 def test_nothing_but_faulty_images(write_source: Callable[..., str]) -> None:
-    images = build_training_images(DataRecipe(write_source("parquet", 0, faults=["broken", "tiny"])), is_square=False)
+    images = build_training_images(
+        DataRecipe(source=write_source("parquet", 0, faults=["broken", "tiny"])), is_square=False
+    )
     with pytest.raises(ValueError, match=r"2 images in a row could not be decoded; the first is .*row 0"):
         images[0]
 
 
 def test_sources_are_mixed_by_weight_and_none_is_cut_short(write_source: Callable[..., str]) -> None:
-    small = SourceRecipe(write_source("parquet", 3, first=100), 0.25)
-    large = SourceRecipe(write_source("folder", 20, first=200), 0.25)
-    images = build_training_images(DataRecipe(write_source("webdataset", 5), mixed_in=[small, large]), is_square=False)
+    small = SourceRecipe(source=write_source("parquet", 3, first=100), weight=0.25)
+    large = SourceRecipe(source=write_source("folder", 20, first=200), weight=0.25)
+    images = build_training_images(
+        DataRecipe(source=write_source("webdataset", 5), mixed_in=[small, large]), is_square=False
+    )
     counts = Counter(number_of(images[index]) for index in range(len(images)))
     assert len(images) == 72  # 18 files of the folder, none of them held out, are a quarter
     assert sum(number for value, number in counts.items() if 100 <= value < 200) == 18

@@ -56,10 +56,10 @@ def numbers(views: torch.Tensor) -> list[int]:
 
 @pytest.fixture(params=["map", "stream"])
 def recipe(request: pytest.FixtureRequest, write_source: Callable[..., str]) -> Recipe:
-    other = SourceRecipe(write_source("parquet", 8, first=100), 0.25)
+    other = SourceRecipe(source=write_source("parquet", 8, first=100), weight=0.25)
     source = write_source("webdataset", 20, num_shards=3, faults=["tiny", "truncated"])
     is_streaming = request.param == "stream"
-    data = DataRecipe(source, streaming=is_streaming, shuffle_buffer=7, mixed_in=[other], num_workers=0)
+    data = DataRecipe(source=source, streaming=is_streaming, shuffle_buffer=7, mixed_in=[other], num_workers=0)
     high = PartitionRecipe(name="high", sizes_px=[48], batch_size=3, accumulation_steps=2)
     return recipe_with(data, [PartitionRecipe(sizes_px=[16, 32], batch_size=5), high])
 
@@ -92,7 +92,7 @@ def test_a_second_look_goes_on_where_the_first_one_ended(recipe: Recipe) -> None
 def test_two_ranks_see_disjoint_images_that_cover_the_epoch(write_source, is_streaming: bool, num_workers: int) -> None:
     source = write_source("parquet", 40, num_shards=4)
     recipe = recipe_with(
-        DataRecipe(source, streaming=is_streaming, shuffle_buffer=5, num_workers=num_workers),
+        DataRecipe(source=source, streaming=is_streaming, shuffle_buffer=5, num_workers=num_workers),
         [PartitionRecipe(sizes_px=[32], batch_size=10)],
     )
     ranks = [[numbers(views) for _, views, _ in run(recipe, 0, 4, rank=rank, num_ranks=2)] for rank in range(2)]
@@ -103,7 +103,7 @@ def test_two_ranks_see_disjoint_images_that_cover_the_epoch(write_source, is_str
 def test_bound_partitions_share_the_images_among_their_own_ranks(write_source: Callable[..., str]) -> None:
     low = PartitionRecipe(name="low", sizes_px=[32], batch_size=10, rank_share=2)
     high = PartitionRecipe(name="high", sizes_px=[48], batch_size=5, rank_share=1)
-    data = DataRecipe(write_source("parquet", 20, num_shards=2), streaming=True, shuffle_buffer=1, num_workers=0)
+    data = DataRecipe(source=write_source("parquet", 20, num_shards=2), streaming=True, shuffle_buffer=1, num_workers=0)
     recipe = recipe_with(data, [low, high])
     batches = [[numbers(views) for _, views, _ in run(recipe, 0, 2, rank=rank, num_ranks=3)] for rank in range(3)]
     seen = [list(chain(*parts)) for parts in batches]
@@ -115,7 +115,7 @@ def test_bound_partitions_share_the_images_among_their_own_ranks(write_source: C
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_image_that_cannot_be_decoded_is_replaced_and_counted(write_source, num_workers: int, caplog) -> None:
     source = write_source("webdataset", 5, num_shards=1, faults=["truncated"])
-    data = DataRecipe(source, streaming=True, shuffle_buffer=6, num_workers=num_workers)
+    data = DataRecipe(source=source, streaming=True, shuffle_buffer=6, num_workers=num_workers)
     recipe = recipe_with(data, [PartitionRecipe(sizes_px=[32], batch_size=1)])  # nothing else in its batch
     streams = PartitionStreams.open(recipe)
     loader, plan = build_view_loader(streams, recipe), BatchPlan(recipe, None)
@@ -129,13 +129,13 @@ def test_an_image_that_cannot_be_decoded_is_replaced_and_counted(write_source, n
 
 def test_a_stream_of_nothing_but_broken_images_ends(write_source: Callable[..., str]) -> None:
     source = write_source("parquet", 0, num_shards=1, faults=["truncated"])
-    data = DataRecipe(source, streaming=True, shuffle_buffer=2, num_workers=0)
+    data = DataRecipe(source=source, streaming=True, shuffle_buffer=2, num_workers=0)
     with pytest.raises(ValueError, match="images in a row could not be decoded"):
         next(run(recipe_with(data), 0, 1))
 
 
 def test_another_number_of_ranks_begins_a_new_pass(write_source: Callable[..., str], caplog) -> None:
-    data = DataRecipe(write_source("parquet", 20, num_shards=2), streaming=True, shuffle_buffer=5, num_workers=0)
+    data = DataRecipe(source=write_source("parquet", 20, num_shards=2), streaming=True, shuffle_buffer=5, num_workers=0)
     recipe = recipe_with(data)
     *_, (_, _, state) = run(recipe, 0, 6)  # 30 images: in the second pass
     _, views, state = next(run(recipe, 6, 7, [json.loads(state)], num_ranks=2))
@@ -145,7 +145,7 @@ def test_another_number_of_ranks_begins_a_new_pass(write_source: Callable[..., s
 
 
 def test_streams_cannot_be_cached() -> None:
-    data = DataRecipe("org/images", streaming=True)
+    data = DataRecipe(source="org/images", streaming=True)
     with pytest.raises(RecipeError, match=r"`data.streaming` must be false with `views.teachers: cached`"):
         Recipe(
             name="test",
@@ -162,11 +162,11 @@ def test_streams_cannot_be_cached() -> None:
         ({"shuffle_buffer": 0}, "`data.shuffle_buffer` must be above 0"),
         ({"num_workers": -1}, "`data.num_workers` must be 0 or more"),
         (
-            {"mixed_in": [SourceRecipe("a", 0.6), SourceRecipe("b", 0.4)]},
+            {"mixed_in": [SourceRecipe(source="a", weight=0.6), SourceRecipe(source="b", weight=0.4)]},
             r"weights\)` must be above 0 and sum to less than 1",
         ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        DataRecipe("images", **options)
+        DataRecipe(source="images", **options)

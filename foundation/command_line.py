@@ -1,0 +1,196 @@
+"""From the words of a command line to settings: flags made from declared fields, and `field=value`."""
+
+import argparse
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NoReturn, TypeVar
+
+from pydantic.fields import FieldInfo
+
+from foundation.command import run_command
+from foundation.fields import (
+    Spelling,
+    choices_of,
+    describe_type,
+    field_texts,
+    kinds_of,
+    list_settings,
+    read_text,
+)
+from foundation.settings import Settings, SettingsError, load
+from modeling_radio.messages_radio import did_you_mean
+
+
+S = TypeVar("S", bound=Settings)
+
+CHANGES = "changes"
+"""Field of a command's settings that takes the changes of something else, such as a recipe."""
+_CHANGE = re.compile(r"[\w-]+(\.[\w-]+)*=")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what is wrong, so that a command answers it in one line like everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} (--help lists all options).")
+
+
+class Command(Generic[S]):
+    """A command whose options are declared as settings.
+
+    Every field is a flag and can be set as `field=value` too, which wins. Fields named as positionals stand in order; a
+    mapping has no flag, but `field.key=value`.
+
+    Args:
+        module: As it is run, for example "training.finetune".
+        description: For `--help`.
+        settings: Class of the options.
+        positionals: Fields without a flag; the last may be a list.
+        changes: Class of what `section.field=value` changes where the settings have a field `changes`: a recipe.
+        add_shorthands: Adds flags that stand for several.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        description: str,
+        settings: type[S],
+        positionals: Sequence[str] = (),
+        changes: type[Settings] | None = None,
+        add_shorthands: Callable[[argparse.ArgumentParser], object] | None = None,
+    ) -> None:
+        self.name = module.rpartition(".")[2]
+        self.settings, self.changes = settings, changes
+        options = {"prog": f"python -m {module}", "argument_default": argparse.SUPPRESS}
+        # Words that are no flags are told apart before they are parsed, so that changes may stand anywhere.
+        self._flags = _Parser(add_help=False, **options)
+        _add_flags(self._flags, settings, leave_out=(*positionals, CHANGES))
+        if add_shorthands is not None:
+            add_shorthands(self._flags)
+        self._flags.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
+        self._parser = _Parser(
+            parents=[self._flags],
+            description=textwrap.fill(" ".join(description.split()), 100),
+            epilog=self._epilog(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+        texts = field_texts(settings)
+        for name in positionals:
+            field = settings.model_fields[name]
+            count = "+" if list in kinds_of(field.annotation) else None
+            self._parser.add_argument(name, nargs=count, metavar=name.upper(), help=_escaped(texts[name]))
+
+    def run(
+        self, run: Callable[[S], None], arguments: Sequence[str] | None = None, *, interrupted: str = "interrupted"
+    ) -> int:
+        """Run the command and return its exit status.
+
+        Args:
+            run: Does the work and prints its results.
+            arguments: Words after the command; None for those of this process.
+            interrupted: What to say after Ctrl-C where the interruption itself says nothing.
+        """
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        return run_command(
+            self.name, lambda: run(self.read(words)), interrupted=interrupted, show_traceback="--traceback" in words
+        )
+
+    def read(self, words: Sequence[str]) -> S:
+        """Return the settings that the words of a command line stand for.
+
+        Raises:
+            SettingsError: If a flag, a field or a value cannot be.
+        """
+        given, rest = self._flags.parse_known_args(list(words))
+        given, unknown = self._parser.parse_known_args([word for word in rest if not _CHANGE.match(word)], given)
+        for word in unknown:
+            if word.startswith("-"):
+                flags = re.findall(r"--[a-z-]+", self._parser.format_help())
+                raise SettingsError(f"Unknown option {word!r}.{did_you_mean(word, flags)} --help lists all.")
+        own, others = unknown, []  # what is neither flag nor change is refused as a change without "="
+        for word in filter(_CHANGE.match, rest):
+            (others if self._is_change_of_others(word) else own).append(word)
+        values = {name: self._read(name, text) for name, text in vars(given).items() if name != "traceback"}
+        return load(self.settings, [values | ({CHANGES: others} if others else {})], own)
+
+    def _is_change_of_others(self, word: str) -> bool:
+        first = re.split(r"[.=]", word)[0]
+        if self.changes is None or first in self.settings.model_fields:
+            return False
+        known = [*self.settings.model_fields, *self.changes.model_fields]
+        if first not in known:
+            raise SettingsError(f"Unknown key {first!r}.{did_you_mean(first, known)} --help lists all.")
+        return True
+
+    def _read(self, name: str, text: Any) -> Any:
+        try:
+            return read_text(text, self.settings.model_fields[name]) if isinstance(text, str) else text
+        except ValueError as error:
+            raise SettingsError(f"`{name}` is {error}") from error
+
+    def _epilog(self) -> str:
+        """Return what can be set without a flag."""
+        lines = ["Every option can be written as field=value too."]
+        texts = field_texts(self.settings)
+        for name, field in self.settings.model_fields.items():
+            if dict in kinds_of(field.annotation):
+                lines += _paragraph(f"{name}.KEY=value", texts[name])
+        if self.changes is not None:
+            lines += ["", f"section.field=value changes the {self.changes.__name__.lower()}:"]
+            for path, field, text in list_settings(self.changes):
+                lines += _paragraph(f"{path}: {describe_type(field)}{_default(field)}", text)
+        return "\n".join(lines)
+
+
+def _add_flags(parser: argparse.ArgumentParser, model: type[Settings], leave_out: Sequence[str]) -> None:
+    """Add a flag for each field; those of a class with a title stand in a group of that name."""
+    texts, groups = field_texts(model), {"": parser}
+    for name, field in model.model_fields.items():
+        kinds = kinds_of(field.annotation)
+        if name in leave_out or dict in kinds:
+            continue
+        parents = [parent for parent in model.__mro__ if issubclass(parent, Settings) and name in parent.model_fields]
+        title = parents[-1].title
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        flag, text = name.replace("_", "-"), _escaped(texts[name] + _default(field))
+        if kinds == {bool} and field.default:
+            groups[title].add_argument(f"--no-{flag}", dest=name, action="store_false", help=f"not: {text}")
+        elif kinds == {bool}:
+            groups[title].add_argument(f"--{flag}", action="store_true", help=text)
+        else:
+            groups[title].add_argument(f"--{flag}", metavar=_metavar(name, field), help=text)
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    choices, kinds = choices_of(field), kinds_of(field.annotation)
+    form = next((rule.form for rule in field.metadata if isinstance(rule, Spelling)), None)
+    if form is not None or choices is not None:
+        return form or f"{{{','.join(map(str, choices or []))}}}"
+    if kinds & {list, tuple}:
+        return "A,B"
+    return "N" if kinds & {int, float} else name.rpartition("_")[2].upper()
+
+
+def _default(field: FieldInfo) -> str:
+    """Return the default of a field in brackets; nothing for null, which the docstring explains."""
+    if field.is_required():
+        return " (required)"
+    value = field.get_default(call_default_factory=field.default_factory is list)
+    if value in (None, False, [], {}):
+        return ""
+    return f" (default: {','.join(map(str, value)) if isinstance(value, list | tuple) else value})"
+
+
+def _paragraph(title: str, text: str) -> list[str]:
+    width = shutil.get_terminal_size().columns - 2
+    return [f"  {title}", *textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+
+
+def _escaped(text: str) -> str:
+    """Return a text in which argparse finds nothing to fill in."""
+    return text.replace("%", "%%")
