@@ -38,8 +38,23 @@ def run_command(
     options = parser.parse_args(arguments)
     show_traceback = vars(options).pop("traceback")
     name = parser.prog.rpartition(".")[2]
+    return finish(name, lambda: run(options), show_traceback=show_traceback, interrupted=interrupted, extra=extra)
+
+
+def finish(
+    name: str, run: Callable[[], None], *, show_traceback: bool, interrupted: str = "interrupted", extra: str = "tasks"
+) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        name: Of the command; begins the line of an error.
+        run: Does the work and prints its results.
+        show_traceback: Let errors pass, so that Python shows where they came from.
+        interrupted: What to say after Ctrl-C where the interruption itself says nothing.
+        extra: Optional dependency of `pyproject.toml` that has every package which the command may need.
+    """
     try:
-        run(options)
+        run()
     except (Interrupted, KeyboardInterrupt) as interruption:
         return _end(name, str(interruption) or interrupted, EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:

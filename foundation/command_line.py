@@ -10,7 +10,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from foundation.command import run_command
+from foundation.command import finish
 from foundation.fields import (
     Spelling,
     choices_of,
@@ -85,7 +85,12 @@ class Command(Generic[S]):
             self._parser.add_argument(name, nargs=count, metavar=name.upper(), help=_escaped(texts[name]))
 
     def run(
-        self, run: Callable[[S], None], arguments: Sequence[str] | None = None, *, interrupted: str = "interrupted"
+        self,
+        run: Callable[[S], None],
+        arguments: Sequence[str] | None = None,
+        *,
+        interrupted: str = "interrupted",
+        extra: str = "tasks",
     ) -> int:
         """Run the command and return its exit status.
 
@@ -93,10 +98,16 @@ class Command(Generic[S]):
             run: Does the work and prints its results.
             arguments: Words after the command; None for those of this process.
             interrupted: What to say after Ctrl-C where the interruption itself says nothing.
+            extra: Optional dependency of `pyproject.toml` that has every package which the command may need.
         """
         words = sys.argv[1:] if arguments is None else list(arguments)
-        return run_command(
-            self.name, lambda: run(self.read(words)), interrupted=interrupted, show_traceback="--traceback" in words
+        show_traceback = "--traceback" in words
+        return finish(
+            self.name,
+            lambda: run(self.read(words)),
+            show_traceback=show_traceback,
+            interrupted=interrupted,
+            extra=extra,
         )
 
     def read(self, words: Sequence[str]) -> S:
@@ -181,7 +192,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return " (required)"
     value = field.get_default(call_default_factory=field.default_factory is list)
-    if value in (None, False, [], {}):
+    if value is None or value is False or value in ([], {}):
         return ""
     return f" (default: {','.join(map(str, value)) if isinstance(value, list | tuple) else value})"
 

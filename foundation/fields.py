@@ -60,7 +60,8 @@ def list_settings(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]
         if section is not None:
             yield from list_settings(section, f"{prefix}{name}.")
         elif entry is not None:
-            yield from list_settings(entry, f"{prefix}{name}.NAME.")
+            label = "NAME" if "name" in entry.model_fields else "NUMBER"
+            yield from list_settings(entry, f"{prefix}{name}.{label}.")
         else:
             yield Setting(prefix + name, field, texts.get(name, ""))
 
@@ -71,7 +72,7 @@ def field_texts(model: type[BaseModel]) -> dict[str, str]:
     for parent in reversed(model.__mro__):
         text = inspect.cleandoc(parent.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
         entries = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", text, re.MULTILINE)
-        texts.update((name, " ".join(lines.split())) for name, lines in entries)
+        texts.update((name, " ".join(lines.split())) for name, lines in entries if name in model.model_fields)
     return texts
 
 
@@ -111,24 +112,9 @@ def choices_of(field: FieldInfo) -> list[Any] | None:
     return literals_of(field.annotation) if is_listed else None
 
 
-def bounds_rule(field: FieldInfo) -> str:
-    """Return the range of a number in words, for example "above 0" or "in [0, 1)"; empty where there is none."""
-    words, low, high = [], None, None
-    for rule in field.metadata:
-        if isinstance(rule, Ge | Gt):
-            is_closed, value = isinstance(rule, Ge), rule.ge if isinstance(rule, Ge) else rule.gt
-            words.append(f"at least {value}" if is_closed else f"above {value}")
-            low = f"[{value}" if is_closed else f"({value}"
-        elif isinstance(rule, Le | Lt):
-            is_closed, value = isinstance(rule, Le), rule.le if isinstance(rule, Le) else rule.lt
-            words.append(f"at most {value}" if is_closed else f"below {value}")
-            high = f"{value}]" if is_closed else f"{value})"
-    return f"in {low}, {high}" if low and high else " and ".join(words)
-
-
 def describe_type(field: FieldInfo) -> str:
     """Return what a field may be in words, for example "a number above 0, or null"."""
-    choices, bounds = choices_of(field), bounds_rule(field)
+    choices, bounds = choices_of(field), _bounds_rule(field)
     form = next((rule.form for rule in field.metadata if isinstance(rule, Spelling)), None)
     parts = [part for part in _parts(field.annotation) if part is not types.NoneType]
     if form is not None:
@@ -221,6 +207,21 @@ def _with_text_keys(value: Any) -> Any:
 def _parts(annotation: Any) -> tuple[Any, ...]:
     """Return the alternatives of a union, or the one type itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _bounds_rule(field: FieldInfo) -> str:
+    """Return the range of a number in words, for example "above 0" or "in [0, 1)"; empty where there is none."""
+    words, low, high = [], None, None
+    for rule in field.metadata:
+        if isinstance(rule, Ge | Gt):
+            is_closed, value = isinstance(rule, Ge), rule.ge if isinstance(rule, Ge) else rule.gt
+            words.append(f"of at least {value}" if is_closed else f"above {value}")
+            low = f"[{value}" if is_closed else f"({value}"
+        elif isinstance(rule, Le | Lt):
+            is_closed, value = isinstance(rule, Le), rule.le if isinstance(rule, Le) else rule.lt
+            words.append(f"of at most {value}" if is_closed else f"below {value}")
+            high = f"{value}]" if is_closed else f"{value})"
+    return f"in {low}, {high}" if low and high else " and ".join(words)
 
 
 def _type_words(part: Any) -> str:

@@ -16,7 +16,6 @@ from pydantic_core import ErrorDetails
 from foundation.fields import (
     Mark,
     OneOf,
-    bounds_rule,
     describe_type,
     entry_of,
     kinds_of,
@@ -198,9 +197,6 @@ def _index_of(entries: list[Any], path: tuple[str, ...], name: str) -> int:
     return int(name)
 
 
-BOUNDS_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
-
-
 def _problems(model: type[BaseModel], error: ValidationError, values: Mapping[str, Any]) -> list[Problem]:
     """Return pydantic's complaints in our words, each once: a union has one for each of its types."""
     problems = [problem for entry in error.errors(include_url=False) for problem in _explain(model, entry, values)]
@@ -222,9 +218,8 @@ def _explain(model: type[BaseModel], entry: ErrorDetails, values: Mapping[str, A
     if entry["type"] == "missing":
         return [Problem((name,), "`{path}` has no value: add {path}=... to the command.")]
     field, value = model.model_fields[name], values.get(name)
-    rule = bounds_rule(field) if entry["type"] in BOUNDS_ERRORS else describe_type(field)
     hint = did_you_mean(value, literals_of(field.annotation)) if isinstance(value, str) else ""
-    return [Problem((name,), f"`{{path}}` must be {rule}, got {value!r}.{hint}")]
+    return [Problem((name,), f"`{{path}}` must be {describe_type(field)}, got {value!r}.{hint}")]
 
 
 def _path(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[str, ...]:

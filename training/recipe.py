@@ -129,31 +129,36 @@ class TeacherRecipe(RunOptions, Named):
         return RunOptions(**self.model_dump(include=set(RunOptions.model_fields)))
 
 
-class SourceRecipe(RecipeSection):
-    """One source of images.
+class ImageSource(RecipeSection):
+    """Where images come from.
 
     Attributes:
         source: "demo" or "demo-pypi"; a folder of images, of Parquet files or of webdataset shards; a pattern of
             `.parquet` or `.tar` files, also with `{000..123}`; or a data set of the Hub: `org/name`, or `hub:org/name`
             where a folder has that name, with `:config` where it has several.
-        weight: Share of the images that come from here.
         split: Of a Hub data set; None for "train".
-        column: That holds the images; None finds it.
+        column: Column that holds the images; None finds it.
     """
 
     source: str
-    weight: float
     split: str | None = None
     column: str | None = None
 
 
-class DataRecipe(RecipeSection):
+class SourceRecipe(ImageSource):
+    """One of several sources.
+
+    Attributes:
+        weight: Share of the images that come from here.
+    """
+
+    weight: float
+
+
+class DataRecipe(ImageSource):
     """The unlabeled training images.
 
     Attributes:
-        source: As in `SourceRecipe`.
-        split: As in `SourceRecipe`.
-        column: As in `SourceRecipe`.
         mixed_in: Further sources with their weights; the first one gives the rest of the images.
         streaming: Read Parquet, webdataset and Hub data from the beginning to the end instead of copying them to
             `datasets`' cache first; for what is too large for that.
@@ -165,9 +170,6 @@ class DataRecipe(RecipeSection):
         num_workers: Processes that decode images, per rank.
     """
 
-    source: str
-    split: str | None = None
-    column: str | None = None
     mixed_in: list[SourceRecipe] = []
     streaming: bool = False
     shuffle_buffer: int = Field(1000, gt=0)
@@ -213,8 +215,8 @@ class ViewsRecipe(RecipeSection):
 
     teachers: Literal["online", "cached"] = "online"
     cache_dir: Annotated[str | None, INDECISIVE] = None
-    crop_scale: list[float] = [0.5, 1.0]
-    crop_aspect: list[float] = [3 / 4, 4 / 3]
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     max_shift_patches: int = 2
     shift_deviation_patches: float = 0.5
     flip_probability: float = 0.5
@@ -224,8 +226,7 @@ class ViewsRecipe(RecipeSection):
     @model_validator(mode="after")
     def _check(self) -> "ViewsRecipe":
         for name, bounds in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
-            is_range = len(bounds) == 2 and 0 < bounds[0] <= bounds[1]
-            require(is_range, name, bounds, "two numbers above 0, the smaller first")
+            require(0 < bounds[0] <= bounds[1], name, bounds, "two numbers above 0, the smaller first")
         return self
 
 
@@ -322,17 +323,12 @@ class OptimizerRecipe(RecipeSection):
     name: str = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = 0.02
-    betas: list[float] = [0.9, 0.999]
+    betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     fallback_lr_scale: float = 1.0
     clip_norm: float | None = 1.0
     trunk_frozen_steps: int = 0
     max_bad_steps: int = 10
-
-    @model_validator(mode="after")
-    def _check(self) -> "OptimizerRecipe":
-        require(len(self.betas) == 2, "betas", self.betas, "two numbers")
-        return self
 
 
 class ScheduleRecipe(RecipeSection):
@@ -435,7 +431,7 @@ class Recipe(RecipeSection):
     """A complete distillation run.
 
     Attributes:
-        name: Of the run; the output folder by default is `runs/NAME`.
+        name: Of the run; by default the name of the file. The output folder by default is `runs/NAME`.
         seed: Decides everything that is random, apart from `data.seed`.
         mixed_precision: "no" or "bf16", as in Accelerate. Losses and statistics stay in float32 and float64.
         student: The network.

@@ -89,13 +89,13 @@ def test_overrides_reach_sections_entries_and_free_fields() -> None:
         ("teachers.7.kind=x", "Unknown entry '7' of 'teachers'"),
         ("optimizer.learning_rate=fast", "`optimizer.learning_rate` must be a number above 0, got 'fast'"),
         ("optimizer.learning_rate", "must have the form .*section.field=value"),
-        ("optimizer.learning_rate=-1", "`optimizer.learning_rate` must be above 0, got -1"),
+        ("optimizer.learning_rate=-1", "`optimizer.learning_rate` must be a number above 0, got -1"),
         ("views.teachers=cache", "`views.teachers` must be one of .*, got 'cache'. Did you mean 'cached'"),
         ("views.crop_scale=[1, 0.5]", "`views.crop_scale` must be two numbers"),
         ("partitions.low.sizes_px=[]", "`partitions.low.sizes_px` must be at least one size"),
         ("partitions.low.probabilities=[1]", "`partitions.low.probabilities` must be one number"),
         ("teachers=[]", r"`teachers \(names\)` must be at least one"),
-        ("ema.decay=1", "`ema.decay` must be in"),
+        ("ema.decay=1", "`ema.decay` must be a number in"),
         ("mixed_precision=fp8", "`mixed_precision` must be one of"),
     ],
 )
@@ -201,7 +201,7 @@ def test_stages_are_the_recipe_with_their_changes(write) -> None:
             "[{name: a, schedule: {num_stps: 1}}]",
             "Unknown key 'stages.a.schedule.num_stps'.*Did you mean 'num_steps'",
         ),
-        ("[{name: a, schedule: {num_steps: 0}}]", "`stages.a.schedule.num_steps` must be above 0, got 0"),
+        ("[{name: a, schedule: {num_steps: 0}}]", "`stages.a.schedule.num_steps` must be an integer above 0, got 0"),
         ("[{name: a}, {name: a}]", r"`stages \(names\)` must be all different"),
         ("[{schedule: {num_steps: 1}}]", r"`stages \(names\)` must be all different, .*, got \[None\]"),
         ("[{name: a/b}]", r"`stages \(names\)` must be all different, of letters"),
@@ -217,5 +217,5 @@ def test_bad_stage_is_one_clear_line(stages: str, message: str, write) -> None:
 
 @pytest.mark.parametrize("override", ["damp.sigma=-1", "mesa.weight=-1"])
 def test_negative_strengths_are_refused(override: str) -> None:
-    with pytest.raises(RecipeError, match=f"`{override[:-3]}` must be at least 0, got -1"):
+    with pytest.raises(RecipeError, match=f"`{override[:-3]}` must be a number of at least 0, got -1"):
         load_recipe("demo", [override])

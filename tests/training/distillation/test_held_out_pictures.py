@@ -67,7 +67,7 @@ def test_no_picture_without_held_out_images(recipe_file: str, folder: Path) -> N
     [
         ("logging.picture_source=nowhere", "`logging.picture_source` must be one of .* or a folder of images"),
         ("logging.picture_source=lonely", "has one image only.*Give another folder, or `logging.picture_every_steps"),
-        ("logging.picture_every_steps=0", "`logging.picture_every_steps` must be above 0, or null for none; got 0"),
+        ("logging.picture_every_steps=0", "`logging.picture_every_steps` must be an integer above 0, or null, got 0"),
     ],
 )
 def test_wrong_settings_are_refused(recipe_file: str, folder: Path, setting: str, message: str) -> None:

@@ -247,7 +247,7 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         (["optimizer.learning_rat=1"], "Did you mean 'learning_rate'"),
         (
             ["loss.features=msa"],
-            "`loss.features` must be one of ['cosine_smooth_l1', 'mse']; got 'msa'. Did you mean 'mse'",
+            "`loss.features` must be one of ['mse', 'cosine_smooth_l1'], got 'msa'. Did you mean 'mse'",
         ),
         (["loss.summary=angle"], "`loss.summary` must be one of"),
         (["standardization.method=phis"], "Did you mean 'phi_s'"),

@@ -121,10 +121,10 @@ def test_batches_name_the_teachers_of_their_partition() -> None:
 @pytest.mark.parametrize(
     ("partition", "message"),
     [
-        ({"teachers": ["s"]}, r"`partitions.low.teachers` must be one of \['a', 'sam'\]; got 's'"),
-        ({"teachers": []}, r"`partitions.low.teachers` must be at least one name, or null for all; got \[\]"),
-        ({"teachers": ["a"]}, r"such that each teacher sees one; got none with \['sam'\]"),
-        ({"rank_share": 0}, "`partitions.low.rank_share` must be above 0, or null; got 0"),
+        ({"teachers": ["s"]}, r"`partitions.low.teachers` must be one of \['a', 'sam'\], got 's'"),
+        ({"teachers": []}, r"`partitions.low.teachers` must be at least one name, or null for all, got \[\]"),
+        ({"teachers": ["a"]}, r"such that each teacher sees one, got none of \['sam'\]"),
+        ({"rank_share": 0}, "`partitions.low.rank_share` must be an integer above 0, or null, got 0"),
     ],
 )
 def test_bad_partition_is_refused(partition: dict, message: str) -> None:
@@ -134,7 +134,7 @@ def test_bad_partition_is_refused(partition: dict, message: str) -> None:
             name="test",
             data=DataRecipe(source="s"),
             teachers=teachers,
-            partitions=[PartitionRecipe(name="low", **partition)],
+            partitions=[{"name": "low", **partition}],
         )
 
 

@@ -158,9 +158,9 @@ def test_streams_cannot_be_cached() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"streaming": True, "num_images": 5}, "`data.num_images` must be null with `data.streaming`"),
-        ({"shuffle_buffer": 0}, "`data.shuffle_buffer` must be above 0"),
-        ({"num_workers": -1}, "`data.num_workers` must be 0 or more"),
+        ({"streaming": True, "num_images": 5}, "`num_images` must be null with `data.streaming`"),
+        ({"shuffle_buffer": 0}, "`shuffle_buffer` must be an integer above 0"),
+        ({"num_workers": -1}, "`num_workers` must be an integer of at least 0, got -1"),
         (
             {"mixed_in": [SourceRecipe(source="a", weight=0.6), SourceRecipe(source="b", weight=0.4)]},
             r"weights\)` must be above 0 and sum to less than 1",

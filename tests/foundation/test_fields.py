@@ -1,0 +1,108 @@
+"""What a declaration says in words, and what a text on the command line stands for."""
+
+from pathlib import Path
+
+import pytest
+from toy_settings import Section, Toy
+
+from foundation.fields import describe_type, field_texts, list_settings, read_text, read_yaml
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("source", "001", "001"),
+        ("source", "path/{0..9}.tar", "path/{0..9}.tar"),
+        ("source", "*.parquet", "*.parquet"),
+        ("source", "'a: b'", "a: b"),
+        ("source", "{a: b}", "{a: b}"),
+        ("output", "2024", "2024"),
+        ("names", "null", None),
+        ("names", "01", ["01"]),
+        ("names", "a, b", ["a", "b"]),
+        ("names", "[a, b]", ["a", "b"]),
+        ("sizes", "3", ["3"]),
+        ("weights", "balanced", "balanced"),
+        ("weights", "1,2.5", ["1", "2.5"]),
+        ("window", "8", 8),
+        ("window", "auto", "auto"),
+        ("side", "8", [8, 8]),
+        ("side", "large", "large"),
+        ("is_quick", "true", True),
+        ("section", "{rate: 1e-3}", {"rate": 1e-3}),
+    ],
+)
+def test_texts_become_values(name, text, value):
+    assert read_text(text, Toy.model_fields[name]) == value
+
+
+def test_without_a_declaration_a_text_is_yaml():
+    assert read_text("[1, a]", None) == [1, "a"]
+    with pytest.raises(ValueError, match="not YAML"):
+        read_text("[1", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("2.5e3", 2500.0),
+        ("1.0e-3", 1e-3),
+        ("300_000", 300_000),
+        ("2024-01-02", "2024-01-02"),
+        ("e3", "e3"),
+        ("no", False),
+        ("{1: {2: a}}", {"1": {"2": "a"}}),
+    ],
+)
+def test_yaml(text, value):
+    assert read_yaml(text) == value
+
+
+def test_keys_stand_once():
+    with pytest.raises(ValueError, match="the key 'a' stands twice"):
+        read_yaml("a: 1\nb: 2\na: 3\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("source", "a text"),
+        ("side", "PX, or null"),
+        ("window", "an integer or 'auto' or 'global', or null"),
+        ("bits", "one of [4, 8], or null"),
+        ("sizes", "[an integer, ...]"),
+        ("weights", "'balanced' or [a number, ...], or null"),
+        ("output", "a path"),
+        ("is_quick", "true or false"),
+    ],
+)
+def test_types_in_words(name, words):
+    assert describe_type(Toy.model_fields[name]) == words
+
+
+def test_every_setting_is_listed_with_its_text():
+    listed = {setting.path: setting.text for setting in list_settings(Toy)}
+    assert listed["entries.NAME.size"] == "How large it is."
+    assert listed["section.rate"] == "How fast, over two lines."
+    assert listed["output"] == "A folder."
+    assert "section" not in listed
+
+
+def test_texts_of_parents_are_inherited():
+    class Child(Section):
+        """A child.
+
+        Attributes:
+            loss: Another text.
+            more: More.
+        """
+
+        more: Path | None = None
+
+    assert field_texts(Child) == {
+        "rate": "How fast, over two lines.",
+        "loss": "Another text.",
+        "free": "Free keys.",
+        "more": "More.",
+    }
