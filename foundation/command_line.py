@@ -159,7 +159,8 @@ class Command(Generic[S]):
 
 def _add_flags(parser: argparse.ArgumentParser, model: type[Settings], leave_out: Sequence[str]) -> None:
     """Add a flag for each field; those of a class with a title stand in a group of that name."""
-    texts, groups = field_texts(model), {"": parser}
+    texts = field_texts(model)
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
     for name, field in model.model_fields.items():
         kinds = kinds_of(field.annotation)
         if name in leave_out or dict in kinds:

@@ -5,9 +5,6 @@ Distils each recipe with each seed on the demo's data, measures the students and
 stopped goes on.
 """
 
-from __future__ import annotations
-
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -16,7 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from foundation.command import read_seeds, run_command
+from foundation.command_line import Command
+from foundation.settings import Settings
 from foundation.timing import Clock
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
@@ -148,39 +146,45 @@ def _check_comparable(recipes: Sequence[Recipe]) -> None:
                 )
 
 
+class CompareSettings(Settings):
+    """What shall be compared.
+
+    Attributes:
+        recipes: Names of recipes, or files of your own that end in .yaml.
+        changes: Changes of every recipe.
+        seeds: One run of each recipe for each.
+        output: Folder for everything.
+    """
+
+    recipes: list[str]
+    changes: list[str] = []
+    seeds: list[int] = [0, 1, 2]
+    output: Path = Path("runs/compare")
+
+
+COMMAND = Command(
+    "training.compare",
+    "Distil recipes that share data and teachers with several seeds, and compare the students.",
+    CompareSettings,
+    positionals=("recipes",),
+    changes=Recipe,
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = " ".join(["python -m training.compare", *arguments])
-    return run_command(_parser(), lambda options: _compare(options, command), arguments)
+    return COMMAND.run(lambda settings: _compare(settings, command), arguments)
 
 
-def _compare(options: argparse.Namespace, command: str) -> None:
+def _compare(settings: CompareSettings, command: str) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
-    recipes = [in_faster_precision(load_recipe(name, options.overrides)) for name in options.recipes]
+    recipes = [in_faster_precision(load_recipe(name, settings.changes)) for name in settings.recipes]
     recipes = [recipe.replace(teachers=reachable_teachers(recipe)) for recipe in recipes]
-    results = compare(recipes, options.seeds, options.output, command)
+    results = compare(recipes, settings.seeds, settings.output, command)
     print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
-    print(f"\nWrote {options.output}: results.json and resolution_consistency.png.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.compare",
-        description="Distil recipes that share data and teachers with several seeds, and compare the students.",
-    )
-    parser.add_argument("recipes", nargs="+", metavar="NAME|FILE.yaml", help="what to compare")
-    parser.add_argument("--seeds", type=read_seeds, default=[0, 1, 2], metavar="0,1,2", help="(default: 0,1,2)")
-    parser.add_argument("--output", type=Path, default=Path("runs/compare"), metavar="DIR", help="(runs/compare)")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="section.field=value",
-        help="a change of every recipe, e.g. schedule.num_steps=300; may be repeated",
-    )
-    return parser
+    print(f"\nWrote {settings.output}: results.json and resolution_consistency.png.")
 
 
 if __name__ == "__main__":

@@ -4,19 +4,18 @@
 its model card, `results.json`, and the pictures `features.png` and `losses.png`.
 """
 
-from __future__ import annotations
-
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize, to_pil_image
 from transformers.utils import logging as transformers_logging
 
-from foundation.command import read_seeds, run_command
+from foundation.command_line import Command
 from foundation.timing import Clock
 from model_cards.build import PICTURE, write_card
 from model_cards.results import Measurement, Results, build_tables
@@ -36,7 +35,7 @@ from training.evaluation.provenance import data_sources, describe_run, teacher_s
 from training.evaluation.students import StudentEvaluation
 from training.pictures.curves import draw_curves, read_curves
 from training.pictures.features import draw_columns, feature_columns
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, RecipeCommand
 from training.student.precision import in_faster_precision
 from training.student.reopen import reopen_elsewhere
 from training.teachers.registry import reachable_teachers
@@ -149,51 +148,51 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
     draw_columns(columns, path, caption=PICTURE_CAPTION)
 
 
+class DemoSettings(RecipeCommand):
+    """What the demo is asked to do.
+
+    Attributes:
+        output: Folder for everything.
+        seeds: One run for each.
+        steps: Shortens the training to so many steps, for a quick look.
+        precision: "auto" is what this machine computes faster in, "recipe" what the recipe says.
+    """
+
+    output: Path = Path("runs/demo")
+    seeds: list[int] = [0]
+    steps: int | None = Field(None, gt=0)
+    precision: Literal["auto", "recipe"] = "auto"
+
+
+COMMAND = Command(
+    "training.demo",
+    "Distil a small student from real teachers, reopen it and show what it learned.",
+    DemoSettings,
+    changes=Recipe,
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = " ".join(["python -m training.demo", *arguments])
-    return run_command(_parser(), lambda options: _demo(options, command), arguments)
+    return COMMAND.run(lambda settings: _demo(settings, command), arguments)
 
 
-def _demo(options: argparse.Namespace, command: str) -> None:
+def _demo(settings: DemoSettings, command: str) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
-    recipe = load_recipe(options.recipe, _overrides(options))
-    if options.precision == "auto":
+    recipe = settings.load_recipe(*_shortened(settings.steps))
+    if settings.precision == "auto":
         recipe = in_faster_precision(recipe)
-    results = run_demo(recipe, options.output, options.seeds, command)
+    results = run_demo(recipe, settings.output, settings.seeds, command)
     print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
-    print(f"\nWrote {options.output}: checkpoint, model card, {PICTURE} and results.json.")
+    print(f"\nWrote {settings.output}: checkpoint, model card, {PICTURE} and results.json.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.demo",
-        description="Distil a small student from real teachers, reopen it and show what it learned.",
-    )
-    parser.add_argument("--recipe", default="demo", metavar="NAME|FILE.yaml", help="what to train (default: demo)")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="(runs/demo)")
-    parser.add_argument("--seeds", type=read_seeds, default=[0], metavar="0,1,2", help="one run for each (default: 0)")
-    parser.add_argument("--steps", type=int, metavar="N", help="shorten the training, for a quick look")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "recipe"),
-        default="auto",
-        help="what this machine computes faster in, or what the recipe says (default: auto)",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="changes of the recipe")
-    return parser
-
-
-def _overrides(options: argparse.Namespace) -> list[str]:
-    if options.steps is None:
-        return options.overrides
-    warmup_steps = options.steps // 10  # our choice, the share of the demo's recipe
-    return [
-        f"schedule.num_steps={options.steps}",
-        f"schedule.warmup_steps={warmup_steps}",
-        *options.overrides,
-    ]
+def _shortened(steps: int | None) -> list[str]:
+    if steps is None:
+        return []
+    return [f"schedule.num_steps={steps}", f"schedule.warmup_steps={steps // 10}"]  # the share of the demo's recipe
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ PyTorch's `FlopCounterMode`: matrix products and convolutions, 2 operations per 
 of a GPU and a stated share of it (model FLOPs utilization, MFU); nothing here was timed.
 """
 
-import argparse
 import copy
 import math
 import sys
@@ -15,15 +14,16 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from foundation.command import run_command
+from foundation.command_line import Command
 from foundation.tables import markdown
 from modeling_radio import RadioModel
-from training.recipe import PartitionRecipe, Recipe, TeacherRecipe, load_recipe, stage_recipes
+from training.recipe import PartitionRecipe, Recipe, RecipeCommand, TeacherRecipe, stage_recipes
 from training.student.build import checkpoint_blocks, student_config, student_patch_size
 from training.teachers.base import Teacher
 from training.teachers.registry import teacher_of_recipe
@@ -303,27 +303,12 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:,.0f}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return run_command(_parser(), _plan, arguments)
-
-
-def _plan(options: argparse.Namespace) -> None:
-    # The images are not opened: a recipe that leaves their source to the command line can be planned without.
-    recipe = load_recipe(options.recipe, ["data.source=unopened", *options.overrides])
-    print(describe(recipe, options.gpus, options.mfu))
-
-
 def describe(recipe: Recipe, num_gpus: int, mfu: float = DEFAULT_MFU) -> str:
     """Return the plan of a run as Markdown.
 
     Raises:
         ValueError: If a network cannot be built, or the recipe does not fit this number of GPUs.
     """
-    if num_gpus < 1:
-        raise ValueError(f"`--gpus` must be at least 1; got {num_gpus}.")
-    if not 0 < mfu <= 1:
-        raise ValueError(f"`--mfu` must be above 0 and at most 1; got {mfu}.")
     plan = Plan(recipe, num_gpus, mfu)
     assumed = ", ".join(f"{gpu} {peak / 1e12:.0f} TFLOP/s" for gpu, peak in PEAK_FLOPS.items())
     parts = [
@@ -336,15 +321,32 @@ def describe(recipe: Recipe, num_gpus: int, mfu: float = DEFAULT_MFU) -> str:
     return "\n\n".join(parts)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.plan", description="Count what a run costs: operations, memory, GPU-days."
-    )
-    parser.add_argument("--recipe", required=True, metavar="NAME|FILE.yaml", help="what to plan")
-    parser.add_argument("--gpus", type=int, default=8, help="number of GPUs (default: 8)")
-    parser.add_argument("--mfu", type=float, default=DEFAULT_MFU, help=f"share of the peak (default: {DEFAULT_MFU})")
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="changes to the recipe")
-    return parser
+class PlanSettings(RecipeCommand):
+    """What shall be counted.
+
+    Attributes:
+        gpus: Number of GPUs.
+        mfu: Share of a GPU's peak that the run is assumed to reach.
+    """
+
+    recipe: str
+    gpus: int = Field(8, gt=0)
+    mfu: float = Field(DEFAULT_MFU, gt=0, le=1)
+
+
+COMMAND = Command(
+    "training.plan", "Count what a run costs: operations, memory, GPU-days.", PlanSettings, changes=Recipe
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(_plan, arguments)
+
+
+def _plan(settings: PlanSettings) -> None:
+    # The images are not opened: a recipe that leaves their source to the command line can be planned without.
+    print(describe(settings.load_recipe("data.source=unopened"), settings.gpus, settings.mfu))
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def test_results_of_another_recipe_are_not_taken_for_these(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command() == 0
-    assert command("--set", "schedule.num_steps=7") == 1
+    assert command("schedule.num_steps=7") == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("compare: error: 'out/first/seed-0' belongs to another recipe (schedule.num_steps:")
     assert error.endswith("give another --output.")

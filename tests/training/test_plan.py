@@ -102,8 +102,8 @@ def test_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpus", "0"], "`--gpus` must be at least 1; got 0."),
-        (["--mfu", "2"], "`--mfu` must be above 0 and at most 1; got 2.0."),
+        (["--gpus", "0"], "`gpus` must be an integer above 0, got 0."),
+        (["--mfu", "2"], "`mfu` must be a number in (0, 1], got 2."),
         (["partitions.low.rank_share=3"], "1 or a multiple of 3, got 8. Use 9 ranks"),
         (["teachers.sam3.kind=efficientnet-lite0"], "'efficientnet-lite0' has no option 'weights'"),
     ],

@@ -41,7 +41,7 @@ def test_distillations_have_a_valid_recipe(command: str) -> None:
 def test_comparison_names_recipes_with_equal_data() -> None:
     (command,) = [line for line in COMMANDS if "training.compare" in line]
     words = shlex.split(command)
-    first, second = (load_recipe(name, [words[words.index("--set") + 1]]) for name in words[3:5])
+    first, second = (load_recipe(name, [words[-1]]) for name in words[3:5])
     assert (first.data, first.teachers) == (second.data, second.teachers)
 
 

@@ -1,17 +1,17 @@
 """All evaluations of one saved checkpoint."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
+from foundation.fields import OneOf
 from foundation.timing import Clock
 from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.messages_radio import check_choice
 from training.evaluation.data import EvaluationData
 from training.evaluation.extractors import RAW_PIXELS, adaptor_extractor, backbone_extractor, pixel_extractor
 from training.evaluation.provenance import data_sources, describe_run, teacher_sources
@@ -24,14 +24,10 @@ from training.evaluation.tasks import (
     measure_zero_shot,
 )
 from training.evaluation.text_encoder import embed_with_packed_tower
-from training.recipe import Recipe, RecipeError
+from training.recipe import Recipe, RecipeCommand, RecipeError
 from training.teachers.base import Teacher
 from training.teachers.embedded import EfficientNetLite0Teacher
 from training.teachers.registry import build_teachers
-
-
-CONSISTENCY_SIZES_PX = (128, 192, 256, 384, 512)
-"""The range that the published models were trained for at low resolution, and one step beyond."""
 
 
 class CheckpointEvaluation:
@@ -41,11 +37,11 @@ class CheckpointEvaluation:
         model: The student in eval mode.
         recipe: Names its teachers.
         data: The held-out images.
-        checkpoint: Folder that the model was opened from.
+        settings: Of the evaluations.
     """
 
-    def __init__(self, model: RadioModel, recipe: Recipe, data: EvaluationData, checkpoint: Path):
-        self.model, self.recipe, self.data, self.checkpoint = model, recipe, data, checkpoint
+    def __init__(self, model: RadioModel, recipe: Recipe, data: EvaluationData, settings: "EvaluationSettings") -> None:
+        self.model, self.recipe, self.data, self.settings = model, recipe, data, settings
 
     @cached_property
     def teachers(self) -> dict[str, Teacher]:
@@ -81,7 +77,7 @@ class CheckpointEvaluation:
 
     def zero_shot(self) -> list[Measurement]:
         """Zero-shot accuracy through the checkpoint's text tower, or else through a teacher's classifier."""
-        config = RadioConfig.from_pretrained(self.checkpoint)  # the model itself leaves out the tower
+        config = RadioConfig.from_pretrained(self.settings.checkpoint)  # the model itself leaves out the tower
         if config.text_tower is not None:
             return self._text_zero_shot(str(config.text_adaptor))
         measurements = []
@@ -99,12 +95,15 @@ class CheckpointEvaluation:
 
     def _text_zero_shot(self, name: str) -> list[Measurement]:
         class_names = self.data.classification.class_names
-        classes = embed_with_packed_tower(self.checkpoint, class_names, device=self.data.device)
+        classes = embed_with_packed_tower(self.settings.checkpoint, class_names, device=self.data.device)
         return measure_text_zero_shot(f"adaptor {name}", adaptor_extractor(self.model, name), classes, self.data)
 
     def resolution_consistency(self) -> list[Measurement]:
         """Cosine of dense features at several sizes with those at the largest."""
-        sizes = [self.model.get_nearest_supported_resolution(size, size).height for size in CONSISTENCY_SIZES_PX]
+        sizes = [
+            self.model.get_nearest_supported_resolution(size, size).height
+            for size in self.settings.consistency_sizes_px
+        ]
         return measure_resolution_consistency(STUDENT, backbone_extractor(self.model), self.data, sizes)
 
 
@@ -117,33 +116,50 @@ TASKS = {
 }
 
 
-def evaluate(checkpoint: Path, tasks: Sequence[str], recipe: Recipe, *, size: int | None = None) -> Results:
+class EvaluationSettings(RecipeCommand):
+    """What shall be measured.
+
+    Attributes:
+        checkpoint: Folder with config.json and weights.
+        recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
+        tasks: What to measure.
+        size: Side of the images in pixels; by default the checkpoint's preferred resolution.
+        output: File that the numbers are also written to, as JSON.
+        consistency_sizes_px: Sides of the images whose features are compared, the largest with each of the others; by
+            default the range that the published models were trained for at low resolution, and one step beyond.
+    """
+
+    checkpoint: Path
+    tasks: Annotated[list[str], OneOf(TASKS)] = ["knn", "segmentation_probe"]
+    size: int | None = Field(None, gt=0)
+    output: Path | None = None
+    consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
+
+
+def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
     """Run evaluations of a checkpoint folder.
 
     Args:
-        checkpoint: Folder with `config.json` and `model.safetensors`.
-        tasks: Names out of `TASKS`.
+        settings: Which, of what.
         recipe: Names the data and the teachers.
-        size: Side of the images in pixels; None for the checkpoint's preferred resolution.
 
     Returns:
         The measurements with their sources.
 
     Raises:
-        ValueError: If a task or the folder is not known.
+        ValueError: If the folder is none of a checkpoint.
         PackageError: If data or teachers cannot be fetched.
     """
-    for task in tasks:
-        check_choice("tasks", task, TASKS)
+    checkpoint = settings.checkpoint
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"`checkpoint` must be a folder with a config.json, got {str(checkpoint)!r}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = RadioModel.from_pretrained(checkpoint).eval().to(device)  # pyrefly: ignore[bad-argument-type]
-    data = EvaluationData.load(recipe.data.source, size or min(model.preferred_resolution), device=device)
-    evaluation = CheckpointEvaluation(model, recipe, data, checkpoint)
+    data = EvaluationData.load(recipe.data.source, settings.size or min(model.preferred_resolution), device=device)
+    evaluation = CheckpointEvaluation(model, recipe, data, settings)
     measurements, clock = [], Clock()
-    for task in tasks:
+    for task in settings.tasks:
         with clock.phase(task):
             measurements += TASKS[task](evaluation)
-    run = describe_run(f"python -m training.evaluate {checkpoint} --tasks {','.join(tasks)}", clock.seconds)
+    run = describe_run(f"python -m training.evaluate {checkpoint} --tasks {','.join(settings.tasks)}", clock.seconds)
     return Results(measurements, teacher_sources(model.config, recipe), data_sources(data.assets), run, data.remarks())

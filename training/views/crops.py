@@ -120,5 +120,5 @@ def jitter_color(pixel_values: Tensor, batch: Batch, views: ViewsRecipe) -> Tens
     return (pixel_values * contrast.to(device) + brightness.to(device)).clamp(0, 1)
 
 
-def _between(bounds: list[float], fraction: float) -> float:
+def _between(bounds: tuple[float, float], fraction: float) -> float:
     return bounds[0] + (bounds[1] - bounds[0]) * fraction

@@ -11,7 +11,7 @@ from model_cards.results import STUDENT
 from training.demo_kit.assets import DemoAssets, Photograph
 from training.evaluation import checkpoint as evaluation_of_checkpoints
 from training.evaluation import tasks
-from training.evaluation.checkpoint import TASKS, CheckpointEvaluation, evaluate
+from training.evaluation.checkpoint import TASKS, CheckpointEvaluation, EvaluationSettings, evaluate
 from training.evaluation.data import EvaluationData
 from training.evaluation.extractors import RAW_PIXELS, Features
 from training.recipe import RecipeError, load_recipe
@@ -37,7 +37,6 @@ class ToyTeacher(EfficientNetLite0Teacher):
 @pytest.fixture
 def evaluation(data, tiny_model, tmp_path, monkeypatch) -> CheckpointEvaluation:
     """The tiny model's, with a photograph and a teacher for each of its adaptors."""
-    monkeypatch.setattr(evaluation_of_checkpoints, "CONSISTENCY_SIZES_PX", (30, 64, 512))
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "photograph.png")
     photograph = Photograph(tmp_path / "photograph.png", "CC0-1.0", "toy", "held_out")
     shown = EvaluationData(
@@ -48,7 +47,8 @@ def evaluation(data, tiny_model, tmp_path, monkeypatch) -> CheckpointEvaluation:
         data.unlabeled,
     )
     tiny_model.save_pretrained(tmp_path / "model")
-    evaluation = CheckpointEvaluation(tiny_model, load_recipe("demo"), shown, tmp_path / "model")
+    settings = EvaluationSettings(checkpoint=tmp_path / "model", consistency_sizes_px=[30, 64, 512])
+    evaluation = CheckpointEvaluation(tiny_model, load_recipe("demo"), shown, settings)
     evaluation.teachers = {"teacher_a": ToyTeacher(), "teacher_b": ToyTeacher(summary_dim=None)}
     return evaluation
 
@@ -115,10 +115,11 @@ def test_a_folder_is_opened_measured_and_described(evaluation, monkeypatch, caps
         return evaluation.data
 
     monkeypatch.setattr(EvaluationData, "load", load)
-    results = evaluate(evaluation.checkpoint, ["knn"], load_recipe("demo"), size=32)
+    settings = evaluation.settings.replace(tasks=["knn"], size=32)
+    results = evaluate(settings, load_recipe("demo"))
     assert sizes == [32]
     assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
     assert list(results.run["seconds"]) == ["knn"]
-    assert results.run["command"] == f"python -m training.evaluate {evaluation.checkpoint} --tasks knn"
+    assert results.run["command"] == f"python -m training.evaluate {settings.checkpoint} --tasks knn"
     assert results.remarks == evaluation.data.remarks()
     assert "knn" in capsys.readouterr().out
