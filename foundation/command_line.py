@@ -18,6 +18,7 @@ from foundation.fields import (
     field_texts,
     kinds_of,
     list_settings,
+    literals_of,
     read_text,
 )
 from foundation.settings import Settings, SettingsError, load
@@ -184,7 +185,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
     if form is not None or choices is not None:
         return form or f"{{{','.join(map(str, choices or []))}}}"
     if kinds & {list, tuple}:
-        return "A,B"
+        return "|".join([*map(str, literals_of(field.annotation)), "A,B"])
     return "N" if kinds & {int, float} else name.rpartition("_")[2].upper()
 
 
@@ -192,8 +193,8 @@ def _default(field: FieldInfo) -> str:
     """Return the default of a field in brackets; nothing for null, which the docstring explains."""
     if field.is_required():
         return " (required)"
-    value = field.get_default(call_default_factory=field.default_factory is list)
-    if value is None or value is False or value in ([], {}):
+    value = field.default
+    if field.default_factory is not None or value is None or value is False or value in ([], {}):
         return ""
     return f" (default: {','.join(map(str, value)) if isinstance(value, list | tuple) else value})"
 

@@ -164,7 +164,7 @@ def _read_spelling(text: str, rule: Spelling) -> Any:
     try:
         return rule.read(text)
     except ValueError:
-        return text  # which is no valid value: the error names the form
+        return read_yaml(text)  # a list as in a file, or no valid value: the error names the form
 
 
 class _Loader(yaml.SafeLoader):

@@ -6,21 +6,20 @@ augmentation, and is measured after the last step, on images on which no setting
 its own, or holds out other digits (training/FINETUNING.md says what was tried on which).
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
-from foundation.command import read_seeds, run_command
+from foundation.command_line import Command
+from foundation.fields import OneOf
 from foundation.files import write_file, write_folder, write_text
+from foundation.settings import Settings
 from model_cards.results import Table
 from modeling_radio import RadioConfig
 from training.demo_kit.labeled_folders import write_digits, write_masks, write_objects
@@ -164,10 +163,10 @@ class Comparison:
     def _settings(self, method: str, seed: int) -> FinetuneSettings:
         size, options = self.experiment.size, self.experiment.options
         return FinetuneSettings(
-            str(self.checkpoint),
-            self.task,
-            str(self._data(seed)),
-            self._folder(method, seed),
+            checkpoint=str(self.checkpoint),
+            task=self.task,
+            data=str(self._data(seed)),
+            output=self._folder(method, seed),
             tune=HEAD if method == UNTRAINED else method,
             size=(size, size),
             evaluate_every=options["steps"],
@@ -211,32 +210,41 @@ def _row(runs: list[dict[str, Any]], names: list[str]) -> list[str]:
     return cells
 
 
+class FinetuneDemoSettings(Settings):
+    """What shall be compared.
+
+    Attributes:
+        task: On which labels.
+        checkpoint: Folder of the backbone, by default that of `make demo`.
+        output: Folder for everything.
+        seeds: One run of each method for each.
+    """
+
+    task: Annotated[str, OneOf(EXPERIMENTS)]
+    checkpoint: Path = Path("runs/demo/final")
+    output: Path = Path("runs/finetune-demo")
+    seeds: list[int] = [0, 1, 2]
+
+
+COMMAND = Command(
+    "training.demo_kit.finetune_demo",
+    "Compare LoRA with a frozen backbone on the demo's student and real labels.",
+    FinetuneDemoSettings,
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(_parser(), _compare, arguments, interrupted="interrupted; the same command goes on")
+    return COMMAND.run(_compare, arguments, interrupted="interrupted; the same command goes on")
 
 
-def _compare(options: argparse.Namespace) -> None:
-    output = options.output / options.task
-    comparison = Comparison(options.task, options.checkpoint, output)
-    table = comparison.run(options.seeds).to_markdown()
+def _compare(settings: FinetuneDemoSettings) -> None:
+    output = settings.output / settings.task
+    comparison = Comparison(settings.task, settings.checkpoint, output)
+    table = comparison.run(settings.seeds).to_markdown()
     write_text(output / "table.md", table + "\n")
-    comparison.draw(options.seeds[0])
+    comparison.draw(settings.seeds[0])
     print(f"\n{table}\n\nWrote {output}: table.md, predictions.png, losses.png, and a folder for each run.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.demo_kit.finetune_demo",
-        description="Compare LoRA with a frozen backbone on the demo's student and real labels.",
-    )
-    parser.add_argument("--task", required=True, choices=tuple(EXPERIMENTS))
-    parser.add_argument("--checkpoint", type=Path, default=Path("runs/demo/final"), metavar="DIR", help="of make demo")
-    parser.add_argument("--output", type=Path, default=Path("runs/finetune-demo"), metavar="DIR")
-    parser.add_argument(
-        "--seeds", type=read_seeds, default=[0, 1, 2], metavar="0,1,2", help="one run of each method each"
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class FinetuningRun:
         checkpoint_config = open_config(settings.checkpoint)
         height, width = settings.size or checkpoint_config.preferred_resolution
         check_multiple("`size`", height, width, checkpoint_config.patch_size, largest_side(checkpoint_config))
-        self.settings = dataclasses.replace(settings, size=(height, width))
+        self.settings = settings.replace(size=(height, width))
         self._check_output()
         _check_launch(settings)
         self.arguments = training_arguments(self.settings)  # joins the other processes, so that one of them reports

@@ -45,7 +45,9 @@ def tiny_config(**options):
 
 
 def settings(tune="lora", **options):
-    return FinetuneSettings("some/base", "image-classification", "data", output="output", tune=tune, **options)
+    return FinetuneSettings(
+        checkpoint="some/base", task="image-classification", data="data", output="output", tune=tune, **options
+    )
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,9 @@ def _cache(monkeypatch, tmp_path):
 
 
 def open_examples(name, data):
-    settings = FinetuneSettings("x", name, str(data), output="x", size=(32, 48), validation_share=0.5)
+    settings = FinetuneSettings(
+        checkpoint="x", task=name, data=str(data), output="x", size=(32, 48), validation_share=0.5
+    )
     task = build_task(settings, load_images(settings))
     transform = build_transform(settings, (32, 48), is_training=False)
     return task, Examples(task.images.validation, task, transform, seed=0, name="validation image")

@@ -1,6 +1,5 @@
 """Whole runs on tiny folders: what is written, resumed and refused."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -25,8 +24,7 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetune import _parser as build_parser
-from training.finetune import main, read_settings
+from training.finetune import COMMAND, main
 from training.finetuning.adapters import open_adapter
 from training.finetuning.models import configure
 from training.finetuning.run import FINAL, MERGED, FinetuningRun, last_checkpoint, training_arguments
@@ -52,7 +50,9 @@ def _cache(monkeypatch, tmp_path):
 
 def settings(base, data, output, task="image-classification", **options):
     quick = {"batch_size": 2, "steps": 2, "num_workers": 0, "validation_share": 0.34, "lora_rank": 2}
-    return FinetuneSettings(str(base), task, str(data), Path(output), **{**quick, **options})
+    return FinetuneSettings(
+        checkpoint=str(base), task=task, data=str(data), output=Path(output), **{**quick, **options}
+    )
 
 
 TASKS = {
@@ -230,13 +230,15 @@ def task_of(chosen):
     ],
 )
 def test_windows_in_the_configuration(task, window, field, expected):
-    chosen = FinetuneSettings("x", task, "x", Path("x"), window_size=window, size=(32, 48))
+    chosen = FinetuneSettings(checkpoint="x", task=task, data="x", output=Path("x"), window_size=window, size=(32, 48))
     checkpoint = RadioConfig.from_preset("radio-test", vitdet_window_size=4, detection_num_queries=6)
     assert getattr(configure(checkpoint, task_of(chosen)), field) == expected
 
 
 def test_automatic_window_of_a_large_image():
-    chosen = FinetuneSettings("x", "depth-estimation", "x", Path("x"), window_size="auto", size=(1024, 1024))
+    chosen = FinetuneSettings(
+        checkpoint="x", task="depth-estimation", data="x", output=Path("x"), window_size="auto", size=(1024, 1024)
+    )
     config = configure(RadioConfig.from_preset("radio-test"), task_of(chosen))
     assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
 
@@ -378,35 +380,43 @@ def test_labels_decide_which_classifier_is_trained(labels, metric, is_greater_be
     assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
 
 
-def test_every_setting_has_an_option():
-    options = {action.dest for action in build_parser()._actions}
-    assert {field.name for field in dataclasses.fields(FinetuneSettings)} <= options
+def test_every_setting_has_an_option(capsys):
+    with pytest.raises(SystemExit):
+        COMMAND.read(["--help"])
+    text = capsys.readouterr().out
+    fields = set(FinetuneSettings.model_fields) - {"checkpoint", "config"}
+    assert [name for name in fields if f"--{name.replace('_', '-')}" not in text] == []
+    assert "config.KEY=value" in text
 
 
-def test_options_become_settings(tmp_path):
+def test_options_become_settings():
     command = ["base", "--task", "object-detection", "--data", "x", "--lora", "8", "--size", "64x96", "--lora-targets"]
-    command += ["qkv,fc1", "--config", "detection_num_queries=50", "detection_indices=[1,3]", "version=mine"]
-    parsed = read_settings(build_parser().parse_args(command))
+    command += ["qkv,fc1", "config.detection_num_queries=50", "config.detection_indices=[1,3]", "config.version=mine"]
+    parsed = COMMAND.read(command)
     assert (parsed.tune, parsed.lora_rank, parsed.size) == ("lora", 8, (64, 96))
     assert parsed.lora_targets == ("qkv", "fc1")
     assert parsed.config == {"detection_num_queries": 50, "detection_indices": [1, 3], "version": "mine"}
     assert parsed.output == Path("runs/finetune-object-detection")
-    parsed = read_settings(build_parser().parse_args(["base", "--task", "object-detection", "--data", "x", "--lora"]))
+    parsed = COMMAND.read(["base", "--task", "object-detection", "--data", "x", "--lora"])
     assert (parsed.tune, parsed.lora_rank, parsed.size) == ("lora", 16, None)
+    parsed = COMMAND.read(["base", "--task", "object-detection", "--data", "x", "--lora", "--tune", "dora", "size=64"])
+    assert (parsed.tune, parsed.size) == ("dora", (64, 64))
 
 
 @pytest.mark.parametrize(("text", "window"), [("8", 8), ("-1", -1), ("global", "global"), ("auto", "auto")])
 def test_windows_on_the_command_line(text, window):
     command = ["base", "--task", "object-detection", "--data", "x", f"--window-size={text}"]
-    assert read_settings(build_parser().parse_args(command)).window_size == window
+    assert COMMAND.read(command).window_size == window
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         ([], "`checkpoint` must be a folder or Hub id with a config.json, got 'missing'."),
-        (["--lora", "0"], "`lora_rank` must be at least 1, got 0"),
-        (["--config", "drop_path_rate"], "'drop_path_rate' must have the form field=value"),
+        (["--lora", "0"], "`lora_rank` must be an integer of at least 1, got 0"),
+        (["config.drop_path_rate"], "'config.drop_path_rate' must have the form field=value"),
+        (["--lerning-rate", "1e-3"], "Unknown option '--lerning-rate'. Did you mean '--learning-rate'?"),
+        (["lerning_rate=1e-3"], "Unknown key 'lerning_rate' (FinetuneSettings). Did you mean 'learning_rate'?"),
     ],
 )
 def test_bad_input_is_one_line(extra, message, capsys):

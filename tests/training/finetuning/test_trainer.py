@@ -41,7 +41,7 @@ def test_frozen_parameters_are_in_no_group(model):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_adapters_take_the_rate_of_their_block(model):
-    settings = FinetuneSettings("x", "image-classification", "x", output="x", tune="lora")
+    settings = FinetuneSettings(checkpoint="x", task="image-classification", data="x", output="x", tune="lora")
     found = rates(add_adapter(model, settings), layer_decay=0.5)
     trained = {name: rate for name, rate in found.items() if rate}
     assert all("lora_" in name or "classifier" in name for name in trained)
@@ -57,7 +57,7 @@ def test_a_frozen_backbone_stays_in_evaluation_mode(model):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_with_adapters_only_the_positions_stay_in_evaluation_mode(model):
-    settings = FinetuneSettings("x", "image-classification", "x", output="x", tune="lora")
+    settings = FinetuneSettings(checkpoint="x", task="image-classification", data="x", output="x", tune="lora")
     network = model.radio_model
     assert frozen_part(add_adapter(model, settings)) is network.model.patch_generator
     pixels = torch.rand(1, 3, 64, 64)

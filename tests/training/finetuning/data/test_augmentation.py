@@ -13,7 +13,7 @@ SIZE = (32, 48)
 
 
 def settings(task, **options):
-    return FinetuneSettings("checkpoint", task, "data", output="output", **options)
+    return FinetuneSettings(checkpoint="checkpoint", task=task, data="data", output="output", **options)
 
 
 def marked_sample(top=8, left=20, height=20, width=30):

@@ -19,7 +19,7 @@ def _cache(monkeypatch, tmp_path):
 
 
 def load(data, task, **options):
-    return load_images(FinetuneSettings("checkpoint", task, str(data), output="output", **options))
+    return load_images(FinetuneSettings(checkpoint="checkpoint", task=task, data=str(data), output="output", **options))
 
 
 def test_class_folders(class_folders):

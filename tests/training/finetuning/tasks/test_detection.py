@@ -25,7 +25,9 @@ def _cache(monkeypatch, tmp_path):
 
 
 def build(objects=OBJECTS, names=("a", "b", "c"), feature=None, **options):
-    settings = FinetuneSettings("checkpoint", "object-detection", "data", output="output", size=(32, 48), **options)
+    settings = FinetuneSettings(
+        checkpoint="checkpoint", task="object-detection", data="data", output="output", size=(32, 48), **options
+    )
     features = None if feature is None else Features({"target": feature})
     table = Dataset.from_dict({"target": [objects]}, features=features)
     return DetectionTask(settings, LabeledImages(table, table, names, ""))
@@ -133,7 +135,7 @@ def test_sources_that_train_on_nothing(objects, message):
 
 
 def test_validation_needs_boxes_too():
-    settings = FinetuneSettings("checkpoint", "object-detection", "data", output="output")
+    settings = FinetuneSettings(checkpoint="checkpoint", task="object-detection", data="data", output="output")
     train, validation = (Dataset.from_dict({"target": [row]}) for row in (OBJECTS, {"bbox": [], "category": []}))
     with pytest.raises(ValueError, match="'data' has no boxes in its validation images"):
         DetectionTask(settings, LabeledImages(train, validation, ("a",), ""))
@@ -142,7 +144,9 @@ def test_validation_needs_boxes_too():
 def test_coco_boxes_without_an_area_are_counted(coco_folder, coco_content, caplog):
     coco_content["annotations"] += [{"id": 5, "image_id": 12, "category_id": 4, "bbox": [3, 3, 0, 8.0]}]
     (coco_folder / "annotations.json").write_text(json.dumps(coco_content))
-    settings = FinetuneSettings("checkpoint", "object-detection", str(coco_folder), output="output")
+    settings = FinetuneSettings(
+        checkpoint="checkpoint", task="object-detection", data=str(coco_folder), output="output"
+    )
     with caplog.at_level(logging.WARNING):
         images = load_images(settings)
     assert "annotations.json: left out 1 boxes without an area" in caplog.text
@@ -157,7 +161,9 @@ def test_coco_object_without_a_box(coco_folder, coco_content):
     with pytest.raises(
         ValueError, match=r"annotations\.json: annotations\[1\] must have `bbox` of type list, got None"
     ):
-        load_images(FinetuneSettings("checkpoint", "object-detection", str(coco_folder), output="output"))
+        load_images(
+            FinetuneSettings(checkpoint="checkpoint", task="object-detection", data=str(coco_folder), output="output")
+        )
 
 
 def detection_outputs(boxes, logits):

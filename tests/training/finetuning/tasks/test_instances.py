@@ -46,7 +46,9 @@ def picture():
 
 
 def settings(checkpoint="checkpoint", data="data", output="output", **options):
-    return FinetuneSettings(str(checkpoint), "instance-segmentation", str(data), Path(output), **options)
+    return FinetuneSettings(
+        checkpoint=str(checkpoint), task="instance-segmentation", data=str(data), output=Path(output), **options
+    )
 
 
 def build(objects=OBJECTS):
@@ -242,7 +244,9 @@ def test_coco(outlines_folder):
 
 
 def test_detection_reads_no_outlines(outlines_folder):
-    detection = FinetuneSettings("checkpoint", "object-detection", str(outlines_folder), output="output")
+    detection = FinetuneSettings(
+        checkpoint="checkpoint", task="object-detection", data=str(outlines_folder), output="output"
+    )
     assert set(load_images(detection).train[0]["target"]) == {"bbox", "category"}
 
 

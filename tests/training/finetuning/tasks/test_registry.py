@@ -22,7 +22,9 @@ from training.finetuning.tasks.segmentation import SegmentationTask
 
 
 def build(task_class, task, names=("a", "b", "c"), train=None, **options):
-    settings = FinetuneSettings("checkpoint", task, "data", output="output", size=(32, 48), **options)
+    settings = FinetuneSettings(
+        checkpoint="checkpoint", task=task, data="data", output="output", size=(32, 48), **options
+    )
     return task_class(settings, LabeledImages(train, train, names, ""))
 
 
