@@ -6,7 +6,6 @@ Prints a table and writes it with date, machine and versions to `benchmarks/resu
 process that loads one model and runs one image.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torchvision
@@ -27,14 +27,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.radio import RadioModel as NativeRadioModel
 
-from foundation.command import run_command
+from foundation.command_line import Command
+from foundation.fields import OneOf
 from foundation.files import write_text
+from foundation.settings import Settings
 from foundation.tables import markdown
 from foundation.timing import fastest_seconds
 from modeling_radio import RadioConfig, RadioModel
 
 
 RESULTS = Path(__file__).parent / "results"
+DTYPES = ("float32", "bfloat16", "float16")
 WINDOW_SIZE = 8
 VARIANTS = ("native", "ours", f"ours, window {WINDOW_SIZE}")
 SECONDS_PER_CASE = 8.0  # our choice: enough alternating rounds for a stable minimum at every size
@@ -59,16 +62,17 @@ def time_variants(calls: dict[str, Callable], image: Tensor) -> dict[str, float]
 
 def peak_memory_gib(variant: str, folder: str, size: int, dtype: str) -> float:
     """Return the peak resident memory of a new process that runs one image."""
-    command = [sys.executable, "-m", "benchmarks.compare_native", "--peak", variant, folder, str(size), dtype]
+    program = "import sys; from benchmarks.compare_native import print_own_peak; print_own_peak(*sys.argv[1:])"
+    command = [sys.executable, "-c", program, variant, folder, str(size), dtype]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])
 
 
-def print_own_peak(variant: str, folder: str, size: int, dtype: str) -> None:
+def print_own_peak(variant: str, folder: str, size: str, dtype: str) -> None:
     """Run one image and print this process's peak resident memory in GiB."""
     call = build_call(variant, folder, getattr(torch, dtype))
     with torch.inference_mode():
-        call(torch.rand(1, 3, size, size, dtype=getattr(torch, dtype)))
+        call(torch.rand(1, 3, int(size), int(size), dtype=getattr(torch, dtype)))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
@@ -121,28 +125,32 @@ def _processor_name() -> str:
     return f"{os.cpu_count()} x {names[0]}{flags}" if names else platform.processor()
 
 
+class BenchmarkSettings(Settings):
+    """What shall be timed.
+
+    Attributes:
+        preset: Shape of the model.
+        sizes: Image sides in pixels.
+        dtypes: Data types.
+    """
+
+    preset: Annotated[str, OneOf(RadioConfig.presets)] = "radio_v2.5-b"
+    sizes: list[int] = [224, 512, 1024]
+    dtypes: Annotated[list[str], OneOf(DTYPES)] = ["float32", "bfloat16"]
+
+
+COMMAND = Command("benchmarks.compare_native", __doc__.partition("\n")[0], BenchmarkSettings)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(_parser(), _measure_and_report, arguments)
+    return COMMAND.run(_measure_and_report, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_native", description=__doc__)
-    parser.add_argument("--preset", default="radio_v2.5-b", choices=RadioConfig.presets)
-    parser.add_argument("--sizes", default="224,512,1024", help="image sides in pixels")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--peak", nargs=4, metavar=("VARIANT", "FOLDER", "SIZE", "DTYPE"), help=argparse.SUPPRESS)
-    return parser
-
-
-def _measure_and_report(options: argparse.Namespace) -> None:
-    if options.peak:
-        variant, folder, size, dtype = options.peak
-        print_own_peak(variant, folder, int(size), dtype)
-        return
+def _measure_and_report(settings: BenchmarkSettings) -> None:
     transformers.utils.logging.disable_progress_bar()
-    sizes = [int(size) for size in options.sizes.split(",")]
-    report("compare_native", options.preset, measure(options.preset, sizes, options.dtypes.split(",")))
+    rows = measure(settings.preset, settings.sizes, settings.dtypes)
+    report("compare_native", settings.preset, rows)
 
 
 if __name__ == "__main__":

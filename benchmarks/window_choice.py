@@ -6,7 +6,6 @@ For each size and dtype every window is timed beside global attention in alterna
 predicted and measured milliseconds and writes it with date, machine and versions to `benchmarks/results/`.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,8 +13,8 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from benchmarks.compare_native import report, time_variants
-from foundation.command import run_command
+from benchmarks.compare_native import BenchmarkSettings, report, time_variants
+from foundation.command_line import Command
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -51,23 +50,22 @@ def measure(preset: str, sizes: list[int], dtypes: list[str]) -> list[dict[str, 
     return rows
 
 
+class WindowSettings(BenchmarkSettings):
+    """As of the comparison with the native model."""
+
+    sizes: list[int] = [512, 1024]
+
+
+COMMAND = Command("benchmarks.window_choice", __doc__.partition("\n")[0], WindowSettings)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(_parser(), _measure_and_report, arguments)
+    return COMMAND.run(_measure_and_report, arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.window_choice", description=__doc__)
-    parser.add_argument("--preset", default="radio_v2.5-b", choices=RadioConfig.presets)
-    parser.add_argument("--sizes", default="512,1024", help="image sides in pixels")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
-    return parser
-
-
-def _measure_and_report(options: argparse.Namespace) -> None:
-    sizes = [int(size) for size in options.sizes.split(",")]
-    rows = measure(options.preset, sizes, options.dtypes.split(","))
-    report("window_choice", options.preset, rows)
+def _measure_and_report(settings: WindowSettings) -> None:
+    report("window_choice", settings.preset, measure(settings.preset, settings.sizes, settings.dtypes))
 
 
 if __name__ == "__main__":

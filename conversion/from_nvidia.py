@@ -1,15 +1,14 @@
 """Converts NVIDIA's RADIO checkpoints (.pth.tar file, Hub folder or Hub name) to a folder that AutoModel opens."""
 
-import argparse
-import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -28,8 +27,10 @@ from conversion.verification import (
     largest_difference,
     list_unchecked,
 )
-from foundation.command import read_names, run_command
+from foundation.command_line import Command
+from foundation.fields import Spelling, read_names
 from foundation.files import write_folder
+from foundation.settings import Settings, SettingsError
 from model_cards.converted import write_converted_card
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -193,11 +194,49 @@ def verify(folder: Path, reference: Path, tolerance: float) -> list[Comparison]:
     return comparisons
 
 
+class FromNvidiaSettings(Settings):
+    """What shall be converted.
+
+    Attributes:
+        source: A .pth.tar file, a folder with config.json, or a name on the Hub.
+        output: Folder to write.
+        adaptors: Adaptors to keep; all by default.
+        version: Published version, for example c-radio_v4-h.
+        config: Fields of the model's configuration that the checkpoint does not tell, such as `num_attention_heads`.
+        text_tower: SigLIP, SigLIP2 or CLIP in transformers' format, a folder or a Hub id: pack its text tower and
+            tokenizer for zero-shot tasks.
+        text_adaptor: Adaptor of that teacher; by default the one of its family and width.
+        verify: File of stored outputs, .safetensors, to compare with.
+        tolerance: Largest absolute difference that `verify` accepts.
+        overwrite: Replace the output if it exists.
+    """
+
+    source: str
+    output: Path
+    adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
+    version: str | None = None
+    config: dict[str, Any] = {}
+    text_tower: str | None = None
+    text_adaptor: str | None = None
+    verify: Path | None = None
+    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
+    overwrite: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> "FromNvidiaSettings":
+        if self.text_adaptor is not None and self.text_tower is None:
+            raise SettingsError(f"`text_adaptor` {self.text_adaptor} needs `text_tower`, which it belongs to.")
+        return self
+
+
+COMMAND = Command("conversion.from_nvidia", __doc__, FromNvidiaSettings, positionals=("source", "output"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        return run_command(_parser(), _run, arguments)
+        return COMMAND.run(_run, arguments, extra="commands")
 
 
 def _show_warning(
@@ -212,29 +251,21 @@ def _show_warning(
     print(f"from_nvidia: warning: {message}", file=sys.stderr)
 
 
-def _run(options: argparse.Namespace) -> None:
-    check_tolerance(options.tolerance)
-    inputs = [Path(each) for each in (options.source, options.text_tower, options.verify) if each is not None]
-    check_model_output(options.output, overwrite=options.overwrite, inputs=inputs)
-    model = convert(
-        options.source,
-        adaptors=options.adaptors,
-        version=options.version,
-        overrides=dict(options.set or []),
-    )
+def _run(settings: FromNvidiaSettings) -> None:
+    check_tolerance(settings.tolerance)
+    inputs = [Path(each) for each in (settings.source, settings.text_tower, settings.verify) if each is not None]
+    check_model_output(settings.output, overwrite=settings.overwrite, inputs=inputs)
+    model = convert(settings.source, adaptors=settings.adaptors, version=settings.version, overrides=settings.config)
     tokenizer = None
-    if options.text_tower is not None:
-        model, tokenizer = add_text_tower(model, options.text_tower, options.text_adaptor)
-    elif options.text_adaptor is not None:
-        raise ValueError(f"--text-adaptor {options.text_adaptor} needs --text-tower, which it belongs to.")
+    if settings.text_tower is not None:
+        model, tokenizer = add_text_tower(model, settings.text_tower, settings.text_adaptor)
     comparisons: list[Comparison] = []
-    write_folder(options.output, partial(_save_and_verify, model, tokenizer, options, comparisons))
+    write_folder(settings.output, partial(_save_and_verify, model, tokenizer, settings, comparisons))
     names = ", ".join(model.config.adaptor_names or []) or "none"
-    print(
-        f"{options.output}: {model.config.version or 'RADIO'}, {model.num_parameters():,} parameters, adaptors: {names}"
-    )
+    label, num_parameters = model.config.version or "RADIO", model.num_parameters()
+    print(f"{settings.output}: {label}, {num_parameters:,} parameters, adaptors: {names}")
     unchecked = "; ".join(list_unchecked(model.config, comparisons)) or "nothing"
-    hint = "" if options.verify else " --verify compares with outputs of NVIDIA's code, stored in a file."
+    hint = "" if settings.verify else " --verify compares with outputs of NVIDIA's code, stored in a file."
     print(f"Not checked: {unchecked}.{hint}")
 
 
@@ -246,52 +277,14 @@ def read_label(source: str) -> str:
 def _save_and_verify(
     model: RadioModel | RadioForZeroShotImageClassification,
     tokenizer: PreTrainedTokenizerBase | None,
-    options: argparse.Namespace,
+    settings: FromNvidiaSettings,
     comparisons: list[Comparison],
     folder: Path,
 ) -> None:
-    text_source = None if options.text_tower is None else read_label(options.text_tower)
-    save(model, folder, read_label(options.source), tokenizer, text_source)
-    if options.verify is not None:
-        comparisons += verify(folder, options.verify, options.tolerance)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m conversion.from_nvidia", description=__doc__)
-    parser.add_argument("source", metavar="SOURCE", help=".pth.tar file, folder with config.json, or Hub name")
-    parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="folder to write")
-    parser.add_argument("--adaptors", type=read_names, metavar="A,B|all|none", help="adaptors to keep (default: all)")
-    parser.add_argument("--version", metavar="NAME", help="published version, for example c-radio_v4-h")
-    parser.add_argument(
-        "--set", nargs="+", type=_assignment, metavar="FIELD=VALUE", help="configuration fields to set by hand"
-    )
-    parser.add_argument(
-        "--text-tower",
-        metavar="ID|DIR",
-        help="SigLIP, SigLIP2 or CLIP in transformers' format: pack its text tower and tokenizer for zero-shot tasks",
-    )
-    parser.add_argument(
-        "--text-adaptor", metavar="NAME", help="adaptor of that teacher (default: the one of its family and width)"
-    )
-    parser.add_argument("--verify", type=Path, metavar="REFERENCE.safetensors", help="compare with stored outputs")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=DEFAULT_TOLERANCE,
-        help="largest absolute difference that --verify accepts (default: %(default)g)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT_DIR if it exists")
-    return parser
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} must be FIELD=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+    text_source = None if settings.text_tower is None else read_label(settings.text_tower)
+    save(model, folder, read_label(settings.source), tokenizer, text_source)
+    if settings.verify is not None:
+        comparisons += verify(folder, settings.verify, settings.tolerance)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def _num_heads(width: int, named: dict[str, Any]) -> int:
     heads = width // 64 if width > min(_HEADS_BY_WIDTH) and width % 64 == 0 else _HEADS_OF_SMALL
     warnings.warn(
         f"The checkpoint does not tell its number of attention heads; took {heads} for width {width}. "
-        "Pass --set num_attention_heads=N if that is wrong.",
+        "Pass config.num_attention_heads=N if that is wrong.",
         stacklevel=2,
     )
     return heads

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from conversion.from_nvidia import convert
 from conversion.nvidia_keys import TrainingFileLayout, training_file_key
-from foundation.command import run_command
+from foundation.command_line import Command
 from foundation.files import check_output, write_file
+from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.nvidia_radio import has_one_token, teacher_token_index, token_fields
 
@@ -245,24 +246,33 @@ def open_model(checkpoint: Path) -> RadioModel:
     return RadioModel.from_pretrained(checkpoint).eval()
 
 
+class ToNvidiaSettings(Settings):
+    """What shall be converted.
+
+    Attributes:
+        checkpoint: Folder with config.json and weights.
+        output: File to write, .pth.tar.
+        overwrite: Replace the output if it exists.
+    """
+
+    checkpoint: Path
+    output: Path
+    overwrite: bool = False
+
+
+COMMAND = Command("conversion.to_nvidia", __doc__, ToNvidiaSettings, positionals=("checkpoint", "output"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(_parser(), _run, arguments)
+    return COMMAND.run(_run, arguments, extra="commands")
 
 
-def _run(options: argparse.Namespace) -> None:
-    check_output(options.output, overwrite=options.overwrite)
-    content = training_file_content(open_model(options.checkpoint))
-    write_file(options.output, lambda path: torch.save(content, path))
-    print(f"{options.output}: {content['arch']}, {len(content['state_dict'])} tensors")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m conversion.to_nvidia", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder with config.json and weights")
-    parser.add_argument("output", type=Path, metavar="OUTPUT.pth.tar", help="file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
-    return parser
+def _run(settings: ToNvidiaSettings) -> None:
+    check_output(settings.output, overwrite=settings.overwrite)
+    content = training_file_content(open_model(settings.checkpoint))
+    write_file(settings.output, lambda path: torch.save(content, path))
+    print(f"{settings.output}: {content['arch']}, {len(content['state_dict'])} tensors")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,23 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
-import argparse
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.onnx import ONNXProgram
 
 from conversion.to_nvidia import open_model
-from foundation.command import read_names, run_command
+from foundation.command_line import Command
+from foundation.fields import Spelling, read_names
 from foundation.files import check_output, write_beside
+from foundation.settings import Settings
 from modeling_radio import RadioModel
 
 
@@ -145,68 +148,59 @@ def _sample_images(wrapped: OnnxRadio) -> Iterator[Tensor]:
         yield torch.rand(batch_size, model.config.num_channels, height, width, generator=generator, dtype=model.dtype)
 
 
+class OnnxSettings(Settings):
+    """What shall be exported.
+
+    Attributes:
+        checkpoint: Folder with config.json and weights.
+        output: File to write, .onnx.
+        adaptors: Adaptors to export; by default all that the checkpoint's `adaptor_names` lists.
+        window_size: ViTDet window in tokens; height and width must then be multiples of patch x window.
+        opset: ONNX operator set.
+        verify: Compare with onnxruntime at several sizes.
+        tolerance: Largest absolute difference that is accepted.
+        overwrite: Replace the output if it exists.
+    """
+
+    checkpoint: Path
+    output: Path
+    adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
+    window_size: int | None = Field(None, ge=1)
+    opset: int = DEFAULT_OPSET
+    verify: bool = True
+    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
+    overwrite: bool = False
+
+
+COMMAND = Command("conversion.to_onnx", __doc__, OnnxSettings, positionals=("checkpoint", "output"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(_parser(), _run, arguments, extra="export")
+    return COMMAND.run(_run, arguments, extra="export")
 
 
-def _run(options: argparse.Namespace) -> None:
-    check_output(options.output, overwrite=options.overwrite)
-    model = open_model(options.checkpoint).float()
-    exported = export_onnx(model, adaptors=options.adaptors, window_size=options.window_size, opset=options.opset)
-    write_beside(options.output, partial(_save_and_check, *exported, options))
-    step = size_step(model, options.window_size)
-    print(f"{options.output}: pixel_values of any batch, height and width multiples of {step} px")
+def _run(settings: OnnxSettings) -> None:
+    check_output(settings.output, overwrite=settings.overwrite)
+    model = open_model(settings.checkpoint).float()
+    window_size = settings.window_size
+    exported = export_onnx(model, adaptors=settings.adaptors, window_size=window_size, opset=settings.opset)
+    write_beside(settings.output, partial(_save_and_check, *exported, settings))
+    step = size_step(model, window_size)
+    print(f"{settings.output}: pixel_values of any batch, height and width multiples of {step} px")
 
 
-def _save_and_check(wrapped: OnnxRadio, program: ONNXProgram, options: argparse.Namespace, path: Path) -> None:
+def _save_and_check(wrapped: OnnxRadio, program: ONNXProgram, settings: OnnxSettings, path: Path) -> None:
     save_onnx(wrapped, program, path)
-    if not options.verify:
+    if not settings.verify:
         return
     differences = check_onnx(wrapped, path)
     for name, difference in differences.items():
         print(f"{name:<40}{difference:>12.2e}")
-    if max(differences.values()) > options.tolerance:
+    if max(differences.values()) > settings.tolerance:
         raise ValueError(
-            f"onnxruntime differs by up to {max(differences.values()):.2e}, more than {options.tolerance:g}."
+            f"onnxruntime differs by up to {max(differences.values()):.2e}, more than {settings.tolerance:g}."
         )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m conversion.to_onnx", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder with config.json and weights")
-    parser.add_argument("output", type=Path, metavar="OUTPUT.onnx", help="file to write")
-    parser.add_argument(
-        "--adaptors",
-        type=read_names,
-        metavar="A,B|all|none",
-        help="adaptors to export (default: all that the checkpoint's adaptor_names lists)",
-    )
-    parser.add_argument(
-        "--window-size",
-        type=_positive,
-        metavar="TOKENS",
-        help="ViTDet mode; height and width must then be multiples of patch x window",
-    )
-    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help="ONNX operator set (default: %(default)s)")
-    parser.add_argument(
-        "--no-verify", dest="verify", action="store_false", help="do not compare with onnxruntime at several sizes"
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=DEFAULT_TOLERANCE,
-        help="largest absolute difference that is accepted (default: %(default)g)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
 
 
 if __name__ == "__main__":

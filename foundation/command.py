@@ -1,9 +1,8 @@
 """How every command ends: with its exit status, and one line on standard error about what went wrong."""
 
-import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from foundation.errors import UserError
 from foundation.interruption import Interrupted, TrainingDivergedError
@@ -14,34 +13,6 @@ USER_ERRORS = (ValueError, OSError, UserError, TrainingDivergedError)
 
 
 def run_command(
-    parser: argparse.ArgumentParser,
-    run: Callable[[argparse.Namespace], None],
-    arguments: Sequence[str] | None = None,
-    *,
-    interrupted: str = "interrupted",
-    extra: str = "tasks",
-) -> int:
-    """Read a command's options, run it and return its exit status.
-
-    Every command also gets the option `--traceback`: errors pass, so that Python shows where they came from.
-
-    Args:
-        parser: Of the command. The last part of its `prog` begins the line of an error.
-        run: Does the work that the options ask for and prints its results.
-        arguments: Of the command line; None takes those of this process.
-        interrupted: What to say after Ctrl-C where the interruption itself says nothing.
-        extra: Optional dependency of `pyproject.toml` that has every package which the command may need.
-    """
-    parser.add_argument(
-        "--traceback", action="store_true", default=False, help="show where in the code an error came from"
-    )
-    options = parser.parse_args(arguments)
-    show_traceback = vars(options).pop("traceback")
-    name = parser.prog.rpartition(".")[2]
-    return finish(name, lambda: run(options), show_traceback=show_traceback, interrupted=interrupted, extra=extra)
-
-
-def finish(
     name: str, run: Callable[[], None], *, show_traceback: bool, interrupted: str = "interrupted", extra: str = "tasks"
 ) -> int:
     """Run a command and return its exit status.
@@ -67,18 +38,6 @@ def finish(
             raise
         return _end(name, f"error: {' '.join(str(error).split())}", 1)
     return 0
-
-
-def read_seeds(text: str) -> list[int]:
-    """Return the seeds that an option such as `--seeds 0,1,2` lists."""
-    return [int(seed) for seed in text.split(",")]
-
-
-def read_names(text: str) -> list[str] | None:
-    """Return the names that an option such as `--adaptors A,B|all|none` lists; None stands for all."""
-    if text == "all":
-        return None
-    return [] if text == "none" else [name.strip() for name in text.split(",")]
 
 
 def _is_absent(module: str) -> bool:

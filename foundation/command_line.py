@@ -10,7 +10,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from foundation.command import finish
+from foundation.command import run_command
 from foundation.fields import (
     Spelling,
     choices_of,
@@ -103,7 +103,7 @@ class Command(Generic[S]):
         """
         words = sys.argv[1:] if arguments is None else list(arguments)
         show_traceback = "--traceback" in words
-        return finish(
+        return run_command(
             self.name,
             lambda: run(self.read(words)),
             show_traceback=show_traceback,
@@ -194,7 +194,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return " (required)"
     value = field.default
-    if field.default_factory is not None or value is None or value is False or value in ([], {}):
+    if field.default_factory is not None or value is None or isinstance(value, bool) or value in ([], {}):
         return ""
     return f" (default: {','.join(map(str, value)) if isinstance(value, list | tuple) else value})"
 

@@ -38,6 +38,13 @@ class Spelling:
     form: str
 
 
+def read_names(text: str) -> list[str] | None:
+    """Return the names that a spelling `A,B|all|none` lists; None stands for all."""
+    if text == "all":
+        return None
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
 class Setting(NamedTuple):
     """One line of a list of all settings.
 

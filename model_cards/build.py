@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from foundation.command import run_command
+from foundation.command_line import Command
 from foundation.files import write_text
+from foundation.settings import Settings
 from foundation.tables import markdown
 from model_cards.rendering import render_card
 from model_cards.results import STUDENT, Measurement, Results, Source, build_tables
@@ -185,27 +185,38 @@ def _flat(value: Any) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
+class CardSettings(Settings):
+    """Whose card shall be written, and what it shall say.
+
+    Attributes:
+        checkpoint: Folder with config.json and model.safetensors.
+        results: File that training.evaluate or training.demo wrote, results.json.
+        model_id: ORG/NAME on the Hub; by default the folder's path.
+        name: Of the model; by default from the id, the version, or the folder.
+        license: Of the weights.
+    """
+
+    checkpoint: Path
+    results: Path | None = None
+    model_id: str | None = None
+    name: str | None = None
+    license: str = LICENSE
+
+
+COMMAND = Command("model_cards.build", __doc__, CardSettings, positionals=("checkpoint",))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_command(_parser(), _write, arguments)
+    return COMMAND.run(_write, arguments, extra="commands")
 
 
-def _write(options: argparse.Namespace) -> None:
-    results = Results.load(options.results) if options.results else None
+def _write(settings: CardSettings) -> None:
+    results = None if settings.results is None else Results.load(settings.results)
     path = write_card(
-        options.checkpoint, results, model_id=options.model_id, name=options.name, license=options.license
+        settings.checkpoint, results, model_id=settings.model_id, name=settings.name, license=settings.license
     )
     print(f"wrote {path}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model_cards.build", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
-    parser.add_argument("--results", type=Path, help="results.json of training.evaluate or training.demo")
-    parser.add_argument("--model-id", help="ORG/NAME on the Hub (default: the folder's path)")
-    parser.add_argument("--name", help="of the model (default: from --model-id, the version, or the folder)")
-    parser.add_argument("--license", default=LICENSE, help="license of the weights")
-    return parser
 
 
 if __name__ == "__main__":

@@ -228,10 +228,10 @@ def test_heads_of_a_repeated_teacher_are_those_of_its_first_entry(reference, edi
 
 def test_fields_set_by_hand(reference, tmp_path, capsys):
     source = str(reference / "radio_v2.5_g_tiny" / "checkpoint.pth.tar")
-    assert main([source, str(tmp_path / "out"), "--set", "num_attention_heads=6", "vitdet_num_global=3"]) == 0
+    assert main([source, str(tmp_path / "out"), "config.num_attention_heads=6", "config.vitdet_num_global=3"]) == 0
     config = AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert (config.num_attention_heads, config.vitdet_num_global) == (6, 3)
-    assert main([source, str(tmp_path / "typo"), "--set", "num_attention_head=6"]) == 1
+    assert main([source, str(tmp_path / "typo"), "config.num_attention_head=6"]) == 1
     assert "Did you mean 'num_attention_heads'?" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from toy_settings import Section, Toy
 
-from foundation.fields import describe_type, field_texts, list_settings, read_text, read_yaml
+from foundation.fields import describe_type, field_texts, list_settings, read_names, read_text, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,8 @@ def test_texts_of_parents_are_inherited():
         "free": "Free keys.",
         "more": "More.",
     }
+
+
+def test_lists_of_names():
+    assert read_names("sam3, dino_v3") == ["sam3", "dino_v3"]
+    assert (read_names("all"), read_names("none")) == (None, [])

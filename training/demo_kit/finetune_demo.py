@@ -162,18 +162,18 @@ class Comparison:
 
     def _settings(self, method: str, seed: int) -> FinetuneSettings:
         size, options = self.experiment.size, self.experiment.options
-        return FinetuneSettings(
-            checkpoint=str(self.checkpoint),
-            task=self.task,
-            data=str(self._data(seed)),
-            output=self._folder(method, seed),
-            tune=HEAD if method == UNTRAINED else method,
-            size=(size, size),
-            evaluate_every=options["steps"],
-            num_workers=0,
-            seed=seed,
-            **options,
-        )
+        own: dict[str, Any] = {
+            "checkpoint": str(self.checkpoint),
+            "task": self.task,
+            "data": str(self._data(seed)),
+            "output": self._folder(method, seed),
+            "tune": HEAD if method == UNTRAINED else method,
+            "size": (size, size),
+            "evaluate_every": options["steps"],
+            "num_workers": 0,
+            "seed": seed,
+        }
+        return FinetuneSettings(**own, **options)
 
     def _reopen(self, task: FinetuningTask, method: str, seed: int) -> nn.Module:
         """Open what a run saved, as a user would."""

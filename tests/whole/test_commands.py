@@ -1,0 +1,57 @@
+"""All commands declare their options in the same way, and say what each one means."""
+
+import importlib
+
+import pytest
+
+from foundation.command_line import CHANGES, Command
+from foundation.fields import field_texts, list_settings
+from training.recipe import Recipe
+
+
+MODULES = (
+    "training.distill",
+    "training.evaluate",
+    "training.compare",
+    "training.plan",
+    "training.demo",
+    "training.finetune",
+    "training.demo_kit.finetune_demo",
+    "conversion.from_nvidia",
+    "conversion.to_nvidia",
+    "conversion.to_onnx",
+    "model_cards.build",
+    "benchmarks.compare_native",
+    "benchmarks.window_choice",
+)
+
+
+def command_of(module: str) -> Command:
+    return importlib.import_module(module).COMMAND
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_explains_every_option(module, capsys):
+    command = command_of(module)
+    with pytest.raises(SystemExit) as end:
+        command.read(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: python -m {module} ")
+    texts = field_texts(command.settings)
+    assert [name for name in command.settings.model_fields if not texts.get(name)] == []
+    words = " ".join(shown.split())
+    missing = [name for name, text in texts.items() if name != CHANGES and text.split(".")[0] not in words]
+    assert missing == []
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if command_of(module).changes is not None])
+def test_a_command_and_the_recipe_share_no_field(module):
+    """A change is told from an option by its first word."""
+    command = command_of(module)
+    assert command.changes is Recipe
+    assert not command.settings.model_fields.keys() & Recipe.model_fields.keys()
+
+
+def test_every_field_of_a_recipe_is_explained():
+    assert [setting.path for setting in list_settings(Recipe) if not setting.text] == []
