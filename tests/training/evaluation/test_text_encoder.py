@@ -6,7 +6,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.text_radio import OPENAI_TEMPLATES
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
-from training.evaluation.checkpoint import CheckpointEvaluation
+from training.evaluation.checkpoint import CheckpointEvaluation, EvaluationSettings
 from training.evaluation.data import EvaluationData
 from training.evaluation.text_encoder import embed_with_packed_tower
 from training.recipe import load_recipe
@@ -60,7 +60,8 @@ def test_evaluation_of_a_packed_folder_needs_no_teacher(packed):
         scenes,
         images,
     )
-    evaluation = CheckpointEvaluation(RadioModel.from_pretrained(folder).eval(), load_recipe("demo"), data, folder)
+    model, settings = RadioModel.from_pretrained(folder).eval(), EvaluationSettings(checkpoint=folder)
+    evaluation = CheckpointEvaluation(model, load_recipe("demo"), data, settings)
     (found,) = evaluation.zero_shot()
     assert found.model == "adaptor siglip2-g"
     assert found.value == pytest.approx(4 / 5)
