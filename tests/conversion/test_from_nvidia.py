@@ -320,7 +320,7 @@ def test_verification_sees_positions_that_are_resized_otherwise(hub_folder, refe
     source, expected = str(hub_folder("c_radio_v3_tiny")), str(reference / "c_radio_v3_tiny" / "expected.safetensors")
     assert main([source, str(tmp_path / "out"), "--verify", expected]) == 1
     assert "more than 1e-05" in capsys.readouterr().err
-    by_hand = ["--set", "pos_embed_align_corners=false"]
+    by_hand = ["config.pos_embed_align_corners=false"]
     assert main([source, str(tmp_path / "out"), "--verify", expected, *by_hand]) == 0
 
 
