@@ -92,14 +92,14 @@ def test_tower_of_another_width_is_refused(checkpoint, width, save_teacher, tmp_
     output = tmp_path / "output"
     assert main([str(checkpoint), str(output), "--text-tower", str(save_teacher("siglip", width + 4))]) == 1
     error = capsys.readouterr().err
-    assert f"embeddings {width + 4} wide, and fits no adaptor" in error
+    assert f"embeddings {width + 4} wide, got None, and no adaptor would fit" in error
     assert f"siglip2-g ({width})" in error
     assert not output.exists()
 
 
 def test_adaptor_without_a_tower_is_refused(checkpoint, tmp_path, capsys):
     assert main([str(checkpoint), str(tmp_path / "output"), "--text-adaptor", "siglip2-g"]) == 1
-    assert "--text-adaptor siglip2-g needs --text-tower" in capsys.readouterr().err
+    assert "`text_adaptor` siglip2-g needs `text_tower`" in capsys.readouterr().err
 
 
 def test_source_that_is_no_dual_encoder_is_refused(checkpoint, tmp_path):
