@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
+from small_recipes import small_recipe
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from training.losses.mesa import mesa_loss
-from training.recipe import DataRecipe, MesaRecipe, PartitionRecipe, Recipe, TeacherRecipe, ViewsRecipe
+from training.recipe import MesaRecipe, Recipe, ViewsRecipe
 from training.targets.examples import TargetSource
 from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
 from training.teachers.base import TeacherOutput
@@ -45,13 +46,9 @@ class Images(Dataset[Tensor]):
 
 
 def recipe_with(views: ViewsRecipe, **partition) -> Recipe:
-    return Recipe(
-        name="test",
-        teachers=[TeacherRecipe(name="coarse", kind="k"), TeacherRecipe(name="fine", kind="k")],
-        data=DataRecipe(source="s", image_size_px=SIDE, num_workers=0),
-        views=views,
-        partitions=[PartitionRecipe(**{"sizes_px": [48, 64], "batch_size": 4, **partition})],
-    )
+    data = {"source": "s", "image_size_px": SIDE, "num_workers": 0}
+    partitions = [{"sizes_px": [48, 64], "batch_size": 4, **partition}]
+    return small_recipe("coarse", "fine", data=data, views=views, partitions=partitions)
 
 
 TEACHERS = {"coarse": MeanColor(), "fine": MeanColor(8, has_summary=False)}

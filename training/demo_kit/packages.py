@@ -20,12 +20,13 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
 import yaml
 from filelock import FileLock
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from tqdm.auto import tqdm
 
 from foundation.errors import UserError
@@ -61,9 +62,9 @@ class DiskSpaceError(PackageError):
     """The cache folder's disk is too full for the archive and its unpacked files."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Package:
-    """One pinned package.
+    """One pinned package; fields of other names or types are refused.
 
     Attributes:
         ecosystem: Which client fetches it.
@@ -95,17 +96,22 @@ class Package:
         return f"{self.ecosystem}-{self.name.strip('@').replace('/', '-')}-{self.version}".replace(":", "-")
 
 
-def _read_pinned() -> dict[str, Package]:
-    pinned = {}
-    for name, entry in yaml.safe_load(PINNED.read_text(encoding="utf-8")).items():
+def read_packages(path: Path) -> dict[str, Package]:
+    """Read pinned packages from a YAML file, by name.
+
+    Raises:
+        ValueError: If an entry lacks a field, or has one of another name or type than those of `Package`.
+    """
+    packages = {}
+    for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
         }
-        pinned[name] = Package(name=name, **fields)
-    return pinned
+        packages[name] = Package(name=name, **fields)
+    return packages
 
 
-PACKAGES = _read_pinned()
+PACKAGES = read_packages(PINNED)
 
 
 def cache_dir() -> Path:

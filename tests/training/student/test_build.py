@@ -4,9 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comparisons import assert_close_by_name
+from small_recipes import small_recipe
 
 from modeling_radio import RadioModel
-from training.recipe import DataRecipe, Recipe, RecipeError, StudentRecipe, TeacherRecipe, load_recipe
+from training.recipe import Recipe, RecipeError, StudentRecipe, load_recipe
 from training.student.build import build_student, checkpoint_blocks, compile_blocks, student_config, student_patch_size
 
 
@@ -18,10 +19,9 @@ TEACHERS = {
 
 
 def recipe_with(student: StudentRecipe | None = None, **adaptor) -> Recipe:
-    entries = [TeacherRecipe(name=name, kind="k") for name in TEACHERS]
-    entries[1].adaptor = adaptor
-    student = student or StudentRecipe(preset="radio-test")
-    return Recipe(name="test", data=DataRecipe(source="s"), student=student, teachers=entries)
+    recipe = small_recipe(*TEACHERS, student=student or {"preset": "radio-test"})
+    recipe.teachers[1].adaptor = adaptor
+    return recipe
 
 
 def test_every_teacher_has_its_class_token_and_those_with_a_summary_form_it() -> None:

@@ -3,6 +3,7 @@ import textwrap
 
 import pytest
 import torch
+from small_recipes import small_recipe
 
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, RunOptions, TeacherRecipe, load_recipe
 from training.teachers import registry
@@ -176,5 +177,5 @@ def test_without_npm_the_demos_detector_is_replaced(monkeypatch, folder, third):
 
 def test_a_recipe_without_the_detector_asks_no_registry(monkeypatch):
     monkeypatch.setattr(registry, "fetch_if_available", None)
-    recipe = Recipe(name="r", teachers=[TeacherRecipe(name="one", kind="clip")], data=DataRecipe(source="s"))
+    recipe = small_recipe("one")
     assert registry.reachable_teachers(recipe) == recipe.teachers

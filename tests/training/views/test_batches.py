@@ -2,16 +2,14 @@ from collections import Counter
 
 import pytest
 import torch
+from small_recipes import small_recipe
 
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe
 from training.views.batches import Batch, BatchPlan, divide_ranks
 
 
 def recipe_with(**partition) -> Recipe:
-    partitions = [PartitionRecipe(**{"name": "low", "sizes_px": [32, 64], "batch_size": 8, **partition})]
-    return Recipe(
-        name="test", data=DataRecipe(source="s"), teachers=[TeacherRecipe(name="t", kind="k")], partitions=partitions
-    )
+    return small_recipe(partitions=[{"name": "low", "sizes_px": [32, 64], "batch_size": 8, **partition}])
 
 
 def rows(batches: list[Batch]) -> list[tuple[int, list[float]]]:

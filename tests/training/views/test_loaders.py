@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_recipes import small_recipe
 
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, SourceRecipe, TeacherRecipe, ViewsRecipe
 from training.views.batches import Batch, BatchPlan
@@ -15,13 +16,8 @@ from training.views.loaders import PartitionStreams, ViewLoader, build_view_load
 
 
 def recipe_with(data: DataRecipe, partitions: list[PartitionRecipe] | None = None) -> Recipe:
-    return Recipe(
-        name="test",
-        teachers=[TeacherRecipe(name="t", kind="k")],
-        data=data,
-        views=ViewsRecipe(crop_scale=[0.5, 1.0]),
-        partitions=partitions or [PartitionRecipe(sizes_px=[16, 32], batch_size=5)],
-    )
+    partitions = partitions or [PartitionRecipe(sizes_px=[16, 32], batch_size=5)]
+    return small_recipe(data=data, views={"crop_scale": [0.5, 1.0]}, partitions=partitions)
 
 
 def open_loader(recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> tuple[ViewLoader, BatchPlan]:
