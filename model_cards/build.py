@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings
 from foundation.tables import markdown
-from model_cards.rendering import render_card
+from model_cards.rendering import Raw, code_span, escaped, render_card
 from model_cards.results import STUDENT, Measurement, Results, Source, build_tables
 from modeling_radio import RadioConfig, RadioModel
 
@@ -25,6 +26,7 @@ LICENSE = "other"
 """License identifier of the weights unless told otherwise: who publishes them decides, by teachers and images."""
 PICTURE = "features.png"
 """A picture of this name in the checkpoint folder is shown in the card."""
+_MODEL_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![-.])", re.ASCII)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 HUB_TASKS = {
     "knn": "image-classification",
@@ -132,18 +134,19 @@ def _read_config(checkpoint: Path) -> RadioConfig:
     if not any((checkpoint / name).is_file() for name in WEIGHTS):
         raise ValueError(f"{checkpoint} is no checkpoint folder: it has no {WEIGHTS[0]}.")
     try:
-        model_type = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"]
+        content = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        model_type = content.get("model_type") if isinstance(content, dict) else content
         if model_type != RadioConfig.model_type:  # transformers would only warn
-            raise ValueError(f"its model_type is {model_type!r}, not {RadioConfig.model_type!r}")
+            raise ValueError(f"its model_type is {model_type!r:.60}, not {RadioConfig.model_type!r}")
         return RadioConfig.from_pretrained(checkpoint)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{checkpoint} is no RADIO checkpoint folder: config.json: {error}") from error
 
 
 def _license_sentence(license: str) -> str:
     if license == LICENSE:
         return "No license has been chosen for these weights yet; whoever publishes them must."
-    return f"The weights are released under `{license}`."
+    return Raw(f"The weights are released under {code_span(license)}.")
 
 
 def _card_data(results: Results, title: str, license: str) -> ModelCardData:
@@ -172,8 +175,8 @@ def _eval_result(measurement: Measurement) -> EvalResult:
 
 
 def _sources_table(sources: Iterable[Source]) -> str:
-    rows = [[s.name, s.role, s.size, s.license, s.origin] for s in sources]
-    return markdown(["name", "role", "size", "license", "origin"], rows) + "\n"
+    rows = [[escaped(text) for text in (s.name, s.role, s.size, s.license, s.origin)] for s in sources]
+    return Raw(markdown(["name", "role", "size", "license", "origin"], rows) + "\n")
 
 
 def _flat(value: Any) -> str:
@@ -211,7 +214,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return COMMAND.run(_write, arguments, extra="commands")
 
 
+def check_model_id(model_id: str | None) -> None:
+    """Refuse what can be no repository on the Hub.
+
+    Raises:
+        ValueError: If it is given and not ORG/NAME in letters, digits, "-", "_" and ".".
+    """
+    if model_id is not None and not _MODEL_ID.fullmatch(model_id):
+        raise ValueError(
+            f"`model_id` must be ORG/NAME in letters, digits, '-', '_' and '.', at most 96 of them, got {model_id!r}."
+        )
+
+
 def _write(settings: CardSettings) -> None:
+    check_model_id(settings.model_id)
     results = None if settings.results is None else Results.load(settings.results)
     path = write_card(
         settings.checkpoint, results, model_id=settings.model_id, name=settings.name, license=settings.license

@@ -1,5 +1,7 @@
 """Fills the templates of cards."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,19 @@ from modeling_radio import RadioConfig
 
 
 TEMPLATES = Path(__file__).parent / "templates"
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
+_AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # of headings, rules and lists
+
+
+class Raw(str):
+    """Markdown that is meant as such: every other text that a template shows is escaped."""
 
 
 def render_card(template: str, config: RadioConfig, card_data: ModelCardData, source: str, **values: Any) -> ModelCard:
     """Return a card.
+
+    Texts are shown as they are, whatever they hold: names and remarks can neither add headings nor break tables. The
+    templates' filters are `code` for a code span, `literal` for a text in Python, `cells` for cells of a table row.
 
     Args:
         template: Name of a file in `templates/`. It may include `usage.md`, the code that opens a checkpoint.
@@ -23,13 +34,50 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
         values: What else the template names; a name without a value is an error.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        finalize=lambda value: escaped(value) if isinstance(value, str) else value,
     )
+    environment.filters.update(code=code_span, literal=_literal, cells=_cells, raw=Raw)
     text = environment.get_template(template).render(
         config=config,
-        card_data=card_data.to_yaml(),
+        card_data=Raw(card_data.to_yaml()),
         source=source,
-        native_differences=config.native_differences(),
+        native_differences=[Raw(sentence) for sentence in config.native_differences()],
         **values,
     )
     return ModelCard(text)
+
+
+def escaped(text: str) -> Raw:
+    """Return a text as Markdown that shows it: in one line, without a meaning of its own."""
+    if isinstance(text, Raw):
+        return text
+    line = _SPECIAL.sub(lambda match: f"\\{match[0]}", _one_line(text))
+    return Raw(_AT_START.sub(_without_meaning, line, count=1) if _AT_START.match(line) else line)
+
+
+def code_span(text: str) -> Raw:
+    """Return a text as a code span, also for a cell of a table."""
+    line = _one_line(text).replace("|", "\\|")
+    longest = max((len(run) for run in re.findall("`+", line)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return Raw(f"{fence}{space}{line}{space}{fence}")
+
+
+def _without_meaning(match: re.Match[str]) -> str:
+    return f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def _literal(text: str) -> Raw:
+    """Return a text as Python writes it."""
+    return Raw(json.dumps(str(text), ensure_ascii=False))
+
+
+def _cells(texts: list[str]) -> Raw:
+    return Raw(" | ".join(escaped(text) for text in texts))

@@ -9,10 +9,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from foundation.files import write_text
 from foundation.tables import markdown
 
 
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 STUDENT = "student"
 """The row that describes the checkpoint itself; the card's metadata lists only its measurements."""
 
@@ -29,6 +32,8 @@ class Measurement:
         value: The number, in [0, 1] or [-1, 1] for cosines.
         seed: Seed of the training run that produced the model; None if nothing was trained.
     """
+
+    __pydantic_config__ = _STRICT
 
     model: str
     task: str
@@ -51,6 +56,8 @@ class Source:
         hub_id: Its repository on the Hugging Face Hub, or None.
     """
 
+    __pydantic_config__ = _STRICT
+
     name: str
     role: str
     license: str
@@ -70,6 +77,8 @@ class Results:
         run: How: command, date, machine, versions, seconds per phase; values as JSON knows them.
         remarks: Sentences that belong beside the numbers, such as the size of a small test set.
     """
+
+    __pydantic_config__ = _STRICT
 
     measurements: list[Measurement]
     teachers: list[Source] = field(default_factory=list)
@@ -91,18 +100,25 @@ class Results:
         """Read a file that `save` wrote.
 
         Raises:
-            ValueError: If the file is missing, is not JSON, or has unknown or missing fields.
+            ValueError: If the file is missing, is not JSON, or has unknown or missing fields or values of other types;
+                all are named.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            content["measurements"] = [Measurement(**entry) for entry in content["measurements"]]
-            content["teachers"] = [Source(**entry) for entry in content["teachers"]]
-            content["datasets"] = [Source(**entry) for entry in content["datasets"]]
-            return cls(**content)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
+        except (OSError, ValidationError) as error:
+            found = _faults(error) if isinstance(error, ValidationError) else str(error)
             raise ValueError(
-                f"{path} is no results file of `training.evaluate` or `training.demo`: {error!r}"
+                f"{path} is no results file of `training.evaluate` or `training.demo`: {found}."
             ) from error
+
+
+def _faults(error: ValidationError) -> str:
+    """Return what is wrong in one line: where, what must be, what is given."""
+    found = [
+        f"{'.'.join(map(str, entry['loc'])) or 'the file'}: {entry['msg']}, got {entry['input']!r:.60}"
+        for entry in error.errors(include_url=False)
+    ]
+    return "; ".join(" ".join(fault.split()) for fault in found)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from PIL import Image
 
-from model_cards.build import build_card, count_parameters, main
+from model_cards.build import build_card, check_model_id, count_parameters, main
 from model_cards.results import Measurement, Results, Source
 from modeling_radio import RadioConfig, RadioModel
 
@@ -110,7 +111,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"model_type": "bert"}'])
+@pytest.mark.parametrize("text", ["{", "{}", '{"model_type": "bert"}', "[]", "5", "[" * 100_000])
 def test_another_models_configuration_is_refused(tmp_path, text):
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text(text)
@@ -127,3 +128,40 @@ def test_usage_code_runs_as_pasted_outside_the_repository(checkpoint, tmp_path, 
     assert "torch.Size([1, 32]) torch.Size([1, 16, 4, 6])" in printed
     assert "teacher_b None" in printed
     assert not (Path.cwd() / "photo.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    "model_id",
+    ['a/b"); import evil #', "name", "org/name/more", "org/", "/name", "org/na me", "org/a--b", "org/a\n", "./x"],
+)
+def test_a_name_that_the_hub_cannot_have_is_refused(model_id, checkpoint, capsys):
+    (checkpoint / "README.md").unlink(missing_ok=True)
+    assert main([str(checkpoint), f"--model-id={model_id}"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "build: error: `model_id` must be ORG/NAME" in errors
+    assert not (checkpoint / "README.md").exists()
+
+
+@pytest.mark.parametrize("model_id", ["nvidia/C-RADIOv4-H", "a_b/c.d_e-f", None])
+def test_names_of_the_hub_pass(model_id):
+    check_model_id(model_id)
+
+
+def test_texts_of_others_neither_break_tables_nor_add_headings(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "hostile")
+    evil = "x|y`\n\n# Injected\n<script>alert(1)</script>"
+    config = RadioConfig.from_pretrained(folder, version=evil)
+    config.adaptors[0]["name"] = f"{evil} a".replace(".", "")
+    config.adaptor_names = None
+    config.save_pretrained(folder)
+    source = Source(evil, evil, evil, evil, evil)
+    results = Results(
+        [Measurement(evil, evil, evil, evil, 0.5)], [source], [source], run={evil: [evil, {evil: 1}]}, remarks=[evil]
+    )
+    honest = build_card(checkpoint, RESULTS).text
+    text = build_card(folder, results, license=evil).text
+    assert re.findall("^#.*", text, re.MULTILINE)[1:] == re.findall("^#.*", honest, re.MULTILINE)[1:]
+    blocks = MarkdownIt("commonmark").enable("table").parse(text)
+    spans = [child for block in blocks for child in block.children or []]
+    assert not [each for each in [*blocks, *spans] if each.type.startswith("html")]

@@ -1,4 +1,6 @@
+import functools
 import json
+import operator
 
 import pytest
 
@@ -41,6 +43,39 @@ def test_an_unknown_field_is_refused(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="measurments"):
         Results.load(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("measurements.0.value", "x", "measurements.0.value: Input should be a valid number, got 'x'"),
+        ("measurements.0.value", None, "measurements.0.value: Input should be a valid number, got None"),
+        ("measurements.0.value", [0.5], r"measurements.0.value: Input should be a valid number, got \[0.5\]"),
+        ("measurements.0.value", True, "measurements.0.value: Input should be a valid number, got True"),
+        ("measurements.0.value", float("nan"), "measurements.0.value: Input should be a finite number, got nan"),
+        ("measurements.0.value", float("inf"), "measurements.0.value: Input should be a finite number, got inf"),
+        ("measurements.0.metric", None, "measurements.0.metric: Input should be a valid string, got None"),
+        ("measurements.0.dataset", 7, "measurements.0.dataset: Input should be a valid string, got 7"),
+        ("measurements.0.task", ["knn"], "measurements.0.task: Input should be a valid string"),
+        ("measurements.0.seed", [0], "measurements.0.seed: Input should be a valid integer"),
+        ("measurements.0.seed", "x", "measurements.0.seed: Input should be a valid integer, got 'x'"),
+        ("measurements.0", 5, r"measurements.0: .*, got 5"),
+        ("teachers.0.license", None, "teachers.0.license: Input should be a valid string, got None"),
+        ("run", [1], "run: Input should be an object"),
+        ("run", "x", "run: Input should be an object, got 'x'"),
+        ("remarks", None, "remarks: Input should be a valid array, got None"),
+    ],
+)
+def test_values_of_other_types_are_refused_by_name(place, value, message, tmp_path):
+    path = tmp_path / "results.json"
+    RESULTS.save(path)
+    content = json.loads(path.read_text())
+    *outer, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    functools.reduce(operator.getitem, outer, content)[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"results\.json is no results file of .*: {message}") as error:
+        Results.load(path)
+    assert "\n" not in str(error.value)
 
 
 def test_tables_have_models_as_rows_and_leave_gaps_empty():
