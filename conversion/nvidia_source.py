@@ -78,7 +78,7 @@ def _read_folder(folder: Path, label: str) -> NvidiaCheckpoint:
     config_file = folder / "config.json"
     if not config_file.is_file():
         return _read_only_pickle(folder)
-    config = _read_json(config_file)
+    config = read_json(config_file)
     if not isinstance(config.get("args"), dict):
         raise ValueError(
             f"{str(config_file)!r} has no training arguments `args`: it is not in NVIDIA's layout. Open it with "
@@ -90,7 +90,12 @@ def _read_folder(folder: Path, label: str) -> NvidiaCheckpoint:
     return NvidiaCheckpoint(label, _read_safetensors(folder), args, hub_config=config)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises:
+        ValueError: If it holds another thing.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -126,7 +131,7 @@ def _load_file(path: Path) -> dict[str, Tensor]:
 
 def _indexed_files(index: Path) -> list[str]:
     """Return the files that an index lists. They must lie beside it: an index of strangers must not read elsewhere."""
-    files = _read_json(index).get("weight_map")
+    files = read_json(index).get("weight_map")
     if not isinstance(files, dict):
         raise ValueError(f"`weight_map` in {str(index)!r} must map tensors to files, got {files!r:.60}.")
     for key, name in files.items():

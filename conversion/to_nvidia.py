@@ -1,7 +1,6 @@
 """Converts a checkpoint of ours to NVIDIA's training-file layout (.pth.tar), which NVIDIA's own loader reads."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from conversion.from_nvidia import convert
 from conversion.nvidia_keys import TrainingFileLayout, training_file_key
+from conversion.nvidia_source import read_json
 from foundation.command_line import Command
 from foundation.files import check_output, write_file
 from foundation.settings import Settings
@@ -232,6 +232,11 @@ def _teacher(adaptor: dict[str, Any]) -> dict[str, Any]:
     return teacher
 
 
+def parts_of(checkpoint: Path, besides: str = "*.pth.tar") -> list[Path]:
+    """Return a checkpoint folder and what it holds, which no export may replace, without earlier exports there."""
+    return [checkpoint, *(path for path in checkpoint.glob("*") if not path.match(besides))]
+
+
 def open_model(checkpoint: Path) -> RadioModel:
     """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
 
@@ -241,7 +246,7 @@ def open_model(checkpoint: Path) -> RadioModel:
     config_file = checkpoint / "config.json"
     if not config_file.is_file():
         raise ValueError(f"No checkpoint at {str(checkpoint)!r}: it must be a folder with config.json and weights.")
-    if isinstance(json.loads(config_file.read_text()).get("args"), dict):
+    if "args" in read_json(config_file):
         return convert(checkpoint)
     return RadioModel.from_pretrained(checkpoint).eval()
 
@@ -269,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: ToNvidiaSettings) -> None:
-    check_output(settings.output, overwrite=settings.overwrite)
+    check_output(settings.output, overwrite=settings.overwrite, inputs=parts_of(settings.checkpoint))
     content = training_file_content(open_model(settings.checkpoint))
     write_file(settings.output, lambda path: torch.save(content, path))
     print(f"{settings.output}: {content['arch']}, {len(content['state_dict'])} tensors")

@@ -20,6 +20,16 @@ MAX_DEPTH = 32
 """Of containers in containers; NVIDIA's files have five."""
 MAX_VALUES = 1_000_000
 """Of containers and what they hold: a few bytes of a pickle can stand for any number."""
+_OF_DAMAGED_FILES = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    AssertionError,
+)
 _REPACK = "Unpack it and pack it with `zip -0 -r`, or save it with torch.save again."
 
 
@@ -30,22 +40,23 @@ def open_archive(path: Path) -> Any:
         ValueError: If it is damaged, its archive is compressed or lies about sizes, it asks to run code, or it holds
             more containers than any checkpoint has.
     """
-    is_zip = zipfile.is_zipfile(path)
-    records = _check_records(path) if is_zip else None
-    content = _unpickle(path, mapped=is_zip)  # only the zip format can be mapped
+    records = _check_records(path)
+    content = _unpickle(path, mapped=records is not None)  # only the zip format can be mapped
     tensors = list(_tensors_of(path, content))
     if records is not None:
         _check_storages(path, tensors, records)
     return content
 
 
-def _check_records(path: Path) -> Counter[int]:
-    """Return the sizes of the tensors' records, how often each occurs.
+def _check_records(path: Path) -> Counter[int] | None:
+    """Return the sizes of the tensors' records, how often each occurs; None for a file of the format before zip.
 
     The file is mapped as if everything in it were stored as it is; a compressed archive would give noise, or expand to
     more than there is memory.
     """
     try:
+        if not zipfile.is_zipfile(path):
+            return None
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
@@ -69,7 +80,7 @@ def _unpickle(path: Path, *, mapped: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from error
-    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except _OF_DAMAGED_FILES as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: {reason}") from error
 

@@ -146,3 +146,30 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(hub_folder, tmp_path, capsys
     assert to_nvidia([str(folder), str(output)]) == 1
     assert f"to_nvidia: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("output", ["model.safetensors", "config.json", ".", ".."])
+def test_nothing_of_the_checkpoint_is_replaced(output, hub_folder, capsys):
+    folder = hub_folder("c_radio_v4_tiny")
+    weights = (folder / "model.safetensors").read_bytes()
+    assert to_nvidia([str(folder), str(folder / output), "--overwrite"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "`output` must not be or hold what is read, " in error
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_an_earlier_export_beside_the_weights_may_be_replaced(hub_folder):
+    folder = hub_folder("c_radio_v4_tiny")
+    (folder / "checkpoint.pth.tar").touch()
+    assert to_nvidia([str(folder), str(folder / "checkpoint.pth.tar"), "--overwrite"]) == 0
+    assert load(folder / "checkpoint.pth.tar")["arch"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{"])
+def test_a_configuration_that_is_no_object_is_one_line(text, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(text)
+    assert to_nvidia([str(tmp_path), str(tmp_path / "out.pth.tar")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "config.json' " in error

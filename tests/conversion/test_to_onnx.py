@@ -1,5 +1,7 @@
 """The exported graph gives the model's outputs at any batch, height and width."""
 
+import re
+
 import pytest
 import torch
 
@@ -79,3 +81,18 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         error = capsys.readouterr().err.splitlines()[-1]
         assert message in error
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "inf"])
+def test_a_tolerance_that_says_nothing_is_refused_before_the_work(tolerance, tmp_path, capsys):
+    assert main([str(tmp_path), str(tmp_path / "out.onnx"), f"--tolerance={tolerance}"]) == 1
+    assert re.search("`tolerance` must be a (finite )?number of at least 0, got ", capsys.readouterr().err)
+
+
+def test_nothing_of_the_checkpoint_is_replaced(tmp_path, capsys):
+    source = save_tiny(tmp_path / "in")
+    (source / "model.onnx").touch()
+    assert main([str(source), str(source / "model.safetensors"), "--overwrite"]) == 1
+    assert "`output` must not be or hold what is read, " in capsys.readouterr().err
+    assert main([str(source), str(source / "model.onnx")]) == 1
+    assert "exists already" in capsys.readouterr().err
