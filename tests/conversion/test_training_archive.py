@@ -1,12 +1,13 @@
 """Archives that lie: refused in one line, before they fill the memory or give noise."""
 
+import random
 import zipfile
 from argparse import Namespace
 
 import pytest
 import torch
 
-from conversion.from_nvidia import main
+from conversion.from_nvidia import convert, main
 from conversion.training_archive import MAX_DEPTH, open_archive
 
 
@@ -96,3 +97,21 @@ def test_a_container_that_holds_itself_is_refused(tmp_path):
     torch.save({"args": Namespace(value=value)}, tmp_path / "endless.pth.tar")
     with pytest.raises(ValueError, match="must hold at most"):
         open_archive(tmp_path / "endless.pth.tar")
+
+
+def test_only_our_own_errors_come_of_damaged_bytes(reference, tmp_path):
+    """Bytes of the pickle and of the archive's directory, changed at random from a fixed seed."""
+    source = (reference / "c_radio_v4_tiny" / "checkpoint.pth.tar").read_bytes()
+    pickled, draws = source.index(b"data.pkl"), random.Random(0)
+    refused = 0
+    for _ in range(60):
+        content = bytearray(source)
+        for _ in range(draws.choice((1, 2, 5))):
+            place = pickled + draws.randrange(20_000) if draws.random() < 0.8 else -1 - draws.randrange(20_000)
+            content[place] = draws.randrange(256)
+        (tmp_path / "damaged.pth.tar").write_bytes(content)
+        try:
+            convert(tmp_path / "damaged.pth.tar")
+        except ValueError:
+            refused += 1
+    assert refused > 30
