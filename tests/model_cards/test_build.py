@@ -132,7 +132,7 @@ def test_usage_code_runs_as_pasted_outside_the_repository(checkpoint, tmp_path, 
 
 @pytest.mark.parametrize(
     "model_id",
-    ['a/b"); import evil #', "name", "org/name/more", "org/", "/name", "org/na me", "org/a--b", "org/a\n", "./x"],
+    ['a/b"); import evil #', "name", "org/name/more", "org/", "/name", "org/na me", "org/a--b", "org/a.", "./x"],
 )
 def test_a_name_that_the_hub_cannot_have_is_refused(model_id, checkpoint, capsys):
     (checkpoint / "README.md").unlink(missing_ok=True)
@@ -146,6 +146,11 @@ def test_a_name_that_the_hub_cannot_have_is_refused(model_id, checkpoint, capsys
 @pytest.mark.parametrize("model_id", ["nvidia/C-RADIOv4-H", "a_b/c.d_e-f", None])
 def test_names_of_the_hub_pass(model_id):
     check_model_id(model_id)
+
+
+def test_a_name_of_two_lines_is_refused():
+    with pytest.raises(ValueError, match="`model_id` must be ORG/NAME"):
+        check_model_id("org/a\n")
 
 
 def test_texts_of_others_neither_break_tables_nor_add_headings(checkpoint, tmp_path):
