@@ -47,8 +47,8 @@ REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers"} | set(sys.stdlib
 LAZY_PACKAGES = {"datasets", "evaluate", "peft"}
 
 
-def python_files(*rooms):
-    paths = [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+def python_files(*folders):
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in paths]
 
 
