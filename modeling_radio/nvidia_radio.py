@@ -103,8 +103,9 @@ def check_supported(model: str, keys: Iterable[str] = ()) -> None:
 def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """Return what only the published version tells: sizes in pixels, ViTDet mode, how positions are resized.
 
-    NVIDIA's code resizes positions with aligned corners in the Hub repositories of C-RADIOv3-B and -H and in no other,
-    whatever the network's shape: the version alone decides it.
+    NVIDIA's code resizes positions with aligned corners in the Hub repositories of C-RADIOv3-B and -H and in no other:
+    the version decides it. Its code of today aligns none; a folder with one of these versions that is of another size
+    and has LayerScale is taken for one of today's (our choice: nothing of the kind is published).
 
     Args:
         args: Arguments of the training run.
@@ -117,11 +118,13 @@ def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapp
     release = RELEASES.get(version) if version else _release_that_looks_so(args, shape)
     preferred = told.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
     fields = {} if release is None else release.fields
+    has_layer_scale = _LAYER_SCALE_MODELS.match(args.get("model") or "") is not None
+    is_of_today = release is not None and has_layer_scale and shape["hidden_size"] != SIZES[release.size].hidden_size
     return {
         "version": version or (release.version if release else None),
         "max_resolution": told.get("max_resolution") or (release.max_px if release else _DEFAULT_MAX_PX),
         "preferred_resolution": [round_to_step(side, shape["patch_size"]) for side in preferred],
-        "pos_embed_align_corners": fields.get("pos_embed_align_corners", False),
+        "pos_embed_align_corners": fields.get("pos_embed_align_corners", False) and not is_of_today,
         "vitdet_window_size": told.get("vitdet_window_size"),
         **_vitdet_fields(fields, _family(args, shape), shape["num_hidden_layers"]),
     }

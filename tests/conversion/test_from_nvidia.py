@@ -28,8 +28,6 @@ CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_tiny", "radio_v2.5_g_
 HUB_CASES = tuple(case for case in CASES if case not in ("radio_v2.5_g_tiny", "c_radio_v4_one_token_tiny"))
 # A training file does not say its version, and these networks do not have its size.
 VERSIONS = {"c_radio_v3_aligned_tiny": "c-radio_v3-b"}
-# Its outputs are those of NVIDIA's repository, which aligns no corners any more; its version's Hub folder still does.
-HUB_FIELDS = {"c_radio_v3_tiny": {"pos_embed_align_corners": False}}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -45,7 +43,7 @@ def test_training_file_gives_every_stored_output(case, reference):
 @pytest.mark.parametrize("case", HUB_CASES)
 def test_hub_folder_gives_every_stored_output(case, reference, hub_folder):
     folder = hub_folder(case)
-    model = convert(folder, overrides=HUB_FIELDS.get(case))
+    model = convert(folder)
     comparisons = compare_with_reference(model, reference / case / "expected.safetensors")
     assert largest_difference(comparisons) <= TOLERANCE
     assert absent_adaptors(comparisons) <= {"siglip2-g"}  # the attention head, which this format cannot express
@@ -53,7 +51,7 @@ def test_hub_folder_gives_every_stored_output(case, reference, hub_folder):
 
 @pytest.mark.parametrize("case", HUB_CASES)
 def test_hub_folder_opened_directly_gives_every_stored_output(case, reference, hub_folder):
-    model = RadioModel.from_pretrained(hub_folder(case), **HUB_FIELDS.get(case, {})).eval()
+    model = RadioModel.from_pretrained(hub_folder(case)).eval()
     comparisons = compare_with_reference(model, reference / case / "expected.safetensors")
     assert largest_difference(comparisons) <= TOLERANCE
     assert absent_adaptors(comparisons) <= {"siglip2-g"}
@@ -317,9 +315,9 @@ def test_the_command_says_what_it_could_not_check(reference, tmp_path, capsys):
 
 
 def test_verification_sees_positions_that_are_resized_otherwise(hub_folder, reference, tmp_path, capsys):
-    """The version's own code aligns corners, NVIDIA's repository of today does not: the outputs decide."""
     source, expected = str(hub_folder("c_radio_v3_tiny")), str(reference / "c_radio_v3_tiny" / "expected.safetensors")
-    assert main([source, str(tmp_path / "out"), "--verify", expected]) == 1
+    otherwise = "config.pos_embed_align_corners=true"
+    assert main([source, str(tmp_path / "out"), "--verify", expected, otherwise]) == 1
     assert "more than 1e-05" in capsys.readouterr().err
     by_hand = ["config.pos_embed_align_corners=false"]
     assert main([source, str(tmp_path / "out"), "--verify", expected, *by_hand]) == 0

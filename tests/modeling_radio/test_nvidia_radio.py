@@ -120,8 +120,9 @@ def test_heads_read_the_slot_or_position_of_their_first_entry():
         assert tokens({"teachers": slots, **one_token}) == [0, 0, 0]
 
 
-def told_by(version: str | None, teachers=("clip", "siglip2-g"), width=1280, depth=32, **told):
+def told_by(version: str | None, teachers=("clip", "siglip2-g"), width=1280, depth=32, layer_scale=False, **told):
     args = {"teachers": [{"name": name} for name in teachers], "mlp_version": "v2"}
+    args["model"] = "vit_base_patch16_v2_224" if layer_scale else "vit_base_patch16_224"
     shape = {"hidden_size": width, "num_hidden_layers": depth, "patch_size": 16, "use_patch_bias": False}
     return release_fields(args, shape, {"version": version, **told})
 
@@ -130,10 +131,16 @@ def told_by(version: str | None, teachers=("clip", "siglip2-g"), width=1280, dep
     ("version", "aligned"),
     [("c-radio_v3-b", True), ("c-radio_v3-h", True), ("c-radio_v3-l", False), ("c-radio_v4-h", False), ("ours", False)],
 )
-def test_the_version_alone_tells_how_positions_are_resized(version, aligned):
+def test_the_version_tells_how_positions_are_resized(version, aligned):
     for width, depth in ((1280, 32), (768, 12), (32, 4)):
         fields = told_by(version, width=width, depth=depth)
         assert (fields["version"], fields["pos_embed_align_corners"]) == (version, aligned)
+
+
+def test_positions_of_a_network_with_layer_scale_are_aligned_in_the_published_size():
+    published = told_by("c-radio_v3-b", width=768, depth=12, layer_scale=True)
+    other = told_by("c-radio_v3-b", width=48, depth=6, layer_scale=True)
+    assert (published["pos_embed_align_corners"], other["pos_embed_align_corners"]) == (True, False)
 
 
 def test_without_a_version_teachers_and_size_tell_it():
