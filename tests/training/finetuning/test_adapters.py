@@ -6,7 +6,9 @@ import os
 import pytest
 import torch
 import transformers
+from comparisons import assert_close_by_name
 from packaging.version import Version
+from peft import get_peft_model_state_dict
 from peft.functional import set_adapter
 from safetensors import safe_open
 
@@ -76,6 +78,15 @@ def trained(model, seed=1):
 def save(model, path, base="some/base"):
     save_adapter(model, RadioImageProcessor.from_model_config(tiny_config()), path, str(base))
     return path
+
+
+def assert_equal_outputs(actual, expected):
+    """Not bit by bit: where equal weights lie in memory can decide a kernel's path."""
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+
+
+def adapter_weights(model):
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
 
 
 def logits(model, pixels, **options):
@@ -151,12 +162,13 @@ def test_save_open_merge_and_unload(base_folder, tmp_path, pixels, model_class, 
     folder = save(adapted, tmp_path / "adapter")
 
     opened = open_adapter(open_base(base_folder, model_class, seed=5), folder).eval()
-    assert torch.equal(logits(opened, pixels, **mode), expected)
+    assert_close_by_name(adapter_weights(opened), adapter_weights(adapted))
+    assert_equal_outputs(logits(opened, pixels, **mode), expected)
 
     if LOADS_HEADS:
         by_transformers = open_base(base_folder, model_class, seed=5)
         by_transformers.load_adapter(str(folder))
-        assert torch.equal(logits(by_transformers.eval(), pixels, **mode), expected)
+        assert_equal_outputs(logits(by_transformers.eval(), pixels, **mode), expected)
 
     merged = merge_adapter(open_base(base_folder, model_class, seed=5), folder)
     assert type(merged) is model_class
@@ -176,7 +188,7 @@ def test_save_and_merge_after_a_step_with_gradient_checkpointing(base_folder, tm
     fresh = logits(adapted.eval(), pixels)
     adapted.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     adapted.train()
-    optimizer = torch.optim.SGD([parameter for parameter in adapted.parameters() if parameter.requires_grad], lr=5.0)
+    optimizer = torch.optim.SGD([parameter for parameter in adapted.parameters() if parameter.requires_grad], lr=0.5)
     adapted(pixels, labels=torch.tensor([0, 2])).loss.backward()
     optimizer.step()
     expected = logits(adapted.eval(), pixels)
@@ -184,7 +196,8 @@ def test_save_and_merge_after_a_step_with_gradient_checkpointing(base_folder, tm
 
     folder = save(adapted, tmp_path / "adapter")
     opened = open_adapter(open_base(base_folder, seed=5), folder).eval()
-    assert torch.equal(logits(opened, pixels), expected)
+    assert_close_by_name(adapter_weights(opened), adapter_weights(adapted))
+    assert_equal_outputs(logits(opened, pixels), expected)
     merged = merge_adapter(open_base(base_folder, seed=5), folder).eval()
     torch.testing.assert_close(logits(merged, pixels), expected, atol=1e-5, rtol=0)
 
@@ -216,7 +229,7 @@ def test_several_adapters_switch_per_call(base_folder, tmp_path, pixels):
     model = open_adapter(model, folders["zoo"][0], "zoo").eval()
     for name in ("zoo", "farm", "zoo"):
         model.set_adapter(name)
-        assert torch.equal(logits(model, pixels), folders[name][1])
+        assert_equal_outputs(logits(model, pixels), folders[name][1])
     with model.disable_adapter():
         torch.testing.assert_close(logits(model, pixels), logits(open_base(base_folder), pixels))
 
@@ -230,7 +243,7 @@ def test_adapters_loaded_by_transformers_switch_by_a_function_of_peft(base_folde
         model.load_adapter(str(save(adapted, tmp_path / name)), name)
     for name in ("zoo", "farm", "zoo"):
         set_adapter(model, name)
-        assert torch.equal(logits(model, pixels), expected[name])
+        assert_equal_outputs(logits(model, pixels), expected[name])
 
 
 def test_tasks_with_other_classes_share_one_backbone(base_folder, tmp_path, pixels):
@@ -247,7 +260,7 @@ def test_tasks_with_other_classes_share_one_backbone(base_folder, tmp_path, pixe
     assert zoo.get_base_model().get_parameter(base_weight) is pets.get_base_model().get_parameter(base_weight)
     for name, model in (("pets", pets), ("zoo", zoo), ("pets", pets)):
         model.set_adapter(name)
-        assert torch.equal(logits(model, pixels), expected[name])
+        assert_equal_outputs(logits(model, pixels), expected[name])
 
 
 def test_adapters_of_a_backbone_mix_within_a_batch(base_folder, tmp_path, pixels):
@@ -417,7 +430,7 @@ def test_adapter_of_a_backbone_opens_like_a_model(base_folder, tmp_path, pixels)
     save(adapted, tmp_path / "run" / "final", base_folder)
     opened = RadioModel.from_pretrained(tmp_path / "run", subfolder="final").eval()
     with torch.no_grad():
-        assert torch.equal(opened(pixels).features, adapted(pixels).features)
+        assert_equal_outputs(opened(pixels).features, adapted(pixels).features)
     with pytest.raises(TypeError, match="no_option"):  # transformers' own complaint about the caller's options
         RadioModel.from_pretrained(tmp_path / "run" / "final", adapter_kwargs={"no_option": 1})
 

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from comparisons import assert_same_weights
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,12 +20,13 @@ def test_noise_is_for_training_only_and_leaves_the_keys_alone() -> None:
     noisy = copy.deepcopy(plain)
     add_damp(noisy, 0.1)
     assert noisy.state_dict().keys() == plain.state_dict().keys()
-    assert torch.equal(noisy(pixel_values).features, plain(pixel_values).features)
+    assert_same_weights(noisy, plain)
+    torch.testing.assert_close(noisy(pixel_values).features, plain(pixel_values).features, atol=1e-6, rtol=0)
     draws = torch.rand(2, noisy.num_draws)
     first, second = (noisy.train()(pixel_values, draws=draws).features for _ in range(2))
     assert not torch.allclose(first, second)
     copied = copy.deepcopy(noisy).eval()
-    assert torch.equal(copied(pixel_values).features, plain(pixel_values).features)
+    torch.testing.assert_close(copied(pixel_values).features, plain(pixel_values).features, atol=1e-6, rtol=0)
 
 
 def test_every_linear_layer_has_noise() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparisons import assert_same_weights
 
 from conversion.from_nvidia import convert
 from modeling_radio import RadioConfig, RadioModel
@@ -58,9 +59,10 @@ def test_same_student_again_answers_the_same() -> None:
     pixel_values = torch.rand(2, 3, 32, 48)
     assert not torch.equal(student(pixel_values).summary, source(pixel_values).summary)
     warm_start(student, source)
+    assert_same_weights(student, source)
     ours, theirs = student(pixel_values), source(pixel_values)
-    assert torch.equal(ours.summary, theirs.summary)
-    assert torch.equal(ours.adaptors["b"].features, theirs.adaptors["b"].features)
+    torch.testing.assert_close(ours.summary, theirs.summary, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.adaptors["b"].features, theirs.adaptors["b"].features, atol=1e-6, rtol=0)
 
 
 def test_other_position_table_is_resized_and_other_registers_are_cut_with_a_note() -> None:
