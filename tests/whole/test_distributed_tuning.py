@@ -17,8 +17,9 @@ from accelerate.state import PartialState
 from comparisons import assert_close_by_name
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_tuning import StopAfter
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
+from tuning_fixtures import draw_one_image
 from two_processes import (
     choose_sharding,
     let_accelerate_shard_on_cpus,
@@ -85,15 +86,6 @@ def settings(output: str, *, batch_size: int, **options) -> FinetuneSettings:
     return FinetuneSettings(checkpoint="base", output=Path(output), **{**source, **quick, **options})
 
 
-class StopAfter(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            control.should_training_stop = True
-
-
 def count_scored(run: FinetuningRun) -> list[int]:
     """Return a list to which every evaluation adds how many images its score takes."""
     score, counts = run.trainer.metrics.score, [0]
@@ -157,6 +149,7 @@ def run_scenarios(scenarios: dict[str, Scenario]) -> None:
     datasets.config.HF_DATASETS_CACHE = Path("cache")
     patch = pytest.MonkeyPatch()
     let_accelerate_shard_on_cpus(patch)
+    draw_one_image(patch)
     for name, scenario in scenarios.items():
         choose_sharding(patch, use_fsdp=scenario.use_fsdp)
         sys.stdout.write(f"== {name}\n")

@@ -32,8 +32,7 @@ def checkpoint(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+def _tiny(monkeypatch, own_datasets_cache, one_picture):
     experiment = Experiment(write_shades, 32, {"steps": 10, "batch_size": 2, "lora_rank": 2}, "frozen linear probe")
     monkeypatch.setitem(EXPERIMENTS, "image-classification", experiment)
 

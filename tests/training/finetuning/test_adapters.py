@@ -11,6 +11,7 @@ from packaging.version import Version
 from peft import get_peft_model_state_dict
 from peft.functional import set_adapter
 from safetensors import safe_open
+from tiny_tuning import tuning_settings
 
 from modeling_radio import (
     RadioConfig,
@@ -30,7 +31,6 @@ from training.finetuning.adapters import (
     target_pattern,
     valid_targets,
 )
-from training.finetuning.settings import FinetuneSettings
 
 
 # peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
@@ -47,9 +47,7 @@ def tiny_config(**options):
 
 
 def settings(tune="lora", **options):
-    return FinetuneSettings(
-        checkpoint="some/base", task="image-classification", data="data", output="output", tune=tune, **options
-    )
+    return tuning_settings(checkpoint="some/base", tune=tune, **options)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from matplotlib.figure import Figure
+from tiny_tuning import TINY_DETECTOR, TINY_DPT, tuning_settings
 
 from modeling_radio import RadioConfig
 from training.finetuning.data.augmentation import build_transform
 from training.finetuning.data.sources import load_images
 from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Examples
 from training.finetuning.tasks.registry import build_task
 
@@ -19,23 +19,10 @@ FOLDERS = {
     "depth-estimation": "depth_folder",
     "object-detection": "coco_folder",
 }
-CONFIG = {
-    "dpt_hidden_size": 8,
-    "detection_num_queries": 6,
-    "detection_hidden_size": 32,
-    "detection_num_layers": 1,
-}
-
-
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def open_examples(name, data):
-    settings = FinetuneSettings(
-        checkpoint="x", task=name, data=str(data), output="x", size=(32, 48), validation_share=0.5
-    )
+    settings = tuning_settings(name, data=data, size=(32, 48), validation_share=0.5)
     task = build_task(settings, load_images(settings))
     transform = build_transform(settings, (32, 48), is_training=False)
     return task, Examples(task.images.validation, task, transform, seed=0, name="validation image")
@@ -43,7 +30,9 @@ def open_examples(name, data):
 
 def build_model(task, seed):
     torch.manual_seed(seed)
-    return task.model_class(RadioConfig.from_preset("radio-test", **CONFIG, **task.config_fields())).train()
+    return task.model_class(
+        RadioConfig.from_preset("radio-test", **TINY_DPT, **TINY_DETECTOR, **task.config_fields())
+    ).train()
 
 
 @pytest.mark.parametrize("name", FOLDERS)

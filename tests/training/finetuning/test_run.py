@@ -12,58 +12,32 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from packaging.version import Version
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from safetensors.torch import load_file
+from tiny_tuning import TINY_DETECTOR, TINY_DPT, StopAfter, run_settings
+from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture
 
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
     RadioForImageClassification,
+    RadioForInstanceSegmentation,
     RadioForObjectDetection,
     RadioForSemanticSegmentation,
     RadioModel,
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetune import COMMAND, main
 from training.finetuning.adapters import open_adapter
-from training.finetuning.models import configure
+from training.finetuning.pictures import predict_examples
 from training.finetuning.run import FINAL, MERGED, FinetuningRun, last_checkpoint, training_arguments
-from training.finetuning.settings import FinetuneSettings
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
-    config = RadioConfig.from_preset("radio-test", preferred_resolution=[32, 48])
-    RadioModel(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def settings(base, data, output, task="image-classification", **options):
-    quick = {"batch_size": 2, "steps": 2, "num_workers": 0, "validation_share": 0.34, "lora_rank": 2}
-    return FinetuneSettings(
-        checkpoint=str(base), task=task, data=str(data), output=Path(output), **{**quick, **options}
-    )
-
-
 TASKS = {
     "semantic-segmentation": ("voc_folder", RadioForSemanticSegmentation, "mean_iou", {}),
-    "depth-estimation": ("depth_folder", RadioForDepthEstimation, "abs_rel", {"dpt_hidden_size": 8}),
-    "object-detection": (
-        "coco_folder",
-        RadioForObjectDetection,
-        "map",
-        {"detection_num_queries": 6, "detection_hidden_size": 32, "detection_num_layers": 1},
-    ),
+    "depth-estimation": ("depth_folder", RadioForDepthEstimation, "abs_rel", TINY_DPT),
+    "object-detection": ("coco_folder", RadioForObjectDetection, "map", TINY_DETECTOR),
 }
 
 
@@ -72,7 +46,7 @@ def test_each_task_trains_and_its_adapter_merges(task, base, tmp_path, request):
     fixture, model_class, metric, config = TASKS[task]
     data = request.getfixturevalue(fixture)
     options = {"tune": "lora", "merge": True, "config": config, "task": task}
-    run = FinetuningRun(settings(base, data, tmp_path / "run", **options))
+    run = FinetuningRun(run_settings(base, data, tmp_path / "run", **options))
     metrics = run.run()
     assert metric in metrics
     assert json.loads((tmp_path / "run" / "results.json").read_text())["metrics"] == metrics
@@ -92,8 +66,30 @@ def test_each_task_trains_and_its_adapter_merges(task, base, tmp_path, request):
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_instance_segmentation_trains_and_its_adapter_merges(base, outlines_folder, tmp_path, monkeypatch):
+    # transformers' loss of masks fails for a batch of one image and 6 queries: it compares at 6 * 4 / 16 points.
+    monkeypatch.setattr("training.finetuning.trainer.predict_examples", predict_examples)
+    output = tmp_path / "run"
+    options = {"tune": "lora", "merge": True, "config": TINY_DETECTOR, "window_size": 2}
+    metrics = FinetuningRun(run_settings(base, outlines_folder, output, "instance-segmentation", **options)).run()
+    assert {"map", "mask_map", "mask_map_50"} <= set(metrics)
+    with Image.open(output / "pictures" / "step-2.png") as drawn:
+        assert drawn.width > 100
+    merged = RadioForInstanceSegmentation.from_pretrained(output / "merged").eval()
+    assert merged.config.detection_window_size == 2
+    adapted = RadioForInstanceSegmentation.from_pretrained(base, config=RadioConfig.from_pretrained(output / "final"))
+    adapted = open_adapter(adapted, output / "final").eval()
+    processor = RadioImageProcessor.from_pretrained(output / "merged")
+    pixels = processor(rectangle_picture(), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        actual, expected = merged(pixels), adapted(pixels)
+    torch.testing.assert_close(actual.pred_masks, expected.pred_masks, atol=1e-4, rtol=1e-4)
+    found = processor.post_process_instances(actual, [(HEIGHT, WIDTH)], threshold=0.0)[0]
+    assert found["masks"].shape == (6, HEIGHT, WIDTH)
+
+
 def test_head_leaves_the_backbone_bit_equal(base, class_folders, tmp_path, capsys):
-    FinetuningRun(settings(base, class_folders, tmp_path / "run")).run()
+    FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).run()
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "run" / "final" / "model.safetensors")
     assert all(torch.equal(after[name], weights) for name, weights in before.items())
     model = RadioForImageClassification.from_pretrained(tmp_path / "run" / "final")
@@ -104,20 +100,11 @@ def test_head_leaves_the_backbone_bit_equal(base, class_folders, tmp_path, capsy
 
 def test_full_moves_everything(base, class_folders, tmp_path):
     options = {"tune": "full", "layer_decay": 0.7, "gradient_checkpointing": True, "precision": "bf16", "steps": 3}
-    FinetuningRun(settings(base, class_folders, tmp_path / "run", **options)).run()
+    FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options)).run()
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "run" / "final" / "model.safetensors")
     for index in range(4):
         name = f"radio_model.model.blocks.{index}.mlp.fc1.weight"
         assert not torch.equal(before[name], after[name])
-
-
-class StopAfter(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            control.should_training_stop = True
 
 
 @pytest.mark.parametrize("tune", ["lora", "full"])
@@ -125,14 +112,14 @@ def test_resumed_run_equals_an_undisturbed_one(tune, base, class_folders, tmp_pa
     # Five images: the stop lies within the first epoch, the end within the second.
     options = {"tune": tune, "steps": 6, "evaluate_every": 4, "lora_dropout": 0.2, "validation_share": 0.2}
     options |= {"batch_size": 1, "config": {"drop_path_rate": 0.2}}  # randomness in the model, too
-    stopped = FinetuningRun(settings(base, class_folders, tmp_path / "stopped", **options))
+    stopped = FinetuningRun(run_settings(base, class_folders, tmp_path / "stopped", **options))
     stopped.trainer.add_callback(StopAfter(4))
     stopped.trainer.train()
     assert Path(last_checkpoint(tmp_path / "stopped")).name == "checkpoint-4"
-    resumed = FinetuningRun(settings(base, class_folders, tmp_path / "stopped", **options))
+    resumed = FinetuningRun(run_settings(base, class_folders, tmp_path / "stopped", **options))
     resumed.trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path / "stopped"))
     resumed_state = trainable_state(resumed)
-    whole = FinetuningRun(settings(base, class_folders, tmp_path / "whole", **options))
+    whole = FinetuningRun(run_settings(base, class_folders, tmp_path / "whole", **options))
     whole.trainer.train()
     assert resumed.trainer.state.global_step == whole.trainer.state.global_step == 6
     for name, weights in trainable_state(whole).items():
@@ -144,21 +131,21 @@ def trainable_state(run):
 
 
 def test_finished_run_is_not_trained_again(base, class_folders, tmp_path):
-    FinetuningRun(settings(base, class_folders, tmp_path / "run")).run()
-    again = FinetuningRun(settings(base, class_folders, tmp_path / "run"))
+    FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).run()
+    again = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
     again.run()
     assert again.trainer.state.global_step == 2
 
 
 def test_output_of_other_settings_is_kept(base, class_folders, tmp_path):
-    FinetuningRun(settings(base, class_folders, tmp_path / "run")).run()
+    FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).run()
     with pytest.raises(ValueError, match="holds a run with another steps, seed: choose another folder"):
-        FinetuningRun(settings(base, class_folders, tmp_path / "run", steps=3, seed=1))
+        FinetuningRun(run_settings(base, class_folders, tmp_path / "run", steps=3, seed=1))
 
 
 def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
     options = {"steps": 20, "evaluate_every": 1, "patience": 2, "head_learning_rate": 0.0, "validation_share": 0.5}
-    run = FinetuningRun(settings(base, class_folders, tmp_path / "run", **options))
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
     run.run()
     assert run.trainer.state.global_step == 3  # nothing improves on the first evaluation
     assert run.trainer.state.best_model_checkpoint.endswith("checkpoint-1")
@@ -195,7 +182,7 @@ def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
 )
 def test_settings_that_do_not_fit(base, class_folders, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        FinetuningRun(settings(base, class_folders, tmp_path / "run", **options))
+        FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
 
 
 @pytest.mark.parametrize(
@@ -210,75 +197,32 @@ def test_launchers_that_are_refused(base, class_folders, tmp_path, monkeypatch, 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
-        FinetuningRun(settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
-
-
-def task_of(chosen):
-    """A task whose labels decide nothing."""
-    return Mock(config_fields=dict, settings=chosen, size=chosen.size)
-
-
-@pytest.mark.parametrize(
-    ("task", "window", "field", "expected"),
-    [
-        ("image-classification", 3, "vitdet_window_size", 3),
-        ("image-classification", "global", "vitdet_window_size", None),
-        ("image-classification", "auto", "vitdet_window_size", None),  # six patches: global attention is cheap
-        ("object-detection", 3, "detection_window_size", 3),
-        ("object-detection", "global", "detection_window_size", "global"),
-        ("object-detection", "auto", "detection_window_size", "auto"),
-    ],
-)
-def test_windows_in_the_configuration(task, window, field, expected):
-    chosen = FinetuneSettings(checkpoint="x", task=task, data="x", output=Path("x"), window_size=window, size=(32, 48))
-    checkpoint = RadioConfig.from_preset("radio-test", vitdet_window_size=4, detection_num_queries=6)
-    assert getattr(configure(checkpoint, task_of(chosen)), field) == expected
-
-
-def test_automatic_window_of_a_large_image():
-    chosen = FinetuneSettings(
-        checkpoint="x", task="depth-estimation", data="x", output=Path("x"), window_size="auto", size=(1024, 1024)
-    )
-    config = configure(RadioConfig.from_preset("radio-test"), task_of(chosen))
-    assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
+        FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
 
 
 def test_run_that_never_began_is_no_obstacle(base, class_folders, tmp_path, monkeypatch):
-    run = FinetuningRun(settings(base, class_folders, tmp_path / "run", steps=2))
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", steps=2))
     monkeypatch.setattr(run.trainer, "train", Mock(side_effect=ValueError("a mask is wrong")))
     with pytest.raises(ValueError, match="a mask is wrong"):
         run.run()
-    assert FinetuningRun(settings(base, class_folders, tmp_path / "run", steps=3)).run()
-
-
-def test_fewer_patches_than_queries(base, coco_folder, tmp_path):
-    with pytest.raises(
-        ValueError, match="`detection_num_queries` must be at most 6 for images of 2 x 3 patches, got 100"
-    ):
-        FinetuningRun(settings(base, coco_folder, tmp_path / "run", task="object-detection"))
+    assert FinetuningRun(run_settings(base, class_folders, tmp_path / "run", steps=3)).run()
 
 
 def test_weights_of_an_earlier_tuning_are_left_behind(base, class_folders, tmp_path):
-    FinetuningRun(settings(base, class_folders, tmp_path / "first", class_weights=(1.0, 2.0))).run()
+    FinetuningRun(run_settings(base, class_folders, tmp_path / "first", class_weights=(1.0, 2.0))).run()
     assert RadioConfig.from_pretrained(tmp_path / "first" / "final").class_weights == [1.0, 2.0]
-    second = FinetuningRun(settings(tmp_path / "first" / "final", class_folders, tmp_path / "second"))
+    second = FinetuningRun(run_settings(tmp_path / "first" / "final", class_folders, tmp_path / "second"))
     assert second.model.config.class_weights is None
-
-
-def test_quantisation_without_bitsandbytes(base, class_folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.finetuning.models.is_bitsandbytes_available", lambda: False)
-    with pytest.raises(ValueError, match="`quantize` 4 needs the package bitsandbytes, which is not installed"):
-        FinetuningRun(settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt")
-def test_adapters_train_on_quantised_blocks(bits, class_folders, tmp_path):
+def test_adapters_train_on_quantized_blocks(bits, class_folders, tmp_path):
     bitsandbytes = pytest.importorskip("bitsandbytes")
     wide = RadioConfig.from_preset("radio-test", hidden_size=64, preferred_resolution=[32, 48])  # one block of NF4
     RadioModel(wide).save_pretrained(tmp_path / "base")
     options = {"tune": "lora", "quantize": bits, "merge": True}
-    run = FinetuningRun(settings(tmp_path / "base", class_folders, tmp_path / "run", **options))
+    run = FinetuningRun(run_settings(tmp_path / "base", class_folders, tmp_path / "run", **options))
     linear_class = {4: bitsandbytes.nn.Linear4bit, 8: bitsandbytes.nn.Linear8bitLt}[bits]
     quantized = [name for name, module in run.model.named_modules() if isinstance(module, linear_class)]
     assert len(quantized) == 4 * wide.num_hidden_layers
@@ -299,51 +243,11 @@ def test_adapters_train_on_quantised_blocks(bits, class_folders, tmp_path):
             torch.testing.assert_close(final.eval()(pixels).logits, plain.eval()(pixels).logits, atol=1e-5, rtol=0)
 
 
-def test_adapter_is_no_checkpoint(base, class_folders, tmp_path):
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    shutil.copy(base / "config.json", adapter)
-    (adapter / "adapter_config.json").write_text("{}")
-    with pytest.raises(
-        ValueError,
-        match=r"`checkpoint` must be a whole model, got the adapter .*\. Give the `merged/` that .*, or its base\.",
-    ):
-        FinetuningRun(settings(adapter, class_folders, tmp_path / "run"))
-
-
-def test_task_model_with_other_classes_restarts_its_last_layer(base, class_folders, tmp_path, capsys):
-    before = RadioForImageClassification.from_pretrained(base, num_labels=3)
-    torch.nn.init.normal_(before.classifier[0].weight)
-    before.save_pretrained(tmp_path / "three")
-    options = {"tune": "lora", "merge": True, "steps": 1}
-    run = FinetuningRun(settings(tmp_path / "three", class_folders, tmp_path / "run", **options))
-    head = run.model.get_base_model().classifier.original_module
-    assert torch.equal(head[0].weight, before.classifier[0].weight)
-    assert head[1].out_features == 2
-    assert 0 < head[1].weight.std() < 0.1  # as new layers start
-    run.run()
-    line = "2 weights of the head have another shape in the checkpoint and start new, such as classifier.1.weight."
-    assert capsys.readouterr().out.count(line) == 1
-    assert RadioForImageClassification.from_pretrained(tmp_path / "run" / "merged").config.num_labels == 2
-
-
-def test_checkpoint_without_a_backbone(base, class_folders, tmp_path):
-    broken = tmp_path / "broken"
-    shutil.copytree(base, broken)
-    weights = load_file(broken / "model.safetensors")
-    del weights["radio_model.model.blocks.1.attn.qkv.weight"]
-    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"lacks 1 weights of the backbone in .*, such as radio_model.model.blocks.1.attn.qkv"
-    ):
-        FinetuningRun(settings(broken, class_folders, tmp_path / "run"))
-
-
 def test_balanced_class_weights_are_saved(base, class_folders, tmp_path):
     shutil.rmtree(class_folders / "cat")
     shutil.copytree(class_folders / "dog", class_folders / "cat")
     (class_folders / "cat" / "0.png").unlink()
-    run = FinetuningRun(settings(base, class_folders, tmp_path / "run", class_weights="balanced"))
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", class_weights="balanced"))
     labels = torch.tensor(run.task.images.train["target"][:]).bincount()
     expected = (labels.sum() / (2 * labels)).tolist()
     assert run.model.config.class_weights == pytest.approx(expected)
@@ -351,7 +255,7 @@ def test_balanced_class_weights_are_saved(base, class_folders, tmp_path):
 
 def test_training_arguments_carry_the_settings(base, class_folders, tmp_path):
     options = {"precision": "bf16", "accumulation": 3, "evaluate_every": 5, "seed": 4, "max_grad_norm": 0.1}
-    arguments = training_arguments(settings(base, class_folders, tmp_path, **options))
+    arguments = training_arguments(run_settings(base, class_folders, tmp_path, **options))
     assert arguments.bf16
     assert arguments.gradient_accumulation_steps == 3
     assert (arguments.eval_steps, arguments.save_steps) == (5, 5)
@@ -370,7 +274,7 @@ def test_labels_decide_which_classifier_is_trained(labels, metric, is_greater_be
     pictures = [str(path) for path in sorted(class_folders.rglob("*.png"))]
     table = Dataset.from_dict({"image": pictures, "label": labels}).cast_column("image", ImageFeature())
     DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "data")
-    run = FinetuningRun(settings(base, tmp_path / "data", tmp_path / "run"))
+    run = FinetuningRun(run_settings(base, tmp_path / "data", tmp_path / "run"))
     metrics = run.run()
     best = run.trainer.state.best_metric
     assert best == pytest.approx(metrics[metric])
@@ -378,59 +282,3 @@ def test_labels_decide_which_classifier_is_trained(labels, metric, is_greater_be
     model = RadioForImageClassification.from_pretrained(tmp_path / "run" / "final")
     assert model.config.problem_type == run.task.problem_type
     assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
-
-
-def test_every_setting_has_an_option(capsys):
-    with pytest.raises(SystemExit):
-        COMMAND.read(["--help"])
-    text = capsys.readouterr().out
-    fields = set(FinetuneSettings.model_fields) - {"checkpoint", "config"}
-    assert [name for name in fields if f"--{name.replace('_', '-')}" not in text] == []
-    assert "config.KEY=value" in text
-
-
-def test_options_become_settings():
-    command = ["base", "--task", "object-detection", "--data", "x", "--lora", "8", "--size", "64x96", "--lora-targets"]
-    command += ["qkv,fc1", "config.detection_num_queries=50", "config.detection_indices=[1,3]", "config.version=mine"]
-    parsed = COMMAND.read(command)
-    assert (parsed.tune, parsed.lora_rank, parsed.size) == ("lora", 8, (64, 96))
-    assert parsed.lora_targets == ("qkv", "fc1")
-    assert parsed.config == {"detection_num_queries": 50, "detection_indices": [1, 3], "version": "mine"}
-    assert parsed.output == Path("runs/finetune-object-detection")
-    parsed = COMMAND.read(["base", "--task", "object-detection", "--data", "x", "--lora"])
-    assert (parsed.tune, parsed.lora_rank, parsed.size) == ("lora", 16, None)
-    parsed = COMMAND.read(["base", "--task", "object-detection", "--data", "x", "--lora", "--tune", "dora", "size=64"])
-    assert (parsed.tune, parsed.size) == ("dora", (64, 64))
-
-
-@pytest.mark.parametrize(("text", "window"), [("8", 8), ("-1", -1), ("global", "global"), ("auto", "auto")])
-def test_windows_on_the_command_line(text, window):
-    command = ["base", "--task", "object-detection", "--data", "x", f"--window-size={text}"]
-    assert COMMAND.read(command).window_size == window
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        ([], "`checkpoint` must be a folder or Hub id with a config.json, got 'missing'."),
-        (["--lora", "0"], "`lora_rank` must be an integer of at least 1, got 0"),
-        (["config.drop_path_rate"], "'config.drop_path_rate' must have the form field=value"),
-        (["--lerning-rate", "1e-3"], "Unknown option '--lerning-rate'. Did you mean '--learning-rate'?"),
-        (["lerning_rate=1e-3"], "Unknown key 'lerning_rate' (FinetuneSettings). Did you mean 'learning_rate'?"),
-    ],
-)
-def test_bad_input_is_one_line(extra, message, capsys):
-    assert main(["missing", "--task", "image-classification", "--data", "x", *extra]) == 1
-    errors = capsys.readouterr().err
-    assert errors.startswith("finetune: error: ")
-    assert errors.count("\n") == 1
-    assert message in errors
-
-
-def test_command(base, class_folders, tmp_path, capsys):
-    command = [str(base), "--task", "image-classification", "--data", str(class_folders), "--output"]
-    command += [str(tmp_path / "run"), "--steps", "2", "--batch-size", "2", "--num-workers", "0"]
-    assert main(command) == 0
-    assert "Validation: accuracy " in capsys.readouterr().out
-    assert (tmp_path / "run" / "final" / "config.json").is_file()
-    assert list((tmp_path / "run" / "runs").rglob("events.*"))  # TensorBoard's

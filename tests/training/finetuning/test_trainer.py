@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tiny_tuning import tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification
 from training.finetuning.adapters import add_adapter
-from training.finetuning.settings import FinetuneSettings
 from training.finetuning.trainer import frozen_part, parameter_groups
 
 
@@ -41,8 +41,7 @@ def test_frozen_parameters_are_in_no_group(model):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_adapters_take_the_rate_of_their_block(model):
-    settings = FinetuneSettings(checkpoint="x", task="image-classification", data="x", output="x", tune="lora")
-    found = rates(add_adapter(model, settings), layer_decay=0.5)
+    found = rates(add_adapter(model, tuning_settings(tune="lora")), layer_decay=0.5)
     trained = {name: rate for name, rate in found.items() if rate}
     assert all("lora_" in name or "classifier" in name for name in trained)
     name = "base_model.model.radio_model.model.blocks.2.mlp.fc1.lora_B.default.weight"
@@ -57,9 +56,8 @@ def test_a_frozen_backbone_stays_in_evaluation_mode(model):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_with_adapters_only_the_positions_stay_in_evaluation_mode(model):
-    settings = FinetuneSettings(checkpoint="x", task="image-classification", data="x", output="x", tune="lora")
     network = model.radio_model
-    assert frozen_part(add_adapter(model, settings)) is network.model.patch_generator
+    assert frozen_part(add_adapter(model, tuning_settings(tune="lora"))) is network.model.patch_generator
     pixels = torch.rand(1, 3, 64, 64)
     model.train()
     frozen_part(model).eval()

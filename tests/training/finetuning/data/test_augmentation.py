@@ -2,18 +2,14 @@
 
 import pytest
 import torch
+from tiny_tuning import tuning_settings
 from torchvision import tv_tensors
 
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.data.augmentation import build_transform
-from training.finetuning.settings import FinetuneSettings
 
 
 SIZE = (32, 48)
-
-
-def settings(task, **options):
-    return FinetuneSettings(checkpoint="checkpoint", task=task, data="data", output="output", **options)
 
 
 def marked_sample(top=8, left=20, height=20, width=30):
@@ -36,7 +32,7 @@ def test_masks_follow_the_image(seed):
     sample = marked_sample()
     del sample["boxes"], sample["labels"]
     torch.manual_seed(seed)
-    out = build_transform(settings("semantic-segmentation", color_jitter=0.0), SIZE, is_training=True)(sample)
+    out = build_transform(tuning_settings("semantic-segmentation", color_jitter=0.0), SIZE, is_training=True)(sample)
     assert out["image"].shape == (3, *SIZE)
     assert out["mask"].shape == SIZE
     red = out["image"][0] > 0.5
@@ -50,7 +46,7 @@ def test_boxes_follow_the_image(seed):
     sample = marked_sample()
     del sample["mask"]
     torch.manual_seed(seed)
-    out = build_transform(settings("object-detection", color_jitter=0.0), SIZE, is_training=True)(sample)
+    out = build_transform(tuning_settings("object-detection", color_jitter=0.0), SIZE, is_training=True)(sample)
     assert out["boxes"].canvas_size == SIZE
     assert len(out["boxes"]) == len(out["labels"])
     if not len(out["boxes"]):
@@ -63,7 +59,7 @@ def test_boxes_follow_the_image(seed):
 def test_flip_is_exact():
     sample = marked_sample()
     options = {"crop_area_min": 1.0, "color_jitter": 0.0, "flip_probability": 1.0}
-    out = build_transform(settings("object-detection", **options), (64, 96), is_training=True)(sample)
+    out = build_transform(tuning_settings("object-detection", **options), (64, 96), is_training=True)(sample)
     assert out["boxes"].tolist() == [[96 - 50, 8, 96 - 20, 28]]
     torch.testing.assert_close(out["mask"].bool(), out["image"][0] == 1)
 
@@ -75,7 +71,7 @@ def test_cut_boxes_are_clipped_and_vanished_ones_leave_with_their_labels():
         "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(64, 96)),
         "labels": torch.tensor([1, 2]),
     }
-    out = build_transform(settings("object-detection"), (64, 96), is_training=False)(sample)
+    out = build_transform(tuning_settings("object-detection"), (64, 96), is_training=False)(sample)
     assert out["boxes"].tolist() == [[0, 0, 30, 40]]
     assert out["labels"].tolist() == [1]
 
@@ -85,7 +81,7 @@ def test_images_without_boxes_pass(seed):
     torch.manual_seed(seed)
     boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(64, 96))
     sample = {**marked_sample(), "boxes": boxes, "labels": torch.zeros(0, dtype=torch.long)}
-    out = build_transform(settings("object-detection"), SIZE, is_training=True)(sample)
+    out = build_transform(tuning_settings("object-detection"), SIZE, is_training=True)(sample)
     assert out["boxes"].shape == (0, 4)
     assert out["image"].shape == (3, *SIZE)
 
@@ -94,7 +90,7 @@ def test_depth_keeps_its_values_and_is_not_cropped():
     depth = torch.rand(64, 96) + 1
     sample = {"image": marked_sample()["image"], "depth": tv_tensors.Mask(depth)}
     options = {"flip_probability": 0.0, "crop_area_min": 0.1}
-    out = build_transform(settings("depth-estimation", **options), (32, 48), is_training=True)(sample)
+    out = build_transform(tuning_settings("depth-estimation", **options), (32, 48), is_training=True)(sample)
     assert out["depth"].dtype == torch.float32
     assert set(out["depth"].flatten().tolist()) <= set(depth.flatten().tolist())  # no mean of two depths
     corners = out["depth"][[0, 0, -1, -1], [0, -1, 0, -1]]
@@ -104,7 +100,8 @@ def test_depth_keeps_its_values_and_is_not_cropped():
 
 def test_evaluation_equals_the_processor():
     image = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
-    out = build_transform(settings("image-classification"), SIZE, is_training=False)({"image": tv_tensors.Image(image)})
+    transform = build_transform(tuning_settings(), SIZE, is_training=False)
+    out = transform({"image": tv_tensors.Image(image)})
     processor = RadioImageProcessor(size={"height": SIZE[0], "width": SIZE[1]})
     expected = processor(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(out["image"].as_subclass(torch.Tensor), expected, atol=1e-6, rtol=0)

@@ -1,36 +1,24 @@
 """Boxes in all the ways that data sets state them, what is refused, and scores that are known."""
 
-import json
-import logging
 import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
-from PIL import Image
+from tiny_tuning import build_task, picture, tuning_settings
 
-from training.finetuning.data.sources import LabeledImages, load_images
-from training.finetuning.settings import FinetuneSettings
+from training.finetuning.data.sources import LabeledImages
 from training.finetuning.tasks.detection import NO_OBJECT, DetectionTask
 
 
 OBJECTS = {"bbox": [[4, 6, 20, 12], [0, 0, 48, 36]], "category": [2, 0]}
 
 
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def build(objects=OBJECTS, names=("a", "b", "c"), feature=None, **options):
-    settings = FinetuneSettings(
-        checkpoint="checkpoint", task="object-detection", data="data", output="output", size=(32, 48), **options
-    )
     features = None if feature is None else Features({"target": feature})
     table = Dataset.from_dict({"target": [objects]}, features=features)
-    return DetectionTask(settings, LabeledImages(table, table, names, ""))
+    return build_task(DetectionTask, "object-detection", names, table, **options)
 
 
 @pytest.fixture
@@ -39,8 +27,7 @@ def detection():
 
 
 def read(task, objects):
-    picture = Image.fromarray(np.full((36, 48, 3), 100, dtype=np.uint8))
-    return task.read({"image": picture, "target": objects}, "image 7")
+    return task.read({"image": picture(), "target": objects}, "image 7")
 
 
 @pytest.mark.parametrize(
@@ -135,35 +122,9 @@ def test_sources_that_train_on_nothing(objects, message):
 
 
 def test_validation_needs_boxes_too():
-    settings = FinetuneSettings(checkpoint="checkpoint", task="object-detection", data="data", output="output")
     train, validation = (Dataset.from_dict({"target": [row]}) for row in (OBJECTS, {"bbox": [], "category": []}))
     with pytest.raises(ValueError, match="'data' has no boxes in its validation images"):
-        DetectionTask(settings, LabeledImages(train, validation, ("a",), ""))
-
-
-def test_coco_boxes_without_an_area_are_counted(coco_folder, coco_content, caplog):
-    coco_content["annotations"] += [{"id": 5, "image_id": 12, "category_id": 4, "bbox": [3, 3, 0, 8.0]}]
-    (coco_folder / "annotations.json").write_text(json.dumps(coco_content))
-    settings = FinetuneSettings(
-        checkpoint="checkpoint", task="object-detection", data=str(coco_folder), output="output"
-    )
-    with caplog.at_level(logging.WARNING):
-        images = load_images(settings)
-    assert "annotations.json: left out 1 boxes without an area" in caplog.text
-    boxes = [box for row in [*images.train, *images.validation] for box in row["target"]["bbox"]]
-    assert [3, 3, 0, 8] not in boxes
-    assert len(boxes) == 3
-
-
-def test_coco_object_without_a_box(coco_folder, coco_content):
-    del coco_content["annotations"][1]["bbox"]
-    (coco_folder / "annotations.json").write_text(json.dumps(coco_content))
-    with pytest.raises(
-        ValueError, match=r"annotations\.json: annotations\[1\] must have `bbox` of type list, got None"
-    ):
-        load_images(
-            FinetuneSettings(checkpoint="checkpoint", task="object-detection", data=str(coco_folder), output="output")
-        )
+        DetectionTask(tuning_settings("object-detection"), LabeledImages(train, validation, ("a",), ""))
 
 
 def detection_outputs(boxes, logits):

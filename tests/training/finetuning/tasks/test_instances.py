@@ -1,8 +1,7 @@
-"""Instance segmentation: outlines of every kind, masks that follow their boxes, known scores and a whole run."""
+"""Instance segmentation: outlines of every kind, masks that follow their boxes, and known scores."""
 
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,25 +9,16 @@ import pytest
 import torch
 from datasets import Dataset
 from matplotlib.figure import Figure
-from PIL import Image
-from pycocotools import mask as coco_mask
+from tiny_tuning import build_task, tuning_settings
+from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_lengths
 
-from modeling_radio import RadioConfig, RadioForInstanceSegmentation, RadioModel
-from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.finetuning.adapters import open_adapter
 from training.finetuning.data.augmentation import build_transform
-from training.finetuning.data.sources import LabeledImages, load_images
-from training.finetuning.run import FinetuningRun
-from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Examples
 from training.finetuning.tasks.detection import NO_OBJECT
 from training.finetuning.tasks.instances import InstanceSegmentationTask, decode_mask
 
 
-HEIGHT, WIDTH = 36, 48
 TRIANGLE = [[4, 6, 24, 6, 4, 18]]
-RECTANGLE = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-RECTANGLE[10:18, 12:30] = 1
 OBJECTS = {
     "bbox": [[4, 6, 20, 12], [12, 10, 18, 8]],
     "category": [1, 0],
@@ -36,37 +26,18 @@ OBJECTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def picture():
-    return Image.fromarray(np.where(RECTANGLE[..., None], [250, 0, 0], [0, 0, 250]).astype(np.uint8))
-
-
-def settings(checkpoint="checkpoint", data="data", output="output", **options):
-    return FinetuneSettings(
-        checkpoint=str(checkpoint), task="instance-segmentation", data=str(data), output=Path(output), **options
-    )
-
-
 def build(objects=OBJECTS):
     table = Dataset.from_list([{"target": objects}])
-    return InstanceSegmentationTask(settings(size=(32, 48)), LabeledImages(table, table, ("a", "b"), ""))
+    return build_task(InstanceSegmentationTask, "instance-segmentation", ("a", "b"), table)
+
+
+def settings(**options):
+    return tuning_settings("instance-segmentation", **options)
 
 
 @pytest.fixture
 def instances():
     return build()
-
-
-def run_lengths(mask, *, compressed):
-    if compressed:
-        encoded = coco_mask.encode(np.asfortranarray(mask))
-        return {"size": encoded["size"], "counts": encoded["counts"].decode()}
-    ends = np.flatnonzero(np.diff(mask.flatten(order="F"))) + 1
-    return {"size": list(mask.shape), "counts": np.diff([0, *ends, mask.size]).tolist()}
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -114,26 +85,26 @@ def test_outlines_of_another_size(compressed):
 
 
 def test_masks_are_read(instances):
-    sample = instances.read({"image": picture(), "target": OBJECTS}, "image 0")
+    sample = instances.read({"image": rectangle_picture(), "target": OBJECTS}, "image 0")
     assert sample["masks"].shape == (2, HEIGHT, WIDTH)
     assert sample["masks"][0].sum() == pytest.approx(20 * 12 / 2, rel=0.1)
     assert np.array_equal(sample["masks"][1], RECTANGLE)
     labels = instances.labels(sample)
     assert type(labels["masks"]) is torch.Tensor
-    nothing = instances.read({"image": picture(), "target": {key: [] for key in OBJECTS}}, "image 0")
+    nothing = instances.read({"image": rectangle_picture(), "target": {key: [] for key in OBJECTS}}, "image 0")
     assert nothing["masks"].shape == (0, HEIGHT, WIDTH)
 
 
 def test_fewer_outlines_than_boxes(instances):
     objects = {**OBJECTS, "segmentation": OBJECTS["segmentation"][:1]}
     with pytest.raises(ValueError, match="objects of image 7 have 2 boxes but 1 outlines"):
-        instances.read({"image": picture(), "target": objects}, "image 7")
+        instances.read({"image": rectangle_picture(), "target": objects}, "image 7")
 
 
 @pytest.mark.parametrize("outline", [TRIANGLE, run_lengths(RECTANGLE, compressed=True)])
 def test_outlines_in_a_table(outline):
     task = build([{"bbox": [4, 6, 20, 12], "label": 1, "segmentation": outline}] * 2)
-    masks = task.read({"image": picture(), "target": task.images.train["target"][0]}, "image 0")["masks"]
+    masks = task.read({"image": rectangle_picture(), "target": task.images.train["target"][0]}, "image 0")["masks"]
     assert np.array_equal(masks[1], decode_mask(outline, (HEIGHT, WIDTH), ""))
 
 
@@ -145,7 +116,7 @@ def test_objects_without_outlines():
 @pytest.mark.parametrize("seed", range(20))
 def test_masks_and_boxes_follow_the_image(seed, instances):
     transform = build_transform(settings(color_jitter=0.0), (HEIGHT, WIDTH), is_training=True)
-    rows = [{"image": picture(), "target": OBJECTS}]
+    rows = [{"image": rectangle_picture(), "target": OBJECTS}]
     example = Examples(rows, instances, transform, seed, "image")[0]
     labels = example["labels"]
     assert len(labels["boxes"]) == len(labels["masks"]) == len(labels["class_labels"])
@@ -161,9 +132,13 @@ def test_masks_and_boxes_follow_the_image(seed, instances):
 
 
 def test_an_object_that_is_cropped_away_takes_its_mask_along(instances):
-    sample = instances.read({"image": picture(), "target": OBJECTS}, "image 0")
+    sample = instances.read({"image": rectangle_picture(), "target": OBJECTS}, "image 0")
     sample["masks"][0] = 0  # as where a crop has left the box without a pixel
-    transform = build_transform(settings(color_jitter=0.0, flip_probability=0.0), (HEIGHT, WIDTH), is_training=True)
+    transform = build_transform(
+        settings(color_jitter=0.0, flip_probability=0.0),
+        (HEIGHT, WIDTH),
+        is_training=True,
+    )
     torch.manual_seed(0)
     out = transform(sample)
     assert out["labels"].tolist() == [0]
@@ -211,70 +186,3 @@ def test_masks_are_drawn_in_the_color_of_their_class(instances):
     assert mask.get_array().shape == (8, 12)
     assert mask.get_extent() == image.get_extent()
     assert mask.cmap(0)[:3] == pytest.approx((1.0, 0.498, 0.055), abs=1e-2)  # C1
-
-
-def save_split(folder, count):
-    """Write images with a rectangle each, in Roboflow's layout; the last has no object."""
-    folder.mkdir(parents=True)
-    content = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "box"}, {"id": 5, "name": "sheet"}]}
-    for number in range(count):
-        picture().save(folder / f"{number}.png")
-        content["images"].append({"id": number, "file_name": f"{number}.png"})
-        outline = [[12, 10, 30, 10, 30, 18, 12, 18]] if number else run_lengths(RECTANGLE, compressed=False)
-        annotation = {"id": number, "image_id": number, "category_id": 3, "bbox": [12, 10, 18, 8]}
-        if number < count - 1:
-            content["annotations"].append({**annotation, "segmentation": outline})
-    (folder / "_annotations.coco.json").write_text(json.dumps(content))
-
-
-@pytest.fixture
-def outlines_folder(tmp_path):
-    save_split(tmp_path / "outlines" / "train", 4)
-    save_split(tmp_path / "outlines" / "valid", 2)
-    return tmp_path / "outlines"
-
-
-def test_coco(outlines_folder):
-    images = load_images(settings(data=outlines_folder))
-    assert images.class_names == ("box", "sheet")
-    outlines = [row["target"]["segmentation"] for row in images.train]
-    assert [len(of_image) for of_image in outlines] == [1, 1, 1, 0]
-    assert all(isinstance(text, str) for of_image in outlines for text in of_image)  # no pixels
-    assert np.array_equal(decode_mask(outlines[0][0], (HEIGHT, WIDTH), ""), RECTANGLE)
-
-
-def test_detection_reads_no_outlines(outlines_folder):
-    detection = FinetuneSettings(
-        checkpoint="checkpoint", task="object-detection", data=str(outlines_folder), output="output"
-    )
-    assert set(load_images(detection).train[0]["target"]) == {"bbox", "category"}
-
-
-def test_coco_without_outlines(coco_folder):
-    with pytest.raises(
-        ValueError, match=r"annotations\[0\] has no `segmentation`: .* choose the task object-detection"
-    ):
-        load_images(settings(data=coco_folder))
-
-
-def test_run_merges_and_opens_again(outlines_folder, tmp_path):
-    torch.manual_seed(0)
-    base, output = tmp_path / "base", tmp_path / "run"
-    RadioModel(RadioConfig.from_preset("radio-test", preferred_resolution=[32, 48])).save_pretrained(base)
-    heads = {"detection_num_queries": 6, "detection_hidden_size": 32, "detection_num_layers": 1}
-    quick = {"tune": "lora", "lora_rank": 2, "merge": True, "batch_size": 2, "steps": 2, "num_workers": 0}
-    metrics = FinetuningRun(settings(base, outlines_folder, output, config=heads, window_size=2, **quick)).run()
-    assert {"map", "mask_map", "mask_map_50"} <= set(metrics)
-    with Image.open(output / "pictures" / "step-2.png") as drawn:
-        assert drawn.width > 100
-    merged = RadioForInstanceSegmentation.from_pretrained(output / "merged").eval()
-    assert merged.config.detection_window_size == 2
-    adapted = RadioForInstanceSegmentation.from_pretrained(base, config=RadioConfig.from_pretrained(output / "final"))
-    adapted = open_adapter(adapted, output / "final").eval()
-    processor = RadioImageProcessor.from_pretrained(output / "merged")
-    pixels = processor(picture(), return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        actual, expected = merged(pixels), adapted(pixels)
-    torch.testing.assert_close(actual.pred_masks, expected.pred_masks, atol=1e-4, rtol=1e-4)
-    found = processor.post_process_instances(actual, [(HEIGHT, WIDTH)], threshold=0.0)[0]
-    assert found["masks"].shape == (6, HEIGHT, WIDTH)

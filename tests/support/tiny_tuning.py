@@ -1,0 +1,80 @@
+"""Tuning small enough for tests: settings, tasks, tables, and heads as small as the tiny backbone."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from transformers import TrainerCallback
+from tuning_fixtures import HEIGHT, WIDTH
+
+from training.finetuning.data.sources import LabeledImages, load_images
+from training.finetuning.settings import FinetuneSettings
+
+
+TINY_DPT = {"dpt_hidden_size": 8}
+TINY_DETECTOR = {"detection_num_queries": 6, "detection_hidden_size": 32, "detection_num_layers": 1}
+
+
+def tuning_settings(task: str = "image-classification", **options) -> FinetuneSettings:
+    """Return settings whose places do not exist, unless the options name others."""
+    places = {"checkpoint": "checkpoint", "data": "data", "output": "output"}
+    given = {name: str(value) if name in places else value for name, value in options.items()}
+    return FinetuneSettings(task=task, **{**places, **given})
+
+
+def run_settings(
+    base: Path, data: Path, output: Path, task: str = "image-classification", **options
+) -> FinetuneSettings:
+    """Return settings of a run of two steps, which holds out a third of the images."""
+    quick = {"batch_size": 2, "steps": 2, "num_workers": 0, "validation_share": 0.34, "lora_rank": 2}
+    return tuning_settings(task, checkpoint=base, data=data, output=output, **{**quick, **options})
+
+
+def build_task(task_class, task: str, names=("a", "b", "c"), train=None, **options):
+    """Return a task on a table that both splits share."""
+    return task_class(tuning_settings(task, size=(32, 48), **options), LabeledImages(train, train, names, ""))
+
+
+def load(data: Path, task: str, **options) -> LabeledImages:
+    """Open a source."""
+    return load_images(tuning_settings(task, data=data, **options))
+
+
+def picture(height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
+    """Return a gray image."""
+    return Image.fromarray(np.full((height, width, 3), 100, dtype=np.uint8))
+
+
+def mask_rows(*masks) -> Dataset:
+    """Return a table of masks alone."""
+    from_arrays = [Image.fromarray(np.array(mask, dtype=np.uint8)) for mask in masks]
+    return Dataset.from_dict({"target": from_arrays}, features=Features({"target": ImageFeature()}))
+
+
+def save_labels(path: Path, feature, labels: list) -> Path:
+    """Save a data set of black images with labels of a type."""
+    pictures = [Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)) for _ in labels]
+    features = Features({"image": ImageFeature(), "label": feature})
+    Dataset.from_dict({"image": pictures, "label": labels}, features=features).save_to_disk(path)
+    return path
+
+
+def save_parquet(path: Path, labels: list) -> None:
+    """Save black images in a column `img`, and names or ids in a column `label`."""
+    pictures = [Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)) for _ in labels]
+    feature = Value("string") if isinstance(labels[0], str) else Value("int64")
+    features = Features({"img": ImageFeature(), "label": feature})
+    Dataset.from_dict({"img": pictures, "label": labels}, features=features).to_parquet(path)
+
+
+class StopAfter(TrainerCallback):
+    """Ends a run after the checkpoint of a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_training_stop = True

@@ -1,0 +1,97 @@
+"""The model of a run: its configuration, what it is opened from, and what is refused."""
+
+import shutil
+from unittest.mock import Mock
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_tuning import run_settings, tuning_settings
+
+from modeling_radio import RadioConfig, RadioForImageClassification
+from training.finetuning.models import configure
+from training.finetuning.run import FinetuningRun
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def task_of(chosen):
+    """A task whose labels decide nothing."""
+    return Mock(config_fields=dict, settings=chosen, size=chosen.size)
+
+
+@pytest.mark.parametrize(
+    ("task", "window", "field", "expected"),
+    [
+        ("image-classification", 3, "vitdet_window_size", 3),
+        ("image-classification", "global", "vitdet_window_size", None),
+        ("image-classification", "auto", "vitdet_window_size", None),  # six patches: global attention is cheap
+        ("object-detection", 3, "detection_window_size", 3),
+        ("object-detection", "global", "detection_window_size", "global"),
+        ("object-detection", "auto", "detection_window_size", "auto"),
+    ],
+)
+def test_windows_in_the_configuration(task, window, field, expected):
+    chosen = tuning_settings(task, window_size=window, size=(32, 48))
+    checkpoint = RadioConfig.from_preset("radio-test", vitdet_window_size=4, detection_num_queries=6)
+    assert getattr(configure(checkpoint, task_of(chosen)), field) == expected
+
+
+def test_automatic_window_of_a_large_image():
+    chosen = tuning_settings("depth-estimation", window_size="auto", size=(1024, 1024))
+    config = configure(RadioConfig.from_preset("radio-test"), task_of(chosen))
+    assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
+
+
+def test_fewer_patches_than_queries(base, coco_folder, tmp_path):
+    with pytest.raises(
+        ValueError, match="`detection_num_queries` must be at most 6 for images of 2 x 3 patches, got 100"
+    ):
+        FinetuningRun(run_settings(base, coco_folder, tmp_path / "run", task="object-detection"))
+
+
+def test_quantization_without_bitsandbytes(base, class_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.finetuning.models.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match="`quantize` 4 needs the package bitsandbytes, which is not installed"):
+        FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune="lora", quantize=4))
+
+
+def test_adapter_is_no_checkpoint(base, class_folders, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    shutil.copy(base / "config.json", adapter)
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ValueError,
+        match=r"`checkpoint` must be a whole model, got the adapter .*\. Give the `merged/` that .*, or its base\.",
+    ):
+        FinetuningRun(run_settings(adapter, class_folders, tmp_path / "run"))
+
+
+def test_task_model_with_other_classes_restarts_its_last_layer(base, class_folders, tmp_path, capsys):
+    before = RadioForImageClassification.from_pretrained(base, num_labels=3)
+    torch.nn.init.normal_(before.classifier[0].weight)
+    before.save_pretrained(tmp_path / "three")
+    options = {"tune": "lora", "merge": True, "steps": 1}
+    run = FinetuningRun(run_settings(tmp_path / "three", class_folders, tmp_path / "run", **options))
+    head = run.model.get_base_model().classifier.original_module
+    assert torch.equal(head[0].weight, before.classifier[0].weight)
+    assert head[1].out_features == 2
+    assert 0 < head[1].weight.std() < 0.1  # as new layers start
+    run.run()
+    line = "2 weights of the head have another shape in the checkpoint and start new, such as classifier.1.weight."
+    assert capsys.readouterr().out.count(line) == 1
+    assert RadioForImageClassification.from_pretrained(tmp_path / "run" / "merged").config.num_labels == 2
+
+
+def test_checkpoint_without_a_backbone(base, class_folders, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["radio_model.model.blocks.1.attn.qkv.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"lacks 1 weights of the backbone in .*, such as radio_model.model.blocks.1.attn.qkv"
+    ):
+        FinetuningRun(run_settings(broken, class_folders, tmp_path / "run"))
