@@ -219,7 +219,7 @@ class FromNvidiaSettings(Settings):
     text_tower: str | None = None
     text_adaptor: str | None = None
     verify: Path | None = None
-    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
+    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0, allow_inf_nan=False)
     overwrite: bool = False
 
     @model_validator(mode="after")
@@ -252,7 +252,6 @@ def _show_warning(
 
 
 def _run(settings: FromNvidiaSettings) -> None:
-    check_tolerance(settings.tolerance)
     inputs = [Path(each) for each in (settings.source, settings.text_tower, settings.verify) if each is not None]
     check_model_output(settings.output, overwrite=settings.overwrite, inputs=inputs)
     model = convert(settings.source, adaptors=settings.adaptors, version=settings.version, overrides=settings.config)

@@ -29,7 +29,7 @@ S = TypeVar("S", bound=Settings)
 
 CHANGES = "changes"
 """Field of a command's settings that takes the changes of something else, such as a recipe."""
-_CHANGE = re.compile(r"[\w-]+(\.[\w-]+)*=")
+_CHANGE = re.compile(r"\w[\w-]*(\.[\w-]+)*=")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -199,8 +199,8 @@ def _index_of(entries: list[Any], path: tuple[str, ...], name: str) -> int:
 
 def _problems(model: type[BaseModel], error: ValidationError, values: Mapping[str, Any]) -> list[Problem]:
     """Return pydantic's complaints in our words, each once: a union has one for each of its types."""
-    problems = [problem for entry in error.errors(include_url=False) for problem in _explain(model, entry, values)]
-    return list(dict.fromkeys(problems))
+    entries = [entry for entry in error.errors(include_url=False) if entry["type"] != "default_factory_not_called"]
+    return list(dict.fromkeys(problem for entry in entries for problem in _explain(model, entry, values)))
 
 
 def _explain(model: type[BaseModel], entry: ErrorDetails, values: Mapping[str, Any]) -> list[Problem]:

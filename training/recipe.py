@@ -576,9 +576,7 @@ def _stage_recipe(recipe: Recipe, stage: dict[str, Any]) -> Recipe:
             value = value.get(name) if isinstance(value, Mapping) else None
         if value is not None:
             key = ".".join((*where, *path))
-            raise RecipeError(
-                f"`{key}` must be left to the recipe itself, got {value!r}. It is the same for all stages."
-            )
+            raise RecipeError(f"`{key}` must be left to the recipe itself, got {value!r}. It {STAGELESS}.")
     own = {"stages": [], "seed": derive_seed(recipe.seed, "stage", stage["name"])}
     try:
         return Recipe(**merged(recipe.to_dict() | own, stage))

@@ -58,6 +58,7 @@ def test_what_is_true_by_default_can_be_left_out():
     ("words", "message"),
     [
         (["a", "--sises", "1"], "Unknown option '--sises'. Did you mean '--sizes'? --help lists all."),
+        (["a", "--sises=1"], "Unknown option '--sises=1'. Did you mean '--sizes'?"),
         (["a", "--sizes"], "argument --sizes: expected one argument"),
         ([], "the following arguments are required: SOURCE"),
         (["a", "--bits", "5"], "`bits` must be one of [4, 8], or null, got 5."),

@@ -46,6 +46,13 @@ def test_the_output_follows_the_task():
     assert settings.output == Path("runs/finetune-depth-estimation")
 
 
+def test_a_wrong_task_is_the_only_fault_named():
+    with pytest.raises(ValueError, match="task") as error:
+        FinetuneSettings(checkpoint="c", task="depth", data="d")
+    assert str(error.value).startswith("`task` must be one of ")
+    assert "`output`" not in str(error.value)
+
+
 def test_settings_survive_json(tmp_path):
     settings(lora_targets=("qkv",), size=(64, 32)).save(tmp_path / "settings.json")
     text = (tmp_path / "settings.json").read_text()
