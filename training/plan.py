@@ -50,7 +50,7 @@ class StudentCost(NamedTuple):
     """What one image costs the student.
 
     Attributes:
-        flops: Forward and backward.
+        flops: Of forward and backward pass.
         kept: Numbers kept for the backward pass.
         kept_checkpointed: The same with `student.gradient_checkpointing`.
     """
@@ -64,10 +64,10 @@ class PartitionCost(NamedTuple):
     """What a step of a partition costs on all ranks together, averaged over its resolutions.
 
     Attributes:
-        partition: The partition.
+        partition: Which partition.
         images_per_pass: Most images that a rank has on its GPU at once.
-        student_flops: Forward and backward.
-        teacher_flops: Forward, by teacher.
+        student_flops: Of forward and backward passes.
+        teacher_flops: Of forward passes, by teacher.
         activations: Bytes that a rank keeps at the largest resolution, without and with gradient checkpointing.
     """
 
@@ -79,7 +79,7 @@ class PartitionCost(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Of the student and its teachers."""
+        """FLOPs of student and teachers together."""
         return self.student_flops + sum(self.teacher_flops.values())
 
 
@@ -129,7 +129,7 @@ def _without_weights(entry: TeacherRecipe) -> TeacherRecipe:
 
 
 def _forward(student: RadioModel, size_px: int) -> tuple[Tensor, int]:
-    """Return a loss on one image, and how many numbers its backward pass needs kept."""
+    """Return the loss of one image, and how many numbers are kept for its backward pass."""
     num_tokens = (size_px // student.patch_size) ** 2 + student.config.num_prefix_tokens
     with _count_kept(student, num_tokens) as sizes:
         output = student(torch.empty(1, 3, size_px, size_px, device="meta"), window_size="global")
@@ -193,8 +193,8 @@ class Plan:
     """What all stages of a run cost.
 
     Args:
-        recipe: The recipe.
-        num_gpus: Ranks.
+        recipe: What is trained.
+        num_gpus: Number of ranks.
         mfu: Share of a GPU's peak that the run is assumed to reach.
     """
 
@@ -214,7 +214,7 @@ class Plan:
         return flops / (PEAK_FLOPS[gpu] * self.mfu) / SECONDS_PER_DAY
 
     def networks_table(self) -> str:
-        """Parameters, and what they take on a GPU."""
+        """Return a table of parameters and GPU memory of student and teachers."""
         num_parameters = sum(parameter.numel() for parameter in self.networks.student.parameters())
         whole = STUDENT_BYTES * num_parameters / GIB
         sizes = f"{whole:.1f} as a copy (DDP), {whole / self.num_gpus:.2f} sharded over all (FSDP)"
@@ -230,7 +230,7 @@ class Plan:
         ]
 
     def steps_table(self) -> str:
-        """Operations and memory of one step."""
+        """Return a table of FLOPs and activation memory of one step of each partition."""
         teachers = list(self.networks.teachers)
         header = ["stage", "partition", "images", "sizes (px)", "student", *teachers, "sum (PFLOP per step)"]
         header += ["images per pass", "activations (GiB)", "checkpointed (GiB)"]
@@ -247,7 +247,7 @@ class Plan:
         return markdown(header, rows)
 
     def levers_table(self) -> str:
-        """The whole run, as it is and with one thing changed."""
+        """Return a table of the run's GPU-days, as it is and with one thing changed."""
         num_teachers = len(self.networks.teachers)
         rows = [
             self._days_row("as the recipe says", self.stages),
@@ -264,7 +264,7 @@ class Plan:
         return [label, *(f"{value:,.0f} ({value / self.num_gpus:.1f})" for value in days)]
 
     def notes(self) -> str:
-        """What else binding ranks, a cache and sharded teachers come to."""
+        """Return what bound ranks, a feature cache and sharded teachers would save or take, as a Markdown list."""
         costs = self.costs[self.stages[-1].name]
         total = sum(cost.flops for cost in costs)
         split = ", ".join(f"{cost.partition.name} {cost.flops / total:.0%}" for cost in costs)

@@ -31,7 +31,7 @@ from training.teachers.registry import build_teachers
 
 
 class CheckpointEvaluation:
-    """Runs evaluations of one checkpoint beside the raw pixels.
+    """Measures one checkpoint: its backbone beside the raw pixels, its adaptors beside their teachers.
 
     Args:
         model: The student in eval mode.
@@ -55,11 +55,11 @@ class CheckpointEvaluation:
         return {name: teacher.to(self.data.device) for name, teacher in build_teachers(entries).items()}
 
     def knn(self) -> list[Measurement]:
-        """Weighted kNN accuracy."""
+        """Measure weighted kNN accuracy of the raw pixels and the backbone."""
         return self._beside_pixels(measure_knn)
 
     def segmentation_probe(self) -> list[Measurement]:
-        """Mean IoU of a linear probe."""
+        """Measure the mean IoU of a linear probe on the raw pixels and on the backbone."""
         return self._beside_pixels(measure_segmentation_probe)
 
     def _beside_pixels(self, measure: Callable[..., list[Measurement]]) -> list[Measurement]:
@@ -67,7 +67,7 @@ class CheckpointEvaluation:
         return pixels + measure(STUDENT, backbone_extractor(self.model), self.data)
 
     def adaptor_fidelity(self) -> list[Measurement]:
-        """Mean cosine of every adaptor with its teacher."""
+        """Measure the mean cosine of every adaptor with its teacher."""
         measurements = []
         for name, teacher in self.teachers.items():
             reference = self.data.extract(teacher, self.data.unlabeled, name)
@@ -76,7 +76,7 @@ class CheckpointEvaluation:
         return measurements
 
     def zero_shot(self) -> list[Measurement]:
-        """Zero-shot accuracy through the checkpoint's text tower, or else through a teacher's classifier."""
+        """Measure zero-shot accuracy through the checkpoint's text tower, or else through a teacher's classifier."""
         config = RadioConfig.from_pretrained(self.settings.checkpoint)  # the model itself leaves out the tower
         if config.text_tower is not None:
             return self._text_zero_shot(str(config.text_adaptor))
@@ -99,7 +99,7 @@ class CheckpointEvaluation:
         return measure_text_zero_shot(f"adaptor {name}", adaptor_extractor(self.model, name), classes, self.data)
 
     def resolution_consistency(self) -> list[Measurement]:
-        """Cosine of dense features at several sizes with those at the largest."""
+        """Measure the cosine of dense features at several sizes with those at the largest."""
         sizes = [
             self.model.get_nearest_supported_resolution(size, size).height
             for size in self.settings.consistency_sizes_px
@@ -147,7 +147,7 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
         The measurements with their sources.
 
     Raises:
-        ValueError: If the folder is none of a checkpoint.
+        ValueError: If the folder is no checkpoint.
         PackageError: If data or teachers cannot be fetched.
     """
     checkpoint = settings.checkpoint

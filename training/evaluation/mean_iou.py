@@ -45,7 +45,7 @@ class ConfusionMatrix:
         return {"mean_iou": iou[is_averaged].nanmean(), "pixel_accuracy": accuracy}
 
     def reset(self) -> None:
-        """Start over, without pixels."""
+        """Reset all counts to 0."""
         self.counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
 
 

@@ -1,1 +1,1 @@
-"""Labeled data: where it comes from, how it is laid out, augmented."""
+"""Labeled images: where they come from, how they are laid out, labeled and augmented."""

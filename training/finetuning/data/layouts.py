@@ -1,4 +1,4 @@
-"""Folders of labeled images as `datasets` tables: pairs of files, COCO annotations, class sub-folders."""
+"""Folders of labeled images as `datasets` tables: pairs of files, and COCO annotations."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from training.finetuning.tasks.base import Batch, FinetuningTask, Score
 
 
 NO_OBJECT = -100
-"""In the rows that fill references up to equal length; what the `Trainer` fills those of several processes with."""
+"""Class of the rows that fill references up to equal length; transformers' `Trainer` fills several ranks' so."""
 
 # torchmetrics' names: mAP over IoU 0.50 to 0.95, at 0.50, at 0.75, of sizes; mean recall with 100 detections.
 METRICS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
