@@ -21,8 +21,8 @@ from foundation.fields import (
     literals_of,
     read_text,
 )
+from foundation.messages import did_you_mean
 from foundation.settings import Settings, SettingsError, load
-from modeling_radio.messages_radio import did_you_mean
 
 
 S = TypeVar("S", bound=Settings)

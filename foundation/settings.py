@@ -23,7 +23,7 @@ from foundation.fields import (
     read_text,
     section_of,
 )
-from modeling_radio.messages_radio import check_choice, did_you_mean
+from foundation.messages import check_choice, did_you_mean
 
 
 S = TypeVar("S", bound="Settings")

@@ -14,9 +14,9 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from foundation.fields import Mark, OneOf, read_yaml
+from foundation.messages import check_choice, did_you_mean
 from foundation.seeds import derive_seed
 from foundation.settings import Settings, SettingsError, hash_of, load, marked, merged, require, without
-from modeling_radio.messages_radio import check_choice, did_you_mean
 from training.losses.features import FEATURE_LOSSES
 from training.losses.summaries import SUMMARY_LOSSES
 

@@ -1,0 +1,23 @@
+"""Suggestions and checks of choices, in the words of `modeling_radio`.
+
+That package imports transformers, which takes seconds: it is opened when something is wrong, so that `--help` and what
+is right need not wait for it.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+
+def did_you_mean(word: Any, choices: Collection[str]) -> str:
+    """Return `" Did you mean ...?"`, or nothing if no choice is near."""
+    from modeling_radio import messages_radio
+
+    return messages_radio.did_you_mean(word, choices)
+
+
+def check_choice(name: str, value: Any, choices: Collection[str], *, error: type[Exception] = ValueError) -> None:
+    """Refuse a value that is none of the choices, as `modeling_radio.messages_radio.check_choice`."""
+    if value not in choices:
+        from modeling_radio import messages_radio
+
+        messages_radio.check_choice(name, value, choices, error=error)
