@@ -7,7 +7,8 @@ import os
 import resource
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,12 +60,22 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def full_disk() -> Iterator[None]:
-    """Let no file grow beyond a kilobyte: writers then fail as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def full_disk() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which no file grows beyond a kilobyte: writers then fail as on a full disk.
+
+    It must end before the test does, since pytest may write its report to a file.
+    """
+
+    @contextmanager
+    def limit() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

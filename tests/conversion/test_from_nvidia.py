@@ -256,7 +256,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_folder(reference, tmp_path, 
     output.mkdir()
     (output / "config.json").write_text('{"model_type": "radio"}')
     source = str(reference / "radio_v2_tiny" / "checkpoint.pth.tar")
-    assert main([source, str(output), "--overwrite"]) == 1
+    with full_disk():
+        assert main([source, str(output), "--overwrite"]) == 1
     assert f"from_nvidia: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
     assert [file.name for file in output.iterdir()] == ["config.json"]
     assert list(tmp_path.iterdir()) == [output]

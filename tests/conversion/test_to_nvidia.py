@@ -140,10 +140,10 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(hub_folder, tmp_path, capsys, request):
+def test_a_full_disk_is_one_line_and_leaves_nothing(hub_folder, tmp_path, capsys, full_disk):
     folder, output = hub_folder("c_radio_v3_tiny"), tmp_path / "back.pth.tar"
-    request.getfixturevalue("full_disk")
-    assert to_nvidia([str(folder), str(output)]) == 1
+    with full_disk():
+        assert to_nvidia([str(folder), str(output)]) == 1
     assert f"to_nvidia: error: Cannot write {str(output)!r}: " in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [folder]
 

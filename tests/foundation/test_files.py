@@ -64,7 +64,7 @@ def test_file_is_replaced_or_kept(tmp_path):
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(write, tmp_path, full_disk):
     path = tmp_path / "weights"
     path.write_text("old")
-    with pytest.raises(WriteError, match=r"^Cannot write '.*weights': .*intact\.$") as raised:
+    with full_disk(), pytest.raises(WriteError, match=r"^Cannot write '.*weights': .*intact\.$") as raised:
         write_file(path, write)
     assert "\n" not in str(raised.value)
     assert path.read_text() == "old"
