@@ -148,7 +148,7 @@ def _dtype(value: Any) -> Any:
 
 def _build_args(config: RadioConfig) -> dict[str, Any]:
     """Return training arguments that describe a network of ours to NVIDIA's loader."""
-    per_teacher = config.num_cls_tokens > 1 or any(adaptor.token_index for adaptor in config.adaptor_configs)
+    per_teacher = config.num_cls_tokens > 1
     adaptors = config.adaptor_configs
     versions = {adaptor.mlp_version for adaptor in adaptors} or {"v2"}
     return {
@@ -203,12 +203,8 @@ def _teachers(config: RadioConfig, *, per_teacher: bool) -> list[dict[str, Any]]
         )
     if list(config.summary_idxs or []) != sorted(config.summary_idxs or []):
         raise ValueError(f"`summary_idxs` must ascend in NVIDIA's code, got {config.summary_idxs}.")
-    # Each at the position of its token; where that is taken or no class token, at a free one, with a slot.
-    entries = {
-        adaptor.token_index: adaptor.name
-        for adaptor in reversed(config.adaptor_configs)
-        if adaptor.token_index < config.num_cls_tokens
-    }
+    # Each at the position of its token; where that is taken, at a free one, with a slot.
+    entries = {adaptor.token_index: adaptor.name for adaptor in reversed(config.adaptor_configs)}
     waiting = [name for name in teachers if name not in entries.values()]
     for position in range(config.num_cls_tokens):
         if position not in entries and waiting:

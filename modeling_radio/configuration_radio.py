@@ -29,8 +29,8 @@ class RadioAdaptorConfig:
 
     Attributes:
         name: The teacher's name, for example `"siglip2-g"`. It is part of the weights' keys.
-        token_index: Which token the summary head reads: its teacher's class token, or where NVIDIA's files say so a
-            register or the first patch, `num_prefix_tokens`.
+        token_index: Which class token the summary head reads. NVIDIA's files may also name a register, or the first
+            patch, `num_prefix_tokens`.
         summary_dim: Channels of the teacher's summary; `None` builds no summary head.
         feature_dim: Channels of the teacher's dense features, after upsampling; `None` builds no dense head.
         hidden_size: Hidden width of both heads' MLPs.
@@ -122,17 +122,11 @@ class AdaptorFields(TrunkFields):
         """Refuse adaptors that cannot be built.
 
         Raises:
-            ValueError: If two have one name, one reads a token that not every image has, or a chosen one is unknown.
+            ValueError: If two have one name, or a chosen one is unknown.
         """
         names = [adaptor.name for adaptor in self.adaptor_configs]
         if len(set(names)) < len(names):
             raise ValueError(f"`adaptors` must have distinct names, got {names}.")
-        for adaptor in self.adaptor_configs:
-            if not 0 <= adaptor.token_index <= self.num_prefix_tokens:
-                raise ValueError(
-                    f"`adaptors.{adaptor.name}.token_index` must lie in [0, {self.num_prefix_tokens}], class tokens, "
-                    f"registers and the first patch, got {adaptor.token_index}."
-                )
         for name in self.adaptor_names or []:
             self.adaptor(name)
 
@@ -185,6 +179,7 @@ class RadioConfig(
         self.check_trunk()
         self.check_vitdet()
         self.check_adaptors()
+        self.check_tokens()
         self.check_heads()
 
     @classmethod
@@ -271,6 +266,26 @@ class RadioConfig(
         config = copy.deepcopy(self)
         config.text_tower, config.text_adaptor = None, None
         return config
+
+    def check_tokens(self) -> None:
+        """Refuse tokens that the summary or a head cannot read.
+
+        Others than class tokens are a mistake, but for NVIDIA's files: there positions and slots may lie behind them.
+
+        Raises:
+            ValueError: If there is no such token.
+        """
+        of_nvidia = self.nvidia_source is not None
+        what = "class tokens and registers" if of_nvidia else "the class tokens"
+        end = self.num_prefix_tokens if of_nvidia else self.num_cls_tokens
+        if any(not 0 <= index < end for index in self.summary_idxs or []):
+            raise ValueError(f"`summary_idxs` must lie in [0, {end}), {what}, got {self.summary_idxs}.")
+        end, what = (end + 1, "up to the first patch") if of_nvidia else (end, what)
+        for adaptor in self.adaptor_configs:
+            if not 0 <= adaptor.token_index < end:
+                raise ValueError(
+                    f"`adaptors.{adaptor.name}.token_index` must lie in [0, {end}), {what}, got {adaptor.token_index}."
+                )
 
     def check_heads(self) -> None:
         """Check the fields of the task models' heads.

@@ -22,6 +22,7 @@ BLOCKS = "radio_model.model.blocks"
 ADAPTORS = "radio_model.adaptors"
 POSITIONS = "radio_model.model.patch_generator.pos_embed"
 PREFIX_TOKENS = "radio_model.model.patch_generator.cls_token.token"
+SUMMARY_TOKENS = "radio_model.summary_idxs"
 
 
 class NetworkPass(NamedTuple):

@@ -1,7 +1,6 @@
 """Opens folders in the layout of NVIDIA's Hub repositories: what their weights tell, and whether all of them fit."""
 
 import json
-import re
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from .messages_radio import check_choice
+from .network_radio import ADAPTORS, PREFIX_TOKENS, SUMMARY_TOKENS
 from .nvidia_radio import check_supported, has_one_token, is_nvidia_config, token_fields
 
 
@@ -18,9 +18,8 @@ UNUSED_KEYS = r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(n
 """Tensors in published files that nobody reads: DINOv2's token for masked training, timm's registers (those of the
 patch generator are used), the architecture's own constants."""
 
-_PREFIX_TOKENS = re.compile(r"radio_model\.model\.(inner\.)?patch_generator\.cls_token\.token")
-_SUMMARY_TOKENS = "radio_model.summary_idxs"
 _INNER = {r"^radio_model\.model\.inner\.": "radio_model.model."}  # how DINOv2's ViTs are wrapped there
+_INNER_PREFIX_TOKENS = PREFIX_TOKENS.replace("radio_model.model.", "radio_model.model.inner.")
 _WEIGHTS = "model.safetensors"
 _INTEGERS = {"I64": "q", "I32": "i"}
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
@@ -95,17 +94,15 @@ def check_loaded(config: Any, loaded: Mapping[str, Any]) -> None:
     """
     missing = [key for key in loaded["missing_keys"] if key.startswith("radio_model.")]
     # Adaptors that were not asked for may be there.
-    adaptors = tuple(f"radio_model.adaptors.{adaptor.name}." for adaptor in config.adaptor_configs)
+    adaptors = tuple(f"{ADAPTORS}.{adaptor.name}." for adaptor in config.adaptor_configs)
     unknown = [
-        key
-        for key in loaded["unexpected_keys"]
-        if key.startswith(adaptors) or not key.startswith("radio_model.adaptors.")
+        key for key in loaded["unexpected_keys"] if key.startswith(adaptors) or not key.startswith(f"{ADAPTORS}.")
     ]
     # Where one token stands for all teachers, the file lists them nevertheless.
     misshapen = [
         f"{key} {tuple(given)} instead of {tuple(wanted)}"
         for key, given, wanted in loaded["mismatched_keys"]
-        if key != _SUMMARY_TOKENS
+        if key != SUMMARY_TOKENS
     ]
     check_fit(sorted(unknown), sorted(missing), sorted(misshapen))
 
@@ -125,11 +122,11 @@ def check_fit(unknown: Sequence[str], missing: Sequence[str], misshapen: Sequenc
 def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """Return what the weights tell of the tokens before the patches."""
     fields: dict[str, Any] = {}
-    num_cls_tokens = token_fields(args, of_hub_folder=True)["num_cls_tokens"]
-    for tensor in (tensor for key, tensor in tensors.items() if _PREFIX_TOKENS.fullmatch(key)):
-        fields["num_registers"] = tensor.shape[0] - num_cls_tokens
-    if _SUMMARY_TOKENS in tensors and not has_one_token(args):
-        fields["summary_idxs"] = _read_integers(tensors[_SUMMARY_TOKENS])
+    prefix = tensors.get(PREFIX_TOKENS, tensors.get(_INNER_PREFIX_TOKENS))
+    if prefix is not None:
+        fields["num_registers"] = prefix.shape[0] - token_fields(args, of_hub_folder=True)["num_cls_tokens"]
+    if SUMMARY_TOKENS in tensors and not has_one_token(args):
+        fields["summary_idxs"] = _read_integers(tensors[SUMMARY_TOKENS])
     return fields
 
 
@@ -168,7 +165,7 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
 
 
 def _read_integers(tensor: StoredTensor) -> list[int]:
-    check_choice(f"dtype of {_SUMMARY_TOKENS}", tensor.dtype, _INTEGERS)
+    check_choice(f"dtype of {SUMMARY_TOKENS}", tensor.dtype, _INTEGERS)
     with tensor.file.open("rb") as stream:
         stream.seek(tensor.start)
         return array(_INTEGERS[tensor.dtype], stream.read(tensor.num_bytes)).tolist()

@@ -45,8 +45,8 @@ class TrunkFields:
         pos_embed_align_corners: Resize the position table with aligned corners (C-RADIOv3-B and -H).
         num_cls_tokens: Class tokens, one per distinct teacher name (one in all for the g models).
         num_registers: Register tokens after the class tokens.
-        summary_idxs: Class tokens whose concatenation is the summary; `None` takes the first two. Registers follow
-            after the class tokens and may be among them.
+        summary_idxs: Class tokens whose concatenation is the summary; `None` takes the first two. NVIDIA's files may
+            also name registers, which follow after the class tokens.
         use_feature_normalizer: Rotate and shift the dense features into a standardized space.
         num_intermediate_normalizers: Layers with their own normalizer for intermediate features; 0 for none.
         intermediate_rotation_per_layer: One rotation for each of those layers instead of a shared one.
@@ -133,11 +133,6 @@ class TrunkFields:
             raise ValueError(
                 f"`max_img_size` must be a multiple of `patch_size` ({self.patch_size}), got {self.max_img_size}. "
                 f"The nearest is {round_to_step(self.max_img_size, self.patch_size)}."
-            )
-        if any(not 0 <= index < self.num_prefix_tokens for index in self.summary_idxs or []):
-            raise ValueError(
-                f"`summary_idxs` must lie in [0, {self.num_prefix_tokens}), class tokens and registers, got "
-                f"{self.summary_idxs}."
             )
         if self.video_temporal_patch_size is not None:
             raise ValueError(

@@ -108,12 +108,50 @@ def test_our_own_network_describes_itself(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("tokens", "positions", "slots"),
+    [
+        ((2, 0, 1), ["b", "c", "a"], [None, None, None]),
+        ((0, 0, 1), ["a", "c", "b"], [None, None, 0]),  # two heads of one token
+        ((1, 1, 1), ["b", "a", "c"], [1, None, 1]),
+    ],
+)
+def test_heads_of_other_tokens_than_their_position_get_slots(tokens, positions, slots, tmp_path):
+    heads = [{"name": name, "token_index": token, **HEAD} for name, token in zip("abc", tokens, strict=True)]
+    model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=heads, summary_idxs=[0, 2])).eval()
+    content = training_file_content(model)
+    assert [teacher["name"] for teacher in content["args"].teachers] == positions
+    assert [teacher.get("token_slot") for teacher in content["args"].teachers] == slots
+    torch.save(content, tmp_path / "back.pth.tar")
+    again = convert(tmp_path / "back.pth.tar")
+    assert again.config.summary_idxs == [0, 2]
+    assert_same_outputs(model, again)
+
+
+@torch.no_grad()
+def assert_same_outputs(left: RadioModel, right: RadioModel) -> None:
+    batch = torch.rand(1, 3, 64, 96)
+    one, other = left(batch), right(batch)
+    torch.testing.assert_close(one.summary, other.summary, rtol=0, atol=1e-6)
+    for name, head in one.adaptors.items():
+        torch.testing.assert_close(head.summary, other.adaptors[name].summary, rtol=0, atol=1e-6)
+
+
+def test_a_summary_of_a_hub_folder_that_no_training_file_tells(hub_folder):
+    """There every entry with a summary counts, in a training file only the first of a name."""
+    folder = hub_folder("c_radio_v4_partitions_tiny")
+    model = RadioModel.from_pretrained(folder)
+    assert training_file_content(model)["args"].teachers == model.config.nvidia_source["args"]["teachers"]
+    model.config.summary_idxs = [0, 1, 2]
+    with pytest.raises(ValueError, match=r"`summary_idxs` must be \[0, 2\] of 3 class tokens .* got \[0, 1, 2\] of 3"):
+        training_file_content(model)
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"use_swiglu_ffn": True}, "no ViT with SwiGLU"),
         ({"patch_size": 8}, "`patch_size` must be 14 or 16 in NVIDIA's code, got 8"),
         ({"summary_idxs": [1, 0]}, "`summary_idxs` must ascend in NVIDIA's code"),
-        ({"summary_idxs": [0, 4]}, r"`summary_idxs` must be \[0\] of 3 class tokens in a training file"),
         (
             {"adaptors": [{"name": name, **HEAD} for name in "abcd"]},
             r"`adaptors` must be no more than the class tokens \(3\) in a training file, got 4",

@@ -38,11 +38,8 @@ def test_an_unknown_adaptor_is_answered_with_a_suggestion():
     [
         ({"mlp_version": "v3"}, r"`adaptors.siglip2-g.mlp_version` must be one of \['v1', 'v2'\], got 'v3'"),
         ({"feature_head": "atention"}, "`adaptors.siglip2-g.feature_head` .* Did you mean 'attention'"),
-        (
-            {"token_index": -1},
-            r"`adaptors.siglip2-g.token_index` must lie in \[0, 10\], class tokens, registers and the",
-        ),
-        ({"token_index": 11}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 10\], .* first patch, got 11"),
+        ({"token_index": 3}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 3\)"),
+        ({"token_index": -1}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 3\), the class tokens, got -1"),
         ({"name": "a.b"}, "`name` of an adaptor must be non-empty and without dots, got 'a.b'"),
     ],
 )
@@ -112,3 +109,20 @@ def test_a_configuration_saved_without_the_width_opens(tmp_path):
     saved["mlp_ratio"] = 97 / 36 + 1e-6
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert RadioConfig.from_pretrained(tmp_path).intermediate_size == 97
+
+
+def test_only_files_of_nvidia_may_name_other_tokens_than_class_tokens():
+    adaptors, source = [{**HEADS[0], "token_index": 10}], {"nvidia_source": {"args": {}}}
+    config = tiny(adaptors=adaptors, summary_idxs=[0, 9], **source)
+    assert (config.summary_idxs, config.adaptor("siglip2-g").token_index) == ([0, 9], 10)
+    assert config.native_differences() == ["a summary of registers, which native cuts off"]
+    with pytest.raises(
+        ValueError, match=r"`summary_idxs` must lie in \[0, 10\), class tokens and registers, got \[10\]"
+    ):
+        tiny(summary_idxs=[10], **source)
+    with pytest.raises(
+        ValueError, match=r"`adaptors.siglip2-g.token_index` must lie in \[0, 11\), up to the first patch"
+    ):
+        tiny(adaptors=[{**HEADS[0], "token_index": 11}], **source)
+    with pytest.raises(ValueError, match=r"`summary_idxs` must lie in \[0, 1\), the class tokens, got \[0, 1\]"):
+        tiny(num_cls_tokens=1, summary_idxs=[0, 1])

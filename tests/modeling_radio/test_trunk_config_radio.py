@@ -13,8 +13,8 @@ from modeling_radio import RadioConfig
             {"max_img_size": 250},
             r"`max_img_size` must be a multiple of .* \(16\), got 250. The nearest is 256",
         ),
-        ({"summary_idxs": [0, 10]}, r"`summary_idxs` must lie in \[0, 10\), class tokens and registers, got \[0, 10\]"),
-        ({"summary_idxs": [-1]}, r"`summary_idxs` must lie in \[0, 10\), class tokens and registers, got \[-1\]"),
+        ({"summary_idxs": [0, 3]}, r"`summary_idxs` must lie in \[0, 3\), the class tokens, got \[0, 3\]"),
+        ({"summary_idxs": [-1]}, r"`summary_idxs` must lie in \[0, 3\), the class tokens, got \[-1\]"),
         ({"vitdet_window_size": 0}, "`vitdet_window_size` must be at least 1 or None, got 0"),
         (
             {"video_temporal_patch_size": 2},

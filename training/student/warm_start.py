@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.embeddings_radio import resize_position_table
-from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
+from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from training.recipe import RecipeError
 from training.targets.phi_s import FeatureStandardizer
 
@@ -37,8 +37,6 @@ TRUNK_FIELDS = (
     "intermediate_rotation_per_layer",
 )
 """Fields of the configuration that decide what the trunk's weights mean."""
-
-SUMMARY_TOKENS = "radio_model.summary_idxs"
 
 
 class WarmStart(NamedTuple):
@@ -146,7 +144,8 @@ def _resize_table(table: Tensor, config: RadioConfig) -> Tensor:
 def _copy_prefix_tokens(own: Tensor, given: Tensor, ours: RadioConfig, theirs: RadioConfig) -> list[str]:
     """Copy registers and the class tokens of shared teachers in place; return those teachers."""
     places = {adaptor.name: adaptor.token_index for adaptor in theirs.adaptor_configs}
-    shared = [adaptor for adaptor in ours.adaptor_configs if adaptor.name in places]
+    # A head of NVIDIA's may read the first patch: then it has no token of its own to copy.
+    shared = [adaptor for adaptor in ours.adaptor_configs if places.get(adaptor.name, len(given)) < len(given)]
     for adaptor in shared:
         own[adaptor.token_index].copy_(given[places[adaptor.name]])
     registers = min(ours.num_registers, theirs.num_registers)

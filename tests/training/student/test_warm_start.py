@@ -54,6 +54,16 @@ def test_trunk_and_heads_of_shared_teachers_come_along() -> None:
     assert torch.equal(own[TOKENS][1:], given[TOKENS][[2, 1, *range(3, len(given[TOKENS]))]])
 
 
+def test_tokens_of_slots_come_along_and_patches_are_none() -> None:
+    source = build(adaptor("slot", 1), adaptor("register", 4), adaptor("patch", 10), nvidia_source={})
+    student = build(adaptor("slot", 0), adaptor("register", 1), adaptor("patch", 2))
+    fresh = student.state_dict()[TOKENS].clone()
+    assert "class tokens kept: slot, register" in warm_start(student, source).notes
+    own, given = student.state_dict()[TOKENS], source.state_dict()[TOKENS]
+    assert torch.equal(own[:2], given[[1, 4]])
+    assert torch.equal(own[2], fresh[2])
+
+
 def test_same_student_again_answers_the_same() -> None:
     source, student = (build(adaptor("a", 0), adaptor("b", 1, summary_dim=None)) for _ in range(2))
     pixel_values = torch.rand(2, 3, 32, 48)

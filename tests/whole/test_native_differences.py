@@ -61,11 +61,11 @@ CASES: dict[str, list[dict]] = {
     "norm_std": [{"norm_std": [0.1, 0.2, 0.3]}],
     "use_cropped_positions": [{"use_cropped_positions": False}],
     "pos_embed_align_corners": [{"pos_embed_align_corners": True}],
-    "num_cls_tokens": [{"num_cls_tokens": 1}, {"num_cls_tokens": 9}],
+    "num_cls_tokens": [{"num_cls_tokens": 1, "summary_idxs": [0]}, {"num_cls_tokens": 9}],
     "num_registers": [{"num_registers": 0}, {"num_registers": 1}],
     "summary_idxs": [
         *({"summary_idxs": tokens} for tokens in ([2, 0], [1], [0, 0], [0, 1, 2], [])),
-        *({"summary_idxs": tokens} for tokens in ([0, 3], [9])),  # registers
+        *({"summary_idxs": tokens, "nvidia_source": {"args": {}}} for tokens in ([0, 3], [9])),  # registers
     ],
     "use_feature_normalizer": [{"use_feature_normalizer": True}],
     "num_intermediate_normalizers": [{"num_intermediate_normalizers": 2}],
@@ -91,7 +91,7 @@ CASES: dict[str, list[dict]] = {
     "detection_window_size": [{"detection_window_size": None}, {"detection_window_size": "global"}],
     "adaptors": [
         {"adaptors": HEADS},
-        {"adaptors": [{**HEADS[0], "token_index": 2}, {**HEADS[1], "token_index": 10}]},  # slots: native has no heads
+        {"adaptors": [{**HEADS[0], "token_index": 10}], "nvidia_source": {"args": {}}},  # native has no heads
     ],
     "adaptor_names": [{"adaptors": HEADS, "adaptor_names": ["dino_v3"]}],
     "version": [{"version": "c-radio_v3-b"}],
@@ -162,7 +162,7 @@ def test_video_is_refused():
 
 
 def test_all_that_differs_is_named(opened_twice):
-    fields = {"pos_embed_align_corners": True, "use_final_norm": True, "summary_idxs": [4]}
+    fields = {"pos_embed_align_corners": True, "use_final_norm": True, "summary_idxs": [4], "nvidia_source": {}}
     ours, native = opened_twice(fields)
     assert ours.config.native_differences() == [
         "a position table resized with aligned corners",
