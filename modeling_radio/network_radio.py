@@ -104,8 +104,7 @@ class RadioNetwork(nn.Module):
         else:
             embedded = self._embed_packed(pixel_values, pack)
             layout = pack.layout(window, embedded.device)
-        if all_states:
-            keep = range(config.num_hidden_layers)
+        keep = range(config.num_hidden_layers) if all_states else keep
         tokens, kept, attentions = self.model(embedded, layout, keep, path_draws, bool(with_attentions))
         states = (embedded, *kept.values()) if all_states else None
         if states is not None and pack is not None:
