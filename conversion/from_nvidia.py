@@ -12,12 +12,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from conversion.folding import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
-from conversion.nvidia_config import adaptor_names, build_config_fields
-from conversion.nvidia_keys import adaptor_of, head_names, our_keys
-from conversion.nvidia_source import NvidiaCheckpoint, read_checkpoint
+from conversion.nvidia.config import adaptor_names, build_config_fields
+from conversion.nvidia.folding import fold_layer_scale, fold_spectral, has_layer_scale, spectral_epsilon
+from conversion.nvidia.keys import adaptor_of, head_names, our_keys
+from conversion.nvidia.source import NvidiaCheckpoint, read_checkpoint
+from conversion.nvidia.tensor_checks import check_finite, check_kinds, to_one_dtype
 from conversion.output_folder import check_model_output
-from conversion.tensor_checks import check_finite, check_kinds, to_one_dtype
 from conversion.text_tower import add_text_tower
 from conversion.verification import (
     Comparison,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from conversion.from_nvidia import convert
-from conversion.nvidia_keys import TrainingFileLayout, training_file_key
-from conversion.nvidia_source import read_json
+from conversion.nvidia.keys import TrainingFileLayout, training_file_key
+from conversion.nvidia.source import read_json
 from foundation.command_line import Command
 from foundation.files import check_output, write_file
 from foundation.settings import Settings

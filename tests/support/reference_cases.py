@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from conversion.folding import fold_spectral
+from conversion.nvidia.folding import fold_spectral
 
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"

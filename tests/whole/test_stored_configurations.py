@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from conversion.nvidia_config import build_config_fields
-from conversion.nvidia_source import NvidiaCheckpoint
+from conversion.nvidia.config import build_config_fields
+from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio import RadioConfig, RadioModel
 
 

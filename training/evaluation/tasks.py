@@ -9,14 +9,14 @@ from torchvision.models import EfficientNet_B0_Weights
 
 from model_cards.results import Measurement
 from training.demo_kit.evaluation_sets import photographs
-from training.evaluation.adaptor_fidelity import adaptor_fidelity
 from training.evaluation.data import NUM_NEIGHBORS, EvaluationData, load_photographs
 from training.evaluation.extractors import FeatureExtractor, Features
-from training.evaluation.knn import knn_accuracy
-from training.evaluation.resolution_consistency import resolution_consistency
-from training.evaluation.segmentation_probe import segmentation_probe_miou
+from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
+from training.evaluation.metrics.knn import knn_accuracy
+from training.evaluation.metrics.resolution_consistency import resolution_consistency
+from training.evaluation.metrics.segmentation_probe import segmentation_probe_miou
+from training.evaluation.metrics.zero_shot import centered, conse_embeddings, zero_shot_accuracy
 from training.evaluation.text_encoder import SentenceEncoder
-from training.evaluation.zero_shot import centered, conse_embeddings, zero_shot_accuracy
 
 
 PROMPT = "a photo of a {}"

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from modeling_radio import RadioModel
 
 
-MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `conversion.folding`, which may not be imported here
+MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `conversion.nvidia.folding`, which may not be imported here
 SCALE_SUFFIX = "parametrizations.weight.0.scale"  # how the names of the scales end
 START_ITERATIONS = 15  # as in torch.nn.utils.parametrizations.spectral_norm
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from modeling_radio import RadioForSemanticSegmentation
-from training.evaluation.mean_iou import IGNORE_INDEX, ConfusionMatrix
+from training.evaluation.metrics.mean_iou import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings

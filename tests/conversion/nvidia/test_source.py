@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from conversion.from_nvidia import main
-from conversion.nvidia_source import read_checkpoint
+from conversion.nvidia.source import read_checkpoint
 
 
 class Touch:

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conversion.nvidia_arguments import check_arguments, check_hub_config
-from conversion.training_archive import open_archive
+from conversion.nvidia.arguments import check_arguments, check_hub_config
+from conversion.nvidia.training_archive import open_archive
 
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

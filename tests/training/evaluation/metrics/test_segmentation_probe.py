@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.segmentation_probe import fit_segmentation_probe, segmentation_probe_miou
+from training.evaluation.metrics.segmentation_probe import fit_segmentation_probe, segmentation_probe_miou
 
 
 def _blocks(num_images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from training.evaluation.adaptor_fidelity import adaptor_fidelity
 from training.evaluation.extractors import Features
+from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
 
 
 def _features(seed: int, size: int = 4) -> Features:

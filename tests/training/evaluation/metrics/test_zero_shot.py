@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.zero_shot import centered, conse_embeddings, zero_shot_accuracy
+from training.evaluation.metrics.zero_shot import centered, conse_embeddings, zero_shot_accuracy
 
 
 def test_conse_is_the_probability_weighted_mean_of_the_likeliest_names():

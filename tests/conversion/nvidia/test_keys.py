@@ -3,7 +3,7 @@
 import pytest
 
 from conversion.from_nvidia import convert
-from conversion.nvidia_keys import DROPPED_KEYS, TrainingFileLayout, head_names, our_keys, training_file_key
+from conversion.nvidia.keys import DROPPED_KEYS, TrainingFileLayout, head_names, our_keys, training_file_key
 
 
 CASES = ("c_radio_v4_tiny", "c_radio_v3_tiny", "radio_v2.5_g_tiny", "radio_v2_tiny")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conversion.from_nvidia import main
-from conversion.nvidia_arguments import check_arguments, check_hub_config
+from conversion.nvidia.arguments import check_arguments, check_hub_config
 
 
 TEACHERS = [{"name": "siglip2-g"}]

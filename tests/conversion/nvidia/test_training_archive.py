@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conversion.from_nvidia import convert, main
-from conversion.training_archive import MAX_DEPTH, open_archive
+from conversion.nvidia.training_archive import MAX_DEPTH, open_archive
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from conversion.nvidia_source import NvidiaCheckpoint
+from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_radio import (
     backbone_fields,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from conversion.nvidia_config import build_config_fields
-from conversion.nvidia_source import NvidiaCheckpoint
+from conversion.nvidia.config import build_config_fields
+from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.releases_radio import RELEASES
 

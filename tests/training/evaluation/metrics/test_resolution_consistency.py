@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from training.evaluation.extractors import Features
-from training.evaluation.resolution_consistency import feature_consistency, resolution_consistency
+from training.evaluation.metrics.resolution_consistency import feature_consistency, resolution_consistency
 
 
 def _color_extractor(pixel_values: torch.Tensor) -> Features:
