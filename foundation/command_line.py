@@ -65,7 +65,7 @@ class Command(Generic[S]):
     ) -> None:
         self.name = module.rpartition(".")[2]
         self.settings, self.changes = settings, changes
-        options = {"prog": f"python -m {module}", "argument_default": argparse.SUPPRESS}
+        options = {"prog": f"python -m {module}", "argument_default": argparse.SUPPRESS, "allow_abbrev": False}
         # Words that are no flags are told apart before they are parsed, so that changes may stand anywhere.
         self._flags = _Parser(add_help=False, **options)
         _add_flags(self._flags, settings, leave_out=(*positionals, CHANGES))

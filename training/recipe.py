@@ -113,8 +113,8 @@ class TeacherRecipe(RunOptions, Named):
     options: dict[str, Any] = {}
     device: Annotated[str | None, INDECISIVE] = None
     compile: Annotated[bool, INDECISIVE] = False
-    feature_weight: float = 1.0
-    summary_weight: float = 1.0
+    feature_weight: float = Field(1.0, ge=0)
+    summary_weight: float = Field(1.0, ge=0)
     adaptor: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -219,9 +219,9 @@ class ViewsRecipe(RecipeSection):
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     max_shift_patches: int = 2
     shift_deviation_patches: float = 0.5
-    flip_probability: float = 0.5
-    brightness: float = 0.0
-    contrast: float = 0.0
+    flip_probability: float = Field(0.5, ge=0, le=1)
+    brightness: float = Field(0.0, ge=0)
+    contrast: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> "ViewsRecipe":
@@ -259,7 +259,7 @@ class PartitionRecipe(Named):
     teachers: list[str] | None = None
     windows_px: list[int] | None = None
     vitdet_windows: list[int] | None = None
-    vitdet_probability: float = 0.5
+    vitdet_probability: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> "PartitionRecipe":
@@ -285,7 +285,7 @@ class StandardizationRecipe(RecipeSection):
         refit_every_steps: Steps between two refits meanwhile (early on also at powers of two).
     """
 
-    method: str = "phi_s"
+    method: Literal["phi_s", "channel", "global"] = "phi_s"
     calibration_steps: int = Field(1, gt=0)
     estimation_steps: int = 3000
     refit_every_steps: int = Field(100, gt=0)
@@ -320,7 +320,7 @@ class OptimizerRecipe(RecipeSection):
             up.
     """
 
-    name: str = "adamw"
+    name: Literal["adamw", "lamb", "muon"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
@@ -335,14 +335,14 @@ class ScheduleRecipe(RecipeSection):
     """Length of the run and the course of the learning rate: linear warm-up, then a cosine.
 
     Attributes:
-        num_steps: Optimiser steps.
+        num_steps: Optimizer steps.
         warmup_steps: Steps of the linear rise.
         final_fraction: Learning rate at the end over its peak.
     """
 
     num_steps: int = Field(10_000, gt=0)
-    warmup_steps: int = 500
-    final_fraction: float = 0.0
+    warmup_steps: int = Field(500, ge=0)
+    final_fraction: float = Field(0.0, ge=0, le=1)
 
 
 class EmaRecipe(RecipeSection):

@@ -219,3 +219,21 @@ def test_bad_stage_is_one_clear_line(stages: str, message: str, write) -> None:
 def test_negative_strengths_are_refused(override: str) -> None:
     with pytest.raises(RecipeError, match=f"`{override[:-3]}` must be a number of at least 0, got -1"):
         load_recipe("demo", [override])
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ("schedule.warmup_steps=-5", "at least 0"),
+        ("views.flip_probability=7", r"a number in \[0, 1\]"),
+        ("views.brightness=-3", "at least 0"),
+        ("schedule.final_fraction=9", r"a number in \[0, 1\]"),
+        ("teachers.nanodet-g.feature_weight=-1", "at least 0"),
+        ("partitions.low.vitdet_probability=7", r"a number in \[0, 1\]"),
+        ("optimizer.name=adamv", "Did you mean 'adamw'"),
+        ("standardization.method=phis", "Did you mean 'phi_s'"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_when_the_recipe_is_read(change: str, rule: str) -> None:
+    with pytest.raises(RecipeError, match=f"`{change.partition('=')[0]}` must be .*{rule}"):
+        load_recipe("demo", [change])
