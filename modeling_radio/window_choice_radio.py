@@ -1,4 +1,7 @@
-"""Chooses a ViTDet window for an image size and a budget, from a cost model calibrated on the model's own device."""
+"""Chooses a ViTDet window for an image size and a budget, from a cost model calibrated on the model's own device.
+
+How a grid is cut into ViTDet windows of that size is in `layout_radio.py`.
+"""
 
 import math
 import time
