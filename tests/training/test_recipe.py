@@ -1,17 +1,22 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from foundation.settings import differences
+from training.distillation.optimizers import OPTIMIZERS
 from training.recipe import (
     DataRecipe,
+    OptimizerRecipe,
     Recipe,
     RecipeError,
+    StandardizationRecipe,
     list_recipes,
     load_recipe,
     save_recipe,
     stage_recipes,
 )
+from training.targets.phi_s import STANDARDIZERS
 
 
 # What a recipe that names no images needs from the command line.
@@ -237,3 +242,9 @@ def test_negative_strengths_are_refused(override: str) -> None:
 def test_values_that_make_no_sense_are_refused_when_the_recipe_is_read(change: str, rule: str) -> None:
     with pytest.raises(RecipeError, match=f"`{change.partition('=')[0]}` must be .*{rule}"):
         load_recipe("demo", [change])
+
+
+def test_choices_of_a_recipe_are_those_of_the_registries() -> None:
+    fields = {**OptimizerRecipe.model_fields, **StandardizationRecipe.model_fields}
+    assert get_args(fields["name"].annotation) == tuple(OPTIMIZERS)
+    assert get_args(fields["method"].annotation) == tuple(STANDARDIZERS)

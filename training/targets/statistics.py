@@ -6,8 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from modeling_radio.messages_radio import check_choice
-from training.recipe import RecipeError, StandardizationRecipe
+from training.recipe import StandardizationRecipe
 from training.targets.dispersion import SummaryDispersion
 from training.targets.examples import Target
 from training.targets.phi_s import STANDARDIZERS, FeatureStandardizer, PhiS
@@ -30,7 +29,6 @@ class TeacherStatistics(nn.Module):
 
     def __init__(self, recipe: StandardizationRecipe, teachers: Mapping[str, TeacherShape]) -> None:
         super().__init__()
-        check_choice("standardization.method", recipe.method, STANDARDIZERS, error=RecipeError)
         self.recipe = recipe
         build = STANDARDIZERS[recipe.method]
         self.features = nn.ModuleDict({name: build(teacher.feature_dim) for name, teacher in teachers.items()})

@@ -28,7 +28,7 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(model: RadioMod
 def test_unknown_optimizer_is_refused(model: RadioModel) -> None:
     with pytest.raises(
         ValueError,
-        match=r"`optimizer.name` must be one of \['adamw', .*'muon'\], got 'adam'\. Did you mean 'adamw'\?",
+        match=r"`name` must be one of \['adamw', .*'muon'\], got 'adam'\. Did you mean 'adamw'\?",
     ):
         build_optimizer(model, OptimizerRecipe(name="adam"))
 

@@ -88,5 +88,5 @@ def test_scalars_name_the_teachers() -> None:
 
 
 def test_unknown_method_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"`standardization.method` must be one of .*Did you mean 'phi_s'"):
+    with pytest.raises(RecipeError, match=r"`method` must be one of .*Did you mean 'phi_s'"):
         TeacherStatistics(StandardizationRecipe(method="phis"), TEACHERS)
