@@ -87,7 +87,8 @@ class Elsewhere:
 
     def _start(self) -> "subprocess.Popen[str]":
         if self._server is None:
-            kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+            names = ("PATH", "LD_LIBRARY_PATH", "ATEN_CPU_CAPABILITY")  # the last, so that both compute alike
+            kept = {name: os.environ[name] for name in names if name in os.environ}
             environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": self._folder.name, "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
             self._server = subprocess.Popen(
                 [sys.executable, "-I", __file__],
