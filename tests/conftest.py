@@ -20,6 +20,7 @@ os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="radio-test-modules-")
 
 import torch
 from elsewhere import Elsewhere
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -36,6 +37,26 @@ from transformers import (
 
 
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"
+
+
+# A fuzz test is a `@given` marked `@pytest.mark.fuzz`; it states neither examples nor deadline, for these profiles do.
+# The usual suite draws a few examples for it, `-m fuzz` as many as a night allows (fewer in both for what is slow: set
+# `max_examples=settings.default.max_examples // 10`). Draws follow from the test's own code: a failure comes again.
+# The function that it calls is expected to return or to raise our own errors; name these in `pytest.raises` or a
+# `try`, never a bare `Exception`. Fixtures are made once for all examples, so a folder must be cleared by the test.
+_FUZZ = {
+    "derandomize": True,
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("usual", max_examples=50, **_FUZZ)
+settings.register_profile("large", max_examples=5000, **_FUZZ)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples fuzz tests draw, before any is imported."""
+    settings.load_profile("large" if config.option.markexpr == "fuzz" else "usual")
 
 
 def pytest_collection_finish() -> None:
