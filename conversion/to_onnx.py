@@ -14,7 +14,6 @@ from torch.export import Dim
 from torch.onnx import ONNXProgram
 
 from conversion.to_nvidia import open_model, parts_of
-from conversion.verification import check_tolerance
 from foundation.command_line import Command
 from foundation.fields import Spelling, read_names
 from foundation.files import check_output, write_beside
@@ -182,7 +181,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: OnnxSettings) -> None:
-    check_tolerance(settings.tolerance)
     check_output(settings.output, overwrite=settings.overwrite, inputs=parts_of(settings.checkpoint, "*.onnx*"))
     model = open_model(settings.checkpoint).float()
     window_size = settings.window_size

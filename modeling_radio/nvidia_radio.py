@@ -118,7 +118,7 @@ def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapp
     release = RELEASES.get(version) if version else _release_that_looks_so(args, shape)
     preferred = told.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
     fields = {} if release is None else release.fields
-    has_layer_scale = _LAYER_SCALE_MODELS.match(args.get("model") or "") is not None
+    has_layer_scale = _has_layer_scale(args.get("model") or "")
     is_of_today = release is not None and has_layer_scale and shape["hidden_size"] != SIZES[release.size].hidden_size
     return {
         "version": version or (release.version if release else None),
@@ -187,7 +187,7 @@ def backbone_fields(args: dict[str, Any]) -> dict[str, Any]:
         "max_img_size": args["cpe_max_size"],
         # NVIDIA's code crops positions only where the table is larger than the timm model's own image size.
         "use_cropped_positions": _native_image_size(name, kwargs) != args["cpe_max_size"],
-        "use_layer_scale": _LAYER_SCALE_MODELS.match(name) is not None,
+        "use_layer_scale": _has_layer_scale(name),
         "use_patch_bias": False,
     }
 
@@ -274,11 +274,15 @@ def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
     return adaptors
 
 
+def _has_layer_scale(timm_model: str) -> bool:
+    return _LAYER_SCALE_MODELS.match(timm_model) is not None
+
+
 def _native_image_size(name: str, kwargs: dict[str, Any]) -> int | None:
     """Return the image side that the timm model is built for."""
     if "img_size" in kwargs:
         return kwargs["img_size"]
-    if _LAYER_SCALE_MODELS.match(name):
+    if _has_layer_scale(name):
         return _LAYER_SCALE_MODELS_IMAGE_SIZE
     size = re.search(r"_(\d+)$", name)
     return int(size.group(1)) if size else None

@@ -45,8 +45,8 @@ def check_multiple(name: str, height: int, width: int, step: int, largest: int) 
     Raises:
         ValueError: It names the nearest valid size.
     """
-    nearest = nearest_multiple(height, width, step, largest)
-    if nearest != (height, width):
+    if height % step or width % step or not height or not width or max(height, width) > largest:
+        nearest = nearest_multiple(height, width, step, largest)
         raise ValueError(
             f"{name} must have sides that are multiples of {step} and at most {largest} pixels, got "
             f"{height} x {width}. The nearest valid size is {nearest.height} x {nearest.width}."
@@ -69,13 +69,7 @@ def check_resolution(config: "RadioConfig", height: int, width: int) -> None:
     Raises:
         ValueError: If a side is no positive multiple of the patch size or too large. The message names the nearest.
     """
-    step, largest = config.patch_size, largest_side(config)
-    if height % step or width % step or not height or not width or max(height, width) > largest:
-        nearest = nearest_resolution(config, height, width)
-        raise ValueError(
-            f"`height` and `width` of images must be multiples of {step} up to {largest}, got {height} x {width}. "
-            f"The nearest valid size is {nearest.height} x {nearest.width}."
-        )
+    check_multiple("`pixel_values`", height, width, config.patch_size, largest_side(config))
 
 
 def read_size(size: Any) -> SizeDict:
