@@ -219,7 +219,7 @@ class FromNvidiaSettings(Settings):
     text_tower: str | None = None
     text_adaptor: str | None = None
     verify: Path | None = None
-    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0, allow_inf_nan=False)
+    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
     overwrite: bool = False
 
     @model_validator(mode="after")

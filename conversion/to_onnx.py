@@ -168,7 +168,7 @@ class OnnxSettings(Settings):
     window_size: int | None = Field(None, ge=1)
     opset: int = DEFAULT_OPSET
     verify: bool = True
-    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0, allow_inf_nan=False)
+    tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
     overwrite: bool = False
 
 

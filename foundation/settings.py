@@ -6,7 +6,9 @@ flags on the command line, `--help` and errors are all made from these.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -67,7 +69,7 @@ class Settings(BaseModel):
         SettingsError: If a value cannot be; all faults are named.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
     error_class: ClassVar[type[SettingsError]] = SettingsError
     """What is raised, for settings that have an error of their own."""
@@ -86,11 +88,12 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Check what types do not: choices of a registry, and that true and false are no numbers."""
+        """Check what types do not: choices of a registry, that true and false are no numbers, and "" is no path."""
         field = cls.model_fields[str(info.field_name)]
         kinds = kinds_of(field.annotation)
-        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
-            raise SettingsError(f"`{{path}}` must be {describe_type(field)}, got {value}.")
+        is_number = isinstance(value, bool) and bool not in kinds and kinds & {int, float}
+        if is_number or (value == "" and Path in kinds):  # a path that is empty is the working directory to Python
+            raise SettingsError(f"`{{path}}` must be {describe_type(field)}, got {value!r}.")
         for rule in field.metadata:
             if isinstance(rule, OneOf) and value is not None:
                 for choice in value if isinstance(value, list | tuple) else [value]:
@@ -219,7 +222,10 @@ def _explain(model: type[BaseModel], entry: ErrorDetails, values: Mapping[str, A
         return [Problem((name,), "`{path}` has no value: add {path}=... to the command.")]
     field, value = model.model_fields[name], values.get(name)
     hint = did_you_mean(value, literals_of(field.annotation)) if isinstance(value, str) else ""
-    return [Problem((name,), f"`{{path}}` must be {describe_type(field)}, got {value!r}.{hint}")]
+    rule = describe_type(field)
+    if isinstance(value, float) and not math.isfinite(value):
+        rule = rule.replace("a number", "a finite number", 1)
+    return [Problem((name,), f"`{{path}}` must be {rule}, got {value!r}.{hint}")]
 
 
 def _path(location: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[str, ...]:

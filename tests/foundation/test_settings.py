@@ -43,6 +43,7 @@ def test_mappings_are_merged_and_lists_replaced():
         ("entries.1.size=big", "`entries.high.size` must be an integer above 0, got 'big'."),
         ("section.rate=1", "`section.rate` must be a number in [0, 1), got 1."),
         ("section.rate=true", "`section.rate` must be a number in [0, 1), got True."),
+        ("section.rate=.nan", "`section.rate` must be a finite number in [0, 1), got nan."),
         ("section.loss=msa", "`section.loss` must be one of ['mse', 'cosine'], got 'msa'. Did you mean 'mse'?"),
         ("section=fast", "`section` must be a mapping, got 'fast'."),
         ("window=atuo", "`window` must be an integer or 'auto' or 'global', or null, got 'atuo'. Did you mean 'auto'?"),
@@ -130,3 +131,8 @@ def test_differences_and_hash_follow_values():
     assert differences(old, new) == ["entries.low.size: 8 -> 9"]
     assert differences({"a": 1}, {"b": {"c": 2}}) == ["a: 1 -> (absent)", "b.c: (absent) -> 2"]
     assert hash_of(old) == hash_of(dict(reversed(list(old.items())))) != hash_of(new)
+
+
+def test_an_empty_path_is_not_the_working_directory():
+    with pytest.raises(SettingsError, match=r"^`output` must be a path, got ''\.$"):
+        Toy(source="a", output="")

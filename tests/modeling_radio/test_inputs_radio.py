@@ -17,7 +17,10 @@ def model() -> RadioModel:
 @pytest.mark.parametrize(
     ("pixel_values", "message"),
     [
-        (torch.rand(1, 3, 60, 33), "multiples of 16 and at most 256 pixels, got 60 x 33. The nearest valid size is 64 x 32"),
+        (
+            torch.rand(1, 3, 60, 33),
+            "multiples of 16 and at most 256 pixels, got 60 x 33. The nearest valid size is 64 x 32",
+        ),
         (torch.rand(1, 3, 272, 64), "The nearest valid size is 256 x 64"),
         (torch.rand(1, 3, 4, 64), "The nearest valid size is 16 x 64"),
         (torch.rand(1, 4, 64, 64), "must have 3 channels, got 4"),

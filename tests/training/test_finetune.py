@@ -31,7 +31,7 @@ def test_options_become_settings():
     assert (parsed.tune, parsed.size) == ("dora", (64, 64))
 
 
-@pytest.mark.parametrize(("text", "window"), [("8", 8), ("-1", -1), ("global", "global"), ("auto", "auto")])
+@pytest.mark.parametrize(("text", "window"), [("8", 8), ("global", "global"), ("auto", "auto")])
 def test_windows_on_the_command_line(text, window):
     command = ["base", "--task", "object-detection", "--data", "x", f"--window-size={text}"]
     assert COMMAND.read(command).window_size == window
@@ -42,6 +42,10 @@ def test_windows_on_the_command_line(text, window):
     [
         ([], "`checkpoint` must be a folder or Hub id with a config.json, got 'missing'."),
         (["--lora", "0"], "`lora_rank` must be an integer of at least 1, got 0"),
+        (["--window-size=-1"], "`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got -1."),
+        (["--head-learning-rate", "inf"], "`head_learning_rate` must be a number of at least 0, or null, got 'inf'."),
+        (["--head-learning-rate", ".inf"], "must be a finite number of at least 0, or null, got inf."),
+        (["--output", ""], "`output` must be a path, got None."),
         (["config.drop_path_rate"], "'config.drop_path_rate' must have the form field=value"),
         (["--lerning-rate", "1e-3"], "Unknown option '--lerning-rate'. Did you mean '--learning-rate'?"),
         (["lerning_rate=1e-3"], "Unknown key 'lerning_rate' (FinetuneSettings). Did you mean 'learning_rate'?"),

@@ -22,7 +22,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import did_you_mean
 from modeling_radio.network_radio import BLOCKS
 from modeling_radio.resolution_radio import Resolution
-from modeling_radio.window_choice_radio import check_window_size, choose_without_budget
+from modeling_radio.window_choice_radio import choose_without_budget
 from training.finetuning.adapters import BACKBONE, add_adapter
 from training.finetuning.settings import BOX_TASKS, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
@@ -66,8 +66,8 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
     """Return the configuration of a task's model, given that of its checkpoint.
 
     Raises:
-        ValueError: If the settings change a field that does not exist or that the labels or other settings decide,
-            their window is none, or images have fewer patches than a detector has queries.
+        ValueError: If the settings change a field that does not exist or that the labels or other settings decide, or
+            images have fewer patches than a detector has queries.
     """
     settings = task.settings
     decided = {**task.config_fields(), **_window_fields(config, task)}
@@ -89,15 +89,10 @@ def _grid(config: RadioConfig, task: FinetuningTask) -> Resolution:
 
 
 def _window_fields(config: RadioConfig, task: FinetuningTask) -> dict[str, Any]:
-    """Return the field that holds the window; where it takes only numbers, "auto" is chosen for the run's image size.
-
-    Raises:
-        ValueError: If it is no window.
-    """
+    """Return the field that holds the window; where that takes numbers only, "auto" is chosen for the image size."""
     window = task.settings.window_size
     if window is None:
         return {}
-    check_window_size(window)
     if task.settings.task in BOX_TASKS:
         return {"detection_window_size": window}
     if window == "auto":

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from foundation.fields import Spelling, read_yaml
 from foundation.files import write_text
-from foundation.settings import Settings, SettingsError
+from foundation.settings import Settings, SettingsError, require
 
 
 BOX_TASKS = ("object-detection", "instance-segmentation")
@@ -44,7 +44,7 @@ class MethodSettings(Settings):
     lora_rank: int = Field(16, ge=1)  # our choice, with alpha of twice the rank: a usual start
     lora_alpha: float | None = Field(None, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
-    lora_targets: tuple[str, ...] | None = None
+    lora_targets: tuple[str, ...] | None = Field(None, min_length=1)
     merge: bool = False
     quantize: Literal[4, 8] | None = None
     window_size: Annotated[int | str | None, Spelling(read_yaml, "TOKENS|global|auto")] = None
@@ -73,7 +73,7 @@ class DataSettings(Settings):
     title: ClassVar[str] = "data"
 
     size: Annotated[tuple[int, int] | None, Spelling(read_size, "PX|HxW")] = None
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = Field(None, min_length=1)
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     image_column: str | None = None
     target_column: str | None = None
@@ -124,7 +124,7 @@ class ScheduleSettings(Settings):
     gradient_checkpointing: bool = False
     evaluate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)  # what NumPy takes
 
 
 class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
@@ -140,7 +140,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     model_config = ConfigDict(frozen=True)
     title: ClassVar[str] = ""
 
-    checkpoint: str
+    checkpoint: str = Field(min_length=1)
     task: Literal[
         "image-classification",
         "semantic-segmentation",
@@ -148,7 +148,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
         "instance-segmentation",
         "depth-estimation",
     ]
-    data: str
+    data: str = Field(min_length=1)
     output: Path = Field(default_factory=lambda earlier: Path("runs") / f"finetune-{earlier.get('task')}")
 
     @model_validator(mode="after")
@@ -159,6 +159,14 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
         if self.class_weights is not None and self.task not in ("image-classification", "semantic-segmentation"):
             rule = "it has no loss over classes that takes weights."
             raise SettingsError(f"`class_weights` is not for {self.task}: {rule}")
+        if isinstance(self.class_weights, tuple):
+            is_weight = min(self.class_weights, default=-1) >= 0 and max(self.class_weights) > 0
+            require(is_weight, "class_weights", self.class_weights, "numbers of at least 0, one of them above 0")
+        require(self.size is None or min(self.size) >= 1, "size", self.size, "sides of at least 1 pixel")
+        if self.window_size is not None:
+            from modeling_radio.window_choice_radio import check_window_size  # takes seconds; `--help` need not wait
+
+            check_window_size(self.window_size)
         return self
 
     @property

@@ -1,9 +1,13 @@
 """Settings that cannot be right are refused before anything is loaded."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
 
+from foundation.fields import kinds_of
+from foundation.settings import SettingsError
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -34,6 +38,14 @@ def settings(task="image-classification", **options):
             r"must be 'balanced' or \[a number, ...\], or null, got 'balance'\. Did you mean 'balanced'",
         ),
         ({"task": "object-detection", "class_weights": "balanced"}, "`class_weights` is not for object-detection"),
+        ({"class_weights": (1.0, -1.0)}, r"`class_weights` must be numbers of at least 0, one .*, got \(1.0, -1.0\)"),
+        ({"class_weights": (0.0, 0.0)}, "`class_weights` must be numbers of at least 0, one of them above 0"),
+        ({"class_weights": ()}, "`class_weights` must be numbers of at least 0, one of them above 0"),
+        ({"size": (0, 16)}, r"`size` must be sides of at least 1 pixel, got \(0, 16\)"),
+        ({"window_size": 0}, "`window_size` must be at least 1 .* got 0"),
+        ({"window_size": "large"}, r"`window_size` must be at least 1 .*, 'auto', 'global' or None, got 'large'"),
+        ({"seed": -1}, r"`seed` must be an integer in \[0, 4294967296\), got -1"),
+        ({"lora_targets": ()}, r"`lora_targets` must be \[a text, ...\], or null, got \(\)"),
     ],
 )
 def test_wrong_settings(options, message):
@@ -41,15 +53,40 @@ def test_wrong_settings(options, message):
         settings(**options)
 
 
+NUMBERS = [
+    name
+    for name, field in FinetuneSettings.model_fields.items()
+    if float in kinds_of(field.annotation) or name == "class_weights"
+]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_finite(name, value):
+    with pytest.raises(SettingsError) as error:
+        settings(**{name: (value,) if name == "class_weights" else value})
+    assert re.match(rf"`{name}` must be .*, got .*(inf|nan)", str(error.value))
+    assert str(error.value).count("`") == 2  # nothing else is blamed
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "data", "output"])
+def test_places_are_named(name):
+    places = {"checkpoint": "checkpoint", "data": "data", "output": "output"}
+    with pytest.raises(SettingsError, match=rf"`{name}` must be a (text|path), got ''"):
+        FinetuneSettings(task="depth-estimation", **{**places, name: ""})
+
+
 def test_the_output_follows_the_task():
     settings = FinetuneSettings(checkpoint="c", task="depth-estimation", data="d")
     assert settings.output == Path("runs/finetune-depth-estimation")
 
 
-def test_a_wrong_task_is_the_only_fault_named():
-    with pytest.raises(ValueError, match="task") as error:
-        FinetuneSettings(checkpoint="c", task="depth", data="d")
-    assert str(error.value).startswith("`task` must be one of ")
+@pytest.mark.parametrize("wrong", [{"task": "depth"}, {"lora_rank": 0}, {"size": "large"}, {"tune": None}])
+def test_a_wrong_value_is_the_only_fault_named(wrong):
+    (name,) = wrong
+    with pytest.raises(SettingsError) as error:
+        FinetuneSettings(**{"checkpoint": "c", "task": "depth-estimation", "data": "d", **wrong})
+    assert str(error.value).startswith(f"`{name}` must be ")
     assert "`output`" not in str(error.value)
 
 
