@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from foundation.command import USER_ERRORS
+
 
 if TYPE_CHECKING:
     from accelerate import FullyShardedDataParallelPlugin
+
+T = TypeVar("T")
 
 
 def _is_distributed() -> bool:
@@ -30,6 +35,25 @@ def copy_from_first_rank(tensor: Tensor) -> Tensor:
     if _is_distributed():
         distributed.broadcast(tensor, src=0)
     return tensor
+
+
+def on_first_rank(work: Callable[[], T]) -> T:
+    """Do something on rank 0 alone and return its result on every rank.
+
+    An error that the user can mend is raised on every rank, so that none waits for one that has ended.
+    """
+    if not _is_distributed():
+        return work()
+    answer: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            answer[0] = work()
+        except USER_ERRORS as error:
+            answer[1] = error
+    distributed.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

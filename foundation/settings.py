@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from foundation.fields import (
     Mark,
@@ -258,6 +258,25 @@ def without(values: Any, paths: Sequence[tuple[str, ...]]) -> Any:
     return rest
 
 
+def with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data of settings with the defaults of fields that it lacks: those that are newer than the data.
+
+    What has no default stays absent, and nothing is checked.
+    """
+    result = dict(values)
+    for name, field in model.model_fields.items():
+        section, entry, value = section_of(field.annotation), entry_of(field.annotation), values.get(name)
+        if name not in values:
+            if not field.is_required():
+                default = field.get_default(call_default_factory=True, validated_data=result)
+                result[name] = to_jsonable_python(default)
+        elif section is not None and isinstance(value, Mapping):
+            result[name] = with_defaults(section, value)
+        elif entry is not None and isinstance(value, list):
+            result[name] = [with_defaults(entry, each) if isinstance(each, Mapping) else each for each in value]
+    return result
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `"section.field: old -> new"` for every value that two nested mappings do not share."""
     old_values, new_values = _flatten(old), _flatten(new)
@@ -267,9 +286,36 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {before} -> {after}" for key, before, after in pairs if before != after]
 
 
-def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+def order_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return `"order of section: old -> new"` for every list of named entries whose shared entries changed places."""
+    changed = []
+    old_orders, new_orders = _orders(old), _orders(new)
+    for path in old_orders.keys() & new_orders.keys():
+        before = [name for name in old_orders[path] if name in new_orders[path]]
+        after = [name for name in new_orders[path] if name in old_orders[path]]
+        if before != after:
+            changed.append(f"order of {path}: {', '.join(before)} -> {', '.join(after)}")
+    return sorted(changed)
+
+
+def _orders(values: Any, prefix: str = "") -> dict[str, list[str]]:
+    named = _by_name(values)
+    orders = {} if named is values else {prefix: list(named)}
+    if isinstance(named, Mapping):
+        for key, value in named.items():
+            orders |= _orders(value, f"{prefix}.{key}" if prefix else str(key))
+    return orders
+
+
+def _by_name(values: Any) -> Any:
+    """Return a list of entries with names as a mapping, anything else as it is."""
     if isinstance(values, list) and values and all(isinstance(entry, dict) and "name" in entry for entry in values):
-        values = {entry["name"]: entry for entry in values}
+        return {entry["name"]: entry for entry in values}
+    return values
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    values = _by_name(values)
     if not isinstance(values, Mapping):
         return {prefix: values}
     flat: dict[str, Any] = {}

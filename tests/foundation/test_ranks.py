@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from foundation.ranks import any_rank, copy_from_first_rank, fsdp_plugin, sum_over_ranks
+from foundation.ranks import any_rank, copy_from_first_rank, fsdp_plugin, on_first_rank, sum_over_ranks
 
 
 def test_a_single_process_keeps_its_own():
@@ -10,6 +10,9 @@ def test_a_single_process_keeps_its_own():
     assert torch.equal(copy_from_first_rank(tensor), torch.arange(3.0))
     assert any_rank(True, tensor.device)
     assert not any_rank(False, tensor.device)
+    assert on_first_rank(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        on_first_rank(lambda: 1 / 0)
 
 
 def test_without_a_launcher_nothing_is_sharded(monkeypatch):

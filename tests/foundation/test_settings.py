@@ -6,7 +6,19 @@ import pickle
 import pytest
 from toy_settings import MARK, Toy
 
-from foundation.settings import Problem, Settings, SettingsError, differences, hash_of, load, marked, merged, without
+from foundation.settings import (
+    Problem,
+    Settings,
+    SettingsError,
+    differences,
+    hash_of,
+    load,
+    marked,
+    merged,
+    order_differences,
+    with_defaults,
+    without,
+)
 
 
 def test_later_layers_and_changes_win():
@@ -136,3 +148,22 @@ def test_differences_and_hash_follow_values():
 def test_an_empty_path_is_not_the_working_directory():
     with pytest.raises(SettingsError, match=r"^`output` must be a path, got ''\.$"):
         Toy(source="a", output="")
+
+
+def test_another_order_of_named_entries_is_a_difference_of_its_own():
+    old = Toy(source="a").to_dict()
+    new = {**old, "entries": old["entries"][::-1]}
+    assert differences(old, new) == []
+    assert order_differences(old, new) == ["order of entries: low, high -> high, low"]
+    assert order_differences(old, {**old, "entries": [{"name": "first"}, *old["entries"]]}) == []
+    assert order_differences({"deep": old}, {"deep": new}) == ["order of deep.entries: low, high -> high, low"]
+
+
+def test_older_data_are_filled_with_the_defaults_of_newer_fields():
+    full = Toy(source="a", side=[3, 4]).to_dict()
+    old = copy.deepcopy(full)
+    del old["section"], old["side"], old["entries"][0]["size"], old["output"]
+    assert with_defaults(Toy, old) == {**full, "side": None}
+    assert with_defaults(Toy, {"section": {"rate": 7}})["section"] == {"rate": 7, "loss": "mse", "free": {}}
+    assert "source" not in with_defaults(Toy, {})  # it has none
+    assert with_defaults(Toy, {"removed": 1})["removed"] == 1

@@ -16,7 +16,7 @@ from torch import Tensor
 import training.teachers.registry
 from modeling_radio import RadioModel
 from training.distill import main
-from training.distillation.checkpoints import newest_checkpoint
+from training.distillation.checkpoints import list_checkpoints
 from training.distillation.stages import run_recipe
 from training.distillation.trainer import Distiller
 from training.recipe import RecipeError, load_recipe, stage_recipes
@@ -71,13 +71,13 @@ def test_run_killed_at_ten_random_moments_equals_an_undisturbed_one(recipe_file:
     tiny.distil(recipe_file, "whole", *settings)
     draw = random.Random(0)
     for _ in range(10):
-        first = newest_checkpoint(Path("killed/checkpoints"))
+        first = list_checkpoints(Path("killed/checkpoints"))[-1:]
         moment = None
 
-        def is_time(first: Path | None = first) -> bool:
+        def is_time(first: list[Path] = first) -> bool:
             """Whether a random moment has passed since the session's first checkpoint."""
             nonlocal moment
-            if moment is None and newest_checkpoint(Path("killed/checkpoints")) != first:
+            if moment is None and list_checkpoints(Path("killed/checkpoints"))[-1:] != first:
                 moment = time.monotonic() + draw.uniform(0, 0.03)
             return moment is not None and time.monotonic() >= moment
 

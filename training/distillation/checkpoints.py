@@ -1,17 +1,28 @@
 """Checkpoints: folders that appear complete or not at all, newest found again after any crash, oldest removed."""
 
 import json
-import shutil
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from foundation.files import write_folder
-from foundation.settings import differences
+from torch import Tensor
+
+from foundation.errors import UserError
+from foundation.files import scratch_folder, write_folder
+from foundation.settings import differences, order_differences, with_defaults
+from training.distillation.manifests import find_damage, write_manifest
 from training.recipe import Recipe, RecipeError, decisive_part
 
 
+logger = logging.getLogger(__name__)
+
 MAX_DIFFERENCES_SHOWN = 5
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be used; the message is one line that names the file and says what to do."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -20,20 +31,36 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step_????????") if (path / "state.json").is_file())
+    """Return the checkpoints, oldest first, whether intact or not."""
+    return sorted(path for path in folder.glob("step_????????") if path.is_dir())
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, or None."""
-    checkpoints = list_checkpoints(folder)
-    return checkpoints[-1] if checkpoints else None
+    """Return the newest intact checkpoint, or None if there is none at all; say which are passed over.
+
+    Raises:
+        CheckpointError: If there are some, all of them damaged. They stay as they are.
+    """
+    damages: list[str] = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        damage = find_damage(checkpoint)
+        if damage is None:
+            for text in damages:
+                logger.warning("%s: the run goes on from %r instead", text, str(checkpoint))
+            return checkpoint
+        damages.append(damage)
+    if damages:
+        raise CheckpointError(
+            f"{str(folder)!r} has no intact checkpoint: {'; '.join(damages)}. Restore these files from a copy, or "
+            "give another --output to start anew."
+        )
+    return None
 
 
 def save_checkpoint(
     folder: Path, state: dict[str, Any], write_tensors: Callable[[Path], object], num_kept: int
 ) -> Path:
-    """Write a checkpoint, then remove the oldest ones.
+    """Write a checkpoint, then remove the oldest ones, and later ones, which were passed over as damaged.
 
     Args:
         folder: Where all checkpoints of the run lie.
@@ -51,11 +78,15 @@ def save_checkpoint(
     def write(path: Path) -> None:
         write_tensors(path)
         (path / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        write_manifest(path)
 
     path = checkpoint_path(folder, state["step"])
     write_folder(path, write)
-    for old in list_checkpoints(folder)[:-num_kept]:
-        shutil.rmtree(old)
+    all_there = list_checkpoints(folder)
+    up_to_now = [each for each in all_there if each <= path]
+    for other in [*up_to_now[:-num_kept], *all_there[len(up_to_now) :]]:
+        with scratch_folder(folder) as scratch:  # what has a checkpoint's name is never half of one
+            os.replace(other, scratch / other.name)
     return path
 
 
@@ -69,13 +100,14 @@ def check_same_recipe(checkpoint: Path, saved: dict[str, Any], recipe: Recipe) -
 
     Args:
         checkpoint: Folder of the checkpoint, for the message.
-        saved: The checkpoint's resolved recipe.
+        saved: The checkpoint's resolved recipe. Settings that it lacks are newer than it, and had their defaults.
         recipe: This session's recipe.
 
     Raises:
         RecipeError: If anything that decides the weights differs; the message lists what.
     """
-    changed = differences(decisive_part(saved), decisive_part(recipe.to_dict()))
+    parts = decisive_part(with_defaults(Recipe, saved)), decisive_part(recipe.to_dict())
+    changed = [*order_differences(*parts), *differences(*parts)]
     if not changed:
         return
     more = f" and {len(changed) - MAX_DIFFERENCES_SHOWN} more" if len(changed) > MAX_DIFFERENCES_SHOWN else ""
@@ -83,3 +115,24 @@ def check_same_recipe(checkpoint: Path, saved: dict[str, Any], recipe: Recipe) -
         f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(changed[:MAX_DIFFERENCES_SHOWN])}{more}): "
         "resume with the same one, or give another --output."
     )
+
+
+def check_fits(path: Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not of what they are to be loaded into.
+
+    Args:
+        path: The file that they are from, for the message.
+        saved: By name.
+        wanted: By name; shapes are compared.
+
+    Raises:
+        CheckpointError: If names or shapes differ, as where a teacher's answers have other channels than before.
+    """
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (saved, wanted)]
+    changed = differences(*shapes)
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise CheckpointError(
+            f"{str(path)!r} is of another network ({changed[0]}{more}): a teacher or the code has changed since. Go on "
+            "with the same ones, or give another --output."
+        )

@@ -5,6 +5,7 @@ Whether the student is copied (DDP) or sharded (FSDP) is Accelerate's choice, ma
 """
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,6 +84,11 @@ def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
     return cast(dict[str, Tensor], get_model_state_dict(module, options=options))
 
 
+def state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's own state under the names of `whole_state_dict`; what is sharded has the shape of the whole."""
+    return cast(dict[str, Tensor], get_model_state_dict(module))
+
+
 def load_whole_state_dict(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Load what `whole_state_dict` returned; every rank has read all of it and keeps its part."""
     set_model_state_dict(module, cast(dict[str, Any], state), options=StateDictOptions(full_state_dict=True))
@@ -95,6 +101,23 @@ def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     makes some up, and a resumed run would differ from an undisturbed one.
     """
     return tree_map_only(DTensor, lambda tensor: tensor.full_tensor().cpu(), optimizer.state_dict())
+
+
+def moments_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of what `whole_optimizer_state` returned that are as large as their parameters, by name."""
+    return {
+        f"{index}.{name}": value
+        for index, values in state["state"].items()
+        for name, value in values.items()
+        if isinstance(value, Tensor) and value.dim() > 0
+    }
+
+
+def parameters_of_moments(optimizer: Optimizer, moments: Iterable[str]) -> dict[str, Tensor]:
+    """Return the parameter that each of `moments_of` belongs to, under its name; nothing for those that have none."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    places = {name: int(name.partition(".")[0]) for name in moments}
+    return {name: parameters[place] for name, place in places.items() if place < len(parameters)}
 
 
 def load_whole_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -12,17 +12,18 @@ from typing import Any, cast
 import torch
 from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foundation.files import remove_partial, write_file
 from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
-from foundation.ranks import any_rank
+from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
 from modeling_radio.outputs_radio import RadioAdaptorOutput
 from training.data.image_table import Images
 from training.distillation.checkpoints import (
+    check_fits,
     check_same_recipe,
     checkpoint_path,
     newest_checkpoint,
@@ -39,8 +40,11 @@ from training.distillation.sharding import (
     is_sharded,
     load_whole_optimizer_state,
     load_whole_state_dict,
+    moments_of,
+    parameters_of_moments,
     reshard,
     shard_average,
+    state_tensors,
     whole_norm,
     whole_optimizer_state,
     whole_state_dict,
@@ -82,19 +86,20 @@ class Distiller:
 
     Raises:
         RecipeError: If the recipe names something unknown, or does not fit the output folder's checkpoints.
+        CheckpointError: If none of these checkpoints is intact.
     """
 
     def __init__(self, recipe: Recipe, output: Path | None = None, init_from: Path | None = None) -> None:
         check_trackers(recipe.logging.trackers)
         self.recipe = recipe
         self.output = Path("runs") / recipe.name if output is None else output
-        self.resumed_from = newest_checkpoint(self.output / "checkpoints")
-        if self.resumed_from is not None:
-            check_same_recipe(self.resumed_from, read_state(self.resumed_from)["recipe"], recipe)
         self.init_from = recipe.student.init_from if init_from is None else str(init_from)
         self.stop_request = StopRequest()
         self.accelerator = build_accelerator(recipe, self.output)
         self.device = self.accelerator.device
+        self.resumed_from = on_first_rank(lambda: newest_checkpoint(self.output / "checkpoints"))
+        if self.resumed_from is not None:
+            check_same_recipe(self.resumed_from, read_state(self.resumed_from)["recipe"], recipe)
 
     @property
     def is_finished(self) -> bool:
@@ -425,7 +430,6 @@ class Distiller:
                 "step": self.step,
                 "num_bad_steps": self.num_bad_steps,
                 "places_in_data": places,
-                "recipe_fingerprint": self.recipe.fingerprint(),
                 "recipe": self.recipe.to_dict(),
                 "torch_version": torch.__version__,
             }
@@ -433,14 +437,23 @@ class Distiller:
         self.accelerator.wait_for_everyone()
 
     def _load(self, folder: Path) -> None:
-        load_whole_state_dict(self.model, load_file(folder / "student.safetensors"))
-        load_whole_state_dict(self.ema, load_file(folder / "ema.safetensors"))
-        self.statistics.load_state_dict(load_file(folder / "statistics.safetensors"))
-        optimizer_state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        """Load a checkpoint that is intact, each part once it is known to fit."""
+        self._load_tensors(self.model, folder / "student.safetensors")
+        self._load_tensors(self.ema, folder / "ema.safetensors")
+        self._load_tensors(self.statistics, folder / "statistics.safetensors")
+        path = folder / "optimizer.pt"
+        optimizer_state = torch.load(path, weights_only=True, map_location="cpu")
+        moments = moments_of(optimizer_state)
+        check_fits(path, moments, parameters_of_moments(self.optimizer, moments))
         load_whole_optimizer_state(self.optimizer, optimizer_state)
         state = read_state(folder)
         self.step, self.num_bad_steps = state["step"], state["num_bad_steps"]
         self.source.load_state_dict(state["places_in_data"])
+
+    def _load_tensors(self, module: nn.Module, path: Path) -> None:
+        saved = load_file(path)
+        check_fits(path, saved, state_tensors(module))
+        load_whole_state_dict(module, saved)
 
     def _export(self) -> Path:
         """Write `final/` from the moving average (or the student itself)."""

@@ -28,6 +28,8 @@ from foundation.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
 from training.distill import main
 from training.distillation import trainer
+from training.distillation.checkpoints import CheckpointError
+from training.distillation.manifests import write_manifest
 from training.recipe import RecipeError, load_recipe
 from training.teachers.base import TeacherOutput
 
@@ -194,6 +196,93 @@ def test_other_recipe_does_not_resume(recipe_file: str) -> None:
     with pytest.raises(RecipeError, match=r"belongs to another recipe \(seed: 0 -> 1\): resume with the same"):
         distil(recipe_file, "run", "seed=1")
     distil(recipe_file, "run", "logging.every_steps=1", stop_at=2)
+
+
+@pytest.mark.parametrize("widths", ["{feature_dim: 9}", "{summary_dim: 10, feature_dim: 12}"])
+def test_teachers_in_another_order_do_not_resume(recipe_file: str, widths: str) -> None:
+    """Neither of other widths, where moments would be read beyond their ends, nor of equal ones, where heads swap."""
+    text = Path(recipe_file).read_text().replace("{feature_dim: 9}", widths)
+    Path(recipe_file).write_text(text)
+    distil(recipe_file, "run", stop_at=1)
+    first, second = (line for line in text.splitlines() if "kind: tiny" in line)
+    Path(recipe_file).write_text(text.replace(f"{first}\n{second}", f"{second}\n{first}"))
+    with pytest.raises(RecipeError, match=r"another recipe \(order of teachers: semantic, segmenter -> segmenter, sem"):
+        distil(recipe_file, "run")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"feature_dim": 11},
+            r"student.safetensors' is of another network \(.*feat_mlp.*\(12,\) -> \(11,\) and 1 more\)",
+        ),
+        ({"summary_dim": None}, r"student.safetensors' is of another network \(.*-> \(absent\) and"),
+    ],
+)
+def test_a_teacher_that_answers_otherwise_does_not_resume(
+    recipe_file: str, changed: dict[str, int | None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distil(recipe_file, "run", stop_at=1)
+
+    class Changed(TinyTeacher):
+        def __init__(
+            self, name: str, *, source: str | None = None, feature_dim: int, summary_dim: int | None = None
+        ) -> None:
+            sizes = {"feature_dim": feature_dim, "summary_dim": summary_dim}
+            super().__init__(name, **sizes | (changed if name == "semantic" else {}))
+
+    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", Changed)
+    with pytest.raises(CheckpointError, match=message):
+        distil(recipe_file, "run")
+
+
+def test_moments_of_other_shapes_are_never_loaded(recipe_file: str) -> None:
+    distil(recipe_file, "run", stop_at=1)
+    path = Path("run/checkpoints/step_00000001")
+    optimizer = torch.load(path / "optimizer.pt", weights_only=True)
+    optimizer["state"][0]["exp_avg"] = torch.zeros(3)
+    torch.save(optimizer, path / "optimizer.pt")
+    write_manifest(path)
+    with pytest.raises(CheckpointError, match=r"optimizer.pt' is of another network \(0.exp_avg: \(3,\) -> \("):
+        distil(recipe_file, "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("student.safetensors", 5000),
+        ("ema.safetensors", 0),
+        ("statistics.safetensors", 50),
+        ("optimizer.pt", 5000),
+        ("state.json", 0),
+    ],
+)
+def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    recipe_file: str, name: str, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ("schedule.num_steps=3", "checkpoints.every_steps=1")
+    distil(recipe_file, "whole", *settings)
+    distil(recipe_file, "run", *settings, stop_at=2)
+    damaged = Path("run/checkpoints/step_00000002") / name
+    os.truncate(damaged, size)
+    distil(recipe_file, "run", *settings)
+    (line,) = [message for message in caplog.messages if "step_00000002" in message]
+    assert line.startswith(f"'{damaged}' has {size} bytes instead of ")
+    assert line.endswith("goes on from 'run/checkpoints/step_00000001' instead")
+    assert_same_tensors(last_state("whole", 3), last_state("run", 3))
+    assert [path.name for path in sorted(Path("run/checkpoints").iterdir())] == ["step_00000002", "step_00000003"]
+
+
+def test_damage_of_all_checkpoints_is_one_line(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]
+    assert main(arguments) == 0
+    os.truncate("run/checkpoints/step_00000001/optimizer.pt", 7)
+    capsys.readouterr()
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("distill: error: 'run/checkpoints' has no intact checkpoint: 'run/checkpoints/step_0")
+    assert Path("run/checkpoints/step_00000001/state.json").is_file()
 
 
 def test_restart_never_overwrites(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:

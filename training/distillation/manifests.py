@@ -1,0 +1,63 @@
+"""What a finished folder holds, written into it, so that damage is found before anything of it is used."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 20  # bytes read at once
+
+
+def write_manifest(folder: Path) -> None:
+    """Write `manifest.json`: the size and the SHA-256 of every other file of a folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
+        hashes = pool.map(_sha256, [folder / name for name in names])
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256}
+        for name, sha256 in zip(names, hashes, strict=True)
+    }
+    (folder / MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return which file of a folder isn't as it was when `write_manifest` saw it, and how; None if all are.
+
+    Sizes are compared before any file is read.
+    """
+    files = _read_manifest(folder / MANIFEST)
+    if isinstance(files, str):
+        return files
+    for name, (size, _) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{str(path)!r} is missing"
+        if (now := path.stat().st_size) != size:
+            return f"{str(path)!r} has {now} bytes instead of {size}"
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(_sha256, [folder / name for name in files])
+    for (name, (_, sha256)), now in zip(files.items(), hashes, strict=True):
+        if now != sha256:
+            return f"{str(folder / name)!r} has another content than was written"
+    return None
+
+
+def _read_manifest(path: Path) -> dict[str, tuple[int, str]] | str:
+    """Return size and hash by file name, or what is wrong with the manifest itself."""
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))
+        return {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except FileNotFoundError:
+        return f"{str(path)!r} is missing"
+    except (ValueError, TypeError, KeyError, AttributeError):  # not UTF-8, not JSON, or of another form
+        return f"{str(path)!r} is not what was written"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
