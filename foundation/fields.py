@@ -160,7 +160,8 @@ def read_text(text: str, field: FieldInfo | None) -> Any:
             raise
         return text
     if is_text_only:
-        return value if isinstance(value, str | types.NoneType) else text
+        is_null = value is None and (text or Path not in kinds)  # an empty path is rather a shell's unset variable
+        return value if isinstance(value, str) or is_null else text
     is_list = not kinds.isdisjoint({list, tuple})
     if is_list and isinstance(value, str | int | float) and (str not in kinds or "," in text):
         return [item.strip() for item in text.split(",")]

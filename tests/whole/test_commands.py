@@ -1,11 +1,13 @@
 """All commands declare their options in the same way, and say what each one means."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 
 from foundation.command_line import CHANGES, Command
-from foundation.fields import field_texts, list_settings
+from foundation.fields import field_texts, kinds_of, list_settings
+from foundation.settings import SettingsError, load
 from training.recipe import Recipe
 
 
@@ -55,3 +57,18 @@ def test_a_command_and_the_recipe_share_no_field(module):
 
 def test_every_field_of_a_recipe_is_explained():
     assert [setting.path for setting in list_settings(Recipe) if not setting.text] == []
+
+
+PATHS = [
+    pytest.param(module, name, id=f"{module}-{name}")
+    for module in MODULES
+    for name, field in command_of(module).settings.model_fields.items()
+    if Path in kinds_of(field.annotation)
+]
+
+
+@pytest.mark.parametrize(("module", "name"), PATHS)
+def test_an_empty_path_is_refused(module, name):
+    """A variable of the shell that isn't set must not stand for the working directory, nor for the default."""
+    with pytest.raises(SettingsError, match=rf"`{name}` must be a path(, or null)?, got ''\."):
+        load(command_of(module).settings, [], [f"{name}="])
