@@ -10,7 +10,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for i
 
 
 class TrainingDivergedError(ArithmeticError):
-    """Too many steps in a row had non-finite gradients; the message names the losses."""
+    """Losses, gradients or weights are not finite any more; the message says which and when."""
 
 
 class StopRequest:

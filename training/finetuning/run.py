@@ -32,7 +32,7 @@ from training.finetuning.models import (
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import build_examples
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
-from training.finetuning.trainer import FinetuningTrainer
+from training.finetuning.trainer import FinetuningTrainer, diverged
 
 
 FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
@@ -109,9 +109,16 @@ class FinetuningRun:
 
         Args:
             weights: All of the model, whole.
+
+        Raises:
+            TrainingDivergedError: If a trained weight is not finite.
         """
         settings, final = self.settings, self.settings.output / FINAL
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name in weights]
+        broken = [name for name in trained if not weights[name].isfinite().all()]
+        if broken:
+            raise diverged(f"{len(broken)} of {len(trained)} trained weights are not finite, such as {broken[0]}")
         if not settings.uses_adapter:
             save_plain(model, self.processor, final, weights)
             return
@@ -202,6 +209,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         load_best_model_at_end=True,
         batch_eval_metrics=True,
         logging_steps=LOGGING_STEPS,
+        logging_nan_inf_filter=False,  # what is not finite ends the run
         report_to=["tensorboard"],
         remove_unused_columns=False,
         dataloader_num_workers=settings.num_workers,

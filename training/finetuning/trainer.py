@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import EvalPrediction
 
 from foundation.files import write_file
-from foundation.ranks import fsdp_plugin
+from foundation.interruption import TrainingDivergedError
+from foundation.ranks import any_rank, fsdp_plugin
 from modeling_radio.network_radio import BLOCKS, RadioNetwork
 from training.finetuning.adapters import BACKBONE
 from training.finetuning.pictures import draw_predictions, predict_examples
@@ -71,9 +74,22 @@ class FinetuningTrainer(Trainer):
 
         That holds for the positions of the backbone even where it is trained: runs have one image size, which random
         crops of the table would only disturb.
+
+        Raises:
+            TrainingDivergedError: If it is not finite on some rank; it is raised on all of them.
         """
         frozen_part(model).eval()
-        return super().compute_loss(model, inputs, *args, **options)
+        when = f"in step {self.state.global_step + 1}" if model.training else f"after step {self.state.global_step}"
+        try:
+            result = super().compute_loss(model, inputs, *args, **options)
+        except ValueError as error:  # transformers' loss of boxes matches none that are not finite
+            if answers_are_finite(model, inputs):
+                raise
+            raise diverged(f"{when} the model's answers are not finite") from error
+        loss = result[0] if isinstance(result, tuple) else result
+        if any_rank(not bool(loss.isfinite().all()), loss.device):
+            raise diverged(f"{when} the loss is {loss.mean().item()}")
+        return result
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -85,11 +101,21 @@ class FinetuningTrainer(Trainer):
         return loss.detach().mean(), *self.task.compare(outputs, inputs)
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """Measure the validation set and draw predictions beside the truth."""
+        """Measure the validation set and draw predictions beside the truth.
+
+        Raises:
+            ValueError: If the metric that chooses the best checkpoint cannot be measured.
+        """
         model = self.model
         assert model is not None
         average_statistics(model, self.accelerator)
         metrics = super().evaluate(*args, **options)
+        best = self.metrics.latest.get(self.task.best_metric, math.nan)
+        if not math.isfinite(best):
+            raise ValueError(
+                f"The metric `{self.task.best_metric}` of the validation images is {best}: no label counts. "
+                "Hold out more images with `validation_share`, or mend the labels of the source's validation split."
+            )
         assert isinstance(self.eval_dataset, Examples)
         # On every rank: a sharded model gathers its weights as it runs, and the loss of detection sums over all ranks.
         with self.compute_loss_context_manager():
@@ -128,6 +154,21 @@ class EpochOfExamples(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         kwargs["train_dataloader"].dataset.epoch = int((state.epoch or 0) + 1e-6)
+
+
+@torch.no_grad()
+def answers_are_finite(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Return whether all that a model answers without labels is finite."""
+    outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+    return all(bool(value.isfinite().all()) for value in outputs.values() if isinstance(value, Tensor))
+
+
+def diverged(what: str) -> TrainingDivergedError:
+    """Return the error for numbers that left the finite ones; `what` says which and when."""
+    return TrainingDivergedError(
+        f"Training diverged: {what}. Nothing is exported, and the checkpoints from before are intact. Choose a lower "
+        "`learning_rate` or `head_learning_rate`, or a larger `warmup_share`."
+    )
 
 
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,8 +15,10 @@ from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_tuning import TINY_DETECTOR, TINY_DPT, StopAfter, run_settings
-from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture
+from transformers import TrainerCallback
+from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture, save_palette_mask
 
+from foundation.interruption import TrainingDivergedError
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -149,6 +152,70 @@ def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
     run.run()
     assert run.trainer.state.global_step == 3  # nothing improves on the first evaluation
     assert run.trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+
+
+class Spoil(TrainerCallback):
+    """Makes the weights NaN after the checkpoint of a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_save(self, args, state, control, model, **kwargs):
+        if state.global_step == self.step:
+            for parameter in model.parameters():
+                parameter.data.fill_(torch.nan)
+
+
+def test_diverged_run_keeps_the_checkpoints_from_before(base, class_folders, tmp_path):
+    output = tmp_path / "run"
+    run = FinetuningRun(run_settings(base, class_folders, output, steps=4, evaluate_every=2))
+    run.trainer.add_callback(Spoil(2))
+    with pytest.raises(
+        TrainingDivergedError, match=r"in step 3 the loss is nan\. Nothing is exported.*`learning_rate`"
+    ):
+        run.run()
+    assert not (output / FINAL).exists()
+    assert not (output / "results.json").exists()
+    weights = load_file(output / "checkpoint-2" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "config", "message"),
+    [
+        ("image-classification", "class_folders", {}, "after step 1 the loss is nan"),
+        ("object-detection", "coco_folder", TINY_DETECTOR, "after step 1 the model's answers are not finite"),
+    ],
+)
+def test_a_learning_rate_beyond_all_bounds(task, data, config, message, base, tmp_path, request):
+    options = {"learning_rate": 1e30, "head_learning_rate": 1e30, "warmup_share": 0.0, "evaluate_every": 1}
+    settings = run_settings(
+        base, request.getfixturevalue(data), tmp_path / "run", task, tune="full", config=config, **options
+    )
+    with pytest.raises(TrainingDivergedError, match=message):
+        FinetuningRun(settings).run()
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert not (tmp_path / "run" / FINAL).exists()
+
+
+def test_weights_that_are_not_finite_are_not_exported(base, class_folders, tmp_path):
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
+    weights = {**run.model.state_dict(), "classifier.1.bias": torch.tensor([0.0, torch.inf])}
+    with pytest.raises(
+        TrainingDivergedError, match=r"1 of 4 trained weights are not finite, such as classifier\.1\.bias"
+    ):
+        run.save(weights)
+    assert not (tmp_path / "run" / FINAL).exists()
+
+
+def test_validation_that_measures_nothing(base, voc_folder, tmp_path):
+    for split in ("train", "valid"):
+        shutil.copytree(voc_folder, tmp_path / "split" / split)
+    for path in (tmp_path / "split" / "valid" / "masks").iterdir():
+        save_palette_mask(path, np.full((HEIGHT, WIDTH), 255))
+    run = FinetuningRun(run_settings(base, tmp_path / "split", tmp_path / "run", "semantic-segmentation"))
+    with pytest.raises(ValueError, match="metric `mean_iou` of the validation images is nan: no label counts"):
+        run.run()
 
 
 @pytest.mark.parametrize(

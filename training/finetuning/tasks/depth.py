@@ -26,7 +26,11 @@ DELTA = 1.25
 
 
 class DepthTask(FinetuningTask):
-    """Meters for each pixel, `(batch, height, width)`; 0 marks pixels without a depth."""
+    """Meters for each pixel, `(batch, height, width)`; 0 marks pixels without a depth.
+
+    Raises:
+        ValueError: If the first depth map of a split cannot be right: all are probably alike.
+    """
 
     model_class = RadioForDepthEstimation
     best_metric = "abs_rel"
@@ -35,18 +39,33 @@ class DepthTask(FinetuningTask):
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         self.class_names = ()
+        for name, table in (("training", images.train), ("validation", images.validation)):
+            self._read_depth(table.select_columns(["target"])[0]["target"], f"{name} image 0")
 
     def config_fields(self) -> dict[str, Any]:
         return {}
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
-        image, values = self.read_image(row["image"], where), _read_values(row["target"])
-        if values.ndim != 2:
-            raise ValueError(f"The depth map of {where} must have the shape (height, width), got {values.shape}.")
-        depth = torch.from_numpy(values.astype(np.float32)) / self._units_per_meter(values)
-        depth = depth.where(depth.isfinite() & (depth > 0), 0.0)
+        image, depth = self.read_image(row["image"], where), self._read_depth(row["target"], where)
         require_same_size(image, depth, where, "depth map")
         return {"image": image, "depth": tv_tensors.Mask(depth)}
+
+    def _read_depth(self, target: Any, where: str) -> Tensor:
+        """Return a depth map in meters, `(height, width)`."""
+        where = f"{where} ({target})" if isinstance(target, str) else where
+        values = _read_values(target, where)
+        if values.ndim != 2:
+            raise ValueError(f"The depth map of {where} must have the shape (height, width), got {values.shape}.")
+        if values.dtype.kind not in "iuf":
+            raise ValueError(f"The depth map of {where} must have whole or floating-point numbers, got {values.dtype}.")
+        depth = torch.from_numpy(values.astype(np.float32)) / self._units_per_meter(values)
+        is_known = depth.isfinite() & (depth > 0)
+        if not is_known.any():
+            raise ValueError(
+                f"The depth map of {where} has no pixel with a depth, a finite number above 0: correct it, or leave "
+                "the image out."
+            )
+        return depth.where(is_known, 0.0)
 
     def _units_per_meter(self, values: np.ndarray) -> float:
         if self.settings.depth_scale is not None:
@@ -94,8 +113,11 @@ class DepthScore:
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the mean relative error, the root mean square error in meters and the share within a factor 1.25."""
-        relative, square, share = self.sums / max(self.num_pixels, 1)
+        """Return the mean relative error, the root mean square error in meters and the share within a factor 1.25.
+
+        All are NaN where no pixel has a depth.
+        """
+        relative, square, share = self.sums / self.num_pixels
         return {"abs_rel": relative, "rmse": square.sqrt(), "delta1": share}
 
     def reset(self) -> None:
@@ -104,11 +126,14 @@ class DepthScore:
         self.sums = torch.zeros(3, dtype=torch.float64)
 
 
-def _read_values(target: Any) -> np.ndarray:
+def _read_values(target: Any, where: str) -> np.ndarray:
     """Return a depth map as it is stored: a path to `.npy` or PNG, a picture or nested lists."""
-    if isinstance(target, str):
+    try:
+        if not isinstance(target, str):
+            return np.asarray(target)
         if Path(target).suffix == ".npy":
             return np.load(target, allow_pickle=False)
         with Image.open(target) as picture:
             return np.asarray(picture)
-    return np.asarray(target)
+    except (OSError, ValueError, EOFError) as error:  # what NumPy and Pillow raise on broken files and ragged lists
+        raise ValueError(f"The depth map of {where} cannot be read: {error}") from error

@@ -5,15 +5,24 @@ import math
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from tiny_tuning import build_task, picture
 
 from training.finetuning.tasks.depth import DepthScore, DepthTask
 
 
+def maps(*targets):
+    return Dataset.from_dict({"target": [np.asarray(target).tolist() for target in targets]})
+
+
+def build(train=None, **options):
+    return build_task(DepthTask, "depth-estimation", train=train or maps(np.ones((2, 2))), **options)
+
+
 @pytest.fixture
 def depth():
-    return build_task(DepthTask, "depth-estimation")
+    return build()
 
 
 def test_depth_files(depth, tmp_path):
@@ -28,7 +37,7 @@ def test_depth_files(depth, tmp_path):
 
 def test_depth_scale(tmp_path):
     Image.fromarray(np.full((36, 48), 512, dtype=np.uint16)).save(tmp_path / "kitti.png")
-    task = build_task(DepthTask, "depth-estimation", depth_scale=256.0)
+    task = build(depth_scale=256.0)
     sample = task.read({"image": picture(), "target": str(tmp_path / "kitti.png")}, "image 0")
     assert sample["depth"].unique().tolist() == [2.0]
 
@@ -43,6 +52,36 @@ def test_depth_scale(tmp_path):
 def test_wrong_depth(depth, shape, message):
     with pytest.raises(ValueError, match=message):
         depth.read({"image": picture(), "target": np.ones(shape, dtype=np.float32)}, "image 7")
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5, math.nan, math.inf, -math.inf, 1e-50])
+def test_depth_without_a_valid_pixel(depth, value, tmp_path):
+    np.save(tmp_path / "empty.npy", np.full((36, 48), value))
+    message = r"of image 7 \(.*empty\.npy\) has no pixel with a depth, .*: correct it, or leave the image out"
+    with pytest.raises(ValueError, match=message):
+        depth.read({"image": picture(), "target": str(tmp_path / "empty.npy")}, "image 7")
+
+
+@pytest.mark.parametrize("kind", [bool, np.complex64, "U4", object])
+def test_depth_that_is_no_number(depth, kind, tmp_path):
+    np.save(tmp_path / "odd.npy", np.ones((36, 48)).astype(kind))
+    message = r"depth map of image 7 \(.*odd\.npy\) (must have whole or floating-point numbers, got |cannot be read: )"
+    with pytest.raises(ValueError, match=message):
+        depth.read({"image": picture(), "target": str(tmp_path / "odd.npy")}, "image 7")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.npy", b""), ("a.npy", b"\x93NUMPY\x01\x00v"), ("a.png", b"no picture")]
+)
+def test_broken_depth_files_are_named(depth, name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"depth map of image 7 \(.*{name}\) cannot be read: "):
+        depth.read({"image": picture(), "target": str(tmp_path / name)}, "image 7")
+
+
+def test_splits_of_empty_depth_are_refused_before_training():
+    with pytest.raises(ValueError, match="depth map of training image 0 has no pixel with a depth"):
+        build(train=maps(np.zeros((2, 2))))
 
 
 def test_depth_errors_by_hand():
@@ -63,4 +102,4 @@ def test_depth_of_batches_adds_up_and_starts_anew():
     expected = {name: value.item() for name, value in whole.compute().items()}
     assert {name: value.item() for name, value in score.compute().items()} == pytest.approx(expected)
     score.reset()
-    assert {float(value) for value in score.compute().values()} == {0.0}
+    assert all(value.isnan() for value in score.compute().values())  # not perfect
