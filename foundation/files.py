@@ -50,7 +50,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
-    with _one_line_errors(path), scratch_folder(path.parent) as scratch:
+    with _one_line_errors(path), scratch_folder(path.parent, f"{TEMPORARY_PREFIX}{path.name}-") as scratch:
         restore_previous(path)
         write(scratch / path.name)
         move_into_place(scratch / path.name, path)

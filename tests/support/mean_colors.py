@@ -9,8 +9,9 @@ from torch.utils.data import Dataset
 
 from training.losses.mesa import mesa_loss
 from training.recipe import MesaRecipe, Recipe, ViewsRecipe
+from training.targets.cache_contents import CacheContents
 from training.targets.examples import TargetSource
-from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.teachers.base import TeacherOutput
 from training.views.batches import BatchPlan
 
@@ -44,6 +45,9 @@ class Images(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         return self.images[index]
 
+    def fingerprint(self) -> str:
+        return "noise"
+
 
 def recipe_with(views: ViewsRecipe, **partition) -> Recipe:
     data = {"source": "s", "image_size_px": SIDE, "num_workers": 0}
@@ -54,8 +58,12 @@ def recipe_with(views: ViewsRecipe, **partition) -> Recipe:
 TEACHERS = {"coarse": MeanColor(), "fine": MeanColor(8, has_summary=False)}
 
 
+def contents_of(recipe: Recipe) -> CacheContents:
+    return CacheContents.of(recipe, PATCH, Images(), TEACHERS)
+
+
 def open_cache(recipe: Recipe, folder: Path) -> FeatureCache:
-    contents = CacheContents.of(recipe, PATCH, NUM_IMAGES)
+    contents = contents_of(recipe)
     answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
     write_feature_cache(folder, contents, Images(), answers)
     return FeatureCache(folder, contents)

@@ -75,6 +75,9 @@ class NoiseImages(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         return self.images[index]
 
+    def fingerprint(self) -> str:
+        return "noise"
+
 
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)

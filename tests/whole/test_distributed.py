@@ -56,6 +56,7 @@ EVERYTHING = (
     "student.gradient_checkpointing=true",
 )
 ONE_TEACHER_EACH = (BOUND, "partitions.low.teachers=[segmenter]", "partitions.high.teachers=[semantic]")
+CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
 
 
@@ -83,6 +84,8 @@ SCENARIOS = {
     "ddp-teachers": Scenario(ONE_TEACHER_EACH),
     "ddp-resumed": Scenario(FROZEN_TRUNK, session=(2, 4)),
     "fsdp-resumed": Scenario(FROZEN_TRUNK, use_fsdp=True, session=(2, 4)),
+    "ddp-cached": Scenario(CACHED),
+    "ddp-stale": Scenario((*CACHED, "data.seed=1")),
     "ddp-nan": Scenario(NAN_ON_RANK_1),
     "fsdp-nan": Scenario(NAN_ON_RANK_1, use_fsdp=True),
 }
@@ -101,12 +104,18 @@ class FailingOnRank1(tiny.TinyTeacher):
         return output._replace(features=output.features * (float("nan") if is_bad else 1))
 
 
+def fingerprint_on_this_rank(images: tiny.NoiseImages) -> str:
+    """Times of files may differ where each machine has its own copy of the images."""
+    return "noise" if PartialState().process_index == 0 else "noise, copied later"
+
+
 def run_scenarios(recipe_file: str) -> None:
     """Run by each of the two processes; writes what went wrong beside the outputs."""
     torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
     tiny.install_tiny_world(patch)
     patch.setitem(tiny.training.teachers.registry.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
+    patch.setattr(tiny.NoiseImages, "fingerprint", fingerprint_on_this_rank)
     let_accelerate_shard_on_cpus(patch)
     for name, scenario in SCENARIOS.items():
         choose_sharding(patch, use_fsdp=scenario.use_fsdp)
@@ -161,7 +170,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.endswith(("-nan", "-passes", "-bf16"))])
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.endswith(("-nan", "-passes", "-bf16", "-stale"))])
 def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_this_process(monkeypatch, two_ranks)
     assert not error_file(name, 0).exists(), error_file(name, 0).read_text()
@@ -197,6 +206,13 @@ def test_both_processes_skip_a_step_and_name_teacher_and_rank(two_ranks: Path, k
     assert errors[0] == errors[1]
     assert re.match(r"Step 3 skipped: .*on rank 1 \(2 in a row\). Giving up; the last checkpoint", errors[0])
     assert names_in(two_ranks / f"{kind}-nan" / "checkpoints") == {"step_00000002"}
+
+
+def test_both_processes_refuse_a_stale_cache(two_ranks: Path) -> None:
+    for rank in range(2):
+        error = (two_ranks / error_file("ddp-stale", rank)).read_text()
+        assert error.startswith("Feature cache 'cache' is stale (data.seed: 0 -> 1). Delete it")
+    assert names_in(two_ranks / "cache") == {"cache.json", "shard_00000.safetensors"}
 
 
 def test_sharded_ranks_need_equal_passes(two_ranks: Path) -> None:

@@ -1,15 +1,14 @@
 """The full step on the tiny world of `tiny_distillation.py`: restarts, kills, invariances, export, stages."""
 
-import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny_distillation as tiny
 import torch
+from killing import run_until
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -47,21 +46,6 @@ def test_twenty_steps_equal_ten_and_ten(recipe_file: str, views: str, optimizer:
     whole, parts = (tiny.last_state(output, 20) for output in ("whole", "parts"))
     assert any(key.endswith(".left") for key in whole)
     tiny.assert_same_tensors(whole, parts)
-
-
-def run_until(work: Callable[[], object], is_time: Callable[[], bool]) -> int:
-    """Start `work` in a forked process; kill it when it is time. Return its exit status, 9 for killed."""
-    process = os.fork()
-    if process == 0:
-        work()
-        os._exit(0)
-    while not is_time():
-        finished, status = os.waitpid(process, os.WNOHANG)
-        if finished:
-            return status
-        time.sleep(0.001)
-    os.kill(process, signal.SIGKILL)
-    return os.waitpid(process, 0)[1]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from pathlib import Path
 
+from foundation.settings import hash_of
 from modeling_radio.messages_radio import check_choice
 from training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages
 from training.data.image_table import SPLITS, ImageTable, Split
@@ -47,7 +48,7 @@ class ImageFolder(ImageTable):
         skipped = SkippedImages()
         self.paths = _files_of_split(folder, _usable_files(folder, skipped), split)
         super().__init__(
-            _Files(self.paths),
+            _Files(folder, self.paths),
             size=size,
             num_images=num_images,
             seed=seed,
@@ -57,14 +58,20 @@ class ImageFolder(ImageTable):
 
 
 class _Files:
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    def __init__(self, folder: Path, paths: list[Path]) -> None:
+        self.folder, self.paths = folder, paths
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> EncodedImage:
         return EncodedImage(str(self.paths[index]), self.paths[index])
+
+    def fingerprint(self) -> str:
+        """Return number and sizes of the files, and a hash of their names, sizes and times of change."""
+        facts = {str(path.relative_to(self.folder)): path.stat() for path in self.paths}
+        state = hash_of({name: [fact.st_size, fact.st_mtime_ns] for name, fact in facts.items()})
+        return f"{len(facts)} files, {sum(fact.st_size for fact in facts.values())} bytes, state {state[:16]}"
 
 
 def image_files(folder: Path) -> list[Path]:

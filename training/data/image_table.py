@@ -29,12 +29,18 @@ class EncodedRows(Protocol):
 
     def __getitem__(self, index: int) -> EncodedImage: ...
 
+    def fingerprint(self) -> str: ...
+
 
 class Images(Dataset[Tensor]):
     """Images by number: item `index` is a uint8 tensor `(3, height, width)`, RGB."""
 
     def __len__(self) -> int:
         """Return how many images there are."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Return a line that changes when what these images are made from does, though it has the same name."""
         raise NotImplementedError
 
 
@@ -74,6 +80,10 @@ class ImageTable(Images):
 
     def __len__(self) -> int:
         return self.num_images
+
+    def fingerprint(self) -> str:
+        """Return that of the rows."""
+        return self.rows.fingerprint()
 
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, height, width)`, RGB; `(3, size, size)` where a size is given."""

@@ -69,6 +69,10 @@ class TableRows:
     def __getitem__(self, index: int) -> EncodedImage:
         return self.column.read(self.dataset[index], f"row {index}")
 
+    def fingerprint(self) -> str:
+        """Return the number of rows, and the fingerprint of `datasets`: of the files' names and times, or a commit."""
+        return f"{len(self)} rows, state {self.dataset._fingerprint}"
+
 
 def open_table(source: SourceRecipe) -> TableRows:
     """Open a source with random access: `datasets` copies it to its cache on first use.

@@ -57,9 +57,14 @@ class DemoImages(Images):
         self.seed = seed
         self.split = split
         self.bank = load_pixel_bank(assets, split)
+        self.description = assets.description
 
     def __len__(self) -> int:
         return self.num_images
+
+    def fingerprint(self) -> str:
+        """Return what they are made of: packages of fixed versions, as far as they could be reached."""
+        return self.description
 
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, size, size)`, RGB."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -62,9 +62,10 @@ from training.student.export import export_student
 from training.student.parameters import trunk_parameters
 from training.student.spectral import update_spectral_norms
 from training.student.warm_start import open_source, standardize_heads, warm_start
+from training.targets.cache_contents import CacheContents
 from training.targets.cached import CachedTargets
 from training.targets.examples import Example, TargetSource
-from training.targets.feature_cache import CacheContents, FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.online import OnlineTargets
 from training.targets.statistics import TeacherStatistics
 from training.teachers.base import Teacher
@@ -208,7 +209,7 @@ class Distiller:
         if self.recipe.views.teachers == "online":
             return OnlineTargets(self.recipe, patch_size, images, teachers, self.device)
         assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
-        contents = CacheContents.of(self.recipe, patch_size, len(images))
+        contents = self._cache_contents(patch_size, images, teachers)
         folder = contents.default_folder()
         if self.recipe.views.cache_dir is not None:
             folder = Path(self.recipe.views.cache_dir)
@@ -216,7 +217,7 @@ class Distiller:
             folder,
             contents,
             images,
-            TeacherAnswers(teachers, contents.values["cells_per_side"], self.device),
+            TeacherAnswers(teachers, contents.cells_per_side, self.device),
             num_workers=self.recipe.data.num_workers,
             rank=self.accelerator.process_index,
             num_ranks=self.accelerator.num_processes,
@@ -224,6 +225,12 @@ class Distiller:
         )
         self.accelerator.wait_for_everyone()
         return CachedTargets(self.recipe, patch_size, FeatureCache(folder, contents), self.device)
+
+    def _cache_contents(self, patch_size: int, images: Images, teachers: dict[str, Teacher]) -> CacheContents:
+        """Return what a cache of this run is made from, as the main process sees it: times of files may differ."""
+        is_main_process = self.accelerator.is_main_process
+        contents = CacheContents.of(self.recipe, patch_size, images, teachers) if is_main_process else None
+        return broadcast_object_list([contents])[0]
 
     # Training
 

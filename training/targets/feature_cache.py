@@ -3,18 +3,17 @@
 A cache is a folder: `cache.json` says what it was made from, `shard_XXXXX.safetensors` hold for some images
 `images` `(n, 3, side, side)` uint8 and, for each teacher, `NAME.summary` `(n, C)` and `NAME.features`
 `(n, rows, cols, C)` in float16. Shards are memory-mapped: what is read is paged in by the system, and may
-leave again.
+leave again. While a file is written, a lock beside it keeps other runs from writing it too.
 """
 
 import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,9 +22,10 @@ from tqdm.auto import tqdm
 
 from foundation.files import write_file, write_text
 from foundation.interruption import Interrupted, ignore_stop_signals
-from foundation.settings import differences, hash_of
 from training.data.image_table import Images
-from training.recipe import Recipe, RecipeError, RunOptions
+from training.recipe import RecipeError
+from training.targets.cache_contents import DESCRIPTION, CacheContents, check_contents
+from training.targets.cache_lock import clear_up, writing_turn
 
 
 IMAGES_PER_SHARD = 512
@@ -33,38 +33,6 @@ IMAGES_PER_SHARD = 512
 
 IMAGES_PER_FORWARD = 32
 """Images that a teacher sees at once; divides a shard. Our choice: keeps cores busy in little memory."""
-
-DEFAULT_ROOT = Path("runs") / "cache"
-
-
-@dataclass(frozen=True)
-class CacheContents:
-    """What a cache is made from: any change makes it stale.
-
-    Attributes:
-        values: Everything that decides views and answers, as JSON values.
-    """
-
-    values: dict[str, Any]
-
-    @classmethod
-    def of(cls, recipe: Recipe, patch_size: int, num_images: int) -> "CacheContents":
-        """Return what decides the views and the teachers' answers."""
-        resolved = recipe.to_dict()
-        teacher_fields = ("name", "kind", "source", "options", *RunOptions.model_fields)
-        data_fields = ("source", "split", "column", "mixed_in", "image_size_px", "seed")
-        return cls(
-            {
-                "teachers": [{key: entry[key] for key in teacher_fields} for entry in resolved["teachers"]],
-                "data": {key: resolved["data"][key] for key in data_fields},
-                "num_images": num_images,
-                "cells_per_side": resolved["data"]["image_size_px"] // patch_size,
-            }
-        )
-
-    def default_folder(self) -> Path:
-        """Return a folder that no other contents share."""
-        return DEFAULT_ROOT / hash_of(self.values)[:16]
 
 
 class FeatureCache:
@@ -75,7 +43,7 @@ class FeatureCache:
         contents: What it must have been made from.
 
     Raises:
-        RecipeError: If it was made from something else, or is incomplete.
+        RecipeError: If it was made from something else, or is incomplete or damaged.
     """
 
     def __init__(self, folder: Path, contents: CacheContents) -> None:
@@ -84,7 +52,8 @@ class FeatureCache:
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise RecipeError(f"Feature cache {str(folder)!r} is incomplete: {missing[0]} is missing.")
-        self.teacher_names = [entry["name"] for entry in contents.values["teachers"]]
+        check_shards(folder, contents)
+        self.teacher_names = contents.teacher_names
         self._shards = [load_file(path) for path in paths]
 
     def __len__(self) -> int:
@@ -121,6 +90,8 @@ def write_feature_cache(
 ) -> None:
     """Compute what is missing of a cache; shards that are there already are kept.
 
+    Other runs may do the same at the same time: what one of them is computing is waited for.
+
     Args:
         folder: Where to write.
         contents: What the cache is made from.
@@ -132,17 +103,15 @@ def write_feature_cache(
         should_stop: Called between batches: whether to stop.
 
     Raises:
-        RecipeError: If the folder holds a cache of other contents, or the disk is too small.
+        RecipeError: If the folder holds a cache of other contents or a damaged shard, or the disk is too small.
         WriteError: If a shard cannot be written.
         Interrupted: If asked to stop; complete shards stay.
     """
-    if (folder / "cache.json").is_file():
-        check_contents(folder, contents)
-    elif rank == 0:
-        write_text(folder / "cache.json", json.dumps(contents.values, indent=2))
+    _claim(folder, contents, should_stop)
+    check_shards(folder, contents)
     paths = shard_paths(folder, contents)
     missing = [index for index in range(rank, len(paths), num_ranks) if not paths[index].is_file()]
-    rows = {index: _shard_rows(index, contents.values["num_images"]) for index in missing}
+    rows = {index: _shard_rows(index, contents.num_images) for index in missing}
     loader = DataLoader(
         Subset(images, list(itertools.chain(*rows.values()))),
         batch_size=IMAGES_PER_FORWARD,
@@ -151,12 +120,18 @@ def write_feature_cache(
     )
     total = sum(map(len, rows.values()))
     with tqdm(total=total, desc="teacher features", unit="image", disable=rank > 0 or not missing) as bar:
-        batches = _answered(loader, answer, bar, should_stop)
+        batches = iter(loader)
         for place, index in enumerate(missing):
-            parts = list(itertools.islice(batches, -(-len(rows[index]) // IMAGES_PER_FORWARD)))
-            shard = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
-            _check_space(folder, shard, len(missing) - place)
-            write_file(paths[index], lambda path, shard=shard: save_file(shard, path))
+            with writing_turn(paths[index], should_stop):
+                own = itertools.islice(batches, -(-len(rows[index]) // IMAGES_PER_FORWARD))
+                if paths[index].is_file():  # by another run, meanwhile
+                    bar.update(sum(map(len, own)))
+                    continue
+                parts = list(_answered(own, answer, bar, should_stop))
+                shard = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
+                _check_space(folder, shard, len(missing) - place)
+                write_file(paths[index], lambda path, shard=shard: save_file(shard, path))
+    clear_up(folder)
 
 
 class TeacherAnswers:
@@ -194,24 +169,52 @@ class TeacherAnswers:
         return F.interpolate(features, grid, mode="bilinear", align_corners=False)
 
 
-def check_contents(folder: Path, contents: CacheContents) -> None:
-    """Raise a RecipeError if a cache was made from something else than `contents`."""
-    try:
-        saved = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise RecipeError(f"{str(folder)!r} is no feature cache: cache.json is missing or broken.") from error
-    changed = differences(saved, contents.values)
-    if changed:
-        raise RecipeError(
-            f"Feature cache {str(folder)!r} is stale ({'; '.join(changed)}): delete it, or give another "
-            "`views.cache_dir`."
-        )
-
-
 def shard_paths(folder: Path, contents: CacheContents) -> list[Path]:
     """Return where the shards of a cache lie, present or not."""
-    num_shards = -(-contents.values["num_images"] // IMAGES_PER_SHARD)
+    num_shards = -(-contents.num_images // IMAGES_PER_SHARD)
     return [folder / f"shard_{index:05d}.safetensors" for index in range(num_shards)]
+
+
+def check_shards(folder: Path, contents: CacheContents) -> None:
+    """Raise a RecipeError if a shard that is there is cut, damaged, or not laid out as the first one."""
+    layouts: list[dict[str, tuple]] = []
+    for index, path in enumerate(shard_paths(folder, contents)):
+        if path.is_file():
+            layouts.append(_layout(path, len(_shard_rows(index, contents.num_images)), contents))
+            if layouts[-1] != layouts[0]:
+                raise _damaged(path, "its entries are not those of the other shards")
+
+
+def _layout(path: Path, num_rows: int, contents: CacheContents) -> dict[str, tuple]:
+    """Return type and shape of a shard's entries but for the number of images, which is checked."""
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            layout = {key: (part.get_dtype(), *part.get_shape()) for key, part in slices.items()}
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    needed = {"images", *(f"{name}.features" for name in contents.teacher_names)}
+    if not needed <= layout.keys() or any(shape[1:2] != (num_rows,) for shape in layout.values()):
+        raise _damaged(path, f"it must hold {num_rows} rows of {sorted(needed)}")
+    return {key: (dtype, *shape) for key, (dtype, _, *shape) in layout.items()}
+
+
+def _damaged(path: Path, reason: str) -> RecipeError:
+    return RecipeError(
+        f"Shard {str(path)!r} of the feature cache cannot be used: {reason.rstrip('.')}. Delete it: the same command "
+        "computes it again."
+    )
+
+
+def _claim(folder: Path, contents: CacheContents, should_stop: Callable[[], bool]) -> None:
+    """Write what the cache is made from into its folder, or check it where that is said already."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing_turn(path, should_stop):
+            if not path.is_file():
+                write_text(path, json.dumps(contents.to_dict(), indent=2))
+    check_contents(folder, contents)
 
 
 def _shard_rows(index: int, num_images: int) -> range:
@@ -237,9 +240,18 @@ def _check_space(folder: Path, shard: dict[str, Tensor], num_shards_left: int) -
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise RecipeError(
-            f"The feature cache needs up to {needed / 1e9:.1f} GB, but {str(folder)!r} has {free / 1e9:.1f} GB free: "
-            "give another `views.cache_dir`, or fewer `data.num_images`."
+            f"The feature cache needs up to {_size_words(needed)} more, but {str(folder)!r} has {_size_words(free)} "
+            "free. Make room, or give another `views.cache_dir` or fewer `data.num_images`."
         )
+
+
+def _size_words(num_bytes: float) -> str:
+    """Return a size in the largest unit of which there is at least one."""
+    for unit in ("bytes", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} GB"
 
 
 def _half(name: str, tensor: Tensor) -> Tensor:

@@ -95,6 +95,10 @@ class _Mixture(Images):
     def __len__(self) -> int:
         return self.ends[-1]
 
+    def fingerprint(self) -> str:
+        """Return those of the parts."""
+        return "; ".join(part.fingerprint() for part in self.parts)
+
     def __getitem__(self, index: int) -> Tensor:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in [0, {len(self)}), got {index}.")

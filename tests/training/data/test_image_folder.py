@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -70,3 +72,20 @@ def test_other_sources_are_refused(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "only.png")
     with pytest.raises(ValueError, match="one image only"):
         build_images(str(tmp_path), size=32, split="held_out")
+
+
+def test_fingerprint_follows_names_sizes_and_times(folder):
+    def fingerprint() -> str:
+        return ImageFolder(folder).fingerprint()
+
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    path = ImageFolder(folder).paths[0]
+    os.utime(path, ns=(0, 1))
+    seen.append(fingerprint())
+    path.write_bytes(path.read_bytes() + b"x")
+    os.utime(path, ns=(0, 1))
+    seen.append(fingerprint())
+    assert len(set(seen)) == 3
+    elsewhere = folder.rename(folder.with_name("moved"))
+    assert ImageFolder(elsewhere).fingerprint() == seen[-1]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -41,6 +43,12 @@ def test_rendering_does_not_depend_on_the_workers(images):
     expected = torch.stack([images[index] for index in indices])
     assert torch.equal(render(images, indices, num_workers=0, show_progress=False), expected)
     assert torch.equal(render(images, indices, num_workers=2, show_progress=False), expected)
+
+
+def test_fingerprint_follows_what_could_be_reached(assets, images):
+    poorer = dataclasses.replace(assets, description="PyPI only")
+    assert images.fingerprint() == DemoImages(assets, size=48, num_images=40, seed=3).fingerprint()
+    assert images.fingerprint() != DemoImages(poorer, size=48, num_images=40, seed=3).fingerprint()
 
 
 def test_bad_arguments_are_refused(assets, images):

@@ -1,20 +1,40 @@
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
-from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, MeanColor, open_cache, recipe_with
+from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, MeanColor, contents_of, open_cache, recipe_with
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foundation.interruption import Interrupted
-from training.recipe import DataRecipe, RecipeError, TeacherRecipe, ViewsRecipe
+from training.recipe import RecipeError, ViewsRecipe
 from training.targets.feature_cache import (
-    CacheContents,
     FeatureCache,
     TeacherAnswers,
+    check_shards,
     shard_paths,
     write_feature_cache,
 )
 from training.teachers.base import TeacherOutput
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three shards of two images."""
+    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_FORWARD", 2)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+WHOLE = ["cache.json", *(f"shard_{number:05d}.safetensors" for number in range(3))]
+CACHED = recipe_with(ViewsRecipe(teachers="cached"))
 
 
 def test_grid_that_is_no_multiple_is_resampled() -> None:
@@ -24,34 +44,9 @@ def test_grid_that_is_no_multiple_is_resampled() -> None:
     assert entries["odd.features"].dtype == torch.float16
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"data": DataRecipe(source="s", image_size_px=SIDE, seed=1)}, "data.seed: 0 -> 1"),
-        ({"teachers": [TeacherRecipe(name="coarse", kind="k", options={"layer": 3})]}, "teachers.coarse.options"),
-    ],
-)
-def test_stale_cache_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+def test_missing_shards_are_computed_and_others_kept(tmp_path: Path, small_shards: None) -> None:
     recipe = recipe_with(ViewsRecipe(teachers="cached"))
-    open_cache(recipe, tmp_path)
-    for name, value in change.items():
-        setattr(recipe, name, value)
-    with pytest.raises(RecipeError, match=f"is stale .*{message}"):
-        open_cache(recipe, tmp_path)
-
-
-def test_student_may_change_under_a_cache(tmp_path: Path) -> None:
-    recipe = recipe_with(ViewsRecipe(teachers="cached"))
-    open_cache(recipe, tmp_path)
-    recipe.seed, recipe.optimizer.learning_rate = 7, 1.0
-    assert len(open_cache(recipe, tmp_path)) == NUM_IMAGES
-
-
-def test_missing_shards_are_computed_and_others_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_SHARD", 2)
-    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_FORWARD", 2)
-    recipe = recipe_with(ViewsRecipe(teachers="cached"))
-    contents = CacheContents.of(recipe, PATCH, NUM_IMAGES)
+    contents = contents_of(recipe)
     asked = iter([False, True])
     answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
     with pytest.raises(Interrupted, match="the same command goes on"):
@@ -67,15 +62,10 @@ def test_missing_shards_are_computed_and_others_kept(tmp_path: Path, monkeypatch
     assert torch.equal(cache.images(range(NUM_IMAGES)), Images().images)
 
 
-def test_folder_without_a_cache_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="is no feature cache"):
-        FeatureCache(tmp_path, CacheContents.of(recipe_with(ViewsRecipe()), PATCH, NUM_IMAGES))
-
-
 def test_full_disk_is_noticed_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = type("Usage", (), {"free": 1000})
+    usage = type("Usage", (), {"free": 999})
     monkeypatch.setattr("training.targets.feature_cache.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(RecipeError, match=r"needs up to .* GB, but .* 0.0 GB free"):
+    with pytest.raises(RecipeError, match=r"needs up to \d+ kB more, but .* has 999 bytes free"):
         open_cache(recipe_with(ViewsRecipe(teachers="cached")), tmp_path)
 
 
@@ -88,11 +78,9 @@ def test_values_beyond_float16_are_refused() -> None:
         TeacherAnswers({"huge": Huge()}, SIDE // PATCH, CPU)(Images().images)
 
 
-def test_ranks_write_their_shares_of_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_SHARD", 2)
-    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_FORWARD", 2)
+def test_ranks_write_their_shares_of_the_shards(tmp_path: Path, small_shards: None) -> None:
     recipe = recipe_with(ViewsRecipe(teachers="cached"))
-    contents = CacheContents.of(recipe, PATCH, NUM_IMAGES)
+    contents = contents_of(recipe)
     answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
     written = []
     for rank in (0, 1):
@@ -112,9 +100,82 @@ def test_answers_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     assert set(cache.answers([0])) == set(TEACHERS)
 
 
-def test_contents_decide_the_default_folder() -> None:
-    recipe = recipe_with(ViewsRecipe(teachers="cached"))
-    folder = CacheContents.of(recipe, PATCH, NUM_IMAGES).default_folder()
-    recipe.optimizer.learning_rate = 1.0
-    assert CacheContents.of(recipe, PATCH, NUM_IMAGES).default_folder() == folder
-    assert CacheContents.of(recipe, PATCH, NUM_IMAGES + 1).default_folder() != folder
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lie(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[:8] = (2**40).to_bytes(8, "little")
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def shorten(path: Path) -> None:
+    save_file({key: value[:1] for key, value in load_file(path).items()}, path)
+
+
+def lose_a_summary(path: Path) -> None:
+    save_file({key: value for key, value in load_file(path).items() if key != "coarse.summary"}, path)
+
+
+def lose_features(path: Path) -> None:
+    save_file({key: value for key, value in load_file(path).items() if key != "fine.features"}, path)
+
+
+@pytest.mark.parametrize("damage", [cut, lie, empty, shorten, lose_a_summary, lose_features])
+def test_damaged_shard_is_named_before_any_work(tmp_path: Path, small_shards: None, damage: Callable) -> None:
+    open_cache(CACHED, tmp_path)
+    (tmp_path / WHOLE[3]).unlink()
+    damage(tmp_path / WHOLE[2])
+
+    def answer(images: Tensor) -> NoReturn:
+        raise AssertionError("computed before the damage was noticed")
+
+    for run in (
+        lambda: write_feature_cache(tmp_path, contents_of(CACHED), Images(), answer),
+        lambda: check_shards(tmp_path, contents_of(CACHED)),
+    ):
+        with pytest.raises(RecipeError, match=r"shard_00001.*cannot be used: .*Delete it: the same command") as error:
+            run()
+        assert "\n" not in str(error.value)
+    (tmp_path / WHOLE[2]).unlink()
+    assert torch.equal(open_cache(CACHED, tmp_path).images(range(NUM_IMAGES)), Images().images)
+
+
+def test_what_killed_runs_left_is_removed(tmp_path: Path, small_shards: None) -> None:
+    open_cache(CACHED, tmp_path)
+    (tmp_path / WHOLE[2]).unlink()
+    # One was killed while it wrote, one after its shard was in place.
+    for name in (WHOLE[2], WHOLE[3]):
+        (tmp_path / f".partial-{name}-x").mkdir()
+        (tmp_path / f".partial-{name}-x" / name).write_bytes(b"half")
+        (tmp_path / f"{name}.lock").touch()
+    open_cache(CACHED, tmp_path)
+    assert names(tmp_path) == WHOLE
+
+
+def test_runs_that_build_one_cache_share_the_work(tmp_path: Path, small_shards: None) -> None:
+    contents, seen, both = contents_of(CACHED), [], threading.Barrier(2, timeout=20)
+
+    class Slow(TeacherAnswers):
+        def __call__(self, images: Tensor) -> dict[str, Tensor]:
+            seen.append(images)
+            time.sleep(0.05)
+            return super().__call__(images)
+
+    def run() -> None:
+        both.wait()
+        write_feature_cache(tmp_path, contents, Images(), Slow(TEACHERS, SIDE // PATCH, CPU))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(map(len, seen)) == NUM_IMAGES
+    assert names(tmp_path) == WHOLE
+    assert torch.equal(FeatureCache(tmp_path, contents).images(range(NUM_IMAGES)), Images().images)

@@ -1,5 +1,7 @@
+import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,3 +62,19 @@ def test_sources_are_mixed_by_weight_and_none_is_cut_short(write_source: Callabl
     assert sum(number for value, number in counts.items() if value < 100) == 36
     assert len(counts) == 5 + 3 + 18
     assert {counts[100], counts[101], counts[102]} == {6}
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
+def test_fingerprint_follows_the_files(write_source: Callable[..., str], kind: str) -> None:
+    small = SourceRecipe(source=write_source("parquet", 3, first=100), weight=0.25)
+    folder = write_source(kind, 5)
+    data = DataRecipe(source=folder, mixed_in=[small])
+
+    def fingerprint() -> str:
+        return build_training_images(data, is_square=False).fingerprint()
+
+    before = fingerprint()
+    assert fingerprint() == before
+    for path in Path(folder).iterdir():
+        os.utime(path, ns=(0, 1))
+    assert fingerprint() != before

@@ -1,0 +1,23 @@
+"""Runs that are killed, as by a power cut: SIGKILL at a moment that the test chooses."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+
+def run_until(work: Callable[[], object], is_time: Callable[[], bool]) -> int:
+    """Start `work` in a forked process; kill it when it is time. Return its exit status, 9 for killed."""
+    process = os.fork()
+    if process == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    while not is_time():
+        finished, status = os.waitpid(process, os.WNOHANG)
+        if finished:
+            return status
+        time.sleep(0.001)
+    os.kill(process, signal.SIGKILL)
+    return os.waitpid(process, 0)[1]

@@ -1,0 +1,102 @@
+"""Runs on cached features: killed while they write them, and started again when what they come from has changed."""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_distillation as tiny
+from killing import run_until
+from safetensors.torch import load_file, save_file
+
+import training.teachers.registry
+from training.recipe import RecipeError
+from training.targets import feature_cache
+
+
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
+
+CACHED = ("views={teachers: cached, cache_dir: DIR}", "data.num_images=24", "schedule.num_steps=4")
+
+
+@pytest.fixture(autouse=True)
+def _slow_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve shards, each of which takes a while to be written."""
+    monkeypatch.setattr(feature_cache, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", 2)
+
+    def save_slowly(tensors: dict, path: Path) -> None:
+        path.write_bytes(b"half of a shard")
+        time.sleep(0.02)
+        save_file(tensors, path)
+
+    monkeypatch.setattr(feature_cache, "save_file", save_slowly)
+
+
+def distil(recipe_file: str, name: str) -> None:
+    tiny.distil(recipe_file, name, *(setting.replace("DIR", f"cache-{name}") for setting in CACHED))
+
+
+def check_equal(recipe_file: str) -> None:
+    """The killed run goes on to what an undisturbed one gives, and nothing of its sessions is left."""
+    distil(recipe_file, "whole")
+    distil(recipe_file, "killed")
+    whole, killed = (load_file(Path(output) / "final/model.safetensors") for output in ("whole", "killed"))
+    tiny.assert_same_tensors(whole, killed)
+    whole, killed = (sorted(path.name for path in Path(f"cache-{name}").iterdir()) for name in ("whole", "killed"))
+    assert killed == whole == ["cache.json", *(f"shard_{number:05d}.safetensors" for number in range(12))]
+    for name in whole[1:]:
+        tiny.assert_same_tensors(*(load_file(Path(f"cache-{run}", name)) for run in ("whole", "killed")))
+
+
+def kill(recipe_file: str, is_time: Callable[[], bool]) -> None:
+    status = run_until(lambda: distil(recipe_file, "killed"), is_time)
+    assert status == signal.SIGKILL, "the cache was complete before the kill"
+
+
+def test_run_killed_while_it_writes_a_shard(recipe_file: str) -> None:
+    cache = Path("cache-killed")
+    kill(recipe_file, lambda: any(cache.glob(".partial-shard_00003*/*")))
+    assert list(cache.glob(".partial-*"))
+    check_equal(recipe_file)
+
+
+@pytest.mark.slow
+def test_run_killed_at_ten_random_moments_of_its_cache(recipe_file: str) -> None:
+    draw = random.Random(0)
+    cache = Path("cache-killed")
+    for _ in range(10):
+        shards = len(list(cache.glob("shard*")))
+        moment = None
+
+        def is_time(shards: int = shards) -> bool:
+            """Whether a random moment has passed since the session touched its first shard."""
+            nonlocal moment
+            if moment is None and (len(list(cache.glob("shard*"))) > shards or any(cache.glob(".partial-*"))):
+                moment = time.monotonic() + draw.uniform(0, 0.03)
+            return moment is not None and time.monotonic() >= moment
+
+        kill(recipe_file, is_time)
+    check_equal(recipe_file)
+
+
+def test_session_after_other_images_or_weights_is_refused(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [setting.replace("DIR", "cache") for setting in CACHED]
+    tiny.distil(recipe_file, "run", *settings, stop_at=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.NoiseImages, "fingerprint", lambda images: "others")
+        with pytest.raises(RecipeError, match=r"'cache' is stale \(images: noise -> others\)"):
+            tiny.distil(recipe_file, "run", *settings)
+
+    class Other(tiny.TinyTeacher):
+        def freeze(self) -> tiny.Teacher:
+            self.weight.data *= 2
+            return super().freeze()
+
+    with monkeypatch.context() as patch:
+        patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", Other)
+        with pytest.raises(RecipeError, match=r"is stale \(weights.semantic: .*; weights.segmenter: .*\)"):
+            tiny.distil(recipe_file, "run", *settings)
+    assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")

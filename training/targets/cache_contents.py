@@ -1,0 +1,142 @@
+"""What a feature cache was made from, so that one made from anything else is never read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from foundation.settings import differences, hash_of
+from training.data.image_table import Images
+from training.recipe import DataRecipe, Recipe, RecipeError, RunOptions, TeacherRecipe
+
+
+DEFAULT_ROOT = Path("runs") / "cache"
+DESCRIPTION = "cache.json"
+
+_TEACHER_FIELDS = ("name", "kind", "source", "options", *RunOptions.model_fields)
+_DATA_FIELDS = ("source", "split", "column", "mixed_in", "image_size_px", "seed")
+
+
+@dataclass(frozen=True)
+class CacheContents:
+    """What a cache is made from: any change makes it stale.
+
+    Attributes:
+        settings: What the recipe says of views and answers, as JSON values.
+        state: What the recipe only points at: the images and the teachers' weights as they are now.
+    """
+
+    settings: dict[str, Any]
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, recipe: Recipe, patch_size: int, images: Images, teachers: Mapping[str, nn.Module]) -> CacheContents:
+        """Return what decides the views and the teachers' answers."""
+        resolved = recipe.to_dict()
+        return cls(
+            {
+                "teachers": [{key: entry[key] for key in _TEACHER_FIELDS} for entry in resolved["teachers"]],
+                "data": {key: resolved["data"][key] for key in _DATA_FIELDS},
+                "num_images": len(images),
+                "cells_per_side": resolved["data"]["image_size_px"] // patch_size,
+            },
+            {
+                "images": images.fingerprint(),
+                "weights": {name: weights_fingerprint(teacher) for name, teacher in teachers.items()},
+            },
+        )
+
+    @property
+    def teacher_names(self) -> list[str]:
+        """Return the names of the teachers."""
+        return [entry["name"] for entry in self.settings["teachers"]]
+
+    @property
+    def num_images(self) -> int:
+        """Return how many images the cache has."""
+        return self.settings["num_images"]
+
+    @property
+    def cells_per_side(self) -> int:
+        """Return the student's patches along a view's side."""
+        return self.settings["cells_per_side"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {**self.settings, **self.state}
+
+    def default_folder(self) -> Path:
+        """Return a folder that no other settings share.
+
+        Settings that have their defaults do not count: one that is new in a later version moves no cache. Nor does the
+        state, so that a cache whose images were changed is found, and refused.
+        """
+        return DEFAULT_ROOT / hash_of(_by_section(self.settings, _without_defaults))[:16]
+
+
+def check_contents(folder: Path, contents: CacheContents) -> None:
+    """Raise a RecipeError if a cache was made from something else than `contents`.
+
+    Settings that it says nothing of came later, and had their defaults when it was made.
+    """
+    path = folder / DESCRIPTION
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"{str(folder)!r} is no feature cache: {path.name} is missing or broken. Delete the folder, or give "
+            "another `views.cache_dir`."
+        ) from error
+    changed = differences(_by_section(saved, _with_defaults), _by_section(contents.to_dict(), _with_defaults))
+    if changed:
+        raise RecipeError(
+            f"Feature cache {str(folder)!r} is stale ({'; '.join(changed)}). Delete it, or give another "
+            "`views.cache_dir`."
+        )
+
+
+def weights_fingerprint(network: nn.Module) -> str:
+    """Return how many numbers a network has, and a hash of their names and values."""
+    count, state = 0, hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        if isinstance(tensor, Tensor):
+            count += tensor.numel()
+            state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return f"{count} numbers, state {state.hexdigest()[:16]}"
+
+
+def _by_section(contents: Any, change: Any) -> Any:
+    """Return contents with the settings of data and teachers changed by a function of them and their class."""
+    if not isinstance(contents, Mapping):
+        return contents
+    changed = dict(contents)
+    if isinstance(contents.get("data"), Mapping):
+        changed["data"] = change(contents["data"], DataRecipe, _DATA_FIELDS)
+    if isinstance(contents.get("teachers"), list):
+        changed["teachers"] = [change(entry, TeacherRecipe, _TEACHER_FIELDS) for entry in contents["teachers"]]
+    return changed
+
+
+def _with_defaults(settings: Any, model: type[BaseModel], fields: tuple[str, ...]) -> Any:
+    return {**_defaults(model, fields), **settings} if isinstance(settings, Mapping) else settings
+
+
+def _without_defaults(settings: Any, model: type[BaseModel], fields: tuple[str, ...]) -> Any:
+    defaults = _defaults(model, fields)
+    return {key: value for key, value in settings.items() if key not in defaults or value != defaults[key]}
+
+
+def _defaults(model: type[BaseModel], fields: tuple[str, ...]) -> dict[str, Any]:
+    declared = {key: model.model_fields[key] for key in fields}
+    return {
+        key: field.get_default(call_default_factory=True) for key, field in declared.items() if not field.is_required()
+    }
