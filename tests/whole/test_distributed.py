@@ -170,7 +170,9 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.endswith(("-nan", "-passes", "-bf16", "-stale"))])
+@pytest.mark.parametrize(
+    "name", [name for name in SCENARIOS if not name.endswith(("-nan", "-passes", "-bf16", "-stale"))]
+)
 def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_this_process(monkeypatch, two_ranks)
     assert not error_file(name, 0).exists(), error_file(name, 0).read_text()

@@ -110,7 +110,7 @@ def weights_fingerprint(network: nn.Module) -> str:
         if isinstance(tensor, Tensor):
             count += tensor.numel()
             state.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"{count} numbers, state {state.hexdigest()[:16]}"
 
 
