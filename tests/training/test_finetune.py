@@ -45,7 +45,7 @@ def test_windows_on_the_command_line(text, window):
         (["--window-size=-1"], "`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got -1."),
         (["--head-learning-rate", "inf"], "`head_learning_rate` must be a number of at least 0, or null, got 'inf'."),
         (["--head-learning-rate", ".inf"], "must be a finite number of at least 0, or null, got inf."),
-        (["--output", ""], "`output` must be a path, got None."),
+        (["--output", ""], "`output` must be a path, got ''."),
         (["config.drop_path_rate"], "'config.drop_path_rate' must have the form field=value"),
         (["--lerning-rate", "1e-3"], "Unknown option '--lerning-rate'. Did you mean '--learning-rate'?"),
         (["lerning_rate=1e-3"], "Unknown key 'lerning_rate' (FinetuneSettings). Did you mean 'learning_rate'?"),
