@@ -11,11 +11,11 @@ from torch import Tensor
 
 from conversion.from_nvidia import convert
 from conversion.nvidia.keys import TrainingFileLayout, training_file_key
-from conversion.nvidia.source import read_json
 from foundation.command_line import Command
 from foundation.files import check_output, write_file
 from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.nvidia_folder_radio import read_json
 from modeling_radio.nvidia_radio import has_one_token, teacher_token_index, token_fields
 
 

@@ -1,6 +1,8 @@
 """Opens folders in the layout of NVIDIA's Hub repositories: what their weights tell, and whether all of them fit."""
 
 import json
+import math
+import re
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,8 @@ from transformers.utils import cached_file
 
 from .messages_radio import check_choice
 from .network_radio import ADAPTORS, PREFIX_TOKENS, SUMMARY_TOKENS
-from .nvidia_radio import check_supported, has_one_token, is_nvidia_config, token_fields
+from .nvidia_arguments_radio import check_hub_config
+from .nvidia_radio import backbone_fields, check_supported, has_one_token, is_nvidia_config, token_fields
 
 
 UNUSED_KEYS = r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(norm_mean|norm_std))$"
@@ -23,6 +26,8 @@ _INNER_PREFIX_TOKENS = PREFIX_TOKENS.replace("radio_model.model.", "radio_model.
 _WEIGHTS = "model.safetensors"
 _INTEGERS = {"I64": "q", "I32": "i"}
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+_FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
+_BLOCK = re.compile(r"radio_model\.model\.(?:inner\.)?blocks\.([0-9]{1,4})\.")
 _PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -65,8 +70,10 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
         return None  # transformers will say what the folder lacks
     if not is_nvidia_config(values):
         return None
+    check_hub_config(values, f"{folder}/config.json")
     tensors = _stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
     check_supported(values["args"]["model"], tensors)
+    _check_trunk(values["args"], tensors)
     fields = _token_fields(values["args"], tensors)
     opening = {
         **arguments,
@@ -80,6 +87,25 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
     for name, value in fields.items():
         setattr(config, name, value)
     return opening
+
+
+def _check_trunk(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuse arguments of a larger network than the weights': all of it would be built before anything is missed."""
+    if not tensors:
+        return  # no safetensors files
+    named = backbone_fields(args)
+    blocks = {int(match[1]) for key in tensors if (match := _BLOCK.match(key))}
+    if named["num_hidden_layers"] > len(blocks):
+        raise ValueError(
+            f"The tensors do not fit the architecture. `args.model_kwargs.depth` must be {len(blocks)}, the number of "
+            f"blocks in the weights, got {named['num_hidden_layers']}."
+        )
+    prefix = tensors.get(PREFIX_TOKENS, tensors.get(_INNER_PREFIX_TOKENS))
+    if prefix is not None and prefix.shape[-1:] != [named["hidden_size"]]:
+        raise ValueError(
+            f"The tensors do not fit the architecture. {PREFIX_TOKENS} must end in `args.model_kwargs.embed_dim`, "
+            f"{named['hidden_size']}, got the shape {tuple(prefix.shape)}."
+        )
 
 
 def check_loaded(config: Any, loaded: Mapping[str, Any]) -> None:
@@ -123,7 +149,7 @@ def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) 
     """Return what the weights tell of the tokens before the patches."""
     fields: dict[str, Any] = {}
     prefix = tensors.get(PREFIX_TOKENS, tensors.get(_INNER_PREFIX_TOKENS))
-    if prefix is not None:
+    if prefix is not None and len(prefix.shape) == 2:
         fields["num_registers"] = prefix.shape[0] - token_fields(args, of_hub_folder=True)["num_cls_tokens"]
     if SUMMARY_TOKENS in tensors and not has_one_token(args):
         fields["summary_idxs"] = _read_integers(tensors[SUMMARY_TOKENS])
@@ -135,7 +161,7 @@ def _stored_tensors(folder: str | Path, place: Mapping[str, Any]) -> dict[str, S
     names = [_WEIGHTS]
     index = _find(folder, f"{_WEIGHTS}.index.json", place)
     if index is not None:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = indexed_files(index)
     files = [file for name in names if (file := _find(folder, name, place)) is not None]
     return {key: tensor for file in files for key, tensor in _read_header(file).items()}
 
@@ -148,24 +174,76 @@ def _find(folder: str | Path, name: str, place: Mapping[str, Any]) -> Path | Non
     return None if found is None else Path(found)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises:
+        ValueError: If it holds another thing.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is no valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {content!r:.60}.")
+    return content
+
+
+def indexed_files(index: Path) -> list[str]:
+    """Return the files that an index lists. They must lie beside it: an index of strangers must not read elsewhere.
+
+    Raises:
+        ValueError: If one does not, or the file is no index.
+    """
+    content = read_json(index)
+    files, metadata = content.get("weight_map"), content.get("metadata")
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"`weight_map` in {str(index)!r} must map tensors to files, got {files!r:.60}.")
+    for key, name in files.items():
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+            raise ValueError(
+                f"`weight_map` in {str(index)!r} must name .safetensors files beside it, got {name!r:.60} for {key!r}."
+            )
+    if not isinstance(metadata, dict):  # transformers reads it
+        raise ValueError(f"`metadata` in {str(index)!r} must be an object, got {metadata!r:.60}.")
+    return sorted(set(files.values()))
+
+
 def _read_header(file: Path) -> dict[str, StoredTensor]:
+    """Return where each tensor of a safetensors file lies.
+
+    Raises:
+        ValueError: If the header is none, or names what is not in the file.
+    """
     with file.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = stream.read(size) if size <= _LARGEST_HEADER else b""
+    available = file.stat().st_size - 8 - size
     try:
         entries = json.loads(header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(file)!r} is damaged or no safetensors file: {error}.") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{str(file)!r} is damaged or no safetensors file: its header is {entries!r:.60}.")
     entries.pop("__metadata__", None)
-    return {
-        key: StoredTensor(file, 8 + size + entry["data_offsets"][0], length, entry["dtype"], entry["shape"])
-        for key, entry in entries.items()
-        for length in [entry["data_offsets"][1] - entry["data_offsets"][0]]
-    }
+    return {key: _read_entry(file, 8 + size, available, key, entry) for key, entry in entries.items()}
+
+
+def _read_entry(file: Path, start: int, available: int, key: str, entry: Any) -> StoredTensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*sides], "data_offsets": [int(first), int(last)]} if (
+            0 <= first <= last <= available and all(isinstance(side, int) for side in sides)
+        ):
+            return StoredTensor(file, start + first, last - first, dtype, sides)
+    raise ValueError(f"{str(file)!r} is damaged: {key!r} must lie in {available} bytes, got {entry!r:.200}.")
 
 
 def _read_integers(tensor: StoredTensor) -> list[int]:
     check_choice(f"dtype of {SUMMARY_TOKENS}", tensor.dtype, _INTEGERS)
+    integers = array(_INTEGERS[tensor.dtype])
+    if tensor.num_bytes != math.prod(tensor.shape) * integers.itemsize:
+        raise ValueError(f"{str(tensor.file)!r} is damaged: {SUMMARY_TOKENS!r} has another length than its shape.")
     with tensor.file.open("rb") as stream:
         stream.seek(tensor.start)
-        return array(_INTEGERS[tensor.dtype], stream.read(tensor.num_bytes)).tolist()
+        integers.frombytes(stream.read(tensor.num_bytes))
+    return integers.tolist()

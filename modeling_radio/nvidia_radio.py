@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .nvidia_arguments_radio import check_hub_config
 from .releases_radio import DINO_FIELDS, RELEASES, SIZES, Release, Size
 from .resolution_radio import round_to_step
 
@@ -35,8 +36,10 @@ def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
         Keyword arguments of `RadioConfig`.
 
     Raises:
-        ValueError: If the architecture is not one that RADIO students use, or not supported yet.
+        ValueError: If the architecture is not one that RADIO students use, or not supported yet, or the file says
+            what none of NVIDIA's can.
     """
+    check_hub_config(config, "config.json")
     args = config["args"]
     backbone = backbone_fields(args)
     fields = {
@@ -257,6 +260,7 @@ def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
     for name in config.get("adaptor_names") or []:
         heads = config["adaptor_configs"][name]
         summary, feature = heads["summary"], heads["feature"]
+        factor = feature.get("upsample_factor") or 1
         adaptors.append(
             {
                 "name": name,
@@ -265,8 +269,8 @@ def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
                 "hidden_size": summary["hidden_dim"],
                 "num_inner_blocks": summary["num_inner"],
                 "mlp_version": args["mlp_version"],
-                "upsample_factor": feature["upsample_factor"] or 1,
-                "feature_dim": feature["output_dim"] // (feature["upsample_factor"] or 1) ** 2,
+                "upsample_factor": factor,
+                "feature_dim": feature["output_dim"] // factor**2,
                 "feature_hidden_size": feature["hidden_dim"],
                 "feature_num_inner_blocks": feature["num_inner"],
             }

@@ -1,6 +1,6 @@
 """Reads NVIDIA's two checkpoint formats: the training file (`.pth.tar`) and the Hub folder."""
 
-import json
+import inspect
 import re
 from argparse import Namespace
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conversion.nvidia.arguments import check_arguments, check_hub_config
 from conversion.nvidia.training_archive import open_archive
+from modeling_radio.nvidia_arguments_radio import check_arguments, check_hub_config
+from modeling_radio.nvidia_folder_radio import indexed_files, read_json
 
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 _PICKLES = ("*.pth.tar", "*.pth", "*.pt")
 
 
@@ -84,25 +84,9 @@ def _read_folder(folder: Path, label: str) -> NvidiaCheckpoint:
             f"{str(config_file)!r} has no training arguments `args`: it is not in NVIDIA's layout. Open it with "
             "RadioModel.from_pretrained if it is a RADIO checkpoint already."
         )
+    check_hub_config(config, str(config_file))
     args = config.pop("args")
-    check_arguments(args, config_file)
-    check_hub_config(config, config_file)
     return NvidiaCheckpoint(label, _read_safetensors(folder), args, hub_config=config)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds.
-
-    Raises:
-        ValueError: If it holds another thing.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is no valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must hold a JSON object, got {content!r:.60}.")
-    return content
 
 
 def _read_only_pickle(folder: Path) -> NvidiaCheckpoint:
@@ -115,7 +99,7 @@ def _read_only_pickle(folder: Path) -> NvidiaCheckpoint:
 
 def _read_safetensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
-    names = _indexed_files(index) if index.is_file() else ["model.safetensors"]
+    names = indexed_files(index) if index.is_file() else ["model.safetensors"]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{str(folder)!r} lacks {', '.join(missing)}.")
@@ -127,19 +111,6 @@ def _load_file(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
-
-
-def _indexed_files(index: Path) -> list[str]:
-    """Return the files that an index lists. They must lie beside it: an index of strangers must not read elsewhere."""
-    files = read_json(index).get("weight_map")
-    if not isinstance(files, dict):
-        raise ValueError(f"`weight_map` in {str(index)!r} must map tensors to files, got {files!r:.60}.")
-    for key, name in files.items():
-        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
-            raise ValueError(
-                f"`weight_map` in {str(index)!r} must name .safetensors files beside it, got {name!r:.60} for {key!r}."
-            )
-    return sorted(set(files.values()))
 
 
 def _read_pickle(path: Path) -> NvidiaCheckpoint:
@@ -154,7 +125,7 @@ def _read_pickle(path: Path) -> NvidiaCheckpoint:
     if strangers:
         raise ValueError(f"{str(path)!r} has state entries that are no tensors: {', '.join(map(str, strangers))}.")
     plain = _plain(vars(args) if isinstance(args, Namespace) else args)
-    check_arguments(plain, path)
+    check_arguments(plain, str(path))
     return NvidiaCheckpoint(
         label=path.name,
         state=dict(state),
@@ -167,7 +138,7 @@ def _read_pickle(path: Path) -> NvidiaCheckpoint:
 def _check_types(path: Path, types: Mapping[str, Any], content: Mapping[str, Any]) -> None:
     for name, kind in types.items():
         if not isinstance(content.get(name), kind):
-            wanted = getattr(kind, "__name__", str(kind))
+            wanted = inspect.formatannotation(kind)
             raise ValueError(f"`{name}` in {str(path)!r} must be {wanted}, got {content.get(name)!r:.60}.")
 
 

@@ -160,7 +160,7 @@ def test_damaged_weights_of_a_hub_folder_are_refused_by_name(number, hub_folder,
         ('{"weight_map": ["model.safetensors"]}', "`weight_map` in '.*' must map tensors to files"),
         ('{"weight_map": {"weight": 5}}', "must name .safetensors files beside it, got 5 for 'weight'"),
         ('{"weight_map": {"weight": "config.json"}}', "must name .safetensors files beside it, got 'config.json'"),
-        ('{"weight_map": {"weight": "model-00001.safetensors"}}', "lacks model-00001.safetensors"),
+        ('{"weight_map": {"weight": "model-00001.safetensors"}, "metadata": {}}', "lacks model-00001.safetensors"),
     ],
 )
 def test_damaged_indices_are_refused_by_name(text, message, hub_folder):
@@ -189,5 +189,5 @@ def test_an_index_names_the_files_beside_it(hub_folder):
     names = {key: f"model-0000{1 + (key in keys[:20])}-of-00002.safetensors" for key in keys}
     for name in set(names.values()):
         save_file({key: whole[key] for key in keys if names[key] == name}, folder / name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names, "metadata": {}}))
     assert read_checkpoint(folder).state.keys() == whole.keys()
