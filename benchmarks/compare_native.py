@@ -34,6 +34,7 @@ from foundation.settings import Settings
 from foundation.tables import markdown
 from foundation.timing import fastest_seconds
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.resolution_radio import check_multiple, largest_side
 
 
 RESULTS = Path(__file__).parent / "results"
@@ -147,7 +148,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return COMMAND.run(_measure_and_report, arguments)
 
 
+def check_sizes(settings: BenchmarkSettings) -> None:
+    """Refuse image sides that the preset cannot have, before any long work.
+
+    Raises:
+        ValueError: If one is no multiple of its patch in its range.
+    """
+    config = RadioConfig.from_preset(settings.preset)
+    for size in settings.sizes:
+        check_multiple("`sizes`", size, size, config.patch_size, largest_side(config))
+
+
 def _measure_and_report(settings: BenchmarkSettings) -> None:
+    check_sizes(settings)
     transformers.utils.logging.disable_progress_bar()
     rows = measure(settings.preset, settings.sizes, settings.dtypes)
     report("compare_native", settings.preset, rows)

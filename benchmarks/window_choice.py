@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from benchmarks.compare_native import BenchmarkSettings, report, time_variants
+from benchmarks.compare_native import BenchmarkSettings, check_sizes, report, time_variants
 from foundation.command_line import Command
 from modeling_radio import RadioConfig, RadioModel
 
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_and_report(settings: WindowSettings) -> None:
+    check_sizes(settings)
     report("window_choice", settings.preset, measure(settings.preset, settings.sizes, settings.dtypes))
 
 

@@ -1,5 +1,7 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
+import re
+import secrets
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -78,7 +80,8 @@ def export_onnx(
         The wrapped model, whose `names` are those of the outputs, and the program.
 
     Raises:
-        ValueError: If an adaptor is unknown or the window does not fit the largest image.
+        ValueError: If an adaptor is unknown, the window does not fit the largest image, or the exporter does not know
+            the operator set.
     """
     names = (model.config.adaptor_names or []) if adaptors is None else adaptors
     for name in names:
@@ -104,13 +107,37 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None  # the old exporter alone returns nothing
+    if program.model.opset_imports[""] != opset:  # the exporter only warns
+        raise ValueError(
+            f"`opset` must be one that PyTorch can export to, got {opset}: it wrote {program.model.opset_imports['']}."
+        )
     return wrapped, program
 
 
 def save_onnx(wrapped: OnnxRadio, program: ONNXProgram, path: Path) -> None:
-    """Write what `export_onnx` returned; weights of more than 2 GB go to `NAME.data` beside the file."""
+    """Write what `export_onnx` returned; weights of more than 2 GB go to `NAME.xxxxxxxx.data` beside the file.
+
+    That name is new each time, so that an older model goes on with its own weights until the new one is in its place.
+    """
+    from onnxscript import ir
+
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in wrapped.state_dict().values())
-    program.save(path, external_data=num_bytes > EXTERNAL_DATA_BYTES)
+    is_large = num_bytes > EXTERNAL_DATA_BYTES
+    ir.save(program.model, path, external_data=f"{path.name}.{secrets.token_hex(4)}.data" if is_large else None)
+
+
+def remove_stale_weights(path: Path) -> None:
+    """Remove the weights beside an exported file that it does not name: of an older one, or of a killed export."""
+    from onnxscript import ir
+
+    pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.data")
+    found = [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
+    if found:
+        weights = ir.load(path).graph.initializers.values()
+        used = {value.const_value.location for value in weights if isinstance(value.const_value, ir.ExternalTensor)}
+        for file in found:
+            if file.name not in used:
+                file.unlink()
 
 
 def size_step(model: RadioModel, window_size: int | None) -> int:
@@ -166,7 +193,7 @@ class OnnxSettings(Settings):
     output: Path
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     window_size: int | None = Field(None, ge=1)
-    opset: int = DEFAULT_OPSET
+    opset: int = Field(DEFAULT_OPSET, ge=1)
     verify: bool = True
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
     overwrite: bool = False
@@ -186,6 +213,7 @@ def _run(settings: OnnxSettings) -> None:
     window_size = settings.window_size
     exported = export_onnx(model, adaptors=settings.adaptors, window_size=window_size, opset=settings.opset)
     write_beside(settings.output, partial(_save_and_check, *exported, settings))
+    remove_stale_weights(settings.output)
     step = size_step(model, window_size)
     print(f"{settings.output}: pixel_values of any batch, height and width multiples of {step} px")
 

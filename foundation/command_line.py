@@ -139,6 +139,9 @@ class Command(Generic[S]):
         return True
 
     def _read(self, name: str, text: Any) -> Any:
+        words = text if isinstance(text, list) else [text]
+        if any(isinstance(word, str) and not word.strip() for word in words):  # null to YAML: it would not count
+            raise SettingsError(f"`{name}` must have a value, got {text!r}. Leave it out for its default.")
         try:
             return read_text(text, self.settings.model_fields[name]) if isinstance(text, str) else text
         except ValueError as error:

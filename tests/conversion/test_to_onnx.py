@@ -55,9 +55,51 @@ def test_chosen_adaptors_and_weights_in_a_file_of_their_own(tmp_path, monkeypatc
     monkeypatch.setattr("conversion.to_onnx.EXTERNAL_DATA_BYTES", 0)
     source = save_tiny(tmp_path / "in", adaptors=ADAPTORS, use_cropped_positions=False)
     assert main([str(source), str(tmp_path / "out.onnx"), "--adaptors", "sam3"]) == 0
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out.onnx", "out.onnx.data"]
+    first, _, weights = sorted(file.name for file in tmp_path.iterdir())
+    assert (first, re.fullmatch(r"out\.onnx\.[0-9a-f]{8}\.data", weights) is not None) == ("in", True)
     session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
     assert [entry.name for entry in session.get_outputs()] == ["summary", "features", "sam3_summary", "sam3_features"]
+    (tmp_path / "out.onnx.0123abcd.data").write_text("of an export that was killed")
+    (tmp_path / "out.onnx.data").write_text("mine")
+    assert main([str(source), str(tmp_path / "out.onnx"), "--adaptors", "sam3", "--overwrite"]) == 0
+    left = {file.name for file in tmp_path.iterdir()} - {"in", "out.onnx", "out.onnx.data"}
+    assert len(left) == 1
+    assert not {weights, "out.onnx.0123abcd.data"} & left
+    assert (tmp_path / "out.onnx.data").read_text() == "mine"
+    onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.slow
+def test_a_kill_between_weights_and_graph_leaves_the_older_model_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("conversion.to_onnx.EXTERNAL_DATA_BYTES", 0)
+    path, images = tmp_path / "out.onnx", torch.rand(1, 3, 32, 32).numpy()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_tiny(tmp_path / str(seed))
+    assert main([str(tmp_path / "0"), str(path)]) == 0
+
+    def outputs():
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+            ["features"], {"pixel_values": images}
+        )[0]
+
+    def stop(finished, target):
+        if target == path:
+            raise KeyboardInterrupt
+        finished.replace(target)
+
+    before = outputs()
+    monkeypatch.setattr("foundation.files.move_into_place", stop)
+    assert main([str(tmp_path / "1"), str(path), "--overwrite"]) == 130
+    assert (outputs() == before).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [7, 99])
+def test_an_operator_set_that_the_exporter_does_not_know_is_refused(opset, tmp_path):
+    model = RadioModel.from_pretrained(save_tiny(tmp_path / "in"))
+    with pytest.raises(ValueError, match=rf"`opset` must be one that PyTorch can export to, got {opset}: it wrote 18"):
+        export_onnx(model, opset=opset)
 
 
 @pytest.mark.slow
@@ -76,6 +118,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         ([str(source), str(tmp_path / "out.onnx"), "--adaptors", "sam"], "got 'sam'. Did you mean 'sam3'?"),
         ([str(source), str(tmp_path / "out.onnx"), "--window-size", "16"], "must leave two windows in"),
         ([str(tmp_path), str(tmp_path / "out.onnx")], "No checkpoint at"),
+        ([str(source), str(tmp_path / "out.onnx"), "--opset=-3"], "`opset` must be an integer of at least 1, got -3"),
     ):
         assert main(arguments) == 1
         error = capsys.readouterr().err.splitlines()[-1]
