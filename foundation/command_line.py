@@ -139,11 +139,12 @@ class Command(Generic[S]):
         return True
 
     def _read(self, name: str, text: Any) -> Any:
+        field = self.settings.model_fields[name]
         words = text if isinstance(text, list) else [text]
         if any(isinstance(word, str) and not word.strip() for word in words):  # null to YAML: it would not count
-            raise SettingsError(f"`{name}` must have a value, got {text!r}. Leave it out for its default.")
+            raise SettingsError(f"`{name}` must be {describe_type(field)}, got {text!r}. Leave it out for its default.")
         try:
-            return read_text(text, self.settings.model_fields[name]) if isinstance(text, str) else text
+            return read_text(text, field) if isinstance(text, str) else text
         except ValueError as error:
             raise SettingsError(f"`{name}` is {error}") from error
 

@@ -166,7 +166,7 @@ def _vitdet_fields(release: Mapping[str, Any], family: str | None, depth: int) -
     return {"vitdet_num_global": published if enough else max(depth // 3, 1)}
 
 
-def backbone_fields(args: dict[str, Any]) -> dict[str, Any]:
+def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that follow from the student's architecture name and its keyword arguments.
 
     Raises:

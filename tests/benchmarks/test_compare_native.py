@@ -13,7 +13,7 @@ from benchmarks import compare_native, window_choice
         (["--sizes=32,0"], "`sizes` must have sides that are multiples of 16 and at most 2048 pixels, got 0 x 0"),
         (["--sizes=100"], "The nearest valid size is 96 x 96"),
         (["--sizes=nan"], "`sizes` must be [an integer, ...], got ['nan']"),
-        (["--sizes="], "`sizes` must have a value, got ''"),
+        (["--sizes="], "`sizes` must be [an integer, ...], got ''"),
         (["--dtypes=float8"], "`dtypes` must be one of ['float32', 'bfloat16', 'float16'], got 'float8'"),
         (["--preset=radio_v9"], "`preset` must be one of "),
     ],
