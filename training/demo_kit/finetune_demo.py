@@ -27,7 +27,8 @@ from training.finetuning.adapters import open_adapter
 from training.finetuning.data.sources import load_images
 from training.finetuning.models import open_task_model
 from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.run import FINAL, RESULTS, FinetuningRun, last_checkpoint, write_results
+from training.finetuning.checkpoints import last_checkpoint
+from training.finetuning.run import FINAL, RESULTS, FinetuningRun, write_results
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask, build_examples
 from training.finetuning.tasks.registry import build_task

@@ -5,21 +5,24 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from foundation.files import write_text
+
 
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20  # bytes read at once
 
 
 def write_manifest(folder: Path) -> None:
-    """Write `manifest.json`: the size and the SHA-256 of every other file of a folder."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    """Write `manifest.json`: the size and the SHA-256 of every other file of a folder and of those in it."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    names = sorted(path.relative_to(folder).as_posix() for path in paths)
     with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
         hashes = pool.map(_sha256, [folder / name for name in names])
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256}
         for name, sha256 in zip(names, hashes, strict=True)
     }
-    (folder / MANIFEST).write_text(json.dumps(files, indent=2), encoding="utf-8")
+    write_text(folder / MANIFEST, json.dumps(files, indent=2))
 
 
 def find_damage(folder: Path) -> str | None:

@@ -14,11 +14,12 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from foundation.files import remove_partial, write_text
-from foundation.ranks import fsdp_plugin
+from foundation.ranks import fsdp_plugin, on_first_rank
 from foundation.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_multiple, largest_side
 from training.finetuning.adapters import merge_adapter, save_adapter
+from training.finetuning.checkpoints import last_checkpoint, sealed_checkpoints
 from training.finetuning.data.sources import load_images
 from training.finetuning.models import (
     TrainableShare,
@@ -80,15 +81,14 @@ class FinetuningRun:
         """Train, keep the best state, save it and return its metrics on the validation set.
 
         Raises:
+            CheckpointError: If all checkpoints are damaged.
+            TrainingDivergedError: If numbers are not finite any more.
             WriteError: If something cannot be written.
         """
         output, clock = self.settings.output, Clock(self._report)
-        if self.trainer.is_world_process_zero():
-            output.mkdir(parents=True, exist_ok=True)
-            remove_partial(output)
-            self.settings.save(output / SETTINGS)
+        checkpoint = on_first_rank(self._prepare_output)
         with clock.phase("training"):
-            self.trainer.train(resume_from_checkpoint=last_checkpoint(output))
+            self.trainer.train(resume_from_checkpoint=checkpoint)
             self.trainer.evaluate()
         metrics = self.trainer.metrics.latest
         weights = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)  # all ranks have parts of it
@@ -135,7 +135,7 @@ class FinetuningRun:
     def _check_output(self) -> None:
         output = self.settings.output
         path = output / SETTINGS
-        has_begun = last_checkpoint(output) is not None or (output / RESULTS).is_file()
+        has_begun = bool(sealed_checkpoints(output)) or (output / RESULTS).is_file()
         if not (path.is_file() and has_begun):
             return
         before, now = json.loads(path.read_text()), self.settings.to_dict()
@@ -145,6 +145,16 @@ class FinetuningRun:
                 f"`output` {str(self.settings.output)!r} holds a run with another {', '.join(changed)}: choose another "
                 "folder, or remove that one."
             )
+
+    def _prepare_output(self) -> str | None:
+        """Make the folder, clear up what a killed run left in it, and return the checkpoint to go on from."""
+        output = self.settings.output
+        output.mkdir(parents=True, exist_ok=True)
+        for folder in (output, output / PICTURES):
+            remove_partial(folder)
+        checkpoint = last_checkpoint(output)
+        self.settings.save(output / SETTINGS)
+        return checkpoint
 
     def _build_trainer(self) -> FinetuningTrainer:
         settings, images = self.settings, self.task.images
@@ -217,12 +227,6 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         use_cpu=not torch.accelerator.is_available(),
         **renamed,
     )
-
-
-def last_checkpoint(output: Path) -> str | None:
-    """Return the newest whole checkpoint of a run, or None."""
-    found = [path for path in output.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
 def _check_launch(settings: FinetuneSettings) -> None:

@@ -20,6 +20,7 @@ from foundation.interruption import TrainingDivergedError
 from foundation.ranks import any_rank, fsdp_plugin
 from modeling_radio.network_radio import BLOCKS, RadioNetwork
 from training.finetuning.adapters import BACKBONE
+from training.finetuning.checkpoints import SealCheckpoints
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.tasks.base import Examples, FinetuningTask, Score
 from training.student.parameters import is_decayed
@@ -50,7 +51,7 @@ class FinetuningTrainer(Trainer):
     ):
         self.metrics = BatchMetrics(task.build_score())
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
-        super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples()], **options)
+        super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples(), SealCheckpoints()], **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin = fsdp_plugin()

@@ -30,8 +30,9 @@ from modeling_radio import (
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.adapters import open_adapter
+from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples
-from training.finetuning.run import FINAL, MERGED, FinetuningRun, last_checkpoint, training_arguments
+from training.finetuning.run import FINAL, MERGED, FinetuningRun, training_arguments
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

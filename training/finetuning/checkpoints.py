@@ -1,0 +1,71 @@
+"""Checkpoints of transformers' `Trainer`: sealed when they are whole, the newest intact one found after any crash."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from foundation.files import scratch_folder, write_through
+from training.distillation.checkpoints import CheckpointError
+from training.distillation.manifests import MANIFEST, find_damage, write_manifest
+
+
+logger = logging.getLogger(__name__)
+
+
+class SealCheckpoints(TrainerCallback):
+    """Ends each checkpoint with a manifest, once all ranks have written their parts and these are on the disk."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            write_through(folder)
+            write_manifest(folder)
+
+
+def sealed_checkpoints(output: Path) -> list[Path]:
+    """Return the checkpoints of a run that were written to their end, oldest first, whether intact or not."""
+    return [path for path in _all_checkpoints(output) if (path / MANIFEST).is_file()]
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """Return the newest intact checkpoint of a run, or None if there is none at all.
+
+    What a killed run left half written or half removed goes, and with a line in the log what is damaged.
+
+    Raises:
+        CheckpointError: If there are some, all of them damaged. They stay as they are.
+    """
+    sealed = sealed_checkpoints(output)
+    for path in set(_all_checkpoints(output)).difference(sealed):
+        _remove(path)
+    damages = {path: damage for path in sealed if (damage := find_damage(path)) is not None}
+    intact = [path for path in sealed if path not in damages]
+    if damages and not intact:
+        raise CheckpointError(
+            f"{str(output)!r} has no intact checkpoint: {'; '.join(damages.values())}. Restore these files from a "
+            "copy, or give another --output to start anew."
+        )
+    for path, damage in damages.items():
+        logger.warning("%s: %s is removed, and the run goes on from %s", damage, path.name, intact[-1].name)
+        _remove(path)
+    return str(intact[-1]) if intact else None
+
+
+def _all_checkpoints(output: Path) -> list[Path]:
+    steps = {path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in output.glob("checkpoint-*")}
+    found = [path for path, step in steps.items() if step.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(steps[path]))
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder that no longer has the name of a checkpoint while it goes."""
+    with scratch_folder(path.parent) as scratch:
+        os.replace(path, scratch / path.name)
