@@ -24,10 +24,10 @@ from model_cards.results import Table
 from modeling_radio import RadioConfig
 from training.demo_kit.labeled_folders import write_digits, write_masks, write_objects
 from training.finetuning.adapters import open_adapter
+from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.data.sources import load_images
 from training.finetuning.models import open_task_model
 from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.run import FINAL, RESULTS, FinetuningRun, write_results
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask, build_examples

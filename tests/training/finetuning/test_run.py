@@ -130,6 +130,21 @@ def test_resumed_run_equals_an_undisturbed_one(tune, base, class_folders, tmp_pa
         assert torch.equal(resumed_state[name], weights), name
 
 
+def test_a_damaged_newest_checkpoint_makes_no_difference(base, class_folders, tmp_path, caplog):
+    options = {"steps": 3, "evaluate_every": 1, "batch_size": 1}
+    stopped = FinetuningRun(run_settings(base, class_folders, tmp_path / "stopped", **options))
+    stopped.trainer.add_callback(StopAfter(2))
+    stopped.trainer.train()
+    path = tmp_path / "stopped" / "checkpoint-2" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    FinetuningRun(run_settings(base, class_folders, tmp_path / "stopped", **options)).run()
+    assert "model.safetensors' has 5000 bytes instead of " in caplog.text
+    assert "checkpoint-2 is removed, and the run goes on from checkpoint-1" in caplog.text
+    FinetuningRun(run_settings(base, class_folders, tmp_path / "whole", **options)).run()
+    stopped, whole = (load_file(tmp_path / name / FINAL / "model.safetensors") for name in ("stopped", "whole"))
+    assert all(torch.equal(stopped[name], weights) for name, weights in whole.items())
+
+
 def trainable_state(run):
     return {name: p.detach().clone() for name, p in run.trainer.model.named_parameters() if p.requires_grad}
 
