@@ -1,5 +1,6 @@
 """Image processor of the RADIO vision backbones: any image to pixels in [0, 1] of a valid size, and back."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +11,15 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils.generic import TensorType
 
+from .annotations_radio import Geometry, detection_targets, instance_labels, semantic_labels
 from .configuration_radio import RadioConfig
-from .image_reading_radio import check_values, flatten, read_image, to_rgb
+from .image_reading_radio import check_values, fetch, flatten, read_image, read_label_maps, to_rgb
+from .messages_radio import did_you_mean
 from .post_processing_radio import PostProcessing
-from .resolution_radio import check_multiple, read_size, resized_resolution
+from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together
+from .resolution_radio import check_multiple, read_exact_size, read_size, resized_resolution
 
 
 # Our choice: mid gray lies near the published `norm_mean`, so the normalized padding is close to zero.
@@ -28,6 +33,7 @@ class RadioImageProcessorKwargs(ImagesKwargs, total=False):
     size_divisor: int | None
     max_img_size: int
     do_pack: bool | None
+    do_reduce_labels: bool | None
 
 
 class RadioImageProcessor(PostProcessing, TorchvisionBackend):
@@ -36,12 +42,14 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
     It never normalizes: the model subtracts its own mean inside, so `do_normalize=True` is refused. Images
     may be PIL images, numpy arrays, torch tensors (channels first or last), paths or URLs, one or a list.
     Gray becomes RGB, transparency is laid on white (as transformers does), 16-bit images are scaled by their
-    own range. Floats already in [0, 1] need `do_rescale=False`.
+    own range; in PIL's mode "I" white is 255 where no value exceeds that, and else 65535. Floats already in
+    [0, 1] need `do_rescale=False`. Labels may come with the images: see `preprocess`.
 
     Args:
         size: What to resize to. `{"height": h, "width": w}` (or `(h, w)`) is exactly that; everything else
             keeps the aspect ratio, up to rounding to whole patches. `{"shortest_edge": n}` (or just `n`) and
             `{"longest_edge": n}` scale that side to `n` pixels; together the longest edge is a bound.
+            `{"max_height": h, "max_width": w}` is the largest size within both, as detectors of transformers take it.
             `{"max_pixels": n}` bounds the area, `{"min_pixels": n}` from below, alone or with an edge; alone
             they keep the image's own size within the bound. The default, 512 on the shorter side, is the
             preferred resolution of C-RADIOv4, and a large photograph then costs no more than a small one.
@@ -55,6 +63,8 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
             channel-major, with `image_grid_hw` `(num_images, 2)`: how transformers' native `RadioModel` reads
             images of different sizes.
         pad_size: `{"height": h, "width": w}` to pad to instead of the largest image.
+        do_reduce_labels: In `segmentation_maps` class 0 is background: it becomes 255, which is ignored, and all others
+            become one less.
         resample: Filter for resizing, always antialiased.
         disable_grouping: Images of one shape are resized together where this is False, and one by one where it is
             True, with the same pixels. None (transformers' default) groups on accelerators only: on a CPU joining
@@ -74,14 +84,22 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
     resample = PILImageResampling.BICUBIC
     do_rescale = True
     rescale_factor = 1 / 255
+    # Of no use here, but written into `preprocessor_config.json` for other classes and programs that read it: CLIP's
+    # processor would else crop the middle, and transformers' example programs normalize by these.
+    do_center_crop = False
     do_normalize = False
+    image_mean = IDENTITY["image_mean"]
+    image_std = IDENTITY["image_std"]
     do_pad = False
     do_pack = False
+    do_reduce_labels = False
     patch_size = 16
     size_divisor = None
     max_img_size = 2048
 
     def __init__(self, **kwargs: Any) -> None:
+        check_spelling(kwargs, self.valid_kwargs.__annotations__)
+        check_settings({name: value for name, value in kwargs.items() if value is not None})
         super().__init__(**kwargs)
         self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
 
@@ -127,8 +145,6 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         Raises:
             ValueError: If the kind, the shape or the range of values cannot be right.
         """
-        if do_rescale and not rescale_factor > 0:
-            raise ValueError(f"`rescale_factor` must be positive, got {rescale_factor}.")
         full_scale = 1 / rescale_factor if do_rescale else 1.0
         tensor = read_image(image, bool(do_convert_rgb), input_data_format).to(device)
         tensor = check_values(tensor, full_scale)
@@ -136,56 +152,134 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Return all images in one flat list, also gray arrays of two axes, which the base class refuses."""
-        flat = flatten(self.fetch_images(images))
+        flat = flatten(fetch(images))
         if not flat:
             raise ValueError("`images` must hold at least one image, got none.")
         return flat
 
     # pyrefly: ignore[bad-override]  (options by name only)
-    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
-        if size is not None:
-            size = read_size(size)
-        return super()._standardize_kwargs(size=size, **kwargs)
+    def preprocess(
+        self,
+        images: Any,
+        segmentation_maps: Any = None,
+        *,
+        annotations: Any = None,
+        instance_id_to_semantic_id: Any = None,
+        return_segmentation_masks: bool | None = None,
+        masks_path: str | Path | None = None,
+        **settings: Any,
+    ) -> BatchFeature:
+        """Return the model's inputs for one or more images; calling the processor is the same.
+
+        Args:
+            images: See the class.
+            segmentation_maps: The class of each pixel, one map of its size for each image: PIL images of one channel,
+                or integers `(height, width)`. They become `labels` `(batch, height, width)` for
+                `RadioForSemanticSegmentation`, resized by nearest neighbor, 255 (ignored) on padding.
+            annotations: Objects, one dictionary for each image in COCO's form of detection or of panoptic
+                segmentation. They become `labels` for the detection models, see `detection_targets`.
+            instance_id_to_semantic_id: The class of each instance, one dictionary for all images or one for each:
+                `segmentation_maps` then hold instances, and become `mask_labels` and `class_labels` for
+                `RadioForUniversalSegmentation`.
+            return_segmentation_masks: Whether `labels` made of `annotations` have `masks`; `None`: panoptic ones do.
+            masks_path: Folder of the maps of panoptic annotations.
+            settings: Any option of the class, for this call.
+
+        Raises:
+            TypeError: On an option that does not exist.
+            ValueError: On an image, label or option that cannot be right; it is named.
+        """
+        unknown = [name for name in settings if name not in self._valid_kwargs_names]
+        if unknown:
+            hint = did_you_mean(unknown[0], self._valid_kwargs_names)
+            raise TypeError(f"`{unknown[0]}` is no option of {type(self).__name__}.{hint}")
+        check_settings(settings)
+        if annotations is not None and segmentation_maps is not None:
+            raise ValueError(
+                "`annotations` must be None with `segmentation_maps`, got both. Choose one kind of labels."
+            )
+        if instance_id_to_semantic_id is not None and segmentation_maps is None:
+            raise ValueError("`segmentation_maps` must be given with `instance_id_to_semantic_id`, got None.")
+        defaults = {name: getattr(self, name, None) for name in self._valid_kwargs_names}
+        settings = self._standardize_kwargs(**{**defaults, **settings})
+        self._validate_preprocess_kwargs(**settings)
+        return self._preprocess_image_like_inputs(
+            images,
+            segmentation_maps,
+            annotations,
+            instance_id_to_semantic_id,
+            return_segmentation_masks,
+            masks_path,
+            **settings,
+        )
+
+    # pyrefly: ignore[bad-override]  (options by name only)
+    def _standardize_kwargs(self, size: Any = None, pad_size: Any = None, **kwargs: Any) -> dict[str, Any]:
+        size = None if size is None else read_size(size)
+        pad_size = None if pad_size is None else read_exact_size(pad_size, "pad_size")
+        return super()._standardize_kwargs(size=size, pad_size=pad_size, **kwargs)
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
-        if kwargs["do_normalize"]:
-            raise ValueError(
-                "`do_normalize` must be False, got True. RadioModel normalizes inside, and doing it twice spoils the "
-                "features; see `norm_mean` and `norm_std` of the model's config."
-            )
-        if kwargs["do_center_crop"]:
-            raise ValueError(
-                "`do_center_crop` must be False, got True. Crop the image before, or give an exact `size`."
-            )
-        if kwargs["data_format"] not in (None, ChannelDimension.FIRST):
-            raise ValueError(f"`data_format` must be 'channels_first', got {kwargs['data_format']!r}.")
-        if kwargs["do_pad"] and kwargs["do_pack"]:
-            raise ValueError(
-                "`do_pad` must be False with `do_pack=True`, got True. They are two ways to join images of different "
-                "sizes: choose one."
-            )
-        _check_geometry(kwargs["patch_size"], kwargs["size_divisor"], kwargs["max_img_size"])
+        check_settings(kwargs)  # also attributes, which may have been set since
+        check_together(kwargs)
         super()._validate_preprocess_kwargs(**kwargs)
 
     # pyrefly: ignore[bad-override]  (options by name only)
-    def _preprocess(self, images: list[Tensor], **options: Any) -> BatchFeature:
-        """Resize, rescale and join images that `process_image` returned."""
+    def _preprocess_image_like_inputs(
+        self,
+        images: Any,
+        segmentation_maps: Any,
+        annotations: Any,
+        instance_id_to_semantic_id: Any,
+        return_segmentation_masks: bool | None,
+        masks_path: str | Path | None,
+        **settings: Any,
+    ) -> BatchFeature:
+        """Read images, resize and join them, and bring labels to their geometry; arguments as of `preprocess`."""
+        read = self._prepare_image_like_inputs(images, **settings)
+        pixel_values = self._resize_all(read, settings)
+        inputs = BatchFeature(data=self._join(pixel_values, settings), tensor_type=settings["return_tensors"])
+        if segmentation_maps is None and annotations is None:
+            return inputs
+        if settings["do_pack"]:
+            raise ValueError("`do_pack` must be False with labels, got True. Use `do_pad=True` or one exact `size`.")
+        sizes = (
+            [tuple(image.shape[-2:]) for image in several] for several in (read, pixel_values, inputs["pixel_values"])
+        )
+        geometries = list(map(Geometry, *sizes))
+        tensor_type = settings["return_tensors"]
+        if annotations is not None:
+            targets = detection_targets(annotations, geometries, masks_path, return_segmentation_masks)
+            inputs["labels"] = [BatchFeature(target, tensor_type=tensor_type) for target in targets]
+            return inputs
+        maps, reduce = read_label_maps(segmentation_maps), bool(settings["do_reduce_labels"])
+        if instance_id_to_semantic_id is None:
+            labels = semantic_labels(maps, geometries, reduce)
+            joined = labels if tensor_type is None else torch.stack(labels)
+            inputs.update(BatchFeature({"labels": joined}, tensor_type=tensor_type))
+        else:
+            masks, classes = instance_labels(maps, geometries, instance_id_to_semantic_id, reduce)
+            inputs["mask_labels"] = _convert_each(masks, tensor_type)
+            inputs["class_labels"] = _convert_each(classes, tensor_type)
+        return inputs
+
+    def _resize_all(self, images: list[Tensor], options: dict[str, Any]) -> list[Tensor]:
+        """Resize and rescale images that `process_image` returned."""
         # Joining unlike images would change their dtype, and with it how resizing rounds.
         is_mixed = len({(image.dtype, image.device, len(image)) for image in images}) > 1
         groups, places = group_images_by_shape(images, disable_grouping=is_mixed or options["disable_grouping"])
         pixels = {key: self._to_pixels(group, options) for key, group in groups.items()}
-        pixel_values = list(reorder_images(pixels, places))
+        return list(reorder_images(pixels, places))
+
+    def _join(self, pixel_values: list[Tensor], options: dict[str, Any]) -> dict[str, Any]:
+        """Return images of any sizes as the model takes them, as `do_pack`, `do_pad` and `return_tensors` say."""
         if options["do_pack"]:
-            data = _pack(pixel_values, options["patch_size"])
-        elif options["do_pad"]:
+            return _pack(pixel_values, options["patch_size"])
+        if options["do_pad"]:
             step = options["size_divisor"] or options["patch_size"]
-            data = _pad(pixel_values, options["pad_size"], step, options["max_img_size"])
-        elif options["return_tensors"] is None:
-            data = {"pixel_values": pixel_values}
-        else:
-            data = {"pixel_values": _stack(pixel_values)}
-        return BatchFeature(data=data, tensor_type=options["return_tensors"])
+            return _pad(pixel_values, options["pad_size"], step, options["max_img_size"])
+        return {"pixel_values": pixel_values if options["return_tensors"] is None else _stack(pixel_values)}
 
     def _to_pixels(self, images: Tensor, options: dict[str, Any]) -> Tensor:
         """Return images of one shape resized and in [0, 1], float32 `(batch, channels, height, width)`."""
@@ -202,17 +296,6 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         if options["do_rescale"]:
             images = images * options["rescale_factor"]
         return images.clamp(0, 1)
-
-
-def _check_geometry(patch_size: int, size_divisor: int | None, max_img_size: int) -> None:
-    """Refuse options that leave no valid size."""
-    if patch_size < 1:
-        raise ValueError(f"`patch_size` must be at least 1, got {patch_size}.")
-    step = size_divisor or patch_size
-    if step % patch_size:
-        raise ValueError(f"`size_divisor` must be a multiple of `patch_size` ({patch_size}), got {size_divisor}.")
-    if max_img_size < step:
-        raise ValueError(f"`max_img_size` must be at least one step of {step} pixels, got {max_img_size}.")
 
 
 def _stack(images: list[Tensor]) -> Tensor:
@@ -244,6 +327,11 @@ def _pad(images: list[Tensor], pad_size: SizeDict | None, step: int, max_img_siz
         pixel_values.append(F.pad(image, margins, value=PAD_VALUE))
         masks.append(F.pad(torch.ones_like(image[0], dtype=torch.long), margins))
     return {"pixel_values": torch.stack(pixel_values), "pixel_mask": torch.stack(masks)}
+
+
+def _convert_each(tensors: list[Tensor], tensor_type: str | TensorType | None) -> list[Any]:
+    """Return tensors of different shapes, which no batch could hold, in the form that is wanted."""
+    return [tensor.numpy() if tensor_type == "np" else tensor for tensor in tensors]
 
 
 def _pack(images: list[Tensor], patch_size: int) -> dict[str, Tensor]:

@@ -1,22 +1,49 @@
 """Reading of images: PIL images, arrays and tensors of any layout become tensors of known shape and range."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvF
-from transformers.image_utils import ChannelDimension, ImageType, get_image_type
+from transformers.image_utils import ChannelDimension, is_pil_image, load_image_as_tensor
+from transformers.utils.generic import is_numpy_array, is_torch_tensor
 
 
 # Our choice: how far outside its range a float image may lie before it is refused, since resizing overshoots.
 RANGE_TOLERANCE = 1e-3
+
+MAX_SHOWN = 80  # our choice: characters of a text in an error
+
+
+def fetch(images: Any) -> Any:
+    """Return images as they were given, in lists as they were, but with paths, addresses and base64 texts read.
+
+    Raises:
+        ValueError: If there is no such file, or it is no image that torchvision reads.
+    """
+    if isinstance(images, (list, tuple)):
+        return [fetch(image) for image in images]
+    if not isinstance(images, (str, Path)):
+        return images
+    text = os.fspath(images)
+    try:
+        return load_image_as_tensor(text)
+    except (RuntimeError, ValueError, IndexError) as error:
+        # Of the decoder, which does not know the name, or of what took it for base64, since there is no such file.
+        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+        raise ValueError(
+            f"`images` must be image files (JPEG, PNG, WebP, GIF), their addresses or base64, got {shown!r}. Open "
+            "other kinds with PIL."
+        ) from error
 
 
 def flatten(images: Any) -> list[Any]:
     """Return the single images of an image, a batch with four axes, or a nested list of either."""
     if isinstance(images, (list, tuple)):
         return [image for entry in images for image in flatten(entry)]
-    if get_image_type(images) in (ImageType.NUMPY, ImageType.TORCH) and images.ndim == 4:
+    if (is_numpy_array(images) or is_torch_tensor(images)) and images.ndim == 4:
         return list(images)
     return [images]
 
@@ -33,17 +60,17 @@ def read_image(image: Any, convert_rgb: bool, input_data_format: str | ChannelDi
     Raises:
         ValueError: If it is something else, or of another shape.
     """
-    kind = get_image_type(image)
-    if kind == ImageType.PIL:
+    if is_pil_image(image):
         tensor = _read_pil(image, convert_rgb)
         input_data_format = ChannelDimension.FIRST
-    elif kind == ImageType.NUMPY:
-        # The copy admits what torch refuses: mirrored views (`bgr[..., ::-1]`), other byte orders, read-only.
-        tensor = torch.from_numpy(image.astype(image.dtype.newbyteorder("="), order="C"))
-    elif kind == ImageType.TORCH:
-        tensor = image
+    elif is_numpy_array(image):
+        tensor = _read_array(image)
+    elif is_torch_tensor(image):
+        tensor = _check_tensor(image)
     else:
-        raise ValueError(f"`images` must be PIL images, numpy arrays or torch tensors, got {type(image).__name__}.")
+        raise ValueError(
+            f"`images` must be PIL images, numpy arrays, torch tensors or paths, got {type(image).__name__}."
+        )
     if tensor.ndim == 2:
         tensor = tensor.unsqueeze(0)
         input_data_format = ChannelDimension.FIRST
@@ -57,8 +84,65 @@ def read_image(image: Any, convert_rgb: bool, input_data_format: str | ChannelDi
     return tensor
 
 
+def read_label_maps(maps: Any) -> list[Tensor]:
+    """Return maps of classes or instances as `(height, width)`, int64 each.
+
+    Args:
+        maps: One or a list of PIL images of one channel, arrays or tensors of integers, `(height, width)`; an array or
+            tensor may also hold several, `(maps, height, width)`.
+
+    Raises:
+        ValueError: If a map is something else, or has colors.
+    """
+    if isinstance(maps, (list, tuple)):
+        return [label_map for entry in maps for label_map in read_label_maps(entry)]
+    if is_pil_image(maps):
+        values = tvF.pil_to_tensor(maps.convert("I") if maps.mode.startswith("I") else maps)
+        values = values[0] if len(values) == 1 else values.movedim(0, -1)
+    elif is_numpy_array(maps):
+        values = _read_array(maps)
+    elif is_torch_tensor(maps):
+        values = _check_tensor(maps)
+    else:
+        raise ValueError(
+            f"`segmentation_maps` must be PIL images, numpy arrays or torch tensors, got {type(maps).__name__}."
+        )
+    is_map = values.ndim == 2 or (values.ndim == 3 and not is_pil_image(maps))
+    if not is_map or values.is_floating_point() or values.is_complex():
+        raise ValueError(
+            f"`segmentation_maps` must each be (height, width) integers, the class or instance of each pixel, got "
+            f"{values.dtype} of {tuple(values.shape)}."
+        )
+    return list(values.long()) if values.ndim == 3 else [values.long()]
+
+
+def _read_array(array: Any) -> Tensor:
+    """Return a numpy array as a tensor. The copy admits what torch refuses: mirrored views, other byte orders, ..."""
+    largest = 16 if array.dtype.kind == "c" else 8  # complex numbers have an error of their own
+    if array.dtype.kind not in "biufc" or array.dtype.itemsize > largest:
+        raise ValueError(f"`images` must be of integers or floats of at most 64 bits, got {array.dtype}.")
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+
+
+def _check_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor, unless it is of a kind that has no plain values."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        raise ValueError(
+            f"`images` must be dense tensors with values, got {tensor.dtype} ({tensor.layout}) on {tensor.device}."
+        )
+    return tensor
+
+
 def _read_pil(image: Any, convert_rgb: bool) -> Tensor:
-    """Return a PIL image as a tensor, with an alpha channel if it has any transparency."""
+    """Return a PIL image as a tensor, with an alpha channel if it has any transparency.
+
+    PIL's mode "I" does not say what white is: it is 255 where no value exceeds that, and else 65535. "I;16" is always
+    65535.
+    """
+    if not image.width or not image.height:
+        raise ValueError(f"`images` must have at least one pixel, got {image.height} x {image.width}.")
+    if image.mode == "La":
+        raise ValueError("`images` must not be of PIL's mode 'La', which it cannot convert. Convert them to 'LA'.")
     if image.mode.startswith("I"):
         # PIL would clip these to 255 in RGB. It opens 16-bit files as "I" or "I;16", depending on version.
         tensor = tvF.pil_to_tensor(image.convert("I"))
@@ -68,7 +152,7 @@ def _read_pil(image: Any, convert_rgb: bool) -> Tensor:
                 f"`images` of PIL's mode {image.mode!r} must hold 16-bit values, got [{low}, {high}]. Convert them "
                 "to 8 bits."
             )
-        return tensor.to(torch.uint16)
+        return tensor.to(torch.uint8 if image.mode == "I" and high <= 255 else torch.uint16)
     if convert_rgb and image.mode != "F":
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     return tvF.pil_to_tensor(image)

@@ -11,7 +11,19 @@ from .messages_radio import did_you_mean
 if TYPE_CHECKING:
     from .configuration_radio import RadioConfig
 
-SIZE_KEYS = ("height", "width", "shortest_edge", "longest_edge", "min_pixels", "max_pixels")
+SIZE_KEYS = (
+    "height",
+    "width",
+    "shortest_edge",
+    "longest_edge",
+    "max_height",
+    "max_width",
+    "min_pixels",
+    "max_pixels",
+)
+_PAIRS = ({"height", "width"}, {"max_height", "max_width"})
+
+MAX_PIXELS = 2**31  # our choice: no side or area of an image is as large, and all computation stays exact in floats
 
 
 class Resolution(NamedTuple):
@@ -72,32 +84,54 @@ def check_resolution(config: "RadioConfig", height: int, width: int) -> None:
     check_multiple("`pixel_values`", height, width, config.patch_size, largest_side(config))
 
 
-def read_size(size: Any) -> SizeDict:
+def read_size(size: Any, name: str = "size") -> SizeDict:
     """Return the option `size` of an image processor as transformers' `SizeDict`.
 
     Args:
         size: An integer for the shorter side, `(height, width)`, or a dictionary with some of `SIZE_KEYS`.
+        name: What the option is called.
 
     Raises:
         ValueError: If it is something else, or a combination that means nothing here.
     """
+    given = size
     if isinstance(size, SizeDict):
-        return size
-    if isinstance(size, int):
+        size = dict(size)  # pyrefly: ignore[no-matching-overload]
+    elif isinstance(size, int):
         size = {"shortest_edge": size}
     elif isinstance(size, Sequence) and len(size) == 2:
         size = {"height": size[0], "width": size[1]}
     if not isinstance(size, dict) or not size or not set(size) <= set(SIZE_KEYS):
         unknown = [key for key in size if key not in SIZE_KEYS] if isinstance(size, dict) else []
         raise ValueError(
-            f"`size` must be an integer, (height, width) or a dictionary with some of {list(SIZE_KEYS)}, got {size!r}."
-            + (did_you_mean(unknown[0], SIZE_KEYS) if unknown else "")
+            f"`{name}` must be an integer, (height, width) or a dictionary with some of {list(SIZE_KEYS)}, got "
+            f"{given!r}." + (did_you_mean(unknown[0], SIZE_KEYS) if unknown else "")
         )
-    if any(isinstance(value, bool) or not isinstance(value, int) or value < 1 for value in size.values()):
-        raise ValueError(f"`size` must hold positive integers, got {size!r}.")
-    if ("height" in size or "width" in size) and set(size) != {"height", "width"}:
-        raise ValueError(f"`size` with 'height' or 'width' must hold both and nothing else, got {size!r}.")
+    if not all(is_pixels(value) for value in size.values()):
+        raise ValueError(f"`{name}` must hold positive integers below {MAX_PIXELS}, got {given!r}.")
+    for pair in _PAIRS:
+        if pair & set(size) and set(size) != pair:
+            first, second = sorted(pair)
+            raise ValueError(f"`{name}` with {first!r} or {second!r} must hold both and nothing else, got {given!r}.")
     return SizeDict(**size)
+
+
+def read_exact_size(size: Any, name: str) -> SizeDict:
+    """Return an option that is a height and a width, `read_size`'s or one integer for both.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    is_side = isinstance(size, int) and not isinstance(size, bool)
+    exact = read_size((size, size) if is_side else size, name)
+    if not exact.height:
+        raise ValueError(f"`{name}` must have a 'height' and a 'width', got {size!r}.")
+    return exact
+
+
+def is_pixels(value: Any) -> bool:
+    """Return whether a value can be a number of pixels, or of anything that images are made of."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MAX_PIXELS
 
 
 def resized_resolution(height: int, width: int, size: SizeDict, step: int, largest: int) -> Resolution:
@@ -117,10 +151,12 @@ def resized_resolution(height: int, width: int, size: SizeDict, step: int, large
         check_multiple("`size`", size.height, size.width, step, largest)
         return Resolution(size.height, size.width)
     longest = min(size.longest_edge or largest, largest)
-    if longest < step or (size.max_pixels or step**2) < step**2:
+    tallest, widest = min(size.max_height or longest, longest), min(size.max_width or longest, longest)
+    if min(tallest, widest) < step or (size.max_pixels or step**2) < step**2:
         raise ValueError(f"`size` must have room for one patch of {step} x {step} pixels, got {dict(size)}.")
     scale = _choose_scale(height, width, size, longest)
-    rows, cols = nearest_multiple(height * scale, width * scale, step, longest)
+    rows = nearest_multiple(height * scale, step, step, tallest).height
+    cols = nearest_multiple(width * scale, step, step, widest).height
     if size.max_pixels and rows * cols > size.max_pixels:
         # Rounding down keeps the bound, but for a strip so thin that its short side was raised to one step.
         rows, cols = (max(int(side * scale / step), 1) * step for side in (height, width))
@@ -136,6 +172,8 @@ def _choose_scale(height: int, width: int, size: SizeDict, longest: int) -> floa
         scale = size.shortest_edge / min(height, width)
     elif size.longest_edge:
         scale = size.longest_edge / max(height, width)
+    elif size.max_height and size.max_width:
+        scale = min(size.max_height / height, size.max_width / width)
     if size.min_pixels:
         scale = max(scale, (size.min_pixels / (height * width)) ** 0.5)
     if size.max_pixels:

@@ -7,8 +7,14 @@ import pytest
 import torch
 from PIL import Image
 from processor_cases import make_pixels, process
+from transformers import (
+    BitImageProcessor,
+    CLIPImageProcessor,
+    SiglipImageProcessor,
+    ViTImageProcessor,
+)
 
-from modeling_radio import RadioConfig
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 
 
@@ -187,6 +193,30 @@ def test_saved_and_reloaded(tmp_path):
     assert reloaded.to_dict() == {**processor.to_dict(), "auto_map": saved["auto_map"]}
     image = make_pixels(100, 70)
     assert torch.equal(process(reloaded, image), process(processor, image))
+
+
+@pytest.mark.parametrize(
+    "processor_class",
+    [CLIPImageProcessor, ViTImageProcessor, BitImageProcessor, SiglipImageProcessor],
+)
+@pytest.mark.parametrize("height", [768, 750])
+def test_other_processors_show_the_model_the_whole_image(tmp_path, processor_class, height):
+    """Without the settings that are of no use here, CLIP's would crop 224 pixels out of the middle."""
+    RadioImageProcessor.from_model_config(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path)
+    other = processor_class.from_pretrained(tmp_path)
+    ramp = np.tile(np.linspace(0, 255, 1024), (height, 1)).astype(np.uint8)
+    pixel_values = other(images=Image.fromarray(ramp).convert("RGB"), return_tensors="pt", do_resize=True)[
+        "pixel_values"
+    ]
+    # The left and the right edge are there, in [0, 1] and not normalized.
+    assert pixel_values[..., 0].max() < 0.01
+    assert pixel_values[..., -1].min() > 0.99
+    model = RadioModel(RadioConfig.from_preset("radio-test")).eval()
+    if all(side % 16 == 0 for side in pixel_values.shape[-2:]):
+        assert model(pixel_values).summary.isfinite().all()
+    else:
+        with pytest.raises(ValueError, match=r"`pixel_values` must .* multiples of 16 .* The nearest valid size is"):
+            model(pixel_values)
 
 
 def test_processor_for_a_model():

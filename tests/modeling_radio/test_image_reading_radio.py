@@ -61,9 +61,20 @@ def test_floats_in_unit_range_are_taken_as_they_are_when_declared(processor):
 def test_paths_are_read(processor, tmp_path):
     pixels = make_pixels()
     Image.fromarray(pixels).save(tmp_path / "picture.png")
-    torch.testing.assert_close(
-        process(processor, str(tmp_path / "picture.png")), process(processor, pixels), atol=0, rtol=0
-    )
+    path = tmp_path / "picture.png"
+    expected = process(processor, pixels)
+    assert torch.equal(process(processor, str(path)), expected)
+    assert torch.equal(process(processor, path), expected)
+    assert torch.equal(process(processor, [path, [pixels]]), expected.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("content", [b"no image", None], ids=["damaged", "missing"])
+def test_paths_that_cannot_be_read_are_named(processor, tmp_path, content):
+    path = tmp_path / "picture.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"`images` must be image files .* got '{path}'"):
+        process(processor, path)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "I;16", "I", "F"])
@@ -84,6 +95,15 @@ def test_gray_images_become_three_equal_channels(processor, mode):
     if mode == "1":
         expected = expected.round()
     torch.testing.assert_close(values[0], expected, atol=1e-6, rtol=0)
+
+
+def test_integers_that_hold_bytes_are_read_as_bytes(processor):
+    gray = make_pixels()[..., 0]
+    expected = process(processor, gray)
+    assert torch.equal(process(processor, Image.fromarray(gray).convert("I")), expected)
+    # A file of 16 bits says so: there 255 is almost black.
+    deep = process(processor, Image.fromarray(gray.astype(np.uint16)))
+    torch.testing.assert_close(deep, expected / 257, atol=1e-6, rtol=0)
 
 
 def test_gray_arrays_need_no_channel_axis(processor):
@@ -128,6 +148,15 @@ def test_transparent_pixels_become_white_and_half_transparent_ones_mix(processor
         (np.zeros((48, 64, 2), np.uint8), {}, "1, 3 or 4 channels"),
         (np.zeros((0, 64, 3), np.uint8), {}, "shape"),
         ([], {}, "at least one image, got none"),
+        (5, {}, "must be PIL images, numpy arrays, torch tensors or paths, got int"),
+        ({"image": 1}, {}, "torch tensors or paths, got dict"),
+        (np.array([["a"]]), {}, "must be of integers or floats of at most 64 bits, got <U1"),
+        (np.zeros((48, 64, 3), object), {}, "at most 64 bits, got object"),
+        (np.zeros((48, 64, 3), np.longdouble), {}, "at most 64 bits"),
+        (torch.zeros(3, 48, 64, device="meta"), {}, "must be dense tensors with values, got torch.float32 .* on meta"),
+        (torch.zeros(3, 48, 64).to_sparse(), {}, "must be dense tensors"),
+        (Image.new("RGB", (0, 48)), {}, "at least one pixel, got 48 x 0"),
+        (Image.new("La", (64, 48)), {}, "Convert them to 'LA'"),
         (Image.fromarray(np.full((48, 64), 70000, np.int32)), {}, "16-bit"),
     ],
 )
