@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert, masks_to_boxes
 from transformers.image_utils import load_image_as_tensor
-from transformers.models.detr.image_processing_detr import convert_coco_poly_to_mask, rgb_to_id
+from transformers.models.detr.image_processing_detr import convert_coco_poly_to_mask
 from transformers.utils.generic import is_numpy_array
 
 from .processor_settings_radio import is_number
@@ -169,7 +169,7 @@ def _numbers(entries: Sequence[Mapping[str, Any]], key: str, length: int, name: 
     """Return what some entries hold under a key, `length` numbers each."""
     rows = []
     for index, entry in enumerate(entries):
-        value = entry.get(key)
+        value: Any = entry.get(key)
         value = value.tolist() if isinstance(value, Tensor) or is_numpy_array(value) else value
         row = [value] if length == 1 else value
         row = [_plain(number) for number in row] if isinstance(row, (list, tuple)) else []
@@ -252,7 +252,8 @@ def _read_panoptic_map(
     path = folder / str(file_name)
     if not path.resolve().is_relative_to(folder) or not path.is_file():
         raise ValueError(f"`file_name` of `{name}` must be a file in `masks_path` ({masks_path}), got {file_name!r}.")
-    segments = rgb_to_id(load_image_as_tensor(str(path)).permute(1, 2, 0))
+    red, green, blue = load_image_as_tensor(str(path)).long()
+    segments = red + 256 * green + 256**2 * blue  # as COCO writes numbers of segments
     if segments.shape != size:
         raise ValueError(
             f"The map {file_name!r} of `{name}` must be of the image's size {size}, got {tuple(segments.shape)}."
