@@ -63,8 +63,11 @@ def test_what_is_true_by_default_can_be_left_out():
         ([], "the following arguments are required: SOURCE"),
         (["a", "--bits", "5"], "`bits` must be one of [4, 8], or null, got 5."),
         (["a", "--window", "[1"], "`window` is not YAML"),
-        (["a", "--window", ""], "got ''. Leave it out for its default."),
-        (["a", "--output= "], "`output` must be a path, or null, got ' '."),
+        (
+            ["a", "--window", ""],
+            "`window` must be an integer or 'auto' or 'global', or null, got ''. Leave it out for its default.",
+        ),
+        (["a", "--output= "], "`output` must be a path, got ' '."),
         ([""], "`source` must be a text, got ''."),
         (["a", "sises=1"], "Unknown key 'sises' (Toy). Did you mean 'sizes'?"),
         (["a", "b"], "'b' must have the form field=value"),
