@@ -174,6 +174,14 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second, save_file the third
-        system_says = error.strerror if isinstance(error, OSError) else None
-        reason = system_says or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = _system_says(error) or (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WriteError(f"Cannot write {str(path)!r}: {reason}. What was saved before is intact.") from error
+
+
+def _system_says(error: BaseException | None) -> str | None:
+    """Return the system's words for an error or for the first that led to it: `torch.save` raises one of its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None

@@ -21,6 +21,7 @@ from model_cards.build import PICTURE, write_card
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
 from training.demo_kit.evaluation_sets import photographs
+from training.distillation.output_lock import sole_run
 from training.distillation.trainer import Distiller
 from training.evaluation.data import load_photographs
 from training.evaluation.extractors import (
@@ -101,9 +102,10 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
 def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
     """Distil one student, reopen and draw it; return what it and its untrained self score."""
     recipe = evaluation.recipe.replace(seed=seed)
-    distiller = Distiller(recipe, folder)
-    with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
-        checkpoint = distiller.run()
+    with sole_run(folder):
+        distiller = Distiller(recipe, folder)
+        with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
+            checkpoint = distiller.run()
     assert checkpoint is not None  # only a run that was told to stop early has none
     before, after = evaluation.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
     with clock.phase("evaluate"):

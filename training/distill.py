@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from foundation.command_line import Command
 from training.recipe import Recipe, RecipeCommand, list_recipes
 
@@ -21,7 +23,7 @@ class DistillSettings(RecipeCommand):
     output: Path | None = None
     list_recipes: bool = False
     restart: bool = False
-    stop_at: int | None = None
+    stop_at: int | None = Field(None, gt=0)
 
 
 COMMAND = Command(

@@ -71,6 +71,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(write, tmp_path, full_d
     assert names(tmp_path) == ["weights"]
 
 
+def test_the_systems_words_are_found_behind_another_error(tmp_path):
+    """`torch.save` speaks of positions in its archive."""
+
+    def write(path: Path) -> None:
+        with open("/dev/full", "wb") as file:
+            torch.save({"weight": torch.zeros(10_000)}, file)
+
+    with pytest.raises(WriteError, match=r"^Cannot write '.*weights': No space left on device\. What was saved"):
+        write_file(tmp_path / "weights", write)
+
+
 @pytest.mark.parametrize("write", [write_file, write_folder, write_beside])
 def test_a_killed_writer_leaves_the_old_one_and_a_folder_to_clear_away(write, tmp_path):
     path = tmp_path / "saved"

@@ -4,6 +4,7 @@ Both processes run all scenarios of this file, on the tiny student, teachers and
 `tiny_distillation.py`.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -28,8 +29,11 @@ from two_processes import (
     run_two_processes,
 )
 
+from foundation.errors import UserError
 from modeling_radio.encoder_radio import RadioBlock
+from training.distillation.output_lock import sole_run
 from training.distillation.sharding import build_accelerator
+from training.distillation.stages import run_recipe
 from training.recipe import load_recipe
 
 
@@ -88,6 +92,7 @@ SCENARIOS = {
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),
     "ddp-nan": Scenario(NAN_ON_RANK_1),
     "fsdp-nan": Scenario(NAN_ON_RANK_1, use_fsdp=True),
+    "ddp-damaged": Scenario((SAVED_BETWEEN,), session=(2, 4)),
 }
 """What the two processes run, in this order, each in the output folder of its name."""
 
@@ -124,8 +129,13 @@ def run_scenarios(recipe_file: str) -> None:
         sys.stdout.flush()
         try:
             tiny.trainer.Distiller(recipe, Path(name)).run(scenario.session[1])
-        except (ValueError, ArithmeticError) as error:
+        except (ValueError, ArithmeticError, UserError) as error:
             error_file(name, PartialState().process_index).write_text(str(error))
+    choose_sharding(patch, use_fsdp=False)
+    try:
+        run_recipe(load_recipe(recipe_file, SETTINGS), Path("locked"))
+    except UserError as error:
+        error_file("locked", PartialState().process_index).write_text(str(error))
     torch.distributed.destroy_process_group()
 
 
@@ -143,7 +153,9 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name, scenario in SCENARIOS.items():
             if scenario.session[0]:
                 distil(name, *scenario.overrides, stop_at=scenario.session[0])
-        run_two_processes(__file__, folder, "tiny.yaml")
+        os.truncate("ddp-damaged/checkpoints/step_00000002/optimizer.pt", 7)
+        with sole_run(Path("locked")):
+            run_two_processes(__file__, folder, "tiny.yaml")
         yield folder
 
 
@@ -171,7 +183,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in SCENARIOS if not name.endswith(("-nan", "-passes", "-bf16", "-stale"))]
+    "name", [name for name in SCENARIOS if not name.endswith(("-nan", "-passes", "-bf16", "-stale", "-damaged"))]
 )
 def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_this_process(monkeypatch, two_ranks)
@@ -215,6 +227,18 @@ def test_both_processes_refuse_a_stale_cache(two_ranks: Path) -> None:
         error = (two_ranks / error_file("ddp-stale", rank)).read_text()
         assert error.startswith("Feature cache 'cache' is stale (data.seed: 0 -> 1). Delete it")
     assert names_in(two_ranks / "cache") == {"cache.json", "shard_00000.safetensors"}
+
+
+def test_what_the_first_rank_finds_ends_both_processes(two_ranks: Path) -> None:
+    expected = {
+        "ddp-damaged": "has no intact checkpoint: 'ddp-damaged",
+        "locked": "Another run is at work in 'locked'.",
+    }
+    for scenario, message in expected.items():
+        errors = [(two_ranks / error_file(scenario, rank)).read_text() for rank in range(2)]
+        assert errors[0] == errors[1]
+        assert message in errors[0]
+    assert names_in(two_ranks / "locked") == set()
 
 
 def test_sharded_ranks_need_equal_passes(two_ranks: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from foundation.settings import hash_of
@@ -68,10 +69,16 @@ class _Files:
         return EncodedImage(str(self.paths[index]), self.paths[index])
 
     def fingerprint(self) -> str:
-        """Return number and sizes of the files, and a hash of their names, sizes and times of change."""
-        facts = {str(path.relative_to(self.folder)): path.stat() for path in self.paths}
-        state = hash_of({name: [fact.st_size, fact.st_mtime_ns] for name, fact in facts.items()})
-        return f"{len(facts)} files, {sum(fact.st_size for fact in facts.values())} bytes, state {state[:16]}"
+        """Return that of the files, by their places in the folder."""
+        return files_fingerprint({str(path.relative_to(self.folder)): path for path in self.paths})
+
+
+def files_fingerprint(files: Mapping[str, Path]) -> str:
+    """Return number and sizes of files, a hash of the names that they go by, and one of names, sizes and times."""
+    facts = {name: path.stat() for name, path in files.items()}
+    state = hash_of({name: [fact.st_size, fact.st_mtime_ns] for name, fact in facts.items()})
+    num_bytes = sum(fact.st_size for fact in facts.values())
+    return f"{len(facts)} files, {num_bytes} bytes, names {hash_of(dict.fromkeys(facts))[:8]}, state {state[:16]}"
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundation.settings import hash_of
 from modeling_radio.messages_radio import did_you_mean
 from training.data.decoding import EncodedImage
-from training.data.image_folder import image_files, no_images_error
-from training.recipe import SourceRecipe
+from training.data.image_folder import files_fingerprint, image_files, no_images_error
+from training.recipe import DataRecipe, SourceRecipe
 
 
 if TYPE_CHECKING:
@@ -95,6 +96,28 @@ def open_stream(source: SourceRecipe) -> tuple[IterableDataset, ImageColumn]:
     if source.source in DEMO_SOURCES:
         raise ValueError(f"Data source {source.source!r} is made by number. Leave out `data.streaming`.")
     return _open(source, streaming=True)
+
+
+def stream_fingerprint(data: DataRecipe) -> str:
+    """Return a line that changes when the files of streamed sources do, though the sources have the same names.
+
+    Of files behind a URL it knows the names only; of a data set of the Hub these hold the commit.
+    """
+    return "; ".join(_source_fingerprint(source) for source in data.sources())
+
+
+def _source_fingerprint(source: SourceRecipe) -> str:
+    local = _local_files(source.source)
+    if local is not None and not _URL.match(source.source):
+        return files_fingerprint({path: Path(path) for path in local[1]})
+    if local is None:
+        import datasets
+
+        builder = datasets.load_dataset_builder(**_load_arguments(source))
+        names = sorted(map(str, (builder.config.data_files or {}).get(source.split or "train", [])))
+    else:
+        names = local[1]
+    return f"{len(names)} files, names {hash_of(dict.fromkeys(names))[:8]}"
 
 
 def is_image_folder(source: str) -> bool:

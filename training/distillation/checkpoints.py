@@ -117,6 +117,25 @@ def check_same_recipe(checkpoint: Path, saved: dict[str, Any], recipe: Recipe) -
     )
 
 
+def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:
+    """Say what changed if the data is not what a checkpoint was trained on: the run goes on with what there is now.
+
+    Args:
+        checkpoint: Folder of the checkpoint, for the message.
+        saved: The fingerprint of its data.
+        now: That of this session's.
+    """
+    if saved == now:
+        return
+    logger.warning(
+        "%r was trained on other data (%s -> %s; names and state are hashes, state of names, sizes and times): the "
+        "run goes on, but not as it would have with the same",
+        str(checkpoint),
+        saved,
+        now,
+    )
+
+
 def check_fits(path: Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are not of what they are to be loaded into.
 

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 from foundation.files import remove_partial, write_file, write_folder
+from training.distillation.output_lock import sole_run
+from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
 from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
 
@@ -24,15 +26,20 @@ def run_recipe(
 
     Raises:
         RecipeError: If the recipe names something unknown, or does not fit the output folder.
+        UserError: If another run is at work in that folder, or none of its checkpoints is intact.
         Interrupted: After SIGINT or SIGTERM, once the state is saved.
-        TrainingDivergedError: After too many non-finite steps in a row.
+        TrainingDivergedError: After too many non-finite steps in a row, or if most steps of the run were such.
     """
     output = Path("runs") / recipe.name if output is None else output
     if is_restart and output.exists() and any(output.iterdir()):
         raise RecipeError(f"Output {str(output)!r} is not empty: give another --output to start anew.")
     stages = stage_recipes(recipe)
-    if not stages:
-        return Distiller(recipe, output).run(stop_at)
+    build_accelerator(recipe, output)  # the ranks must find each other before one of them locks the folder for all
+    with sole_run(output):
+        return _run_all(recipe, stages, output, stop_at) if stages else Distiller(recipe, output).run(stop_at)
+
+
+def _run_all(recipe: Recipe, stages: list[Recipe], output: Path, stop_at: int | None) -> Path | None:
     folders = [output / "stages" / stage.name for stage in stages]
     sources = [None, *(folder / "final" for folder in folders)]
     # All are built now, so that a folder that does not fit a stage is refused before the first one runs.

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foundation.files import remove_partial, write_file
-from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
+from foundation.interruption import Interrupted, StopRequest
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
 from modeling_radio.outputs_radio import RadioAdaptorOutput
 from training.data.image_table import Images
+from training.data.sources import stream_fingerprint
 from training.distillation.checkpoints import (
     check_fits,
     check_same_recipe,
@@ -29,6 +30,7 @@ from training.distillation.checkpoints import (
     newest_checkpoint,
     read_state,
     save_checkpoint,
+    warn_of_other_data,
 )
 from training.distillation.held_out_pictures import HeldOutPictures
 from training.distillation.optimizers import build_optimizer
@@ -49,6 +51,7 @@ from training.distillation.sharding import (
     whole_optimizer_state,
     whole_state_dict,
 )
+from training.distillation.skipped_steps import SkippedSteps
 from training.distillation.tracking import ProgressLog, check_trackers
 from training.distillation.watching import StepWatch, measure_block_norms
 from training.losses.alignment import align_to_teacher
@@ -121,16 +124,20 @@ class Distiller:
         Raises:
             Interrupted: After SIGINT or SIGTERM, once the state is saved.
             TrainingDivergedError: After too many non-finite steps in a row; the last checkpoint is from
-                before them.
+                before them. Or in the end, if most steps were skipped as such; checkpoints are kept.
         """
         with self.stop_request:
             self._save_recipe()
             self._build()
             if self.resumed_from is not None:
                 self._load(self.resumed_from)
-            last_step = min(stop_at or self.recipe.schedule.num_steps, self.recipe.schedule.num_steps)
-            self._train(last_step)
-        return self._export() if self.step == self.recipe.schedule.num_steps else None
+            num_steps = self.recipe.schedule.num_steps
+            self._train(num_steps if stop_at is None else min(stop_at, num_steps))
+        if self.step < num_steps:
+            return None
+        if summary := self.skipped.summary(num_steps):
+            self.accelerator.print(summary, flush=True)
+        return self._export()
 
     # Setting up
 
@@ -155,11 +162,12 @@ class Distiller:
         self.plan = BatchPlan(recipe, num_images, accelerator.process_index, accelerator.num_processes)
         if is_sharded(accelerator):
             self.plan.check_equal_passes()
+        self.data_fingerprint = self._fingerprint_of(images)
         self.source = self._build_source(images, teachers)
         self.watch = StepWatch(teachers, self.device)
         self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
         self.step = 0
-        self.num_bad_steps = 0
+        self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
         if self.resumed_from is None:
             self._calibrate()
             standardize_heads(self.model, kept_heads, self.statistics.standardizers())
@@ -192,6 +200,12 @@ class Distiller:
             if recipe.data.streaming:
                 return PartitionStreams.open(recipe, accelerator.process_index, accelerator.num_processes)
             return build_training_images(recipe.data, is_square=recipe.views.teachers == "cached")
+
+    def _fingerprint_of(self, images: Images | PartitionStreams) -> str:
+        """Return what the main process sees of the data's files; there may be millions of them."""
+        if not self.accelerator.is_main_process:
+            return ""
+        return stream_fingerprint(self.recipe.data) if isinstance(images, PartitionStreams) else images.fingerprint()
 
     def _build_teachers(self) -> dict[str, Teacher]:
         """Load the teachers, on each machine one rank after the other; they are never wrapped, trained or saved."""
@@ -357,7 +371,7 @@ class Distiller:
         if any_rank(is_bad, self.device):
             self._count_bad_step(values)
         else:
-            self.num_bad_steps = 0
+            self.skipped.end_row()
             self.optimizer.step()
             reshard(self.ema.module)
             self.ema.update_parameters(self.model)
@@ -365,14 +379,10 @@ class Distiller:
 
     def _count_bad_step(self, values: dict[str, Tensor]) -> None:
         """Count and report a step that all ranks skip; give up after too many in a row."""
-        self.num_bad_steps += 1
         bad = [name for name, value in values.items() if not torch.isfinite(value)]
         reports = [(self.accelerator.process_index, ", ".join(bad))] if bad else []
         causes = [f"{names} on rank {rank}" for rank, names in gather_object(reports)] or ["gradient"]
-        message = f"Step {self.step} skipped: not finite: {'; '.join(causes)} ({self.num_bad_steps} in a row)."
-        if self.num_bad_steps >= self.recipe.optimizer.max_bad_steps:
-            raise TrainingDivergedError(f"{message} Giving up; the last checkpoint is from before.")
-        self.accelerator.print(message, flush=True)
+        self.accelerator.print(self.skipped.add(self.step, causes), flush=True)
 
     def _set_learning_rate(self) -> None:
         schedule = self.recipe.schedule
@@ -430,12 +440,14 @@ class Distiller:
         def write_tensors(folder: Path) -> None:
             for name, values in tensors.items():
                 save_file(values, folder / f"{name}.safetensors")
-            torch.save(optimizer, folder / "optimizer.pt")
+            with (folder / "optimizer.pt").open("wb") as file:  # which says why it cannot be written; a path does not
+                torch.save(optimizer, file)
 
         if self.accelerator.is_main_process:
             state: dict[str, Any] = {
                 "step": self.step,
-                "num_bad_steps": self.num_bad_steps,
+                "skipped_steps": self.skipped.state_dict(),
+                "data": self.data_fingerprint,
                 "places_in_data": places,
                 "recipe": self.recipe.to_dict(),
                 "torch_version": torch.__version__,
@@ -454,8 +466,11 @@ class Distiller:
         check_fits(path, moments, parameters_of_moments(self.optimizer, moments))
         load_whole_optimizer_state(self.optimizer, optimizer_state)
         state = read_state(folder)
-        self.step, self.num_bad_steps = state["step"], state["num_bad_steps"]
+        self.step = state["step"]
+        self.skipped.load_state_dict(state["skipped_steps"])
         self.source.load_state_dict(state["places_in_data"])
+        if self.accelerator.is_main_process:
+            warn_of_other_data(folder, state["data"], self.data_fingerprint)
 
     def _load_tensors(self, module: nn.Module, path: Path) -> None:
         saved = load_file(path)

@@ -87,5 +87,6 @@ def test_fingerprint_follows_names_sizes_and_times(folder):
     os.utime(path, ns=(0, 1))
     seen.append(fingerprint())
     assert len(set(seen)) == 3
+    assert len({text[text.index("names") : text.index("state")] for text in seen}) == 1
     elsewhere = folder.rename(folder.with_name("moved"))
     assert ImageFolder(elsewhere).fingerprint() == seen[-1]

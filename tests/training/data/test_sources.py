@@ -1,12 +1,14 @@
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from training.data.decoding import decode_rgb
-from training.data.sources import expand_braces, is_image_folder, open_stream, open_table
-from training.recipe import SourceRecipe
+from training.data.sources import expand_braces, is_image_folder, open_stream, open_table, stream_fingerprint
+from training.recipe import DataRecipe, SourceRecipe
 
 
 def source_of(source: str, **options) -> SourceRecipe:
@@ -156,3 +158,36 @@ def test_a_damaged_file_is_one_clear_line(write_source: Callable[..., str]) -> N
     with pytest.raises(ValueError, match="cannot be opened: ") as error:
         open_table(source_of(folder))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
+def test_fingerprint_of_a_stream_follows_its_files(write_source: Callable[..., str], kind: str) -> None:
+    small = source_of(write_source("parquet", 3, first=100)).replace(weight=0.25)
+    folder = Path(write_source(kind, 4))
+    data = DataRecipe(source=str(folder), mixed_in=[small])
+    num_files = len(list(folder.iterdir()))
+    before = stream_fingerprint(data)
+    assert before == stream_fingerprint(data)
+    assert re.fullmatch(rf"{num_files} files, \d+ bytes, names \w+, state \w+; 2 files, .*", before)
+    path = sorted(folder.iterdir())[-1]
+    path.rename(path.with_name(f"z{path.name}"))
+    assert re.sub(r"names \w+, state \w+", "", stream_fingerprint(data)) == re.sub(r"names \w+, state \w+", "", before)
+    assert stream_fingerprint(data) != before
+
+
+def test_fingerprint_of_a_stream_from_elsewhere_is_of_names_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    files = {"train": ["hf://datasets/org/name@0123/a.parquet", "hf://datasets/org/name@0123/b.parquet"]}
+
+    def load_dataset_builder(**arguments):
+        assert arguments == {"path": "org/name", "name": "small"}
+        return SimpleNamespace(config=SimpleNamespace(data_files=files))
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
+    hub = DataRecipe(source="hub:org/name:small")
+    before = stream_fingerprint(hub)
+    assert before.startswith("2 files, names ")
+    files["train"] = [name.replace("@0123", "@4567") for name in files["train"]]
+    assert stream_fingerprint(hub) != before
+    assert stream_fingerprint(DataRecipe(source="https://host/part-{0..2}.tar")).startswith("3 files, names ")

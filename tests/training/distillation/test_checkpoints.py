@@ -16,6 +16,7 @@ from training.distillation.checkpoints import (
     newest_checkpoint,
     read_state,
     save_checkpoint,
+    warn_of_other_data,
 )
 from training.recipe import Recipe, RecipeError, load_recipe
 
@@ -150,3 +151,11 @@ def test_tensors_of_another_network_are_refused(changed: dict[str, torch.Tensor]
     check_fits(path, {"head": torch.ones(12)}, wanted)
     with pytest.raises(CheckpointError, match=r"^'.*student.safetensors' is of another network \((head|other): .* -> "):
         check_fits(path, changed, wanted)
+
+
+def test_other_data_are_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_other_data(Path("step_00000003"), "24 files, 9 bytes", "24 files, 9 bytes")
+    assert caplog.messages == []
+    warn_of_other_data(Path("step_00000003"), "24 files, 9 bytes", "14 files, 5 bytes")
+    (line,) = caplog.messages
+    assert line.startswith("'step_00000003' was trained on other data (24 files, 9 bytes -> 14 files, 5 bytes; names")

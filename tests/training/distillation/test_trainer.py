@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from tiny_distillation import (
     REGULARIZED,
@@ -191,6 +193,33 @@ def test_non_finite_steps_are_skipped_then_the_run_gives_up(
     assert_same_tensors({key: before[key] for key in kept}, {key: after[key] for key in kept})
 
 
+def test_a_run_most_of_whose_steps_were_skipped_is_no_success(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
+    arguments = ["--recipe", recipe_file, "--output", "run", "teachers.segmenter.kind=failing"]
+    for _ in range(2):  # nor is it one the second time
+        assert main(arguments) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("distill: error: 7 of 8 steps were skipped as not finite, more than 50%: the student is")
+        assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "checkpoints"}
+        assert len(list(Path("run/checkpoints").iterdir())) == 2
+
+
+def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
+    recipe_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run/.partial-mine").mkdir(parents=True)
+    first = FileLock("run/.lock")
+    with first:
+        assert main(["--recipe", recipe_file, "--output", "run"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("distill: error: Another run is at work in 'run'.")
+        assert {path.name for path in Path("run").iterdir()} == {".partial-mine", ".lock"}
+    assert main(["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]) == 0
+    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "checkpoints"}
+
+
 def test_other_recipe_does_not_resume(recipe_file: str) -> None:
     distil(recipe_file, "run", stop_at=1)
     with pytest.raises(RecipeError, match=r"belongs to another recipe \(seed: 0 -> 1\): resume with the same"):
@@ -285,6 +314,30 @@ def test_damage_of_all_checkpoints_is_one_line(recipe_file: str, capsys: pytest.
     assert Path("run/checkpoints/step_00000001/state.json").is_file()
 
 
+@pytest.mark.parametrize(("kind", "streaming"), [("folder", "false"), ("parquet", "false"), ("webdataset", "true")])
+def test_data_that_changed_between_two_sessions_are_told(
+    recipe_file: str,
+    write_source: Callable[..., str],
+    kind: str,
+    streaming: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(trainer, "build_training_images", training.views.images.build_training_images)
+    folder = Path(write_source(kind, 6))
+    settings = (f"data={{source: {folder}, num_images: null, shuffle_buffer: 4, streaming: {streaming}}}",)
+    distil(recipe_file, "run", *settings, stop_at=1)
+    distil(recipe_file, "run", *settings, stop_at=2)
+    assert caplog.messages == []
+    for path in folder.iterdir():
+        os.utime(path, ns=(0, 1))
+    distil(recipe_file, "run", *settings, stop_at=3)
+    (line,) = caplog.messages
+    assert line.startswith("'run/checkpoints/step_00000002' was trained on other data (")
+    distil(recipe_file, "run", *settings, stop_at=4)
+    assert len(caplog.messages) == 1
+
+
 def test_restart_never_overwrites(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]
     assert main(arguments) == 0
@@ -310,18 +363,20 @@ def test_checkpoints_are_rotated(recipe_file: str) -> None:
     assert state["recipe"]["seed"] == 0
 
 
+@pytest.mark.parametrize("writer", ["save_file", "torch.save"])
 def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
-    recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe_file: str, writer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--recipe", recipe_file, "--output", "run"]
     assert main([*arguments, "--stop-at", "3"]) == 0
+    save = torch.save
 
-    def full(tensors: dict[str, Tensor], path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    def full(values: object, place: object) -> None:
+        with open("/dev/full", "wb") as file:
+            save(values, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_file", full)
+        patch.setattr(f"training.distillation.trainer.{writer}", full)
         assert main(arguments) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")
@@ -345,6 +400,8 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         (["student.config.hiden_size=8"], "Did you mean 'hidden_size'"),
         (["partitions.low.accumulation_steps=5"], "must be at least 5, an image for each of 1 ranks x 5"),
         (["logging.trackers=[tensorbord]"], "tensorbord"),
+        (["--stop-at", "0"], "`stop_at` must be an integer above 0, or null, got 0."),
+        (["--stop-at", "-5"], "`stop_at` must be an integer above 0, or null, got -5."),
     ],
 )
 def test_bad_input_is_one_line(

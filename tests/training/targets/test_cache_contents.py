@@ -92,7 +92,9 @@ def test_changed_images_are_noticed(tmp_path: Path, recipe: Recipe, change, is_h
         (world.cache / "shard_00000.safetensors").unlink()
     before = sorted(path.name for path in world.cache.iterdir())
     change(world)
-    with pytest.raises(RecipeError, match=r"is stale \(images: 3 files, \d+ bytes, state \w+ -> 3 files.*Delete it"):
+    with pytest.raises(
+        RecipeError, match=r"is stale \(images: 3 files, \d+ bytes, names \w+, state \w+ -> 3 files.*Delete it"
+    ):
         world.build()
     assert sorted(path.name for path in world.cache.iterdir()) == before
 
