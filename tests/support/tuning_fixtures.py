@@ -134,7 +134,8 @@ def run_lengths(mask: np.ndarray, *, compressed: bool) -> dict:
         encoded = coco_mask.encode(np.asfortranarray(mask))
         return {"size": encoded["size"], "counts": encoded["counts"].decode()}
     ends = np.flatnonzero(np.diff(mask.flatten(order="F"))) + 1
-    return {"size": list(mask.shape), "counts": np.diff([0, *ends, mask.size]).tolist()}
+    counts = np.diff([0, *ends, mask.size]).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if mask[0, 0] else counts}
 
 
 def save_outlines(folder, count):

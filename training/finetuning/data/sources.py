@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 from foundation.seeds import derive_seed
 from modeling_radio.classification_radio import ProblemType
 from modeling_radio.messages_radio import did_you_mean
+from training.finetuning.data.coco import holds_coco, read_coco
 from training.finetuning.data.labels import check_numbers, find_problem_type, number_classes
 from training.finetuning.data.layouts import (
     TRAIN,
     VALIDATION,
     Tables,
     read_class_names,
-    read_coco,
     read_depth_folder,
     read_mask_folder,
 )
@@ -142,6 +142,11 @@ def _open_saved(path: Path) -> Tables:
 def _open_class_folders(path: Path) -> Tables:
     from datasets import load_dataset
 
+    if holds_coco(path):
+        raise ValueError(
+            f"{path} has COCO annotations, which are for the tasks {' and '.join(BOX_TASKS)}; image-classification "
+            "needs a sub-folder of images for each class."
+        )
     try:
         return _to_tables(load_dataset("imagefolder", data_dir=str(path), drop_labels=False))
     except (ValueError, FileNotFoundError) as error:

@@ -124,31 +124,70 @@ def decode_mask(segmentation: Any, size: Sequence[int], where: str) -> np.ndarra
         0 and 1, `(height, width)`, uint8.
 
     Raises:
-        ValueError: If the outline is none of these, or that of an image of another size.
+        ValueError: If the outline is none of these, or that of an image of another size, or its runs do not fill it.
     """
-    from pycocotools import mask as coco_mask
-
-    height, width = size
     try:
         outline: Any = json.loads(segmentation) if isinstance(segmentation, str) else segmentation
         if isinstance(outline, list):
-            polygons = [polygon for polygon in outline if len(polygon) >= 6]  # two points would be taken for a box
-            if not np.abs(np.concatenate(polygons)).max() <= 2 * max(size):  # pycocotools hangs on NaN
-                raise ValueError("a point lies far outside of the image")
-            runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        else:
-            is_plain = isinstance(outline["counts"], list)
-            runs = coco_mask.frPyObjects(outline, height, width) if is_plain else outline
-        mask = coco_mask.decode(runs)
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+            return _fill_polygons(outline, size)
+        shape = tuple(outline["size"])
+        if shape == tuple(size):
+            return _fill_runs(outline["counts"], size)
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(
-            f"An outline of {where} must be polygons of at least three points in the image or run lengths, as in COCO, "
-            f"got {segmentation!r:.100}."
+            f"An outline of {where} must be polygons of at least three points in the image or run lengths that fill "
+            f"it, as in COCO, got {segmentation!r:.100}."
         ) from error
-    if mask.shape != (height, width):
-        sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, (height, width))]
-        raise ValueError(f"An outline of {where} has {sizes[0]} pixels but its image {sizes[1]} (height x width).")
-    return mask
+    sizes = [" x ".join(map(str, sides)) for sides in (shape, size)]
+    raise ValueError(f"An outline of {where} has {sizes[0]:.40} pixels but its image {sizes[1]} (height x width).")
+
+
+def _fill_polygons(polygons: list[Any], size: Sequence[int]) -> np.ndarray:
+    from pycocotools import mask as coco_mask
+
+    height, width = size
+    if any(len(polygon) % 2 for polygon in polygons):
+        raise ValueError("a point has no y")
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # two points would be taken for a box
+    if not np.abs(np.concatenate(polygons)).max() <= 2 * max(size):  # pycocotools hangs on NaN
+        raise ValueError("a point lies far outside of the image")
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
+
+
+def _fill_runs(counts: Any, size: Sequence[int]) -> np.ndarray:
+    """Return run lengths, in turn of 0 and 1 and down the columns, as pixels; pycocotools does not check their sum."""
+    height, width = size
+    lengths = counts if isinstance(counts, list) else _read_run_lengths(counts)
+    are_lengths = all(type(length) is int and length >= 0 for length in lengths)
+    if not are_lengths or sum(lengths) != height * width:
+        raise ValueError("the runs do not fill the image")
+    pixels = np.repeat(np.arange(len(lengths), dtype=np.uint8) % 2, lengths)
+    return pixels.reshape(width, height).T
+
+
+def _read_run_lengths(text: str | bytes) -> list[int]:
+    """Return the run lengths in COCO's short spelling.
+
+    Each character holds 6 bits: 5 of a number, lowest first, and whether more of it follow. From the fourth on, a
+    number is the difference from the run before the last.
+    """
+    lengths: list[int] = []
+    number = shift = 0
+    for character in text.encode() if isinstance(text, str) else text:
+        bits = character - 48
+        if not 0 <= bits < 64:
+            raise ValueError("a character is none of the spelling")
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << shift
+        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+        number = shift = 0
+    if shift:
+        raise ValueError("the last number has no end")
+    return lengths
 
 
 def unpack_masks(rows: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,11 @@ from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require
 from training.finetuning.tasks.class_weights import choose_weights
 
 
+logger = logging.getLogger(__name__)
+
 NUM_NAMED = 6  # our choice: as many names of classes as fit a picture
+SMALLEST_SHARE_OF_IDS = 0.5  # our choice: more classes without a pixel than with one are a mistake, such as a stray 254
+MAX_SHOWN_IDS = 20  # our choice
 MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, and seconds to read
 
 
@@ -49,7 +54,7 @@ class SegmentationTask(FinetuningTask):
             )
         self._require_two_classes()
         if not self.class_names:
-            self.class_names = tuple(f"class {number}" for number in range(self._largest_id() + 1))
+            self.class_names = tuple(f"class {number}" for number in range(self._count_classes()))
 
     def config_fields(self) -> dict[str, Any]:
         fields = {**super().config_fields(), "semantic_loss_ignore_index": self.ignore_index}
@@ -64,16 +69,34 @@ class SegmentationTask(FinetuningTask):
             found |= set(mask.unique().tolist())
             if len(found - {self.ignore_index}) > 1:
                 return
-        ids = ", ".join(map(str, sorted(found)))
+        ids = _shorten(sorted(found))
         raise ValueError(
             f"The training masks of {self.settings.data!r} have the ids {ids} alone, and "
             f"{self.ignore_index} is ignored; two classes are needed. Write class ids into the masks, such as 0 for "
             "the background and 1 (not 255) for the foreground."
         )
 
-    def _largest_id(self) -> int:
-        masks = self._training_masks("classes")
-        return max(int(mask.where(mask != self.ignore_index, -1).max()) for _, mask in masks)
+    def _count_classes(self) -> int:
+        """Return how many classes the ids of the training masks make; refuse ids of which most are not there."""
+        ids: set[int] = set()
+        for _, mask in self._training_masks("classes"):
+            ids |= set(mask.unique().tolist())
+        ids.discard(self.ignore_index)
+        count = max(ids) + 1
+        if len(ids) < SMALLEST_SHARE_OF_IDS * count:
+            raise ValueError(
+                f"The training masks of {self.settings.data!r} have the ids {_shorten(sorted(ids))} alone, which would "
+                f"make {count} classes: correct the ids that are none, ignore one with "
+                "`config.semantic_loss_ignore_index`, or give all `classes`."
+            )
+        if len(ids) < count:
+            logger.warning(
+                "%s: %d classes, of which no training mask has the ids %s",
+                self.settings.data,
+                count,
+                _shorten([number for number in range(count) if number not in ids]),
+            )
+        return count
 
     def _count_pixels(self) -> Tensor:
         counts = torch.zeros(len(self.class_names), dtype=torch.long)
@@ -150,6 +173,10 @@ class SegmentationTask(FinetuningTask):
 def _with_file(where: str, picture: Any) -> str:
     """Return the name of an image with the file of its mask, if it was opened from one: a split shuffles the rows."""
     return f"{where} ({picture.filename})" if isinstance(picture, ImageFile) and picture.filename else where
+
+
+def _shorten(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:MAX_SHOWN_IDS])) + (", ..." if len(numbers) > MAX_SHOWN_IDS else "")
 
 
 def _color(number: int) -> tuple[float, float, float]:

@@ -68,13 +68,44 @@ def test_outlines(outline, as_json):
         "polygon",
         {"size": [HEIGHT, WIDTH]},
         {"size": [HEIGHT, WIDTH], "counts": [5, -3, HEIGHT * WIDTH - 2]},
+        {"size": [HEIGHT, WIDTH], "counts": [5]},
+        {"size": [HEIGHT, WIDTH], "counts": []},
+        {"size": [HEIGHT, WIDTH], "counts": [5.0, HEIGHT * WIDTH - 5]},
+        {"size": [HEIGHT, WIDTH], "counts": [True, HEIGHT * WIDTH - 1]},
+        {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH, 1]},
+        {"size": [HEIGHT, WIDTH], "counts": "5"},
+        {"size": [HEIGHT, WIDTH], "counts": "P"},
+        {"size": [HEIGHT, WIDTH], "counts": "~ !"},
+        {"size": [HEIGHT, WIDTH], "counts": 5},
+        {"size": HEIGHT, "counts": [5]},
+        [[1, 1, 5, 1, 5, 5, 9]],
+        [[1, 1, 5, 1, 5, 10**400]],
+        [["1", "1", "5", "1", "5", "5"]],
+        "[" * 100_000,
     ],
 )
 def test_wrong_outlines(outline):
     with pytest.raises(
-        ValueError, match="outline of image 7 must be polygons of at least three points in the image or run lengths"
+        ValueError,
+        match="outline of image 7 must be polygons of at least three points in the image or run lengths that",
     ):
         decode_mask(outline, (HEIGHT, WIDTH), "image 7")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_run_lengths_of_any_mask(seed):
+    draw = np.random.default_rng(seed)
+    mask = (draw.random((HEIGHT, WIDTH)) < draw.random()).astype(np.uint8)
+    mask[:, : draw.integers(0, WIDTH)] = draw.integers(0, 2)  # long runs, whose numbers take several characters
+    for compressed in (False, True):
+        decoded = decode_mask(run_lengths(mask, compressed=compressed), (HEIGHT, WIDTH), "image 7")
+        assert decoded.dtype == np.uint8
+        assert np.array_equal(decoded, mask)
+
+
+def test_runs_of_a_huge_image_take_no_memory():
+    with pytest.raises(ValueError, match=r"has 1000000000 x 1000000000 pixels but its image 36 x 48"):
+        decode_mask({"size": [10**9, 10**9], "counts": [10**18]}, (HEIGHT, WIDTH), "image 7")
 
 
 @pytest.mark.parametrize("compressed", [False, True])

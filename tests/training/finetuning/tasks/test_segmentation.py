@@ -1,5 +1,6 @@
 """Masks are read, wrong ones are refused by name, and scores are known."""
 
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,10 +52,21 @@ def test_wrong_mask_is_named_by_its_file(segmentation, tmp_path):
         segmentation.read({"image": picture(), "target": mask}, "image 7")
 
 
-def test_classes_of_masks_are_counted_where_none_are_named():
+def test_classes_of_masks_are_counted_where_none_are_named(caplog):
     rows = mask_rows([[0, 255]], [[4, 1]], [[255, 255]])
-    task = build(names=(), train=rows)
+    with caplog.at_level(logging.WARNING):
+        task = build(names=(), train=rows)
     assert task.class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
+    assert "data: 5 classes, of which no training mask has the ids 2, 3" in caplog.text
+
+
+def test_a_stray_id_makes_no_classes():
+    message = "have the ids 0, 1, 2, 254 alone, which would make 255 classes: correct .*, or give all `classes`"
+    with pytest.raises(ValueError, match=message):
+        build(names=(), train=mask_rows([[0, 1]], [[2, 254]]))
+    assert (
+        len(build(names=("a", "b", "c"), train=mask_rows([[0, 1]], [[2, 254]])).class_names) == 3
+    )  # refused when read
 
 
 def test_colors_are_not_taken_for_class_ids():

@@ -1,0 +1,224 @@
+"""COCO's annotations as `datasets` tables, each entry checked before anything is made of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from training.finetuning.data.layouts import SPLIT_NAMES, TRAIN, Tables
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "images": {"id": (int, str), "file_name": (str,)},
+    "categories": {"id": (int,), "name": (str,)},
+    "annotations": {"image_id": (int, str), "category_id": (int,), "bbox": (list,)},
+}
+"""What the entries of a COCO json must have, and of which type."""
+
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+"""Of a box: they are stored in float32."""
+
+
+def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...]]:
+    """Read COCO detection annotations; columns `image` and `objects` with `bbox` (x, y, width, height) and `category`.
+
+    Crowds are left out, and boxes without an area, of which COCO has a few; the latter are counted in the log. Symbolic
+    links are followed, wherever they lead.
+
+    Args:
+        source: A json file, its images beside it or in `images/`; or a folder: `annotations/instances_train2017.json`
+            with `train2017/`, `train/_annotations.coco.json` with the images beside it, or `annotations.json` with
+            `images/`.
+        with_masks: Whether objects also have a `segmentation`, COCO's polygons or run lengths as JSON, which takes
+            far less room than pixels and fits both.
+
+    Returns:
+        The tables, and the categories' names in the order of their ids, from which classes are numbered.
+
+    Raises:
+        ValueError: If no annotations are found, they are no COCO json, an entry lacks something or has something else
+            in its place, two images or two categories share an id, or an image is missing or named out of its folder.
+    """
+    files = {TRAIN: source} if source.is_file() else _find_files(source)
+    if TRAIN not in files:
+        raise ValueError(
+            f"{source} has no COCO annotations: give a json file, or a folder with annotations/instances_train*.json, "
+            "train/_annotations.coco.json or annotations.json."
+        )
+    parsed = {split: _parse(path) for split, path in files.items()}
+    names = {category["id"]: category["name"] for category in parsed[TRAIN]["categories"]}
+    for split, content in parsed.items():
+        _check_same_names(content["categories"], names, files[split])
+    numbers = {category: number for number, category in enumerate(sorted(names))}
+    tables = {split: _table(files[split], content, numbers, with_masks) for split, content in parsed.items()}
+    return tables, tuple(names[category] for category in numbers)
+
+
+def holds_coco(folder: Path) -> bool:
+    """Return whether a folder has COCO annotations for training."""
+    path = _find_files(folder).get(TRAIN)
+    if path is None:
+        return False
+    try:
+        _parse(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _find_files(folder: Path) -> dict[str, Path]:
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        candidates = [
+            path
+            for name in names
+            for path in (
+                *sorted((folder / "annotations").glob(f"instances_{name}*.json")),
+                folder / name / "_annotations.coco.json",
+            )
+            if path.is_file()
+        ]
+        if candidates:
+            found[split] = candidates[0]
+    if TRAIN not in found and (folder / "annotations.json").is_file():
+        found[TRAIN] = folder / "annotations.json"
+    return found
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as json: {error}") from error
+    parts = content if isinstance(content, dict) else {}
+    missing = [part for part in FIELDS if not isinstance(parts.get(part), list)]
+    if missing:
+        raise ValueError(f"{path} is no COCO json for detection: it lacks lists of {', '.join(missing)}.")
+    for part, fields in FIELDS.items():
+        for index, entry in enumerate(parts[part]):
+            _check_fields(entry, fields, f"{path}: {part}[{index}]")
+    for part in ("images", "categories"):
+        _check_distinct(parts[part], f"{path}: {part}")
+    return parts
+
+
+def _check_fields(entry: Any, fields: Mapping[str, tuple[type, ...]], where: str) -> None:
+    values = entry if isinstance(entry, dict) else {}
+    for name, types in fields.items():
+        value = values.get(name)
+        if not isinstance(value, types) or isinstance(value, bool):
+            wanted = " or ".join(kind.__name__ for kind in types)
+            raise ValueError(f"{where} must have `{name}` of type {wanted}, got {value!r:.60}.")
+        if isinstance(value, str) and not _is_unicode(value):
+            raise ValueError(f"{where} must have a `{name}` that is valid Unicode, got {value!r:.60}.")
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text can be written; json takes halves of characters (lone surrogates), which cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _check_distinct(entries: Sequence[Mapping[str, Any]], where: str) -> None:
+    first: dict[Any, int] = {}
+    for index, entry in enumerate(entries):
+        earlier = first.setdefault(entry["id"], index)
+        if earlier != index:
+            raise ValueError(
+                f"{where}[{index}] has the `id` {entry['id']!r:.60} of entry {earlier}: give each an id of its own."
+            )
+
+
+def _check_same_names(categories: Sequence[Mapping[str, Any]], names: Mapping[int, str], path: Path) -> None:
+    """Refuse a split that calls a category otherwise than the training set does."""
+    for category in categories:
+        number, name = category["id"], category["name"]
+        if names.get(number, name) != name:
+            raise ValueError(
+                f"{path} calls the category {number} {name!r}, the training set {names[number]!r}: number both alike."
+            )
+
+
+def _table(path: Path, content: Mapping[str, Any], numbers: Mapping[int, int], with_masks: bool) -> Dataset:
+    from datasets import Dataset, Features, Image, List, Value
+
+    find_image = _image_finder(path)
+    features = {"bbox": List(List(Value("float32"))), "category": List(Value("int64"))}
+    if with_masks:
+        features["segmentation"] = List(Value("string"))
+    objects: dict[Any, dict[str, list]] = {image["id"]: {key: [] for key in features} for image in content["images"]}
+    annotations = []
+    for index, annotation in enumerate(content["annotations"]):
+        if not annotation.get("iscrowd", 0):
+            _check_object(annotation, objects, numbers, f"{path}: annotations[{index}]", with_masks)
+            annotations.append(annotation)
+    whole = [annotation for annotation in annotations if 0 not in annotation["bbox"][2:]]
+    if len(whole) < len(annotations):
+        logger.warning("%s: left out %d boxes without an area", path, len(annotations) - len(whole))
+    for annotation in whole:
+        _add_object(objects[annotation["image_id"]], annotation, numbers)
+    rows = {
+        "image": [str(find_image(image["file_name"])) for image in content["images"]],
+        "objects": [objects[image["id"]] for image in content["images"]],
+    }
+    return Dataset.from_dict(rows, features=Features({"image": Image(), "objects": features}))
+
+
+def _check_object(
+    annotation: Mapping[str, Any], images: Mapping[Any, Any], numbers: Mapping[int, int], where: str, with_masks: bool
+) -> None:
+    image, category = annotation["image_id"], annotation["category_id"]
+    if image not in images:
+        raise ValueError(f"{where} names image {image!r:.60}, which is not in `images`.")
+    if category not in numbers:
+        raise ValueError(
+            f"{where} has the category {category!r:.60}; the training set's `categories` have the ids "
+            f"{', '.join(map(str, numbers))}."
+        )
+    if not _is_box(annotation["bbox"]):
+        raise ValueError(
+            f"{where} must have a `bbox` of x, y, width and height, the sides not negative, got "
+            f"{annotation['bbox']!r:.100}."
+        )
+    if with_masks and not annotation.get("segmentation"):
+        raise ValueError(f"{where} has no `segmentation`: without outlines choose the task object-detection.")
+
+
+def _is_box(box: Sequence[Any]) -> bool:
+    are_numbers = all(type(number) in (int, float) and abs(number) <= LARGEST_NUMBER for number in box)
+    return len(box) == 4 and are_numbers and min(box[2:]) >= 0
+
+
+def _add_object(objects: dict[str, list], annotation: Mapping[str, Any], numbers: Mapping[int, int]) -> None:
+    objects["bbox"].append(annotation["bbox"])
+    objects["category"].append(numbers[annotation["category_id"]])
+    if "segmentation" in objects:
+        objects["segmentation"].append(json.dumps(annotation["segmentation"]))
+
+
+def _image_finder(path: Path) -> Callable[[str], Path]:
+    split = path.stem.removeprefix("instances_")
+    folders = (path.parent, path.parent / "images", path.parent.parent / split, path.parent.parent / "images" / split)
+
+    def find(name: str) -> Path:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(
+                f"{path} must name images within their folder, got `file_name` {name!r:.100}: write a path that "
+                "neither is absolute nor has `..`."
+            )
+        for folder in folders:
+            if os.path.isfile(folder / name):  # unlike `Path.is_file` it also answers for names that no file can have
+                return folder / name
+        raise ValueError(f"{path} names the image {name!r:.100}, which is in none of {', '.join(map(str, folders))}.")
+
+    return find
