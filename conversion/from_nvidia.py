@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
@@ -27,6 +27,7 @@ from conversion.verification import (
     largest_difference,
     list_unchecked,
 )
+from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.fields import Spelling, read_names
 from foundation.files import write_folder
@@ -234,21 +235,8 @@ COMMAND = Command("conversion.from_nvidia", __doc__, FromNvidiaSettings, positio
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+    with one_line_warnings(COMMAND.name):
         return COMMAND.run(_run, arguments, extra="commands")
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning in one line, without the place in the source that raised it."""
-    print(f"from_nvidia: warning: {message}", file=sys.stderr)
 
 
 def _run(settings: FromNvidiaSettings) -> None:

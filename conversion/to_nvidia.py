@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.from_nvidia import convert
 from conversion.nvidia.keys import TrainingFileLayout, training_file_key
+from conversion.nvidia.source import PICKLES
+from conversion.opening import check_file_output, open_model
+from foundation.command import one_line_warnings
 from foundation.command_line import Command
-from foundation.files import check_output, write_file
+from foundation.files import write_file
 from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.nvidia_folder_radio import read_json
+from modeling_radio.nvidia_arguments_radio import check_arguments, check_source
 from modeling_radio.nvidia_radio import has_one_token, teacher_token_index, token_fields
 
 
@@ -58,11 +60,13 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
         `arch`, `epoch`, `state_dict` and `args`, to be saved with `torch.save`.
 
     Raises:
-        ValueError: If NVIDIA's code has no such architecture.
+        ValueError: If NVIDIA's code has no such architecture, or the configuration tells of arguments that no run had.
     """
     source = model.config.nvidia_source or {}
+    check_source(source, "config.json")
     args = {**_DEFAULT_ARGS, **(source.get("args") or _build_args(model.config))}
     args = _with_tokens(args, model.config)
+    check_arguments(args, "config.json")
     args |= {"spectral_reparam": False, "spectral_heads": False}
     args |= {name: _dtype(args[name]) for name in _DTYPE_ARGUMENTS}
     layout = TrainingFileLayout(
@@ -228,25 +232,6 @@ def _teacher(adaptor: dict[str, Any]) -> dict[str, Any]:
     return teacher
 
 
-def parts_of(checkpoint: Path, besides: str = "*.pth.tar") -> list[Path]:
-    """Return a checkpoint folder and what it holds, which no export may replace, without earlier exports there."""
-    return [checkpoint, *(path for path in checkpoint.glob("*") if not path.match(besides))]
-
-
-def open_model(checkpoint: Path) -> RadioModel:
-    """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    config_file = checkpoint / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"No checkpoint at {str(checkpoint)!r}: it must be a folder with config.json and weights.")
-    if "args" in read_json(config_file):
-        return convert(checkpoint)
-    return RadioModel.from_pretrained(checkpoint).eval()
-
-
 class ToNvidiaSettings(Settings):
     """What shall be converted.
 
@@ -266,11 +251,12 @@ COMMAND = Command("conversion.to_nvidia", __doc__, ToNvidiaSettings, positionals
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_run, arguments, extra="commands")
+    with one_line_warnings(COMMAND.name):
+        return COMMAND.run(_run, arguments, extra="commands")
 
 
 def _run(settings: ToNvidiaSettings) -> None:
-    check_output(settings.output, overwrite=settings.overwrite, inputs=parts_of(settings.checkpoint))
+    check_file_output(settings.output, settings.checkpoint, endings=PICKLES, overwrite=settings.overwrite)
     content = training_file_content(open_model(settings.checkpoint))
     write_file(settings.output, lambda path: torch.save(content, path))
     print(f"{settings.output}: {content['arch']}, {len(content['state_dict'])} tensors")

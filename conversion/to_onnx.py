@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.onnx import ONNXProgram
 
-from conversion.to_nvidia import open_model, parts_of
+from conversion.opening import check_file_output, open_model
+from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.fields import Spelling, read_names
-from foundation.files import check_output, write_beside
+from foundation.files import write_beside
 from foundation.settings import Settings
 from modeling_radio import RadioModel
 
@@ -204,11 +205,12 @@ COMMAND = Command("conversion.to_onnx", __doc__, OnnxSettings, positionals=("che
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_run, arguments, extra="export")
+    with one_line_warnings(COMMAND.name):
+        return COMMAND.run(_run, arguments, extra="export")
 
 
 def _run(settings: OnnxSettings) -> None:
-    check_output(settings.output, overwrite=settings.overwrite, inputs=parts_of(settings.checkpoint, "*.onnx*"))
+    check_file_output(settings.output, settings.checkpoint, endings=(".onnx",), overwrite=settings.overwrite)
     model = open_model(settings.checkpoint).float()
     window_size = settings.window_size
     exported = export_onnx(model, adaptors=settings.adaptors, window_size=window_size, opset=settings.opset)

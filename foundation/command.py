@@ -2,7 +2,10 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 from foundation.errors import UserError
 from foundation.interruption import Interrupted, TrainingDivergedError
@@ -38,6 +41,29 @@ def run_command(
             raise
         return _end(name, f"error: {' '.join(str(error).split())}", 1)
     return 0
+
+
+@contextmanager
+def one_line_warnings(name: str) -> Iterator[None]:
+    """Print warnings as one line each, without the place in the source that raised them.
+
+    Args:
+        name: Of the command; begins the line.
+    """
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        print(f"{name}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _is_absent(module: str) -> bool:

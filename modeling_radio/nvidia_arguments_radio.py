@@ -86,6 +86,14 @@ _HUB_CONFIG = {
     "inter_feature_normalizer_config.num_intermediates!": _SIZE,
     "inter_feature_normalizer_config.rot_per_layer!": _FLAG,
 }
+_SOURCE = {
+    "args": _MAPPING,
+    "arch": _NAME,
+    "epoch": _COUNT,
+    "heads": _MAPPING,
+    "heads.*!": _NAME,
+    "layer_scale": _FLAG,
+}
 _NEEDED_OF_FOLDERS = ("model", "cpe_max_size", "mlp_version")
 
 
@@ -114,6 +122,16 @@ def check_hub_config(config: Mapping[str, Any], file: str) -> None:
     faults = [*_faults(needed, config["args"], "args."), *_faults(_HUB_CONFIG, config, "")]
     if not faults:
         faults = [f"`adaptor_configs.{name}` must be given" for name in names or [] if name not in described]
+    _refuse(faults, file)
+
+
+def check_source(source: Any, file: str) -> None:
+    """Refuse a `RadioConfig.nvidia_source` that is not what conversion writes; see `check_arguments`."""
+    if not isinstance(source, Mapping):
+        _refuse([f"`nvidia_source` must be {_MAPPING.text}, got {source!r:.60}"], file)
+    faults = _faults(_SOURCE, source, "nvidia_source.")
+    if not faults and source.get("args"):
+        faults = _faults({"model!": _NAME, **_ARGUMENTS}, source["args"], "nvidia_source.args.")
     _refuse(faults, file)
 
 

@@ -71,7 +71,7 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
     if not is_nvidia_config(values):
         return None
     check_hub_config(values, f"{folder}/config.json")
-    tensors = _stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
+    tensors = stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
     check_supported(values["args"]["model"], tensors)
     _check_trunk(values["args"], tensors)
     fields = _token_fields(values["args"], tensors)
@@ -156,8 +156,17 @@ def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) 
     return fields
 
 
-def _stored_tensors(folder: str | Path, place: Mapping[str, Any]) -> dict[str, StoredTensor]:
-    """Return where each tensor of a folder lies; nothing where the weights are not in safetensors files."""
+def stored_tensors(folder: str | Path, place: Mapping[str, Any] | None = None) -> dict[str, StoredTensor]:
+    """Return where each tensor of a folder lies; nothing where the weights are not in safetensors files.
+
+    Args:
+        folder: A folder or the name of a Hub repository.
+        place: Where transformers shall look for it, such as a `revision`.
+
+    Raises:
+        ValueError: If an index or a file is damaged, or an index names files elsewhere.
+    """
+    place = place or {}
     names = [_WEIGHTS]
     index = _find(folder, f"{_WEIGHTS}.index.json", place)
     if index is not None:

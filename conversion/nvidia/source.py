@@ -20,7 +20,8 @@ from modeling_radio.nvidia_folder_radio import indexed_files, read_json
 
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PICKLES = ("*.pth.tar", "*.pth", "*.pt")
+PICKLES = (".pth.tar", ".pth", ".pt")
+"""How the names of training files end."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _read_folder(folder: Path, label: str) -> NvidiaCheckpoint:
 
 def _read_only_pickle(folder: Path) -> NvidiaCheckpoint:
     """Read the one training file of a folder that has no `config.json`."""
-    files = sorted({file for pattern in _PICKLES for file in folder.glob(pattern)})
+    files = sorted({file for ending in PICKLES for file in folder.glob(f"*{ending}")})
     if len(files) != 1:
         raise ValueError(f"{str(folder)!r} has no config.json and {len(files)} .pth.tar files: name one file.")
     return _read_pickle(files[0])

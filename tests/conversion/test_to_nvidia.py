@@ -211,3 +211,27 @@ def test_a_configuration_that_is_no_object_is_one_line(text, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "config.json' " in error
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (5, "`nvidia_source` must be a mapping, got 5"),
+        ({"args": 5}, "`nvidia_source.args` must be a mapping, got 5"),
+        ({"args": {"model": "x", "teachers": 5}}, "`nvidia_source.args.teachers` must be a list of at least one entry"),
+        ({"args": {"teachers": [{"name": "a"}]}}, "`nvidia_source.args.model` must be given"),
+        ({"heads": {"sam3": 7}}, "`nvidia_source.heads.sam3` must be one line of at most 200 characters, got 7"),
+        ({"epoch": "x"}, "`nvidia_source.epoch` must be an integer in"),
+    ],
+)
+def test_a_source_that_no_conversion_wrote_is_refused_by_name(source, message):
+    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1))
+    model.config.nvidia_source = source
+    with pytest.raises(ValueError, match=f"'config.json' is damaged, .*{message}"):
+        training_file_content(model)
+
+
+def test_a_name_that_could_not_be_read_back_is_refused():
+    heads = [{"name": "a\nb", **HEAD}]
+    with pytest.raises(ValueError, match=r"`args\.teachers\.0\.name` must be one line .* got 'a\\nb'|`name` of an ada"):
+        training_file_content(RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1, adaptors=heads)))
