@@ -34,8 +34,8 @@ class Resolution(NamedTuple):
 
 
 def round_to_step(size: float, step: int) -> int:
-    """Return the multiple of `step` that is nearest to `size`, halves rounded up, and at least one step."""
-    return max(int(size / step + 0.5), 1) * step
+    """Return the multiple of `step` nearest to `size`, at least one; of two as near the even one, as NVIDIA's code."""
+    return max(round(size / step), 1) * step
 
 
 def nearest_multiple(height: float, width: float, step: int, largest: int) -> Resolution:

@@ -239,7 +239,7 @@ def test_validation_that_measures_nothing(base, voc_folder, tmp_path):
     [
         (
             {"size": (40, 48)},
-            r"`size` must have sides that are multiples of 16 .* got 40 x 48\. The nearest valid size is 48 x 48",
+            r"`size` must have sides that are multiples of 16 .* got 40 x 48\. The nearest valid size is 32 x 48",
         ),
         (
             {"tune": "lora", "lora_targets": ("qkv", "fc3")},
