@@ -209,6 +209,8 @@ class FromNvidiaSettings(Settings):
         text_adaptor: Adaptor of that teacher; by default the one of its family and width.
         verify: File of stored outputs, .safetensors, to compare with.
         tolerance: Largest absolute difference that `verify` accepts.
+        nvidia_outputs: Write a folder whose model answers like NVIDIA's: with the pair `(summary, features)`, and with
+            adaptors only where they are asked for.
         overwrite: Replace the output if it exists.
     """
 
@@ -221,6 +223,7 @@ class FromNvidiaSettings(Settings):
     text_adaptor: str | None = None
     verify: Path | None = None
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
+    nvidia_outputs: bool = False
     overwrite: bool = False
 
     @model_validator(mode="after")
@@ -246,9 +249,11 @@ def _run(settings: FromNvidiaSettings) -> None:
     tokenizer = None
     if settings.text_tower is not None:
         model, tokenizer = add_text_tower(model, settings.text_tower, settings.text_adaptor)
+    if settings.nvidia_outputs:
+        model.config.return_dict, model.config.adaptor_names = False, []
     comparisons: list[Comparison] = []
     write_folder(settings.output, partial(_save_and_verify, model, tokenizer, settings, comparisons))
-    names = ", ".join(model.config.adaptor_names or []) or "none"
+    names = ", ".join(adaptor.name for adaptor in model.config.adaptor_configs) or "none"
     label, num_parameters = model.config.version or "RADIO", model.num_parameters()
     print(f"{settings.output}: {label}, {num_parameters:,} parameters, adaptors: {names}")
     unchecked = "; ".join(list_unchecked(model.config, comparisons)) or "nothing"

@@ -52,7 +52,7 @@ class OnnxRadio(nn.Module):
                 self.names += [f"{adaptor.name}_{part}" for part, size in parts.items() if size is not None]
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(pixel_values, window_size=self.window_size, adaptor_names=self.adaptors)
+        output = self.model(pixel_values, window_size=self.window_size, adaptor_names=self.adaptors, return_dict=True)
         tensors = {"summary": output.summary, "features": output.features}
         for name, adaptor in output.adaptors.items():
             tensors |= {f"{name}_summary": adaptor.summary, f"{name}_features": adaptor.features}

@@ -154,7 +154,8 @@ def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str
         named = {str(block): level for block, level in zip(blocks, levels, strict=True)}
     else:
         window_size = "global" if mode == "global" else int(mode.removeprefix("window"))
-        output = model(images, window_size=window_size, adaptor_names=list(model.radio_model.adaptors))
+        names = list(model.radio_model.adaptors)
+        output = model(images, window_size=window_size, adaptor_names=names, return_dict=True)
         named = {"backbone": output, **output.adaptors}
     return {
         f"{name}/{kind}": value

@@ -46,17 +46,29 @@ TEXT_PIPELINES = {
 """Written where there is a text tower: transformers' own pipeline tells SigLIP's towers by the model's name."""
 
 
-def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -> dict[str, Any]:
+FEATURE_PIPELINES = {
+    "image-feature-extraction": {
+        "impl": "pipelines_radio.RadioImageFeatureExtractionPipeline",
+        "pt": ["AutoModel"],
+        "type": "image",
+    }
+}
+"""Written where the model answers in pairs: transformers' own pipeline reads items by name."""
+
+
+def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool, has_names: bool) -> dict[str, Any]:
     """Return the entries of `config.json` by which transformers finds our classes: `auto_map`, `custom_pipelines`.
 
     Args:
         architectures: Class of the saved model, as transformers writes it.
         has_text_tower: Whether the folder holds one.
+        has_names: Whether its model answers by name, and not in pairs.
     """
-    if architectures == [INSTANCE_SEGMENTER]:
-        entries = {"auto_map": INSTANCE_AUTO_MAP, "custom_pipelines": INSTANCE_PIPELINES}
+    is_instances = architectures == [INSTANCE_SEGMENTER]
+    pipelines: dict[str, Any] = {} if has_names else {**FEATURE_PIPELINES}
+    if is_instances:
+        pipelines |= INSTANCE_PIPELINES
     elif has_text_tower:
-        entries = {"auto_map": AUTO_MAP, "custom_pipelines": TEXT_PIPELINES}
-    else:
-        entries = {"auto_map": AUTO_MAP}
-    return copy.deepcopy(entries)
+        pipelines |= TEXT_PIPELINES
+    entries: dict[str, Any] = {"auto_map": INSTANCE_AUTO_MAP if is_instances else AUTO_MAP}
+    return copy.deepcopy(entries | ({"custom_pipelines": pipelines} if pipelines else {}))

@@ -10,7 +10,11 @@ from .depth_radio import RadioForDepthEstimation
 from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetection
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioModel
-from .pipelines_radio import RadioInstanceSegmentationPipeline, RadioZeroShotImageClassificationPipeline
+from .pipelines_radio import (
+    RadioImageFeatureExtractionPipeline,
+    RadioInstanceSegmentationPipeline,
+    RadioZeroShotImageClassificationPipeline,
+)
 from .sam3_radio import RadioSam3Model
 from .segmentation_radio import RadioForSemanticSegmentation
 from .zero_shot_radio import RadioForZeroShotImageClassification
@@ -25,6 +29,7 @@ __all__ = [
     "RadioForObjectDetection",
     "RadioForSemanticSegmentation",
     "RadioForZeroShotImageClassification",
+    "RadioImageFeatureExtractionPipeline",
     "RadioImageProcessor",
     "RadioInstanceSegmentationPipeline",
     "RadioModel",

@@ -10,7 +10,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_radio import RadioConfig
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
-from .network_radio import ADAPTORS, NetworkPass, RadioNetwork
+from .network_radio import ADAPTORS, NetworkPass
+from .nvidia_interface_radio import NvidiaNetwork
 from .outputs_radio import to_map
 from .readout_radio import read_out
 from .window_choice_radio import WindowSize
@@ -75,7 +76,7 @@ class RadioBackbone(BackboneMixin, RadioPreTrainedModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
-        self.radio_model = RadioNetwork(config, use_adaptors=False)
+        self.radio_model = NvidiaNetwork(config, use_adaptors=False)
         self.feature_pyramid = RadioFeaturePyramid(config) if config.use_feature_pyramid else None
         channels = config.feature_pyramid_size if config.use_feature_pyramid else config.hidden_size
         self.num_features = [channels for _ in config.stage_names]

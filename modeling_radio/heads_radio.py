@@ -10,7 +10,8 @@ from transformers.models.dpt.modeling_dpt import DPTNeck
 
 from .configuration_radio import RadioConfig
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
-from .network_radio import ADAPTORS, NetworkPass, RadioNetwork
+from .network_radio import ADAPTORS, NetworkPass
+from .nvidia_interface_radio import NvidiaNetwork
 
 
 class RadioTaskModel(RadioPreTrainedModel):
@@ -39,7 +40,7 @@ class RadioTaskModel(RadioPreTrainedModel):
         config.check_heads()
         # A folder saved from here holds no adaptors, so its configuration must not promise any.
         super().__init__(config.without_adaptors())
-        self.radio_model = RadioNetwork(self.config, use_adaptors=False)
+        self.radio_model = NvidiaNetwork(self.config, use_adaptors=False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,14 @@ from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
 from .encoder_radio import RadioLayerScale
 from .inputs_radio import check_feature_format, count_draws
+from .intermediate_radio import Aggregation, average_blocks, group_blocks
 from .messages_radio import check_blocks, check_choice
-from .network_radio import NetworkPass, RadioNetwork
+from .network_radio import RadioNetwork
 from .nvidia_folder_radio import UNUSED_KEYS, check_loaded, opening_arguments
-from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, to_map
+from .nvidia_interface_radio import NvidiaInterface, NvidiaNetwork
+from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair, to_map
 from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
 from .readout_radio import read_out
-from .resolution_radio import Resolution, largest_side, nearest_resolution
 from .window_choice_radio import WindowBudget, WindowSize
 
 
@@ -46,7 +47,7 @@ def copy_source_files(folder: str | Path) -> None:
         shutil.copyfile(source, Path(folder) / source.name)
 
 
-class RadioPreTrainedModel(WindowBudget, PreTrainedModel):
+class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
     config_class = RadioConfig
@@ -61,8 +62,6 @@ class RadioPreTrainedModel(WindowBudget, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = IGNORED_KEYS
-
-    radio_model: RadioNetwork
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -164,30 +163,6 @@ class RadioPreTrainedModel(WindowBudget, PreTrainedModel):
         return loaded
 
     @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.config.patch_size
-
-    @property
-    def min_resolution_step(self) -> int:
-        """Height and width must be multiples of this many pixels; windows of any size need no larger step."""
-        return self.config.patch_size
-
-    @property
-    def max_resolution(self) -> int:
-        """Largest height or width in pixels."""
-        return largest_side(self.config)
-
-    @property
-    def preferred_resolution(self) -> Resolution:
-        """The size in pixels that the processor uses by default."""
-        return Resolution(*self.config.preferred_resolution)
-
-    def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
-        """Return the valid size nearest to `height` x `width` pixels."""
-        return nearest_resolution(self.config, height, width)
-
-    @property
     def num_draws(self) -> int:
         """Random numbers that decide what of one image's training pass is random: position crop and dropped paths."""
         return count_draws(self.config)
@@ -206,7 +181,7 @@ class RadioModel(RadioPreTrainedModel):
     def __init__(self, config: RadioConfig) -> None:
         # A folder saved from here holds no text tower, so its configuration must not promise one.
         super().__init__(config if config.text_tower is None else config.without_text_tower())
-        self.radio_model = RadioNetwork(self.config)
+        self.radio_model = NvidiaNetwork(self.config)
         self.post_init()
 
     def forward(  # noqa: PLR0913
@@ -221,7 +196,8 @@ class RadioModel(RadioPreTrainedModel):
         return_dict: bool | None = None,
         pixel_mask: Tensor | None = None,
         draws: Tensor | None = None,
-    ) -> RadioModelOutput | tuple:
+        feature_fmt: FeatureFormat | None = None,
+    ) -> RadioModelOutput | RadioPair | dict[str, RadioPair]:
         """Encode images.
 
         Args:
@@ -237,15 +213,18 @@ class RadioModel(RadioPreTrainedModel):
             feature_format: "NLC" for token sequences, "NCHW" for maps.
             output_hidden_states: Also return every block's output.
             output_attentions: Also return attention weights (eager attention only).
-            return_dict: `False` returns a tuple of the fields that are not `None`.
+            return_dict: `False` returns what NVIDIA's classes do: the pair `(summary, features)` and nothing else, or
+                with adaptors a dictionary of such pairs, by "backbone" and the adaptors' names, theirs in float32;
+                `None` takes `config.return_dict`.
             pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`, accepted so that `model(**inputs)` works.
                 It changes nothing: the model sees the padding as gray image.
             draws: Uniform numbers in [0, 1), `(batch, model.num_draws)`, that decide each image's position crop and
                 dropped paths in training, so that an image trains the same in whatever batch it is; `None` takes them
                 from torch's generator.
+            feature_fmt: NVIDIA's name for `feature_format`.
 
         Returns:
-            `RadioModelOutput`.
+            `RadioModelOutput`, or pairs.
 
         Raises:
             ValueError: If the size is no multiple of the patch size or too large, the channels or the dtype are
@@ -254,6 +233,7 @@ class RadioModel(RadioPreTrainedModel):
         names = self.config.adaptor_names or [] if adaptor_names is None else adaptor_names
         for name in names:
             self.radio_model.adaptor(name)  # refused before anything is computed
+        feature_format = feature_fmt or feature_format
         check_feature_format(feature_format, is_packed=image_grid_hw is not None)
         passed = self.radio_model(
             pixel_values,
@@ -264,13 +244,14 @@ class RadioModel(RadioPreTrainedModel):
             draws=draws,
         )
         output = read_out(self.radio_model, passed, names, feature_format)
-        return output if return_dict is not False else output.to_tuple()
+        with_names = self.config.return_dict if return_dict is None else return_dict
+        return output if with_names else output.to_pairs()
 
     def get_intermediate_features(
         self,
         pixel_values: Tensor,
         indices: Sequence[int],
-        aggregation: Literal["sparse", "dense"] = "sparse",
+        aggregation: Aggregation = "sparse",
         feature_format: FeatureFormat = "NCHW",
         window_size: WindowSize = None,
     ) -> list[RadioIntermediateOutput]:
@@ -293,24 +274,17 @@ class RadioModel(RadioPreTrainedModel):
         depth = self.config.num_hidden_layers
         blocks = [index + depth if index < 0 else index for index in indices]
         check_blocks("indices", blocks, depth)
-        check_choice("aggregation", aggregation, ("sparse", "dense"))
+        check_choice("aggregation", aggregation, get_args(Aggregation))
         check_feature_format(feature_format, is_packed=False)
-        groups = [[block] for block in blocks]
-        if aggregation == "dense":
-            starts = [0, *(block + 1 for block in blocks)]
-            groups = [list(range(start, block + 1)) for start, block in zip(starts, blocks, strict=False)]
+        groups = group_blocks(blocks, aggregation)
         keep = [block for group in groups for block in group]
         passed = self.radio_model(pixel_values, window_size=window_size, keep=keep, output_hidden_states=False)
-        return [self._average_blocks(passed, group, feature_format) for group in groups]
-
-    def _average_blocks(
-        self, passed: NetworkPass, blocks: list[int], feature_format: FeatureFormat
-    ) -> RadioIntermediateOutput:
-        """Average the outputs of some blocks, then standardize where the checkpoint has normalizers."""
-        network = self.radio_model
-        tokens = torch.stack([passed.kept[index] for index in blocks]).mean(dim=0)
-        features = network.patch_features(tokens)
-        if network.inter_feature_normalizer is not None:
-            features = network.inter_feature_normalizer(features, blocks)
-        features = to_map(features, passed.grid) if feature_format == "NCHW" else features
-        return RadioIntermediateOutput(summary=network.summarize(tokens), features=features)
+        tokens = [average_blocks(self.radio_model, passed, group) for group in groups]
+        features = [self.radio_model.patch_features(each) for each in tokens]
+        return [
+            RadioIntermediateOutput(
+                summary=self.radio_model.summarize(each),
+                features=to_map(patches, passed.grid) if feature_format == "NCHW" else patches,
+            )
+            for each, patches in zip(tokens, features, strict=True)
+        ]

@@ -2,8 +2,9 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
@@ -17,6 +18,20 @@ FeatureFormat = Literal["NLC", "NCHW"]
 def to_map(features: Tensor, grid: Resolution) -> Tensor:
     """Turn `(batch, rows * cols, dim)` into `(batch, dim, rows, cols)`."""
     return features.transpose(1, 2).unflatten(2, tuple(grid))
+
+
+class RadioPair(NamedTuple):
+    """Summary and features as NVIDIA's classes return them: `summary, features = pair`, or by name.
+
+    Shapes are those of `RadioModelOutput` and `RadioAdaptorOutput`.
+    """
+
+    summary: Tensor | None
+    features: Tensor | None
+
+    def to(self, *args: Any, **kwargs: Any) -> "RadioPair":
+        """Return both moved or cast, by the arguments of `Tensor.to`."""
+        return RadioPair(*(None if part is None else part.to(*args, **kwargs) for part in self))
 
 
 @dataclass
@@ -45,6 +60,8 @@ class RadioIntermediateOutput(ModelOutput):
 class RadioModelOutput(ModelOutput):
     """Output of `RadioModel`.
 
+    `output["backbone"]` and `output[NAME]` of an adaptor are pairs, as in NVIDIA's answers, which `to_pairs` returns.
+
     Attributes:
         summary: Class tokens of the teachers with a summary, `(batch, num_summaries * hidden_size)`.
         features: Patch tokens, `(batch, rows * cols, hidden_size)`, or `(batch, hidden_size, rows, cols)` in the
@@ -72,3 +89,20 @@ class RadioModelOutput(ModelOutput):
         super().__post_init__()
         if not self.adaptors:
             OrderedDict.pop(self, "adaptors", None)
+
+    def __getitem__(self, k: Any) -> Any:
+        if not isinstance(k, str) or k in self:
+            return super().__getitem__(k)
+        return {"backbone": RadioPair(self.summary, self.features), **self._adaptor_pairs()}[k]
+
+    def to_pairs(self) -> "RadioPair | dict[str, RadioPair]":
+        """Return NVIDIA's answer: summary and features, or with adaptors such a pair by name, "backbone" first."""
+        backbone = RadioPair(self.summary, self.features)
+        return {"backbone": backbone, **self._adaptor_pairs()} if self.adaptors else backbone
+
+    def _adaptor_pairs(self) -> dict[str, RadioPair]:
+        """Return the adaptors' outputs, which NVIDIA's code gives in float32 whatever the backbone runs in."""
+        return {
+            name: RadioPair(output.summary, output.features).to(torch.float32)
+            for name, output in (self.adaptors or {}).items()
+        }

@@ -4,14 +4,25 @@ from typing import Any
 
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
-from transformers import ImageSegmentationPipeline, ZeroShotImageClassificationPipeline
+from transformers import ImageFeatureExtractionPipeline, ImageSegmentationPipeline, ZeroShotImageClassificationPipeline
 
 from .auto_map_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
-class RadioZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline):
+class NamedOutputs:
+    """Asks the model for outputs by name, which pipelines read, whatever its configuration says."""
+
+    def _forward(self, model_inputs: Any) -> Any:
+        return super()._forward({**model_inputs, "return_dict": True})  # pyrefly: ignore[missing-attribute]
+
+
+class RadioImageFeatureExtractionPipeline(NamedOutputs, ImageFeatureExtractionPipeline):
+    """Transformers' `image-feature-extraction` for a model that answers in pairs; options and results are the same."""
+
+
+class RadioZeroShotImageClassificationPipeline(NamedOutputs, ZeroShotImageClassificationPipeline):
     """Transformers' `zero-shot-image-classification`, with the padding and the probabilities of the text tower.
 
     Transformers' own class tells SigLIP by the model's type. Options and results are the same:
@@ -50,7 +61,7 @@ class RadioZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeli
         return [{"score": score, "label": label} for score, label in ranked]
 
 
-class RadioInstanceSegmentationPipeline(ImageSegmentationPipeline):
+class RadioInstanceSegmentationPipeline(NamedOutputs, ImageSegmentationPipeline):
     """Transformers' `image-segmentation` for a model of instances: a mask for each object; masks may overlap.
 
     `pipeline("image-segmentation", model=folder, trust_remote_code=True)`: a model opened from a folder gets this

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -19,7 +19,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
 from .messages_radio import check_choice
 from .modeling_radio import RadioModel, RadioPreTrainedModel
-from .network_radio import RadioNetwork
+from .nvidia_interface_radio import NvidiaNetwork
 from .outputs_radio import to_map
 from .readout_radio import read_out
 from .text_radio import SIMPLE_TEMPLATES, TextTowerKind, fill_templates, text_tower_config, text_tower_kind
@@ -80,7 +80,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         kind = text_tower_kind(config)
         tower_config = text_tower_config(config)
         _check_adaptor(config, tower_config.to_dict()[kind.width_field])
-        self.radio_model = RadioNetwork(config)
+        self.radio_model = NvidiaNetwork(config)
         self.text_tower = kind.model_class(tower_config)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if kind.use_sigmoid else None
@@ -197,6 +197,17 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
         """Return probabilities in [0, 1]: sigmoid with a SigLIP tower, softmax over `dim`, the texts, with CLIP's."""
         return logits_per_image.sigmoid() if self.use_sigmoid else logits_per_image.softmax(dim=dim)
+
+    def encode_text(self, texts: Tensor | Mapping[str, Tensor], normalize: bool = False) -> Tensor:
+        """Return embeddings of tokenized texts, `(num_texts, text_dim)`: NVIDIA's name for `get_text_features`.
+
+        Args:
+            texts: Tokens `(num_texts, length)`, or what the tokenizer returned; its mask is not read.
+            normalize: Return unit vectors.
+        """
+        input_ids = texts if isinstance(texts, Tensor) else texts["input_ids"]
+        embeds = cast(Tensor, self.get_text_features(input_ids).pooler_output)
+        return _normalize(embeds) if normalize else embeds
 
     @torch.no_grad()
     def embed_texts(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 256) -> Tensor:

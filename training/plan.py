@@ -132,7 +132,8 @@ def _forward(student: RadioModel, size_px: int) -> tuple[Tensor, int]:
     """Return the loss of one image, and how many numbers are kept for its backward pass."""
     num_tokens = (size_px // student.patch_size) ** 2 + student.config.num_prefix_tokens
     with _count_kept(student, num_tokens) as sizes:
-        output = student(torch.empty(1, 3, size_px, size_px, device="meta"), window_size="global")
+        pixel_values = torch.empty(1, 3, size_px, size_px, device="meta")
+        output = student(pixel_values, window_size="global", return_dict=True)
         answers = [answer for adaptor in output.adaptors.values() for answer in (adaptor.summary, adaptor.features)]
         loss = torch.stack([answer.sum() for answer in answers if answer is not None]).sum()
     return loss, sum(sizes.values())

@@ -268,8 +268,37 @@ def test_adaptors_on_request():
             model(batch, adaptor_names=["dinov3"])
 
 
-def test_return_dict_false_gives_a_tuple():
+@pytest.mark.parametrize("asked", ["in the call", "in the configuration", "while opening"])
+def test_pairs_instead_of_names(asked, tmp_path):
+    model = build("c-radio_v4")
+    batch, options = images(model), {}
+    with torch.no_grad():
+        named = model(batch)
+        if asked == "in the call":
+            options = {"return_dict": False}
+        elif asked == "in the configuration":
+            model.config.return_dict = False
+        else:
+            model.save_pretrained(tmp_path)
+            model = RadioModel.from_pretrained(tmp_path, return_dict=False).eval()
+        summary, features = model(batch, adaptor_names=[], output_hidden_states=True, **options)
+        pairs = model(batch, adaptor_names=["sam3", "dino_v3"], **options)
+        torch.testing.assert_close(model(batch, return_dict=True).summary, named.summary)
+    torch.testing.assert_close(summary, named.summary)
+    torch.testing.assert_close(features, named.features)
+    assert type(pairs) is dict
+    assert list(pairs) == ["backbone", "sam3", "dino_v3"]
+    torch.testing.assert_close(pairs["backbone"], (named.summary, named.features), check_device=False)
+    assert pairs["sam3"].summary is None
+    torch.testing.assert_close(pairs["sam3"].features, named.adaptors["sam3"].features)
+    torch.testing.assert_close(tuple(pairs["dino_v3"]), named.adaptors["dino_v3"].to_tuple())
+
+
+def test_feature_fmt_is_feature_format():
     model = build("c-radio_v4")
     batch = images(model)
     with torch.no_grad():
-        assert torch.equal(model(batch, return_dict=False)[0], model(batch).summary)
+        theirs, ours = model(batch, feature_fmt="NCHW"), model(batch, feature_format="NCHW")
+        assert_outputs_equal(theirs, ours)
+        with pytest.raises(ValueError, match=r"must be one of \['NLC', 'NCHW'\], got 'NHWC'"):
+            model(batch, feature_fmt="NHWC")

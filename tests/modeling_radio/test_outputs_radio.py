@@ -1,9 +1,10 @@
 """Outputs as transformers' code takes them: by name, by index, as a tuple."""
 
+import pytest
 import torch
 
 from modeling_radio import RadioAdaptorOutput, RadioModelOutput
-from modeling_radio.outputs_radio import to_map
+from modeling_radio.outputs_radio import RadioPair, to_map
 
 
 def test_fields_come_in_the_order_of_native_transformers():
@@ -27,3 +28,36 @@ def test_adaptors_are_an_item_only_where_there_are_some():
 def test_maps_have_the_tokens_in_rows():
     tokens = torch.arange(6.0).view(1, 6, 1)
     assert to_map(tokens, (2, 3))[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_pairs_by_nvidias_keys():
+    summary, features, dense = torch.rand(1), torch.rand(2), torch.rand(3).bfloat16()
+    output = RadioModelOutput(
+        summary=summary,
+        features=features,
+        adaptors={
+            "siglip2-g": RadioAdaptorOutput(summary=torch.ones(1).bfloat16(), features=dense),
+            "features": RadioAdaptorOutput(features=dense),
+        },
+    )
+    assert output["backbone"] == (summary, features)
+    assert output["backbone"].features is features
+    theirs_summary, theirs_features = output["siglip2-g"]
+    assert (theirs_summary.dtype, theirs_features.dtype) == (torch.float32, torch.float32)
+    assert torch.equal(theirs_features, dense.float())
+    assert output["features"] is features, "fields come first"
+    assert output[1] is features
+    pairs = output.to_pairs()
+    assert list(pairs) == ["backbone", "siglip2-g", "features"]
+    assert pairs["features"].summary is None
+    with pytest.raises(KeyError, match="sam3"):
+        output["sam3"]
+
+
+def test_an_answer_without_adaptors_is_one_pair():
+    output = RadioModelOutput(summary=torch.rand(1), features=torch.rand(2), hidden_states=(torch.rand(1),))
+    pair = output.to_pairs()
+    assert isinstance(pair, RadioPair)
+    assert len(pair) == 2
+    assert output["backbone"] == pair
+    assert pair.to(torch.float64).features.dtype == torch.float64

@@ -322,6 +322,7 @@ class Distiller:
                 window_size=batch.vitdet_window or "global",
                 feature_format="NCHW",
                 draws=batch.uniform("student", self.model.num_draws).to(self.device),
+                return_dict=True,
             )
         losses: dict[str, Tensor] = {}
         total = example.pixel_values.new_zeros(())
@@ -356,7 +357,9 @@ class Distiller:
     def _average_features(self, pixel_values: Tensor) -> Tensor:
         """Return the backbone's features of the moving average: nothing random, and global attention."""
         with self.accelerator.autocast():
-            output = self.ema.module(pixel_values, window_size="global", adaptor_names=[], feature_format="NCHW")
+            output = self.ema.module(
+                pixel_values, window_size="global", adaptor_names=[], feature_format="NCHW", return_dict=True
+            )
         return output.features
 
     def _update_weights(self, values: dict[str, Tensor]) -> Tensor:
@@ -410,7 +413,9 @@ class Distiller:
         if self.pictures is None or every_steps is None or self.step % every_steps:
             return
         with self.accelerator.autocast():
-            output = self.ema.module(self.pictures.pixel_values, window_size="global", feature_format="NCHW")
+            output = self.ema.module(
+                self.pictures.pixel_values, window_size="global", feature_format="NCHW", return_dict=True
+            )
         reshard(self.ema.module)
         if self.accelerator.is_main_process:
             standardizers = self.statistics.standardizers()

@@ -94,7 +94,7 @@ def measure_block_norms(network: RadioModel, pixel_values: Tensor) -> dict[str, 
     References:
         Outlier patches: "Vision Transformers Need Registers", https://arxiv.org/abs/2309.16588
     """
-    output = network(pixel_values, window_size="global", adaptor_names=[], output_hidden_states=True)
+    output = network(pixel_values, window_size="global", adaptor_names=[], output_hidden_states=True, return_dict=True)
     first_patch = network.config.num_prefix_tokens
     norms = [states[:, first_patch:].float().norm(dim=-1) for states in output.hidden_states[1:]]
     extremes = torch.stack([torch.stack([norm.mean(), norm.max()]) for norm in norms]).tolist()

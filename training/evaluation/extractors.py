@@ -53,14 +53,15 @@ class Features(NamedTuple):
 
 def backbone_extractor(model: RadioModel) -> FeatureExtractor:
     """Return an extractor of the backbone's own summary and features."""
-    return partial(model, feature_format="NCHW", adaptor_names=[])
+    return partial(model, feature_format="NCHW", adaptor_names=[], return_dict=True)
 
 
 def adaptor_extractor(model: RadioModel, name: str) -> FeatureExtractor:
     """Return an extractor of one adaptor's summary and features, which live in its teacher's space."""
 
     def extract(pixel_values: Tensor) -> FeaturePair:
-        return model(pixel_values, feature_format="NCHW", adaptor_names=[name]).adaptors[name]
+        output = model(pixel_values, feature_format="NCHW", adaptor_names=[name], return_dict=True)
+        return output.adaptors[name]
 
     return extract
 

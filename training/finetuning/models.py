@@ -57,7 +57,7 @@ def open_config(checkpoint: str) -> RadioConfig:
                 f"`checkpoint` must be a whole model, got the adapter {checkpoint!r}. Give the `merged/` that "
                 "`--merge` writes, or its base."
             )
-        return RadioConfig.from_pretrained(checkpoint)
+        return RadioConfig.from_pretrained(checkpoint, return_dict=True)  # a tuned model answers by name
     except OSError as error:
         raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error
 

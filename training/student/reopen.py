@@ -33,7 +33,7 @@ model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
 assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
 pixels = processor(image, return_tensors="pt")
 with torch.no_grad():
-    output = model(**pixels)
+    output = model(**pixels, return_dict=True)
 extract = pipeline("image-feature-extraction", model=checkpoint, trust_remote_code=True)
 found = {
     "summary": output.summary,
@@ -85,7 +85,8 @@ def reopen_elsewhere(checkpoint: Path, image: Image.Image) -> float:
 @torch.no_grad()
 def _outputs_here(checkpoint: Path, image: Image.Image) -> dict[str, Tensor]:
     model = RadioModel.from_pretrained(checkpoint).eval()
-    output = model(**RadioImageProcessor.from_pretrained(checkpoint)(image, return_tensors="pt"))
+    inputs = RadioImageProcessor.from_pretrained(checkpoint)(image, return_tensors="pt")
+    output = model(**inputs, return_dict=True)
     expected = {
         "summary": output.summary,
         "features": output.features,

@@ -1,0 +1,58 @@
+"""Outputs of chosen blocks, averaged over groups of them and standardized where the checkpoint has normalizers."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .adaptors_radio import RadioIntermediateNormalizer
+from .network_radio import NetworkPass, RadioNetwork
+
+
+Aggregation = Literal["sparse", "dense"]
+"""Each block's own output, or the mean of all blocks since the previous one that was asked for."""
+
+ScaleOrder = Literal["post-alpha", "pre-alpha", "none"]
+"""Whether normalizers scale the mean of a group by its mean scale, scale each block before, or do not run at all."""
+
+
+def group_blocks(blocks: Sequence[int], aggregation: Aggregation) -> list[list[int]]:
+    """Return the blocks whose outputs are averaged, for each one in `blocks`, which ascend."""
+    if aggregation == "sparse":
+        return [[block] for block in blocks]
+    starts = [0, *(block + 1 for block in blocks)]
+    return [list(range(start, block + 1)) for start, block in zip(starts, blocks, strict=False)]
+
+
+def average_blocks(
+    network: RadioNetwork, passed: NetworkPass, blocks: list[int], scale_order: ScaleOrder = "post-alpha"
+) -> Tensor:
+    """Return the mean output of some blocks, `(batch, length, hidden)`; normalizers do not touch prefix tokens.
+
+    Args:
+        network: What the images passed through.
+        passed: What it returned, with all of `blocks` kept.
+        blocks: 0-based, ascending.
+        scale_order: How normalizers scale a mean.
+    """
+    outputs = [passed.kept[block] for block in blocks]
+    tokens = torch.stack(outputs).mean(dim=0)
+    normalizer = network.inter_feature_normalizer
+    if normalizer is None or scale_order == "none":
+        return tokens
+    if scale_order == "post-alpha":
+        features = normalizer(network.patch_features(tokens), blocks)
+    else:
+        features = _scale_each(normalizer, [network.patch_features(output) for output in outputs], blocks)
+    return torch.cat([tokens[:, : network.config.num_prefix_tokens], features], dim=1)
+
+
+def _scale_each(normalizer: RadioIntermediateNormalizer, features: list[Tensor], blocks: list[int]) -> Tensor:
+    """Center and scale each block's features by its own numbers, then average and rotate them by the last one's."""
+    scaled = [
+        normalizer.alphas[block] * (part - normalizer.means[block])
+        for block, part in zip(blocks, features, strict=True)
+    ]
+    rotation = normalizer.rotation if normalizer.rotation.ndim == 2 else normalizer.rotation[blocks[-1]]
+    return torch.stack(scaled).mean(dim=0) @ rotation.T

@@ -1,0 +1,203 @@
+"""NVIDIA's names: what code written for NVIDIA's RADIO repositories asks of a model and of its `radio_model`.
+
+Each name means what it means there, but for two. `min_resolution_step` is the patch alone, since windows of any size
+fit any grid. And `model.radio_model(pixel_values)` itself gives a `NetworkPass`, which all models are made of; ask the
+model, with `return_dict=False`, for the pair that NVIDIA's gives.
+"""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from torch import Tensor, nn
+
+from .configuration_radio import RadioConfig
+from .embeddings_radio import RadioInputConditioner
+from .inputs_radio import check_feature_format
+from .intermediate_radio import Aggregation, ScaleOrder, average_blocks, group_blocks
+from .messages_radio import check_blocks, check_choice
+from .network_radio import RadioNetwork
+from .outputs_radio import FeatureFormat, RadioPair, to_map
+from .readout_radio import read_out
+from .resolution_radio import Resolution, largest_side, nearest_resolution
+
+
+class NvidiaNames:
+    """What follows from the configuration alone."""
+
+    config: RadioConfig
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.config.patch_size
+
+    @property
+    def min_resolution_step(self) -> int:
+        """Height and width must be multiples of this many pixels; windows of any size need no larger step."""
+        return self.config.patch_size
+
+    @property
+    def max_resolution(self) -> int:
+        """Largest height or width in pixels."""
+        return largest_side(self.config)
+
+    @property
+    def preferred_resolution(self) -> Resolution:
+        """The size in pixels that the processor uses by default."""
+        return Resolution(*self.config.preferred_resolution)
+
+    def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
+        """Return the valid size nearest to `height` x `width` pixels."""
+        return nearest_resolution(self.config, height, width)
+
+    @property
+    def embed_dim(self) -> int:
+        """Channels of the features."""
+        return self.config.hidden_size
+
+    @property
+    def summary_dim(self) -> int:
+        """Channels of the summary."""
+        return self.config.hidden_size * len(self.config.summary_idxs or [])
+
+    @property
+    def num_cls_tokens(self) -> int:
+        """Class tokens in front of the registers."""
+        return self.config.num_cls_tokens
+
+    @property
+    def num_summary_tokens(self) -> int:
+        """Tokens in front of the patches: class tokens and registers."""
+        return self.config.num_prefix_tokens
+
+    @property
+    def window_size(self) -> int | None:
+        """Side in tokens of the ViTDet windows that a call gets by default; `None` is global attention."""
+        return self.config.vitdet_window_size
+
+    def switch_to_deploy(self) -> None:
+        """Do nothing: only E-RADIO's convolutions, which are not built here, have something to fold."""
+
+
+class OutsideConditioner(RadioInputConditioner):
+    """Stands where pixels come normalized: it changes nothing.
+
+    Mean and deviation stay, so that a folder saved from here normalizes inside, like every other.
+    """
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return pixel_values
+
+
+class NvidiaNetwork(NvidiaNames, RadioNetwork):
+    """The network, with the names of NVIDIA's `radio_model`."""
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's blocks."""
+        return self.model.blocks
+
+    def make_preprocessor_external(self) -> RadioInputConditioner:
+        """Return what normalizes pixels, for the caller to run; from here on the model takes normalized ones.
+
+        The state of this model only: a folder saved from it normalizes inside again.
+        """
+        conditioner = self.input_conditioner
+        own = OutsideConditioner(self.config).to(conditioner.norm_mean)
+        own.load_state_dict(conditioner.state_dict())
+        self.input_conditioner = own
+        self._warned_of_pixel_range = True  # which is [0, 1] no more
+        return conditioner
+
+    def forward_intermediates(  # noqa: PLR0913
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: FeatureFormat = "NCHW",
+        intermediates_only: bool = False,
+        aggregation: Aggregation = "sparse",
+        norm_alpha_scheme: ScaleOrder = "post-alpha",
+    ) -> Any:
+        """Return features after chosen blocks, as timm's method of this name does; arguments are those of NVIDIA's.
+
+        Args:
+            x: RGB images in [0, 1], `(batch, channels, height, width)`.
+            indices: 0-based blocks, negative ones from the last, returned in ascending order; or how many of the last;
+                `None` is all.
+            return_prefix_tokens: Return pairs `(summary, features)` instead of features alone.
+            norm: Apply the final norm, where the network has one, to each of them and to the final output.
+            stop_early: Take the last of the chosen blocks as the final one.
+            output_fmt: "NCHW" for maps, "NLC" for token sequences.
+            intermediates_only: Return the list alone.
+            aggregation: "sparse" takes each block's own output; "dense" averages all since the previous index.
+            norm_alpha_scheme: With normalizers of intermediate features, scale the mean of a dense group
+                ("post-alpha"), or each block before ("pre-alpha"), or leave them out ("none").
+
+        Returns:
+            The final output, a pair or by adaptor as with `return_dict=False`, and a list with one entry for each
+            chosen block.
+
+        Raises:
+            ValueError: If an index is no block or an option is unknown; otherwise as `RadioModel.forward`.
+        """
+        check_feature_format(output_fmt, is_packed=False)
+        check_choice("aggregation", aggregation, get_args(Aggregation))
+        check_choice("norm_alpha_scheme", norm_alpha_scheme, get_args(ScaleOrder))
+        depth = self.config.num_hidden_layers
+        blocks = _chosen_blocks(indices, depth)
+        groups = group_blocks(blocks, aggregation)
+        last = blocks[-1] if stop_early else depth - 1
+        passed = self(x, keep={last, *(block for group in groups for block in group)}, output_hidden_states=False)
+        final_norm = self.model.norm if norm else nn.Identity()
+        outputs: list[Any] = []
+        for group in groups:
+            tokens = final_norm(average_blocks(self, passed, group, norm_alpha_scheme))
+            features = self.patch_features(tokens)
+            features = to_map(features, passed.grid) if output_fmt == "NCHW" else features
+            outputs.append(RadioPair(self.summarize(tokens), features) if return_prefix_tokens else features)
+        if intermediates_only:
+            return outputs
+        passed = passed._replace(tokens=final_norm(passed.kept[last]))
+        return read_out(self, passed, self.config.adaptor_names or [], output_fmt).to_pairs(), outputs
+
+
+class NvidiaInterface(NvidiaNames):
+    """The same names on a model, which asks its `radio_model`."""
+
+    radio_model: NvidiaNetwork
+
+    @property
+    def adaptors(self) -> nn.ModuleDict:
+        """The adaptors that were built, by name."""
+        return self.radio_model.adaptors
+
+    @property
+    def input_conditioner(self) -> RadioInputConditioner:
+        """What normalizes pixels."""
+        return self.radio_model.input_conditioner
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's blocks."""
+        return self.radio_model.blocks
+
+    def make_preprocessor_external(self) -> RadioInputConditioner:
+        """Return what normalizes pixels, for the caller to run; see `NvidiaNetwork`."""
+        return self.radio_model.make_preprocessor_external()
+
+    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return features after chosen blocks; see `NvidiaNetwork`."""
+        return self.radio_model.forward_intermediates(x, *args, **kwargs)
+
+
+def _chosen_blocks(indices: int | Sequence[int] | None, depth: int) -> list[int]:
+    """Return the 0-based blocks that `forward_intermediates` was asked for, ascending."""
+    if indices is None or isinstance(indices, int):
+        blocks = list(range(0 if indices is None else depth - indices, depth))
+    else:
+        blocks = sorted({index + depth if index < 0 else index for index in indices})
+    check_blocks("indices", blocks, depth)
+    return blocks

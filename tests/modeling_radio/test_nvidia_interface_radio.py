@@ -1,0 +1,195 @@
+"""NVIDIA's names mean what they mean there: beside its stored outputs, and on model and `radio_model` alike."""
+
+import re
+import warnings
+
+import pytest
+import torch
+from reference_cases import REFERENCE
+from safetensors.torch import load_file
+from torch import nn
+
+from conversion.from_nvidia import convert
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
+from modeling_radio.network_radio import NetworkPass
+from modeling_radio.outputs_radio import RadioPair
+from modeling_radio.resolution_radio import Resolution
+
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:The checkpoint does not tell its number of attention heads"),
+]
+TOLERANCE = 1e-5
+ADAPTORS = [{"name": "sam3", "hidden_size": 8, "feature_dim": 6, "summary_dim": 4}]
+
+
+@pytest.fixture(scope="module", params=["model", "radio_model", "classifier"])
+def named(request) -> nn.Module:
+    """What has the names; one of the fields, the window, is not what it is by default."""
+    config = RadioConfig.from_preset("radio-test", vitdet_window_size=3, preferred_resolution=[64, 96], num_registers=5)
+    if request.param == "classifier":
+        return RadioForImageClassification(config).eval()
+    model = RadioModel(config).eval()
+    return model if request.param == "model" else model.radio_model
+
+
+def test_names_of_sizes(named):
+    config = named.config
+    assert (named.patch_size, named.min_resolution_step) == (16, 16)
+    assert named.max_resolution == config.max_img_size
+    assert named.preferred_resolution == Resolution(64, 96)
+    nearest = named.get_nearest_supported_resolution(height=70, width=90)
+    assert (nearest.height, nearest.width) == (64, 96)
+    assert named.window_size == 3
+    assert (named.embed_dim, named.num_cls_tokens) == (config.hidden_size, config.num_cls_tokens)
+    assert named.num_summary_tokens == config.num_cls_tokens + 5
+    assert named.summary_dim == len(config.summary_idxs) * config.hidden_size
+
+
+def test_names_of_sizes_fit_the_outputs(named):
+    network = getattr(named, "radio_model", named)
+    passed = network(torch.rand(1, 3, 32, 48))
+    assert network.summarize(passed.tokens).shape == (1, named.summary_dim)
+    assert passed.tokens.shape == (1, named.num_summary_tokens + 6, named.embed_dim)
+
+
+def test_names_of_parts():
+    model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=ADAPTORS)).eval()
+    assert model.blocks is model.radio_model.blocks is model.radio_model.model.blocks
+    assert list(model.adaptors) == list(model.radio_model.adaptors) == ["sam3"]
+    assert model.input_conditioner is model.radio_model.input_conditioner
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    model.switch_to_deploy()
+    model.radio_model.switch_to_deploy()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_calling_the_network_itself_gives_one_pass_through_it():
+    network = RadioModel(RadioConfig.from_preset("radio-test")).eval().radio_model
+    assert isinstance(network(torch.rand(1, 3, 32, 48)), NetworkPass)
+
+
+@pytest.mark.parametrize("on_network", [False, True])
+def test_pixels_normalized_by_the_caller(on_network, tmp_path):
+    model = RadioModel(RadioConfig.from_preset("radio-test", return_dict=False)).eval()
+    images = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        expected = model(images)
+        state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        conditioner = (model.radio_model if on_network else model).make_preprocessor_external()
+        normalized = conditioner(images)
+        mean, std = (torch.tensor(model.config.to_dict()[name]).view(3, 1, 1) for name in ("norm_mean", "norm_std"))
+        torch.testing.assert_close(normalized, (images - mean) / std)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # that pixels leave [0, 1] is as it must be now
+            actual = model(normalized)
+        assert not torch.allclose(model(images).summary, expected.summary, atol=1e-3)
+    assert all(torch.equal(left, right) for left, right in zip(actual, expected, strict=True))
+    assert model.make_preprocessor_external()(images) is images
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(RadioModel.from_pretrained(tmp_path).eval()(images).summary, expected.summary)
+
+
+def test_an_outside_conditioner_keeps_device_and_type():
+    model = RadioModel(RadioConfig.from_preset("radio-test")).to("meta", torch.bfloat16)
+    model.make_preprocessor_external()
+    mean = model.input_conditioner.norm_mean
+    assert (mean.device.type, mean.dtype) == ("meta", torch.bfloat16)
+
+
+def stored_images(case: str) -> tuple[dict[str, torch.Tensor], str, torch.Tensor]:
+    stored = load_file(REFERENCE / case / "expected.safetensors")
+    size = next(key.split("/")[0] for key in stored if "/intermediates/" in key)
+    return stored, size, stored[f"{size}/image_uint8"] / 255
+
+
+@pytest.fixture(scope="module", params=["radio_v2.5_tiny", "radio_v2.5_g_tiny", "c_radio_v4_tiny"])
+def case(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def reference_model(case) -> RadioModel:
+    return convert(REFERENCE / case / "checkpoint.pth.tar")
+
+
+@pytest.mark.parametrize("aggregation", ["sparse", "dense"])
+def test_intermediates_are_those_that_nvidia_stored(case, reference_model, aggregation):
+    stored, size, images = stored_images(case)
+    prefix = f"{size}/intermediates/{aggregation}"
+    blocks = sorted({int(key.split("/")[3]) for key in stored if key.startswith(prefix)})
+    with torch.no_grad():
+        _, pairs = reference_model.forward_intermediates(
+            images, indices=blocks, return_prefix_tokens=True, aggregation=aggregation
+        )
+        maps = reference_model.radio_model.forward_intermediates(
+            images, blocks[::-1], intermediates_only=True, aggregation=aggregation
+        )
+    assert len(pairs) == len(maps) == len(blocks)
+    for block, (summary, features), plain in zip(blocks, pairs, maps, strict=True):
+        assert (summary - stored[f"{prefix}/{block}/summary"]).abs().max() <= TOLERANCE
+        assert (features - stored[f"{prefix}/{block}/features"]).abs().max() <= TOLERANCE
+        assert torch.equal(plain, features)
+
+
+def test_the_final_output_beside_intermediates_is_nvidias(case, reference_model):
+    stored, size, images = stored_images(case)
+    with torch.no_grad():
+        final, _ = reference_model.forward_intermediates(images, [1], norm=True, output_fmt="NLC")
+    assert list(final) == ["backbone", *reference_model.adaptors]
+    compared = 0
+    for name, pair in final.items():
+        for kind, value in zip(("summary", "features"), pair, strict=True):
+            if value is not None:
+                assert (value - stored[f"{size}/global/{name}/{kind}"]).abs().max() <= TOLERANCE
+                compared += 1
+    assert compared >= 2
+
+
+def test_options_of_intermediates():
+    torch.manual_seed(0)
+    config = RadioConfig.from_preset("radio-test", use_final_norm=True)
+    model = RadioModel(config).eval()
+    nn.init.normal_(model.radio_model.model.norm.weight)
+    images, depth = torch.rand(1, 3, 32, 48), config.num_hidden_layers
+    with torch.no_grad():
+        states = model(images, output_hidden_states=True).hidden_states[1:]
+        everything = model.forward_intermediates(images, intermediates_only=True, output_fmt="NLC")
+        last_two = model.forward_intermediates(images, 2, intermediates_only=True, output_fmt="NLC")
+        negative = model.forward_intermediates(images, [-1, 0], intermediates_only=True, output_fmt="NLC")
+        normed = model.forward_intermediates(images, [0], norm=True, intermediates_only=True, output_fmt="NLC")
+        stopped, _ = model.forward_intermediates(images, [1], stop_early=True, output_fmt="NLC")
+        final, (mapped,) = model.forward_intermediates(images, [0])
+    tokens = [state[:, config.num_prefix_tokens :] for state in states]
+    assert len(everything) == depth
+    assert all(torch.equal(left, right) for left, right in zip(everything, tokens, strict=True))
+    assert all(torch.equal(left, right) for left, right in zip(last_two, tokens[-2:], strict=True))
+    assert all(torch.equal(left, right) for left, right in zip(negative, [tokens[0], tokens[-1]], strict=True))
+    assert torch.equal(normed[0], model.radio_model.model.norm(tokens[0]))
+    assert torch.equal(stopped.features, tokens[1])
+    assert isinstance(final, RadioPair)
+    assert torch.equal(final.features.flatten(2).transpose(1, 2), tokens[-1])  # not normed, since not asked for
+    assert torch.equal(mapped.flatten(2).transpose(1, 2), tokens[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"indices": [9]}, "`indices` must be ascending blocks in [0, 2), got [9]"),
+        ({"indices": 3}, "`indices` must be ascending blocks in [0, 2), got [-1, 0, 1]"),
+        ({"indices": []}, "`indices` must be ascending blocks in [0, 2), got []"),
+        ({"indices": [0], "output_fmt": "NHWC"}, "`feature_format` must be one of ['NLC', 'NCHW'], got 'NHWC'"),
+        ({"indices": [0], "aggregation": "dens"}, "got 'dens'. Did you mean 'dense'?"),
+        (
+            {"indices": [0], "norm_alpha_scheme": "alpha"},
+            "`norm_alpha_scheme` must be one of ['post-alpha', 'pre-alpha'",
+        ),
+    ],
+)
+def test_wrong_options_of_intermediates_are_named(options, message):
+    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=2)).eval()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.forward_intermediates(torch.rand(1, 3, 32, 32), **options)
