@@ -60,14 +60,14 @@ class EncodedImage(NamedTuple):
     content: bytes | Path
 
 
-def check_header(image: EncodedImage) -> None:
+def check_header(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> None:
     """Look at the first bytes of an image, without decoding it.
 
     Raises:
-        UnusableImageError: If it is no image, or a side is below `MIN_SIDE_PX`.
+        UnusableImageError: If it is no image, or a side is below `min_side_px`.
     """
     try:
-        with _open(image):
+        with _open(image, min_side_px):
             pass
     except _UNREADABLE as error:
         raise _unusable(error) from error
@@ -102,10 +102,10 @@ class SkippedImages:
     def __len__(self) -> int:
         return self._count.value
 
-    def check(self, image: EncodedImage) -> bool:
+    def check(self, image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> bool:
         """Return whether the header of an image says that it can be used; if not, count and log it."""
         try:
-            check_header(image)
+            check_header(image, min_side_px)
         except UnusableImageError as error:
             self.add(image.name, error)
             return False
@@ -128,9 +128,9 @@ class SkippedImages:
             logger.warning("skipping image %s: %s (%d skipped so far)", name, reason, count)
 
 
-def _open(image: EncodedImage) -> Image.Image:
+def _open(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> Image.Image:
     file = Image.open(io.BytesIO(image.content) if isinstance(image.content, bytes) else image.content)
-    if min(file.size) < MIN_SIDE_PX:
+    if min(file.size) < min_side_px:
         file.close()
         raise UnusableImageError(f"too small: {file.width} x {file.height} px")
     return file

@@ -18,6 +18,7 @@ from foundation.ranks import fsdp_plugin, on_first_rank
 from foundation.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_multiple, largest_side
+from training.distillation.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import last_checkpoint, sealed_checkpoints
 from training.finetuning.data.sources import load_images
@@ -83,8 +84,13 @@ class FinetuningRun:
         Raises:
             CheckpointError: If all checkpoints are damaged.
             TrainingDivergedError: If numbers are not finite any more.
+            UserError: If another run is at work in `output`.
             WriteError: If something cannot be written.
         """
+        with sole_run(self.settings.output):
+            return self._run()
+
+    def _run(self) -> dict[str, float]:
         output, clock = self.settings.output, Clock(self._report)
         checkpoint = on_first_rank(self._prepare_output)
         with clock.phase("training"):
@@ -147,9 +153,8 @@ class FinetuningRun:
             )
 
     def _prepare_output(self) -> str | None:
-        """Make the folder, clear up what a killed run left in it, and return the checkpoint to go on from."""
+        """Clear up what a killed run left in the folder, and return the checkpoint to go on from."""
         output = self.settings.output
-        output.mkdir(parents=True, exist_ok=True)
         for folder in (output, output / PICTURES):
             remove_partial(folder)
         checkpoint = last_checkpoint(output)

@@ -18,6 +18,7 @@ from tiny_tuning import TINY_DETECTOR, TINY_DPT, StopAfter, run_settings
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture, save_palette_mask
 
+from foundation.errors import UserError
 from foundation.interruption import TrainingDivergedError
 from modeling_radio import (
     RadioConfig,
@@ -29,6 +30,7 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.distillation.output_lock import sole_run
 from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples
@@ -154,6 +156,13 @@ def test_finished_run_is_not_trained_again(base, class_folders, tmp_path):
     again = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
     again.run()
     assert again.trainer.state.global_step == 2
+
+
+def test_one_run_at_a_time(base, class_folders, tmp_path):
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
+    with sole_run(tmp_path / "run"), pytest.raises(UserError, match=r"Another run is at work in '.*run'"):
+        run.run()
+    assert not list((tmp_path / "run").iterdir())  # nothing was written
 
 
 def test_output_of_other_settings_is_kept(base, class_folders, tmp_path):

@@ -20,6 +20,7 @@ from training.finetuning.data.layouts import (
     read_depth_folder,
     read_mask_folder,
 )
+from training.finetuning.data.readable import readable_tables
 from training.finetuning.settings import BOX_TASKS, FinetuneSettings
 
 
@@ -70,7 +71,7 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
     if TRAIN not in tables:
         raise ValueError(f"{settings.data!r} has no split 'train'; it has {', '.join(tables)}.")
     columns = _choose_columns(settings, tables[TRAIN].column_names)
-    tables = {split: _with_columns(table, columns) for split, table in tables.items()}
+    tables = readable_tables({split: _with_columns(table, columns) for split, table in tables.items()})
     problem_type = None
     if settings.task == "image-classification":
         column = next(name for name, role in columns.items() if role == "target")

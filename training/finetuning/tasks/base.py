@@ -16,6 +16,7 @@ from foundation.seeds import derive_seed
 from modeling_radio import RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.data.augmentation import Sample, build_transform
+from training.finetuning.data.readable import image_paths
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 
@@ -134,11 +135,27 @@ class Examples(Dataset[Batch], Generic[TaskType]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Batch:
-        sample = self.task.read(self.rows[index], f"{self.name} {index}")
+        sample = self.task.read(read_row(self.rows, index, self.name), f"{self.name} {index}")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(self.seed, "augmentation", self.epoch, index))
             sample = self.transform(sample)
         return {"pixel_values": sample["image"].as_subclass(torch.Tensor), "labels": self.task.labels(sample)}
+
+
+def read_row(rows: Any, index: int, name: str) -> Mapping[str, Any]:
+    """Return a row with its pictures decoded; `name` is for messages.
+
+    Raises:
+        ValueError: If one cannot be decoded; the message names its file.
+    """
+    try:
+        return rows[index]
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
+        paths = [path for column in rows.column_names for path in image_paths(rows.select([index]), column) if path]
+        where = f"{name} {index}" + (f" ({', '.join(paths)})" if paths else "")
+        raise ValueError(
+            f"The pictures of {where} cannot be decoded: {error}. Replace the file, or remove it."
+        ) from error
 
 
 def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> None:

@@ -22,7 +22,7 @@ from training.evaluation.metrics.mean_iou import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size
+from training.finetuning.tasks.base import Batch, FinetuningTask, Score, read_row, require_same_size
 from training.finetuning.tasks.class_weights import choose_weights
 
 
@@ -109,7 +109,7 @@ class SegmentationTask(FinetuningTask):
         """Return the masks of the training images, each with its name."""
         rows = self.images.train.select_columns(["target"])
         for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
-            picture = rows[index]["target"]
+            picture = read_row(rows, index, "training image")["target"]
             where = _with_file(f"training image {index}", picture)
             yield where, self._read_mask(picture, where)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_tuning import build_task, picture
+from tiny_tuning import build_task, load, picture
 from torchvision import tv_tensors
 
-from training.finetuning.tasks.base import Examples, require_same_size
+from training.finetuning.tasks.base import Examples, read_row, require_same_size
 from training.finetuning.tasks.classification import ClassificationTask
 
 
@@ -24,6 +24,27 @@ def test_images_of_any_mode_become_rgb(task):
 def test_what_is_no_image_is_named(task):
     with pytest.raises(ValueError, match="The image of image 7 cannot be read: "):
         task.read_image("nothing.png", "image 7")
+
+
+def test_a_file_that_breaks_off_is_named(class_folders):
+    path = class_folders / "cat" / "1.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    rows = load(class_folders, "image-classification", validation_share=0.2)
+    tables = ((rows.train, "training image"), (rows.validation, "validation image"))
+    broken = [
+        (table, number, name) for table, name in tables for number in range(len(table)) if is_broken(table, number)
+    ]
+    ((table, number, name),) = broken
+    with pytest.raises(ValueError, match=rf"of {name} {number} \({path}\) cannot be decoded: .*truncated\. Replace"):
+        read_row(table, number, name)
+
+
+def is_broken(table, number):
+    try:
+        table[number]
+    except OSError:
+        return True
+    return False
 
 
 def test_examples_are_joined(task):

@@ -1,0 +1,56 @@
+"""Leaves out images whose file is none, before training starts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from training.data.decoding import EncodedImage, SkippedImages
+from training.finetuning.data.layouts import Tables
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def readable_tables(tables: Tables) -> Tables:
+    """Return tables without the images whose file cannot be opened; each is named in the log, and their number.
+
+    Only the first bytes of files are looked at, and nothing of images that lie in the table itself.
+
+    Args:
+        tables: By split, images in the column `image`.
+
+    Raises:
+        ValueError: If a split has no other images.
+    """
+    skipped = SkippedImages()
+    return {split: _readable_table(table, split, skipped) for split, table in tables.items()}
+
+
+def _readable_table(table: Dataset, split: str, skipped: SkippedImages) -> Dataset:
+    kept = [index for index, path in enumerate(image_paths(table, "image")) if _is_readable(path, skipped)]
+    if len(kept) == len(table):
+        return table
+    if not kept:
+        raise ValueError(f"None of the {len(table)} {split} images can be opened; the log names them.")
+    logger.warning("left out %d of %d %s images, which cannot be opened", len(table) - len(kept), len(table), split)
+    return cast("Dataset", table.select(kept))
+
+
+def image_paths(table: Dataset, column: str) -> list[str | None]:
+    """Return the files of the images in a column; None where the table itself has the image, or there is none."""
+    from datasets import Image
+
+    if not isinstance(table.features[column], Image):
+        return [None] * len(table)
+    encoded = table.select_columns([column]).cast_column(column, Image(decode=False))
+    rows = cast(Any, encoded[column])
+    return [row["path"] if row is not None and row["bytes"] is None else None for row in rows]
+
+
+def _is_readable(path: str | None, skipped: SkippedImages) -> bool:
+    return path is None or skipped.check(EncodedImage(path, Path(path)), min_side_px=1)
