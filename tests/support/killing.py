@@ -21,3 +21,16 @@ def run_until(work: Callable[[], object], is_time: Callable[[], bool]) -> int:
         time.sleep(0.001)
     os.kill(process, signal.SIGKILL)
     return os.waitpid(process, 0)[1]
+
+
+def is_killed(work: Callable[[], object], has_begun: Callable[[], bool], delay: float) -> bool:
+    """Start `work` in a forked process, kill it some seconds after something began; return whether it still ran."""
+    moment: float | None = None
+
+    def is_time() -> bool:
+        nonlocal moment
+        if moment is None and has_begun():
+            moment = time.monotonic() + delay
+        return moment is not None and time.monotonic() >= moment
+
+    return run_until(work, is_time) == signal.SIGKILL
