@@ -1,9 +1,10 @@
 """RADIO vision backbones for Hugging Face transformers."""
 
+from .adaptors_config_radio import RadioAdaptorConfig
 from .adaptors_radio import RadioAdaptorOutput
 from .backbone_radio import RadioBackbone
 from .classification_radio import RadioForImageClassification
-from .configuration_radio import RadioAdaptorConfig, RadioConfig
+from .configuration_radio import RadioConfig
 from .depth_radio import RadioForDepthEstimation
 from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetection
 from .image_processing_radio import RadioImageProcessor

@@ -1,11 +1,13 @@
 """What a saved folder says about its classes: which the Auto classes open, and where pipelines of ours are needed."""
 
 import copy
+import shutil
+from pathlib import Path
 from typing import Any
 
 
 AUTO_MAP = {
-    "AutoConfig": "configuration_radio.RadioConfig",
+    "AutoConfig": "auto_radio.RadioConfig",
     "AutoModel": "auto_radio.RadioModel",
     "AutoBackbone": "auto_radio.RadioBackbone",
     "AutoModelForImageClassification": "auto_radio.RadioForImageClassification",
@@ -72,3 +74,9 @@ def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool, h
         pipelines |= TEXT_PIPELINES
     entries: dict[str, Any] = {"auto_map": INSTANCE_AUTO_MAP if is_instances else AUTO_MAP}
     return copy.deepcopy(entries | ({"custom_pipelines": pipelines} if pipelines else {}))
+
+
+def copy_source_files(folder: str | Path) -> None:
+    """Copy into a folder the source files that `trust_remote_code` runs."""
+    for source in Path(__file__).parent.glob("*_radio.py"):
+        shutil.copyfile(source, Path(folder) / source.name)

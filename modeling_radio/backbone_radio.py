@@ -76,6 +76,7 @@ class RadioBackbone(BackboneMixin, RadioPreTrainedModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
+        config = self.config
         self.radio_model = NvidiaNetwork(config, use_adaptors=False)
         self.feature_pyramid = RadioFeaturePyramid(config) if config.use_feature_pyramid else None
         channels = config.feature_pyramid_size if config.use_feature_pyramid else config.hidden_size

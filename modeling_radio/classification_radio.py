@@ -34,6 +34,7 @@ class RadioForImageClassification(RadioTaskModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
+        config = self.config
         width = config.hidden_size * len(config.summary_idxs or [])
         if config.classifier_pooling == "summary_and_features":
             width += config.hidden_size

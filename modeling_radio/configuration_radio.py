@@ -2,133 +2,25 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
-from transformers.backbone_utils import BackboneConfigMixin
 
-from .auto_map_radio import auto_map_entries
+from .adaptors_config_radio import AdaptorFields
+from .auto_map_radio import auto_map_entries, copy_source_files
+from .config_checks_radio import RULES, check_field
 from .heads_config_radio import ClassFields, DetectionFields, DPTFields, PyramidFields, TextFields
 from .messages_radio import check_choice, did_you_mean
 from .nvidia_radio import config_fields_from_nvidia, is_nvidia_config
 from .releases_radio import PRESETS
-from .trunk_config_radio import TrunkFields
 
 
-MLP_VERSIONS = ("v1", "v2")
-FEATURE_HEADS = ("mlp", "attention")
-# Fields that others follow from or are checked by.
-FIRST_FIELDS = ("hidden_size", "intermediate_size", "mlp_ratio", "num_registers", "summary_idxs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RadioAdaptorConfig:
-    """Shape of one adaptor: the pair of heads that maps the backbone into one teacher's output space.
-
-    Attributes:
-        name: The teacher's name, for example `"siglip2-g"`. It is part of the weights' keys.
-        token_index: Which class token the summary head reads. NVIDIA's files may also name a register, or the first
-            patch, `num_prefix_tokens`.
-        summary_dim: Channels of the teacher's summary; `None` builds no summary head.
-        feature_dim: Channels of the teacher's dense features, after upsampling; `None` builds no dense head.
-        hidden_size: Hidden width of both heads' MLPs.
-        num_inner_blocks: Residual blocks between the first and the last linear layer (`mlp_version="v2"` only).
-        mlp_version: `"v1"` (RADIOv2: linear, norm, ReLU, linear) or `"v2"` (every later model).
-        feature_head: `"mlp"`, or `"attention"`: ViT blocks before the MLP (siglip2-g of C-RADIOv4).
-        upsample_factor: The dense head predicts this many times more rows and columns (pixel shuffle).
-        feature_hidden_size: Hidden width of the dense head's MLP where it differs from `hidden_size`.
-        feature_num_inner_blocks: Residual blocks of the dense head's MLP where they differ.
-        feature_num_blocks: ViT blocks of an attention head.
-        feature_num_attention_heads: Attention heads of those blocks.
-    """
-
-    name: str
-    token_index: int = 0
-    summary_dim: int | None = None
-    feature_dim: int | None = None
-    hidden_size: int
-    num_inner_blocks: int = 1
-    mlp_version: str = "v2"
-    feature_head: str = "mlp"
-    upsample_factor: int = 1
-    feature_hidden_size: int | None = None
-    feature_num_inner_blocks: int | None = None
-    feature_num_blocks: int = 2
-    feature_num_attention_heads: int = 16
-
-    def __post_init__(self) -> None:
-        if not self.name or "." in self.name:
-            raise ValueError(f"`name` of an adaptor must be non-empty and without dots, got {self.name!r}.")
-        check_choice(f"adaptors.{self.name}.mlp_version", self.mlp_version, MLP_VERSIONS)
-        check_choice(f"adaptors.{self.name}.feature_head", self.feature_head, FEATURE_HEADS)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "RadioAdaptorConfig":
-        """Build one from a JSON object.
-
-        Raises:
-            ValueError: If a key is unknown (the message suggests the nearest one) or a required key is missing.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"Unknown key {key!r} in `adaptors`.{did_you_mean(key, known)}")
-        missing = [key for key in ("name", "hidden_size") if key not in values]
-        if missing:
-            raise ValueError(f"An entry of `adaptors` lacks {missing}: {values}.")
-        return cls(**values)
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class AdaptorFields(TrunkFields):
-    """The heads into the teachers' spaces.
-
-    Attributes:
-        adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
-        adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
-    """
-
-    adaptors: list[dict[str, Any]] = field(default_factory=list)
-    adaptor_names: list[str] | None = None
-
-    @property
-    def adaptor_configs(self) -> list[RadioAdaptorConfig]:
-        """`adaptors` as typed objects."""
-        return [RadioAdaptorConfig.from_dict(adaptor) for adaptor in self.adaptors]
-
-    def adaptor(self, name: str, *, argument: str = "adaptor_names") -> RadioAdaptorConfig:
-        """Return the adaptor of a name.
-
-        Args:
-            name: For example `"siglip2-g"`.
-            argument: What holds that name, as the user wrote it; the message begins with it.
-
-        Raises:
-            ValueError: If there is none. The message lists all adaptors and suggests the nearest.
-        """
-        adaptors = {adaptor.name: adaptor for adaptor in self.adaptor_configs}
-        check_choice(argument, name, adaptors)
-        return adaptors[name]
-
-    def complete_adaptors(self) -> None:
-        """Write out every field of every adaptor, and the names of all where none are chosen."""
-        self.adaptors = [dataclasses.asdict(adaptor) for adaptor in self.adaptor_configs]
-        if self.adaptor_names is None:
-            self.adaptor_names = [adaptor["name"] for adaptor in self.adaptors]
-
-    def check_adaptors(self) -> None:
-        """Refuse adaptors that cannot be built.
-
-        Raises:
-            ValueError: If two have one name, or a chosen one is unknown.
-        """
-        names = [adaptor.name for adaptor in self.adaptor_configs]
-        if len(set(names)) < len(names):
-            raise ValueError(f"`adaptors` must have distinct names, got {names}.")
-        for name in self.adaptor_names or []:
-            self.adaptor(name)
+# What a configuration is built from that is no field of its file.
+OTHER_ARGUMENTS = ("num_labels", "out_features", "out_indices", "attn_implementation", "output_attentions")
+# Fields of transformers' native configuration that follow from others.
+NATIVE_FIELDS = ("patch_dim", "video_patch_dim")
 
 
 class RadioConfig(
@@ -138,7 +30,6 @@ class RadioConfig(
     ClassFields,
     TextFields,
     PyramidFields,
-    BackboneConfigMixin,
     PreTrainedConfig,
 ):
     r"""Shape of a RADIO backbone, its adaptors and the heads of the task models.
@@ -173,14 +64,44 @@ class RadioConfig(
     def __post_init__(self, **kwargs: Any) -> None:
         self.complete_trunk()
         self.complete_adaptors()
-        self._set_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         kwargs.pop("stage_names", None)
+        self.choose_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         super().__post_init__(**kwargs)
+        self.check()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse a value that the field cannot hold, and once complete let follow what was not chosen itself."""
+        check_field(name, value)
+        is_complete = vars(self).get("_out_features") is not None
+        stale = self._stale_fields({name}) if is_complete else set()
+        super().__setattr__(name, value)
+        if "intermediate_size" in stale or "mlp_ratio" in stale:
+            vars(self).update(dict.fromkeys(stale, 0))
+            self.complete_trunk()
+        if "adaptor_names" in stale:
+            self.adaptor_names = None
+        if name == "adaptors" and is_complete:
+            self.complete_adaptors()
+        if "out_features" in stale:
+            self.choose_stages()
+
+    def check(self) -> None:
+        """Refuse what cannot be built.
+
+        Models call it too: a list may have been changed in place, and fields that contradict each other are set one by
+        one.
+
+        Raises:
+            ValueError: If a field does not keep its rule, or two contradict each other. The message names them.
+        """
+        for name in RULES:
+            check_field(name, getattr(self, name))
         self.check_trunk()
-        self.check_vitdet()
         self.check_adaptors()
         self.check_tokens()
-        self.check_heads()
+        self.check_dpt()
+        self.check_detection()
+        self.check_pyramid()
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "RadioConfig":
@@ -197,8 +118,8 @@ class RadioConfig(
             ValueError: If no preset has this name, or an override is no field.
         """
         check_choice("preset", name, PRESETS)
-        cls.check_fields(overrides.keys() - {"num_labels"})
-        return cls(**_override({**copy.deepcopy(PRESETS[name]), "version": name}, overrides))
+        cls.check_fields(overrides)
+        return cls(**cls._override({**copy.deepcopy(PRESETS[name]), "version": name}, overrides))
 
     @classmethod
     def check_fields(cls, names: Iterable[str]) -> None:
@@ -207,7 +128,8 @@ class RadioConfig(
         Raises:
             ValueError: If a name is unknown; the message suggests the nearest.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
+        fields = [field.name for field in dataclasses.fields(cls) if not field.name.startswith("_")]
+        known = [*fields, *OTHER_ARGUMENTS]
         for name in names:
             if name not in known:
                 raise ValueError(f"Unknown configuration field {name!r}.{did_you_mean(name, known)}")
@@ -223,9 +145,36 @@ class RadioConfig(
         """
         if is_nvidia_config(config_dict):
             config_dict = config_fields_from_nvidia(config_dict)
-        # transformers sets overrides on the finished configuration: too late for these.
-        first = {name: kwargs.pop(name) for name in FIRST_FIELDS if name in kwargs}
-        return super().from_dict(_override(config_dict, first) if first else config_dict, **kwargs)
+        for name in ("dtype", "torch_dtype"):
+            if isinstance(kwargs.get(name), str) and kwargs[name] == "auto":  # that of the file
+                del kwargs[name]
+        # transformers sets overrides one by one on the finished configuration: too late where they go together.
+        own = {field.name for field in dataclasses.fields(cls)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
+        overrides = {name: kwargs.pop(name) for name in (*own, *OTHER_ARGUMENTS[1:3]) if name in kwargs}
+        return super().from_dict(cls._override(config_dict, overrides), **kwargs)
+
+    @classmethod
+    def of(cls, config: Any) -> "RadioConfig":
+        """Return a configuration that our models are built from: itself, or what transformers' native one says.
+
+        Raises:
+            ValueError: If it is the configuration of something else.
+        """
+        if isinstance(config, cls):
+            return config
+        if not isinstance(config, PreTrainedConfig) or config.model_type != cls.model_type:
+            raise ValueError(f"`config` must be a RadioConfig, got a {type(config).__name__}.")
+        fields = {name: value for name, value in config.to_dict().items() if name not in NATIVE_FIELDS}
+        return cls.from_dict(fields, name_or_path=config.name_or_path, attn_implementation=config._attn_implementation)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save `config.json`, with the source files that `trust_remote_code` runs.
+
+        They lie there before transformers uploads the folder where it is asked to.
+        """
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        copy_source_files(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
@@ -289,29 +238,26 @@ class RadioConfig(
                     f"`adaptors.{adaptor.name}.token_index` must lie in [0, {end}), {what}, got {adaptor.token_index}."
                 )
 
-    def check_heads(self) -> None:
-        """Check the fields of the task models' heads.
+    def _stale_fields(self, changed: Collection[str]) -> set[str]:
+        """Return what follows from changed fields, but for what was chosen itself."""
+        stale = set()
+        if not {"hidden_size", "mlp_ratio"}.isdisjoint(changed):
+            stale.add("intermediate_size")
+        if "intermediate_size" in changed:
+            stale.add("mlp_ratio")
+        if "adaptors" in changed and self.adaptor_names == self.all_adaptor_names:
+            stale.add("adaptor_names")
+        has_other_stages = not {"num_hidden_layers", "use_feature_pyramid"}.isdisjoint(changed)
+        if has_other_stages and self.out_features == self.default_stages:
+            stale |= {"out_features", "out_indices"}
+        return stale - set(changed)
 
-        Their models call it too: fields that are passed to `from_pretrained` are set after the configuration is built.
-
-        Raises:
-            ValueError: If one of them cannot be right.
-        """
-        self.check_classes()
-        self.check_dpt()
-        self.check_detection()
-
-    def _set_stages(self, out_features: list[str] | None, out_indices: list[int] | None) -> None:
-        if self.use_feature_pyramid:
-            self.stage_names = ["p2", "p3", "p4", "p5"]
-            if out_features is None and out_indices is None:
-                out_features = self.stage_names
-        else:
-            self.stage_names = ["stem", *(f"stage{index + 1}" for index in range(self.num_hidden_layers))]
-        self.set_output_features_output_indices(out_features, out_indices)
-
-
-def _override(fields: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return complete fields with some in their place, of width and ratio of the MLP the one that decides."""
-    stale = "mlp_ratio" if "intermediate_size" in overrides else "intermediate_size"
-    return {**{name: value for name, value in fields.items() if name != stale}, **overrides}
+    @classmethod
+    def _override(cls, fields: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """Return keyword arguments with others in their place, and without what followed from those."""
+        if not overrides:
+            return fields
+        stale = cls(**fields)._stale_fields(overrides)
+        if not {"out_features", "out_indices"}.isdisjoint(overrides):
+            stale |= {"out_features", "out_indices"}
+        return {**{name: value for name, value in fields.items() if name not in stale}, **overrides}

@@ -36,6 +36,7 @@ class RadioForDepthEstimation(RadioTaskModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
+        config = self.config
         self.depth_head = RadioDepthHead(config)
         self.post_init()
 

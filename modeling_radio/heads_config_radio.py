@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .messages_radio import check_blocks, check_choice
+from transformers.backbone_utils import BackboneConfigMixin
+
+from .config_checks_radio import RULES
+from .messages_radio import check_blocks
 from .resolution_radio import round_to_step
 from .trunk_config_radio import ViTDetFields
-
-
-CLASSIFIER_POOLINGS = ("summary", "summary_and_features")
-SEGMENTATION_HEADS = ("linear", "dpt")
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -30,15 +29,6 @@ class ClassFields:
     segmentation_head: str = "linear"
     class_weights: list[float] | None = None
     semantic_loss_ignore_index: int = 255  # transformers' value for segmentation, after the masks of VOC and ADE20k
-
-    def check_classes(self) -> None:
-        """Refuse heads that do not exist.
-
-        Raises:
-            ValueError: If a choice is unknown.
-        """
-        check_choice("classifier_pooling", self.classifier_pooling, CLASSIFIER_POOLINGS)
-        check_choice("segmentation_head", self.segmentation_head, SEGMENTATION_HEADS)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -69,7 +59,7 @@ class DPTFields(ViTDetFields):
         Raises:
             ValueError: If its width is odd, or it does not read four blocks of the trunk.
         """
-        if self.dpt_hidden_size < 2 or self.dpt_hidden_size % 2:
+        if self.dpt_hidden_size % 2:
             raise ValueError(
                 f"`dpt_hidden_size` must be an even number, got {self.dpt_hidden_size}. The nearest is "
                 f"{round_to_step(self.dpt_hidden_size, 2)}."
@@ -109,21 +99,13 @@ class DetectionFields(ViTDetFields):
         """Refuse a detector that cannot be built.
 
         Raises:
-            ValueError: If a width or a number is impossible, or it reads blocks that the trunk has not.
+            ValueError: If its width is impossible, or it reads blocks that the trunk has not.
         """
-        if self.detection_hidden_size < 32 or self.detection_hidden_size % 32:
+        if self.detection_hidden_size % 32:
             raise ValueError(
                 f"`detection_hidden_size` must be a multiple of 32, got {self.detection_hidden_size}. The nearest is "
                 f"{round_to_step(self.detection_hidden_size, 32)}."
             )
-        counts = {
-            "detection_num_layers": self.detection_num_layers,
-            "detection_num_queries": self.detection_num_queries,
-            "detection_num_groups": self.detection_num_groups,
-        }
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {count}.")
         if self.detection_indices is not None:
             check_blocks("detection_indices", self.detection_indices, self.num_hidden_layers)
 
@@ -143,7 +125,7 @@ class TextFields:
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class PyramidFields:
+class PyramidFields(ViTDetFields, BackboneConfigMixin):
     """The maps of `RadioBackbone`.
 
     Attributes:
@@ -153,3 +135,41 @@ class PyramidFields:
 
     use_feature_pyramid: bool = False
     feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of all maps."""
+        if self.use_feature_pyramid:
+            return ["p2", "p3", "p4", "p5"]
+        return ["stem", *(f"stage{index + 1}" for index in range(self.num_hidden_layers))]
+
+    @property
+    def default_stages(self) -> list[str]:
+        """Maps that `RadioBackbone` returns where none are chosen: the whole pyramid, or the last block's."""
+        return self.stage_names if self.use_feature_pyramid else self.stage_names[-1:]
+
+    def choose_stages(self, out_features: Any = None, out_indices: Any = None) -> None:
+        """Choose maps, by name or by number; without both the default ones.
+
+        Raises:
+            ValueError: If there is no such map, or they are not in order.
+        """
+        RULES["out_features"].check("out_features", out_features)
+        RULES["out_indices"].check("out_indices", out_indices)
+        if out_features is None and out_indices is None:
+            out_features = self.default_stages
+        chosen = (None if entries is None else list(entries) for entries in (out_features, out_indices))
+        self.set_output_features_output_indices(*chosen)
+
+    def check_pyramid(self) -> None:
+        """Refuse maps that cannot be made.
+
+        Raises:
+            ValueError: If a chosen map does not exist, or the trunk is too narrow for the pyramid.
+        """
+        self.verify_out_features_out_indices()
+        if self.use_feature_pyramid and self.hidden_size < 4:
+            raise ValueError(
+                f"`hidden_size` must be at least 4 with `use_feature_pyramid`, whose finest map has a quarter of it, "
+                f"got {self.hidden_size}."
+            )

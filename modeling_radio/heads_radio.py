@@ -37,10 +37,12 @@ class RadioTaskModel(RadioPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [*IGNORED_KEYS, rf"{re.escape(ADAPTORS)}\."]
 
     def __init__(self, config: RadioConfig) -> None:
-        config.check_heads()
-        # A folder saved from here holds no adaptors, so its configuration must not promise any.
-        super().__init__(config.without_adaptors())
+        super().__init__(config)
         self.radio_model = NvidiaNetwork(self.config, use_adaptors=False)
+
+    @staticmethod
+    def kept_of(config: RadioConfig) -> RadioConfig:
+        return config.without_adaptors()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -11,7 +11,6 @@ Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or s
 """
 
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -41,12 +40,6 @@ from .window_choice_radio import WindowBudget, WindowSize
 IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
 
 
-def copy_source_files(folder: str | Path) -> None:
-    """Copy into a folder the source files that `trust_remote_code` runs."""
-    for source in Path(__file__).parent.glob("*_radio.py"):
-        shutil.copyfile(source, Path(folder) / source.name)
-
-
 class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
@@ -62,6 +55,16 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = IGNORED_KEYS
+
+    def __init__(self, config: RadioConfig, *args: Any, **kwargs: Any) -> None:
+        config = RadioConfig.of(config)
+        config.check()  # fields may have been set since it was built
+        super().__init__(self.kept_of(config), *args, **kwargs)
+
+    @staticmethod
+    def kept_of(config: RadioConfig) -> RadioConfig:
+        """Return the configuration of what a model of this class keeps of a folder: it must promise nothing else."""
+        return config
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -104,12 +107,6 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """Return the patch projection."""
         return self.radio_model.model.patch_generator.embedder
-
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save weights and configuration, with the source files that `trust_remote_code` runs."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if Path(save_directory).is_dir():
-            copy_source_files(save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Any:
@@ -179,10 +176,13 @@ class RadioModel(RadioPreTrainedModel):
     """
 
     def __init__(self, config: RadioConfig) -> None:
-        # A folder saved from here holds no text tower, so its configuration must not promise one.
-        super().__init__(config if config.text_tower is None else config.without_text_tower())
+        super().__init__(config)
         self.radio_model = NvidiaNetwork(self.config)
         self.post_init()
+
+    @staticmethod
+    def kept_of(config: RadioConfig) -> RadioConfig:
+        return config if config.text_tower is None else config.without_text_tower()
 
     def forward(  # noqa: PLR0913
         self,

@@ -54,6 +54,7 @@ class RadioForSemanticSegmentation(RadioTaskModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
+        config = self.config
         heads = {"linear": RadioLinearSegmentationHead, "dpt": RadioDPTSegmentationHead}
         self.decode_head = heads[config.segmentation_head](config)
         self.post_init()

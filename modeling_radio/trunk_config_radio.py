@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from .config_checks_radio import LARGEST
 from .releases_radio import mlp_ratio_for
 from .resolution_radio import round_to_step
 
@@ -111,8 +112,13 @@ class TrunkFields:
                 f"`intermediate_size` must be {width}, `hidden_size` {self.hidden_size} times `mlp_ratio` "
                 f"{self.mlp_ratio}, got {self.intermediate_size}. Give one of the two."
             )
-        self.intermediate_size = self.intermediate_size or width
-        self.mlp_ratio = mlp_ratio_for(self.intermediate_size, self.hidden_size)
+        width = self.intermediate_size or width
+        if not 1 <= width <= LARGEST:
+            raise ValueError(
+                f"`mlp_ratio` times `hidden_size` ({self.hidden_size}) must be in [1, {LARGEST}], got {self.mlp_ratio}."
+            )
+        # Not by assignment, with which the one would follow from the other.
+        vars(self).update(intermediate_size=width, mlp_ratio=mlp_ratio_for(width, self.hidden_size))
         if self.summary_idxs is None:
             self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
         self.norm_mean, self.norm_std = list(self.norm_mean), list(self.norm_std)
@@ -134,11 +140,30 @@ class TrunkFields:
                 f"`max_img_size` must be a multiple of `patch_size` ({self.patch_size}), got {self.max_img_size}. "
                 f"The nearest is {round_to_step(self.max_img_size, self.patch_size)}."
             )
+        if self.num_intermediate_normalizers not in (0, self.num_hidden_layers):
+            raise ValueError(
+                f"`num_intermediate_normalizers` must be 0 or `num_hidden_layers` ({self.num_hidden_layers}), one for "
+                f"each block, got {self.num_intermediate_normalizers}."
+            )
+        self._check_pixels()
         if self.video_temporal_patch_size is not None:
             raise ValueError(
                 f"`video_temporal_patch_size` must be None, got {self.video_temporal_patch_size}. Video needs "
                 "transformers' native RadioModel."
             )
+
+    def _check_pixels(self) -> None:
+        """Refuse sizes without a patch, and a standardization of other channels than the image has."""
+        if self.max_resolution is not None and self.max_resolution < self.patch_size:
+            raise ValueError(
+                f"`max_resolution` must be None or at least `patch_size` ({self.patch_size}), got "
+                f"{self.max_resolution}."
+            )
+        for name in ("norm_mean", "norm_std"):
+            if len(getattr(self, name)) != self.num_channels:
+                raise ValueError(
+                    f"`{name}` must have `num_channels` ({self.num_channels}) numbers, got {getattr(self, name)}."
+                )
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -170,12 +195,3 @@ class ViTDetFields(TrunkFields):
         else:
             period = max(self.num_hidden_layers // self.vitdet_num_global, 1)
         return index % period == period - 1 or index == self.num_hidden_layers - 1
-
-    def check_vitdet(self) -> None:
-        """Refuse an impossible window.
-
-        Raises:
-            ValueError: If it is smaller than a token.
-        """
-        if self.vitdet_window_size is not None and self.vitdet_window_size < 1:
-            raise ValueError(f"`vitdet_window_size` must be at least 1 or None, got {self.vitdet_window_size}.")

@@ -16,7 +16,8 @@ from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .configuration_radio import RadioAdaptorConfig, RadioConfig
+from .adaptors_config_radio import RadioAdaptorConfig
+from .configuration_radio import RadioConfig
 from .messages_radio import check_choice
 from .modeling_radio import RadioModel, RadioPreTrainedModel
 from .nvidia_interface_radio import NvidiaNetwork
@@ -77,6 +78,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
+        config = self.config
         kind = text_tower_kind(config)
         tower_config = text_tower_config(config)
         _check_adaptor(config, tower_config.to_dict()[kind.width_field])

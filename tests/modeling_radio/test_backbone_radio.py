@@ -79,3 +79,12 @@ def test_feature_pyramid(tmp_path):
 def test_unknown_stage():
     with pytest.raises(ValueError, match="stage9"):
         RadioConfig.from_preset("radio-test").out_features = ["stage9"]
+
+
+def test_a_pyramid_is_put_on_a_saved_backbone(tmp_path):
+    RadioBackbone(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path)
+    pyramid = RadioBackbone.from_pretrained(tmp_path, use_feature_pyramid=True, feature_pyramid_size=8)
+    maps = pyramid(torch.rand(1, 3, 32, 64)).feature_maps
+    assert [tuple(each.shape) for each in maps] == [(1, 8, 8, 16), (1, 8, 4, 8), (1, 8, 2, 4), (1, 8, 1, 2)]
+    shallow = RadioBackbone.from_pretrained(tmp_path, num_hidden_layers=2)
+    assert (shallow.out_features, len(shallow(torch.rand(1, 3, 32, 64)).feature_maps)) == (["stage2"], 1)

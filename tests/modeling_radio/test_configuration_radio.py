@@ -5,9 +5,12 @@ import inspect
 import json
 
 import pytest
-from transformers import PreTrainedConfig
+import torch
+from transformers import PreTrainedConfig, ViTConfig
+from transformers.models.radio.configuration_radio import RadioConfig as NativeRadioConfig
 
-from modeling_radio import RadioAdaptorConfig, RadioConfig
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.configuration_radio import NATIVE_FIELDS
 
 
 HEADS = [
@@ -16,36 +19,18 @@ HEADS = [
 ]
 
 
+OPEN_TWICE = """
+import sys
+from transformers import AutoConfig, AutoModel
+config = AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+config.save_pretrained(sys.argv[2])
+config = AutoConfig.from_pretrained(sys.argv[2], trust_remote_code=True)
+print(AutoModel.from_config(config, trust_remote_code=True).radio_model.model.blocks[3].mlp.fc1.weight.shape)
+"""
+
+
 def tiny(**fields) -> RadioConfig:
     return RadioConfig.from_preset("radio-test", **fields)
-
-
-def test_an_adaptor_is_found_by_name():
-    adaptor = tiny(adaptors=HEADS).adaptor("dino_v3")
-    assert adaptor == RadioAdaptorConfig(name="dino_v3", hidden_size=8, feature_dim=6, token_index=1)
-
-
-def test_an_unknown_adaptor_is_answered_with_a_suggestion():
-    message = r"`text_adaptor` must be one of \['siglip2-g', 'dino_v3'\], got 'dinov3'. Did you mean 'dino_v3'\?"
-    with pytest.raises(ValueError, match=message):
-        tiny(adaptors=HEADS).adaptor("dinov3", argument="text_adaptor")
-    with pytest.raises(ValueError, match=r"`adaptor_names` must be one of \['siglip2-g', 'dino_v3'\], got 'siglip'"):
-        tiny(adaptors=HEADS, adaptor_names=["siglip"])
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"mlp_version": "v3"}, r"`adaptors.siglip2-g.mlp_version` must be one of \['v1', 'v2'\], got 'v3'"),
-        ({"feature_head": "atention"}, "`adaptors.siglip2-g.feature_head` .* Did you mean 'attention'"),
-        ({"token_index": 3}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 3\)"),
-        ({"token_index": -1}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 3\), the class tokens, got -1"),
-        ({"name": "a.b"}, "`name` of an adaptor must be non-empty and without dots, got 'a.b'"),
-    ],
-)
-def test_an_impossible_adaptor_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        tiny(adaptors=[{**HEADS[0], **fields}])
 
 
 @pytest.mark.parametrize(
@@ -126,3 +111,99 @@ def test_only_files_of_nvidia_may_name_other_tokens_than_class_tokens():
         tiny(adaptors=[{**HEADS[0], "token_index": 11}], **source)
     with pytest.raises(ValueError, match=r"`summary_idxs` must lie in \[0, 1\), the class tokens, got \[0, 1\]"):
         tiny(num_cls_tokens=1, summary_idxs=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vitdet_window_size": 0}, "`vitdet_window_size` must be an integer in .*, got 0"),
+        ({"adaptor_names": ["nope"]}, r"`adaptor_names` must be one of \['siglip2-g', 'dino_v3'\], got 'nope'"),
+        ({"adaptor_names": "siglip2-g"}, "`adaptor_names` must be a list of .*, got 'siglip2-g'"),
+        ({"patch_size": 24}, r"`max_img_size` must be a multiple of `patch_size` \(24\), got 256"),
+        ({"num_attention_heads": 5}, r"`hidden_size` must be a multiple of `num_attention_heads` \(5\), got 32"),
+        ({"return_dict": "no"}, "`return_dict` must be True or False or None, got 'no'"),
+        ({"out_indices": [7]}, r"out_indices must be valid indices .* got \[7\]"),
+    ],
+)
+def test_overrides_at_load_are_checked_like_all_else(fields, message, tmp_path):
+    tiny(adaptors=HEADS).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        RadioConfig.from_pretrained(tmp_path, **fields)
+    with pytest.raises(ValueError, match=message):
+        RadioModel.from_pretrained(tmp_path, **fields)
+
+
+def test_a_field_that_is_set_later_is_checked_when_a_model_is_built():
+    config = tiny()
+    config.num_attention_heads = 5
+    with pytest.raises(ValueError, match=r"`hidden_size` must be a multiple of `num_attention_heads` \(5\), got 32"):
+        RadioModel(config)
+    config = tiny()
+    config.summary_idxs.append("3")  # in place: nobody sees it
+    with pytest.raises(ValueError, match="`summary_idxs` must be a list"):
+        RadioModel(config)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_was_not_chosen_follows_an_override_at_load(order, tmp_path):
+    tiny(adaptors=HEADS).save_pretrained(tmp_path)
+    fields = {"use_feature_pyramid": True, "num_hidden_layers": 2, "adaptors": HEADS[1:]}
+    config = RadioConfig.from_pretrained(tmp_path, **dict(list(fields.items())[::order]))
+    assert config.stage_names == config.out_features == ["p2", "p3", "p4", "p5"]
+    assert config.adaptor_names == ["dino_v3"]
+    chosen = {"out_features": ["p3"], "adaptor_names": [], **fields}
+    config = RadioConfig.from_pretrained(tmp_path, **dict(list(chosen.items())[::order]))
+    assert (config.out_features, config.out_indices, config.adaptor_names) == (["p3"], [1], [])
+    assert RadioConfig.from_pretrained(tmp_path, num_hidden_layers=2).out_features == ["stage2"]
+
+
+def test_what_was_not_chosen_follows_a_field_that_is_set_later():
+    config = tiny()
+    config.num_hidden_layers = 2
+    config.adaptors = HEADS
+    config.hidden_size = 64
+    assert (config.out_features, config.out_indices) == (["stage2"], [2])
+    assert config.adaptor_names == ["siglip2-g", "dino_v3"]
+    assert (config.intermediate_size, config.mlp_ratio) == (256, 4.0)
+    config.intermediate_size = 96
+    assert (config.hidden_size, config.mlp_ratio) == (64, 1.5)
+    config.check()
+
+
+def test_maps_that_were_chosen_stay_chosen():
+    config = tiny(out_indices=[1, 2])
+    config.num_hidden_layers = 2
+    assert config.out_features == ["stage1", "stage2"]
+    config.num_hidden_layers = 1
+    with pytest.raises(ValueError, match=r"out_features must be a subset of stage_names: \['stem', 'stage1'\]"):
+        config.check()
+
+
+def test_presets_take_what_a_configuration_takes():
+    config = tiny(out_indices=[1, 2], num_labels=5, attn_implementation="eager")
+    assert (config.out_features, config.num_labels, config._attn_implementation) == (["stage1", "stage2"], 5, "eager")
+    with pytest.raises(ValueError, match=r"Unknown configuration field 'out_indexes'. Did you mean 'out_indices'\?"):
+        tiny(out_indexes=[1])
+
+
+def test_the_type_of_the_file_is_kept_for_auto(tmp_path):
+    tiny(dtype="bfloat16").save_pretrained(tmp_path)
+    assert RadioConfig.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
+
+
+def test_a_configuration_of_native_transformers_builds_our_model():
+    native = NativeRadioConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, max_img_size=64, attn_implementation="eager"
+    )
+    model = RadioModel(native)
+    assert isinstance(model.config, RadioConfig)
+    assert (model.config.hidden_size, model.config._attn_implementation) == (32, "eager")
+    assert model(torch.rand(1, 3, 32, 32)).features.shape == (1, 4, 32)
+    assert not set(NATIVE_FIELDS) & set(model.config.to_dict())
+    with pytest.raises(ValueError, match="`config` must be a RadioConfig, got a ViTConfig"):
+        RadioModel(ViTConfig())
+
+
+def test_a_configuration_saved_alone_opens(tmp_path, run_elsewhere):
+    tiny().save_pretrained(tmp_path / "first")
+    assert "torch.Size([128, 32])" in run_elsewhere(OPEN_TWICE, tmp_path, tmp_path / "first", tmp_path / "second")

@@ -68,8 +68,8 @@ CASES: dict[str, list[dict]] = {
         *({"summary_idxs": tokens, "nvidia_source": {"args": {}}} for tokens in ([0, 3], [9])),  # registers
     ],
     "use_feature_normalizer": [{"use_feature_normalizer": True}],
-    "num_intermediate_normalizers": [{"num_intermediate_normalizers": 2}],
-    "intermediate_rotation_per_layer": [{"intermediate_rotation_per_layer": True, "num_intermediate_normalizers": 2}],
+    "num_intermediate_normalizers": [{"num_intermediate_normalizers": 4}],
+    "intermediate_rotation_per_layer": [{"intermediate_rotation_per_layer": True, "num_intermediate_normalizers": 4}],
     "initializer_range": [{"initializer_range": 0.1}],
     "vitdet_window_size": [
         {"vitdet_window_size": 2, "vitdet_num_global": 2},

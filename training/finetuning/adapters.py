@@ -23,7 +23,6 @@ from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
-from modeling_radio.modeling_radio import copy_source_files
 from modeling_radio.network_radio import BLOCKS
 from modeling_radio.peft_radio import check_adapter_weights
 from training.finetuning.settings import FinetuneSettings
@@ -125,7 +124,6 @@ def save_adapter(
     def write(folder: Path) -> None:
         model.save_pretrained(str(folder), state_dict=weights)
         _config_to_open(base_model).save_pretrained(folder)
-        copy_source_files(folder)
         processor.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's template, all blanks
         _make_portable(folder / ADAPTER_CONFIG_NAME, base)

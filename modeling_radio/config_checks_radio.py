@@ -1,0 +1,239 @@
+"""What each field of the configuration may hold: one rule a field, checked wherever a value is set.
+
+Numbers are Python's own, since those of numpy and torch cannot be written to `config.json`; truth values are none.
+What several fields must be together is checked where those fields are declared.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from .messages_radio import did_you_mean
+
+
+LARGEST = 2**20
+"""Largest width, size or count (our choice: far above any network): what is mistyped fails here, not in memory."""
+MOST_BLOCKS = 1000
+"""Largest number of blocks in a row (our choice, for the same reason: each one is a module)."""
+SHOWN_CHARACTERS = 200  # our choice: enough to recognize a value in a message
+
+# Those two have weights, which no checkpoint holds.
+ACTIVATIONS = tuple(name for name in ACT2FN if name not in ("prelu", "xielu"))
+DTYPE_NAMES = tuple(
+    name for name, value in vars(torch).items() if isinstance(value, torch.dtype) and value.is_floating_point
+)
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+NAMES_IN_USE = (*dir(nn.ModuleDict()), "backbone")
+"""Names that no adaptor can have: attributes of the module that holds them, and the key of the backbone's answers."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one value must be.
+
+    Attributes:
+        text: The same in words, which follow "must be".
+        holds: Whether a value, of any type, is right.
+        choices: All right values where they are few; a wrong one is answered with the nearest.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+    choices: Collection[str] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise a `ValueError` that names `name`, the value and the rule, unless the rule holds."""
+        if self.holds(value):
+            return
+        hint = did_you_mean(value, self.choices)
+        if type(value).__module__.partition(".")[0] in ("numpy", "torch") and not isinstance(value, torch.dtype):
+            hint = " Python's own numbers and lists come from `.item()` and `.tolist()`."
+        shown = repr(value)
+        shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}..."
+        raise ValueError(f"`{name}` must be {self.text}, got {shown}.{hint}")
+
+
+def integer(low: int, high: int = LARGEST) -> Rule:
+    """Return the rule of an integer within bounds, both included."""
+    return Rule(
+        f"an integer in [{low}, {high}]",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+    )
+
+
+def number(interval: str) -> Rule:
+    """Return the rule of a finite number within an interval, for example `"[0, 1)"`."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            return False
+        return (interval[0] == "[" or value > low) and (interval[-1] == "]" or value < high)
+
+    return Rule(f"a number in {interval}", holds)
+
+
+def choice(choices: Collection[str]) -> Rule:
+    """Return the rule of one of some words."""
+    return Rule(f"one of {list(choices)}", lambda value: isinstance(value, str) and value in choices, choices)
+
+
+def optional(rule: Rule) -> Rule:
+    """Return a rule that also allows `None`."""
+    return Rule(f"{rule.text} or None", lambda value: value is None or rule.holds(value), rule.choices)
+
+
+def listed(rule: Rule, count: int | None = None) -> Rule:
+    """Return the rule of a list whose entries keep a rule, `count` of them or any number."""
+    text = f"a list of which each entry is {rule.text}" if count is None else f"a list of {count}, each {rule.text}"
+
+    def holds(value: Any) -> bool:
+        is_list = isinstance(value, (list, tuple)) and (count is None or len(value) == count)
+        return is_list and all(map(rule.holds, value))
+
+    return Rule(text, holds)
+
+
+def _are_labels(value: Any) -> bool:
+    """Whether a value maps the numbers from 0 on, or what JSON makes of them, to names."""
+    if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value.values()):
+        return False
+    is_number = all(type(key) is int or (isinstance(key, str) and key.isdecimal()) for key in value)
+    return is_number and sorted(map(int, value)) == list(range(len(value)))
+
+
+FLAG = Rule("True or False", lambda value: isinstance(value, bool))
+WORD = Rule("a string", lambda value: isinstance(value, str))
+MAPPING = Rule("a mapping", lambda value: isinstance(value, dict))
+COUNT = integer(1)
+DEPTH = integer(0, MOST_BLOCKS)
+SHARE = number("[0, 1)")
+WINDOW = Rule(
+    "an integer of at least 1 (tokens), 'auto' or 'global'",
+    lambda value: COUNT.holds(value) or (isinstance(value, str) and value in ("auto", "global")),
+)
+WEIGHTS = Rule(
+    "numbers of at least 0 and not all 0",
+    lambda value: listed(number(f"[0, {LARGEST}]")).holds(value) and any(value),
+)
+ADAPTOR_NAME = Rule(
+    "a name without dots that is no attribute of torch's `ModuleDict`, which holds adaptors, and not 'backbone'",
+    lambda value: isinstance(value, str) and value != "" and "." not in value and value not in NAMES_IN_USE,
+)
+DTYPE = Rule(
+    "a floating point type of torch or the name of one",
+    lambda value: value.is_floating_point if isinstance(value, torch.dtype) else choice(DTYPE_NAMES).holds(value),
+)
+
+RULES: dict[str, Rule] = {
+    # the trunk
+    "hidden_size": COUNT,
+    "num_hidden_layers": integer(1, MOST_BLOCKS),
+    "num_attention_heads": COUNT,
+    "intermediate_size": integer(0),
+    "mlp_ratio": number(f"[0, {LARGEST}]"),
+    "hidden_act": choice(ACTIVATIONS),
+    "layer_norm_eps": number("(0, 1]"),
+    "attention_probs_dropout_prob": SHARE,
+    "hidden_dropout_prob": SHARE,
+    "drop_path_rate": SHARE,
+    "use_swiglu_ffn": FLAG,
+    "qkv_bias": FLAG,
+    "use_layer_scale": FLAG,
+    "layerscale_value": number(f"[-{LARGEST}, {LARGEST}]"),
+    "use_patch_bias": FLAG,
+    "use_final_norm": FLAG,
+    "num_channels": COUNT,
+    "patch_size": COUNT,
+    "image_size": COUNT,
+    "max_img_size": COUNT,
+    "max_resolution": optional(COUNT),
+    "preferred_resolution": listed(COUNT, 2),
+    "norm_mean": listed(number(f"[-{LARGEST}, {LARGEST}]")),
+    # Our choice of a bound: smaller ones make pixels so large that their squares overflow.
+    "norm_std": listed(number(f"[1e-6, {LARGEST}]")),
+    "use_cropped_positions": FLAG,
+    "pos_embed_align_corners": FLAG,
+    "num_cls_tokens": COUNT,
+    "num_registers": integer(0),
+    "summary_idxs": optional(listed(integer(0))),
+    "use_feature_normalizer": FLAG,
+    "num_intermediate_normalizers": DEPTH,
+    "intermediate_rotation_per_layer": FLAG,
+    "video_temporal_patch_size": optional(COUNT),
+    "initializer_range": number("(0, 1]"),
+    # windows
+    "vitdet_window_size": optional(COUNT),
+    "vitdet_num_global": COUNT,
+    "vitdet_num_windowed": optional(integer(0)),
+    # adaptors; what stands in them has rules of its own
+    "adaptors": listed(MAPPING),
+    "adaptor_names": optional(listed(WORD)),
+    # heads
+    "classifier_pooling": choice(("summary", "summary_and_features")),
+    "segmentation_head": choice(("linear", "dpt")),
+    "class_weights": optional(WEIGHTS),
+    "semantic_loss_ignore_index": integer(-LARGEST),
+    "dpt_indices": optional(listed(integer(0))),
+    "dpt_hidden_size": integer(2),
+    "detection_indices": optional(listed(integer(0))),
+    "detection_hidden_size": integer(32),
+    "detection_num_layers": integer(1, MOST_BLOCKS),
+    "detection_num_queries": COUNT,
+    "detection_num_groups": COUNT,
+    "detection_window_size": optional(WINDOW),
+    "text_tower": optional(MAPPING),
+    "text_adaptor": optional(WORD),
+    "use_feature_pyramid": FLAG,
+    "feature_pyramid_size": COUNT,
+    "out_features": optional(listed(WORD)),
+    "out_indices": optional(listed(integer(-LARGEST))),
+    # where the weights come from
+    "version": optional(WORD),
+    "nvidia_source": optional(MAPPING),
+    # transformers' own
+    "transformers_version": optional(WORD),
+    "architectures": optional(listed(WORD)),
+    "output_hidden_states": optional(FLAG),
+    "output_attentions": optional(FLAG),
+    "return_dict": optional(FLAG),
+    "dtype": optional(DTYPE),
+    "chunk_size_feed_forward": integer(0),
+    "is_encoder_decoder": FLAG,
+    "num_labels": COUNT,
+    "id2label": optional(Rule("a mapping of the classes 0, 1, ... to their names", _are_labels)),
+    "label2id": optional(MAPPING),
+    "problem_type": optional(choice(PROBLEM_TYPES)),
+}
+"""By field, and by property that is set like one."""
+
+ADAPTOR_RULES: dict[str, Rule] = {
+    "name": ADAPTOR_NAME,
+    "token_index": integer(0),
+    "summary_dim": optional(COUNT),
+    "feature_dim": optional(COUNT),
+    "hidden_size": COUNT,
+    "num_inner_blocks": DEPTH,
+    "mlp_version": choice(("v1", "v2")),
+    "feature_head": choice(("mlp", "attention")),
+    "upsample_factor": COUNT,
+    "feature_hidden_size": optional(COUNT),
+    "feature_num_inner_blocks": optional(DEPTH),
+    "feature_num_blocks": DEPTH,
+    "feature_num_attention_heads": COUNT,
+}
+"""By key of an entry of `adaptors`."""
+
+
+def check_field(name: str, value: Any) -> None:
+    """Refuse what a field of the configuration cannot hold; any other attribute may hold anything.
+
+    Raises:
+        ValueError: If the field's rule does not hold.
+    """
+    if name in RULES:
+        RULES[name].check(name, value)
