@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_radio import RadioConfig
+from .position_cache_radio import PositionCache
 
 
 # AM-RADIO's cropped position embeddings: a crop covers 10 % of the table's area or more, with an aspect ratio between
@@ -68,8 +69,7 @@ class RadioPatchGenerator(nn.Module):
         self.embedder = nn.Linear(patch_dim, config.hidden_size, bias=config.use_patch_bias)
         self.pos_embed = nn.Parameter(torch.empty(1, config.position_grid_size**2, config.hidden_size))
         self.cls_token = RadioPrefixTokens(config)
-        self._resized: dict[tuple[int, int, torch.dtype], Tensor] = {}
-        self._resized_from: tuple[int | float, ...] = ()
+        self.resized = PositionCache()
 
     def forward(self, patches: Tensor, rows: int, cols: int, draws: Tensor | None = None) -> Tensor:
         tokens = self.embedder(patches.to(self.pos_embed.dtype))  # the weight itself may be quantized
@@ -113,22 +113,14 @@ class RadioPatchGenerator(nn.Module):
     def resized_positions(self, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
         """Return the evaluation position embeddings `(1, rows * cols, hidden)` of a grid.
 
-        On the CPU and without gradients each grid is resized once and kept until the table changes. Elsewhere resizing
-        costs less than finding out whether it did, for which the host would wait for the device.
+        On the CPU and without gradients what was resized is kept until the table changes. Elsewhere resizing costs less
+        than finding out whether it did, for which the host would wait for the device.
         """
         table = self.pos_embed
         is_trained = torch.is_grad_enabled() and table.requires_grad
         if torch.compiler.is_compiling() or is_trained or table.device.type != "cpu":
             return self._resize_positions(rows, cols).to(dtype)
-        # The version counter misses writes through `.data`, which many moving-average loops use: a sum of a thousandth
-        # of the table catches those.
-        probe = table.detach().flatten()[:: max(table.numel() // 1024, 1)].double().sum().item()
-        key, state = (rows, cols, dtype), (table.data_ptr(), table._version, probe)
-        if state != self._resized_from:
-            self._resized, self._resized_from = {}, state
-        if key not in self._resized:
-            self._resized[key] = self._resize_positions(rows, cols).to(dtype)
-        return self._resized[key]
+        return self.resized.get(table, (rows, cols, dtype), lambda: self._resize_positions(rows, cols).to(dtype))
 
     def _resize_positions(self, rows: int, cols: int) -> Tensor:
         table, align_corners = self._table(), self.config.pos_embed_align_corners
