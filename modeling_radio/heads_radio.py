@@ -56,15 +56,15 @@ class RadioTaskModel(RadioPreTrainedModel):
         """Return the weight of each class in the loss, `(num_labels,)`, 1 where the configuration gives none.
 
         Raises:
-            ValueError: If there is not one weight for each class, or one is negative.
+            ValueError: If there is not one weight for each class.
         """
         num_labels, weights = count_classes(self.config), self.config.class_weights
         if weights is None:
             return logits.new_ones(num_labels)
-        if len(weights) != num_labels or min(weights) < 0:
+        if len(weights) != num_labels:
             raise ValueError(
-                f"`class_weights` must have one weight of at least 0 for each of the {num_labels} classes "
-                f"(`num_labels`), got {weights}."
+                f"`class_weights` must have one weight for each of the {num_labels} classes (`num_labels`), got "
+                f"{weights}."
             )
         return logits.new_tensor(weights)
 

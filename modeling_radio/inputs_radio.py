@@ -1,10 +1,12 @@
 """What the network takes: checks of images, packs, draws and options, before anything is computed."""
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .config_checks_radio import LARGEST, WORD, integer, listed
 from .configuration_radio import RadioConfig
 from .embeddings_radio import POSITION_DRAWS
 from .encoder_radio import PATH_DRAWS
@@ -23,20 +25,33 @@ def check_images(pixel_values: Tensor, config: RadioConfig) -> Resolution:
     Raises:
         ValueError: If shape, size or type are wrong.
     """
-    if pixel_values.ndim != 4:
+    _check_tensor("pixel_values", pixel_values)
+    if pixel_values.ndim != 4 or pixel_values.shape[0] < 1:
         raise ValueError(
-            f"`pixel_values` must have the shape (batch, channels, height, width), got {tuple(pixel_values.shape)}."
+            "`pixel_values` must have the shape (batch, channels, height, width) with at least one image, got "
+            f"{tuple(pixel_values.shape)}."
         )
     channels, height, width = pixel_values.shape[1:]
     if channels != config.num_channels:
         raise ValueError(f"`pixel_values` must have {config.num_channels} channels, got {channels}.")
+    _check_pixel_type(pixel_values)
+    check_resolution(config, height, width)
+    return Resolution(height // config.patch_size, width // config.patch_size)
+
+
+def _check_tensor(name: str, value: object) -> None:
+    """Raise a `ValueError` where something else comes than a tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"`{name}` must be a tensor, got a {type(value).__name__}. The image processor returns one.")
+
+
+def _check_pixel_type(pixel_values: Tensor) -> None:
+    """Raise a `ValueError` for pixels that are no fractions."""
     if not pixel_values.is_floating_point():
         raise ValueError(
             f"`pixel_values` must be floating point in [0, 1], got {pixel_values.dtype}. Divide by 255 or use the "
             "image processor."
         )
-    check_resolution(config, height, width)
-    return Resolution(height // config.patch_size, width // config.patch_size)
 
 
 def check_pack(patches: Tensor, image_grid_hw: Tensor, config: RadioConfig) -> ImagePack:
@@ -50,8 +65,15 @@ def check_pack(patches: Tensor, image_grid_hw: Tensor, config: RadioConfig) -> I
     Raises:
         ValueError: If the shapes do not fit each other, or a grid is too large.
     """
-    if image_grid_hw.ndim != 2 or image_grid_hw.shape[1] != 2 or not len(image_grid_hw):
-        raise ValueError(f"`image_grid_hw` must have the shape (num_images, 2), got {tuple(image_grid_hw.shape)}.")
+    _check_tensor("pixel_values", patches)
+    _check_pixel_type(patches)
+    _check_tensor("image_grid_hw", image_grid_hw)
+    is_list_of_pairs = image_grid_hw.ndim == 2 and image_grid_hw.shape[1] == 2 and len(image_grid_hw)
+    if not is_list_of_pairs or image_grid_hw.is_floating_point() or image_grid_hw.is_complex():
+        raise ValueError(
+            "`image_grid_hw` must be integers of the shape (num_images, 2) with at least one image, got "
+            f"{image_grid_hw.dtype} of {tuple(image_grid_hw.shape)}."
+        )
     pack = ImagePack(image_grid_hw, config.num_prefix_tokens)
     expected = (sum(rows * cols for rows, cols in pack.grids), config.num_channels * config.patch_size**2)
     if patches.shape != expected:
@@ -63,6 +85,22 @@ def check_pack(patches: Tensor, image_grid_hw: Tensor, config: RadioConfig) -> I
         grids = [tuple(grid) for grid in pack.grids]
         raise ValueError(f"`image_grid_hw` must lie in [1, {largest}] patches, got {grids}.")
     return pack
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise a `ValueError` unless names of adaptors are a list of them."""
+    listed(WORD).check("adaptor_names", names)
+
+
+def count_from_first(indices: Sequence[int], depth: int) -> list[int]:
+    """Return 0-based blocks, of which negative ones were counted from the last.
+
+    Raises:
+        ValueError: If there is something else than integers.
+    """
+    if not isinstance(indices, Sequence) or not all(integer(-LARGEST).holds(index) for index in indices):
+        raise ValueError(f"`indices` must be a list of integers, got {indices!r}.")
+    return [index + depth if index < 0 else index for index in indices]
 
 
 def check_feature_format(feature_format: str, is_packed: bool) -> None:
@@ -111,6 +149,7 @@ def split_draws(
         return None, None
     if is_packed:
         raise ValueError("`draws` must be None with `image_grid_hw`, got numbers. Packed images share one sequence.")
+    _check_tensor("draws", draws)
     expected = (batch_size, count_draws(config))
     if draws.shape != expected:
         raise ValueError(f"`draws` must have the shape {expected}, got {tuple(draws.shape)}.")

@@ -51,6 +51,7 @@ def partition_windows(
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # kept for later passes, which may be trained with
 def variable_lengths(segments: Segments, batch_size: int, device: torch.device) -> dict[str, Any]:
     """Return where segments begin and end in a flattened batch, in the words of flash kernels."""
     lengths = [length for count, length in segments for _ in range(count)] * batch_size

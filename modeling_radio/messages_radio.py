@@ -25,7 +25,7 @@ def check_choice(
     Raises:
         error: If `value` is no choice; the message lists all and suggests the nearest.
     """
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise error(f"`{name}` must be one of {list(choices)}, got {value!r}.{did_you_mean(value, choices)}")
 
 
@@ -40,8 +40,11 @@ def check_blocks(name: str, blocks: Sequence[int], depth: int, *, count: int | N
             None takes any number from 1, all different.
 
     Raises:
-        ValueError: If the list is empty or of another length, does not ascend, or leaves [0, depth).
+        ValueError: If the list is empty or of another length, does not ascend, leaves [0, depth) or holds something
+            else than integers.
     """
+    if not isinstance(blocks, Sequence) or not all(type(block) is int for block in blocks):
+        raise ValueError(f"`{name}` must be a list of integers, got {blocks!r}.")
     is_ascending = list(blocks) == sorted(blocks if count else set(blocks))
     is_counted = bool(blocks) if count is None else len(blocks) == count
     if not (is_ascending and is_counted and all(0 <= block < depth for block in blocks)):

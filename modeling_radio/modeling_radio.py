@@ -24,7 +24,7 @@ from .adaptors_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
 from .encoder_radio import RadioLayerScale
-from .inputs_radio import check_feature_format, count_draws
+from .inputs_radio import check_feature_format, check_names, count_draws, count_from_first
 from .intermediate_radio import Aggregation, average_blocks, group_blocks
 from .messages_radio import check_blocks, check_choice
 from .network_radio import RadioNetwork
@@ -55,6 +55,12 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = IGNORED_KEYS
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Build models outside of `torch.inference_mode`: its tensors could not be trained or moved later."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = torch.inference_mode(mode=False)(cls.__init__)
 
     def __init__(self, config: RadioConfig, *args: Any, **kwargs: Any) -> None:
         config = RadioConfig.of(config)
@@ -108,7 +114,12 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         """Return the patch projection."""
         return self.radio_model.model.patch_generator.embedder
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another patch projection in place, from `(..., channels * patch_size**2)` to `(..., hidden_size)`."""
+        self.radio_model.model.patch_generator.embedder = value
+
     @classmethod
+    @torch.inference_mode(mode=False)
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Any:
         """Open a checkpoint, or an adapter folder: then the base that it names, with its head and its adapter.
 
@@ -231,6 +242,7 @@ class RadioModel(RadioPreTrainedModel):
                 wrong, or an adaptor or window is unknown.
         """
         names = self.config.adaptor_names or [] if adaptor_names is None else adaptor_names
+        check_names(names)
         for name in names:
             self.radio_model.adaptor(name)  # refused before anything is computed
         feature_format = feature_fmt or feature_format
@@ -272,7 +284,7 @@ class RadioModel(RadioPreTrainedModel):
             ValueError: If an index is no block or they do not ascend; otherwise as `forward`.
         """
         depth = self.config.num_hidden_layers
-        blocks = [index + depth if index < 0 else index for index in indices]
+        blocks = count_from_first(indices, depth)
         check_blocks("indices", blocks, depth)
         check_choice("aggregation", aggregation, get_args(Aggregation))
         check_feature_format(feature_format, is_packed=False)

@@ -88,9 +88,9 @@ class RadioNetwork(nn.Module):
         config = self.config
         all_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
-        position_draws, path_draws = split_draws(draws, config, pixel_values.shape[0], image_grid_hw is not None)
         pack = None if image_grid_hw is None else check_pack(pixel_values, image_grid_hw, config)
         grid = check_images(pixel_values, config) if pack is None else pack.largest_grid
+        position_draws, path_draws = split_draws(draws, config, pixel_values.shape[0], pack is not None)
         if pack is None and not self._warned_of_pixel_range:
             self._warned_of_pixel_range = warn_of_pixel_range(pixel_values)
         window = resolve_window(config, window_size, grid)

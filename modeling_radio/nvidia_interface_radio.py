@@ -10,9 +10,10 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from .config_checks_radio import COUNT, LARGEST, number, optional
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner
-from .inputs_radio import check_feature_format
+from .inputs_radio import check_feature_format, count_from_first
 from .intermediate_radio import Aggregation, ScaleOrder, average_blocks, group_blocks
 from .messages_radio import check_blocks, check_choice
 from .network_radio import RadioNetwork
@@ -48,6 +49,8 @@ class NvidiaNames:
 
     def get_nearest_supported_resolution(self, height: int, width: int) -> Resolution:
         """Return the valid size nearest to `height` x `width` pixels."""
+        for name, side in (("height", height), ("width", width)):
+            number(f"(0, {LARGEST}]").check(name, side)
         return nearest_resolution(self.config, height, width)
 
     @property
@@ -196,8 +199,9 @@ class NvidiaInterface(NvidiaNames):
 def _chosen_blocks(indices: int | Sequence[int] | None, depth: int) -> list[int]:
     """Return the 0-based blocks that `forward_intermediates` was asked for, ascending."""
     if indices is None or isinstance(indices, int):
+        optional(COUNT).check("indices", indices)
         blocks = list(range(0 if indices is None else depth - indices, depth))
     else:
-        blocks = sorted({index + depth if index < 0 else index for index in indices})
+        blocks = sorted(set(count_from_first(indices, depth)))
     check_blocks("indices", blocks, depth)
     return blocks

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .config_checks_radio import COUNT, WINDOW, number, optional
 from .configuration_radio import RadioConfig
 from .encoder_radio import RadioBlock, RadioVisionTransformer
 from .layout_radio import AttentionLayout, Segments
@@ -74,7 +75,7 @@ class BlockCost:
 
 def check_window_size(window_size: int | str) -> None:
     """Raise a `ValueError` unless a window is a number of tokens, "auto" or "global"."""
-    if window_size in ("auto", "global") or (isinstance(window_size, int) and window_size >= 1):
+    if WINDOW.holds(window_size):
         return
     raise ValueError(
         f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}. The models were "
@@ -96,7 +97,7 @@ def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolutio
     if window_size is None:
         return config.vitdet_window_size
     if isinstance(window_size, WindowChoice):
-        return window_size.window_size
+        window_size = "global" if window_size.window_size is None else window_size.window_size
     check_window_size(window_size)
     if window_size == "global":
         return None
@@ -198,7 +199,9 @@ class WindowBudget:
         Raises:
             ValueError: If the size is no multiple of the patch size or too large.
         """
-        check_resolution(self.config, height, width)
+        for name, budget in (("max_latency_ms", max_latency_ms), ("max_memory_gib", max_memory_gib)):
+            optional(number("(0, inf]")).check(name, budget)
+        self._check_size(height, width, batch_size)
         rows, cols = height // self.config.patch_size, width // self.config.patch_size
         if max_latency_ms is None and max_memory_gib is None:
             window = choose_without_budget(self.config, rows, cols)
@@ -222,10 +225,16 @@ class WindowBudget:
         Raises:
             ValueError: If the size is no multiple of the patch size or too large.
         """
-        check_resolution(self.config, height, width)
+        self._check_size(height, width, batch_size)
+        optional(COUNT).check("window_size", window_size)
         rows, cols = height // self.config.patch_size, width // self.config.patch_size
         layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window_size, torch.device("cpu"))
         return WindowChoice(window_size, *predict(self.radio_model.model, self._block_cost(), layout, batch_size))
+
+    def _check_size(self, height: int, width: int, batch_size: int) -> None:
+        for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
+            COUNT.check(name, value)
+        check_resolution(self.config, height, width)
 
     def _block_cost(self) -> BlockCost:
         key = (str(self.device), self.dtype, str(self.config._attn_implementation))

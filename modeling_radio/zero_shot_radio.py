@@ -97,6 +97,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
                 init.constant_(module.logit_bias, _SIGLIP_LOGIT_BIAS)
 
     @classmethod
+    @torch.inference_mode(mode=False)
     def from_parts(
         cls, radio: RadioModel, dual_encoder: SiglipModel | Siglip2Model | CLIPModel, text_adaptor: str | None = None
     ) -> "RadioForZeroShotImageClassification":

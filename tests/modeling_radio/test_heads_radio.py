@@ -157,6 +157,18 @@ def test_bfloat16_is_finite(head):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+def test_a_model_of_inference_mode_can_be_trained_moved_and_saved(head, backbone_folder, tmp_path):
+    with torch.inference_mode():
+        built = head.build()
+        opened = head.model_class.from_pretrained(backbone_folder, **head.fields)
+        built(images())
+    for model in (built, opened):
+        model.train()(images())[head.output].sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        model.to(torch.float64).save_pretrained(tmp_path)
+        assert model.eval()(images().double())[head.output].isfinite().all()
+
+
 def test_windows(head):
     model, batch = head.build(vitdet_num_global=2), images()
     with torch.no_grad():
@@ -268,10 +280,9 @@ def test_class_weights_scale_the_classes(name):
     torch.testing.assert_close(model(batch, labels=labels).loss, first, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0, 1.0, 1.0, 1.0, -1.0]])
-def test_class_weights_that_cannot_be_right(weights):
-    model = HEADS["classification"].build(class_weights=weights)
-    with pytest.raises(ValueError, match=r"`class_weights` must have one weight of at least 0 for each of the 5"):
+def test_class_weights_that_cannot_be_right():
+    model = HEADS["classification"].build(class_weights=[1.0, 2.0])
+    with pytest.raises(ValueError, match=r"`class_weights` must have one weight for each of the 5 .* got \[1.0, 2.0\]"):
         model(images(), labels=torch.tensor([0, 1]))
 
 

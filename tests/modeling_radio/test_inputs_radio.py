@@ -24,7 +24,10 @@ def model() -> RadioModel:
         (torch.rand(1, 3, 272, 64), "The nearest valid size is 256 x 64"),
         (torch.rand(1, 3, 4, 64), "The nearest valid size is 16 x 64"),
         (torch.rand(1, 4, 64, 64), "must have 3 channels, got 4"),
-        (torch.rand(3, 64, 64), r"shape \(batch, channels, height, width\), got \(3, 64, 64\)"),
+        (torch.rand(3, 64, 64), r"shape \(batch, channels, height, width\) .*, got \(3, 64, 64\)"),
+        (torch.tensor(0.5), r"`pixel_values` must have the shape .*, got \(\)"),
+        (torch.rand(0, 3, 64, 64), r"`pixel_values` must .* with at least one image, got \(0, 3, 64, 64\)"),
+        ([[0.5]], "`pixel_values` must be a tensor, got a list. The image processor returns one"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "Divide by 255 or use the image processor"),
     ],
 )
@@ -41,6 +44,40 @@ def test_bad_format_and_blocks(model):
         model.get_intermediate_features(batch, indices=[2, 1])
     with pytest.raises(ValueError, match=r"`aggregation` must be one of \['sparse', 'dense'\], got 'mean'"):
         model.get_intermediate_features(batch, indices=[1], aggregation="mean")
+
+
+@pytest.mark.parametrize(
+    ("patches", "grids", "message"),
+    [
+        (torch.rand(()), [[2, 3]], r"`pixel_values` must have the shape \(6, 768\) .*, got \(\)"),
+        (torch.zeros(6, 768, dtype=torch.long), [[2, 3]], "`pixel_values` must be floating point .*, got torch.int64"),
+        (torch.rand(6, 768), [[2.0, 3.0]], "`image_grid_hw` must be integers of the shape .*, got torch.float32"),
+        (torch.rand(6, 768), [], r"`image_grid_hw` must be .* with at least one image, got .* of \(0,\)"),
+        (torch.rand(6, 768), [[-2, -3]], r"`image_grid_hw` must lie in \[1, 16\] patches, got \[\(-2, -3\)\]"),
+        (torch.rand(0, 768), [[0, 3]], r"`image_grid_hw` must lie in \[1, 16\] patches, got \[\(0, 3\)\]"),
+        ([[0.5]], [[2, 3]], "`pixel_values` must be a tensor, got a list"),
+    ],
+)
+def test_bad_packs(model, patches, grids, message):
+    with pytest.raises(ValueError, match=message):
+        model(patches, image_grid_hw=torch.tensor(grids))
+
+
+@pytest.mark.parametrize("names", ["sam3", 5, [5], {"sam3": 1}])
+def test_names_of_adaptors_are_a_list(model, names):
+    with pytest.raises(ValueError, match="`adaptor_names` must be a list of which each entry is a string, got"):
+        model(torch.rand(1, 3, 32, 32), adaptor_names=names)
+
+
+@pytest.mark.parametrize("indices", ["01", 3, [0.0], [True], [None], torch.tensor([1])])
+def test_indices_are_integers(model, indices):
+    with pytest.raises(ValueError, match="`indices` must be a list of integers, got"):
+        model.get_intermediate_features(torch.rand(1, 3, 32, 32), indices)
+
+
+def test_draws_are_a_tensor(model):
+    with pytest.raises(ValueError, match="`draws` must be a tensor, got a list"):
+        model(torch.rand(1, 3, 32, 32), draws=[0.5])
 
 
 def test_attentions_need_global_blocks(model):
@@ -74,6 +111,9 @@ def test_nearest_supported_resolution(model):
     assert model.get_nearest_supported_resolution(3, 5000) == (16, 256)
     assert (model.patch_size, model.min_resolution_step, model.max_resolution) == (16, 16, 256)
     assert model.preferred_resolution == (64, 64)
+    for height in (0, -5, float("nan"), float("inf"), "64", True):
+        with pytest.raises(ValueError, match="`height` must be a number in"):
+            model.get_nearest_supported_resolution(height, 64)
 
 
 @pytest.fixture

@@ -302,3 +302,30 @@ def test_feature_fmt_is_feature_format():
         assert_outputs_equal(theirs, ours)
         with pytest.raises(ValueError, match=r"must be one of \['NLC', 'NCHW'\], got 'NHWC'"):
             model(batch, feature_fmt="NHWC")
+
+
+def test_the_patch_projection_can_be_replaced():
+    model = build("c-radio_v4")
+    batch = images(model)
+    before = model(batch).features
+    projection = torch.nn.Linear(3 * model.patch_size**2, model.config.hidden_size, bias=False)
+    model.set_input_embeddings(projection)
+    assert model.get_input_embeddings() is projection
+    assert not torch.equal(model(batch).features, before)
+
+
+def test_a_model_of_inference_mode_can_be_trained_moved_and_saved(tmp_path):
+    with torch.inference_mode():
+        built = build("c-radio_v4")
+        built.save_pretrained(tmp_path)
+        opened = RadioModel.from_pretrained(tmp_path)
+        opened(images(opened))
+    for model in (built, opened):
+        batch = images(model)
+        with torch.no_grad():
+            expected = model(batch)
+        assert_outputs_equal(model(batch), expected)
+        model.train()(batch).features.sum().backward()
+        assert model.get_input_embeddings().weight.grad is not None
+        model.to(torch.float64).save_pretrained(tmp_path)
+        assert model.eval()(batch.double()).features.dtype == torch.float64

@@ -84,6 +84,38 @@ def test_prediction_adds_up_over_the_blocks():
     assert whole.memory_gib > weights / 2**30
 
 
+@pytest.mark.parametrize(
+    "window_size", [True, 0, -1, 2.0, float("nan"), "2", torch.tensor(2), [2], WindowChoice(0, 1.0, 1.0)]
+)
+def test_windows_that_are_none(window_size):
+    model = RadioModel(RadioConfig.from_preset("radio-test"))
+    with pytest.raises(ValueError, match="`window_size` must be at least 1"):
+        model(torch.rand(1, 3, 32, 32), window_size=window_size)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"window_size": 0}, "`window_size` must be an integer .* or None, got 0"),
+        ({"window_size": "auto"}, "`window_size` must be an integer .* or None, got 'auto'"),
+        ({"batch_size": 0}, "`batch_size` must be an integer"),
+        ({"height": 64.0}, "`height` must be an integer"),
+    ],
+)
+def test_costs_of_what_cannot_be(arguments, message):
+    model = RadioModel(RadioConfig.from_preset("radio-test"))
+    with pytest.raises(ValueError, match=message):
+        model.predict_window_cost(**{"height": 64, "width": 64, "window_size": None, **arguments})
+
+
+@pytest.mark.parametrize("name", ["max_latency_ms", "max_memory_gib"])
+def test_budgets_are_positive(name):
+    model = RadioModel(RadioConfig.from_preset("radio-test"))
+    for budget in (0, -1.0, float("nan"), "5", True):
+        with pytest.raises(ValueError, match=f"`{name}` must be a number in"):
+            model.choose_window_size(64, 64, **{name: budget})
+
+
 def test_measures_once_per_device_and_warns_when_nothing_fits():
     model = RadioModel(RadioConfig.from_preset("radio-test")).train()
     choice = model.choose_window_size(256, 256, max_latency_ms=1e9)
