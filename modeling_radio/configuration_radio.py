@@ -69,18 +69,18 @@ class RadioConfig(
         super().__post_init__(**kwargs)
         self.check()
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, key: str, value: Any) -> None:
         """Refuse a value that the field cannot hold, and once complete let follow what was not chosen itself."""
-        check_field(name, value)
+        check_field(key, value)
         is_complete = vars(self).get("_out_features") is not None
-        stale = self._stale_fields({name}) if is_complete else set()
-        super().__setattr__(name, value)
+        stale = self._stale_fields({key}) if is_complete else set()
+        super().__setattr__(key, value)
         if "intermediate_size" in stale or "mlp_ratio" in stale:
             vars(self).update(dict.fromkeys(stale, 0))
             self.complete_trunk()
         if "adaptor_names" in stale:
             self.adaptor_names = None
-        if name == "adaptors" and is_complete:
+        if key == "adaptors" and is_complete:
             self.complete_adaptors()
         if "out_features" in stale:
             self.choose_stages()

@@ -116,7 +116,7 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put another patch projection in place, from `(..., channels * patch_size**2)` to `(..., hidden_size)`."""
-        self.radio_model.model.patch_generator.embedder = value
+        self.radio_model.model.patch_generator.embedder = value  # pyrefly: ignore[bad-assignment]
 
     @classmethod
     @torch.inference_mode(mode=False)

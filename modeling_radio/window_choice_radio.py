@@ -238,9 +238,10 @@ class WindowBudget:
 
     def _block_cost(self) -> BlockCost:
         key = (str(self.device), self.dtype, str(self.config._attn_implementation))
-        if self._block_costs is None or key not in self._block_costs:
-            self._block_costs = {**(self._block_costs or {}), key: calibrate(self.radio_model.model)}
-        return self._block_costs[key]
+        costs = self._block_costs or {}  # read once: another thread may put another one in its place
+        if key not in costs:
+            self._block_costs = costs = {**costs, key: calibrate(self.radio_model.model)}
+        return costs[key]
 
 
 def _size(segments: Segments, batch_size: int) -> tuple[int, int, int]:
