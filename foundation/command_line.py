@@ -198,8 +198,10 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return " (required)"
     value = field.default
-    if field.default_factory is not None or value is None or isinstance(value, bool) or value in ([], {}):
+    if field.default_factory is not None or value is None or value in ([], {}):
         return ""
+    if isinstance(value, bool):
+        return f" (default: {str(value).lower()})"
     return f" (default: {','.join(map(str, value)) if isinstance(value, list | tuple) else value})"
 
 

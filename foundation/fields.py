@@ -1,9 +1,10 @@
 """What the declaration of a setting says in words, and how a text becomes its value."""
 
 import inspect
+import itertools
 import re
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -45,6 +46,10 @@ def read_names(text: str) -> list[str] | None:
     return [] if text == "none" else [name.strip() for name in text.split(",")]
 
 
+_YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
+_PYTHON_WORDS = re.compile(r"\b(None|True|False)\b")
+
+
 class Setting(NamedTuple):
     """One line of a list of all settings.
 
@@ -74,13 +79,13 @@ def list_settings(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]
 
 
 def field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the docstrings of a class and of those it inherits from say of each field."""
+    """Return what the docstrings of a class and of those it inherits from say of each field, with values as in YAML."""
     texts: dict[str, str] = {}
     for parent in reversed(model.__mro__):
         text = inspect.cleandoc(parent.__dict__.get("__doc__") or "").partition("Attributes:\n")[2]
         entries = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", text, re.MULTILINE)
         texts.update((name, " ".join(lines.split())) for name, lines in entries if name in model.model_fields)
-    return texts
+    return {name: _PYTHON_WORDS.sub(lambda word: _YAML_WORDS[word[0]], text) for name, text in texts.items()}
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -105,6 +110,12 @@ def kinds_of(annotation: Any) -> set[type]:
     return {origin or annotation}
 
 
+def item_kinds_of(annotation: Any) -> set[type]:
+    """Return the classes of values that the items of a list may have; nothing for what can be no list."""
+    parts = [part for part in _parts(annotation) if get_origin(part) in (list, tuple)]
+    return set().union(*(kinds_of(item) for part in parts for item in get_args(part) if item is not ...))
+
+
 def literals_of(annotation: Any) -> list[Any]:
     """Return the values that a type names one by one."""
     return [choice for part in _parts(annotation) if get_origin(part) is Literal for choice in get_args(part)]
@@ -121,7 +132,7 @@ def choices_of(field: FieldInfo) -> list[Any] | None:
 
 def describe_type(field: FieldInfo) -> str:
     """Return what a field may be in words, for example "a number above 0, or null"."""
-    choices, bounds = choices_of(field), _bounds_rule(field)
+    choices, bounds = choices_of(field), _bounds_rule(field.metadata)
     form = next((rule.form for rule in field.metadata if isinstance(rule, Spelling)), None)
     parts = [part for part in _parts(field.annotation) if part is not types.NoneType]
     if form is not None:
@@ -162,6 +173,8 @@ def read_text(text: str, field: FieldInfo | None) -> Any:
     if is_text_only:
         is_null = value is None and (text or Path not in kinds)  # an empty path is rather a shell's unset variable
         return value if isinstance(value, str) or is_null else text
+    if text == "None" and types.NoneType in kinds:
+        return text  # not a list of that name: the check of the field says what to write
     is_list = not kinds.isdisjoint({list, tuple})
     if is_list and isinstance(value, str | int | float) and (str not in kinds or "," in text):
         return [item.strip() for item in text.split(",")]
@@ -175,8 +188,22 @@ def _read_spelling(text: str, rule: Spelling) -> Any:
         return read_yaml(text)  # a list as in a file, or no valid value: the error names the form
 
 
+MAX_DEPTH = 50
+MAX_VALUES = 100_000
+"""Our choices: far beyond what anybody writes, so that aliases of aliases cannot fill the memory."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, a date is text, and no key stands twice."""
+    """YAML of plain values, in which 1e-3 is a number, a date is text, and no key stands twice."""
+
+    def construct_plain(self, node: yaml.ScalarNode) -> Any:
+        """Return the value of a scalar whose tag may have been written by hand."""
+        try:
+            return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        except (ValueError, KeyError) as error:
+            tag = node.tag.rpartition(":")[2]
+            problem = f"{node.value[:40]!r} is no value of the type {tag!r}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -186,6 +213,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_TAG = "tag:yaml.org,2002:"
+_Loader.yaml_constructors = {
+    tag: construct
+    for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+    if tag in (f"{_TAG}seq", f"{_TAG}map", f"{_TAG}str", None)
+} | {f"{_TAG}{name}": _Loader.construct_plain for name in ("null", "bool", "int", "float")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -201,15 +234,22 @@ def read_yaml(text: str) -> Any:
         ValueError: If it is not YAML; the message is one line.
     """
     try:
-        return _with_text_keys(yaml.load(text, _Loader))
+        return _with_text_keys(yaml.load(text, _Loader), MAX_DEPTH, itertools.count())
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"not YAML: it is nested deeper than {MAX_DEPTH} levels") from error
 
 
-def _with_text_keys(value: Any) -> Any:
+def _with_text_keys(value: Any, depth_left: int, count: Iterator[int]) -> Any:
+    """Return a copy in which no two places share a value, however often aliases name it."""
+    if depth_left < 0:
+        raise RecursionError
+    if next(count) > MAX_VALUES:
+        raise yaml.YAMLError(f"it stands for more than {MAX_VALUES:,} values")
     if isinstance(value, Mapping):
-        return {str(key): _with_text_keys(entry) for key, entry in value.items()}
-    return [_with_text_keys(entry) for entry in value] if isinstance(value, list) else value
+        return {str(key): _with_text_keys(entry, depth_left - 1, count) for key, entry in value.items()}
+    return [_with_text_keys(entry, depth_left - 1, count) for entry in value] if isinstance(value, list) else value
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
@@ -217,10 +257,10 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _bounds_rule(field: FieldInfo) -> str:
+def _bounds_rule(metadata: Sequence[Any]) -> str:
     """Return the range of a number in words, for example "above 0" or "in [0, 1)"; empty where there is none."""
     words, low, high = [], None, None
-    for rule in field.metadata:
+    for rule in metadata:
         if isinstance(rule, Ge | Gt):
             is_closed, value = isinstance(rule, Ge), rule.ge if isinstance(rule, Ge) else rule.gt
             words.append(f"of at least {value}" if is_closed else f"above {value}")
@@ -236,6 +276,8 @@ def _type_words(part: Any) -> str:
     origin, arguments = get_origin(part), get_args(part)
     if origin is Literal:
         return " or ".join(map(repr, arguments))
+    if origin is Annotated:
+        return f"{_type_words(arguments[0])} {_bounds_rule(arguments[1:])}".rstrip()
     if origin in (list, tuple):
         items = ["..." if item is ... else _type_words(item) for item in arguments]
         return f"[{', '.join(items if origin is tuple else [*items, '...'])}]"

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -20,6 +21,7 @@ from foundation.fields import (
     OneOf,
     describe_type,
     entry_of,
+    item_kinds_of,
     kinds_of,
     literals_of,
     read_text,
@@ -91,13 +93,17 @@ class Settings(BaseModel):
         """Check what types do not: choices of a registry, that true and false are no numbers, and "" is no path."""
         field = cls.model_fields[str(info.field_name)]
         kinds = kinds_of(field.annotation)
-        is_number = isinstance(value, bool) and bool not in kinds and kinds & {int, float}
-        if is_number or (value == "" and Path in kinds):  # a path that is empty is the working directory to Python
+        items = value if isinstance(value, list | tuple) else []
+        is_flag = _is_flag_for_a_number([value], kinds) or _is_flag_for_a_number(items, item_kinds_of(field.annotation))
+        if is_flag or (value == "" and Path in kinds):  # a path that is empty is the working directory to Python
             raise SettingsError(f"`{{path}}` must be {describe_type(field)}, got {value!r}.")
+        if value == "None" and NoneType in kinds:
+            raise SettingsError(f"`{{path}}` must be {describe_type(field)}, got {value!r}. Write null for no value.")
         for rule in field.metadata:
-            if isinstance(rule, OneOf) and value is not None:
-                for choice in value if isinstance(value, list | tuple) else [value]:
-                    check_choice("{path}", choice, rule.choices, error=SettingsError)
+            if isinstance(rule, OneOf):
+                for choice in items or [value]:
+                    if isinstance(choice, str):  # what is no text is refused by its type
+                        check_choice("{path}", choice, rule.choices, error=SettingsError)
         return value
 
     def replace(self: S, **changes: Any) -> S:
@@ -107,6 +113,10 @@ class Settings(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data for YAML or JSON."""
         return self.model_dump(mode="json")
+
+
+def _is_flag_for_a_number(values: Sequence[Any], kinds: set[type]) -> bool:
+    return bool(kinds & {int, float}) and bool not in kinds and any(isinstance(value, bool) for value in values)
 
 
 def require(is_valid: bool, name: str, value: Any, rule: str) -> None:

@@ -8,10 +8,13 @@ suggests the right one.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
+from annotated_types import Ge, Gt, Lt
 from pydantic import BeforeValidator, Field, model_validator
+from torch import nn
 
 from foundation.fields import Mark, OneOf, read_yaml
 from foundation.messages import check_choice, did_you_mean
@@ -22,6 +25,9 @@ from training.losses.summaries import SUMMARY_LOSSES
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
+
+Count = Annotated[int, Gt(0)]
+Decay = Annotated[float, Ge(0), Lt(1)]
 
 INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
 STAGELESS = Mark("is the same for all stages")
@@ -118,7 +124,10 @@ class TeacherRecipe(RunOptions, Named):
     adaptor: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _check_options(self) -> "TeacherRecipe":
+    def _check(self) -> "TeacherRecipe":
+        # PyTorch keeps the heads in a `ModuleDict`, which takes no name of its own attributes and methods.
+        is_name = re.fullmatch(r"[\w-]+", self.name) is not None and not hasattr(nn.ModuleDict(), self.name)
+        require(is_name, "name", self.name, "of letters, digits, '_' and '-', and no word of PyTorch's such as 'keys'")
         for key in self.options:
             rule = f"written one level up, as teachers.{self.name}.{key}"
             require(key not in type(self).model_fields, f"options.{key}", self.options[key], rule)
@@ -152,7 +161,7 @@ class SourceRecipe(ImageSource):
         weight: Share of the images that come from here.
     """
 
-    weight: float
+    weight: float = Field(gt=0, le=1)
 
 
 class DataRecipe(ImageSource):
@@ -175,7 +184,7 @@ class DataRecipe(ImageSource):
     shuffle_buffer: int = Field(1000, gt=0)
     num_images: int | None = Field(None, gt=0)
     image_size_px: int = Field(224, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
 
     @model_validator(mode="after")
@@ -183,8 +192,7 @@ class DataRecipe(ImageSource):
         is_free = self.num_images is None or not (self.streaming or self.mixed_in)
         require(is_free, "num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
         weights = [entry.weight for entry in self.mixed_in]
-        is_share = all(weight > 0 for weight in weights) and sum(weights) < 1
-        require(is_share, "mixed_in (weights)", weights, "above 0 and sum to less than 1")
+        require(sum(weights) < 1, "mixed_in (weights)", weights, "such that their sum is less than 1")
         return self
 
     def sources(self) -> list[SourceRecipe]:
@@ -217,8 +225,8 @@ class ViewsRecipe(RecipeSection):
     cache_dir: Annotated[str | None, INDECISIVE] = None
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    max_shift_patches: int = 2
-    shift_deviation_patches: float = 0.5
+    max_shift_patches: int = Field(2, ge=0)
+    shift_deviation_patches: float = Field(0.5, ge=0)
     flip_probability: float = Field(0.5, ge=0, le=1)
     brightness: float = Field(0.0, ge=0)
     contrast: float = Field(0.0, ge=0)
@@ -227,6 +235,7 @@ class ViewsRecipe(RecipeSection):
     def _check(self) -> "ViewsRecipe":
         for name, bounds in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
             require(0 < bounds[0] <= bounds[1], name, bounds, "two numbers above 0, the smaller first")
+        require(self.crop_scale[1] <= 1, "crop_scale", self.crop_scale, "two shares of the area, at most 1")
         return self
 
 
@@ -251,25 +260,23 @@ class PartitionRecipe(Named):
     """
 
     name: str = "low"
-    sizes_px: list[int] = [128]
-    probabilities: list[float] | None = None
+    sizes_px: list[Count] = [128]
+    probabilities: list[Annotated[float, Ge(0)]] | None = None
     batch_size: int = Field(64, gt=0)
     accumulation_steps: Annotated[int, INDECISIVE] = Field(1, gt=0)
     rank_share: Annotated[int | None, INDECISIVE] = Field(None, gt=0)
     teachers: list[str] | None = None
-    windows_px: list[int] | None = None
-    vitdet_windows: list[int] | None = None
+    windows_px: list[Count] | None = None
+    vitdet_windows: list[Count] | None = None
     vitdet_probability: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> "PartitionRecipe":
         require(bool(self.sizes_px), "sizes_px", self.sizes_px, "at least one size")
-        windows = self.vitdet_windows
-        rule = "at least one size of at least 1 token, or null"
-        require(windows is None or (bool(windows) and min(windows) >= 1), "vitdet_windows", windows, rule)
+        for name, windows in (("windows_px", self.windows_px), ("vitdet_windows", self.vitdet_windows)):
+            require(windows != [], name, windows, "at least one size, or null")
         if self.probabilities is not None:
-            is_match = len(self.probabilities) == len(self.sizes_px) and min(self.probabilities) >= 0
-            is_match = is_match and sum(self.probabilities) > 0
+            is_match = len(self.probabilities) == len(self.sizes_px) and sum(self.probabilities) > 0
             rule = "one number >= 0 for each of sizes_px, not all 0"
             require(is_match, "probabilities", self.probabilities, rule)
         return self
@@ -287,7 +294,7 @@ class StandardizationRecipe(RecipeSection):
 
     method: Literal["phi_s", "channel", "global"] = "phi_s"
     calibration_steps: int = Field(1, gt=0)
-    estimation_steps: int = 3000
+    estimation_steps: int = Field(3000, ge=0)
     refit_every_steps: int = Field(100, gt=0)
 
 
@@ -322,13 +329,13 @@ class OptimizerRecipe(RecipeSection):
 
     name: Literal["adamw", "lamb", "muon"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    fallback_lr_scale: float = 1.0
-    clip_norm: float | None = 1.0
-    trunk_frozen_steps: int = 0
-    max_bad_steps: int = 10
+    weight_decay: float = Field(0.02, ge=0)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    fallback_lr_scale: float = Field(1.0, ge=0)
+    clip_norm: float | None = Field(1.0, gt=0)
+    trunk_frozen_steps: int = Field(0, ge=0)
+    max_bad_steps: int = Field(10, gt=0)
 
 
 class ScheduleRecipe(RecipeSection):
@@ -366,7 +373,7 @@ class MesaRecipe(RecipeSection):
     """
 
     weight: float = Field(0.0, ge=0)
-    start_step: int = 0
+    start_step: int = Field(0, ge=0)
 
     def is_due(self, step: int) -> bool:
         """Return whether the loss counts at a step."""
@@ -455,7 +462,7 @@ class Recipe(RecipeSection):
     """
 
     name: Annotated[str, INDECISIVE]
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     # Accelerate has one precision per process. YAML reads a bare `no` as false.
     mixed_precision: Annotated[
         Literal["no", "bf16"], STAGELESS, BeforeValidator(lambda value: "no" if value is False else value)
@@ -479,6 +486,8 @@ class Recipe(RecipeSection):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
+        is_name = re.fullmatch(r"[^/\0]+", self.name) is not None and self.name not in (".", "..")
+        require(is_name, "name", self.name, "the name of a folder below `runs`, without '/'")
         for section, entries in (("teachers", self.teachers), ("partitions", self.partitions)):
             names = [entry.name for entry in entries]
             is_valid = bool(names) and len(set(names)) == len(names)
@@ -539,7 +548,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
             range.
     """
     path = _find_recipe(source)
-    layers = [{"name": path.stem}, *_read_layers(path)]
+    layers = [{"name": path.stem}, *_read_layers([path])]
     try:
         recipe = load(Recipe, layers, overrides)
         stage_recipes(recipe)  # checked now, so that a run does not fail when the stage starts
@@ -613,13 +622,28 @@ def _find_recipe(source: str) -> Path:
     return RECIPES_DIR / f"{source}.yaml"
 
 
-def _read_layers(path: Path) -> list[dict[str, Any]]:
-    """Return the file's contents, those of its `base` before it."""
+def _read_layers(paths: list[Path]) -> list[dict[str, Any]]:
+    """Return the contents of the last file, those of its `base` before it; it is the base of the file before it."""
+    path = paths[-1]
     try:
         layer = read_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"Recipe file {str(path)!r} is not text in UTF-8: {error.reason}.") from error
     except ValueError as error:
         raise RecipeError(f"Recipe file {str(path)!r} is {error}") from error
     if not isinstance(layer, dict):
-        raise RecipeError(f"Recipe file {str(path)!r} must hold a mapping of sections.")
+        raise RecipeError(f"Recipe file {str(path)!r} must hold a mapping of sections, got {shorten(repr(layer), 80)}.")
     base = layer.pop("base", None)
-    return [layer] if base is None else [*_read_layers(_find_recipe(base)), layer]
+    if base is None:
+        return [layer]
+    own_name = f"Recipe file {str(path)!r}: `base`"
+    if not isinstance(base, str):
+        raise RecipeError(f"{own_name} must be the name of a recipe or a file that ends in .yaml, got {base!r}.")
+    try:
+        base_path = _find_recipe(base)
+    except RecipeError as error:
+        raise RecipeError(f"{own_name} {base!r} cannot be read. {error}") from error
+    if any(base_path.samefile(each) for each in paths):
+        loop = " -> ".join(str(each) for each in (*paths, base_path))
+        raise RecipeError(f"{own_name} must be another recipe, got a loop: {loop}.")
+    return [*_read_layers([*paths, base_path]), layer]

@@ -107,6 +107,8 @@ def test_help_lists_every_setting(capsys, monkeypatch):
     assert "  section.rate: a number in [0, 1) (default: 0.1)\n      How fast, over two lines.\n" in changing
     assert "  entries.NAME.size: an integer above 0 (default: 8)\n" in changing
     assert "  source: a text (required)\n" in changing
+    assert "  is_quick: true or false (default: false)\n" in changing
+    assert "Whether to look twice. (default: true)" in changing
 
 
 def test_a_class_with_a_title_is_a_group_of_its_own(capsys):

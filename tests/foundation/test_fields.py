@@ -1,11 +1,22 @@
 """What a declaration says in words, and what a text on the command line stands for."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from annotated_types import Ge, Gt, Lt
 from toy_settings import Section, Toy
 
-from foundation.fields import describe_type, field_texts, list_settings, read_names, read_text, read_yaml
+from foundation.fields import (
+    describe_type,
+    field_texts,
+    item_kinds_of,
+    list_settings,
+    read_names,
+    read_text,
+    read_yaml,
+)
+from foundation.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -59,6 +70,32 @@ def test_yaml(text, value):
     assert read_yaml(text) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0b_", "'0b_' is no value of the type 'int'"),
+        ("!!bool maybe", "'maybe' is no value of the type 'bool'"),
+        ("!!timestamp 2020-01-01", "could not determine a constructor"),
+        ("!!binary YQ==", "could not determine a constructor"),
+        ("!!set {a}", "could not determine a constructor"),
+        ("!!python/name:os.system x", "could not determine a constructor"),
+        ("&a [*a]", "nested deeper than 50 levels"),
+        ("[" * 60 + "]" * 60, "nested deeper than 50 levels"),
+        ("[" * 5000, "nested deeper than 50 levels"),
+        ("[&a [" + "1, " * 1000 + "]" + ", *a" * 100 + "]", "stands for more than 100,000 values"),
+    ],
+)
+def test_only_plain_values_of_sensible_size(text, message):
+    with pytest.raises(ValueError, match=f"^not YAML: .*{message}"):
+        read_yaml(text)
+
+
+def test_aliases_are_copied():
+    value = read_yaml("a: &x {k: [1]}\nb: *x\nc: {<<: *x, l: 2}")
+    assert value == {"a": {"k": [1]}, "b": {"k": [1]}, "c": {"k": [1], "l": 2}}
+    assert value["a"]["k"] is not value["b"]["k"]
+
+
 def test_keys_stand_once():
     with pytest.raises(ValueError, match="the key 'a' stands twice"):
         read_yaml("a: 1\nb: 2\na: 3\n")
@@ -79,6 +116,32 @@ def test_keys_stand_once():
 )
 def test_types_in_words(name, words):
     assert describe_type(Toy.model_fields[name]) == words
+
+
+def test_items_and_their_ranges_in_words():
+    class Ranges(Settings):
+        counts: list[Annotated[int, Gt(0)]] | None = None
+        pair: tuple[Annotated[float, Ge(0), Lt(1)], float] = (0, 0)
+        size: int = 1
+
+    fields = Ranges.model_fields
+    assert describe_type(fields["counts"]) == "[an integer above 0, ...], or null"
+    assert describe_type(fields["pair"]) == "[a number in [0, 1), a number]"
+    kinds = [item_kinds_of(fields[name].annotation) for name in ("counts", "pair", "size")]
+    assert kinds == [{int}, {float}, set()]
+
+
+def test_texts_have_the_words_of_yaml():
+    class Words(Settings):
+        """Words.
+
+        Attributes:
+            size: None for no size, True or False for nothing; Nonesuch stays.
+        """
+
+        size: int | None = None
+
+    assert field_texts(Words) == {"size": "null for no size, true or false for nothing; Nonesuch stays."}
 
 
 def test_every_setting_is_listed_with_its_text():

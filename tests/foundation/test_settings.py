@@ -54,6 +54,12 @@ def test_mappings_are_merged_and_lists_replaced():
         ("entries.low.size=0", "`entries.low.size` must be an integer above 0, got 0."),
         ("entries.1.size=big", "`entries.high.size` must be an integer above 0, got 'big'."),
         ("section.rate=1", "`section.rate` must be a number in [0, 1), got 1."),
+        (
+            "window=None",
+            "`window` must be an integer or 'auto' or 'global', or null, got 'None'. Write null for no value.",
+        ),
+        ("names=None", "`names` must be [a text, ...], or null, got 'None'. Write null for no value."),
+        ("sizes=[1, true]", "`sizes` must be [an integer, ...], got [1, True]."),
         ("section.rate=true", "`section.rate` must be a number in [0, 1), got True."),
         ("section.rate=.nan", "`section.rate` must be a finite number in [0, 1), got nan."),
         ("section.loss=msa", "`section.loss` must be one of ['mse', 'cosine'], got 'msa'. Did you mean 'mse'?"),
@@ -143,6 +149,11 @@ def test_differences_and_hash_follow_values():
     assert differences(old, new) == ["entries.low.size: 8 -> 9"]
     assert differences({"a": 1}, {"b": {"c": 2}}) == ["a: 1 -> (absent)", "b.c: (absent) -> 2"]
     assert hash_of(old) == hash_of(dict(reversed(list(old.items())))) != hash_of(new)
+
+
+def test_what_can_be_no_key_of_a_registry_is_refused_too():
+    with pytest.raises(SettingsError, match=r"`section.loss` must be one of \['mse', 'cosine'\], got \{'mse': 1\}\."):
+        Toy(source="a", section={"loss": {"mse": 1}})
 
 
 def test_an_empty_path_is_not_the_working_directory():

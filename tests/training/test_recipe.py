@@ -1,8 +1,10 @@
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
+from torch import nn
 
+from foundation.fields import item_kinds_of, kinds_of, list_settings
 from foundation.settings import differences
 from training.distillation.optimizers import OPTIMIZERS
 from training.recipe import (
@@ -102,12 +104,25 @@ def test_overrides_reach_sections_entries_and_free_fields() -> None:
         ("teachers=[]", r"`teachers \(names\)` must be at least one"),
         ("ema.decay=1", "`ema.decay` must be a number in"),
         ("mixed_precision=fp8", "`mixed_precision` must be one of"),
+        ("views.cache_dir=None", "`views.cache_dir` must be a text, or null, got 'None'. Write null for no value"),
+        ("data.num_images=None", "`data.num_images` must be an integer above 0, or null, got 'None'. Write null"),
+        ("partitions.low.sizes_px=[64, true]", r"`partitions.low.sizes_px` must be \[an integer above 0, ...\], got"),
+        ("views.crop_scale=[true, 1]", r"`views.crop_scale` must be \[a number, a number\], got \[True, 1\]"),
+        ("views.crop_scale=[0.5, 2]", "`views.crop_scale` must be two shares of the area, at most 1"),
+        ("partitions.low.windows_px=[]", "`partitions.low.windows_px` must be at least one size, or null"),
+        ("loss.features={a: 1}", r"`loss.features` must be one of \['mse'"),
+        ("name=../x", "`name` must be the name of a folder below `runs`, without '/', got '../x'"),
+        ("name=''", "`name` must be the name of a folder"),
     ],
 )
 def test_bad_override_is_one_clear_line(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message) as error:
         load_recipe("demo", [override])
     assert "\n" not in str(error.value)
+
+
+# Thirty lines that stand for thousands of millions of values.
+LAUGHS = "l0: &l0 [ha]\n" + "".join(f"l{n + 1}: &l{n + 1} [*l{n}, *l{n}]\n" for n in range(30))
 
 
 @pytest.mark.parametrize(
@@ -117,14 +132,51 @@ def test_bad_override_is_one_clear_line(override: str, message: str) -> None:
         ("base: demo\nteachers: [{name: a, kind: b, sauce: c}]\n", "Unknown key .*sauce.*Did you mean 'source'"),
         ("base: dem\n", "Unknown recipe 'dem'. Did you mean 'demo'"),
         ("optimizer: [1, 2\n", "is not YAML"),
-        ("- a\n- b\n", "must hold a mapping"),
+        ("- a\n- b\n", r"must hold a mapping of sections, got \['a', 'b'\]"),
+        ("", "must hold a mapping of sections, got None"),
+        ("base: mine.yaml\n", r"`base` must be another recipe, got a loop: .*mine.yaml -> .*mine.yaml"),
+        ("base: 5\n", "`base` must be the name of a recipe or a file that ends in .yaml, got 5"),
+        ("base: [demo]\n", r"`base` must be the name of a recipe .*, got \['demo'\]"),
+        ("base: there/is/none.yaml\n", "`base` 'there/is/none.yaml' cannot be read.*does not exist"),
+        ("seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
+        ("base: demo\nname: !!python/object/apply:os.getcwd []\n", "is not YAML: .*python/object/apply:os.getcwd"),
+        ("base: demo\nname: !!timestamp x\n", "is not YAML: .*timestamp"),
+        ("base: demo\nseed: !!int x\n", "is not YAML: 'x' is no value of the type 'int'"),
+        ("base: demo\nstudent: {config: &a {b: *a}}\n", "is nested deeper than 50 levels"),
+        (f"base: demo\nstudent: {{config: {'{a: ' * 60}1{'}' * 60}}}\n", "is nested deeper than 50 levels"),
+        (f"a: {'[' * 5000}", "is nested deeper than 50 levels"),
+        (LAUGHS, "stands for more than 100,000 values"),
         ("data: {source: x}\nteachers: [{name: a, kind: k}, {name: a, kind: k}]\n", "all different"),
     ],
 )
-def test_bad_file_is_one_clear_line(text: str, message: str, write) -> None:
+def test_bad_file_is_one_clear_line(text: str, message: str, write, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write(text)
     with pytest.raises(RecipeError, match=message) as error:
-        load_recipe(write(text))
+        load_recipe(file)
     assert "\n" not in str(error.value)
+    assert "mine.yaml" in str(error.value)
+
+
+def test_bases_in_a_loop_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, base in (("a", "b"), ("b", "c"), ("c", "./b")):
+        Path(f"{name}.yaml").write_text(f"base: {base}.yaml\n")
+    with pytest.raises(RecipeError, match=r"'c.yaml'.*got a loop: a.yaml -> b.yaml -> c.yaml -> b.yaml\."):
+        load_recipe("a.yaml")
+
+
+def test_base_elsewhere(tmp_path: Path, write) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "other.yaml").write_text("base: demo\nseed: 4\n")
+    assert load_recipe(write(f"base: {tmp_path}/far/other.yaml\n")).seed == 4
+
+
+def test_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"base: demo\nname: caf\xe9\n")
+    with pytest.raises(RecipeError, match=r"^Recipe file '.*mine.yaml' is not text in UTF-8"):
+        load_recipe(str(path))
 
 
 def test_missing_file_and_unknown_name() -> None:
@@ -248,3 +300,42 @@ def test_choices_of_a_recipe_are_those_of_the_registries() -> None:
     fields = {**OptimizerRecipe.model_fields, **StandardizationRecipe.model_fields}
     assert get_args(fields["name"].annotation) == tuple(OPTIMIZERS)
     assert get_args(fields["method"].annotation) == tuple(STANDARDIZERS)
+
+
+NUMBERS = {
+    setting.path: setting.field
+    for setting in list_settings(Recipe)
+    if (kinds_of(setting.field.annotation) | item_kinds_of(setting.field.annotation)) & {int, float}
+}
+PARTS = {
+    "teachers.NAME": "teachers.nanodet-g",
+    "partitions.NAME": "partitions.low",
+    "data.mixed_in.NUMBER": "data.mixed_in.0",
+}
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "-1", "true"])
+def test_numbers_are_finite_and_not_negative_everywhere(path: str, value: str) -> None:
+    field = NUMBERS[path]
+    label = next((label for label in PARTS if path.startswith(label)), "")
+    place = path.replace(label, PARTS.get(label, ""))
+    count = len(get_args(field.annotation)) if get_origin(field.annotation) is tuple else 1
+    text = f"[{', '.join([value] * count)}]" if item_kinds_of(field.annotation) else value
+    mixed = ["data.mixed_in=[{source: x, weight: 0.5}]", "data.num_images=null"]
+    with pytest.raises(RecipeError, match=f"`{place}`"):
+        load_recipe("demo", [*mixed, f"{place}={text}"])
+
+
+@pytest.mark.parametrize(
+    "name", ["keys", "items", "train", "forward", "training", "", "a.b", "a/b", "..", "a b", "_modules"]
+)
+def test_teacher_name_that_pytorch_cannot_have_is_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"name` must be of letters.*no word of PyTorch's such as 'keys', got"):
+        load_recipe("demo", [f"teachers.0.name={name!r}"])
+
+
+@pytest.mark.parametrize("name", ["siglip2-g", "dino_v3", "7B", "hull_\u00e4"])
+def test_teacher_names_that_can_be(name: str) -> None:
+    assert load_recipe("demo", [f"teachers.0.name={name}"]).teachers[0].name == name
+    nn.ModuleDict({name: nn.Identity()})
