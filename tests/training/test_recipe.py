@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 
 from foundation.fields import item_kinds_of, kinds_of, list_settings
-from foundation.settings import differences
+from foundation.settings import differences, load
 from training.distillation.optimizers import OPTIMIZERS
 from training.recipe import (
     DataRecipe,
@@ -314,6 +314,9 @@ PARTS = {
 }
 
 
+MIXED = load_recipe("demo", ["data.mixed_in=[{source: x, weight: 0.5}]", "data.num_images=null"]).to_dict()
+
+
 @pytest.mark.parametrize("path", NUMBERS)
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "-1", "true"])
 def test_numbers_are_finite_and_not_negative_everywhere(path: str, value: str) -> None:
@@ -322,9 +325,8 @@ def test_numbers_are_finite_and_not_negative_everywhere(path: str, value: str) -
     place = path.replace(label, PARTS.get(label, ""))
     count = len(get_args(field.annotation)) if get_origin(field.annotation) is tuple else 1
     text = f"[{', '.join([value] * count)}]" if item_kinds_of(field.annotation) else value
-    mixed = ["data.mixed_in=[{source: x, weight: 0.5}]", "data.num_images=null"]
     with pytest.raises(RecipeError, match=f"`{place}`"):
-        load_recipe("demo", [*mixed, f"{place}={text}"])
+        load(Recipe, [MIXED], [f"{place}={text}"])
 
 
 @pytest.mark.parametrize(

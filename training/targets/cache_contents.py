@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from foundation.settings import differences, hash_of
+from foundation.settings import differences, hash_of, with_defaults
 from training.data.image_table import Images
 from training.recipe import DataRecipe, Recipe, RecipeError, RunOptions, TeacherRecipe
 
@@ -79,7 +79,9 @@ class CacheContents:
         Settings that have their defaults do not count: one that is new in a later version moves no cache. Nor does the
         state, so that a cache whose images were changed is found, and refused.
         """
-        return DEFAULT_ROOT / hash_of(_by_section(self.settings, _without_defaults))[:16]
+        teachers = [_without_defaults(entry, TeacherRecipe) for entry in self.settings["teachers"]]
+        data = _without_defaults(self.settings["data"], DataRecipe)
+        return DEFAULT_ROOT / hash_of({**self.settings, "teachers": teachers, "data": data})[:16]
 
 
 def check_contents(folder: Path, contents: CacheContents) -> None:
@@ -95,7 +97,7 @@ def check_contents(folder: Path, contents: CacheContents) -> None:
             f"{str(folder)!r} is no feature cache: {path.name} is missing or broken. Delete the folder, or give "
             "another `views.cache_dir`."
         ) from error
-    changed = differences(_by_section(saved, _with_defaults), _by_section(contents.to_dict(), _with_defaults))
+    changed = differences(_filled(saved), _filled(contents.to_dict()))
     if changed:
         raise RecipeError(
             f"Feature cache {str(folder)!r} is stale ({'; '.join(changed)}). Delete it, or give another "
@@ -114,29 +116,14 @@ def weights_fingerprint(network: nn.Module) -> str:
     return f"{count} numbers, state {state.hexdigest()[:16]}"
 
 
-def _by_section(contents: Any, change: Any) -> Any:
-    """Return contents with the settings of data and teachers changed by a function of them and their class."""
+def _filled(contents: Any) -> Any:
+    """Return contents with the defaults of settings that they say nothing of."""
     if not isinstance(contents, Mapping):
         return contents
-    changed = dict(contents)
-    if isinstance(contents.get("data"), Mapping):
-        changed["data"] = change(contents["data"], DataRecipe, _DATA_FIELDS)
-    if isinstance(contents.get("teachers"), list):
-        changed["teachers"] = [change(entry, TeacherRecipe, _TEACHER_FIELDS) for entry in contents["teachers"]]
-    return changed
+    filled = with_defaults(Recipe, contents)
+    return {key: filled[key] for key in contents}
 
 
-def _with_defaults(settings: Any, model: type[BaseModel], fields: tuple[str, ...]) -> Any:
-    return {**_defaults(model, fields), **settings} if isinstance(settings, Mapping) else settings
-
-
-def _without_defaults(settings: Any, model: type[BaseModel], fields: tuple[str, ...]) -> Any:
-    defaults = _defaults(model, fields)
+def _without_defaults(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    defaults = with_defaults(model, {})
     return {key: value for key, value in settings.items() if key not in defaults or value != defaults[key]}
-
-
-def _defaults(model: type[BaseModel], fields: tuple[str, ...]) -> dict[str, Any]:
-    declared = {key: model.model_fields[key] for key in fields}
-    return {
-        key: field.get_default(call_default_factory=True) for key, field in declared.items() if not field.is_required()
-    }
