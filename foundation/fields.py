@@ -200,7 +200,7 @@ class _Loader(yaml.SafeLoader):
         """Return the value of a scalar whose tag may have been written by hand."""
         try:
             return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError) as error:
             tag = node.tag.rpartition(":")[2]
             problem = f"{node.value[:40]!r} is no value of the type {tag!r}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error

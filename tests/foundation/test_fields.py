@@ -74,6 +74,7 @@ def test_yaml(text, value):
     ("text", "message"),
     [
         ("0b_", "'0b_' is no value of the type 'int'"),
+        ("!!float ''", "'' is no value of the type 'float'"),
         ("!!bool maybe", "'maybe' is no value of the type 'bool'"),
         ("!!timestamp 2020-01-01", "could not determine a constructor"),
         ("!!binary YQ==", "could not determine a constructor"),
