@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foundation.fields import OneOf
+from foundation.settings import require
 from foundation.timing import Clock
 from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.resolution_radio import check_multiple, largest_side
 from training.evaluation.data import EvaluationData
 from training.evaluation.extractors import RAW_PIXELS, adaptor_extractor, backbone_extractor, pixel_extractor
+from training.evaluation.opening import open_checkpoint
 from training.evaluation.provenance import data_sources, describe_run, teacher_sources
 from training.evaluation.tasks import (
     measure_adaptor_fidelity,
@@ -104,6 +107,9 @@ class CheckpointEvaluation:
             self.model.get_nearest_supported_resolution(size, size).height
             for size in self.settings.consistency_sizes_px
         ]
+        if len(set(sizes)) < 2:
+            asked = self.settings.consistency_sizes_px
+            raise ValueError(f"`consistency_sizes_px` {asked} are all {sizes[0]} px to this model: choose others.")
         return measure_resolution_consistency(STUDENT, backbone_extractor(self.model), self.data, sizes)
 
 
@@ -124,16 +130,38 @@ class EvaluationSettings(RecipeCommand):
         recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
         tasks: What to measure.
         size: Side of the images in pixels; by default the checkpoint's preferred resolution.
-        output: File that the numbers are also written to, as JSON.
+        output: File that the numbers are also written to, as JSON; earlier results in it are replaced.
         consistency_sizes_px: Sides of the images whose features are compared, the largest with each of the others; by
             default the range that the published models were trained for at low resolution, and one step beyond.
     """
 
     checkpoint: Path
-    tasks: Annotated[list[str], OneOf(TASKS)] = ["knn", "segmentation_probe"]
+    tasks: Annotated[list[str], OneOf(TASKS)] = Field(["knn", "segmentation_probe"], min_length=1)
     size: int | None = Field(None, gt=0)
     output: Path | None = None
     consistency_sizes_px: list[int] = [128, 192, 256, 384, 512]
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluationSettings":
+        sizes = self.consistency_sizes_px
+        is_range = len(set(sizes)) > 1 and min(sizes) > 0
+        require(is_range, "consistency_sizes_px", sizes, "at least two different sizes above 0")
+        return self
+
+
+def _check_output(path: Path | None) -> None:
+    """Refuse to write results in place of anything but results, before anything is measured."""
+    if path is None or not path.exists():
+        return
+    try:
+        if path.is_dir():
+            raise ValueError("it is a folder")
+        Results.load(path)
+    except ValueError as error:
+        raise ValueError(
+            f"`output` must be a new file or earlier results, got {str(path)!r}, which holds something else ({error}). "
+            "Name another file."
+        ) from error
 
 
 def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
@@ -147,18 +175,20 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
         The measurements with their sources.
 
     Raises:
-        ValueError: If the folder is no checkpoint.
+        ValueError: If the folder is no checkpoint, is damaged or not finite, `size` does not fit it, or `output` holds
+            something else than results.
         PackageError: If data or teachers cannot be fetched.
     """
     checkpoint = settings.checkpoint
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"`checkpoint` must be a folder with a config.json, got {str(checkpoint)!r}.")
+    _check_output(settings.output)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = RadioModel.from_pretrained(checkpoint).eval().to(device)  # pyrefly: ignore[bad-argument-type]
-    data = EvaluationData.load(recipe.data.source, settings.size or min(model.preferred_resolution), device=device)
+    model = open_checkpoint(checkpoint).to(device)  # pyrefly: ignore[bad-argument-type]
+    size = settings.size or min(model.preferred_resolution)
+    check_multiple("`size`", size, size, model.patch_size, largest_side(model.config))
+    data = EvaluationData.load(recipe.data.source, size, device=device)
     evaluation = CheckpointEvaluation(model, recipe, data, settings)
     measurements, clock = [], Clock()
-    for task in settings.tasks:
+    for task in dict.fromkeys(settings.tasks):
         with clock.phase(task):
             measurements += TASKS[task](evaluation)
     run = describe_run(f"python -m training.evaluate {checkpoint} --tasks {','.join(settings.tasks)}", clock.seconds)

@@ -94,7 +94,13 @@ class EvaluationData:
 
 
 def load_photographs(chosen: Sequence[Photograph], size: int) -> Tensor:
-    """Return the middle squares of photographs, uint8 RGB, `(num_photographs, 3, size, size)`."""
+    """Return the middle squares of photographs, uint8 RGB, `(num_photographs, 3, size, size)`.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not chosen:
+        raise ValueError("The data source has no held-out photographs, which `resolution_consistency` needs.")
     pictures = []
     for photograph in chosen:
         with Image.open(photograph.path) as picture:

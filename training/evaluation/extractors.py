@@ -110,7 +110,7 @@ def extract_features(
         Features of all images, float32 on the CPU.
 
     Raises:
-        ValueError: If there are no images or they are not a batch of RGB images.
+        ValueError: If there are no images, they are not a batch of RGB images, or an answer is not finite.
     """
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"`images` must be a non-empty (num_images, 3, height, width), got {tuple(images.shape)}.")
@@ -122,6 +122,8 @@ def extract_features(
         pixel_values = to_dtype(batch.to(device), torch.float32, scale=True)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             output = extractor(pixel_values)
+        if not all(answer.isfinite().all() for answer in (output.features, output.summary) if answer is not None):
+            raise ValueError(f"The answers of {description or 'the model'} are not finite: nothing can be measured.")
         features.append(output.features.float().cpu())
         if output.summary is not None:
             summaries.append(output.summary.float().cpu())

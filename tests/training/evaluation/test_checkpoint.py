@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from foundation.settings import SettingsError
 from model_cards.results import STUDENT
 from training.demo_kit.assets import DemoAssets, Photograph
 from training.evaluation import checkpoint as evaluation_of_checkpoints
@@ -84,6 +85,41 @@ def test_consistency_is_measured_at_sizes_that_the_model_takes(evaluation):
     assert metrics == {"32 to 64 px", "32 to 64 px, centered"}
 
 
+def test_sizes_that_are_one_to_the_model(evaluation):
+    evaluation.settings = evaluation.settings.replace(consistency_sizes_px=[31, 32])
+    with pytest.raises(ValueError, match=r"`consistency_sizes_px` \[31, 32\] are all 32 px to this model"):
+        TASKS["resolution_consistency"](evaluation)
+
+
+@pytest.mark.parametrize("sizes", [[], [64], [64, 64], [0, 64], [-8, 64]])
+def test_sizes_that_cannot_be_compared(sizes):
+    with pytest.raises(SettingsError, match="`consistency_sizes_px` must be at least two different sizes above 0, got"):
+        EvaluationSettings(checkpoint="x", consistency_sizes_px=sizes)
+
+
+def test_something_must_be_measured():
+    with pytest.raises(SettingsError, match=r"`tasks` must be some of .*, got \[\]"):
+        EvaluationSettings(checkpoint="x", tasks=[])
+
+
+@pytest.mark.parametrize("name", ["there.txt", "model/config.json", "model"])
+def test_only_results_are_replaced_by_results(evaluation, name, tmp_path):
+    (tmp_path / "there.txt").write_text("precious")
+    path = tmp_path / name
+    before = path.read_text() if path.is_file() else None
+    settings = evaluation.settings.replace(output=path)
+    with pytest.raises(
+        ValueError, match=rf"`output` must be a new file or earlier results, got '.*{name}', which holds"
+    ):
+        evaluate(settings, load_recipe("demo"))
+    assert path.is_dir() if before is None else path.read_text() == before
+
+
+def test_a_size_that_the_model_does_not_take(evaluation):
+    with pytest.raises(ValueError, match=r"`size` must have sides that are multiples of 8 .* got 30 x 30"):
+        evaluate(evaluation.settings.replace(size=30), load_recipe("demo"))
+
+
 def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(evaluation, monkeypatch):
     del evaluation.teachers
     with pytest.raises(RecipeError, match=r"'demo' names none of .* \['teacher_a', 'teacher_b'\]: give the --recipe"):
@@ -107,7 +143,7 @@ def test_zero_shot_without_texts_and_classifier_is_refused(evaluation):
         evaluation.zero_shot()
 
 
-def test_a_folder_is_opened_measured_and_described(evaluation, monkeypatch, capsys):
+def test_a_folder_is_opened_measured_and_described(evaluation, monkeypatch, capsys, tmp_path):
     sizes = []
 
     def load(source, size, *, device):
@@ -115,11 +151,14 @@ def test_a_folder_is_opened_measured_and_described(evaluation, monkeypatch, caps
         return evaluation.data
 
     monkeypatch.setattr(EvaluationData, "load", load)
-    settings = evaluation.settings.replace(tasks=["knn"], size=32)
+    settings = evaluation.settings.replace(tasks=["knn", "knn"], size=32, output=tmp_path / "results.json")
+    evaluate(settings, load_recipe("demo")).save(settings.output)
+    sizes.clear()  # a second time, in place of the first results
     results = evaluate(settings, load_recipe("demo"))
     assert sizes == [32]
     assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
+    assert len(set(results.measurements)) == len(results.measurements)
     assert list(results.run["seconds"]) == ["knn"]
-    assert results.run["command"] == f"python -m training.evaluate {settings.checkpoint} --tasks knn"
+    assert results.run["command"] == f"python -m training.evaluate {settings.checkpoint} --tasks knn,knn"
     assert results.remarks == evaluation.data.remarks()
     assert "knn" in capsys.readouterr().out

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from training.demo_kit.evaluation_sets import photographs, segmentation_set
@@ -33,3 +34,8 @@ def test_remarks_state_how_many_images_there_are(data):
     assert "6 held-out objects of 2 classes, 6 training objects" in remarks
     assert "most frequent class scores 0.500" in remarks
     assert "error of an accuracy of one half is 0.204" in remarks
+
+
+def test_without_photographs_nothing_is_compared():
+    with pytest.raises(ValueError, match="no held-out photographs, which `resolution_consistency` needs"):
+        load_photographs([], 64)

@@ -55,6 +55,15 @@ def test_what_is_no_batch_of_images_is_refused(shape):
         extract_features(pixel_extractor(8), torch.zeros(shape))
 
 
+@pytest.mark.parametrize("part", ["summary", "features"])
+def test_answers_that_are_not_finite_are_no_measurement(images, part):
+    def extractor(pixels: torch.Tensor) -> Features:
+        return Features(pixels.mean((2, 3)), pixels)._replace(**{part: pixels * torch.nan})
+
+    with pytest.raises(ValueError, match="The answers of my model are not finite: nothing can be measured"):
+        extract_features(extractor, images, description="my model")
+
+
 def test_backbone_and_adaptor_of_a_model(images, tiny_model):
     backbone = extract_features(backbone_extractor(tiny_model), images)
     adaptor = extract_features(adaptor_extractor(tiny_model, "teacher_a"), images)

@@ -1,0 +1,89 @@
+"""A folder whose numbers would be made up is refused before anything is measured."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.evaluation.opening import open_checkpoint
+
+
+WEIGHT = "radio_model.model.blocks.0.mlp.fc1.weight"
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_whole_folder_opens(folder, tiny_model):
+    model = open_checkpoint(folder)
+    assert not model.training
+    assert torch.equal(model.state_dict()[WEIGHT], tiny_model.state_dict()[WEIGHT])
+
+
+def test_heads_of_tasks_are_left_out(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "classifier.weight": torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
+    assert open_checkpoint(folder)
+
+
+def without_adaptors(weights):
+    return {name: tensor for name, tensor in weights.items() if "adaptors" not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: {name: tensor for name, tensor in weights.items() if name != WEIGHT}, f"1 missing: {WEIGHT}"),
+        (without_adaptors, r"[0-9]+ missing: radio_model\.adaptors\.teacher_a"),
+        (lambda weights: {**weights, WEIGHT: weights[WEIGHT][:3]}, rf"1 of another shape: {WEIGHT} \(3, 16\) instead"),
+        (lambda weights: {**weights, "radio_model.extra": torch.zeros(3)}, r"1 unknown: radio_model\.extra"),
+        (lambda weights: {**weights, WEIGHT: weights[WEIGHT] * torch.nan}, f"must be finite, but 1 .* as {WEIGHT}"),
+        (lambda weights: {**weights, WEIGHT: weights[WEIGHT] + torch.inf}, f"must be finite, but 1 .* as {WEIGHT}"),
+        (
+            lambda weights: {**weights, WEIGHT: weights[WEIGHT].cfloat()},
+            f"of at least 16 bits, but 1 .* as {WEIGHT} of C",
+        ),
+        (lambda weights: {**weights, WEIGHT: weights[WEIGHT].int()}, f"of at least 16 bits, but 1 .* {WEIGHT} of I32"),
+    ],
+)
+def test_weights_that_are_not_the_models(folder, change, message):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("size", [0, 6, 3000, -1])
+def test_damaged_weights(folder, size):
+    path = folder / "model.safetensors"
+    os.truncate(path, path.stat().st_size + size if size < 0 else size)
+    with pytest.raises(ValueError, match="model"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"config\.json' is no valid JSON"),
+        ("[]", r"config\.json' must hold a JSON object, got \[\]"),
+        ("{}", "must be a RADIO model, got '.*model' with the `model_type` None"),
+        ('{"model_type": "vit"}', "must be a RADIO model, got '.*model' with the `model_type` 'vit'"),
+    ],
+)
+def test_configurations_of_something_else(folder, text, message):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_checkpoint(folder)
+
+
+def test_what_is_no_whole_model(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"`checkpoint` must be a folder with a config\.json, got '.*missing'"):
+        open_checkpoint(tmp_path / "missing")
+    (folder / "adapter_config.json").write_text(json.dumps({}))
+    with pytest.raises(ValueError, match="`checkpoint` must be a whole model, got the adapter"):
+        open_checkpoint(folder)
