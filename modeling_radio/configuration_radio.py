@@ -201,7 +201,7 @@ class RadioConfig(
             "a biased patch projection": self.use_patch_bias,
             "SwiGLU, whose weights have other names there": self.use_swiglu_ffn,
             "a summary of registers, which native cuts off": reads_registers,
-            "`return_dict` off, with which native stops": not self.return_dict,
+            "`return_dict` off, with which native stops; open it with `return_dict=True`": not self.return_dict,
             "windowed attention by default": self.vitdet_window_size is not None and has_windows,
         }
         return [reason for reason, applies in reasons.items() if applies]

@@ -84,6 +84,7 @@ class RadioSam3Trunk(PreTrainedModel):
             adaptor_names=[config.adaptor_name],
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         return BaseModelOutput(
             last_hidden_state=output.adaptors[config.adaptor_name].features,

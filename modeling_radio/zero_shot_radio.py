@@ -177,7 +177,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
         """Encode texts; `pooler_output` is `(num_texts, text_dim)`, not normalized. Arguments as in `forward`."""
         self._check_text_length(input_ids.shape[-1])
-        output = self.text_tower(input_ids=input_ids, attention_mask=attention_mask)
+        output = self.text_tower(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
         embeds = (
             output.text_embeds if isinstance(self.text_tower, CLIPTextModelWithProjection) else output.pooler_output
         )

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import BertConfig, BertLMHeadModel, VisionEncoderDecoderModel
+from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_radio import RadioAdaptorOutput, RadioModelOutput
+from modeling_radio import RadioAdaptorOutput, RadioConfig, RadioModel, RadioModelOutput
 from modeling_radio.outputs_radio import RadioPair, to_map
 
 
@@ -13,6 +15,32 @@ def test_fields_come_in_the_order_of_native_transformers():
     assert list(output) == ["summary", "features", "last_hidden_state", "hidden_states", "pooler_output"]
     assert output[0] is values["summary"]
     assert output.to_tuple()[3] is output.hidden_states
+
+
+def test_features_are_what_a_text_decoder_reads():
+    """transformers' `VisionEncoderDecoderModel` would take `[0]`, the summary, as the encoder's sequence."""
+    radio = RadioModel(RadioConfig.from_preset("radio-test")).eval()
+    width = radio.config.hidden_size
+    decoder = BertConfig(
+        hidden_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        vocab_size=20,
+        is_decoder=True,
+        add_cross_attention=True,
+    )
+    captioner = VisionEncoderDecoderModel(encoder=radio, decoder=BertLMHeadModel(decoder)).eval()
+    tokens = torch.tensor([[1, 5, 7]])
+    with torch.no_grad():
+        logits = [
+            captioner(
+                decoder_input_ids=tokens, encoder_outputs=BaseModelOutput(radio(torch.rand(1, 3, 32, 48)).features)
+            ).logits
+            for _ in range(2)
+        ]
+    assert logits[0].shape == (1, 3, 20)
+    assert not torch.equal(*logits)
 
 
 def test_adaptors_are_an_item_only_where_there_are_some():

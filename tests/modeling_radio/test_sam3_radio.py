@@ -133,6 +133,14 @@ def test_features_are_the_adaptors_of_pixels_from_0_to_1(sam3, window_size):
     assert not torch.allclose(actual, other.adaptors["sam3"].features, atol=1e-5)
 
 
+def test_radio_may_answer_in_pairs(sam3):
+    radio, inputs = build_radio(), random_inputs(64)
+    expected = run(attach_to_sam3(sam3, radio), inputs).pred_masks
+    assert sam3.vision_encoder.backbone.radio is radio
+    radio.config.return_dict = False
+    assert torch.equal(run(sam3, inputs).pred_masks, expected)
+
+
 def test_only_the_trunk_is_replaced(sam3):
     before = {name: value for name, value in sam3.state_dict().items() if ".backbone." not in name}
     config = copy.deepcopy(sam3.config.to_dict())

@@ -115,6 +115,15 @@ def test_text_features_equal_transformers_own_with_a_mask(pair):
     assert torch.equal(actual, expected)
 
 
+def test_texts_by_nvidias_name(pair, word_tokenizer):
+    texts = canonicalizing(word_tokenizer, 16)(["cat", "dog"], padding="max_length", max_length=16, return_tensors="pt")
+    with torch.no_grad():
+        expected = pair.model.get_text_features(texts["input_ids"]).pooler_output
+        raw, unit = pair.model.encode_text(texts), pair.model.encode_text(texts["input_ids"], normalize=True)
+    assert torch.equal(raw, expected)
+    torch.testing.assert_close(unit, torch.nn.functional.normalize(expected))
+
+
 def test_image_features_are_the_summary_of_the_teachers_adaptor(pair, radio):
     pixels = torch.rand(2, 3, 64, 96)
     name = {"siglip": "siglip2-g", "siglip2": "siglip2-g", "clip": "clip"}[pair.kind]
@@ -217,8 +226,12 @@ def test_fresh_model_starts_with_the_teachers_temperature(pair):
     assert (fresh.logit_bias is None) if pair.kind == "clip" else (fresh.logit_bias.item() == -10)
 
 
-def test_tuple_has_the_fields_that_are_set(model):
-    output = model(random_texts(2), torch.rand(1, 3, 64, 64), return_dict=False)
+@pytest.mark.parametrize("asked", ["in the call", "in the configuration"])
+def test_tuple_has_the_fields_that_are_set(model, asked):
+    options = {"return_dict": False} if asked == "in the call" else {}
+    model.config.return_dict = asked == "in the call"
+    model.text_tower.config.return_dict = asked == "in the call"
+    output = model(random_texts(2), torch.rand(1, 3, 64, 64), **options)
     assert [tuple(field.shape) for field in output] == [(1, 2), (2, 1), (2, WIDTH), (1, WIDTH)]
 
 

@@ -63,6 +63,11 @@ def test_student_counts_forward_and_backward_and_what_it_keeps(networks: Network
     assert large.kept < 16 * small.kept
 
 
+def test_a_student_that_answers_in_pairs_is_counted_too(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks.student.config, "return_dict", False)
+    assert networks.student_cost(32).flops < networks.student_cost(48).flops < networks.student_cost(64).flops
+
+
 def test_step_averages_over_sizes_and_counts_each_partitions_teachers(networks: Networks, recipe: Recipe) -> None:
     low, high = plan_stage(networks, recipe, 2)
     expected = 8 * (0.25 * networks.student_cost(32).flops + 0.75 * networks.student_cost(64).flops)

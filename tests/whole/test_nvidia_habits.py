@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from reference_cases import REFERENCE
+from reference_cases import REFERENCE, write_hub_folder
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, pipeline
+from transformers.models.radio import RadioModel as NativeRadioModel
 
 from conversion.from_nvidia import main
 from conversion.to_nvidia import open_model, training_file_content
@@ -68,7 +69,7 @@ def test_the_folder_says_what_its_model_answers(folder):
     card = (folder / "README.md").read_text()
     assert "Adaptors: siglip2-g, dino_v3, sam3." in card
     assert "`summary, features = model(pixel_values)`. Adaptors run where they are asked for" in card
-    assert "`return_dict` off, with which native stops" in card
+    assert "native stops; open it with `return_dict=True`" in card
 
 
 def test_the_code_on_the_card_runs(folder, monkeypatch, capsys):
@@ -123,6 +124,19 @@ def test_adaptors_named_in_the_configuration(folder, stored, images):
     for name in config.adaptor_names:
         assert_stored(stored, name, model(images)[name].summary, model(images)[name].features)
     assert list(model.adaptors) == ["siglip2-g", "dino_v3", "sam3"]
+
+
+def test_nvidias_own_folder_gives_pairs_when_asked(tmp_path, stored, images):
+    model = RadioModel.from_pretrained(write_hub_folder(CASE.name, tmp_path / "hub"), return_dict=False).eval()
+    answers = model(images)
+    assert list(answers) == ["backbone", "dino_v3", "sam3"]
+    for name, (summary, features) in answers.items():
+        assert_stored(stored, name, summary, features)
+
+
+def test_without_our_code_it_opens_when_asked_for_names(folder, stored, images):
+    native = NativeRadioModel.from_pretrained(folder, return_dict=True).eval()(images)
+    assert_stored(stored, "backbone", native.summary, native.features)
 
 
 def test_embeddings_for_benchmarks(model, stored, images):

@@ -79,6 +79,16 @@ def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: st
     assert output.adaptors["segmenter"].features.mean().item() == pytest.approx(3, abs=0.5)
 
 
+def test_a_student_may_answer_in_pairs(recipe_file: str) -> None:
+    options = [*REGULARIZED, "schedule.num_steps=3", "logging.trackers=[tensorboard]"]
+    distil(recipe_file, "named", *options)
+    final = distil(recipe_file, "pairs", *options, "student.config.return_dict=false")
+    assert final is not None
+    assert_same_tensors(last_state("named", 3), last_state("pairs", 3))
+    answers = RadioModel.from_pretrained(final)(torch.rand(1, 3, 32, 48))
+    assert list(answers) == ["backbone", "semantic", "segmenter"]
+
+
 def test_no_teacher_weight_enters_a_checkpoint(recipe_file: str) -> None:
     final = distil(recipe_file, "run")
     assert final is not None

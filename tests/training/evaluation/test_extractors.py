@@ -64,10 +64,12 @@ def test_answers_that_are_not_finite_are_no_measurement(images, part):
         extract_features(extractor, images, description="my model")
 
 
-def test_backbone_and_adaptor_of_a_model(images, tiny_model):
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_backbone_and_adaptor_of_a_model(images, tiny_model, return_dict):
+    tiny_model.config.return_dict = return_dict
     backbone = extract_features(backbone_extractor(tiny_model), images)
     adaptor = extract_features(adaptor_extractor(tiny_model, "teacher_a"), images)
-    output = tiny_model(images / 255, feature_format="NCHW")
+    output = tiny_model(images / 255, feature_format="NCHW", return_dict=True)
     torch.testing.assert_close(backbone.summary, output.summary)
     torch.testing.assert_close(backbone.features, output.features)
     torch.testing.assert_close(adaptor.summary, output.adaptors["teacher_a"].summary)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_tuning import run_settings, tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification
-from training.finetuning.models import configure
+from training.finetuning.models import configure, open_config
 from training.finetuning.run import FinetuningRun
 
 
@@ -42,6 +42,11 @@ def test_automatic_window_of_a_large_image():
     chosen = tuning_settings("depth-estimation", window_size="auto", size=(1024, 1024))
     config = configure(RadioConfig.from_preset("radio-test"), task_of(chosen))
     assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
+
+
+def test_tuned_models_answer_by_name_though_the_backbones_folder_does_not(tmp_path):
+    RadioConfig.from_preset("radio-test", return_dict=False).save_pretrained(tmp_path)
+    assert open_config(str(tmp_path)).return_dict is True
 
 
 def test_fewer_patches_than_queries(base, coco_folder, tmp_path):

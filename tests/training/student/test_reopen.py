@@ -37,7 +37,9 @@ def quick_process(monkeypatch, elsewhere):
 
 
 @pytest.mark.usefixtures("quick_process")
-def test_a_saved_folder_gives_the_same_outputs_elsewhere(checkpoint, image):
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_a_saved_folder_gives_the_same_outputs_elsewhere(tmp_path, image, return_dict):
+    checkpoint = save(tmp_path / "checkpoint", return_dict=return_dict)
     assert reopen_elsewhere(checkpoint, image) <= reopen.TOLERANCE
 
 
