@@ -19,7 +19,7 @@ from torch import nn
 from foundation.fields import Mark, OneOf, read_yaml
 from foundation.messages import check_choice, did_you_mean
 from foundation.seeds import derive_seed
-from foundation.settings import Settings, SettingsError, hash_of, load, marked, merged, require, without
+from foundation.settings import Settings, SettingsError, load, marked, merged, require, without
 from training.losses.features import FEATURE_LOSSES
 from training.losses.summaries import SUMMARY_LOSSES
 
@@ -511,10 +511,6 @@ class Recipe(RecipeSection):
         unseen = [name for name in names if name not in seen]
         if unseen:
             raise RecipeError(f"`partitions (teachers)` must be such that each teacher sees one, got none of {unseen}.")
-
-    def fingerprint(self) -> str:
-        """Return a hash of `decisive_part`."""
-        return hash_of(decisive_part(self.to_dict()))
 
 
 class RecipeCommand(Settings):
