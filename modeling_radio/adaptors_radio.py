@@ -131,8 +131,8 @@ class RadioFeatureNormalizer(nn.Module):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.empty(config.hidden_size))
-        self.register_buffer("tx", torch.empty(config.hidden_size, config.hidden_size))
+        self.register_buffer("mean", torch.zeros(config.hidden_size))
+        self.register_buffer("tx", torch.eye(config.hidden_size))
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) @ self.tx.T
@@ -144,10 +144,10 @@ class RadioIntermediateNormalizer(nn.Module):
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
         num_layers, size = config.num_intermediate_normalizers, config.hidden_size
-        rotation_shape = (num_layers, size, size) if config.intermediate_rotation_per_layer else (size, size)
-        self.register_buffer("alphas", torch.empty(num_layers))
-        self.register_buffer("means", torch.empty(num_layers, size))
-        self.register_buffer("rotation", torch.empty(rotation_shape))
+        rotations = (num_layers, 1, 1) if config.intermediate_rotation_per_layer else (1, 1)
+        self.register_buffer("alphas", torch.ones(num_layers))
+        self.register_buffer("means", torch.zeros(num_layers, size))
+        self.register_buffer("rotation", torch.eye(size).repeat(rotations))
 
     def forward(self, features: Tensor, blocks: list[int]) -> Tensor:
         """Standardize averaged outputs of `blocks`: mean and scale are averaged too, the rotation is the last one's."""

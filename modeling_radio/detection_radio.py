@@ -4,29 +4,28 @@ Why RF-DETR (https://arxiv.org/abs/2511.09554) of the set-prediction decoders in
 of a plain, windowed ViT and needs neither a convolutional encoder nor several scales (RT-DETR v2, D-FINE), its paper
 reports the highest COCO accuracy of them, its layer norms keep small batches stable where LW-DETR has batch norm, its
 masks cost one small head more, and its code in transformers is Apache-2.0. Decoder, matching and losses are
-transformers' own; here are only the projector from RADIO's blocks, the checks of labels and the two models.
+transformers' own; here are only the checks of labels and the two models, and in `detector_radio.py` what ties them.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import box_convert
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.rf_detr.configuration_rf_detr import RfDetrConfig
 from transformers.models.rf_detr.modeling_rf_detr import (
-    RfDetrC2FLayer,
-    RfDetrForInstanceSegmentation,
-    RfDetrForObjectDetection,
     RfDetrInstanceSegmentationOutput,
-    RfDetrModel,
     RfDetrObjectDetectionOutput,
 )
 from transformers.utils.generic import can_return_tuple
 
 from .backbone_radio import RadioMapNorm
 from .configuration_radio import RadioConfig
+from .detector_radio import RadioInstanceSegmenter, RadioObjectDetector, build_detector
 from .heads_radio import RadioTaskModel, count_classes
 from .outputs_radio import to_map
 from .resolution_radio import Resolution
@@ -34,16 +33,6 @@ from .window_choice_radio import WindowSize
 
 
 BOX_TOLERANCE = 1e-3  # our choice: how far rounding may bring a box out of [0, 1]
-
-# `RfDetrConfig` wants a backbone; RADIO's projector replaces it.
-_REPLACED_BACKBONE = {
-    "model_type": "rf_detr_dinov2",
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "image_size": 14,
-    "out_features": ["stage1"],
-}
 
 
 def check_num_queries(config: RadioConfig, grid: Resolution) -> None:
@@ -58,71 +47,12 @@ def check_num_queries(config: RadioConfig, grid: Resolution) -> None:
         )
 
 
-class RadioDetectionProjector(nn.Module):
-    """Fuses the outputs of several blocks into the one map that the decoder reads.
-
-    It stands where RF-DETR has its backbone, and normalizes each block's output first, since their scales differ.
-
-    Shapes of `forward`: the maps side by side `(batch, num_maps * hidden, rows, cols)` and which patches are image
-    `(batch, rows, cols)`, to one map `(batch, detection_hidden_size, rows, cols)` and the mask as booleans.
-    """
-
-    def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
-        super().__init__()
-        hidden, eps, num_maps = config.hidden_size, config.layer_norm_eps, len(config.detection_blocks)
-        self.input_norms = nn.ModuleList(RadioMapNorm(hidden, eps=eps) for _ in range(num_maps))
-        self.projector = RfDetrC2FLayer(detector_config, hidden * num_maps)
-        self.output_norm = RadioMapNorm(config.detection_hidden_size, eps=eps)
-
-    def forward(self, maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        parts = maps.chunk(len(self.input_norms), dim=1)
-        normed = [norm(part) for norm, part in zip(self.input_norms, parts, strict=True)]
-        return self.output_norm(self.projector(torch.cat(normed, dim=1))), mask.bool()
-
-
-class RadioDetectorModel(RfDetrModel):
-    """RF-DETR without heads that reads RADIO's feature maps in place of pixels."""
-
-    def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
-        super().__init__(detector_config)
-        self.backbone = RadioDetectionProjector(config, detector_config)  # pyrefly: ignore[bad-assignment]
-
-
-class RadioObjectDetector(RfDetrForObjectDetection):
-    """RF-DETR that reads RADIO's feature maps in place of pixels."""
-
-    def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
-        super().__init__(detector_config)
-        self.loss_type = "RfDetrForObjectDetection"  # otherwise guessed from this class's name
-        self.model = RadioDetectorModel(config, detector_config)
-
-
-class RadioInstanceSegmenter(RfDetrForInstanceSegmentation):
-    """RF-DETR with masks that reads RADIO's feature maps in place of pixels."""
-
-    def __init__(self, config: RadioConfig, detector_config: RfDetrConfig) -> None:
-        super().__init__(detector_config)
-        self.loss_type = "RfDetrForInstanceSegmentation"
-        self.patch_size = config.patch_size
-        self.model = RadioObjectDetector(config, detector_config)
-
-    def segmentation_head(
-        self,
-        spatial_features: Tensor,
-        list_query_features: Tensor | Sequence[Tensor],
-        image_size: Sequence[int],
-        skip_blocks: bool = False,
-    ) -> list[Tensor] | Tensor:
-        """Return mask logits at a quarter of the image's size; `image_size` counts patches here."""
-        pixels = torch.Size(side * self.patch_size for side in image_size)
-        return super().segmentation_head(spatial_features, list_query_features, pixels, skip_blocks)
-
-
 class RadioDetectionModel(RadioTaskModel):
     """What both detection models share: RADIO without adaptors, and a detector that reads its blocks."""
 
     # In bfloat16 boxes would be off by pixels, and the loss's log(1 - p) infinite for confident queries.
     _keep_in_fp32_modules_strict = ["detector"]
+    _no_split_modules = [*RadioTaskModel._no_split_modules, "RadioObjectDetector", "RadioInstanceSegmenter"]
 
     detector: RadioObjectDetector | RadioInstanceSegmenter
 
@@ -139,6 +69,15 @@ class RadioDetectionModel(RadioTaskModel):
                     self._init_weights(module)  # RF-DETR tells layer norms by the name of their class
                 elif not list(module.parameters(recurse=False)):
                     self.detector._init_weights(module)
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs: Any
+    ) -> None:
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+        # RF-DETR's layers get tensors by keyword, whose gradients reentrant checkpointing would compute twice.
+        for layer in self.detector.model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
 
     def detect(
         self,
@@ -179,7 +118,8 @@ class RadioDetectionModel(RadioTaskModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        features = torch.cat([network.patch_features(passed.kept[block]) for block in blocks], dim=2)
+        device = passed.tokens.device  # blocks may be spread over several
+        features = torch.cat([network.patch_features(passed.kept[block]).to(device) for block in blocks], dim=2)
         wanted = BaseModelOutput(hidden_states=passed.hidden_states, attentions=passed.attentions)
         return to_map(features, passed.grid), wanted
 
@@ -203,8 +143,8 @@ class RadioDetectionModel(RadioTaskModel):
     def _mask_of_patches(self, pixel_values: Tensor, pixel_mask: Tensor | None, grid: Resolution) -> Tensor:
         """Return which patches are image and not padding, `(batch, rows, cols)`."""
         if pixel_mask is None:
-            return torch.ones((len(pixel_values), *grid), dtype=torch.long, device=pixel_values.device)
-        expected = (len(pixel_values), *pixel_values.shape[-2:])
+            return torch.ones((pixel_values.shape[0], *grid), dtype=torch.long, device=pixel_values.device)
+        expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
         if pixel_mask.shape != expected:
             raise ValueError(
                 f"`pixel_mask` must have the shape {tuple(expected)} of `pixel_values`, got {tuple(pixel_mask.shape)}."
@@ -248,7 +188,7 @@ class RadioForObjectDetection(RadioDetectionModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
-        self.detector = RadioObjectDetector(self.config, _detector_config(self.config))
+        self.detector = build_detector(RadioObjectDetector, self.config)
         self.post_init()
 
     @can_return_tuple
@@ -298,7 +238,7 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
-        self.detector = RadioInstanceSegmenter(self.config, _detector_config(self.config))
+        self.detector = build_detector(RadioInstanceSegmenter, self.config)
         self.post_init()
 
     @can_return_tuple
@@ -354,28 +294,6 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
         boxes = self.detector.model(maps, pixel_mask=mask, labels=targets)
         output.loss, output.loss_dict = boxes.loss + 0 * output.pred_masks.sum(), boxes.loss_dict
         return output
-
-
-def _detector_config(config: RadioConfig) -> RfDetrConfig:
-    """Return RF-DETR's configuration; what decides the shapes of weights is given in full."""
-    size = config.detection_hidden_size
-    return RfDetrConfig(
-        backbone_config=dict(_REPLACED_BACKBONE),
-        id2label=config.id2label,
-        d_model=size,
-        decoder_layers=config.detection_num_layers,
-        decoder_ffn_dim=8 * size,
-        decoder_self_attention_heads=size // 32,
-        decoder_cross_attention_heads=size // 16,
-        decoder_n_points=4,
-        num_queries=config.detection_num_queries,
-        group_detr=config.detection_num_groups,
-        hidden_expansion=0.5,
-        c2f_num_blocks=3,
-        intermediate_size=4 * size,
-        mask_downsample_ratio=4,
-        dropout=0.0,
-    )
 
 
 def _check_fields(label: Mapping[str, Tensor], index: int) -> None:

@@ -21,8 +21,7 @@ POSITION_DRAWS = 4
 
 def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bool) -> Tensor:
     """Resize a table of positions `(1, old_rows, old_cols, hidden)` bilinearly, to `(1, rows * cols, hidden)`."""
-    image = table.permute(0, 3, 1, 2)
-    image = F.interpolate(image, size=(rows, cols), mode="bilinear", align_corners=align_corners)
+    image = F.interpolate(table.permute(0, 3, 1, 2), (rows, cols), mode="bilinear", align_corners=align_corners)
     return image.flatten(2).transpose(1, 2)
 
 
@@ -31,8 +30,8 @@ class RadioInputConditioner(nn.Module):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
-        self.register_buffer("norm_mean", torch.empty(config.num_channels, 1, 1))
-        self.register_buffer("norm_std", torch.empty(config.num_channels, 1, 1))
+        self.register_buffer("norm_mean", torch.tensor(config.norm_mean).view(-1, 1, 1))
+        self.register_buffer("norm_std", torch.tensor(config.norm_std).view(-1, 1, 1))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         normalized = (pixel_values.float() - self.norm_mean.float()) / self.norm_std.float()
@@ -40,11 +39,14 @@ class RadioInputConditioner(nn.Module):
 
 
 class RadioPrefixTokens(nn.Module):
-    """Learned class and register tokens, `(num_prefix_tokens, hidden_size)`, class tokens first."""
+    """Puts learned tokens, class tokens first, before others: `(batch, length, hidden)` to `prefix + length`."""
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.empty(config.num_prefix_tokens, config.hidden_size))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.cat([self.token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
 
 class RadioPatchGenerator(nn.Module):
@@ -65,8 +67,7 @@ class RadioPatchGenerator(nn.Module):
     def __init__(self, config: RadioConfig) -> None:
         super().__init__()
         self.config = config
-        patch_dim = config.num_channels * config.patch_size**2
-        self.embedder = nn.Linear(patch_dim, config.hidden_size, bias=config.use_patch_bias)
+        self.embedder = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size, config.use_patch_bias)
         self.pos_embed = nn.Parameter(torch.empty(1, config.position_grid_size**2, config.hidden_size))
         self.cls_token = RadioPrefixTokens(config)
         self.resized = PositionCache()
@@ -79,8 +80,7 @@ class RadioPatchGenerator(nn.Module):
             positions = self.sample_positions(rows, cols, draws)
         else:
             positions = self.resized_positions(rows, cols, tokens.dtype)
-        prefix = self.cls_token.token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        return torch.cat([prefix, tokens + positions.to(tokens.dtype)], dim=1)
+        return self.cls_token(tokens + positions.to(tokens.dtype))
 
     def split_patches(self, pixel_values: Tensor) -> Tensor:
         """Cut images into flattened patches `(batch, rows * cols, channels * patch * patch)`, channel-major."""
@@ -117,8 +117,8 @@ class RadioPatchGenerator(nn.Module):
         than finding out whether it did, for which the host would wait for the device.
         """
         table = self.pos_embed
-        is_trained = torch.is_grad_enabled() and table.requires_grad
-        if torch.compiler.is_compiling() or is_trained or table.device.type != "cpu":
+        is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if is_recorded or table.device.type != "cpu" or (torch.is_grad_enabled() and table.requires_grad):
             return self._resize_positions(rows, cols).to(dtype)
         return self.resized.get(table, (rows, cols, dtype), lambda: self._resize_positions(rows, cols).to(dtype))
 

@@ -50,8 +50,7 @@ class RadioAttention(nn.Module):
     def __init__(self, config: RadioConfig, num_heads: int, qkv_bias: bool) -> None:
         super().__init__()
         self.config = config
-        self.num_heads = num_heads
-        self.head_dim = config.hidden_size // num_heads
+        self.num_heads, self.head_dim = num_heads, config.hidden_size // num_heads
         self.scaling = self.head_dim**-0.5
         self.dropout = config.attention_probs_dropout_prob
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=qkv_bias)
@@ -206,10 +205,11 @@ class RadioVisionTransformer(nn.Module):
                 attentions.extend(weights)
             else:
                 if index == 0 or self.is_global[index - 1]:
-                    patches = hidden_states[:, layout.window_order]
+                    patches = hidden_states[:, layout.window_order.to(hidden_states.device)]
                 patches, _ = block(patches, layout.window_segments, factors)
                 if index in keep or self.is_global[index + 1]:  # the last block is global, so there is a next one
-                    hidden_states = hidden_states.index_copy(1, layout.window_order, patches)
+                    order = layout.window_order.to(patches.device)  # blocks may be spread over devices
+                    hidden_states = hidden_states.to(patches.device).index_copy(1, order, patches)
             if index in keep:
                 kept[index] = hidden_states
         return self.norm(hidden_states), kept, attentions

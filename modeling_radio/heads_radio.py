@@ -108,6 +108,8 @@ class RadioDPTNeck(nn.Module):
         self.neck = DPTNeck(dpt_config)
         # The coarsest map has nothing to be fused with: this layer would never run, which DDP refuses.
         del self.neck.fusion_stage.layers[0].residual_layer1
+        for layer in self.neck.fusion_stage.layers:
+            layer.register_forward_pre_hook(_fit_residual)
 
     def forward(self, passed: NetworkPass) -> list[Tensor]:
         outputs = {**passed.kept, self.last_block: passed.tokens}  # the last one with the final norm
@@ -116,6 +118,15 @@ class RadioDPTNeck(nn.Module):
             norm(outputs[block][:, self.first_token :]) for norm, block in zip(self.norms, self.blocks, strict=True)
         ]
         return self.neck(tokens, *passed.grid)
+
+
+def _fit_residual(_layer: nn.Module, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Bring maps of unknown size to one size: DPT does so where theirs differ, which export would settle for all."""
+    hidden_state, *residual = maps
+    if not residual or not any(isinstance(side, torch.SymInt) for side in hidden_state.shape[-2:]):
+        return maps
+    size = hidden_state.shape[-2:]
+    return hidden_state, F.interpolate(residual[0], size, mode="bilinear", align_corners=False)
 
 
 def count_classes(config: RadioConfig) -> int:

@@ -35,6 +35,8 @@ def check_images(pixel_values: Tensor, config: RadioConfig) -> Resolution:
     if channels != config.num_channels:
         raise ValueError(f"`pixel_values` must have {config.num_channels} channels, got {channels}.")
     _check_pixel_type(pixel_values)
+    if torch.jit.is_tracing():
+        height, width = int(height), int(width)  # tensors there; a trace is of one size
     check_resolution(config, height, width)
     return Resolution(height // config.patch_size, width // config.patch_size)
 

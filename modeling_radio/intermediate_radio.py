@@ -36,7 +36,7 @@ def average_blocks(
         blocks: 0-based, ascending.
         scale_order: How normalizers scale a mean.
     """
-    outputs = [passed.kept[block] for block in blocks]
+    outputs = [passed.kept[block].to(passed.tokens.device) for block in blocks]
     tokens = torch.stack(outputs).mean(dim=0)
     normalizer = network.inter_feature_normalizer
     if normalizer is None or scale_order == "none":

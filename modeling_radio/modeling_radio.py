@@ -27,7 +27,7 @@ from .encoder_radio import RadioLayerScale
 from .inputs_radio import check_feature_format, check_names, count_draws, count_from_first
 from .intermediate_radio import Aggregation, average_blocks, group_blocks
 from .messages_radio import check_blocks, check_choice
-from .network_radio import RadioNetwork
+from .network_radio import SUMMARY_TOKENS, RadioNetwork
 from .nvidia_folder_radio import UNUSED_KEYS, check_loaded, opening_arguments
 from .nvidia_interface_radio import NvidiaInterface, NvidiaNetwork
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair, to_map
@@ -50,6 +50,8 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     input_modalities = "image"
     supports_gradient_checkpointing = True
     _no_split_modules = ["RadioBlock", "RadioPatchGenerator"]
+    # accelerate lists no buffer of a module that it splits, and this one is not computed with.
+    _no_placement_params = [SUMMARY_TOKENS]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -68,7 +68,7 @@ class RadioNetwork(nn.Module):
         self.inter_feature_normalizer = (
             RadioIntermediateNormalizer(config) if config.num_intermediate_normalizers else None
         )
-        self.register_buffer("summary_idxs", torch.empty(len(config.summary_idxs or []), dtype=torch.long))
+        self.register_buffer("summary_idxs", torch.tensor(config.summary_idxs, dtype=torch.long))
 
     def forward(
         self,
@@ -118,7 +118,7 @@ class RadioNetwork(nn.Module):
 
     def summarize(self, tokens: Tensor) -> Tensor:
         """Concatenate the class tokens that make up the summary, `(batch, num_summaries * hidden)`."""
-        return tokens[:, self.summary_idxs].flatten(1)
+        return torch.cat([tokens[:, index] for index in self.config.summary_idxs or []], dim=1)
 
     def patch_features(self, tokens: Tensor) -> Tensor:
         """Return the patch tokens, `(batch, rows * cols, hidden)`."""

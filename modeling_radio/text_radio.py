@@ -11,6 +11,7 @@ from transformers.models.siglip.configuration_siglip import SiglipTextConfig
 from transformers.models.siglip.modeling_siglip import SiglipTextModel
 from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig
 from transformers.models.siglip2.modeling_siglip2 import Siglip2TextModel
+from transformers.utils.generic import is_flash_attention_requested
 
 from .configuration_radio import RadioConfig
 from .messages_radio import check_choice
@@ -97,6 +98,14 @@ def text_tower_kind(config: RadioConfig) -> TextTowerKind:
 def text_tower_config(config: RadioConfig) -> Any:
     """Return `config.text_tower` as transformers' configuration; errors as of `text_tower_kind`."""
     return text_tower_kind(config).config_class.from_dict(config.text_tower or {})
+
+
+def tower_attention(kind: TextTowerKind, implementation: str) -> str:
+    """Return the attention implementation of a tower: the backbone's, or sdpa where the tower lacks that."""
+    is_flash = is_flash_attention_requested(requested_attention_implementation=implementation)
+    lacks_flash = is_flash and not kind.model_class._supports_flash_attn
+    lacks_flex = implementation == "flex_attention" and not kind.model_class._supports_flex_attn
+    return "sdpa" if lacks_flash or lacks_flex else implementation
 
 
 def fill_templates(class_name: str, templates: Sequence[str]) -> list[str]:

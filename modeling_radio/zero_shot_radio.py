@@ -23,7 +23,14 @@ from .modeling_radio import RadioModel, RadioPreTrainedModel
 from .nvidia_interface_radio import NvidiaNetwork
 from .outputs_radio import to_map
 from .readout_radio import read_out
-from .text_radio import SIMPLE_TEMPLATES, TextTowerKind, fill_templates, text_tower_config, text_tower_kind
+from .text_radio import (
+    SIMPLE_TEMPLATES,
+    TextTowerKind,
+    fill_templates,
+    text_tower_config,
+    text_tower_kind,
+    tower_attention,
+)
 from .window_choice_radio import WindowSize
 
 
@@ -81,8 +88,10 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         config = self.config
         kind = text_tower_kind(config)
         tower_config = text_tower_config(config)
-        _check_adaptor(config, tower_config.to_dict()[kind.width_field])
+        self.text_width: int = tower_config.to_dict()[kind.width_field]
+        self.image_adaptor = _check_adaptor(config, self.text_width)
         self.radio_model = NvidiaNetwork(config)
+        tower_config._attn_implementation = tower_attention(kind, self.config._attn_implementation)
         self.text_tower = kind.model_class(tower_config)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if kind.use_sigmoid else None
@@ -165,6 +174,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         """
         image_embeds = _normalize(cast(Tensor, self.get_image_features(pixel_values, window_size).pooler_output))
         text_embeds = _normalize(cast(Tensor, self.get_text_features(input_ids, attention_mask).pooler_output))
+        text_embeds = text_embeds.to(image_embeds.device)  # towers may be on different ones
         logits_per_text = self._to_logits(text_embeds @ image_embeds.t())
         return RadioZeroShotOutput(
             loss=self._contrastive_loss(logits_per_text) if return_loss else None,
@@ -194,7 +204,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         Arguments as in `forward`. The adaptor's dense head does not run.
         """
         tokens = self.radio_model(pixel_values, window_size=window_size).tokens
-        class_token = tokens[:, self._text_adaptor.token_index]
+        class_token = tokens[:, self.image_adaptor.token_index]
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=self._align(class_token))
 
     def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
@@ -296,7 +306,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         References:
             RayFronts (NaRADIO), https://arxiv.org/abs/2504.06994; RADSeg, https://arxiv.org/abs/2511.19704
         """
-        width = self._text_width
+        width = self.text_width
         if text_embeds.ndim != 2 or text_embeds.shape[1] != width:
             raise ValueError(
                 f"`text_embeds` must have the shape (num_classes, {width}), got {tuple(text_embeds.shape)}."
@@ -314,7 +324,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         return to_map(self._align(self.radio_model.patch_features(passed.tokens)), passed.grid)
 
     def _dense_features(self, pixel_values: Tensor, window_size: WindowSize) -> Tensor:
-        adaptor, width = self._text_adaptor, self._text_width
+        adaptor, width = self.image_adaptor, self.text_width
         if adaptor.feature_dim != width:
             raise ValueError(
                 f"`feature_dim` of adaptor {adaptor.name!r} must be {width}, the width of the texts, for "
@@ -326,22 +336,13 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
 
     def _align(self, tokens: Tensor) -> Tensor:
         """Apply the summary head of the teacher's adaptor: `(..., hidden)` to `(..., text_dim)`."""
-        head = self.radio_model.adaptor(self._text_adaptor.name).head_mlp
+        head = self.radio_model.adaptor(self.image_adaptor.name).head_mlp
         assert head is not None  # its width was checked
         return head(tokens)
 
-    @property
-    def _text_adaptor(self) -> RadioAdaptorConfig:
-        """The adaptor of the text tower's teacher."""
-        return self.config.adaptor(str(self.config.text_adaptor), argument="text_adaptor")
-
-    @property
-    def _text_width(self) -> int:
-        return text_tower_config(self.config).to_dict()[text_tower_kind(self.config).width_field]
-
     def _to_logits(self, cosines: Tensor) -> Tensor:
-        logits = cosines * self.logit_scale.exp()
-        return logits if self.logit_bias is None else logits + self.logit_bias
+        logits = cosines * self.logit_scale.exp().to(cosines.device)
+        return logits if self.logit_bias is None else logits + self.logit_bias.to(cosines.device)
 
     def _contrastive_loss(self, logits_per_text: Tensor) -> Tensor:
         """Return the loss of SigLIP (https://arxiv.org/abs/2303.15343, eq. 1) or of CLIP."""
@@ -371,7 +372,8 @@ def _normalize(embeds: Tensor, dim: int = -1) -> Tensor:
     return embeds / embeds.norm(p=2, dim=dim, keepdim=True)
 
 
-def _check_adaptor(config: RadioConfig, width: int) -> None:
+def _check_adaptor(config: RadioConfig, width: int) -> RadioAdaptorConfig:
+    """Return the adaptor of the text tower's teacher."""
     if config.text_adaptor is None:
         raise ValueError(f"`text_adaptor` of the configuration must name an adaptor, got None. {_widths(config)}")
     adaptor = config.adaptor(config.text_adaptor, argument="text_adaptor")
@@ -380,6 +382,7 @@ def _check_adaptor(config: RadioConfig, width: int) -> None:
             f"`summary_dim` of adaptor {adaptor.name!r} must be {width}, the width of the text tower's embeddings, got "
             f"{adaptor.summary_dim}. Take the text tower of its teacher. {_widths(config)}"
         )
+    return adaptor
 
 
 def _find_adaptor(config: RadioConfig, kind: TextTowerKind) -> str:

@@ -1,0 +1,161 @@
+"""Models over several devices, in memory and on disk, and as the graphs that torch makes of them."""
+
+import contextlib
+
+import accelerate
+import pytest
+import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from task_models import EVERY_MODEL, build, images, tensors_of
+from torch.export import Dim
+
+from modeling_radio import RadioForZeroShotImageClassification, RadioModel
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def assert_same_outputs(output, expected, atol=0.0):
+    for tensor, other in zip(tensors_of(output), tensors_of(expected), strict=True):
+        torch.testing.assert_close(tensor, other, rtol=0, atol=atol)
+
+
+@pytest.fixture
+def zero_shot(build_dual_encoder):
+    fields = {"adaptors": [{"name": "siglip2-g", "summary_dim": 12, "feature_dim": 12, "hidden_size": 24}]}
+    radio = RadioModel(build("maps").config.from_preset("radio-test", **fields)).eval()
+    return RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip2", 12))
+
+
+TOKENS = torch.tensor([[4, 5, 6, 3] * 4, [4, 9, 3, 0] * 4])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("offload_buffers", [False, True])
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_offloaded_weights_come_when_they_are_needed(name, offload_buffers):
+    model, batch = build(name), images()
+    expected = model(batch)
+    accelerate.cpu_offload(model, torch.device("cpu"), offload_buffers=offload_buffers)
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+    assert_same_outputs(model(batch), expected)
+
+
+@torch.no_grad()
+def test_offloaded_weights_come_for_packed_images_too():
+    model = build("backbone with adaptors")
+    pack = torch.rand(4 + 6, 768), torch.tensor([[2, 2], [2, 3]])
+    expected = model(*pack)
+    accelerate.cpu_offload(model, torch.device("cpu"))
+    assert_same_outputs(model(*pack), expected)
+
+
+@torch.no_grad()
+def test_offloaded_zero_shot_model(zero_shot):
+    batch = images()
+    expected = zero_shot(TOKENS, batch)
+    accelerate.cpu_offload(zero_shot, torch.device("cpu"))
+    assert_same_outputs(zero_shot(TOKENS, batch), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_device_map_auto_splits_a_model_that_does_not_fit(name, tmp_path):
+    model, batch = build(name), images()
+    model.save_pretrained(tmp_path)
+    memory = {"cpu": int(0.6 * model.get_memory_footprint()), "disk": "1GB"}
+    split = type(model).from_pretrained(
+        tmp_path, device_map="auto", max_memory=memory, offload_folder=tmp_path / "offloaded"
+    )
+    assert len(split.hf_device_map) > 1
+    assert "disk" in split.hf_device_map.values()
+    assert_same_outputs(split.eval()(batch), model(batch))
+
+
+def move_to_meta(*modules):
+    """Let modules compute on the meta device, the one other device that every machine has."""
+    for module in modules:
+        add_hook_to_module(module.to("meta"), AlignDevicesHook(execution_device="meta"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_blocks_may_lie_on_several_devices(name, monkeypatch):
+    """What one device has computed and another one needs is brought there."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none on meta
+    model, batch = build(name), images()
+    if name == "maps":
+        model.out_indices = [0, 1, 2, 3, 4]
+    expected = model(batch, window_size=2, output_hidden_states=True)
+    heads = [head for part in (model, model.radio_model) for head in part.children()]
+    stays = (model.radio_model, model.radio_model.input_conditioner, model.radio_model.model)
+    move_to_meta(*model.radio_model.model.blocks[2:], *(head for head in heads if head not in stays))
+    output = model(batch, window_size=2, output_hidden_states=True)
+    assert [each.shape for each in tensors_of(output)] == [each.shape for each in tensors_of(expected)]
+    assert [state.device.type for state in output.hidden_states] == ["cpu"] * 3 + ["meta"] * 2
+
+
+@torch.no_grad()
+def test_averages_of_blocks_on_several_devices():
+    model = build("backbone with adaptors")
+    move_to_meta(*model.radio_model.model.blocks[2:])
+    _, last = model.get_intermediate_features(images(), [0, 3], aggregation="dense")
+    assert last.features.device.type == "meta"
+
+
+@torch.no_grad()
+def test_towers_may_lie_on_two_devices(zero_shot):
+    move_to_meta(*zero_shot.radio_model.model.blocks, zero_shot.radio_model.adaptors["siglip2-g"].head_mlp)
+    assert zero_shot(TOKENS, images()).logits_per_image.shape == (2, 2)
+
+
+# Tracing reads every attribute of a model, and warns itself that it is no longer developed.
+traces = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning", "ignore:`torch.jit.trace:DeprecationWarning"
+)
+
+
+@traces
+@torch.no_grad()
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_traces(name):
+    model = build(name)
+    if name == "backbone with adaptors":
+        model.config.adaptor_names = []  # traces return nothing nested
+    traced = torch.jit.trace(model, images(2), strict=False)
+    batch = images(3)
+    assert_same_outputs(traced(batch), model(batch))
+
+
+@traces
+@torch.no_grad()
+def test_traces_the_zero_shot_model(zero_shot):
+    traced = torch.jit.trace(zero_shot, (TOKENS, images(2)), strict=False)
+    batch = images(3)
+    assert_same_outputs(traced(TOKENS, batch), zero_shot(TOKENS, batch))
+
+
+FIXED_SIZE = {"detector", "instance segmenter"}
+"""RF-DETR in transformers writes the size of its maps into the graph."""
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_exports_for_any_batch_and_size(name):
+    model = build(name)
+    rows, cols = Dim("rows", min=3, max=16), Dim("cols", min=3, max=16)
+    sizes = {} if name in FIXED_SIZE else {2: 16 * rows, 3: 16 * cols}
+    program = torch.export.export(
+        model, (images(2),), dynamic_shapes={"pixel_values": {0: Dim("batch", min=1, max=8), **sizes}}
+    )
+    batch = images(3) if name in FIXED_SIZE else images(3, (64, 112))
+    assert_same_outputs(program.module()(batch), model(batch), atol=2e-6)
+
+
+@torch.no_grad()
+def test_zero_shot_model_compiles_without_a_graph_break(zero_shot):
+    torch.compiler.reset()
+    compiled = torch.compile(zero_shot, fullgraph=True, backend="aot_eager")
+    batch = images()
+    assert_same_outputs(compiled(TOKENS, batch), zero_shot(TOKENS, batch), atol=2e-6)
