@@ -56,7 +56,9 @@ class RadioSam3Trunk(PreTrainedModel):
 
     def __init__(self, config: RadioSam3TrunkConfig) -> None:
         super().__init__(config)
-        self.radio = RadioModel(RadioConfig.from_dict(config.radio or {}))
+        radio_config = RadioConfig.from_dict(config.radio or {})
+        radio_config._attn_implementation = config._attn_implementation
+        self.radio = RadioModel(radio_config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

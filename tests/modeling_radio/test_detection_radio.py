@@ -176,13 +176,14 @@ def test_evaluation_loss_counts_one_group_of_queries():
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
-def test_gradient_checkpointing_gives_equal_gradients():
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_gives_equal_gradients(use_reentrant):
     model = RadioForObjectDetection(tiny_config())
     batch = images()
     gradients = []
     for enable in (False, True):
         if enable:
-            model.gradient_checkpointing_enable()
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
             model.train()
         model.zero_grad()
         torch.manual_seed(0)

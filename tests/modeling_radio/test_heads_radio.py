@@ -19,6 +19,8 @@ from modeling_radio import (
     RadioPreTrainedModel,
 )
 from modeling_radio.heads_radio import weighted_cross_entropy
+from modeling_radio.network_radio import NetworkPass
+from modeling_radio.resolution_radio import Resolution
 
 
 NUM_LABELS = 5
@@ -291,6 +293,31 @@ def test_dpt_reads_some_blocks_twice_in_shallow_networks():
     batch = images()
     model = HEADS["depth"].build(num_hidden_layers=2)
     assert model(batch).predicted_depth.shape == (2, *SIZE)
+
+
+class NeckOfMaps(nn.Module):
+    """DPT's neck, given one map for all blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.neck = HEADS["depth"].build().eval().depth_head.neck
+
+    def forward(self, maps):
+        prefix = maps.new_zeros(maps.shape[0], self.neck.first_token + 1, maps.shape[1])
+        tokens = torch.cat([prefix, maps.flatten(2).transpose(1, 2)], dim=1)
+        kept = dict.fromkeys(self.neck.blocks, tokens)
+        return self.neck(NetworkPass(tokens, tokens, kept, None, None, Resolution(*maps.shape[-2:]), None))
+
+
+@torch.no_grad()
+def test_dpt_exports_for_odd_and_even_numbers_of_patches():
+    neck = NeckOfMaps()
+    dims = {"maps": {2: torch.export.Dim("rows", min=2, max=16)}}
+    program = torch.export.export(neck, (torch.rand(2, 32, 3, 4),), dynamic_shapes=dims)
+    for rows in (3, 4, 7):
+        maps = torch.rand(2, 32, rows, 4)
+        for exported, expected in zip(program.module()(maps), neck(maps), strict=True):
+            torch.testing.assert_close(exported, expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(

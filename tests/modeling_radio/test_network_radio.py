@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.initialization import no_init_weights
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.network_radio import ADAPTORS, BLOCKS, POSITIONS, PREFIX_TOKENS, RadioNetwork
@@ -95,6 +96,20 @@ def test_the_configuration_can_ask_for_all_blocks(network: RadioNetwork) -> None
     assert len(network(pixel_values).hidden_states) == 5
     assert network(pixel_values, output_hidden_states=False).hidden_states is None
     network.config.output_hidden_states = False
+
+
+def test_constants_are_there_before_weights_are() -> None:
+    """Where starting values are left out, buffers are right nevertheless."""
+    fields = {"use_feature_normalizer": True, "num_intermediate_normalizers": 4, "summary_idxs": [2, 0]}
+    for per_layer in (False, True):
+        config = RadioConfig.from_preset("radio-test", intermediate_rotation_per_layer=per_layer, **fields)
+        with no_init_weights():
+            bare = dict(RadioModel(config).named_buffers())
+        expected = dict(RadioModel(config).named_buffers())
+        assert len(expected) == 8
+        for name, buffer in expected.items():
+            assert torch.equal(bare[name], buffer), name
+            assert bare[name].dtype == buffer.dtype, name
 
 
 def test_names_of_parts_are_those_of_the_weights(network: RadioNetwork) -> None:

@@ -8,9 +8,11 @@ from modeling_radio.text_radio import (
     OPENAI_TEMPLATES,
     PLAIN_TEMPLATES,
     SIMPLE_TEMPLATES,
+    TEXT_TOWERS,
     fill_templates,
     text_tower_config,
     text_tower_kind,
+    tower_attention,
 )
 
 
@@ -68,3 +70,18 @@ def test_tower_is_read_from_the_configuration():
 def test_unknown_towers_are_refused(tower, message):
     with pytest.raises(ValueError, match=message):
         text_tower_kind(RadioConfig.from_preset("radio-test", text_tower=tower))
+
+
+@pytest.mark.parametrize(
+    ("tower", "implementation", "expected"),
+    [
+        ("siglip_text_model", "eager", "eager"),
+        ("siglip_text_model", "flash_attention_2", "flash_attention_2"),
+        ("clip_text_model", "flex_attention", "flex_attention"),
+        ("siglip2_text_model", "sdpa", "sdpa"),
+        ("siglip2_text_model", "flash_attention_2", "sdpa"),
+        ("siglip2_text_model", "flex_attention", "sdpa"),
+    ],
+)
+def test_tower_attends_as_the_backbone_does_where_it_can(tower, implementation, expected):
+    assert tower_attention(TEXT_TOWERS[tower], implementation) == expected

@@ -96,6 +96,14 @@ def give_image_embeddings(monkeypatch, teacher, embeddings):
         teacher.visual_projection = nn.Identity()
 
 
+def test_attention_implementation_reaches_the_text_tower(pair, tmp_path):
+    pair.model.save_pretrained(tmp_path)
+    model = RadioForZeroShotImageClassification.from_pretrained(tmp_path, attn_implementation="eager")
+    assert model.text_tower.config._attn_implementation == "eager"
+    model.set_attn_implementation("sdpa")
+    assert model.text_tower.config._attn_implementation == "sdpa"
+
+
 def test_logits_and_loss_equal_transformers_own(pair, monkeypatch):
     pixels, texts = torch.rand(3, 3, 64, 96), random_texts(3)
     with torch.no_grad():

@@ -111,7 +111,9 @@ def test_towers_may_lie_on_two_devices(zero_shot):
 
 # Tracing reads every attribute of a model, and warns itself that it is no longer developed.
 traces = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning", "ignore:`torch.jit.trace:DeprecationWarning"
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+    "ignore:`torch.jit.trace:DeprecationWarning",
+    "ignore::torch.jit.TracerWarning",
 )
 
 
