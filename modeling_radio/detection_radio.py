@@ -52,7 +52,7 @@ class RadioDetectionModel(RadioTaskModel):
 
     # In bfloat16 boxes would be off by pixels, and the loss's log(1 - p) infinite for confident queries.
     _keep_in_fp32_modules_strict = ["detector"]
-    _no_split_modules = [*RadioTaskModel._no_split_modules, "RadioObjectDetector", "RadioInstanceSegmenter"]
+    _no_split_modules = ["RadioBlock", "RadioPatchGenerator", "RadioObjectDetector", "RadioInstanceSegmenter"]
 
     detector: RadioObjectDetector | RadioInstanceSegmenter
 
@@ -70,14 +70,15 @@ class RadioDetectionModel(RadioTaskModel):
                 elif not list(module.parameters(recurse=False)):
                     self.detector._init_weights(module)
 
-    def _set_gradient_checkpointing(
+    def _set_gradient_checkpointing(  # pyrefly: ignore[bad-override]
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs: Any
     ) -> None:
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
         # RF-DETR's layers get tensors by keyword, whose gradients reentrant checkpointing would compute twice.
         for layer in self.detector.model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
-                layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+                replay: Any = functools.partial(checkpoint, use_reentrant=False)
+                layer._gradient_checkpointing_func = replay
 
     def detect(
         self,

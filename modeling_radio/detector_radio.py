@@ -89,7 +89,8 @@ class RadioDetectorModel(RfDetrModel):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         # RF-DETR reads these weights without calling their modules, at which accelerate would bring offloaded ones.
-        tables = [table for table in (self.reference_point_embed, self.query_feat) if hasattr(table, "_hf_hook")]
+        tables: list[Any] = [self.reference_point_embed, self.query_feat]
+        tables = [table for table in tables if hasattr(table, "_hf_hook")]
         for table in tables:
             table._hf_hook.pre_forward(table)
         output = super().forward(*args, **kwargs)
@@ -156,5 +157,5 @@ def _detector_config(config: RadioConfig) -> RfDetrConfig:
         intermediate_size=4 * size,
         mask_downsample_ratio=4,
         dropout=0.0,
-        attn_implementation=config._attn_implementation,
+        attn_implementation=config._attn_implementation,  # pyrefly: ignore[unexpected-keyword]
     )

@@ -91,7 +91,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         self.text_width: int = tower_config.to_dict()[kind.width_field]
         self.image_adaptor = _check_adaptor(config, self.text_width)
         self.radio_model = NvidiaNetwork(config)
-        tower_config._attn_implementation = tower_attention(kind, self.config._attn_implementation)
+        tower_config._attn_implementation = tower_attention(kind, str(self.config._attn_implementation))
         self.text_tower = kind.model_class(tower_config)
         self.logit_scale = nn.Parameter(torch.empty(()))
         self.logit_bias = nn.Parameter(torch.empty(())) if kind.use_sigmoid else None
