@@ -1,6 +1,8 @@
 """Writing files and folders so that a reader sees the old one or the new one, never half of either."""
 
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -33,6 +35,7 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) ->
         ValueError: If `path` is an input or holds one, or exists and `overwrite` is off.
     """
     restore_previous(path)
+    _remove_leftovers(path)
     for each in inputs:
         if each.exists() and each.resolve().is_relative_to(path.resolve()):
             raise ValueError(
@@ -50,7 +53,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
-    with _one_line_errors(path), scratch_folder(path.parent, f"{TEMPORARY_PREFIX}{path.name}-") as scratch:
+    with _one_line_errors(path), scratch_folder(path.parent, _scratch_prefix(path)) as scratch:
         restore_previous(path)
         write(scratch / path.name)
         move_into_place(scratch / path.name, path)
@@ -81,7 +84,7 @@ def write_beside(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
-    with _one_line_errors(path), scratch_folder(path.parent) as scratch:
+    with _one_line_errors(path), scratch_folder(path.parent, _scratch_prefix(path)) as scratch:
         write(scratch / path.name)
         for written in sorted(scratch.iterdir(), key=lambda each: each.name == path.name):
             move_into_place(written, path.parent / written.name)
@@ -91,8 +94,39 @@ def write_beside(path: Path, write: Callable[[Path], object]) -> None:
 def scratch_folder(parent: Path, prefix: str = TEMPORARY_PREFIX) -> Iterator[Path]:
     """Yield a new folder in `parent` that is removed in the end: what is finished in it can be moved into place."""
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch, _lock(Path(scratch)):
         yield Path(scratch)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Yield whether nobody else holds a folder; it is held then, until the end of the context or of the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _takes_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _takes_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another holds it, or the file system knows no locks
+        return False
+    return True
+
+
+def _scratch_prefix(path: Path) -> str:
+    return f"{TEMPORARY_PREFIX}{path.name}-"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the scratch folders of processes that were killed while they wrote `path`; those at work hold theirs."""
+    for leftover in path.parent.glob(f"{glob.escape(_scratch_prefix(path))}*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            with _lock(leftover) as is_free:
+                if is_free:
+                    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def move_into_place(finished: Path, path: Path) -> None:

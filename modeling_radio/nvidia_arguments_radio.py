@@ -1,100 +1,74 @@
 """What the training arguments and the `config.json` of NVIDIA's files must look like, as far as they are read."""
 
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-
-class Rule(NamedTuple):
-    """What a value must be.
-
-    Attributes:
-        text: In words.
-        is_met: Whether a value is that.
-    """
-
-    text: str
-    is_met: Callable[[Any], bool]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_integer(value: Any) -> bool:
-    return _is_number(value) and isinstance(value, int)
+from .config_checks_radio import FLAG, LARGEST, MAPPING, Rule, integer, listed, number
 
 
 def _is_line(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}", value) is not None
 
 
-_LARGEST = 1_000_000  # our choice: far beyond any network, and products of three of them are still numbers
-_FLAG = Rule("true or false", lambda value: isinstance(value, bool))
-_COUNT = Rule(f"an integer in [0, {_LARGEST:,}]", lambda value: _is_integer(value) and 0 <= value <= _LARGEST)
-_SIZE = Rule(f"an integer in [1, {_LARGEST:,}]", lambda value: _is_integer(value) and 1 <= value <= _LARGEST)
-_FACTOR = Rule("a finite number above 0", lambda value: _is_number(value) and 0 < value < math.inf)
+_COUNT, _SIZE = integer(0), integer(1)
+_FACTOR = number(f"(0, {LARGEST}]")
 _NAME = Rule("one line of at most 200 characters", _is_line)
-_NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(map(_is_line, value)))
-_SIDES = Rule(
-    f"two integers in [1, {_LARGEST:,}]",
-    lambda value: isinstance(value, list) and len(value) == 2 and all(map(_SIZE.is_met, value)),
-)
-_MAPPING = Rule("a mapping", lambda value: isinstance(value, Mapping))
 _ENTRIES = Rule("a list of at least one entry", lambda value: isinstance(value, list) and len(value) > 0)
-_SWITCH = Rule("true, false or a mapping", lambda value: isinstance(value, bool | Mapping))
+_SWITCH = Rule("True, False or a mapping", lambda value: isinstance(value, (bool, dict)))
 
 # A value at each path; "*" stands for every key or position. A path that ends in "!" must be there and not null.
 _ARGUMENTS = {
-    "model": _NAME,
-    "model_kwargs": _MAPPING,
+    "model!": _NAME,
+    "model_kwargs": MAPPING,
     "model_kwargs.embed_dim": _SIZE,
     "model_kwargs.depth": _SIZE,
     "model_kwargs.num_heads": _SIZE,
     "model_kwargs.mlp_ratio": _FACTOR,
     "teachers!": _ENTRIES,
-    "teachers.*!": _MAPPING,
+    "teachers.*!": MAPPING,
     "teachers.*.name!": _NAME,
-    "teachers.*.use_summary": _FLAG,
+    "teachers.*.use_summary": FLAG,
     "teachers.*.fd_upsample_factor": _COUNT,
     "teachers.*.token_slot": _COUNT,
-    "cls_token_per_teacher": _FLAG,
+    "cls_token_per_teacher": FLAG,
     "register_multiple": _COUNT,
     "cpe_num_registers": _COUNT,
     "cpe_max_size": _SIZE,
     "mlp_version": _NAME,
     "spectral_reparam": _SWITCH,
     "spectral_reparam.eps": _FACTOR,
+    "dtype": _NAME,  # transformers reads what has this name, wherever it is
+    "*.dtype": _NAME,
 }
 _HEAD = {"hidden_dim!": _SIZE, "output_dim!": _SIZE, "num_inner!": _COUNT}
 _HUB_CONFIG = {
     "version": _NAME,
     "max_resolution": _SIZE,
-    "preferred_resolution": _SIDES,
+    "preferred_resolution": listed(_SIZE, 2),
     "vitdet_window_size": _SIZE,
-    "adaptor_names": _NAMES,
-    "adaptor_configs": _MAPPING,
-    "adaptor_configs.*!": _MAPPING,
+    "adaptor_names": listed(_NAME),
+    "adaptor_configs": MAPPING,
+    "adaptor_configs.*!": MAPPING,
     "adaptor_configs.*.head_idx": _COUNT,
-    "adaptor_configs.*.summary!": _MAPPING,
-    "adaptor_configs.*.feature!": _MAPPING,
+    "adaptor_configs.*.summary!": MAPPING,
+    "adaptor_configs.*.feature!": MAPPING,
     **{f"adaptor_configs.*.{part}.{path}": rule for part in ("summary", "feature") for path, rule in _HEAD.items()},
     "adaptor_configs.*.feature.upsample_factor": _COUNT,
-    "feature_normalizer_config": _MAPPING,
-    "inter_feature_normalizer_config": _MAPPING,
+    "feature_normalizer_config": MAPPING,
+    "inter_feature_normalizer_config": MAPPING,
     "inter_feature_normalizer_config.num_intermediates!": _SIZE,
-    "inter_feature_normalizer_config.rot_per_layer!": _FLAG,
+    "inter_feature_normalizer_config.rot_per_layer!": FLAG,
 }
 _SOURCE = {
-    "args": _MAPPING,
+    "args": MAPPING,
     "arch": _NAME,
     "epoch": _COUNT,
-    "heads": _MAPPING,
+    "heads": MAPPING,
     "heads.*!": _NAME,
-    "layer_scale": _FLAG,
+    "layer_scale": FLAG,
 }
-_NEEDED_OF_FOLDERS = ("model", "cpe_max_size", "mlp_version")
+_NEEDED_OF_FOLDERS = ("cpe_max_size", "mlp_version")
 
 
 def check_arguments(args: Any, file: str) -> None:
@@ -125,13 +99,11 @@ def check_hub_config(config: Mapping[str, Any], file: str) -> None:
     _refuse(faults, file)
 
 
-def check_source(source: Any, file: str) -> None:
+def check_source(source: Mapping[str, Any], file: str) -> None:
     """Refuse a `RadioConfig.nvidia_source` that is not what conversion writes; see `check_arguments`."""
-    if not isinstance(source, Mapping):
-        _refuse([f"`nvidia_source` must be {_MAPPING.text}, got {source!r:.60}"], file)
     faults = _faults(_SOURCE, source, "nvidia_source.")
     if not faults and source.get("args"):
-        faults = _faults({"model!": _NAME, **_ARGUMENTS}, source["args"], "nvidia_source.args.")
+        faults = _faults(_ARGUMENTS, source["args"], "nvidia_source.args.")
     _refuse(faults, file)
 
 
@@ -147,7 +119,7 @@ def _faults(rules: Mapping[str, Rule], values: Any, prefix: str) -> list[str]:
         for place, value in _values_at(values, names):
             if value is None and path.endswith("!"):
                 found.append(f"`{prefix}{place}` must be given: {rule.text}")
-            elif value is not None and not rule.is_met(value):
+            elif value is not None and not rule.holds(value):
                 found.append(f"`{prefix}{place}` must be {rule.text}, got {value!r:.60}")
     return found
 

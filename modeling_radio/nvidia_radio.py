@@ -172,7 +172,8 @@ def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If the architecture is not one that RADIO students use, or not supported yet.
     """
-    name, kwargs = args["model"], args.get("model_kwargs") or {}
+    name = args["model"]
+    kwargs = {key: value for key, value in (args.get("model_kwargs") or {}).items() if value is not None}
     check_supported(name)
     if name in _DINO_STUDENTS:
         size_name, use_swiglu = _DINO_STUDENTS[name]

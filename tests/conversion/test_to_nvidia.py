@@ -216,7 +216,6 @@ def test_a_configuration_that_is_no_object_is_one_line(text, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (5, "`nvidia_source` must be a mapping, got 5"),
         ({"args": 5}, "`nvidia_source.args` must be a mapping, got 5"),
         ({"args": {"model": "x", "teachers": 5}}, "`nvidia_source.args.teachers` must be a list of at least one entry"),
         ({"args": {"teachers": [{"name": "a"}]}}, "`nvidia_source.args.model` must be given"),

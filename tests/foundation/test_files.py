@@ -248,3 +248,26 @@ def test_an_output_that_exists_needs_overwrite(tmp_path):
     check_output(tmp_path, overwrite=True)
     with pytest.raises(ValueError, match=r"exists already. Name another output or pass --overwrite\.$"):
         check_output(tmp_path, overwrite=False)
+
+
+@pytest.mark.parametrize("write", [write_file, write_beside])
+def test_what_a_killed_process_left_is_removed_and_what_one_at_work_holds_is_kept(write, tmp_path):
+    path = tmp_path / "out[1].bin"
+
+    def be_killed(scratch):
+        scratch.write_text("half")
+        os._exit(1)
+
+    def write_and_check(scratch):
+        scratch.write_text("whole")
+        check_output(path, overwrite=True)
+        assert scratch.exists()
+
+    (tmp_path / ".partial-other").mkdir()
+    process = os.fork()
+    if process == 0:
+        write(path, be_killed)
+    os.waitpid(process, 0)
+    assert len(list(tmp_path.glob(".partial-out*"))) == 1
+    write(path, write_and_check)
+    assert {each.name for each in tmp_path.iterdir()} == {"out[1].bin", ".partial-other"}

@@ -39,6 +39,11 @@ def test_shape_by_name(name, shape):
     assert config.use_final_norm == config.use_patch_bias == config.use_layer_scale == name.startswith("dino")
 
 
+def test_arguments_that_are_null_count_as_left_out():
+    left_out = architecture("vit_tiny_patch16_224")
+    assert architecture("vit_tiny_patch16_224", depth=None, embed_dim=None, mlp_ratio=None) == left_out
+
+
 def test_arguments_change_the_shape():
     config = architecture("vit_base_patch16_224", embed_dim=64, depth=3, num_heads=4, mlp_ratio=2)
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (64, 3, 4)
