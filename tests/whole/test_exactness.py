@@ -1,6 +1,9 @@
 """The full step on the tiny world of `tiny_distillation.py`: restarts, kills, invariances, export, stages."""
 
+import os
 import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,25 @@ def test_twenty_steps_equal_ten_and_ten(recipe_file: str, views: str, optimizer:
     whole, parts = (tiny.last_state(output, 20) for output in ("whole", "parts"))
     assert any(key.endswith(".left") for key in whole)
     tiny.assert_same_tensors(whole, parts)
+
+
+def test_signal_before_the_first_step_ends_the_run_at_once(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where images lie on a disk that does not answer."""
+
+    def wait(data: object, *, is_square: bool) -> None:
+        Path("waiting").touch()
+        time.sleep(60)
+
+    monkeypatch.setattr("training.distillation.trainer.build_training_images", wait)
+    process = os.fork()
+    if process == 0:
+        tiny.distil(recipe_file, "run")
+    while not Path("waiting").exists():
+        time.sleep(0.01)
+    started = time.monotonic()
+    os.kill(process, signal.SIGTERM)
+    assert os.waitpid(process, 0)[1] == signal.SIGTERM
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(("num_kills", "num_steps"), [(1, 6), pytest.param(10, 50, marks=pytest.mark.slow)])

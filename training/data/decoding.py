@@ -129,6 +129,9 @@ class SkippedImages:
 
 
 def _open(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> Image.Image:
+    path = image.content
+    if isinstance(path, Path) and path.exists() and not path.is_file():
+        raise UnusableImageError("no file with content, but a folder, pipe, socket or device")  # opening may never end
     file = Image.open(io.BytesIO(image.content) if isinstance(image.content, bytes) else image.content)
     if min(file.size) < min_side_px:
         file.close()

@@ -126,12 +126,13 @@ class Distiller:
             TrainingDivergedError: After too many non-finite steps in a row; the last checkpoint is from
                 before them. Or in the end, if most steps were skipped as such; checkpoints are kept.
         """
+        # A signal ends what comes before the first step at once: it may wait for a disk, and has nothing to save.
+        self._save_recipe()
+        self._build()
+        if self.resumed_from is not None:
+            self._load(self.resumed_from)
+        num_steps = self.recipe.schedule.num_steps
         with self.stop_request:
-            self._save_recipe()
-            self._build()
-            if self.resumed_from is not None:
-                self._load(self.resumed_from)
-            num_steps = self.recipe.schedule.num_steps
             self._train(num_steps if stop_at is None else min(stop_at, num_steps))
         if self.step < num_steps:
             return None
@@ -227,16 +228,17 @@ class Distiller:
         folder = contents.default_folder()
         if self.recipe.views.cache_dir is not None:
             folder = Path(self.recipe.views.cache_dir)
-        write_feature_cache(
-            folder,
-            contents,
-            images,
-            TeacherAnswers(teachers, contents.cells_per_side, self.device),
-            num_workers=self.recipe.data.num_workers,
-            rank=self.accelerator.process_index,
-            num_ranks=self.accelerator.num_processes,
-            should_stop=lambda: self.stop_request.is_set,
-        )
+        with self.stop_request:
+            write_feature_cache(
+                folder,
+                contents,
+                images,
+                TeacherAnswers(teachers, contents.cells_per_side, self.device),
+                num_workers=self.recipe.data.num_workers,
+                rank=self.accelerator.process_index,
+                num_ranks=self.accelerator.num_processes,
+                should_stop=lambda: self.stop_request.is_set,
+            )
         self.accelerator.wait_for_everyone()
         return CachedTargets(self.recipe, patch_size, FeatureCache(folder, contents), self.device)
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -240,9 +240,26 @@ class Teacher(nn.Module):
         if torch.amp.is_autocast_available(device_type):  # not on the meta device, where runs are planned
             autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
         with torch.inference_mode(), autocast:
-            summary, features = self.encode(normalized)
+            summary, features = self._checked(self.encode(normalized))
         features = features.to(torch.float32, copy=True)
         return TeacherOutput(None if summary is None else summary.to(torch.float32, copy=True), features)
+
+    def _checked(self, answer: TeacherOutput) -> TeacherOutput:
+        """Refuse an answer of other widths than this teacher's: the student's heads and the statistics have these."""
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise self._error(f"`encode` must return a pair of summary and features, got {_describe(answer)}.")
+        summary, features = answer
+        if not (_is_floating(features) and features.ndim == 4 and features.shape[1] == self.feature_dim):
+            rule = f"features of floats, (batch, {self.feature_dim}, rows, columns)"
+            raise self._error(f"`encode` must return {rule}, got {_describe(features)}.")
+        if self.summary_dim is None:
+            is_summary, rule = summary is None, "None for the summary that it has not"
+        else:
+            is_summary = _is_floating(summary) and summary.shape[1:] == (self.summary_dim,)
+            rule = f"a summary of floats, (batch, {self.summary_dim})"
+        if not is_summary:
+            raise self._error(f"`encode` must return {rule}, got {_describe(summary)}.")
+        return TeacherOutput(summary, features)
 
     def _input_size(self, mode: RunMode, size: int | None) -> int | None:
         """Return the one size that the teacher runs at, None for the student's, or refuse it."""
@@ -276,6 +293,14 @@ class Teacher(nn.Module):
 
     def _error(self, message: str) -> ValueError:
         return teacher_error(self.name, message)
+
+
+def _is_floating(answer: object) -> TypeGuard[Tensor]:
+    return isinstance(answer, Tensor) and answer.is_floating_point()
+
+
+def _describe(answer: object) -> str:
+    return f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
 
 
 def teacher_error(name: str, message: str) -> ValueError:

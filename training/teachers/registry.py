@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ from training.teachers.huggingface import ClipTeacher, DinoTeacher, Sam3Teacher,
 
 NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
 SPARE_TEACHER = "mobilenet-v2"  # our choice: the remaining kind that needs PyPI only
+
+_MODULE = re.compile(r"\w+(\.\w+)*")
 
 TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "efficientnet-lite0": EfficientNetLite0Teacher,
@@ -144,6 +147,9 @@ def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:
     if not is_path:
         check_choice("kind", kind, TEACHER_KINDS, error=functools.partial(teacher_error, name))
         return TEACHER_KINDS[kind]
+    if not (_MODULE.fullmatch(module_name) and class_name.isidentifier()):
+        rule = "a registered kind, or an import path such as 'my_package.my_module:MyTeacher'"
+        raise teacher_error(name, f"`kind` must be {rule}, got {kind!r}.")
     try:
         members = vars(importlib.import_module(module_name))
     except (ImportError, ValueError) as error:

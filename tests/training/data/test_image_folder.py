@@ -1,4 +1,6 @@
+import contextlib
 import os
+import socket
 
 import numpy as np
 import pytest
@@ -90,3 +92,37 @@ def test_fingerprint_follows_names_sizes_and_times(folder):
     assert len({text[text.index("names") : text.index("state")] for text in seen}) == 1
     elsewhere = folder.rename(folder.with_name("moved"))
     assert ImageFolder(elsewhere).fingerprint() == seen[-1]
+
+
+@pytest.fixture
+def odd_things(folder):
+    """What has an image's suffix but is no file that ends: opening the first one waits for a writer."""
+    os.mkfifo(folder / "pipe.png")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    (folder / "folder.png").mkdir()
+    (folder / "pipe-too.png").symlink_to(folder / "pipe.png")
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        working_directory = os.getcwd()
+        os.chdir(folder)  # the path of a socket must be short
+        listener.bind("socket.png")
+        os.chdir(working_directory)
+        yield ["device.jpg", "folder.png", "pipe-too.png", "pipe.png", "socket.png"]
+
+
+def test_what_is_no_file_is_skipped_and_named_but_never_opened(folder, odd_things, caplog):
+    images = ImageFolder(folder, size=32)
+    assert len(images.paths) == 18
+    assert len(images.skipped) == 6
+    for name in odd_things:
+        assert f"{folder / name}: no file with content, but a folder, pipe, socket or device" in caplog.text
+    assert f"{folder / 'dangling.png'}: unreadable: " in caplog.text
+    assert images[0].shape == (3, 32, 32)
+
+
+def test_a_file_that_becomes_a_pipe_is_replaced_by_the_next(folder):
+    images = ImageFolder(folder, size=32)
+    images.paths[0].unlink()
+    os.mkfifo(images.paths[0])
+    assert images[0].shape == (3, 32, 32)
+    assert len(images.skipped) == 1

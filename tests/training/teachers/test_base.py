@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -224,3 +226,45 @@ def test_resampling_keeps_a_constant_and_the_own_grid():
     features = torch.rand(1, 2, 4, 4)
     assert resample_features(features, 4, 4) is features
     torch.testing.assert_close(resample_features(torch.full((1, 2, 9, 9), 3.0), 4, 6), torch.full((1, 2, 4, 6), 3.0))
+
+
+ANSWERS = {
+    "features of floats, (batch, 3, rows, columns), got torch.float32 (2, 4, 2, 2)": lambda s, f: (
+        s,
+        f.repeat(1, 2, 1, 1)[:, :4],
+    ),
+    "features of floats, (batch, 3, rows, columns), got torch.float32 (2, 3, 4)": lambda s, f: (s, f.flatten(2)),
+    "features of floats, (batch, 3, rows, columns), got torch.int64 (2, 3, 2, 2)": lambda s, f: (s, f.long()),
+    "features of floats, (batch, 3, rows, columns), got torch.complex64 (2, 3, 2, 2)": lambda s, f: (s, f + 0j),
+    "features of floats, (batch, 3, rows, columns), got NoneType": lambda s, f: (s, None),
+    "a summary of floats, (batch, 3), got NoneType": lambda s, f: (None, f),
+    "a summary of floats, (batch, 3), got torch.float32 (2, 2)": lambda s, f: (s[:, :2], f),
+    "a summary of floats, (batch, 3), got torch.bool (2, 3)": lambda s, f: (s > 0, f),
+    "a pair of summary and features, got torch.float32 (2, 3, 2, 2)": lambda s, f: f,
+    "a pair of summary and features, got dict": lambda s, f: {"features": f},
+}
+
+
+@pytest.mark.parametrize("message", ANSWERS)
+def test_what_a_teacher_cannot_answer_names_it_and_what_it_gave(message):
+    class Changing(EchoTeacher):
+        is_changed = False
+
+        def encode(self, pixel_values):
+            answer = super().encode(pixel_values)
+            return ANSWERS[message](*answer) if self.is_changed else answer
+
+    teacher = Changing(patch_size=16)
+    teacher(torch.rand(2, 3, 32, 32))
+    teacher.is_changed = True
+    with pytest.raises(ValueError, match="^" + re.escape(f"Teacher 'echo': `encode` must return {message}.") + "$"):
+        teacher(torch.rand(2, 3, 32, 32))
+
+
+def test_summary_of_a_teacher_that_has_none_is_refused():
+    class Talkative(EchoTeacher):
+        def encode(self, pixel_values):
+            return super().encode(pixel_values)._replace(summary=torch.zeros(len(pixel_values), 3))
+
+    with pytest.raises(ValueError, match=r"Teacher 'echo': `encode` must return None for the summary that"):
+        Talkative(patch_size=16, has_summary=False)(torch.rand(2, 3, 32, 32))

@@ -68,8 +68,7 @@ def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
     [
         ("not_there:MyTeacher", "cannot be imported: No module named 'not_there'"),
         ("my_teachers:Mine", "cannot be imported: my_teachers has no 'Mine'"),
-        ("my_teachers:", "cannot be imported: my_teachers has no ''"),
-        (":MyTeacher", "cannot be imported: Empty module name"),
+        ("os:path", "is not a subclass of training.teachers.base.Teacher"),
         ("my_teachers:nn", "is not a subclass of training.teachers.base.Teacher"),
         ("my_teachers:WithoutSource", "must take `source`"),
     ],
@@ -135,6 +134,17 @@ def test_how_a_teacher_runs_is_no_option_of_its_kind():
 def test_a_bad_value_in_the_recipe_suggests_the_right_one(change, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("demo", [f"teachers.nanodet-g.{change}"])
+
+
+@pytest.mark.parametrize(
+    "kind", [":", "my_teachers:", ":MyTeacher", ".x:Y", "..:Y", "a..b:Y", "a/b:Y", "a:b:c", "a:b.c", " :Y", "a\0b:Y"]
+)
+def test_what_is_no_import_path_is_one_clear_line(kind):
+    with pytest.raises(
+        ValueError, match="Teacher 'mine': `kind` must be a registered kind, or an import path such as"
+    ) as error:
+        build_teacher("mine", kind=kind)
+    assert str(error.value).endswith(f"got {kind!r}.")
 
 
 def test_an_unknown_kind_suggests_the_right_one():

@@ -97,8 +97,8 @@ def _pairs(folder: Path, target_folders: Sequence[str], suffixes: frozenset[str]
             f"{folder} must have a folder of images ({', '.join(IMAGE_FOLDERS)}) and one of targets "
             f"({', '.join(target_folders)})."
         )
-    by_name = {path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-    files = [path for path in sorted(targets.iterdir()) if path.suffix.lower() in suffixes]
+    by_name = {path.stem: path for path in _files(images, IMAGE_SUFFIXES)}
+    files = _files(targets, suffixes)
     pairs = [(by_name[path.stem], path) for path in files if path.stem in by_name]
     if not pairs:
         raise ValueError(f"No file of {targets} ({', '.join(sorted(suffixes))}) has the name of an image in {images}.")
@@ -106,6 +106,11 @@ def _pairs(folder: Path, target_folders: Sequence[str], suffixes: frozenset[str]
     _say_left_out(images, targets, [name for name in by_name if name not in paired])
     _say_left_out(targets, images, [path.name for path in files if path.stem not in paired])
     return pairs
+
+
+def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """Return the files of a folder, but no pipes or devices, which may never end to be read."""
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.is_file()]
 
 
 def _say_left_out(folder: Path, other: Path, names: list[str]) -> None:

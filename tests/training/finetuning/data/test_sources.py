@@ -1,6 +1,7 @@
 """Each kind of source becomes two tables of images and targets."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -115,3 +116,13 @@ def test_folder_without_images(tmp_path):
 def test_one_image_leaves_nothing_for_validation(tmp_path):
     with pytest.raises(ValueError, match="has one image: none is left for validation"):
         load(save_labels(tmp_path / "saved", Value("float32"), [0.5]), "image-classification")
+
+
+def test_pipes_and_folders_among_the_images_are_left_out(class_folders, voc_folder):
+    for folder in (class_folders / "cat", voc_folder / "masks", voc_folder / "images"):
+        os.mkfifo(folder / "pipe.png")
+        (folder / "folder.png").mkdir()
+    images = load(class_folders, "image-classification")
+    assert len(images.train) + len(images.validation) == 6
+    images = load(voc_folder, "semantic-segmentation")
+    assert len(images.train) + len(images.validation) == 4
