@@ -11,6 +11,7 @@ from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioIntermediateOutput, RadioModel, RadioModelOutput, RadioPreTrainedModel
 from .sam3_radio import attach_to_sam3, save_attached
 from .segmentation_radio import RadioForSemanticSegmentation
+from .universal_radio import RadioForUniversalSegmentation, RadioUniversalSegmentationOutput
 from .zero_shot_radio import RadioForZeroShotImageClassification, RadioZeroShotOutput
 
 
@@ -24,12 +25,14 @@ __all__ = [
     "RadioForInstanceSegmentation",
     "RadioForObjectDetection",
     "RadioForSemanticSegmentation",
+    "RadioForUniversalSegmentation",
     "RadioForZeroShotImageClassification",
     "RadioImageProcessor",
     "RadioIntermediateOutput",
     "RadioModel",
     "RadioModelOutput",
     "RadioPreTrainedModel",
+    "RadioUniversalSegmentationOutput",
     "RadioZeroShotOutput",
     "attach_to_sam3",
     "save_attached",

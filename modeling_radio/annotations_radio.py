@@ -127,6 +127,30 @@ def instance_labels(
     return mask_labels, class_labels
 
 
+def labeled_pixel_mask(labels: Any, pixel_values: Tensor) -> Tensor | None:
+    """Return where images are by the `size` in their labels: programs that train detectors drop `pixel_mask`.
+
+    Args:
+        labels: As `detection_targets` makes them; others may have no `size`.
+        pixel_values: Padded images, `(batch, channels, height, width)`.
+
+    Returns:
+        1 on the image and 0 on padding, `(batch, height, width)`, or `None` where labels tell of no padding.
+    """
+    height, width = pixel_values.shape[-2:]
+    has_sizes = isinstance(labels, Sequence) and all(isinstance(label, Mapping) and "size" in label for label in labels)
+    if not has_sizes or len(labels) != pixel_values.shape[0]:
+        return None
+    sizes = [(int(rows), int(cols)) for rows, cols in (label["size"] for label in labels)]
+    is_inside = all(0 < rows <= height and 0 < cols <= width for rows, cols in sizes)
+    if not is_inside or all(size == (height, width) for size in sizes):
+        return None
+    mask = torch.zeros(len(sizes), height, width, dtype=torch.long, device=pixel_values.device)
+    for image_mask, (rows, cols) in zip(mask, sizes, strict=True):
+        image_mask[:rows, :cols] = 1
+    return mask
+
+
 def mask_boxes(masks: Tensor) -> Tensor:
     """Return the boxes around masks, none of which is empty.
 

@@ -17,63 +17,64 @@ AUTO_MAP = {
     "AutoModelForDepthEstimation": "auto_radio.RadioForDepthEstimation",
     "AutoModelForObjectDetection": "auto_radio.RadioForObjectDetection",
     "AutoModelForInstanceSegmentation": "auto_radio.RadioForInstanceSegmentation",
+    "AutoModelForUniversalSegmentation": "auto_radio.RadioForUniversalSegmentation",
 }
 """Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
 
 INSTANCE_SEGMENTER = "RadioForInstanceSegmentation"
+INSTANCE_SEGMENTERS = (INSTANCE_SEGMENTER, "RadioForUniversalSegmentation")
+"""One model under two interfaces."""
 
 INSTANCE_AUTO_MAP = {
     **AUTO_MAP,
     "AutoModelForObjectDetection": f"auto_radio.{INSTANCE_SEGMENTER}",
     "AutoModelForImageSegmentation": f"auto_radio.{INSTANCE_SEGMENTER}",
 }
-"""Written into that model's folders: a detector or a semantic segmenter would start there with a new head."""
+"""Written into their folders: a detector or a semantic segmenter would start there with a new head."""
+
+
+def _pipeline(name: str, auto_class: str, kind: str = "image") -> dict[str, Any]:
+    return {"impl": f"pipelines_radio.{name}", "pt": [auto_class], "type": kind}
+
+
+PIPELINES = {
+    "image-feature-extraction": _pipeline("RadioImageFeatureExtractionPipeline", "AutoModel"),
+    "image-classification": _pipeline("RadioImageClassificationPipeline", "AutoModelForImageClassification"),
+    "image-segmentation": _pipeline("RadioImageSegmentationPipeline", "AutoModelForImageSegmentation"),
+    "depth-estimation": _pipeline("RadioDepthEstimationPipeline", "AutoModelForDepthEstimation"),
+    "object-detection": _pipeline("RadioObjectDetectionPipeline", "AutoModelForObjectDetection"),
+}
+"""Written into every folder too: transformers' own join images of one size only with `batch_size=`."""
 
 INSTANCE_PIPELINES = {
-    "image-segmentation": {
-        "impl": "pipelines_radio.RadioInstanceSegmentationPipeline",
-        "pt": ["AutoModelForInstanceSegmentation"],
-        "type": "image",
-    }
+    **PIPELINES,
+    "image-segmentation": _pipeline("RadioInstanceSegmentationPipeline", "AutoModelForInstanceSegmentation"),
 }
-"""Written there too: transformers' own pipeline tells instances by the processor, which is the same for every task."""
+"""Written into instance segmenters' folders: masks of instances may overlap, and come with their own options."""
 
 TEXT_PIPELINES = {
-    "zero-shot-image-classification": {
-        "impl": "pipelines_radio.RadioZeroShotImageClassificationPipeline",
-        "pt": ["AutoModelForZeroShotImageClassification"],
-        "type": "multimodal",
-    }
+    **PIPELINES,
+    "zero-shot-image-classification": _pipeline(
+        "RadioZeroShotImageClassificationPipeline", "AutoModelForZeroShotImageClassification", "multimodal"
+    ),
 }
 """Written where there is a text tower: transformers' own pipeline tells SigLIP's towers by the model's name."""
 
 
-FEATURE_PIPELINES = {
-    "image-feature-extraction": {
-        "impl": "pipelines_radio.RadioImageFeatureExtractionPipeline",
-        "pt": ["AutoModel"],
-        "type": "image",
-    }
-}
-"""Written where the model answers in pairs: transformers' own pipeline reads items by name."""
-
-
-def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool, has_names: bool) -> dict[str, Any]:
+def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -> dict[str, Any]:
     """Return the entries of `config.json` by which transformers finds our classes: `auto_map`, `custom_pipelines`.
 
     Args:
         architectures: Class of the saved model, as transformers writes it.
         has_text_tower: Whether the folder holds one.
-        has_names: Whether its model answers by name, and not in pairs.
     """
-    is_instances = architectures == [INSTANCE_SEGMENTER]
-    pipelines: dict[str, Any] = {} if has_names else {**FEATURE_PIPELINES}
-    if is_instances:
-        pipelines |= INSTANCE_PIPELINES
+    if architectures and architectures[0] in INSTANCE_SEGMENTERS:
+        entries = {"auto_map": INSTANCE_AUTO_MAP, "custom_pipelines": INSTANCE_PIPELINES}
     elif has_text_tower:
-        pipelines |= TEXT_PIPELINES
-    entries: dict[str, Any] = {"auto_map": INSTANCE_AUTO_MAP if is_instances else AUTO_MAP}
-    return copy.deepcopy(entries | ({"custom_pipelines": pipelines} if pipelines else {}))
+        entries = {"auto_map": AUTO_MAP, "custom_pipelines": TEXT_PIPELINES}
+    else:
+        entries = {"auto_map": AUTO_MAP, "custom_pipelines": PIPELINES}
+    return copy.deepcopy(entries)
 
 
 def copy_source_files(folder: str | Path) -> None:

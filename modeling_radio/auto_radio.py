@@ -11,28 +11,38 @@ from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetecti
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioModel
 from .pipelines_radio import (
+    RadioDepthEstimationPipeline,
+    RadioImageClassificationPipeline,
     RadioImageFeatureExtractionPipeline,
+    RadioImageSegmentationPipeline,
     RadioInstanceSegmentationPipeline,
+    RadioObjectDetectionPipeline,
     RadioZeroShotImageClassificationPipeline,
 )
 from .sam3_radio import RadioSam3Model
 from .segmentation_radio import RadioForSemanticSegmentation
+from .universal_radio import RadioForUniversalSegmentation
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
 __all__ = [
     "RadioBackbone",
     "RadioConfig",
+    "RadioDepthEstimationPipeline",
     "RadioForDepthEstimation",
     "RadioForImageClassification",
     "RadioForInstanceSegmentation",
     "RadioForObjectDetection",
     "RadioForSemanticSegmentation",
+    "RadioForUniversalSegmentation",
     "RadioForZeroShotImageClassification",
+    "RadioImageClassificationPipeline",
     "RadioImageFeatureExtractionPipeline",
     "RadioImageProcessor",
+    "RadioImageSegmentationPipeline",
     "RadioInstanceSegmentationPipeline",
     "RadioModel",
+    "RadioObjectDetectionPipeline",
     "RadioSam3Model",
     "RadioZeroShotImageClassificationPipeline",
 ]

@@ -180,9 +180,7 @@ class RadioConfig(
         """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
         values = super().to_dict()
         values.pop("custom_pipelines", None)  # of the folder that this was read from
-        return values | auto_map_entries(
-            self.architectures, has_text_tower=self.text_tower is not None, has_names=bool(self.return_dict)
-        )
+        return values | auto_map_entries(self.architectures, has_text_tower=self.text_tower is not None)
 
     def native_differences(self) -> list[str]:
         """Name what makes the outputs of transformers' native `RadioModel` differ on a folder of this configuration.

@@ -23,6 +23,7 @@ from transformers.models.rf_detr.modeling_rf_detr import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from .annotations_radio import labeled_pixel_mask
 from .backbone_radio import RadioMapNorm
 from .configuration_radio import RadioConfig
 from .detector_radio import RadioInstanceSegmenter, RadioObjectDetector, build_detector
@@ -93,6 +94,8 @@ class RadioDetectionModel(RadioTaskModel):
         maps, wanted = self._feature_maps(pixel_values, window_size, output_hidden_states, output_attentions)
         grid = Resolution(*maps.shape[-2:])
         check_num_queries(self.config, grid)
+        if pixel_mask is None and labels is not None:
+            pixel_mask = labeled_pixel_mask(labels, pixel_values)
         mask = self._mask_of_patches(pixel_values, pixel_mask, grid)
         with torch.autocast(maps.device.type, enabled=False):
             output = self._run_detector(maps.to(self.detector.dtype), mask, labels)
@@ -210,7 +213,8 @@ class RadioForObjectDetection(RadioDetectionModel):
             pixel_mask: 1 on the image and 0 on padding at the right and bottom, `(batch, height, width)`, as
                 `RadioImageProcessor` returns it with `do_pad=True`.
             labels: Per image `class_labels` `(num_boxes,)` in [0, num_labels) and `boxes` `(num_boxes, 4)`: center x,
-                center y, width and height as shares of the image without padding. Other keys are not read.
+                center y, width and height as shares of the image without padding. Where there is no `pixel_mask`,
+                `size`, height and width without padding as `RadioImageProcessor` gives them, says what is padding.
             window_size: As in `RadioModel.forward`; `None` takes `config.detection_window_size`.
 
         Returns:

@@ -3,26 +3,109 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
-from transformers import ImageFeatureExtractionPipeline, ImageSegmentationPipeline, ZeroShotImageClassificationPipeline
+from transformers import (
+    DepthEstimationPipeline,
+    ImageClassificationPipeline,
+    ImageFeatureExtractionPipeline,
+    ImageSegmentationPipeline,
+    ObjectDetectionPipeline,
+    ZeroShotImageClassificationPipeline,
+)
 
 from .auto_map_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
-class NamedOutputs:
-    """Asks the model for outputs by name, which pipelines read, whatever its configuration says."""
+class AnySizeBatches:
+    """What lets a pipeline take images of different sizes with `batch_size=`: those of one size run together.
 
-    def _forward(self, model_inputs: Any) -> Any:
-        return super()._forward({**model_inputs, "return_dict": True})  # pyrefly: ignore[missing-attribute]
+    transformers joins the tensors of a batch along their first axis, which asks for one size. It keeps lists, so each
+    tensor travels in a list until the model runs. Results are those of one image at a time. The model is asked for
+    outputs by name, which pipelines read, whatever its configuration says.
+    """
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Accept the model: the folder that names this class holds it."""
+
+    def preprocess(self, *args: Any, **options: Any) -> Any:
+        """Return the inputs of one image, tensors in lists."""
+        inputs = super().preprocess(*args, **options)  # pyrefly: ignore[missing-attribute]
+        for name, value in inputs.items():
+            inputs[name] = [value] if isinstance(value, Tensor) else value
+        return inputs
+
+    def _forward(self, model_inputs: Any, **options: Any) -> Any:
+        run = super()._forward  # pyrefly: ignore[missing-attribute]
+        if isinstance(model_inputs["pixel_values"][0], Tensor):  # one image, which nothing has joined
+            image = {name: _unwrap(value) for name, value in model_inputs.items()}
+            return run({**image, "return_dict": True}, **options)
+        count = len(model_inputs["pixel_values"])
+        images = [{name: _unwrap(values[index]) for name, values in model_inputs.items()} for index in range(count)]
+        groups: dict[Any, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image["pixel_values"].shape, []).append(index)
+        joined = [_join([images[index] for index in group]) for group in groups.values()]
+        outputs = [run({**inputs, "return_dict": True}, **options) for inputs in joined]
+        return outputs[0] if len(outputs) == 1 else _merge(outputs, list(groups.values()))
 
 
-class RadioImageFeatureExtractionPipeline(NamedOutputs, ImageFeatureExtractionPipeline):
-    """Transformers' `image-feature-extraction` for a model that answers in pairs; options and results are the same."""
+def _unwrap(value: Any) -> Any:
+    """Return a tensor without the list that it travelled in."""
+    return value[0] if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
 
 
-class RadioZeroShotImageClassificationPipeline(NamedOutputs, ZeroShotImageClassificationPipeline):
+def _join(images: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the inputs of images of one size as transformers joins them."""
+    joined = {name: [image[name] for image in images] for name in images[0]}
+    return {name: torch.cat(values) if isinstance(values[0], Tensor) else values for name, values in joined.items()}
+
+
+def _merge(outputs: list[Any], groups: list[list[int]]) -> Any:
+    """Return the outputs of several groups of images as one, in the order of the images.
+
+    Args:
+        outputs: Of each group, batch first.
+        groups: The positions of its images.
+    """
+    merged = {}
+    for name, first in outputs[0].items():
+        if not isinstance(first, (Tensor, list)):
+            continue  # hidden states, attentions and adaptors, which no pipeline returns
+        by_image = {
+            index: value
+            for output, group in zip(outputs, groups, strict=True)
+            for index, value in zip(group, output[name], strict=True)
+        }
+        values = [by_image[index] for index in range(len(by_image))]
+        is_one_shape = isinstance(first, Tensor) and len({value.shape for value in values}) == 1
+        merged[name] = torch.stack(values) if is_one_shape else values
+    return type(outputs[0])(merged)
+
+
+class RadioImageFeatureExtractionPipeline(AnySizeBatches, ImageFeatureExtractionPipeline):
+    """Transformers' `image-feature-extraction` with batches of any sizes."""
+
+
+class RadioImageClassificationPipeline(AnySizeBatches, ImageClassificationPipeline):
+    """Transformers' `image-classification` with batches of any sizes."""
+
+
+class RadioImageSegmentationPipeline(AnySizeBatches, ImageSegmentationPipeline):
+    """Transformers' `image-segmentation` with batches of any sizes."""
+
+
+class RadioDepthEstimationPipeline(AnySizeBatches, DepthEstimationPipeline):
+    """Transformers' `depth-estimation` with batches of any sizes."""
+
+
+class RadioObjectDetectionPipeline(AnySizeBatches, ObjectDetectionPipeline):
+    """Transformers' `object-detection` with batches of any sizes."""
+
+
+class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClassificationPipeline):
     """Transformers' `zero-shot-image-classification`, with the padding and the probabilities of the text tower.
 
     Transformers' own class tells SigLIP by the model's type. Options and results are the same:
@@ -31,9 +114,6 @@ class RadioZeroShotImageClassificationPipeline(NamedOutputs, ZeroShotImageClassi
     """
 
     model: RadioForZeroShotImageClassification  # pyrefly: ignore[bad-override-mutable-attribute]
-
-    def check_model_type(self, supported_models: Any) -> None:
-        """Accept the model: the folder that names this class holds it."""
 
     # pyrefly: ignore[bad-override]
     def preprocess(
@@ -61,7 +141,7 @@ class RadioZeroShotImageClassificationPipeline(NamedOutputs, ZeroShotImageClassi
         return [{"score": score, "label": label} for score, label in ranked]
 
 
-class RadioInstanceSegmentationPipeline(NamedOutputs, ImageSegmentationPipeline):
+class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipeline):
     """Transformers' `image-segmentation` for a model of instances: a mask for each object; masks may overlap.
 
     `pipeline("image-segmentation", model=folder, trust_remote_code=True)`: a model opened from a folder gets this

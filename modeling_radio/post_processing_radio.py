@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert
+from transformers.models.detr.image_processing_detr import convert_segmentation_to_rle
+
+from .segments_radio import describe_segments, divide_pixels, segments_of_classes
 
 
 class PostProcessing:
@@ -49,8 +52,18 @@ class PostProcessing:
 
         Returns:
             One integer tensor `(height, width)` per image.
+
+        Raises:
+            ValueError: If the outputs are those of a model of instances.
         """
-        return [logits.argmax(dim=0) for logits in self._restore(outputs.logits, target_sizes, pixel_mask)]
+        logits = outputs.logits
+        if logits.ndim != 4:
+            raise ValueError(
+                f"`logits` of `outputs` must be maps (batch, num_classes, rows, cols), got {tuple(logits.shape)}. "
+                "Those of a model of instances go to `post_process_instance_segmentation`; in a pipeline give "
+                "`subtask='instance'`, or `pipeline_class=RadioInstanceSegmentationPipeline` for masks that overlap."
+            )
+        return [image_logits.argmax(dim=0) for image_logits in self._restore(logits, target_sizes, pixel_mask)]
 
     def post_process_depth_estimation(
         self,
@@ -125,10 +138,7 @@ class PostProcessing:
         mask_threshold: float = 0.0,
         pixel_mask: Tensor | None = None,
     ) -> list[dict[str, Tensor]]:
-        """Return the objects of each image with their masks, the most certain first; masks may overlap.
-
-        It is not called `post_process_instance_segmentation`: the stock `image-segmentation` pipeline would then call
-        it for semantic segmentation too. Folders of that model bring a pipeline of their own, which calls this one.
+        """Return the objects of each image with their masks and boxes, the most certain first; masks may overlap.
 
         Args:
             outputs: As in `post_process_object_detection`, and `pred_masks` `(batch, num_queries, rows, cols)`.
@@ -148,6 +158,65 @@ class PostProcessing:
             # One image at a time: the float maps of hundreds of queries in full size would not fit for a whole batch.
             found["masks"] = _resize_maps([logits[chosen]], [size])[0] > mask_threshold
         return objects
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: Iterable[Sequence[int]] | None = None,
+        return_coco_annotation: bool = False,
+        return_binary_maps: bool = False,
+        pixel_mask: Tensor | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return the objects of each image as transformers' processors do; `post_process_instances` keeps boxes too.
+
+        Args:
+            outputs: Has `logits` and `pred_masks`, or as `class_queries_logits` and `masks_queries_logits` the same of
+                `RadioForUniversalSegmentation`. Outputs of semantic segmentation are taken as well, since the stock
+                `image-segmentation` pipeline brings them here: each class is one segment without a score.
+            threshold: Least score, in [0, 1].
+            mask_threshold: A pixel belongs to the object where its probability exceeds this.
+            overlap_mask_area_threshold: In a map, where each pixel goes to the most certain object, objects of which
+                not more than this share is left are dropped.
+            target_sizes: Height and width of each original image in pixels; `None` keeps the masks' own.
+            return_coco_annotation: Give the map as run lengths, a list for each segment, background first.
+            return_binary_maps: Give a mask for each object instead, which may overlap.
+            pixel_mask: As the processor returned it with `do_pad`.
+
+        Returns:
+            Per image `segmentation`, `(height, width)`, int32, the `id` of each pixel's segment or -1, or as asked for;
+            and `segments_info`, for each segment its `id`, `label_id`, `score` and `was_fused` (False).
+
+        Raises:
+            ValueError: If a share is not in [0, 1], or two forms are wanted at once.
+        """
+        if return_coco_annotation and return_binary_maps:
+            raise ValueError("`return_binary_maps` must be False with `return_coco_annotation`, got True.")
+        _check_share("mask_threshold", mask_threshold)
+        _check_share("overlap_mask_area_threshold", overlap_mask_area_threshold)
+        masks = _field(outputs, "pred_masks", "masks_queries_logits")
+        if masks is None:
+            classes = self.post_process_semantic_segmentation(outputs, target_sizes, pixel_mask)
+            results = [segments_of_classes(class_map) for class_map in classes]
+        else:
+            logits = _field(outputs, "logits", "class_queries_logits")
+            maps = _split_maps(masks, pixel_mask, None)
+            own_sizes = [image_masks.shape[-2:] for image_masks in maps]
+            sizes = _to_size_list(own_sizes if target_sizes is None else target_sizes, len(maps), "target_sizes")
+            level = torch.tensor(float(mask_threshold)).logit().item()
+            results = []
+            for image_logits, image_masks, size in zip(logits, maps, sizes, strict=True):
+                scores, labels, queries = _rank_objects(image_logits, threshold)
+                found = _resize_maps([image_masks[queries]], [size])[0] > level
+                if not return_binary_maps:
+                    found = divide_pixels(found, overlap_mask_area_threshold)
+                results.append(describe_segments(found, scores, labels, return_binary_maps))
+        if return_coco_annotation:
+            for result in results:
+                result["segmentation"] = convert_segmentation_to_rle(result["segmentation"].cpu())
+        return results
 
     def _restore(
         self, maps: Tensor, target_sizes: Iterable[Sequence[int]] | None, pixel_mask: Tensor | None
@@ -172,6 +241,17 @@ class PostProcessing:
             for (scores, labels, _), image_boxes in zip(ranked, boxes, strict=True)
         ]
         return objects, queries
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"`{name}` must be in [0, 1], got {share}.")
+
+
+def _field(outputs: Any, *names: str) -> Any:
+    """Return the first of some fields that outputs have; they come from models, pipelines and other programs."""
+    present = [getattr(outputs, name) for name in names if getattr(outputs, name, None) is not None]
+    return present[0] if present else None
 
 
 def _split_maps(features: Tensor, pixel_mask: Tensor | None, image_grid_hw: Tensor | None) -> list[Tensor]:

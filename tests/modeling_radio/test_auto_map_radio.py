@@ -4,33 +4,37 @@ import importlib
 
 import pytest
 
-from modeling_radio.auto_map_radio import INSTANCE_SEGMENTER, auto_map_entries
+from modeling_radio.auto_map_radio import INSTANCE_SEGMENTER, INSTANCE_SEGMENTERS, auto_map_entries
+
+
+TASKS = {"image-feature-extraction", "image-classification", "image-segmentation", "depth-estimation"} | {
+    "object-detection"
+}
 
 
 @pytest.mark.parametrize(
-    ("architectures", "has_text_tower", "pipelines"),
+    ("architectures", "has_text_tower", "further"),
     [
         (None, False, set()),
         (["RadioModel"], False, set()),
         (["RadioForZeroShotImageClassification"], True, {"zero-shot-image-classification"}),
-        ([INSTANCE_SEGMENTER], False, {"image-segmentation"}),
+        ([INSTANCE_SEGMENTER], False, set()),
     ],
 )
-@pytest.mark.parametrize("has_names", [True, False])
-def test_what_is_named_exists(architectures, has_text_tower, pipelines, has_names):
-    entries = auto_map_entries(architectures, has_text_tower=has_text_tower, has_names=has_names)
-    pipelines = pipelines if has_names else pipelines | {"image-feature-extraction"}
-    assert set(entries.get("custom_pipelines", {})) == pipelines
-    references = [*entries["auto_map"].values(), *(p["impl"] for p in entries.get("custom_pipelines", {}).values())]
+def test_what_is_named_exists(architectures, has_text_tower, further):
+    entries = auto_map_entries(architectures, has_text_tower=has_text_tower)
+    assert set(entries["custom_pipelines"]) == TASKS | further
+    references = [*entries["auto_map"].values(), *(p["impl"] for p in entries["custom_pipelines"].values())]
     for reference in references:
         module, name = reference.split(".")
         assert hasattr(importlib.import_module(f"modeling_radio.{module}"), name)
 
 
 def test_an_instance_segmenter_opens_as_itself_for_neighboring_tasks():
-    options = {"has_text_tower": False, "has_names": True}
-    auto_map = auto_map_entries([INSTANCE_SEGMENTER], **options)["auto_map"]
-    plain = auto_map_entries(None, **options)["auto_map"]
+    plain = auto_map_entries(None, has_text_tower=False)["auto_map"]
+    first, second = (auto_map_entries([name], has_text_tower=False) for name in INSTANCE_SEGMENTERS)
+    assert first == second
+    auto_map = first["auto_map"]
     assert {key for key in auto_map if auto_map[key] != plain[key]} == {
         "AutoModelForObjectDetection",
         "AutoModelForImageSegmentation",
@@ -38,6 +42,6 @@ def test_an_instance_segmenter_opens_as_itself_for_neighboring_tasks():
 
 
 def test_entries_are_nobody_elses():
-    options = {"has_text_tower": False, "has_names": True}
+    options = {"has_text_tower": False}
     auto_map_entries([INSTANCE_SEGMENTER], **options)["custom_pipelines"]["image-segmentation"].clear()
     assert auto_map_entries([INSTANCE_SEGMENTER], **options)["custom_pipelines"]["image-segmentation"]
