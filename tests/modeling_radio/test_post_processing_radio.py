@@ -180,3 +180,83 @@ def test_images_without_objects_have_no_masks():
     outputs.pred_masks = torch.zeros(1, 1, 16, 16)
     (found,) = RadioImageProcessor().post_process_instances(outputs, [(20, 40)], threshold=0.9)
     assert found["masks"].shape == (0, 20, 40)
+
+
+# As transformers' processors do
+
+
+def stripes(*spans, **fields):
+    """Outputs of one image of 16 x 16: queries that see upright stripes from one column to before another."""
+    masks = torch.full((1, len(spans), 16, 16), -9.0)
+    for mask, (start, stop) in zip(masks[0], spans, strict=True):
+        mask[:, start:stop] = 9.0
+    return SimpleNamespace(pred_masks=masks, **fields)
+
+
+def overlapping():
+    """A certain object on the left half, a less certain one on the right three quarters, and an uncertain one."""
+    found = detections(
+        (1, 0.9, 0.25, 0.5, 0.5, 1), (2, 0.7, 0.625, 0.5, 0.75, 1), (0, 0.2, 0.5, 0.5, 1, 1), num_classes=3
+    )
+    return stripes((0, 8), (4, 16), (0, 16), logits=found.logits, pred_boxes=found.pred_boxes)
+
+
+def test_instances_share_a_map(processor):
+    (found,) = processor.post_process_instance_segmentation(
+        overlapping(), overlap_mask_area_threshold=0.5, target_sizes=[(32, 32)]
+    )
+    assert found["segmentation"].shape == (32, 32)
+    assert found["segmentation"][0].unique_consecutive().tolist() == [0, 1]
+    assert (found["segmentation"][:, :16] == 0).all()
+    assert [(segment["id"], segment["label_id"]) for segment in found["segments_info"]] == [(0, 1), (1, 2)]
+    torch.testing.assert_close([segment["score"] for segment in found["segments_info"]], [0.9, 0.7])
+
+
+def test_instances_that_are_mostly_hidden_are_dropped(processor):
+    (found,) = processor.post_process_instance_segmentation(overlapping())
+    assert [segment["label_id"] for segment in found["segments_info"]] == [1]
+    assert found["segmentation"].shape == (16, 16)
+    assert (found["segmentation"][:, 8:] == -1).all()
+
+
+def test_instances_as_masks_and_as_run_lengths(processor):
+    (masks,) = processor.post_process_instance_segmentation(overlapping(), return_binary_maps=True)
+    assert masks["segmentation"].shape == (2, 16, 16)
+    assert masks["segmentation"][1, :, 4:].all()
+    (lengths,) = processor.post_process_instance_segmentation(overlapping(), return_coco_annotation=True)
+    assert lengths["segmentation"][1][:2] == [1, 8]  # the object's first run; before it stands the background's
+
+
+def test_outputs_of_universal_segmentation_are_the_same(processor):
+    outputs = overlapping()
+    universal = SimpleNamespace(class_queries_logits=outputs.logits, masks_queries_logits=outputs.pred_masks)
+    for options in ({}, {"return_binary_maps": True}):
+        (expected,) = processor.post_process_instance_segmentation(outputs, **options)
+        (found,) = processor.post_process_instance_segmentation(universal, **options)
+        assert torch.equal(found["segmentation"], expected["segmentation"])
+        assert found["segments_info"] == expected["segments_info"]
+
+
+def test_images_without_instances_have_an_empty_map(processor):
+    (found,) = processor.post_process_instance_segmentation(overlapping(), threshold=0.95)
+    assert found["segments_info"] == []
+    assert (found["segmentation"] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask_threshold": 1.5}, r"`mask_threshold` must be in \[0, 1\], got 1\.5"),
+        ({"overlap_mask_area_threshold": float("nan")}, r"`overlap_mask_area_threshold` must be in \[0, 1\], got nan"),
+        ({"return_coco_annotation": True, "return_binary_maps": True}, "`return_binary_maps` must be False"),
+        ({"target_sizes": []}, "`target_sizes` must have one"),
+    ],
+)
+def test_instances_refuse_options_that_cannot_be_right(processor, options, message):
+    with pytest.raises(ValueError, match=message):
+        processor.post_process_instance_segmentation(overlapping(), **options)
+
+
+def test_outputs_of_instances_are_no_maps_of_classes(processor):
+    with pytest.raises(ValueError, match=r"must be maps .* got \(1, 3, 3\).*`pipeline_class=RadioInstanceSegm"):
+        processor.post_process_semantic_segmentation(overlapping())

@@ -43,6 +43,10 @@ def classify_elsewhere(folder, photograph, url, labels):
     again = pipeline("zero-shot-image-classification", model=folder + "-again", trust_remote_code=True)
     results["again"] = again(image, candidate_labels=labels)
     model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True)
+    classify.image_processor.size = {"shortest_edge": 64}
+    unequal = [image, image.rotate(90, expand=True), image]
+    results["unequal"] = classify(unequal, candidate_labels=labels, batch_size=3)
+    results["unequal alone"] = [classify(one, candidate_labels=labels) for one in unequal]
     results["classes"] = model.embed_classes(AutoTokenizer.from_pretrained(folder), labels).tolist()
     return results
 
@@ -377,9 +381,9 @@ def test_configuration_without_an_adaptor_is_refused(model):
         RadioForZeroShotImageClassification(model.config)
 
 
-def test_only_folders_with_a_text_tower_name_a_pipeline(radio, model):
-    assert "custom_pipelines" not in radio.config.to_dict()
-    assert set(model.config.to_dict()["custom_pipelines"]) == {"zero-shot-image-classification"}
+def test_only_folders_with_a_text_tower_name_its_pipeline(radio, model):
+    without, with_tower = (set(each.config.to_dict()["custom_pipelines"]) for each in (radio, model))
+    assert with_tower - without == {"zero-shot-image-classification"}
 
 
 def expected_scores(model, processor, tokenizer, image):
@@ -425,6 +429,8 @@ def test_pipeline_gives_the_towers_probabilities_in_a_fresh_process(
         assert len(several) == 7
         for scores in single + several:
             assert_scores(scores, expected[folder])
+        for together, alone in zip(result["unequal"], result["unequal alone"], strict=True):
+            assert_scores(together, [(entry["score"], entry["label"]) for entry in alone])
         classes = model.embed_classes(AutoTokenizer.from_pretrained(folder), LABELS)
         torch.testing.assert_close(torch.tensor(result["classes"]), classes)
 

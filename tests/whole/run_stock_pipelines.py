@@ -62,7 +62,17 @@ def run(pipe: Pipeline, photograph: str, url: str, **options: Any) -> dict[str, 
     return {kind: torch.stack([as_tensor(one, labels) for one in several]) for kind, several in results.items()}
 
 
-def main(checkpoints: Path, photograph: str, url: str) -> dict[str, dict[str, torch.Tensor]]:
+def run_unequal(pipe: Pipeline, photograph: str, **options: Any) -> dict[str, list[torch.Tensor]]:
+    """Return the results for images of different sizes, in batches and one by one."""
+    pipe.image_processor.size = {"shortest_edge": 48}
+    wide = Image.open(photograph)
+    images = [wide, wide.transpose(Image.Transpose.ROTATE_90), wide, wide.crop((0, 0, 400, 300))]
+    labels = pipe.model.config.label2id
+    results = {"batches": pipe(images, batch_size=3, **options), "alone": [pipe(image, **options) for image in images]}
+    return {kind: [as_tensor(one, labels) for one in several] for kind, several in results.items()}
+
+
+def main(checkpoints: Path, photograph: str, url: str) -> dict[str, dict[str, Any]]:
     """Run every pipeline."""
     outputs = {}
     for name, (task, folder, options) in RUNS.items():
@@ -70,6 +80,7 @@ def main(checkpoints: Path, photograph: str, url: str) -> dict[str, dict[str, to
         if not type(pipe.model).__module__.startswith("transformers_modules."):
             raise RuntimeError(f"Not the folder's own code: {type(pipe.model)}")
         outputs[name] = run(pipe, photograph, url, **options)
+        outputs[f"{name}, unequal"] = run_unequal(pipe, photograph, **options)
     return outputs
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,21 @@ def test_every_kind_of_input(stock, name):
         torch.testing.assert_close(outputs[kind], torch.stack([first, second, first]), rtol=0, atol=0.01 * difference)
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_batches_of_different_sizes_give_what_each_image_gives_alone(stock, name):
+    outputs = stock.outputs[f"{name}, unequal"]
+    assert len(outputs["batches"]) == 4
+    for together, alone in zip(outputs["batches"], outputs["alone"], strict=True):
+        assert together.shape == alone.shape
+        if alone.is_floating_point():
+            torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+        else:
+            assert (together == alone).float().mean() > 0.9999  # two classes of equal logits
+    first, second, third, _ = outputs["alone"]
+    assert torch.equal(first, third)
+    assert first.shape != second.shape or (first - second).abs().max() > 1e-3
+
+
 def test_batches_of_a_model_without_adaptors():
     config = RadioConfig.from_preset("radio-test")
     model, processor = RadioModel(config).eval(), RadioImageProcessor.from_model_config(config)
@@ -128,6 +144,29 @@ def test_instances_in_memory(instances):
     found = open_instances(instances)(str(PHOTOGRAPH), threshold=0.0)
     assert len(found) == DETECTION["detection_num_queries"]
     assert found[0]["mask"].size == (640, 360)
+
+
+def test_instances_in_transformers_own_pipeline(instances):
+    processor = RadioImageProcessor.from_model_config(instances.config, size={"height": 48, "width": 80})
+    segment = pipeline("image-segmentation", instances, image_processor=processor)
+    found = segment(str(PHOTOGRAPH), threshold=0.0, overlap_mask_area_threshold=0.0)
+    scores = [part["score"] for part in found]
+    assert scores == sorted(scores, reverse=True)
+    assert {part["mask"].size for part in found} == {(640, 360)}
+    assert sum((np.array(part["mask"]) > 0).astype(int) for part in found).max() == 1  # they share the pixels
+    with pytest.raises(ValueError, match="`pipeline_class=RadioInstanceSegmentationPipeline`"):
+        segment(str(PHOTOGRAPH), subtask="semantic")
+
+
+def test_classes_in_transformers_own_pipeline():
+    config = RadioConfig.from_preset("radio-test", num_labels=3)
+    model, processor = RadioForSemanticSegmentation(config).eval(), RadioImageProcessor.from_model_config(config)
+    segment = pipeline("image-segmentation", model, image_processor=processor)
+    found = segment(str(PHOTOGRAPH))
+    assert sum((np.array(part["mask"]) > 0).astype(int) for part in found).min() == 1
+    for part, semantic in zip(found, segment(str(PHOTOGRAPH), subtask="semantic"), strict=True):
+        assert (part["label"], part["score"]) == (semantic["label"], None)
+        assert part["mask"] == semantic["mask"]
 
 
 def test_instances_refuse_what_divides_a_map(instances):
