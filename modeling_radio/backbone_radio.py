@@ -1,5 +1,6 @@
 """RADIO as a transformers backbone: feature maps of chosen blocks, or a simple feature pyramid, for standard heads."""
 
+import inspect
 import re
 from typing import Any
 
@@ -90,6 +91,7 @@ class RadioBackbone(BackboneMixin, RadioPreTrainedModel):
         window_size: WindowSize = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        pixel_mask: Tensor | None = None,
     ) -> BackboneOutput:
         """Compute feature maps.
 
@@ -121,6 +123,11 @@ class RadioBackbone(BackboneMixin, RadioPreTrainedModel):
             hidden_states=passed.hidden_states,
             attentions=passed.attentions,
         )
+
+    def forward_with_filtered_kwargs(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute feature maps without the arguments that `forward` does not know: composite models pass on theirs."""
+        known = {*inspect.signature(self.forward).parameters, "return_dict"}
+        return self(*args, **{name: value for name, value in kwargs.items() if name in known})
 
     def _blocks_behind(self, stages: list[int]) -> list[int]:
         """Return the blocks to keep: the last stage, and all of a pyramid, is made of the final tokens."""

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from processor_cases import make_pixels
+from task_models import tiny_config
 from transformers import AutoBackbone
 
-from modeling_radio import RadioBackbone, RadioConfig, RadioModel
+from modeling_radio import RadioBackbone, RadioConfig, RadioImageProcessor, RadioModel
 
 
 def test_maps_of_chosen_blocks():
@@ -88,3 +90,17 @@ def test_a_pyramid_is_put_on_a_saved_backbone(tmp_path):
     assert [tuple(each.shape) for each in maps] == [(1, 8, 8, 16), (1, 8, 4, 8), (1, 8, 2, 4), (1, 8, 1, 2)]
     shallow = RadioBackbone.from_pretrained(tmp_path, num_hidden_layers=2)
     assert (shallow.out_features, len(shallow(torch.rand(1, 3, 32, 64)).feature_maps)) == (["stage2"], 1)
+
+
+def test_takes_what_the_processor_returns_for_images_of_different_sizes():
+    """As the task models do: it does not read the mask, and sees padding as gray image."""
+    config = tiny_config()
+    processor = RadioImageProcessor.from_model_config(config, size={"longest_edge": 64})
+    inputs = processor([make_pixels(48, 64), make_pixels(64, 32)], do_pad=True, return_tensors="pt")
+    backbone = RadioBackbone(config).eval()
+    with torch.no_grad():
+        (found,) = backbone(**inputs).feature_maps
+        (expected,) = backbone(inputs["pixel_values"]).feature_maps
+        (filtered,) = backbone.forward_with_filtered_kwargs(inputs["pixel_values"], foo=1).feature_maps
+    assert torch.equal(found, expected)
+    assert torch.equal(filtered, expected)
