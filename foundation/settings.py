@@ -61,7 +61,13 @@ class SettingsError(ValueError):
         return [Problem((*names, *problem.path), problem.text) for problem in self.problems]
 
     def __str__(self) -> str:
-        return " ".join(problem.text.replace("{path}", ".".join(problem.path)) for problem in self.problems)
+        return " ".join(problem.text.replace("{path}", _shown(problem.path)) for problem in self.problems)
+
+
+def _shown(path: tuple[str, ...]) -> str:
+    """Return a path as it is set; a key of a file may hold what would break the line."""
+    text = ".".join(path)
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 class Settings(BaseModel):

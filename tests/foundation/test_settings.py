@@ -156,6 +156,13 @@ def test_what_can_be_no_key_of_a_registry_is_refused_too():
         Toy(source="a", section={"loss": {"mse": 1}})
 
 
+def test_a_key_that_would_break_the_line_is_escaped():
+    with pytest.raises(SettingsError, match=r"^Unknown key 'section\.ra\\n\\x85te\\u2028' \(Section\)"):
+        load(Toy, [{"source": "a", "section": {"ra\n\x85te\u2028": 1}}])
+    with pytest.raises(SettingsError, match=r"^Unknown key 'größe' \(Toy\)"):
+        load(Toy, [{"source": "a", "größe": 1}])
+
+
 def test_an_empty_path_is_not_the_working_directory():
     with pytest.raises(SettingsError, match=r"^`output` must be a path, got ''\.$"):
         Toy(source="a", output="")
