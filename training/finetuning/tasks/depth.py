@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require
 
 INTEGER_UNITS_PER_METER = 1000.0  # 16-bit depth is in millimeters, as in NYU Depth v2; KITTI has 256
 DELTA = 1.25
+
+# What NumPy and Pillow raise on broken files and ragged lists; MemoryError where a header lies about the size.
+_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError)
 
 
 class DepthTask(FinetuningTask):
@@ -135,5 +139,5 @@ def _read_values(target: Any, where: str) -> np.ndarray:
             return np.load(target, allow_pickle=False)
         with Image.open(target) as picture:
             return np.asarray(picture)
-    except (OSError, ValueError, EOFError) as error:  # what NumPy and Pillow raise on broken files and ragged lists
+    except _UNREADABLE as error:
         raise ValueError(f"The depth map of {where} cannot be read: {error}") from error

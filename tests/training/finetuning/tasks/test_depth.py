@@ -70,8 +70,20 @@ def test_depth_that_is_no_number(depth, kind, tmp_path):
         depth.read({"image": picture(), "target": str(tmp_path / "odd.npy")}, "image 7")
 
 
+def npy(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
 @pytest.mark.parametrize(
-    ("name", "content"), [("a.npy", b""), ("a.npy", b"\x93NUMPY\x01\x00v"), ("a.png", b"no picture")]
+    ("name", "content"),
+    [
+        ("a.npy", b""),
+        ("a.npy", b"\x93NUMPY\x01\x00v"),
+        ("a.npy", npy(b"{'descr': '<f4\x00")),
+        ("a.npy", npy(b"{'descr': '<f4', 'shape': (1, 2), \n")),
+        ("a.npy", npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000000), }\n")),
+        ("a.png", b"no picture"),
+    ],
 )
 def test_broken_depth_files_are_named(depth, name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
