@@ -5,15 +5,20 @@ import string
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, normalizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast, SiglipTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from conversion.nvidia.tensor_checks import check_finite
 from modeling_radio import RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.nvidia_folder_radio import check_fit
 
 
 DUAL_ENCODERS = ("siglip", "siglip2", "clip")
 """`model_type` of the teachers with a text tower that `RadioForZeroShotImageClassification` knows."""
+
+_IMAGE_PARTS = ("vision_model.", "visual_projection.")
 
 CANONICAL_SAMPLE = "a photo of a cat"
 """A text that canonicalization leaves as it is."""
@@ -34,8 +39,8 @@ def add_text_tower(
         The zero-shot model, and the tokenizer that belongs to it.
 
     Raises:
-        ValueError: If the source is no SigLIP, SigLIP2 or CLIP, fits no adaptor, or has a tokenizer that cannot be
-            made to canonicalize texts.
+        ValueError: If the source is no SigLIP, SigLIP2 or CLIP, fits no adaptor, has weights of texts that are damaged
+            or missing, or a tokenizer that is missing, another tower's, or cannot be made to canonicalize texts.
         OSError: If the source cannot be read.
     """
     if not Path(source).exists() and str(source).count("/") != 1:
@@ -46,11 +51,52 @@ def add_text_tower(
             f"`text_tower` must have both towers and one of the model types {', '.join(DUAL_ENCODERS)}, got "
             f"{model_type!r} in {str(source)!r}."
         )
-    joined = RadioForZeroShotImageClassification.from_parts(
-        model, AutoModel.from_pretrained(source, dtype="auto"), text_adaptor
-    )
-    tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
+    joined = RadioForZeroShotImageClassification.from_parts(model, _open_teacher(source), text_adaptor)
+    tokenizer = _open_tokenizer(source, joined.text_tower.config.vocab_size)
     return joined, canonicalizing(tokenizer, joined.max_text_length) if joined.use_sigmoid else tokenizer
+
+
+def _open_teacher(source: str | Path) -> Any:
+    """Open both towers; that of the images, which nobody reads, may lack what it likes.
+
+    Raises:
+        ValueError: If weights of the text tower are damaged, missing, of another shape or not finite.
+    """
+    try:
+        teacher, loaded = AutoModel.from_pretrained(
+            source, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"The weights of `text_tower` {str(source)!r} are damaged: {error}.") from error
+    missing = sorted(key for key in loaded["missing_keys"] if not key.startswith(_IMAGE_PARTS))
+    misshapen = sorted(key for key, *_ in loaded["mismatched_keys"] if not key.startswith(_IMAGE_PARTS))
+    check_fit([], missing, misshapen)
+    check_finite({key: value for key, value in teacher.state_dict().items() if not key.startswith(_IMAGE_PARTS)}, {})
+    return teacher
+
+
+def _open_tokenizer(source: str | Path, vocabulary_size: int) -> PreTrainedTokenizerBase:
+    """Open the tokenizer of a text tower.
+
+    Raises:
+        ValueError: If it cannot be read, knows no words, or has more tokens than the tower.
+    """
+    try:
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"The tokenizer of `text_tower` {str(source)!r} cannot be read: {error}.") from error
+    tokens = tokenizer(CANONICAL_SAMPLE).input_ids
+    if not set(tokens) - set(tokenizer.all_special_ids):  # without its files transformers makes an empty one
+        raise ValueError(
+            f"The tokenizer of `text_tower` {str(source)!r} must know words, got none of {CANONICAL_SAMPLE!r}. Add the "
+            "files of the teacher's tokenizer, such as tokenizer.json."
+        )
+    if max(tokens) >= vocabulary_size:
+        raise ValueError(
+            f"The tokenizer of `text_tower` {str(source)!r} must be the tower's, which has {vocabulary_size} tokens, "
+            f"got token {max(tokens)}."
+        )
+    return tokenizer
 
 
 def canonicalizing(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedTokenizerBase:

@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tokenizers.models import WordLevel
 from transformers import AutoModelForZeroShotImageClassification, AutoTokenizer, BertConfig, BertModel, Siglip2Tokenizer
 
 from conversion.from_nvidia import convert, main
@@ -168,3 +169,71 @@ def test_tokenizers_that_do_more_than_their_file_are_refused(word_tokenizer):
     tokenizer = Shouting(tokenizer_object=word_tokenizer.backend_tokenizer, unk_token="<unk>")
     with pytest.raises(ValueError, match="a Shouting, tokenizes 'a photo of a cat' differently once"):
         canonicalizing(tokenizer, 16)
+
+
+def drop_layer(tensors):
+    for key in [key for key in tensors if key.startswith("text_model.encoder.layers.0.mlp")]:
+        del tensors[key]
+
+
+DAMAGES = {
+    "missing": (drop_layer, r"4 missing: text_model\.encoder\.layers\.0\.mlp\.fc1\.bias, "),
+    "misshapen": (
+        lambda tensors: tensors.update({"text_model.head.weight": torch.ones(3, 3)}),
+        r"1 of another shape: text_model\.head\.weight",
+    ),
+    "nan": (
+        lambda tensors: tensors["text_model.head.weight"].view(-1)[:1].fill_(float("nan")),
+        r"1 hold NaN or infinity: text_model\.head\.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_towers_are_refused_by_name(damage, checkpoint, width, save_teacher):
+    edit, message = DAMAGES[damage]
+    folder = save_teacher("siglip", width)
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        add_text_tower(convert(checkpoint), folder)
+
+
+def test_images_of_a_tower_may_be_missing(checkpoint, width, save_teacher):
+    folder = save_teacher("siglip", width)
+    tensors = {key: value for key, value in load_file(folder / "model.safetensors").items() if "vision" not in key}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    add_text_tower(convert(checkpoint), folder)
+
+
+def test_a_cut_file_of_a_tower_is_one_line(checkpoint, width, save_teacher, tmp_path, capsys):
+    file = save_teacher("siglip", width) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+    assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(file.parent)]) == 1
+    assert f"error: The weights of `text_tower` {str(file.parent)!r} are damaged: " in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "must know words|cannot be read"), ("{", "cannot be read: "), ("", "cannot be read: ")]
+)
+def test_a_tower_without_its_tokenizer_is_refused(text, message, checkpoint, width, save_teacher):
+    folder = save_teacher("siglip", width)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    if text is not None:
+        (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=f"The tokenizer of `text_tower` '.*' ({message})"):
+        add_text_tower(convert(checkpoint), folder)
+
+
+def test_a_tokenizer_of_another_tower_is_refused(checkpoint, width, save_teacher, word_tokenizer):
+    folder = save_teacher("siglip", width)
+    word_tokenizer.add_tokens([f"word{index}" for index in range(40)] + ["of"])
+    backend = word_tokenizer.backend_tokenizer
+    vocabulary = {**backend.get_vocab(), "photo": 99}
+    backend.model = WordLevel(vocabulary, unk_token="<unk>")
+    word_tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match="must be the tower's, which has 32 tokens, got token 99"):
+        add_text_tower(convert(checkpoint), folder)
