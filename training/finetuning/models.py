@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
@@ -131,7 +132,7 @@ def open_task_model(
         options: Of `from_pretrained`.
 
     Raises:
-        ValueError: If weights of the backbone are missing or have another shape.
+        ValueError: If weights are damaged, or those of the backbone are missing or have another shape.
     """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -139,6 +140,8 @@ def open_task_model(
         opened: Any = task.model_class.from_pretrained(
             checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
+    except SafetensorError as error:
+        raise ValueError(f"The weights of `checkpoint` {checkpoint!r} are damaged: {error}.") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     model, info = opened

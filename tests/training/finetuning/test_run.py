@@ -1,6 +1,7 @@
 """Whole runs on tiny folders: what is written, resumed and refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -372,3 +373,12 @@ def test_labels_decide_which_classifier_is_trained(labels, metric, is_greater_be
     model = RadioForImageClassification.from_pretrained(tmp_path / "run" / "final")
     assert model.config.problem_type == run.task.problem_type
     assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
+
+
+@pytest.mark.parametrize("size", [0, 3000])
+def test_damaged_weights_of_the_checkpoint_are_named(size, base, class_folders, tmp_path):
+    shutil.copytree(base, tmp_path / "damaged")
+    os.truncate(tmp_path / "damaged" / "model.safetensors", size)
+    with pytest.raises(ValueError, match=r"The weights of `checkpoint` '.*damaged' are damaged: "):
+        FinetuningRun(run_settings(tmp_path / "damaged", class_folders, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
