@@ -105,12 +105,12 @@ def count_from_first(indices: Sequence[int], depth: int) -> list[int]:
     return [index + depth if index < 0 else index for index in indices]
 
 
-def check_feature_format(feature_format: str, is_packed: bool) -> None:
-    """Raise a `ValueError` for an unknown format, or maps of packed images."""
-    check_choice("feature_format", feature_format, ("NLC", "NCHW"))
+def check_feature_format(feature_format: str, is_packed: bool, *, argument: str = "feature_format") -> None:
+    """Raise a `ValueError` that names the argument for an unknown format, or maps of packed images."""
+    check_choice(argument, feature_format, ("NLC", "NCHW"))
     if is_packed and feature_format != "NLC":
         raise ValueError(
-            f"`feature_format` must be 'NLC' with `image_grid_hw`, got {feature_format!r}. Packed images have no "
+            f"`{argument}` must be 'NLC' with `image_grid_hw`, got {feature_format!r}. Packed images have no "
             "common grid."
         )
 

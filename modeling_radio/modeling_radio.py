@@ -247,7 +247,9 @@ class RadioModel(RadioPreTrainedModel):
         check_names(names)
         for name in names:
             self.radio_model.adaptor(name)  # refused before anything is computed
-        feature_format = feature_fmt or feature_format
+        if feature_fmt is not None:
+            check_feature_format(feature_fmt, is_packed=image_grid_hw is not None, argument="feature_fmt")
+            feature_format = feature_fmt
         check_feature_format(feature_format, is_packed=image_grid_hw is not None)
         passed = self.radio_model(
             pixel_values,

@@ -146,7 +146,7 @@ class NvidiaNetwork(NvidiaNames, RadioNetwork):
         Raises:
             ValueError: If an index is no block or an option is unknown; otherwise as `RadioModel.forward`.
         """
-        check_feature_format(output_fmt, is_packed=False)
+        check_feature_format(output_fmt, is_packed=False, argument="output_fmt")
         check_choice("aggregation", aggregation, get_args(Aggregation))
         check_choice("norm_alpha_scheme", norm_alpha_scheme, get_args(ScaleOrder))
         depth = self.config.num_hidden_layers
@@ -164,7 +164,8 @@ class NvidiaNetwork(NvidiaNames, RadioNetwork):
         if intermediates_only:
             return outputs
         passed = passed._replace(tokens=final_norm(passed.kept[last]))
-        return read_out(self, passed, self.config.adaptor_names or [], output_fmt).to_pairs(), outputs
+        names = [name for name in self.config.adaptor_names or [] if name in self.adaptors]  # a backbone has none
+        return read_out(self, passed, names, output_fmt).to_pairs(), outputs
 
 
 class NvidiaInterface(NvidiaNames):

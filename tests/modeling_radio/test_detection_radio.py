@@ -63,6 +63,9 @@ def test_outputs(model):
         assert output.pred_masks.shape == (2, 12, 16, 24)
     first = model(images(), labels=some_labels(), return_dict=False)[0]
     assert first.ndim == 0
+    model.config.return_dict = False
+    batch = images()
+    assert torch.equal(model(batch)[0], model(batch, return_dict=True).logits)
 
 
 def test_hidden_states_and_attentions_of_the_backbone_only_on_request(model):

@@ -303,7 +303,7 @@ def test_feature_fmt_is_feature_format():
     with torch.no_grad():
         theirs, ours = model(batch, feature_fmt="NCHW"), model(batch, feature_format="NCHW")
         assert_outputs_equal(theirs, ours)
-        with pytest.raises(ValueError, match=r"must be one of \['NLC', 'NCHW'\], got 'NHWC'"):
+        with pytest.raises(ValueError, match=r"`feature_fmt` must be one of \['NLC', 'NCHW'\], got 'NHWC'"):
             model(batch, feature_fmt="NHWC")
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from conversion.from_nvidia import convert
-from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
+from modeling_radio import RadioBackbone, RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.network_radio import NetworkPass
 from modeling_radio.outputs_radio import RadioPair
 from modeling_radio.resolution_radio import Resolution
@@ -149,6 +149,14 @@ def test_the_final_output_beside_intermediates_is_nvidias(case, reference_model)
     assert compared >= 2
 
 
+@pytest.mark.parametrize("model_class", [RadioBackbone, RadioForImageClassification])
+def test_intermediates_of_models_without_adaptors(model_class):
+    model = model_class(RadioConfig.from_preset("radio-test", adaptors=ADAPTORS)).eval()
+    with torch.no_grad():
+        final, (features,) = model.forward_intermediates(torch.rand(1, 3, 32, 48), 1)
+    assert torch.equal(final.features, features)
+
+
 def test_options_of_intermediates():
     torch.manual_seed(0)
     config = RadioConfig.from_preset("radio-test", use_final_norm=True)
@@ -181,7 +189,7 @@ def test_options_of_intermediates():
         ({"indices": [9]}, "`indices` must be ascending blocks in [0, 2), got [9]"),
         ({"indices": 3}, "`indices` must be ascending blocks in [0, 2), got [-1, 0, 1]"),
         ({"indices": []}, "`indices` must be ascending blocks in [0, 2), got []"),
-        ({"indices": [0], "output_fmt": "NHWC"}, "`feature_format` must be one of ['NLC', 'NCHW'], got 'NHWC'"),
+        ({"indices": [0], "output_fmt": "NHWC"}, "`output_fmt` must be one of ['NLC', 'NCHW'], got 'NHWC'"),
         ({"indices": [0], "aggregation": "dens"}, "got 'dens'. Did you mean 'dense'?"),
         (
             {"indices": [0], "norm_alpha_scheme": "alpha"},
