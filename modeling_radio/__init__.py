@@ -9,6 +9,7 @@ from .depth_radio import RadioForDepthEstimation
 from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetection
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioIntermediateOutput, RadioModel, RadioModelOutput, RadioPreTrainedModel
+from .outputs_radio import RadioPair
 from .sam3_radio import attach_to_sam3, save_attached
 from .segmentation_radio import RadioForSemanticSegmentation
 from .universal_radio import RadioForUniversalSegmentation, RadioUniversalSegmentationOutput
@@ -31,6 +32,7 @@ __all__ = [
     "RadioIntermediateOutput",
     "RadioModel",
     "RadioModelOutput",
+    "RadioPair",
     "RadioPreTrainedModel",
     "RadioUniversalSegmentationOutput",
     "RadioZeroShotOutput",

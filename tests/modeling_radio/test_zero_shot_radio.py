@@ -441,6 +441,15 @@ def test_pipeline_needs_trust(model, word_tokenizer, tmp_path):
         pipeline("zero-shot-image-classification", model=str(tmp_path))
 
 
+def test_pipeline_on_a_folder_whose_model_answers_in_pairs(model, word_tokenizer, tmp_path):
+    expected = save_folder(model, tmp_path, word_tokenizer)
+    model.config.return_dict = False
+    model.save_pretrained(tmp_path)
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path), trust_remote_code=True)
+    assert classify.model.config.return_dict is False
+    assert_scores(classify(str(PHOTOGRAPH), candidate_labels=LABELS), expected)
+
+
 def test_folder_with_a_text_tower_opens_natively(model, tmp_path):
     model.save_pretrained(tmp_path)
     native, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)

@@ -140,7 +140,9 @@ def open_instances(model, **options):
     return pipeline("image-segmentation", model, image_processor=processor, pipeline_class=pipeline_class, **options)
 
 
-def test_instances_in_memory(instances):
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_instances_in_memory(instances, monkeypatch, return_dict):
+    monkeypatch.setattr(instances.config, "return_dict", return_dict)
     found = open_instances(instances)(str(PHOTOGRAPH), threshold=0.0)
     assert len(found) == DETECTION["detection_num_queries"]
     assert found[0]["mask"].size == (640, 360)
