@@ -76,6 +76,7 @@ def test_yaml(text, value):
         ("0b_", "'0b_' is no value of the type 'int'"),
         ("!!float ''", "'' is no value of the type 'float'"),
         ("!!bool maybe", "'maybe' is no value of the type 'bool'"),
+        ("!!map a", "expected a mapping node"),
         ("!!timestamp 2020-01-01", "could not determine a constructor"),
         ("!!binary YQ==", "could not determine a constructor"),
         ("!!set {a}", "could not determine a constructor"),
