@@ -13,6 +13,7 @@ from transformers import (
     SiglipImageProcessor,
     ViTImageProcessor,
 )
+from transformers.models.radio.modeling_radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -217,6 +218,22 @@ def test_other_processors_show_the_model_the_whole_image(tmp_path, processor_cla
     else:
         with pytest.raises(ValueError, match=r"`pixel_values` must .* multiples of 16 .* The nearest valid size is"):
             model(pixel_values)
+
+
+def test_native_transformers_sees_the_same_pixels_by_another_processor(tmp_path):
+    """As README says: without trust there is no processor of ours, and CLIP's with an exact size does."""
+    torch.manual_seed(0)
+    model = RadioModel(RadioConfig.from_preset("radio-test")).eval()
+    model.save_pretrained(tmp_path)
+    processor = RadioImageProcessor.from_model_config(model.config, size={"height": 64, "width": 96})
+    processor.save_pretrained(tmp_path)
+    other = CLIPImageProcessor.from_pretrained(tmp_path)
+    image = Image.fromarray(make_pixels(130, 200))
+    inputs, expected = other(image, return_tensors="pt"), processor(image, return_tensors="pt")
+    torch.testing.assert_close(inputs["pixel_values"], expected["pixel_values"], rtol=0, atol=1e-6)
+    with torch.no_grad():
+        found = NativeRadioModel.from_pretrained(tmp_path).eval()(**inputs).summary
+        torch.testing.assert_close(found, model(**expected).summary, rtol=0, atol=1e-5)
 
 
 def test_processor_for_a_model():
