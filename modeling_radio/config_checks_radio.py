@@ -106,9 +106,26 @@ def _are_labels(value: Any) -> bool:
     return is_number and sorted(map(int, value)) == list(range(len(value)))
 
 
+def _is_json(value: Any) -> bool:
+    """Whether a value can be written to `config.json`, where keys are sorted; labels' numbers may be keys too."""
+    if isinstance(value, dict):
+        has_one_type = any(all(type(key) is kind for key in value) for kind in (str, int))
+        return has_one_type and all(map(_is_json, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _are_numbers_of_labels(value: Any) -> bool:
+    """Whether a value maps names to numbers, or to the digits that JSON may hold."""
+    is_named = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    return is_named and any(all(type(entry) is kind for entry in value.values()) for kind in (int, str))
+
+
 FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 WORD = Rule("a string", lambda value: isinstance(value, str))
 MAPPING = Rule("a mapping", lambda value: isinstance(value, dict))
+OBJECT = Rule("a mapping of what JSON can hold", lambda value: isinstance(value, dict) and _is_json(value))
 COUNT = integer(1)
 DEPTH = integer(0, MOST_BLOCKS)
 SHARE = number("[0, 1)")
@@ -186,7 +203,7 @@ RULES: dict[str, Rule] = {
     "detection_num_queries": COUNT,
     "detection_num_groups": COUNT,
     "detection_window_size": optional(WINDOW),
-    "text_tower": optional(MAPPING),
+    "text_tower": optional(OBJECT),
     "text_adaptor": optional(WORD),
     "use_feature_pyramid": FLAG,
     "feature_pyramid_size": COUNT,
@@ -194,7 +211,7 @@ RULES: dict[str, Rule] = {
     "out_indices": optional(listed(integer(-LARGEST))),
     # where the weights come from
     "version": optional(WORD),
-    "nvidia_source": optional(MAPPING),
+    "nvidia_source": optional(OBJECT),
     # transformers' own
     "transformers_version": optional(WORD),
     "architectures": optional(listed(WORD)),
@@ -206,7 +223,7 @@ RULES: dict[str, Rule] = {
     "is_encoder_decoder": FLAG,
     "num_labels": COUNT,
     "id2label": optional(Rule("a mapping of the classes 0, 1, ... to their names", _are_labels)),
-    "label2id": optional(MAPPING),
+    "label2id": optional(Rule("a mapping of the names of classes to their numbers", _are_numbers_of_labels)),
     "problem_type": optional(choice(PROBLEM_TYPES)),
 }
 """By field, and by property that is set like one."""

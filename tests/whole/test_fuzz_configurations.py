@@ -4,6 +4,7 @@ Nothing but our own `ValueError`, with the name of a field or an argument in it,
 can be saved and opened, and builds a model whose outputs are finite.
 """
 
+import copy
 import json
 import math
 
@@ -182,8 +183,8 @@ def test_any_value_of_any_field_is_kept_or_refused_by_name(fields, way):
         assert_names_one(error, list(fields))
         return
     saved = json.loads(config.to_json_string())
-    opened = RadioConfig.from_dict(dict(saved))
-    assert json.loads(opened.to_json_string()) == saved
+    opened = json.loads(RadioConfig.from_dict(copy.deepcopy(saved)).to_json_string())
+    assert json.dumps(opened, sort_keys=True) == json.dumps(saved, sort_keys=True)  # as text, where NaN equals NaN
 
 
 @pytest.mark.fuzz
