@@ -136,8 +136,14 @@ def count_classes(config: RadioConfig) -> int:
 
 
 def build_dpt_config(config: RadioConfig) -> DPTConfig:
-    """Return the configuration of transformers' DPT parts; what decides the shapes of weights is given in full."""
+    """Return the configuration of transformers' DPT parts; what decides the shapes of weights is given in full.
+
+    Raises:
+        ValueError: If the trunk is too narrow for the finest of the four maps.
+    """
     hidden = config.hidden_size
+    if hidden < 8:
+        raise ValueError(f"`hidden_size` must be at least 8 for DPT, whose finest map has an eighth, got {hidden}.")
     return DPTConfig(
         hidden_size=hidden,
         readout_type="ignore",

@@ -118,7 +118,8 @@ class RadioNetwork(nn.Module):
 
     def summarize(self, tokens: Tensor) -> Tensor:
         """Concatenate the class tokens that make up the summary, `(batch, num_summaries * hidden)`."""
-        return torch.cat([tokens[:, index] for index in self.config.summary_idxs or []], dim=1)
+        parts = [tokens[:, index] for index in self.config.summary_idxs or []]
+        return torch.cat(parts, dim=1) if parts else tokens[:, 0, :0]
 
     def patch_features(self, tokens: Tensor) -> Tensor:
         """Return the patch tokens, `(batch, rows * cols, hidden)`."""

@@ -335,3 +335,8 @@ def test_fields_that_cannot_be_right(fields, message, backbone_folder):
         RadioConfig.from_preset("radio-test", **fields)
     with pytest.raises(ValueError, match=message):
         RadioForImageClassification.from_pretrained(backbone_folder, **fields)
+
+
+def test_dpt_on_too_narrow_a_trunk_is_refused():
+    with pytest.raises(ValueError, match=r"`hidden_size` must be at least 8 for DPT, .*, got 4"):
+        HEADS["depth"].build(hidden_size=4)

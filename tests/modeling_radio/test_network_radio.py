@@ -137,3 +137,8 @@ def test_the_last_dense_linear_writes_the_dense_features(head: dict) -> None:
     adaptor.last_dense_linear.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     features = adaptor(torch.rand(1, 3, 32), torch.rand(1, 6, 32), 2, 3).features
     assert sorted(features.flatten().tolist()) == sorted(outputs[0].flatten().tolist())
+
+
+def test_a_network_without_summary_tokens_has_an_empty_summary():
+    model = RadioModel(RadioConfig.from_preset("radio-test", summary_idxs=[])).eval()
+    assert model(torch.rand(2, 3, 32, 32)).summary.shape == (2, 0)
