@@ -1,23 +1,16 @@
-"""Opens the folder that an export reads: all of its weights are there, and are numbers of one kind."""
+"""Opens the folder that an export reads, and refuses files that an export would lose something by."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
 
 from conversion.from_nvidia import convert
-from conversion.nvidia.tensor_checks import check_finite
+from foundation.checkpoints import open_checkpoint, read_config
 from foundation.files import check_output
 from modeling_radio import RadioModel
-from modeling_radio.network_radio import SUMMARY_TOKENS
-from modeling_radio.nvidia_folder_radio import check_fit, read_json, stored_tensors
 
 
-_ADAPTER = "adapter_config.json"
 _MAX_NAMES = 4
-_FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 
 
 def check_file_output(path: Path, checkpoint: Path, *, endings: tuple[str, ...], overwrite: bool) -> None:
@@ -50,50 +43,18 @@ def open_model(checkpoint: Path) -> RadioModel:
         The model in evaluation mode.
 
     Raises:
-        ValueError: If it is neither, is damaged or an adapter, or has weights that are missing, unknown, of another
-            shape, not finite or no floating-point numbers.
+        ValueError: If it is quantized, or as `foundation.checkpoints.open_checkpoint`.
     """
-    config_file = checkpoint / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"No checkpoint at {str(checkpoint)!r}: it must be a folder with config.json and weights.")
-    config = read_json(config_file)
+    config = read_config(checkpoint)
     if "args" in config:
         return convert(checkpoint)
-    if (checkpoint / _ADAPTER).is_file():
-        raise ValueError(
-            f"{str(checkpoint)!r} is an adapter, which no other format has. Merge it into its base first: "
-            "`training.finetune --merge` does so at the end."
-        )
-    _check_stored(checkpoint, config)
-    try:
-        model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, ignore_mismatched_sizes=True)
-    except SafetensorError as error:
-        raise ValueError(f"The weights in {str(checkpoint)!r} are damaged: {error}.") from error
-    unknown = sorted(loaded["unexpected_keys"])
-    others = [key for key in unknown if not key.startswith("radio_model.")]
-    misshapen = [f"{key} {tuple(given)} instead of {tuple(wanted)}" for key, given, wanted in loaded["mismatched_keys"]]
-    check_fit([key for key in unknown if key not in others], sorted(loaded["missing_keys"]), sorted(misshapen))
-    _warn_of_others(checkpoint, others, has_text_tower=model.config.text_tower is not None)
-    check_finite(model.state_dict(), {})
-    return model.eval()
-
-
-def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
-    """Refuse weights that are no floating-point numbers where they lie: transformers would make such of anything."""
     if config.get("quantization_config") is not None:
         raise ValueError(
             f"{str(checkpoint)!r} is quantized, which no other format has. Export it before quantizing it."
         )
-    strange = [
-        f"{key} of {tensor.dtype}"
-        for key, tensor in stored_tensors(checkpoint).items()
-        if key.startswith("radio_model.") and key != SUMMARY_TOKENS and tensor.dtype not in _FLOATS
-    ]
-    if strange:
-        raise ValueError(
-            f"The weights in {str(checkpoint)!r} must be floating-point numbers of at least 16 bits, got "
-            f"{', '.join(strange)}."
-        )
+    model, others = open_checkpoint(checkpoint)
+    _warn_of_others(checkpoint, others, has_text_tower=model.config.text_tower is not None)
+    return model
 
 
 def _warn_of_others(checkpoint: Path, keys: Iterable[str], *, has_text_tower: bool) -> None:

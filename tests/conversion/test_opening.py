@@ -38,8 +38,11 @@ DAMAGES = {
     "unknown": (lambda tensors: tensors.update({f"{WEIGHT}s": torch.ones(3)}), f"1 unknown: {WEIGHT}s"),
     "misshapen": (lambda tensors: tensors.update({WEIGHT: torch.ones(3, 3)}), rf"{WEIGHT} \(3, 3\) instead of"),
     "nan": (lambda tensors: tensors[WEIGHT].view(-1)[:1].fill_(float("nan")), f"1 hold NaN or infinity: {WEIGHT}"),
-    "integers": (lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT].to(torch.int8)}), f"got {WEIGHT} of I8"),
-    "complex": (lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT] + 0j}), f"got {WEIGHT} of C64"),
+    "integers": (
+        lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT].to(torch.int8)}),
+        f"{WEIGHT} of I8",
+    ),
+    "complex": (lambda tensors: tensors.update({WEIGHT: tensors[WEIGHT] + 0j}), f"1 are not: {WEIGHT} of C64"),
 }
 
 
@@ -75,7 +78,7 @@ def test_quantized_weights_are_refused(folder):
 
 def test_an_adapter_is_refused_and_not_left_out(folder):
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"is an adapter, which no other format has\. Merge it into its base first"):
+    with pytest.raises(ValueError, match=r"must be a whole model, got the adapter"):
         open_model(folder)
 
 

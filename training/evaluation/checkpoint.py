@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, model_validator
 
+from foundation.checkpoints import open_checkpoint
 from foundation.fields import OneOf
 from foundation.settings import require
 from foundation.timing import Clock
@@ -16,7 +17,6 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.resolution_radio import check_multiple, largest_side
 from training.evaluation.data import EvaluationData
 from training.evaluation.extractors import RAW_PIXELS, adaptor_extractor, backbone_extractor, pixel_extractor
-from training.evaluation.opening import open_checkpoint
 from training.evaluation.provenance import data_sources, describe_run, teacher_sources
 from training.evaluation.tasks import (
     measure_adaptor_fidelity,
@@ -182,7 +182,7 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
     checkpoint = settings.checkpoint
     _check_output(settings.output)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = open_checkpoint(checkpoint).to(device)  # pyrefly: ignore[bad-argument-type]
+    model = open_checkpoint(checkpoint).model.to(device)  # pyrefly: ignore[bad-argument-type]
     size = settings.size or min(model.preferred_resolution)
     check_multiple("`size`", size, size, model.patch_size, largest_side(model.config))
     data = EvaluationData.load(recipe.data.source, size, device=device)

@@ -1,10 +1,8 @@
-"""Opens the folder that is measured: nothing in it is made up, so that no number is one of random weights."""
-
-from __future__ import annotations
+"""Opens the folder of a model so that nothing in it is made up: its weights are all there, whole and sound."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
@@ -13,41 +11,59 @@ from modeling_radio.network_radio import SUMMARY_TOKENS
 from modeling_radio.nvidia_folder_radio import check_fit, read_json, stored_tensors
 
 
+_ADAPTER = "adapter_config.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
+_MAX_NAMES = 4
 
 
-def open_checkpoint(checkpoint: Path) -> RadioModel:
+class OpenedCheckpoint(NamedTuple):
+    """A model in evaluation mode, and the keys of weights in its folder that are not the backbone's, sorted."""
+
+    model: RadioModel
+    other_keys: list[str]
+
+
+def read_config(checkpoint: Path) -> dict[str, Any]:
+    """Return what a folder's `config.json` says. With `args` in it, it is in the layout of NVIDIA's Hub repositories.
+
+    Raises:
+        ValueError: If there is none, or it is no JSON object.
+    """
+    config_file = checkpoint / "config.json"
+    if not config_file.is_file():
+        raise ValueError(f"`checkpoint` must be a folder with a config.json, got {str(checkpoint)!r}.")
+    return read_json(config_file)
+
+
+def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
 
-    Returns:
-        The model in evaluation mode, without the head of a task.
+    transformers fills in what is missing at random and makes floats of anything; here each such case is an error.
 
     Raises:
         ValueError: If it is neither, is damaged or an adapter, or has weights that are missing, unknown, of another
             shape, not finite or no numbers that weights can be.
     """
-    config_file = checkpoint / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"`checkpoint` must be a folder with a config.json, got {str(checkpoint)!r}.")
-    if (checkpoint / "adapter_config.json").is_file():
+    config = read_config(checkpoint)
+    if (checkpoint / _ADAPTER).is_file():
         raise ValueError(
             f"`checkpoint` must be a whole model, got the adapter {str(checkpoint)!r}. Give the `merged/` that "
             "`training.finetune --merge` writes."
         )
-    config = read_json(config_file)
-    is_nvidias = "args" in config
-    if not is_nvidias:
+    options = {}
+    if "args" not in config:
         _check_stored(checkpoint, config)
-    options = {} if is_nvidias else {"ignore_mismatched_sizes": True}  # told below in one line
+        options = {"ignore_mismatched_sizes": True}  # told below in one line
     try:
         model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, **options)
     except SafetensorError as error:
         raise ValueError(f"The weights in {str(checkpoint)!r} are damaged: {error}.") from error
-    unknown = [key for key in loaded["unexpected_keys"] if key.startswith("radio_model.")]
+    unexpected = sorted(loaded["unexpected_keys"])
+    unknown = [key for key in unexpected if key.startswith("radio_model.")]
     misshapen = [f"{key} {tuple(given)} instead of {tuple(wanted)}" for key, given, wanted in loaded["mismatched_keys"]]
-    check_fit(sorted(unknown), sorted(loaded["missing_keys"]), sorted(misshapen))
+    check_fit(unknown, sorted(loaded["missing_keys"]), sorted(misshapen))
     _check_finite(checkpoint, model)
-    return model.eval()
+    return OpenedCheckpoint(model.eval(), [key for key in unexpected if key not in unknown])
 
 
 def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
@@ -65,7 +81,7 @@ def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
     if strange and config.get("quantization_config") is None:
         raise ValueError(
             f"The weights in {str(checkpoint)!r} must be floating-point numbers of at least 16 bits, but "
-            f"{len(strange)} are not, such as {strange[0]}."
+            f"{len(strange)} are not: {_shortened(strange)}."
         )
 
 
@@ -73,6 +89,10 @@ def _check_finite(checkpoint: Path, model: RadioModel) -> None:
     broken = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(
-            f"The weights in {str(checkpoint)!r} must be finite, but {len(broken)} are not, such as {broken[0]}: they "
-            "are damaged, or of a run that diverged."
+            f"The weights in {str(checkpoint)!r} must be finite, but {len(broken)} hold NaN or infinity: "
+            f"{_shortened(broken)}. They are damaged, or of a run that diverged."
         )
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")

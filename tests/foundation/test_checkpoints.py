@@ -7,10 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.evaluation.opening import open_checkpoint
+from foundation.checkpoints import open_checkpoint
+from modeling_radio import RadioConfig, RadioModel
 
 
 WEIGHT = "radio_model.model.blocks.0.mlp.fc1.weight"
+
+
+@pytest.fixture
+def tiny_model():
+    adaptor = {"name": "teacher_a", "summary_dim": 6, "feature_dim": 10, "hidden_size": 16}
+    return RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1, hidden_size=16, adaptors=[adaptor]))
 
 
 @pytest.fixture
@@ -20,7 +27,7 @@ def folder(tiny_model, tmp_path):
 
 
 def test_a_whole_folder_opens(folder, tiny_model):
-    model = open_checkpoint(folder)
+    model = open_checkpoint(folder).model
     assert not model.training
     assert torch.equal(model.state_dict()[WEIGHT], tiny_model.state_dict()[WEIGHT])
 
@@ -28,7 +35,7 @@ def test_a_whole_folder_opens(folder, tiny_model):
 def test_heads_of_tasks_are_left_out(folder):
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "classifier.weight": torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
-    assert open_checkpoint(folder)
+    assert open_checkpoint(folder).other_keys == ["classifier.weight"]
 
 
 def without_adaptors(weights):
@@ -42,13 +49,22 @@ def without_adaptors(weights):
         (without_adaptors, r"[0-9]+ missing: radio_model\.adaptors\.teacher_a"),
         (lambda weights: {**weights, WEIGHT: weights[WEIGHT][:3]}, rf"1 of another shape: {WEIGHT} \(3, 16\) instead"),
         (lambda weights: {**weights, "radio_model.extra": torch.zeros(3)}, r"1 unknown: radio_model\.extra"),
-        (lambda weights: {**weights, WEIGHT: weights[WEIGHT] * torch.nan}, f"must be finite, but 1 .* as {WEIGHT}"),
-        (lambda weights: {**weights, WEIGHT: weights[WEIGHT] + torch.inf}, f"must be finite, but 1 .* as {WEIGHT}"),
+        (
+            lambda weights: {**weights, WEIGHT: weights[WEIGHT] * torch.nan},
+            f"must be finite, but 1 hold .*: {WEIGHT}",
+        ),
+        (
+            lambda weights: {**weights, WEIGHT: weights[WEIGHT] + torch.inf},
+            f"must be finite, but 1 hold .*: {WEIGHT}",
+        ),
         (
             lambda weights: {**weights, WEIGHT: weights[WEIGHT].cfloat()},
-            f"of at least 16 bits, but 1 .* as {WEIGHT} of C",
+            f"of at least 16 bits, but 1 are not: {WEIGHT} of C",
         ),
-        (lambda weights: {**weights, WEIGHT: weights[WEIGHT].int()}, f"of at least 16 bits, but 1 .* {WEIGHT} of I32"),
+        (
+            lambda weights: {**weights, WEIGHT: weights[WEIGHT].int()},
+            f"but 1 are not: {WEIGHT} of I32",
+        ),
     ],
 )
 def test_weights_that_are_not_the_models(folder, change, message):
