@@ -117,7 +117,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     for arguments, message in (
         ([str(source), str(tmp_path / "out.onnx"), "--adaptors", "sam"], "got 'sam'. Did you mean 'sam3'?"),
         ([str(source), str(tmp_path / "out.onnx"), "--window-size", "16"], "must leave two windows in"),
-        ([str(tmp_path), str(tmp_path / "out.onnx")], "No checkpoint at"),
+        ([str(tmp_path), str(tmp_path / "out.onnx")], "`checkpoint` must be a folder with a config.json"),
         ([str(source), str(tmp_path / "out.onnx"), "--opset=-3"], "`opset` must be an integer of at least 1, got -3"),
     ):
         assert main(arguments) == 1
