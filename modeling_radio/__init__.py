@@ -1,7 +1,14 @@
-"""RADIO vision backbones for Hugging Face transformers."""
+"""RADIO vision backbones for Hugging Face transformers.
+
+Importing this package registers its classes with the Auto classes: `AutoModel`, `AutoBackbone` and all others then
+build and open ours, also inside composite models, in place of transformers' native `RadioModel`.
+"""
+
+import transformers
 
 from .adaptors_config_radio import RadioAdaptorConfig
 from .adaptors_radio import RadioAdaptorOutput
+from .auto_map_radio import AUTO_MAP, INSTANCE_AUTO_MAP
 from .backbone_radio import RadioBackbone
 from .classification_radio import RadioForImageClassification
 from .configuration_radio import RadioConfig
@@ -39,3 +46,19 @@ __all__ = [
     "attach_to_sam3",
     "save_attached",
 ]
+
+
+def _register() -> None:
+    transformers.AutoConfig.register(RadioConfig.model_type, RadioConfig, exist_ok=True)
+    transformers.AutoImageProcessor.register(
+        RadioConfig, image_processor_classes={"torchvision": RadioImageProcessor}, exist_ok=True
+    )
+    for auto_class in AUTO_MAP.keys() - {"AutoConfig"}:
+        # Where there are two, the architecture that a folder names decides, and the first one where it names none.
+        paths = dict.fromkeys((AUTO_MAP[auto_class], INSTANCE_AUTO_MAP[auto_class]))
+        classes = tuple(globals()[path.rpartition(".")[2]] for path in paths)
+        model_class = classes if len(classes) > 1 else classes[0]
+        getattr(transformers, auto_class).register(RadioConfig, model_class, exist_ok=True)
+
+
+_register()

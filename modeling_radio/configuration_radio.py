@@ -67,6 +67,7 @@ class RadioConfig(
         kwargs.pop("stage_names", None)
         self.choose_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         super().__post_init__(**kwargs)
+        self.architectures = self.architectures or []  # Auto classes that have two classes to choose from iterate
         self.check()
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -177,10 +178,15 @@ class RadioConfig(
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
+        """Return the fields alone: inside another model's configuration an `auto_map` would point to no files."""
         values = super().to_dict()
-        values.pop("custom_pipelines", None)  # of the folder that this was read from
-        return values | auto_map_entries(self.architectures, has_text_tower=self.text_tower is not None)
+        return {name: value for name, value in values.items() if name not in ("auto_map", "custom_pipelines")}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
+        return super().to_diff_dict() | auto_map_entries(
+            self.architectures, has_text_tower=self.text_tower is not None
+        )
 
     def native_differences(self) -> list[str]:
         """Name what makes the outputs of transformers' native `RadioModel` differ on a folder of this configuration.
