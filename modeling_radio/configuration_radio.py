@@ -184,9 +184,7 @@ class RadioConfig(
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the JSON object of `config.json`, with the complete `auto_map` and what the pipelines need."""
-        return super().to_diff_dict() | auto_map_entries(
-            self.architectures, has_text_tower=self.text_tower is not None
-        )
+        return super().to_diff_dict() | auto_map_entries(self.architectures, has_text_tower=self.text_tower is not None)
 
     def native_differences(self) -> list[str]:
         """Name what makes the outputs of transformers' native `RadioModel` differ on a folder of this configuration.

@@ -10,6 +10,7 @@ What differs from a plain ViT:
 Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or save.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +113,20 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
             init.zeros_(module.means)
             init.copy_(module.rotation, torch.eye(config.hidden_size).expand_as(module.rotation))
 
+    @property
+    def base_model(self) -> "RadioModel":
+        """RADIO without a head: a new `RadioModel` around the same network.
+
+        Weights are shared, so freezing, saving and calling it do what they say. Hooks on this model's own pass belong
+        on `radio_model`.
+        """
+        has_adaptors = len(self.radio_model.adaptors) > 0
+        config = self.config if has_adaptors else self.config.without_adaptors()
+        with torch.device("meta"):
+            base = RadioModel(copy.deepcopy(config))
+        base.radio_model, base.training = self.radio_model, self.radio_model.training
+        return base
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the patch projection."""
         return self.radio_model.model.patch_generator.embedder
@@ -192,6 +207,11 @@ class RadioModel(RadioPreTrainedModel):
         super().__init__(config)
         self.radio_model = NvidiaNetwork(self.config)
         self.post_init()
+
+    @property
+    def base_model(self) -> "RadioModel":
+        """This model."""
+        return self
 
     @staticmethod
     def kept_of(config: RadioConfig) -> RadioConfig:

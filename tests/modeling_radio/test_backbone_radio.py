@@ -4,7 +4,6 @@ import pytest
 import torch
 from processor_cases import make_pixels
 from task_models import tiny_config
-from transformers import AutoBackbone
 
 from modeling_radio import RadioBackbone, RadioConfig, RadioImageProcessor, RadioModel
 
@@ -56,11 +55,6 @@ def test_opens_the_folder_of_a_full_model(tmp_path):
     backbone, info = RadioBackbone.from_pretrained(tmp_path, out_indices=[-2, -1], output_loading_info=True)
     assert not info["missing_keys"]
     assert len(backbone(torch.rand(1, 3, 32, 32)).feature_maps) == 2
-
-
-def test_auto_backbone_from_config():
-    AutoBackbone.register(RadioConfig, RadioBackbone, exist_ok=True)
-    assert isinstance(AutoBackbone.from_config(RadioConfig.from_preset("radio-test")), RadioBackbone)
 
 
 def test_feature_pyramid(tmp_path):

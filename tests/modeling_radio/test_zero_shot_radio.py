@@ -10,8 +10,9 @@ import pytest
 import torch
 from comparisons import assert_same_weights
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, pipeline
+from transformers import AutoTokenizer, pipeline
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.radio import RadioModel as NativeRadioModel
 
 from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
@@ -452,7 +453,7 @@ def test_pipeline_on_a_folder_whose_model_answers_in_pairs(model, word_tokenizer
 
 def test_folder_with_a_text_tower_opens_natively(model, tmp_path):
     model.save_pretrained(tmp_path)
-    native, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    native, info = NativeRadioModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     pixels = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
