@@ -8,7 +8,7 @@ import transformers
 
 from .adaptors_config_radio import RadioAdaptorConfig
 from .adaptors_radio import RadioAdaptorOutput
-from .auto_map_radio import AUTO_MAP, INSTANCE_AUTO_MAP
+from .auto_map_radio import AUTO_MAP, INSTANCE_AUTO_MAP, INSTANCE_SEGMENTERS
 from .backbone_radio import RadioBackbone
 from .classification_radio import RadioForImageClassification
 from .configuration_radio import RadioConfig
@@ -54,10 +54,10 @@ def _register() -> None:
         RadioConfig, image_processor_classes={"torchvision": RadioImageProcessor}, exist_ok=True
     )
     for auto_class in AUTO_MAP.keys() - {"AutoConfig"}:
-        # Where there are two, the architecture that a folder names decides, and the first one where it names none.
-        paths = dict.fromkeys((AUTO_MAP[auto_class], INSTANCE_AUTO_MAP[auto_class]))
-        classes = tuple(globals()[path.rpartition(".")[2]] for path in paths)
-        model_class = classes if len(classes) > 1 else classes[0]
+        model_class = globals()[AUTO_MAP[auto_class].rpartition(".")[2]]
+        if INSTANCE_AUTO_MAP[auto_class] != AUTO_MAP[auto_class]:
+            # A folder of an instance segmenter names it as its architecture; others get the first class.
+            model_class = (model_class, *(globals()[name] for name in INSTANCE_SEGMENTERS))
         getattr(transformers, auto_class).register(RadioConfig, model_class, exist_ok=True)
 
 

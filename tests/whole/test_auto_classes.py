@@ -30,6 +30,7 @@ from modeling_radio import (
     RadioForInstanceSegmentation,
     RadioForObjectDetection,
     RadioForSemanticSegmentation,
+    RadioForUniversalSegmentation,
     RadioImageProcessor,
     RadioModel,
 )
@@ -63,6 +64,7 @@ def test_saved_folders_open_as_ours(tmp_path, trust):
 def test_folders_of_the_instance_segmenter_name_it(tmp_path):
     """Where an Auto class has two of our models to choose from, the folder decides."""
     RadioForInstanceSegmentation(tiny_config()).save_pretrained(tmp_path / "instances")
+    RadioForUniversalSegmentation(tiny_config()).save_pretrained(tmp_path / "universal")
     RadioForObjectDetection(tiny_config()).save_pretrained(tmp_path / "boxes")
     RadioModel(tiny_config()).save_pretrained(tmp_path / "backbone")
     for auto_class, plain in (
@@ -70,6 +72,7 @@ def test_folders_of_the_instance_segmenter_name_it(tmp_path):
         (AutoModelForImageSegmentation, RadioForSemanticSegmentation),
     ):
         assert type(auto_class.from_pretrained(tmp_path / "instances")) is RadioForInstanceSegmentation
+        assert type(auto_class.from_pretrained(tmp_path / "universal")) is RadioForUniversalSegmentation
         assert type(auto_class.from_pretrained(tmp_path / "backbone")) is plain
     assert type(AutoModelForObjectDetection.from_pretrained(tmp_path / "boxes")) is RadioForObjectDetection
 
