@@ -193,7 +193,7 @@ def test_plain_model_of_a_packed_folder_is_saved_without_the_tower(model, tmp_pa
     RadioModel.from_pretrained(tmp_path / "packed").save_pretrained(tmp_path / "plain")
     config = RadioConfig.from_pretrained(tmp_path / "plain")
     assert (config.text_tower, config.text_adaptor) == (None, None)
-    assert "zero-shot-image-classification" not in config.to_dict()["custom_pipelines"]
+    assert "zero-shot-image-classification" not in config.to_diff_dict()["custom_pipelines"]
     assert config.adaptor_configs == model.config.adaptor_configs
 
 
@@ -383,7 +383,7 @@ def test_configuration_without_an_adaptor_is_refused(model):
 
 
 def test_only_folders_with_a_text_tower_name_its_pipeline(radio, model):
-    without, with_tower = (set(each.config.to_dict()["custom_pipelines"]) for each in (radio, model))
+    without, with_tower = (set(each.config.to_diff_dict()["custom_pipelines"]) for each in (radio, model))
     assert with_tower - without == {"zero-shot-image-classification"}
 
 
