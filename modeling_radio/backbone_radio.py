@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_radio import RadioConfig
+from .load_report_radio import NewHeadReport
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
 from .network_radio import ADAPTORS, NetworkPass
 from .nvidia_interface_radio import NvidiaNetwork
@@ -64,7 +65,7 @@ class RadioFeaturePyramid(nn.Module):
         return [output(scale(maps)) for scale, output in zip(self.scales, self.outputs, strict=True)]
 
 
-class RadioBackbone(BackboneMixin, RadioPreTrainedModel):
+class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
     """RADIO under the backbone interface; adaptors are not built.
 
     `config.out_indices` or `config.out_features` choose the maps: index 0 ("stem") is the patch embedding, index `i`

@@ -9,12 +9,13 @@ from transformers import DPTConfig, PreTrainedModel
 from transformers.models.dpt.modeling_dpt import DPTNeck
 
 from .configuration_radio import RadioConfig
+from .load_report_radio import NewHeadReport
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
 from .network_radio import ADAPTORS, NetworkPass
 from .nvidia_interface_radio import NvidiaNetwork
 
 
-class RadioTaskModel(RadioPreTrainedModel):
+class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
     """A backbone without adaptors, which a task model adds its head to.
 
     It opens every folder of RADIO: the backbone's weights have equal keys, and what is only there for adaptors and

@@ -64,8 +64,10 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
     Raises:
         ValueError: If the network is one that is not supported yet, or a file of weights is damaged.
     """
+    # It warns of being told to trust, which the Auto classes pass on.
+    place = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
     try:
-        values, _ = PreTrainedConfig.get_config_dict(folder, **arguments)
+        values, _ = PreTrainedConfig.get_config_dict(folder, **place)
     except OSError:
         return None  # transformers will say what the folder lacks
     if not is_nvidia_config(values):
