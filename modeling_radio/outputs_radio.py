@@ -48,6 +48,15 @@ class RadioAdaptorOutput(ModelOutput):
     features: Tensor | None = None
 
 
+@dataclass(init=False)
+class RadioAdaptorOutputs(ModelOutput):
+    """By adaptor name, its `RadioAdaptorOutput`: a class of its own, since `torch.export` looks into no plain one."""
+
+    def __init__(self, **outputs: RadioAdaptorOutput) -> None:
+        for name, output in outputs.items():
+            self[name] = output
+
+
 @dataclass
 class RadioIntermediateOutput(ModelOutput):
     """Summary and features after one block, shaped as in `RadioModelOutput`."""
@@ -85,7 +94,7 @@ class RadioModelOutput(ModelOutput):
         # Pipelines split an output by indexing every item, nested ones included; an empty dictionary has none, so it is
         # kept as an attribute only.
         if self.adaptors:
-            self.adaptors = ModelOutput(self.adaptors)
+            self.adaptors = RadioAdaptorOutputs(**self.adaptors)
         super().__post_init__()
         if not self.adaptors:
             OrderedDict.pop(self, "adaptors", None)
