@@ -5,10 +5,11 @@ Whether the student is copied (DDP) or sharded (FSDP) is Accelerate's choice, ma
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, fsdp2_prepare_model
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from foundation.ranks import fsdp_plugin
+from foundation.ranks import copy_from_first_rank, fsdp_plugin
 from training.recipe import Recipe
 
 
@@ -92,6 +93,16 @@ def state_tensors(module: nn.Module) -> dict[str, Tensor]:
 def load_whole_state_dict(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Load what `whole_state_dict` returned; every rank has read all of it and keeps its part."""
     set_model_state_dict(module, cast(dict[str, Any], state), options=StateDictOptions(full_state_dict=True))
+
+
+@torch.no_grad()
+def rewrite(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> None:
+    """Replace a tensor, sharded or not, by a function of the whole one; all ranks take part and get rank 0's result."""
+    if isinstance(tensor, DTensor):
+        whole = function(tensor.full_tensor()).to(tensor.dtype)
+        tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements))
+    else:
+        tensor.copy_(copy_from_first_rank(function(tensor).to(tensor.dtype).contiguous()))
 
 
 def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:

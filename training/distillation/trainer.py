@@ -34,6 +34,7 @@ from training.distillation.checkpoints import (
 )
 from training.distillation.held_out_pictures import HeldOutPictures
 from training.distillation.optimizers import build_optimizer
+from training.distillation.refits import follow_refits
 from training.distillation.schedules import cosine_with_warmup
 from training.distillation.sharding import (
     assemble,
@@ -289,7 +290,8 @@ class Distiller:
         """Do one optimizer step; return the losses, weighted as they were added up."""
         self._set_learning_rate()
         update_spectral_norms(self.model)
-        self.statistics.begin_step(self.step)
+        changes = self.statistics.begin_step(self.step)
+        follow_refits(changes, [self.model, cast(RadioModel, self.ema.module)], self.optimizer)
         self.optimizer.zero_grad()
         values: dict[str, Tensor] = {}
         for number in range(self.plan.batches_per_step):

@@ -2,13 +2,14 @@
 
 Mean and covariance are estimated online in float64, summed over ranks, and frozen after warm-up. The inverse
 is folded into the adaptor's last linear layer at export, so that the exported model answers in the teacher's
-own space at no cost.
+own space at no cost. Until then each refit says how it moved the targets, for the adaptors to follow.
 
 References:
     PHI-S, https://arxiv.org/abs/2410.01680; its equations are cited below.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,33 @@ from training.targets.hadamard import hadamard_matrix, hadamard_order_is_known
 
 MIN_VARIANCE = 1e-12
 """Floor of a variance that is divided by: a teacher with constant features gives zeros, not NaN. Our choice."""
+
+
+class AffineMap(NamedTuple):
+    """`matrix @ y + offset` for every token y.
+
+    Attributes:
+        matrix: `(C, C)` float64.
+        offset: `(C,)` float64.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def of_weight(self, weight: Tensor) -> Tensor:
+        """Return the weight `(n * C, inputs)` of a linear layer that is followed by the map, in float64."""
+        return map_rows(self.matrix, weight)
+
+    def of_bias(self, bias: Tensor) -> Tensor:
+        """Return the bias `(n * C,)` of a linear layer that is followed by the map, in float64."""
+        offset = self.offset.to(bias.device)
+        return map_rows(self.matrix, bias) + offset.repeat(len(bias) // len(offset))
+
+
+def map_rows(matrix: Tensor, values: Tensor) -> Tensor:
+    """Return `matrix @ y` for every C rows y of `values`, `(n * C, ...)`, in float64."""
+    parts = values.double().unflatten(0, (-1, len(matrix)))
+    return torch.einsum("ij,nj...->ni...", matrix.to(values.device), parts).flatten(0, 1)
 
 
 class FeatureStandardizer(nn.Module):
@@ -89,14 +117,19 @@ class FeatureStandardizer(nn.Module):
         self.outer_total += moments[1 + self.num_channels :].view_as(self.outer_total)
 
     @torch.no_grad()
-    def refit(self) -> None:
+    def refit(self) -> AffineMap:
         """Recompute the map from the moments so far; rank 0 decides, since eigenvectors differ between machines.
+
+        Returns:
+            What leads from features standardized before to the same ones standardized now. Axes change their order and
+            sign from one fit to the next, so that it may be any rotation.
 
         Raises:
             ValueError: If there are no samples yet.
         """
         if not self.count:
             raise ValueError("`refit` needs at least one batch of finite teacher features; none was given to `update`.")
+        mean_before, inverse_before = self.mean.clone(), self.inverse.clone()
         self.mean.copy_(self.total / self.count)
         covariance = self.outer_total / self.count - torch.outer(self.mean, self.mean)
         matrix, inverse = self.solve((covariance + covariance.T) / 2)
@@ -104,6 +137,7 @@ class FeatureStandardizer(nn.Module):
         self.inverse.copy_(inverse)
         for tensor in (self.mean, self.matrix, self.inverse):
             copy_from_first_rank(tensor)
+        return AffineMap(self.matrix @ inverse_before, self.matrix @ (mean_before - self.mean))
 
     def freeze(self) -> None:
         """End the estimation: the target must not move for the rest of the run."""
@@ -124,7 +158,7 @@ class FeatureStandardizer(nn.Module):
 
         Arguments and errors as `fold_into_linear`.
         """
-        self._fold(linear, self.inverse, self.mean)
+        self._fold(linear, AffineMap(self.inverse, self.mean))
 
     def fold_into_linear(self, linear: nn.Linear) -> None:
         """Change a layer in place so that its output becomes `standardize` of its former output.
@@ -136,21 +170,18 @@ class FeatureStandardizer(nn.Module):
         Raises:
             ValueError: If the layer has no bias or another number of outputs.
         """
-        self._fold(linear, self.matrix, -self.matrix @ self.mean)
+        self._fold(linear, AffineMap(self.matrix, -self.matrix @ self.mean))
 
     @torch.no_grad()
-    def _fold(self, linear: nn.Linear, matrix: Tensor, offset: Tensor) -> None:
-        """Follow a layer by `matrix @ y + offset` for every `num_channels` of its outputs."""
+    def _fold(self, linear: nn.Linear, change: AffineMap) -> None:
+        """Follow a layer by a map of every `num_channels` of its outputs."""
         if linear.out_features % self.num_channels or linear.bias is None:
             raise ValueError(
                 f"`linear` must have a bias and a multiple of {self.num_channels} outputs to take a standardization or "
                 f"its inverse, got {linear}."
             )
-        matrix, offset = matrix.to(linear.weight.device), offset.to(linear.weight.device)
-        weight = linear.weight.double().unflatten(0, (-1, self.num_channels))
-        bias = linear.bias.double().unflatten(0, (-1, self.num_channels))
-        linear.weight.copy_((matrix @ weight).flatten(0, 1))
-        linear.bias.copy_((bias @ matrix.T + offset).flatten())
+        linear.weight.copy_(change.of_weight(linear.weight))
+        linear.bias.copy_(change.of_bias(linear.bias))
 
 
 class PhiS(FeatureStandardizer):

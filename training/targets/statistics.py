@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from training.recipe import StandardizationRecipe
 from training.targets.dispersion import SummaryDispersion
 from training.targets.examples import Target
-from training.targets.phi_s import STANDARDIZERS, FeatureStandardizer, PhiS
+from training.targets.phi_s import STANDARDIZERS, AffineMap, FeatureStandardizer, PhiS
 from training.teachers.base import TeacherShape
 
 
@@ -42,15 +42,20 @@ class TeacherStatistics(nn.Module):
 
         self._new_summaries: dict[str, list[Tensor]] = {name: [] for name in self.summaries}
 
-    def begin_step(self, step: int) -> None:
-        """Refit the maps if this step is due, and freeze them once the estimation is over."""
+    def begin_step(self, step: int) -> dict[str, AffineMap]:
+        """Refit the maps if this step is due, and freeze them once the estimation is over.
+
+        Returns:
+            By teacher, how its standardized features moved; empty without a refit. Who predicts them must follow.
+        """
         if self._is_estimating(step):
-            if step and self._is_refit_due(step):
-                self.refit()
-        elif not self._is_frozen:
-            self.refit()
-            for standardizer in self.standardizers().values():
-                standardizer.freeze()
+            return self.refit() if step and self._is_refit_due(step) else {}
+        if self._is_frozen:
+            return {}
+        changes = self.refit()
+        for standardizer in self.standardizers().values():
+            standardizer.freeze()
+        return changes
 
     def update(self, targets: Mapping[str, Target]) -> None:
         """Add the teachers' answers for a part of a step, unless frozen."""
@@ -72,10 +77,9 @@ class TeacherStatistics(nn.Module):
             dispersion.update(torch.cat([none, *self._new_summaries[name]]))
             self._new_summaries[name].clear()
 
-    def refit(self) -> None:
-        """Recompute every teacher's map."""
-        for standardizer in self.standardizers().values():
-            standardizer.refit()
+    def refit(self) -> dict[str, AffineMap]:
+        """Recompute every teacher's map; return how each moved its standardized features."""
+        return {name: standardizer.refit() for name, standardizer in self.standardizers().items()}
 
     def standardize(self, name: str, features: Tensor) -> Tensor:
         """Return a teacher's standardized features."""
