@@ -1,4 +1,4 @@
-"""Refits of PHI-S without a jump: the dense heads follow their targets, and so does what the optimizer knows of them."""
+"""Refits of PHI-S without a jump: the dense heads follow their targets, and so do the optimizer's moments."""
 
 from collections.abc import Iterable, Mapping
 

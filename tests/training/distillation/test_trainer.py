@@ -176,28 +176,29 @@ def test_trunk_waits_while_the_heads_settle(recipe_file: str) -> None:
 
 
 class FailingTeacher(TinyTeacher):
-    """Gives NaN from the fourth batch on."""
+    """Gives NaN after the third batch, or another."""
 
-    num_batches = 0
+    num_batches, last_good = 0, 3
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         self.num_batches += 1
         output = super().encode(pixel_values)
-        return output._replace(features=output.features * (float("nan") if self.num_batches > 3 else 1))
+        return output._replace(features=output.features * (float("nan") if self.num_batches > self.last_good else 1))
 
 
 def test_non_finite_steps_are_skipped_then_the_run_gives_up(
     recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
+    monkeypatch.setattr(FailingTeacher, "last_good", 7)
     settings = ["teachers.segmenter.kind=failing", "optimizer.max_bad_steps=3", "checkpoints={every_steps: 1, keep: 9}"]
     with pytest.raises(
         TrainingDivergedError, match=r"features/segmenter on rank 0 \(3 in a row\).*last checkpoint is from before"
     ):
         distil(recipe_file, "run", *settings)
-    assert "Step 1 skipped: not finite: loss, features/segmenter on rank 0 (1 in a row)" in capsys.readouterr().out
-    # Two batches calibrated and one trained; then neither the weights nor that teacher's statistics moved.
-    before, after = last_state("run", 1), last_state("run", 2)
+    assert "Step 5 skipped: not finite: loss, features/segmenter on rank 0 (1 in a row)" in capsys.readouterr().out
+    # Two batches calibrated and five trained; then neither the weights nor that teacher's statistics moved.
+    before, after = last_state("run", 5), last_state("run", 6)
     moments = [f"statistics/features.segmenter.{name}" for name in ("count", "total", "outer_total")]
     kept = [key for key in before if not key.startswith("statistics/")] + moments
     assert_same_tensors({key: before[key] for key in kept}, {key: after[key] for key in kept})
