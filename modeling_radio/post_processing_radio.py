@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
 from transformers.models.detr.image_processing_detr import convert_segmentation_to_rle
 
 from .segments_radio import describe_segments, divide_pixels, segments_of_classes
@@ -42,20 +43,36 @@ class PostProcessing:
         outputs: Any,
         target_sizes: Iterable[Sequence[int]] | None = None,
         pixel_mask: Tensor | None = None,
-    ) -> list[Tensor]:
+        return_segmentation_scores: bool = False,
+    ) -> list[Tensor] | list[SemanticSegmentationPostProcessorOutput]:
         """Return the most likely class of each pixel.
 
         Args:
             outputs: Has `logits` `(batch, num_classes, rows, cols)`.
             target_sizes: Height and width of each original image in pixels; `None` keeps the logits' own.
             pixel_mask: As the processor returned it with `do_pad`.
+            return_segmentation_scores: Whether to return each image's logits, too.
 
         Returns:
-            One integer tensor `(height, width)` per image.
+            One integer tensor `(height, width)` per image; with scores an output of transformers that has it as
+            `segmentation`, and as `segmentation_scores` the logits there, `(num_classes, height, width)`.
 
         Raises:
             ValueError: If the outputs are those of a model of instances.
         """
+        scores = self._scores_of_classes(outputs, target_sizes, pixel_mask)
+        if not return_segmentation_scores:
+            return [image_scores.argmax(dim=0) for image_scores in scores]
+        return [
+            SemanticSegmentationPostProcessorOutput(
+                {"segmentation": image_scores.argmax(dim=0), "segmentation_scores": image_scores}
+            )
+            for image_scores in scores
+        ]
+
+    def _scores_of_classes(
+        self, outputs: Any, target_sizes: Iterable[Sequence[int]] | None, pixel_mask: Tensor | None
+    ) -> list[Tensor]:
         logits = outputs.logits
         if logits.ndim != 4:
             raise ValueError(
@@ -63,7 +80,7 @@ class PostProcessing:
                 "Those of a model of instances go to `post_process_instance_segmentation`; in a pipeline give "
                 "`subtask='instance'`, or `pipeline_class=RadioInstanceSegmentationPipeline` for masks that overlap."
             )
-        return [image_logits.argmax(dim=0) for image_logits in self._restore(logits, target_sizes, pixel_mask)]
+        return self._restore(logits, target_sizes, pixel_mask)
 
     def post_process_depth_estimation(
         self,
@@ -198,8 +215,8 @@ class PostProcessing:
         _check_share("overlap_mask_area_threshold", overlap_mask_area_threshold)
         masks = _field(outputs, "pred_masks", "masks_queries_logits")
         if masks is None:
-            classes = self.post_process_semantic_segmentation(outputs, target_sizes, pixel_mask)
-            results = [segments_of_classes(class_map) for class_map in classes]
+            scores = self._scores_of_classes(outputs, target_sizes, pixel_mask)
+            results = [segments_of_classes(image_scores.argmax(dim=0)) for image_scores in scores]
         else:
             logits = _field(outputs, "logits", "class_queries_logits")
             maps = _split_maps(masks, pixel_mask, None)

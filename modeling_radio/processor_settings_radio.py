@@ -61,7 +61,7 @@ def _is_identity(name: str) -> Callable[[Any], bool]:
 
     def check(value: Any) -> bool:
         parts = list(value) if isinstance(value, (list, tuple)) else [value]
-        return len(parts) in (1, 3) and all(is_number(part) and part == values[0] for part in parts)
+        return bool(parts) and all(is_number(part) and part == values[0] for part in parts)
 
     return check
 

@@ -85,6 +85,16 @@ def test_semantic_segmentation_labels_each_pixel(processor):
     assert processor.post_process_semantic_segmentation(outputs)[0].shape == (4, 4)
 
 
+@pytest.mark.parametrize("target_sizes", [None, [(20, 40)]])
+def test_semantic_segmentation_with_scores(processor, target_sizes):
+    outputs = SimpleNamespace(logits=torch.rand(1, 3, 4, 4))
+    (labels,) = processor.post_process_semantic_segmentation(outputs, target_sizes)
+    (scored,) = processor.post_process_semantic_segmentation(outputs, target_sizes, return_segmentation_scores=True)
+    assert torch.equal(scored.segmentation, labels)
+    assert torch.equal(scored.segmentation_scores.argmax(0), labels)
+    assert scored.segmentation_scores.shape == (3, *labels.shape)
+
+
 def test_masks_return_to_the_image(processor):
     outputs = detections((0, 0.9, 0.5, 0.5, 1.0, 1.0))
     outputs.pred_masks = torch.full((1, 1, 4, 4), -1.0)

@@ -89,7 +89,7 @@ def test_misspelt_settings_are_refused_and_what_transformers_writes_is_not(tmp_p
     assert RadioImageProcessor.from_pretrained(tmp_path).something_of_tomorrow == 1
 
 
-@pytest.mark.parametrize("value", [0, (0, 0, 0), [0.0, 0.0, 0.0]])
+@pytest.mark.parametrize("value", [0, (0, 0, 0), [0.0, 0.0, 0.0], [0.0] * 4])
 def test_normalization_that_changes_nothing_may_be_given(value):
     inputs = RadioImageProcessor()(make_pixels(), image_mean=value, image_std=[1, 1, 1])
     assert inputs["pixel_values"][0].max() <= 1
