@@ -14,7 +14,7 @@ from transformers.utils.generic import is_numpy_array, is_torch_tensor
 # Our choice: how far outside its range a float image may lie before it is refused, since resizing overshoots.
 RANGE_TOLERANCE = 1e-3
 
-MAX_SHOWN = 80  # our choice: characters of a text in an error
+MAX_SHOWN = 256  # our choice: characters of a text in an error; paths are shorter, base64 of pictures longer
 
 
 def fetch(images: Any) -> Any:

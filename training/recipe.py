@@ -192,7 +192,7 @@ class DataRecipe(ImageSource):
         is_free = self.num_images is None or not (self.streaming or self.mixed_in)
         require(is_free, "num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
         weights = [entry.weight for entry in self.mixed_in]
-        require(sum(weights) < 1, "mixed_in (weights)", weights, "such that their sum is less than 1")
+        require(sum(weights) < 1, "mixed_in (weights)", weights, "numbers with a sum below 1")
         return self
 
     def sources(self) -> list[SourceRecipe]:

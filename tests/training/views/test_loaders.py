@@ -159,7 +159,7 @@ def test_streams_cannot_be_cached() -> None:
         ({"num_workers": -1}, "`num_workers` must be an integer of at least 0, got -1"),
         (
             {"mixed_in": [SourceRecipe(source="a", weight=0.6), SourceRecipe(source="b", weight=0.4)]},
-            r"weights\)` must be above 0 and sum to less than 1",
+            r"weights\)` must be numbers with a sum below 1, got \[0\.6, 0\.4\]",
         ),
     ],
 )
