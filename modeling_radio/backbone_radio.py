@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .load_report_radio import NewHeadReport
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
@@ -16,6 +18,7 @@ from .network_radio import ADAPTORS, NetworkPass
 from .nvidia_interface_radio import NvidiaNetwork
 from .outputs_radio import to_map
 from .readout_radio import read_out
+from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowSize
 
 
@@ -90,9 +93,10 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         self,
         pixel_values: Tensor,
         window_size: WindowSize = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
         pixel_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BackboneOutput:
         """Compute feature maps.
 
@@ -106,6 +110,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         Raises:
             ValueError: As `RadioModel.forward`.
         """
+        check_call_arguments(self, kwargs)
         stages = [self.stage_names.index(name) for name in self.out_features or []]
         passed = self.radio_model(
             pixel_values,

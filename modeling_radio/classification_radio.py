@@ -6,13 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .heads_radio import RadioTaskModel, count_classes, weighted_cross_entropy
 from .messages_radio import check_choice
 from .outputs_radio import RadioModelOutput
 from .readout_radio import read_out
+from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowSize
 
 
@@ -21,11 +24,19 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 IGNORED_LABEL = -100  # torch's and transformers' value for single labels
 
 
+class RadioClassifier(nn.Sequential):
+    """Layer norm and one linear layer, `(batch, in_features)` to `(batch, out_features)`."""
+
+    def __init__(self, in_features: int, out_features: int, eps: float) -> None:
+        super().__init__(nn.LayerNorm(in_features, eps=eps), nn.Linear(in_features, out_features))
+        self.in_features, self.out_features = in_features, out_features
+
+
 class RadioForImageClassification(RadioTaskModel):
     """RADIO with an image classifier; see `forward`.
 
     The classifier normalizes what it reads: RADIO has no final norm, and its scale would else decide which learning
-    rate works.
+    rate works. Another head reads the same `(batch, model.classifier.in_features)`, not normalized.
 
     Examples:
         >>> model = RadioForImageClassification.from_pretrained(backbone_folder, num_labels=5)
@@ -38,10 +49,13 @@ class RadioForImageClassification(RadioTaskModel):
         width = config.hidden_size * len(config.summary_idxs or [])
         if config.classifier_pooling == "summary_and_features":
             width += config.hidden_size
-        self.classifier = nn.Sequential(
-            nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, count_classes(config))
-        )
+        self.classifier = RadioClassifier(width, count_classes(config), config.layer_norm_eps)
         self.post_init()
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether `Trainer` gives `num_items_in_batch`, which counts all classes alike."""
+        return self.config.class_weights is None
 
     @can_return_tuple
     def forward(  # noqa: D417
@@ -49,9 +63,11 @@ class RadioForImageClassification(RadioTaskModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         window_size: WindowSize = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
         pixel_mask: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         """Classify images; `RadioTaskModel` has the arguments that are not listed here.
 
@@ -62,6 +78,8 @@ class RadioForImageClassification(RadioTaskModel):
                 ("multi_label_classification"); or numbers `(batch, num_labels)`, also `(batch,)` of a single one
                 ("regression"). Where the type is `None`, the first labels decide, as in transformers: one output is
                 regression, integers are single labels, and floats multiple ones.
+            num_items_in_batch: Labels in all batches of an optimizer's step. It divides the sum of losses and not the
+                number of labels here, so that steps of several batches learn as one large batch does.
 
         Returns:
             `logits` `(batch, num_labels)`, and with labels the `loss`, scalar: cross-entropy, binary cross-entropy or
@@ -70,6 +88,7 @@ class RadioForImageClassification(RadioTaskModel):
         Raises:
             ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
         """
+        check_call_arguments(self, kwargs)
         if labels is not None:
             labels = self._check_labels(labels, len(pixel_values))
         passed = self.radio_model(
@@ -80,7 +99,7 @@ class RadioForImageClassification(RadioTaskModel):
         )
         logits = self.classifier(self._pool(read_out(self.radio_model, passed)))
         return ImageClassifierOutput(
-            loss=None if labels is None else self._loss(logits.float(), labels.to(logits.device)),
+            loss=None if labels is None else self._loss(logits.float(), labels.to(logits.device), num_items_in_batch),
             logits=logits,
             hidden_states=passed.hidden_states,
             attentions=passed.attentions,
@@ -94,13 +113,19 @@ class RadioForImageClassification(RadioTaskModel):
             return output.summary
         return torch.cat([output.summary, output.features.mean(dim=1)], dim=1)
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
+        """Return the mean loss of the labels, or their sum divided by `num_items`."""
+        if isinstance(num_items, Tensor):
+            num_items = num_items.to(logits.device)
+        reduction = "mean" if num_items is None else "sum"
         if self.config.problem_type == "regression":
-            return F.mse_loss(logits, labels)
-        weights = self.class_weights(logits)
-        if self.config.problem_type == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits, labels, weight=weights)
-        return weighted_cross_entropy(logits, labels, weights, IGNORED_LABEL)
+            loss = F.mse_loss(logits, labels, reduction=reduction)
+        elif self.config.problem_type == "multi_label_classification":
+            weights = self.class_weights(logits)
+            loss = F.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction=reduction)
+        else:
+            return weighted_cross_entropy(logits, labels, self.class_weights(logits), IGNORED_LABEL, num_items)
+        return loss if num_items is None else loss / num_items
 
     def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
         """Return labels in the type that the loss needs, after checks; the first ones decide what they are."""

@@ -4,11 +4,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import DepthEstimatorOutput
 from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
-from .heads_radio import RadioDPTNeck, RadioTaskModel, build_dpt_config, check_map_size
+from .heads_radio import RadioDPTNeck, RadioTaskModel, build_dpt_config
 from .network_radio import NetworkPass
+from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowSize
 
 
@@ -46,9 +49,10 @@ class RadioForDepthEstimation(RadioTaskModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         window_size: WindowSize = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
         pixel_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> DepthEstimatorOutput:
         """Estimate depth; `RadioTaskModel` has the arguments that are not listed here.
 
@@ -65,6 +69,7 @@ class RadioForDepthEstimation(RadioTaskModel):
         Raises:
             ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
         """
+        check_call_arguments(self, kwargs)
         if labels is not None:
             _check_labels(labels, pixel_values)
         passed = self.radio_model(
@@ -109,7 +114,12 @@ def scale_invariant_loss(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def _check_labels(labels: Tensor, pixel_values: Tensor) -> None:
-    check_map_size(labels, pixel_values)
+    expected = (len(pixel_values), *pixel_values.shape[-2:])
+    if labels.shape != expected:
+        raise ValueError(
+            f"`labels` must have the shape {tuple(expected)}, one for each pixel of `pixel_values`, got "
+            f"{tuple(labels.shape)}. Resize the maps like the images, by nearest neighbor."
+        )
     if not labels.is_floating_point():
         raise ValueError(
             f"`labels` must be floating point, the depth of each pixel in meters, got {labels.dtype}. Divide 16-bit "

@@ -21,14 +21,17 @@ from transformers.models.rf_detr.modeling_rf_detr import (
     RfDetrInstanceSegmentationOutput,
     RfDetrObjectDetectionOutput,
 )
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .annotations_radio import labeled_pixel_mask
 from .backbone_radio import RadioMapNorm
+from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .detector_radio import RadioInstanceSegmenter, RadioObjectDetector, build_detector
 from .heads_radio import RadioTaskModel, count_classes
 from .outputs_radio import to_map
+from .requested_outputs_radio import StatesWanted
 from .resolution_radio import Resolution
 from .window_choice_radio import WindowSize
 
@@ -87,7 +90,7 @@ class RadioDetectionModel(RadioTaskModel):
         pixel_mask: Tensor | None,
         labels: Sequence[Mapping[str, Tensor]] | None,
         window_size: WindowSize,
-        output_hidden_states: bool | None,
+        output_hidden_states: StatesWanted,
         output_attentions: bool | None,
     ) -> Any:
         """Run backbone and detector; arguments and errors as in `RadioForObjectDetection.forward`."""
@@ -106,7 +109,7 @@ class RadioDetectionModel(RadioTaskModel):
         self,
         pixel_values: Tensor,
         window_size: WindowSize,
-        output_hidden_states: bool | None,
+        output_hidden_states: StatesWanted,
         output_attentions: bool | None,
     ) -> tuple[Tensor, BaseModelOutput]:
         """Return the maps of `config.detection_blocks` side by side, `(batch, num_maps * hidden, rows, cols)`.
@@ -202,8 +205,9 @@ class RadioForObjectDetection(RadioDetectionModel):
         pixel_mask: Tensor | None = None,
         labels: Sequence[Mapping[str, Tensor]] | None = None,
         window_size: WindowSize = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> RfDetrObjectDetectionOutput:
         """Find objects; `RadioTaskModel` has the arguments that are not listed here.
 
@@ -226,6 +230,7 @@ class RadioForObjectDetection(RadioDetectionModel):
             ValueError: On labels, a mask, a window or an image size that cannot be right.
             ImportError: If labels are given and scipy, which matches boxes, is not installed.
         """
+        check_call_arguments(self, kwargs)
         output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
         return RfDetrObjectDetectionOutput(
             loss=output.loss,
@@ -253,8 +258,9 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
         pixel_mask: Tensor | None = None,
         labels: Sequence[Mapping[str, Tensor]] | None = None,
         window_size: WindowSize = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> RfDetrInstanceSegmentationOutput:
         """Find objects and their outlines. See `RadioForObjectDetection.forward` for what is not said here.
 
@@ -268,6 +274,7 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
         Raises:
             ValueError: Also on masks of another size or number.
         """
+        check_call_arguments(self, kwargs)
         output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
         return RfDetrInstanceSegmentationOutput(
             loss=output.loss,

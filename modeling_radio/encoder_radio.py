@@ -42,7 +42,7 @@ class RadioAttention(nn.Module):
     """Multi-head self-attention within segments of the sequence.
 
     Shapes of `forward`: hidden states `(batch, length, hidden)` to the same, and per run of `segments` the attention
-    weights `(batch * count, heads, segment, segment)`, or `None` where the implementation gives none.
+    weights `(batch * count, heads, segment, segment)`, or `None` where the implementation gives none; eager does.
     """
 
     is_causal = False
@@ -56,29 +56,29 @@ class RadioAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=qkv_bias)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: Tensor, segments: Segments) -> tuple[Tensor, list[Tensor | None]]:
+    def forward(self, hidden_states: Tensor, segments: Segments, is_eager: bool = False) -> tuple[Tensor, list[Any]]:
         batch_size = hidden_states.shape[0]
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, self.head_dim))
         if len(segments) == 1:
-            outputs = [self._attend(qkv, segments[0][0])]
-        elif is_flash_attention_requested(self.config):  # one call for segments of unequal lengths
+            outputs = [self._attend(qkv, segments[0][0], is_eager)]
+        elif not is_eager and is_flash_attention_requested(self.config):  # one call for segments of unequal lengths
             lengths = variable_lengths(segments, batch_size, qkv.device)
-            outputs = [self._attend(qkv.flatten(0, 1).unsqueeze(0), 1, **lengths)]
+            outputs = [self._attend(qkv.flatten(0, 1).unsqueeze(0), 1, False, **lengths)]
         else:
             runs = qkv.split([count * size for count, size in segments], dim=1)
-            outputs = [self._attend(run, count) for run, (count, _) in zip(runs, segments, strict=True)]
+            outputs = [self._attend(run, count, is_eager) for run, (count, _) in zip(runs, segments, strict=True)]
         mixed = [output.reshape(batch_size, -1, hidden_states.shape[-1]) for output, _ in outputs]
         return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0]), [weights for _, weights in outputs]
 
-    def _attend(self, qkv: Tensor, count: int, **lengths: Any) -> tuple[Tensor, Tensor | None]:
+    def _attend(self, qkv: Tensor, count: int, is_eager: bool, **lengths: Any) -> tuple[Tensor, Tensor | None]:
         """Attend within `count` equal segments of `qkv`, `(batch, count * segment, 3, heads, head_dim)`.
 
         Returns the mixed values `(batch * count, segment, heads, head_dim)` and the weights, as the function that the
-        configuration names gives them. It takes `lengths` where there are several segments in one.
+        configuration names gives them, or eager attention. The former takes `lengths` of several segments in one.
         """
         # -> (3, batch * count, heads, segment, head_dim)
         query, key, value = qkv.reshape(-1, qkv.shape[1] // count, *qkv.shape[2:]).permute(2, 0, 3, 1, 4).unbind(0)
-        implementation = str(self.config._attn_implementation)
+        implementation = "eager" if is_eager else str(self.config._attn_implementation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
         return attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **lengths)
@@ -149,8 +149,8 @@ class RadioBlock(GradientCheckpointingLayer):
 
     def forward(
         self, hidden_states: Tensor, segments: Segments, factors: Tensor | None = None, with_attentions: bool = False
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        branch, weights = self.attn(self.norm1(hidden_states), segments)
+    ) -> tuple[Tensor, list[Any]]:
+        branch, weights = self.attn(self.norm1(hidden_states), segments, with_attentions)
         if not with_attentions:
             weights = []  # those of eager attention are large: not kept while the MLP runs
         hidden_states = hidden_states + self._scale(self.ls1(branch), factors, 0)
@@ -181,7 +181,7 @@ class RadioVisionTransformer(nn.Module):
         keep: Collection[int] = (),
         draws: Tensor | None = None,
         with_attentions: bool = False,
-    ) -> tuple[Tensor, dict[int, Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, dict[int, Tensor], list[list[Tensor]]]:
         """Run the blocks.
 
         Args:
@@ -190,11 +190,11 @@ class RadioVisionTransformer(nn.Module):
             keep: 0-based blocks whose output is wanted too.
             draws: Uniform numbers in [0, 1) that decide dropped paths in training, `(batch, blocks, PATH_DRAWS)`;
                 `None` takes them from torch's global generator.
-            with_attentions: Whether to return the weights of blocks with global attention, which must be eager.
+            with_attentions: Whether to return attention weights, for which attention is eager.
 
         Returns:
-            The normed output `(batch, length, hidden)`, the un-normed output of each block in `keep`, and attention
-            weights `(batch, heads, length, length)` of each block, or of each run of its segments.
+            The normed output `(batch, length, hidden)`, the un-normed output of each block in `keep`, and of each block
+            the attention weights of each run of its segments, as in `RadioAttention`.
         """
         kept, attentions = {}, []
         patches = hidden_states
@@ -202,14 +202,14 @@ class RadioVisionTransformer(nn.Module):
             factors = self.path_factors(index, hidden_states, None if draws is None else draws[:, index])
             if layout.window_order is None or self.is_global[index]:
                 hidden_states, weights = block(hidden_states, layout.global_segments, factors, with_attentions)
-                attentions.extend(weights)
             else:
                 if index == 0 or self.is_global[index - 1]:
                     patches = hidden_states[:, layout.window_order.to(hidden_states.device)]
-                patches, _ = block(patches, layout.window_segments, factors)
+                patches, weights = block(patches, layout.window_segments, factors, with_attentions)
                 if index in keep or self.is_global[index + 1]:  # the last block is global, so there is a next one
                     order = layout.window_order.to(patches.device)  # blocks may be spread over devices
                     hidden_states = hidden_states.to(patches.device).index_copy(1, order, patches)
+            attentions.append(weights)
             if index in keep:
                 kept[index] = hidden_states
         return self.norm(hidden_states), kept, attentions

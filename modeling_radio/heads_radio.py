@@ -27,10 +27,12 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
     - `pixel_mask`: 1 on the image and 0 on padding, `(batch, height, width)`, as `RadioImageProcessor` returns it with
       `do_pad=True`. It is accepted so that `model(**inputs)` works; only detectors read it, the others see the padding
       as gray image. Let labels ignore padding.
-    - `output_hidden_states`: Also return the tokens before the first block and after every block, as `hidden_states`.
-    - `output_attentions`: Also return the backbone's attention weights, as `attentions` (eager attention and no windows
-      only).
+    - `output_hidden_states`: Also return the backbone's tokens before the first block and after every block, or some of
+      them, as `hidden_states`; see `RadioModel.forward`.
+    - `output_attentions`: Also return the backbone's attention weights, as `attentions`; the call then takes eager
+      attention.
     - `return_dict`: `False` returns a tuple of the fields that are not `None`.
+    - `kwargs`: What transformers, peft and other models' callers add (`FOREIGN_ARGUMENTS`); others are refused by name.
 
     `None` takes the configuration's value in each of them.
     """
@@ -160,7 +162,13 @@ def build_dpt_config(config: RadioConfig) -> DPTConfig:
     )
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, ignore_index: int) -> Tensor:
+def weighted_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor,
+    ignore_index: int,
+    num_items: Tensor | int | None = None,
+) -> Tensor:
     """Return the weighted mean cross-entropy over all labels but `ignore_index`, and 0 if there are no others.
 
     Args:
@@ -168,21 +176,14 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor
         labels: `(batch, ...)`.
         class_weights: `(num_labels,)`.
         ignore_index: Label that does not count.
+        num_items: What divides the sum in place of the weight of all labels.
 
     Returns:
         Scalar. torch's own mean would be NaN without any label.
     """
     total = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=ignore_index, reduction="sum")
+    if num_items is not None:
+        return total / num_items
     counted = labels != ignore_index
     weight = (class_weights[labels.where(counted, 0)] * counted).sum()
     return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
-
-
-def check_map_size(labels: Tensor, pixel_values: Tensor) -> None:
-    """Raise a `ValueError` unless labels have one value for each pixel."""
-    expected = (len(pixel_values), *pixel_values.shape[-2:])
-    if labels.shape != expected:
-        raise ValueError(
-            f"`labels` must have the shape {tuple(expected)}, one for each pixel of `pixel_values`, got "
-            f"{tuple(labels.shape)}. Resize the maps like the images, by nearest neighbor."
-        )

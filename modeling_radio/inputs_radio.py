@@ -115,16 +115,6 @@ def check_feature_format(feature_format: str, is_packed: bool, *, argument: str 
         )
 
 
-def check_attentions(config: RadioConfig, window_size: int | None) -> None:
-    """Raise a `ValueError` where there are no attention weights to return."""
-    if window_size is not None:
-        raise ValueError(f"`window_size` must be 'global' with `output_attentions`, got {window_size}.")
-    if config._attn_implementation != "eager":
-        raise ValueError(
-            f"`attn_implementation` must be 'eager' with `output_attentions`, got {config._attn_implementation!r}."
-        )
-
-
 def count_draws(config: RadioConfig) -> int:
     """Return how many random numbers decide one image's training pass: its position crop and its dropped paths."""
     return POSITION_DRAWS + PATH_DRAWS * config.num_hidden_layers

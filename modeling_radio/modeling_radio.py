@@ -20,8 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs
 
 from .adaptors_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
+from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
 from .encoder_radio import RadioLayerScale
@@ -34,6 +37,7 @@ from .nvidia_interface_radio import NvidiaInterface, NvidiaNetwork
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair, to_map
 from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
 from .readout_radio import read_out
+from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowBudget, WindowSize
 
 
@@ -188,6 +192,11 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         return loaded
 
     @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether `Trainer` gives `num_items_in_batch`: our losses are means over their batch, but for one head."""
+        return False
+
+    @property
     def num_draws(self) -> int:
         """Random numbers that decide what of one image's training pass is random: position crop and dropped paths."""
         return count_draws(self.config)
@@ -224,12 +233,13 @@ class RadioModel(RadioPreTrainedModel):
         window_size: WindowSize = None,
         adaptor_names: Sequence[str] | None = None,
         feature_format: FeatureFormat = "NLC",
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         pixel_mask: Tensor | None = None,
         draws: Tensor | None = None,
         feature_fmt: FeatureFormat | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> RadioModelOutput | RadioPair | dict[str, RadioPair]:
         """Encode images.
 
@@ -244,8 +254,10 @@ class RadioModel(RadioPreTrainedModel):
                 takes the largest window that removes most of it. A `WindowChoice` is taken as it is.
             adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
             feature_format: "NLC" for token sequences, "NCHW" for maps.
-            output_hidden_states: Also return every block's output.
-            output_attentions: Also return attention weights (eager attention only).
+            output_hidden_states: Also return the tokens before the first block and after every block. A place among
+                them, or a list of places, returns those alone, with `None` in place of the others.
+            output_attentions: Also return attention weights; the call then takes eager attention, whatever
+                `attn_implementation` is. Not of packed images.
             return_dict: `False` returns what NVIDIA's classes do: the pair `(summary, features)` and nothing else, or
                 with adaptors a dictionary of such pairs, by "backbone" and the adaptors' names, theirs in float32;
                 `None` takes `config.return_dict`.
@@ -255,6 +267,8 @@ class RadioModel(RadioPreTrainedModel):
                 dropped paths in training, so that an image trains the same in whatever batch it is; `None` takes them
                 from torch's generator.
             feature_fmt: NVIDIA's name for `feature_format`.
+            kwargs: What transformers, peft and other vision models' callers add, as far as it asks for nothing that is
+                not done here (`FOREIGN_ARGUMENTS`).
 
         Returns:
             `RadioModelOutput`, or pairs.
@@ -262,7 +276,9 @@ class RadioModel(RadioPreTrainedModel):
         Raises:
             ValueError: If the size is no multiple of the patch size or too large, the channels or the dtype are
                 wrong, or an adaptor or window is unknown.
+            TypeError: If a keyword argument is unknown.
         """
+        check_call_arguments(self, kwargs)
         names = self.config.adaptor_names or [] if adaptor_names is None else adaptor_names
         check_names(names)
         for name in names:

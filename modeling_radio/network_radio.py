@@ -10,9 +10,10 @@ from .adaptors_radio import RadioAdaptor, RadioFeatureNormalizer, RadioIntermedi
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner
 from .encoder_radio import RadioVisionTransformer
-from .inputs_radio import check_attentions, check_images, check_pack, split_draws, warn_of_pixel_range
+from .inputs_radio import check_images, check_pack, split_draws, warn_of_pixel_range
 from .layout_radio import AttentionLayout, ImagePack
 from .messages_radio import check_choice
+from .requested_outputs_radio import StatesWanted, check_attentions, gather_states, join_runs, wanted_states
 from .resolution_radio import Resolution
 from .window_choice_radio import WindowSize, resolve_window
 
@@ -32,9 +33,9 @@ class NetworkPass(NamedTuple):
         tokens: Output after the final norm, `(batch, length, hidden)`; of packed images `(1, length, hidden)`.
         embedded: What the first block read, of the same shape.
         kept: By 0-based block, its output, of the same shape; the last one's before the final norm, unlike `tokens`.
-        hidden_states: On request `embedded` and the output of every block; of packed images `(length, hidden)`, image
-            after image in the order of the call.
-        attentions: On request the weights of each block, `(batch, heads, length, length)`.
+        hidden_states: On request `embedded` and the output of every block, or of some with `None` in place of others;
+            of packed images `(length, hidden)`, image after image in the order of the call.
+        attentions: On request the weights of each block, as `join_runs` gives them.
         grid: Rows and columns of patches of each image, or of the largest one of a pack.
         pack: Order of packed images; `None` where all are of one size.
     """
@@ -42,7 +43,7 @@ class NetworkPass(NamedTuple):
     tokens: Tensor
     embedded: Tensor
     kept: dict[int, Tensor]
-    hidden_states: tuple[Tensor, ...] | None
+    hidden_states: tuple[Tensor | None, ...] | None
     attentions: tuple[Tensor, ...] | None
     grid: Resolution
     pack: ImagePack | None
@@ -76,7 +77,7 @@ class RadioNetwork(nn.Module):
         image_grid_hw: Tensor | None = None,
         window_size: WindowSize = None,
         keep: Collection[int] = (),
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
         draws: Tensor | None = None,
     ) -> NetworkPass:
@@ -86,7 +87,7 @@ class RadioNetwork(nn.Module):
         other arguments and all errors are those of `RadioModel.forward`.
         """
         config = self.config
-        all_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        places = wanted_states(output_hidden_states, config)
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
         pack = None if image_grid_hw is None else check_pack(pixel_values, image_grid_hw, config)
         grid = check_images(pixel_values, config) if pack is None else pack.largest_grid
@@ -95,7 +96,7 @@ class RadioNetwork(nn.Module):
             self._warned_of_pixel_range = warn_of_pixel_range(pixel_values)
         window = resolve_window(config, window_size, grid)
         if with_attentions:
-            check_attentions(config, window)
+            check_attentions(config, pack is not None)
 
         if pack is None:
             generator = self.model.patch_generator
@@ -104,12 +105,11 @@ class RadioNetwork(nn.Module):
         else:
             embedded = self._embed_packed(pixel_values, pack)
             layout = pack.layout(window, embedded.device)
-        keep = range(config.num_hidden_layers) if all_states else keep
-        tokens, kept, attentions = self.model(embedded, layout, keep, path_draws, bool(with_attentions))
-        states = (embedded, *kept.values()) if all_states else None
-        if states is not None and pack is not None:
-            states = tuple(map(pack.concatenate, states))
-        return NetworkPass(tokens, embedded, kept, states, tuple(attentions) if with_attentions else None, grid, pack)
+        keep = {*keep, *(place - 1 for place in places or () if place)}
+        tokens, kept, runs = self.model(embedded, layout, keep, path_draws, bool(with_attentions))
+        states = None if places is None else gather_states(places, [embedded, *map(kept.get, range(len(runs)))], pack)
+        weights = tuple(join_runs(each, tokens.shape[0]) for each in runs) if with_attentions else None
+        return NetworkPass(tokens, embedded, kept, states, weights, grid, pack)
 
     def adaptor(self, name: str) -> RadioAdaptor:
         """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""

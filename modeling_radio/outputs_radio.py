@@ -1,4 +1,4 @@
-"""What the backbone returns: its outputs as transformers' `ModelOutput`."""
+"""What the backbone and the zero-shot model return, as transformers' `ModelOutput`."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
 from .resolution_radio import Resolution
@@ -76,8 +77,11 @@ class RadioModelOutput(ModelOutput):
         features: Patch tokens, `(batch, rows * cols, hidden_size)`, or `(batch, hidden_size, rows, cols)` in the
             "NCHW" format.
         last_hidden_state: All tokens, prefix first, `(batch, num_prefix_tokens + rows * cols, hidden_size)`.
-        hidden_states: On request the embeddings and each block's output, shaped like `last_hidden_state`.
-        attentions: On request each block's weights, `(batch, heads, length, length)`; needs eager attention.
+        hidden_states: On request the embeddings and each block's output, shaped like `last_hidden_state`, or some of
+            them, with `None` in place of the others.
+        attentions: On request each block's weights, `(batch, heads, length, length)`; of a block with windows those of
+            each window, `(batch * num_windows, heads, window**2, window**2)`, window after window of each image:
+            interior, right strip, bottom strip, corner; where those at an edge are smaller, their weights end in zeros.
         pooler_output: The summary again, under the name that pipelines look for.
         adaptors: By adaptor name, its `RadioAdaptorOutput`.
     """
@@ -85,7 +89,7 @@ class RadioModelOutput(ModelOutput):
     summary: Tensor | None = None
     features: Tensor | None = None
     last_hidden_state: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     pooler_output: Tensor | None = None
     adaptors: dict[str, RadioAdaptorOutput] | None = None
@@ -115,3 +119,31 @@ class RadioModelOutput(ModelOutput):
             name: RadioPair(output.summary, output.features).to(torch.float32)
             for name, output in (self.adaptors or {}).items()
         }
+
+
+@dataclass
+class RadioZeroShotOutput(ModelOutput):
+    """Output of `RadioForZeroShotImageClassification`, named as that of transformers' SigLIP.
+
+    Attributes:
+        loss: On request the contrastive loss of the pairs, scalar.
+        logits_per_image: Similarity of each image with each text, `(num_images, num_texts)`: for probabilities sigmoid
+            with a SigLIP tower, softmax over the texts with a CLIP tower (`probabilities` of the model).
+        logits_per_text: The same transposed, `(num_texts, num_images)`.
+        text_embeds: Unit vectors of the texts, `(num_texts, text_dim)`.
+        image_embeds: Unit vectors of the images, `(num_images, text_dim)`.
+        text_model_output: What the text tower gave, where hidden states or attention weights were asked for.
+        vision_model_output: What the backbone gave, likewise.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are not `None`, nested ones as tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())

@@ -4,19 +4,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.dpt.modeling_dpt import DPTSemanticSegmentationHead
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .heads_radio import (
     RadioDPTNeck,
     RadioTaskModel,
     build_dpt_config,
-    check_map_size,
     count_classes,
     weighted_cross_entropy,
 )
 from .network_radio import NetworkPass
 from .readout_radio import read_out
+from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowSize
 
 
@@ -65,16 +67,17 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         window_size: WindowSize = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
         pixel_mask: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SemanticSegmenterOutput:
         """Segment images; `RadioTaskModel` has the arguments that are not listed here.
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
             labels: The class of each pixel, `(batch, height, width)`, in [0, num_labels) or
-                `config.semantic_loss_ignore_index`.
+                `config.semantic_loss_ignore_index`. They may be of another size than the images.
 
         Returns:
             `logits` `(batch, num_labels, ...)`, with one row and column for each patch ("linear") or more ("dpt"), and
@@ -84,8 +87,9 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         Raises:
             ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
         """
+        check_call_arguments(self, kwargs)
         if labels is not None:
-            labels = self._check_labels(labels, pixel_values)
+            labels = self._check_labels(labels, len(pixel_values))
         is_dpt = self.config.segmentation_head == "dpt"
         passed = self.radio_model(
             pixel_values,
@@ -110,9 +114,13 @@ class RadioForSemanticSegmentation(RadioTaskModel):
         ignore_index = self.config.semantic_loss_ignore_index
         return weighted_cross_entropy(logits, labels, self.class_weights(logits), ignore_index)
 
-    def _check_labels(self, labels: Tensor, pixel_values: Tensor) -> Tensor:
+    def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
         """Return labels in the type that the loss needs, after checks."""
-        check_map_size(labels, pixel_values)
+        if labels.ndim != 3 or len(labels) != batch_size or not labels.numel():
+            raise ValueError(
+                f"`labels` must have the shape ({batch_size}, height, width), a map for each image, got "
+                f"{tuple(labels.shape)}."
+            )
         if labels.is_floating_point():
             raise ValueError(f"`labels` must be integers, the class of each pixel, got {labels.dtype}.")
         labels = labels.long()

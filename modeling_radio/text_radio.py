@@ -1,10 +1,12 @@
 """Text side of zero-shot tasks: the teachers' text towers, built from configuration, and prompt templates."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+import torch
+from transformers import CLIPModel, PreTrainedConfig, PreTrainedModel, Siglip2Model, SiglipModel
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 from transformers.models.siglip.configuration_siglip import SiglipTextConfig
@@ -120,3 +122,20 @@ def fill_templates(class_name: str, templates: Sequence[str]) -> list[str]:
         if template.count("{}") != 1:
             raise ValueError(f"`templates` must have the placeholder {{}} exactly once, got {template!r}.")
     return [template.replace("{}", class_name) for template in templates]
+
+
+def take_text_tower(dual_encoder: SiglipModel | Siglip2Model | CLIPModel) -> Any:
+    """Return the text tower with the projection into the common space."""
+    if isinstance(dual_encoder, (SiglipModel, Siglip2Model)):
+        return dual_encoder.text_model
+    if not isinstance(dual_encoder, CLIPModel):
+        raise ValueError(
+            f"`dual_encoder` must be transformers' SiglipModel, Siglip2Model or CLIPModel, got "
+            f"{type(dual_encoder).__name__}."
+        )
+    config: Any = copy.deepcopy(dual_encoder.config.text_config)
+    config.projection_dim = dual_encoder.config.projection_dim
+    with torch.device("meta"):
+        tower = CLIPTextModelWithProjection(config)
+    tower.text_model, tower.text_projection = dual_encoder.text_model, dual_encoder.text_projection
+    return tower

@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -13,20 +12,24 @@ from transformers import CLIPModel, Siglip2Model, SiglipModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SemanticSegmenterOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, image_text_contrastive_loss
+from transformers.processing_utils import Unpack
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .adaptors_config_radio import RadioAdaptorConfig
+from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .messages_radio import check_choice
 from .modeling_radio import RadioModel, RadioPreTrainedModel
 from .nvidia_interface_radio import NvidiaNetwork
-from .outputs_radio import to_map
+from .outputs_radio import RadioZeroShotOutput, to_map
 from .readout_radio import read_out
+from .requested_outputs_radio import StatesWanted
 from .text_radio import (
     SIMPLE_TEMPLATES,
     TextTowerKind,
     fill_templates,
+    take_text_tower,
     text_tower_config,
     text_tower_kind,
     tower_attention,
@@ -41,26 +44,6 @@ DenseSource = Literal["summary_head", "features"]
 _CLIP_LOGIT_SCALE = 2.6592
 _SIGLIP_LOGIT_SCALE = 2.3026
 _SIGLIP_LOGIT_BIAS = -10.0
-
-
-@dataclass
-class RadioZeroShotOutput(ModelOutput):
-    """Output of `RadioForZeroShotImageClassification`, named as that of transformers' SigLIP.
-
-    Attributes:
-        loss: On request the contrastive loss of the pairs, scalar.
-        logits_per_image: Similarity of each image with each text, `(num_images, num_texts)`: for probabilities sigmoid
-            with a SigLIP tower, softmax over the texts with a CLIP tower (`probabilities` of the model).
-        logits_per_text: The same transposed, `(num_texts, num_images)`.
-        text_embeds: Unit vectors of the texts, `(num_texts, text_dim)`.
-        image_embeds: Unit vectors of the images, `(num_images, text_dim)`.
-    """
-
-    loss: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    text_embeds: Tensor | None = None
-    image_embeds: Tensor | None = None
 
 
 class RadioForZeroShotImageClassification(RadioPreTrainedModel):
@@ -121,7 +104,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         Raises:
             ValueError: If the teacher is of another kind, or no adaptor or several fit.
         """
-        tower = _take_text_tower(dual_encoder)
+        tower = take_text_tower(dual_encoder)
         config = copy.deepcopy(radio.config)
         config.text_tower = tower.config.to_dict()
         kind = text_tower_kind(config)
@@ -146,7 +129,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         return self.text_tower.config.max_position_embeddings
 
     @can_return_tuple
-    def forward(
+    def forward(  # noqa: PLR0913
         self,
         input_ids: Tensor,
         pixel_values: Tensor,
@@ -154,6 +137,10 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         return_loss: bool | None = None,
         window_size: WindowSize = None,
         pixel_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: StatesWanted = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> RadioZeroShotOutput:
         """Compare images with texts.
 
@@ -164,6 +151,11 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             return_loss: Also return the teacher's contrastive loss; image and text of one index are a pair.
             window_size: As in `RadioModel.forward`.
             pixel_mask: As in `RadioModel.forward`.
+            position_ids: Positions of the tokens in the text tower, `(num_texts, length)`; `None` counts them.
+            output_hidden_states: As in `RadioModel.forward`, of the text tower too.
+            output_attentions: As in `RadioModel.forward`, and of the text tower, which gives none but with
+                `attn_implementation="eager"`.
+            kwargs: As in `RadioModel.forward`.
 
         Returns:
             `RadioZeroShotOutput`.
@@ -172,8 +164,13 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             ValueError: If texts are too long, or the loss is wanted of unequal numbers of images and texts; otherwise
                 as `RadioModel.forward`.
         """
-        image_embeds = _normalize(cast(Tensor, self.get_image_features(pixel_values, window_size).pooler_output))
-        text_embeds = _normalize(cast(Tensor, self.get_text_features(input_ids, attention_mask).pooler_output))
+        check_call_arguments(self, kwargs)
+        asked: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        images = self.get_image_features(pixel_values, window_size, **asked)
+        texts = self.get_text_features(input_ids, attention_mask, position_ids, **asked)
+        has_more = images.hidden_states is not None or images.attentions is not None
+        image_embeds = _normalize(cast(Tensor, images.pooler_output))
+        text_embeds = _normalize(cast(Tensor, texts.pooler_output))
         text_embeds = text_embeds.to(image_embeds.device)  # towers may be on different ones
         logits_per_text = self._to_logits(text_embeds @ image_embeds.t())
         return RadioZeroShotOutput(
@@ -182,30 +179,67 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
+            text_model_output=texts if has_more else None,
+            vision_model_output=images if has_more else None,
         )
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: StatesWanted = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
         """Encode texts; `pooler_output` is `(num_texts, text_dim)`, not normalized. Arguments as in `forward`."""
+        check_call_arguments(self, kwargs, "get_text_features")
         self._check_text_length(input_ids.shape[-1])
-        output = self.text_tower(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        config = self.config
+        output = self.text_tower(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            output_attentions=config.output_attentions if output_attentions is None else output_attentions,
+            return_dict=True,
+        )
         embeds = (
             output.text_embeds if isinstance(self.text_tower, CLIPTextModelWithProjection) else output.pooler_output
         )
-        return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state, pooler_output=embeds)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
     def get_image_features(
         self,
         pixel_values: Tensor,
         window_size: WindowSize = None,
         pixel_mask: Tensor | None = None,
+        output_hidden_states: StatesWanted = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode images; `pooler_output` is the adaptor's summary `(num_images, text_dim)`, not normalized.
 
         Arguments as in `forward`. The adaptor's dense head does not run.
         """
-        tokens = self.radio_model(pixel_values, window_size=window_size).tokens
-        class_token = tokens[:, self.image_adaptor.token_index]
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=self._align(class_token))
+        check_call_arguments(self, kwargs, "get_image_features")
+        passed = self.radio_model(
+            pixel_values,
+            window_size=window_size,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        return BaseModelOutputWithPooling(
+            last_hidden_state=passed.tokens,
+            pooler_output=self._align(passed.tokens[:, self.image_adaptor.token_index]),
+            hidden_states=passed.hidden_states,
+            attentions=passed.attentions,
+        )
 
     def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
         """Return probabilities in [0, 1]: sigmoid with a SigLIP tower, softmax over `dim`, the texts, with CLIP's."""
@@ -407,20 +441,3 @@ def _find_adaptor(config: RadioConfig, kind: TextTowerKind) -> str:
 def _widths(config: RadioConfig) -> str:
     widths = ", ".join(f"{adaptor.name} ({adaptor.summary_dim})" for adaptor in config.adaptor_configs)
     return f"Adaptors and their `summary_dim`: {widths or 'none'}."
-
-
-def _take_text_tower(dual_encoder: SiglipModel | Siglip2Model | CLIPModel) -> Any:
-    """Return the text tower with the projection into the common space."""
-    if isinstance(dual_encoder, (SiglipModel, Siglip2Model)):
-        return dual_encoder.text_model
-    if not isinstance(dual_encoder, CLIPModel):
-        raise ValueError(
-            f"`dual_encoder` must be transformers' SiglipModel, Siglip2Model or CLIPModel, got "
-            f"{type(dual_encoder).__name__}."
-        )
-    config: Any = copy.deepcopy(dual_encoder.config.text_config)
-    config.projection_dim = dual_encoder.config.projection_dim
-    with torch.device("meta"):
-        tower = CLIPTextModelWithProjection(config)
-    tower.text_model, tower.text_projection = dual_encoder.text_model, dual_encoder.text_projection
-    return tower

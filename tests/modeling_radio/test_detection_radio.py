@@ -85,8 +85,6 @@ def test_hidden_states_and_attentions_of_the_backbone_only_on_request(model):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     model.config.output_hidden_states = True
     assert len(model(batch).hidden_states) == 5
-    with pytest.raises(ValueError, match="`window_size` must be 'global' with `output_attentions`, got 2"):
-        model(batch, window_size=2, output_attentions=True)
 
 
 def test_keeps_the_blocks_that_it_reads_and_reads_the_last_one_without_the_final_norm():

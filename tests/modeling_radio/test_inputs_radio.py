@@ -80,12 +80,6 @@ def test_draws_are_a_tensor(model):
         model(torch.rand(1, 3, 32, 32), draws=[0.5])
 
 
-def test_attentions_need_global_blocks(model):
-    model.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match="`window_size` must be 'global' with `output_attentions`, got 2"):
-        model(torch.rand(1, 3, 64, 64), window_size=2, output_attentions=True)
-
-
 def test_pixels_far_outside_the_range_warn_once(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

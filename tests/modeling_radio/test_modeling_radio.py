@@ -238,11 +238,8 @@ def test_hidden_states(model):
     torch.testing.assert_close(normed, out.last_hidden_state, rtol=0, atol=0)
 
 
-def test_attentions_sum_to_one_and_need_eager(model):
+def test_attentions_sum_to_one(model):
     batch = images(model)
-    with pytest.raises(ValueError, match="eager"):
-        model(batch, output_attentions=True)
-    model.set_attn_implementation("eager")
     with torch.no_grad():
         out = model(batch, output_attentions=True)
     assert len(out.attentions) == model.config.num_hidden_layers

@@ -84,14 +84,19 @@ def test_labels_outside_the_classes(label):
         build()(images(), labels=labels)
 
 
+def test_labels_may_have_a_size_of_their_own():
+    model, batch, labels = build(), images(), torch.randint(0, 3, (2, 30, 61))
+    out = model(batch, labels=labels)
+    logits = F.interpolate(out.logits, (30, 61), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(out.loss, F.cross_entropy(logits, labels))
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (
-            torch.zeros(2, 24, 40).long(),
-            r"`labels` must have the shape \(2, 48, 80\).* got \(2, 24, 40\). Resize the maps",
-        ),
-        (torch.zeros(1, *SIZE).long(), r"`labels` must have the shape \(2, 48, 80\), one for each pixel"),
+        (torch.zeros(1, *SIZE).long(), r"`labels` must have the shape \(2, height, width\), .* got \(1, 48, 80\)"),
+        (torch.zeros(2, 1, *SIZE).long(), r"`labels` must have the shape .* got \(2, 1, 48, 80\)"),
+        (torch.zeros(2, 0, 80).long(), r"`labels` must have the shape .* got \(2, 0, 80\)"),
         (torch.zeros(2, *SIZE), "`labels` must be integers, the class of each pixel, got torch.float32"),
     ],
 )

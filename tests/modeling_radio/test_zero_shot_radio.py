@@ -137,6 +137,49 @@ def test_texts_by_nvidias_name(pair, word_tokenizer):
     torch.testing.assert_close(unit, torch.nn.functional.normalize(expected))
 
 
+@torch.no_grad()
+def test_texts_have_positions(pair):
+    model = pair.model
+    input_ids, pixels = random_texts(2), torch.rand(1, 3, 64, 64)
+    positions = torch.arange(input_ids.shape[1]).expand(2, -1)
+    plain = model(input_ids, pixels).logits_per_image
+    assert torch.equal(model(input_ids, pixels, position_ids=positions).logits_per_image, plain)
+    assert not torch.equal(model(input_ids, pixels, position_ids=positions.flip(1)).logits_per_image, plain)
+
+
+@torch.no_grad()
+def test_hidden_states_and_attentions_of_both_towers_on_request(pair):
+    model = pair.model
+    model.set_attn_implementation("eager")
+    inputs = {"input_ids": random_texts(2), "pixel_values": torch.rand(1, 3, 64, 64)}
+    assert "vision_model_output" not in model(**inputs)
+    wanted = {"output_hidden_states": True, "output_attentions": True}
+    out = model(**inputs, **wanted)
+    images, texts = out.vision_model_output, out.text_model_output
+    assert len(images.hidden_states) == model.config.num_hidden_layers + 1
+    assert len(images.attentions) == model.config.num_hidden_layers
+    layers = model.text_tower.config.num_hidden_layers
+    assert len(texts.hidden_states) == layers + 1
+    assert len(texts.attentions) == layers
+    assert images.last_hidden_state.shape == images.hidden_states[-1].shape
+    *_, texts_tuple, images_tuple = model(**inputs, **wanted, return_dict=False)
+    assert type(texts_tuple) is type(images_tuple) is tuple
+    model.config.output_hidden_states = True
+    assert len(model(**inputs).text_model_output.hidden_states) == layers + 1
+    assert len(model(**inputs).vision_model_output.hidden_states) == model.config.num_hidden_layers + 1
+
+
+@pytest.mark.parametrize("method", ["forward", "get_image_features", "get_text_features"])
+def test_misspelt_arguments_are_refused(model, method):
+    inputs = {"input_ids": random_texts(1)} if method != "get_image_features" else {}
+    if method != "get_text_features":
+        inputs["pixel_values"] = torch.rand(1, 3, 64, 64)
+    getattr(model, method)(**inputs, interpolate_pos_encoding=True, num_items_in_batch=torch.tensor(1))
+    message = rf"Unknown argument 'attention_masks' of RadioForZeroShotImageClassification.{method}"
+    with pytest.raises(TypeError, match=message):
+        getattr(model, method)(**inputs, attention_masks=None)
+
+
 def test_image_features_are_the_summary_of_the_teachers_adaptor(pair, radio):
     pixels = torch.rand(2, 3, 64, 96)
     name = {"siglip": "siglip2-g", "siglip2": "siglip2-g", "clip": "clip"}[pair.kind]
