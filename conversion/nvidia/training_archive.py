@@ -1,12 +1,14 @@
 """Opens the archive of a training file: none of its code runs, and it holds what it says or is refused."""
 
+import io
 import pickle
 import re
+import stat
 import warnings
 import zipfile
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,13 @@ MAX_DEPTH = 32
 """Of containers in containers; NVIDIA's files have five."""
 MAX_VALUES = 1_000_000
 """Of containers and what they hold: a few bytes of a pickle can stand for any number."""
+MAX_RECORDS = 20_000
+"""Of the archive. C-RADIOv4-H has 700 weights; with moving averages and an optimizer, a training file has thousands."""
+MAX_PICKLE_BYTES = 4 * 2**20
+"""Of the record that says what the tensors are: 200 bytes for each. A larger one takes gigabytes while it is opened."""
+_BYTES_OF_AN_ENTRY = 256  # of the archive's directory: a name of 200 letters
+_OF_ANY_SIZE = (b"__builtin__\nbytearray\n", b"builtins\nbytearray\n", b"_codecs\nencode\n")
+_SAVE_AGAIN = "Download it again, or save it again with torch.save."
 _OF_DAMAGED_FILES = (
     RuntimeError,
     EOFError,
@@ -34,50 +43,91 @@ _REPACK = "Unpack it and pack it with `zip -0 -r`, or save it with torch.save ag
 
 
 def open_archive(path: Path) -> Any:
-    """Return what a file of `torch.save` holds, its tensors mapped into memory where the format allows it.
+    """Return what a file of `torch.save` holds, its tensors mapped into memory.
 
     Raises:
-        ValueError: If it is damaged, its archive is compressed or lies about sizes, it asks to run code, or it holds
-            more containers than any checkpoint has.
+        ValueError: If it is damaged or of the format before PyTorch 1.6, its archive is compressed or lies about names
+            or sizes, it asks to run code, or it holds more than any checkpoint has.
     """
     records = _check_records(path)
-    content = _unpickle(path, mapped=records is not None)  # only the zip format can be mapped
+    content = _unpickle(path)
     tensors = list(_tensors_of(path, content))
-    if records is not None:
-        _check_storages(path, tensors, records)
+    _check_storages(path, tensors, records)
     return content
 
 
-def _check_records(path: Path) -> Counter[int] | None:
-    """Return the sizes of the tensors' records, how often each occurs; None for a file of the format before zip.
+class _ArchiveFile(io.FileIO):
+    """A file of which only so much is read at once as the directory of `MAX_RECORDS` records takes.
+
+    `zipfile` reads the directory at once and then makes objects of it that are ten times as large.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_RECORDS * _BYTES_OF_AN_ENTRY:
+            raise zipfile.BadZipFile(f"its directory has {size:,} bytes, of more than {MAX_RECORDS:,} records")
+        return super().read(size)
+
+
+def _check_records(path: Path) -> Counter[int]:
+    """Return the sizes of the tensors' records, how often each occurs.
 
     The file is mapped as if everything in it were stored as it is; a compressed archive would give noise, or expand to
-    more than there is memory.
+    more than there is memory. Files of the format before zip are refused: RADIO is younger, and they are unpickled, and
+    their tensors' memory taken, before any of their sizes is known.
     """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: torch.save writes a zip archive. {_SAVE_AGAIN}")
     try:
-        if not zipfile.is_zipfile(path):
-            return None
-        with zipfile.ZipFile(path) as archive:
+        with _ArchiveFile(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: {error}") from error
-    compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if compressed:
-        raise ValueError(
-            f"{str(path)!r} must be stored without compression, as torch.save writes it, got {len(compressed)} "
-            f"compressed records, {compressed[0]!r} first. {_REPACK}"
-        )
-    total, actual = sum(entry.file_size for entry in entries), path.stat().st_size
-    if total > actual:
-        raise ValueError(f"{str(path)!r} is damaged: its records claim {total:,} bytes, and it has {actual:,}.")
+            _check_entries(path, entries)
+            _check_pickle(path, archive, entries)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: {error}.") from error
     return Counter(entry.file_size for entry in entries if "/data/" in entry.filename and entry.file_size)
 
 
-def _unpickle(path: Path, *, mapped: bool) -> Any:
+def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    names = Counter(entry.filename for entry in entries)
+    refused = {
+        "without compression, as torch.save writes it": [e.filename for e in entries if e.compress_type],
+        "with each record once": [name for name, count in names.items() if count > 1],
+        "without links": [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)],
+    }
+    for rule, found in refused.items():
+        if found:
+            raise ValueError(
+                f"{str(path)!r} must be stored {rule}, got {len(found)} other records, {found[0]!r:.80} first. "
+                f"{_REPACK}"
+            )
+    total, actual = sum(entry.file_size for entry in entries), path.stat().st_size
+    if len(entries) > MAX_RECORDS or total > actual:
+        raise ValueError(
+            f"{str(path)!r} is damaged: its {len(entries):,} records, of at most {MAX_RECORDS:,}, claim {total:,} "
+            f"bytes, and it has {actual:,}."
+        )
+
+
+def _check_pickle(path: Path, archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse a pickle that asks for strangers, or for memory of any size, before it is opened."""
+    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(pickles) != 1 or not 0 < pickles[0].file_size <= MAX_PICKLE_BYTES:
+        raise ValueError(
+            f"{str(path)!r} is damaged or no PyTorch file: it must hold one data.pkl of at most {MAX_PICKLE_BYTES:,} "
+            f"bytes, got {[(entry.filename, entry.file_size) for entry in pickles]!r:.200}. {_SAVE_AGAIN}"
+        )
+    content = archive.read(pickles[0])
+    found = next((name for name in _OF_ANY_SIZE if name in content), None)
+    if found is not None:
+        wanted = found.decode().replace("\n", ".").strip(".")
+        raise ValueError(f"{str(path)!r} was not opened: its pickle asks for `{wanted}`, which no checkpoint needs.")
+
+
+def _unpickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol: nothing that a user could change
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from error
     except _OF_DAMAGED_FILES as error:

@@ -108,7 +108,7 @@ def count_written(patch: pytest.MonkeyPatch) -> list[str]:
     create, written = foundation.files.tempfile.TemporaryDirectory, []
 
     def counting_create(*args, **options):
-        if options.get("prefix") == foundation.files.TEMPORARY_PREFIX:
+        if str(options.get("prefix")).startswith(foundation.files.TEMPORARY_PREFIX):
             written.append(str(options["dir"]))
         return create(*args, **options)
 
