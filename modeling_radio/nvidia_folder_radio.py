@@ -1,5 +1,6 @@
 """Opens folders in the layout of NVIDIA's Hub repositories: what their weights tell, and whether all of them fit."""
 
+import itertools
 import json
 import math
 import re
@@ -76,6 +77,7 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
     tensors = stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
     check_supported(values["args"]["model"], tensors)
     _check_trunk(values["args"], tensors)
+    _check_adaptors(values, tensors)
     fields = _token_fields(values["args"], tensors)
     opening = {
         **arguments,
@@ -108,6 +110,22 @@ def _check_trunk(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -
             f"The tensors do not fit the architecture. {PREFIX_TOKENS} must end in `args.model_kwargs.embed_dim`, "
             f"{named['hidden_size']}, got the shape {tuple(prefix.shape)}."
         )
+
+
+def _check_adaptors(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuse widths that no tensor of the adaptor has: what does not fit is made anew by transformers, of any size."""
+    if not tensors:
+        return
+    for name in config.get("adaptor_names") or []:
+        stored = [tensor.shape for key, tensor in tensors.items() if key.startswith(f"{ADAPTORS}.{name}.")]
+        sides = sorted({side for shape in stored for side in shape})
+        for head, field in itertools.product(("summary", "feature"), ("hidden_dim", "output_dim")):
+            width = config["adaptor_configs"][name][head][field]
+            if width not in sides:
+                raise ValueError(
+                    f"The tensors do not fit the architecture. `adaptor_configs.{name}.{head}.{field}` must be a side "
+                    f"of a tensor of that adaptor, one of {sides}, got {width}."
+                )
 
 
 def check_loaded(config: Any, loaded: Mapping[str, Any]) -> None:

@@ -66,6 +66,20 @@ def test_a_summary_behind_the_prefix_tokens_is_refused(folder):
             opened(folder)
 
 
+@pytest.mark.parametrize("field", ["hidden_dim", "output_dim"])
+@pytest.mark.parametrize("head", ["summary", "feature"])
+@pytest.mark.parametrize("width", [2**20, 10**9])
+def test_a_width_that_no_tensor_of_an_adaptor_has_is_refused_before_it_is_built(
+    head, field, width, folder, monkeypatch
+):
+    config = json.loads((folder / "config.json").read_text())
+    config["adaptor_configs"]["sam3"][head][field] = width
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(RadioModel, "__init__", None)  # transformers would take the memory when it is built
+    with pytest.raises(ValueError, match=rf"`adaptor_configs\.sam3\.{head}\.{field}` must be .*, got {width}\."):
+        RadioModel.from_pretrained(folder)
+
+
 def test_the_weights_tell_the_number_of_registers(folder):
     edit_config(folder, register_multiple=None, cpe_num_registers=0)
     assert RadioModel.from_pretrained(folder).config.num_registers == 5
