@@ -45,7 +45,7 @@ def add_text_tower(
     """
     if not Path(source).exists() and str(source).count("/") != 1:
         raise ValueError(f"`text_tower` must be a folder or a Hub name ORG/NAME, got {str(source)!r}.")
-    model_type = AutoConfig.from_pretrained(source).model_type
+    model_type = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
     if model_type not in DUAL_ENCODERS:
         raise ValueError(
             f"`text_tower` must have both towers and one of the model types {', '.join(DUAL_ENCODERS)}, got "
@@ -64,7 +64,11 @@ def _open_teacher(source: str | Path) -> Any:
     """
     try:
         teacher, loaded = AutoModel.from_pretrained(
-            source, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+            source,
+            dtype="auto",
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except SafetensorError as error:
         raise ValueError(f"The weights of `text_tower` {str(source)!r} are damaged: {error}.") from error
@@ -82,7 +86,7 @@ def _open_tokenizer(source: str | Path, vocabulary_size: int) -> PreTrainedToken
         ValueError: If it cannot be read, knows no words, or has more tokens than the tower.
     """
     try:
-        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     except (ValueError, OSError) as error:
         raise ValueError(f"The tokenizer of `text_tower` {str(source)!r} cannot be read: {error}.") from error
     tokens = tokenizer(CANONICAL_SAMPLE).input_ids

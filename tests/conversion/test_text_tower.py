@@ -7,7 +7,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers.models import WordLevel
-from transformers import AutoModelForZeroShotImageClassification, AutoTokenizer, BertConfig, BertModel, Siglip2Tokenizer
+from transformers import (
+    AutoModelForZeroShotImageClassification,
+    AutoTokenizer,
+    BertConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    Siglip2Tokenizer,
+    Siglip2VisionConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    VisionTextDualEncoderConfig,
+    ViTConfig,
+)
 
 from conversion.from_nvidia import convert, main
 from conversion.text_tower import add_text_tower, canonicalizing
@@ -103,11 +115,45 @@ def test_adaptor_without_a_tower_is_refused(checkpoint, tmp_path, capsys):
     assert "`text_adaptor` siglip2-g needs `text_tower`" in capsys.readouterr().err
 
 
-def test_source_that_is_no_dual_encoder_is_refused(checkpoint, tmp_path):
-    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=8)
-    BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="one of the model types siglip, siglip2, clip, got 'bert' in"):
-        add_text_tower(convert(checkpoint), tmp_path)
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(),
+        ViTConfig(),
+        CLIPTextConfig(),
+        CLIPVisionConfig(),
+        SiglipTextConfig(),
+        SiglipVisionConfig(),
+        Siglip2VisionConfig(),
+        VisionTextDualEncoderConfig.from_vision_text_configs(ViTConfig(), BertConfig()),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_source_that_is_no_dual_encoder_is_refused(config, checkpoint, tmp_path, capsys):
+    config.save_pretrained(tmp_path / "tower")
+    assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(tmp_path / "tower")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    rule = "`text_tower` must have both towers and one of the model types siglip, siglip2, clip, got "
+    assert error == f"from_nvidia: error: {rule}{config.model_type!r} in {str(tmp_path / 'tower')!r}."
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
+def test_whole_teachers_of_any_kind_are_packed(kind, checkpoint, width, save_teacher, tmp_path):
+    arguments = ["--text-tower", str(save_teacher(kind, width)), "--text-adaptor", "siglip2-g"]
+    assert main([str(checkpoint), str(tmp_path / "output"), *arguments]) == 0
+    model = RadioForZeroShotImageClassification.from_pretrained(tmp_path / "output")
+    assert model.use_sigmoid == (kind != "clip")
+
+
+def test_code_of_a_tower_is_neither_run_nor_asked_about(checkpoint, tmp_path, capsys):
+    code = f"import os\nos.mkdir({str(tmp_path / 'touched')!r})\nclass Mine: pass\n"
+    (tmp_path / "tower").mkdir()
+    (tmp_path / "tower" / "mine.py").write_text(code)
+    (tmp_path / "tower" / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}')
+    assert main([str(checkpoint), str(tmp_path / "output"), "--text-tower", str(tmp_path / "tower")]) == 1
+    assert f"from_nvidia: error: The repository {tmp_path / 'tower'} contains custom code" in capsys.readouterr().err
+    assert not (tmp_path / "touched").exists()
 
 
 def test_missing_source_is_one_clear_line(checkpoint, tmp_path, capsys):
