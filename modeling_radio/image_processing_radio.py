@@ -62,7 +62,8 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         do_pack: Return the patches of all images as `(total_patches, channels * patch_size**2)`, each
             channel-major, with `image_grid_hw` `(num_images, 2)`: how transformers' native `RadioModel` reads
             images of different sizes.
-        pad_size: `{"height": h, "width": w}` to pad to instead of the largest image.
+        pad_size: `{"height": h, "width": w}` to pad to instead of the largest image, and from there to the next whole
+            patch: 600, which transformers' detection program asks for, becomes 608.
         do_reduce_labels: In `segmentation_maps` class 0 is background: it becomes 255, which is ignored, and all others
             become one less.
         resample: Filter for resizing, always antialiased.
@@ -319,7 +320,7 @@ def _pad(images: list[Tensor], pad_size: SizeDict | None, step: int, max_img_siz
                 f"`pad_size` must have a height and width of at least {height} and {width}, the largest image's, got "
                 f"{dict(pad_size)}."
             )
-        height, width = pad_size.height, pad_size.width
+        height, width = (-(-side // step) * step for side in (pad_size.height, pad_size.width))
         check_multiple("`pad_size`", height, width, step, max_img_size)
     pixel_values, masks = [], []
     for image in images:

@@ -139,3 +139,52 @@ def test_nothing_of_the_checkpoint_is_replaced(tmp_path, capsys):
     assert "`output` must not be or hold what is read, " in capsys.readouterr().err
     assert main([str(source), str(source / "model.onnx")]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module", params=[None, 2])
+def exported(request, tmp_path_factory):
+    """A model, its window, and a session of its exported graph."""
+    folder = tmp_path_factory.mktemp("onnx")
+    model = RadioModel.from_pretrained(save_tiny(folder / "in", adaptors=ADAPTORS)).eval()
+    save_onnx(*export_onnx(model, window_size=request.param), folder / "out.onnx")
+    session = onnxruntime.InferenceSession(str(folder / "out.onnx"), providers=["CPUExecutionProvider"])
+    return model, request.param, session
+
+
+@pytest.mark.slow
+def test_sizes_off_the_grid_are_errors_that_name_them(exported):
+    _, window, session = exported
+    for height, width in [(33, 32), (32, 47), *([(48, 32), (16, 64)] if window else [])]:
+        with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail) as error:
+            session.run(None, {"pixel_values": torch.rand(1, 3, height, width).numpy()})
+        step = 16 if (height % 16 or width % 16) else 1
+        assert f"{height if step == 16 else height // 16}" in str(error.value)
+
+
+@pytest.mark.slow
+def test_larger_images_than_the_model_takes_and_empty_batches_work(exported):
+    """The graph has no limit of its own: positions are resized on."""
+    model, window, session = exported
+    images = torch.rand(1, 3, 2 * model.max_resolution, 32)
+    (features,) = session.run(["features"], {"pixel_values": images.numpy()})
+    larger = RadioModel(RadioConfig.from_dict({**model.config.to_dict(), "max_resolution": images.shape[2]})).eval()
+    larger.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = larger(images, window_size=window).features
+    torch.testing.assert_close(torch.from_numpy(features), expected, rtol=0, atol=1e-4)
+    empty = session.run(["features", "sam3_features"], {"pixel_values": images[:0].numpy()})
+    assert [output.shape for output in empty] == [(0, 64, 32), (0, 256, 8)] if model.max_resolution == 256 else None
+
+
+@pytest.mark.slow
+def test_what_is_no_number_reaches_every_output_and_never_passes_the_check(exported, tmp_path, capsys):
+    model, window, session = exported
+    outputs = session.run(OUTPUTS, {"pixel_values": torch.full((1, 3, 32, 32), torch.nan).numpy()})
+    assert all(torch.from_numpy(output).isnan().any() for output in outputs)
+    with torch.no_grad():
+        model.radio_model.model.blocks[0].mlp.fc1.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "in")
+    arguments = [str(tmp_path / "in"), str(tmp_path / "out.onnx"), *(["--window-size", str(window)] if window else [])]
+    assert main(arguments) == 1
+    assert "onnxruntime differs by up to inf, more than 0.0001." in capsys.readouterr().err
+    assert not (tmp_path / "out.onnx").exists()

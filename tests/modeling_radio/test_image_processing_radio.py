@@ -162,8 +162,17 @@ def test_padding_to_a_given_size(processor):
     assert inputs["pixel_values"].shape == (1, 3, 96, 96)
     with pytest.raises(ValueError, match="at least 48 and 64"):
         processor(make_pixels(), do_pad=True, pad_size={"height": 32, "width": 96}, return_tensors="pt")
-    with pytest.raises(ValueError, match="The nearest valid size is 96 x 96"):
-        processor(make_pixels(), do_pad=True, pad_size={"height": 96, "width": 100}, return_tensors="pt")
+
+
+def test_padding_goes_on_to_the_next_patch(processor):
+    inputs = processor(make_pixels(), do_pad=True, pad_size={"height": 81, "width": 100}, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 96, 112)
+    assert inputs["pixel_mask"].shape == (1, 96, 112)
+    assert inputs["pixel_mask"].sum() == inputs["pixel_mask"][:, :48, :64].sum() == 48 * 64
+    inputs = processor(make_pixels(), do_pad=True, pad_size=81, size_divisor=32, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 96, 96)
+    with pytest.raises(ValueError, match=f"`pad_size` must have sides .* at most {processor.max_img_size} pixels"):
+        processor(make_pixels(), do_pad=True, pad_size=processor.max_img_size + 1, return_tensors="pt")
 
 
 def test_packing_lays_patches_out_channel_major(processor):
