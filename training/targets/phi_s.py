@@ -23,6 +23,10 @@ MIN_VARIANCE = 1e-12
 """Floor of a variance that is divided by: a teacher with constant features gives zeros, not NaN. Our choice."""
 
 
+CHANNELS_PER_PRODUCT = 128
+"""Rows of a moment matrix that are computed at once: enough for a fast product (our choice)."""
+
+
 class AffineMap(NamedTuple):
     """`matrix @ y + offset` for every token y.
 
@@ -67,6 +71,8 @@ class FeatureStandardizer(nn.Module):
     mean: Tensor
     matrix: Tensor
     inverse: Tensor
+    float_mean: Tensor
+    float_matrix: Tensor
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -79,6 +85,9 @@ class FeatureStandardizer(nn.Module):
         self.register_buffer("mean", torch.zeros(num_channels, dtype=torch.float64))
         self.register_buffer("matrix", torch.eye(num_channels, dtype=torch.float64))
         self.register_buffer("inverse", torch.eye(num_channels, dtype=torch.float64))
+        self.register_buffer("float_mean", self.mean.float(), persistent=False)
+        self.register_buffer("float_matrix", self.matrix.float(), persistent=False)
+        self.register_load_state_dict_post_hook(lambda module, _: module._cast())
 
     def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Return the `(C, C)` matrix for this covariance, and its inverse; float64."""
@@ -98,7 +107,7 @@ class FeatureStandardizer(nn.Module):
             raise RuntimeError("`update` of frozen statistics: they must not change any more.")
         tokens = _tokens(features).double()
         count = tokens.new_tensor(float(len(tokens)))
-        moments = torch.cat([count.view(1), tokens.sum(0), (tokens.T @ tokens).flatten()])
+        moments = torch.cat([count.view(1), tokens.sum(0), _outer_total(tokens).flatten()])
         self._pending = moments if self._pending is None else self._pending + moments
 
     @torch.no_grad()
@@ -137,6 +146,7 @@ class FeatureStandardizer(nn.Module):
         self.inverse.copy_(inverse)
         for tensor in (self.mean, self.matrix, self.inverse):
             copy_from_first_rank(tensor)
+        self._cast()
         return AffineMap(self.matrix @ inverse_before, self.matrix @ (mean_before - self.mean))
 
     def freeze(self) -> None:
@@ -145,8 +155,7 @@ class FeatureStandardizer(nn.Module):
 
     def standardize(self, features: Tensor) -> Tensor:
         """Return `(batch, C, rows, cols)` features with zero mean and unit variance, float32 (Eq 26)."""
-        matrix, mean = self.matrix.float(), self.mean.float()
-        return _map_tokens(features, lambda tokens: (tokens - mean) @ matrix.T)
+        return _map_tokens(features, lambda tokens: (tokens - self.float_mean) @ self.float_matrix.T)
 
     def invert(self, features: Tensor) -> Tensor:
         """Return standardized features in the teacher's own space, float32 (Eq 50)."""
@@ -171,6 +180,11 @@ class FeatureStandardizer(nn.Module):
             ValueError: If the layer has no bias or another number of outputs.
         """
         self._fold(linear, AffineMap(self.matrix, -self.matrix @ self.mean))
+
+    def _cast(self) -> None:
+        """Keep what `standardize` needs at every step in float32."""
+        self.float_mean.copy_(self.mean)
+        self.float_matrix.copy_(self.matrix)
 
     @torch.no_grad()
     def _fold(self, linear: nn.Linear, change: AffineMap) -> None:
@@ -284,6 +298,21 @@ def _principal_axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
     return eigenvalues.clamp(min=0), eigenvectors * torch.where(largest < 0, -1.0, 1.0)
+
+
+def _outer_total(tokens: Tensor) -> Tensor:
+    """Return `tokens.T @ tokens` of `(tokens, C)` float64, each product computed once: the matrix is symmetric.
+
+    Products of float32 would be faster still, but then sums depend on how a batch is split, and eigenvectors, which
+    enlarge such differences, would differ between one process and two.
+    """
+    num_channels = tokens.shape[1]
+    total = tokens.new_empty(num_channels, num_channels)
+    for start in range(0, num_channels, CHANNELS_PER_PRODUCT):
+        own = slice(start, start + CHANNELS_PER_PRODUCT)
+        rows = tokens[:, own].T @ tokens[:, start:]
+        total[own, start:], total[start:, own] = rows, rows.T
+    return total
 
 
 def _tokens(features: Tensor) -> Tensor:

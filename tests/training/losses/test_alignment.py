@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from training.losses.alignment import align_to_teacher
 from training.losses.features import mse_feature_loss
@@ -81,3 +82,40 @@ def test_gradient_flows_through_the_shift_to_the_overlap_only() -> None:
     assert student.grad is not None
     assert student.grad[:, :, 0].abs().max() == 0
     assert student.grad[:, :, 1:].abs().min() > 0
+
+
+def moved_student(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
+    """Return the loss as it is where the student's map is read, cell by cell, at the teacher's places."""
+    grid = max(student.shape[-1], teacher.shape[-1])
+    factor = grid // student.shape[-1]
+    student, teacher = (F.interpolate(maps, (grid, grid), mode="bilinear") for maps in (student, teacher))
+    losses = []
+    for image, (row, col) in enumerate((shift * factor).tolist()):
+        rows = [place for place in range(grid) if 0 <= place + row < grid]
+        cols = [place for place in range(grid) if 0 <= place + col < grid]
+        pairs = [
+            (student[image, :, place + row, other + col] - teacher[image, :, place, other]).square().mean()
+            for place in rows
+            for other in cols
+        ]
+        losses.append(torch.stack(pairs).mean() if pairs else student.new_zeros(()))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize(("student_side", "teacher_side"), [(5, 5), (4, 8), (3, 9), (6, 4)])
+def test_whole_cells_compare_the_same_pairs_with_the_same_gradient(student_side: int, teacher_side: int) -> None:
+    student = torch.randn(4, 3, student_side, student_side, requires_grad=True)
+    teacher = torch.randn(4, 3, teacher_side, teacher_side)
+    shift = torch.tensor([[0, 0], [1, -2], [-1, 2], [9, 0]])
+    expected = moved_student(student, teacher, shift)
+    loss = mse_feature_loss(*align_to_teacher(student, teacher, shift))
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, student)[0] for value in (loss, expected)))
+
+
+def test_whole_cells_leave_the_student_where_it_is() -> None:
+    student, teacher = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(1, 2, 4, 4)
+    maps = align_to_teacher(student, teacher, torch.tensor([[1, 0]]))
+    assert maps.student is student
+    assert torch.equal(maps.teacher[:, :, 1:], teacher[:, :, :-1])
+    assert maps.valid[0, :, 0].tolist() == [False, True, True, True]

@@ -161,3 +161,31 @@ def test_state_restores_the_map() -> None:
     standardizer, restored = fitted(features), PhiS(12)
     restored.load_state_dict(standardizer.state_dict())
     assert torch.equal(restored.standardize(features), standardizer.standardize(features))
+
+
+@pytest.mark.parametrize("num_channels", [12, 128, 300])
+def test_moments_are_those_of_all_tokens(num_channels: int) -> None:
+    features = torch.randn(3, num_channels, 4, 5) + torch.linspace(1, 3, num_channels).view(1, -1, 1, 1)
+    standardizer = PhiS(num_channels)
+    for part in (features[:1], features[1:]):
+        standardizer.update(part)
+    standardizer.end_step()
+    tokens = features.movedim(1, -1).flatten(0, -2).double()
+    assert standardizer.count == 60
+    torch.testing.assert_close(standardizer.total, tokens.sum(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(standardizer.outer_total, tokens.T @ tokens, rtol=1e-12, atol=1e-12)
+
+
+def test_the_map_is_cast_once_and_follows_refits_and_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, standardizer, restored = correlated_features(12), fitted(correlated_features(12)), PhiS(12)
+    before = standardizer.standardize(features)
+    with monkeypatch.context() as patch:
+        patch.setattr(PhiS, "_cast", lambda self: pytest.fail("cast anew"))
+        standardizer.standardize(features)
+    standardizer.update(correlated_features(12, seed=3))
+    standardizer.end_step()
+    standardizer.refit()
+    assert not torch.equal(standardizer.standardize(features), before)
+    assert "float_matrix" not in standardizer.state_dict()
+    restored.load_state_dict(standardizer.state_dict())
+    assert torch.equal(restored.standardize(features), standardizer.standardize(features))
