@@ -1,6 +1,7 @@
 """What the backbone and the zero-shot model return, as transformers' `ModelOutput`."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -51,10 +52,13 @@ class RadioAdaptorOutput(ModelOutput):
 
 @dataclass(init=False)
 class RadioAdaptorOutputs(ModelOutput):
-    """By adaptor name, its `RadioAdaptorOutput`: a class of its own, since `torch.export` looks into no plain one."""
+    """By adaptor name, its `RadioAdaptorOutput`: a class of its own, since `torch.export` looks into no plain one.
 
-    def __init__(self, **outputs: RadioAdaptorOutput) -> None:
-        for name, output in outputs.items():
+    Built from names, or like a dictionary from another one, as Accelerate does.
+    """
+
+    def __init__(self, outputs: Mapping[str, RadioAdaptorOutput] | None = None, /, **named: RadioAdaptorOutput) -> None:
+        for name, output in {**(outputs or {}), **named}.items():
             self[name] = output
 
 

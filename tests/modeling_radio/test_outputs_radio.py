@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.utils import convert_to_fp32
 from transformers import BertConfig, BertLMHeadModel, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -51,6 +52,14 @@ def test_adaptors_are_an_item_only_where_there_are_some():
     empty = RadioModelOutput(summary=torch.rand(1), adaptors={})
     assert list(empty) == ["summary"]
     assert empty.adaptors == {}
+
+
+def test_accelerate_casts_adaptors_too():
+    half = RadioAdaptorOutput(summary=None, features=torch.ones(1, 2, 3, dtype=torch.bfloat16))
+    output = RadioModelOutput(summary=torch.ones(1, 2), features=torch.ones(1, 2, 3), adaptors={"sam3": half})
+    cast = convert_to_fp32(output)
+    assert cast.adaptors["sam3"].features.dtype == torch.float32
+    assert type(cast.adaptors) is type(output.adaptors)
 
 
 def test_maps_have_the_tokens_in_rows():
