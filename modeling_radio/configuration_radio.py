@@ -191,7 +191,6 @@ class RadioConfig(
 
         None where summary and features are equal; adaptors and intermediate features do not count, native has none.
         """
-        has_windows = len(self.global_blocks) < self.num_hidden_layers
         reads_registers = any(index >= self.num_cls_tokens for index in self.summary_idxs or [])
         reasons = {
             "a position table resized with aligned corners": self.pos_embed_align_corners,
@@ -204,7 +203,7 @@ class RadioConfig(
             "SwiGLU, whose weights have other names there": self.use_swiglu_ffn,
             "a summary of registers, which native cuts off": reads_registers,
             "`return_dict` off, with which native stops; open it with `return_dict=True`": not self.return_dict,
-            "windowed attention by default": self.vitdet_window_size is not None and has_windows,
+            "windowed attention by default": self.vitdet_window_size is not None and self.has_windowed_blocks,
         }
         return [reason for reason, applies in reasons.items() if applies]
 

@@ -181,6 +181,11 @@ class ViTDetFields(TrunkFields):
     vitdet_num_windowed: int | None = None
 
     @property
+    def has_windowed_blocks(self) -> bool:
+        """Whether ViTDet mode changes anything: in a network that is too shallow every block attends globally."""
+        return len(self.global_blocks) < self.num_hidden_layers
+
+    @property
     def global_blocks(self) -> list[int]:
         """Blocks that attend globally in ViTDet mode, ascending."""
         return [index for index in range(self.num_hidden_layers) if self.is_global_block(index)]

@@ -24,7 +24,7 @@ from foundation.command_line import Command
 from foundation.tables import markdown
 from modeling_radio import RadioModel
 from training.recipe import PartitionRecipe, Recipe, RecipeCommand, TeacherRecipe, stage_recipes
-from training.student.build import checkpoint_blocks, student_config, student_patch_size
+from training.student.build import check_student_windows, checkpoint_blocks, student_config, student_patch_size
 from training.teachers.base import Teacher
 from training.teachers.registry import teacher_of_recipe
 from training.views.batches import divide_ranks
@@ -201,8 +201,10 @@ class Plan:
 
     def __init__(self, recipe: Recipe, num_gpus: int, mfu: float) -> None:
         self.recipe, self.num_gpus, self.mfu = recipe, num_gpus, mfu
-        self.networks = Networks(recipe)
         self.stages = stage_recipes(recipe) or [recipe]
+        for stage in self.stages:
+            check_student_windows(stage)
+        self.networks = Networks(recipe)
         with tqdm(self.stages, desc="count", unit="stage") as progress:
             self.costs = {stage.name: plan_stage(self.networks, stage, num_gpus) for stage in progress}
 

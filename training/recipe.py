@@ -254,8 +254,10 @@ class PartitionRecipe(Named):
         teachers: Names of the teachers that see this partition; None for all.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
-        vitdet_windows: Sides in tokens of ViTDet windows, one drawn for an augmented step (AM-RADIO, appendix C);
-            None trains with global attention only.
+        vitdet_windows: Sides in tokens of ViTDet windows; an augmented step draws one of those that are smaller than
+            its grid of patches (AM-RADIO, appendix C). None trains with global attention only.
+        vitdet_ragged: Also draw windows that do not divide the grid, whose windows at the right and lower edge are
+            smaller. By default only those that do, as in AM-RADIO and NVIDIA's TAO toolkit.
         vitdet_probability: Share of the steps that are augmented so.
     """
 
@@ -268,6 +270,7 @@ class PartitionRecipe(Named):
     teachers: list[str] | None = None
     windows_px: list[Count] | None = None
     vitdet_windows: list[Count] | None = None
+    vitdet_ragged: bool = False
     vitdet_probability: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ def open_cache(recipe: Recipe, folder: Path) -> FeatureCache:
 
 def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
     """Run the mean colors as student and as average alike over the steps of a plan."""
-    plan, network = BatchPlan(recipe, NUM_IMAGES), MeanColor()
+    plan, network = BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH), MeanColor()
     losses = []
     for _, example in source.examples(lambda: plan.steps(0, 6)):
         if example.average is None:
@@ -87,5 +87,7 @@ def check_the_average_view(source: TargetSource, recipe: Recipe) -> None:
     losses = mesa_of(source, recipe)
     assert len(losses) == 4  # none before its start
     assert max(losses) < 1e-4
-    examples = [example for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES).steps(2, 6))]
+    examples = [
+        example for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(2, 6))
+    ]
     assert torch.cat([example.average.shift for example in examples]).any(0).all()

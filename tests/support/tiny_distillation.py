@@ -19,7 +19,7 @@ RECIPE = """
 mixed_precision: "no"
 student:
   preset: radio-test
-  config: {num_hidden_layers: 2, drop_path_rate: 0.1}
+  config: {num_hidden_layers: 2, vitdet_num_global: 1, drop_path_rate: 0.1}
   adaptor: {hidden_size: 24, num_inner_blocks: 0}
 teachers:
   - {name: semantic, kind: tiny, options: {summary_dim: 10, feature_dim: 12}}

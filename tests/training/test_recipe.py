@@ -200,8 +200,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "aea49c9dba975639da15efaa7beab1bd58466e63f955f9b1b6d82c1706c0acf7"),
-        ("c_radio_v4_h", [SOURCE], "ff78cc168cba7440f7d4d94c44c0d68d0ce675892921b7e755c0d978b413efbb"),
+        ("demo", [], "ada07ead64c2eedc7d05ded9d0b226a8c1f3cba1459df1fe3dacd061d0b6aec5"),
+        ("c_radio_v4_h", [SOURCE], "688b812b27698053a69813d65885e3e8d259636142fa463b6223f4bc82259a9f"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

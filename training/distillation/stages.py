@@ -8,6 +8,7 @@ from training.distillation.output_lock import sole_run
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
 from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
+from training.student.build import check_student_windows
 
 
 def run_recipe(
@@ -34,6 +35,8 @@ def run_recipe(
     if is_restart and output.exists() and any(output.iterdir()):
         raise RecipeError(f"Output {str(output)!r} is not empty: give another --output to start anew.")
     stages = stage_recipes(recipe)
+    for stage in stages or [recipe]:
+        check_student_windows(stage)  # before the folder is made
     build_accelerator(recipe, output)  # the ranks must find each other before one of them locks the folder for all
     with sole_run(output):
         return _run_all(recipe, stages, output, stop_at) if stages else Distiller(recipe, output).run(stop_at)

@@ -60,7 +60,14 @@ from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_loss
 from training.losses.summaries import SUMMARY_LOSSES
 from training.recipe import Recipe, save_recipe
-from training.student.build import build_student, checkpoint_blocks, compile_blocks, regularize, student_patch_size
+from training.student.build import (
+    build_student,
+    check_student_windows,
+    checkpoint_blocks,
+    compile_blocks,
+    regularize,
+    student_patch_size,
+)
 from training.student.ema import build_ema
 from training.student.export import export_student
 from training.student.parameters import trunk_parameters
@@ -96,6 +103,7 @@ class Distiller:
 
     def __init__(self, recipe: Recipe, output: Path | None = None, init_from: Path | None = None) -> None:
         check_trackers(recipe.logging.trackers)
+        check_student_windows(recipe)
         self.recipe = recipe
         self.output = Path("runs") / recipe.name if output is None else output
         self.init_from = recipe.student.init_from if init_from is None else str(init_from)
@@ -161,7 +169,13 @@ class Distiller:
         self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
         num_images = None if isinstance(images, PartitionStreams) else len(images)
         accelerator = self.accelerator
-        self.plan = BatchPlan(recipe, num_images, accelerator.process_index, accelerator.num_processes)
+        self.plan = BatchPlan(
+            recipe,
+            num_images,
+            accelerator.process_index,
+            accelerator.num_processes,
+            patch_size=self.model.config.patch_size,
+        )
         if is_sharded(accelerator):
             self.plan.check_equal_passes()
         self.data_fingerprint = self._fingerprint_of(images)

@@ -18,6 +18,7 @@ from training.recipe import Recipe, RecipeError, TeacherRecipe
 from training.student.damp import add_damp
 from training.student.spectral import add_spectral_scales
 from training.teachers.base import TeacherShape
+from training.views.windows import check_windows
 
 
 def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:
@@ -101,6 +102,13 @@ def student_config(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radi
 def student_patch_size(recipe: Recipe) -> int:
     """Return the student's patch in pixels, which teachers must know before the student can be built."""
     return _config(recipe, recipe.student.config).patch_size
+
+
+def check_student_windows(recipe: Recipe) -> None:
+    """Refuse a recipe whose ViTDet windows could not act, before anything is built; see `check_windows` for errors."""
+    config = _config(recipe, recipe.student.config)
+    for partition in recipe.partitions:
+        check_windows(partition, config)
 
 
 def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:

@@ -10,6 +10,7 @@ from foundation.seeds import make_generator
 from modeling_radio.resolution_radio import round_to_step
 from training.recipe import PartitionRecipe, Recipe, RecipeError
 from training.views.resolutions import draw_size
+from training.views.windows import draw_window
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,15 @@ class BatchPlan:
         num_images: Size of the data set; None for streams, whose images come in order: `Batch.indices` counts them.
         rank: Rank of this process.
         num_ranks: Number of ranks.
+        patch_size: The student's patch in pixels, which decides the windows that a resolution can have.
 
     Raises:
         RecipeError: If the ranks cannot be shared as the partitions say, or a batch is too small for its parts.
     """
 
-    def __init__(self, recipe: Recipe, num_images: int | None, rank: int = 0, num_ranks: int = 1) -> None:
+    def __init__(
+        self, recipe: Recipe, num_images: int | None, rank: int = 0, num_ranks: int = 1, *, patch_size: int
+    ) -> None:
         self._ranks = divide_ranks(recipe.partitions, num_ranks)
         for partition in recipe.partitions:
             num_parts = self._num_parts(partition)
@@ -90,6 +94,7 @@ class BatchPlan:
                     f"got {partition.batch_size}."
                 )
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
+        self.patch_size = patch_size
         self._all_teachers = [teacher.name for teacher in recipe.teachers]
         self._epochs: dict[str, tuple[int, Tensor]] = {}
 
@@ -142,7 +147,7 @@ class BatchPlan:
         size_px = draw_size(partition.sizes_px, partition.probabilities, seed, "size", name, step)
         windows = partition.windows_px or [size_px]
         window_px = draw_size(windows, None, seed, "window", name, step)
-        vitdet_window = self._draw_vitdet_window(partition, step)
+        vitdet_window = draw_window(partition, size_px, self.patch_size, seed, step)
         num_parts, place = self._num_parts(partition), self._ranks[name].index(self.rank)
         for part in range(place * partition.accumulation_steps, (place + 1) * partition.accumulation_steps):
             start, stop = (partition.batch_size * edge // num_parts for edge in (part, part + 1))
@@ -160,15 +165,6 @@ class BatchPlan:
                 teachers=tuple(self._all_teachers if partition.teachers is None else partition.teachers),
                 vitdet_window=vitdet_window,
             )
-
-    def _draw_vitdet_window(self, partition: PartitionRecipe, step: int) -> int | None:
-        """Return the attention window of a step, the same on every rank."""
-        if partition.vitdet_windows is None:
-            return None
-        seed, name = self.recipe.seed, partition.name
-        if torch.rand((), generator=make_generator(seed, "use_vitdet", name, step)) >= partition.vitdet_probability:
-            return None
-        return draw_size(partition.vitdet_windows, None, seed, "vitdet", name, step)
 
     def _image_at(self, partition: str, position: int) -> int:
         """Return which image stands at a position of the partition's sequence of epochs."""

@@ -26,7 +26,7 @@ def test_cached_targets_are_exact_crops(tmp_path: Path, windows_px: list[int] | 
     recipe = recipe_with(ViewsRecipe(teachers="cached"), windows_px=windows_px)
     source = CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), CPU)
     sizes = set()
-    for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES).steps(0, 8)):
+    for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 8)):
         sizes.add(batch.size_px)
         assert example.pixel_values.shape == (4, 3, batch.size_px, batch.size_px)
         cells = batch.window_px // PATCH

@@ -13,7 +13,7 @@ def test_online_shift_says_where_the_teachers_crop_lies() -> None:
     recipe = recipe_with(views)
     source = OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU)
     shifts = []
-    for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES).steps(0, 4)):
+    for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 4)):
         student = MeanColor()(example.pixel_values).features
         target = example.targets["coarse"]
         assert target.shift is not None
@@ -34,7 +34,7 @@ def test_jitter_is_for_the_student_only() -> None:
         [
             example
             for _, example in OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU).examples(
-                lambda recipe=recipe: BatchPlan(recipe, NUM_IMAGES).steps(0, 1)
+                lambda recipe=recipe: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 1)
             )
         ]
         for recipe in (plain, jittered)

@@ -25,33 +25,35 @@ def rows(batches: list[Batch]) -> list[tuple[int, list[float]]]:
 
 @pytest.mark.parametrize(("num_ranks", "accumulation_steps"), [(1, 4), (2, 1), (4, 2)])
 def test_split_over_ranks_and_parts_sees_the_same_images_and_numbers(num_ranks: int, accumulation_steps: int) -> None:
-    whole = BatchPlan(recipe_with(), 20).step(7)
+    whole = BatchPlan(recipe_with(), 20, patch_size=16).step(7)
     recipe = recipe_with(accumulation_steps=accumulation_steps)
-    parts = [batch for rank in range(num_ranks) for batch in BatchPlan(recipe, 20, rank, num_ranks).step(7)]
+    parts = [
+        batch for rank in range(num_ranks) for batch in BatchPlan(recipe, 20, rank, num_ranks, patch_size=16).step(7)
+    ]
     assert len(parts) == num_ranks * accumulation_steps
     assert rows(parts) == rows(whole)
     assert {batch.size_px for batch in parts} == {whole[0].size_px}
 
 
 def test_step_depends_on_its_number_only() -> None:
-    in_order = list(BatchPlan(recipe_with(), 20).steps(0, 6))
-    assert BatchPlan(recipe_with(), 20).step(5) == [in_order[-1]]
+    in_order = list(BatchPlan(recipe_with(), 20, patch_size=16).steps(0, 6))
+    assert BatchPlan(recipe_with(), 20, patch_size=16).step(5) == [in_order[-1]]
 
 
 def test_every_epoch_shows_every_image_once_in_another_order() -> None:
-    indices = [index for batch in BatchPlan(recipe_with(), 20).steps(0, 10) for index in batch.indices]
+    indices = [index for batch in BatchPlan(recipe_with(), 20, patch_size=16).steps(0, 10) for index in batch.indices]
     epochs = [indices[start : start + 20] for start in range(0, 80, 20)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert epochs[0] != epochs[1]
 
 
 def test_batch_larger_than_the_data_set() -> None:
-    (batch,) = BatchPlan(recipe_with(), 3).step(0)
+    (batch,) = BatchPlan(recipe_with(), 3, patch_size=16).step(0)
     assert sorted(Counter(batch.indices).values()) == [2, 3, 3]
 
 
 def test_seed_label_partition_and_step_give_other_numbers() -> None:
-    plan = BatchPlan(recipe_with(), 20)
+    plan = BatchPlan(recipe_with(), 20, patch_size=16)
     (batch,), (later,) = plan.step(0), plan.step(1)
     assert not torch.equal(batch.uniform("a"), batch.uniform("b"))
     assert not torch.equal(batch.uniform("a"), later.uniform("a"))
@@ -59,20 +61,20 @@ def test_seed_label_partition_and_step_give_other_numbers() -> None:
 
 
 def test_weights_of_a_partition_sum_to_one() -> None:
-    assert sum(batch.weight for batch in BatchPlan(recipe_with(accumulation_steps=4), 20).step(0)) == 1
+    assert sum(batch.weight for batch in BatchPlan(recipe_with(accumulation_steps=4), 20, patch_size=16).step(0)) == 1
 
 
 def test_all_partitions_take_part_in_a_step() -> None:
     recipe = recipe_with()
     recipe.partitions.append(PartitionRecipe(name="high", sizes_px=[128], batch_size=2))
-    plan = BatchPlan(recipe, 20)
+    plan = BatchPlan(recipe, 20, patch_size=16)
     assert [(batch.partition, len(batch)) for batch in plan.step(0)] == [("low", 8), ("high", 2)]
     assert (plan.images_per_step, plan.batches_per_step) == (10, 2)
 
 
 def test_batch_too_small_for_its_parts_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"batch_size` must be at least 10, .*5 ranks x 2 accumulation steps, got 8"):
-        BatchPlan(recipe_with(accumulation_steps=2), 20, num_ranks=5)
+        BatchPlan(recipe_with(accumulation_steps=2), 20, num_ranks=5, patch_size=16)
 
 
 def partitions_with(**shares: int | None) -> Recipe:
@@ -91,7 +93,7 @@ def test_partitions_with_a_share_divide_the_ranks() -> None:
 
 def test_number_of_ranks_that_no_share_divides_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"1 or a multiple of 4, got 6\. Use 8 ranks"):
-        BatchPlan(partitions_with(low=3, high=1), 20, num_ranks=6)
+        BatchPlan(partitions_with(low=3, high=1), 20, num_ranks=6, patch_size=16)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4, 6])
@@ -101,7 +103,7 @@ def test_every_image_weighs_the_same_wherever_it_runs(num_ranks: int) -> None:
     recipe.partitions[1].accumulation_steps = 2
     seen: dict[tuple[str, int], float] = {}
     for rank in range(num_ranks):
-        for batch in BatchPlan(recipe, 20, rank, num_ranks).step(4):
+        for batch in BatchPlan(recipe, 20, rank, num_ranks, patch_size=16).step(4):
             assert len(batch) > 0
             for row in range(len(batch)):
                 seen[batch.partition, batch.start + row] = batch.weight / len(batch) / num_ranks
@@ -113,7 +115,7 @@ def test_batches_name_the_teachers_of_their_partition() -> None:
     teachers = [TeacherRecipe(name=name, kind="k") for name in ("a", "b")]
     partitions = [PartitionRecipe(name="low"), PartitionRecipe(name="high", teachers=["b"])]
     recipe = Recipe(name="test", data=DataRecipe(source="s"), teachers=teachers, partitions=partitions)
-    assert [batch.teachers for batch in BatchPlan(recipe, 20).step(0)] == [("a", "b"), ("b",)]
+    assert [batch.teachers for batch in BatchPlan(recipe, 20, patch_size=16).step(0)] == [("a", "b"), ("b",)]
 
 
 @pytest.mark.parametrize(
@@ -138,31 +140,29 @@ def test_bad_partition_is_refused(partition: dict, message: str) -> None:
 
 def test_unequal_passes_are_refused_where_ranks_must_go_together() -> None:
     recipe = partitions_with(low=1, high=1)
-    BatchPlan(recipe, 20, num_ranks=2).check_equal_passes()
+    BatchPlan(recipe, 20, num_ranks=2, patch_size=16).check_equal_passes()
     recipe.partitions[1].accumulation_steps = 3
-    BatchPlan(recipe, 20).check_equal_passes()
+    BatchPlan(recipe, 20, patch_size=16).check_equal_passes()
     with pytest.raises(RecipeError, match=r"got 1 to 3\. .*equal `accumulation_steps` \(now .*'high': 3"):
-        BatchPlan(recipe, 20, num_ranks=2).check_equal_passes()
+        BatchPlan(recipe, 20, num_ranks=2, patch_size=16).check_equal_passes()
 
 
 def test_size_is_the_window_unless_windows_are_given() -> None:
-    assert all(batch.window_px == batch.size_px for batch in BatchPlan(recipe_with(), 20).steps(0, 9))
-    batches = list(BatchPlan(recipe_with(windows_px=[96]), 20).steps(0, 9))
+    assert all(batch.window_px == batch.size_px for batch in BatchPlan(recipe_with(), 20, patch_size=16).steps(0, 9))
+    batches = list(BatchPlan(recipe_with(windows_px=[96]), 20, patch_size=16).steps(0, 9))
     assert {batch.window_px for batch in batches} == {96}
     assert {batch.size_px for batch in batches} == {32, 64}
 
 
-def test_vitdet_windows_are_drawn_by_step_alike_on_all_ranks() -> None:
-    recipe = recipe_with(vitdet_windows=[2, 3], vitdet_probability=0.25)
-    plans = [BatchPlan(recipe, 20, rank, 2) for rank in range(2)]
-    drawn = [plans[0].step(step)[0].vitdet_window for step in range(400)]
-    assert drawn == [plans[1].step(step)[0].vitdet_window for step in range(400)]
-    counts = Counter(drawn)
-    assert set(counts) == {None, 2, 3}
-    assert 260 < counts[None] < 340
-    assert BatchPlan(recipe_with(), 20).step(0)[0].vitdet_window is None
+def test_vitdet_windows_follow_the_size_alike_on_all_ranks() -> None:
+    recipe = recipe_with(vitdet_windows=[1, 2], vitdet_probability=0.5)
+    plans = [BatchPlan(recipe, 20, rank, 2, patch_size=16) for rank in range(2)]
+    first, second = ([(batch.size_px, batch.vitdet_window) for batch in plan.steps(0, 80)] for plan in plans)
+    assert first == second
+    assert set(first) == {(32, None), (32, 1), (64, None), (64, 1), (64, 2)}
+    assert BatchPlan(recipe_with(), 20, patch_size=16).step(0)[0].vitdet_window is None
 
 
 def test_streamed_images_come_in_order() -> None:
-    batches = list(BatchPlan(recipe_with(), None).steps(0, 2))
+    batches = list(BatchPlan(recipe_with(), None, patch_size=16).steps(0, 2))
     assert [index for batch in batches for index in batch.indices] == list(range(16))

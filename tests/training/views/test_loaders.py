@@ -23,9 +23,9 @@ def recipe_with(data: DataRecipe, partitions: list[PartitionRecipe] | None = Non
 def open_loader(recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> tuple[ViewLoader, BatchPlan]:
     if recipe.data.streaming:
         streams = PartitionStreams.open(recipe, rank, num_ranks)
-        return build_view_loader(streams, recipe), BatchPlan(recipe, None, rank, num_ranks)
+        return build_view_loader(streams, recipe), BatchPlan(recipe, None, rank, num_ranks, patch_size=16)
     images = build_training_images(recipe.data, is_square=False)
-    return build_view_loader(images, recipe), BatchPlan(recipe, len(images), rank, num_ranks)
+    return build_view_loader(images, recipe), BatchPlan(recipe, len(images), rank, num_ranks, patch_size=16)
 
 
 def run(
@@ -114,7 +114,7 @@ def test_an_image_that_cannot_be_decoded_is_replaced_and_counted(write_source, n
     data = DataRecipe(source=source, streaming=True, shuffle_buffer=6, num_workers=num_workers)
     recipe = recipe_with(data, [PartitionRecipe(sizes_px=[32], batch_size=1)])  # nothing else in its batch
     streams = PartitionStreams.open(recipe)
-    loader, plan = build_view_loader(streams, recipe), BatchPlan(recipe, None)
+    loader, plan = build_view_loader(streams, recipe), BatchPlan(recipe, None, patch_size=16)
     seen = [numbers(views)[0] for _, views in loader.views(lambda: plan.steps(0, 6), lambda batch: 32)]
     assert len(seen) == 6
     assert set(seen) == set(range(5))

@@ -1,0 +1,87 @@
+"""The windows that the shipped recipes draw change what the student answers, at their own sizes and depth."""
+
+from functools import cache
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from modeling_radio import RadioConfig, RadioModel
+from training.recipe import PartitionRecipe, Recipe, list_recipes, load_recipe, stage_recipes
+from training.student.build import check_student_windows, student_patch_size
+from training.views.windows import draw_window, fitting_windows
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# Too narrow for anything but to tell one attention from another.
+NARROW = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_cls_tokens": 1, "summary_idxs": [0]}
+MAX_FAST_PX = 512
+
+
+class Case(NamedTuple):
+    """One resolution of a partition."""
+
+    recipe: str
+    stage: str
+    partition: PartitionRecipe
+    size_px: int
+
+    def __str__(self) -> str:
+        return f"{self.recipe}-{self.stage}-{self.partition.name}-{self.size_px}"
+
+
+def load(name: str) -> list[Recipe]:
+    recipe = load_recipe(name, ["data.source=images"])
+    return stage_recipes(recipe) or [recipe]
+
+
+def cases() -> list[object]:
+    seen, found = set(), []
+    for name in list_recipes():
+        for stage in load(name):
+            for partition in stage.partitions:
+                for size in partition.sizes_px if partition.vitdet_windows else []:
+                    fields = (stage.student.preset, str(stage.student.config), size, str(partition.vitdet_windows))
+                    if fields not in seen:  # c_radio_v3 has the resolutions of radio_v2.5, on the same trunk
+                        seen.add(fields)
+                        marks = [pytest.mark.slow] if size > MAX_FAST_PX else []
+                        case = Case(name, stage.name, partition, size)
+                        found.append(pytest.param(case, id=str(case), marks=marks))
+    return found
+
+
+@cache
+def build(name: str) -> RadioModel:
+    """Return a recipe's student, narrow."""
+    student = load(name)[0].student
+    fields = {**student.config, **NARROW, "adaptors": []}
+    config = RadioConfig(**fields) if student.preset is None else RadioConfig.from_preset(student.preset, **fields)
+    torch.manual_seed(0)
+    return RadioModel(config).eval()
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_window_of_every_stage_could_act(name: str) -> None:
+    for stage in load(name):
+        check_student_windows(stage)
+
+
+def test_recipes_of_all_generations_and_the_full_demo_have_windows() -> None:
+    names = {name for name in list_recipes() if any(p.vitdet_windows for stage in load(name) for p in stage.partitions)}
+    assert names == {"radio_v2.5", "c_radio_v3", "c_radio_v4_so400m", "c_radio_v4_h", "demo_full"}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", cases())
+def test_a_drawn_window_changes_the_features(case: Case) -> None:
+    model = build(case.recipe)
+    patch_size = student_patch_size(load(case.recipe)[0])
+    draws = (draw_window(case.partition, case.size_px, patch_size, 0, step) for step in count())
+    window = next(window for window in draws if window is not None)
+    assert window in fitting_windows(case.partition, case.size_px, patch_size)
+    assert window * patch_size < case.size_px
+    image = torch.rand(1, 3, case.size_px, case.size_px, generator=torch.Generator().manual_seed(0))
+    whole, windowed = (model(image, window_size=size).features for size in ("global", window))
+    assert (windowed - whole).norm() > 1e-4 * whole.norm()  # a hundred times the rounding of float32
