@@ -48,9 +48,10 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
 
     Raises:
         ValueError: If no annotations are found, they are no COCO json, an entry lacks something or has something else
-            in its place, two images or two categories share an id, or an image is missing or named out of its folder.
+            in its place, two images or two categories share an id, or an image is missing or named out of its folder;
+            or if a split has several files.
     """
-    files = {TRAIN: source} if source.is_file() else _find_files(source)
+    files = {TRAIN: source} if source.is_file() else _only_files(source)
     if TRAIN not in files:
         raise ValueError(
             f"{source} has no COCO annotations: give a json file, or a folder with annotations/instances_train*.json, "
@@ -67,33 +68,43 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
 
 def holds_coco(folder: Path) -> bool:
     """Return whether a folder has COCO annotations for training."""
-    path = _find_files(folder).get(TRAIN)
-    if path is None:
+    paths = _find_files(folder).get(TRAIN)
+    if paths is None:
         return False
     try:
-        _parse(path)
+        _parse(paths[0])
     except ValueError:
         return False
     return True
 
 
-def _find_files(folder: Path) -> dict[str, Path]:
+def _only_files(folder: Path) -> dict[str, Path]:
+    found = _find_files(folder)
+    for split, paths in found.items():
+        if len(paths) > 1:
+            names = ", ".join(str(path.relative_to(folder)) for path in paths)
+            raise ValueError(
+                f"`data` must have one file of annotations for {split}, got {names} in {folder}. Name one file as "
+                "`data`, or move the others."
+            )
+    return {split: paths[0] for split, paths in found.items()}
+
+
+def _find_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each split: those of the first of its names that has any."""
     found = {}
     for split, names in SPLIT_NAMES.items():
         candidates = [
-            path
-            for name in names
-            for path in (
+            [
                 *sorted((folder / "annotations").glob(f"instances_{name}*.json")),
-                folder / name / "_annotations.coco.json",
-            )
-            if path.is_file()
+                *(folder / name).glob("_annotations.coco.json"),
+            ]
+            for name in names
         ]
-        if candidates:
-            found[split] = candidates[0]
-    if TRAIN not in found and (folder / "annotations.json").is_file():
-        found[TRAIN] = folder / "annotations.json"
-    return found
+        found[split] = next(filter(None, candidates), [])
+    if not found[TRAIN]:
+        found[TRAIN] = list(folder.glob("annotations.json"))
+    return {split: paths for split, paths in found.items() if paths}
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -27,6 +27,10 @@ def test_coco(coco_folder):
     [
         (("annotations/instances_train2017.json", "annotations/instances_val2017.json"), ("train2017", "val2017")),
         (("train/_annotations.coco.json", "valid/_annotations.coco.json"), ("train", "valid")),
+        (
+            ("train/_annotations.coco.json", "valid/_annotations.coco.json", "test/_annotations.coco.json"),
+            ("train", "valid", "test"),
+        ),
     ],
 )
 def test_coco_layouts(coco_folder, tmp_path, names, folders):
@@ -37,6 +41,27 @@ def test_coco_layouts(coco_folder, tmp_path, names, folders):
         shutil.copyfile(coco_folder / "annotations.json", root / name)
     images = load(root, "object-detection")
     assert (len(images.train), len(images.validation)) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("train", ("annotations/instances_train2014.json", "annotations/instances_train2017.json")),
+        ("train", ("annotations/instances_train.json", "train/_annotations.coco.json")),
+        ("validation", ("annotations/instances_val2014.json", "annotations/instances_val2017.json")),
+    ],
+)
+def test_several_files_for_one_split_are_refused(coco_folder, tmp_path, split, names):
+    root = tmp_path / "layout"
+    shutil.copytree(coco_folder / "images", root / "train")
+    for name in {*names, "annotations/instances_train2014.json"} if split == "validation" else names:
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(coco_folder / "annotations.json", root / name)
+    with pytest.raises(
+        ValueError, match=f"`data` must have one file of annotations for {split}, got {', '.join(names)} in"
+    ):
+        load(root, "object-detection")
+    assert holds_coco(root)
 
 
 def test_coco_file_alone(coco_folder):
