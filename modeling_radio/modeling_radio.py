@@ -45,6 +45,17 @@ from .window_choice_radio import WindowBudget, WindowSize
 IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
 
 
+def _keep_packing(model: nn.Module) -> None:
+    """Let bitsandbytes leave 4-bit weights in the order in which they are stored.
+
+    On CPUs with AVX512-BF16 it packs them anew in their first pass in evaluation, and what it makes of them again where
+    they are saved, or `state_dict` is read, are other weights (bitsandbytes 0.50, scales of a row with several blocks).
+    """
+    for module in model.modules():
+        if "support_avx512bf16_for_cpu" in vars(module):
+            module.support_avx512bf16_for_cpu = False  # pyrefly: ignore[bad-assignment]
+
+
 class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
@@ -153,11 +164,14 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         base = None if pretrained_model_name_or_path is None else find_adapter_base(folder)
         if base is None:
-            return cls._open_folder(pretrained_model_name_or_path, *args, **kwargs)
-        kwargs.pop("subfolder", None)
-        kwargs["config"] = kwargs.get("config") or str(folder)
-        kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(folder)}
-        return super().from_pretrained(base, *args, **kwargs)
+            opened = cls._open_folder(pretrained_model_name_or_path, *args, **kwargs)
+        else:
+            kwargs.pop("subfolder", None)
+            kwargs["config"] = kwargs.get("config") or str(folder)
+            kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(folder)}
+            opened = super().from_pretrained(base, *args, **kwargs)
+        _keep_packing(opened[0] if isinstance(opened, tuple) else opened)
+        return opened
 
     @classmethod
     def _open_folder(cls, folder: str | Path | None, *args: Any, **kwargs: Any) -> Any:
