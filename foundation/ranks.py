@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -11,12 +12,16 @@ from torch import Tensor, distributed
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from foundation.command import USER_ERRORS
+from foundation.errors import UserError
 
 
 if TYPE_CHECKING:
     from accelerate import FullyShardedDataParallelPlugin
 
 T = TypeVar("T")
+
+_GLOO_TRANSPORT = "/gloo/transport/"
+"""In the errors of gloo's connections, which have no class of their own: the source file that raised them."""
 
 
 def _is_distributed() -> bool:
@@ -54,6 +59,25 @@ def on_first_rank(work: Callable[[], T]) -> T:
     if answer[1] is not None:
         raise answer[1]
     return answer[0]
+
+
+@contextmanager
+def lost_ranks_named() -> Iterator[None]:
+    """Say in one line that another process of the run has ended, wherever this one was waiting for it.
+
+    Raises:
+        UserError: In place of the error of a connection between processes; others pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        is_of_connection = isinstance(error, distributed.DistBackendError) or _GLOO_TRANSPORT in str(error)
+        if not (_is_distributed() and is_of_connection):
+            raise
+        raise UserError(
+            f"Rank {distributed.get_rank()} lost the connection to another process of this run, which has ended or "
+            "cannot be reached; the lines of that one say why. The same command goes on from the last checkpoint."
+        ) from error
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

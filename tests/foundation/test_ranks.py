@@ -1,7 +1,20 @@
+import multiprocessing
+import os
+import signal
+
 import pytest
 import torch
+from torch import distributed
 
-from foundation.ranks import any_rank, copy_from_first_rank, fsdp_plugin, on_first_rank, sum_over_ranks
+from foundation.errors import UserError
+from foundation.ranks import (
+    any_rank,
+    copy_from_first_rank,
+    fsdp_plugin,
+    lost_ranks_named,
+    on_first_rank,
+    sum_over_ranks,
+)
 
 
 def test_a_single_process_keeps_its_own():
@@ -36,3 +49,48 @@ def test_the_first_version_of_fsdp_is_refused(monkeypatch):
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(ValueError, match="FSDP version 1 is not supported: set `fsdp_version: 2`"):
         fsdp_plugin()
+
+
+def work_until_the_other_is_killed(rank, work, folder, messages):
+    """Run by both processes; the second is killed after its first turn."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    turns = {
+        "sums": lambda: sum_over_ranks(torch.ones(3)),
+        "first rank": lambda: on_first_rank(lambda: 3),
+        "gradients": lambda: model(torch.ones(1, 2)).sum().backward(),
+    }
+    turns[work]()
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        with lost_ranks_named():
+            for _ in range(100):
+                turns[work]()
+    except (UserError, RuntimeError) as error:
+        messages.put((type(error), str(error)))
+
+
+@pytest.mark.parametrize("work", ["sums", "first rank", "gradients"])
+def test_a_killed_rank_is_one_line_in_the_other(work, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    messages = fork.SimpleQueue()
+    arguments = (work, tmp_path, messages)
+    ranks = [fork.Process(target=work_until_the_other_is_killed, args=(rank, *arguments)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    kind, message = messages.get()
+    assert kind is UserError
+    assert message.startswith("Rank 0 lost the connection to another process of this run, which has ended or cannot")
+    assert "\n" not in message
+    assert ranks[1].exitcode == -signal.SIGKILL
+
+
+def test_other_errors_pass_unchanged():
+    with pytest.raises(RuntimeError, match="Connection closed by peer"), lost_ranks_named():
+        raise RuntimeError("Connection closed by peer")
+    with pytest.raises(RuntimeError, match="gloo/transport"), lost_ranks_named():  # in a single process
+        raise RuntimeError("[/gloo/transport/tcp/pair.cc:1] Connection closed by peer")

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from foundation.files import remove_partial, write_file, write_folder
+from foundation.ranks import lost_ranks_named
 from training.distillation.output_lock import sole_run
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
@@ -27,7 +28,8 @@ def run_recipe(
 
     Raises:
         RecipeError: If the recipe names something unknown, or does not fit the output folder.
-        UserError: If another run is at work in that folder, or none of its checkpoints is intact.
+        UserError: If another run is at work in that folder, none of its checkpoints is intact, or another process of
+            this run has ended.
         Interrupted: After SIGINT or SIGTERM, once the state is saved.
         TrainingDivergedError: After too many non-finite steps in a row, or if most steps of the run were such.
     """
@@ -38,7 +40,7 @@ def run_recipe(
     for stage in stages or [recipe]:
         check_student_windows(stage)  # before the folder is made
     build_accelerator(recipe, output)  # the ranks must find each other before one of them locks the folder for all
-    with sole_run(output):
+    with lost_ranks_named(), sole_run(output):
         return _run_all(recipe, stages, output, stop_at) if stages else Distiller(recipe, output).run(stop_at)
 
 

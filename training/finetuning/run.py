@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from foundation.files import remove_partial, write_text
-from foundation.ranks import fsdp_plugin, on_first_rank
+from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
 from foundation.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_multiple, largest_side
@@ -84,10 +84,10 @@ class FinetuningRun:
         Raises:
             CheckpointError: If all checkpoints are damaged.
             TrainingDivergedError: If numbers are not finite any more.
-            UserError: If another run is at work in `output`.
+            UserError: If another run is at work in `output`, or another process of this run has ended.
             WriteError: If something cannot be written.
         """
-        with sole_run(self.settings.output):
+        with lost_ranks_named(), sole_run(self.settings.output):
             return self._run()
 
     def _run(self) -> dict[str, float]:
