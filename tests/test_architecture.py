@@ -135,6 +135,70 @@ def test_packages_that_may_be_missing_are_imported_inside_functions(path):
     assert not imported_packages(nodes_that_run_on_import(tree)) & LAZY_PACKAGES
 
 
+UNPICKLING_PACKAGES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+# What a call must say so that files of strangers run no code: a keyword and its value.
+CAREFUL_LOADS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+FREE_LOADS = {
+    "eval",
+    "exec",
+    "pd.read_pickle",
+    "torch.hub.load",
+    "torch.jit.load",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+}
+
+
+def free_loads(tree):
+    """What in a file may run the code of a file that it reads."""
+    safe_loaders = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "yaml.SafeLoader" for base in node.bases)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in UNPICKLING_PACKAGES:
+            if not node.attr.endswith("Error"):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom) and node.module in {*UNPICKLING_PACKAGES, "torch", "numpy", "yaml"}:
+            is_free = node.module in UNPICKLING_PACKAGES
+            yield from (alias.name for alias in node.names if is_free or alias.name in ("load", "jit", "hub"))
+        elif isinstance(node, ast.Call):
+            name, keywords = ast.unparse(node.func), {word.arg: word.value for word in node.keywords}
+            keyword, value = CAREFUL_LOADS.get(name.replace("numpy.", "np."), (None, None))
+            is_careful = keyword is None or getattr(keywords.get(keyword), "value", None) is value
+            is_safe = name != "yaml.load" or ast.unparse([*node.args, *keywords.values()][1]) in safe_loaders
+            if name in FREE_LOADS or not is_careful or not is_safe:
+                yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", python_files(*ARROWS))
+def test_no_file_of_strangers_runs_code(path):
+    assert not list(free_loads(ast.parse(path.read_text())))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=flag)",
+        "np.load(path)",
+        "numpy.load(path, allow_pickle=True)",
+        "yaml.load(text, yaml.Loader)",
+        "class Mine(yaml.Loader): pass\nyaml.load(text, Loader=Mine)",
+        "pickle.loads(content)",
+        "pickle.Unpickler(file).load()",
+        "from pickle import load",
+        "from torch import load",
+        "import joblib\njoblib.load(path)",
+        "eval(text)",
+    ],
+)
+def test_code_that_would_run_code_of_strangers_is_found(code):
+    assert list(free_loads(ast.parse(code)))
+
+
 def files_of_tests():
     names = sorted(path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py"))
     return [pytest.param(name, id=str(name)) for name in names if name.parts[0] in PACKAGES]

@@ -52,6 +52,7 @@ def test_no_file_or_line_of_a_run_has_its_value(recipe_file: str, capfd: pytest.
     first, second, third = SPELLINGS[:3]
     Path("mine.yaml").write_text(f"base: {recipe_file}\nviews: {{teachers: cached, cache_dir: '{first}'}}\n")
     words = ["--recipe", "mine.yaml", "--output", f"runs/{second}", f"teachers.0.source={third}", f"name=a{second}"]
+    words += ["schedule.num_steps=3", "standardization={calibration_steps: 1, estimation_steps: 1}"]
     assert main(words) == 0
     files = [path for path in Path().rglob("*") if path.is_file()]
     assert Path(f"runs/{second}/recipe.yaml") in files
