@@ -53,7 +53,7 @@ def _keep_packing(model: nn.Module) -> None:
     """
     for module in model.modules():
         if "support_avx512bf16_for_cpu" in vars(module):
-            module.support_avx512bf16_for_cpu = False  # pyrefly: ignore[bad-assignment]
+            module.support_avx512bf16_for_cpu = False  # pyrefly: ignore[bad-argument-type]
 
 
 class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
