@@ -21,6 +21,7 @@ from foundation.messages import check_choice, did_you_mean
 from foundation.seeds import derive_seed
 from foundation.settings import Settings, SettingsError, load, marked, merged, require, without
 from training.losses.features import FEATURE_LOSSES
+from training.losses.reductions import REDUCTIONS
 from training.losses.summaries import SUMMARY_LOSSES
 
 
@@ -251,6 +252,9 @@ class PartitionRecipe(Named):
         rank_share: Binds the partition to a group of ranks: those with a share divide all ranks among them, in order
             and in proportion, for example 3 for "low" and 1 for "high"; a single process runs all. None runs on
             every rank. The gradient is the same either way.
+        weight: Factor of its mean loss. By default every partition counts alike, however many images it has, as do
+            the arms of NVIDIA's TAO toolkit; where every image shall count alike, give each its `batch_size` over that
+            of the largest.
         teachers: Names of the teachers that see this partition; None for all.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
@@ -267,6 +271,7 @@ class PartitionRecipe(Named):
     batch_size: int = Field(64, gt=0)
     accumulation_steps: Annotated[int, INDECISIVE] = Field(1, gt=0)
     rank_share: Annotated[int | None, INDECISIVE] = Field(None, gt=0)
+    weight: float = Field(1.0, gt=0)
     teachers: list[str] | None = None
     windows_px: list[Count] | None = None
     vitdet_windows: list[Count] | None = None
@@ -302,15 +307,20 @@ class StandardizationRecipe(RecipeSection):
 
 
 class LossRecipe(RecipeSection):
-    """Which losses; the teachers' entries hold the weights.
+    """Which losses; the entries of teachers and partitions hold the weights.
 
     Attributes:
         features: A key of `training.losses.features.FEATURE_LOSSES`.
         summary: A key of `training.losses.summaries.SUMMARY_LOSSES`.
+        reduction: What an image's dense loss counts by in its partition: "images" (all alike), "tokens" (valid tokens,
+            those that student and teacher both see) or "sqrt_tokens" (the square root of their number). "images", the
+            default, is C-RADIOv4's Eq 1: an image counts once, as its summary does, however little of it is shared.
+            MESA's is by images.
     """
 
     features: Annotated[str, OneOf(FEATURE_LOSSES)] = "mse"
     summary: Annotated[str, OneOf(SUMMARY_LOSSES)] = "balanced"
+    reduction: Annotated[str, OneOf(REDUCTIONS)] = "images"
 
 
 class OptimizerRecipe(RecipeSection):

@@ -53,6 +53,8 @@ FROZEN_TRUNK = (UNEVEN, SAVED_BETWEEN, "optimizer.trunk_frozen_steps=3")  # no o
 EVERYTHING = (
     UNEVEN,
     "partitions.high.teachers=[semantic]",
+    "partitions.high.weight=0.5",
+    "loss.reduction=sqrt_tokens",
     "mesa={weight: 0.5, start_step: 1}",
     "damp={sigma: 0.1, is_shared: true}",
     "spectral.is_used=true",

@@ -55,9 +55,10 @@ from training.distillation.sharding import (
 from training.distillation.skipped_steps import SkippedSteps
 from training.distillation.tracking import ProgressLog, check_trackers
 from training.distillation.watching import StepWatch, measure_block_norms
-from training.losses.alignment import align_to_teacher
+from training.losses.alignment import align_to_teacher, count_overlaps
 from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_loss
+from training.losses.reductions import reduce_images
 from training.losses.summaries import SUMMARY_LOSSES
 from training.recipe import Recipe, save_recipe
 from training.student.build import (
@@ -365,7 +366,13 @@ class Distiller:
             return 0.0 * features.mean(), None if summary is None else 0.0 * summary.mean()
         target, recipe = example.targets[name], self.recipe.loss
         standardized = self.statistics.standardize(name, target.features)
-        feature_loss = FEATURE_LOSSES[recipe.features](*align_to_teacher(features, standardized, target.shift))
+        maps = align_to_teacher(features, standardized, target.shift)
+        counts = maps.valid.sum((1, 2))
+        all_counts = counts
+        if target.all_shifts is not None:
+            all_counts = count_overlaps(target.all_shifts, features.shape[2:], maps.student.shape[2:])
+        losses = FEATURE_LOSSES[recipe.features](*maps)
+        feature_loss = reduce_images(losses, counts, all_counts, recipe.reduction)
         if summary is None or target.summary is None:
             return feature_loss, None
         dispersion = self.statistics.dispersion(name)

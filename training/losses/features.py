@@ -1,8 +1,10 @@
-"""Losses between dense features: pure functions of tensors, in float32, averaged over images.
+"""Losses between dense features: pure functions of tensors, in float32, one number for each image.
 
-Like all losses of this folder, each is linear in the images of a batch, so that a batch, its accumulated parts and its
-shares on several ranks give the same gradient.
+What one image gives depends on no other, so that a batch, its accumulated parts and its shares on several ranks give
+the same gradient, whichever of `reductions.py` makes one number of all.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,12 +17,12 @@ def mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     Shift-equivariant when both maps come from `align_to_teacher`: only positions that both crops show count.
 
     Args:
-        student: `(batch, C, rows, cols)`, output of this teacher's dense head in the teacher's frame.
-        teacher: Same shape; standardized features.
+        student: `(batch, C, rows, cols)`, output of this teacher's dense head.
+        teacher: Same shape and frame; standardized features.
         valid: `(batch, rows, cols)` bool: positions that both the student and the teacher see.
 
     Returns:
-        Scalar: mean over channels, then over each image's valid positions, then over images.
+        `(batch,)`: means over channels, then over each image's valid positions; 0 for an image without any.
 
     Raises:
         ValueError: If the shapes differ.
@@ -28,27 +30,145 @@ def mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     References:
         C-RADIOv4 tech report, Eq 1, https://arxiv.org/abs/2601.17237
     """
-    check_same_shape(student, teacher)
-    squared_error = (student.float() - teacher.float()).square().mean(1)
-    return _mean_over_valid(squared_error, valid)
+    student, teacher = comparable(student, teacher)
+    return _mean_over_valid((student - teacher).square().mean(1), valid)
+
+
+def dampened_mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return d^2 / 2 for differences d below 1 and 2 sqrt(d) - 1.5 above: outliers hardly pull.
+
+    Arguments, result and errors as `mse_feature_loss`.
+
+    References:
+        NVIDIA's TAO toolkit (Apache-2.0), https://github.com/NVIDIA-TAO/tao-pytorch, `multimodal/radio`
+    """
+    student, teacher = comparable(student, teacher)
+    distance = (student - teacher).abs()
+    dampened = 2 * distance.clamp(min=1).sqrt() - 1.5
+    return _mean_over_valid(torch.where(distance < 1, distance.square() / 2, dampened).mean(1), valid)
+
+
+def smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return d^2 / 2 for differences d below 1 and d - 0.5 above.
+
+    Arguments, result and errors as `mse_feature_loss`.
+
+    References:
+        Fast R-CNN, Eq 3, https://arxiv.org/abs/1504.08083; in AM-RADIO 3.4 it keeps the magnitude.
+    """
+    student, teacher = comparable(student, teacher)
+    return _mean_over_valid(_smooth_l1(student, teacher), valid)
+
+
+def cosine_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return 1 - cosine of each position: directions only, the magnitude stays free.
+
+    Arguments, result and errors as `mse_feature_loss`.
+
+    References:
+        One of those compared in PHI-S, table 1, https://arxiv.org/abs/2410.01680
+    """
+    student, teacher = comparable(student, teacher)
+    return _mean_over_valid(_cosine_error(student, teacher), valid)
+
+
+def cosine_mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return 0.9 (1 - cosine) + 0.1 squared error.
+
+    Arguments, result and errors as `mse_feature_loss`.
+
+    References:
+        "Hyb-MSE" in PHI-S, table 1, https://arxiv.org/abs/2410.01680
+    """
+    student, teacher = comparable(student, teacher)
+    errors = 0.9 * _cosine_error(student, teacher) + 0.1 * (student - teacher).square().mean(1)
+    return _mean_over_valid(errors, valid)
 
 
 def cosine_smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """Return 0.9 (1 - cosine) + 0.1 smooth-L1 over valid positions, arguments as `mse_feature_loss` (AM-RADIO 3.4)."""
-    check_same_shape(student, teacher)
-    student, teacher = student.float(), teacher.float()
-    cosine_error = 1 - F.cosine_similarity(student, teacher, dim=1)
-    smooth_l1 = F.smooth_l1_loss(student, teacher, reduction="none").mean(1)
-    return _mean_over_valid(0.9 * cosine_error + 0.1 * smooth_l1, valid)
+    """Return 0.9 (1 - cosine) + 0.1 smooth L1.
+
+    Arguments, result and errors as `mse_feature_loss`.
+
+    References:
+        AM-RADIO 3.4, https://arxiv.org/abs/2312.06709; Theia, https://arxiv.org/abs/2407.20179. TAO's "balanced" loss
+        bends at a difference of 2, not of 1.
+    """
+    student, teacher = comparable(student, teacher)
+    errors = 0.9 * _cosine_error(student, teacher) + 0.1 * _smooth_l1(student, teacher)
+    return _mean_over_valid(errors, valid)
 
 
-FEATURE_LOSSES = {"mse": mse_feature_loss, "cosine_smooth_l1": cosine_smooth_l1_feature_loss}
+def even_cosine_smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return 0.5 (1 - cosine) + 0.5 smooth L1.
+
+    Arguments, result and errors as `mse_feature_loss`.
+
+    References:
+        UNIC, https://arxiv.org/abs/2408.05088
+    """
+    student, teacher = comparable(student, teacher)
+    errors = 0.5 * _cosine_error(student, teacher) + 0.5 * _smooth_l1(student, teacher)
+    return _mean_over_valid(errors, valid)
+
+
+def gram_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean squared difference of the cosines between all pairs of an image's valid positions.
+
+    How positions resemble each other, not what they are: any rotation of the student's features gives the same loss,
+    so that a head trained with it alone does not answer in its teacher's space. Takes memory for the square of the
+    number of positions. Arguments, result and errors as `mse_feature_loss`.
+
+    References:
+        DINOv3, 4.2 (Gram anchoring, there a sum), https://arxiv.org/abs/2508.10104
+    """
+    student, teacher = comparable(student, teacher)
+    ours, theirs = _cosines(student, valid), _cosines(teacher, valid)
+    num_pairs = valid.sum((1, 2)).square().clamp(min=1)
+    return (ours - theirs).square().sum((1, 2)) / num_pairs
+
+
+FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "mse": mse_feature_loss,
+    "dampened_mse": dampened_mse_feature_loss,
+    "smooth_l1": smooth_l1_feature_loss,
+    "cosine": cosine_feature_loss,
+    "cosine_mse": cosine_mse_feature_loss,
+    "cosine_smooth_l1": cosine_smooth_l1_feature_loss,
+    "even_cosine_smooth_l1": even_cosine_smooth_l1_feature_loss,
+    "gram": gram_feature_loss,
+}
+
+
+def _cosine_error(student: Tensor, teacher: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(student, teacher, dim=1)
+
+
+def _smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
+    return F.smooth_l1_loss(student, teacher, reduction="none").mean(1)
+
+
+def _cosines(features: Tensor, valid: Tensor) -> Tensor:
+    """Return the cosines `(batch, tokens, tokens)` between positions; 0 where one of the two is not valid."""
+    tokens = torch.where(valid.unsqueeze(1), features, 0.0).flatten(2)
+    tokens = F.normalize(tokens, dim=1)
+    return tokens.transpose(1, 2) @ tokens
 
 
 def _mean_over_valid(errors: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean over images of each image's mean over valid positions; an image without any counts as 0."""
+    """Return the mean over each image's valid positions; 0 for an image without any."""
     errors = torch.where(valid, errors, 0.0)
-    return (errors.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)).mean()
+    return errors.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+
+
+def comparable(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in float32.
+
+    Raises:
+        ValueError: If the two cannot be compared number by number.
+    """
+    check_same_shape(student, teacher)
+    return student.float(), teacher.float()
 
 
 def check_same_shape(student: Tensor, teacher: Tensor) -> None:

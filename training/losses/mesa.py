@@ -28,7 +28,7 @@ def mesa_loss(student: Tensor, average: Tensor, shift: Tensor) -> Tensor:
         C-RADIOv4 tech report, Eq 2, https://arxiv.org/abs/2601.17237; MESA, https://arxiv.org/abs/2205.14083
     """
     check_same_shape(student, average)
-    return mse_feature_loss(*align_to_teacher(_normalize_tokens(student), _normalize_tokens(average), shift))
+    return mse_feature_loss(*align_to_teacher(_normalize_tokens(student), _normalize_tokens(average), shift)).mean()
 
 
 def _normalize_tokens(features: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """Losses between class-token outputs: pure functions, linear in the images of a batch."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.features import check_same_shape
+from training.losses.features import comparable
 
 
 MAX_COSINE = 1 - 1e-6
@@ -32,16 +34,28 @@ def balanced_summary_loss(student: Tensor, teacher: Tensor, dispersion: Tensor) 
     References:
         C-RADIOv4 tech report, Eq 7, https://arxiv.org/abs/2601.17237
     """
-    check_same_shape(student, teacher)
-    squared_angle = angle_between(student.float(), teacher.float()).square()
+    squared_angle = angle_between(*comparable(student, teacher)).square()
     return squared_angle.mean() / dispersion.to(squared_angle.dtype)
+
+
+def angle_summary_loss(student: Tensor, teacher: Tensor, dispersion: Tensor) -> Tensor:
+    """Return the squared angle between `(batch, C)` summaries in rad^2: `balanced_summary_loss` without its balance.
+
+    A teacher whose summaries spread widely weighs more: what C-RADIOv4 2.5 divides by the dispersion for.
+    """
+    del dispersion
+    return angle_between(*comparable(student, teacher)).square().mean()
 
 
 def cosine_summary_loss(student: Tensor, teacher: Tensor, dispersion: Tensor) -> Tensor:
     """Return 1 - cosine between `(batch, C)` summaries (AM-RADIO 3.4); the dispersion is not used."""
     del dispersion
-    check_same_shape(student, teacher)
-    return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
+    student, teacher = comparable(student, teacher)
+    return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
 
 
-SUMMARY_LOSSES = {"balanced": balanced_summary_loss, "cosine": cosine_summary_loss}
+SUMMARY_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "balanced": balanced_summary_loss,
+    "angle": angle_summary_loss,
+    "cosine": cosine_summary_loss,
+}

@@ -16,11 +16,14 @@ class Target(NamedTuple):
         features: `(batch, feature_dim, rows, cols)`, not standardized.
         shift: `(batch, 2)` rows and columns in student patches: the teacher's crop minus the student's; None
             if both show the same.
+        all_shifts: `(global batch, 2)` such shifts of all images that are trained together, over all ranks and
+            accumulated parts; None where `shift` is.
     """
 
     summary: Tensor | None
     features: Tensor
     shift: Tensor | None
+    all_shifts: Tensor | None = None
 
 
 class AverageView(NamedTuple):

@@ -65,12 +65,15 @@ class OnlineTargets:
         views = flip(views, draw_flips(batch, recipe))
         student_shift = draw_shifts(batch, "student", recipe)
         pixel_values = jitter_color(self._crop(batch, views, student_shift), batch, recipe)
+        all_student_shifts = draw_shifts(batch, "student", recipe, is_whole=True)
         targets = {}
         for name in batch.teachers:
             shift = draw_shifts(batch, name, recipe)
             with torch.no_grad():
                 output = self.teachers[name](self._crop(batch, views, shift))
-            targets[name] = Target(output.summary, output.features, (shift - student_shift).to(self.device))
+            all_shifts = draw_shifts(batch, name, recipe, is_whole=True) - all_student_shifts
+            shifts = (shift - student_shift).to(self.device), all_shifts.to(self.device)
+            targets[name] = Target(output.summary, output.features, *shifts)
         return Example(pixel_values, targets, self._average_view(batch, views, student_shift))
 
     def _average_view(self, batch: Batch, views: Tensor, student_shift: Tensor) -> AverageView | None:

@@ -30,7 +30,8 @@ class Batch:
         start: Row of the first of `indices` in the step's whole batch of this partition.
         global_size: Rows of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
-            average gradients, is then the sum of the partitions' means, wherever and in whatever parts they ran.
+            average gradients, is then the sum of the partitions' means times their weights, wherever and in whatever
+            parts they ran.
         teachers: Names of the teachers that see these images.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
     """
@@ -55,10 +56,14 @@ class Batch:
         generator = make_generator(self.seed, label, self.partition, self.step)
         return torch.rand(self.global_size, *shape, generator=generator)[self._rows]
 
-    def normal(self, label: str, *shape: int) -> Tensor:
-        """Return standard normal numbers, `(len(self), *shape)`; each label has random numbers of its own."""
+    def normal(self, label: str, *shape: int, is_whole: bool = False) -> Tensor:
+        """Return standard normal numbers, `(len(self), *shape)`; each label has random numbers of its own.
+
+        `is_whole` returns those of the step's whole batch, `(global_size, *shape)`.
+        """
         generator = make_generator(self.seed, label, self.partition, self.step)
-        return torch.randn(self.global_size, *shape, generator=generator)[self._rows]
+        numbers = torch.randn(self.global_size, *shape, generator=generator)
+        return numbers if is_whole else numbers[self._rows]
 
     @property
     def _rows(self) -> slice:
@@ -161,7 +166,7 @@ class BatchPlan:
                 indices=tuple(self._image_at(name, first + row) for row in range(start, stop)),
                 start=start,
                 global_size=partition.batch_size,
-                weight=self.num_ranks * (stop - start) / partition.batch_size,
+                weight=partition.weight * self.num_ranks * (stop - start) / partition.batch_size,
                 teachers=tuple(self._all_teachers if partition.teachers is None else partition.teachers),
                 vitdet_window=vitdet_window,
             )

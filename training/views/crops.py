@@ -33,12 +33,13 @@ def crop_region(image: Tensor, region: Tensor, side_px: int, views: ViewsRecipe)
     return tvF.resized_crop(image, top, left, crop_height, crop_width, [side_px, side_px], antialias=True)
 
 
-def draw_shifts(batch: Batch, label: str, views: ViewsRecipe) -> Tensor:
+def draw_shifts(batch: Batch, label: str, views: ViewsRecipe, *, is_whole: bool = False) -> Tensor:
     """Return `(batch, 2)` whole-patch shifts (rows, columns) from the middle of the view, in [-max, max].
 
     Rounded normal numbers, as in NVIDIA's TAO toolkit; each label (the student, each teacher) draws its own.
+    `is_whole` returns those of the step's whole batch, of which this one is a part.
     """
-    shifts = (batch.normal(f"shift:{label}", 2) * views.shift_deviation_patches).round()
+    shifts = (batch.normal(f"shift:{label}", 2, is_whole=is_whole) * views.shift_deviation_patches).round()
     return shifts.clamp(-views.max_shift_patches, views.max_shift_patches).long()
 
 

@@ -1,5 +1,6 @@
 """The distillation loop on a tiny student, two tiny random teachers and random images."""
 
+import itertools
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ from training.distill import main
 from training.distillation import trainer
 from training.distillation.checkpoints import CheckpointError
 from training.distillation.manifests import write_manifest
+from training.losses.reductions import REDUCTIONS
 from training.recipe import RecipeError, load_recipe
 from training.teachers.base import TeacherOutput
 
@@ -57,12 +59,51 @@ def test_seed_decides_the_weights(recipe_file: str) -> None:
 
 
 def test_accumulated_parts_equal_the_whole_batch(recipe_file: str) -> None:
-    settings = [*SPLIT_SETTINGS, *REGULARIZED, "student.config.drop_path_rate=0.3"]
+    settings = [*SPLIT_SETTINGS, *REGULARIZED, "student.config.drop_path_rate=0.3", "loss.reduction=tokens"]
     distil(recipe_file, "whole", *settings)
     distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
     whole, parts = last_state("whole"), last_state("parts")
     for key in whole:
         torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
+
+
+def first_losses(recipe_file: str, output: str, *settings: str) -> dict[str, float]:
+    distiller = trainer.Distiller(load_recipe(recipe_file, [*FAR_SHIFTS, *settings]), Path(output))
+    values: dict[str, float] = {}
+    train_step = distiller._train_step
+
+    def recorded(examples):
+        losses = train_step(examples)
+        values.update({name: loss.item() for name, loss in losses.items()})
+        return losses
+
+    distiller._train_step = recorded
+    distiller.run(stop_at=1)
+    return values
+
+
+FAR_SHIFTS = (
+    "partitions.low.sizes_px=[64]",
+    "views={teachers: online, max_shift_patches: 2, shift_deviation_patches: 2}",
+    "loss.features=smooth_l1",
+)
+
+
+def test_weights_of_teachers_and_partitions_act(recipe_file: str) -> None:
+    plain = first_losses(recipe_file, "plain")
+    parts = [plain[f"{kind}/semantic"] for kind in ("features", "summary")] + [plain["features/segmenter"]]
+    assert plain["loss"] == pytest.approx(sum(parts))
+    weighted = ("teachers.semantic.feature_weight=3", "teachers.semantic.summary_weight=0.5")
+    changed = first_losses(recipe_file, "weighted", *weighted, "partitions.low.weight=0.25")
+    assert changed["loss"] == pytest.approx(0.25 * (3 * parts[0] + 0.5 * parts[1] + parts[2]))
+    assert changed["gradient_norm"] != pytest.approx(plain["gradient_norm"], rel=0.1)
+
+
+def test_reductions_differ_in_dense_losses_only(recipe_file: str) -> None:
+    by_name = {name: first_losses(recipe_file, name, f"loss.reduction={name}") for name in REDUCTIONS}
+    features = [losses["features/segmenter"] for losses in by_name.values()]
+    assert min(abs(a - b) for a, b in itertools.combinations(features, 2)) > 1e-3
+    assert len({losses["summary/semantic"] for losses in by_name.values()}) == 1
 
 
 def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: str) -> None:

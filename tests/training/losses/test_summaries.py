@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from training.losses.summaries import SUMMARY_LOSSES, balanced_summary_loss, cosine_summary_loss
+from training.losses.summaries import SUMMARY_LOSSES, angle_summary_loss, balanced_summary_loss, cosine_summary_loss
 
 
 ONE = torch.ones(())
@@ -19,6 +19,7 @@ def test_balanced_summary_loss_by_hand() -> None:
     student, teacher = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 2.0], [3.0, 0.0]])
     expected = ((math.pi / 2) ** 2 + (math.pi / 4) ** 2) / 2 / 0.5
     assert balanced_summary_loss(student, teacher, torch.tensor(0.5)).item() == pytest.approx(expected, rel=1e-5)
+    assert angle_summary_loss(student, teacher, torch.tensor(0.5)).item() == pytest.approx(expected * 0.5, rel=1e-5)
     assert cosine_summary_loss(student, teacher, ONE).item() == pytest.approx((1 + 1 - 0.5**0.5) / 2, rel=1e-5)
 
 

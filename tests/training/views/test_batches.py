@@ -64,6 +64,12 @@ def test_weights_of_a_partition_sum_to_one() -> None:
     assert sum(batch.weight for batch in BatchPlan(recipe_with(accumulation_steps=4), 20, patch_size=16).step(0)) == 1
 
 
+def test_weight_of_a_partition_is_shared_by_its_parts() -> None:
+    batches = BatchPlan(recipe_with(accumulation_steps=4, weight=0.25), 20).step(0)
+    assert len(batches) == 4
+    assert sum(batch.weight for batch in batches) == 0.25
+
+
 def test_all_partitions_take_part_in_a_step() -> None:
     recipe = recipe_with()
     recipe.partitions.append(PartitionRecipe(name="high", sizes_px=[128], batch_size=2))
