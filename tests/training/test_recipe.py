@@ -200,8 +200,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "ada07ead64c2eedc7d05ded9d0b226a8c1f3cba1459df1fe3dacd061d0b6aec5"),
-        ("c_radio_v4_h", [SOURCE], "688b812b27698053a69813d65885e3e8d259636142fa463b6223f4bc82259a9f"),
+        ("demo", [], "af09a4a4b5c5b099f09ed6c2491dc856cd65ae4d3e3351ce13513b58cd4b407d"),
+        ("c_radio_v4_h", [SOURCE], "d1391abaed418b953460e89789a7102425ba2da7878ee98cdd0702f063e1ecc9"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
