@@ -65,7 +65,7 @@ def test_weights_of_a_partition_sum_to_one() -> None:
 
 
 def test_weight_of_a_partition_is_shared_by_its_parts() -> None:
-    batches = BatchPlan(recipe_with(accumulation_steps=4, weight=0.25), 20).step(0)
+    batches = BatchPlan(recipe_with(accumulation_steps=4, weight=0.25), 20, patch_size=16).step(0)
     assert len(batches) == 4
     assert sum(batch.weight for batch in batches) == 0.25
 
