@@ -79,8 +79,9 @@ class RadioPatchGenerator(nn.Module):
                 draws = torch.rand(tokens.shape[0], POSITION_DRAWS, device=self.pos_embed.device)
             positions = self.sample_positions(rows, cols, draws)
         else:
-            positions = self.resized_positions(rows, cols, tokens.dtype)
-        return self.cls_token(tokens + positions.to(tokens.dtype))
+            positions = self.resized_positions(rows, cols, self.pos_embed.dtype)
+        # In the table's precision: under autocast tokens stay float32 through all blocks, whose branches are lower.
+        return self.cls_token(tokens + positions.to(self.pos_embed.dtype))
 
     def split_patches(self, pixel_values: Tensor) -> Tensor:
         """Cut images into flattened patches `(batch, rows * cols, channels * patch * patch)`, channel-major."""

@@ -66,6 +66,35 @@ def test_wrong_draws_are_refused(model: RadioModel) -> None:
         model(patches, image_grid_hw=grid, draws=torch.rand(4, model.num_draws))
 
 
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize("window_size", ["global", 2])
+def test_tokens_stay_float32_through_all_blocks_under_autocast(
+    model: RadioModel, window_size: str | int, is_training: bool
+) -> None:
+    read = []
+    hooks = [
+        block.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].dtype))
+        for block in model.radio_model.model.blocks
+    ]
+    model.train(is_training)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(torch.rand(2, 3, 64, 48), window_size=window_size, output_hidden_states=True)
+    for hook in hooks:
+        hook.remove()
+    model.train()
+    assert len(read) == model.config.num_hidden_layers > 2
+    states = [*read, *(states.dtype for states in output.hidden_states), output.features.dtype]
+    assert set(states) == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_keeps_its_tokens_so(dtype: torch.dtype) -> None:
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2)
+    for network in (RadioModel(config).to(dtype).train(), RadioModel(config).to(dtype).eval()):
+        output = network(torch.rand(1, 3, 32, 32, dtype=dtype), output_hidden_states=True)
+        assert {states.dtype for states in output.hidden_states} == {dtype}
+
+
 @pytest.fixture(scope="module")
 def network() -> RadioNetwork:
     adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]

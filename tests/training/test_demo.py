@@ -19,7 +19,7 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
     monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
     teacher = SimpleNamespace(summary_dim=4, feature_dim=4)
     monkeypatch.setattr(
-        "training.evaluation.students.build_teachers", lambda entries: {entry.name: teacher for entry in entries}
+        "training.evaluation.students.build_teachers", lambda entries, _: {entry.name: teacher for entry in entries}
     )
     assert main(["--output", str(tmp_path / "demo"), *arguments]) == 1
     errors = capsys.readouterr().err

@@ -55,7 +55,8 @@ class CheckpointEvaluation:
                 f"Recipe {self.recipe.name!r} names none of the checkpoint's adaptors "
                 f"{[*self.model.radio_model.adaptors]}: give the --recipe it was trained with."
             )
-        return {name: teacher.to(self.data.device) for name, teacher in build_teachers(entries).items()}
+        teachers = build_teachers(entries, self.model.patch_size)
+        return {name: teacher.to(self.data.device) for name, teacher in teachers.items()}
 
     def knn(self) -> list[Measurement]:
         """Measure weighted kNN accuracy of the raw pixels and the backbone."""

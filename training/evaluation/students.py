@@ -11,7 +11,7 @@ from training.evaluation.data import EvaluationData
 from training.evaluation.extractors import FeatureExtractor, Features, adaptor_extractor, backbone_extractor
 from training.evaluation.tasks import measure_adaptor_fidelity, measure_knn, measure_segmentation_probe
 from training.recipe import Recipe
-from training.student.build import build_student
+from training.student.build import build_student, student_patch_size
 from training.teachers.base import Teacher
 from training.teachers.registry import build_teachers
 
@@ -40,7 +40,7 @@ class StudentEvaluation:
             PackageError: If packages cannot be fetched.
             ValueError: If the recipe does not fit them.
         """
-        teachers = build_teachers(recipe.teachers)
+        teachers = build_teachers(recipe.teachers, student_patch_size(recipe))
         data = EvaluationData.load(recipe.data.source, min(build_student(recipe, teachers).preferred_resolution))
         references = {name: data.extract(teacher, data.unlabeled, name) for name, teacher in teachers.items()}
         return cls(recipe, data, teachers, references)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modeling_radio import RadioModel
+
 
 class DampLinear(nn.Linear):
     """A linear layer whose weight is multiplied by noise of mean 1 in training; `(..., inputs)` to `(..., outputs)`.
@@ -38,13 +40,17 @@ class DampLinear(nn.Linear):
         return weight * torch.randn_like(weight).mul_(self.sigma)
 
 
-def add_damp(model: nn.Module, sigma: float) -> None:
-    """Give every linear layer of a model noise, in place; parameters and the keys of the state stay the same.
+def add_damp(model: RadioModel, sigma: float) -> None:
+    """Give every linear layer of the trunk noise, in place; parameters and the keys of the state stay the same.
+
+    The adaptors stay plain: C-RADIOv4 2.4 makes the student robust, and NVIDIA's inference code registers DAMP on the
+    linear layers of the backbone, the patch projection included, before it builds any adaptor.
 
     Args:
         model: The student, before its weights are parametrized or distributed.
         sigma: Standard deviation of the factors; 0.1 to 0.25 in the paper's appendix F.
     """
-    linears = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
+    trunk = model.radio_model.model
+    linears = [(name, module) for name, module in trunk.named_modules() if type(module) is nn.Linear]
     for name, linear in linears:
-        model.set_submodule(name, DampLinear(linear, sigma))
+        trunk.set_submodule(name, DampLinear(linear, sigma))

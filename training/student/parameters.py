@@ -5,6 +5,11 @@ from torch import nn
 from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
 
 
+STACKED_MATRICES = {"attn.qkv": 3, "mlp.w12": 2}
+"""Linear layers of a block that hold several matrices of equal shape, one above the other: query, key and value; gate
+and value of SwiGLU. Each has a spectral norm of its own, as in NVIDIA's inference code, and is a matrix to Muon."""
+
+
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     """Return whether weight decay acts on a parameter: on matrices, but not on position table and prefix tokens.
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from modeling_radio import RadioModel
+from training.student.parameters import STACKED_MATRICES
 
 
 MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `conversion.nvidia.folding`, which may not be imported here
@@ -24,7 +25,7 @@ START_ITERATIONS = 15  # as in torch.nn.utils.parametrizations.spectral_norm
 
 
 class SpectralScale(nn.Module):
-    """Parametrization of one weight `(outputs, inputs)`; that of a joint qkv projection is scaled in three parts.
+    """Parametrization of one weight `(outputs, inputs)`; stacked matrices are scaled one by one.
 
     `iterate` renews the estimate of the spectral norm. It is called once per step, outside of `forward`, so that
     accumulated parts and recomputed activations see the same weight.
@@ -73,12 +74,12 @@ class SpectralScale(nn.Module):
 def add_spectral_scales(model: RadioModel) -> None:
     """Reparametrize the linear layers of a student's transformer blocks, in place; the weights keep their values.
 
-    The patch projection and the adaptors stay plain.
+    Each of `STACKED_MATRICES` has a scale of its own. The patch projection and the adaptors stay plain.
     """
     for block in model.radio_model.model.blocks:
         for name, linear in block.named_modules():
             if isinstance(linear, nn.Linear):
-                scale = SpectralScale(linear.weight.detach(), num_chunks=3 if name == "attn.qkv" else 1)
+                scale = SpectralScale(linear.weight.detach(), STACKED_MATRICES.get(name, 1))
                 parametrize.register_parametrization(linear, "weight", scale)
 
 

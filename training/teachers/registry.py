@@ -136,9 +136,9 @@ def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
     return [spare if entry.kind == NPM_TEACHER else entry for entry in recipe.teachers]
 
 
-def build_teachers(entries: Sequence[TeacherRecipe]) -> dict[str, Teacher]:
+def build_teachers(entries: Sequence[TeacherRecipe], grid_stride: int) -> dict[str, Teacher]:
     """Return teachers by name, fetched where they are not here yet; see `build_teacher` for errors."""
-    return {entry.name: teacher_of_recipe(entry) for entry in entries}
+    return {entry.name: teacher_of_recipe(entry, grid_stride) for entry in entries}
 
 
 def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:

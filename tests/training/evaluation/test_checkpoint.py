@@ -16,6 +16,7 @@ from training.evaluation.checkpoint import TASKS, CheckpointEvaluation, Evaluati
 from training.evaluation.data import EvaluationData
 from training.evaluation.extractors import RAW_PIXELS, Features
 from training.recipe import RecipeError, load_recipe
+from training.teachers.base import DEFAULT_GRID_STRIDE
 from training.teachers.embedded import EfficientNetLite0Teacher
 
 
@@ -126,15 +127,17 @@ def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(evaluation, monke
         evaluation.teachers  # noqa: B018
     first = SimpleNamespace(name="teacher_b")
     evaluation.recipe = SimpleNamespace(name="mine", teachers=[first, SimpleNamespace(name="other")])
-    asked = []
+    asked, strides = [], []
 
-    def build(entries):
+    def build(entries, grid_stride):
         asked.extend(entries)
+        strides.append(grid_stride)
         return {entry.name: ToyTeacher() for entry in entries}
 
     monkeypatch.setattr(evaluation_of_checkpoints, "build_teachers", build)
     assert list(evaluation.teachers) == ["teacher_b"]
     assert asked == [first]
+    assert strides == [evaluation.model.patch_size] != [DEFAULT_GRID_STRIDE]
 
 
 def test_zero_shot_without_texts_and_classifier_is_refused(evaluation):

@@ -39,16 +39,21 @@ class ToyTeacher:
 @pytest.fixture
 def evaluation(data, monkeypatch, tmp_path) -> StudentEvaluation:
     (tmp_path / "toy.yaml").write_text(RECIPE)
-    sizes = []
+    sizes, strides = [], []
+
+    def build(entries, grid_stride):
+        strides.append(grid_stride)
+        return {"a": ToyTeacher(3), "b": ToyTeacher(None)}
 
     def load(source, size):
         sizes.append(size)
         return data
 
-    monkeypatch.setattr(students, "build_teachers", lambda entries: {"a": ToyTeacher(3), "b": ToyTeacher(None)})
+    monkeypatch.setattr(students, "build_teachers", build)
     monkeypatch.setattr(EvaluationData, "load", load)
     evaluation = StudentEvaluation.load(load_recipe(str(tmp_path / "toy.yaml")))
     assert sizes == [min(evaluation.untrained_student(0).preferred_resolution)]
+    assert strides == [evaluation.patch_size]
     return evaluation
 
 

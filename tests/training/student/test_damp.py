@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.network_radio import ADAPTORS
 from training.student.damp import DampLinear, add_damp
 
 
@@ -29,12 +30,14 @@ def test_noise_is_for_training_only_and_leaves_the_keys_alone() -> None:
     torch.testing.assert_close(copied(pixel_values).features, plain(pixel_values).features, atol=1e-6, rtol=0)
 
 
-def test_every_linear_layer_has_noise() -> None:
+def test_every_linear_layer_of_the_trunk_has_noise_and_none_of_the_adaptors() -> None:
     model = build_model()
     add_damp(model, 0.1)
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    assert len(linears) > 8
-    assert all(type(module) is DampLinear for module in linears)
+    linears = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    trunk = {name for name in linears if not name.startswith(f"{ADAPTORS}.")}
+    assert len(trunk) == 1 + 4
+    assert len(linears) > len(trunk)
+    assert {name for name, kind in linears.items() if kind is DampLinear} == trunk
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.25])
