@@ -327,12 +327,12 @@ class OptimizerRecipe(RecipeSection):
     """The optimizer and what guards it.
 
     Attributes:
-        name: A key of `training.distillation.optimizers.OPTIMIZERS`.
+        name: A key of `training.distillation.optimizers.registry.OPTIMIZERS`.
         learning_rate: Peak of the schedule.
         weight_decay: For matrices; never for biases, norms, the position table and the prefix tokens.
         betas: Decay of the first and second moment.
         eps: Added to the denominator.
-        fallback_lr_scale: Muon only: learning rate of everything outside of the blocks' matrices, which AdamW moves,
+        fallback_lr_scale: Muon only: learning rate of everything outside of the blocks' matrices, which NAdamW moves,
             as a factor of `learning_rate`.
         clip_norm: Largest gradient norm; None for no clipping.
         trunk_frozen_steps: Steps during which only the adaptors learn.

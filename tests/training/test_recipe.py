@@ -6,7 +6,7 @@ from torch import nn
 
 from foundation.fields import item_kinds_of, kinds_of, list_settings
 from foundation.settings import differences, hash_of, load
-from training.distillation.optimizers import OPTIMIZERS
+from training.distillation.optimizers.registry import OPTIMIZERS
 from training.recipe import (
     DataRecipe,
     OptimizerRecipe,

@@ -33,7 +33,7 @@ from training.distillation.checkpoints import (
     warn_of_other_data,
 )
 from training.distillation.held_out_pictures import HeldOutPictures
-from training.distillation.optimizers import build_optimizer
+from training.distillation.optimizers.registry import build_optimizer
 from training.distillation.refits import follow_refits
 from training.distillation.schedules import cosine_with_warmup
 from training.distillation.sharding import (
@@ -166,7 +166,8 @@ class Distiller:
         self.model: RadioModel = build_student(recipe, teachers)
         kept_heads = self._warm_start()
         regularize(self.model.to(self.device), recipe)
-        optimizer = build_optimizer(self.model, recipe.optimizer)
+        matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
+        optimizer = build_optimizer(self.model, recipe.optimizer, matrix_dtype)
         self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
         num_images = None if isinstance(images, PartitionStreams) else len(images)
         accelerator = self.accelerator

@@ -2,12 +2,10 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation.optimizers import build_optimizer, parameter_groups
-from training.recipe import OptimizerRecipe
 from training.student.spectral import (
     MIN_SCALE,
     SCALE_SUFFIX,
@@ -103,18 +101,3 @@ def test_folding_leaves_plain_weights_of_the_same_values() -> None:
     torch.testing.assert_close(folded(pixel_values).features, expected)
     assert names_of_scales(model)  # the copy alone was folded
     torch.testing.assert_close(model(pixel_values).features, expected)
-
-
-def test_scales_decay_and_stay_out_of_muons_matrices() -> None:
-    model = build_model()
-    add_spectral_scales(model)
-    scales = {id(model.get_parameter(name)) for name in names_of_scales(model)}
-
-    def ids(group: dict[str, list[Tensor]]) -> set[int]:
-        return {id(parameter) for parameter in group["params"]}
-
-    assert scales <= ids(parameter_groups(model, 0.1)[0])
-    matrices, rest, _ = build_optimizer(model, OptimizerRecipe(name="muon", weight_decay=0.1)).param_groups
-    assert scales <= ids(rest)
-    assert rest["weight_decay"] == 0.1
-    assert len(ids(matrices)) == 8
