@@ -335,7 +335,9 @@ class OptimizerRecipe(RecipeSection):
         fallback_lr_scale: Muon only: learning rate of everything outside of the blocks' matrices, which NAdamW moves,
             as a factor of `learning_rate`.
         clip_norm: Largest gradient norm; None for no clipping.
-        trunk_frozen_steps: Steps during which only the adaptors learn.
+        trunk_frozen_steps: Steps during which only the adaptors learn; the trunk is not even run backward.
+        trunk_warmup_steps: Steps over which the learning rate of a trunk that was frozen rises once it wakes, as a
+            factor on the schedule's; None for `schedule.warmup_steps`.
         max_bad_steps: Consecutive steps with a non-finite gradient, each skipped, after which the run gives
             up.
     """
@@ -348,6 +350,7 @@ class OptimizerRecipe(RecipeSection):
     fallback_lr_scale: float = Field(1.0, ge=0)
     clip_norm: float | None = Field(1.0, gt=0)
     trunk_frozen_steps: int = Field(0, ge=0)
+    trunk_warmup_steps: int | None = Field(None, ge=0)
     max_bad_steps: int = Field(10, gt=0)
 
 

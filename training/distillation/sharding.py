@@ -42,6 +42,24 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
+def is_replicated(accelerator: Accelerator) -> bool:
+    """Return whether every rank has a copy of the whole student, wrapped so that they exchange gradients (DDP)."""
+    return accelerator.num_processes > 1 and not is_sharded(accelerator)
+
+
+def average_gradients(accelerator: Accelerator, parameters: Iterable[Tensor]) -> None:
+    """Replace gradients by their mean over ranks, as DDP does in a backward pass that reaches all its parameters.
+
+    Args:
+        accelerator: Of ranks with copies of the student.
+        parameters: Those without a gradient are left out; they must be the same on every rank.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    means = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+    parts = cast(Tensor, means).split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)])
+
+
 def shard_average(accelerator: Accelerator, average: nn.Module) -> None:
     """Shard the moving average's network as `Accelerator.prepare` sharded the student: each rank averages its part."""
     if is_sharded(accelerator):

@@ -7,12 +7,11 @@ the step, so a restarted run repeats an undisturbed one bit for bit.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from foundation.files import remove_partial, write_file
@@ -24,33 +23,27 @@ from modeling_radio.outputs_radio import RadioAdaptorOutput
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
 from training.distillation.checkpoints import (
-    check_fits,
     check_same_recipe,
     checkpoint_path,
     newest_checkpoint,
     read_state,
-    save_checkpoint,
     warn_of_other_data,
 )
 from training.distillation.held_out_pictures import HeldOutPictures
 from training.distillation.optimizers.registry import build_optimizer
+from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
 from training.distillation.refits import follow_refits
-from training.distillation.schedules import cosine_with_warmup
+from training.distillation.run_state import RunState
 from training.distillation.sharding import (
     assemble,
+    average_gradients,
     blueprint,
     build_accelerator,
+    is_replicated,
     is_sharded,
-    load_whole_optimizer_state,
-    load_whole_state_dict,
-    moments_of,
-    parameters_of_moments,
     reshard,
     shard_average,
-    state_tensors,
     whole_norm,
-    whole_optimizer_state,
-    whole_state_dict,
 )
 from training.distillation.skipped_steps import SkippedSteps
 from training.distillation.tracking import ProgressLog, check_trackers
@@ -69,9 +62,9 @@ from training.student.build import (
     regularize,
     student_patch_size,
 )
-from training.student.ema import build_ema
+from training.student.ema import MovingAverage
 from training.student.export import export_student
-from training.student.parameters import trunk_parameters
+from training.student.frozen_trunk import frozen_trunk
 from training.student.spectral import update_spectral_norms
 from training.student.warm_start import open_source, standardize_heads, warm_start
 from training.targets.cache_contents import CacheContents
@@ -189,9 +182,10 @@ class Distiller:
         if self.resumed_from is None:
             self._calibrate()
             standardize_heads(self.model, kept_heads, self.statistics.standardizers())
-        self.ema = build_ema(self.model, recipe.ema.decay)
+        self.ema = MovingAverage(self.model, recipe.ema.decay)
         self._distribute(optimizer)
-        self.trunk = trunk_parameters(self.model)  # not before: sharding replaces the parameters
+        modules = {"student": self.model, "ema": self.ema, "statistics": self.statistics}
+        self.state = RunState(modules, self.optimizer, self.skipped, self.source)
 
     def _warm_start(self) -> list[str]:
         """Copy what the checkpoint to start from has for a new run; return the teachers whose heads came along."""
@@ -316,13 +310,15 @@ class Distiller:
             self.watch.enter("student")
             self.watch.see(example.pixel_values)
             self._seed(batch)
-            with self._gradients_in_sync(number == self.plan.batches_per_step - 1):
+            with self._gradients_in_sync(number == self.plan.batches_per_step - 1), self._trunk_as_due():
                 losses = self._losses(batch, example)
                 self.accelerator.backward(losses["loss"] * batch.weight)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
             self.statistics.update(example.targets)
         self.statistics.end_step()
+        if self._is_trunk_frozen and is_replicated(self.accelerator):
+            average_gradients(self.accelerator, self.model.parameters())
         values["gradient_norm"] = self._update_weights(values)
         return values
 
@@ -390,11 +386,8 @@ class Distiller:
 
     def _update_weights(self, values: dict[str, Tensor]) -> Tensor:
         """Clip, and step unless a gradient is not finite; return the gradient's norm before clipping."""
-        recipe = self.recipe.optimizer
-        if self.step < recipe.trunk_frozen_steps:
-            for parameter in self.trunk:
-                parameter.grad = None
-        max_norm = float("inf") if recipe.clip_norm is None else recipe.clip_norm
+        clip_norm = self.recipe.optimizer.clip_norm
+        max_norm = float("inf") if clip_norm is None else clip_norm
         norm = whole_norm(torch.nn.utils.clip_grad_norm_(self.student.parameters(), max_norm))
         is_bad = not (torch.isfinite(norm) and torch.isfinite(values["loss"]))
         if any_rank(is_bad, self.device):
@@ -414,14 +407,36 @@ class Distiller:
         self.accelerator.print(self.skipped.add(self.step, causes), flush=True)
 
     def _set_learning_rate(self) -> None:
-        schedule = self.recipe.schedule
-        factor = cosine_with_warmup(self.step, schedule.num_steps, schedule.warmup_steps, schedule.final_fraction)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.optimizer.learning_rate * factor
+            group["lr"] = self._learning_rate(is_trunk=group["is_trunk"])
+
+    def _learning_rate(self, *, is_trunk: bool) -> float:
+        """Return the learning rate of this step; a trunk that was frozen warms up once more, from when it wakes."""
+        optimizer, schedule = self.recipe.optimizer, self.recipe.schedule
+        factor = cosine_with_warmup(self.step, schedule.num_steps, schedule.warmup_steps, schedule.final_fraction)
+        if is_trunk and optimizer.trunk_frozen_steps:
+            warmup_steps = optimizer.trunk_warmup_steps
+            warmup_steps = schedule.warmup_steps if warmup_steps is None else warmup_steps
+            factor *= linear_warmup(self.step - optimizer.trunk_frozen_steps, warmup_steps)
+        return optimizer.learning_rate * factor
+
+    @property
+    def _is_trunk_frozen(self) -> bool:
+        return self.step < self.recipe.optimizer.trunk_frozen_steps
+
+    def _trunk_as_due(self) -> contextlib.AbstractContextManager:
+        """Return the context of a forward pass: no graph below the heads while the trunk is frozen."""
+        return frozen_trunk(self.model) if self._is_trunk_frozen else contextlib.nullcontext()
 
     def _gradients_in_sync(self, is_last: bool) -> contextlib.AbstractContextManager:
-        """Return the context of a backward pass: ranks exchange gradients once per step, with its last batch."""
-        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.student)
+        """Return the context of a backward pass: ranks exchange gradients once per step, with its last batch.
+
+        DDP would wait for those of a frozen trunk: then they are exchanged after the pass.
+        """
+        is_exchanged_later = self._is_trunk_frozen and is_replicated(self.accelerator)
+        if is_last and not is_exchanged_later:
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(self.student)
 
     def _settings(self) -> dict[str, float]:
         """Return what is recorded beside the losses; all ranks must take part."""
@@ -429,8 +444,8 @@ class Distiller:
         with self.accelerator.autocast():
             norms = measure_block_norms(cast(RadioModel, self.ema.module), self.watch.images)
         reshard(self.ema.module)
-        learning_rate = self.optimizer.param_groups[0]["lr"]
-        return {"learning_rate": learning_rate, **self.statistics.scalars(), **self.watch.shares(), **norms}
+        learning_rates = {"learning_rate": self._learning_rate(is_trunk=False)}
+        return {**learning_rates, **self.statistics.scalars(), **self.watch.shares(), **norms}
 
     @torch.no_grad()
     def _draw_picture(self, log: ProgressLog) -> None:
@@ -459,54 +474,17 @@ class Distiller:
     # State
 
     def _save(self) -> None:
-        """Write a checkpoint: every rank gathers, the main process writes."""
-        tensors = {
-            "student": whole_state_dict(self.model),
-            "ema": whole_state_dict(self.ema),
-            "statistics": self.statistics.state_dict(),
-        }
-        optimizer = whole_optimizer_state(self.optimizer)
-        places = gather_object([self.source.state_dict()])
-
-        def write_tensors(folder: Path) -> None:
-            for name, values in tensors.items():
-                save_file(values, folder / f"{name}.safetensors")
-            with (folder / "optimizer.pt").open("wb") as file:  # which says why it cannot be written; a path does not
-                torch.save(optimizer, file)
-
-        if self.accelerator.is_main_process:
-            state: dict[str, Any] = {
-                "step": self.step,
-                "skipped_steps": self.skipped.state_dict(),
-                "data": self.data_fingerprint,
-                "places_in_data": places,
-                "recipe": self.recipe.to_dict(),
-                "torch_version": torch.__version__,
-            }
-            save_checkpoint(self.output / "checkpoints", state, write_tensors, self.recipe.checkpoints.keep)
+        facts = {"step": self.step, "data": self.data_fingerprint, "recipe": self.recipe.to_dict()}
+        is_main_process = self.accelerator.is_main_process
+        keep = self.recipe.checkpoints.keep
+        self.state.save(self.output / "checkpoints", facts, keep, is_main_process=is_main_process)
         self.accelerator.wait_for_everyone()
 
     def _load(self, folder: Path) -> None:
-        """Load a checkpoint that is intact, each part once it is known to fit."""
-        self._load_tensors(self.model, folder / "student.safetensors")
-        self._load_tensors(self.ema, folder / "ema.safetensors")
-        self._load_tensors(self.statistics, folder / "statistics.safetensors")
-        path = folder / "optimizer.pt"
-        optimizer_state = torch.load(path, weights_only=True, map_location="cpu")
-        moments = moments_of(optimizer_state)
-        check_fits(path, moments, parameters_of_moments(self.optimizer, moments))
-        load_whole_optimizer_state(self.optimizer, optimizer_state)
-        state = read_state(folder)
-        self.step = state["step"]
-        self.skipped.load_state_dict(state["skipped_steps"])
-        self.source.load_state_dict(state["places_in_data"])
+        saved = self.state.load(folder)
+        self.step = saved["step"]
         if self.accelerator.is_main_process:
-            warn_of_other_data(folder, state["data"], self.data_fingerprint)
-
-    def _load_tensors(self, module: nn.Module, path: Path) -> None:
-        saved = load_file(path)
-        check_fits(path, saved, state_tensors(module))
-        load_whole_state_dict(module, saved)
+            warn_of_other_data(folder, saved["data"], self.data_fingerprint)
 
     def _export(self) -> Path:
         """Write `final/` from the moving average (or the student itself)."""

@@ -1,34 +1,39 @@
 """The exponential moving average of the student: what is exported, and what MESA compares the student with."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
-Parameters = tuple[Tensor, ...] | list[Tensor]
+class MovingAverage(AveragedModel):
+    """A frozen copy of a model, `.module`, that follows it by `update_parameters(model)` after each optimizer step.
 
-
-def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a frozen copy of `model` that follows it by `update_parameters(model)` after each optimizer step.
-
-    Parameters are averaged with the rising decay of `ema_decay`; buffers are copied. The first update copies
-    all.
+    Parameters are averaged with the rising decay of `ema_decay`; buffers are copied. The first update copies all.
+    Each is one call for all tensors, while PyTorch's own loop handles them one by one.
 
     Args:
         model: The student, not wrapped for distributed training.
         decay: Final decay of the average, in [0, 1).
-
-    Returns:
-        The average; its network is `.module`, in eval mode and without gradients.
     """
 
-    @torch.no_grad()
-    def average(averages: Parameters, current: Parameters, num_updates: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, current, 1 - ema_decay(int(num_updates), decay))
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+        self.module.eval().requires_grad_(False)
 
-    ema = AveragedModel(model, multi_avg_fn=average)
-    ema.module.eval().requires_grad_(False)
-    return ema
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move towards the parameters of `model`, and take its buffers."""
+        num_updates = int(self.n_averaged)  # kept on the CPU: no wait for a device
+        averages, current = list(self.module.parameters()), list(model.parameters())
+        if num_updates:
+            torch._foreach_lerp_(averages, current, 1 - ema_decay(num_updates, self.decay))
+        else:
+            torch._foreach_copy_(averages, current)
+        buffers = list(self.module.buffers())
+        if buffers:
+            torch._foreach_copy_(buffers, list(model.buffers()))
+        self.n_averaged += 1
 
 
 def ema_decay(num_updates: int, decay: float) -> float:

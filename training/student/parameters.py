@@ -19,6 +19,6 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith((POSITIONS, PREFIX_TOKENS))
 
 
-def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters outside of the adaptors."""
-    return [parameter for name, parameter in model.named_parameters() if not name.startswith(f"{ADAPTORS}.")]
+def is_of_trunk(name: str) -> bool:
+    """Return whether a parameter lies outside of the adaptors."""
+    return not name.startswith(f"{ADAPTORS}.")

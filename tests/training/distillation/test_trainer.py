@@ -35,6 +35,7 @@ from training.distillation.checkpoints import CheckpointError
 from training.distillation.manifests import write_manifest
 from training.losses.reductions import REDUCTIONS
 from training.recipe import RecipeError, load_recipe
+from training.student.parameters import is_of_trunk
 from training.teachers.base import TeacherOutput
 
 
@@ -214,6 +215,34 @@ def test_trunk_waits_while_the_heads_settle(recipe_file: str) -> None:
     assert not torch.equal(first[head], untrained[head])
     trainer.Distiller(recipe, Path("run")).run(stop_at=4)
     assert not torch.equal(last_state("run", 4)[trunk], untrained[trunk])
+
+
+def test_a_trunk_that_wakes_warms_up_and_takes_no_larger_steps_than_a_fresh_one(recipe_file: str) -> None:
+    settings = ["optimizer={name: lamb, trunk_frozen_steps: 4, trunk_warmup_steps: 2}", "standardization.method=global"]
+    distiller = trainer.Distiller(load_recipe(recipe_file, settings), Path("run"))
+    rates, gradients, update = [], [], distiller._update_weights
+
+    def recorded(values):
+        by_part = {group["is_trunk"]: group["lr"] for group in distiller.optimizer.param_groups}
+        rates.append(by_part[True] / by_part[False])
+        named = distiller.model.named_parameters()
+        gradients.append({is_of_trunk(name) for name, parameter in named if parameter.grad is not None})
+        return update(values)
+
+    distiller._update_weights = recorded
+    distiller.run()
+    assert rates == pytest.approx([0, 0, 0, 0, 0.5, 1, 1, 1])
+    assert gradients == [{False}] * 4 + [{False, True}] * 4
+    steps = {key: value for key, value in last_state("run").items() if key.endswith("/step")}
+    assert set(steps.values()) == {4, 8}
+
+
+def test_warmup_of_the_trunk_is_that_of_the_schedule_by_default(recipe_file: str) -> None:
+    distiller = trainer.Distiller(load_recipe(recipe_file, ["optimizer.trunk_frozen_steps=4"]), Path("run"))
+    shares = []
+    for distiller.step in (3, 4, 5):
+        shares.append(distiller._learning_rate(is_trunk=True) / distiller._learning_rate(is_trunk=False))
+    assert shares == [0, 0.5, 1]  # two steps
 
 
 class FailingTeacher(TinyTeacher):
@@ -428,7 +457,7 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
             save(values, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"training.distillation.trainer.{writer}", full)
+        patch.setattr(f"training.distillation.run_state.{writer}", full)
         assert main(arguments) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from comparisons import assert_same_weights
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from training.student.ema import build_ema, ema_decay
+from training.student.ema import MovingAverage, ema_decay
 
 
 def test_decay_rises_to_its_value() -> None:
@@ -14,7 +16,7 @@ def test_decay_rises_to_its_value() -> None:
 
 def test_average_follows_the_model() -> None:
     model = nn.Linear(2, 2)
-    ema = build_ema(model, 0.5)
+    ema = MovingAverage(model, 0.5)
     ema.update_parameters(model)
     first = model.weight.detach().clone()
     assert torch.equal(ema.module.weight, first)
@@ -29,8 +31,33 @@ def test_average_follows_the_model() -> None:
 
 def test_buffers_are_copied() -> None:
     model = nn.BatchNorm1d(2)
-    ema = build_ema(model, 0.9)
+    ema = MovingAverage(model, 0.9)
     for _ in range(3):
         model.running_mean.add_(1.0)
         ema.update_parameters(model)
     assert torch.equal(ema.module.running_mean, model.running_mean)
+
+
+def test_it_is_pytorchs_average_bit_for_bit_in_one_call_for_all_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    calls, lerp = [], torch._foreach_lerp_
+    ours = MovingAverage(model, 0.9)
+
+    def recorded(averages, current, weight):
+        calls.append(len(averages))
+        assert all(a is b for a, b in zip(current, model.parameters(), strict=True))  # no copies
+        lerp(averages, current, weight)
+
+    theirs = AveragedModel(model, avg_fn=lambda old, new, n: torch.lerp(old, new, 1 - ema_decay(int(n), 0.9)))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "_foreach_lerp_", recorded)
+        for _ in range(4):
+            model(torch.randn(5, 3))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter))
+            ours.update_parameters(model)
+            theirs.update_parameters(model)
+    assert calls == [6, 6, 6]
+    assert_same_weights(ours, theirs)
+    assert int(ours.n_averaged) == 4

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from modeling_radio.network_radio import ADAPTORS, BLOCKS
-from training.student.parameters import STACKED_MATRICES, is_decayed
+from modeling_radio.network_radio import BLOCKS
+from training.student.parameters import STACKED_MATRICES, is_decayed, is_of_trunk
 from training.student.spectral import SCALE_SUFFIX
 
 
@@ -57,7 +57,7 @@ def _traits(name: str, parameter: nn.Parameter) -> _Traits:
     is_matrix = name.startswith(f"{BLOCKS}.") and decays and not is_scale
     stacked = next((count for layer, count in STACKED_MATRICES.items() if f".{layer}." in name), 1)
     return _Traits(
-        is_trunk=not name.startswith(f"{ADAPTORS}."),
+        is_trunk=is_of_trunk(name),
         is_decayed=decays,
         # A scale is the inverse of softplus of a norm: in proportion to itself it would shrink, and stand still near 0.
         use_trust_ratio=decays and not is_scale,

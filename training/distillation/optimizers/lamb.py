@@ -31,7 +31,7 @@ class Lamb(Optimizer):
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # pyrefly: ignore[bad-override]: takes no closure
         """Move all parameters that have a gradient."""
         for group in self.param_groups:
             for moments in advance_moments(self, group):

@@ -51,7 +51,7 @@ class Muon(Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # pyrefly: ignore[bad-override]: takes no closure
         """Move all parameters that have a gradient."""
         matrix_groups = []
         for group in self.param_groups:

@@ -1,6 +1,6 @@
 import pytest
 
-from training.distillation.schedules import cosine_with_warmup
+from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
 
 
 def test_warmup_is_linear_and_reaches_the_peak() -> None:
@@ -17,3 +17,8 @@ def test_cosine_ends_at_the_final_fraction() -> None:
 
 def test_warmup_of_the_whole_run() -> None:
     assert cosine_with_warmup(9, 10, 10) == 1
+
+
+def test_warmup_rises_from_where_it_begins() -> None:
+    assert [linear_warmup(step, 4) for step in range(-2, 6)] == pytest.approx([0, 0, 0.25, 0.5, 0.75, 1, 1, 1])
+    assert [linear_warmup(step, 0) for step in (-1, 0, 1)] == [0, 1, 1]
