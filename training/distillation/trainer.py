@@ -317,8 +317,10 @@ class Distiller:
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
             self.statistics.update(example.targets)
         self.statistics.end_step()
-        if self._is_trunk_frozen and is_replicated(self.accelerator):
-            average_gradients(self.accelerator, self.model.parameters())
+        if self._is_trunk_frozen:
+            reshard(self.model)  # what is not run backward stays gathered
+            if is_replicated(self.accelerator):
+                average_gradients(self.accelerator, self.model.parameters())
         values["gradient_norm"] = self._update_weights(values)
         return values
 

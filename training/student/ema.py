@@ -25,11 +25,8 @@ class MovingAverage(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         """Move towards the parameters of `model`, and take its buffers."""
         num_updates = int(self.n_averaged)  # kept on the CPU: no wait for a device
-        averages, current = list(self.module.parameters()), list(model.parameters())
-        if num_updates:
-            torch._foreach_lerp_(averages, current, 1 - ema_decay(num_updates, self.decay))
-        else:
-            torch._foreach_copy_(averages, current)
+        share = 1 - ema_decay(num_updates, self.decay) if num_updates else 1.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), share)
         buffers = list(self.module.buffers())
         if buffers:
             torch._foreach_copy_(buffers, list(model.buffers()))

@@ -217,7 +217,7 @@ def test_trunk_waits_while_the_heads_settle(recipe_file: str) -> None:
     assert not torch.equal(last_state("run", 4)[trunk], untrained[trunk])
 
 
-def test_a_trunk_that_wakes_warms_up_and_takes_no_larger_steps_than_a_fresh_one(recipe_file: str) -> None:
+def test_a_trunk_that_wakes_warms_up_and_counts_its_own_steps(recipe_file: str) -> None:
     settings = ["optimizer={name: lamb, trunk_frozen_steps: 4, trunk_warmup_steps: 2}", "standardization.method=global"]
     distiller = trainer.Distiller(load_recipe(recipe_file, settings), Path("run"))
     rates, gradients, update = [], [], distiller._update_weights
@@ -233,8 +233,7 @@ def test_a_trunk_that_wakes_warms_up_and_takes_no_larger_steps_than_a_fresh_one(
     distiller.run()
     assert rates == pytest.approx([0, 0, 0, 0, 0.5, 1, 1, 1])
     assert gradients == [{False}] * 4 + [{False, True}] * 4
-    steps = {key: value for key, value in last_state("run").items() if key.endswith("/step")}
-    assert set(steps.values()) == {4, 8}
+    assert {int(value) for key, value in last_state("run").items() if key.endswith("/step")} == {4, 8}
 
 
 def test_warmup_of_the_trunk_is_that_of_the_schedule_by_default(recipe_file: str) -> None:
