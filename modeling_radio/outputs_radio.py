@@ -50,11 +50,11 @@ class RadioAdaptorOutput(ModelOutput):
     features: Tensor | None = None
 
 
-@dataclass(init=False)
 class RadioAdaptorOutputs(ModelOutput):
     """By adaptor name, its `RadioAdaptorOutput`: a class of its own, since `torch.export` looks into no plain one.
 
-    Built from names, or like a dictionary from another one, as Accelerate does.
+    Built from names, or like a dictionary from another one, as Accelerate does. No dataclass: FSDP would look for the
+    tensors that it waits for in its fields alone.
     """
 
     def __init__(self, outputs: Mapping[str, RadioAdaptorOutput] | None = None, /, **named: RadioAdaptorOutput) -> None:

@@ -1,5 +1,8 @@
 """Outputs as transformers' code takes them: by name, by index, as a tuple."""
 
+import pickle
+from dataclasses import is_dataclass
+
 import pytest
 import torch
 from accelerate.utils import convert_to_fp32
@@ -60,6 +63,16 @@ def test_accelerate_casts_adaptors_too():
     cast = convert_to_fp32(output)
     assert cast.adaptors["sam3"].features.dtype == torch.float32
     assert type(cast.adaptors) is type(output.adaptors)
+
+
+def test_fsdp_finds_the_tensors_of_adaptors():
+    """It looks into dictionaries, and into dataclasses by their fields, for what it waits for in the backward pass."""
+    features = torch.rand(1, 2, 3, requires_grad=True)
+    adaptors = RadioModelOutput(adaptors={"dino_v3": RadioAdaptorOutput(features=features)}).adaptors
+    assert not is_dataclass(adaptors)
+    assert isinstance(adaptors, dict)
+    copied = pickle.loads(pickle.dumps(adaptors))
+    assert torch.equal(copied["dino_v3"].features, features)
 
 
 def test_maps_have_the_tokens_in_rows():

@@ -26,7 +26,7 @@ class MovingAverage(AveragedModel):
         """Move towards the parameters of `model`, and take its buffers."""
         num_updates = int(self.n_averaged)  # kept on the CPU: no wait for a device
         share = 1 - ema_decay(num_updates, self.decay) if num_updates else 1.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), share)
+        torch._foreach_lerp_(tuple(self.module.parameters()), tuple(model.parameters()), share)
         buffers = list(self.module.buffers())
         if buffers:
             torch._foreach_copy_(buffers, list(model.buffers()))
