@@ -200,8 +200,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "af09a4a4b5c5b099f09ed6c2491dc856cd65ae4d3e3351ce13513b58cd4b407d"),
-        ("c_radio_v4_h", [SOURCE], "d1391abaed418b953460e89789a7102425ba2da7878ee98cdd0702f063e1ecc9"),
+        ("demo", [], "5c98d7e5d328d47db97f2f7e6145b837015b18f28f584f54c2990563795063b1"),
+        ("c_radio_v4_h", [SOURCE], "c77ef85d3e0359f0cbbdfd5c58166192b196121f3468c76821d969eb347e50ea"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
