@@ -94,13 +94,18 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
     bfloat16, also heads and others that autocast leaves alone, round labels, and sum the gradients of all ranks in it.
 
     Raises:
-        ValueError: If the launcher asks for FSDP of version 1.
+        ValueError: If the launcher asks for FSDP of version 1, or for what Accelerate does not know.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
     from accelerate import FullyShardedDataParallelPlugin
 
-    plugin = FullyShardedDataParallelPlugin()
+    try:
+        plugin = FullyShardedDataParallelPlugin()
+    except (KeyError, ValueError) as error:  # Accelerate looks names up in its enumerations
+        raise ValueError(
+            f"`fsdp_config` of the launcher must hold values that Accelerate knows, got {error}."
+        ) from error
     if plugin.fsdp_version != 2:
         raise ValueError(f"FSDP version {plugin.fsdp_version} is not supported: set `fsdp_version: 2`.")
     plugin.mixed_precision_policy = MixedPrecisionPolicy()

@@ -51,6 +51,18 @@ def test_the_first_version_of_fsdp_is_refused(monkeypatch):
         fsdp_plugin()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("FSDP_VERSION", "x"), ("FSDP_AUTO_WRAP_POLICY", "NOPE"), ("FSDP_STATE_DICT_TYPE", "NOPE")],
+)
+def test_wrong_settings_of_the_launcher_are_refused(variable, value, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"`fsdp_config` of the launcher must hold values .*{value}"):
+        fsdp_plugin()
+
+
 def work_until_the_other_is_killed(rank, work, folder, messages):
     """Run by both processes; the second is killed after its first turn."""
     torch.set_num_threads(1)
