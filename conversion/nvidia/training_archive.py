@@ -4,11 +4,13 @@ import io
 import pickle
 import re
 import stat
+import struct
 import warnings
 import zipfile
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,15 @@ class _ArchiveFile(io.FileIO):
         return super().read(size)
 
 
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Name the file in whatever `zipfile` raises of a damaged one."""
+    try:
+        yield
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError, struct.error) as error:
+        raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: {error}.") from error
+
+
 def _check_records(path: Path) -> Counter[int]:
     """Return the sizes of the tensors' records, how often each occurs.
 
@@ -77,13 +88,10 @@ def _check_records(path: Path) -> Counter[int]:
     """
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: torch.save writes a zip archive. {_SAVE_AGAIN}")
-    try:
-        with _ArchiveFile(path) as file, zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            _check_entries(path, entries)
-            _check_pickle(path, archive, entries)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} is damaged or no PyTorch file: {error}.") from error
+    with _damage_named(path), _ArchiveFile(path) as file, zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    _check_entries(path, entries)
+    _check_pickle(path, entries)
     return Counter(entry.file_size for entry in entries if "/data/" in entry.filename and entry.file_size)
 
 
@@ -108,7 +116,7 @@ def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
         )
 
 
-def _check_pickle(path: Path, archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
+def _check_pickle(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
     """Refuse a pickle that asks for strangers, or for memory of any size, before it is opened."""
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
     if len(pickles) != 1 or not 0 < pickles[0].file_size <= MAX_PICKLE_BYTES:
@@ -116,7 +124,8 @@ def _check_pickle(path: Path, archive: zipfile.ZipFile, entries: Sequence[zipfil
             f"{str(path)!r} is damaged or no PyTorch file: it must hold one data.pkl of at most {MAX_PICKLE_BYTES:,} "
             f"bytes, got {[(entry.filename, entry.file_size) for entry in pickles]!r:.200}. {_SAVE_AGAIN}"
         )
-    content = archive.read(pickles[0])
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        content = archive.read(pickles[0])
     found = next((name for name in _OF_ANY_SIZE if name in content), None)
     if found is not None:
         wanted = found.decode().replace("\n", ".").strip(".")

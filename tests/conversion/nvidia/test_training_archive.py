@@ -156,6 +156,27 @@ def test_records_that_torch_does_not_write_are_refused(add, repacked):
         open_archive(path)
 
 
+def encrypted(content):
+    """The flag of encryption, in the pickle's entry of the directory."""
+    place = content.index(b"PK\x01\x02") + 8
+    return content[:place] + b"\x01" + content[place + 1 :]
+
+
+def misspelt(content):
+    """A name that is no UTF-8 and says that it is."""
+    place = content.index(b"PK\x01\x02")
+    return content[: place + 9] + b"\x08" + content[place + 10 : place + 46] + b"\xff" + content[place + 47 :]
+
+
+@pytest.mark.parametrize("damage", [encrypted, misspelt])
+def test_damaged_directories_are_refused_by_name(damage, reference, tmp_path):
+    path = tmp_path / "damaged.pth.tar"
+    path.write_bytes(damage((reference / "c_radio_v4_tiny" / "checkpoint.pth.tar").read_bytes()))
+    with pytest.raises(ValueError, match=r"damaged\.pth\.tar' is damaged or no PyTorch file: ") as error:
+        open_archive(path)
+    assert type(error.value) is ValueError
+
+
 def test_an_archive_of_archives_is_refused(reference, tmp_path):
     with zipfile.ZipFile(tmp_path / "outer.pth.tar", "w") as archive:
         archive.write(reference / "c_radio_v4_tiny" / "checkpoint.pth.tar", "inner/checkpoint.pth.tar")
