@@ -255,7 +255,13 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     if not isinstance(entries, dict):
         raise ValueError(f"{str(file)!r} is damaged or no safetensors file: its header is {entries!r:.60}.")
     entries.pop("__metadata__", None)
-    return {key: _read_entry(file, 8 + size, available, key, entry) for key, entry in entries.items()}
+    tensors = {key: _read_entry(file, 8 + size, available, key, entry) for key, entry in entries.items()}
+    end = 8 + size
+    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
+        if tensor.start != end:
+            raise ValueError(f"{str(file)!r} is damaged: {key!r} must begin at byte {end}, got {tensor.start}.")
+        end += tensor.num_bytes
+    return tensors
 
 
 def _read_entry(file: Path, start: int, available: int, key: str, entry: Any) -> StoredTensor:

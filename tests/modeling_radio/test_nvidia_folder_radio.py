@@ -303,3 +303,11 @@ def test_arguments_of_a_network_without_end_are_refused_at_once(size, message, f
     edit_config(folder, model_kwargs={"depth": 4, "embed_dim": 32, "num_heads": 4, **size})
     with pytest.raises(ValueError, match=rf"do not fit the architecture.*`args\.model_kwargs\.{message}"):
         RadioModel.from_pretrained(folder)
+
+
+def test_tensors_with_gaps_between_them_are_refused(folder):
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1))
+    with pytest.raises(ValueError, match=r"is damaged: '.*' must begin at byte [0-9]+, got [0-9]+\."):
+        RadioModel.from_pretrained(folder)
