@@ -118,9 +118,10 @@ class RadioDetectionModel(RadioTaskModel):
         nothing else, since the detector needs memory too.
         """
         network, blocks = self.radio_model, self.config.detection_blocks
+        own_window = self.config.detection_window_size if self.config.has_windowed_blocks else "global"
         passed = network(
             pixel_values,
-            window_size=self.config.detection_window_size if window_size is None else window_size,
+            window_size=own_window if window_size is None else window_size,
             keep=blocks,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,

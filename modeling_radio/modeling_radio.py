@@ -265,7 +265,8 @@ class RadioModel(RadioPreTrainedModel):
                 one image at a time; summaries are `(num_images, ...)`, everything else is concatenated along tokens.
             window_size: Side of the ViTDet windows in tokens; `None` takes `config.vitdet_window_size`, `"global"`
                 turns windows off, `"auto"` stays global while attention is a small share of the work and otherwise
-                takes the largest window that removes most of it. A `WindowChoice` is taken as it is.
+                takes the largest window that removes most of it. A `WindowChoice` is taken as it is. Where all blocks
+                attend globally (`config.has_windowed_blocks`) a window changes nothing, with a warning.
             adaptor_names: Adaptors to run; `None` takes `config.adaptor_names`, `[]` runs none.
             feature_format: "NLC" for token sequences, "NCHW" for maps.
             output_hidden_states: Also return the tokens before the first block and after every block. A place among

@@ -172,7 +172,8 @@ class ViTDetFields(TrunkFields):
 
     Attributes:
         vitdet_window_size: Default window in tokens for ViTDet mode; `None` is global attention.
-        vitdet_num_global: Blocks with global attention in ViTDet mode, evenly spread (the last one always is).
+        vitdet_num_global: Blocks with global attention in ViTDet mode, evenly spread (the last one always is). More
+            than half the number of blocks makes all global, so that windows change nothing.
         vitdet_num_windowed: Windowed blocks between two global ones; overrides `vitdet_num_global`.
     """
 

@@ -94,25 +94,42 @@ def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolutio
     Raises:
         ValueError: If the window is no number of tokens, "auto", "global", choice or `None`.
     """
-    if window_size is None:
-        return config.vitdet_window_size
     if isinstance(window_size, WindowChoice):
         window_size = "global" if window_size.window_size is None else window_size.window_size
-    check_window_size(window_size)
-    if window_size == "global":
-        return None
-    return choose_without_budget(config, *grid) if window_size == "auto" else int(window_size)
+    if window_size is None:
+        window = config.vitdet_window_size
+    else:
+        check_window_size(window_size)
+        if window_size == "auto":
+            return choose_without_budget(config, *grid)
+        window = None if window_size == "global" else int(window_size)
+    if window is None or config.has_windowed_blocks:
+        return window
+    _warn_of_no_effect(config, window)
+    return None
+
+
+def _warn_of_no_effect(config: RadioConfig, window: int) -> None:
+    """Say that a window changes nothing; no error, as code for NVIDIA's models gives one to networks of any depth."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f"`window_size` has no effect, got {window}: all {config.num_hidden_layers} blocks attend globally. Open "
+            "the model with a `vitdet_num_global` of half the blocks or fewer to have windowed ones.",
+            stacklevel=4,
+        )
 
 
 def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | None:
     """Return the window of `window_size="auto"`: global while attention is cheap, else the largest that helps.
+
+    Global too where no block would have windows.
 
     Counts multiply-accumulates: `12 * hidden` per token and channel for a block's linear layers (with an MLP of four
     times the width), `2 * length` for its attention.
     """
     tokens = rows * cols + config.num_prefix_tokens
     linear = 4 * config.hidden_size + 2 * config.intermediate_size
-    if 2 * tokens / (linear + 2 * tokens) <= SMALL_ATTENTION_SHARE:
+    if not config.has_windowed_blocks or 2 * tokens / (linear + 2 * tokens) <= SMALL_ATTENTION_SHARE:
         return None
     return next((w for w in WINDOW_SIZES if w * w <= MAX_WINDOW_SHARE * rows * cols), WINDOW_SIZES[-1])
 
@@ -206,7 +223,8 @@ class WindowBudget:
         if max_latency_ms is None and max_memory_gib is None:
             window = choose_without_budget(self.config, rows, cols)
             return self.predict_window_cost(height, width, window, batch_size)
-        windows = [None, *(window for window in WINDOW_SIZES if window < max(rows, cols))]
+        can_act = self.config.has_windowed_blocks
+        windows = [None, *(window for window in WINDOW_SIZES if can_act and window < max(rows, cols))]
         candidates = [self.predict_window_cost(height, width, window, batch_size) for window in windows]
         choice = choose_within(candidates, max_latency_ms, max_memory_gib)
         if choice.latency_ms > (max_latency_ms or math.inf) or choice.memory_gib > (max_memory_gib or math.inf):

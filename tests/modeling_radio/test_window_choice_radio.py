@@ -1,5 +1,7 @@
 """The window that is chosen for a budget, and what `window_size="auto"` does."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -36,7 +38,7 @@ def test_auto_is_global_until_attention_costs(config, px, expected):
 
 @torch.no_grad()
 def test_forward_takes_auto_and_choices():
-    config = RadioConfig.from_preset("radio-test", max_img_size=1024)
+    config = RadioConfig.from_preset("radio-test", max_img_size=1024, vitdet_num_global=2)
     model = RadioModel(config).eval()
     batch = torch.rand(1, 3, 256, 384)
     window = choose_without_budget(config, 16, 24)
@@ -46,6 +48,44 @@ def test_forward_takes_auto_and_choices():
     assert torch.equal(auto, model(batch, window_size=WindowChoice(window, 1.0, 1.0)).features)
     small = torch.rand(1, 3, 32, 32)
     assert torch.equal(model(small, window_size="auto").features, model(small).features)
+
+
+@pytest.fixture
+def shallow() -> RadioModel:
+    """A model whose four blocks are all global."""
+    model = RadioModel(RadioConfig.from_preset("radio-test", max_img_size=1024)).eval()
+    assert not model.config.has_windowed_blocks
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("by_default", [False, True])
+def test_a_window_without_effect_is_told(shallow, by_default):
+    batch = torch.rand(1, 3, 64, 64)
+    whole = shallow(batch, window_size="global").features
+    if by_default:
+        shallow.config.vitdet_window_size = 2
+    message = r"`window_size` has no effect, got 2: all 4 blocks attend globally.* `vitdet_num_global` of half"
+    with pytest.warns(UserWarning, match=message):
+        windowed = shallow(batch, window_size=None if by_default else 2).features
+    assert torch.equal(windowed, whole)
+    deeper = RadioModel(RadioConfig.from_preset("radio-test", vitdet_num_global=2)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        deeper(batch, window_size=2)
+
+
+@torch.no_grad()
+def test_nothing_is_chosen_or_told_where_windows_have_no_effect(shallow):
+    assert choose_without_budget(shallow.config, 16, 24) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shallow(torch.rand(1, 3, 64, 64), window_size="auto")
+    shallow._block_costs = {
+        (str(shallow.device), shallow.dtype, shallow.config._attn_implementation): BlockCost(1.0, 0.1, 0.01, 0.5)
+    }
+    with pytest.warns(UserWarning, match="No window fits"):
+        assert shallow.choose_window_size(256, 256, max_latency_ms=1e-9).window_size is None
 
 
 CANDIDATES = [WindowChoice(None, 90.0, 2.0), WindowChoice(32, 60.0, 1.5), WindowChoice(16, 40.0, 1.5)]

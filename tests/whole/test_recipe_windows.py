@@ -2,13 +2,16 @@
 
 from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from training.recipe import PartitionRecipe, Recipe, list_recipes, load_recipe, stage_recipes
+from training import plan
+from training.distillation.stages import run_recipe
+from training.recipe import PartitionRecipe, Recipe, RecipeError, list_recipes, load_recipe, stage_recipes
 from training.student.build import check_student_windows, student_patch_size
 from training.views.windows import draw_window, fitting_windows
 
@@ -66,6 +69,24 @@ def build(name: str) -> RadioModel:
 def test_every_window_of_every_stage_could_act(name: str) -> None:
     for stage in load(name):
         check_student_windows(stage)
+
+
+def test_a_run_whose_windows_could_not_act_leaves_nothing_behind(tmp_path: Path) -> None:
+    recipe = load_recipe("demo_full", ["student.config.vitdet_num_global=4"])
+    with pytest.raises(RecipeError, match=r"^`partitions.low.vitdet_windows` must be null .* to at most 3 \(now 4"):
+        run_recipe(recipe, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_whose_windows_could_not_act_is_neither_run_nor_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["data.source=images", "partitions.high.vitdet_windows=[8, 64]"]  # of the last stage
+    with pytest.raises(RecipeError, match=r"`partitions.high.vitdet_windows` .* got \[64\] with grids of \[64\]"):
+        run_recipe(load_recipe("radio_v2.5", overrides), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    assert plan.main(["--recipe", "radio_v2.5", *overrides]) == 1
+    assert "`partitions.high.vitdet_windows` must be windows smaller" in capsys.readouterr().err
 
 
 def test_recipes_of_all_generations_and_the_full_demo_have_windows() -> None:
