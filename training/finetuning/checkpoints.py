@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from foundation.files import scratch_folder, write_through
@@ -57,6 +58,17 @@ def last_checkpoint(output: Path) -> str | None:
         logger.warning("%s: %s is removed, and the run goes on from %s", damage, path.name, intact[-1].name)
         _remove(path)
     return str(intact[-1]) if intact else None
+
+
+def ends_run(checkpoint: str | Path) -> bool:
+    """Return whether a run ended with a checkpoint, after its last step or early, for want of a better metric.
+
+    `Trainer` does not ask: it would train on, a step where the last one lies within an epoch, or until the patience
+    is over once more.
+    """
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    control = state.stateful_callbacks.get(TrainerControl.__name__, {}).get("args", {})
+    return state.global_step >= state.max_steps or control.get("should_training_stop", False)
 
 
 def _all_checkpoints(output: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_multiple, largest_side
 from training.distillation.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
-from training.finetuning.checkpoints import last_checkpoint, sealed_checkpoints
+from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
 from training.finetuning.data.sources import load_images
 from training.finetuning.models import (
     TrainableShare,
@@ -93,6 +93,11 @@ class FinetuningRun:
     def _run(self) -> dict[str, float]:
         output, clock = self.settings.output, Clock(self._report)
         checkpoint = on_first_rank(self._prepare_output)
+        if checkpoint is not None and ends_run(checkpoint):
+            self._report(
+                f"This run has ended before: its best state is measured and saved again, from {str(output)!r}."
+            )
+            self.arguments.max_steps, self.arguments.num_train_epochs = -1, 0  # not a step more
         with clock.phase("training"):
             self.trainer.train(resume_from_checkpoint=checkpoint)
             self.trainer.evaluate()
@@ -222,6 +227,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         save_steps=settings.evaluate_every or 500,
         save_total_limit=KEPT_CHECKPOINTS,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # how long a run has waited for a better metric
         batch_eval_metrics=True,
         logging_steps=LOGGING_STEPS,
         logging_nan_inf_filter=False,  # what is not finite ends the run

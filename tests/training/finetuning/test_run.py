@@ -152,11 +152,35 @@ def trainable_state(run):
     return {name: p.detach().clone() for name, p in run.trainer.model.named_parameters() if p.requires_grad}
 
 
-def test_finished_run_is_not_trained_again(base, class_folders, tmp_path):
-    FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).run()
-    again = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
-    again.run()
-    assert again.trainer.state.global_step == 2
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 2),
+        ({"batch_size": 1}, 2),  # ends within an epoch
+        ({"steps": 20, "evaluate_every": 1, "patience": 2, "head_learning_rate": 0.0, "validation_share": 0.5}, 3),
+    ],
+)
+def test_finished_run_is_not_trained_again(options, steps, base, class_folders, tmp_path, capsys):
+    settings = run_settings(base, class_folders, tmp_path / "run", **options)
+    metrics = FinetuningRun(settings).run()
+    before = load_file(tmp_path / "run" / FINAL / "model.safetensors")
+    assert "has ended before" not in capsys.readouterr().out
+    again = FinetuningRun(settings)
+    assert again.run() == metrics
+    assert again.trainer.state.global_step == steps
+    assert "This run has ended before" in capsys.readouterr().out
+    after = load_file(tmp_path / "run" / FINAL / "model.safetensors")
+    assert all(torch.equal(after[name], weights) for name, weights in before.items())
+
+
+def test_resumed_run_is_no_more_patient(base, class_folders, tmp_path):
+    options = {"steps": 20, "evaluate_every": 1, "patience": 3, "head_learning_rate": 0.0, "validation_share": 0.5}
+    stopped = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
+    stopped.trainer.add_callback(StopAfter(3))
+    stopped.trainer.train()
+    resumed = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
+    resumed.run()
+    assert resumed.trainer.state.global_step == 4  # as without the stop: three evaluations without a better metric
 
 
 def test_one_run_at_a_time(base, class_folders, tmp_path):
