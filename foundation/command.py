@@ -1,6 +1,7 @@
 """How every command ends: with its exit status, and one line on standard error about what went wrong."""
 
 import importlib.util
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,12 @@ from foundation.interruption import Interrupted, TrainingDivergedError
 
 EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 USER_ERRORS = (ValueError, OSError, UserError, TrainingDivergedError)
+
+# How torch raises in the main process what a data worker has raised (`torch._utils.ExceptionWrapper`).
+FROM_WORKER = re.compile(
+    r"Caught (\w+) in DataLoader worker process \d+\.\nOriginal Traceback.*^(?:[\w.]+\.)?\1: (?P<message>.*)",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def run_command(
@@ -39,7 +46,7 @@ def run_command(
     except USER_ERRORS as error:
         if show_traceback:
             raise
-        return _end(name, f"error: {' '.join(str(error).split())}", 1)
+        return _end(name, f"error: {' '.join(_message(error).split())}", 1)
     return 0
 
 
@@ -64,6 +71,12 @@ def one_line_warnings(name: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+def _message(error: Exception) -> str:
+    """Return what an error says, of a data worker's without the traceback that torch puts before it."""
+    from_worker = FROM_WORKER.match(str(error))
+    return from_worker["message"] if from_worker else str(error)
 
 
 def _is_absent(module: str) -> bool:

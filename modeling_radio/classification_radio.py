@@ -129,6 +129,8 @@ class RadioForImageClassification(RadioTaskModel):
 
     def _check_labels(self, labels: Tensor, batch_size: int) -> Tensor:
         """Return labels in the type that the loss needs, after checks; the first ones decide what they are."""
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"`labels` must be a tensor, got a {type(labels).__name__}. Use `torch.tensor(labels)`.")
         problem_type = self.config.problem_type or self._guess_problem_type(labels)
         check_choice("problem_type", problem_type, get_args(ProblemType))
         if problem_type == "single_label_classification":

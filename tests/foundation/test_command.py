@@ -2,6 +2,7 @@ import functools
 import importlib
 
 import pytest
+from torch.utils.data import DataLoader
 
 from foundation.command import EXIT_INTERRUPTED, run_command
 from foundation.errors import UserError
@@ -22,6 +23,28 @@ def failing(error):
 def test_what_the_user_can_mend_is_one_line(kind, capsys):
     assert run_finetune(failing(kind("bad\n  value"))) == 1
     assert capsys.readouterr().err == "finetune: error: bad value\n"
+
+
+class BadRow:
+    """Rows that raise one error from another, as where a row is read."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise ValueError("first")
+        except ValueError as error:
+            raise self.kind("row 0:\n  bad") from error
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, UserError])
+def test_errors_of_data_workers_come_without_their_traceback(kind, capsys):
+    assert run_finetune(lambda: list(DataLoader(BadRow(kind), num_workers=1))) == 1
+    assert capsys.readouterr().err == "finetune: error: row 0: bad\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), ModuleNotFoundError("no", name="absent_package")])

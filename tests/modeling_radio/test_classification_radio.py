@@ -162,3 +162,8 @@ def test_trainer_divides_weighted_losses_itself():
     assert build().accepts_loss_kwargs
     assert not build(class_weights=[1.0, 2.0, 3.0]).accepts_loss_kwargs
     assert not RadioModel(tiny_config()).accepts_loss_kwargs
+
+
+def test_labels_of_a_list_are_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"`labels` must be a tensor, got a list\. Use `torch\.tensor\(labels\)`\."):
+        build()(images(), labels=[0, 1])

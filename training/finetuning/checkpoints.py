@@ -67,7 +67,8 @@ def ends_run(checkpoint: str | Path) -> bool:
     is over once more.
     """
     state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-    control = state.stateful_callbacks.get(TrainerControl.__name__, {}).get("args", {})
+    callbacks: Any = state.stateful_callbacks  # those of a file are a dictionary
+    control = callbacks.get(TrainerControl.__name__, {}).get("args", {})
     return state.global_step >= state.max_steps or control.get("should_training_stop", False)
 
 

@@ -194,7 +194,7 @@ def _check_object(
     if category not in numbers:
         raise ValueError(
             f"{where} has the category {category!r:.60}; the training set's `categories` have the ids "
-            f"{', '.join(map(str, numbers))}."
+            f"{', '.join(map(str, numbers)) or '(none)'}."
         )
     if not _is_box(annotation["bbox"]):
         raise ValueError(

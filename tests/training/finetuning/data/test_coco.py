@@ -71,6 +71,7 @@ def test_coco_file_alone(coco_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"categories": []}, r"annotations\[0\] has the category 9; .* have the ids \(none\)\."),
         ({"categories": [{"id": 4, "name": "bus"}]}, r"annotations\[0\] has the category 9; .* have the ids 4"),
         ({"images": []}, r"annotations\[0\] names image 10, which is not in `images`"),
         ({"images": [{"id": 10, "file_name": "gone.png"}, {"id": 12, "file_name": "2.png"}]}, "names the image 'gone"),
