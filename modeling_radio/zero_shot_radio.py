@@ -63,6 +63,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     """
 
     input_modalities = ["image", "text"]
+    main_input_name = "input_ids"
 
     _warned_of_text_length = False
 
@@ -166,8 +167,8 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         """
         check_call_arguments(self, kwargs)
         asked: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        images = self.get_image_features(pixel_values, window_size, **asked)
-        texts = self.get_text_features(input_ids, attention_mask, position_ids, **asked)
+        images = self.get_image_features(pixel_values, window_size, return_dict=True, **asked)
+        texts = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **asked)
         has_more = images.hidden_states is not None or images.attentions is not None
         image_embeds = _normalize(cast(Tensor, images.pooler_output))
         text_embeds = _normalize(cast(Tensor, texts.pooler_output))
@@ -183,6 +184,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             vision_model_output=images if has_more else None,
         )
 
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: Tensor,
@@ -214,6 +216,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             attentions=output.attentions,
         )
 
+    @can_return_tuple
     def get_image_features(
         self,
         pixel_values: Tensor,
@@ -253,7 +256,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             normalize: Return unit vectors.
         """
         input_ids = texts if isinstance(texts, Tensor) else texts["input_ids"]
-        embeds = cast(Tensor, self.get_text_features(input_ids).pooler_output)
+        embeds = cast(Tensor, self.get_text_features(input_ids, return_dict=True).pooler_output)
         return _normalize(embeds) if normalize else embeds
 
     @torch.no_grad()
@@ -280,7 +283,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
                 return_tensors="pt",
             )
             # No mask: SigLIP was trained without, and CLIP reads the end token, which attends to nothing after it.
-            output = self.get_text_features(tokens["input_ids"].to(self.device))
+            output = self.get_text_features(tokens["input_ids"].to(self.device), return_dict=True)
             embeds.append(cast(Tensor, output.pooler_output))
         return _normalize(torch.cat(embeds))
 

@@ -1,6 +1,7 @@
 """Zero-shot classification and segmentation with a teacher's text tower."""
 
 import copy
+import inspect
 import json
 import math
 from pathlib import Path
@@ -99,6 +100,25 @@ def give_image_embeddings(monkeypatch, teacher, embeddings):
     monkeypatch.setattr(teacher.vision_model, "forward", lambda *_args, **_options: output)
     if hasattr(teacher, "visual_projection"):
         teacher.visual_projection = nn.Identity()
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+def test_features_and_classes_without_names(model, word_tokenizer, by_config):
+    texts, pixels = random_texts(2), torch.rand(1, 3, 32, 48)
+    expected = model.get_text_features(texts).to_tuple() + model.get_image_features(pixels).to_tuple()
+    classes, embeds = model.embed_texts(word_tokenizer, LABELS), model.encode_text(texts)
+    options = {} if by_config else {"return_dict": False}
+    model.config.return_dict = not by_config
+    answers = model.get_text_features(texts, **options), model.get_image_features(pixels, **options)
+    assert [type(answer) for answer in answers] == [tuple, tuple]
+    torch.testing.assert_close(sum(answers, ()), expected)
+    assert torch.equal(model.embed_texts(word_tokenizer, LABELS), classes)
+    assert torch.equal(model.encode_text(texts), embeds)
+    assert torch.equal(model(texts, pixels, return_dict=True).text_embeds, model(texts, pixels, return_dict=False)[2])
+
+
+def test_the_main_input_comes_first(model):
+    assert model.main_input_name == next(iter(inspect.signature(model.forward).parameters)) == "input_ids"
 
 
 def test_attention_implementation_reaches_the_text_tower(pair, tmp_path):
