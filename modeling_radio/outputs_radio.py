@@ -1,7 +1,7 @@
 """What the backbone and the zero-shot model return, as transformers' `ModelOutput`."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -53,12 +53,17 @@ class RadioAdaptorOutput(ModelOutput):
 class RadioAdaptorOutputs(ModelOutput):
     """By adaptor name, its `RadioAdaptorOutput`: a class of its own, since `torch.export` looks into no plain one.
 
-    Built from names, or like a dictionary from another one, as Accelerate does. No dataclass: FSDP would look for the
-    tensors that it waits for in its fields alone.
+    Built from names, or like a dictionary from another one, as Accelerate does, or from pairs, as `DataParallel` does.
+    No dataclass: FSDP would look for the tensors that it waits for in its fields alone.
     """
 
-    def __init__(self, outputs: Mapping[str, RadioAdaptorOutput] | None = None, /, **named: RadioAdaptorOutput) -> None:
-        for name, output in {**(outputs or {}), **named}.items():
+    def __init__(
+        self,
+        outputs: Mapping[str, RadioAdaptorOutput] | Iterable[tuple[str, RadioAdaptorOutput]] = (),
+        /,
+        **named: RadioAdaptorOutput,
+    ) -> None:
+        for name, output in (dict(outputs) | named).items():
             self[name] = output
 
 

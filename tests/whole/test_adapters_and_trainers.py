@@ -33,7 +33,7 @@ pytestmark = [
 BLOCKS = r".*\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
 METHODS = {
     "all-linear": LoraConfig(r=2, target_modules="all-linear"),
-    "list": LoraConfig(r=2, target_modules=["qkv", "fc1"]),
+    "list": LoraConfig(r=2, target_modules=["qkv", "fc1"], task_type="FEATURE_EXTRACTION"),
     "regex": LoraConfig(r=2, target_modules=BLOCKS),
     "DoRA": LoraConfig(r=2, target_modules=BLOCKS, use_dora=True),
     "VeRA": VeraConfig(r=2, target_modules=["qkv"]),
@@ -67,16 +67,16 @@ def test_methods_of_peft_train_save_open_and_merge(name, method, tmp_path):
     build(name).save_pretrained(tmp_path / "base")
     model = get_peft_model(model_class.from_pretrained(tmp_path / "base"), copy.deepcopy(METHODS[method]))
     pixel_values = images(1)
-    before = first_tensor(model.eval()(pixel_values))
+    before = first_tensor(model.eval()(pixel_values=pixel_values))
     take_a_step(model, pixel_values)
     with torch.no_grad():
-        trained = first_tensor(model(pixel_values))
+        trained = first_tensor(model(pixel_values=pixel_values))
         assert not torch.equal(trained, before)
         model.save_pretrained(tmp_path / "adapter")
         opened = PeftModel.from_pretrained(model_class.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
-        torch.testing.assert_close(first_tensor(opened(pixel_values)), trained)
+        torch.testing.assert_close(first_tensor(opened(pixel_values=pixel_values)), trained)
         merged = opened.merge_and_unload()
-        torch.testing.assert_close(first_tensor(merged(pixel_values)), trained, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(first_tensor(merged(pixel_values=pixel_values)), trained, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs bitsandbytes")
