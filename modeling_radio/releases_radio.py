@@ -168,6 +168,7 @@ OURS: dict[str, dict[str, Any]] = {
         **THREE_TEACHERS.config_fields(),
         "max_img_size": 256,
         "preferred_resolution": [64, 64],
+        "vitdet_num_global": 2,  # with the usual 4 no block of four would be windowed
     },
 }
 

@@ -101,7 +101,7 @@ def test_keeps_the_blocks_that_it_reads_and_reads_the_last_one_without_the_final
 
 
 def test_reads_the_global_blocks():
-    config = tiny_config(num_hidden_layers=8)
+    config = tiny_config(num_hidden_layers=8, vitdet_num_global=4)
     assert config.detection_blocks == [1, 3, 5, 7]
     model = RadioForObjectDetection(tiny_config(detection_indices=[1, 3]))
     assert len(model.detector.model.backbone.input_norms) == 2
@@ -124,7 +124,7 @@ def test_queries_start_from_the_patches_that_are_image(model):
     mask = torch.ones(1, 4, 6)
     mask[:, :, 3:] = 0
     with torch.no_grad():
-        start = model.detector(torch.randn(1, 4 * 32, 4, 6), pixel_mask=mask).init_reference_points[0, :, :2]
+        start = model.detector(torch.randn(1, len(model.config.detection_blocks) * 32, 4, 6), pixel_mask=mask).init_reference_points[0, :, :2]
     grid = torch.cartesian_prod((torch.arange(3) + 0.5) / 3, (torch.arange(4) + 0.5) / 4)
     distances = torch.cdist(grid, start)
     assert distances.min(dim=1).values.max() < 0.01

@@ -71,7 +71,9 @@ def test_images_of_one_grid_share_an_attention_call(model, packed, monkeypatch):
     calls = []
     attention = model.radio_model.model.blocks[0].attn
     original = attention._attend
-    monkeypatch.setattr(attention, "_attend", lambda qkv, count: calls.append(count) or original(qkv, count))
+    monkeypatch.setattr(
+        attention, "_attend", lambda qkv, count, *rest: calls.append(count) or original(qkv, count, *rest)
+    )
     model(**packed)
     assert calls == [2, 2, 1]
 

@@ -53,7 +53,7 @@ def test_forward_takes_auto_and_choices():
 @pytest.fixture
 def shallow() -> RadioModel:
     """A model whose four blocks are all global."""
-    model = RadioModel(RadioConfig.from_preset("radio-test", max_img_size=1024)).eval()
+    model = RadioModel(RadioConfig.from_preset("radio-test", max_img_size=1024, vitdet_num_global=4)).eval()
     assert not model.config.has_windowed_blocks
     return model
 

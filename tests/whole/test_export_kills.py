@@ -56,7 +56,7 @@ def kill_and_finish(exports: list[Callable[[Path], object]], folder: Path, name:
         num_killed += is_killed(
             lambda export=export: export(output),
             lambda before=before: bool(set(output.parent.iterdir()) - before),
-            draw.uniform(0, 0.05),
+            0.05 * draw.random() ** 4,  # seconds; mostly early, since writing a tiny file takes few milliseconds
         )
         check_output(output, overwrite=True)  # as the next run begins
         assert fingerprint(output) in known
