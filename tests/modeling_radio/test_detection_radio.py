@@ -123,8 +123,9 @@ def test_queries_start_from_the_patches_that_are_image(model):
     """The right half is padding: twelve queries take the twelve patches of the left half, as shares of that half."""
     mask = torch.ones(1, 4, 6)
     mask[:, :, 3:] = 0
+    maps = torch.randn(1, len(model.config.detection_blocks) * 32, 4, 6)
     with torch.no_grad():
-        start = model.detector(torch.randn(1, len(model.config.detection_blocks) * 32, 4, 6), pixel_mask=mask).init_reference_points[0, :, :2]
+        start = model.detector(maps, pixel_mask=mask).init_reference_points[0, :, :2]
     grid = torch.cartesian_prod((torch.arange(3) + 0.5) / 3, (torch.arange(4) + 0.5) / 4)
     distances = torch.cdist(grid, start)
     assert distances.min(dim=1).values.max() < 0.01

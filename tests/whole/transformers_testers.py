@@ -189,6 +189,12 @@ class RadioForZeroShotImageClassificationTest(Common, unittest.TestCase):
         super().setUp()
         self.model_tester.inputs = {"input_ids": torch.arange(self.model_tester.batch_size * 8).view(-1, 8)}
 
+    def _text_features_prepare_config_and_inputs(self) -> tuple[RadioConfig, dict[str, Any]]:
+        """The tests ask a configuration object of the tower for its width; ours keeps it as JSON."""
+        config, inputs = super()._text_features_prepare_config_and_inputs()
+        config.text_config = SiglipTextConfig.from_dict(self.fields["text_tower"])
+        return config, inputs
+
     def labels(self) -> dict[str, Any]:
         return {"return_loss": True}
 
