@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,8 @@ from .releases_radio import PRESETS
 OTHER_ARGUMENTS = ("num_labels", "out_features", "out_indices", "attn_implementation", "output_attentions")
 # Fields of transformers' native configuration that follow from others.
 NATIVE_FIELDS = ("patch_dim", "video_patch_dim")
+# From here on (difflib's ratio) an unknown name is told to be a slip. Our choice: a letter of ten may be wrong.
+SLIP = 0.85
 
 
 class RadioConfig(
@@ -62,6 +65,7 @@ class RadioConfig(
     presets: ClassVar[tuple[str, ...]] = tuple(PRESETS)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._warn_of_slips(kwargs)
         self.complete_trunk()
         self.complete_adaptors()
         kwargs.pop("stage_names", None)
@@ -129,11 +133,24 @@ class RadioConfig(
         Raises:
             ValueError: If a name is unknown; the message suggests the nearest.
         """
-        fields = [field.name for field in dataclasses.fields(cls) if not field.name.startswith("_")]
-        known = [*fields, *OTHER_ARGUMENTS]
+        known = cls._known_fields()
         for name in names:
             if name not in known:
                 raise ValueError(f"Unknown configuration field {name!r}.{did_you_mean(name, known)}")
+
+    @classmethod
+    def _known_fields(cls) -> list[str]:
+        fields = [field.name for field in dataclasses.fields(cls) if not field.name.startswith("_")]
+        return [*fields, *OTHER_ARGUMENTS]
+
+    @classmethod
+    def _warn_of_slips(cls, names: Iterable[str]) -> None:
+        """Tell of names that are nearly those of fields: transformers keeps what it does not know without a word."""
+        known = cls._known_fields()
+        for name in names:
+            meant = "" if name in known else did_you_mean(name, known, at_least=SLIP)
+            if meant:
+                warnings.warn(f"RadioConfig has no field {name!r}, which changes nothing.{meant}", stacklevel=4)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RadioConfig":

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 
-def did_you_mean(word: Any, choices: Collection[str]) -> str:
-    """Return `" Did you mean ...?"`, or nothing if no choice is near."""
-    near = difflib.get_close_matches(str(word), list(choices), n=1)
+def did_you_mean(word: Any, choices: Collection[str], *, at_least: float = 0.6) -> str:
+    """Return `" Did you mean ...?"`, or nothing if no choice is near: `at_least` is difflib's ratio, 1 for equal."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=at_least)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -207,3 +207,14 @@ def test_a_configuration_of_native_transformers_builds_our_model():
 def test_a_configuration_saved_alone_opens(tmp_path, run_elsewhere):
     tiny().save_pretrained(tmp_path / "first")
     assert "torch.Size([128, 32])" in run_elsewhere(OPEN_TWICE, tmp_path, tmp_path / "first", tmp_path / "second")
+
+
+def test_a_slip_in_a_field_is_told():
+    with pytest.warns(UserWarning, match="no field 'hiden_size', which changes nothing. Did you mean 'hidden_size'?"):
+        RadioConfig(hiden_size=64)
+
+
+def test_what_only_others_know_is_kept_without_a_word(recwarn):
+    config = RadioConfig(my_note="x", torch_dtype="float32", transformers_version="5.24.0")
+    assert config.my_note == "x"
+    assert [str(each.message) for each in recwarn if "no field" in str(each.message)] == []
