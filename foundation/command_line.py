@@ -11,6 +11,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from pydantic.fields import FieldInfo
 
 from foundation.command import run_command
+from foundation.errors import did_you_mean
 from foundation.fields import (
     Spelling,
     choices_of,
@@ -21,7 +22,6 @@ from foundation.fields import (
     literals_of,
     read_text,
 )
-from foundation.messages import did_you_mean
 from foundation.settings import Settings, SettingsError, load
 
 

@@ -1,5 +1,27 @@
-"""The error that a command answers in one line, where no built-in one fits."""
+"""The error that a command answers in one line; suggestions and checks of choices, in the words of `modeling_radio`.
+
+That package imports transformers, which takes seconds: it is opened when something is wrong, so that `--help` and what
+is right need not wait for it.
+"""
+
+from collections.abc import Collection
+from typing import Any
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message is one line that says how."""
+    """Something that the user can mend, where no built-in error fits; the message is one line that says how."""
+
+
+def did_you_mean(word: Any, choices: Collection[str]) -> str:
+    """Return `" Did you mean ...?"`, or nothing if no choice is near."""
+    from modeling_radio import messages_radio
+
+    return messages_radio.did_you_mean(word, choices)
+
+
+def check_choice(name: str, value: Any, choices: Collection[str], *, error: type[Exception] = ValueError) -> None:
+    """Refuse a value that is none of the choices, as `modeling_radio.messages_radio.check_choice`."""
+    if value not in choices:
+        from modeling_radio import messages_radio
+
+        messages_radio.check_choice(name, value, choices, error=error)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
+from foundation.errors import check_choice, did_you_mean
 from foundation.fields import (
     Mark,
     OneOf,
@@ -27,7 +28,6 @@ from foundation.fields import (
     read_text,
     section_of,
 )
-from foundation.messages import check_choice, did_you_mean
 
 
 S = TypeVar("S", bound="Settings")

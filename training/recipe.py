@@ -16,8 +16,8 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
+from foundation.errors import check_choice, did_you_mean
 from foundation.fields import Mark, OneOf, read_yaml
-from foundation.messages import check_choice, did_you_mean
 from foundation.seeds import derive_seed
 from foundation.settings import Settings, SettingsError, load, marked, merged, require, without
 from training.losses.features import FEATURE_LOSSES

@@ -25,7 +25,7 @@ CASE = REFERENCE / "c_radio_v4_tiny"
 SIZE = "128x192"
 TOLERANCE = 1e-5
 TRUST = {"trust_remote_code": True}
-PHOTOGRAPH = str(Path(__file__).parents[2] / "docs" / "photograph.jpg")
+PHOTOGRAPH = str(Path(__file__).parents[3] / "docs" / "photograph.jpg")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from modeling_radio import (
 from modeling_radio.pipelines_radio import RadioInstanceSegmentationPipeline
 
 
-PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
+PHOTOGRAPH = Path(__file__).parents[3] / "docs" / "photograph.jpg"
 RUN_STOCK_PIPELINES = Path(__file__).with_name("run_stock_pipelines.py")
 MODELS = {
     "backbone": RadioModel,

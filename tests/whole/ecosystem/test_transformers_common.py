@@ -22,7 +22,7 @@ import transformers
 
 pytestmark = [pytest.mark.conformance, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TESTERS = Path(__file__).with_name("transformers_testers.py")
 CLASSES = re.findall(r"^class (\w+Test)\(", TESTERS.read_text(encoding="utf-8"), re.MULTILINE)
 OUTCOMES = "outcomes.json"

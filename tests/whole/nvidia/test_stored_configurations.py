@@ -16,7 +16,7 @@ from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio import RadioConfig, RadioModel
 
 
-STORED = json.loads((Path(__file__).parents[1] / "data" / "configurations.json").read_text())
+STORED = json.loads((Path(__file__).parents[2] / "data" / "configurations.json").read_text())
 TEACHERS = {
     "v2": {"clip": True, "dino_v2": True, "sam": False},
     "v2.5": {"clip": True, "siglip": True, "dino_v2": True, "sam": False},
