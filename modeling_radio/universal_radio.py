@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .annotations_radio import mask_boxes
+from .call_arguments_radio import check_call_arguments
 from .detection_radio import RadioForInstanceSegmentation
+from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowSize
 
 
@@ -50,8 +53,9 @@ class RadioForUniversalSegmentation(RadioForInstanceSegmentation):
         class_labels: Sequence[Tensor] | None = None,
         pixel_mask: Tensor | None = None,
         window_size: WindowSize = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> RadioUniversalSegmentationOutput:
         """Find objects and their outlines; `RadioForObjectDetection.forward` has what is not said here.
 
@@ -68,6 +72,7 @@ class RadioForUniversalSegmentation(RadioForInstanceSegmentation):
         Raises:
             ValueError: On labels, a mask, a window or an image size that cannot be right.
         """
+        check_call_arguments(self, kwargs)
         has_labels = mask_labels is not None or class_labels is not None
         labels = _labels(mask_labels, class_labels, pixel_values, pixel_mask) if has_labels else None
         output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)

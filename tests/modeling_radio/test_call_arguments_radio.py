@@ -22,7 +22,16 @@ OF_TRANSFORMERS = {
 }
 
 
-CLASSES = {"backbone with adaptors", "maps", "classifier", "DPT segmenter", "depth", "detector", "instance segmenter"}
+CLASSES = {
+    "backbone with adaptors",
+    "maps",
+    "classifier",
+    "DPT segmenter",
+    "depth",
+    "detector",
+    "instance segmenter",
+    "universal segmenter",
+}
 
 
 @pytest.fixture(params=sorted(CLASSES))

@@ -12,6 +12,7 @@ from modeling_radio import (
     RadioForInstanceSegmentation,
     RadioForObjectDetection,
     RadioForSemanticSegmentation,
+    RadioForUniversalSegmentation,
     RadioModel,
     RadioPreTrainedModel,
 )
@@ -50,6 +51,7 @@ EVERY_MODEL: dict[str, tuple[type[RadioPreTrainedModel], dict[str, Any]]] = {
     "depth": (RadioForDepthEstimation, {}),
     "detector": (RadioForObjectDetection, {"detection_window_size": 2}),
     "instance segmenter": (RadioForInstanceSegmentation, {}),
+    "universal segmenter": (RadioForUniversalSegmentation, {}),
 }
 """By name each model that is made of a configuration alone, and fields of it."""
 
