@@ -1,6 +1,5 @@
 """Checkpoints of others, damaged or changed at random: they convert and open, or are refused by an error of ours."""
 
-import copy
 import json
 import math
 import shutil
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import changed
 from reference_cases import REFERENCE, load_training_file, write_hub_folder
 
 from conversion.from_nvidia import convert
@@ -93,31 +93,6 @@ def test_damaged_safetensors(damage, hub, tmp_path):
     converts = open_or_refuse(lambda: convert(folder))
     opens = open_or_refuse(lambda: RadioModel.from_pretrained(folder))
     assert opens or not converts
-
-
-def places_in(value: Any, path: tuple = ()) -> list[tuple]:
-    """All places in nested containers, but for the outermost."""
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    below = [place for key, entry in entries for place in places_in(entry, (*path, key))]
-    return [*([path] if path else []), *below]
-
-
-def changed(content: dict, changes: list[tuple[int, Any]]) -> dict:
-    """Content with other values at some places, or without them where the value is `...`."""
-    content = copy.deepcopy(content)
-    for number, value in changes:
-        places = places_in(content)
-        if not places:
-            break
-        *path, last = places[number % len(places)]
-        holder = content
-        for key in path:
-            holder = holder[key]
-        if value is ...:
-            del holder[last]
-        else:
-            holder[last] = copy.deepcopy(value)
-    return content
 
 
 @FEWER

@@ -1,6 +1,5 @@
 """Cards of hostile names and damaged results: our own errors, or cards whose front matter and headings are ours."""
 
-import copy
 import itertools
 import json
 import re
@@ -8,13 +7,13 @@ import shutil
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from mutations import changed
 
 from model_cards.build import build_card
 from model_cards.results import Measurement, Results, Source
@@ -86,25 +85,6 @@ def test_hostile_names(names, values, checkpoint):
     )
     honest = str(build_card(checkpoint, RESULTS))
     check_card(str(build_card(checkpoint, results, name=one or None, license=two or "mit")), honest)
-
-
-def places_in(value: Any, path: tuple = ()) -> list[tuple]:
-    """All places in nested containers, but for the outermost."""
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    below = [place for key, entry in entries for place in places_in(entry, (*path, key))]
-    return [*([path] if path else []), *below]
-
-
-def changed(content: dict, changes: list[tuple[int, Any]]) -> dict:
-    """Content with other values at some places."""
-    content = copy.deepcopy(content)
-    for number, value in changes:
-        *path, last = places_in(content)[number % len(places_in(content))]
-        holder = content
-        for key in path:
-            holder = holder[key]
-        holder[last] = value
-    return content
 
 
 CHANGES = st.lists(st.tuples(st.integers(0, 10_000), VALUES), min_size=1, max_size=3)
