@@ -63,14 +63,8 @@ def read_image(image: Any, convert_rgb: bool, input_data_format: str | ChannelDi
     if is_pil_image(image):
         tensor = _read_pil(image, convert_rgb)
         input_data_format = ChannelDimension.FIRST
-    elif is_numpy_array(image):
-        tensor = _read_array(image)
-    elif is_torch_tensor(image):
-        tensor = _check_tensor(image)
     else:
-        raise ValueError(
-            f"`images` must be PIL images, numpy arrays, torch tensors or paths, got {type(image).__name__}."
-        )
+        tensor = _read_plain("images", image, "PIL images, numpy arrays, torch tensors or paths")
     if tensor.ndim == 2:
         tensor = tensor.unsqueeze(0)
         input_data_format = ChannelDimension.FIRST
@@ -99,14 +93,8 @@ def read_label_maps(maps: Any) -> list[Tensor]:
     if is_pil_image(maps):
         values = tvF.pil_to_tensor(maps.convert("I") if maps.mode.startswith("I") else maps)
         values = values[0] if len(values) == 1 else values.movedim(0, -1)
-    elif is_numpy_array(maps):
-        values = _read_array(maps)
-    elif is_torch_tensor(maps):
-        values = _check_tensor(maps)
     else:
-        raise ValueError(
-            f"`segmentation_maps` must be PIL images, numpy arrays or torch tensors, got {type(maps).__name__}."
-        )
+        values = _read_plain("segmentation_maps", maps, "PIL images, numpy arrays or torch tensors")
     is_map = values.ndim == 2 or (values.ndim == 3 and not is_pil_image(maps))
     if not is_map or values.is_floating_point() or values.is_complex():
         raise ValueError(
@@ -116,19 +104,37 @@ def read_label_maps(maps: Any) -> list[Tensor]:
     return list(values.long()) if values.ndim == 3 else [values.long()]
 
 
-def _read_array(array: Any) -> Tensor:
+def _read_plain(name: str, values: Any, wanted: str) -> Tensor:
+    """Return an array or tensor as a tensor.
+
+    Args:
+        name: Of the argument, for messages.
+        values: What is read.
+        wanted: What the argument may be, in words.
+
+    Raises:
+        ValueError: If it is neither, or has no plain values.
+    """
+    if is_numpy_array(values):
+        return _read_array(name, values)
+    if is_torch_tensor(values):
+        return _check_tensor(name, values)
+    raise ValueError(f"`{name}` must be {wanted}, got {type(values).__name__}.")
+
+
+def _read_array(name: str, array: Any) -> Tensor:
     """Return a numpy array as a tensor. The copy admits what torch refuses: mirrored views, other byte orders, ..."""
     largest = 16 if array.dtype.kind == "c" else 8  # complex numbers have an error of their own
     if array.dtype.kind not in "biufc" or array.dtype.itemsize > largest:
-        raise ValueError(f"`images` must be of integers or floats of at most 64 bits, got {array.dtype}.")
+        raise ValueError(f"`{name}` must be of integers or floats of at most 64 bits, got {array.dtype}.")
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
 
 
-def _check_tensor(tensor: Tensor) -> Tensor:
+def _check_tensor(name: str, tensor: Tensor) -> Tensor:
     """Return a tensor, unless it is of a kind that has no plain values."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
         raise ValueError(
-            f"`images` must be dense tensors with values, got {tensor.dtype} ({tensor.layout}) on {tensor.device}."
+            f"`{name}` must be dense tensors with values, got {tensor.dtype} ({tensor.layout}) on {tensor.device}."
         )
     return tensor
 

@@ -7,6 +7,7 @@ from PIL import Image
 from processor_cases import make_pixels, process
 
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from modeling_radio.image_reading_radio import read_label_maps
 
 
 @pytest.fixture
@@ -163,3 +164,16 @@ def test_transparent_pixels_become_white_and_half_transparent_ones_mix(processor
 def test_images_that_cannot_be_right_are_refused(processor, image, options, message):
     with pytest.raises(ValueError, match=message):
         process(processor, image, **options)
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (np.array([["cat"]]), "`segmentation_maps` must be of integers or floats of at most 64 bits, got <U3"),
+        (torch.eye(4).to_sparse(), r"`segmentation_maps` must be dense tensors with values, got torch\.float32"),
+        ("masks.png", "`segmentation_maps` must be PIL images, numpy arrays or torch tensors, got str"),
+    ],
+)
+def test_label_maps_that_cannot_be_right_are_named_as_such(maps, message):
+    with pytest.raises(ValueError, match=message):
+        read_label_maps(maps)
