@@ -6,6 +6,7 @@ from pathlib import Path
 
 from conversion.from_nvidia import convert
 from foundation.checkpoints import open_checkpoint, read_config
+from foundation.errors import first_few
 from foundation.files import check_output
 from modeling_radio import RadioModel
 
@@ -60,5 +61,5 @@ def open_model(checkpoint: Path) -> RadioModel:
 def _warn_of_others(checkpoint: Path, keys: Iterable[str], *, has_text_tower: bool) -> None:
     parts = sorted({key.partition(".")[0] for key in keys} | ({"text_tower"} if has_text_tower else set()))
     if parts:
-        shown = ", ".join(parts[:_MAX_NAMES]) + (", ..." if len(parts) > _MAX_NAMES else "")
+        shown = first_few(parts, _MAX_NAMES)
         warnings.warn(f"{str(checkpoint)!r} holds more than RADIO, which is left out: {shown}.", stacklevel=3)

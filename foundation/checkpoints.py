@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
+from foundation.errors import first_few
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.network_radio import SUMMARY_TOKENS
 from modeling_radio.nvidia_folder_radio import check_fit, read_json, stored_tensors
@@ -81,7 +82,7 @@ def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
     if strange and config.get("quantization_config") is None:
         raise ValueError(
             f"The weights in {str(checkpoint)!r} must be floating-point numbers of at least 16 bits, but "
-            f"{len(strange)} are not: {_shortened(strange)}."
+            f"{len(strange)} are not: {first_few(strange, _MAX_NAMES)}."
         )
 
 
@@ -90,9 +91,5 @@ def _check_finite(checkpoint: Path, model: RadioModel) -> None:
     if broken:
         raise ValueError(
             f"The weights in {str(checkpoint)!r} must be finite, but {len(broken)} hold NaN or infinity: "
-            f"{_shortened(broken)}. They are damaged, or of a run that diverged."
+            f"{first_few(broken, _MAX_NAMES)}. They are damaged, or of a run that diverged."
         )
-
-
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")

@@ -4,12 +4,17 @@ That package imports transformers, which takes seconds: it is opened when someth
 is right need not wait for it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 
 class UserError(Exception):
     """Something that the user can mend, where no built-in error fits; the message is one line that says how."""
+
+
+def first_few(items: Sequence[Any], most: int) -> str:
+    """Return the first items in words, with `...` where there are more than `most`."""
+    return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
 
 
 def did_you_mean(word: Any, choices: Collection[str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.errors import check_choice, did_you_mean
+from foundation.errors import check_choice, did_you_mean, first_few
 
 
 def test_a_wrong_choice_is_answered_with_the_nearest():
@@ -14,6 +14,12 @@ def test_a_wrong_choice_is_answered_with_the_nearest():
     with pytest.raises(KeyError, match=r"`kind` must be one of \['dinov3', 'sam3'\], got 'sam'. Did you mean 'sam3'\?"):
         check_choice("kind", "sam", ["dinov3", "sam3"], error=KeyError)
     assert did_you_mean("dinov", ["dinov3", "sam3"]) == " Did you mean 'dinov3'?"
+
+
+def test_long_lists_end_with_dots():
+    assert first_few([], 2) == ""
+    assert first_few([1, 2], 2) == "1, 2"
+    assert first_few(["a", "b", "c"], 2) == "a, b, ..."
 
 
 DISTILL = """

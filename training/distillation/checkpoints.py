@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,14 @@ MAX_DIFFERENCES_SHOWN = 5
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message is one line that names the file and says what to do."""
+
+    @classmethod
+    def of_all(cls, folder: Path, damages: Iterable[str]) -> "CheckpointError":
+        """Return the error of a run whose checkpoints are all damaged, as `damages` say."""
+        return cls(
+            f"{str(folder)!r} has no intact checkpoint: {'; '.join(damages)}. Restore these files from a copy, or "
+            "give another --output to start anew."
+        )
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -50,10 +58,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             return checkpoint
         damages.append(damage)
     if damages:
-        raise CheckpointError(
-            f"{str(folder)!r} has no intact checkpoint: {'; '.join(damages)}. Restore these files from a copy, or "
-            "give another --output to start anew."
-        )
+        raise CheckpointError.of_all(folder, damages)
     return None
 
 

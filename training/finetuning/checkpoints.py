@@ -50,10 +50,7 @@ def last_checkpoint(output: Path) -> str | None:
     damages = {path: damage for path in sealed if (damage := find_damage(path)) is not None}
     intact = [path for path in sealed if path not in damages]
     if damages and not intact:
-        raise CheckpointError(
-            f"{str(output)!r} has no intact checkpoint: {'; '.join(damages.values())}. Restore these files from a "
-            "copy, or give another --output to start anew."
-        )
+        raise CheckpointError.of_all(output, damages.values())
     for path, damage in damages.items():
         logger.warning("%s: %s is removed, and the run goes on from %s", damage, path.name, intact[-1].name)
         _remove(path)

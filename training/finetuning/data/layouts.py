@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundation.errors import first_few
 from training.data.image_folder import IMAGE_SUFFIXES
 
 
@@ -116,7 +117,7 @@ def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
 def _say_left_out(folder: Path, other: Path, names: list[str]) -> None:
     """Log how many files of a folder have no partner in another one."""
     if names:
-        shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+        shown = first_few(names, MAX_NAMED)
         logger.warning("%s: left out %d files without one of that name in %s: %s", folder, len(names), other, shown)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
+from foundation.errors import first_few
 from modeling_radio import RadioForSemanticSegmentation
 from training.evaluation.metrics.mean_iou import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
@@ -69,7 +70,7 @@ class SegmentationTask(FinetuningTask):
             found |= set(mask.unique().tolist())
             if len(found - {self.ignore_index}) > 1:
                 return
-        ids = _shorten(sorted(found))
+        ids = first_few(sorted(found), MAX_SHOWN_IDS)
         raise ValueError(
             f"The training masks of {self.settings.data!r} have the ids {ids} alone, and "
             f"{self.ignore_index} is ignored; two classes are needed. Write class ids into the masks, such as 0 for "
@@ -84,8 +85,9 @@ class SegmentationTask(FinetuningTask):
         ids.discard(self.ignore_index)
         count = max(ids) + 1
         if len(ids) < SMALLEST_SHARE_OF_IDS * count:
+            shown = first_few(sorted(ids), MAX_SHOWN_IDS)
             raise ValueError(
-                f"The training masks of {self.settings.data!r} have the ids {_shorten(sorted(ids))} alone, which would "
+                f"The training masks of {self.settings.data!r} have the ids {shown} alone, which would "
                 f"make {count} classes: correct the ids that are none, ignore one with "
                 "`config.semantic_loss_ignore_index`, or give all `classes`."
             )
@@ -94,7 +96,7 @@ class SegmentationTask(FinetuningTask):
                 "%s: %d classes, of which no training mask has the ids %s",
                 self.settings.data,
                 count,
-                _shorten([number for number in range(count) if number not in ids]),
+                first_few([number for number in range(count) if number not in ids], MAX_SHOWN_IDS),
             )
         return count
 
@@ -173,10 +175,6 @@ class SegmentationTask(FinetuningTask):
 def _with_file(where: str, picture: Any) -> str:
     """Return the name of an image with the file of its mask, if it was opened from one: a split shuffles the rows."""
     return f"{where} ({picture.filename})" if isinstance(picture, ImageFile) and picture.filename else where
-
-
-def _shorten(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:MAX_SHOWN_IDS])) + (", ..." if len(numbers) > MAX_SHOWN_IDS else "")
 
 
 def _color(number: int) -> tuple[float, float, float]:
