@@ -23,7 +23,7 @@ from modeling_radio import RadioModel
 from training.demo_kit.evaluation_sets import photographs
 from training.distillation.output_lock import sole_run
 from training.distillation.trainer import Distiller
-from training.evaluation.data import load_photographs
+from training.evaluation.data.demo import load_photographs
 from training.evaluation.extractors import (
     RAW_PIXELS,
     FeatureExtractor,

@@ -16,7 +16,7 @@ from training import compare
 from training.demo_kit.assets import DemoAssets, Photograph
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation import students
-from training.evaluation.data import EvaluationData
+from training.evaluation.data.demo import DemoData
 from training.evaluation.extractors import FeatureExtractor, Features, adaptor_extractor
 from training.evaluation.students import StudentEvaluation
 from training.evaluation.tasks import measure_adaptor_fidelity
@@ -47,13 +47,13 @@ class ToyTeacher:
         return Features(summary, F.avg_pool2d(pixel_values, 16))
 
 
-def toy_data(photograph: Path) -> EvaluationData:
+def toy_data(photograph: Path) -> DemoData:
     labels = torch.tensor([0, 1, 0, 1, 0, 1])
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     masks = torch.zeros(6, 32, 32, dtype=torch.long)
     masks[:, :, 16:] = 1
     shown = Photograph(photograph, "CC0-1.0", "toy", "held_out")
-    return EvaluationData(
+    return DemoData(
         "toy",
         DemoAssets((), (), (shown,), ("red", "green"), (), "toy"),
         ClassificationSet(images, labels, images.flip(0), labels.flip(0), ("red", "green")),
@@ -80,7 +80,7 @@ def write_recipe(path: Path, *, max_img_size: int = 96, num_images: int = 8) -> 
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training probes takes most of the time, and is tested elsewhere."""
 
-    def probe(model: str, extractor: FeatureExtractor, data: EvaluationData, seed: int) -> list[Measurement]:
+    def probe(model: str, extractor: FeatureExtractor, data: DemoData, seed: int) -> list[Measurement]:
         return [Measurement(model, "segmentation_probe", "mIoU", "toy scenes", 0.5, seed)]
 
     monkeypatch.setattr(students, "measure_segmentation_probe", probe)

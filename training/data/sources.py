@@ -141,6 +141,22 @@ def expand_braces(pattern: str) -> list[str]:
     return list(itertools.chain.from_iterable(expanded))
 
 
+def expand_files(pattern: str) -> list[str]:
+    """Return the files that a pattern stands for, with braces and stars; addresses as they are.
+
+    Raises:
+        ValueError: If a part of it matches no file.
+    """
+    patterns = expand_braces(pattern)
+    if _URL.match(pattern):
+        return patterns
+    files = [sorted(glob.glob(str(Path(part).expanduser()), recursive=True)) for part in patterns]
+    missing = [part for part, found in zip(patterns, files, strict=True) if not found]
+    if missing:
+        raise ValueError(f"Data source {pattern!r}: no file matches {missing[0]!r}.")
+    return list(itertools.chain.from_iterable(files))
+
+
 def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
     dataset = _load(source, streaming=streaming)  # before the import, which it explains when it fails
     import datasets
@@ -195,7 +211,7 @@ def _local_files(source: str) -> tuple[str, list[str]] | None:
     """Return the builder and the files of a folder, file, pattern or URL; None for anything else."""
     suffix = Path(source).suffix
     if suffix in BUILDERS and not source.startswith("hub:"):
-        return BUILDERS[suffix], _files_of_pattern(source)
+        return BUILDERS[suffix], expand_files(source)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return None
@@ -211,17 +227,6 @@ def _local_files(source: str) -> tuple[str, list[str]] | None:
 
 def _files_below(folder: Path, suffix: str) -> list[str]:
     return sorted(map(str, folder.rglob(f"*{suffix}")))
-
-
-def _files_of_pattern(pattern: str) -> list[str]:
-    patterns = expand_braces(pattern)
-    if _URL.match(pattern):
-        return patterns
-    files = [sorted(glob.glob(str(Path(part).expanduser()), recursive=True)) for part in patterns]
-    missing = [part for part, found in zip(patterns, files, strict=True) if not found]
-    if missing:
-        raise ValueError(f"Data source {pattern!r}: no file matches {missing[0]!r}.")
-    return list(itertools.chain.from_iterable(files))
 
 
 def _find_column(features: Features, source: SourceRecipe) -> str:

@@ -15,7 +15,7 @@ from foundation.timing import Clock
 from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.resolution_radio import check_multiple, largest_side
-from training.evaluation.data import EvaluationData
+from training.evaluation.data.demo import DemoData
 from training.evaluation.extractors import RAW_PIXELS, adaptor_extractor, backbone_extractor, pixel_extractor
 from training.evaluation.provenance import data_sources, describe_run, teacher_sources
 from training.evaluation.tasks import (
@@ -43,7 +43,7 @@ class CheckpointEvaluation:
         settings: Of the evaluations.
     """
 
-    def __init__(self, model: RadioModel, recipe: Recipe, data: EvaluationData, settings: "EvaluationSettings") -> None:
+    def __init__(self, model: RadioModel, recipe: Recipe, data: DemoData, settings: "EvaluationSettings") -> None:
         self.model, self.recipe, self.data, self.settings = model, recipe, data, settings
 
     @cached_property
@@ -186,7 +186,7 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
     model = open_checkpoint(checkpoint).model.to(device)  # pyrefly: ignore[bad-argument-type]
     size = settings.size or min(model.preferred_resolution)
     check_multiple("`size`", size, size, model.patch_size, largest_side(model.config))
-    data = EvaluationData.load(recipe.data.source, size, device=device)
+    data = DemoData.load(recipe.data.source, size, device=device)
     evaluation = CheckpointEvaluation(model, recipe, data, settings)
     measurements, clock = [], Clock()
     for task in dict.fromkeys(settings.tasks):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from model_cards.results import STUDENT, Measurement
 from modeling_radio import RadioModel
-from training.evaluation.data import EvaluationData
+from training.evaluation.data.demo import DemoData
 from training.evaluation.extractors import FeatureExtractor, Features, adaptor_extractor, backbone_extractor
 from training.evaluation.tasks import measure_adaptor_fidelity, measure_knn, measure_segmentation_probe
 from training.recipe import Recipe
@@ -28,7 +28,7 @@ class StudentEvaluation:
     """
 
     recipe: Recipe
-    data: EvaluationData
+    data: DemoData
     teachers: Mapping[str, Teacher]
     references: Mapping[str, Features]
 
@@ -41,7 +41,7 @@ class StudentEvaluation:
             ValueError: If the recipe does not fit them.
         """
         teachers = build_teachers(recipe.teachers, student_patch_size(recipe))
-        data = EvaluationData.load(recipe.data.source, min(build_student(recipe, teachers).preferred_resolution))
+        data = DemoData.load(recipe.data.source, min(build_student(recipe, teachers).preferred_resolution))
         references = {name: data.extract(teacher, data.unlabeled, name) for name, teacher in teachers.items()}
         return cls(recipe, data, teachers, references)
 

@@ -9,7 +9,7 @@ from torchvision.models import EfficientNet_B0_Weights
 
 from model_cards.results import Measurement
 from training.demo_kit.evaluation_sets import photographs
-from training.evaluation.data import NUM_NEIGHBORS, EvaluationData, load_photographs
+from training.evaluation.data.demo import NUM_NEIGHBORS, DemoData, load_photographs
 from training.evaluation.extractors import FeatureExtractor, Features
 from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
 from training.evaluation.metrics.knn import knn_accuracy
@@ -24,9 +24,7 @@ NUM_CONSE_CLASSES = 10
 """ImageNet classes that place an image in text space; 10 as in the ConSE paper."""
 
 
-def measure_knn(
-    model: str, extractor: FeatureExtractor, data: EvaluationData, seed: int | None = None
-) -> list[Measurement]:
+def measure_knn(model: str, extractor: FeatureExtractor, data: DemoData, seed: int | None = None) -> list[Measurement]:
     """Measure weighted kNN accuracy from the summary, and from the dense features' mean for comparison."""
     images = data.classification
     gallery = data.extract(extractor, images.gallery_images, f"{model}: gallery")
@@ -48,7 +46,7 @@ def measure_knn(
 
 
 def measure_segmentation_probe(
-    model: str, extractor: FeatureExtractor, data: EvaluationData, seed: int | None = None
+    model: str, extractor: FeatureExtractor, data: DemoData, seed: int | None = None
 ) -> list[Measurement]:
     """Measure the mean IoU of a linear probe on the dense features."""
     scenes = data.segmentation
@@ -60,7 +58,7 @@ def measure_segmentation_probe(
 
 
 def measure_adaptor_fidelity(
-    model: str, adaptor: FeatureExtractor, teacher: Features, data: EvaluationData, seed: int | None = None
+    model: str, adaptor: FeatureExtractor, teacher: Features, data: DemoData, seed: int | None = None
 ) -> list[Measurement]:
     """Measure how closely an adaptor reproduces its teacher's features of `data.unlabeled`."""
     answer = data.extract(adaptor, data.unlabeled, f"{model}: images")
@@ -76,7 +74,7 @@ def measure_zero_shot(
     model: str,
     extractor: FeatureExtractor,
     classify: Callable[[Tensor], Tensor],
-    data: EvaluationData,
+    data: DemoData,
     seed: int | None = None,
 ) -> list[Measurement]:
     """Measure zero-shot accuracy through the ImageNet classifier of a teacher; no labeled image is used.
@@ -103,7 +101,7 @@ def measure_zero_shot(
 
 
 def measure_text_zero_shot(
-    model: str, adaptor: FeatureExtractor, class_embeddings: Tensor, data: EvaluationData, seed: int | None = None
+    model: str, adaptor: FeatureExtractor, class_embeddings: Tensor, data: DemoData, seed: int | None = None
 ) -> list[Measurement]:
     """Measure zero-shot accuracy through the text tower of an adaptor's teacher; no labeled image is used.
 
@@ -122,7 +120,7 @@ def measure_text_zero_shot(
     return [Measurement(model, "zero_shot", "accuracy", f"{data.source} objects", accuracy, seed)]
 
 
-def _query_summaries(model: str, extractor: FeatureExtractor, data: EvaluationData) -> Tensor:
+def _query_summaries(model: str, extractor: FeatureExtractor, data: DemoData) -> Tensor:
     summaries = data.extract(extractor, data.classification.query_images, f"{model}: queries").summary
     if summaries is None:
         raise ValueError(f"`zero_shot` needs a summary, which {model!r} does not have.")
@@ -137,7 +135,7 @@ def imagenet_class_names() -> list[str]:
 def measure_resolution_consistency(
     model: str,
     extractor: FeatureExtractor,
-    data: EvaluationData,
+    data: DemoData,
     sizes_px: Sequence[int],
     seed: int | None = None,
 ) -> list[Measurement]:

@@ -7,7 +7,7 @@ from drawn_assets import assets
 from modeling_radio import RadioConfig, RadioModel
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
-from training.evaluation.data import EvaluationData
+from training.evaluation.data.demo import DemoData
 
 
 __all__ = ["assets"]
@@ -33,13 +33,13 @@ def tiny_model() -> RadioModel:
 
 
 @pytest.fixture
-def data() -> EvaluationData:
+def data() -> DemoData:
     """Six objects per set that their color tells apart, and scenes whose left half is red, right half green."""
     labels = torch.tensor([0, 1, 0, 1, 0, 1])
     masks = torch.zeros(4, 16, 16, dtype=torch.long)
     masks[:, :, 8:] = 1
     scenes = COLORS[masks].movedim(-1, 1).contiguous()
-    return EvaluationData(
+    return DemoData(
         "toy",
         DemoAssets((), (), (), ("red", "green"), (), ""),
         ClassificationSet(_painted(labels), labels, _painted(labels.flip(0)), labels.flip(0), ("red", "green")),

@@ -13,7 +13,7 @@ from training.demo_kit.assets import DemoAssets, Photograph
 from training.evaluation import checkpoint as evaluation_of_checkpoints
 from training.evaluation import tasks
 from training.evaluation.checkpoint import TASKS, CheckpointEvaluation, EvaluationSettings, evaluate
-from training.evaluation.data import EvaluationData
+from training.evaluation.data.demo import DemoData
 from training.evaluation.extractors import RAW_PIXELS, Features
 from training.recipe import RecipeError, load_recipe
 from training.teachers.base import DEFAULT_GRID_STRIDE
@@ -41,7 +41,7 @@ def evaluation(data, tiny_model, tmp_path, monkeypatch) -> CheckpointEvaluation:
     """The tiny model's, with a photograph and a teacher for each of its adaptors."""
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "photograph.png")
     photograph = Photograph(tmp_path / "photograph.png", "CC0-1.0", "toy", "held_out")
-    shown = EvaluationData(
+    shown = DemoData(
         data.source,
         DemoAssets((), (), (photograph,), ("red", "green"), (), ""),
         data.classification,
@@ -153,7 +153,7 @@ def test_a_folder_is_opened_measured_and_described(evaluation, monkeypatch, caps
         sizes.append(size)
         return evaluation.data
 
-    monkeypatch.setattr(EvaluationData, "load", load)
+    monkeypatch.setattr(DemoData, "load", load)
     settings = evaluation.settings.replace(tasks=["knn", "knn"], size=32, output=tmp_path / "results.json")
     evaluate(settings, load_recipe("demo")).save(settings.output)
     sizes.clear()  # a second time, in place of the first results

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from model_cards.results import STUDENT
 from training.evaluation import students
-from training.evaluation.data import EvaluationData
+from training.evaluation.data.demo import DemoData
 from training.evaluation.extractors import Features
 from training.evaluation.students import StudentEvaluation
 from training.recipe import load_recipe
@@ -50,7 +50,7 @@ def evaluation(data, monkeypatch, tmp_path) -> StudentEvaluation:
         return data
 
     monkeypatch.setattr(students, "build_teachers", build)
-    monkeypatch.setattr(EvaluationData, "load", load)
+    monkeypatch.setattr(DemoData, "load", load)
     evaluation = StudentEvaluation.load(load_recipe(str(tmp_path / "toy.yaml")))
     assert sizes == [min(evaluation.untrained_student(0).preferred_resolution)]
     assert strides == [evaluation.patch_size]

@@ -7,7 +7,7 @@ from modeling_radio.text_radio import OPENAI_TEMPLATES
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation.checkpoint import CheckpointEvaluation, EvaluationSettings
-from training.evaluation.data import EvaluationData
+from training.evaluation.data.demo import DemoData
 from training.evaluation.text_encoder import embed_with_packed_tower
 from training.recipe import load_recipe
 
@@ -53,7 +53,7 @@ def test_evaluation_of_a_packed_folder_needs_no_teacher(packed):
     labels = torch.tensor(nearest)
     labels[0] = 1 - labels[0]
     scenes = SegmentationSet(images, labels, images, labels, ())
-    data = EvaluationData(
+    data = DemoData(
         "toy",
         DemoAssets((), (), (), ("cat", "dog"), (), ""),
         ClassificationSet(images, labels, images, labels, ("cat", "dog")),

@@ -16,8 +16,8 @@ from PIL import Image
 from tiny_tuning import build_task, mask_rows, picture
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, run_lengths, save_picture
 
-from training.finetuning.data.coco import read_coco
-from training.finetuning.data.layouts import read_mask_folder
+from training.data.labeled.coco import read_coco
+from training.data.labeled.layouts import read_mask_folder
 from training.finetuning.tasks.base import read_row
 from training.finetuning.tasks.depth import DepthTask
 from training.finetuning.tasks.detection import DetectionTask

@@ -1,1 +1,1 @@
-"""Labeled images: where they come from, how they are laid out, labeled and augmented."""
+"""Labeled images for tuning: which columns and splits are taken, and how images are augmented."""

@@ -15,8 +15,8 @@ from torchvision import tv_tensors
 from foundation.seeds import derive_seed
 from modeling_radio import RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.data.labeled.readable import image_paths
 from training.finetuning.data.augmentation import Sample, build_transform
-from training.finetuning.data.readable import image_paths
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 

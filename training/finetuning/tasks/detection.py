@@ -15,8 +15,8 @@ from torchvision import tv_tensors
 from torchvision.ops import box_convert
 
 from modeling_radio import RadioForObjectDetection
+from training.data.labeled.labels import class_ids, name_classes
 from training.finetuning.data.augmentation import Sample
-from training.finetuning.data.labels import class_ids, name_classes
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score

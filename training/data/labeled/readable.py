@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from training.data.decoding import EncodedImage, SkippedImages
-from training.finetuning.data.layouts import Tables
+from training.data.labeled.layouts import Tables
 
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_tuning import load
 from tuning_fixtures import save_picture
 
-from training.finetuning.data.readable import image_paths, readable_tables
+from training.data.labeled.readable import image_paths, readable_tables
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"])

@@ -2,16 +2,16 @@ import pytest
 import torch
 
 from training.demo_kit.evaluation_sets import photographs, segmentation_set
-from training.evaluation import data as evaluation_data
-from training.evaluation.data import EvaluationData, load_photographs
+from training.evaluation.data import demo as evaluation_data
+from training.evaluation.data.demo import DemoData, load_photographs
 
 
 def test_loaded_images_are_the_held_out_ones_of_one_size(assets, monkeypatch):
-    for module in ("training.evaluation.data", "training.views.images"):
+    for module in ("training.evaluation.data.demo", "training.views.images"):
         monkeypatch.setattr(f"{module}.load_demo_assets", lambda source: assets)
     monkeypatch.setattr(evaluation_data, "segmentation_set", lambda assets, size: segmentation_set(assets, size, 2, 3))
     monkeypatch.setattr(evaluation_data, "NUM_UNLABELED", 4)
-    data = EvaluationData.load("demo", 24, dtype=torch.bfloat16)
+    data = DemoData.load("demo", 24, dtype=torch.bfloat16)
     assert (data.source, data.device, data.dtype) == ("demo", "cpu", torch.bfloat16)
     assert data.unlabeled.shape == (4, 3, 24, 24)
     assert data.unlabeled.dtype == torch.uint8
@@ -39,3 +39,15 @@ def test_remarks_state_how_many_images_there_are(data):
 def test_without_photographs_nothing_is_compared():
     with pytest.raises(ValueError, match="no held-out photographs, which `resolution_consistency` needs"):
         load_photographs([], 64)
+
+
+def test_the_demos_parts(data):
+    assert data.kinds() == {"images", "labels", "masks"}  # without a photograph
+    objects, scenes, images = data.part("labels"), data.part("masks"), data.part("images")
+    assert (objects.name, scenes.name, images.name) == ("toy objects", "toy scenes", "toy images")
+    assert objects.class_names == ("red", "green")
+    assert torch.equal(objects.gallery.labels, data.classification.gallery_labels)
+    assert torch.equal(objects.test.images[1], data.classification.query_images[1])
+    assert torch.equal(scenes.test.masks[0], data.segmentation.test_masks[0])
+    with pytest.raises(ValueError, match="`data` 'toy' must have captions for these tasks, got images, labels, masks"):
+        data.part("captions")

@@ -10,7 +10,7 @@ import pytest
 from tiny_tuning import load
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, save_picture
 
-from training.finetuning.data.coco import holds_coco
+from training.data.labeled.coco import holds_coco
 from training.finetuning.tasks.instances import decode_mask
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modeling_radio.classification_radio import ProblemType
-from training.finetuning.data.layouts import TRAIN, Tables
+from training.data.labeled.layouts import TRAIN, Tables
 
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The held-out images that evaluations run on."""
+"""The demo's held-out images: cut-outs, scenes, images like those of its training, and photographs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from foundation.settings import hash_of
+from model_cards.results import Source
+from training.data.decoding import to_tensor
 from training.demo_kit.assets import DemoAssets, Photograph, load_demo_assets
 from training.demo_kit.evaluation_sets import (
     ClassificationSet,
     SegmentationSet,
     classification_set,
+    photographs,
     segmentation_set,
 )
 from training.demo_kit.images import render
+from training.evaluation.data.base import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
 from training.evaluation.extractors import FeatureExtractor, Features, extract_features
+from training.evaluation.provenance import data_sources
 from training.views.images import build_images
 
 
@@ -30,7 +36,7 @@ NUM_UNLABELED = 256
 
 
 @dataclass(frozen=True)
-class EvaluationData:
+class DemoData:
     """The held-out images of one data source at one size, and how models are run on them.
 
     Attributes:
@@ -52,7 +58,7 @@ class EvaluationData:
     dtype: torch.dtype | None = None
 
     @classmethod
-    def load(cls, source: str, size: int, *, device: str = "cpu", dtype: torch.dtype | None = None) -> EvaluationData:
+    def load(cls, source: str, size: int, *, device: str = "cpu", dtype: torch.dtype | None = None) -> DemoData:
         """Fetch and render the images of a source at `size` x `size` pixels.
 
         Raises:
@@ -70,6 +76,54 @@ class EvaluationData:
             device,
             dtype,
         )
+
+    @property
+    def name(self) -> str:
+        """The source."""
+        return self.source
+
+    def kinds(self) -> frozenset[Kind]:
+        """Return the parts: photographs only where some are held out."""
+        shown: list[Kind] = ["photographs"] if photographs(self.assets) else []
+        return frozenset(["images", "labels", "masks", *shown])
+
+    def part(self, kind: Kind) -> Part:
+        """Return the images for tasks of one kind.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        check_kind(self.source, kind, self.kinds())
+        if kind == "labels":
+            return self._objects()
+        if kind == "masks":
+            return self._scenes()
+        if kind == "photographs":
+            chosen = Squares(photographs(self.assets))
+            return Part(f"{self.source} photographs", Examples(chosen, hash_of({"paths": chosen.names()})))
+        return Part(f"{self.source} images", _examples(self.unlabeled))
+
+    def _objects(self) -> Part:
+        objects = self.classification
+        return Part(
+            f"{self.source} objects",
+            _examples(objects.query_images, labels=objects.query_labels),
+            _examples(objects.gallery_images, labels=objects.gallery_labels),
+            objects.class_names,
+        )
+
+    def _scenes(self) -> Part:
+        scenes = self.segmentation
+        return Part(
+            f"{self.source} scenes",
+            _examples(scenes.test_images, masks=scenes.test_masks),
+            _examples(scenes.train_images, masks=scenes.train_masks),
+            scenes.class_names,
+        )
+
+    def sources(self) -> list[Source]:
+        """Return the packages that the images were made of."""
+        return data_sources(self.assets)
 
     def extract(self, extractor: FeatureExtractor, images: Tensor, description: str) -> Features:
         """Run a model over some of the images."""
@@ -91,6 +145,40 @@ class EvaluationData:
             f"Adaptor fidelity: mean cosine with the teacher on {len(self.unlabeled)} held-out images; "
             "centered: about the teacher's mean, where a constant answer scores zero.",
         ]
+
+
+class Squares:
+    """The middle squares of photographs, at their full size."""
+
+    def __init__(self, chosen: Sequence[Photograph]) -> None:
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.chosen[index].path) as picture:
+            side = min(picture.size)
+            return to_tensor(ImageOps.fit(picture.convert("RGB"), (side, side)))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width in pixels."""
+        with Image.open(self.chosen[index].path) as picture:
+            return (min(picture.size), min(picture.size))
+
+    def names(self) -> list[str]:
+        """Return the photographs' names."""
+        return [photograph.name for photograph in self.chosen]
+
+
+def _examples(images: Tensor, *, labels: Tensor | None = None, masks: Tensor | None = None) -> Examples:
+    known = [tensor for tensor in (labels, masks) if tensor is not None]
+    return Examples(
+        Stacked(images),
+        tensor_fingerprint(images, *known),
+        labels=labels,
+        masks=None if masks is None else Stacked(masks),
+    )
 
 
 def load_photographs(chosen: Sequence[Photograph], size: int) -> Tensor:

@@ -1,0 +1,150 @@
+"""Opens labeled images as `datasets` tables by split: folders, Parquet, webdataset, saved data sets, the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from modeling_radio.messages_radio import did_you_mean
+from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, VALIDATION, Tables
+from training.data.sources import BUILDERS, expand_files
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HUB_PREFIX = "hub:"
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "jpeg", "webp", "pixel_values")
+"""Names that are tried for the images where none is given; the first that exists counts."""
+
+
+def open_tables(source: str, read_folder: Callable[[Path], Tables]) -> Tables:
+    """Open a source with random access; `datasets` copies files to its cache.
+
+    Args:
+        source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them; a data set that `datasets`
+            saved; or a data set of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
+        read_folder: Reads a folder of image files, or whatever else lies at the path.
+
+    Returns:
+        The tables by split, those for validation under one name; a source without splits is all "train".
+
+    Raises:
+        ValueError: If nothing is there or it cannot be opened.
+    """
+    path = Path(source).expanduser()
+    if path.suffix in BUILDERS and not source.startswith(HUB_PREFIX):
+        return _load_files(BUILDERS[path.suffix], expand_files(source), source)
+    if not path.exists():
+        return _open_hub(source)
+    if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        return _open_saved(path)
+    for suffix, builder in BUILDERS.items() if path.is_dir() else ():
+        if any(path.rglob(f"*{suffix}")):
+            return _load_folder(builder, path, suffix)
+    return read_folder(path)
+
+
+def open_class_folders(path: Path) -> Tables:
+    """Open a folder that has a sub-folder of images for each class, with or without folders of splits above them.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    from datasets import load_dataset
+
+    try:
+        return by_split(load_dataset("imagefolder", data_dir=str(path), drop_labels=False))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{path} has no images in class sub-folders: {str(error).splitlines()[0]}") from error
+
+
+def by_split(opened: Any) -> Tables:
+    """Return splits under our two names; a lone table is the training split, "test" stands in for "validation"."""
+    from datasets import DatasetDict
+
+    if not isinstance(opened, DatasetDict):
+        return {TRAIN: opened}
+    tables = {str(split): table for split, table in opened.items()}
+    for ours, names in SPLIT_NAMES.items():
+        found = next((tables[name] for name in names if name in tables), None)
+        if found is not None:
+            tables[ours] = found
+    return {split: table for split, table in tables.items() if split in (TRAIN, VALIDATION)} or tables
+
+
+def choose_column(
+    role: str, given: str | None, candidates: Sequence[str], existing: Collection[str], source: str, purpose: str
+) -> str:
+    """Return the column that is asked for, or the first of the usual names that exists.
+
+    Args:
+        role: What the column holds; `ROLE_column` is the setting that names it.
+        given: The column that was asked for.
+        candidates: Names that are tried without.
+        existing: The columns that there are.
+        source: For messages.
+        purpose: The task that needs the column, for messages.
+
+    Raises:
+        ValueError: If there is none; the columns are named.
+    """
+    name = given or next((candidate for candidate in candidates if candidate in existing), None)
+    if name is not None and name in existing:
+        return name
+    asked = f"no column {given!r}.{did_you_mean(str(given), existing)}" if given else "no column"
+    raise ValueError(
+        f"{source!r} has {asked} for the {role} of {purpose}; it has {', '.join(existing)}. Set `{role}_column`."
+    )
+
+
+def with_columns(table: Dataset, roles: dict[str, str]) -> Dataset:
+    """Return a table of some columns alone, under the names of their roles."""
+    table = cast("Dataset", table.with_format(None).select_columns(list(roles)))
+    return table.rename_columns({old: new for old, new in roles.items() if old != new})
+
+
+def _open_hub(source: str) -> Tables:
+    name = source.removeprefix(HUB_PREFIX)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"`data` {source!r} does not exist.")
+    from datasets import load_dataset
+
+    dataset, _, config = name.partition(":")
+    try:
+        return by_split(load_dataset(dataset, config or None))
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"`data` {source!r} is no folder or file here, and no data set of the Hub: {reason}"
+        ) from error
+
+
+def _open_saved(path: Path) -> Tables:
+    from datasets import load_from_disk
+
+    return by_split(load_from_disk(str(path)))
+
+
+def _load_folder(builder: str, path: Path, suffix: str) -> Tables:
+    """Open all files of one kind below a folder; folders or names such as `train-0` tell splits apart."""
+    from datasets import load_dataset
+
+    if builder == "parquet":
+        return by_split(load_dataset(builder, data_dir=str(path)))
+    roots = {split: [path / name for name in names if (path / name).is_dir()] for split, names in SPLIT_NAMES.items()}
+    files = {split: sorted(map(str, found[0].rglob(f"*{suffix}"))) for split, found in roots.items() if found}
+    if not files:
+        files = {TRAIN: sorted(map(str, path.rglob(f"*{suffix}")))}
+    return by_split(load_dataset(builder, data_files=files))
+
+
+def _load_files(builder: str, files: list[str], source: str) -> Tables:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return by_split(load_dataset(builder, data_files=files))
+    except (ValueError, OSError, DatasetsError) as error:
+        raise ValueError(f"`data` {source!r} cannot be opened: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,1 @@
+"""Models to measure: RADIO folders, teachers and baselines, behind one protocol."""

@@ -1,0 +1,65 @@
+"""What any model must beat: the pixels themselves, and a network of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modeling_radio import RadioConfig, RadioModel
+from training.evaluation.models.base import Encoding
+from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.models.teachers import resized
+
+
+RAW_PIXELS = "raw pixels"
+"""Name of `RawPixels` in results."""
+RANDOM_VIT = "random ViT"
+"""Name of `random_vit` in results."""
+THUMBNAIL_PX = 32
+"""Our choice, as CIFAR's images; on the demo's objects 4 to 64 px score alike."""
+
+
+class RawPixels:
+    """The pixels themselves: a thumbnail as summary, and of each patch what a ViT's patch projection sees.
+
+    Args:
+        patch_size: Side of a patch in pixels.
+        size_px: Shorter side of the images.
+    """
+
+    name = RAW_PIXELS
+    adaptor_names: tuple[str, ...] = ()
+    device = torch.device("cpu")
+
+    def __init__(self, patch_size: int, size_px: int) -> None:
+        self.patch_size, self.size_px = patch_size, size_px
+
+    def fingerprint(self) -> str:
+        """Return the sizes."""
+        return f"{self.name} {self.patch_size} {self.size_px} {THUMBNAIL_PX}"
+
+    def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
+        """Return the image in [0, 1], its sides whole patches."""
+        return resized(image, size_px or self.size_px, self.patch_size)
+
+    def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
+        """Return `3 * THUMBNAIL_PX**2` summary and `3 * patch_size**2` feature channels."""
+        thumbnail = F.interpolate(pixels, (THUMBNAIL_PX, THUMBNAIL_PX), mode="bilinear", antialias=True)
+        return Encoding(thumbnail.flatten(1), F.pixel_unshuffle(pixels, self.patch_size))
+
+
+def random_vit(config: RadioConfig, *, size_px: int, seed: int = 0) -> RadioFeatures:
+    """Return a network of the same architecture that was never trained.
+
+    Args:
+        config: Of the model beside which it stands.
+        size_px: Shorter side of the images.
+        seed: Draws the weights; the global random state is left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RadioModel(config.without_adaptors())
+    return RadioFeatures(model.eval(), name=RANDOM_VIT, size_px=size_px)

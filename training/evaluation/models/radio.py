@@ -1,0 +1,155 @@
+"""RADIO models as evaluations see them: folders of ours, folders in NVIDIA's layout, and models in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from foundation.checkpoints import open_checkpoint, read_config
+from model_cards.results import STUDENT
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.resolution_radio import check_multiple, largest_side
+from training.evaluation.data.base import tensor_fingerprint
+from training.evaluation.models.base import Encoding
+
+
+class RadioFeatures:
+    """A RADIO model: its summary, its dense features, and those of its adaptors.
+
+    Args:
+        model: In eval mode, on its device.
+        processor: What makes its pixels; None takes the one that fits the model.
+        name: Its row in tables.
+        size_px: Shorter side of the images; None takes the processor's.
+        dtype: Autocast type such as `torch.bfloat16`; None computes in the model's own type.
+
+    Raises:
+        ValueError: If the model does not take images of `size_px`.
+    """
+
+    def __init__(
+        self,
+        model: RadioModel,
+        processor: RadioImageProcessor | None = None,
+        *,
+        name: str = STUDENT,
+        size_px: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.name, self.dtype = model, name, dtype
+        self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
+        if size_px is not None:
+            check_multiple("`size`", size_px, size_px, model.patch_size, largest_side(model.config))
+        self._size_px = size_px
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.patch_size
+
+    @property
+    def size_px(self) -> int:
+        """Shorter side of the images, pixels; of a processor that bounds something else the preferred resolution."""
+        if self._size_px is not None:
+            return self._size_px
+        size = self.processor.size
+        sides = [size[key] for key in ("shortest_edge", "height", "width") if size[key] is not None]
+        return min(sides, default=min(self.model.preferred_resolution))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def adaptor_names(self) -> tuple[str, ...]:
+        """The adaptors in the folder."""
+        return tuple(self.model.radio_model.adaptors)
+
+    def fingerprint(self) -> str:
+        """Return a hash of weights, configuration, processor and precision."""
+        weights = tensor_fingerprint(*self.model.state_dict().values())
+        settings = (self.model.config, self.processor)
+        return " ".join([weights, *(each.to_json_string() for each in settings), str(self._size_px), str(self.dtype)])
+
+    def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
+        """Return what the processor makes of an image; the ratio of its sides stays, up to whole patches."""
+        size_px = self._size_px if size_px is None else size_px
+        size = self.processor.size if size_px is None else {"shortest_edge": size_px}
+        return self.processor(image, size=size, return_tensors="pt")["pixel_values"][0]
+
+    def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
+        """Return the backbone's own summary and features, and those of adaptors in the spaces of their teachers."""
+        with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
+            output = self.model(pixels, feature_format="NCHW", adaptor_names=list(adaptors), return_dict=True)
+        return Encoding(output.summary, cast(Tensor, output.features), output.adaptors or {})
+
+
+class RadioTextFeatures(RadioFeatures):
+    """A RADIO folder with a text tower, whose texts live in the space of one adaptor's summary.
+
+    Args:
+        folder: That `conversion.from_nvidia --text-tower` made.
+        model: As of `RadioFeatures`, which names the other arguments.
+    """
+
+    def __init__(
+        self, folder: Path, model: RadioModel, processor: RadioImageProcessor | None = None, **options
+    ) -> None:
+        super().__init__(model, processor, **options)
+        self.folder = folder
+        self.text_adaptor = str(RadioConfig.from_pretrained(folder).text_adaptor)
+        self._tower: tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase] | None = None
+
+    def embed_classes(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Return a unit vector for each class, the mean over prompts, `(num_classes, text_dim)`."""
+        model, tokenizer = self._text_tower()
+        return model.embed_classes(tokenizer, class_names, templates).float().cpu()
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return a unit vector for each text, `(num_texts, text_dim)`."""
+        model, tokenizer = self._text_tower()
+        return model.embed_texts(tokenizer, texts).float().cpu()
+
+    def zero_shot_model(self) -> RadioForZeroShotImageClassification:
+        """Return the whole model, which compares patches with texts too."""
+        return self._text_tower()[0]
+
+    def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
+        if self._tower is None:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            if not isinstance(tokenizer, PreTrainedTokenizerBase):
+                raise OSError(f"{self.folder} has a text tower, but no tokenizer: convert it again with --text-tower.")
+            whole = RadioForZeroShotImageClassification.from_pretrained(self.folder).eval().to(self.device)
+            self._tower = whole, tokenizer
+        return self._tower
+
+
+def open_radio(
+    folder: Path,
+    *,
+    name: str = STUDENT,
+    size_px: int | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> RadioFeatures:
+    """Open a folder of ours, or one in the layout of NVIDIA's repositories, with the processor that lies in it.
+
+    Raises:
+        ValueError: If it is no checkpoint, is damaged or not finite, or does not take images of `size_px`.
+    """
+    model = open_checkpoint(folder).model.to(device)  # pyrefly: ignore[bad-argument-type]
+    is_ours = "args" not in read_config(folder)
+    has_processor = is_ours and (folder / "preprocessor_config.json").is_file()
+    processor = RadioImageProcessor.from_pretrained(folder) if has_processor else None
+    options = {"name": name, "size_px": size_px, "dtype": dtype}
+    has_texts = is_ours and RadioConfig.from_pretrained(folder).text_tower is not None
+    if has_texts:
+        return RadioTextFeatures(folder, model, processor, **options)
+    return RadioFeatures(model, processor, **options)

@@ -1,0 +1,64 @@
+"""Teachers as evaluations see them: they resize and normalize on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_dtype
+
+from training.evaluation.data.base import tensor_fingerprint
+from training.evaluation.models.base import Encoding
+from training.teachers.base import Teacher
+
+
+class TeacherFeatures:
+    """A teacher, on images of the size that a student sees.
+
+    Args:
+        teacher: On its device.
+        patch_size: Pixels for each cell of the answer: the student's patch, which the teacher was built for.
+        size_px: Shorter side of the images.
+        name: Its row in tables.
+    """
+
+    adaptor_names: tuple[str, ...] = ()
+
+    def __init__(self, teacher: Teacher, *, patch_size: int, size_px: int, name: str) -> None:
+        self.teacher, self.patch_size, self.size_px, self.name = teacher, patch_size, size_px, name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher is."""
+        return self.teacher.mean.device
+
+    def fingerprint(self) -> str:
+        """Return a hash of its weights, and how it runs."""
+        return f"{tensor_fingerprint(*self.teacher.state_dict().values())} {self.teacher.run} {self.size_px}"
+
+    def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
+        """Return the image in [0, 1], its sides whole patches."""
+        return resized(image, size_px or self.size_px, self.patch_size)
+
+    def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
+        """Return the teacher's answer."""
+        return Encoding(*self.teacher(pixels))
+
+
+def resized(image: Tensor, size_px: int, patch_size: int) -> Tensor:
+    """Return an image in [0, 1] whose shorter side is `size_px` and whose sides are whole patches.
+
+    Args:
+        image: RGB, uint8 `(3, height, width)`.
+        size_px: Rounded to whole patches.
+        patch_size: Pixels.
+    """
+    height, width = image.shape[-2:]
+    scale = size_px / min(height, width)
+    target = [max(1, round(side * scale / patch_size)) * patch_size for side in (height, width)]
+    pixels = to_dtype(image, torch.float32, scale=True)
+    if target == [height, width]:
+        return pixels
+    return F.interpolate(pixels[None], target, mode="bicubic", antialias=True)[0].clamp(0, 1)
