@@ -41,5 +41,5 @@ $(VENV)/installed-train: pyproject.toml | $(BIN)/pip
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
-	$(PIP) install --editable ".[tasks,export,dev]"
+	$(PIP) install --editable ".[tasks,evaluate,export,dev]"
 	touch $@ $(VENV)/installed-train

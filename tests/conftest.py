@@ -1,12 +1,9 @@
 """Settings for every test: no network, and remote code cached away from the user's own cache."""
 
-import functools
 import gc
-import http.server
 import os
 import resource
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,6 +18,7 @@ os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="radio-test-modules-")
 import torch
 from elsewhere import Elsewhere
 from hypothesis import HealthCheck, settings
+from serving import serve
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -99,23 +97,11 @@ def full_disk() -> Callable[[], AbstractContextManager[None]]:
     return limit
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing of it."""
-
-    def log_message(self, format, *args):
-        pass
-
-
 @pytest.fixture(scope="session")
 def url() -> Iterator[str]:
     """The address of a photograph on a server of our own, since pipelines also take addresses of images."""
-    handler = functools.partial(QuietHandler, directory=str(PHOTOGRAPH.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/{PHOTOGRAPH.name}"
-        server.shutdown()
-        thread.join()
+    with serve(PHOTOGRAPH.parent) as address:
+        yield f"{address}/{PHOTOGRAPH.name}"
 
 
 VISION = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 16}

@@ -12,7 +12,7 @@ from training.demo_kit.evaluation_sets import photographs
 from training.evaluation.data.demo import NUM_NEIGHBORS, DemoData, load_photographs
 from training.evaluation.extractors import FeatureExtractor, Features
 from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
-from training.evaluation.metrics.knn import knn_accuracy
+from training.evaluation.metrics.knn_accuracy.votes import knn_accuracy
 from training.evaluation.metrics.resolution_consistency import resolution_consistency
 from training.evaluation.metrics.segmentation_probe import segmentation_probe_miou
 from training.evaluation.metrics.zero_shot import centered, conse_embeddings, zero_shot_accuracy

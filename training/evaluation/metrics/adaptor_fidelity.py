@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from training.evaluation.extractors import Features
+from training.evaluation.metrics.feature_cosine.cosines import centered_cosine, mean_cosine
 from training.losses.alignment import align_to_teacher
 
 
@@ -48,24 +48,15 @@ def adaptor_fidelity(adaptor: Features, teacher: Features) -> Fidelity:
     student_tokens, teacher_tokens = _tokens(maps.student), _tokens(maps.teacher)
     summary = centered_summary = None
     if adaptor.summary is not None and teacher.summary is not None:
-        summary = _mean_cosine(adaptor.summary, teacher.summary)
-        centered_summary = _centered_cosine(adaptor.summary, teacher.summary)
+        summary = mean_cosine(adaptor.summary, teacher.summary)
+        centered_summary = centered_cosine(adaptor.summary, teacher.summary)
     return Fidelity(
         summary=summary,
-        features=_mean_cosine(student_tokens, teacher_tokens),
+        features=mean_cosine(student_tokens, teacher_tokens),
         centered_summary=centered_summary,
-        centered_features=_centered_cosine(student_tokens, teacher_tokens),
+        centered_features=centered_cosine(student_tokens, teacher_tokens),
     )
 
 
 def _tokens(features: Tensor) -> Tensor:
     return features.flatten(2).transpose(1, 2).flatten(0, 1)  # (batch, dim, rows, cols) -> (tokens, dim)
-
-
-def _mean_cosine(student: Tensor, teacher: Tensor) -> float:
-    return F.cosine_similarity(student, teacher, dim=1).mean().item()
-
-
-def _centered_cosine(student: Tensor, teacher: Tensor) -> float:
-    mean = teacher.mean(dim=0)
-    return _mean_cosine(student - mean, teacher - mean)

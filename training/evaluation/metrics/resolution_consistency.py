@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.evaluation.extractors import FeatureExtractor, extract_features
+from training.evaluation.metrics.feature_cosine.cosines import centered_cosine, mean_cosine
 
 
 class Consistency(NamedTuple):
@@ -66,12 +67,7 @@ def feature_consistency(features: Tensor, reference: Tensor) -> Consistency:
         reference: `(num_images, dim, more_rows, more_cols)`.
     """
     reference = F.interpolate(reference, features.shape[-2:], mode="bilinear", antialias=True)
-    mean = reference.mean(dim=(0, 2, 3), keepdim=True)
-    return Consistency(_mean_cosine(features, reference), _mean_cosine(features - mean, reference - mean))
-
-
-def _mean_cosine(features: Tensor, reference: Tensor) -> float:
-    return F.cosine_similarity(features, reference, dim=1).mean().item()
+    return Consistency(mean_cosine(features, reference), centered_cosine(features, reference))
 
 
 def _shrunk(images: Tensor, size: int) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import trange
 
-from training.evaluation.metrics.mean_iou import IGNORE_INDEX, mean_iou
+from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, mean_iou
 
 
 class SegmentationProbe(nn.Sequential):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.metrics.knn import knn_accuracy, knn_predictions
+from training.evaluation.metrics.knn_accuracy.votes import knn_accuracy, knn_predictions
 
 
 def test_nearest_direction_wins_whatever_the_length():

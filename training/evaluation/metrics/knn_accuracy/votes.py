@@ -46,8 +46,14 @@ def knn_predictions(
 
 
 def knn_accuracy(
-    queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor, *, k: int = 20
+    queries: Tensor,
+    query_labels: Tensor,
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = TEMPERATURE,
 ) -> float:
     """Return the share of queries in [0, 1] whose weighted kNN vote is right; see `knn_predictions`."""
-    predictions = knn_predictions(queries, gallery, gallery_labels, k=k)
-    return (predictions == query_labels).float().mean().item()
+    predictions = knn_predictions(queries, gallery, gallery_labels, k=k, temperature=temperature)
+    return (predictions == query_labels).double().mean().item()

@@ -1,0 +1,1 @@
+"""Mean cosines of features: a folder that `evaluate.load` opens, here or copied elsewhere."""

@@ -1,0 +1,1 @@
+"""Weighted kNN accuracy: a folder that `evaluate.load` opens, here or copied elsewhere."""

@@ -1,0 +1,36 @@
+"""Weighted kNN accuracy of frozen features, as a metric of the package `evaluate`."""
+
+import datasets
+import evaluate
+import torch
+
+from .votes import TEMPERATURE, knn_accuracy
+
+
+class KnnAccuracy(evaluate.Metric):
+    """`compute(predictions=features, references=labels, gallery=..., gallery_labels=..., k=20)`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of images whose weighted vote of nearest neighbors is right. Nothing is trained.",
+            citation="Caron et al., Emerging properties in self-supervised vision transformers, ICCV 2021.",
+            inputs_description=(
+                "predictions: features of the queries, one row each; references: their class indices. To compute: "
+                "gallery (features), gallery_labels, k (neighbors that vote) and temperature (of the votes' weights)."
+            ),
+            features=datasets.Features(
+                {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
+            ),
+            reference_urls=["https://arxiv.org/abs/2104.14294", "https://arxiv.org/abs/2312.06709"],
+        )
+
+    def _compute(self, predictions, references, gallery, gallery_labels, k=20, temperature=TEMPERATURE):
+        accuracy = knn_accuracy(
+            torch.tensor(predictions),
+            torch.tensor(references),
+            torch.as_tensor(gallery, dtype=torch.float32),
+            torch.as_tensor(gallery_labels),
+            k=k,
+            temperature=temperature,
+        )
+        return {"knn_accuracy": accuracy}
