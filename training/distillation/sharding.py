@@ -5,7 +5,7 @@ Whether the student is copied (DDP) or sharded (FSDP) is Accelerate's choice, ma
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType, fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
@@ -163,47 +163,3 @@ def _shard_like(parameter: Tensor, value: Any) -> Any:
     if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-
-
-def whole_norm(norm: Tensor) -> Tensor:
-    """Return a gradient norm as a plain scalar, the same on every rank."""
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-def local_parts(tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """Return this rank's parts of tensors, which share their memory; all of them where nothing is sharded."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else cast(Tensor, tensor) for tensor in tensors]
-
-
-def whole_norms(parts: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of each of several tensors, given this rank's parts, with one exchange for all.
-
-    Args:
-        parts: Of each tensor.
-        like: Tensors that are whole or sharded as these are.
-    """
-    norms = torch.stack(torch._foreach_norm(list(parts)))
-    first = like[0]
-    if not isinstance(first, DTensor):
-        return norms
-    placements = [Partial() if placement.is_shard() else Replicate() for placement in first.placements]
-    return DTensor.from_local(norms.square(), first.device_mesh, placements).full_tensor().sqrt()
-
-
-def gather_whole(part: Tensor, like: Tensor) -> Tensor:
-    """Return the whole of a tensor that is sharded as `like` is, on every rank; all ranks must take part."""
-    if not isinstance(like, DTensor):
-        return part
-    sharded = DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
-    return sharded.full_tensor()
-
-
-def own_part(whole: Tensor, like: Tensor) -> Tensor:
-    """Return this rank's part of a tensor that every rank has, cut as `like` is; the inverse of `gather_whole`."""
-    if not isinstance(like, DTensor):
-        return whole
-    mesh = like.device_mesh
-    copies = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return copies.redistribute(placements=like.placements).to_local()

@@ -18,6 +18,7 @@ from foundation.files import remove_partial, write_file
 from foundation.interruption import Interrupted, StopRequest
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
+from foundation.shards import whole_norm
 from modeling_radio import RadioModel
 from modeling_radio.outputs_radio import RadioAdaptorOutput
 from training.data.image_table import Images
@@ -43,7 +44,6 @@ from training.distillation.sharding import (
     is_sharded,
     reshard,
     shard_average,
-    whole_norm,
 )
 from training.distillation.skipped_steps import SkippedSteps
 from training.distillation.tracking import ProgressLog, check_trackers

@@ -7,14 +7,15 @@ References:
     sigmaReparam, https://arxiv.org/abs/2303.06296; PHI-S, A.7, https://arxiv.org/abs/2410.01680
 """
 
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from foundation.shards import first_row, local_parts, sum_over_shards
 from modeling_radio import RadioModel
 from training.student.parameters import STACKED_MATRICES
 
@@ -27,8 +28,8 @@ START_ITERATIONS = 15  # as in torch.nn.utils.parametrizations.spectral_norm
 class SpectralScale(nn.Module):
     """Parametrization of one weight `(outputs, inputs)`; stacked matrices are scaled one by one.
 
-    `iterate` renews the estimate of the spectral norm. It is called once per step, outside of `forward`, so that
-    accumulated parts and recomputed activations see the same weight.
+    `update_spectral_norms` renews the estimate of the spectral norm once per step, outside of `forward`, so that
+    accumulated parts and recomputed activations see the same weight. Both singular vectors are whole on every rank.
 
     Args:
         weight: The weight to start from: it is left as it is, if its norm is above `MIN_SCALE`.
@@ -45,7 +46,7 @@ class SpectralScale(nn.Module):
         self.register_buffer("left", F.normalize(start, dim=1))
         self.register_buffer("right", weight.new_zeros(num_chunks, inputs))
         for _ in range(START_ITERATIONS):
-            self.iterate(weight)
+            _iterate([self], [weight])
         excess = (self._norms(weight.detach()) - MIN_SCALE).clamp(min=torch.finfo(weight.dtype).eps)
         # Two-dimensional, so that it decays like a matrix (PHI-S A.7); the inverse of softplus is log(exp(x) - 1).
         self.scale = nn.Parameter(excess.expm1().log().unsqueeze(1))
@@ -55,12 +56,27 @@ class SpectralScale(nn.Module):
             factors = (F.softplus(self.scale.squeeze(1)) + MIN_SCALE) / self._norms(weight)
             return (self._chunks(weight) * factors[:, None, None]).flatten(0, 1)
 
-    @torch.no_grad()
-    def iterate(self, weight: Tensor) -> None:
-        """Do one power iteration on `weight`."""
-        chunks = self._chunks(weight.full_tensor() if isinstance(weight, DTensor) else weight)
-        self.right.copy_(F.normalize(torch.einsum("coi,co->ci", chunks, self.left), dim=1))
-        self.left.copy_(F.normalize(torch.einsum("coi,ci->co", chunks, self.right), dim=1))
+    def toward_inputs(self, rows: Tensor, first: int) -> Tensor:
+        """Return what a rank's rows of the weight, from `first` on, add to the product of `left` with each chunk."""
+        right = torch.zeros_like(self.right)
+        for chunk, of_chunk, of_rows in self._overlaps(first, len(rows)):
+            torch.mv(rows[of_rows].T, self.left[chunk, of_chunk], out=right[chunk])
+        return right
+
+    def toward_outputs(self, rows: Tensor, first: int) -> Tensor:
+        """Return the product of each chunk with `right`, at the outputs that a rank's rows give; others are 0."""
+        left = torch.zeros_like(self.left)
+        for chunk, of_chunk, of_rows in self._overlaps(first, len(rows)):
+            torch.mv(rows[of_rows], self.right[chunk], out=left[chunk, of_chunk])
+        return left
+
+    def _overlaps(self, first: int, num_rows: int) -> Iterator[tuple[int, slice, slice]]:
+        """Yield each chunk of which some rows are given: its number, and where these are in it and among those."""
+        size = self.left.shape[1]
+        for chunk in range(len(self.left)):
+            start, end = max(first, chunk * size), min(first + num_rows, (chunk + 1) * size)
+            if start < end:
+                yield chunk, slice(start - chunk * size, end - chunk * size), slice(start - first, end - first)
 
     def _chunks(self, weight: Tensor) -> Tensor:
         return weight.unflatten(0, (len(self.left), -1))
@@ -84,10 +100,26 @@ def add_spectral_scales(model: RadioModel) -> None:
 
 
 def update_spectral_norms(model: nn.Module) -> None:
-    """Do one power iteration on every reparametrized weight; nothing for a model without."""
-    for module in model.modules():
-        if isinstance(module, parametrize.ParametrizationList):
-            cast(SpectralScale, module[0]).iterate(cast(Tensor, module.original))
+    """Do one power iteration on every reparametrized weight; nothing for a model without.
+
+    Sharded weights stay so: each rank multiplies its rows, and two sums over ranks serve the vectors of all weights.
+    """
+    parametrized = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
+    if parametrized:
+        scales = [cast(SpectralScale, module[0]) for module in parametrized]
+        _iterate(scales, [cast(Tensor, module.original) for module in parametrized])
+
+
+@torch.no_grad()
+def _iterate(scales: Sequence[SpectralScale], weights: Sequence[Tensor]) -> None:
+    """Do one power iteration on each weight, all of them whole or all sharded."""
+    parts = [(rows, first_row(weight)) for rows, weight in zip(local_parts(weights), weights, strict=True)]
+    rights = [scale.toward_inputs(*part) for scale, part in zip(scales, parts, strict=True)]
+    for scale, right in zip(scales, sum_over_shards(rights, weights[0]), strict=True):
+        scale.right.copy_(F.normalize(right, dim=1))
+    lefts = [scale.toward_outputs(*part) for scale, part in zip(scales, parts, strict=True)]
+    for scale, left in zip(scales, sum_over_shards(lefts, weights[0]), strict=True):
+        scale.left.copy_(F.normalize(left, dim=1))
 
 
 def fold_spectral_scales(model: nn.Module) -> None:

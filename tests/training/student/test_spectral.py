@@ -3,13 +3,18 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.nn import functional as F
+from two_forks import run_two_forks
 
 from modeling_radio import RadioConfig, RadioModel
 from training.student.spectral import (
     MIN_SCALE,
     SCALE_SUFFIX,
     SpectralScale,
+    _iterate,
     add_spectral_scales,
     fold_spectral_scales,
     update_spectral_norms,
@@ -52,7 +57,7 @@ def test_norm_of_each_part_is_its_scale(num_chunks: int) -> None:
     parametrization = SpectralScale(torch.randn(12, 7), num_chunks)
     weight = torch.randn(12, 7) * 5  # another weight than the one that it started from
     for _ in range(200):
-        parametrization.iterate(weight)
+        _iterate([parametrization], [weight])
     norms = torch.linalg.matrix_norm(parametrization(weight).unflatten(0, (num_chunks, -1)), ord=2)
     torch.testing.assert_close(norms, F.softplus(parametrization.scale.squeeze(1)) + MIN_SCALE)
     torch.testing.assert_close(parametrization(3 * weight), parametrization(weight))
@@ -86,6 +91,36 @@ def test_one_update_moves_every_estimate() -> None:
     update_spectral_norms(model)
     assert len(before) == 16
     assert all(not torch.equal(model.get_buffer(name), value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("use_swiglu_ffn", [False, True])
+def test_sharded_weights_are_never_gathered_for_their_norms(use_swiglu_ffn: bool, tmp_path) -> None:
+    whole = build_model(use_swiglu_ffn=use_swiglu_ffn)
+    add_spectral_scales(whole)
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.add_(torch.randn_like(parameter))
+
+    def check() -> None:
+        sharded = copy.deepcopy(whole)
+        mesh = init_device_mesh("cpu", (2,))
+        for block in sharded.radio_model.model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(sharded, mesh=mesh)
+        with CommDebugMode() as exchanges:
+            update_spectral_norms(sharded)
+        counts = {str(kind): count for kind, count in exchanges.get_comm_counts().items() if count}
+        assert counts == {"c10d_functional.all_reduce": 2}
+        update_spectral_norms(sharded)
+        for name, buffer in sharded.named_buffers():
+            if name.endswith((".left", ".right")):
+                torch.testing.assert_close(buffer, expected[name], rtol=1e-5, atol=1e-6)
+
+    updated = copy.deepcopy(whole)
+    for _ in range(2):
+        update_spectral_norms(updated)
+    expected = dict(updated.named_buffers())
+    run_two_forks(check, tmp_path)
 
 
 def test_folding_leaves_plain_weights_of_the_same_values() -> None:
