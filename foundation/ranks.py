@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,11 +80,15 @@ def lost_ranks_named() -> Iterator[None]:
         ) from error
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Return whether `flag` is set on at least one rank."""
-    if not _is_distributed():
-        return flag
-    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)).item())
+def any_rank(flags: Sequence[bool | Tensor], device: torch.device) -> list[bool]:
+    """Return of each flag whether it is set on at least one rank: one exchange, and one wait for the device, for all.
+
+    Args:
+        flags: Python's, or tensors of one element.
+        device: Of the tensors.
+    """
+    rows = [flag.view(()) if isinstance(flag, Tensor) else torch.full((), flag, device=device) for flag in flags]
+    return [count > 0 for count in sum_over_ranks(torch.stack([row.float() for row in rows])).tolist()]
 
 
 def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:

@@ -178,6 +178,7 @@ class Distiller:
         self.watch = StepWatch(teachers, self.device)
         self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
         self.step = 0
+        self._must_stop = False
         self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
         if self.resumed_from is None:
             self._calibrate()
@@ -339,7 +340,7 @@ class Distiller:
                 example.pixel_values,
                 window_size=batch.vitdet_window or "global",
                 feature_format="NCHW",
-                draws=batch.uniform("student", self.model.num_draws).to(self.device),
+                draws=batch.uniform("student", self.model.num_draws).to(self.device, non_blocking=True),
                 return_dict=True,
             )
         losses: dict[str, Tensor] = {}
@@ -391,8 +392,10 @@ class Distiller:
         clip_norm = self.recipe.optimizer.clip_norm
         max_norm = float("inf") if clip_norm is None else clip_norm
         norm = whole_norm(torch.nn.utils.clip_grad_norm_(self.student.parameters(), max_norm))
-        is_bad = not (torch.isfinite(norm) and torch.isfinite(values["loss"]))
-        if any_rank(is_bad, self.device):
+        is_bad = ~(torch.isfinite(norm) & torch.isfinite(values["loss"]))
+        # The one place of a step where Python waits for the device: what it decides here must be the same on all ranks.
+        is_bad, self._must_stop = any_rank([is_bad, self.stop_request.is_set], self.device)
+        if is_bad:
             self._count_bad_step(values)
         else:
             self.skipped.end_row()
@@ -466,7 +469,7 @@ class Distiller:
             log.record_picture(self.step, self.pictures.draw(self.step, answers))
 
     def _stop_if_asked(self) -> None:
-        if any_rank(self.stop_request.is_set, self.device):
+        if self._must_stop:
             self._save()
             raise Interrupted(
                 f"Stopped after step {self.step} of {self.recipe.schedule.num_steps}, saved in "

@@ -88,7 +88,7 @@ class FinetuningTrainer(Trainer):
                 raise
             raise diverged(f"{when} the model's answers are not finite") from error
         loss = result[0] if isinstance(result, tuple) else result
-        if any_rank(not bool(loss.isfinite().all()), loss.device):
+        if any_rank([~loss.isfinite().all()], loss.device)[0]:
             raise diverged(f"{when} the loss is {loss.mean().item()}")
         return result
 

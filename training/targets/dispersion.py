@@ -42,7 +42,7 @@ class SummaryDispersion(nn.Module):
             summary: `(batch, C)`, this rank's part.
         """
         summary = summary.double()
-        moments = sum_over_ranks(torch.cat([summary.new_tensor([float(len(summary))]), summary.sum(0)]))
+        moments = sum_over_ranks(torch.cat([summary.new_full((1,), len(summary)), summary.sum(0)]))
         is_finite = torch.isfinite(moments).all()
         self.count += torch.where(is_finite, moments[0], 0.0)
         self.total += torch.where(is_finite, moments[1:], 0.0)

@@ -87,7 +87,8 @@ class FeatureStandardizer(nn.Module):
         self.register_buffer("inverse", torch.eye(num_channels, dtype=torch.float64))
         self.register_buffer("float_mean", self.mean.float(), persistent=False)
         self.register_buffer("float_matrix", self.matrix.float(), persistent=False)
-        self.register_load_state_dict_post_hook(lambda module, _: module._cast())
+        self.is_moving = True  # `not is_frozen`, known without waiting for a device
+        self.register_load_state_dict_post_hook(lambda module, _: module._follow_state())
 
     def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Return the `(C, C)` matrix for this covariance, and its inverse; float64."""
@@ -103,11 +104,11 @@ class FeatureStandardizer(nn.Module):
         Raises:
             RuntimeError: If the statistics are frozen.
         """
-        if self.is_frozen:
+        if not self.is_moving:
             raise RuntimeError("`update` of frozen statistics: they must not change any more.")
         tokens = _tokens(features).double()
-        count = tokens.new_tensor(float(len(tokens)))
-        moments = torch.cat([count.view(1), tokens.sum(0), _outer_total(tokens).flatten()])
+        count = tokens.new_full((1,), len(tokens))
+        moments = torch.cat([count, tokens.sum(0), _outer_total(tokens).flatten()])
         self._pending = moments if self._pending is None else self._pending + moments
 
     @torch.no_grad()
@@ -152,6 +153,7 @@ class FeatureStandardizer(nn.Module):
     def freeze(self) -> None:
         """End the estimation: the target must not move for the rest of the run."""
         self.is_frozen.fill_(True)
+        self.is_moving = False
 
     def standardize(self, features: Tensor) -> Tensor:
         """Return `(batch, C, rows, cols)` features with zero mean and unit variance, float32 (Eq 26)."""
@@ -180,6 +182,11 @@ class FeatureStandardizer(nn.Module):
             ValueError: If the layer has no bias or another number of outputs.
         """
         self._fold(linear, AffineMap(self.matrix, -self.matrix @ self.mean))
+
+    def _follow_state(self) -> None:
+        """Derive the rest from buffers that were loaded."""
+        self.is_moving = not self.is_frozen
+        self._cast()
 
     def _cast(self) -> None:
         """Keep what `standardize` needs at every step in float32."""

@@ -103,7 +103,7 @@ class TeacherStatistics(nn.Module):
 
     @property
     def _is_frozen(self) -> bool:
-        return all(bool(standardizer.is_frozen) for standardizer in self.standardizers().values())
+        return not any(standardizer.is_moving for standardizer in self.standardizers().values())
 
     def _is_estimating(self, step: int) -> bool:
         return step < self.recipe.estimation_steps
