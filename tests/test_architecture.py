@@ -29,7 +29,8 @@ ARROWS = {
 ORDER = (
     ("distill", "evaluate", "compare", "demo", "finetune", "demo_kit.finetune_demo"),
     ("finetuning",),
-    ("plan", "distillation", "evaluation"),
+    ("plan", "distillation"),
+    ("evaluation",),
     ("student",),
     ("targets",),
     ("teachers", "views"),

@@ -1,7 +1,7 @@
 """The whole job in minutes: distil a small student from real teachers, reopen it, show what it learned.
 
 `make demo` runs this. It writes below `--output`, by default `runs/demo`: the checkpoint folder `final/` with
-its model card, `results.json`, and the pictures `features.png` and `losses.png`.
+its model card, `results.json`, the picture `features.png`, and the run's own, `pictures/progress.png`.
 """
 
 import shutil
@@ -34,7 +34,6 @@ from training.evaluation.extractors import (
 )
 from training.evaluation.provenance import data_sources, describe_run, teacher_sources
 from training.evaluation.students import StudentEvaluation
-from training.pictures.curves import draw_curves, read_curves
 from training.pictures.features import draw_columns, feature_columns
 from training.recipe import Recipe, RecipeCommand
 from training.student.precision import in_faster_precision
@@ -116,8 +115,6 @@ def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Cloc
     with clock.phase("draw"):
         draw_features(evaluation, before, after, folder / PICTURE)
         shutil.copyfile(folder / PICTURE, checkpoint / PICTURE)
-        if curves := read_curves(folder / "logs"):
-            draw_curves(curves, folder / "losses.png")
     with clock.phase("reopen"):
         reopen_elsewhere(checkpoint, to_pil_image(evaluation.data.unlabeled[0]))
     return measurements
@@ -188,7 +185,7 @@ def _demo(settings: DemoSettings, command: str) -> None:
         recipe = in_faster_precision(recipe)
     results = run_demo(recipe, settings.output, settings.seeds, command)
     print(*(f"\n{table.to_markdown()}" for table in build_tables(results.measurements)), sep="\n")
-    print(f"\nWrote {settings.output}: checkpoint, model card, {PICTURE} and results.json.")
+    print(f"\nWrote {settings.output}: checkpoint, model card, {PICTURE}, pictures/progress.png and results.json.")
 
 
 def _shortened(steps: int | None) -> list[str]:

@@ -441,6 +441,10 @@ class LoggingRecipe(RecipeSection):
         picture_every_steps: Steps between two pictures of held-out images; None draws none.
         picture_source: Where these images come from: "demo" or "demo-pypi", or a folder of images, whose held-out part
             is shown; None for `data.source`, if it is one of these.
+        metrics_every_steps: Steps between two measurements on held-out images, those of `picture_source`; the last
+            step is always measured. None for no measurements.
+        metrics_sizes_px: Sides of the images that are measured; None for the smallest, middle and largest of those that
+            are trained.
     """
 
     every_steps: int = Field(20, gt=0)
@@ -448,6 +452,14 @@ class LoggingRecipe(RecipeSection):
     use_progress_bar: bool = True
     picture_every_steps: int | None = Field(1000, gt=0)
     picture_source: str | None = None
+    metrics_every_steps: int | None = Field(200, gt=0)
+    metrics_sizes_px: list[Count] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "LoggingRecipe":
+        sizes = self.metrics_sizes_px
+        require(sizes != [], "metrics_sizes_px", sizes, "at least one size, or null")
+        return self
 
 
 class Recipe(RecipeSection):

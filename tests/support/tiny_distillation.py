@@ -33,7 +33,7 @@ optimizer: {learning_rate: 1.0e-3}
 schedule: {num_steps: 8, warmup_steps: 2}
 ema: {decay: 0.9}
 checkpoints: {every_steps: 3, keep: 2}
-logging: {every_steps: 2, trackers: [], use_progress_bar: false}
+logging: {every_steps: 2, trackers: [], use_progress_bar: false, metrics_every_steps: null}
 """
 
 

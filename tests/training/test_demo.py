@@ -41,6 +41,7 @@ def test_the_whole_demo_in_small(tmp_path, capsys):
     assert {found.seed for found in student} == {0, 1}
     for seed in (0, 1):
         folder = output / f"seed-{seed}"
-        assert {"features.png", "losses.png", "recipe.yaml"} <= {path.name for path in folder.iterdir()}
+        assert {"features.png", "history.jsonl", "recipe.yaml"} <= {path.name for path in folder.iterdir()}
+        assert (folder / "pictures" / "progress.png").is_file()
         assert "One training seed." in (folder / "final" / "README.md").read_text(encoding="utf-8")
     assert f"| {STUDENT}" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.data.sources import DEMO_SOURCES, is_image_folder
+from training.distillation.held_out_images import held_out_images
 from training.pictures.features import (
     Column,
     PcaBasis,
@@ -18,9 +18,8 @@ from training.pictures.features import (
     photograph_column,
     teacher_column,
 )
-from training.recipe import PartitionRecipe, Recipe, RecipeError
+from training.recipe import PartitionRecipe, Recipe
 from training.teachers.base import Teacher
-from training.views.images import build_images
 
 
 NUM_PICTURE_IMAGES = 4  # our choice: as many rows as can be compared at a glance
@@ -58,12 +57,15 @@ class HeldOutPictures:
         Raises:
             RecipeError: If `logging.picture_source` cannot be used.
         """
-        every_steps, source = recipe.logging.picture_every_steps, picture_source(recipe)
-        if every_steps is None or every_steps > recipe.schedule.num_steps or source is None:
+        every_steps = recipe.logging.picture_every_steps
+        if every_steps is None or every_steps > recipe.schedule.num_steps:
             return None
         partition = _widest_partition(recipe)
-        shown = {name: teachers[name] for name in partition.teachers or teachers}
-        return cls(_held_out_images(source, _size_px(recipe, partition)), shown, device, folder)
+        size = _size_px(recipe, partition)
+        images = held_out_images(recipe, size, NUM_PICTURE_IMAGES, "logging.picture_every_steps")
+        if images is None:
+            return None
+        return cls(images, {name: teachers[name] for name in partition.teachers or teachers}, device, folder)
 
     def draw(self, step: int, adaptors: Mapping[str, Tensor]) -> Path:
         """Write the picture of a step and return its path.
@@ -82,31 +84,6 @@ class HeldOutPictures:
         path = self.folder / f"step-{step}.png"
         draw_columns(columns, path, caption=CAPTION.format(step=step))
         return path
-
-
-def picture_source(recipe: Recipe) -> str | None:
-    """Return where a recipe's held-out images come from, None for data that has none.
-
-    Raises:
-        RecipeError: If the recipe names something else than the demo's images or a folder.
-    """
-    source = recipe.data.source if recipe.logging.picture_source is None else recipe.logging.picture_source
-    if source in DEMO_SOURCES or is_image_folder(source):
-        return source
-    if recipe.logging.picture_source is not None:
-        raise RecipeError(
-            f"`logging.picture_source` must be one of {sorted(DEMO_SOURCES)} or a folder of images, got {source!r}."
-        )
-    return None
-
-
-def _held_out_images(source: str, size: int) -> Tensor:
-    try:
-        images = build_images(source, size=size, split="held_out")
-    except ValueError as error:
-        hint = "Give another folder, or `logging.picture_every_steps=null`."
-        raise RecipeError(f"`logging.picture_source`: {error} {hint}") from error
-    return torch.stack([images[index] for index in range(min(NUM_PICTURE_IMAGES, len(images)))])
 
 
 def _widest_partition(recipe: Recipe) -> PartitionRecipe:

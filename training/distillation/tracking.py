@@ -1,8 +1,10 @@
 """What a person sees of a run: the progress bar, and the records of Accelerate's trackers."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from modeling_radio.messages_radio import check_choice
+from training.distillation.losses_by_size import LOSS_KINDS
+from training.distillation.run_history import RunHistory
+from training.pictures.progress import draw_progress
 from training.recipe import LoggingRecipe, RecipeError
 
 
@@ -21,6 +26,16 @@ PICTURE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NH
 
 Accelerate's other trackers take none, or in another form; the pictures are files in any case.
 """
+
+
+SHOWN_METRICS = {
+    "dense_fidelity_centered": "dense fidelity (centered)",
+    "summary_fidelity_centered": "summary fidelity (centered)",
+    "fixed_pattern": "fixed pattern",
+    "shift_error": "shift error",
+    "effective_rank": "effective rank",
+}
+"""What is shown on the terminal of each measurement."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -50,6 +65,8 @@ class ProgressLog:
         first_step: Where the run (re)starts.
         num_steps: Where it ends.
         images_per_step: Number of images of a step, over all ranks.
+        folder: Of the run: the main process keeps losses and measurements in `history.jsonl` and draws them in
+            `pictures/progress.png`. None keeps nothing.
     """
 
     def __init__(
@@ -59,8 +76,12 @@ class ProgressLog:
         first_step: int,
         num_steps: int,
         images_per_step: int,
+        folder: Path | None = None,
     ) -> None:
         self.accelerator, self.recipe, self.images_per_step = accelerator, recipe, images_per_step
+        self.folder, self.history = folder, None
+        if folder is not None and accelerator.is_main_process:
+            self.history = RunHistory(folder / "history.jsonl", first_step)
         is_shown = recipe.use_progress_bar and accelerator.is_main_process
         self.bar = tqdm(
             total=num_steps,
@@ -102,6 +123,22 @@ class ProgressLog:
                 options = PICTURE_OPTIONS[tracker.name]
                 cast(Any, tracker).log_images({"held_out": pixels}, step=step, **options)
 
+    def record_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Take what was measured on held-out images, as `HeldOutMetrics` names it, and draw the run so far."""
+        if self.history is None or self.folder is None:
+            return
+        self.accelerator.log(dict(values), step=step)
+        self.history.add(step, values)
+        draw_progress(self.history.series(), self.folder / "pictures" / "progress.png")
+        self.bar.write(f"Step {step}, held-out images {describe_metrics(values)}.")
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave the time of what is done here out of the images per second."""
+        began = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - began
+
     def close(self) -> None:
         """End the progress bar."""
         self.bar.close()
@@ -116,4 +153,30 @@ class ProgressLog:
         means = {name: float(value) for name, value in self.accelerator.reduce(means, reduction="mean").items()}
         rate = self._num_steps * self.images_per_step / (time.perf_counter() - self._started)
         self.bar.set_postfix_str(f"loss {means['loss']:.3f}, {rate:.0f} images/s", refresh=False)
-        self.accelerator.log({**means, **settings, "images_per_second": rate}, step=step)
+        numbers = {**means, **settings, "images_per_second": rate}
+        self.accelerator.log(numbers, step=step)
+        if self.history is not None:
+            self.history.add(step, {name: value for name, value in numbers.items() if _is_loss(name)})
+
+
+def describe_metrics(values: Mapping[str, float]) -> str:
+    """Return what a terminal shows of measurements: of each the values at all sizes, means over the teachers."""
+    sizes = sorted({_size_of(name) for name in values})
+    parts = []
+    for metric, label in SHOWN_METRICS.items():
+        found = [[value for name, value in values.items() if _is_of(name, metric, size)] for size in sizes]
+        means = " ".join(f"{mean(each):.3g}" for each in found if each)
+        parts += [f"{label} {means}"] if means else []
+    return f"at {', '.join(map(str, sizes))} px: {'; '.join(parts)}"
+
+
+def _size_of(name: str) -> int:
+    return int(name.rpartition("/")[2].removesuffix("px"))
+
+
+def _is_of(name: str, metric: str, size: int) -> bool:
+    return name.partition("/")[0] == metric and _size_of(name) == size
+
+
+def _is_loss(name: str) -> bool:
+    return name.partition("/")[0].partition("@")[0] in ("loss", *LOSS_KINDS)

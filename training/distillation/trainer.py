@@ -30,7 +30,9 @@ from training.distillation.checkpoints import (
     read_state,
     warn_of_other_data,
 )
+from training.distillation.held_out_metrics import HeldOutMetrics
 from training.distillation.held_out_pictures import HeldOutPictures
+from training.distillation.losses_by_size import LossesBySize
 from training.distillation.optimizers.registry import build_optimizer
 from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
 from training.distillation.refits import follow_refits
@@ -53,6 +55,7 @@ from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_loss
 from training.losses.reductions import reduce_images
 from training.losses.summaries import SUMMARY_LOSSES
+from training.pictures.progress import EXPORTED_PREFIX
 from training.recipe import Recipe, save_recipe
 from training.student.build import (
     build_student,
@@ -176,7 +179,9 @@ class Distiller:
         self.data_fingerprint = self._fingerprint_of(images)
         self.source = self._build_source(images, teachers)
         self.watch = StepWatch(teachers, self.device)
+        self.losses_by_size = LossesBySize(recipe.partitions)
         self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
+        self.metrics = HeldOutMetrics.of_run(recipe, self.model.config, teachers, accelerator)
         self.step = 0
         self._must_stop = False
         self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
@@ -274,10 +279,10 @@ class Distiller:
         recipe = self.recipe
         self.student.train()
         self.accelerator.init_trackers("logs")
+        num_steps, first_step = recipe.schedule.num_steps, self.step
         log = ProgressLog(
-            self.accelerator, recipe.logging, self.step, recipe.schedule.num_steps, self.plan.images_per_step
+            self.accelerator, recipe.logging, first_step, num_steps, self.plan.images_per_step, self.output
         )
-        first_step = self.step
         examples = self.source.examples(lambda: self.plan.steps(first_step, last_step))
         try:
             while self.step < last_step:
@@ -288,6 +293,7 @@ class Distiller:
                 self.step += 1
                 log.record(self.step, values, self._settings)
                 self._draw_picture(log)
+                self._measure(log)
                 self._stop_if_asked()
                 if self.step % recipe.checkpoints.every_steps == 0 or self.step == last_step:
                     self._save()
@@ -314,6 +320,7 @@ class Distiller:
             with self._gradients_in_sync(number == self.plan.batches_per_step - 1), self._trunk_as_due():
                 losses = self._losses(batch, example)
                 self.accelerator.backward(losses["loss"] * batch.weight)
+            self.losses_by_size.add(batch, losses)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
             self.statistics.update(example.targets)
@@ -450,7 +457,8 @@ class Distiller:
             norms = measure_block_norms(cast(RadioModel, self.ema.module), self.watch.images)
         reshard(self.ema.module)
         learning_rates = {"learning_rate": self._learning_rate(is_trunk=False)}
-        return {**learning_rates, **self.statistics.scalars(), **self.watch.shares(), **norms}
+        by_size = self.losses_by_size.end_interval(self.accelerator)
+        return {**by_size, **learning_rates, **self.statistics.scalars(), **self.watch.shares(), **norms}
 
     @torch.no_grad()
     def _draw_picture(self, log: ProgressLog) -> None:
@@ -467,6 +475,18 @@ class Distiller:
             standardizers = self.statistics.standardizers()
             answers = {name: standardizers[name].invert(output.adaptors[name].features) for name in standardizers}
             log.record_picture(self.step, self.pictures.draw(self.step, answers))
+
+    def _measure(self, log: ProgressLog) -> None:
+        """Measure the moving average, and what is exported, on held-out images if that is due; all ranks take part."""
+        every_steps = self.recipe.logging.metrics_every_steps
+        is_last = self.step == self.recipe.schedule.num_steps
+        if self.metrics is None or every_steps is None or (self.step % every_steps and not is_last):
+            return
+        networks = {"": cast(RadioModel, self.ema.module)}
+        if not self.recipe.ema.is_exported:
+            networks[EXPORTED_PREFIX] = self.model
+        with log.apart():
+            log.record_metrics(self.step, self.metrics.measure(networks, self.statistics.standardizers()))
 
     def _stop_if_asked(self) -> None:
         if self._must_stop:

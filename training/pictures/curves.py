@@ -15,10 +15,6 @@ from model_cards.results import Measurement
 from training.pictures.features import DPI
 
 
-LOSS_PANELS = {"features": "dense loss", "summary": "summary loss"}
-"""Titles of the panels that show the losses recorded as `features/TEACHER` and `summary/TEACHER`."""
-
-
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
 
@@ -44,32 +40,6 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7, frameon=False)
     write_file(path, figure.savefig)
-
-
-def read_curves(logs: Path) -> dict[str, dict[str, Curve]]:
-    """Read the losses of a training run from its TensorBoard records, for `draw_curves`.
-
-    Args:
-        logs: The run's folder of TensorBoard records, `logs/`.
-
-    Returns:
-        Curves by teacher, one panel each for dense features and summaries; nothing where nothing was recorded. Of
-        steps that a stopped run did twice the last record counts.
-    """
-    if not logs.is_dir():
-        return {}
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(logs)).Reload()
-    panels: dict[str, dict[str, Curve]] = {}
-    for tag in accumulator.Tags()["scalars"]:  # pyrefly: ignore[not-iterable]
-        kind, _, teacher = tag.partition("/")
-        if kind in LOSS_PANELS:
-            events = sorted(accumulator.Scalars(tag), key=lambda event: event.wall_time)
-            values = {event.step: event.value for event in events}
-            steps = sorted(values)
-            panels.setdefault(LOSS_PANELS[kind], {})[teacher] = (steps, [values[step] for step in steps])
-    return panels
 
 
 ValuesBySize = dict[int, list[float]]

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 from accelerate import Accelerator
 from PIL import Image
 
@@ -40,3 +41,38 @@ def test_pictures_go_to_the_trackers_that_take_them(tmp_path: Path) -> None:
         ((pixels, step, given),) = tracker.calls
         assert (pixels.shape, pixels[0, 0, 0].tolist(), step, given) == ((1, 3, 5, 3), [10, 20, 30], 7, options)
     assert trackers[2].calls == []
+
+
+def test_measurements_are_told_by_size_as_means_over_teachers() -> None:
+    values = {
+        "fixed_pattern/64px": 0.25,
+        "fixed_pattern/128px": 0.5,
+        "dense_fidelity_centered/a/64px": 0.2,
+        "dense_fidelity_centered/b/64px": 0.4,
+        "dense_fidelity_centered/a/128px": 0.5,
+        "dense_fidelity/a/128px": 0.9,
+    }
+    expected = "at 64, 128 px: dense fidelity (centered) 0.3 0.5; fixed pattern 0.25 0.5"
+    assert tracking.describe_metrics(values) == expected
+
+
+def test_time_that_is_spent_apart_does_not_slow_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    records: list[dict] = []
+    accelerator = SimpleNamespace(
+        trackers=[],
+        is_main_process=True,
+        reduce=lambda values, reduction: values,
+        log=lambda values, step: records.append(values),
+    )
+    recipe = load_recipe("demo", ["logging.every_steps=1"]).logging
+    log = tracking.ProgressLog(cast(Accelerator, accelerator), recipe, 0, 10, 4, tmp_path)
+    with log.apart():
+        clock.now += 100
+    clock.now += 2
+    log.record(1, {"loss": torch.ones(())}, lambda: {"features@32px/a": 0.5, "learning_rate": 0.1})
+    log.close()
+    assert records[0]["images_per_second"] == 2
+    assert log.history is not None
+    assert log.history.series() == {"loss": ([1], [1.0]), "features@32px/a": ([1], [0.5])}

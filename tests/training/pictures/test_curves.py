@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from model_cards.results import Measurement
-from training.pictures.curves import draw_curves, draw_resolution_consistency, read_curves
+from training.pictures.curves import draw_curves, draw_resolution_consistency
 
 
 def measured(model: str, metric: str, value: float, seed: int = 0, task: str = "resolution_consistency") -> Measurement:
@@ -60,29 +59,6 @@ def test_nothing_to_plot_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must have some of the task 'resolution_consistency', got none"):
         draw_resolution_consistency([measured("one", "accuracy", 1.0, task="knn")], 128, tmp_path / "plot.png")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_recorded_losses_become_curves_by_teacher(tmp_path):
-    with SummaryWriter(str(tmp_path)) as writer:
-        for step, value in [(10, 2.0), (20, 1.5)]:
-            writer.add_scalar("features/teacher-a", value, step)
-            writer.add_scalar("learning_rate", value, step)
-        writer.add_scalar("summary/teacher-b", 0.5, 20)
-    assert read_curves(tmp_path) == {
-        "dense loss": {"teacher-a": ([10, 20], [2.0, 1.5])},
-        "summary loss": {"teacher-b": ([20], [0.5])},
-    }
-    assert read_curves(tmp_path / "missing") == {}
-
-
-def test_steps_done_twice_count_once(tmp_path):
-    for run, records in enumerate([{10: 2.0, 20: 1.5, 30: 1.4}, {20: 1.6, 30: 1.3, 40: 1.2}]):
-        with SummaryWriter(str(tmp_path), filename_suffix=f".{run}") as writer:
-            for step, value in records.items():
-                writer.add_scalar("features/a", value, step)
-    steps, values = read_curves(tmp_path)["dense loss"]["a"]
-    assert list(steps) == [10, 20, 30, 40]
-    assert values == pytest.approx([2.0, 1.6, 1.3, 1.2])
 
 
 def test_curves_are_written_whole(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from training.pictures.curves import Curve
+from training.pictures.progress import draw_progress, loss_curves
+
+
+STEPS = [10, 20, 30]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are written."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def note(figure: Figure, path: Path) -> None:
+        figures.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", note)
+    return figures
+
+
+def panels_of(figure: Figure) -> dict[str, Axes]:
+    return {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+
+
+def lines_of(axes: Axes) -> dict[str, list[float]]:
+    return {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
+
+
+def test_a_loss_is_the_mean_over_resolutions_of_what_each_had_last() -> None:
+    series: dict[str, Curve] = {
+        "features/a": (STEPS, [9.0, 9.0, 9.0]),
+        "features@32px/a": (STEPS, [4.0, 3.0, 2.0]),
+        "features@64px/a": ([10, 30], [2.0, 1.0]),  # not drawn in the second interval
+        "features/b": (STEPS, [1.0, 1.0, 1.0]),
+        "mesa@32px": ([20], [0.5]),
+    }
+    assert loss_curves(series, "features") == {"a": (STEPS, [3.0, 2.25, 1.5]), "b": (STEPS, [1.0, 1.0, 1.0])}
+    assert loss_curves(series, "mesa") == {"": ([20], [0.5])}
+    assert loss_curves(series, "summary") == {}
+
+
+def test_losses_of_all_teachers_share_one_scale(tmp_path: Path, drawn: list[Figure]) -> None:
+    series: dict[str, Curve] = {
+        "features/a": (STEPS, [80.0, 0.8, 0.7]),
+        "summary/a": (STEPS, [0.4, 0.3, 0.2]),
+        "mesa": (STEPS, [0.02, 0.01, 0.01]),
+        "learning_rate": (STEPS, [1.0, 1.0, 1.0]),
+    }
+    draw_progress(series, tmp_path / "progress.png")
+    panels = panels_of(drawn[0])
+    assert list(panels) == ["dense loss", "summary loss", "MESA loss"]
+    limits = panels["dense loss"].get_ylim()
+    assert limits == panels["summary loss"].get_ylim() != panels["MESA loss"].get_ylim()
+    assert limits[0] < 0.2 < 0.8 < limits[1] < 80
+    assert panels["dense loss"].get_yscale() == "log"
+
+
+def test_measurements_are_drawn_by_resolution_and_teacher(tmp_path: Path, drawn: list[Figure]) -> None:
+    series: dict[str, Curve] = {
+        "fixed_pattern/32px": (STEPS, [0.3, 0.2, 0.1]),
+        "fixed_pattern/64px": (STEPS, [0.5, 0.4, 0.3]),
+        "dense_fidelity/a/32px": (STEPS, [0.1, 0.2, 0.3]),
+        "dense_fidelity/b/32px": (STEPS, [0.2, 0.3, 0.4]),
+        "student/fixed_pattern/64px": (STEPS, [0.6, 0.5, 0.4]),
+    }
+    draw_progress(series, tmp_path / "progress.png")
+    panels = panels_of(drawn[0])
+    assert list(panels) == ["fixed-pattern energy", "dense fidelity, cosine"]
+    of_student, *others = sorted(panels["fixed-pattern energy"].lines, key=lambda line: line.get_linewidth())
+    assert np.asarray(of_student.get_ydata()).tolist() == [0.6, 0.5, 0.4]
+    assert {str(line.get_label()) for line in others} == {"32 px", "64 px"}
+    assert lines_of(panels["dense fidelity, cosine"]) == {"a, 32 px": [0.1, 0.2, 0.3], "b, 32 px": [0.2, 0.3, 0.4]}
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.png"]
+    with Image.open(tmp_path / "progress.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_a_run_without_numbers_has_no_picture(tmp_path: Path) -> None:
+    draw_progress({"learning_rate": (STEPS, [1.0, 1.0, 1.0])}, tmp_path / "progress.png")
+    assert list(tmp_path.iterdir()) == []

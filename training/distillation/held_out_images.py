@@ -1,0 +1,54 @@
+"""The held-out images of a run's data, which its pictures show and its measurements are made on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.data.sources import DEMO_SOURCES, is_image_folder
+from training.recipe import Recipe, RecipeError
+from training.views.images import build_images
+
+
+def held_out_source(recipe: Recipe) -> str | None:
+    """Return where a recipe's held-out images come from, None for data that has none.
+
+    Raises:
+        RecipeError: If the recipe names something else than the demo's images or a folder.
+    """
+    source = recipe.data.source if recipe.logging.picture_source is None else recipe.logging.picture_source
+    if source in DEMO_SOURCES or is_image_folder(source):
+        return source
+    if recipe.logging.picture_source is not None:
+        raise RecipeError(
+            f"`logging.picture_source` must be one of {sorted(DEMO_SOURCES)} or a folder of images, got {source!r}."
+        )
+    return None
+
+
+def held_out_images(recipe: Recipe, size: int, max_images: int, switch: str) -> Tensor | None:
+    """Return held-out images of a recipe, spread evenly over them, or None if its data has none.
+
+    Args:
+        recipe: The recipe.
+        size: Their side in pixels.
+        max_images: How many, if there are that many.
+        switch: The setting that does without them, for example "logging.picture_every_steps".
+
+    Returns:
+        uint8 RGB, `(num_images, 3, size, size)`.
+
+    Raises:
+        RecipeError: If `logging.picture_source` is no source, or one without images.
+    """
+    source = held_out_source(recipe)
+    if source is None:
+        return None
+    try:
+        images = build_images(source, size=size, split="held_out")
+    except ValueError as error:
+        if recipe.logging.picture_source is None:  # a folder of one image
+            return None
+        raise RecipeError(f"`logging.picture_source`: {error} Give another folder, or `{switch}=null`.") from error
+    number = min(max_images, len(images))
+    return torch.stack([images[place * len(images) // number] for place in range(number)])

@@ -1,0 +1,68 @@
+"""Losses apart by resolution: an interval's plain mean jumps with how often each of its sizes was drawn."""
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from training.recipe import PartitionRecipe
+from training.views.batches import Batch
+
+
+class LossesBySize:
+    """Adds up the losses of the steps of an interval, apart for each size of the student's images.
+
+    Args:
+        partitions: The recipe's.
+    """
+
+    def __init__(self, partitions: list[PartitionRecipe]) -> None:
+        self.sizes = sorted({size for partition in partitions for size in partition.sizes_px})
+        self._sums: dict[str, dict[int, Tensor]] = {}
+        self._counts: dict[str, dict[int, float]] = {}
+
+    def add(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
+        """Add a part of a step; only what its teachers are compared by.
+
+        Args:
+            batch: The part.
+            losses: By name: "features/TEACHER", "summary/TEACHER" or "mesa"; others are passed over.
+        """
+        share = len(batch) / batch.global_size
+        for name, loss in losses.items():
+            kind, _, teacher = name.partition("/")
+            if kind not in LOSS_KINDS:
+                continue
+            sums, counts = self._sums.setdefault(name, {}), self._counts.setdefault(name, {})
+            if not teacher or teacher in batch.teachers:  # others have a loss of zero, for their gradients
+                sums[batch.size_px] = sums.get(batch.size_px, 0.0) + loss.detach() * share
+                counts[batch.size_px] = counts.get(batch.size_px, 0.0) + share
+
+    def end_interval(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the mean losses over all steps and ranks since the last call; all ranks must take part.
+
+        Returns:
+            By `KIND@SIZE/TEACHER`, for example "features@128px/dino_v3"; "mesa@128px" has no teacher. Nothing for sizes
+            that were not drawn, and nothing at all in a run at one size, whose plain mean says the same.
+        """
+        names, sums, counts = list(self._sums), self._sums, self._counts
+        self._sums, self._counts = {}, {}
+        if len(self.sizes) < 2 or not names:
+            return {}
+        zero = torch.zeros((), device=accelerator.device)
+        totals = torch.stack([sums[name].get(size, zero).float() for name in names for size in self.sizes])
+        weights = zero.new_tensor([counts[name].get(size, 0.0) for name in names for size in self.sizes])
+        both = accelerator.reduce(torch.stack([totals, weights]), reduction="sum")
+        keys = [sized_name(name, size) for name in names for size in self.sizes]
+        rows = zip(keys, *both.tolist(), strict=True)
+        return {key: total / weight for key, total, weight in rows if weight > 0}
+
+
+LOSS_KINDS = ("features", "summary", "mesa")
+
+
+def sized_name(name: str, size: int) -> str:
+    """Return the name of a loss at a size, "features@128px/dino_v3" for "features/dino_v3"."""
+    kind, slash, teacher = name.partition("/")
+    return f"{kind}@{size}px{slash}{teacher}"

@@ -1,0 +1,189 @@
+"""One picture of a run in progress: its losses on one scale, and what is measured on held-out images, by resolution."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from foundation.files import write_file
+from training.pictures.curves import Curve
+
+
+LOSSES = {"features": "dense loss", "summary": "summary loss", "mesa": "MESA loss"}
+OF_BACKBONE = {
+    "fixed_pattern": "fixed-pattern energy",
+    "shift_error": "shift error",
+    "effective_rank": "effective rank",
+    "consistency_centered": "consistency with the largest size, centered cosine",
+}
+OF_ADAPTORS = {
+    "dense_fidelity": "dense fidelity, cosine",
+    "dense_fidelity_centered": "dense fidelity, centered cosine",
+    "summary_fidelity": "summary fidelity, cosine",
+    "summary_fidelity_centered": "summary fidelity, centered cosine",
+}
+EXPORTED_PREFIX = "student/"
+"""Begins the names of what is measured of the student itself, where it is exported instead of its moving average."""
+
+DPI = 110
+PANEL_INCHES = (3.4, 2.6)
+THIN_LINES = "Thin: the student itself, which is exported; the others: its moving average."
+LINE_STYLES = ("-", "--", ":", "-.")
+SHOWN_SHARE = 0.95
+"""Of the values of a loss that lie below the upper edge: the first steps are far above all others. Our choice."""
+
+
+class Measured(NamedTuple):
+    """One curve of a measurement.
+
+    Attributes:
+        size_px: Side of the images.
+        teacher: Whose adaptor is measured; empty for the backbone.
+        curve: Steps and values.
+        is_thin: Whether it is of the student beside its moving average.
+    """
+
+    size_px: int
+    teacher: str
+    curve: Curve
+    is_thin: bool
+
+
+def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
+    """Draw a run's losses and measurements over its steps and write a PNG; a reader never sees half of it.
+
+    A loss is drawn as the mean over the resolutions, each counting alike: which of them an interval happened to draw
+    does not show. Dense and summary losses share one logarithmic scale.
+
+    Args:
+        series: By name, as `HeldOutMetrics` and `LossesBySize` name them; others are passed over.
+        path: The PNG to write.
+    """
+    losses = {kind: curves for kind in LOSSES if (curves := loss_curves(series, kind))}
+    rows: list[dict[str, str]] = [{kind: LOSSES[kind] for kind in losses}]
+    measured = {name: curves for name in OF_BACKBONE | OF_ADAPTORS if (curves := _measured(series, name))}
+    rows += [
+        {name: title for name, title in titles.items() if name in measured} for titles in (OF_BACKBONE, OF_ADAPTORS)
+    ]
+    rows = [row for row in rows if row]
+    if not rows:
+        return
+    num_columns = max(len(row) for row in rows)
+    inches = (PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * len(rows))
+    figure = Figure(figsize=inches, dpi=DPI, facecolor="white")
+    margins = {
+        "left": 0.4 / inches[0],
+        "right": 1 - 0.1 / inches[0],
+        "bottom": 0.4 / inches[1],
+        "top": 1 - 0.4 / inches[1],
+    }
+    grid = figure.subplots(
+        len(rows), num_columns, squeeze=False, gridspec_kw={"wspace": 0.2, "hspace": 0.45, **margins}
+    )
+    for row, panels in zip(grid, rows, strict=True):
+        for axes, (name, title) in zip(row, panels.items(), strict=False):
+            axes.set_title(title, fontsize=8)
+            if name in losses:
+                _draw_losses(axes, losses[name])
+            else:
+                _draw_measured(axes, measured[name])
+            _finish(axes)
+        for axes in row[len(panels) :]:
+            axes.set_axis_off()
+    of_teachers = [kind for kind in losses if kind != "mesa"]
+    for kinds in (of_teachers, [kind for kind in losses if kind == "mesa"]):
+        panels = [axes for axes, kind in zip(grid[0], losses, strict=False) if kind in kinds]
+        _share_scale(panels, [curve for kind in kinds for curve in losses[kind].values()])
+    if any(curve.is_thin for curves in measured.values() for curve in curves):
+        figure.text(0.01, 1 - 0.15 / inches[1], THIN_LINES, fontsize=7)
+    write_file(path, figure.savefig)
+
+
+def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
+    """Return a loss by teacher, as the mean over all resolutions where it is known by resolution.
+
+    Args:
+        series: By name.
+        kind: A key of `LOSSES`.
+    """
+    plain = {name.partition("/")[2]: curve for name, curve in series.items() if name.partition("/")[0] == kind}
+    by_size: dict[str, list[Curve]] = {}
+    for name, curve in series.items():
+        if re.fullmatch(rf"{kind}@\d+px(/.*)?", name):
+            by_size.setdefault(name.partition("/")[2], []).append(curve)
+    return plain | {teacher: _mean_curve(curves) for teacher, curves in by_size.items()}
+
+
+def _mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Return the mean of curves, each interpolated where it has no value of its own."""
+    steps = sorted({step for own, _ in curves for step in own})
+    return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
+
+
+def _measured(series: Mapping[str, Curve], metric: str) -> list[Measured]:
+    """Return the curves of one metric in the order of teachers and sizes."""
+    found = []
+    for name, curve in series.items():
+        match = re.fullmatch(rf"({EXPORTED_PREFIX})?{metric}/(?:(.+)/)?(\d+)px", name)
+        if match is not None:
+            found.append(Measured(int(match[3]), match[2] or "", curve, is_thin=match[1] is not None))
+    return found
+
+
+def _draw_losses(axes: Axes, curves: Mapping[str, Curve]) -> None:
+    for teacher, (steps, values) in curves.items():
+        axes.plot(steps, values, label=teacher or None, color=None if teacher else "0.4", linewidth=1.2)
+
+
+def _draw_measured(axes: Axes, curves: Sequence[Measured]) -> None:
+    """Draw a curve for each size, or for each teacher in its color and size in its style."""
+    sizes = sorted({curve.size_px for curve in curves}, reverse=True)
+    teachers = list(dict.fromkeys(curve.teacher for curve in curves if curve.teacher))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(sizes)))
+    for size, teacher, (steps, values), is_thin in curves:
+        place = sizes.index(size)
+        color = f"C{teachers.index(teacher)}" if teacher else shades[place]
+        style = LINE_STYLES[place % len(LINE_STYLES)] if teacher else "-"
+        label = None if is_thin else ", ".join(part for part in (teacher, f"{size} px") if part)
+        axes.plot(
+            steps,
+            values,
+            label=label,
+            color=color,
+            linestyle=style,
+            linewidth=0.5 if is_thin else 1.2,
+            marker="o",
+            markersize=1 if is_thin else 2,
+        )
+
+
+def _finish(axes: Axes) -> None:
+    axes.set_xlabel("step", fontsize=7)
+    axes.set_xlim(left=0)
+    axes.tick_params(labelsize=6)
+    axes.grid(alpha=0.25)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=5.5, frameon=False)
+
+
+def _share_scale(panels: Sequence[Axes], curves: Sequence[Curve]) -> None:
+    """Give the panels of losses one logarithmic scale, or a linear one if a value has no logarithm."""
+    if not panels:
+        return
+    lowest = min(min(values) for _, values in curves)
+    highest = max(float(np.quantile(values, SHOWN_SHARE)) for _, values in curves)
+    for axes in panels:
+        if lowest > 0:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(0.95 * lowest, 1.05 * highest)
