@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,12 +115,19 @@ def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
         series: By name.
         kind: A key of `LOSSES`.
     """
-    plain = {name.partition("/")[2]: curve for name, curve in series.items() if name.partition("/")[0] == kind}
+    finite = {name: curve for name, each in series.items() if (curve := _finite(each))[0]}
+    plain = {name.partition("/")[2]: curve for name, curve in finite.items() if name.partition("/")[0] == kind}
     by_size: dict[str, list[Curve]] = {}
-    for name, curve in series.items():
+    for name, curve in finite.items():
         if re.fullmatch(rf"{kind}@\d+px(/.*)?", name):
             by_size.setdefault(name.partition("/")[2], []).append(curve)
     return plain | {teacher: _mean_curve(curves) for teacher, curves in by_size.items()}
+
+
+def _finite(curve: Curve) -> Curve:
+    """Return a curve without what is no number: an interval with a step that was skipped has no mean."""
+    points = [(step, value) for step, value in zip(*curve, strict=True) if math.isfinite(value)]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _mean_curve(curves: Sequence[Curve]) -> Curve:

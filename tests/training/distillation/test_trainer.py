@@ -110,7 +110,7 @@ def test_reductions_differ_in_dense_losses_only(recipe_file: str) -> None:
 def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: str) -> None:
     final = distil(recipe_file, "run")
     assert final is not None
-    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "checkpoints", "final"}
+    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "history.jsonl", "checkpoints", "final"}
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {path.name for path in final.iterdir()}
     model = RadioModel.from_pretrained(final)
     output = model(torch.rand(1, 3, 32, 48), feature_format="NCHW")

@@ -48,6 +48,15 @@ def test_a_loss_is_the_mean_over_resolutions_of_what_each_had_last() -> None:
     assert loss_curves(series, "summary") == {}
 
 
+def test_an_interval_without_a_mean_is_left_out() -> None:
+    series: dict[str, Curve] = {
+        "features@32px/a": (STEPS, [4.0, float("nan"), 2.0]),
+        "summary/a": ([10], [float("inf")]),
+    }
+    assert loss_curves(series, "features") == {"a": ([10, 30], [4.0, 2.0])}
+    assert loss_curves(series, "summary") == {}
+
+
 def test_losses_of_all_teachers_share_one_scale(tmp_path: Path, drawn: list[Figure]) -> None:
     series: dict[str, Curve] = {
         "features/a": (STEPS, [80.0, 0.8, 0.7]),
