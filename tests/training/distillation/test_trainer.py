@@ -282,7 +282,7 @@ def test_a_run_most_of_whose_steps_were_skipped_is_no_success(
         assert main(arguments) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("distill: error: 7 of 8 steps were skipped as not finite, more than 50%: the student is")
-        assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "checkpoints"}
+        assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "history.jsonl", "checkpoints"}
         assert len(list(Path("run/checkpoints").iterdir())) == 2
 
 
