@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Lt
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, Strict, model_validator
 from torch import nn
 
 from foundation.errors import check_choice, did_you_mean
@@ -29,6 +29,7 @@ RECIPES_DIR = Path(__file__).parent / "recipes"
 
 Count = Annotated[int, Gt(0)]
 Decay = Annotated[float, Ge(0), Lt(1)]
+LossWeights = dict[str, Annotated[float, Gt(0), Strict()]]
 
 INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
 STAGELESS = Mark("is the same for all stages")
@@ -310,17 +311,24 @@ class LossRecipe(RecipeSection):
     """Which losses; the entries of teachers and partitions hold the weights.
 
     Attributes:
-        features: A key of `training.losses.features.FEATURE_LOSSES`.
-        summary: A key of `training.losses.summaries.SUMMARY_LOSSES`.
+        features: A key of `training.losses.features.FEATURE_LOSSES`; for several at once a mapping of keys to weights,
+            for example `{mse: 1.0, gram: 0.1}`.
+        summary: A key of `training.losses.summaries.SUMMARY_LOSSES`, or such a mapping.
         reduction: What an image's dense loss counts by in its partition: "images" (all alike), "tokens" (valid tokens,
             those that student and teacher both see) or "sqrt_tokens" (the square root of their number). "images", the
             default, is C-RADIOv4's Eq 1: an image counts once, as its summary does, however little of it is shared.
             MESA's is by images.
     """
 
-    features: Annotated[str, OneOf(FEATURE_LOSSES)] = "mse"
-    summary: Annotated[str, OneOf(SUMMARY_LOSSES)] = "balanced"
+    features: Annotated[str | LossWeights, OneOf(FEATURE_LOSSES)] = "mse"
+    summary: Annotated[str | LossWeights, OneOf(SUMMARY_LOSSES)] = "balanced"
     reduction: Annotated[str, OneOf(REDUCTIONS)] = "images"
+
+    @model_validator(mode="after")
+    def _check(self) -> "LossRecipe":
+        for name, chosen in (("features", self.features), ("summary", self.summary)):
+            require(chosen != {}, name, chosen, "a loss, or a mapping of at least one to its weight")
+        return self
 
 
 class OptimizerRecipe(RecipeSection):

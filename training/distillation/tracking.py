@@ -1,5 +1,6 @@
 """What a person sees of a run: the progress bar, and the records of Accelerate's trackers."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,7 @@ class ProgressLog:
         self.history.add(step, values)
         draw_progress(self.history.series(), self.folder / "pictures" / "progress.png")
         self.bar.write(f"Step {step}, held-out images {describe_metrics(values)}.")
+        sys.stdout.flush()  # a log file would get it much later
 
     @contextmanager
     def apart(self) -> Iterator[None]:

@@ -53,6 +53,7 @@ from training.distillation.watching import StepWatch, measure_block_norms
 from training.losses.alignment import align_to_teacher, count_overlaps
 from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_loss
+from training.losses.mixtures import chosen_loss
 from training.losses.reductions import reduce_images
 from training.losses.summaries import SUMMARY_LOSSES
 from training.pictures.progress import EXPORTED_PREFIX
@@ -378,12 +379,12 @@ class Distiller:
         all_counts = counts
         if target.all_shifts is not None:
             all_counts = count_overlaps(target.all_shifts, features.shape[2:], maps.student.shape[2:])
-        losses = FEATURE_LOSSES[recipe.features](*maps)
+        losses = chosen_loss(recipe.features, FEATURE_LOSSES)(*maps)
         feature_loss = reduce_images(losses, counts, all_counts, recipe.reduction)
         if summary is None or target.summary is None:
             return feature_loss, None
         dispersion = self.statistics.dispersion(name)
-        return feature_loss, SUMMARY_LOSSES[recipe.summary](summary, target.summary, dispersion)
+        return feature_loss, chosen_loss(recipe.summary, SUMMARY_LOSSES)(summary, target.summary, dispersion)
 
     @torch.no_grad()
     def _average_features(self, pixel_values: Tensor) -> Tensor:

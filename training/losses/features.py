@@ -11,6 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+CHANNEL_TEMPERATURE = 4.0
+"""Of `channel_kl_feature_loss`."""
+NO_SHARE = -1e4
+"""Logit of a position that is not valid: its share is 0 in float32, and gradients stay finite. As in TAO."""
+
+
 def mse_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Return the mean squared error between the student's and the standardized teacher's features.
 
@@ -128,6 +134,43 @@ def gram_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor
     return (ours - theirs).square().sum((1, 2)) / num_pairs
 
 
+def channel_kl_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return how far each channel's distribution over an image's valid positions is from the teacher's.
+
+    The Kullback-Leibler divergence of softmaxes over positions at a temperature of 4, times its square, mean over
+    channels: where in the image a channel is large, not how large. A constant added to a channel changes nothing, so
+    that a head trained with it alone does not answer in its teacher's space. Arguments, result and errors as
+    `mse_feature_loss`.
+
+    References:
+        Channel-wise knowledge distillation for dense prediction, https://arxiv.org/abs/2011.13256; "channel_kl" in
+        NVIDIA's TAO toolkit (Apache-2.0), whose temperature this is.
+    """
+    student, teacher = comparable(student, teacher)
+    ours, theirs = _log_shares(student / CHANNEL_TEMPERATURE, valid), _log_shares(teacher / CHANNEL_TEMPERATURE, valid)
+    divergence = torch.where(valid.unsqueeze(1), theirs.exp() * (theirs - ours), 0.0)
+    return CHANNEL_TEMPERATURE**2 * divergence.sum((2, 3)).mean(1)
+
+
+def focal_frequency_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return the squared error of the maps' Fourier transforms, each frequency weighted by its own error.
+
+    Of each channel the frequency with the largest error counts fully, others in proportion to theirs: so fine detail,
+    which has little energy, is not left to the end. Without these weights it would be `mse_feature_loss` (Parseval), as
+    "fft_mse" of NVIDIA's TAO toolkit is. Positions that are not valid have no error. Arguments, result and errors as
+    `mse_feature_loss`.
+
+    References:
+        Focal frequency loss, with alpha = 1, https://arxiv.org/abs/2012.12821
+    """
+    student, teacher = comparable(student, teacher)
+    difference = torch.where(valid.unsqueeze(1), student - teacher, 0.0)
+    energy = torch.view_as_real(torch.fft.fft2(difference, norm="ortho")).square().sum(-1)
+    sizes = energy.detach().sqrt()
+    weights = sizes / sizes.amax((2, 3), keepdim=True).clamp(min=torch.finfo(sizes.dtype).tiny)
+    return (weights * energy).sum((2, 3)).mean(1) / valid.sum((1, 2)).clamp(min=1)
+
+
 FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "mse": mse_feature_loss,
     "dampened_mse": dampened_mse_feature_loss,
@@ -137,6 +180,8 @@ FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cosine_smooth_l1": cosine_smooth_l1_feature_loss,
     "even_cosine_smooth_l1": even_cosine_smooth_l1_feature_loss,
     "gram": gram_feature_loss,
+    "channel_kl": channel_kl_feature_loss,
+    "focal_frequency": focal_frequency_feature_loss,
 }
 
 
@@ -153,6 +198,12 @@ def _cosines(features: Tensor, valid: Tensor) -> Tensor:
     tokens = torch.where(valid.unsqueeze(1), features, 0.0).flatten(2)
     tokens = F.normalize(tokens, dim=1)
     return tokens.transpose(1, 2) @ tokens
+
+
+def _log_shares(features: Tensor, valid: Tensor) -> Tensor:
+    """Return the log of each channel's softmax over an image's valid positions, in the shape of the maps."""
+    logits = torch.where(valid.unsqueeze(1), features, NO_SHARE)
+    return F.log_softmax(logits.flatten(2), dim=2).view_as(features)
 
 
 def _mean_over_valid(errors: Tensor, valid: Tensor) -> Tensor:

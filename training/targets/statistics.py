@@ -85,9 +85,9 @@ class TeacherStatistics(nn.Module):
         """Return a teacher's standardized features."""
         return self.standardizers()[name].standardize(features)
 
-    def dispersion(self, name: str) -> Tensor:
-        """Return a teacher's angular dispersion in rad^2."""
-        return self._dispersions()[name].value
+    def dispersion(self, name: str) -> SummaryDispersion:
+        """Return how a teacher's summaries spread."""
+        return self._dispersions()[name]
 
     def standardizers(self) -> dict[str, FeatureStandardizer]:
         """Return the standardizers by teacher name."""

@@ -107,6 +107,25 @@ def test_reductions_differ_in_dense_losses_only(recipe_file: str) -> None:
     assert len({losses["summary/semantic"] for losses in by_name.values()}) == 1
 
 
+def test_losses_that_a_recipe_names_act_alone_and_together(recipe_file: str) -> None:
+    def losses_with(features: str, summary: str) -> dict[str, float]:
+        names = (f"loss.features={features}", f"loss.summary={summary}")
+        return first_losses(recipe_file, f"{features[:5]}-{summary[:5]}", *names)
+
+    plain, gram = losses_with("mse", "balanced"), losses_with("gram", "tangent_sphere")
+    both = losses_with("{mse: 2, gram: 0.5}", "{balanced: 1, tangent_sphere: 3}")
+    others = [losses_with("channel_kl", "angle"), losses_with("focal_frequency", "cosine")]
+    for teacher in ("semantic", "segmenter"):
+        dense = [losses[f"features/{teacher}"] for losses in (plain, gram, *others)]
+        assert min(abs(a - b) for a, b in itertools.combinations(dense, 2)) > 1e-3
+        assert both[f"features/{teacher}"] == pytest.approx(2 * dense[0] + 0.5 * dense[1], rel=1e-5)
+    summary = [losses["summary/semantic"] for losses in (plain, gram, *others)]
+    assert min(abs(a - b) for a, b in itertools.combinations(summary, 2)) > 1e-3
+    assert both["summary/semantic"] == pytest.approx(summary[0] + 3 * summary[1], rel=1e-5)
+    norms = [losses["gradient_norm"] for losses in (plain, gram, both, *others)]
+    assert min(abs(a / b - 1) for a, b in itertools.combinations(norms, 2)) > 1e-3
+
+
 def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: str) -> None:
     final = distil(recipe_file, "run")
     assert final is not None

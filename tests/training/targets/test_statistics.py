@@ -52,12 +52,12 @@ def test_parts_of_a_step_count_as_the_whole() -> None:
 def test_targets_of_a_step_follow_what_was_known_before_it() -> None:
     statistics = calibrated()
     statistics.begin_step(5)
-    before = statistics.standardize("a", targets()["a"].features * 0 + 1), statistics.dispersion("a").clone()
+    before = statistics.standardize("a", targets()["a"].features * 0 + 1), statistics.dispersion("a").value.clone()
     statistics.update(targets())
     assert torch.equal(statistics.standardize("a", torch.ones(4, 6, 3, 3)), before[0])
-    assert torch.equal(statistics.dispersion("a"), before[1])
+    assert torch.equal(statistics.dispersion("a").value, before[1])
     statistics.end_step()
-    assert not torch.equal(statistics.dispersion("a"), before[1])
+    assert not torch.equal(statistics.dispersion("a").value, before[1])
 
 
 def test_maps_are_refitted_at_powers_of_two_then_periodically_until_frozen() -> None:
