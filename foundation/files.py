@@ -53,7 +53,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
-    with _one_line_errors(path), scratch_folder(path.parent, _scratch_prefix(path)) as scratch:
+    with one_line_errors(path), scratch_folder(path.parent, _scratch_prefix(path)) as scratch:
         restore_previous(path)
         write(scratch / path.name)
         move_into_place(scratch / path.name, path)
@@ -84,7 +84,7 @@ def write_beside(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
-    with _one_line_errors(path), scratch_folder(path.parent, _scratch_prefix(path)) as scratch:
+    with one_line_errors(path), scratch_folder(path.parent, _scratch_prefix(path)) as scratch:
         write(scratch / path.name)
         for written in sorted(scratch.iterdir(), key=lambda each: each.name == path.name):
             move_into_place(written, path.parent / written.name)
@@ -204,7 +204,12 @@ def remove_partial(folder: Path, prefix: str = TEMPORARY_PREFIX) -> None:
 
 
 @contextmanager
-def _one_line_errors(path: Path) -> Iterator[None]:
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Say in one line why something cannot be written.
+
+    Raises:
+        WriteError: In place of the errors of a disk and of those who write to it.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises the second, save_file the third

@@ -61,6 +61,15 @@ def on_first_rank(work: Callable[[], T]) -> T:
     return answer[0]
 
 
+def of_all_ranks(value: T) -> list[T]:
+    """Return every rank's plain value, in their order, on every rank."""
+    if not _is_distributed():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def lost_ranks_named() -> Iterator[None]:
     """Say in one line that another process of the run has ended, wherever this one was waiting for it.

@@ -62,12 +62,8 @@ def sum_over_shards(parts: Sequence[Tensor], like: Tensor) -> list[Tensor]:
 
 def gather_whole(part: Tensor, like: Tensor) -> Tensor:
     """Return the whole of a tensor that is sharded as `like` is, on every rank; all ranks must take part."""
-    if not isinstance(like, DTensor):
-        return part
-    sharded = DTensor.from_local(
-        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
-    return sharded.full_tensor()
+    whole = as_part(part, like)
+    return whole.full_tensor() if isinstance(whole, DTensor) else whole
 
 
 def own_part(whole: Tensor, like: Tensor) -> Tensor:
@@ -77,3 +73,26 @@ def own_part(whole: Tensor, like: Tensor) -> Tensor:
     mesh = like.device_mesh
     copies = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
     return copies.redistribute(placements=like.placements).to_local()
+
+
+def as_part(part: Tensor, like: Tensor) -> Tensor:
+    """Return the sharded tensor of which this rank has `part`, cut as `like` is; `part` itself where that is whole."""
+    if not isinstance(like, DTensor):
+        return part
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def part_number(tensor: Tensor) -> tuple[int, int] | None:
+    """Return which part of a tensor this rank has, from 0, and of how many; None if another rank has the same one."""
+    if not isinstance(tensor, DTensor):
+        return 0, 1
+    number, count = 0, 1
+    for place, placement in enumerate(tensor.placements):
+        size, own = tensor.device_mesh.size(place), tensor.device_mesh.get_local_rank(place)
+        if placement.is_shard():
+            number, count = number * size + own, count * size
+        elif own:
+            return None
+    return number, count

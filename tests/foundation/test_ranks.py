@@ -12,6 +12,7 @@ from foundation.ranks import (
     copy_from_first_rank,
     fsdp_plugin,
     lost_ranks_named,
+    of_all_ranks,
     on_first_rank,
     sum_over_ranks,
 )
@@ -23,6 +24,7 @@ def test_a_single_process_keeps_its_own():
     assert torch.equal(copy_from_first_rank(tensor), torch.arange(3.0))
     assert any_rank([True, False, tensor.sum() > 2, tensor.isnan().any()], tensor.device) == [True, False, True, False]
     assert on_first_rank(lambda: 3) == 3
+    assert of_all_ranks({"x": 1}) == [{"x": 1}]
     with pytest.raises(ZeroDivisionError):
         on_first_rank(lambda: 1 / 0)
 

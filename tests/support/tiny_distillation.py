@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 import training.teachers.registry
 from training.distillation import trainer
+from training.distillation.tensor_files import SavedTensors
 from training.recipe import DataRecipe, load_recipe
 from training.teachers.base import Teacher, TeacherOutput
 
@@ -89,14 +89,8 @@ def distil(recipe_file: str, output: str, *overrides: str, stop_at: int | None =
 
 
 def tensors_of(checkpoint: Path) -> dict[str, Tensor]:
-    tensors = {
-        f"{name}/{key}": value
-        for name in ("student", "ema", "statistics")
-        for key, value in load_file(checkpoint / f"{name}.safetensors").items()
-    }
-    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
-    moments = ((f"optimizer/{i}/{key}", value) for i, state in optimizer.items() for key, value in state.items())
-    return tensors | {name: torch.as_tensor(value) for name, value in moments}
+    parts = {name: SavedTensors(checkpoint, name) for name in ("student", "ema", "statistics", "optimizer")}
+    return {f"{name}/{key}": saved.read(key) for name, saved in parts.items() for key in saved.shapes}
 
 
 def last_state(output: str, step: int = 8) -> dict[str, Tensor]:

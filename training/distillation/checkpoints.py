@@ -1,18 +1,16 @@
-"""Checkpoints: folders that appear complete or not at all, newest found again after any crash, oldest removed."""
+"""Checkpoints: which a run goes on from, and what it must have in common with them."""
 
 import json
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from foundation.errors import UserError
-from foundation.files import scratch_folder, write_folder
 from foundation.settings import differences, order_differences, with_defaults
-from training.distillation.manifests import find_damage, write_manifest
+from training.distillation.manifests import find_damage
 from training.recipe import Recipe, RecipeError, decisive_part
 
 
@@ -62,41 +60,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def save_checkpoint(
-    folder: Path, state: dict[str, Any], write_tensors: Callable[[Path], object], num_kept: int
-) -> Path:
-    """Write a checkpoint, then remove the oldest ones, and later ones, which were passed over as damaged.
-
-    Args:
-        folder: Where all checkpoints of the run lie.
-        state: Plain data for `state.json`; `state["step"]` names the checkpoint.
-        write_tensors: Writes every other file into the folder that it is given.
-        num_kept: Newest checkpoints that stay.
-
-    Returns:
-        The checkpoint's folder.
-
-    Raises:
-        WriteError: If it cannot be written; older checkpoints are intact.
-    """
-
-    def write(path: Path) -> None:
-        write_tensors(path)
-        (path / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        write_manifest(path)
-
-    path = checkpoint_path(folder, state["step"])
-    write_folder(path, write)
-    all_there = list_checkpoints(folder)
-    up_to_now = [each for each in all_there if each <= path]
-    for other in [*up_to_now[:-num_kept], *all_there[len(up_to_now) :]]:
-        with scratch_folder(folder) as scratch:  # what has a checkpoint's name is never half of one
-            os.replace(other, scratch / other.name)
-    return path
-
-
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Return the plain data that `save_checkpoint` was given."""
+    """Return the plain data that `CheckpointWriter.begin` was given."""
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
 
 
@@ -141,19 +106,18 @@ def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:
     )
 
 
-def check_fits(path: Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_fits(path: Path, saved: Mapping[str, Sequence[int]], wanted: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are not of what they are to be loaded into.
 
     Args:
         path: The file that they are from, for the message.
-        saved: By name.
-        wanted: By name; shapes are compared.
+        saved: Their shapes, by name.
+        wanted: What they are loaded into, by name.
 
     Raises:
         CheckpointError: If names or shapes differ, as where a teacher's answers have other channels than before.
     """
-    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (saved, wanted)]
-    changed = differences(*shapes)
+    changed = differences(dict(saved), {name: tuple(tensor.shape) for name, tensor in wanted.items()})
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise CheckpointError(

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict
 
 from foundation.files import write_text
 
@@ -12,17 +14,36 @@ MANIFEST = "manifest.json"
 _BLOCK = 1 << 20  # bytes read at once
 
 
-def write_manifest(folder: Path) -> None:
-    """Write `manifest.json`: the size and the SHA-256 of every other file of a folder and of those in it."""
+class FileFacts(TypedDict):
+    """What a manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+def write_manifest(folder: Path, known: Mapping[str, FileFacts] | None = None) -> None:
+    """Write `manifest.json`: the size and the SHA-256 of every other file of a folder and of those in it.
+
+    Args:
+        folder: Whole but for its manifest.
+        known: What `describe_files` said of some of its files, which are not read again.
+    """
+    known = known or {}
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    files = {**known, **describe_files(folder, names - known.keys())}
+    write_text(folder / MANIFEST, json.dumps(dict(sorted(files.items())), indent=2))
+
+
+def describe_files(folder: Path, names: Iterable[str]) -> dict[str, FileFacts]:
+    """Return what the manifest says of files of a folder, by name."""
+    names = list(names)
     with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
         hashes = pool.map(_sha256, [folder / name for name in names])
-    files = {
+    return {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256}
         for name, sha256 in zip(names, hashes, strict=True)
     }
-    write_text(folder / MANIFEST, json.dumps(files, indent=2))
 
 
 def find_damage(folder: Path) -> str | None:

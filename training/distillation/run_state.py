@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run: all that changes from step to step, saved whole and loaded once it fits."""
+"""What a checkpoint holds of a run: all that changes from step to step, each rank's part of it, loaded once it fits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
-from training.distillation.checkpoints import check_fits, read_state, save_checkpoint
+from foundation.ranks import of_all_ranks
+from training.distillation.checkpoint_writer import CheckpointWriter
+from training.distillation.checkpoints import check_fits, read_state
 from training.distillation.sharding import (
-    load_whole_optimizer_state,
-    load_whole_state_dict,
-    moments_of,
+    load_optimizer_tensors,
+    load_state_tensors,
+    optimizer_tensors,
     parameters_of_moments,
     state_tensors,
-    whole_optimizer_state,
-    whole_state_dict,
 )
 from training.distillation.skipped_steps import SkippedSteps
+from training.distillation.tensor_files import SavedTensors, writers_of
 from training.targets.examples import TargetSource
+
+
+OPTIMIZER = "optimizer"
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class RunState:
     """The parts of a run that change from step to step, sharded or not.
 
     Attributes:
-        modules: What is saved as `NAME.safetensors`, by that name.
-        optimizer: Saved as `optimizer.pt`.
+        modules: What is saved as `NAME.safetensors`, by that name, or in parts as `tensor_files` names them.
+        optimizer: Saved as `optimizer.safetensors`.
         skipped: The count of skipped steps.
         source: Knows its place in the data, on each rank its own.
     """
@@ -41,31 +43,26 @@ class RunState:
     skipped: SkippedSteps
     source: TargetSource
 
-    def save(self, folder: Path, facts: Mapping[str, Any], keep: int, *, is_main_process: bool) -> None:
-        """Write a checkpoint: every rank gathers, the main process writes.
+    def save(self, writer: CheckpointWriter, facts: Mapping[str, Any], *, is_main_process: bool) -> None:
+        """Begin to write a checkpoint of the present state, which may change as soon as this returns.
 
         Args:
-            folder: Of all checkpoints of the run.
+            writer: Of the run; every rank writes its part.
             facts: What else belongs into `state.json`, `step` among it.
-            keep: Newest checkpoints that stay.
-            is_main_process: Whether to write.
+            is_main_process: Whether to write what is not sharded.
 
         Raises:
-            WriteError: If it cannot be written; older checkpoints are intact.
+            WriteError: If the checkpoint before cannot be written; older ones are intact.
         """
-        tensors = {name: whole_state_dict(module) for name, module in self.modules.items()}
-        optimizer = whole_optimizer_state(self.optimizer)
-        places = gather_object([self.source.state_dict()])
-
-        def write_tensors(checkpoint: Path) -> None:
-            for name, values in tensors.items():
-                save_file(values, checkpoint / f"{name}.safetensors")
-            with (checkpoint / "optimizer.pt").open("wb") as file:  # which says why it cannot be written, unlike a path
-                torch.save(optimizer, file)
-
-        if is_main_process:
-            counts = {"skipped_steps": self.skipped.state_dict(), "places_in_data": places}
-            save_checkpoint(folder, {**facts, **counts, "torch_version": torch.__version__}, write_tensors, keep)
+        writer.finish()  # so that no more than one copy is in memory
+        tensors = {name: state_tensors(module) for name, module in self.modules.items()}
+        tensors[OPTIMIZER] = optimizer_tensors(self.optimizer)
+        files = {}
+        for name, values in tensors.items():
+            files |= writers_of(name, values, is_main_process=is_main_process)
+        places = of_all_ranks(self.source.state_dict())
+        counts = {"skipped_steps": self.skipped.state_dict(), "places_in_data": places}
+        writer.begin({**facts, **counts, "torch_version": torch.__version__}, files)
 
     def load(self, checkpoint: Path) -> dict[str, Any]:
         """Load a checkpoint that is intact, each part once it is known to fit; return its `state.json`.
@@ -74,15 +71,14 @@ class RunState:
             CheckpointError: If a part is of another network.
         """
         for name, module in self.modules.items():
-            path = checkpoint / f"{name}.safetensors"
-            saved = load_file(path)
-            check_fits(path, saved, state_tensors(module))
-            load_whole_state_dict(module, saved)
-        path = checkpoint / "optimizer.pt"
-        optimizer_state = torch.load(path, weights_only=True, map_location="cpu")
-        moments = moments_of(optimizer_state)
-        check_fits(path, moments, parameters_of_moments(self.optimizer, moments))
-        load_whole_optimizer_state(self.optimizer, optimizer_state)
+            saved, wanted = SavedTensors(checkpoint, name), state_tensors(module)
+            check_fits(saved.path, saved.shapes, wanted)
+            load_state_tensors(module, {key: saved.read(key, tensor) for key, tensor in wanted.items()})
+        saved = SavedTensors(checkpoint, OPTIMIZER)
+        moments = {key: shape for key, shape in saved.shapes.items() if shape}
+        parameters = parameters_of_moments(self.optimizer, moments)
+        check_fits(saved.path, moments, parameters)
+        load_optimizer_tensors(self.optimizer, {key: saved.read(key, parameters.get(key)) for key in saved.shapes})
         state = read_state(checkpoint)
         self.skipped.load_state_dict(state["skipped_steps"])
         self.source.load_state_dict(state["places_in_data"])

@@ -1,11 +1,12 @@
 """One process or many: the accelerator, the student sharded over ranks (FSDP2), and its state as if it were not.
 
 Whether the student is copied (DDP) or sharded (FSDP) is Accelerate's choice, made by its configuration file: see
-`training/accelerate_configs`. Checkpoints hold whole tensors, so that any number of ranks reads what any other wrote.
+`training/accelerate_configs`.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map_only
 
 from foundation.ranks import copy_from_first_rank, fsdp_plugin
 from training.recipe import Recipe
@@ -104,13 +104,13 @@ def whole_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def state_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's own state under the names of `whole_state_dict`; what is sharded has the shape of the whole."""
+    """Return a module's own state under the names of `whole_state_dict`; what is sharded stays so."""
     return cast(dict[str, Tensor], get_model_state_dict(module))
 
 
-def load_whole_state_dict(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load what `whole_state_dict` returned; every rank has read all of it and keeps its part."""
-    set_model_state_dict(module, cast(dict[str, Any], state), options=StateDictOptions(full_state_dict=True))
+def load_state_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load tensors under the names of `state_tensors`, sharded as these are."""
+    set_model_state_dict(module, cast(dict[str, Any], state))
 
 
 @torch.no_grad()
@@ -123,43 +123,30 @@ def rewrite(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> None:
         tensor.copy_(copy_from_first_rank(function(tensor).to(tensor.dtype).contiguous()))
 
 
-def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimizer's state with whole tensors, in the layout of `Optimizer.state_dict`; all ranks take part.
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state as `INDEX.NAME`, INDEX counting parameters; counts of steps become int64 scalars.
 
     PyTorch's `get_optimizer_state_dict` is no help here: for parameters that have no state yet (a trunk that waits) it
     makes some up, and a resumed run would differ from an undisturbed one.
     """
-    return tree_map_only(DTensor, lambda tensor: tensor.full_tensor().cpu(), optimizer.state_dict())
-
-
-def moments_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of what `whole_optimizer_state` returned that are as large as their parameters, by name."""
     return {
-        f"{index}.{name}": value
-        for index, values in state["state"].items()
+        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
-        if isinstance(value, Tensor) and value.dim() > 0
     }
 
 
 def parameters_of_moments(optimizer: Optimizer, moments: Iterable[str]) -> dict[str, Tensor]:
-    """Return the parameter that each of `moments_of` belongs to, under its name; nothing for those that have none."""
+    """Return the parameter of each of some `optimizer_tensors`, under its name; nothing for those that have none."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     places = {name: int(name.partition(".")[0]) for name in moments}
     return {name: parameters[place] for name, place in places.items() if place < len(parameters)}
 
 
-def load_whole_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load what `whole_optimizer_state` returned; moments are sharded as their parameters are."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    moments = {
-        index: {name: _shard_like(parameters[index], value) for name, value in values.items()}
-        for index, values in state["state"].items()
-    }
-    optimizer.load_state_dict({**state, "state": moments})
-
-
-def _shard_like(parameter: Tensor, value: Any) -> Any:
-    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
-        return value
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load what `optimizer_tensors` returned, moments sharded as their parameters are; settings stay as they are."""
+    state: dict[int, dict[str, Any]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        state[int(index)][name] = int(tensor) if tensor.dtype == torch.int64 else tensor
+    optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foundation.files import remove_partial, write_file
-from foundation.interruption import Interrupted, StopRequest
+from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from foundation.shards import whole_norm
@@ -23,6 +23,7 @@ from modeling_radio import RadioModel
 from modeling_radio.outputs_radio import RadioAdaptorOutput
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
+from training.distillation.checkpoint_writer import CheckpointWriter
 from training.distillation.checkpoints import (
     check_same_recipe,
     checkpoint_path,
@@ -184,7 +185,7 @@ class Distiller:
         self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
         self.metrics = HeldOutMetrics.of_run(recipe, self.model.config, teachers, accelerator)
         self.step = 0
-        self._must_stop = False
+        self._must_stop = self._is_writing = False
         self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
         if self.resumed_from is None:
             self._calibrate()
@@ -193,6 +194,7 @@ class Distiller:
         self._distribute(optimizer)
         modules = {"student": self.model, "ema": self.ema, "statistics": self.statistics}
         self.state = RunState(modules, self.optimizer, self.skipped, self.source)
+        self.writer = CheckpointWriter(self.output / "checkpoints", recipe.checkpoints.keep)
 
     def _warm_start(self) -> list[str]:
         """Copy what the checkpoint to start from has for a new run; return the teachers whose heads came along."""
@@ -295,9 +297,15 @@ class Distiller:
                 log.record(self.step, values, self._settings)
                 self._draw_picture(log)
                 self._measure(log)
+                if not self._is_writing:
+                    self.writer.finish()
                 self._stop_if_asked()
                 if self.step % recipe.checkpoints.every_steps == 0 or self.step == last_step:
                     self._save()
+            self.writer.finish()
+        except TrainingDivergedError:  # on all ranks
+            self.writer.finish()
+            raise
         finally:
             log.close()
             # Not `end_training`, which also parts the ranks: they have yet to export.
@@ -402,7 +410,8 @@ class Distiller:
         norm = whole_norm(torch.nn.utils.clip_grad_norm_(self.student.parameters(), max_norm))
         is_bad = ~(torch.isfinite(norm) & torch.isfinite(values["loss"]))
         # The one place of a step where Python waits for the device: what it decides here must be the same on all ranks.
-        is_bad, self._must_stop = any_rank([is_bad, self.stop_request.is_set], self.device)
+        flags = [is_bad, self.stop_request.is_set, self.writer.is_busy]
+        is_bad, self._must_stop, self._is_writing = any_rank(flags, self.device)
         if is_bad:
             self._count_bad_step(values)
         else:
@@ -492,6 +501,7 @@ class Distiller:
     def _stop_if_asked(self) -> None:
         if self._must_stop:
             self._save()
+            self.writer.finish()
             raise Interrupted(
                 f"Stopped after step {self.step} of {self.recipe.schedule.num_steps}, saved in "
                 f"{str(self.output / 'checkpoints')!r}: the same command resumes."
@@ -500,11 +510,9 @@ class Distiller:
     # State
 
     def _save(self) -> None:
+        """Begin a checkpoint, which the next steps do not wait for."""
         facts = {"step": self.step, "data": self.data_fingerprint, "recipe": self.recipe.to_dict()}
-        is_main_process = self.accelerator.is_main_process
-        keep = self.recipe.checkpoints.keep
-        self.state.save(self.output / "checkpoints", facts, keep, is_main_process=is_main_process)
-        self.accelerator.wait_for_everyone()
+        self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
 
     def _load(self, folder: Path) -> None:
         saved = self.state.load(folder)

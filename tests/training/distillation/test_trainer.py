@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save, save_file
 from tiny_distillation import (
     REGULARIZED,
     SPLIT_SETTINGS,
@@ -252,7 +252,7 @@ def test_a_trunk_that_wakes_warms_up_and_counts_its_own_steps(recipe_file: str) 
     distiller.run()
     assert rates == pytest.approx([0, 0, 0, 0, 0.5, 1, 1, 1])
     assert gradients == [{False}] * 4 + [{False, True}] * 4
-    assert {int(value) for key, value in last_state("run").items() if key.endswith("/step")} == {4, 8}
+    assert {int(value) for key, value in last_state("run").items() if key.endswith(".step")} == {4, 8}
 
 
 def test_warmup_of_the_trunk_is_that_of_the_schedule_by_default(recipe_file: str) -> None:
@@ -368,11 +368,10 @@ def test_a_teacher_that_answers_otherwise_does_not_resume(
 def test_moments_of_other_shapes_are_never_loaded(recipe_file: str) -> None:
     distil(recipe_file, "run", stop_at=1)
     path = Path("run/checkpoints/step_00000001")
-    optimizer = torch.load(path / "optimizer.pt", weights_only=True)
-    optimizer["state"][0]["exp_avg"] = torch.zeros(3)
-    torch.save(optimizer, path / "optimizer.pt")
+    tensors = load_file(path / "optimizer.safetensors")
+    save_file(tensors | {"0.exp_avg": torch.zeros(3)}, path / "optimizer.safetensors")
     write_manifest(path)
-    with pytest.raises(CheckpointError, match=r"optimizer.pt' is of another network \(0.exp_avg: \(3,\) -> \("):
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors' is of another network \(0.exp_avg: "):
         distil(recipe_file, "run")
 
 
@@ -382,7 +381,7 @@ def test_moments_of_other_shapes_are_never_loaded(recipe_file: str) -> None:
         ("student.safetensors", 5000),
         ("ema.safetensors", 0),
         ("statistics.safetensors", 50),
-        ("optimizer.pt", 5000),
+        ("optimizer.safetensors", 5000),
         ("state.json", 0),
     ],
 )
@@ -405,7 +404,7 @@ def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(
 def test_damage_of_all_checkpoints_is_one_line(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]
     assert main(arguments) == 0
-    os.truncate("run/checkpoints/step_00000001/optimizer.pt", 7)
+    os.truncate("run/checkpoints/step_00000001/optimizer.safetensors", 7)
     capsys.readouterr()
     assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -462,20 +461,17 @@ def test_checkpoints_are_rotated(recipe_file: str) -> None:
     assert state["recipe"]["seed"] == 0
 
 
-@pytest.mark.parametrize("writer", ["save_file", "torch.save"])
 def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
-    recipe_file: str, writer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--recipe", recipe_file, "--output", "run"]
     assert main([*arguments, "--stop-at", "3"]) == 0
-    save = torch.save
 
-    def full(values: object, place: object) -> None:
-        with open("/dev/full", "wb") as file:
-            save(values, file)
+    def write_to_full_disk(tensors: dict[str, Tensor], path: Path) -> None:
+        Path("/dev/full").write_bytes(save(tensors))
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"training.distillation.run_state.{writer}", full)
+        patch.setattr("training.distillation.tensor_files.save_file", write_to_full_disk)
         assert main(arguments) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")

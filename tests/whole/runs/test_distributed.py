@@ -163,7 +163,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name, scenario in SCENARIOS.items():
             if scenario.session[0]:
                 distil(name, *scenario.overrides, stop_at=scenario.session[0])
-        os.truncate("ddp-damaged/checkpoints/step_00000002/optimizer.pt", 7)
+        os.truncate("ddp-damaged/checkpoints/step_00000002/optimizer.safetensors", 7)
         with sole_run(Path("locked")):
             run_two_processes(__file__, folder, "tiny.yaml")
         yield folder
@@ -205,6 +205,16 @@ def test_two_processes_equal_one(two_ranks: Path, name: str, monkeypatch: pytest
         distil(one, *SCENARIOS[name].overrides)
     assert_close_runs(name, one)
     assert names_in(two_ranks / name / "final") == names_in(two_ranks / one / "final")
+
+
+def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
+    names = {"student", "ema", "optimizer"}
+    parts = {f"{name}-0000{part}-of-00002.safetensors" for name in names for part in (1, 2)}
+    whole = {"statistics.safetensors", "state.json", "manifest.json"}
+    assert names_in(two_ranks / "fsdp-everything/checkpoints/step_00000005") == parts | whole
+    assert names_in(two_ranks / "ddp-everything/checkpoints/step_00000005") == whole | {
+        f"{name}.safetensors" for name in names
+    }
 
 
 def test_sharded_bfloat16_keeps_float32_weights_near_those_of_one_process(

@@ -10,7 +10,7 @@ import pytest
 import tiny_distillation as tiny
 import torch
 from killing import is_killed
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import training.teachers.registry
@@ -99,6 +99,45 @@ def test_run_killed_at_random_moments_equals_an_undisturbed_one(
     whole, killed = (load_file(Path(output) / "final/model.safetensors") for output in ("whole", "killed"))
     tiny.assert_same_tensors(whole, killed)
     left = [{str(path.relative_to(output)) for path in Path(output).rglob("*")} for output in ("whole", "killed")]
+    assert left[0] == left[1]
+
+
+@pytest.mark.parametrize(("views", "optimizer"), [("online", "lamb"), ("cached", "muon")])
+def test_run_killed_while_it_trains_on_and_saves_equals_an_undisturbed_one(
+    recipe_file: str, views: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [
+        *EVERYTHING,
+        "schedule.num_steps=8",
+        "checkpoints.every_steps=2",
+        f"views.teachers={views}",
+        f"optimizer.name={optimizer}",
+    ]
+    tiny.distil(recipe_file, "whole", *settings)
+    train_step = Distiller._train_step
+
+    def save_slowly(tensors: dict[str, Tensor], path: Path) -> None:
+        while path.parent.name.endswith("step_00000004"):
+            path.write_bytes(b"half of a file")
+            time.sleep(0.01)
+        save_file(tensors, path)
+
+    def noted(distiller: Distiller, examples: object) -> dict[str, Tensor]:
+        values = train_step(distiller, examples)
+        Path(f"did-{distiller.step}").touch()
+        return values
+
+    def is_at_work_on_both() -> bool:
+        return Path("did-4").exists() and any(Path("killed/checkpoints").glob(".partial-step_00000004/*"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.distillation.tensor_files.save_file", save_slowly)
+        patch.setattr(Distiller, "_train_step", noted)
+        assert is_killed(lambda: tiny.distil(recipe_file, "killed", *settings), is_at_work_on_both, 0)
+    assert [path.name for path in list_checkpoints(Path("killed/checkpoints"))] == ["step_00000002"]
+    tiny.distil(recipe_file, "killed", *settings)
+    tiny.assert_same_tensors(*(tiny.last_state(output) for output in ("whole", "killed")))
+    left = [sorted(path.name for path in Path(output, "checkpoints").iterdir()) for output in ("whole", "killed")]
     assert left[0] == left[1]
 
 
