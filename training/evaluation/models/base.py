@@ -70,8 +70,9 @@ class FeatureModel(Protocol):
 
         Args:
             image: RGB, uint8 `(3, height, width)`.
-            size_px: Shorter side to resize to; None takes `size_px` of the model. A square image becomes a square of
-                exactly that side, so that places in the image and in the features correspond.
+            size_px: Shorter side to resize to. A square image becomes a square of exactly that side, so that places in
+                the image and in the features correspond. None takes the model's own preprocessing, at `size_px` of the
+                model, which may cut off borders or squeeze: dense tasks give a size.
         """
         ...
 

@@ -1,0 +1,102 @@
+"""Opens whatever a table of results may compare: by folder, name on the Hub, kind of teacher, or as a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from foundation.checkpoints import read_config
+from modeling_radio import RadioConfig
+from training.evaluation.models.base import FeatureModel
+from training.evaluation.models.baselines import RawPixels, random_vit
+from training.evaluation.models.huggingface import open_huggingface
+from training.evaluation.models.radio import RadioFeatures, open_radio
+from training.evaluation.models.teachers import TeacherFeatures
+from training.evaluation.models.timm_models import open_timm
+from training.teachers.loading import explain_failure
+from training.teachers.registry import build_teacher
+
+
+FORMS = (
+    "a folder, ORG/NAME on the Hub, timm:NAME, timm-random:NAME, teacher:KIND, teacher:KIND:SOURCE, pixels, or "
+    "random-vit"
+)
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+def open_model(
+    name: str,
+    *,
+    beside: RadioFeatures,
+    size_px: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> FeatureModel:
+    """Open a model to compare a RADIO model with, in eval mode on the same device; its row in tables is the name.
+
+    Args:
+        name: One of the forms:
+
+            - a folder: of ours, in the layout of NVIDIA's repositories, of transformers, or of timm;
+            - `ORG/NAME`: the same, from the Hub;
+            - `timm:NAME`: a network of timm with its published weights, `timm-random:NAME` with random ones;
+            - `teacher:KIND` or `teacher:KIND:SOURCE`: as a recipe names it, at the size and patch of `beside`;
+            - `pixels` and `random-vit`: baselines of the size and patch of `beside`.
+        beside: The model that is measured.
+        size_px: Shorter side of the images; None for each model's own preprocessing.
+        dtype: Autocast type; None computes in the model's own type.
+
+    Raises:
+        ValueError: If it is none of these, does not open, or cannot run at `size_px`: the message names it.
+        PackageError: If the package of a teacher cannot be fetched.
+    """
+    try:
+        return _open(name, beside, {"name": name, "size_px": size_px, "dtype": dtype})
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"`compare` {name!r} does not open: {reason}") from error
+
+
+def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureModel:
+    kind, is_prefixed, rest = name.partition(":")
+    size_px = options["size_px"] or beside.size_px
+    if name == "pixels":
+        return RawPixels(beside.patch_size, size_px)
+    if name == "random-vit":
+        return random_vit(beside.model.config, size_px=size_px)
+    if kind == "teacher":
+        return _open_teacher(name, rest, beside, size_px)
+    if kind in ("timm", "timm-random") and is_prefixed:
+        return open_timm(rest, pretrained=kind == "timm", device=beside.device, **options)
+    return _open_folder(_folder_of(name), beside.device, options)
+
+
+def _open_teacher(name: str, rest: str, beside: RadioFeatures, size_px: int) -> TeacherFeatures:
+    kind, _, source = rest.partition(":")
+    teacher = build_teacher(name, kind=kind, source=source or None, grid_stride=beside.patch_size)
+    return TeacherFeatures(teacher.to(beside.device), patch_size=beside.patch_size, size_px=size_px, name=name)
+
+
+def _open_folder(folder: Path, device: torch.device, options: dict[str, Any]) -> FeatureModel:
+    config = read_config(folder)
+    if "args" in config or config.get("model_type") == RadioConfig.model_type:
+        return open_radio(folder, device=device, **options)
+    if "architecture" in config and "model_type" not in config:
+        return open_timm(f"local-dir:{folder}", pretrained=True, device=device, **options)
+    if not (folder / "preprocessor_config.json").is_file():
+        raise ValueError(f"{str(folder)!r} must hold a preprocessor_config.json: save its image processor there.")
+    return open_huggingface(folder, device=device, **options)
+
+
+def _folder_of(name: str) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except (OSError, HFValidationError, HfHubHTTPError) as error:
+        raise ValueError(
+            f"it must be {FORMS}, and is no folder here; the Hub: {explain_failure(error, name)}"
+        ) from error
