@@ -25,6 +25,15 @@ def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bo
     return image.flatten(2).transpose(1, 2)
 
 
+def _neighbors(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return the two of `side` grid points around each place in [0, 1], and their shares in it, `(..., 2)` each."""
+    cells = (places * (side - 1)).clamp(0, side - 1)
+    lower = cells.floor()
+    upper_share = cells - lower
+    points = torch.stack([lower, lower + 1], dim=-1).long().clamp(max=side - 1)
+    return points, torch.stack([1 - upper_share, upper_share], dim=-1)
+
+
 class RadioInputConditioner(nn.Module):
     """Normalizes RGB pixels in [0, 1] with the training mean and standard deviation, in float32."""
 
@@ -99,17 +108,21 @@ class RadioPatchGenerator(nn.Module):
             cols: Columns of patches.
             uniform: Numbers in [0, 1) that decide the crops, `(batch, POSITION_DRAWS)`.
         """
-        table = self._table().permute(0, 3, 1, 2).expand(len(uniform), -1, -1, -1)
+        side = self.config.position_grid_size
         scale = math.sqrt(MIN_CROP_AREA) + uniform[:, 0] * (1 - math.sqrt(MIN_CROP_AREA))
         aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
         extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # (batch, xy), of the table
         offset = uniform[:, 2:] * (1 - extent)
-        x = torch.linspace(0, 1, cols, device=table.device) * extent[:, :1] + offset[:, :1]
-        y = torch.linspace(0, 1, rows, device=table.device) * extent[:, 1:] + offset[:, 1:]
-        # (batch, rows, cols, xy) in [0, 1]
-        grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
-        sampled = F.grid_sample(table, grid * 2 - 1, mode="bilinear", align_corners=True)
-        return sampled.flatten(2).transpose(1, 2)
+        x, x_shares = _neighbors(torch.linspace(0, 1, cols, device=uniform.device) * extent[:, :1] + offset[:, :1], side)
+        y, y_shares = _neighbors(torch.linspace(0, 1, rows, device=uniform.device) * extent[:, 1:] + offset[:, 1:], side)
+        # (batch, rows, cols, two rows of the table, two columns of it)
+        index = y[:, :, None, :, None] * side + x[:, None, :, None, :]
+        shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None, :]
+        # Not grid_sample, whose backward pass writes a whole table for every image.
+        sampled = F.embedding_bag(
+            index.view(-1, 4), self.pos_embed[0].float(), mode="sum", per_sample_weights=shares.view(-1, 4)
+        )
+        return sampled.unflatten(0, (len(uniform), rows * cols))
 
     def resized_positions(self, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
         """Return the evaluation position embeddings `(1, rows * cols, hidden)` of a grid.

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from foundation.files import remove_partial, write_file
 from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
+from foundation.memory import keep_freed_memory
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from foundation.shards import whole_norm
@@ -134,6 +135,8 @@ class Distiller:
             TrainingDivergedError: After too many non-finite steps in a row; the last checkpoint is from
                 before them. Or in the end, if most steps were skipped as such; checkpoints are kept.
         """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # A signal ends what comes before the first step at once: it may wait for a disk, and has nothing to save.
         self._save_recipe()
         self._build()

@@ -89,12 +89,10 @@ def cut_windows(maps: Tensor, offsets: Tensor, window: int) -> Tensor:
     Returns:
         `(batch, channels, window, window)`.
     """
-    steps = torch.arange(window, device=maps.device)
-    offsets = offsets.to(maps.device)
-    batch = torch.arange(len(maps), device=maps.device)[:, None, None]
-    rows = (offsets[:, :1] + steps)[:, :, None]
-    cols = (offsets[:, 1:] + steps)[:, None, :]
-    return maps[batch, :, rows, cols].movedim(-1, 1)  # (batch, rows, cols, channels) -> channels first
+    if maps.shape[-2:] == (window, window):
+        return maps
+    places = zip(maps.unbind(0), offsets.tolist(), strict=True)
+    return torch.stack([each[:, row : row + window, col : col + window] for each, (row, col) in places])
 
 
 def flip(maps: Tensor, is_flipped: Tensor) -> Tensor:
@@ -118,7 +116,7 @@ def jitter_color(pixel_values: Tensor, batch: Batch, views: ViewsRecipe) -> Tens
     contrast = 1 + views.contrast * (2 * batch.uniform("contrast", 3, 1, 1) - 1)
     brightness = views.brightness * (2 * batch.uniform("brightness", 1, 1, 1) - 1)
     device = pixel_values.device
-    return (pixel_values * contrast.to(device) + brightness.to(device)).clamp(0, 1)
+    return (pixel_values * contrast.to(device)).add_(brightness.to(device)).clamp_(0, 1)
 
 
 def _between(bounds: tuple[float, float], fraction: float) -> float:
