@@ -25,6 +25,11 @@ def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bo
     return image.flatten(2).transpose(1, 2)
 
 
+def _spread(count: int, start: Tensor, extent: Tensor) -> Tensor:
+    """Return `count` places from each start over its extent, `(batch, count)` from `(batch, 1)`."""
+    return torch.linspace(0, 1, count, device=start.device) * extent + start
+
+
 def _neighbors(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Return the two of `side` grid points around each place in [0, 1], and their shares in it, `(..., 2)` each."""
     cells = (places * (side - 1)).clamp(0, side - 1)
@@ -113,8 +118,8 @@ class RadioPatchGenerator(nn.Module):
         aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
         extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # (batch, xy), of the table
         offset = uniform[:, 2:] * (1 - extent)
-        x, x_shares = _neighbors(torch.linspace(0, 1, cols, device=uniform.device) * extent[:, :1] + offset[:, :1], side)
-        y, y_shares = _neighbors(torch.linspace(0, 1, rows, device=uniform.device) * extent[:, 1:] + offset[:, 1:], side)
+        x, x_shares = _neighbors(_spread(cols, offset[:, :1], extent[:, :1]), side)
+        y, y_shares = _neighbors(_spread(rows, offset[:, 1:], extent[:, 1:]), side)
         # (batch, rows, cols, two rows of the table, two columns of it)
         index = y[:, :, None, :, None] * side + x[:, None, :, None, :]
         shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None, :]

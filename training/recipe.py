@@ -65,6 +65,8 @@ class StudentRecipe(RecipeSection):
         gradient_checkpointing: Keep only each block's input for the backward pass and compute the rest again: about a
             third more time for a fraction of the memory.
         compile: Compile every block with `torch.compile`.
+        passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
+            without noise or dropout; elsewhere they run one after the other.
         init_from: Folder or Hub id of a checkpoint, ours or NVIDIA's, to start from: its trunk, and heads and class
             tokens of the teachers that it shares with the recipe; None for fresh weights.
     """
@@ -76,6 +78,7 @@ class StudentRecipe(RecipeSection):
     attention: str = "sdpa"
     gradient_checkpointing: Annotated[bool, INDECISIVE] = False
     compile: Annotated[bool, INDECISIVE] = False
+    passes_at_once: Annotated[int, INDECISIVE] = Field(1, gt=0)
     init_from: Annotated[str | None, STAGELESS] = None
 
 

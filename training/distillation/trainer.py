@@ -37,6 +37,7 @@ from training.distillation.held_out_pictures import HeldOutPictures
 from training.distillation.losses_by_size import LossesBySize
 from training.distillation.optimizers.registry import build_optimizer
 from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
+from training.distillation.passes import parallel_passes
 from training.distillation.refits import follow_refits
 from training.distillation.run_state import RunState
 from training.distillation.sharding import (
@@ -216,6 +217,7 @@ class Distiller:
         if options.compile:
             compile_blocks(self.model)
         self.student, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.parallel_passes = parallel_passes(self.recipe, self.accelerator)
         shard_average(self.accelerator, self.ema.module)
 
     def _build_images(self) -> Images | PartitionStreams:
@@ -323,15 +325,7 @@ class Distiller:
         follow_refits(changes, [self.model, cast(RadioModel, self.ema.module)], self.optimizer)
         self.optimizer.zero_grad()
         values: dict[str, Tensor] = {}
-        for number in range(self.plan.batches_per_step):
-            self.watch.enter("data")
-            batch, example = next(examples)
-            self.watch.enter("student")
-            self.watch.see(example.pixel_values)
-            self._seed(batch)
-            with self._gradients_in_sync(number == self.plan.batches_per_step - 1), self._trunk_as_due():
-                losses = self._losses(batch, example)
-                self.accelerator.backward(losses["loss"] * batch.weight)
+        for batch, example, losses in self._passes(examples):
             self.losses_by_size.add(batch, losses)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
@@ -343,6 +337,35 @@ class Distiller:
                 average_gradients(self.accelerator, self.model.parameters())
         values["gradient_norm"] = self._update_weights(values)
         return values
+
+    def _passes(self, examples: Iterator[tuple[Batch, Example]]) -> Iterator[tuple[Batch, Example, dict[str, Tensor]]]:
+        """Run the step's passes forward and backward; yield what each saw, and its losses."""
+        numbers = range(self.plan.batches_per_step)
+        if self.parallel_passes is not None:
+            parts = [self._fetch(examples) for _ in numbers]
+            with self._trunk_as_due():
+                losses = self.parallel_passes.run(parts, self._weighted_losses, list(self.model.parameters()))
+                yield from ((*part, own) for part, own in zip(parts, losses, strict=True))
+            return
+        for number in numbers:
+            part = self._fetch(examples)
+            self._seed(part[0])
+            with self._gradients_in_sync(number == numbers[-1]), self._trunk_as_due():
+                total, losses = self._weighted_losses(part)
+                self.accelerator.backward(total)
+            yield *part, losses
+
+    def _fetch(self, examples: Iterator[tuple[Batch, Example]]) -> tuple[Batch, Example]:
+        self.watch.enter("data")
+        batch, example = next(examples)
+        self.watch.enter("student")
+        self.watch.see(example.pixel_values)
+        return batch, example
+
+    def _weighted_losses(self, part: tuple[Batch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what a pass adds to what the step minimizes, and its losses by name."""
+        losses = self._losses(*part)
+        return losses["loss"] * part[0].weight, losses
 
     def _seed(self, batch: Batch) -> None:
         """Seed torch's generator for the noise on the weights (and dropout, where there is any).

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,24 @@ def test_accumulated_parts_equal_the_whole_batch(recipe_file: str) -> None:
     whole, parts = last_state("whole"), last_state("parts")
     for key in whole:
         torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
+
+
+def test_parts_at_once_equal_parts_one_after_the_other_bit_for_bit(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["views.teachers=cached", "partitions.low.accumulation_steps=2", "schedule.num_steps=3"]
+    distil(recipe_file, "one", *settings)
+    losses, threads = trainer.Distiller._losses, set()
+
+    def recorded(self, *part):
+        threads.add(threading.current_thread())
+        return losses(self, *part)
+
+    monkeypatch.setattr(trainer.Distiller, "_losses", recorded)
+    distil(recipe_file, "two", *settings, "student.passes_at_once=2")
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+    assert_same_tensors(last_state("one", 3), last_state("two", 3))
 
 
 def first_losses(recipe_file: str, output: str, *settings: str) -> dict[str, float]:

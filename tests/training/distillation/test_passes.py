@@ -1,0 +1,63 @@
+"""Passes on threads: sums in a fixed order, and only where nothing but the time changes."""
+
+import threading
+import time
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from training.distillation.passes import ParallelPasses, parallel_passes
+from training.recipe import load_recipe
+
+
+def test_gradients_are_added_in_the_order_of_the_parts() -> None:
+    used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    factors = [torch.tensor([1.0, 1e8, 3.0]), torch.tensor([2.0, 1.0, 3.0]), torch.tensor([4.0, -1e8, 3.0])]
+    both_run = threading.Barrier(2)
+
+    def work(number: int):
+        if number < 2:
+            both_run.wait(timeout=10)  # fails unless two parts run at once
+        time.sleep(0.02 * (2 - number))  # the first ends last
+        loss = (used * factors[number]).sum()
+        return loss, {"loss": loss.detach()}
+
+    losses = list(ParallelPasses(2).run(range(3), work, [used, unused]))
+    assert [float(each["loss"]) for each in losses] == [float(each.sum()) for each in factors]
+    assert torch.equal(used.grad, factors[0] + factors[1] + factors[2])
+    assert unused.grad is None
+
+
+def test_an_error_of_a_part_arrives() -> None:
+    def work(number: int):
+        raise ValueError(f"part {number}")
+
+    with pytest.raises(ValueError, match="part 0"):
+        list(ParallelPasses(2).run(range(2), work, []))
+
+
+def test_threads_share_the_cores() -> None:
+    before = torch.get_num_threads()
+    counts = []
+
+    def work(_: int):
+        counts.append(torch.get_num_threads())
+        loss = torch.zeros(1, requires_grad=True).sum()
+        return loss, {}
+
+    list(ParallelPasses(max(before, 2)).run(range(2), work, [nn.Parameter(torch.zeros(1))]))
+    assert counts == [1, 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("change", ["damp.sigma=0.1", "student.config.attention_probs_dropout_prob=0.1"])
+def test_random_passes_run_one_after_the_other(change: str) -> None:
+    accelerator = Accelerator(cpu=True)
+    assert parallel_passes(load_recipe("demo", ["student.passes_at_once=2"]), accelerator) is not None
+    assert parallel_passes(load_recipe("demo", ["student.passes_at_once=2", change]), accelerator) is None
+
+
+def test_one_pass_at_once_needs_no_thread() -> None:
+    assert parallel_passes(load_recipe("demo", ["student.passes_at_once=1"]), Accelerator(cpu=True)) is None

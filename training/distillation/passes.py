@@ -1,0 +1,80 @@
+"""Passes of one step that run at the same time, on threads of one process.
+
+On a CPU most operations of a small network are too small to be worth sharing among cores: passes with a core each are
+faster, and equal to one after the other up to the rounding of their sum.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from training.recipe import Recipe
+
+
+Part = TypeVar("Part")
+Losses = dict[str, Tensor]
+
+
+class ParallelPasses:
+    """Runs passes on threads, and adds up their gradients in the order of the parts, whichever ends first.
+
+    Args:
+        num_at_once: Passes that run at the same time, each on its share of torch's threads.
+    """
+
+    def __init__(self, num_at_once: int) -> None:
+        num_threads = max(1, torch.get_num_threads() // num_at_once)
+        self._pool = ThreadPoolExecutor(num_at_once, "pass", lambda: torch.set_num_threads(num_threads))
+
+    def run(
+        self, parts: Sequence[Part], work: Callable[[Part], tuple[Tensor, Losses]], parameters: Sequence[nn.Parameter]
+    ) -> Iterator[Losses]:
+        """Add the gradients of every part's loss to those of the parameters.
+
+        Args:
+            parts: What `work` takes.
+            work: Returns what to differentiate, and what to yield.
+            parameters: By what; those that a loss does not reach get nothing from it.
+
+        Yields:
+            What `work` returned, in the order of the parts.
+        """
+
+        def differentiate(part: Part) -> tuple[tuple[Tensor | None, ...], Losses]:
+            total, losses = work(part)
+            return torch.autograd.grad(total, list(parameters), allow_unused=True), losses
+
+        for gradients, losses in self._pool.map(differentiate, parts):
+            _add_gradients(parameters, gradients)
+            yield losses
+
+
+def parallel_passes(recipe: Recipe, accelerator: Accelerator) -> ParallelPasses | None:
+    """Return what runs `student.passes_at_once`; None where that is 1, or would change more than the time.
+
+    Ranks that exchange gradients hook into a single backward pass, and noise and dropout draw from torch's one
+    generator in the order of the passes. On a GPU passes would only wait for each other.
+    """
+    is_random = recipe.damp.sigma > 0 or any("dropout" in name for name in recipe.student.config)
+    is_alone = accelerator.distributed_type == DistributedType.NO and accelerator.device.type == "cpu"
+    num_at_once = recipe.student.passes_at_once
+    return ParallelPasses(num_at_once) if num_at_once > 1 and is_alone and not is_random else None
+
+
+def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    sums, terms = [], []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            sums.append(parameter.grad)
+            terms.append(gradient)
+    if sums:
+        torch._foreach_add_(sums, terms)
