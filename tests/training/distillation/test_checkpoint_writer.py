@@ -2,6 +2,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,33 @@ def test_two_ranks_write_one_checkpoint(tmp_path: Path) -> None:
         assert find_damage(path) is None
 
     run_two_forks(check, tmp_path)
+
+
+def test_a_kill_while_one_of_two_ranks_writes_leaves_the_previous_one_the_newest(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    save(folder, 1)
+
+    def write_half_on_rank_1(path: Path) -> None:
+        write_weights(path)
+        if distributed.get_rank() == 1:
+            (path.parent / "half").touch()
+            threading.Event().wait()
+
+    def begin() -> None:
+        rank = distributed.get_rank()
+        writer = CheckpointWriter(folder, 2)
+        writer.begin({"step": 2}, {f"weights-{rank}": write_half_on_rank_1})
+        distributed.barrier()
+        while not (folder / ".partial-step_00000002" / "half").exists() or writer.is_busy != (rank == 1):
+            time.sleep(0.001)
+        os._exit(0)  # as by a kill: nothing more is done, and the thread ends where it is
+
+    run_two_forks(begin, tmp_path)
+    newest = newest_checkpoint(folder)
+    assert newest is not None
+    assert newest.name == "step_00000001"
+    remove_partial(folder)
+    assert names_in(folder) == ["step_00000001"]
 
 
 def test_what_one_rank_cannot_write_fails_on_both(tmp_path: Path) -> None:
