@@ -97,11 +97,23 @@ def cosine_smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tenso
     Arguments, result and errors as `mse_feature_loss`.
 
     References:
-        AM-RADIO 3.4, https://arxiv.org/abs/2312.06709; Theia, https://arxiv.org/abs/2407.20179. TAO's "balanced" loss
-        bends at a difference of 2, not of 1.
+        AM-RADIO 3.4, https://arxiv.org/abs/2312.06709; Theia, https://arxiv.org/abs/2407.20179
     """
     student, teacher = comparable(student, teacher)
     errors = 0.9 * _cosine_error(student, teacher) + 0.1 * _smooth_l1(student, teacher)
+    return _mean_over_valid(errors, valid)
+
+
+def cosine_wide_smooth_l1_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Return 0.9 (1 - cosine) + 0.1 times d^2 / 4 for differences d below 2 and d - 1 above.
+
+    Arguments, result and errors as `mse_feature_loss`.
+
+    References:
+        "balanced" in NVIDIA's TAO toolkit (Apache-2.0): the loss of AM-RADIO 3.4, bent at 2 instead of 1.
+    """
+    student, teacher = comparable(student, teacher)
+    errors = 0.9 * _cosine_error(student, teacher) + 0.1 * _smooth_l1(student, teacher, bend=2.0)
     return _mean_over_valid(errors, valid)
 
 
@@ -178,6 +190,7 @@ FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cosine": cosine_feature_loss,
     "cosine_mse": cosine_mse_feature_loss,
     "cosine_smooth_l1": cosine_smooth_l1_feature_loss,
+    "cosine_wide_smooth_l1": cosine_wide_smooth_l1_feature_loss,
     "even_cosine_smooth_l1": even_cosine_smooth_l1_feature_loss,
     "gram": gram_feature_loss,
     "channel_kl": channel_kl_feature_loss,
@@ -189,8 +202,8 @@ def _cosine_error(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student, teacher, dim=1)
 
 
-def _smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.smooth_l1_loss(student, teacher, reduction="none").mean(1)
+def _smooth_l1(student: Tensor, teacher: Tensor, bend: float = 1.0) -> Tensor:
+    return F.smooth_l1_loss(student, teacher, reduction="none", beta=bend).mean(1)
 
 
 def _cosines(features: Tensor, valid: Tensor) -> Tensor:

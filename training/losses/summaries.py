@@ -86,6 +86,21 @@ def tangent_sphere_summary_loss(student: Tensor, teacher: Tensor, spread: Spread
     return distance.square().sum(-1).mean() / spread.value.to(distance.dtype)
 
 
+def softmax_kl_summary_loss(student: Tensor, teacher: Tensor, spread: Spread) -> Tensor:
+    """Return the Kullback-Leibler divergence of softmaxes over the channels of `(batch, C)` summaries.
+
+    For summaries that are logits; of others it sees little but the largest channels. Unlike the other losses it depends
+    on their length. The spread is not used.
+
+    References:
+        Hinton et al., https://arxiv.org/abs/1503.02531, at temperature 1; "CE" in NVIDIA's TAO toolkit (Apache-2.0),
+        less the teacher's entropy, which moves no weight.
+    """
+    del spread
+    student, teacher = comparable(student, teacher)
+    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
 def tangent_at(direction: Tensor, vectors: Tensor) -> Tensor:
     """Return the sphere's logarithm of `(batch, C)` vectors at a direction `(C,)` of length 1: as long as the angle."""
     unit = F.normalize(vectors, dim=-1)
@@ -99,4 +114,5 @@ SUMMARY_LOSSES: dict[str, Callable[[Tensor, Tensor, Spread], Tensor]] = {
     "angle": angle_summary_loss,
     "cosine": cosine_summary_loss,
     "tangent_sphere": tangent_sphere_summary_loss,
+    "softmax_kl": softmax_kl_summary_loss,
 }

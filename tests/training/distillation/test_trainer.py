@@ -133,7 +133,7 @@ def test_losses_that_a_recipe_names_act_alone_and_together(recipe_file: str) -> 
 
     plain, gram = losses_with("mse", "balanced"), losses_with("gram", "tangent_sphere")
     both = losses_with("{mse: 2, gram: 0.5}", "{balanced: 1, tangent_sphere: 3}")
-    others = [losses_with("channel_kl", "angle"), losses_with("focal_frequency", "cosine")]
+    others = [losses_with("channel_kl", "angle"), losses_with("focal_frequency", "softmax_kl")]
     for teacher in ("semantic", "segmenter"):
         dense = [losses[f"features/{teacher}"] for losses in (plain, gram, *others)]
         assert min(abs(a - b) for a, b in itertools.combinations(dense, 2)) > 1e-3

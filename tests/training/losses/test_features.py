@@ -19,9 +19,9 @@ def test_feature_losses_are_zero_at_equality(name: str) -> None:
     assert FEATURE_LOSSES[name](features, features, all_valid(features)).tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
-def smooth_l1(student: Tensor, teacher: Tensor) -> float:
+def smooth_l1(student: Tensor, teacher: Tensor, bend: float = 1) -> float:
     differences = [abs(float(d)) for d in student - teacher]
-    return sum(d**2 / 2 if d < 1 else d - 0.5 for d in differences) / len(differences)
+    return sum(d**2 / 2 / bend if d < bend else d - bend / 2 for d in differences) / len(differences)
 
 
 def dampened_mse(student: Tensor, teacher: Tensor) -> float:
@@ -48,6 +48,7 @@ FORMULAS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "cosine": cosine_error,
     "cosine_mse": lambda x, y: 0.9 * cosine_error(x, y) + 0.1 * mse(x, y),
     "cosine_smooth_l1": lambda x, y: 0.9 * cosine_error(x, y) + 0.1 * smooth_l1(x, y),
+    "cosine_wide_smooth_l1": lambda x, y: 0.9 * cosine_error(x, y) + 0.1 * smooth_l1(x, y, bend=2),
     "even_cosine_smooth_l1": lambda x, y: 0.5 * cosine_error(x, y) + 0.5 * smooth_l1(x, y),
 }
 """Of two tokens, one number after the other."""

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import tiny_distillation as tiny
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from comparisons import assert_close_by_name
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from two_processes import (
@@ -32,6 +34,7 @@ from two_processes import (
 from foundation.errors import UserError
 from modeling_radio.encoder_radio import RadioBlock
 from training.distillation.output_lock import sole_run
+from training.distillation.run_history import RunHistory
 from training.distillation.sharding import build_accelerator
 from training.distillation.stages import run_recipe
 from training.recipe import load_recipe
@@ -60,6 +63,8 @@ EVERYTHING = (
     "spectral.is_used=true",
     "optimizer={name: lamb, learning_rate: 1e-3}",
     "student.gradient_checkpointing=true",
+    "ema.is_exported=false",
+    "logging={picture_source: pictures, metrics_every_steps: 3}",
 )
 MUON = (
     UNEVEN,
@@ -158,6 +163,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder in which two processes have run all scenarios."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "tiny.yaml").write_text(tiny.RECIPE)
+    write_pictures(folder / "pictures")
     with pytest.MonkeyPatch.context() as patch:
         prepare_this_process(patch, folder)
         for name, scenario in SCENARIOS.items():
@@ -167,6 +173,14 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with sole_run(Path("locked")):
             run_two_processes(__file__, folder, "tiny.yaml")
         yield folder
+
+
+def write_pictures(folder: Path) -> None:
+    """40 pictures, of which four are held out."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
 
 
 def prepare_this_process(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -215,6 +229,27 @@ def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
     assert names_in(two_ranks / "ddp-everything/checkpoints/step_00000005") == whole | {
         f"{name}.safetensors" for name in names
     }
+
+
+@pytest.mark.parametrize("name", ["ddp-everything", "fsdp-everything", "ddp-bound", "fsdp-bound"])
+def test_losses_and_measurements_of_two_processes_are_those_of_one(
+    two_ranks: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_this_process(monkeypatch, two_ranks)
+    one = f"one-{name.partition('-')[2]}"
+    if not Path(one).exists():
+        distil(one, *SCENARIOS[name].overrides)
+    series = [RunHistory(Path(run, "history.jsonl"), 5).series() for run in (name, one)]
+    assert series[0].keys() == series[1].keys()
+    expected = {"features@32px/semantic", "features@64px/segmenter"}
+    if name.endswith("everything"):
+        expected = {"mesa@32px", "features@64px/semantic", "shift_error/48px", "student/dense_fidelity/semantic/64px"}
+        assert series[0]["fixed_pattern/32px"][0] == [3, 5]
+        assert (two_ranks / name / "pictures" / "progress.png").is_file()
+    assert expected <= series[0].keys()
+    for key, (steps, values) in series[0].items():
+        assert steps == series[1][key][0]
+        assert values == pytest.approx(series[1][key][1], rel=1e-4, abs=1e-5), key
 
 
 def test_sharded_bfloat16_keeps_float32_weights_near_those_of_one_process(
