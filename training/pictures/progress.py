@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from foundation.files import write_file
 from training.pictures.curves import Curve
@@ -38,6 +38,8 @@ DPI = 110
 PANEL_INCHES = (3.4, 2.6)
 THIN_LINES = "Thin: the student itself, which is exported; the others: its moving average."
 LINE_STYLES = ("-", "--", ":", "-.")
+NARROW_TICKS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+WIDE_TICKS = (1.0, 2.0, 5.0)
 SHOWN_SHARE = 0.95
 """Of the values of a loss that lie below the upper edge: the first steps are far above all others. Our choice."""
 
@@ -77,6 +79,8 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
     rows = [row for row in rows if row]
     if not rows:
         return
+    colors = _colors_of_teachers(losses, measured)
+    sizes = sorted({curve.size_px for curves in measured.values() for curve in curves}, reverse=True)
     num_columns = max(len(row) for row in rows)
     inches = (PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * len(rows))
     figure = Figure(figsize=inches, dpi=DPI, facecolor="white")
@@ -93,9 +97,9 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
         for axes, (name, title) in zip(row, panels.items(), strict=False):
             axes.set_title(title, fontsize=8)
             if name in losses:
-                _draw_losses(axes, losses[name])
+                _draw_losses(axes, losses[name], colors)
             else:
-                _draw_measured(axes, measured[name])
+                _draw_measured(axes, measured[name], colors, sizes)
             _finish(axes)
         for axes in row[len(panels) :]:
             axes.set_axis_off()
@@ -146,31 +150,40 @@ def _measured(series: Mapping[str, Curve], metric: str) -> list[Measured]:
     return found
 
 
-def _draw_losses(axes: Axes, curves: Mapping[str, Curve]) -> None:
+def _colors_of_teachers(
+    losses: Mapping[str, Mapping[str, Curve]], measured: Mapping[str, Sequence[Measured]]
+) -> dict[str, str]:
+    """Return the color that each teacher has in all panels; what is of no teacher is gray."""
+    names = [teacher for curves in losses.values() for teacher in curves]
+    names += [curve.teacher for curves in measured.values() for curve in curves]
+    teachers = list(dict.fromkeys(name for name in names if name))
+    return {"": "0.4"} | {teacher: f"C{place}" for place, teacher in enumerate(teachers)}
+
+
+def _draw_losses(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[str, str]) -> None:
     for teacher, (steps, values) in curves.items():
-        axes.plot(steps, values, label=teacher or None, color=None if teacher else "0.4", linewidth=1.2)
+        axes.plot(steps, values, label=teacher or None, color=colors[teacher], linewidth=1.2)
 
 
-def _draw_measured(axes: Axes, curves: Sequence[Measured]) -> None:
-    """Draw a curve for each size, or for each teacher in its color and size in its style."""
-    sizes = sorted({curve.size_px for curve in curves}, reverse=True)
-    teachers = list(dict.fromkeys(curve.teacher for curve in curves if curve.teacher))
+def _draw_measured(axes: Axes, curves: Sequence[Measured], colors: Mapping[str, str], sizes: Sequence[int]) -> None:
+    """Draw a curve for each size, or for each teacher in its color and size in its style; the legend tells sizes."""
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(sizes)))
     for size, teacher, (steps, values), is_thin in curves:
         place = sizes.index(size)
-        color = f"C{teachers.index(teacher)}" if teacher else shades[place]
-        style = LINE_STYLES[place % len(LINE_STYLES)] if teacher else "-"
-        label = None if is_thin else ", ".join(part for part in (teacher, f"{size} px") if part)
         axes.plot(
             steps,
             values,
-            label=label,
-            color=color,
-            linestyle=style,
+            color=colors[teacher] if teacher else shades[place],
+            linestyle=LINE_STYLES[place % len(LINE_STYLES)] if teacher else "-",
             linewidth=0.5 if is_thin else 1.2,
             marker="o",
             markersize=1 if is_thin else 2,
         )
+    for size in sorted({curve.size_px for curve in curves}, reverse=True):
+        place = sizes.index(size)
+        is_of_backbone = not curves[0].teacher
+        color, style = (shades[place], "-") if is_of_backbone else ("0.2", LINE_STYLES[place % len(LINE_STYLES)])
+        axes.plot([], [], label=f"{size} px", color=color, linestyle=style, linewidth=1.2)
 
 
 def _finish(axes: Axes) -> None:
@@ -187,11 +200,12 @@ def _share_scale(panels: Sequence[Axes], curves: Sequence[Curve]) -> None:
     if not panels:
         return
     lowest = min(min(values) for _, values in curves)
-    highest = max(float(np.quantile(values, SHOWN_SHARE)) for _, values in curves)
+    highest = max(float(np.quantile(values, SHOWN_SHARE, method="lower")) for _, values in curves)
     for axes in panels:
         if lowest > 0:
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            is_narrow = highest < 4 * lowest  # our choice: as many labels as there is room for
+            axes.yaxis.set_major_locator(LogLocator(subs=NARROW_TICKS if is_narrow else WIDE_TICKS))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(0.95 * lowest, 1.05 * highest)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from training.pictures.curves import Curve
@@ -31,8 +32,9 @@ def panels_of(figure: Figure) -> dict[str, Axes]:
     return {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
 
 
-def lines_of(axes: Axes) -> dict[str, list[float]]:
-    return {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
+def drawn_in(axes: Axes) -> list[Line2D]:
+    """The curves, without those that only stand in the legend."""
+    return [line for line in axes.lines if len(np.asarray(line.get_ydata()))]
 
 
 def test_a_loss_is_the_mean_over_resolutions_of_what_each_had_last() -> None:
@@ -84,10 +86,32 @@ def test_measurements_are_drawn_by_resolution_and_teacher(tmp_path: Path, drawn:
     draw_progress(series, tmp_path / "progress.png")
     panels = panels_of(drawn[0])
     assert list(panels) == ["fixed-pattern energy", "dense fidelity, cosine"]
-    of_student, *others = sorted(panels["fixed-pattern energy"].lines, key=lambda line: line.get_linewidth())
+    of_student, *others = sorted(drawn_in(panels["fixed-pattern energy"]), key=lambda line: line.get_linewidth())
     assert np.asarray(of_student.get_ydata()).tolist() == [0.6, 0.5, 0.4]
-    assert {str(line.get_label()) for line in others} == {"32 px", "64 px"}
-    assert lines_of(panels["dense fidelity, cosine"]) == {"a, 32 px": [0.1, 0.2, 0.3], "b, 32 px": [0.2, 0.3, 0.4]}
+    assert sorted(np.asarray(line.get_ydata()).tolist() for line in others) == [[0.3, 0.2, 0.1], [0.5, 0.4, 0.3]]
+    legend = panels["fixed-pattern energy"].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["64 px", "32 px"]
+
+
+def test_a_teacher_has_one_color_and_a_size_one_style(tmp_path: Path, drawn: list[Figure]) -> None:
+    series: dict[str, Curve] = {
+        "features/a": (STEPS, [0.9, 0.8, 0.7]),
+        "features/b": (STEPS, [0.8, 0.7, 0.6]),
+        "summary/b": (STEPS, [0.5, 0.4, 0.3]),
+        "dense_fidelity/a/32px": (STEPS, [0.1, 0.2, 0.3]),
+        "dense_fidelity/b/32px": (STEPS, [0.2, 0.3, 0.4]),
+        "dense_fidelity/b/64px": (STEPS, [0.3, 0.4, 0.5]),
+    }
+    draw_progress(series, tmp_path / "progress.png")
+    panels = panels_of(drawn[0])
+    colors = {str(line.get_label()): line.get_color() for line in panels["dense loss"].lines}
+    assert [line.get_color() for line in panels["summary loss"].lines] == [colors["b"]] != [colors["a"]]
+    found = {
+        np.asarray(line.get_ydata()).tolist()[0]: (line.get_color(), line.get_linestyle())
+        for line in drawn_in(panels["dense fidelity, cosine"])
+    }
+    assert found == {0.1: (colors["a"], "--"), 0.2: (colors["b"], "--"), 0.3: (colors["b"], "-")}
     assert [path.name for path in tmp_path.iterdir()] == ["progress.png"]
     with Image.open(tmp_path / "progress.png") as picture:
         assert min(picture.size) > 300
