@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from training.recipe import PartitionRecipe
@@ -46,13 +47,16 @@ class LossesBySize:
             By `KIND@SIZE/TEACHER`, for example "features@128px/dino_v3"; "mesa@128px" has no teacher. Nothing for sizes
             that were not drawn, and nothing at all in a run at one size, whose plain mean says the same.
         """
-        names, sums, counts = list(self._sums), self._sums, self._counts
+        sums, counts = self._sums, self._counts
         self._sums, self._counts = {}, {}
-        if len(self.sizes) < 2 or not names:
+        if len(self.sizes) < 2:
+            return {}
+        names = list(dict.fromkeys(gather_object(list(sums))))  # ranks that are bound to a partition may know others
+        if not names:
             return {}
         zero = torch.zeros((), device=accelerator.device)
-        totals = torch.stack([sums[name].get(size, zero).float() for name in names for size in self.sizes])
-        weights = zero.new_tensor([counts[name].get(size, 0.0) for name in names for size in self.sizes])
+        totals = torch.stack([sums.get(name, {}).get(size, zero).float() for name in names for size in self.sizes])
+        weights = zero.new_tensor([counts.get(name, {}).get(size, 0.0) for name in names for size in self.sizes])
         both = accelerator.reduce(torch.stack([totals, weights]), reduction="sum")
         keys = [sized_name(name, size) for name in names for size in self.sizes]
         rows = zip(keys, *both.tolist(), strict=True)

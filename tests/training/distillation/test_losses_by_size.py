@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from small_recipes import small_recipe
 from torch import Tensor
 
+from training.distillation import losses_by_size
 from training.distillation.losses_by_size import LossesBySize
 from training.pictures.progress import loss_curves
 from training.views.batches import Batch, BatchPlan
@@ -35,6 +36,21 @@ def test_means_are_by_size_over_steps_and_parts() -> None:
     expected = {"features@32px/a": 3.5, "features@64px/a": 9.5, "mesa@32px": 0.5, "mesa@64px": 0.5}
     assert losses.end_interval(ONE_RANK) == pytest.approx(expected)
     assert losses.end_interval(ONE_RANK) == {}
+
+
+def test_ranks_may_know_different_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a rank is bound to a partition: all must exchange the same numbers."""
+    monkeypatch.setattr(losses_by_size, "gather_object", lambda own: [*own, "features/b"])
+    recipe = small_recipe("a", "b", partitions=[{"sizes_px": [32, 64], "batch_size": 4}])
+    exchanged: list[tuple[int, ...]] = []
+    accelerator = OneRank()
+    accelerator.reduce = lambda tensor, reduction: exchanged.append(tuple(tensor.shape)) or tensor
+    (part,) = BatchPlan(recipe, 100, patch_size=16).step(0)
+    for losses in ({"features/a": torch.ones(())}, {}):
+        known = LossesBySize(recipe.partitions)
+        known.add(part, losses)
+        known.end_interval(cast(Accelerator, accelerator))
+    assert exchanged == [(2, 4), (2, 2)]
 
 
 def test_a_run_at_one_size_needs_none() -> None:
