@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny_distillation as tiny
+from comparisons import assert_close_by_name
 from killing import run_until
 from safetensors.torch import load_file, save_file
 
@@ -100,3 +101,11 @@ def test_session_after_other_images_or_weights_is_refused(recipe_file: str, monk
         with pytest.raises(RecipeError, match=r"is stale \(weights.semantic: .*; weights.segmenter: .*\)"):
             tiny.distil(recipe_file, "run", *settings)
     assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")
+
+
+def test_accumulated_parts_equal_the_whole_batch(recipe_file: str) -> None:
+    settings = [*tiny.SPLIT_SETTINGS, *tiny.REGULARIZED, *(setting.replace("DIR", "cache") for setting in CACHED)]
+    tiny.distil(recipe_file, "whole", *settings)
+    tiny.distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
+    whole, parts = (tiny.last_state(output, 4) for output in ("whole", "parts"))
+    assert_close_by_name(parts, whole, rtol=1e-4, atol=1e-6)
