@@ -18,3 +18,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, aligned: b
     ]
     separator = "| " + " | ".join("-" * (width or 3) for width in widths) + " |"
     return "\n".join([lines[0], separator, *lines[1:]])
+
+
+def plain_cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table: one line, without what would end the cell or begin HTML."""
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

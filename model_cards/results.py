@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from foundation.files import write_text
-from foundation.tables import markdown
+from foundation.tables import markdown, plain_cell
 
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -137,7 +137,11 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return aligned plain text that is also Markdown."""
-        return markdown([self.title, *self.columns], [[model, *cells] for model, cells in self.rows], aligned=True)
+        header, *rows = [
+            [plain_cell(cell) for cell in row]
+            for row in ([self.title, *self.columns], *([model, *cells] for model, cells in self.rows))
+        ]
+        return markdown(header, rows, aligned=True)
 
 
 def build_tables(measurements: Sequence[Measurement]) -> list[Table]:

@@ -127,3 +127,8 @@ def test_table_is_aligned():
         "| raw pixels | 0.250          |",
         "| student    | 0.500 +- 0.010 |",
     ]
+
+
+def test_names_of_models_stay_in_their_cells():
+    (table,) = build_tables([Measurement("a|b\n<i>", "knn", "accuracy", "mine", 0.5)])
+    assert table.to_markdown().splitlines()[2] == r"| a\|b &lt;i> | 0.500    |"

@@ -58,7 +58,7 @@ def draw_resolution_consistency(measurements: Sequence[Measurement], reference_p
     Raises:
         ValueError: If none is of that task.
     """
-    panels = _panels(measurements)
+    panels = values_by_size(measurements)
     if not panels:
         raise ValueError("`measurements` must have some of the task 'resolution_consistency', got none. Measure it.")
     figure = Figure(figsize=(4.8 * len(panels), 3.4), dpi=160, facecolor="white", layout="constrained")
@@ -68,7 +68,7 @@ def draw_resolution_consistency(measurements: Sequence[Measurement], reference_p
     write_file(path, figure.savefig)
 
 
-def _panels(measurements: Sequence[Measurement]) -> dict[str, dict[str, ValuesBySize]]:
+def values_by_size(measurements: Sequence[Measurement]) -> dict[str, dict[str, ValuesBySize]]:
     """Return the values by panel, model and size."""
     panels: dict[str, dict[str, ValuesBySize]] = {}
     for measurement in measurements:

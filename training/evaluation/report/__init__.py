@@ -1,0 +1,1 @@
+"""One HTML page that shows what the numbers mean, and asks nothing of any server."""

@@ -1,0 +1,171 @@
+"""Pictures for the page: features as colors, nearest neighbors, and masks over images."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
+
+from training.evaluation.data.base import Examples, Part
+from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
+from training.evaluation.models.base import FeatureModel
+from training.evaluation.report.page import Picture, Row, Section
+from training.pictures.features import fit_pca_basis, pca_colors
+
+
+SHOWN_PX = 224
+"""Side of the pictures, our choice: sharp on a phone, and a page of some hundred stays below 5 MB."""
+OPACITY = 0.55
+GOLDEN_ANGLE = 0.618033988749895
+"""Of the color circle, so that any number of classes in a row have different hues."""
+
+
+def square(image: Tensor) -> Tensor:
+    """Return the middle square of an image, uint8 `(3, height, width)`."""
+    return center_crop(image, [min(image.shape[-2:])] * 2)
+
+
+@torch.no_grad()
+def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Section:
+    """Show each model's dense features of images as three colors, beside the image.
+
+    Args:
+        models: In eval mode.
+        images: uint8 `(3, height, width)`; their middle squares are taken.
+    """
+    squares = [square(image) for image in images]
+    columns: dict[str, Tensor] = {}
+    for model in models:
+        pixels = torch.stack([model.preprocess(image, model.size_px) for image in squares]).to(model.device)
+        features = model.encode(pixels).features.float().cpu()
+        if features.shape[1] >= 3:
+            columns[model.name] = pca_colors(features, fit_pca_basis(features))  # (images, rows, cols, 3)
+    rows = []
+    for number, image in enumerate(squares):
+        maps = [
+            Picture(
+                (colors[number].movedim(-1, 0) * 255).round().to(torch.uint8),
+                f"Principal components of the features of {name} for image {number + 1}, as colors",
+                name,
+                is_grid=True,
+            )
+            for name, colors in columns.items()
+        ]
+        rows.append(Row("", [Picture(_shown(image), f"Image {number + 1}", "image"), *maps]))
+    return Section(
+        "Dense features",
+        "The three directions in which a model's features of these images vary most, as red, green and blue. Colors of "
+        "different models cannot be compared; what has one color in one picture, and over pictures, can.",
+        rows,
+    )
+
+
+def neighbor_section(
+    vectors: Mapping[str, tuple[Tensor, Tensor]], part: Part, queries: Sequence[int], *, num_neighbors: int = 5
+) -> Section:
+    """Show the images that each model finds most alike.
+
+    Args:
+        vectors: By model's name, the summaries of the test images and of the gallery.
+        part: The images, with labels or without.
+        queries: Test images to show.
+        num_neighbors: For each; fewer where the gallery has fewer.
+    """
+    rows = []
+    for query in queries:
+        shown = Picture(_shown(square(part.test.images[query])), f"Query: {_label(part, part.test, query)}", "query")
+        for name, (tests, gallery) in vectors.items():
+            similarity = F.normalize(gallery, dim=1) @ F.normalize(tests[query], dim=0)
+            if part.train is None:
+                similarity[query] = -torch.inf  # not itself
+            found = similarity.topk(min(num_neighbors, len(gallery) - (part.train is None))).indices.tolist()
+            pictures = [_neighbor(part, query, index, float(similarity[index])) for index in found]
+            rows.append(Row(f"{name}, {_label(part, part.test, query)}", [shown, *pictures]))
+    return Section(
+        "Nearest neighbors",
+        "Left an image, then those whose summary has the largest cosine with its own. A mark says whether the class is "
+        "the same.",
+        rows,
+    )
+
+
+def _neighbor(part: Part, query: int, index: int, cosine: float) -> Picture:
+    is_right = None
+    if part.test.labels is not None and part.gallery.labels is not None:
+        is_right = bool(part.test.labels[query] == part.gallery.labels[index])
+    label = _label(part, part.gallery, index)
+    return Picture(
+        _shown(square(part.gallery.images[index])),
+        f"Neighbor: {label}, cosine {cosine:.2f}",
+        f"{label}, {cosine:.2f}",
+        is_right=is_right,
+    )
+
+
+def overlay_section(
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    predictions: Mapping[str, Sequence[Tensor]],
+    class_names: Sequence[str],
+) -> Section:
+    """Show masks over images: the true one, and what a probe of each model predicts.
+
+    Args:
+        images: uint8 `(3, height, width)`.
+        masks: Class of each pixel, `(height, width)`; `IGNORE_INDEX` is left bare.
+        predictions: By model's name, masks of the same sizes.
+        class_names: In the order of the classes.
+    """
+    rows = []
+    present: set[int] = set()
+    for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        answers = {name: each[number] for name, each in predictions.items()}
+        present.update(*(each.unique().tolist() for each in (mask, *answers.values())))
+        pictures = [
+            Picture(_shown(image), f"Scene {number + 1}", "image"),
+            Picture(_shown(overlaid(image, mask)), f"True classes of scene {number + 1}", "true classes"),
+        ]
+        pictures += [
+            Picture(_shown(overlaid(image, answer)), f"Classes of scene {number + 1} by a probe of {name}", name)
+            for name, answer in answers.items()
+        ]
+        rows.append(Row("", pictures))
+    names = {index: class_names[index] for index in sorted(present) if index < len(class_names)}
+    legend = [(name, "rgb({}, {}, {})".format(*class_color(index))) for index, name in names.items()]
+    return Section(
+        "Segmentation", "A linear probe on each model's dense features, beside the true classes.", rows, legend
+    )
+
+
+def overlaid(image: Tensor, mask: Tensor) -> Tensor:
+    """Return an image, uint8 `(3, height, width)`, under the colors of its classes, `(height, width)`."""
+    colors = torch.zeros_like(image)
+    for index in mask.unique().tolist():
+        if index != IGNORE_INDEX:
+            colors[:, mask == index] = torch.tensor(class_color(index), dtype=torch.uint8)[:, None]
+    mixed = (image * (1 - OPACITY) + colors * OPACITY).round().to(torch.uint8)
+    return torch.where(mask == IGNORE_INDEX, image, mixed)
+
+
+def class_color(index: int) -> tuple[int, int, int]:
+    """Return the color of a class, bytes of RGB."""
+    red, green, blue = colorsys.hsv_to_rgb(index * GOLDEN_ANGLE % 1, 0.75, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _label(part: Part, examples: Examples, index: int) -> str:
+    if examples.labels is None:
+        return f"image {index + 1}"
+    return part.class_names[int(examples.labels[index])] if part.class_names else str(int(examples.labels[index]))
+
+
+def _shown(image: Tensor) -> Tensor:
+    """Return a picture for the page; small ones stay as they are."""
+    if max(image.shape[-2:]) <= SHOWN_PX:
+        return image
+    height, width = (round(side * SHOWN_PX / max(image.shape[-2:])) for side in image.shape[-2:])
+    return resize(image, [max(1, height), max(1, width)], InterpolationMode.BICUBIC, antialias=True)
