@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_radio import RadioConfig
+from .layout_radio import ImagePack
 from .position_cache_radio import PositionCache
 
 
@@ -72,7 +73,7 @@ class RadioPatchGenerator(nn.Module):
 
     Shapes of `forward`: patches `(batch, rows * cols, channels * patch * patch)` as of `split_patches`, their rows and
     columns, and in training the numbers of `sample_positions` (`None` takes them from torch's global generator), to
-    tokens `(batch, prefix + rows * cols, hidden)`.
+    tokens `(batch, prefix + rows * cols, hidden)`; or all patches of a pack, `(total_patches, ...)`, to its sequence.
 
     References:
         Cropped position embeddings: AM-RADIO, appendix C. https://arxiv.org/abs/2312.06709
@@ -86,8 +87,19 @@ class RadioPatchGenerator(nn.Module):
         self.cls_token = RadioPrefixTokens(config)
         self.resized = PositionCache()
 
-    def forward(self, patches: Tensor, rows: int, cols: int, draws: Tensor | None = None) -> Tensor:
+    def forward(
+        self, patches: Tensor, rows: int, cols: int, draws: Tensor | None = None, pack: ImagePack | None = None
+    ) -> Tensor:
         tokens = self.embedder(patches.to(self.pos_embed.dtype))  # the weight itself may be quantized
+        if pack is None:
+            return self._add_positions(tokens, rows, cols, draws)
+        groups = [
+            self._add_positions(group, *grid, None if draws is None else draws[images]).flatten(0, 1)
+            for (grid, images), group in zip(pack.groups.items(), pack.group_patches(tokens), strict=True)
+        ]
+        return torch.cat(groups).unsqueeze(0)
+
+    def _add_positions(self, tokens: Tensor, rows: int, cols: int, draws: Tensor | None) -> Tensor:
         if self.training and self.config.use_cropped_positions:
             if draws is None:
                 draws = torch.rand(tokens.shape[0], POSITION_DRAWS, device=self.pos_embed.device)

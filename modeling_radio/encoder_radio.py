@@ -126,8 +126,9 @@ class RadioBlock(GradientCheckpointingLayer):
     """Pre-norm transformer block; adaptors have some with an attention and an MLP of their own.
 
     Shapes of `forward`: hidden states `(batch, length, hidden)`, and in stochastic depth factors on the attention and
-    the MLP of each image, `(batch, PATH_DRAWS)`, to hidden states of the same shape, and to attention weights as in
-    `RadioAttention` where they are wanted. The factors are an argument, since gradient checkpointing replays those.
+    the MLP of each image, `(batch, 1, PATH_DRAWS)`, or each token, `(batch, length, PATH_DRAWS)`, to hidden states of
+    the same shape, and to attention weights as in `RadioAttention` where they are wanted. The factors are an argument,
+    since gradient checkpointing replays those.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class RadioBlock(GradientCheckpointingLayer):
         return hidden_states + self._scale(self.ls2(branch), factors, 1), weights
 
     def _scale(self, branch: Tensor, factors: Tensor | None, index: int) -> Tensor:
-        return branch if factors is None else branch * factors[:, index, None, None].to(branch.dtype)
+        return branch if factors is None else branch * factors[:, :, index, None].to(branch.dtype)
 
 
 class RadioVisionTransformer(nn.Module):
@@ -188,8 +189,8 @@ class RadioVisionTransformer(nn.Module):
             hidden_states: Tokens from the patch generator, `(batch, length, hidden)`.
             layout: Which tokens attend to each other.
             keep: 0-based blocks whose output is wanted too.
-            draws: Uniform numbers in [0, 1) that decide dropped paths in training, `(batch, blocks, PATH_DRAWS)`;
-                `None` takes them from torch's global generator.
+            draws: Uniform numbers in [0, 1) that decide dropped paths in training, `(batch, 1 or length, blocks,
+                PATH_DRAWS)`, of a whole image or token by token; `None` takes them from torch's global generator.
             with_attentions: Whether to return attention weights, for which attention is eager.
 
         Returns:
@@ -199,12 +200,14 @@ class RadioVisionTransformer(nn.Module):
         kept, attentions = {}, []
         patches = hidden_states
         for index, block in enumerate(self.blocks):
-            factors = self.path_factors(index, hidden_states, None if draws is None else draws[:, index])
+            factors = self.path_factors(index, hidden_states, None if draws is None else draws[:, :, index])
             if layout.window_order is None or self.is_global[index]:
                 hidden_states, weights = block(hidden_states, layout.global_segments, factors, with_attentions)
             else:
                 if index == 0 or self.is_global[index - 1]:
                     patches = hidden_states[:, layout.window_order.to(hidden_states.device)]
+                if factors is not None and factors.shape[1] > 1:
+                    factors = factors[:, layout.window_order.to(factors.device)]
                 patches, weights = block(patches, layout.window_segments, factors, with_attentions)
                 if index in keep or self.is_global[index + 1]:  # the last block is global, so there is a next one
                     order = layout.window_order.to(patches.device)  # blocks may be spread over devices
@@ -215,7 +218,7 @@ class RadioVisionTransformer(nn.Module):
         return self.norm(hidden_states), kept, attentions
 
     def path_factors(self, index: int, hidden_states: Tensor, uniform: Tensor | None) -> Tensor | None:
-        """Return the factors of stochastic depth on a block's branches, `(batch, PATH_DRAWS)`; `None` if all are 1.
+        """Return the factors of stochastic depth on a block's branches, of the shape of `uniform`; `None` if all are 1.
 
         A branch is left out where its uniform number is below the block's rate, and scaled up elsewhere, so that the
         mean stays (https://arxiv.org/abs/1603.09382).
@@ -225,5 +228,5 @@ class RadioVisionTransformer(nn.Module):
             return None
         if uniform is None:
             images, device = hidden_states.shape[0], hidden_states.device
-            uniform = torch.stack([torch.rand(images, device=device) for _ in range(PATH_DRAWS)], dim=1)
+            uniform = torch.stack([torch.rand(images, 1, device=device) for _ in range(PATH_DRAWS)], dim=2)
         return (uniform >= rate).to(hidden_states.dtype) / (1 - rate)

@@ -121,31 +121,28 @@ def count_draws(config: RadioConfig) -> int:
 
 
 def split_draws(
-    draws: Tensor | None, config: RadioConfig, batch_size: int, is_packed: bool
+    draws: Tensor | None, config: RadioConfig, num_images: int
 ) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Return the draws of position crops and of dropped paths.
 
     Args:
-        draws: Uniform numbers in [0, 1), `(batch, count_draws(config))`, or `None`.
+        draws: Uniform numbers in [0, 1), `(num_images, count_draws(config))`, or `None`.
         config: What decides how many there are.
-        batch_size: Number of images.
-        is_packed: Whether the images share one sequence.
+        num_images: Of the batch or the pack.
 
     Returns:
-        `(batch, POSITION_DRAWS)` and `(batch, blocks, PATH_DRAWS)`, or `None` twice.
+        `(num_images, POSITION_DRAWS)` and `(num_images, 1, blocks, PATH_DRAWS)`, or `None` twice.
 
     Raises:
-        ValueError: If the shape is wrong, or there are draws for packed images.
+        ValueError: If the shape is wrong.
     """
     if draws is None:
         return None, None
-    if is_packed:
-        raise ValueError("`draws` must be None with `image_grid_hw`, got numbers. Packed images share one sequence.")
     _check_tensor("draws", draws)
-    expected = (batch_size, count_draws(config))
+    expected = (num_images, count_draws(config))
     if draws.shape != expected:
         raise ValueError(f"`draws` must have the shape {expected}, got {tuple(draws.shape)}.")
-    return draws[:, :POSITION_DRAWS], draws[:, POSITION_DRAWS:].unflatten(1, (-1, PATH_DRAWS))
+    return draws[:, :POSITION_DRAWS], draws[:, None, POSITION_DRAWS:].unflatten(2, (-1, PATH_DRAWS))
 
 
 def warn_of_pixel_range(pixel_values: Tensor) -> bool:

@@ -133,6 +133,12 @@ class ImagePack:
             by_image.update(zip(images, tensor.unbind(0), strict=True))
         return [by_image[image] for image in range(len(self.grids))]
 
+    def spread(self, by_image: Tensor) -> Tensor:
+        """Return `(1, length, ...)`, for each token of the sequence its image's entry of `(images, 1, ...)`."""
+        images = [image for images in self.groups.values() for image in images]
+        counts = [length for count, length in self.runs for _ in range(count)]
+        return by_image[images, 0].repeat_interleave(torch.tensor(counts, device=by_image.device), dim=0).unsqueeze(0)
+
     def concatenate(self, sequence: Tensor) -> Tensor:
         """Return a packed sequence as `(length, hidden)`, image after image in the order of the call."""
         return torch.cat(self.ungroup(self.group_sequence(sequence)))

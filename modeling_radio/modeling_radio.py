@@ -279,8 +279,8 @@ class RadioModel(RadioPreTrainedModel):
             pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`, accepted so that `model(**inputs)` works.
                 It changes nothing: the model sees the padding as gray image.
             draws: Uniform numbers in [0, 1), `(batch, model.num_draws)`, that decide each image's position crop and
-                dropped paths in training, so that an image trains the same in whatever batch it is; `None` takes them
-                from torch's generator.
+                dropped paths in training, so that an image trains the same in whatever batch or pack it is; `None`
+                takes them from torch's generator.
             feature_fmt: NVIDIA's name for `feature_format`.
             kwargs: What transformers, peft and other vision models' callers add, as far as it asks for nothing that is
                 not done here (`FOREIGN_ARGUMENTS`).

@@ -10,7 +10,7 @@ from .adaptors_radio import RadioAdaptor, RadioFeatureNormalizer, RadioIntermedi
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner
 from .encoder_radio import RadioVisionTransformer
-from .inputs_radio import check_images, check_pack, split_draws, warn_of_pixel_range
+from .inputs_radio import check_images, check_pack, count_draws, split_draws, warn_of_pixel_range
 from .layout_radio import AttentionLayout, ImagePack
 from .messages_radio import check_choice
 from .requested_outputs_radio import StatesWanted, check_attentions, gather_states, join_runs, wanted_states
@@ -91,7 +91,10 @@ class RadioNetwork(nn.Module):
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
         pack = None if image_grid_hw is None else check_pack(pixel_values, image_grid_hw, config)
         grid = check_images(pixel_values, config) if pack is None else pack.largest_grid
-        position_draws, path_draws = split_draws(draws, config, pixel_values.shape[0], pack is not None)
+        num_images = pixel_values.shape[0] if pack is None else len(pack.grids)
+        if draws is None and pack is not None and self.training:  # of each image, as where they are not packed
+            draws = torch.rand(num_images, count_draws(config), device=pixel_values.device)
+        position_draws, path_draws = split_draws(draws, config, num_images)
         if pack is None and not self._warned_of_pixel_range:
             self._warned_of_pixel_range = warn_of_pixel_range(pixel_values)
         window = resolve_window(config, window_size, grid)
@@ -103,8 +106,9 @@ class RadioNetwork(nn.Module):
             embedded = generator(generator.split_patches(self.input_conditioner(pixel_values)), *grid, position_draws)
             layout = AttentionLayout.for_grid(*grid, config.num_prefix_tokens, window, embedded.device)
         else:
-            embedded = self._embed_packed(pixel_values, pack)
+            embedded = self._embed_packed(pixel_values, pack, position_draws)
             layout = pack.layout(window, embedded.device)
+            path_draws = None if path_draws is None else pack.spread(path_draws)
         keep = {*keep, *(place - 1 for place in places or () if place)}
         tokens, kept, runs = self.model(embedded, layout, keep, path_draws, bool(with_attentions))
         states = None if places is None else gather_states(places, [embedded, *map(kept.get, range(len(runs)))], pack)
@@ -125,12 +129,8 @@ class RadioNetwork(nn.Module):
         """Return the patch tokens, `(batch, rows * cols, hidden)`."""
         return tokens[:, self.config.num_prefix_tokens :]
 
-    def _embed_packed(self, patches: Tensor, pack: ImagePack) -> Tensor:
+    def _embed_packed(self, patches: Tensor, pack: ImagePack, draws: Tensor | None) -> Tensor:
         """Return the tokens `(1, length, hidden)` of flattened patches in the order of `pack`."""
         size = self.config.patch_size
         patches = self.input_conditioner(patches.view(-1, self.config.num_channels, size, size)).flatten(1)
-        tokens = [
-            self.model.patch_generator(group_patches, *grid).flatten(0, 1)
-            for grid, group_patches in zip(pack.groups, pack.group_patches(patches), strict=True)
-        ]
-        return torch.cat(tokens).unsqueeze(0)
+        return self.model.patch_generator(patches, *pack.largest_grid, draws, pack)

@@ -78,7 +78,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
         teachers = [
             measurement
             for name, teacher in evaluation.teachers.items()
-            for measurement in evaluation.measure_backbone(f"teacher {name}", teacher)
+            for measurement in evaluation.measure_backbone(f"teacher {name}", teacher.answer)
         ]
     students = []
     for seed in seeds:
@@ -137,7 +137,7 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
 
     columns = feature_columns(
         images,
-        teachers={name: dense(teacher) for name, teacher in evaluation.teachers.items()},
+        teachers={name: dense(teacher.answer) for name, teacher in evaluation.teachers.items()},
         adaptors={name: dense(adaptor_extractor(after, name)) for name in evaluation.teachers},
         backbones={
             "backbone\nbefore training": dense_without_position(backbone_extractor(before)),

@@ -65,13 +65,15 @@ class PartitionCost(NamedTuple):
 
     Attributes:
         partition: Which partition.
-        images_per_pass: Most images that a rank has on its GPU at once.
+        images: Of a step; with a token budget their mean number.
+        images_per_pass: Images that a rank has on its GPU at once, rounded up.
         student_flops: Of forward and backward passes.
         teacher_flops: Of forward passes, by teacher.
         activations: Bytes that a rank keeps at the largest resolution, without and with gradient checkpointing.
     """
 
     partition: PartitionRecipe
+    images: float
     images_per_pass: int
     student_flops: float
     teacher_flops: dict[str, float]
@@ -119,7 +121,7 @@ class Networks:
 
     def _teacher_flops(self, name: str, size_px: int, num_images: int) -> float:
         with FlopCounterMode(display=False) as counter:
-            self.teachers[name](torch.empty(num_images, 3, size_px, size_px, device="meta"))
+            self.teachers[name].answer(torch.empty(num_images, 3, size_px, size_px, device="meta"))
         return counter.get_total_flops()
 
 
@@ -172,22 +174,37 @@ def plan_stage(networks: Networks, stage: Recipe, num_gpus: int) -> list[Partiti
 
 def _partition_cost(networks: Networks, partition: PartitionRecipe, num_ranks: int) -> PartitionCost:
     num_passes = num_ranks * partition.accumulation_steps
-    images_per_pass = math.ceil(partition.batch_size / num_passes)
     chances = partition.probabilities or [1.0] * len(partition.sizes_px)
     shares = {size: chance / sum(chances) for size, chance in zip(partition.sizes_px, chances, strict=True)}
+    num_images, tokens_per_pass = _step_size(partition, shares, networks.student.patch_size, num_passes)
+    images_per_pass = math.ceil(num_images / num_passes)
     names = list(networks.teachers) if partition.teachers is None else partition.teachers
     per_image = {
         name: sum(p * networks.teacher_flops(name, s, images_per_pass) for s, p in shares.items()) / images_per_pass
         for name in names
     }
     largest = networks.student_cost(max(shares))
+    same_tokens = tokens_per_pass / (max(shares) // networks.student.patch_size) ** 2  # in images of the largest size
     return PartitionCost(
         partition,
+        num_images,
         images_per_pass,
-        partition.batch_size * sum(share * networks.student_cost(size).flops for size, share in shares.items()),
-        {name: partition.batch_size * flops for name, flops in per_image.items()},
-        (HALF_BYTES * images_per_pass * largest.kept, HALF_BYTES * images_per_pass * largest.kept_checkpointed),
+        num_images * sum(share * networks.student_cost(size).flops for size, share in shares.items()),
+        {name: num_images * flops for name, flops in per_image.items()},
+        (HALF_BYTES * same_tokens * largest.kept, HALF_BYTES * same_tokens * largest.kept_checkpointed),
     )
+
+
+def _step_size(
+    partition: PartitionRecipe, shares: dict[int, float], patch_size: int, num_passes: int
+) -> tuple[float, float]:
+    """Return the mean number of images of a step, and the most patches of a pass."""
+    tokens = {size: (size // patch_size) ** 2 for size in shares}
+    if partition.batch_size is not None:
+        return partition.batch_size, math.ceil(partition.batch_size / num_passes) * max(tokens.values())
+    assert partition.token_budget is not None
+    mean_tokens = sum(share * tokens[size] for size, share in shares.items())
+    return partition.token_budget / mean_tokens, math.ceil(partition.token_budget / num_passes)
 
 
 class Plan:
@@ -243,7 +260,7 @@ class Plan:
                 partition = cost.partition
                 flops = [cost.student_flops, *(cost.teacher_flops.get(name, 0.0) for name in teachers), cost.flops]
                 rows.append(
-                    [stage, partition.name, str(partition.batch_size), ", ".join(map(str, partition.sizes_px))]
+                    [stage, partition.name, f"{cost.images:.0f}", ", ".join(map(str, partition.sizes_px))]
                     + [f"{value / 1e15:.2f}" for value in flops]
                     + [str(cost.images_per_pass), *(f"{size / GIB:.1f}" for size in cost.activations)]
                 )
@@ -295,7 +312,12 @@ def _split_teachers(stage: Recipe) -> Recipe:
     """Return a stage whose images are split evenly: each teacher sees its own, as in stage 1 of PHI-S, table 10."""
     names = [teacher.name for teacher in stage.teachers]
     partitions = [
-        p.replace(name=f"{p.name}-{name}", batch_size=max(p.batch_size // len(names), 1), teachers=[name])
+        p.replace(
+            name=f"{p.name}-{name}",
+            batch_size=p.batch_size and max(p.batch_size // len(names), 1),
+            token_budget=p.token_budget and max(p.token_budget // len(names), 1),
+            teachers=[name],
+        )
         for p in stage.partitions
         for name in names
     ]

@@ -31,6 +31,8 @@ Count = Annotated[int, Gt(0)]
 Decay = Annotated[float, Ge(0), Lt(1)]
 LossWeights = dict[str, Annotated[float, Gt(0), Strict()]]
 
+DEFAULT_BATCH_SIZE = 64
+
 INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
 STAGELESS = Mark("is the same for all stages")
 
@@ -218,8 +220,10 @@ class ViewsRecipe(RecipeSection):
             of the result.
         cache_dir: Where cached features lie; None for a folder of the recipe's own under `runs/cache`.
         crop_scale: Smallest and largest share of the image's area that an online view shows.
-        crop_aspect: Smallest and largest width over height of the area that an online view shows.
-        max_shift_patches: Largest shift of an online crop from the middle of the view, per axis.
+        crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
+        is_square: Whether views become squares, whatever their aspect ratio; false keeps it, at as many patches as a
+            square of the size has, up to rounding.
+        max_shift_patches: Largest shift of an online crop from the region that all viewers share, per axis.
         shift_deviation_patches: Standard deviation of these shifts before rounding to whole patches.
         flip_probability: Share of images that are mirrored, for the student and the teachers alike.
         brightness: Largest change of the student's pixels, up or down, where 1 is the whole range.
@@ -230,6 +234,7 @@ class ViewsRecipe(RecipeSection):
     cache_dir: Annotated[str | None, INDECISIVE] = None
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    is_square: bool = True
     max_shift_patches: int = Field(2, ge=0)
     shift_deviation_patches: float = Field(0.5, ge=0)
     flip_probability: float = Field(0.5, ge=0, le=1)
@@ -245,25 +250,30 @@ class ViewsRecipe(RecipeSection):
 
 
 class PartitionRecipe(Named):
-    """Images that are trained together at one resolution per step. A step goes through all partitions.
+    """Images that are trained together, at one resolution per step or with a token budget. A step goes through all.
 
     Attributes:
         name: For logs and random streams, for example "low".
-        sizes_px: Student resolutions; each step draws one.
+        sizes_px: Student resolutions; each step draws one, or each image with a token budget.
         probabilities: Their probabilities; None for equal ones.
-        batch_size: Images per step, over all ranks and accumulated parts, which get equal numbers of them up to one.
+        batch_size: Images per step, over all ranks and accumulated parts, which get equal numbers of them up to one;
+            64 by default, None with a token budget.
+        token_budget: In place of a batch size, the most patches of all images of a step, over all ranks and accumulated
+            parts. Every image draws a resolution of its own, images follow each other until the next does not fit, and
+            each part gets about equally many patches, packed into one sequence.
         accumulation_steps: Parts that a rank's share is computed in, to save memory.
         rank_share: Binds the partition to a group of ranks: those with a share divide all ranks among them, in order
             and in proportion, for example 3 for "low" and 1 for "high"; a single process runs all. None runs on
             every rank. The gradient is the same either way.
         weight: Factor of its mean loss. By default every partition counts alike, however many images it has, as do
-            the arms of NVIDIA's TAO toolkit; where every image shall count alike, give each its `batch_size` over that
-            of the largest.
+            the arms of NVIDIA's TAO toolkit; where every image shall count alike, give each its images per step over
+            those of the largest.
         teachers: Names of the teachers that see this partition; None for all.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
         vitdet_windows: Sides in tokens of ViTDet windows; an augmented step draws one of those that are smaller than
-            its grid of patches (AM-RADIO, appendix C). None trains with global attention only.
+            its grid of patches (AM-RADIO, appendix C), with a token budget than that of the middle one of its images.
+            None trains with global attention only.
         vitdet_ragged: Also draw windows that do not divide the grid, whose windows at the right and lower edge are
             smaller. By default only those that do, as in AM-RADIO and NVIDIA's TAO toolkit.
         vitdet_probability: Share of the steps that are augmented so.
@@ -272,7 +282,8 @@ class PartitionRecipe(Named):
     name: str = "low"
     sizes_px: list[Count] = [128]
     probabilities: list[Annotated[float, Ge(0)]] | None = None
-    batch_size: int = Field(64, gt=0)
+    batch_size: int | None = Field(None, gt=0)
+    token_budget: int | None = Field(None, gt=0)
     accumulation_steps: Annotated[int, INDECISIVE] = Field(1, gt=0)
     rank_share: Annotated[int | None, INDECISIVE] = Field(None, gt=0)
     weight: float = Field(1.0, gt=0)
@@ -282,9 +293,19 @@ class PartitionRecipe(Named):
     vitdet_ragged: bool = False
     vitdet_probability: float = Field(0.5, ge=0, le=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_batch(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {"batch_size": DEFAULT_BATCH_SIZE if values.get("token_budget") is None else None, **values}
+
     @model_validator(mode="after")
     def _check(self) -> "PartitionRecipe":
         require(bool(self.sizes_px), "sizes_px", self.sizes_px, "at least one size")
+        is_one = (self.batch_size is None) != (self.token_budget is None)
+        rule = "a number, or null where `token_budget` is one" if self.token_budget is None else "null with one"
+        require(is_one, "batch_size", self.batch_size, f"{rule} (token_budget is {self.token_budget})")
         for name, windows in (("windows_px", self.windows_px), ("vitdet_windows", self.vitdet_windows)):
             require(windows != [], name, windows, "at least one size, or null")
         if self.probabilities is not None:

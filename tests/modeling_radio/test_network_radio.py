@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers.initialization import no_init_weights
 
 from modeling_radio import RadioConfig, RadioModel
@@ -48,10 +49,10 @@ def test_dropped_path_keeps_the_mean() -> None:
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, drop_path_rate=0.25)
     transformer = RadioNetwork(config).model.train()
     branch, draws = torch.ones(4, 2, 3), torch.tensor([[0.0, 0.99], [0.24, 0.25], [0.25, 0.24], [0.99, 0.0]])
-    factors = transformer.path_factors(1, branch, draws)
-    assert factors[:, 0].tolist() == pytest.approx([0, 0, 4 / 3, 4 / 3])
-    assert factors[:, 1].tolist() == pytest.approx([4 / 3, 4 / 3, 0, 0])
-    assert transformer.path_factors(1, torch.ones(20_000, 1, 1), None).mean(dim=0).tolist() == pytest.approx(
+    factors = transformer.path_factors(1, branch, draws[:, None])
+    assert factors[:, 0, 0].tolist() == pytest.approx([0, 0, 4 / 3, 4 / 3])
+    assert factors[:, 0, 1].tolist() == pytest.approx([4 / 3, 4 / 3, 0, 0])
+    assert transformer.path_factors(1, torch.ones(20_000, 1, 1), None).mean((0, 1)).tolist() == pytest.approx(
         [1, 1], abs=0.02
     )
     assert transformer.path_factors(0, branch, draws) is None  # the first block's rate is 0
@@ -61,9 +62,25 @@ def test_dropped_path_keeps_the_mean() -> None:
 def test_wrong_draws_are_refused(model: RadioModel) -> None:
     with pytest.raises(ValueError, match=rf"`draws` must have the shape \(2, {model.num_draws}\), got \(2, 3\)"):
         model(torch.rand(2, 3, 32, 32), draws=torch.rand(2, 3))
-    patches, grid = torch.rand(4, 768), torch.tensor([[2, 2]])
-    with pytest.raises(ValueError, match="`draws` must be None with `image_grid_hw`"):
-        model(patches, image_grid_hw=grid, draws=torch.rand(4, model.num_draws))
+    patches, grids = torch.rand(6, 768), torch.tensor([[2, 2], [1, 2]])
+    with pytest.raises(ValueError, match=rf"`draws` must have the shape \(2, {model.num_draws}\), got \(6, "):
+        model(patches, image_grid_hw=grids, draws=torch.rand(6, model.num_draws))
+
+
+@pytest.mark.parametrize("window_size", ["global", 2])
+def test_packed_images_train_as_they_do_alone(window_size: str | int) -> None:
+    """Their position crops and dropped paths are their own, in windowed blocks too."""
+    model = RadioModel(RadioConfig.from_preset("radio-test", drop_path_rate=0.5, vitdet_num_global=1)).train()
+    grids = torch.tensor([[3, 2], [2, 5], [3, 2]])
+    draws = torch.rand(3, model.num_draws)
+    images = [torch.rand(1, 3, 16 * rows, 16 * cols) for rows, cols in grids.tolist()]
+    patches = torch.cat([F.pixel_unshuffle(image, 16).flatten(2).transpose(1, 2)[0] for image in images])
+    packed = model(patches, image_grid_hw=grids, draws=draws, window_size=window_size)
+    alone = [model(image, draws=draws[i : i + 1], window_size=window_size) for i, image in enumerate(images)]
+    torch.testing.assert_close(packed.summary, torch.cat([each.summary for each in alone]))
+    torch.testing.assert_close(packed.features, torch.cat([each.features[0] for each in alone]))
+    other = model(patches, image_grid_hw=grids, window_size=window_size)  # draws of their own
+    assert (other.summary - packed.summary).abs().amax(1).min() > 1e-4
 
 
 @pytest.mark.parametrize("is_training", [True, False])

@@ -1,5 +1,6 @@
 """A teacher that can be checked by eye (mean colors of cells), and the images, recipes and caches it is tested on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from small_recipes import small_recipe
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from training.losses.mesa import mesa_loss
+from training.distillation.step_losses import compare_with_average
 from training.recipe import MesaRecipe, Recipe, ViewsRecipe
 from training.targets.cache_contents import CacheContents
 from training.targets.examples import TargetSource
@@ -29,7 +30,13 @@ class MeanColor(nn.Module):
         super().__init__()
         self.cell_px, self.has_summary = cell_px, has_summary
 
-    def forward(self, pixel_values: Tensor) -> TeacherOutput:
+    def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
+        return ((rows * PATCH, cols * PATCH),)
+
+    def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
+        return [self.answer(*group) for group in groups]
+
+    def answer(self, pixel_values: Tensor) -> TeacherOutput:
         features = nn.functional.avg_pool2d(pixel_values, self.cell_px)
         return TeacherOutput(features.mean((2, 3)) if self.has_summary else None, features)
 
@@ -76,8 +83,11 @@ def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
     for _, example in source.examples(lambda: plan.steps(0, 6)):
         if example.average is None:
             continue
-        student, average = (network(pixels).features for pixels in (example.pixel_values, example.average.pixel_values))
-        losses.append(mesa_loss(student, average, example.average.shift).item())
+        student, average = (
+            [network.answer(pixels).features for pixels in groups]
+            for groups in (example.pixel_values, example.average.pixel_values)
+        )
+        losses.append(compare_with_average(student, average, example.average.shifts).item())
     return losses
 
 
@@ -90,4 +100,4 @@ def check_the_average_view(source: TargetSource, recipe: Recipe) -> None:
     examples = [
         example for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(2, 6))
     ]
-    assert torch.cat([example.average.shift for example in examples]).any(0).all()
+    assert torch.cat([shift for example in examples for shift in example.average.shifts]).any(0).all()

@@ -39,6 +39,13 @@ logging: {every_steps: 2, trackers: [], use_progress_bar: false, metrics_every_s
 
 REGULARIZED = ("damp={sigma: 0.1, is_shared: true}", "spectral.is_used=true", "mesa={weight: 0.5, start_step: 1}")
 
+# Images of several shapes, packed into one sequence, with windows.
+PACKED = (
+    "views.is_square=false",
+    "student.config.vitdet_num_global=1",
+    "partitions=[{name: low, sizes_px: [32, 48], token_budget: 40, vitdet_windows: [1], vitdet_ragged: true}]",
+)
+
 # For runs that split their batches differently: with a small epsilon, Adam turns the rounding of a gradient that should
 # be zero into a full step.
 SPLIT_SETTINGS = ("optimizer.learning_rate=0.1", "optimizer.eps=1")

@@ -42,7 +42,7 @@ class ToyTeacher:
     def __init__(self, summary_dim: int | None) -> None:
         self.summary_dim, self.feature_dim = summary_dim, 3
 
-    def __call__(self, pixel_values: Tensor) -> Features:
+    def answer(self, pixel_values: Tensor) -> Features:
         summary = None if self.summary_dim is None else pixel_values.mean((2, 3))
         return Features(summary, F.avg_pool2d(pixel_values, 16))
 
@@ -67,7 +67,7 @@ def evaluation(tmp_path: Path) -> StudentEvaluation:
     photograph = tmp_path / "photograph.png"
     Image.linear_gradient("L").convert("RGB").save(photograph)
     data, teachers = toy_data(photograph), {"a": ToyTeacher(3), "b": ToyTeacher(None)}
-    references = {name: data.extract(teacher, data.unlabeled, name) for name, teacher in teachers.items()}
+    references = {name: data.extract(teacher.answer, data.unlabeled, name) for name, teacher in teachers.items()}
     return StudentEvaluation(load_recipe(write_recipe(tmp_path / "any.yaml")), data, teachers, references)  # pyrefly: ignore
 
 

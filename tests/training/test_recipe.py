@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "5c98d7e5d328d47db97f2f7e6145b837015b18f28f584f54c2990563795063b1"),
-        ("c_radio_v4_h", [SOURCE], "c77ef85d3e0359f0cbbdfd5c58166192b196121f3468c76821d969eb347e50ea"),
+        ("demo", [], "d0869bf88c7226bb6c0d517c824dd9456abd97294b7e2eb15fa33e4f0485e3fb"),
+        ("c_radio_v4_h", [SOURCE], "f4b8f8b8bc17d988335a7eb675fc50998576d953bb9d6a813344e1814754bb3f"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

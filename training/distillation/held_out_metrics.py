@@ -182,7 +182,7 @@ class HeldOutMetrics:
     def _reference(self, view: View, teacher: Teacher) -> Features:
         parts = []
         for images, places in self._parts(view):
-            summary, features = teacher(view.of_teacher(images, teacher))
+            summary, features = teacher.answer(view.of_teacher(images, teacher))
             parts.append(Features(None if summary is None else summary.cpu(), _at_places(features, view, places).cpu()))
         return _joined(parts)
 

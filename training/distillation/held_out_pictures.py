@@ -44,7 +44,7 @@ class HeldOutPictures:
         self._photographs = photograph_column(images)
         self._teachers: dict[str, tuple[Column, PcaBasis]] = {}
         for name, teacher in teachers.items():
-            features = teacher(self.pixel_values).features.cpu()
+            features = teacher.answer(self.pixel_values).features.cpu()
             basis = fit_pca_basis(features)
             self._teachers[name] = (teacher_column(name, features, basis), basis)
 

@@ -14,12 +14,14 @@ from training.views.batches import Batch
 class LossesBySize:
     """Adds up the losses of the steps of an interval, apart for each size of the student's images.
 
+    Packed steps have images of many sizes each, so that the mean of an interval says enough: they are passed over.
+
     Args:
         partitions: The recipe's.
     """
 
     def __init__(self, partitions: list[PartitionRecipe]) -> None:
-        self.sizes = sorted({size for partition in partitions for size in partition.sizes_px})
+        self.sizes = sorted({size for each in partitions if each.token_budget is None for size in each.sizes_px})
         self._sums: dict[str, dict[int, Tensor]] = {}
         self._counts: dict[str, dict[int, float]] = {}
 
@@ -30,7 +32,9 @@ class LossesBySize:
             batch: The part.
             losses: By name: "features/TEACHER", "summary/TEACHER" or "mesa"; others are passed over.
         """
-        share = len(batch) / batch.global_size
+        if batch.size_px is None:
+            return
+        share = len(batch) / len(batch.all_tokens)
         for name, loss in losses.items():
             kind, _, teacher = name.partition("/")
             if kind not in LOSS_KINDS:

@@ -5,7 +5,7 @@ the step, so a restarted run repeats an undisturbed one bit for bit.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +21,6 @@ from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from foundation.shards import whole_norm
 from modeling_radio import RadioModel
-from modeling_radio.outputs_radio import RadioAdaptorOutput
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
 from training.distillation.checkpoint_writer import CheckpointWriter
@@ -51,14 +50,9 @@ from training.distillation.sharding import (
     shard_average,
 )
 from training.distillation.skipped_steps import SkippedSteps
+from training.distillation.step_losses import compare_with_average, compare_with_teachers
 from training.distillation.tracking import ProgressLog, check_trackers
 from training.distillation.watching import StepWatch, measure_block_norms
-from training.losses.alignment import align_to_teacher, count_overlaps
-from training.losses.features import FEATURE_LOSSES
-from training.losses.mesa import mesa_loss
-from training.losses.mixtures import chosen_loss
-from training.losses.reductions import reduce_images
-from training.losses.summaries import SUMMARY_LOSSES
 from training.pictures.progress import EXPORTED_PREFIX
 from training.recipe import Recipe, save_recipe
 from training.student.build import (
@@ -72,6 +66,7 @@ from training.student.build import (
 from training.student.ema import MovingAverage
 from training.student.export import export_student
 from training.student.frozen_trunk import frozen_trunk
+from training.student.packing import answer_groups
 from training.student.spectral import update_spectral_norms
 from training.student.warm_start import open_source, standardize_heads, warm_start
 from training.targets.cache_contents import CacheContents
@@ -359,7 +354,7 @@ class Distiller:
         self.watch.enter("data")
         batch, example = next(examples)
         self.watch.enter("student")
-        self.watch.see(example.pixel_values)
+        self.watch.see(example.pixel_values[0])
         return batch, example
 
     def _weighted_losses(self, part: tuple[Batch, Example]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -372,62 +367,31 @@ class Distiller:
 
         Call it after fetching the batch: starting a data loader draws from torch's generator, and not in every step.
         """
-        part = "all" if self.recipe.damp.is_shared else batch.start
+        part = "all" if self.recipe.damp.is_shared else batch.rows[0]
         torch.manual_seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
 
     def _losses(self, batch: Batch, example: Example) -> dict[str, Tensor]:
         """Compare the student with every teacher and its average: losses by name, `"loss"` being the weighted sum."""
+        draws = batch.uniform("student", self.model.num_draws).to(self.device, non_blocking=True)
+        window = batch.vitdet_window or "global"
         with self.accelerator.autocast():  # Accelerate adds autocast under DDP but not under FSDP
-            output = self.student(
-                example.pixel_values,
-                window_size=batch.vitdet_window or "global",
-                feature_format="NCHW",
-                draws=batch.uniform("student", self.model.num_draws).to(self.device, non_blocking=True),
-                return_dict=True,
+            answer = answer_groups(
+                self.student, example.pixel_values, self.model.patch_size, window_size=window, draws=draws
             )
-        losses: dict[str, Tensor] = {}
-        total = example.pixel_values.new_zeros(())
-        for entry in self.recipe.teachers:
-            features, summary = self._teacher_losses(entry.name, output.adaptors[entry.name], example)
-            losses[f"features/{entry.name}"] = features
-            total = total + entry.feature_weight * features
-            if summary is not None:
-                losses[f"summary/{entry.name}"] = summary
-                total = total + entry.summary_weight * summary
+        losses = compare_with_teachers(self.recipe, self.statistics, batch, example, answer)
         if example.average is not None:
             average = self._average_features(example.average.pixel_values)
-            losses["mesa"] = mesa_loss(output.features, average, example.average.shift)
-            total = total + self.recipe.mesa.weight * losses["mesa"]
-        return {"loss": total, **losses}
-
-    def _teacher_losses(self, name: str, answer: RadioAdaptorOutput, example: Example) -> tuple[Tensor, Tensor | None]:
-        """Return a teacher's dense loss and, if it has a summary, its summary loss."""
-        features, summary = cast(Tensor, answer.features), answer.summary
-        if name not in example.targets:
-            # Not a teacher of this partition. Its head still gets a gradient, of zero: ranks wait for each other's.
-            return 0.0 * features.mean(), None if summary is None else 0.0 * summary.mean()
-        target, recipe = example.targets[name], self.recipe.loss
-        standardized = self.statistics.standardize(name, target.features)
-        maps = align_to_teacher(features, standardized, target.shift)
-        counts = maps.valid.sum((1, 2))
-        all_counts = counts
-        if target.all_shifts is not None:
-            all_counts = count_overlaps(target.all_shifts, features.shape[2:], maps.student.shape[2:])
-        losses = chosen_loss(recipe.features, FEATURE_LOSSES)(*maps)
-        feature_loss = reduce_images(losses, counts, all_counts, recipe.reduction)
-        if summary is None or target.summary is None:
-            return feature_loss, None
-        dispersion = self.statistics.dispersion(name)
-        return feature_loss, chosen_loss(recipe.summary, SUMMARY_LOSSES)(summary, target.summary, dispersion)
+            losses["mesa"] = compare_with_average(answer.features, average, example.average.shifts)
+            losses["loss"] = losses["loss"] + self.recipe.mesa.weight * losses["mesa"]
+        return losses
 
     @torch.no_grad()
-    def _average_features(self, pixel_values: Tensor) -> Tensor:
+    def _average_features(self, groups: Sequence[Tensor]) -> list[Tensor]:
         """Return the backbone's features of the moving average: nothing random, and global attention."""
         with self.accelerator.autocast():
-            output = self.ema.module(
-                pixel_values, window_size="global", adaptor_names=[], feature_format="NCHW", return_dict=True
-            )
-        return output.features
+            return answer_groups(
+                self.ema.module, groups, self.model.patch_size, window_size="global", adaptor_names=[]
+            ).features
 
     def _update_weights(self, values: dict[str, Tensor]) -> Tensor:
         """Clip, and step unless a gradient is not finite; return the gradient's norm before clipping."""

@@ -74,7 +74,7 @@ class CheckpointEvaluation:
         """Measure the mean cosine of every adaptor with its teacher."""
         measurements = []
         for name, teacher in self.teachers.items():
-            reference = self.data.extract(teacher, self.data.unlabeled, name)
+            reference = self.data.extract(teacher.answer, self.data.unlabeled, name)
             adaptor = adaptor_extractor(self.model, name)
             measurements += measure_adaptor_fidelity(f"adaptor {name}", adaptor, reference, self.data)
         return measurements
@@ -88,7 +88,7 @@ class CheckpointEvaluation:
         for name, teacher in self.teachers.items():
             if isinstance(teacher, EfficientNetLite0Teacher):
                 adaptor = adaptor_extractor(self.model, name)
-                measurements += measure_zero_shot(f"teacher {name}", teacher, teacher.classify, self.data)
+                measurements += measure_zero_shot(f"teacher {name}", teacher.answer, teacher.classify, self.data)
                 measurements += measure_zero_shot(f"adaptor {name}", adaptor, teacher.classify, self.data)
         if not measurements:
             raise RecipeError(

@@ -42,7 +42,7 @@ class StudentEvaluation:
         """
         teachers = build_teachers(recipe.teachers, student_patch_size(recipe))
         data = DemoData.load(recipe.data.source, min(build_student(recipe, teachers).preferred_resolution))
-        references = {name: data.extract(teacher, data.unlabeled, name) for name, teacher in teachers.items()}
+        references = {name: data.extract(teacher.answer, data.unlabeled, name) for name, teacher in teachers.items()}
         return cls(recipe, data, teachers, references)
 
     @property

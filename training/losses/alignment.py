@@ -53,19 +53,6 @@ def align_to_teacher(student: Tensor, teacher: Tensor, shift: Tensor | None = No
     return _interpolate_student(student, teacher, shift, student_grid)
 
 
-def count_overlaps(shift: Tensor, student_grid: Sequence[int], grid: Sequence[int]) -> Tensor:
-    """Return how many positions are valid, `(images,)`, as `align_to_teacher` finds without looking at features.
-
-    Args:
-        shift: `(images, 2)`, as there.
-        student_grid: Rows and columns of the student's map.
-        grid: Those of the common grid.
-    """
-    sizes = torch.tensor([student_grid, grid], dtype=torch.float64, device=shift.device)
-    cells = shift.double() * sizes[1] / sizes[0]
-    return (sizes[1] - cells.abs().ceil()).clamp(min=0).prod(1)
-
-
 def _interpolate_student(student: Tensor, teacher: Tensor, shift: Tensor, student_grid: Sequence[int]) -> AlignedMaps:
     """Move the student into the teacher's frame by a fraction of a cell; both are on the common grid."""
     grid = student.shape[2:]

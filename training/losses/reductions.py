@@ -1,5 +1,7 @@
 """From one number for each image to one for a batch: how much an image counts, by the number of its valid tokens."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -11,16 +13,17 @@ toolkit (Apache-2.0): `per_ex_weight_alpha`, and its mean over all valid tokens 
 """
 
 
-def reduce_images(losses: Tensor, counts: Tensor, all_counts: Tensor, reduction: str) -> Tensor:
+def reduce_images(losses: Tensor, tokens: Tensor, all_tokens: Sequence[int], reduction: str) -> Tensor:
     """Return the mean of an image's loss, weighted by its number of valid tokens.
 
-    Weights are relative to their mean over the whole batch that the images are a part of. So parts of equal size have
-    the batch's result as their mean, whatever is in them, and a part needs to hear of no other.
+    Weights are relative to the mean of the whole batch that the images are a part of, as if all its tokens were valid.
+    So parts need to hear of no other, and the batch's result is the sum of theirs, weighted by their images.
 
     Args:
         losses: `(images,)`, each the mean over the image's valid tokens.
-        counts: `(images,)`, numbers of valid tokens.
-        all_counts: `(batch,)`, those of all images that are trained together, over all ranks and accumulated parts.
+        tokens: `(images,)`, numbers of valid tokens, in patches of the student.
+        all_tokens: Patches, valid or not, of all images that are trained together, over all ranks and accumulated
+            parts.
         reduction: A key of `REDUCTIONS`.
 
     Returns:
@@ -29,5 +32,5 @@ def reduce_images(losses: Tensor, counts: Tensor, all_counts: Tensor, reduction:
     power = REDUCTIONS[reduction]
     if power == 0:
         return losses.mean()
-    mean_weight = all_counts.to(losses.dtype).pow(power).mean()
-    return (losses * counts.to(losses.dtype).pow(power)).mean() / mean_weight.clamp(min=1e-12)
+    mean_weight = sum(count**power for count in all_tokens) / len(all_tokens)
+    return (losses * tokens.to(losses.dtype).pow(power)).mean() / mean_weight

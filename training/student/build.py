@@ -108,7 +108,7 @@ def check_student_windows(recipe: Recipe) -> None:
     """Refuse a recipe whose ViTDet windows could not act, before anything is built; see `check_windows` for errors."""
     config = _config(recipe, recipe.student.config)
     for partition in recipe.partitions:
-        check_windows(partition, config)
+        check_windows(recipe, partition, config)
 
 
 def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:

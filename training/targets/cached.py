@@ -12,14 +12,16 @@ from training.targets.examples import AverageView, Example, Target
 from training.targets.feature_cache import FeatureCache
 from training.views.batches import Batch
 from training.views.crops import (
+    change_colors,
     cut_windows,
+    draw_colors,
     draw_flips,
     draw_window_offsets,
     exact_shift,
     flip,
     flip_shift,
-    jitter_color,
 )
+from training.views.shapes import Grid
 
 
 class CachedTargets:
@@ -63,41 +65,55 @@ class CachedTargets:
         return
 
     def _example(self, batch: Batch) -> Example:
-        window_cells = batch.window_px // self.patch_size
-        offsets = draw_window_offsets(batch, "offset", self.num_cells, window_cells)
-        is_flipped = draw_flips(batch, self.recipe.views)
-
-        def window(maps: Tensor, offsets: Tensor = offsets) -> Tensor:
-            """Cut the batch's windows out of pixels or features, whatever their number of rows per patch."""
-            rows_per_cell = maps.shape[2] // self.num_cells
-            side = window_cells * rows_per_cell
-            return flip(cut_windows(maps, offsets * rows_per_cell, side), is_flipped).to(self.device)
-
-        images = self.cache.images(batch.indices)
+        offsets = draw_window_offsets(batch, "offset", self.num_cells)
+        images, answers = self.cache.images(batch.indices), self.cache.answers(batch.indices)
         targets = {
             name: Target(
                 summary=None if summary is None else summary.to(self.device).float(),
-                features=window(features).float(),
-                shift=None,
+                features=[features.float() for features in self._windows(features, batch, offsets)],
+                shifts=None,
             )
-            for name, (summary, features) in self.cache.answers(batch.indices).items()
+            for name, (summary, features) in answers.items()
             if name in batch.teachers
         }
-        average = None
-        if self.recipe.mesa.is_due(batch.step):
-            other_offsets = draw_window_offsets(batch, "average", self.num_cells, window_cells)
-            shift = exact_shift(other_offsets - offsets, window_cells, batch.size_px // self.patch_size)
-            pixel_values = self._student_images(window(images, offsets + shift.in_cells), batch)
-            average = AverageView(pixel_values, flip_shift(shift.in_tokens, is_flipped).to(self.device))
-        return Example(self._student_images(window(images), batch), targets, average)
+        pixel_values = self._student_images(images, batch, offsets)
+        return Example(pixel_values, targets, self._average_view(images, batch, offsets))
 
-    def _student_images(self, windows: Tensor, batch: Batch) -> Tensor:
-        """Return uint8 windows as the student sees them: at its size, with changed colors, in [0, 1]."""
-        return jitter_color(_resize(windows.float() / 255, batch.size_px), batch, self.recipe.views)
+    def _average_view(self, images: Tensor, batch: Batch, offsets: Tensor) -> AverageView | None:
+        """Return another window for the moving average, moved by whole cells and whole patches."""
+        if not self.recipe.mesa.is_due(batch.step):
+            return None
+        other_offsets = draw_window_offsets(batch, "average", self.num_cells)
+        is_flipped = draw_flips(batch, self.recipe.views)
+        moved, shifts = offsets.clone(), []
+        for shape, group in batch.groups:
+            shift = exact_shift(other_offsets[group] - offsets[group], shape.window, shape.grid)
+            moved[group] += shift.in_cells
+            shifts.append(flip_shift(shift.in_tokens, is_flipped[group]).to(self.device))
+        return AverageView(self._student_images(images, batch, moved), shifts)
 
+    def _windows(self, maps: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
+        """Cut each group's windows out of pixels or features, whatever their number of rows per cell."""
+        rows_per_cell = maps.shape[2] // self.num_cells
+        is_flipped = draw_flips(batch, self.recipe.views)
+        windows = []
+        for shape, group in batch.groups:
+            side = Grid(*(cells * rows_per_cell for cells in shape.window))
+            cut = cut_windows(maps[group], offsets[group] * rows_per_cell, side)
+            windows.append(flip(cut, is_flipped[group]).to(self.device))
+        return windows
 
-def _resize(images: Tensor, side_px: int) -> Tensor:
-    if images.shape[-1] == side_px:
-        return images
-    size = (side_px, side_px)
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+    def _student_images(self, images: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
+        """Return windows of uint8 images as the student sees them: at its sizes, with changed colors, in [0, 1]."""
+        contrast, brightness = draw_colors(batch, self.recipe.views)
+        windows = self._windows(images, batch, offsets)
+        return [
+            change_colors(self._resize(window, shape.grid), contrast[group], brightness[group])
+            for (shape, group), window in zip(batch.groups, windows, strict=True)
+        ]
+
+    def _resize(self, images: Tensor, grid: Grid) -> Tensor:
+        size, images = tuple(cells * self.patch_size for cells in grid), images.float() / 255
+        if images.shape[2:] == size:
+            return images
+        return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)

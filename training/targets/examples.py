@@ -13,41 +13,38 @@ class Target(NamedTuple):
 
     Attributes:
         summary: `(batch, summary_dim)`, or None.
-        features: `(batch, feature_dim, rows, cols)`, not standardized.
-        shift: `(batch, 2)` rows and columns in student patches: the teacher's crop minus the student's; None
-            if both show the same.
-        all_shifts: `(global batch, 2)` such shifts of all images that are trained together, over all ranks and
-            accumulated parts; None where `shift` is.
+        features: For each group of the batch `(images, feature_dim, rows, cols)`, not standardized.
+        shifts: For each group `(images, 2)` rows and columns in student patches: the teacher's crop minus the
+            student's; None if both show the same.
     """
 
     summary: Tensor | None
-    features: Tensor
-    shift: Tensor | None
-    all_shifts: Tensor | None = None
+    features: list[Tensor]
+    shifts: list[Tensor] | None
 
 
 class AverageView(NamedTuple):
     """What the student's moving average sees of a batch, to be compared with the student.
 
     Attributes:
-        pixel_values: `(batch, 3, size, size)`, colored as the student's images.
-        shift: `(batch, 2)` rows and columns in student patches: this crop minus the student's.
+        pixel_values: As the student's images, and colored like them.
+        shifts: For each group `(images, 2)` rows and columns in student patches: this crop minus the student's.
     """
 
-    pixel_values: Tensor
-    shift: Tensor
+    pixel_values: list[Tensor]
+    shifts: list[Tensor]
 
 
 class Example(NamedTuple):
     """What a student learns from in one forward pass.
 
     Attributes:
-        pixel_values: `(batch, 3, size, size)`, RGB in [0, 1].
+        pixel_values: For each group of the batch, `Batch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
         targets: The teachers' answers, by name.
         average: Another crop for the moving average, in steps with a MESA loss.
     """
 
-    pixel_values: Tensor
+    pixel_values: list[Tensor]
     targets: dict[str, Target]
     average: AverageView | None = None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
@@ -26,6 +26,7 @@ from training.data.image_table import Images
 from training.recipe import RecipeError
 from training.targets.cache_contents import DESCRIPTION, CacheContents, check_contents
 from training.targets.cache_lock import clear_up, writing_turn
+from training.teachers.base import Teacher
 
 
 IMAGES_PER_SHARD = 512
@@ -146,7 +147,7 @@ class TeacherAnswers:
         device: Where the teachers are.
     """
 
-    def __init__(self, teachers: Mapping[str, nn.Module], num_cells: int, device: torch.device) -> None:
+    def __init__(self, teachers: Mapping[str, Teacher], num_cells: int, device: torch.device) -> None:
         self.teachers, self.num_cells, self.device = teachers, num_cells, device
 
     @torch.no_grad()
@@ -155,7 +156,7 @@ class TeacherAnswers:
         pixel_values = images.to(self.device).float() / 255
         entries = {"images": images}
         for name, teacher in self.teachers.items():
-            output = teacher(pixel_values)
+            output = teacher.answer(pixel_values)
             features = self._fit_cells(output.features.float()).movedim(1, -1)
             entries[f"{name}.features"] = _half(name, features)
             if output.summary is not None:

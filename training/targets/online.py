@@ -4,27 +4,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.data.image_table import Images
 from training.recipe import Recipe
 from training.targets.examples import AverageView, Example, Target
+from training.teachers.base import Teacher
 from training.views.batches import Batch
-from training.views.crops import (
-    cut_windows,
-    draw_flips,
-    draw_shifts,
-    flip,
-    jitter_color,
-)
+from training.views.crops import change_colors, draw_colors, draw_flips, draw_shifts
 from training.views.loaders import PartitionStreams, build_view_loader
+from training.views.regions import AVERAGE, STUDENT, Seen, Sight, Size
+from training.views.shapes import Grid
 
 
 class OnlineTargets:
-    """Runs every teacher at every step, each on its own crop of the view, shifted by whole patches.
+    """Runs every teacher at every step, each on its own crop of the image, shifted by whole patches.
 
-    The view is a random part of the image, `max_shift_patches` larger than the student's crop on each side;
-    all crops are cut from it, so that they differ in their position only.
+    One region of the image is drawn, whatever the student's resolution. Student, moving average and teachers see
+    crops of its size, displaced by whole patches of the student, each resized once from the decoded image to what that
+    viewer takes in; teachers answer on their own grids (C-RADIOv4 2.2 and 2.3).
 
     Args:
         recipe: The recipe.
@@ -39,7 +37,7 @@ class OnlineTargets:
         recipe: Recipe,
         patch_size: int,
         images: Images | PartitionStreams,
-        teachers: Mapping[str, nn.Module],
+        teachers: Mapping[str, Teacher],
         device: torch.device,
     ) -> None:
         self.recipe, self.patch_size = recipe, patch_size
@@ -47,8 +45,8 @@ class OnlineTargets:
         self.views = build_view_loader(images, recipe, pin_memory=device.type == "cuda")
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
-        for batch, views in self.views.views(plan, self._view_side_px):
-            yield batch, self._example(batch, views)
+        for batch, groups in self.views.views(plan, self._sights):
+            yield batch, self._example(batch, groups)
 
     def state_dict(self) -> dict[str, Any]:
         return self.views.state_dict()
@@ -56,34 +54,55 @@ class OnlineTargets:
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
         self.views.load_state_dict(states)
 
-    def _view_side_px(self, batch: Batch) -> int:
-        return batch.size_px + 2 * self.recipe.views.max_shift_patches * self.patch_size
+    def _sights(self, batch: Batch) -> list[Sight]:
+        """Return what is to be seen of each image, and by whom."""
+        views = self.recipe.views
+        viewers = [STUDENT, *batch.teachers, *([AVERAGE] if self.recipe.mesa.is_due(batch.step) else [])]
+        shifts = {viewer: draw_shifts(batch, viewer, views).tolist() for viewer in viewers}
+        sizes = {
+            shape.grid: {viewer: self._sizes(viewer, shape.grid) for viewer in viewers} for shape, _ in batch.groups
+        }
+        return [
+            Sight(
+                numbers,
+                shape.grid,
+                is_flipped,
+                {viewer: tuple(shifts[viewer][row]) for viewer in viewers},
+                sizes[shape.grid],
+            )
+            for row, (numbers, shape, is_flipped) in enumerate(
+                zip(batch.uniform("region", 4), batch.shapes, draw_flips(batch, views).tolist(), strict=True)
+            )
+        ]
 
-    def _example(self, batch: Batch, views: Tensor) -> Example:
-        recipe = self.recipe.views
-        views = views.to(self.device, non_blocking=True).float() / 255
-        views = flip(views, draw_flips(batch, recipe))
-        student_shift = draw_shifts(batch, "student", recipe)
-        pixel_values = jitter_color(self._crop(batch, views, student_shift), batch, recipe)
-        all_student_shifts = draw_shifts(batch, "student", recipe, is_whole=True)
-        targets = {}
-        for name in batch.teachers:
-            shift = draw_shifts(batch, name, recipe)
-            with torch.no_grad():
-                output = self.teachers[name](self._crop(batch, views, shift))
-            all_shifts = draw_shifts(batch, name, recipe, is_whole=True) - all_student_shifts
-            shifts = (shift - student_shift).to(self.device), all_shifts.to(self.device)
-            targets[name] = Target(output.summary, output.features, *shifts)
-        return Example(pixel_values, targets, self._average_view(batch, views, student_shift))
+    def _sizes(self, viewer: str, grid: Grid) -> tuple[Size, ...]:
+        if viewer in self.teachers:
+            return self.teachers[viewer].input_sizes(*grid)
+        return ((grid.rows * self.patch_size, grid.cols * self.patch_size),)
 
-    def _average_view(self, batch: Batch, views: Tensor, student_shift: Tensor) -> AverageView | None:
-        """Return the crop of the moving average, shifted as independently as a teacher's."""
-        if not self.recipe.mesa.is_due(batch.step):
-            return None
-        shift = draw_shifts(batch, "average", self.recipe.views)
-        pixel_values = jitter_color(self._crop(batch, views, shift), batch, self.recipe.views)
-        return AverageView(pixel_values, (shift - student_shift).to(self.device))
+    def _example(self, batch: Batch, groups: list[Seen]) -> Example:
+        targets = {name: self._target(name, groups) for name in batch.teachers}
+        average = None
+        if self.recipe.mesa.is_due(batch.step):
+            average = AverageView(self._student_images(AVERAGE, batch, groups), self._shifts(AVERAGE, groups))
+        return Example(self._student_images(STUDENT, batch, groups), targets, average)
 
-    def _crop(self, batch: Batch, views: Tensor, shift: Tensor) -> Tensor:
-        offsets = (shift + self.recipe.views.max_shift_patches) * self.patch_size
-        return cut_windows(views, offsets, batch.size_px)
+    def _student_images(self, viewer: str, batch: Batch, groups: list[Seen]) -> list[Tensor]:
+        """Return the images of the student or its average, with changed colors, in [0, 1]."""
+        contrast, brightness = draw_colors(batch, self.recipe.views)
+        return [
+            change_colors(self._pixels(seen.pixels[viewer][0]), contrast[group], brightness[group])
+            for (_, group), seen in zip(batch.groups, groups, strict=True)
+        ]
+
+    def _shifts(self, viewer: str, groups: list[Seen]) -> list[Tensor]:
+        return [(seen.shifts[viewer] - seen.shifts[STUDENT]).to(self.device) for seen in groups]
+
+    def _target(self, name: str, groups: list[Seen]) -> Target:
+        answers = self.teachers[name]([[self._pixels(images) for images in seen.pixels[name]] for seen in groups])
+        summaries = [answer.summary for answer in answers if answer.summary is not None]
+        features = [answer.features for answer in answers]
+        return Target(torch.cat(summaries) if summaries else None, features, self._shifts(name, groups))
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return images.to(self.device, non_blocking=True).float() / 255

@@ -62,7 +62,8 @@ class TeacherStatistics(nn.Module):
         if self._is_frozen:
             return
         for name, target in targets.items():
-            self.standardizers()[name].update(target.features)
+            for features in target.features:
+                self.standardizers()[name].update(features)
             if target.summary is not None:
                 self._new_summaries[name].append(target.summary)
 

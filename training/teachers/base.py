@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 from typing import ClassVar, NamedTuple, Protocol, TypeGuard
 
 import torch
@@ -65,16 +67,18 @@ class TeacherOutput(NamedTuple):
 class Teacher(nn.Module):
     """Base class of the teachers: frozen, always in eval mode, never building a graph.
 
-    An image of `height x width` pixels is answered on a grid of `height / grid_stride` by `width / grid_stride` cells.
-    How the teacher comes by it is its run mode:
+    An image is `rows` x `cols` cells to whoever asks, the patches of the student. What the teacher takes in of it
+    (`input_sizes`) and on which grid it answers is its run mode:
 
     - "native": at the student's size. It sees the image resized to `rows * patch_size` by `cols * patch_size` pixels,
       rounded up to `size_multiple`.
-    - "fixed": at one size, `input_size_px` squared. Its features are resampled to the grid; with `upsample="tiles"`
-      a grid finer than its own also gets the detail of its features of tiles of the image.
-    - "mosaic": at one size, many images in a pass, for a teacher without a summary (see `training.teachers.mosaic`).
+    - "fixed": at one size, `input_size_px` squared, so on one grid; with `upsample="tiles"` a grid finer than its own
+      is answered on a multiple of it, with the detail of its features of tiles of the image.
+    - "mosaic": at one size, many images in a pass, for a teacher without a summary (see `training.teachers.mosaic`); an
+      image with more cells than it has along a side is shrunk to as many.
 
-    Features that come out on another grid are resampled.
+    Called with images at the sizes that it takes in, it answers on its own grid; `answer` does the rest for images of
+    any size.
 
     Args:
         name: Name of the teacher: the adaptor's name in the config, the checkpoint and the logs.
@@ -146,14 +150,12 @@ class Teacher(nn.Module):
         self.grid_stride = grid_stride
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid or fit no mosaic."""
+        """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid."""
         if height % self.grid_stride or width % self.grid_stride:
             step = self.grid_stride
             raise self._error(
                 f"`pixel_values` must have sides that are multiples of {step} px, got {height} x {width}."
             )
-        if self.run.run_mode == "mosaic":
-            self._mosaic_layout(height // self.grid_stride, width // self.grid_stride)
 
     def compile_network(self) -> None:
         """Compile `encode` with `torch.compile`; that happens at the first call, and again for other input sizes."""
@@ -170,26 +172,56 @@ class Teacher(nn.Module):
         """
         raise NotImplementedError
 
+    def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
+        """Return the sizes, height and width in pixels, at which it takes in an image of `rows` x `cols` cells.
+
+        More than one with `upsample="tiles"`: the whole image, and once more at the size that is cut into tiles.
+        """
+        if self.run.run_mode == "native":
+            return (self._native_run_size(rows, cols),)
+        side = self._fixed_side()
+        if self.run.run_mode == "mosaic":
+            return ((min(rows * self.patch_size, side), min(cols * self.patch_size, side)),)
+        num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.run.upsample == "tiles" else 1
+        return tuple((side * count, side * count) for count in dict.fromkeys((1, num_tiles)))
+
     @torch.no_grad()
-    def forward(self, pixel_values: Tensor) -> TeacherOutput:
-        """Return the teacher's summary and features, float32, on the device of the images.
+    def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
+        """Return the teacher's summary and features on its own grid, float32, on the device of the images.
+
+        Groups that it takes in at the same sizes share a pass, and in the mode "mosaic" all do.
+
+        Args:
+            groups: Images of one grid each: RGB in [0, 1] at each of `input_sizes(rows, cols)`,
+                `(images, 3, height, width)`, on any device.
+        """
+        home = groups[0][0].device
+        device = self.mean.device
+        normalized = [
+            [(images.to(device, non_blocking=True) - self.mean) / self.std for images in group] for group in groups
+        ]
+        answers = self._answer_mosaics(normalized) if self.run.run_mode == "mosaic" else self._answer_runs(normalized)
+        return [
+            TeacherOutput(None if summary is None else summary.to(home), features.to(home))
+            for summary, features in answers
+        ]
+
+    def answer(self, pixel_values: Tensor) -> TeacherOutput:
+        """Return summary and features of images, one cell for each `grid_stride`, float32, on the images' device.
+
+        The images are resized to what the network takes in, and its features resampled to the grid.
 
         Args:
             pixel_values: RGB in [0, 1], `(batch, 3, height, width)`, sides multiples of `grid_stride`, on any device.
 
         Raises:
-            ValueError: If the sides are not multiples of `grid_stride`, or do not fit a mosaic.
+            ValueError: If the sides are not multiples of `grid_stride`.
         """
         height, width = pixel_values.shape[-2:]
         self.check_size(height, width)
         rows, cols = height // self.grid_stride, width // self.grid_stride
         images, home = pixel_values.to(self.mean.device, non_blocking=True), pixel_values.device
-        if self.run.run_mode == "mosaic":
-            summary, features = self._answer_mosaics(images, rows, cols)
-        elif self.run.run_mode == "fixed":
-            summary, features = self._answer_fixed(images, rows, cols)
-        else:
-            summary, features = self._run_network(self._normalized(images, self._native_run_size(rows, cols)))
+        ((summary, features),) = self([[resize_images(images, size) for size in self.input_sizes(rows, cols)]])
         features = resample_features(features, rows, cols).contiguous()
         return TeacherOutput(None if summary is None else summary.to(home), features.to(home))
 
@@ -204,30 +236,33 @@ class Teacher(nn.Module):
             self.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         return self.train(False)
 
-    def _answer_fixed(self, images: Tensor, rows: int, cols: int) -> TeacherOutput:
-        side = self._fixed_side()
-        summary, features = self._run_network(self._normalized(images, (side, side)))
-        num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.run.upsample == "tiles" else 1
-        if num_tiles > 1:
-            large = self._normalized(images, (side * num_tiles, side * num_tiles))
-            tiles = self._run_network(cut_tiles(large, num_tiles, num_tiles)).features
-            features = add_detail(features, stitch_tiles(tiles, num_tiles, num_tiles))
-        return TeacherOutput(summary, features)
+    def _answer_runs(self, groups: list[list[Tensor]]) -> Iterator[TeacherOutput]:
+        """Answer neighboring groups of equal sizes together."""
+        for _, run in groupby(groups, key=lambda group: [images.shape[2:] for images in group]):
+            together = list(run)
+            whole, *larger = (torch.cat(sizes) for sizes in zip(*together, strict=True))
+            summary, features = self._run_network(whole)
+            for images in larger:
+                features = self._with_detail(features, images)
+            counts = [len(group[0]) for group in together]
+            summaries = [None] * len(counts) if summary is None else summary.split(counts)
+            yield from map(TeacherOutput, summaries, features.split(counts))
 
-    def _answer_mosaics(self, images: Tensor, rows: int, cols: int) -> TeacherOutput:
-        layout = self._mosaic_layout(rows, cols)
-        images = self._normalized(images, (rows * self.patch_size, cols * self.patch_size))
-        features = self._run_network(pack_mosaics(images, layout, self.patch_size)).features
-        return TeacherOutput(None, slice_mosaics(features, layout, len(images)))
+    def _with_detail(self, features: Tensor, images: Tensor) -> Tensor:
+        """Return features on a finer grid, with the detail of those of tiles of the normalized images."""
+        num_tiles = images.shape[2] // self._fixed_side()
+        tiles = self._run_network(cut_tiles(images, num_tiles, num_tiles)).features
+        return add_detail(features, stitch_tiles(tiles, num_tiles, num_tiles))
 
-    def _mosaic_layout(self, rows: int, cols: int) -> MosaicLayout:
-        try:
-            return MosaicLayout(self._fixed_side() // self.patch_size, rows, cols)
-        except ValueError as error:
-            raise self._error(str(error)) from error
-
-    def _normalized(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        return (resize_images(images, size) - self.mean) / self.std
+    def _answer_mosaics(self, groups: list[list[Tensor]]) -> list[TeacherOutput]:
+        """Answer the images of all groups on as few canvases as they fit on."""
+        images = [image for (group,) in groups for image in group]
+        cells = [(image.shape[1] // self.patch_size, image.shape[2] // self.patch_size) for image in images]
+        layout = MosaicLayout(self._fixed_side() // self.patch_size, cells)
+        features = iter(
+            slice_mosaics(self._run_network(pack_mosaics(images, layout, self.patch_size)).features, layout)
+        )
+        return [TeacherOutput(None, torch.stack(list(islice(features, len(group))))) for (group,) in groups]
 
     def _run_network(self, normalized: Tensor) -> TeacherOutput:
         """Return summary and features on the network's own grid, float32.

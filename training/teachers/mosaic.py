@@ -5,91 +5,114 @@ laid on the teacher's canvas, and the answer is cut apart again. Cheaper than on
 meet the teacher's position artifacts in changing places (RADIOv2.5, finding 3, https://arxiv.org/abs/2412.07679).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn import functional as F
-
-from training.teachers.tile_upsampling import cut_tiles, stitch_tiles
 
 
-@dataclass(frozen=True)
+Cells = tuple[int, int]
+"""Rows and columns of cells of an image."""
+
+
+class Place(NamedTuple):
+    """Where the upper left cell of an image lies: on which canvas, in which row and column of it."""
+
+    canvas: int
+    row: int
+    col: int
+
+
 class MosaicLayout:
-    """How images of `rows` x `cols` cells lie on a square canvas: each at the upper left of a slot of its own.
+    """How images lie on square canvases: on shelves, the tallest first, each on the first shelf that has room for it.
 
-    Slots are as large as the canvas allows, so that spare cells keep the images apart.
+    Cells that are left over keep the images of a shelf, and the shelves of a canvas, apart.
+
+    Args:
+        canvas_cells: Cells along a side of a canvas.
+        images: Rows and columns of cells of each image.
 
     Attributes:
-        canvas_cells: Cells along a side of the canvas.
-        rows: Cells of an image from top to bottom.
-        cols: Cells of an image from left to right.
+        places: Of each image.
+        num_canvases: How many canvases there are.
 
     Raises:
         ValueError: If an image does not fit.
+
+    References:
+        First-fit decreasing height: Coffman et al., "Performance bounds for level-oriented two-dimensional packing
+        algorithms", SIAM J. Comput. 9 (1980).
     """
 
-    canvas_cells: int
-    rows: int
-    cols: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= min(self.rows, self.cols) <= max(self.rows, self.cols) <= self.canvas_cells:
-            raise ValueError(
-                f"`rows` and `cols` must be from 1 to {self.canvas_cells}, the cells of the canvas, got {self.rows} x "
-                f"{self.cols}. Use smaller images, or `run_mode` 'fixed'."
-            )
-
-    @property
-    def tiles_per_column(self) -> int:
-        """Images below each other."""
-        return self.canvas_cells // self.rows
-
-    @property
-    def tiles_per_row(self) -> int:
-        """Images beside each other."""
-        return self.canvas_cells // self.cols
-
-    @property
-    def images_per_canvas(self) -> int:
-        """Images that one pass answers."""
-        return self.tiles_per_column * self.tiles_per_row
+    def __init__(self, canvas_cells: int, images: Sequence[Cells]) -> None:
+        for rows, cols in images:
+            if not 1 <= min(rows, cols) <= max(rows, cols) <= canvas_cells:
+                raise ValueError(
+                    f"`images` must have 1 to {canvas_cells} cells a side, as the canvas has, got {rows} x {cols}."
+                )
+        self.canvas_cells, self.images = canvas_cells, list(images)
+        by_height = sorted(range(len(images)), key=lambda image: (-images[image][0], -images[image][1], image))
+        shelves = _first_fit(by_height, [images[image][1] for image in by_height], canvas_cells)
+        heights = [images[shelf[0]][0] for shelf in shelves]
+        canvases = _first_fit(list(range(len(shelves))), heights, canvas_cells)
+        self.num_canvases = len(canvases)
+        places: dict[int, Place] = {}
+        for canvas, members in enumerate(canvases):
+            tops = _spread([heights[shelf] for shelf in members], canvas_cells)
+            for top, shelf in zip(tops, members, strict=True):
+                lefts = _spread([images[image][1] for image in shelves[shelf]], canvas_cells)
+                for left, image in zip(lefts, shelves[shelf], strict=True):
+                    places[image] = Place(canvas, top, left)
+        self.places = [places[image] for image in range(len(images))]
 
 
-def pack_mosaics(images: Tensor, layout: MosaicLayout, cell_px: int) -> Tensor:
+def pack_mosaics(images: Sequence[Tensor], layout: MosaicLayout, cell_px: int) -> Tensor:
     """Lay images on canvases.
 
     Args:
-        images: `(batch, channels, rows * cell_px, cols * cell_px)`, normalized: spare area is 0, the mean color.
+        images: Each `(channels, rows * cell_px, cols * cell_px)`, normalized: spare area is 0, the mean color.
         layout: Where they lie.
         cell_px: Pixels along a side of a cell.
 
     Returns:
-        `(num_canvases, channels, canvas_cells * cell_px, canvas_cells * cell_px)`; the last may have free slots.
+        `(num_canvases, channels, canvas_cells * cell_px, canvas_cells * cell_px)`.
     """
-    height, width = (layout.canvas_cells // count * cell_px for count in _counts(layout))
-    free_slots = -len(images) % layout.images_per_canvas
-    slots = F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2], 0, 0, 0, free_slots))
-    canvases = stitch_tiles(slots, *_counts(layout))
     side = layout.canvas_cells * cell_px
-    return F.pad(canvases, (0, side - canvases.shape[3], 0, side - canvases.shape[2]))
+    canvases = images[0].new_zeros(layout.num_canvases, len(images[0]), side, side)
+    for image, (canvas, row, col) in zip(images, layout.places, strict=True):
+        top, left = row * cell_px, col * cell_px
+        canvases[canvas, :, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return canvases
 
 
-def slice_mosaics(features: Tensor, layout: MosaicLayout, num_images: int) -> Tensor:
-    """Cut the images' features out of those of the canvases.
+def slice_mosaics(features: Tensor, layout: MosaicLayout) -> list[Tensor]:
+    """Cut the images' features, each `(channels, rows, cols)`, out of those of the canvases.
 
     Args:
         features: `(num_canvases, channels, canvas_cells, canvas_cells)`.
         layout: Where the images lie.
-        num_images: How many they are.
-
-    Returns:
-        `(num_images, channels, rows, cols)`.
     """
-    counts = _counts(layout)
-    height, width = (count * (layout.canvas_cells // count) for count in counts)
-    slots = cut_tiles(features[:, :, :height, :width], *counts)
-    return slots[:num_images, :, : layout.rows, : layout.cols]
+    return [
+        features[canvas, :, row : row + rows, col : col + cols]
+        for (canvas, row, col), (rows, cols) in zip(layout.places, layout.images, strict=True)
+    ]
 
 
-def _counts(layout: MosaicLayout) -> tuple[int, int]:
-    return layout.tiles_per_column, layout.tiles_per_row
+def _first_fit(items: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Put each item into the first bin that still has room for its length, or into a new one."""
+    bins: list[list[int]] = []
+    left: list[int] = []
+    for item, length in zip(items, lengths, strict=True):
+        place = next((place for place, space in enumerate(left) if space >= length), len(bins))
+        if place == len(bins):
+            bins.append([])
+            left.append(room)
+        bins[place].append(item)
+        left[place] -= length
+    return bins
+
+
+def _spread(lengths: Sequence[int], room: int) -> list[int]:
+    """Return where intervals begin that lie beside each other in a room, with its spare space behind each of them."""
+    gap = (room - sum(lengths)) // len(lengths)
+    return [sum(lengths[:place]) + place * gap for place in range(len(lengths))]

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from foundation.seeds import make_generator
 from modeling_radio.resolution_radio import round_to_step
 from training.recipe import PartitionRecipe, Recipe, RecipeError
-from training.views.resolutions import draw_size
+from training.views.shapes import Shape, most_tokens, plan_shapes
 from training.views.windows import draw_window
 
 
@@ -24,50 +26,52 @@ class Batch:
         seed: The run's seed.
         step: 0-based optimizer step.
         partition: Name of the partition.
-        size_px: Side of the student's images.
-        window_px: Side of the window that they show of a cached view.
+        shapes: How large each image is; images of one shape are neighbors.
         indices: Which images of the data set, one per row.
-        start: Row of the first of `indices` in the step's whole batch of this partition.
-        global_size: Rows of that whole batch.
+        rows: Their places in the step's whole batch of this partition.
+        all_tokens: The student's patches of every image of that whole batch.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is then the sum of the partitions' means times their weights, wherever and in whatever
             parts they ran.
         teachers: Names of the teachers that see these images.
+        size_px: The resolution that the step drew; None if each image has drawn its own.
         vitdet_window: Side in tokens of the student's attention windows; None for global attention.
     """
 
     seed: int
     step: int
     partition: str
-    size_px: int
-    window_px: int
+    shapes: tuple[Shape, ...]
     indices: tuple[int, ...]
-    start: int
-    global_size: int
+    rows: tuple[int, ...]
+    all_tokens: tuple[int, ...]
     weight: float
     teachers: tuple[str, ...]
+    size_px: int | None = None
     vitdet_window: int | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def groups(self) -> list[tuple[Shape, slice]]:
+        """Neighbors of one shape: it, and which of the batch they are."""
+        groups, start = [], 0
+        for shape, images in groupby(self.shapes):
+            stop = start + len(list(images))
+            groups.append((shape, slice(start, stop)))
+            start = stop
+        return groups
+
     def uniform(self, label: str, *shape: int) -> Tensor:
         """Return numbers in [0, 1), `(len(self), *shape)`; each label has random numbers of its own."""
         generator = make_generator(self.seed, label, self.partition, self.step)
-        return torch.rand(self.global_size, *shape, generator=generator)[self._rows]
+        return torch.rand(len(self.all_tokens), *shape, generator=generator)[list(self.rows)]
 
-    def normal(self, label: str, *shape: int, is_whole: bool = False) -> Tensor:
-        """Return standard normal numbers, `(len(self), *shape)`; each label has random numbers of its own.
-
-        `is_whole` returns those of the step's whole batch, `(global_size, *shape)`.
-        """
+    def normal(self, label: str, *shape: int) -> Tensor:
+        """Return standard normal numbers, `(len(self), *shape)`; each label has random numbers of its own."""
         generator = make_generator(self.seed, label, self.partition, self.step)
-        numbers = torch.randn(self.global_size, *shape, generator=generator)
-        return numbers if is_whole else numbers[self._rows]
-
-    @property
-    def _rows(self) -> slice:
-        return slice(self.start, self.start + len(self))
+        return torch.randn(len(self.all_tokens), *shape, generator=generator)[list(self.rows)]
 
 
 class BatchPlan:
@@ -89,17 +93,12 @@ class BatchPlan:
     def __init__(
         self, recipe: Recipe, num_images: int | None, rank: int = 0, num_ranks: int = 1, *, patch_size: int
     ) -> None:
-        self._ranks = divide_ranks(recipe.partitions, num_ranks)
-        for partition in recipe.partitions:
-            num_parts = self._num_parts(partition)
-            if partition.batch_size < num_parts:
-                raise RecipeError(
-                    f"`partitions.{partition.name}.batch_size` must be at least {num_parts}, an image for each of "
-                    f"{len(self._ranks[partition.name])} ranks x {partition.accumulation_steps} accumulation steps, "
-                    f"got {partition.batch_size}."
-                )
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
         self.patch_size = patch_size
+        self._ranks = divide_ranks(recipe.partitions, num_ranks)
+        for partition in recipe.partitions:
+            self._check_room(partition)
+        self._shapes = {partition.name: plan_shapes(recipe, partition, patch_size) for partition in recipe.partitions}
         self._all_teachers = [teacher.name for teacher in recipe.teachers]
         self._epochs: dict[str, tuple[int, Tensor]] = {}
 
@@ -133,8 +132,8 @@ class BatchPlan:
 
     @property
     def images_per_step(self) -> int:
-        """Number of images of one step, over all ranks."""
-        return sum(partition.batch_size for partition in self.recipe.partitions)
+        """Number of images of one step, over all ranks; with a token budget their mean, rounded."""
+        return round(sum(shapes.images_per_step for shapes in self._shapes.values()))
 
     @property
     def batches_per_step(self) -> int:
@@ -147,27 +146,47 @@ class BatchPlan:
     def _num_parts(self, partition: PartitionRecipe) -> int:
         return len(self._ranks[partition.name]) * partition.accumulation_steps
 
+    def _check_room(self, partition: PartitionRecipe) -> None:
+        """Refuse a batch that has not an image for each of its parts."""
+        num_parts, where = self._num_parts(partition), f"`partitions.{partition.name}"
+        parts = f"{len(self._ranks[partition.name])} ranks x {partition.accumulation_steps} accumulation steps"
+        if partition.token_budget is None:
+            assert partition.batch_size is not None
+            if partition.batch_size < num_parts:
+                raise RecipeError(
+                    f"{where}.batch_size` must be at least {num_parts}, an image for each of {parts}, got "
+                    f"{partition.batch_size}."
+                )
+            return
+        largest = max(most_tokens(self.recipe, size, self.patch_size) for size in partition.sizes_px)
+        if partition.token_budget < num_parts * largest:
+            raise RecipeError(
+                f"{where}.token_budget` must be at least {num_parts * largest}, an image of up to {largest} tokens for "
+                f"each of {parts}, got {partition.token_budget}."
+            )
+
     def _parts(self, partition: PartitionRecipe, step: int) -> Iterator[Batch]:
-        seed, name = self.recipe.seed, partition.name
-        size_px = draw_size(partition.sizes_px, partition.probabilities, seed, "size", name, step)
-        windows = partition.windows_px or [size_px]
-        window_px = draw_size(windows, None, seed, "window", name, step)
-        vitdet_window = draw_window(partition, size_px, self.patch_size, seed, step)
-        num_parts, place = self._num_parts(partition), self._ranks[name].index(self.rank)
-        for part in range(place * partition.accumulation_steps, (place + 1) * partition.accumulation_steps):
-            start, stop = (partition.batch_size * edge // num_parts for edge in (part, part + 1))
-            first = step * partition.batch_size
+        name = partition.name
+        first, shapes, size_px = self._shapes[name].step(step)
+        tokens = tuple(shape.grid.num_tokens for shape in shapes)
+        indices = [self._image_at(name, first + row) for row in range(len(shapes))]
+        grids = [shape.grid for shape in shapes]
+        vitdet_window = draw_window(partition, grids, self.recipe.seed, step)
+        place, num_own = self._ranks[name].index(self.rank), partition.accumulation_steps
+        parts = share_out(tokens, self._num_parts(partition))
+        for part in parts[place * num_own : (place + 1) * num_own]:
+            rows = sorted(part, key=lambda row: (shapes[row], row))
             yield Batch(
-                seed=seed,
+                seed=self.recipe.seed,
                 step=step,
                 partition=name,
-                size_px=size_px,
-                window_px=window_px,
-                indices=tuple(self._image_at(name, first + row) for row in range(start, stop)),
-                start=start,
-                global_size=partition.batch_size,
-                weight=partition.weight * self.num_ranks * (stop - start) / partition.batch_size,
+                shapes=tuple(shapes[row] for row in rows),
+                indices=tuple(indices[row] for row in rows),
+                rows=tuple(rows),
+                all_tokens=tokens,
+                weight=partition.weight * self.num_ranks * len(rows) / len(shapes),
                 teachers=tuple(self._all_teachers if partition.teachers is None else partition.teachers),
+                size_px=size_px,
                 vitdet_window=vitdet_window,
             )
 
@@ -180,6 +199,31 @@ class BatchPlan:
             generator = make_generator(self.recipe.seed, "epoch", partition, epoch)
             self._epochs[partition] = (epoch, torch.randperm(self.num_images, generator=generator))
         return int(self._epochs[partition][1][place])
+
+
+def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
+    """Divide the images of a step into parts that take about the same time and memory.
+
+    Images of one size are divided in order, into parts that are equal up to one image; of images of several sizes each
+    goes, the largest first, where there are the fewest tokens so far.
+
+    Args:
+        tokens: Of each image.
+        num_parts: At most as many as there are images.
+
+    Returns:
+        For each part the places of its images.
+    """
+    if len(set(tokens)) == 1:
+        edges = [len(tokens) * part // num_parts for part in range(num_parts + 1)]
+        return [list(range(start, stop)) for start, stop in pairwise(edges)]
+    parts: list[list[int]] = [[] for _ in range(num_parts)]
+    fullest_last = [(0, part) for part in range(num_parts)]
+    for row in sorted(range(len(tokens)), key=lambda row: (-tokens[row], row)):
+        filled, part = heappop(fullest_last)
+        parts[part].append(row)
+        heappush(fullest_last, (filled + tokens[row], part))
+    return parts
 
 
 def divide_ranks(partitions: Sequence[PartitionRecipe], num_ranks: int) -> dict[str, range]:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from foundation.interruption import ignore_stop_signals
@@ -18,7 +16,7 @@ from training.data.image_stream import ImageStream, open_image_stream
 from training.data.image_table import Images
 from training.recipe import Recipe, ViewsRecipe
 from training.views.batches import Batch, divide_ranks
-from training.views.crops import crop_region
+from training.views.regions import Seen, Sight, look, stack_seen
 
 
 logger = logging.getLogger(__name__)
@@ -27,20 +25,23 @@ NUM_SPARES = 4
 """Images that stand by in a streamed batch for those that cannot be decoded, beside the batch's own. Our choice."""
 
 Plan = Callable[[], Iterable[Batch]]
+Sights = Callable[[Batch], list[Sight]]
 
 
 class ViewLoader(Protocol):
-    """Loads the views of planned batches, in order, ahead of time."""
+    """Loads what is seen of the images of planned batches, in order, ahead of time."""
 
-    def views(self, plan: Plan, side_px: Callable[[Batch], int]) -> Iterator[tuple[Batch, Tensor]]:
-        """Yield each batch with its views.
+    def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
+        """Yield each batch with what was seen of it.
+
+        The data workers crop and resize, each crop once, so that only what a viewer takes in travels.
 
         Args:
             plan: Gives the batches; may be called more than once.
-            side_px: Gives the side of a batch's views, pixels.
+            sights: Says for each image of a batch what is to be seen of it.
 
         Yields:
-            The batch, and uint8 `(batch, 3, side, side)`, RGB.
+            The batch, and for each group of it what was seen.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,10 +63,11 @@ class NumberedViewLoader:
     def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
         self.images, self.recipe, self.pin_memory = images, recipe, pin_memory
 
-    def views(self, plan: Plan, side_px: Callable[[Batch], int]) -> Iterator[tuple[Batch, Tensor]]:
+    def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
         loader = DataLoader(
             _NumberedViews(self.images, self.recipe.views),
-            batch_sampler=_NumberedRequests(plan, side_px),
+            batch_sampler=_NumberedRequests(plan, sights),
+            collate_fn=stack_seen,
             num_workers=self.recipe.data.num_workers,
             worker_init_fn=ignore_stop_signals,
             pin_memory=self.pin_memory,
@@ -81,28 +83,27 @@ class NumberedViewLoader:
 
 class _NumberedRequest(NamedTuple):
     index: int
-    region: Tensor
-    side_px: int
+    sight: Sight
 
 
 class _NumberedRequests:
-    """Batch sampler that asks the data workers for one view per row of each planned batch."""
+    """Batch sampler that asks the data workers for one image per row of each planned batch."""
 
-    def __init__(self, plan: Plan, side_px: Callable[[Batch], int]) -> None:
-        self.plan, self.side_px = plan, side_px
+    def __init__(self, plan: Plan, sights: Sights) -> None:
+        self.plan, self.sights = plan, sights
 
     def __iter__(self) -> Iterator[list[_NumberedRequest]]:
         for batch in self.plan():
-            rows = zip(batch.indices, batch.uniform("region", 4), strict=True)
-            yield [_NumberedRequest(index, region, self.side_px(batch)) for index, region in rows]
+            rows = zip(batch.indices, self.sights(batch), strict=True)
+            yield [_NumberedRequest(index, sight) for index, sight in rows]
 
 
-class _NumberedViews(Dataset[Tensor]):
+class _NumberedViews(Dataset[Seen]):
     def __init__(self, images: Images, views: ViewsRecipe) -> None:
         self.images, self.recipe = images, views
 
-    def __getitem__(self, index: _NumberedRequest) -> Tensor:
-        return crop_region(self.images[index.index], index.region, index.side_px, self.recipe)
+    def __getitem__(self, index: _NumberedRequest) -> Seen:
+        return look(self.images[index.index], index.sight, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,10 @@ class StreamedViewLoader:
         self.streams, self.recipe, self.pin_memory = streams, recipe, pin_memory
         self._state = _states(streams.streams)
 
-    def views(self, plan: Plan, side_px: Callable[[Batch], int]) -> Iterator[tuple[Batch, Tensor]]:
+    def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
         num_workers = self.recipe.data.num_workers
         reader = DataLoader(
-            _StreamedRequests(self.streams.streams, self._state, plan, side_px),
+            _StreamedRequests(self.streams.streams, self._state, plan, sights),
             batch_size=None,
             collate_fn=_unchanged,
             num_workers=min(num_workers, 1),
@@ -196,8 +197,7 @@ class StreamedViewLoader:
 class _StreamedRequest(NamedTuple):
     images: list[EncodedImage]
     spares: list[EncodedImage]
-    regions: Tensor
-    side_px: int
+    sights: list[Sight]
 
 
 class _StreamedRequests(IterableDataset):
@@ -208,9 +208,9 @@ class _StreamedRequests(IterableDataset):
         streams: Mapping[str, ImageStream],
         state: Mapping[str, Any],
         plan: Plan,
-        side_px: Callable[[Batch], int],
+        sights: Sights,
     ) -> None:
-        self.streams, self.state, self.plan, self.side_px = streams, state, plan, side_px
+        self.streams, self.state, self.plan, self.sights = streams, state, plan, sights
 
     def __iter__(self) -> Iterator[tuple[_StreamedRequest, dict[str, Any]]]:
         for name, stream in self.streams.items():
@@ -225,19 +225,19 @@ class _StreamedRequests(IterableDataset):
     def _read(self, batch: Batch) -> _StreamedRequest:
         stream = self.streams[batch.partition]
         images, spares = stream.take(len(batch)), stream.spares(NUM_SPARES)
-        return _StreamedRequest(images, spares, batch.uniform("region", 4), self.side_px(batch))
+        return _StreamedRequest(images, spares, self.sights(batch))
 
 
-class _StreamedViews(Dataset[Tensor]):
+class _StreamedViews(Dataset[list[Seen]]):
     def __init__(self, views: ViewsRecipe, skipped: SkippedImages) -> None:
         self.recipe, self.skipped = views, skipped
 
-    def __getitem__(self, index: _StreamedRequest) -> Tensor:
-        views = []
-        for image, region in zip(index.images, index.regions, strict=True):
+    def __getitem__(self, index: _StreamedRequest) -> list[Seen]:
+        seen = []
+        for image, sight in zip(index.images, index.sights, strict=True):
             picture = self._decode_first([image, *index.spares, *index.images])
-            views.append(crop_region(to_tensor(picture), region, index.side_px, self.recipe))
-        return torch.stack(views)
+            seen.append(look(to_tensor(picture), sight, self.recipe))
+        return stack_seen(seen)
 
     def _decode_first(self, images: list[EncodedImage]) -> Image.Image:
         """Decode the first of some images that can be decoded."""

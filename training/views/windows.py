@@ -1,36 +1,37 @@
 """Which ViTDet window a step has, of those that act at its resolution, and recipes whose windows would not."""
 
+from collections.abc import Sequence
+
 import torch
 
 from foundation.seeds import make_generator
 from modeling_radio import RadioConfig
-from training.recipe import PartitionRecipe, RecipeError
+from training.recipe import PartitionRecipe, Recipe, RecipeError
 from training.views.resolutions import draw_size
+from training.views.shapes import Grid, extreme_grids
 
 
-def fitting_windows(partition: PartitionRecipe, size_px: int, patch_size: int) -> list[int]:
-    """Return the partition's windows that cut the grid of a resolution into several, of equal size unless it says so.
+def fitting_windows(partition: PartitionRecipe, grid: Grid) -> list[int]:
+    """Return the partition's windows that cut a grid into several each way, of equal size unless it says so.
 
     Args:
         partition: Names the windows, and whether they may be ragged.
-        size_px: Side of the student's images.
-        patch_size: The student's patch, pixels.
+        grid: The student's patches.
 
     Returns:
         Sides in tokens, in the recipe's order.
     """
-    cells = size_px // patch_size
-    windows = [window for window in partition.vitdet_windows or [] if window < cells]
-    return [window for window in windows if partition.vitdet_ragged or cells % window == 0]
+    windows = [window for window in partition.vitdet_windows or [] if window < min(grid)]
+    return [window for window in windows if partition.vitdet_ragged or all(side % window == 0 for side in grid)]
 
 
-def draw_window(partition: PartitionRecipe, size_px: int, patch_size: int, seed: int, step: int) -> int | None:
+def draw_window(partition: PartitionRecipe, grids: Sequence[Grid], seed: int, step: int) -> int | None:
     """Draw the window of a step, from the seed and the step, so the same on every rank and after a restart.
 
     Args:
         partition: Names the windows and the share of its steps that have one.
-        size_px: Side of the student's images at this step.
-        patch_size: The student's patch, pixels.
+        grids: The student's patches of each image of the step. Where they differ, windows must fit the middle one in
+            order of size: smaller images then are windows of their own.
         seed: The run's seed.
         step: 0-based optimizer step.
 
@@ -42,19 +43,22 @@ def draw_window(partition: PartitionRecipe, size_px: int, patch_size: int, seed:
     generator = make_generator(seed, "use_vitdet", partition.name, step)
     if torch.rand((), generator=generator) >= partition.vitdet_probability:
         return None
-    return draw_size(fitting_windows(partition, size_px, patch_size), None, seed, "vitdet", partition.name, step)
+    middle = sorted(grids, key=lambda grid: (grid.num_tokens, grid))[len(grids) // 2]
+    windows = fitting_windows(partition, middle)
+    return draw_size(windows, None, seed, "vitdet", partition.name, step) if windows else None
 
 
-def check_windows(partition: PartitionRecipe, config: RadioConfig) -> None:
+def check_windows(recipe: Recipe, partition: PartitionRecipe, config: RadioConfig) -> None:
     """Refuse windows that could not act.
 
     Args:
+        recipe: The recipe.
         partition: The partition.
         config: The student's configuration.
 
     Raises:
         RecipeError: If every block of the student attends globally, a resolution has no window that fits it, or a
-            window fits no resolution.
+            window fits no resolution; or if windows must divide grids that differ within a step.
     """
     windows = partition.vitdet_windows
     if windows is None:
@@ -64,20 +68,26 @@ def check_windows(partition: PartitionRecipe, config: RadioConfig) -> None:
         raise RecipeError(
             f"`{path}` must be null where all blocks attend globally, got {windows}. {_more_windowed(config)}"
         )
+    if not partition.vitdet_ragged and (partition.token_budget is not None or not recipe.views.is_square):
+        raise RecipeError(
+            f"`partitions.{partition.name}.vitdet_ragged` must be true with `vitdet_windows` for images of several "
+            "shapes (`token_budget`, or `views.is_square: false`), got false. No window divides them all."
+        )
     which = "" if partition.vitdet_ragged else " and a divisor of it"
-    fitting = {size: fitting_windows(partition, size, config.patch_size) for size in partition.sizes_px}
-    for size, found in fitting.items():
-        if not found:
-            advice = _largest(partition, size, size // config.patch_size)
+    grids = {size: extreme_grids(recipe, partition, size, config.patch_size) for size in partition.sizes_px}
+    fitting: dict[int, set[int]] = {}
+    for size, own in grids.items():
+        fitting[size] = set.intersection(*(set(fitting_windows(partition, grid)) for grid in own))
+        if not fitting[size]:
+            advice = _largest(partition, size, min(min(grid) for grid in own))
             raise RecipeError(
                 f"`{path}` must have a window smaller than each size's grid{which}, got {windows}. {advice}"
             )
     unused = [window for window in windows if not any(window in found for found in fitting.values())]
     if unused:
-        grids = [size // config.patch_size for size in partition.sizes_px]
         raise RecipeError(
-            f"`{path}` must be windows smaller than the grid of some size{which}, got {unused} with grids of {grids} "
-            "tokens a side. Take them out."
+            f"`{path}` must be windows smaller than the grid of some size{which}, got {unused} with grids of "
+            f"{[min(own[0]) for own in grids.values()]} tokens a side. Take them out."
         )
 
 

@@ -73,13 +73,13 @@ class Perfect(torch.nn.Module):
 
     def forward(self, pixel_values: Tensor, adaptor_names: list[str], **_: object) -> object:
         class Output:
-            features = self.teachers["semantic"](pixel_values).features
+            features = self.teachers["semantic"].answer(pixel_values).features
             adaptors: dict = {}
 
         places = torch.linspace(0, 1, Output.features.shape[-1]).expand_as(Output.features)
         Output.features = Output.features + self.pattern * places
         for name in adaptor_names:
-            output = self.teachers[name](pixel_values)
+            output = self.teachers[name].answer(pixel_values)
             features = self.standardizers[name].standardize(output.features)
             Output.adaptors[name] = type("Answer", (), {"summary": output.summary, "features": features})
         return Output
@@ -130,7 +130,7 @@ def test_fidelity_is_of_the_teachers_own_space(recipe: Recipe) -> None:
     with torch.no_grad():
         answers = model(first, feature_format="NCHW", return_dict=True).adaptors
     for name, teacher in teachers().items():
-        features, expected = known[name].invert(answers[name].features), teacher(first).features
+        features, expected = known[name].invert(answers[name].features), teacher.answer(first).features
         cosine = F.cosine_similarity(features, expected, dim=1).mean().item()
         assert values[f"dense_fidelity/{name}/48px"] == pytest.approx(cosine, abs=1e-5)
 

@@ -23,7 +23,10 @@ def test_an_adaptor_equal_to_its_teacher_is_drawn_alike(recipe_file: str, folder
     pictures = HeldOutPictures.of_run(recipe, {"semantic": teacher, "segmenter": other}, CPU, Path("drawn"))
     assert pictures is not None
     assert pictures.pixel_values.shape == (2, 3, 48, 48)
-    answers = {"semantic": teacher(pictures.pixel_values).features, "segmenter": other(pictures.pixel_values).features}
+    answers = {
+        "semantic": teacher.answer(pictures.pixel_values).features,
+        "segmenter": other.answer(pictures.pixel_values).features,
+    }
     with Image.open(pictures.draw(3, answers)) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     # Titles and caption aside, cells of a teacher and its adaptor are neighbors.

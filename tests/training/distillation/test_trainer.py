@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save, save_file
 from tiny_distillation import (
+    PACKED,
     REGULARIZED,
     SPLIT_SETTINGS,
     TinyTeacher,
@@ -60,8 +61,9 @@ def test_seed_decides_the_weights(recipe_file: str) -> None:
     assert not torch.equal(last_state("a", 2)[key], last_state("c", 2)[key])
 
 
-def test_accumulated_parts_equal_the_whole_batch(recipe_file: str) -> None:
-    settings = [*SPLIT_SETTINGS, *REGULARIZED, "student.config.drop_path_rate=0.3", "loss.reduction=tokens"]
+@pytest.mark.parametrize("others", [(), PACKED], ids=["one shape", "packed"])
+def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple[str, ...]) -> None:
+    settings = [*SPLIT_SETTINGS, *REGULARIZED, "student.config.drop_path_rate=0.3", "loss.reduction=tokens", *others]
     distil(recipe_file, "whole", *settings)
     distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
     whole, parts = last_state("whole"), last_state("parts")

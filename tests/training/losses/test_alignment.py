@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.alignment import align_to_teacher, count_overlaps
+from training.losses.alignment import align_to_teacher
 from training.losses.features import mse_feature_loss
 
 
@@ -119,13 +119,3 @@ def test_whole_cells_leave_the_student_where_it_is() -> None:
     assert maps.student is student
     assert torch.equal(maps.teacher[:, :, 1:], teacher[:, :, :-1])
     assert maps.valid[0, :, 0].tolist() == [False, True, True, True]
-
-
-@pytest.mark.parametrize(("student_side", "teacher_side"), [(5, 5), (4, 8), (6, 9), (7, 4), (14, 24)])
-def test_overlaps_are_counted_without_features(student_side: int, teacher_side: int) -> None:
-    shift = torch.tensor(list(itertools.product([-15, -2, 0, 1], [-1, 0, 3])))
-    student = torch.randn(len(shift), 1, student_side, student_side)
-    maps = align_to_teacher(student, torch.randn(len(shift), 1, teacher_side, teacher_side), shift)
-    counts = count_overlaps(shift, student.shape[2:], maps.student.shape[2:])
-    assert counts.tolist() == maps.valid.sum((1, 2)).tolist()
-    assert 0 < counts.count_nonzero() < len(counts)

@@ -27,19 +27,38 @@ def test_cached_targets_are_exact_crops(tmp_path: Path, windows_px: list[int] | 
     source = CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), CPU)
     sizes = set()
     for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 8)):
-        sizes.add(batch.size_px)
-        assert example.pixel_values.shape == (4, 3, batch.size_px, batch.size_px)
-        cells = batch.window_px // PATCH
-        assert example.targets["coarse"].features.shape == (4, 3, cells, cells)
-        assert example.targets["fine"].features.shape == (4, 3, 2 * cells, 2 * cells)
+        ((shape, _),) = batch.groups
+        sizes.add(shape.grid)
+        (pixel_values,) = example.pixel_values
+        assert pixel_values.shape == (4, 3, *(PATCH * side for side in shape.grid))
+        (coarse,), (fine,) = (example.targets[name].features for name in ("coarse", "fine"))
+        assert coarse.shape == (4, 3, *shape.window)
+        assert fine.shape == (4, 3, *(2 * side for side in shape.window))
         if windows_px is None:
             for name, teacher in TEACHERS.items():
-                expected = teacher(example.pixel_values).features
-                torch.testing.assert_close(example.targets[name].features, expected, atol=1e-3, rtol=0)
+                expected = teacher.answer(pixel_values).features
+                torch.testing.assert_close(example.targets[name].features[0], expected, atol=1e-3, rtol=0)
         assert example.targets["fine"].summary is None
         whole = Images().images[list(batch.indices)].float() / 255
         torch.testing.assert_close(example.targets["coarse"].summary, whole.mean((2, 3)), atol=1e-3, rtol=0)
-    assert sizes == {48, 64}
+    assert sizes == {(3, 3), (4, 4)}
+
+
+def test_packed_windows_of_any_aspect_ratio_are_exact_crops(tmp_path: Path) -> None:
+    recipe = recipe_with(ViewsRecipe(teachers="cached", is_square=False), batch_size=None, token_budget=64)
+    source = CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), CPU)
+    grids = set()
+    for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 8)):
+        assert 48 <= sum(shape.grid.num_tokens for shape in batch.shapes) <= 64
+        assert len(example.pixel_values) == len(batch.groups) > 1
+        for number, (shape, group) in enumerate(batch.groups):
+            grids.add(shape.grid)
+            pixel_values = example.pixel_values[number]
+            assert pixel_values.shape == (group.stop - group.start, 3, *(PATCH * side for side in shape.grid))
+            for name, teacher in TEACHERS.items():
+                expected = teacher.answer(pixel_values).features
+                torch.testing.assert_close(example.targets[name].features[number], expected, atol=1e-3, rtol=0)
+    assert {(3, 3), (4, 4), (5, 3), (4, 5)} <= grids
 
 
 @pytest.mark.parametrize("window", [40, 96])

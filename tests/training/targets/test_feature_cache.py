@@ -71,8 +71,8 @@ def test_full_disk_is_noticed_before_it_is_full(tmp_path: Path, monkeypatch: pyt
 
 def test_values_beyond_float16_are_refused() -> None:
     class Huge(MeanColor):
-        def forward(self, pixel_values: Tensor) -> TeacherOutput:
-            return TeacherOutput(None, super().forward(pixel_values).features * 1e6)
+        def answer(self, pixel_values: Tensor) -> TeacherOutput:
+            return TeacherOutput(None, super().answer(pixel_values).features * 1e6)
 
     with pytest.raises(RecipeError, match="Teacher 'huge' gives values that float16 cannot hold"):
         TeacherAnswers({"huge": Huge()}, SIDE // PATCH, CPU)(Images().images)
@@ -94,7 +94,7 @@ def test_answers_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     cache = open_cache(recipe_with(ViewsRecipe(teachers="cached")), tmp_path)
     whole = Images().images[[4, 1]].float() / 255
     for name, (summary, features) in cache.answers([4, 1]).items():
-        expected = TEACHERS[name](whole)
+        expected = TEACHERS[name].answer(whole)
         torch.testing.assert_close(features.float(), expected.features, atol=1e-3, rtol=0)
         assert (summary is None) == (expected.summary is None)
     assert set(cache.answers([0])) == set(TEACHERS)

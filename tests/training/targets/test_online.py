@@ -1,49 +1,72 @@
 """Online targets against what the teacher says of the student's very pixels."""
 
+import pytest
 import torch
 from mean_colors import CPU, NUM_IMAGES, PATCH, TEACHERS, Images, MeanColor, check_the_average_view, recipe_with
+from torch import Tensor
 
-from training.recipe import ViewsRecipe
+from training.recipe import Recipe, ViewsRecipe
+from training.targets.examples import Example
 from training.targets.online import OnlineTargets
-from training.views.batches import BatchPlan
+from training.views.batches import Batch, BatchPlan
 
 
-def test_online_shift_says_where_the_teachers_crop_lies() -> None:
-    views = ViewsRecipe(max_shift_patches=1, shift_deviation_patches=2.0)
-    recipe = recipe_with(views)
+def examples_of(recipe: Recipe, steps: int) -> list[tuple[Batch, Example]]:
     source = OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU)
+    return list(source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, steps)))
+
+
+def overlap(maps: Tensor, row: int, col: int) -> Tensor:
+    """Return the part of a map that another, which lies so far below and to the right of it, shows too."""
+    rows, cols = maps.shape[1:]
+    return maps[:, max(row, 0) : rows + min(row, 0), max(col, 0) : cols + min(col, 0)]
+
+
+@pytest.mark.parametrize(
+    ("views", "partition"),
+    [({}, {}), ({"is_square": False}, {}), ({"is_square": False}, {"batch_size": None, "token_budget": 60})],
+    ids=["square", "any aspect", "packed"],
+)
+def test_online_shift_says_where_the_teachers_crop_lies(views: dict, partition: dict) -> None:
+    """Shown on images that are smooth enough for two resized crops to agree where both show the same."""
+    recipe = recipe_with(
+        ViewsRecipe(max_shift_patches=1, shift_deviation_patches=2.0, crop_scale=(0.2, 0.4), **views), **partition
+    )
     shifts = []
-    for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 4)):
-        student = MeanColor()(example.pixel_values).features
+    for batch, example in examples_of(recipe, 6):
         target = example.targets["coarse"]
-        assert target.shift is not None
-        shifts.append(target.shift)
-        rows = student.shape[2]
-        for image, (row, col) in enumerate(target.shift.tolist()):
-            overlap = student[image, :, max(row, 0) : rows + min(row, 0), max(col, 0) : rows + min(col, 0)]
-            seen = target.features[image, :, max(-row, 0) : rows + min(-row, 0), max(-col, 0) : rows + min(-col, 0)]
-            torch.testing.assert_close(overlap, seen)
+        assert target.shifts is not None
+        for number, (shape, _) in enumerate(batch.groups):
+            student = MeanColor().answer(example.pixel_values[number]).features
+            assert student.shape[2:] == shape.grid
+            shifts.append(target.shifts[number])
+            for image, (row, col) in enumerate(target.shifts[number].tolist()):
+                seen = overlap(student[image], row, col), overlap(target.features[number][image], -row, -col)
+                torch.testing.assert_close(*seen, atol=0.02, rtol=0)
     assert torch.cat(shifts).abs().max() == 2
-    assert (example.targets["coarse"].shift != example.targets["fine"].shift).any()
+    assert any((a != b).any() for a, b in zip(target.shifts, example.targets["fine"].shifts, strict=True))
+
+
+def test_teachers_answer_on_their_own_grid_in_the_order_of_the_images() -> None:
+    views = ViewsRecipe(max_shift_patches=0, is_square=False, brightness=0.1)
+    for batch, example in examples_of(recipe_with(views, batch_size=None, token_budget=60), 3):
+        target = example.targets["fine"]
+        for (shape, _), features in zip(batch.groups, target.features, strict=True):
+            assert features.shape[2:] == (2 * shape.grid.rows, 2 * shape.grid.cols)
+        summary = example.targets["coarse"].summary
+        means = torch.cat([features.mean((2, 3)) for features in target.features])
+        torch.testing.assert_close(summary, means)
 
 
 def test_jitter_is_for_the_student_only() -> None:
     plain = recipe_with(ViewsRecipe(max_shift_patches=0))
     jittered = recipe_with(ViewsRecipe(max_shift_patches=0, brightness=0.5, contrast=0.5))
-    (one,), (two,) = (
-        [
-            example
-            for _, example in OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU).examples(
-                lambda recipe=recipe: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 1)
-            )
-        ]
-        for recipe in (plain, jittered)
-    )
-    assert torch.equal(one.targets["coarse"].features, two.targets["coarse"].features)
-    assert not torch.equal(one.pixel_values, two.pixel_values)
+    ((_, one),), ((_, two),) = (examples_of(recipe, 1) for recipe in (plain, jittered))
+    assert torch.equal(one.targets["coarse"].features[0], two.targets["coarse"].features[0])
+    assert not torch.equal(one.pixel_values[0], two.pixel_values[0])
 
 
 def test_moving_average_sees_another_crop_that_the_shift_explains() -> None:
-    views = ViewsRecipe(shift_deviation_patches=2.0, flip_probability=0.5, brightness=0.2, contrast=0.2)
+    views = ViewsRecipe(crop_scale=(0.2, 0.4), shift_deviation_patches=2.0, brightness=0.2, contrast=0.2)
     recipe = recipe_with(views)
     check_the_average_view(OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU), recipe)

@@ -16,14 +16,14 @@ TEACHERS = {
 
 def targets(num_images: int = 4) -> dict[str, Target]:
     return {
-        "a": Target(torch.randn(num_images, 4), torch.randn(num_images, 6, 3, 3), None),
-        "b": Target(None, torch.randn(num_images, 5, 3, 3), None),
+        "a": Target(torch.randn(num_images, 4), [torch.randn(num_images, 6, 3, 3)], None),
+        "b": Target(None, [torch.randn(num_images, 5, 3, 3)], None),
     }
 
 
 def part_of(whole: dict[str, Target], rows: slice) -> dict[str, Target]:
     return {
-        name: Target(None if t.summary is None else t.summary[rows], t.features[rows], None)
+        name: Target(None if t.summary is None else t.summary[rows], [features[rows] for features in t.features], None)
         for name, t in whole.items()
     }
 
@@ -52,7 +52,7 @@ def test_parts_of_a_step_count_as_the_whole() -> None:
 def test_targets_of_a_step_follow_what_was_known_before_it() -> None:
     statistics = calibrated()
     statistics.begin_step(5)
-    before = statistics.standardize("a", targets()["a"].features * 0 + 1), statistics.dispersion("a").value.clone()
+    before = statistics.standardize("a", targets()["a"].features[0] * 0 + 1), statistics.dispersion("a").value.clone()
     statistics.update(targets())
     assert torch.equal(statistics.standardize("a", torch.ones(4, 6, 3, 3)), before[0])
     assert torch.equal(statistics.dispersion("a").value, before[1])

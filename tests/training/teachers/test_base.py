@@ -30,28 +30,28 @@ class EchoTeacher(Teacher):
 def test_pixels_are_normalized_with_the_teachers_own_constants():
     teacher = EchoTeacher(patch_size=16)
     mean = torch.tensor(teacher.image_mean).view(1, 3, 1, 1).expand(1, 3, 32, 32)
-    torch.testing.assert_close(teacher(mean).summary, torch.zeros(1, 3))
+    torch.testing.assert_close(teacher.answer(mean).summary, torch.zeros(1, 3))
     torch.testing.assert_close(
-        teacher(mean + torch.tensor([0.5, 0.25, 0.125]).view(1, 3, 1, 1)).summary, torch.ones(1, 3)
+        teacher.answer(mean + torch.tensor([0.5, 0.25, 0.125]).view(1, 3, 1, 1)).summary, torch.ones(1, 3)
     )
     assert {"mean", "std"} <= dict(teacher.named_buffers()).keys()
 
 
 def test_the_native_size_gives_the_grid_that_was_asked_for():
     teacher = EchoTeacher()
-    output = teacher(torch.rand(2, 3, 128, 96))
+    output = teacher.answer(torch.rand(2, 3, 128, 96))
     assert teacher.seen.shape == (2, 3, 112, 84)
     assert output.features.shape == (2, 3, 8, 6)
     assert output.features.dtype == output.summary.dtype == torch.float32
     teacher.set_run_mode(grid_stride=8)
-    assert teacher(torch.rand(2, 3, 128, 96)).features.shape == (2, 3, 16, 12)
+    assert teacher.answer(torch.rand(2, 3, 128, 96)).features.shape == (2, 3, 16, 12)
     assert teacher.seen.shape == (2, 3, 224, 168)
 
 
 def test_a_fixed_size_is_seen_and_its_features_are_resampled():
     teacher = EchoTeacher()
     teacher.set_run_mode(RunOptions(input_size_px=56))
-    assert teacher(torch.rand(1, 3, 128, 96)).features.shape == (1, 3, 8, 6)
+    assert teacher.answer(torch.rand(1, 3, 128, 96)).features.shape == (1, 3, 8, 6)
     assert teacher.seen.shape == (1, 3, 56, 56)
 
 
@@ -60,7 +60,7 @@ def test_sides_are_rounded_up_to_what_the_network_takes():
         size_multiple = 32
 
     teacher = Coarse(patch_size=16)
-    assert teacher(torch.rand(1, 3, 112, 80)).features.shape == (1, 3, 7, 5)
+    assert teacher.answer(torch.rand(1, 3, 112, 80)).features.shape == (1, 3, 7, 5)
     assert teacher.seen.shape == (1, 3, 128, 96)
 
 
@@ -69,7 +69,7 @@ def test_a_teacher_is_frozen_and_builds_no_graph():
     assert not any(module.training for module in teacher.modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     pixel_values = torch.rand(1, 3, 32, 32, requires_grad=True)
-    output = teacher(pixel_values)
+    output = teacher.answer(pixel_values)
     assert not output.features.requires_grad
     assert teacher.saw_inference_mode
     weight = torch.ones(1, requires_grad=True)
@@ -80,10 +80,10 @@ def test_a_teacher_is_frozen_and_builds_no_graph():
 
 def test_bfloat16_runs_under_autocast_only_when_asked_for():
     teacher = EchoTeacher()
-    teacher(torch.rand(1, 3, 32, 32))
+    teacher.answer(torch.rand(1, 3, 32, 32))
     assert not teacher.saw_autocast
     teacher.set_run_mode(RunOptions(precision="bfloat16"))
-    assert teacher(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
+    assert teacher.answer(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
     assert teacher.saw_autocast
 
 
@@ -92,7 +92,7 @@ def test_half_precision_outputs_become_float32():
         def encode(self, pixel_values):
             return TeacherOutput(*(part.bfloat16() for part in super().encode(pixel_values)))
 
-    output = Half()(torch.rand(1, 3, 32, 32))
+    output = Half().answer(torch.rand(1, 3, 32, 32))
     assert output.features.dtype == output.summary.dtype == torch.float32
 
 
@@ -101,7 +101,7 @@ def test_tiles_show_what_the_fixed_size_cannot(upsample):
     teacher = EchoTeacher(patch_size=4, native_size_px=16)
     stripes = torch.tensor([0.0, 1.0]).repeat_interleave(8).repeat(8).expand(1, 3, 128, 128)  # a cell each
     teacher.set_run_mode(RunOptions(run_mode="fixed", upsample=upsample), grid_stride=8)
-    answer = teacher(stripes)
+    answer = teacher.answer(stripes)
     cells = answer.features[0, 0, 8] * teacher.std[0, 0, 0, 0] + teacher.mean[0, 0, 0, 0]
     assert cells.shape == (16,)
     contrast = (cells[5:12:2] - cells[4:12:2]).abs()
@@ -112,9 +112,9 @@ def test_tiles_show_what_the_fixed_size_cannot(upsample):
 def test_tiles_are_not_run_where_the_own_grid_is_fine_enough():
     teacher = EchoTeacher(patch_size=4, native_size_px=16)
     teacher.set_run_mode(RunOptions(run_mode="fixed", upsample="tiles"), grid_stride=8)
-    teacher(torch.rand(2, 3, 32, 32))
+    teacher.answer(torch.rand(2, 3, 32, 32))
     assert teacher.seen.shape == (2, 3, 16, 16)
-    teacher(torch.rand(2, 3, 64, 64))
+    teacher.answer(torch.rand(2, 3, 64, 64))
     assert teacher.seen.shape == (2 * 4, 3, 16, 16)
 
 
@@ -124,10 +124,10 @@ def test_a_mosaic_slice_equals_the_features_of_the_image_alone(height, width):
     sizes = {"patch_size": 14, "has_summary": False, "native_size_px": 126}
     mosaic, alone = EchoTeacher(**sizes), EchoTeacher(**sizes)
     mosaic.set_run_mode(RunOptions(run_mode="mosaic"))
-    features = mosaic(images).features
+    features = mosaic.answer(images).features
     assert mosaic.seen.shape[1:] == (3, 126, 126)
     assert len(mosaic.seen) == 1
-    torch.testing.assert_close(features, torch.cat([alone(image[None]).features for image in images]))
+    torch.testing.assert_close(features, torch.cat([alone.answer(image[None]).features for image in images]))
     # One cell of the teacher shows what one cell of the student shows.
     expected = nn.functional.avg_pool2d((resize_images(images, (height // 16 * 14, width // 16 * 14))), 14)
     torch.testing.assert_close(features * mosaic.std + mosaic.mean, expected)
@@ -176,14 +176,30 @@ def test_a_network_of_one_size_runs_at_no_other():
         teacher.set_run_mode(RunOptions(input_size_px=70))
 
 
-def test_an_image_larger_than_the_canvas_is_refused():
+def test_an_image_larger_than_the_canvas_is_shrunk_to_it():
     teacher = EchoTeacher(native_size_px=56, has_summary=False)
     teacher.set_run_mode(RunOptions(run_mode="mosaic"))
-    with pytest.raises(ValueError, match=r"Teacher 'echo': `rows` and `cols` must be from 1 to 4, .*, got 5 x 5"):
-        teacher(torch.rand(1, 3, 80, 80))
-    teacher.check_size(64, 64)
-    with pytest.raises(ValueError, match="got 4 x 5"):
-        teacher.check_size(64, 80)
+    assert teacher.input_sizes(5, 3) == ((56, 42),)
+    assert teacher.answer(torch.rand(1, 3, 80, 48)).features.shape[2:] == (5, 3)
+    assert teacher([[torch.rand(1, 3, 56, 42)]])[0].features.shape[2:] == (4, 3)
+
+
+def test_groups_are_answered_in_order_on_the_teachers_own_grid():
+    """Fixed: one pass. Native: one for neighbors of one size. Mosaic: one canvas for all that fit."""
+    grids = [(2, 3), (2, 3), (3, 2), (2, 2)]
+    for mode, passes, is_own in [("fixed", 1, True), ("native", 3, False), ("mosaic", 1, False)]:
+        teacher = EchoTeacher(native_size_px=126, has_summary=mode != "mosaic")
+        teacher.set_run_mode(RunOptions(run_mode=mode))
+        counted, encode = [], teacher.encode
+        teacher.encode = lambda pixels, encode=encode, counted=counted: counted.append(1) or encode(pixels)
+        groups = [[torch.rand(2, 3, *size) for size in teacher.input_sizes(*grid)] for grid in grids]
+        answers = teacher(groups)
+        assert len(counted) == passes
+        for answer, grid, (images,) in zip(answers, grids, groups, strict=True):
+            assert answer.features.shape[2:] == ((9, 9) if is_own else grid)
+            cells = nn.functional.avg_pool2d(images, 14)
+            torch.testing.assert_close(answer.features * teacher.std + teacher.mean, cells)
+            assert (answer.summary is None) == (mode == "mosaic")
 
 
 def test_a_compiled_network_gives_the_same(monkeypatch):
@@ -196,24 +212,24 @@ def test_a_compiled_network_gives_the_same(monkeypatch):
     real_compile = torch.compile
     monkeypatch.setattr(torch, "compile", compile_eagerly)
     teacher, images = EchoTeacher(), torch.rand(1, 3, 32, 32)
-    expected = teacher(images)
+    expected = teacher.answer(images)
     teacher.compile_network()
     assert compiled == ["encode"]
-    torch.testing.assert_close(teacher(images).features, expected.features)
+    torch.testing.assert_close(teacher.answer(images).features, expected.features)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_teacher_on_another_device_answers_on_that_of_the_images():
     teacher = EchoTeacher().to("cuda")
-    output = teacher(torch.rand(1, 3, 32, 32))
+    output = teacher.answer(torch.rand(1, 3, 32, 32))
     assert output.features.device.type == output.summary.device.type == "cpu"
     assert teacher.seen.device.type == "cuda"
 
 
 def test_a_size_off_the_grid_is_refused():
     with pytest.raises(ValueError, match="`pixel_values` must have sides that are multiples of 16 px, got 100 x 64"):
-        EchoTeacher()(torch.rand(1, 3, 100, 64))
+        EchoTeacher().answer(torch.rand(1, 3, 100, 64))
 
 
 def test_tokens_become_a_map_row_by_row():
@@ -255,10 +271,10 @@ def test_what_a_teacher_cannot_answer_names_it_and_what_it_gave(message):
             return ANSWERS[message](*answer) if self.is_changed else answer
 
     teacher = Changing(patch_size=16)
-    teacher(torch.rand(2, 3, 32, 32))
+    teacher.answer(torch.rand(2, 3, 32, 32))
     teacher.is_changed = True
     with pytest.raises(ValueError, match="^" + re.escape(f"Teacher 'echo': `encode` must return {message}.") + "$"):
-        teacher(torch.rand(2, 3, 32, 32))
+        teacher.answer(torch.rand(2, 3, 32, 32))
 
 
 def test_summary_of_a_teacher_that_has_none_is_refused():
@@ -267,4 +283,4 @@ def test_summary_of_a_teacher_that_has_none_is_refused():
             return super().encode(pixel_values)._replace(summary=torch.zeros(len(pixel_values), 3))
 
     with pytest.raises(ValueError, match=r"Teacher 'echo': `encode` must return None for the summary that"):
-        Talkative(patch_size=16, has_summary=False)(torch.rand(2, 3, 32, 32))
+        Talkative(patch_size=16, has_summary=False).answer(torch.rand(2, 3, 32, 32))

@@ -32,14 +32,14 @@ def test_each_teacher_answers_as_it_states(kind):
     teacher = build(kind)
     assert (teacher.summary_dim, teacher.feature_dim) == WIDTHS[kind]
     for height, width in ((64, 64), (96, 80)):
-        output = teacher(torch.rand(2, 3, height, width))
+        output = teacher.answer(torch.rand(2, 3, height, width))
         assert output.summary.shape == (2, teacher.summary_dim)
         assert output.features.shape == (2, teacher.feature_dim, height // 16, width // 16)
         assert output.features.isfinite().all()
     pixel_values = torch.rand(2, 3, 64, 64)
-    exact = teacher(pixel_values)
+    exact = teacher.answer(pixel_values)
     teacher.set_run_mode(RunOptions(precision="bfloat16"))
-    rounded = teacher(pixel_values)
+    rounded = teacher.answer(pixel_values)
     assert torch.cosine_similarity(exact.features, rounded.features).mean() > 0.98
 
 
@@ -51,7 +51,7 @@ def test_the_classifier_knows_a_cat():
     except PackageUnavailableError as error:
         pytest.skip(str(error))
     cat = crop_to_shape(load_photograph(folder / "skimage/data/chelsea.png"), 224, 224)
-    logits = teacher.classify(teacher(to_tensor(cat)[None] / 255).summary)
+    logits = teacher.classify(teacher.answer(to_tensor(cat)[None] / 255).summary)
     assert logits.shape == (1, 1000)
     assert logits.argmax().item() in {281, 282, 285}  # tabby, tiger cat, Egyptian cat
 
@@ -65,7 +65,7 @@ def test_a_layer_is_the_hidden_state_of_that_number():
     ) / deep.std
     states = deep.network(normalized, output_hidden_states=True).hidden_states
     assert len(states) == 5
-    torch.testing.assert_close(shallow(pixel_values).summary, states[2][:, 0])
+    torch.testing.assert_close(shallow.answer(pixel_values).summary, states[2][:, 0])
 
 
 def test_the_key_maps_reach_every_weight_of_the_networks():

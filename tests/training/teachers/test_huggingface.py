@@ -97,7 +97,7 @@ def test_a_random_model_of_each_class_answers_on_the_asked_grid(folders, name):
     teacher = build_teacher(name, kind=KINDS.get(name, name), source=str(folders / name))
     assert (teacher.run.run_mode, teacher.native_size_px, teacher.summary_dim, teacher.feature_dim) == FACTS[name]
     pixel_values = torch.rand(2, 3, 64, 96)
-    output = teacher(pixel_values)
+    output = teacher.answer(pixel_values)
     assert output.features.shape == (2, teacher.feature_dim, 4, 6)
     if teacher.summary_dim is None:
         assert output.summary is None
@@ -105,16 +105,16 @@ def test_a_random_model_of_each_class_answers_on_the_asked_grid(folders, name):
         assert output.summary.shape == (2, teacher.summary_dim)
     assert output.features.isfinite().all()
     assert output.features.std() > 1e-3
-    row = teacher(pixel_values[1:])
+    row = teacher.answer(pixel_values[1:])
     torch.testing.assert_close(row.features, output.features[1:], atol=1e-5, rtol=1e-4)
     teacher.set_run_mode(RunOptions(input_size_px=4 * teacher.patch_size))
-    assert teacher(pixel_values).features.shape == (2, teacher.feature_dim, 4, 6)
+    assert teacher.answer(pixel_values).features.shape == (2, teacher.feature_dim, 4, 6)
 
 
 def test_clip_gives_the_projected_class_token_and_normed_patch_tokens(folders):
     teacher = build_teacher("clip", kind="clip", source=str(folders / "clip"), grid_stride=14)
     pixel_values = torch.rand(2, 3, 56, 56)
-    output = teacher(pixel_values)
+    output = teacher.answer(pixel_values)
     model = CLIPModel.from_pretrained(folders / "clip").eval()
     normalized = (pixel_values - teacher.mean) / teacher.std
     torch.testing.assert_close(output.summary, model.get_image_features(normalized).pooler_output)
@@ -128,7 +128,7 @@ def test_a_siglip_without_its_pooling_head_has_no_summary(tmp_path):
     SiglipVisionModel(config).save_pretrained(tmp_path)
     teacher = build_teacher("s", kind="siglip", source=str(tmp_path))
     assert teacher.summary_dim is None
-    output = teacher(torch.rand(1, 3, 64, 64))
+    output = teacher.answer(torch.rand(1, 3, 64, 64))
     assert output.summary is None
     assert output.features.shape == (1, 32, 4, 4)
 
@@ -140,18 +140,18 @@ def test_sam_gives_its_trunk_before_the_neck(folders):
     seen = []
     model.vision_encoder.neck.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model.get_image_embeddings((pixel_values - teacher.mean) / teacher.std)
-    torch.testing.assert_close(teacher(pixel_values).features, seen[0].permute(0, 3, 1, 2))
+    torch.testing.assert_close(teacher.answer(pixel_values).features, seen[0].permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(("name", "images_per_pass"), [("sam", 4), ("sam3", 4)])
 def test_segmenters_answer_mosaics(folders, name, images_per_pass):
     teacher = build_teacher(name, kind=name, source=str(folders / name), run=RunOptions(run_mode="mosaic"))
     images = torch.rand(images_per_pass + 1, 3, 32, 32)
-    features = teacher(images).features
+    features = teacher.answer(images).features
     assert features.shape == (images_per_pass + 1, 32, 2, 2)
     # The last image is alone on a canvas, at the same place as the first.
-    torch.testing.assert_close(teacher(images[-1:]).features, features[-1:], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(teacher(images[:1]).features, features[:1], atol=1e-5)
+    torch.testing.assert_close(teacher.answer(images[-1:]).features, features[-1:], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(teacher.answer(images[:1]).features, features[:1], atol=1e-5)
 
 
 def test_sam3_runs_at_one_size_that_can_be_chosen(folders):
@@ -160,12 +160,12 @@ def test_sam3_runs_at_one_size_that_can_be_chosen(folders):
     teacher = build_teacher("sam3", kind="sam3", source=source, grid_stride=14)
     model = Sam3VisionModel.from_pretrained(source).eval()
     expected = model((pixel_values - 0.5) / 0.5).last_hidden_state
-    torch.testing.assert_close(teacher(pixel_values).features.flatten(2).transpose(1, 2), expected)
+    torch.testing.assert_close(teacher.answer(pixel_values).features.flatten(2).transpose(1, 2), expected)
     with pytest.raises(ValueError, match="`input_size_px` must be 56, its only size, got 84"):
         teacher.set_run_mode(RunOptions(input_size_px=84))
     larger = build_teacher("sam3", kind="sam3", source=source, image_size=84, grid_stride=14)
     assert larger.run.input_size_px == 84
-    assert larger(torch.rand(1, 3, 84, 84)).features.shape == (1, 32, 6, 6)
+    assert larger.answer(torch.rand(1, 3, 84, 84)).features.shape == (1, 32, 6, 6)
     with pytest.raises(ValueError, match=r"Teacher 'sam3': `image_size` must be a multiple of 14, got 90\. Use 84"):
         build_teacher("sam3", kind="sam3", source=source, image_size=90)
 
@@ -176,7 +176,7 @@ def test_flexible_siglip2_gets_the_inputs_of_its_own_processor(folders):
     inputs = Siglip2ImageProcessor(patch_size=16, max_num_patches=24)(pixels, return_tensors="pt")
     assert inputs["spatial_shapes"].tolist() == [[4, 6]]
     expected = Siglip2VisionModel.from_pretrained(folders / "siglip2").eval()(**inputs)
-    output = teacher(pixels / 255)
+    output = teacher.answer(pixels / 255)
     torch.testing.assert_close(output.summary, expected.pooler_output, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(
         output.features.flatten(2).transpose(1, 2), expected.last_hidden_state, atol=1e-5, rtol=1e-4
@@ -188,7 +188,7 @@ def test_registers_are_left_out_of_the_features(folders):
     pixel_values = torch.rand(1, 3, 32, 48)
     model = DINOv3ViTModel.from_pretrained(folders / "dinov3").eval()
     tokens = model((pixel_values - teacher.mean) / teacher.std).last_hidden_state
-    output = teacher(pixel_values)
+    output = teacher.answer(pixel_values)
     torch.testing.assert_close(output.summary, tokens[:, 0])
     torch.testing.assert_close(output.features[0, :, 1, 2], tokens[0, 5 + 1 * 3 + 2])
 
@@ -198,7 +198,7 @@ def test_weights_can_be_kept_in_bfloat16(folders):
     teacher = build_teacher("d", kind="dinov3", source=source, weights_dtype="bfloat16")
     assert teacher.network.dtype == torch.bfloat16
     assert teacher.mean.dtype == torch.float32
-    assert teacher(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
+    assert teacher.answer(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
     with pytest.raises(ValueError, match=r"`weights_dtype` must be one of \['float32', 'bfloat16'\], got 'int8'"):
         build_teacher("d", kind="dinov3", source=source, weights_dtype="int8")
 

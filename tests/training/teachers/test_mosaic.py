@@ -24,31 +24,42 @@ SAM3_TABLE = [
 
 @pytest.mark.parametrize(("size_px", "cells", "tiles", "images", "unused"), SAM3_TABLE)
 def test_sam3s_canvas_for_every_size_of_c_radio_v4(size_px, cells, tiles, images, unused):
-    layout = MosaicLayout(1008 // 14, size_px // PATCH, size_px // PATCH)
-    assert layout.rows == cells
-    assert layout.tiles_per_row == layout.tiles_per_column == tiles
-    assert layout.images_per_canvas == images
-    assert layout.canvas_cells - layout.tiles_per_row * layout.cols == unused
+    side = size_px // PATCH
+    assert (side, 72 - tiles * side) == (cells, unused)
+    full, more = (MosaicLayout(1008 // 14, [(side, side)] * count) for count in (images, images + 1))
+    assert (full.num_canvases, more.num_canvases) == (1, 2)
+    assert len({place.row for place in full.places}) == len({place.col for place in full.places}) == tiles
 
 
-@pytest.mark.parametrize(("rows", "cols", "num_images"), [(3, 3, 9), (2, 3, 5), (4, 2, 1), (9, 9, 2), (5, 4, 3)])
-def test_slices_are_the_images_again(rows, cols, num_images):
-    layout = MosaicLayout(9, rows, cols)
-    images = torch.rand(num_images, 2, rows * 4, cols * 4)
+MIXED = [(3, 3), (2, 5), (9, 1), (1, 1), (4, 4), (3, 3), (5, 2), (9, 9), (1, 8)]
+
+
+@pytest.mark.parametrize("cells", [[(3, 3)] * 9, [(2, 3)] * 5, [(4, 2)], [(9, 9)] * 2, [(5, 4)] * 3, MIXED])
+def test_slices_are_the_images_again(cells):
+    layout = MosaicLayout(9, cells)
+    images = [torch.rand(2, rows * 4, cols * 4) for rows, cols in cells]
     canvases = pack_mosaics(images, layout, cell_px=4)
-    assert canvases.shape == (-(-num_images // layout.images_per_canvas), 2, 36, 36)
-    assert torch.isclose(canvases.sum(), images.sum())
-    features = F.avg_pool2d(canvases, 4)
-    assert torch.equal(slice_mosaics(features, layout, num_images), F.avg_pool2d(images, 4))
+    assert canvases.shape == (layout.num_canvases, 2, 36, 36)
+    assert torch.isclose(canvases.sum(), sum(image.sum() for image in images))  # none lies on another
+    for image, answer in zip(images, slice_mosaics(F.avg_pool2d(canvases, 4), layout), strict=True):
+        assert torch.equal(answer, F.avg_pool2d(image, 4))
+
+
+def test_images_of_many_shapes_share_few_canvases():
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.randint(7, 32, (64, 2), generator=generator).tolist()
+    layout = MosaicLayout(72, cells)
+    filled = sum(rows * cols for rows, cols in cells) / (layout.num_canvases * 72**2)
+    assert filled > 0.75
 
 
 def test_spare_cells_keep_images_apart():
-    canvas = pack_mosaics(torch.ones(4, 1, 3, 3), MosaicLayout(8, 3, 3), cell_px=1)[0, 0]
+    canvas = pack_mosaics([torch.ones(1, 3, 3)] * 4, MosaicLayout(8, [(3, 3)] * 4), cell_px=1)[0, 0]
     assert canvas[0].tolist() == [1, 1, 1, 0, 1, 1, 1, 0]
     assert canvas[3].tolist() == [0] * 8
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(10, 3), (3, 10), (0, 3)])
 def test_an_image_that_does_not_fit_is_refused(rows, cols):
-    with pytest.raises(ValueError, match=f"from 1 to 9, the cells of the canvas, got {rows} x {cols}. Use smaller"):
-        MosaicLayout(9, rows, cols)
+    with pytest.raises(ValueError, match=f"1 to 9 cells a side, as the canvas has, got {rows} x {cols}"):
+        MosaicLayout(9, [(1, 1), (rows, cols)])

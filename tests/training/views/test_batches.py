@@ -16,7 +16,7 @@ def rows(batches: list[Batch]) -> list[tuple[int, list[float]]]:
     """Each image with the random numbers of its view."""
     return [
         (index, numbers.tolist())
-        for batch in sorted(batches, key=lambda batch: batch.start)
+        for batch in sorted(batches, key=lambda batch: batch.rows)
         for index, numbers in zip(
             batch.indices, torch.cat([batch.uniform("a", 2), batch.normal("b", 1)], 1), strict=True
         )
@@ -32,7 +32,7 @@ def test_split_over_ranks_and_parts_sees_the_same_images_and_numbers(num_ranks: 
     ]
     assert len(parts) == num_ranks * accumulation_steps
     assert rows(parts) == rows(whole)
-    assert {batch.size_px for batch in parts} == {whole[0].size_px}
+    assert {batch.shapes[0] for batch in parts} == {whole[0].shapes[0]}
 
 
 def test_step_depends_on_its_number_only() -> None:
@@ -111,8 +111,8 @@ def test_every_image_weighs_the_same_wherever_it_runs(num_ranks: int) -> None:
     for rank in range(num_ranks):
         for batch in BatchPlan(recipe, 20, rank, num_ranks, patch_size=16).step(4):
             assert len(batch) > 0
-            for row in range(len(batch)):
-                seen[batch.partition, batch.start + row] = batch.weight / len(batch) / num_ranks
+            for row in batch.rows:
+                seen[batch.partition, row] = batch.weight / len(batch) / num_ranks
     assert seen.keys() == {(name, row) for name in ("low", "high", "all") for row in range(7)}
     assert all(weight == pytest.approx(1 / 7) for weight in seen.values())
 
@@ -153,19 +153,14 @@ def test_unequal_passes_are_refused_where_ranks_must_go_together() -> None:
         BatchPlan(recipe, 20, num_ranks=2, patch_size=16).check_equal_passes()
 
 
-def test_size_is_the_window_unless_windows_are_given() -> None:
-    assert all(batch.window_px == batch.size_px for batch in BatchPlan(recipe_with(), 20, patch_size=16).steps(0, 9))
-    batches = list(BatchPlan(recipe_with(windows_px=[96]), 20, patch_size=16).steps(0, 9))
-    assert {batch.window_px for batch in batches} == {96}
-    assert {batch.size_px for batch in batches} == {32, 64}
-
-
 def test_vitdet_windows_follow_the_size_alike_on_all_ranks() -> None:
     recipe = recipe_with(vitdet_windows=[1, 2], vitdet_probability=0.5)
     plans = [BatchPlan(recipe, 20, rank, 2, patch_size=16) for rank in range(2)]
-    first, second = ([(batch.size_px, batch.vitdet_window) for batch in plan.steps(0, 80)] for plan in plans)
+    first, second = (
+        [(batch.shapes[0].grid.rows, batch.vitdet_window) for batch in plan.steps(0, 80)] for plan in plans
+    )
     assert first == second
-    assert set(first) == {(32, None), (32, 1), (64, None), (64, 1), (64, 2)}
+    assert set(first) == {(2, None), (2, 1), (4, None), (4, 1), (4, 2)}
     assert BatchPlan(recipe_with(), 20, patch_size=16).step(0)[0].vitdet_window is None
 
 

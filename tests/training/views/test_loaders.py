@@ -13,6 +13,7 @@ from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, So
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images
 from training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
+from training.views.regions import STUDENT, Sight
 
 
 def recipe_with(data: DataRecipe, partitions: list[PartitionRecipe] | None = None) -> Recipe:
@@ -28,6 +29,20 @@ def open_loader(recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> tuple[View
     return build_view_loader(images, recipe), BatchPlan(recipe, len(images), rank, num_ranks, patch_size=16)
 
 
+def sights(batch: Batch) -> list[Sight]:
+    """One viewer, who sees every image unshifted at the batch's size."""
+    grid = batch.shapes[0].grid
+    size = (grid.rows * 16, grid.cols * 16)
+    return [
+        Sight(numbers, grid, False, {STUDENT: (0, 0)}, {STUDENT: (size,)}) for numbers in batch.uniform("region", 4)
+    ]
+
+
+def views_of(loader: ViewLoader, plan: BatchPlan, start: int, stop: int) -> Iterator[torch.Tensor]:
+    for _, (seen,) in loader.views(lambda: plan.steps(start, stop), sights):
+        yield seen.pixels[STUDENT][0]
+
+
 def run(
     recipe: Recipe,
     start: int,
@@ -41,8 +56,8 @@ def run(
     loader, plan = open_loader(recipe, rank, num_ranks)
     if states is not None:
         loader.load_state_dict(states)
-    for batch, views in loader.views(lambda: plan.steps(start, stop), lambda batch: batch.size_px):
-        yield batch, views, json.dumps(loader.state_dict())
+    for batch, (seen,) in loader.views(lambda: plan.steps(start, stop), sights):
+        yield batch, seen.pixels[STUDENT][0], json.dumps(loader.state_dict())
 
 
 def numbers(views: torch.Tensor) -> list[int]:
@@ -76,10 +91,9 @@ def test_a_run_restarted_in_mid_epoch_sees_the_same_pixels(recipe: Recipe, befor
 def test_a_second_look_goes_on_where_the_first_one_ended(recipe: Recipe) -> None:
     """As calibration does before the first step."""
     loader, plan = open_loader(recipe)
-    first = [views for _, views in loader.views(lambda: plan.steps(0, 2), lambda batch: 32)]
-    second = [views for _, views in loader.views(lambda: plan.steps(2, 4), lambda batch: 32)]
+    first, second = (list(views_of(loader, plan, start, start + 2)) for start in (0, 2))
     again, _ = open_loader(recipe)
-    whole = [views for _, views in again.views(lambda: plan.steps(0, 4), lambda batch: 32)]
+    whole = list(views_of(again, plan, 0, 4))
     assert all(torch.equal(*pair) for pair in zip(first + second, whole, strict=True))
 
 
@@ -115,7 +129,7 @@ def test_an_image_that_cannot_be_decoded_is_replaced_and_counted(write_source, n
     recipe = recipe_with(data, [PartitionRecipe(sizes_px=[32], batch_size=1)])  # nothing else in its batch
     streams = PartitionStreams.open(recipe)
     loader, plan = build_view_loader(streams, recipe), BatchPlan(recipe, None, patch_size=16)
-    seen = [numbers(views)[0] for _, views in loader.views(lambda: plan.steps(0, 6), lambda batch: 32)]
+    seen = [numbers(views)[0] for views in views_of(loader, plan, 0, 6)]
     assert len(seen) == 6
     assert set(seen) == set(range(5))
     assert len(streams.skipped) == 1

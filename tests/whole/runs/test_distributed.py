@@ -72,6 +72,7 @@ MUON = (
     "student.config.use_swiglu_ffn=true",
     "optimizer={name: muon, learning_rate: 1e-3}",
 )
+PACKED = (*EVERYTHING, *tiny.PACKED, "partitions.low.token_budget=80")
 ONE_TEACHER_EACH = (BOUND, "partitions.low.teachers=[segmenter]", "partitions.high.teachers=[semantic]")
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
@@ -99,6 +100,8 @@ SCENARIOS = {
     "fsdp-everything": Scenario(EVERYTHING, use_fsdp=True),
     "ddp-muon": Scenario(MUON),
     "fsdp-muon": Scenario(MUON, use_fsdp=True),
+    "ddp-packed": Scenario(PACKED),
+    "fsdp-packed": Scenario(PACKED, use_fsdp=True),
     "fsdp-bf16": Scenario((*EVERYTHING, "mixed_precision=bf16"), use_fsdp=True),
     "ddp-teachers": Scenario(ONE_TEACHER_EACH),
     "ddp-resumed": Scenario(FROZEN_TRUNK, session=(2, 4)),

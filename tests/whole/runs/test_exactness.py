@@ -38,9 +38,18 @@ EVERYTHING = (
 )
 
 
-@pytest.mark.parametrize(("views", "optimizer"), [("online", "adamw"), ("cached", "lamb"), ("online", "muon")])
-def test_twenty_steps_equal_ten_and_ten(recipe_file: str, views: str, optimizer: str) -> None:
-    settings = [*EVERYTHING, f"views.teachers={views}", f"optimizer.name={optimizer}"]
+@pytest.mark.parametrize(
+    ("views", "optimizer", "others"),
+    [
+        ("online", "adamw", ()),
+        ("cached", "lamb", ()),
+        ("online", "muon", ()),
+        ("online", "lamb", tiny.PACKED),
+        ("cached", "muon", tiny.PACKED),
+    ],
+)
+def test_twenty_steps_equal_ten_and_ten(recipe_file: str, views: str, optimizer: str, others: tuple[str, ...]) -> None:
+    settings = [*EVERYTHING, *others, f"views.teachers={views}", f"optimizer.name={optimizer}"]
     tiny.distil(recipe_file, "whole", *settings)
     assert tiny.distil(recipe_file, "parts", *settings, stop_at=10) is None
     tiny.distil(recipe_file, "parts", *settings)
@@ -68,12 +77,13 @@ def test_signal_before_the_first_step_ends_the_run_at_once(recipe_file: str, mon
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize("others", [(), tiny.PACKED], ids=["plain", "packed"])
 @pytest.mark.parametrize(("num_kills", "num_steps"), [(1, 6), pytest.param(10, 50, marks=pytest.mark.slow)])
 def test_run_killed_at_random_moments_equals_an_undisturbed_one(
-    recipe_file: str, num_kills: int, num_steps: int
+    recipe_file: str, num_kills: int, num_steps: int, others: tuple[str, ...]
 ) -> None:
     """In training, where checkpoints come and go, and in the export: nothing is lost, and nothing left behind."""
-    settings = [*EVERYTHING, f"schedule.num_steps={num_steps}", "checkpoints={every_steps: 1, keep: 2}"]
+    settings = [*EVERYTHING, *others, f"schedule.num_steps={num_steps}", "checkpoints={every_steps: 1, keep: 2}"]
     recipe, draw = load_recipe(recipe_file, settings), random.Random(0)
     run_recipe(recipe, Path("whole"))
 

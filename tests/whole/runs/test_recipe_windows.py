@@ -13,6 +13,7 @@ from training import plan
 from training.distillation.stages import run_recipe
 from training.recipe import PartitionRecipe, Recipe, RecipeError, list_recipes, load_recipe, stage_recipes
 from training.student.build import check_student_windows, student_patch_size
+from training.views.shapes import Grid
 from training.views.windows import draw_window, fitting_windows
 
 
@@ -99,9 +100,10 @@ def test_recipes_of_all_generations_and_the_full_demo_have_windows() -> None:
 def test_a_drawn_window_changes_the_features(case: Case) -> None:
     model = build(case.recipe)
     patch_size = student_patch_size(load(case.recipe)[0])
-    draws = (draw_window(case.partition, case.size_px, patch_size, 0, step) for step in count())
+    grid = Grid(case.size_px // patch_size, case.size_px // patch_size)
+    draws = (draw_window(case.partition, [grid], 0, step) for step in count())
     window = next(window for window in draws if window is not None)
-    assert window in fitting_windows(case.partition, case.size_px, patch_size)
+    assert window in fitting_windows(case.partition, grid)
     assert window * patch_size < case.size_px
     image = torch.rand(1, 3, case.size_px, case.size_px, generator=torch.Generator().manual_seed(0))
     whole, windowed = (model(image, window_size=size).features for size in ("global", window))

@@ -44,7 +44,7 @@ class TeacherFeatures:
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the teacher's answer."""
-        return Encoding(*self.teacher(pixels))
+        return Encoding(*self.teacher.answer(pixels))
 
 
 def resized(image: Tensor, size_px: int, patch_size: int) -> Tensor:

@@ -1,0 +1,152 @@
+"""What each viewer sees of an image: its own crop of one region, displaced by whole student patches, resized once."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from training.data.decoding import to_tensor
+from training.recipe import ViewsRecipe
+from training.views.shapes import Grid
+
+
+STUDENT, AVERAGE = ":student", ":average"
+"""Viewers beside the teachers, whose names have no colon: the student and its moving average."""
+
+RESAMPLE = Image.Resampling.BICUBIC
+"""As `RadioImageProcessor` and most of the teachers' own processors. Antialiased."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+class Region(NamedTuple):
+    """A part of an image, in pixels from its upper left corner; whole or not."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+class Sight(NamedTuple):
+    """What is to be seen of one image.
+
+    Attributes:
+        numbers: `(4,)` uniform numbers that decide the region: scale, aspect ratio, row and column.
+        grid: The student's patches, which cut the region into cells.
+        is_flipped: Whether the image is mirrored.
+        shifts: By viewer, the rows and columns of cells by which its crop is to lie beside the region.
+        sizes: By viewer, the sizes that it takes its crop in at.
+    """
+
+    numbers: Tensor
+    grid: Grid
+    is_flipped: bool
+    shifts: dict[str, tuple[int, int]]
+    sizes: dict[str, tuple[Size, ...]]
+
+
+class Seen(NamedTuple):
+    """What was seen of an image, or of several of one grid, which then have a dimension of their own in front.
+
+    Attributes:
+        grid: The student's patches.
+        pixels: By viewer, uint8 `(3, height, width)` for each of its sizes.
+        shifts: By viewer, `(2,)` integers: the shift as it was possible within the image.
+    """
+
+    grid: Grid
+    pixels: dict[str, tuple[Tensor, ...]]
+    shifts: dict[str, Tensor]
+
+
+def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
+    """Cut out what each viewer sees of an image, and resize it to the sizes that it takes in.
+
+    Every crop shows as much of the image as the region does, whatever the sizes. A shift that would leave the image
+    goes the other way if there is more room, and is shortened to the whole cells that there is room for.
+
+    Args:
+        image: `(3, height, width)` uint8.
+        sight: What is wanted.
+        views: The recipe's section, with the bounds of scale and aspect ratio.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
+    region = choose_region((picture.height, picture.width), sight, views)
+    seen: dict[tuple[Region, Size], Tensor] = {}
+    pixels, shifts = {}, {}
+    for viewer, wanted in sight.shifts.items():
+        shift = _possible_shift(region, sight.grid, wanted, picture)
+        crop = _displaced(region, sight.grid, shift)
+        for size in sight.sizes[viewer]:
+            if (crop, size) not in seen:
+                seen[crop, size] = _resized(picture, crop, size, is_flipped=sight.is_flipped)
+        pixels[viewer] = tuple(seen[crop, size] for size in sight.sizes[viewer])
+        shifts[viewer] = torch.tensor(shift)
+    return Seen(sight.grid, pixels, shifts)
+
+
+def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
+    """Return the region that a sight's numbers stand for, in the mirrored image where it is flipped.
+
+    It is a share of the image's area within `views.crop_scale`. Squares of the student show any aspect ratio within
+    `views.crop_aspect`; otherwise the region has that of the student's grid.
+    """
+    height, width = image_size
+    scale, aspect, row, col = sight.numbers.tolist()
+    area = height * width * (views.crop_scale[0] + (views.crop_scale[1] - views.crop_scale[0]) * scale)
+    if views.is_square:
+        ratio = views.crop_aspect[0] * (views.crop_aspect[1] / views.crop_aspect[0]) ** aspect
+        crop_height, crop_width = min((area / ratio) ** 0.5, height), min((area * ratio) ** 0.5, width)
+    else:
+        ratio = sight.grid.cols / sight.grid.rows
+        crop_height = min((area / ratio) ** 0.5, height, width / ratio)
+        crop_width = min(crop_height * ratio, width)
+    return Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
+
+
+def stack_seen(seen: Sequence[Seen]) -> list[Seen]:
+    """Return neighbors of one grid as one, with a dimension in front of their tensors."""
+    return [_stack(list(group)) for _, group in groupby(seen, key=lambda each: each.grid)]
+
+
+def _stack(seen: list[Seen]) -> Seen:
+    def by_viewer(viewer: str) -> tuple[Tensor, ...]:
+        return tuple(torch.stack(sizes) for sizes in zip(*(each.pixels[viewer] for each in seen), strict=True))
+
+    viewers = seen[0].pixels
+    shifts = {viewer: torch.stack([each.shifts[viewer] for each in seen]) for viewer in viewers}
+    return Seen(seen[0].grid, {viewer: by_viewer(viewer) for viewer in viewers}, shifts)
+
+
+def _possible_shift(region: Region, grid: Grid, wanted: tuple[int, int], picture: Image.Image) -> tuple[int, int]:
+    """Return the whole cells of a shift, rows and columns, that there is room for in the image."""
+    rows = _within(wanted[0], region.top, picture.height - region.top - region.height, region.height / grid.rows)
+    cols = _within(wanted[1], region.left, picture.width - region.left - region.width, region.width / grid.cols)
+    return rows, cols
+
+
+def _within(wanted: int, room_before: float, room_after: float, cell: float) -> int:
+    """Return what there is room for of a shift; where there is less than on the other side, of its opposite."""
+    tolerance = 1e-9  # of a cell: what rounding may take from room for a whole one
+    before, after = (int(room / cell + tolerance) for room in (room_before, room_after))
+    return max((min(max(shift, -before), after) for shift in (wanted, -wanted)), key=abs)
+
+
+def _displaced(region: Region, grid: Grid, shift: tuple[int, int]) -> Region:
+    top, left = region.top + shift[0] * region.height / grid.rows, region.left + shift[1] * region.width / grid.cols
+    return Region(top, left, region.height, region.width)
+
+
+def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool) -> Tensor:
+    """Return a crop of an image, which is given in the mirrored image where it is flipped."""
+    left = picture.width - crop.left - crop.width if is_flipped else crop.left
+    box = (max(left, 0.0), max(crop.top, 0.0), left + crop.width, crop.top + crop.height)
+    box = (*box[:2], min(box[2], picture.width), min(box[3], picture.height))
+    pixels = to_tensor(picture.resize((size[1], size[0]), RESAMPLE, box=box))
+    return pixels.flip(-1) if is_flipped else pixels

@@ -1,0 +1,210 @@
+"""How large each image of a step is to the student: one shape for all, or one of its own for each under a budget."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from foundation.seeds import make_generator
+from training.recipe import PartitionRecipe, Recipe
+from training.views.resolutions import draw_size
+
+
+IMAGES_PER_DRAW = 4096
+"""Shapes of a packed partition that are drawn at once. Our choice; another number would draw other shapes."""
+
+
+class Grid(NamedTuple):
+    """Rows and columns of patches or cells."""
+
+    rows: int
+    cols: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches of the whole grid."""
+        return self.rows * self.cols
+
+
+class Shape(NamedTuple):
+    """How large an image is.
+
+    Attributes:
+        grid: The student's patches.
+        window: With cached features, the cells of the image that are resized to that grid; otherwise the same.
+    """
+
+    grid: Grid
+    window: Grid
+
+
+class StepShapes(NamedTuple):
+    """The images of one step of a partition, over all ranks and accumulated parts.
+
+    Attributes:
+        first: Place of the first image in the partition's sequence.
+        shapes: How large each is.
+        size_px: The resolution that the step drew; None if each image has drawn its own.
+    """
+
+    first: int
+    shapes: tuple[Shape, ...]
+    size_px: int | None = None
+
+
+class ShapePlan(Protocol):
+    """Says which images of a partition's sequence a step takes, and how large they are."""
+
+    images_per_step: float
+    """Their mean number."""
+
+    def step(self, step: int) -> StepShapes:
+        """Return the images of a step, a pure function of its number."""
+
+
+class UniformShapes:
+    """The same number of images at every step, all of one shape, which each step draws.
+
+    Args:
+        recipe: The recipe.
+        partition: The partition, with a `batch_size`.
+        patch_size: The student's patch in pixels.
+    """
+
+    def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
+        assert partition.batch_size is not None
+        self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
+        self.images_per_step = float(partition.batch_size)
+
+    def step(self, step: int) -> StepShapes:
+        partition, seed = self.partition, self.recipe.seed
+        size_px = draw_size(partition.sizes_px, partition.probabilities, seed, "size", partition.name, step)
+        windows = partition.windows_px or [size_px]
+        window_px = draw_size(windows, None, seed, "window", partition.name, step)
+        number = torch.rand(1, dtype=torch.float64, generator=make_generator(seed, "aspect", partition.name, step))
+        sizes = torch.tensor([[size_px, window_px]])
+        (shape,) = _shapes(_grids_of(self.recipe, partition, self.patch_size, sizes, number))
+        assert partition.batch_size is not None
+        return StepShapes(step * partition.batch_size, (shape,) * partition.batch_size, size_px)
+
+
+class PackedShapes:
+    """Images of sizes of their own, as many at each step as fit into its budget of tokens.
+
+    Shapes belong to the places of the partition's sequence of images, and steps cut the sequence where the next image
+    would no longer fit, so that every image is trained on, and each step is a function of its number alone.
+
+    Args:
+        recipe: The recipe.
+        partition: The partition, with a `token_budget`.
+        patch_size: The student's patch in pixels.
+    """
+
+    def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
+        assert partition.token_budget is not None
+        self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
+        self.token_budget = partition.token_budget
+        self._starts = [0]
+        self._drawn: dict[int, Tensor] = {}
+        self.images_per_step = self.token_budget / _num_tokens(self._draw(0)).double().mean().item()
+
+    def step(self, step: int) -> StepShapes:
+        while len(self._starts) < step + 2:
+            first = self._starts[-1]
+            tokens = _num_tokens(self._draws_from(first))
+            num_images = torch.searchsorted(tokens.cumsum(0), self.token_budget, right=True)
+            self._starts.append(first + int(num_images))
+        first, stop = self._starts[step], self._starts[step + 1]
+        return StepShapes(first, _shapes(self._draws_from(first)[: stop - first]))
+
+    def _draws_from(self, first: int) -> Tensor:
+        """Return the shapes of the images from a place on, more than fit into a step."""
+        draw, offset = divmod(first, IMAGES_PER_DRAW)
+        drawn = self._draw(draw)[offset:]
+        while _num_tokens(drawn).sum() <= self.token_budget:
+            draw += 1
+            drawn = torch.cat([drawn, self._draw(draw)])
+        return drawn
+
+    def _draw(self, draw: int) -> Tensor:
+        """Return the shapes of `IMAGES_PER_DRAW` neighboring images, as of `_grids_of`; the last few are kept."""
+        if draw not in self._drawn:
+            partition = self.partition
+            generator = make_generator(self.recipe.seed, "shapes", partition.name, draw)
+            weights = torch.tensor(partition.probabilities or [1.0] * len(partition.sizes_px), dtype=torch.float64)
+            drawn = torch.multinomial(weights, IMAGES_PER_DRAW, replacement=True, generator=generator)
+            sizes = torch.tensor(partition.sizes_px)[drawn]
+            windows = sizes
+            if partition.windows_px is not None:
+                choice = torch.randint(len(partition.windows_px), (IMAGES_PER_DRAW,), generator=generator)
+                windows = torch.tensor(partition.windows_px)[choice]
+            numbers = torch.rand(IMAGES_PER_DRAW, dtype=torch.float64, generator=generator)
+            grids = _grids_of(self.recipe, partition, self.patch_size, torch.stack([sizes, windows], 1), numbers)
+            self._drawn = {**dict(list(self._drawn.items())[-2:]), draw: grids}
+        return self._drawn[draw]
+
+
+def plan_shapes(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> ShapePlan:
+    """Return which images the steps of a partition take, and how large they are."""
+    kind = UniformShapes if partition.token_budget is None else PackedShapes
+    return kind(recipe, partition, patch_size)
+
+
+def extreme_grids(recipe: Recipe, partition: PartitionRecipe, size_px: int, patch_size: int) -> list[Grid]:
+    """Return the square grid of a resolution and, where images keep their aspect ratio, the narrowest and the widest.
+
+    Args:
+        recipe: Says which aspect ratios there are.
+        partition: Its partition.
+        size_px: A resolution.
+        patch_size: The student's patch in pixels.
+    """
+    numbers, sizes = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.full((2, 2), size_px)
+    narrowest, widest = _shapes(_grids_of(recipe, partition, patch_size, sizes, numbers))
+    cells = size_px // patch_size
+    return list(dict.fromkeys([Grid(cells, cells), narrowest.grid, widest.grid]))
+
+
+def most_tokens(recipe: Recipe, size_px: int, patch_size: int) -> int:
+    """Return what an image of a resolution has at most, whatever its aspect ratio."""
+    cells = size_px / patch_size
+    if recipe.views.is_square:
+        return int(cells**2)
+    # (cells / s + 1/2) (cells s + 1/2), with s the square root of the aspect ratio
+    stretches = [bound**0.5 for bound in recipe.views.crop_aspect]
+    return int(cells**2 + cells * max(stretch + 1 / stretch for stretch in stretches) / 2 + 0.25)
+
+
+def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes_px: Tensor, numbers: Tensor) -> Tensor:
+    """Return rows and columns of patches, then those of the window, `(images, 4)`.
+
+    An image that is not square has as many patches as a square one, up to rounding. Cached images are squares: there a
+    window is at most as large as they are.
+
+    Args:
+        recipe: The recipe.
+        partition: Its partition.
+        patch_size: The student's patch in pixels.
+        sizes_px: `(images, 2)`: sides of the square image and of its window, pixels.
+        numbers: `(images,)` uniform, which decide aspect ratios.
+    """
+    stretch = torch.ones_like(numbers)
+    if not recipe.views.is_square:
+        low, high = recipe.views.crop_aspect
+        stretch = (low * (high / low) ** numbers).sqrt()
+    # (images, of what: image and window, axis)
+    cells = (sizes_px.double() / patch_size)[:, :, None] * torch.stack([1 / stretch, stretch], 1)[:, None]
+    grids = cells.round().clamp(min=1).long()
+    if recipe.views.teachers == "cached":
+        grids[:, 1] = grids[:, 1].clamp(max=recipe.data.image_size_px // patch_size)
+        if partition.windows_px is None:
+            grids[:, 0] = grids[:, 1]
+    return grids.flatten(1)
+
+
+def _num_tokens(grids: Tensor) -> Tensor:
+    return grids[:, :2].prod(1)
+
+
+def _shapes(grids: Tensor) -> tuple[Shape, ...]:
+    return tuple(Shape(Grid(rows, cols), Grid(*window)) for rows, cols, *window in grids.tolist())
