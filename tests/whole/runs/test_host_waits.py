@@ -25,8 +25,9 @@ READING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2
 READING_ALL = {Tensor.tolist, Tensor.numpy, Tensor.cpu}
 """Functions that do so without such an operator."""
 ON_THE_CPU = {
-    "views/": "draws, from a generator on the CPU",
-    "inputs_radio.py": "looks at pixels only there",
+    "/views/": "draws, from a generator on the CPU",
+    "online.py:_sights": "turns such draws into plain numbers",
+    "inputs_radio.py:warn_of_pixel_range": "looks at pixels only there",
     "position_cache_radio.py": "used only there",
     "ema.py": "counts its updates there",
 }
@@ -49,11 +50,12 @@ class Reads(TorchDispatchMode):
     def note(self) -> None:
         """Count the function of ours that is at work, unless what it reads is on the CPU in any case."""
         frame = sys._getframe(1)
-        while not frame.f_code.co_filename.startswith(OURS):
+        while not frame.f_code.co_filename.startswith(OURS) or frame.f_code.co_name.startswith("<"):
             assert frame.f_back is not None
             frame = frame.f_back
-        if not any(part in frame.f_code.co_filename for part in ON_THE_CPU):
-            self.places[frame.f_code.co_name] += 1
+        name = frame.f_code.co_name
+        if not any(part in f"{frame.f_code.co_filename}:{name}" for part in ON_THE_CPU):
+            self.places[name] += 1
 
 
 class ReadsOfAll(TorchFunctionMode):
