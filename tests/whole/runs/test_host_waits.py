@@ -29,6 +29,7 @@ ON_THE_CPU = {
     "online.py:_sights": "turns such draws into plain numbers",
     "inputs_radio.py:warn_of_pixel_range": "looks at pixels only there",
     "position_cache_radio.py": "used only there",
+    "layout_radio.py:__init__": "a pack's grids, which the trainer leaves there",
     "ema.py": "counts its updates there",
 }
 NUM_STEPS, ESTIMATION_STEPS = 7, 5
@@ -82,6 +83,7 @@ def _has_mask(args: tuple) -> bool:
         ("online", "lamb", ["student.gradient_checkpointing=true"]),
         ("cached", "adamw", ["optimizer.trunk_frozen_steps=3"]),
         ("online", "muon", ["damp={sigma: 0.1}"]),
+        ("online", "lamb", [*tiny.PACKED, "partitions.low.accumulation_steps=2"]),
     ],
 )
 def test_a_step_waits_once(recipe_file: str, views: str, optimizer: str, more: list[str]) -> None:
