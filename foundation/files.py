@@ -121,8 +121,12 @@ def _scratch_prefix(path: Path) -> str:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the scratch folders of processes that were killed while they wrote `path`; those at work hold theirs."""
-    for leftover in path.parent.glob(f"{glob.escape(_scratch_prefix(path))}*"):
+    remove_abandoned(path.parent, _scratch_prefix(path))
+
+
+def remove_abandoned(folder: Path, prefix: str = TEMPORARY_PREFIX) -> None:
+    """Remove the scratch folders of processes that were killed while they wrote; those at work hold theirs."""
+    for leftover in folder.glob(f"{glob.escape(prefix)}*"):
         if leftover.is_dir() and not leftover.is_symlink():
             with _lock(leftover) as is_free:
                 if is_free:

@@ -28,6 +28,17 @@ def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def rank_and_count() -> tuple[int, int]:
+    """Return the number of this process and how many there are: 0 and 1 where it is alone."""
+    return (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
+
+
+def wait_for_ranks() -> None:
+    """Wait until every rank has come so far."""
+    if _is_distributed():
+        distributed.barrier()
+
+
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Return the sum of `tensor` over all ranks, the same bits on each; `tensor` is overwritten."""
     if _is_distributed():

@@ -16,6 +16,8 @@ from foundation.tables import markdown, plain_cell
 
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+MAX_COLUMNS = 8
+"""Our choice: of tables that several tasks share."""
 STUDENT = "student"
 """The row that describes the checkpoint itself; the card's metadata lists only its measurements."""
 
@@ -31,6 +33,8 @@ class Measurement:
         dataset: Name of the images, as in `Results.datasets`.
         value: The number, in [0, 1] or [-1, 1] for cosines.
         seed: Seed of the training run that produced the model; None if nothing was trained.
+        low: Lower end of the 95 % interval over resampled images, or whole sources of images; None where it has none.
+        high: Its upper end.
     """
 
     __pydantic_config__ = _STRICT
@@ -41,6 +45,8 @@ class Measurement:
     dataset: str
     value: float
     seed: int | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,9 @@ class Results:
         measurements: The numbers.
         teachers: What was distilled.
         datasets: What it was trained and measured on.
-        run: How: command, date, machine, versions, seconds per phase; values as JSON knows them.
+        run: How: command, date, machine, versions, seconds per phase, settings with their seed; values as JSON knows
+            them.
+        fingerprints: Of the images of each data set and of each model: equal ones were measured alike.
         remarks: Sentences that belong beside the numbers, such as the size of a small test set.
     """
 
@@ -85,6 +93,7 @@ class Results:
     datasets: list[Source] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     def of_seed(self, seed: int) -> Results:
         """Return the rows of one seed, plus rows without a seed."""
@@ -94,6 +103,12 @@ class Results:
     def save(self, path: Path) -> None:
         """Write the file as JSON; a reader never sees half of it."""
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema of the file, as `results.schema.json` beside this module has it."""
+        schema = TypeAdapter(cls).json_schema()
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -147,7 +162,8 @@ class Table:
 def build_tables(measurements: Sequence[Measurement]) -> list[Table]:
     """Arrange measurements as tables, in order of appearance.
 
-    Tasks that were measured on the same models share a table; several seeds become mean and deviation.
+    Tasks that were measured on the same models share a table as long as it stays narrow; several seeds become mean and
+    deviation.
     """
     models_of_task: dict[str, dict[str, None]] = {}  # dictionaries as ordered sets
     for measurement in measurements:
@@ -155,27 +171,39 @@ def build_tables(measurements: Sequence[Measurement]) -> list[Table]:
     groups: dict[frozenset[str], list[str]] = {}
     for task, models in models_of_task.items():
         groups.setdefault(frozenset(models), []).append(task)
-    return [_build_table([m for m in measurements if m.task in tasks]) for tasks in groups.values()]
+    tables = []
+    for tasks in groups.values():
+        together = [m for m in measurements if m.task in tasks]
+        num_columns = len({(m.task, m.metric) for m in together})
+        parts = [tasks] if num_columns <= MAX_COLUMNS else [[task] for task in tasks]
+        tables += [_build_table([m for m in together if m.task in part]) for part in parts]
+    return tables
 
 
 def _build_table(measurements: Sequence[Measurement]) -> Table:
     tasks = {measurement.task for measurement in measurements}
     title = tasks.pop() if len(tasks) == 1 else ""
-    values: dict[tuple[str, str], list[float]] = {}
+    values: dict[tuple[str, str], list[Measurement]] = {}
     for measurement in measurements:
         column = measurement.metric if title else f"{measurement.task} {measurement.metric}"
         key = (measurement.model, column)
-        values.setdefault(key, []).append(measurement.value)
+        values.setdefault(key, []).append(measurement)
     columns = list(dict.fromkeys(column for _, column in values))
     models = list(dict.fromkeys(model for model, _ in values))
     cells = {model: [format_values(values.get((model, column), [])) for column in columns] for model in models}
     return Table(title, columns, list(cells.items()))
 
 
-def format_values(values: list[float]) -> str:
-    """Return "0.612", over several seeds "0.612 +- 0.010" (sample standard deviation), "" for none."""
-    if not values:
+def format_values(measurements: Sequence[Measurement]) -> str:
+    """Return "0.612", with its interval "0.612 [0.581, 0.640]"; over several seeds "0.612 +- 0.010"; "" for none.
+
+    The deviation is that of the sample.
+    """
+    if not measurements:
         return ""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{mean(values):.3f} +- {stdev(values):.3f}"
+    values = [measurement.value for measurement in measurements]
+    if len(values) > 1:
+        return f"{mean(values):.3f} +- {stdev(values):.3f}"
+    low, high = measurements[0].low, measurements[0].high
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{values[0]:.3f}{interval}"

@@ -348,12 +348,14 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             raise ValueError(
                 f"`text_embeds` must have the shape (num_classes, {width}), got {tuple(text_embeds.shape)}."
             )
-        patches = self._aligned_patches(pixel_values, source, window_size)
+        patches = self.aligned_patches(pixel_values, source, window_size)
         cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds))
         return SemanticSegmenterOutput(logits=self._to_logits(cosines))
 
-    def _aligned_patches(self, pixel_values: Tensor, source: DenseSource, window_size: WindowSize) -> Tensor:
-        """Return the patches in the space of the texts, `(num_images, text_dim, rows, cols)`."""
+    def aligned_patches(
+        self, pixel_values: Tensor, source: DenseSource = "summary_head", window_size: WindowSize = None
+    ) -> Tensor:
+        """Return the patches in the space of the texts, `(num_images, text_dim, rows, cols)`; see `segment`."""
         check_choice("source", source, get_args(DenseSource))
         if source == "features":
             return self._dense_features(pixel_values, window_size)

@@ -45,7 +45,7 @@ ORDER = (
 REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers"} | set(sys.stdlib_module_names)
 
 # Machines that only train may lack these.
-LAZY_PACKAGES = {"datasets", "evaluate", "peft"}
+LAZY_PACKAGES = {"datasets", "evaluate", "peft", "pytorch_ood", "sklearn"}
 
 
 def python_files(*folders):

@@ -5,11 +5,12 @@ Distils each recipe with each seed on the demo's data, measures the students and
 stopped goes on.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -20,10 +21,13 @@ from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
 from training.distillation.checkpoints import check_same_recipe
 from training.distillation.stages import run_recipe
-from training.evaluation.extractors import backbone_extractor
+from training.evaluation.features import Wanted
+from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.provenance import describe_run
 from training.evaluation.students import StudentEvaluation
-from training.evaluation.tasks import measure_resolution_consistency
+from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.fidelity import fidelity
+from training.evaluation.tasks.registry import TASKS
 from training.pictures.curves import draw_resolution_consistency
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.student.build import build_student
@@ -109,23 +113,25 @@ def measure(
     evaluation: StudentEvaluation, model: RadioModel, name: str, seed: int, sizes_px: Sequence[int]
 ) -> list[Measurement]:
     """Measure a student's backbone, the mean fidelity of its adaptors, and its consistency over resolutions."""
-    backbone = backbone_extractor(model)
+    settings = evaluation.settings.replace(consistency_sizes_px=list(sizes_px))
+    student = evaluation.of(RadioFeatures(model, name=name, size_px=evaluation.size_px), seed, settings)
+    student.expect("images", Wanted(dense=True, adaptors=frozenset(evaluation.teachers)))
     return [
-        *evaluation.measure_backbone(name, backbone, seed),
-        *_mean_fidelity(evaluation, model, name, seed),
-        *measure_resolution_consistency(name, backbone, evaluation.data, sizes_px, seed),
+        *evaluation.measure_backbone(student),
+        *_mean_fidelity(student),
+        *TASKS["resolution_consistency"].measure(student),
     ]
 
 
-def _mean_fidelity(evaluation: StudentEvaluation, model: RadioModel, name: str, seed: int) -> list[Measurement]:
+def _mean_fidelity(evaluation: Evaluation) -> list[Measurement]:
     """Return each fidelity metric averaged over the adaptors."""
-    values: dict[str, list[Measurement]] = {}
-    for teacher in evaluation.references:
-        for measurement in evaluation.measure_fidelity(name, model, teacher, seed):
-            values.setdefault(measurement.metric, []).append(measurement)
+    values: dict[str, list[Tensor]] = {}
+    for teacher in evaluation.teachers:
+        for metric, scores in fidelity(evaluation, teacher).items():
+            values.setdefault(metric, []).append(scores)
     return [
-        dataclasses.replace(same[0], metric=f"{metric}, {MEAN_OF}", value=sum(m.value for m in same) / len(same))
-        for metric, same in values.items()
+        evaluation.mean("adaptor_fidelity", f"{metric}, {MEAN_OF}", torch.stack(several).mean(0), "images")
+        for metric, several in values.items()
     ]
 
 

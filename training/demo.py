@@ -23,16 +23,12 @@ from modeling_radio import RadioModel
 from training.demo_kit.evaluation_sets import photographs
 from training.distillation.output_lock import sole_run
 from training.distillation.trainer import Distiller
+from training.evaluation.data.base import Stacked
 from training.evaluation.data.demo import load_photographs
-from training.evaluation.extractors import (
-    RAW_PIXELS,
-    FeatureExtractor,
-    adaptor_extractor,
-    backbone_extractor,
-    extract_features,
-    pixel_extractor,
-)
-from training.evaluation.provenance import data_sources, describe_run, teacher_sources
+from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
+from training.evaluation.models.base import FeatureModel
+from training.evaluation.models.baselines import RawPixels
+from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.students import StudentEvaluation
 from training.pictures.features import draw_columns, feature_columns
 from training.recipe import Recipe, RecipeCommand
@@ -74,11 +70,12 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
         evaluation = StudentEvaluation.load(recipe.replace(teachers=reachable_teachers(recipe)))
     print(f"teachers: {', '.join(evaluation.teachers)}; images: {evaluation.data.assets.description}", flush=True)
     with clock.phase("references"):
-        pixels = evaluation.measure_backbone(RAW_PIXELS, pixel_extractor(evaluation.patch_size))
+        baseline = RawPixels(evaluation.patch_size, evaluation.size_px)
+        pixels = evaluation.measure_backbone(evaluation.of(baseline))
         teachers = [
             measurement
-            for name, teacher in evaluation.teachers.items()
-            for measurement in evaluation.measure_backbone(f"teacher {name}", teacher.answer)
+            for name in evaluation.teachers
+            for measurement in evaluation.measure_backbone(evaluation.of(evaluation.teacher(name)))
         ]
     students = []
     for seed in seeds:
@@ -87,7 +84,7 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
     results = Results(
         [*pixels, *students, *teachers],
         teacher_sources(evaluation.untrained_student(seeds[0]).config, evaluation.recipe),
-        data_sources(evaluation.data.assets),
+        evaluation.data.sources(),
         describe_run(command, clock.seconds),
         evaluation.data.remarks(),
     )
@@ -127,21 +124,24 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
     size = min(after.preferred_resolution.height * PICTURE_SCALE, after.max_resolution)
     images = load_photographs(chosen, size)
 
-    def dense(extractor: FeatureExtractor) -> Tensor:
-        return extract_features(extractor, images).features
+    def answers(model: FeatureModel, pictures: Tensor, adaptors: frozenset[str] = frozenset()) -> StoredFeatures:
+        wanted = Wanted(dense=True, adaptors=adaptors)
+        return FeatureStore().extract(model, Stacked(pictures), "", wanted, size_px=size, description="pictures")
 
-    def dense_without_position(extractor: FeatureExtractor) -> Tensor:
+    def dense_without_position(model: RadioModel) -> Tensor:
         """Features less their mean over held-out images at each place, so that positions do not fill the colors."""
         many = resize(evaluation.data.unlabeled, [size, size], antialias=True)
-        return dense(extractor) - extract_features(extractor, many).features.mean(dim=0)
+        student = evaluation.student(model)
+        return answers(student, images).maps() - answers(student, many).maps().mean(dim=0)
 
+    said = answers(evaluation.student(after), images, frozenset(evaluation.teachers))
     columns = feature_columns(
         images,
-        teachers={name: dense(teacher.answer) for name, teacher in evaluation.teachers.items()},
-        adaptors={name: dense(adaptor_extractor(after, name)) for name in evaluation.teachers},
+        teachers={name: answers(evaluation.teacher(name), images).maps() for name in evaluation.teachers},
+        adaptors={name: said.maps(adaptor=name) for name in evaluation.teachers},
         backbones={
-            "backbone\nbefore training": dense_without_position(backbone_extractor(before)),
-            "backbone\ndistilled": dense_without_position(backbone_extractor(after)),
+            "backbone\nbefore training": dense_without_position(before),
+            "backbone\ndistilled": dense_without_position(after),
         },
     )
     draw_columns(columns, path, caption=PICTURE_CAPTION)

@@ -1,4 +1,4 @@
-"""Measure a checkpoint on held-out images: kNN, segmentation probe, fidelity to its teachers and more."""
+"""Measure a checkpoint on anybody's images or the demo's: kNN, probes, retrieval, fidelity to its teachers and more."""
 
 import sys
 from collections.abc import Sequence
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
+from foundation.ranks import rank_and_count
 from model_cards.results import build_tables
-from training.evaluation.checkpoint import EvaluationSettings, evaluate
+from training.evaluation.run import evaluate
+from training.evaluation.settings import EvaluationSettings
 from training.recipe import Recipe
 
 
@@ -16,12 +18,14 @@ COMMAND = Command("training.evaluate", __doc__, EvaluationSettings, positionals=
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_evaluate, arguments)
+    return COMMAND.run(_evaluate, arguments, extra="evaluation")
 
 
 def _evaluate(settings: EvaluationSettings) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
     results = evaluate(settings, settings.load_recipe())
+    if rank_and_count()[0] > 0:
+        return
     if settings.output is not None:
         results.save(settings.output)
     print("\n\n".join(table.to_markdown() for table in build_tables(results.measurements)))

@@ -1,10 +1,12 @@
 import functools
 import json
 import operator
+from pathlib import Path
 
 import pytest
 
 from foundation.files import write_text
+from model_cards import results
 from model_cards.results import Measurement, Results, Source, Table, build_tables, format_values
 
 
@@ -104,10 +106,31 @@ def test_tasks_measured_on_other_models_get_a_table_of_their_own():
     assert [model for model, _ in tables[0].rows] == ["pixels", "student"]
 
 
+def measured(*values, **interval):
+    return [Measurement("student", "knn", "accuracy", "stamps", value, **interval) for value in values]
+
+
 def test_several_seeds_become_mean_and_sample_deviation():
-    assert format_values([0.1, 0.2, 0.3]) == "0.200 +- 0.100"
-    assert format_values([0.12345]) == "0.123"
+    assert format_values(measured(0.1, 0.2, 0.3)) == "0.200 +- 0.100"
+    assert format_values(measured(0.12345)) == "0.123"
     assert format_values([]) == ""
+
+
+def test_a_number_is_shown_with_its_interval():
+    assert format_values(measured(0.5, low=0.41, high=0.6)) == "0.500 [0.410, 0.600]"
+    assert format_values(measured(0.5, 0.5, low=0.41, high=0.6)) == "0.500 +- 0.000"
+
+
+def test_the_schema_beside_the_module_is_that_of_the_file():
+    """After a change: `json.dumps(Results.json_schema(), indent=2)` and a line feed."""
+    stored = (Path(results.__file__).parent / "results.schema.json").read_text()
+    assert stored == json.dumps(Results.json_schema(), indent=2) + "\n"
+
+
+def test_tables_that_would_be_wide_are_divided_by_task():
+    many = [Measurement("student", f"task {n % 2}", f"metric {n}", "stamps", 0.5) for n in range(10)]
+    assert [len(table.columns) for table in build_tables(many)] == [5, 5]
+    assert [len(table.columns) for table in build_tables(many[:8])] == [8]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

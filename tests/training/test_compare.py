@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foundation.interruption import Interrupted
@@ -15,13 +15,15 @@ from model_cards.results import Measurement, Results
 from training import compare
 from training.demo_kit.assets import DemoAssets, Photograph
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
-from training.evaluation import students
 from training.evaluation.data.demo import DemoData
-from training.evaluation.extractors import FeatureExtractor, Features, adaptor_extractor
+from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.students import StudentEvaluation
-from training.evaluation.tasks import measure_adaptor_fidelity
+from training.evaluation.tasks.base import Evaluation, Task
+from training.evaluation.tasks.fidelity import fidelity
+from training.evaluation.tasks.registry import TASKS
 from training.recipe import Recipe, load_recipe, save_recipe
 from training.student.build import build_student
+from training.teachers.base import TeacherOutput
 
 
 RECIPE = """
@@ -36,15 +38,19 @@ data: {source: toy, num_images: %d}
 """
 
 
-class ToyTeacher:
+class ToyTeacher(nn.Module):
     """Answers with pixels."""
 
-    def __init__(self, summary_dim: int | None) -> None:
-        self.summary_dim, self.feature_dim = summary_dim, 3
+    mean: Tensor
 
-    def answer(self, pixel_values: Tensor) -> Features:
+    def __init__(self, summary_dim: int | None) -> None:
+        super().__init__()
+        self.summary_dim, self.feature_dim = summary_dim, 3
+        self.register_buffer("mean", torch.zeros(1))
+
+    def answer(self, pixel_values: Tensor) -> TeacherOutput:
         summary = None if self.summary_dim is None else pixel_values.mean((2, 3))
-        return Features(summary, F.avg_pool2d(pixel_values, 16))
+        return TeacherOutput(summary, F.avg_pool2d(pixel_values, 16))
 
 
 def toy_data(photograph: Path) -> DemoData:
@@ -67,8 +73,7 @@ def evaluation(tmp_path: Path) -> StudentEvaluation:
     photograph = tmp_path / "photograph.png"
     Image.linear_gradient("L").convert("RGB").save(photograph)
     data, teachers = toy_data(photograph), {"a": ToyTeacher(3), "b": ToyTeacher(None)}
-    references = {name: data.extract(teacher.answer, data.unlabeled, name) for name, teacher in teachers.items()}
-    return StudentEvaluation(load_recipe(write_recipe(tmp_path / "any.yaml")), data, teachers, references)  # pyrefly: ignore
+    return StudentEvaluation(load_recipe(write_recipe(tmp_path / "any.yaml")), data, teachers, 32)  # pyrefly: ignore
 
 
 def write_recipe(path: Path, *, max_img_size: int = 96, num_images: int = 8) -> str:
@@ -80,10 +85,10 @@ def write_recipe(path: Path, *, max_img_size: int = 96, num_images: int = 8) -> 
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training probes takes most of the time, and is tested elsewhere."""
 
-    def probe(model: str, extractor: FeatureExtractor, data: DemoData, seed: int) -> list[Measurement]:
-        return [Measurement(model, "segmentation_probe", "mIoU", "toy scenes", 0.5, seed)]
+    def probe(evaluation: Evaluation) -> list[Measurement]:
+        return [evaluation.measurement("segmentation_probe", "mIoU", 0.5, "masks")]
 
-    monkeypatch.setattr(students, "measure_segmentation_probe", probe)
+    monkeypatch.setitem(TASKS, "segmentation_probe", Task(probe, "masks"))
 
 
 @pytest.fixture
@@ -149,16 +154,12 @@ def test_every_recipe_is_measured_with_every_seed(
 def test_fidelity_is_the_mean_over_adaptors(evaluation: StudentEvaluation, tmp_path: Path) -> None:
     model = build_student(load_recipe(write_recipe(tmp_path / "x.yaml")), evaluation.teachers).eval()
     found = {entry.metric: entry.value for entry in compare.measure(evaluation, model, "x", 0, [32, 64])}
-    single = {
-        name: measure_adaptor_fidelity(
-            "x", adaptor_extractor(model, name), evaluation.references[name], evaluation.data
-        )
-        for name in ("a", "b")
-    }
-    values = [entry.value for entries in single.values() for entry in entries if entry.metric == "features"]
+    student = evaluation.of(RadioFeatures(model, name="x", size_px=32))
+    single = {name: fidelity(student, name) for name in ("a", "b")}
+    values = [scores["features"].mean().item() for scores in single.values()]
     assert found["features, all adaptors"] == pytest.approx(sum(values) / 2)
-    (summary,) = [entry.value for entry in single["a"] if entry.metric == "summary"]
-    assert found["summary, all adaptors"] == summary  # of the only teacher that has one
+    # Of the only teacher that has one.
+    assert found["summary, all adaptors"] == pytest.approx(single["a"]["summary"].mean().item())
 
 
 def test_what_is_measured_is_not_run_again(command: Callable[..., int], runs: list[tuple[str, int]]) -> None:

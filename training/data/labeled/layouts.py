@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SplitNames = Mapping[str, Sequence[str]]
+"""What each of our splits may be called in a source; the first that exists counts."""
+
 TRAIN, VALIDATION = "train", "validation"
-SPLIT_NAMES = {
+SPLIT_NAMES: SplitNames = {
     TRAIN: ("train", "training"),
     VALIDATION: ("validation", "valid", "val", "dev", "test"),
 }
-"""What a split's folder or file may be called; the first that exists counts."""
 
 IMAGE_FOLDERS = ("images", "JPEGImages", "image")
 MASK_FOLDERS = ("masks", "SegmentationClass", "annotations", "labels")
@@ -35,6 +37,12 @@ MAX_NAMED = 5
 
 Tables = dict[str, "Dataset"]
 """Tables by split, at least "train"."""
+
+
+def holds(folder: Path, names: Sequence[str], splits: SplitNames = SPLIT_NAMES) -> bool:
+    """Return whether a folder, or that of its first split, has a folder of one of these names."""
+    root = _first_folder(folder, splits[TRAIN]) or folder
+    return _first_folder(root, names) is not None
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
@@ -56,30 +64,30 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{path} must be a text in UTF-8: {error}.") from error
 
 
-def read_mask_folder(folder: Path) -> Tables:
+def read_mask_folder(folder: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     """Read images and masks with equal names, as in VOC; columns `image` and `mask`.
 
     Raises:
         ValueError: If the folders or some files are missing.
     """
-    pairs = _pairs_by_split(folder, MASK_FOLDERS, MASK_SUFFIXES)
+    pairs = _pairs_by_split(folder, MASK_FOLDERS, MASK_SUFFIXES, names)
     return {split: _table_of_pairs(rows, "mask") for split, rows in pairs.items()}
 
 
-def read_depth_folder(folder: Path) -> Tables:
+def read_depth_folder(folder: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     """Read images and depth maps with equal names, 16-bit PNG or `.npy`; columns `image` and `depth` (a path).
 
     Raises:
         ValueError: If the folders or some files are missing.
     """
-    pairs = _pairs_by_split(folder, DEPTH_FOLDERS, DEPTH_SUFFIXES)
+    pairs = _pairs_by_split(folder, DEPTH_FOLDERS, DEPTH_SUFFIXES, names)
     return {split: _table_of_pairs(rows, "depth") for split, rows in pairs.items()}
 
 
 def _pairs_by_split(
-    folder: Path, target_folders: Sequence[str], suffixes: frozenset[str]
+    folder: Path, target_folders: Sequence[str], suffixes: frozenset[str], split_names: SplitNames
 ) -> dict[str, list[tuple[Path, Path]]]:
-    roots = {split: _first_folder(folder, names) for split, names in SPLIT_NAMES.items()}
+    roots = {split: _first_folder(folder, names) for split, names in split_names.items()}
     train = roots[TRAIN]
     if train is None:
         pairs = _pairs(folder, target_folders, suffixes)

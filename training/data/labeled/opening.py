@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from modeling_radio.messages_radio import did_you_mean
-from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, VALIDATION, Tables
+from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from training.data.sources import BUILDERS, expand_files
 
 
@@ -19,13 +19,14 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "png", "jpeg", "webp", "pixel_values")
 """Names that are tried for the images where none is given; the first that exists counts."""
 
 
-def open_tables(source: str, read_folder: Callable[[Path], Tables]) -> Tables:
+def open_tables(source: str, read_folder: Callable[[Path], Tables], names: SplitNames = SPLIT_NAMES) -> Tables:
     """Open a source with random access; `datasets` copies files to its cache.
 
     Args:
         source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them; a data set that `datasets`
             saved; or a data set of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
         read_folder: Reads a folder of image files, or whatever else lies at the path.
+        names: What each split may be called.
 
     Returns:
         The tables by split, those for validation under one name; a source without splits is all "train".
@@ -35,18 +36,18 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables]) -> Tables:
     """
     path = Path(source).expanduser()
     if path.suffix in BUILDERS and not source.startswith(HUB_PREFIX):
-        return _load_files(BUILDERS[path.suffix], expand_files(source), source)
+        return _load_files(BUILDERS[path.suffix], expand_files(source), source, names)
     if not path.exists():
-        return _open_hub(source)
+        return _open_hub(source, names)
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
-        return _open_saved(path)
+        return _open_saved(path, names)
     for suffix, builder in BUILDERS.items() if path.is_dir() else ():
         if any(path.rglob(f"*{suffix}")):
-            return _load_folder(builder, path, suffix)
+            return _load_folder(builder, path, suffix, names)
     return read_folder(path)
 
 
-def open_class_folders(path: Path) -> Tables:
+def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     """Open a folder that has a sub-folder of images for each class, with or without folders of splits above them.
 
     Raises:
@@ -55,23 +56,25 @@ def open_class_folders(path: Path) -> Tables:
     from datasets import load_dataset
 
     try:
-        return by_split(load_dataset("imagefolder", data_dir=str(path), drop_labels=False))
+        return by_split(load_dataset("imagefolder", data_dir=str(path), drop_labels=False), names)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{path} has no images in class sub-folders: {str(error).splitlines()[0]}") from error
 
 
-def by_split(opened: Any) -> Tables:
-    """Return splits under our two names; a lone table is the training split, "test" stands in for "validation"."""
+def by_split(opened: Any, names: SplitNames = SPLIT_NAMES) -> Tables:
+    """Return splits under our two names; a lone table is the training split, "test" stands in for "validation".
+
+    Args:
+        opened: A table of `datasets`, or several.
+        names: What each of the two may be called; the first that exists counts.
+    """
     from datasets import DatasetDict
 
     if not isinstance(opened, DatasetDict):
         return {TRAIN: opened}
     tables = {str(split): table for split, table in opened.items()}
-    for ours, names in SPLIT_NAMES.items():
-        found = next((tables[name] for name in names if name in tables), None)
-        if found is not None:
-            tables[ours] = found
-    return {split: table for split, table in tables.items() if split in (TRAIN, VALIDATION)} or tables
+    found = {ours: next((name for name in theirs if name in tables), None) for ours, theirs in names.items()}
+    return {ours: tables[name] for ours, name in found.items() if name is not None} or tables
 
 
 def choose_column(
@@ -105,7 +108,7 @@ def with_columns(table: Dataset, roles: dict[str, str]) -> Dataset:
     return table.rename_columns({old: new for old, new in roles.items() if old != new})
 
 
-def _open_hub(source: str) -> Tables:
+def _open_hub(source: str, names: SplitNames) -> Tables:
     name = source.removeprefix(HUB_PREFIX)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"`data` {source!r} does not exist.")
@@ -113,7 +116,7 @@ def _open_hub(source: str) -> Tables:
 
     dataset, _, config = name.partition(":")
     try:
-        return by_split(load_dataset(dataset, config or None))
+        return by_split(load_dataset(dataset, config or None), names)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -121,30 +124,30 @@ def _open_hub(source: str) -> Tables:
         ) from error
 
 
-def _open_saved(path: Path) -> Tables:
+def _open_saved(path: Path, names: SplitNames) -> Tables:
     from datasets import load_from_disk
 
-    return by_split(load_from_disk(str(path)))
+    return by_split(load_from_disk(str(path)), names)
 
 
-def _load_folder(builder: str, path: Path, suffix: str) -> Tables:
+def _load_folder(builder: str, path: Path, suffix: str, names: SplitNames) -> Tables:
     """Open all files of one kind below a folder; folders or names such as `train-0` tell splits apart."""
     from datasets import load_dataset
 
     if builder == "parquet":
-        return by_split(load_dataset(builder, data_dir=str(path)))
-    roots = {split: [path / name for name in names if (path / name).is_dir()] for split, names in SPLIT_NAMES.items()}
+        return by_split(load_dataset(builder, data_dir=str(path)), names)
+    roots = {split: [path / name for name in theirs if (path / name).is_dir()] for split, theirs in names.items()}
     files = {split: sorted(map(str, found[0].rglob(f"*{suffix}"))) for split, found in roots.items() if found}
     if not files:
         files = {TRAIN: sorted(map(str, path.rglob(f"*{suffix}")))}
     return by_split(load_dataset(builder, data_files=files))
 
 
-def _load_files(builder: str, files: list[str], source: str) -> Tables:
+def _load_files(builder: str, files: list[str], source: str, names: SplitNames) -> Tables:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        return by_split(load_dataset(builder, data_files=files))
+        return by_split(load_dataset(builder, data_files=files), names)
     except (ValueError, OSError, DatasetsError) as error:
         raise ValueError(f"`data` {source!r} cannot be opened: {str(error).splitlines()[0]}") from error

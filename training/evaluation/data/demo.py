@@ -24,7 +24,6 @@ from training.demo_kit.evaluation_sets import (
 )
 from training.demo_kit.images import render
 from training.evaluation.data.base import Examples, Kind, Part, Stacked, check_kind, tensor_fingerprint
-from training.evaluation.extractors import FeatureExtractor, Features, extract_features
 from training.evaluation.provenance import data_sources
 from training.views.images import build_images
 
@@ -45,8 +44,6 @@ class DemoData:
         classification: Objects of known classes.
         segmentation: Scenes with masks.
         unlabeled: Images like those of the training, uint8 `(num_images, 3, size, size)`.
-        device: Where models run.
-        dtype: Autocast type; None for the models' own.
     """
 
     source: str
@@ -54,11 +51,9 @@ class DemoData:
     classification: ClassificationSet
     segmentation: SegmentationSet
     unlabeled: Tensor
-    device: str = "cpu"
-    dtype: torch.dtype | None = None
 
     @classmethod
-    def load(cls, source: str, size: int, *, device: str = "cpu", dtype: torch.dtype | None = None) -> DemoData:
+    def load(cls, source: str, size: int) -> DemoData:
         """Fetch and render the images of a source at `size` x `size` pixels.
 
         Raises:
@@ -73,8 +68,6 @@ class DemoData:
             classification_set(assets, size),
             segmentation_set(assets, size),
             render(unlabeled, range(NUM_UNLABELED), num_workers=0, show_progress=False),
-            device,
-            dtype,
         )
 
     @property
@@ -124,10 +117,6 @@ class DemoData:
     def sources(self) -> list[Source]:
         """Return the packages that the images were made of."""
         return data_sources(self.assets)
-
-    def extract(self, extractor: FeatureExtractor, images: Tensor, description: str) -> Features:
-        """Run a model over some of the images."""
-        return extract_features(extractor, images, device=self.device, dtype=self.dtype, description=description)
 
     def remarks(self) -> list[str]:
         """Say what the test sets are and how far their numbers can be trusted."""

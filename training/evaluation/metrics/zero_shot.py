@@ -33,6 +33,17 @@ def centered(embeddings: Tensor, mean: Tensor) -> Tensor:
     return F.normalize(embeddings - mean, dim=1)
 
 
+def zero_shot_predictions(image_embeddings: Tensor, label_embeddings: Tensor) -> Tensor:
+    """Return the label whose embedding is nearest to each image's, `(num_images,)`.
+
+    Args:
+        image_embeddings: `(num_images, text_dim)`.
+        label_embeddings: `(num_labels, text_dim)`.
+    """
+    similarity = F.normalize(image_embeddings, dim=1) @ F.normalize(label_embeddings, dim=1).T
+    return similarity.argmax(dim=1)
+
+
 def zero_shot_accuracy(image_embeddings: Tensor, label_embeddings: Tensor, labels: Tensor) -> float:
     """Return the share of images in [0, 1] whose nearest label embedding is the right one.
 
@@ -41,5 +52,4 @@ def zero_shot_accuracy(image_embeddings: Tensor, label_embeddings: Tensor, label
         label_embeddings: `(num_labels, text_dim)`.
         labels: Right label per image, `(num_images,)`.
     """
-    similarity = F.normalize(image_embeddings, dim=1) @ F.normalize(label_embeddings, dim=1).T
-    return (similarity.argmax(dim=1) == labels).float().mean().item()
+    return (zero_shot_predictions(image_embeddings, label_embeddings) == labels).float().mean().item()

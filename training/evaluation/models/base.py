@@ -18,6 +18,18 @@ class FeaturePair(Protocol):
     def features(self) -> Tensor: ...
 
 
+class Features(NamedTuple):
+    """Summary and dense features of a set of images.
+
+    Attributes:
+        summary: `(num_images, summary_dim)`, or None where there is none.
+        features: `(num_images, feature_dim, rows, cols)`.
+    """
+
+    summary: Tensor | None
+    features: Tensor
+
+
 class Encoding(NamedTuple):
     """What a model says about a batch.
 
@@ -49,6 +61,11 @@ class FeatureModel(Protocol):
     @property
     def size_px(self) -> int:
         """Shorter side of the images that it sees unless told otherwise."""
+        ...
+
+    @property
+    def max_size_px(self) -> int:
+        """Largest side that it takes."""
         ...
 
     @property

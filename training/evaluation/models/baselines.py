@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from modeling_radio import RadioConfig, RadioModel
 from training.evaluation.models.base import Encoding
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.models.teachers import resized
+from training.evaluation.models.teachers import MAX_SIZE_PX, resized
 
 
 RAW_PIXELS = "raw pixels"
@@ -32,6 +32,7 @@ class RawPixels:
 
     name = RAW_PIXELS
     adaptor_names: tuple[str, ...] = ()
+    max_size_px = MAX_SIZE_PX
     device = torch.device("cpu")
 
     def __init__(self, patch_size: int, size_px: int) -> None:

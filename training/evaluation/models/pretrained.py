@@ -11,6 +11,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 
 from training.evaluation.data.base import tensor_fingerprint
 from training.evaluation.models.base import Encoding
+from training.evaluation.models.teachers import MAX_SIZE_PX
 
 
 PROBE_PX = 512
@@ -60,6 +61,11 @@ class PretrainedFeatures:
     def size_px(self) -> int:
         """Shorter side of the images, pixels."""
         return self._size_px or self._native_px
+
+    @property
+    def max_size_px(self) -> int:
+        """Largest side of the images: its only one where it runs at no other."""
+        return MAX_SIZE_PX if self._runs_at_any_size else self._native_px
 
     @property
     def device(self) -> torch.device:

@@ -15,6 +15,8 @@ from foundation.checkpoints import open_checkpoint, read_config
 from model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.resolution_radio import check_multiple, largest_side
+from modeling_radio.window_choice_radio import WindowSize
+from modeling_radio.zero_shot_radio import DenseSource
 from training.evaluation.data.base import tensor_fingerprint
 from training.evaluation.models.base import Encoding
 
@@ -63,6 +65,11 @@ class RadioFeatures:
         return min(sides, default=min(self.model.preferred_resolution))
 
     @property
+    def max_size_px(self) -> int:
+        """Largest side of the images in pixels."""
+        return largest_side(self.model.config)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.device
@@ -89,6 +96,21 @@ class RadioFeatures:
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.model(pixels, feature_format="NCHW", adaptor_names=list(adaptors), return_dict=True)
         return Encoding(output.summary, cast(Tensor, output.features), output.adaptors or {})
+
+    def with_window(self, pixels: Tensor, window_size: WindowSize) -> Encoding:
+        """Return the backbone's answer with ViTDet windows of a side in tokens, or with "global" attention."""
+        with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
+            output = self.model(
+                pixels, window_size=window_size, feature_format="NCHW", adaptor_names=[], return_dict=True
+            )
+        return Encoding(output.summary, cast(Tensor, output.features))
+
+    def block_norms(self, pixels: Tensor) -> Tensor:
+        """Return the length of each patch token after each block, `(num_blocks, num_tokens)`, on the CPU."""
+        output = self.model(pixels, adaptor_names=[], output_hidden_states=True, return_dict=True)
+        prefix = self.model.num_summary_tokens
+        norms = [tokens[:, prefix:].float().norm(dim=2).flatten() for tokens in output.hidden_states[1:]]
+        return torch.stack(norms).cpu()
 
 
 class RadioTextFeatures(RadioFeatures):
@@ -117,9 +139,9 @@ class RadioTextFeatures(RadioFeatures):
         model, tokenizer = self._text_tower()
         return model.embed_texts(tokenizer, texts).float().cpu()
 
-    def zero_shot_model(self) -> RadioForZeroShotImageClassification:
-        """Return the whole model, which compares patches with texts too."""
-        return self._text_tower()[0]
+    def aligned_patches(self, pixels: Tensor, source: DenseSource) -> Tensor:
+        """Return patches in the space of the texts, `(batch, text_dim, rows, cols)`; see `segment` for `source`."""
+        return self._text_tower()[0].aligned_patches(pixels, source)
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:

@@ -14,6 +14,10 @@ from training.evaluation.models.base import Encoding
 from training.teachers.base import Teacher
 
 
+MAX_SIZE_PX = 4096
+"""Our choice for what has no bound of its own: beyond it no machine has the memory."""
+
+
 class TeacherFeatures:
     """A teacher, on images of the size that a student sees.
 
@@ -25,6 +29,7 @@ class TeacherFeatures:
     """
 
     adaptor_names: tuple[str, ...] = ()
+    max_size_px = MAX_SIZE_PX
 
     def __init__(self, teacher: Teacher, *, patch_size: int, size_px: int, name: str) -> None:
         self.teacher, self.patch_size, self.size_px, self.name = teacher, patch_size, size_px, name

@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 
 from foundation.errors import first_few
 from modeling_radio import RadioForSemanticSegmentation
+from training.data.labeled.targets import read_mask
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
@@ -113,26 +114,14 @@ class SegmentationTask(FinetuningTask):
         for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
             picture = read_row(rows, index, "training image")["target"]
             where = _with_file(f"training image {index}", picture)
-            yield where, self._read_mask(picture, where)
+            yield where, read_mask(picture, where)
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         where = _with_file(where, row["target"])
-        image, mask = self.read_image(row["image"], where), self._read_mask(row["target"], where)
+        image, mask = self.read_image(row["image"], where), read_mask(row["target"], where)
         require_same_size(image, mask, where, "mask")
         self._check_ids(mask, where)
         return {"image": image, "mask": tv_tensors.Mask(mask)}
-
-    @staticmethod
-    def _read_mask(picture: Any, where: str) -> Tensor:
-        if picture is None:
-            raise ValueError(f"The mask of {where} is missing: give it one, or leave the image out.")
-        ids = np.asarray(picture)
-        if ids.ndim != 2:
-            raise ValueError(
-                f"The mask of {where} has colors, shape {ids.shape}: masks are PNGs with a palette or gray levels "
-                "whose values are class ids."
-            )
-        return torch.from_numpy(ids.astype(np.int64))
 
     def _check_ids(self, mask: Tensor, where: str) -> None:
         num_classes = len(self.class_names)

@@ -11,8 +11,8 @@ def test_loaded_images_are_the_held_out_ones_of_one_size(assets, monkeypatch):
         monkeypatch.setattr(f"{module}.load_demo_assets", lambda source: assets)
     monkeypatch.setattr(evaluation_data, "segmentation_set", lambda assets, size: segmentation_set(assets, size, 2, 3))
     monkeypatch.setattr(evaluation_data, "NUM_UNLABELED", 4)
-    data = DemoData.load("demo", 24, dtype=torch.bfloat16)
-    assert (data.source, data.device, data.dtype) == ("demo", "cpu", torch.bfloat16)
+    data = DemoData.load("demo", 24)
+    assert data.source == data.name == "demo"
     assert data.unlabeled.shape == (4, 3, 24, 24)
     assert data.unlabeled.dtype == torch.uint8
     assert data.segmentation.train_images.shape == (2, 3, 24, 24)

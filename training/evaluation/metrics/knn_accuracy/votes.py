@@ -1,4 +1,9 @@
-"""Weighted k-nearest-neighbor classification on frozen summaries."""
+"""Nearest neighbors by cosine, in memory that does not grow with queries times gallery, and their weighted votes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,8 +14,70 @@ TEMPERATURE = 0.07
 """Weights of the votes are `exp(cosine / 0.07)`, as in the RADIO papers' protocol."""
 
 
+QUERIES, GALLERY = 1024, 16384
+"""Our choice of block sides: 64 MiB of similarities in float32."""
+
+
+class Neighbors(NamedTuple):
+    """Cosines and rows of the nearest gallery images of each query, nearest first, `(num_queries, k)`."""
+
+    similarity: Tensor
+    index: Tensor
+
+
+def nearest_neighbors(queries: Tensor, gallery: Tensor, k: int, *, leave_one_out: bool = False) -> Neighbors:
+    """Return the nearest gallery images of every query by cosine similarity.
+
+    Args:
+        queries: `(num_queries, dim)`.
+        gallery: `(num_gallery, dim)`.
+        k: How many.
+        leave_one_out: Queries and gallery are the same images, and none is a neighbor of itself.
+
+    Raises:
+        ValueError: If the widths differ, or the gallery has fewer than `k` other images.
+    """
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(f"`queries` must be as wide as the gallery, {gallery.shape[1]}, got {queries.shape[1]}.")
+    if not 1 <= k <= len(gallery) - leave_one_out:
+        raise ValueError(f"`k` must be between 1 and the gallery's {len(gallery) - leave_one_out} images, got {k}.")
+    found = [_nearest(rows, gallery, k, start if leave_one_out else None) for start, rows in blocks(queries)]
+    return Neighbors(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _nearest(rows: Tensor, gallery: Tensor, k: int, own: int | None) -> Neighbors:
+    """Return the neighbors of one block of queries; `own` is the gallery's row of the first of them."""
+    best = Neighbors(rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.long, device=rows.device))
+    for start in range(0, len(gallery), GALLERY):
+        similarity = rows @ F.normalize(gallery[start : start + GALLERY], dim=1).T
+        if own is not None:
+            _leave_out(similarity, own - start)
+        chosen, places = similarity.topk(min(k, similarity.shape[1]), dim=1)
+        merged = torch.cat([best.similarity, chosen], dim=1), torch.cat([best.index, places + start], dim=1)
+        top, order = merged[0].topk(min(k, merged[0].shape[1]), dim=1)
+        best = Neighbors(top, merged[1].gather(1, order))
+    return best
+
+
+def _leave_out(similarity: Tensor, offset: int) -> None:
+    """Set what queries have in common with themselves to minus infinity: row `i` is column `i + offset`."""
+    similarity.diagonal(offset).fill_(-torch.inf)
+
+
+def blocks(queries: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield unit vectors of some queries at a time, and the number of the first."""
+    for start in range(0, len(queries), QUERIES):
+        yield start, F.normalize(queries[start : start + QUERIES], dim=1)
+
+
 def knn_predictions(
-    queries: Tensor, gallery: Tensor, gallery_labels: Tensor, *, k: int = 20, temperature: float = TEMPERATURE
+    queries: Tensor,
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = TEMPERATURE,
+    leave_one_out: bool = False,
 ) -> Tensor:
     """Classify every query by a vote of its nearest gallery images.
 
@@ -20,6 +87,7 @@ def knn_predictions(
         gallery_labels: Class indices, `(num_gallery,)`.
         k: Neighbors that vote. The papers use 20; sets with few images per class need fewer.
         temperature: Divides the cosine similarity in the exponent of a vote's weight.
+        leave_one_out: Queries and gallery are the same images, and none votes for itself.
 
     Returns:
         Class indices, `(num_queries,)`.
@@ -27,20 +95,15 @@ def knn_predictions(
     Raises:
         ValueError: If the widths differ, the labels do not match the gallery, or `k` is out of range.
     """
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"`queries` must be as wide as the gallery, {gallery.shape[1]}, got {queries.shape[1]}.")
     if len(gallery) != len(gallery_labels):
         raise ValueError(f"`gallery_labels` must have the gallery's {len(gallery)} rows, got {len(gallery_labels)}.")
-    if not 1 <= k <= len(gallery):
-        raise ValueError(f"`k` must be between 1 and the gallery's {len(gallery)} images, got {k}.")
-    num_classes = int(gallery_labels.max()) + 1
-    gallery = F.normalize(gallery, dim=1)
-    predictions = []
-    # 1024 rows bound the similarity matrix: 1024 x 1.28 M ImageNet images are 5 GiB in float32.
-    for rows in F.normalize(queries, dim=1).split(1024):
-        similarity, neighbors = (rows @ gallery.T).topk(k, dim=1)
-        votes = similarity.new_zeros(len(rows), num_classes)
-        votes.scatter_add_(1, gallery_labels[neighbors], (similarity / temperature).exp())
+    similarity, neighbors = nearest_neighbors(queries, gallery, k, leave_one_out=leave_one_out)
+    # Weights relative to the nearest image: the same votes, without overflow at low temperatures.
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
+    num_classes, predictions = int(gallery_labels.max()) + 1, []
+    for rows, voters in zip(weights.split(1024), neighbors.split(1024), strict=True):
+        votes = rows.new_zeros(len(rows), num_classes)
+        votes.scatter_add_(1, gallery_labels[voters], rows)
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions)
 

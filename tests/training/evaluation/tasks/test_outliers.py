@@ -1,0 +1,44 @@
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from training.evaluation.data.base import Examples, Part, Stacked
+from training.evaluation.models.baselines import RawPixels
+from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.outliers import _divided, measure_out_of_distribution
+from training.evaluation.tasks.settings import TaskSettings
+
+
+class Shades:
+    """Noise of four brightnesses, which are the classes."""
+
+    name = "shades"
+
+    def __init__(self, with_train: bool) -> None:
+        labels = torch.arange(80) % 4
+        images = (labels * 50)[:, None, None, None] + torch.randint(0, 40, (80, 3, 16, 16))
+        examples = Examples(Stacked(images.to(torch.uint8)), "x", labels=labels)
+        names = tuple(f"shade {number}" for number in range(4))
+        self.given = Part("shades", examples, examples if with_train else None, names)
+
+    def part(self, kind):
+        return self.given
+
+
+@pytest.mark.parametrize("with_train", [True, False])
+def test_classes_that_were_held_out_are_told(with_train):
+    torch.manual_seed(1)
+    evaluation = Evaluation(RawPixels(8, 16), Shades(with_train), TaskSettings(neighbors=3))
+    found = {each.metric: each for each in measure_out_of_distribution(evaluation)}
+    assert set(found) == {"AUROC, kNN distance", "AUROC, Mahalanobis"}
+    vectors, labels, seen, tested = _divided(evaluation)
+    known = labels[seen].unique()
+    assert len(known) == 2
+    assert not set(seen.tolist()) & set(tested.tolist())
+    units = torch.nn.functional.normalize(vectors, dim=1)
+    distance = torch.cdist(units[tested], units[seen]).topk(3, largest=False).values[:, -1]
+    expected = roc_auc_score(~torch.isin(labels[tested], known), distance)
+    value = found["AUROC, kNN distance"]
+    assert value.value == pytest.approx(expected, abs=1e-3)
+    assert value.low <= value.value <= value.high
+    assert found["AUROC, Mahalanobis"].value > 0.8

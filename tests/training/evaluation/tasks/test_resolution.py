@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from modeling_radio import RadioConfig, RadioModel
+from training.evaluation.data.tables import TableData
+from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.resolution import (
+    measure_mode_switching,
+    measure_resolution_consistency,
+    measure_window_consistency,
+)
+from training.evaluation.tasks.settings import TaskSettings
+
+
+@pytest.fixture
+def student(tiny_model, noisy_folders):
+    """Builds the evaluation of the tiny model on noisy images."""
+
+    def build(model=tiny_model, **settings):
+        return Evaluation(RadioFeatures(model, size_px=32), TableData(str(noisy_folders)), TaskSettings(**settings))
+
+    return build
+
+
+def test_consistency_is_measured_at_sizes_that_the_model_takes(student):
+    found = {each.metric: each for each in measure_resolution_consistency(student(consistency_sizes_px=[14, 64, 512]))}
+    assert list(found) == ["16 to 64 px", "16 to 64 px, centered"]
+    assert all(each.low < each.value < each.high < 1 for each in found.values())
+
+
+def test_sizes_that_are_one_to_the_model(student):
+    with pytest.raises(ValueError, match=r"`consistency_sizes_px` \[31, 32\] are all 32 px to this model"):
+        measure_resolution_consistency(student(consistency_sizes_px=[31, 32]))
+
+
+def test_colors_are_the_same_at_every_size_and_queries_switch_alone(pixels, noisy_folders):
+    evaluation = pixels(TableData(str(noisy_folders)), switching_sizes_px=[8, 16], neighbors=5)
+    found = {each.metric: each.value for each in measure_mode_switching(evaluation)}
+    assert found["16 px, gallery alike"] == found["16 px, gallery at 16 px"]
+    assert found["16 px, centered cosine with 16 px"] == pytest.approx(1, abs=1e-5)
+    assert found["8 px, centered cosine with 16 px"] < 0.99
+
+
+@pytest.fixture
+def windowed() -> RadioModel:
+    config = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "max_img_size": 64}
+    return RadioModel(RadioConfig(**config, vitdet_num_global=1)).eval()
+
+
+def test_windows_change_features_and_their_size_matters(student, windowed):
+    values = []
+    for window in (2, 4):
+        evaluation = student(windowed, switching_sizes_px=[16, 64], compared_window=window)
+        plain, centered = measure_window_consistency(evaluation)
+        assert plain.metric == f"window {window} at 64 px"
+        assert centered.value < plain.value < 1
+        values.append(centered.value)
+    assert values[0] != values[1]
+
+
+def test_windows_that_cannot_be_compared(student, windowed, tiny_model):
+    with pytest.raises(ValueError, match="`compared_window` must be below the 8 patches of 64 px, got 8: else"):
+        measure_window_consistency(student(windowed, switching_sizes_px=[16, 64], compared_window=8))
+    with pytest.raises(ValueError, match="`window_consistency` needs a RADIO model with windowed blocks"):
+        measure_window_consistency(student(tiny_model))
+    assert torch.is_grad_enabled()

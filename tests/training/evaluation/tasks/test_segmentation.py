@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from conversion.text_tower import canonicalizing
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.text_radio import PLAIN_TEMPLATES
+from training.evaluation.data.tables import TableData
+from training.evaluation.metrics.dense_probe import segmentation_loss
+from training.evaluation.models.radio import open_radio
+from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.segmentation import (
+    fit_probe,
+    folds,
+    masks_of,
+    measure_open_vocabulary,
+    measure_segmentation_probe,
+    probed,
+    resized_to,
+)
+from training.evaluation.tasks.settings import TaskSettings
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Images of several shapes, whose right part is green on red, with masks, in two splits."""
+    for split, count in (("train", 6), ("val", 4)):
+        for number in range(count):
+            width = 32 + 4 * number
+            mask = np.zeros((24, width), np.uint8)
+            mask[:, width // 2 :] = 1
+            mask[0] = 255
+            noise = np.random.default_rng(number).normal(0, 40, (24, width, 3))
+            image = np.where(mask[..., None] == 1, [40, 200, 40], [200, 40, 40]) + noise
+            for folder, array in (("images", image.clip(0, 255).astype(np.uint8)), ("masks", mask)):
+                path = tmp_path / "scenes" / split / folder / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    return tmp_path / "scenes"
+
+
+def test_the_probe_and_its_miou_are_those_of_torchmetrics(scenes, pixels):
+    evaluation = pixels(TableData(str(scenes)), probe_steps=40)
+    found = {each.metric: each for each in measure_segmentation_probe(evaluation)}
+    probe = fit_probe(evaluation, "masks", range(6), 2, segmentation_loss)
+    metric = MulticlassJaccardIndex(2, ignore_index=255)
+    for image in range(4):
+        mask = masks_of(evaluation.part("masks").test)[image]
+        metric.update(resized_to(probed(evaluation, "masks", probe, image), mask).argmax(0)[None], mask[None])
+    miou = found["mIoU"]
+    assert miou.value == pytest.approx(metric.compute().item(), abs=1e-6)
+    assert 0.7 < miou.value < 1
+    assert miou.low < miou.value < miou.high
+    assert found["pixel accuracy"].value > miou.value
+
+
+def test_without_a_split_each_half_measures_the_other(scenes, pixels):
+    evaluation = pixels(TableData(str(scenes / "train")), probe_steps=30)
+    (first, second), (third, fourth) = folds(evaluation, "masks")
+    assert (first, second) == (fourth, third)
+    assert sorted([*first, *second]) == list(range(6))
+    assert measure_segmentation_probe(evaluation)[0].value > 0.7
+
+
+def test_windows_are_as_large_as_asked(scenes, pixels):
+    values = []
+    for window_px in (16, 24):
+        evaluation = pixels(TableData(str(scenes)), probe_steps=30, window_px=window_px)
+        assert evaluation.windows("masks").window_px == window_px
+        values.append(measure_segmentation_probe(evaluation)[0].value)
+    assert values[0] != values[1]
+
+
+def test_one_image_cannot_be_divided(pixels, data):
+    evaluation = pixels()
+    part = evaluation.part("masks")
+    object.__setattr__(part, "train", None)
+    object.__setattr__(part.test, "groups", torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match="must have a train split or several images for a probe of masks, got one"):
+        list(folds(evaluation, "masks"))
+
+
+@pytest.fixture
+def packed(build_dual_encoder, word_tokenizer, tmp_path):
+    """A folder with a text tower."""
+    adaptor = {"name": "siglip2-g", "summary_dim": 12, "feature_dim": 10, "hidden_size": 16}
+    config = RadioConfig.from_preset("radio-test", adaptors=[adaptor], preferred_resolution=[32, 32])
+    model = RadioForZeroShotImageClassification.from_parts(RadioModel(config).eval(), build_dual_encoder("siglip", 12))
+    model.save_pretrained(tmp_path / "packed")
+    canonicalizing(word_tokenizer, 16).save_pretrained(tmp_path / "packed")
+    return tmp_path / "packed"
+
+
+def test_open_vocabulary_compares_patches_with_names(packed, scenes):
+    (scenes / "classes.txt").write_text("cat\ndog\n")
+    model, data = open_radio(packed), TableData(str(scenes))
+    values = {}
+    for refinement in ("none", "correlation"):
+        settings = TaskSettings(templates="plain", refinement=refinement)
+        evaluation = Evaluation(model, data, settings)
+        values[refinement] = [found.value for found in measure_open_vocabulary(evaluation)]
+    windows = evaluation.windows("masks")
+    texts = model.embed_classes(["cat", "dog"], PLAIN_TEMPLATES)
+    tower = model._text_tower()[0]
+    metric = MulticlassJaccardIndex(2, ignore_index=255)
+    with torch.no_grad():
+        for image in range(4):
+            maps = []
+            for window in windows.of_image(image):
+                logits = tower.segment(model.preprocess(windows[window])[None], texts).logits
+                maps.append(torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")[0])
+            mask = masks_of(evaluation.part("masks").test)[image]
+            metric.update(resized_to(windows.merged(image, maps), mask).argmax(0)[None], mask[None])
+    assert values["none"][0] == pytest.approx(metric.compute().item(), abs=1e-6)
+    assert values["correlation"] != values["none"]
+
+
+def test_open_vocabulary_needs_texts(pixels):
+    with pytest.raises(ValueError, match=r"`open_vocabulary` needs a text tower .* which 'raw pixels' does not have"):
+        measure_open_vocabulary(pixels())

@@ -1,0 +1,143 @@
+"""Features are extracted once, kept, and the same whatever happens in between."""
+
+import time
+
+import pytest
+import torch
+from killing import run_until
+from safetensors.torch import load_file
+
+from training.evaluation.data.base import Stacked
+from training.evaluation.features import CHUNK, FeatureStore, StoredFeatures, Wanted, encode_each
+from training.evaluation.models.base import Encoding
+from training.evaluation.models.baselines import RawPixels
+from training.evaluation.models.radio import RadioFeatures
+
+
+NUM_IMAGES = 2 * CHUNK + 5
+DENSE = Wanted(dense=True)
+
+
+@pytest.fixture
+def images():
+    return Stacked(torch.randint(0, 256, (NUM_IMAGES, 3, 16, 16), dtype=torch.uint8))
+
+
+class Counting(RawPixels):
+    """Raw pixels that count how many images they are shown, and may take their time."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(8, 16)
+        self.num_images, self.seconds = 0, seconds
+
+    def encode(self, pixels, adaptors=()):
+        self.num_images += len(pixels)
+        time.sleep(self.seconds)
+        return super().encode(pixels, adaptors)
+
+
+def same(one: StoredFeatures, two: StoredFeatures) -> bool:
+    maps = all(torch.equal(one.map(index), two.map(index)) for index in range(len(one)))
+    return maps and torch.equal(one.summary(), two.summary())
+
+
+def test_memory_and_disk_hold_the_same(images, tmp_path):
+    model = RawPixels(8, 16)
+    memory = FeatureStore().extract(model, images, "x", DENSE)
+    disk = FeatureStore(tmp_path, batch_size=7).extract(model, images, "x", DENSE)
+    assert same(memory, disk)
+    assert len(disk) == NUM_IMAGES
+    assert disk.maps([3, CHUNK]).shape == (2, 192, 2, 2)
+    torch.testing.assert_close(disk.mean_features(), disk.maps().mean((2, 3)))
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.glob("*.safetensors"))) == 3
+    assert len(load_file(folder / "000000064.safetensors")["summary"]) == CHUNK
+
+
+def test_nothing_is_computed_twice(images, tmp_path):
+    model, store = Counting(), FeatureStore(tmp_path)
+    store.extract(model, images, "x", Wanted())
+    assert model.num_images == NUM_IMAGES
+    store.extract(model, images, "x", Wanted())
+    assert model.num_images == NUM_IMAGES
+    store.extract(model, images, "x", DENSE)  # maps were not kept
+    assert model.num_images == 2 * NUM_IMAGES
+    store.extract(model, images, "x", Wanted())
+    assert model.num_images == 2 * NUM_IMAGES
+    store.extract(model, images, "other images", Wanted())
+    store.extract(model, images, "x", Wanted(), size_px=24)
+    assert model.num_images == 4 * NUM_IMAGES
+
+
+def test_what_is_kept_stays_when_more_is_wanted(tiny_model, images, tmp_path):
+    model, store = RadioFeatures(tiny_model, size_px=16), FeatureStore(tmp_path)
+    store.extract(model, images, "x", Wanted(adaptors=frozenset(["teacher_a"])))
+    store.extract(model, images, "x", Wanted(dense=True, adaptors=frozenset(["teacher_b"])))
+    both = store.extract(model, images, "x", Wanted(adaptors=frozenset(["teacher_a"])))
+    assert both.summary("teacher_a").shape == (NUM_IMAGES, 6)
+    assert both.summary("teacher_b") is None
+    assert both.map(4, "teacher_b").shape == (10, 2, 2)
+
+
+def test_two_kills_change_nothing(images, tmp_path):
+    undisturbed = FeatureStore().extract(RawPixels(8, 16), images, "x", DENSE)
+    store = FeatureStore(tmp_path, batch_size=8)
+    for num_chunks in (1, 2):
+        # Slow enough that the next chunk has begun, and is not done, when the process is killed.
+        work = lambda: store.extract(Counting(0.02), images, "x", DENSE)  # noqa: E731
+        finished = lambda n=num_chunks: len(list(tmp_path.glob("*/*.safetensors"))) >= n  # noqa: E731
+        assert run_until(work, finished) == 9
+    model = Counting()
+    resumed = store.extract(model, images, "x", DENSE)
+    assert 0 < model.num_images <= NUM_IMAGES - 2 * CHUNK
+    assert same(undisturbed, resumed)
+    assert not list(tmp_path.glob("*/.partial*"))
+
+
+def test_images_of_many_shapes_keep_their_order_and_their_grid(tiny_model):
+    model = RadioFeatures(tiny_model)
+    shapes = [(16, 24), (32, 16), (16, 24), (8, 8)]
+    pixels = [torch.rand(3, *shape) for shape in shapes]
+    answers = encode_each(model, pixels, DENSE)
+    for image, answer in zip(pixels, answers, strict=True):
+        expected = model.encode(image[None])
+        torch.testing.assert_close(answer["summary"], expected.summary[0])
+        assert answer["grids"].tolist() == [side // 8 for side in image.shape[1:]]
+
+    class Pictures(list):
+        def size(self, index):
+            return tuple(self[index].shape[1:])
+
+    pictures = Pictures((image * 255).to(torch.uint8) for image in pixels)
+    stored = FeatureStore().extract(RawPixels(8, 8), pictures, "x", DENSE)
+    assert [tuple(stored.map(index).shape[1:]) for index in range(4)] == [(1, 2), (2, 1), (1, 2), (1, 1)]
+    with pytest.raises(
+        ValueError, match=r"must be of one size to be joined, got maps of \[\(1, 1\), \(1, 2\), \(2, 1\)\]"
+    ):
+        stored.maps()
+
+
+def test_maps_stay_in_the_type_that_they_were_computed_in(tiny_model, images, tmp_path):
+    model = RadioFeatures(tiny_model, size_px=16, dtype=torch.bfloat16)
+    stored = FeatureStore(tmp_path).extract(model, images, "x", DENSE)
+    (folder,) = tmp_path.iterdir()
+    kept = load_file(next(folder.glob("*.safetensors")))
+    assert kept["features"].dtype in (torch.bfloat16, torch.float32)
+    assert stored.map(0).dtype == torch.float32
+
+
+def test_answers_that_are_not_finite_are_refused(images):
+    class Broken(RawPixels):
+        def encode(self, pixels, adaptors=()):
+            return Encoding(None, pixels / 0)
+
+    with pytest.raises(ValueError, match="The answers of raw pixels are not finite"):
+        FeatureStore().extract(Broken(8, 16), images, "x", Wanted())
+    with pytest.raises(ValueError, match="`data` must have images to measure on, got none"):
+        FeatureStore().extract(RawPixels(8, 16), Stacked(torch.zeros(0, 3, 8, 8)), "x", Wanted())
+
+
+def test_workers_decode_the_same(images, tmp_path):
+    alone = FeatureStore(batch_size=4).extract(RawPixels(8, 16), images, "x", DENSE)
+    helped = FeatureStore(batch_size=4, num_workers=2).extract(RawPixels(8, 16), images, "x", DENSE)
+    assert same(alone, helped)

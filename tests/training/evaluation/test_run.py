@@ -1,0 +1,154 @@
+"""A saved folder is opened, measured beside its baselines and described, on anybody's images and on the demo's."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import jsonschema
+import pytest
+import torch
+
+import model_cards
+from model_cards.results import STUDENT, Results
+from modeling_radio import RadioImageProcessor
+from training.evaluate import main
+from training.evaluation import run as evaluation_run
+from training.evaluation.data.demo import DemoData
+from training.evaluation.models.baselines import RANDOM_VIT, RAW_PIXELS
+from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.models.teachers import TeacherFeatures
+from training.evaluation.run import build_references, evaluate
+from training.evaluation.settings import EvaluationSettings
+from training.recipe import RecipeError, load_recipe
+from training.teachers.base import DEFAULT_GRID_STRIDE
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path) -> Path:
+    tiny_model.save_pretrained(tmp_path / "model")
+    processor = RadioImageProcessor.from_model_config(tiny_model.config, size={"shortest_edge": 16})
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def settings(folder, noisy_folders, tmp_path) -> EvaluationSettings:
+    return EvaluationSettings(
+        checkpoint=folder,
+        data=str(noisy_folders),
+        tasks=["knn", "image_retrieval", "effective_rank"],
+        baselines=["pixels", "random"],
+        cache=tmp_path / "features",
+        num_workers=0,
+    )
+
+
+def test_a_folder_of_images_is_measured_and_described(settings, capsys):
+    results = evaluate(settings, load_recipe("demo"))
+    assert [found.model for found in results.measurements if found.task == "knn"] == [
+        *[RAW_PIXELS] * 2,
+        *[RANDOM_VIT] * 2,
+        *[STUDENT] * 2,
+    ]
+    assert {found.task for found in results.measurements} == {"knn", "image_retrieval", "effective_rank"}
+    assert {found.dataset for found in results.measurements} == {"noisy"}
+    knn = [found for found in results.measurements if found.task == "knn"]
+    assert all(found.low <= found.value <= found.high for found in knn)
+    assert set(results.fingerprints) == {"labels of noisy", "images of noisy", RAW_PIXELS, RANDOM_VIT, STUDENT}
+    assert results.run["settings"]["neighbors"] == 20
+    assert results.run["settings"]["seed"] == 0
+    assert {"torch", "scikit-learn"} <= set(results.run["versions"])
+    assert [source.name for source in results.datasets] == ["noisy"]
+    assert "21 images measured, 42 to learn from" in results.remarks[0]
+    assert "knn" in capsys.readouterr().out
+
+
+def test_a_second_time_the_features_are_there(settings, monkeypatch):
+    first = evaluate(settings, load_recipe("demo"))
+
+    def encode(self, pixels, adaptors=()):
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr(RadioFeatures, "encode", encode)
+    assert evaluate(settings, load_recipe("demo")).measurements == first.measurements
+
+
+def test_the_file_is_as_its_schema_says(settings, tmp_path):
+    path = tmp_path / "results.json"
+    evaluate(settings, load_recipe("demo")).save(path)
+    content = json.loads(path.read_text())
+    schema = json.loads((Path(model_cards.__file__).parent / "results.schema.json").read_text())
+    jsonschema.validate(content, schema)
+    assert {"task", "metric", "value", "low", "high"} <= set(content["measurements"][0])
+    content["measurements"][0]["value"] = "much"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, schema)
+    assert Results.load(path).measurements
+
+
+def test_what_the_data_lack_is_refused_before_anything_is_extracted(settings, tmp_path):
+    with pytest.raises(ValueError, match=r"must have masks for these tasks, got images, photographs, labels only"):
+        evaluate(settings.replace(tasks=["knn", "segmentation_probe"]), load_recipe("demo"))
+    assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.parametrize("name", ["there.txt", "model/config.json", "model"])
+def test_only_results_are_replaced_by_results(settings, name, tmp_path):
+    (tmp_path / "there.txt").write_text("precious")
+    path = tmp_path / name
+    before = path.read_text() if path.is_file() else None
+    with pytest.raises(
+        ValueError, match=rf"`output` must be a new file or earlier results, got '.*{name}', which holds"
+    ):
+        evaluate(settings.replace(output=path), load_recipe("demo"))
+    assert path.is_dir() if before is None else path.read_text() == before
+
+
+def test_a_size_that_the_model_does_not_take(settings):
+    with pytest.raises(ValueError, match=r"`size` must have sides that are multiples of 8 .* got 30 x 30"):
+        evaluate(settings.replace(size=30), load_recipe("demo"))
+
+
+def test_the_demos_set_is_the_default(settings, data, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(DemoData, "load", lambda source, size: sizes.append((source, size)) or data)
+    chosen = settings.replace(data=None, tasks=["knn", "knn"], size=32, baselines=["pixels"])
+    results = evaluate(chosen, load_recipe("demo"))
+    assert sizes == [("demo", 32)]
+    assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
+    assert len(set(results.measurements)) == len(results.measurements)
+    assert list(results.run["seconds"]) == ["knn"]
+    assert results.run["command"] == f"python -m training.evaluate {settings.checkpoint} --tasks knn"
+    assert results.remarks == data.remarks()
+
+
+def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(tiny_model, monkeypatch):
+    model = RadioFeatures(tiny_model, size_px=16)
+    with pytest.raises(RecipeError, match=r"'demo' names none of .* \['teacher_a', 'teacher_b'\]: give the --recipe"):
+        build_references(model, load_recipe("demo"))
+    first = SimpleNamespace(name="teacher_b")
+    recipe = SimpleNamespace(name="mine", teachers=[first, SimpleNamespace(name="other")])
+    asked, strides = [], []
+
+    def build(entries, grid_stride):
+        asked.extend(entries)
+        strides.append(grid_stride)
+        return {entry.name: torch.nn.Identity() for entry in entries}
+
+    monkeypatch.setattr(evaluation_run, "build_teachers", build)
+    teachers = build_references(model, recipe)
+    assert list(teachers) == ["teacher_b"]
+    assert isinstance(teachers["teacher_b"], TeacherFeatures)
+    assert asked == [first]
+    assert strides == [model.patch_size] != [DEFAULT_GRID_STRIDE]
+
+
+def test_the_command_prints_and_writes(folder, noisy_folders, tmp_path, capsys):
+    output = tmp_path / "out" / "results.json"
+    arguments = ["--data", str(noisy_folders), "--tasks", "knn", "--output", str(output), "--num-workers", "0"]
+    assert main([str(folder), *arguments, "--cache", str(tmp_path / "cache"), "--neighbors", "3"]) == 0
+    assert "| student" in capsys.readouterr().out
+    assert Results.load(output).run["settings"]["neighbors"] == 3
+    assert main([str(folder), *arguments, "--label-column", "lable"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"evaluate: error: {str(noisy_folders)!r} has no column 'lable'. Did you mean 'label'?")

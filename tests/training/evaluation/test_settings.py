@@ -1,0 +1,33 @@
+import pytest
+
+from foundation.settings import SettingsError
+from training.evaluation.settings import PRESETS, EvaluationSettings
+
+
+def test_something_must_be_measured():
+    with pytest.raises(SettingsError, match=r"`tasks` must be some of .*, got \[\]"):
+        EvaluationSettings(checkpoint="x", tasks=[])
+
+
+def test_a_preset_gives_what_is_not_given():
+    chosen = EvaluationSettings(checkpoint="x", data="ade", preset="ade20k", probe_steps=3)
+    assert chosen.probe_steps == 3
+    assert (chosen.window_px, chosen.reduce_labels, chosen.tasks) == (512, True, ["segmentation_probe"])
+    chosen = EvaluationSettings(checkpoint="x", data="in", preset="imagenet-1k")
+    assert (chosen.neighbors, chosen.temperature, chosen.templates) == (20, 0.07, "openai")
+    for name in PRESETS:
+        EvaluationSettings(checkpoint="x", preset=name)
+    with pytest.raises(SettingsError, match="Did you mean 'ade20k'"):
+        EvaluationSettings(checkpoint="x", preset="ade20")
+
+
+def test_the_demo_has_few_images_of_a_class():
+    assert EvaluationSettings(checkpoint="x").neighbors == 5
+    assert EvaluationSettings(checkpoint="x", data="demo", neighbors=9).neighbors == 9
+    assert EvaluationSettings(checkpoint="x", data="mine").neighbors == 20
+
+
+def test_what_decides_the_numbers_is_told():
+    told = EvaluationSettings(checkpoint="x", data="mine").of_tasks()
+    assert {"neighbors", "seed", "size", "max_images", "precision"} <= set(told)
+    assert not {"checkpoint", "output", "cache", "recipe"} & set(told)

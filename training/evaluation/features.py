@@ -1,0 +1,294 @@
+"""Features of images, extracted once for all tasks: chunk by chunk on disk, so that what was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from foundation.files import remove_abandoned, write_file, write_text
+from foundation.ranks import rank_and_count, wait_for_ranks
+from foundation.settings import hash_of
+from training.evaluation.data.base import Pictures
+from training.evaluation.models.base import FeatureModel, FeaturePair
+
+
+CHUNK = 64
+"""Our choice of images for each file: a ViT-H's maps of 512 px are 320 MiB then."""
+ABOUT = "about.json"
+Arrays = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is kept of a model's answers besides its summary and the mean of its features.
+
+    Attributes:
+        dense: Whether maps are kept, also those of the adaptors.
+        adaptors: Whose answers are kept.
+    """
+
+    dense: bool = False
+    adaptors: frozenset[str] = frozenset()
+
+    def __or__(self, other: Wanted) -> Wanted:
+        return Wanted(self.dense or other.dense, self.adaptors | other.adaptors)
+
+    def keys(self) -> set[str]:
+        """Return the names under which the answers are kept, without that of a summary, which not all have."""
+        names = ["mean_features", *(["features", "grids"] if self.dense else [])]
+        return {f"{prefix}{name}" for prefix in ("", *(f"{adaptor}/" for adaptor in self.adaptors)) for name in names}
+
+
+class StoredFeatures:
+    """What a model said about a set of images, by number; float32 on the CPU.
+
+    Args:
+        chunks: Of `CHUNK` images each, in memory or as files.
+        num_images: All together.
+    """
+
+    def __init__(self, chunks: Sequence[Arrays | Path], num_images: int) -> None:
+        self._chunks, self._num_images = chunks, num_images
+        self._maps: dict[tuple[int, str], _Maps] = {}
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def summary(self, adaptor: str | None = None) -> Tensor | None:
+        """Return the summaries, `(num_images, dim)`, of the model or of an adaptor; None where it has none."""
+        return self._joined(_key(adaptor, "summary"))
+
+    def mean_features(self, adaptor: str | None = None) -> Tensor:
+        """Return the dense features averaged over each image, `(num_images, dim)`."""
+        means = self._joined(_key(adaptor, "mean_features"))
+        assert means is not None  # kept of every answer
+        return means
+
+    def map(self, index: int, adaptor: str | None = None) -> Tensor:
+        """Return the dense features of one image, `(dim, rows, cols)`."""
+        chunk, place = divmod(index, CHUNK)
+        key = (chunk, _key(adaptor, "features"))
+        if key not in self._maps:
+            self._maps[key] = _Maps(self._chunks[chunk], adaptor)
+        return self._maps[key].read(place)
+
+    def maps(self, indices: Sequence[int] | None = None, adaptor: str | None = None) -> Tensor:
+        """Return the dense features of some images or all, `(num_images, dim, rows, cols)`.
+
+        Raises:
+            ValueError: If they are not all on one grid.
+        """
+        maps = [self.map(index, adaptor) for index in (range(len(self)) if indices is None else indices)]
+        grids = {tuple(each.shape[1:]) for each in maps}
+        if len(grids) > 1:
+            raise ValueError(f"Images must be of one size to be joined, got maps of {sorted(grids)}. Give a `size`.")
+        return torch.stack(maps)
+
+    def _joined(self, key: str) -> Tensor | None:
+        parts = [_read(chunk, key) for chunk in self._chunks]
+        present = [part.float() for part in parts if part is not None]
+        return torch.cat(present) if present else None
+
+
+class _Maps:
+    """The maps of one chunk, read one by one."""
+
+    def __init__(self, chunk: Arrays | Path, adaptor: str | None) -> None:
+        grids = _read(chunk, _key(adaptor, "grids"))
+        assert grids is not None
+        self.grids = grids.tolist()
+        self.ends = grids.prod(1).cumsum(0).tolist()
+        key = _key(adaptor, "features")
+        # `safe_open` maps the file into memory: reading one map does not read the others.
+        self.tokens = chunk[key] if not isinstance(chunk, Path) else safe_open(chunk, "pt").get_slice(key)
+
+    def read(self, place: int) -> Tensor:
+        rows, cols = self.grids[place]
+        tokens = self.tokens[self.ends[place] - rows * cols : self.ends[place]]
+        return tokens.float().T.unflatten(1, (rows, cols))  # (tokens, dim) -> (dim, rows, cols)
+
+
+class FeatureStore:
+    """Extracts features, and keeps them.
+
+    Args:
+        folder: Where; None keeps them in memory, for the life of what `extract` returns.
+        batch_size: Images for each pass.
+        num_workers: Processes that decode and resize images where there are many; 0 does it between passes.
+    """
+
+    def __init__(self, folder: Path | None = None, *, batch_size: int = 32, num_workers: int = 0) -> None:
+        self.folder, self.batch_size, self.num_workers = folder, batch_size, num_workers
+
+    def extract(
+        self,
+        model: FeatureModel,
+        images: Pictures,
+        fingerprint: str,
+        wanted: Wanted,
+        *,
+        size_px: int | None = None,
+        description: str = "",
+    ) -> StoredFeatures:
+        """Return the features of images; what is on disk already is not computed again.
+
+        Several ranks share the work, and need a folder that all of them see. Chunks are the same however many there
+        are and however often the work was stopped, so the numbers are too.
+
+        Args:
+            model: In eval mode.
+            images: What it is run on.
+            fingerprint: Of the images.
+            wanted: What is kept.
+            size_px: Shorter side of the images; None takes the model's.
+            description: Label of the progress bar, which appears on terminals only.
+
+        Raises:
+            ValueError: If there are no images, or an answer is not finite.
+        """
+        if not len(images):
+            raise ValueError(f"`data` must have images to measure on, got none for {description or 'the model'}.")
+        bounds = [(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
+        label = f"{model.name}: {description}"
+        if self.folder is None:
+            made = self._encode(model, images, bounds, wanted, size_px, label)
+            return StoredFeatures([arrays for _, arrays in made], len(images))
+        facts = {"model": model.fingerprint(), "images": fingerprint, "size_px": size_px}
+        folder = self.folder / hash_of(facts)[:24]
+        if not (folder / ABOUT).exists():
+            write_text(folder / ABOUT, json.dumps({"name": label, **facts}, indent=2) + "\n")
+        paths = [folder / f"{start:09d}.safetensors" for start, _ in bounds]
+        remove_abandoned(folder)
+        self._complete(model, images, bounds, paths, wanted, size_px, label)
+        return StoredFeatures(paths, len(images))
+
+    def _complete(
+        self,
+        model: FeatureModel,
+        images: Pictures,
+        bounds: Sequence[tuple[int, int]],
+        paths: Sequence[Path],
+        wanted: Wanted,
+        size_px: int | None,
+        label: str,
+    ) -> None:
+        """Make the chunks that are not on disk, this rank its share of them."""
+        rank, count = rank_and_count()
+        wait_for_ranks()  # all look before one writes
+        missing = [number for number, path in enumerate(paths) if not wanted.keys() <= _keys(path)]
+        mine = missing[rank::count]
+        wait_for_ranks()
+        for number, arrays in self._encode(model, images, [bounds[number] for number in mine], wanted, size_px, label):
+            path = paths[mine[number]]
+            kept = {key: tensor for key in _keys(path) - arrays.keys() if (tensor := _read(path, key)) is not None}
+            write_file(path, lambda place, content={**kept, **arrays}: save_file(content, place))
+        wait_for_ranks()
+
+    def _encode(
+        self,
+        model: FeatureModel,
+        images: Pictures,
+        bounds: Sequence[tuple[int, int]],
+        wanted: Wanted,
+        size_px: int | None,
+        label: str,
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Yield the number and the answers of each chunk."""
+        batches = [
+            list(range(start, min(start + self.batch_size, end)))
+            for first, end in bounds
+            for start in range(first, end, self.batch_size)
+        ]
+        loader = DataLoader(
+            _Preprocessed(images, lambda image: model.preprocess(image, size_px)),
+            batch_sampler=batches,
+            collate_fn=list,
+            num_workers=self.num_workers if len(batches) > 2 * self.num_workers else 0,
+        )
+        pixels = iter(loader)
+        # disable=None: tqdm hides itself where stderr is no terminal.
+        for number, (start, end) in enumerate(tqdm(bounds, label, unit="chunk", leave=False, disable=None)):
+            rows: list[Arrays] = []
+            while len(rows) < end - start:
+                rows += encode_each(model, next(pixels), wanted)
+            yield number, _joined_rows(rows)
+
+
+class _Preprocessed(Dataset[Tensor]):
+    def __init__(self, images: Pictures, preprocess: Callable[[Tensor], Tensor]) -> None:
+        self.images, self.preprocess = images, preprocess
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.preprocess(self.images[index])
+
+
+@torch.no_grad()
+def encode_each(model: FeatureModel, pixels: Sequence[Tensor], wanted: Wanted) -> list[dict[str, Tensor]]:
+    """Run a model on images of any sizes, those of one size together; return what is kept of each, in their order.
+
+    Raises:
+        ValueError: If an answer is not finite.
+    """
+    groups: dict[torch.Size, list[int]] = {}
+    for place, image in enumerate(pixels):
+        groups.setdefault(image.shape, []).append(place)
+    answers: dict[int, dict[str, Tensor]] = {}
+    for places in groups.values():
+        batch = torch.stack([pixels[place] for place in places]).to(model.device)
+        encoding = model.encode(batch, sorted(wanted.adaptors))
+        kept = _kept("", encoding, wanted.dense, model.name)
+        for name in wanted.adaptors:
+            kept |= _kept(f"{name}/", encoding.adaptors[name], wanted.dense, model.name)
+        for row, place in enumerate(places):
+            answers[place] = {key: tensor[row] for key, tensor in kept.items()}
+    return [answers[place] for place in range(len(pixels))]
+
+
+def _kept(prefix: str, answer: FeaturePair, dense: bool, name: str) -> dict[str, Tensor]:
+    """Return summary, mean and tokens of a batch on the CPU; maps stay in the type that they were computed in."""
+    if not all(part.isfinite().all() for part in (answer.features, answer.summary) if part is not None):
+        raise ValueError(f"The answers of {name} are not finite: nothing can be measured.")
+    features = answer.features
+    kept = {"mean_features": features.float().mean((2, 3))}
+    if answer.summary is not None:
+        kept["summary"] = answer.summary.float()
+    if dense:
+        grid = torch.tensor(features.shape[2:])
+        kept |= {"features": features.flatten(2).transpose(1, 2), "grids": grid.expand(len(features), 2)}
+    return {f"{prefix}{key}": tensor.cpu() for key, tensor in kept.items()}
+
+
+def _joined_rows(rows: Sequence[Arrays]) -> dict[str, Tensor]:
+    """Return the answers to the images of a chunk; of maps all tokens, one image after the other."""
+    joined = {}
+    for key in rows[0]:
+        values = [row[key] for row in rows]
+        joined[key] = torch.cat(values) if key.rpartition("/")[2] == "features" else torch.stack(values)
+    return {key: tensor.contiguous() for key, tensor in joined.items()}
+
+
+def _key(adaptor: str | None, name: str) -> str:
+    return name if adaptor is None else f"{adaptor}/{name}"
+
+
+def _keys(path: Path) -> set[str]:
+    if not path.exists():
+        return set()
+    with safe_open(path, "pt") as file:
+        return set(file.keys())
+
+
+def _read(chunk: Arrays | Path, key: str) -> Tensor | None:
+    if not isinstance(chunk, Path):
+        return chunk.get(key)
+    with safe_open(chunk, "pt") as file:
+        return file.get_tensor(key) if key in file.keys() else None  # noqa: SIM118 - no mapping

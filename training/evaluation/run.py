@@ -1,0 +1,140 @@
+"""All evaluations of one saved checkpoint, beside its baselines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from foundation.ranks import rank_and_count
+from foundation.settings import hash_of
+from foundation.timing import Clock
+from model_cards.results import Results
+from training.evaluation.data.base import EvaluationData, check_kind
+from training.evaluation.data.opening import open_data
+from training.evaluation.features import FeatureStore
+from training.evaluation.models.base import FeatureModel
+from training.evaluation.models.baselines import RawPixels, random_vit
+from training.evaluation.models.radio import RadioFeatures, open_radio
+from training.evaluation.models.teachers import TeacherFeatures
+from training.evaluation.provenance import describe_run, teacher_sources
+from training.evaluation.settings import EvaluationSettings
+from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.registry import TASKS
+from training.recipe import Recipe, RecipeError
+from training.teachers.registry import build_teachers
+
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
+    """Run evaluations of a checkpoint folder.
+
+    Ranks that a launcher started share the extraction of features, and all return the same.
+
+    Args:
+        settings: Which, of what.
+        recipe: Names the teachers, and the data where the settings do not.
+
+    Returns:
+        The measurements with their sources.
+
+    Raises:
+        ValueError: If the folder is no checkpoint, is damaged or not finite, `size` does not fit it, the data cannot be
+            opened or lacks what a task needs, or `output` holds something else than results.
+        PackageError: If data or teachers cannot be fetched.
+    """
+    check_results_file(settings.output)
+    model = open_radio(settings.checkpoint, size_px=settings.size, device=_device(), dtype=DTYPES[settings.precision])
+    source = settings.data or recipe.data.source
+    data = open_data(source, settings, size_px=model.size_px, seed=settings.seed)
+    names = list(dict.fromkeys(settings.tasks))
+    for name in names:
+        check_kind(source, TASKS[name].kind, data.kinds())
+    store = FeatureStore(settings.cache, batch_size=settings.batch_size, num_workers=settings.num_workers)
+    find_teachers = partial(build_references, model, recipe)
+    models = [*_baselines(settings, model), model]
+    evaluations = [Evaluation(each, data, settings, store, find_teachers=find_teachers) for each in models]
+    clock, measurements = Clock() if rank_and_count()[0] == 0 else Clock(report=lambda line: None), []
+    for evaluation in evaluations:
+        measured = [name for name in names if evaluation.model is model or TASKS[name].of_baselines]
+        for name in measured:
+            evaluation.expect(TASKS[name].kind, TASKS[name].wanted(evaluation.model))
+        for name in measured:
+            with clock.phase(name):
+                measurements += TASKS[name].measure(evaluation)
+    run = describe_run(f"python -m training.evaluate {settings.checkpoint} --tasks {','.join(names)}", clock.seconds)
+    return Results(
+        measurements,
+        teacher_sources(model.model.config, recipe),
+        data.sources(),
+        {**run, "settings": settings.of_tasks()},
+        data.remarks(),
+        fingerprints(data, names, models),
+    )
+
+
+def check_results_file(path: Path | None) -> None:
+    """Refuse to write results in place of anything but results, before anything is measured."""
+    if path is None or not path.exists():
+        return
+    try:
+        if path.is_dir():
+            raise ValueError("it is a folder")
+        Results.load(path)
+    except ValueError as error:
+        raise ValueError(
+            f"`output` must be a new file or earlier results, got {str(path)!r}, which holds something else ({error}). "
+            "Name another file."
+        ) from error
+
+
+def build_references(model: RadioFeatures, recipe: Recipe) -> Mapping[str, FeatureModel]:
+    """Return the recipe's teachers that a model has adaptors for, fetched where they are not here.
+
+    Raises:
+        RecipeError: If there are none.
+    """
+    entries = [entry for entry in recipe.teachers if entry.name in model.adaptor_names]
+    if not entries:
+        raise RecipeError(
+            f"Recipe {recipe.name!r} names none of the checkpoint's adaptors {[*model.adaptor_names]}: give the "
+            "--recipe it was trained with."
+        )
+    teachers = build_teachers(entries, model.patch_size)
+    return {
+        name: TeacherFeatures(
+            teacher.to(model.device), patch_size=model.patch_size, size_px=model.size_px, name=f"teacher {name}"
+        )
+        for name, teacher in teachers.items()
+    }
+
+
+def fingerprints(data: EvaluationData, tasks: list[str], models: list[FeatureModel]) -> dict[str, str]:
+    """Return hashes of the images that the tasks are measured on, and of the models."""
+    kinds = dict.fromkeys(TASKS[name].kind for name in tasks)
+    images = {f"{kind} of {data.part(kind).name}": data.part(kind).fingerprint for kind in kinds}
+    return images | {model.name: hash_of({"model": model.fingerprint()})[:16] for model in models}
+
+
+def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[FeatureModel]:
+    built: dict[str, FeatureModel] = {}
+    for name in settings.baselines:
+        if name == "pixels":
+            built[name] = RawPixels(model.patch_size, model.size_px)
+        else:
+            built[name] = random_vit(model.model.config, size_px=model.size_px, seed=settings.seed)
+    return list(built.values())
+
+
+def _device() -> torch.device:
+    """Return where to run; joins the other processes where a launcher started several."""
+    has_gpu = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return torch.device(PartialState(cpu=not has_gpu).device or "cpu")
+    return torch.device("cuda" if has_gpu else "cpu")

@@ -1,0 +1,89 @@
+"""What `training.evaluate` is asked to do, and the protocols of the papers by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from foundation.fields import OneOf
+from training.data.sources import DEMO_SOURCES
+from training.evaluation.data.tables import IMAGENET, DataOptions
+from training.evaluation.tasks.registry import TASKS
+from training.evaluation.tasks.settings import TaskSettings
+from training.recipe import RecipeCommand
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # 5 neighbors are our choice for the demo's sets, some of whose classes have fewer images than the papers' 20.
+    "demo": {"neighbors": 5},
+    # AM-RADIO, https://arxiv.org/abs/2312.06709; prompts of CLIP, https://arxiv.org/abs/2103.00020
+    IMAGENET: {
+        "tasks": ["knn", "zero_shot"],
+        "neighbors": 20,
+        "temperature": 0.07,
+        "templates": "openai",
+        "class_names": IMAGENET,
+    },
+    # The published probe: batch norm and a linear layer, 80k steps of 16 windows of 512 px.
+    "ade20k": {
+        "tasks": ["segmentation_probe"],
+        "window_px": 512,
+        "reduce_labels": True,
+        "probe_steps": 80_000,
+        "probe_learning_rate": 1e-3,
+        "probe_warmup_steps": 1500,
+        "probe_schedule": "linear",
+    },
+}
+"""Settings by protocol; what is given besides wins."""
+
+
+class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
+    """What shall be measured.
+
+    Attributes:
+        checkpoint: Folder with config.json and weights.
+        data: Folder with a sub-folder of images for each class, or `images/` and `masks/` or `depth/`, with or without
+            `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; `hub:ORG/NAME`; or
+            demo. What the recipe is trained on where it is left out.
+        recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
+        tasks: What to measure.
+        preset: Protocol that gives what is not given here.
+        size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
+        output: File that the numbers are also written to, as JSON; earlier results in it are replaced.
+        baselines: Measured beside the checkpoint where a task compares: the pixels themselves, or a network of the same
+            architecture with random weights.
+        cache: Folder in which features are kept, so that a run that was stopped goes on and others need not wait.
+        batch_size: Images for each pass.
+        num_workers: Processes that decode images where there are many.
+        precision: What the checkpoint computes in.
+    """
+
+    checkpoint: Path
+    data: str | None = None
+    tasks: Annotated[list[str], OneOf(TASKS)] = Field(["knn", "segmentation_probe"], min_length=1)
+    preset: Annotated[str | None, OneOf(PRESETS)] = None
+    size: int | None = Field(None, gt=0)
+    output: Path | None = None
+    baselines: list[Literal["pixels", "random"]] = ["pixels"]
+    cache: Path = Path("runs/cache/evaluation")
+    batch_size: int = Field(32, gt=0)
+    num_workers: int = Field(2, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        """Let a preset give what is not given; the demo's is taken for its data."""
+        if not isinstance(values, dict):
+            return values
+        is_demo = values.get("data") in (None, *DEMO_SOURCES)
+        name = values.get("preset") or ("demo" if is_demo else None)
+        return {**PRESETS.get(str(name), {}), **values}
+
+    def of_tasks(self) -> dict[str, Any]:
+        """Return what decides the numbers, for the results file."""
+        decisive = [*TaskSettings.model_fields, *DataOptions.model_fields, "preset", "size", "precision"]
+        return {name: value for name, value in self.to_dict().items() if name in decisive}

@@ -1,0 +1,223 @@
+"""What a task gets: one model on one data set, its features, and what makes measurements of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from model_cards.results import Measurement
+from training.evaluation.data.base import EvaluationData, Examples, Kind, Part
+from training.evaluation.data.windows import Windows
+from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
+from training.evaluation.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
+from training.evaluation.models.base import FeatureModel
+from training.evaluation.tasks.settings import TaskSettings
+
+
+DENSE_KINDS: tuple[Kind, ...] = ("masks", "depth")
+"""Kinds whose images are cut into square windows, so that places in images and features correspond."""
+
+
+def no_teachers() -> Mapping[str, FeatureModel]:
+    """Return no teachers: the model was not distilled here."""
+    return {}
+
+
+@dataclass
+class Evaluation:
+    """One model on one data set.
+
+    Attributes:
+        model: What is measured.
+        data: What it is measured on.
+        settings: Of the tasks.
+        store: Where features are kept.
+        seed: Of the training run that made the model; None if nothing was trained here.
+        find_teachers: Returns the teachers of the model's adaptors by name, called when a task needs them.
+        references: What the teachers say, by name, kind of images and size; models of one recipe may share it.
+    """
+
+    model: FeatureModel
+    data: EvaluationData
+    settings: TaskSettings = field(default_factory=TaskSettings)
+    store: FeatureStore = field(default_factory=FeatureStore)
+    seed: int | None = None
+    find_teachers: Callable[[], Mapping[str, FeatureModel]] = no_teachers
+    references: dict[tuple[str, Kind, int | None], StoredFeatures] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._wanted: dict[Kind, Wanted] = {}
+        self._features: dict[tuple[object, ...], StoredFeatures] = {}
+        self._parts: dict[Kind, Part] = {}
+        self._windows: dict[tuple[Kind, str], Windows] = {}
+
+    @cached_property
+    def teachers(self) -> Mapping[str, FeatureModel]:
+        """The teachers of the model's adaptors by name."""
+        return self.find_teachers()
+
+    def expect(self, kind: Kind, wanted: Wanted) -> None:
+        """Announce what a task will ask for, so that one pass over the images serves all tasks."""
+        self._wanted[kind] = self._wanted.get(kind, Wanted()) | wanted
+
+    def part(self, kind: Kind) -> Part:
+        """Return the images for tasks of one kind; see `EvaluationData.part`."""
+        if kind not in self._parts:
+            self._parts[kind] = self.data.part(kind)
+        return self._parts[kind]
+
+    def examples(self, kind: Kind, split: str = "test") -> Examples:
+        """Return the images of one split: "test", or "gallery", which without a train split is the same."""
+        part = self.part(kind)
+        return part.test if split == "test" else part.gallery
+
+    def windows(self, kind: Kind, split: str = "test") -> Windows:
+        """Return the square windows of the images of dense tasks."""
+        key = (kind, split)
+        if key not in self._windows:
+            window_px = self.settings.window_px or self.model.size_px
+            self._windows[key] = Windows(self.examples(kind, split).images, window_px)
+        return self._windows[key]
+
+    def features(
+        self, kind: Kind, split: str = "test", *, wanted: Wanted | None = None, size_px: int | None = None
+    ) -> StoredFeatures:
+        """Return what the model says about the images of a split, at its own size or another one.
+
+        Args:
+            kind: Of the images; of masks and depth their windows.
+            split: "test" or "gallery".
+            wanted: What is kept, besides what was announced.
+            size_px: Shorter side; None takes the model's.
+        """
+        examples = self.examples(kind, split)
+        announced = self._wanted.get(kind, Wanted()) if size_px is None else Wanted()
+        wanted = announced | (wanted or Wanted())
+        key = (examples.fingerprint, kind, size_px, wanted)
+        if key not in self._features:
+            pictures = self.windows(kind, split) if kind in DENSE_KINDS else examples.images
+            cut = f" windows {self.windows(kind, split).window_px}" if kind in DENSE_KINDS else ""
+            self._features[key] = self.store.extract(
+                self.model,
+                pictures,
+                f"{examples.fingerprint}{cut}",
+                wanted,
+                size_px=size_px,
+                description=f"{self.part(kind).name}, {split}" + ("" if size_px is None else f", {size_px} px"),
+            )
+        return self._features[key]
+
+    def reference(self, teacher: str, kind: Kind, size_px: int | None = None) -> StoredFeatures:
+        """Return the maps of a teacher of the test images.
+
+        Args:
+            teacher: Its name.
+            kind: Of the images.
+            size_px: Shorter side of what the student sees; None takes the student's own.
+        """
+        key = (teacher, kind, size_px)
+        if key not in self.references:
+            examples, model = self.examples(kind), self.teachers[teacher]
+            self.references[key] = self.store.extract(
+                model,
+                examples.images,
+                examples.fingerprint,
+                Wanted(dense=True),
+                size_px=size_px,
+                description=f"{self.part(kind).name}" + ("" if size_px is None else f", {size_px} px"),
+            )
+        return self.references[key]
+
+    def supported_sizes(self, name: str, sizes_px: list[int]) -> list[int]:
+        """Return sizes in ascending order as the model takes them: whole patches, no larger than it can.
+
+        Raises:
+            ValueError: If they are all one to the model.
+        """
+        step, largest = self.model.patch_size, self.model.max_size_px
+        sizes = sorted({min(max(step, round(size / step) * step), largest) for size in sizes_px})
+        if len(sizes) < 2:
+            raise ValueError(f"`{name}` {sizes_px} are all {sizes[0]} px to this model: choose others.")
+        return sizes
+
+    def measurement(
+        self, task: str, metric: str, value: float, kind: Kind, interval: Interval | None = None
+    ) -> Measurement:
+        """Return a number with its place in the tables."""
+        low, high = interval or (None, None)
+        return Measurement(self.model.name, task, metric, self.part(kind).name, float(value), self.seed, low, high)
+
+    def mean(self, task: str, metric: str, scores: Tensor, kind: Kind, groups: Tensor | None = None) -> Measurement:
+        """Return the mean of one score for each test image, with its interval.
+
+        Args:
+            task: Of the measurement.
+            metric: Of the measurement.
+            scores: `(num_images,)`.
+            kind: Of the images.
+            groups: Sources of the scores; None takes those of the test images where there are as many scores.
+        """
+        if groups is None and len(scores) == len(self.part(kind).test):
+            groups = self.part(kind).test.groups
+        settings = self.settings
+        interval = mean_interval(scores, groups=groups, num_resamples=settings.resamples, seed=settings.seed)
+        return self.measurement(task, metric, scores.double().mean().item(), kind, interval)
+
+    def of_sums(
+        self, task: str, metric: str, sums: Tensor, combine: Callable[[Tensor], Tensor], kind: Kind
+    ) -> Measurement:
+        """Return a number that is made of sums over test images, with its interval.
+
+        Args:
+            task: Of the measurement.
+            metric: Of the measurement.
+            sums: What each image adds, `(num_images, num_sums)`.
+            combine: Makes the number of sums, `(..., num_sums)` to `(...)`.
+            kind: Of the images.
+        """
+        sums = sums.double()
+        interval = bootstrap_interval(
+            lambda weights: combine(weights @ sums),
+            len(sums),
+            groups=self.part(kind).test.groups,
+            num_resamples=self.settings.resamples,
+            seed=self.settings.seed,
+        )
+        return self.measurement(task, metric, combine(sums.sum(0)).item(), kind, interval)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An entry of the table of tasks.
+
+    Attributes:
+        measure: Returns the measurements of an evaluation.
+        kind: What must be known of the images.
+        wanted: What is kept of the model's answers; called before anything is extracted.
+        of_baselines: Whether raw pixels and random networks are measured too.
+    """
+
+    measure: Callable[[Evaluation], list[Measurement]]
+    kind: Kind
+    wanted: Callable[[FeatureModel], Wanted] = lambda model: Wanted()
+    of_baselines: bool = False
+
+
+def dense(model: FeatureModel) -> Wanted:
+    """Return that maps are wanted."""
+    return Wanted(dense=True)
+
+
+def summary_or_mean(features: StoredFeatures) -> Tensor:
+    """Return the summaries, or of a model without one the mean of its features."""
+    summary = features.summary()
+    return features.mean_features() if summary is None else summary
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Return vectors of length 1 along the last dimension."""
+    return torch.nn.functional.normalize(vectors, dim=-1)

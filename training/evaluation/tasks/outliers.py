@@ -1,0 +1,68 @@
+"""Whether features tell what they have not seen: scores of pytorch-ood's detectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foundation.seeds import make_generator
+from model_cards.results import Measurement
+from training.evaluation.metrics.bootstrap import bootstrap_interval
+from training.evaluation.metrics.outliers import weighted_auroc
+from training.evaluation.tasks.base import Evaluation, summary_or_mean
+from training.evaluation.tasks.classification import labels_of, smallest_class
+
+
+def measure_out_of_distribution(evaluation: Evaluation) -> list[Measurement]:
+    """Measure how well the distance from known classes tells images of classes that were held out.
+
+    A seeded share of the classes is known. Detectors see images of these alone, and then score images of all: of the
+    test split, or where there is none the half of the known images that they have not seen, and all others.
+    """
+    from pytorch_ood.detector import KNN, Mahalanobis
+
+    vectors, labels, seen, tested = _divided(evaluation)
+    known = labels[seen]
+    k = min(evaluation.settings.neighbors, smallest_class(known))
+    detectors = {"kNN distance": KNN(None, k=k), "Mahalanobis": Mahalanobis(None)}
+    is_unknown = ~torch.isin(labels[tested], known.unique())
+    if not is_unknown.any() or is_unknown.all():
+        raise ValueError("`held_out_classes` must leave known and unknown test images, got only one kind of them.")
+    numbered = torch.unique(known, return_inverse=True)[1]
+    measurements = []
+    for name, detector in detectors.items():
+        detector.fit_features(vectors[seen], numbered)
+        scores = detector.predict_features(vectors[tested]).cpu()
+        measurements.append(_auroc(evaluation, name, scores, is_unknown))
+    return measurements
+
+
+def _auroc(evaluation: Evaluation, name: str, scores: Tensor, is_unknown: Tensor) -> Measurement:
+    def statistic(weights: Tensor) -> Tensor:
+        return weighted_auroc(scores, is_unknown, weights)
+
+    settings = evaluation.settings
+    interval = bootstrap_interval(statistic, len(scores), num_resamples=settings.resamples, seed=settings.seed)
+    value = statistic(torch.ones(1, len(scores), dtype=torch.float64)).item()
+    return evaluation.measurement("out_of_distribution", f"AUROC, {name}", value, "labels", interval)
+
+
+def _divided(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all vectors and labels, and the rows that detectors are fit to and measured on."""
+    part, settings = evaluation.part("labels"), evaluation.settings
+    vectors, labels = summary_or_mean(evaluation.features("labels")), labels_of(part.test)
+    classes = labels_of(part.gallery).unique()
+    generator = make_generator(settings.seed, "known classes")
+    num_held_out = min(max(1, round(settings.held_out_classes * len(classes))), len(classes) - 1)
+    held_out = classes[torch.randperm(len(classes), generator=generator)[:num_held_out]]
+    if part.train is not None:
+        stored, stored_labels = summary_or_mean(evaluation.features("labels", "gallery")), labels_of(part.train)
+        seen = (~torch.isin(stored_labels, held_out)).nonzero().flatten()
+        tested = torch.arange(len(labels)) + len(stored_labels)
+        return torch.cat([stored, vectors]), torch.cat([stored_labels, labels]), seen, tested
+    known = (~torch.isin(labels, held_out)).nonzero().flatten()
+    shuffled = known[torch.randperm(len(known), generator=generator)]
+    seen = shuffled[: len(shuffled) // 2]
+    others = torch.ones(len(labels), dtype=torch.bool)
+    others[seen] = False
+    return vectors, labels, seen, others.nonzero().flatten()

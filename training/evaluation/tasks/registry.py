@@ -1,0 +1,45 @@
+"""The table of tasks: to add one, write a function of an `Evaluation` and a line here."""
+
+from __future__ import annotations
+
+from training.evaluation.tasks import (
+    classification,
+    comparison,
+    correspondence,
+    depth,
+    fidelity,
+    outliers,
+    representation,
+    resolution,
+    retrieval,
+    segmentation,
+    zero_shot,
+)
+from training.evaluation.tasks.base import Task, dense
+
+
+TASKS: dict[str, Task] = {
+    "knn": Task(classification.measure_knn, "labels", of_baselines=True),
+    "logistic_regression": Task(classification.measure_logistic_regression, "labels", of_baselines=True),
+    "zero_shot": Task(zero_shot.measure_zero_shot, "labels", zero_shot.wanted),
+    "image_retrieval": Task(retrieval.measure_image_retrieval, "labels", of_baselines=True),
+    "image_text_retrieval": Task(retrieval.measure_image_text_retrieval, "captions", retrieval.text_space),
+    "segmentation_probe": Task(segmentation.measure_segmentation_probe, "masks", dense, of_baselines=True),
+    "open_vocabulary": Task(segmentation.measure_open_vocabulary, "masks"),
+    "depth_probe": Task(depth.measure_depth_probe, "depth", dense, of_baselines=True),
+    "patch_correspondence": Task(correspondence.measure_patch_correspondence, "photographs", of_baselines=True),
+    "out_of_distribution": Task(outliers.measure_out_of_distribution, "labels", of_baselines=True),
+    "resolution_consistency": Task(resolution.measure_resolution_consistency, "photographs"),
+    "mode_switching": Task(resolution.measure_mode_switching, "labels"),
+    "window_consistency": Task(resolution.measure_window_consistency, "photographs"),
+    "adaptor_fidelity": Task(fidelity.measure_adaptor_fidelity, "images", fidelity.adaptors),
+    "fidelity_over_sizes": Task(fidelity.measure_fidelity_over_sizes, "photographs"),
+    "model_similarity": Task(comparison.measure_model_similarity, "images", dense),
+    "effective_rank": Task(representation.measure_effective_rank, "images", dense, of_baselines=True),
+    "fixed_pattern": Task(representation.measure_fixed_pattern, "images", of_baselines=True),
+    "shift_error": Task(representation.measure_shift_error, "images", of_baselines=True),
+    "block_norms": Task(representation.measure_block_norms, "images"),
+    "self_supervised": Task(representation.measure_self_supervised, "images", of_baselines=True),
+    "position_predictor": Task(representation.measure_position_predictor, "images", of_baselines=True),
+}
+"""What can be measured, by name."""

@@ -1,0 +1,152 @@
+"""Classes of pixels: a linear probe, and texts beside patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from foundation.seeds import make_generator
+from model_cards.results import Measurement
+from training.evaluation.data.base import ByNumber, Examples, Kind
+from training.evaluation.metrics.correlation import gather_alike
+from training.evaluation.metrics.dense_probe import (
+    DenseProbe,
+    ProbeTraining,
+    fit_dense_probe,
+    segmentation_loss,
+    upsampled,
+)
+from training.evaluation.metrics.mean_iou.confusion import class_sums, mean_iou_of_sums, pixel_accuracy_of_sums
+from training.evaluation.models.radio import RadioTextFeatures
+from training.evaluation.tasks.base import Evaluation, dense
+from training.evaluation.tasks.zero_shot import TEMPLATES
+
+
+def measure_segmentation_probe(evaluation: Evaluation) -> list[Measurement]:
+    """Measure the mean IoU and the pixel accuracy of a linear probe on the dense features.
+
+    Without a train split the images are divided in two, whole sources each: a probe of either half predicts the other.
+    """
+    num_classes = len(evaluation.part("masks").class_names)
+    sums: dict[int, Tensor] = {}
+    for learn_from, measured in folds(evaluation, "masks"):
+        probe = fit_probe(evaluation, "masks", learn_from, num_classes, segmentation_loss)
+        for image in tqdm(measured, desc="masks", leave=False, disable=None):
+            answer = probed(evaluation, "masks", probe, image)
+            mask = masks_of(evaluation.part("masks").test)[image]
+            sums[image] = class_sums(resized_to(answer, mask).argmax(0), mask, num_classes)
+    return iou_measurements(evaluation, "segmentation_probe", torch.stack([sums[image] for image in sorted(sums)]))
+
+
+def iou_measurements(evaluation: Evaluation, task: str, sums: Tensor) -> list[Measurement]:
+    """Return mean IoU and pixel accuracy of the sums of each test image, `(num_images, 3 * num_classes)`."""
+    return [
+        evaluation.of_sums(task, "mIoU", sums, mean_iou_of_sums, "masks"),
+        evaluation.of_sums(task, "pixel accuracy", sums, pixel_accuracy_of_sums, "masks"),
+    ]
+
+
+def masks_of(examples: Examples) -> ByNumber[Tensor]:
+    """Return the masks of examples that have them."""
+    assert examples.masks is not None  # the part's kind says so
+    return examples.masks
+
+
+def folds(evaluation: Evaluation, kind: Kind) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    """Yield the images to learn from, of the gallery, and those to measure."""
+    part = evaluation.part(kind)
+    if part.train is not None:
+        yield range(len(part.train)), range(len(part.test))
+        return
+    groups = torch.arange(len(part.test)) if part.test.groups is None else part.test.groups
+    sources = groups.unique()
+    if len(sources) < 2:
+        raise ValueError(f"`data` must have a train split or several images for a probe of {kind}, got one source.")
+    drawn = sources[torch.randperm(len(sources), generator=make_generator(evaluation.settings.seed, "folds"))]
+    is_first = torch.isin(groups, drawn[: len(drawn) // 2])
+    first, second = is_first.nonzero().flatten().tolist(), (~is_first).nonzero().flatten().tolist()
+    yield first, second
+    yield second, first
+
+
+def fit_probe(
+    evaluation: Evaluation,
+    kind: Kind,
+    images: Sequence[int],
+    num_outputs: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> DenseProbe:
+    """Train a probe on the windows of some images of the gallery."""
+    settings, windows = evaluation.settings, evaluation.windows(kind, "gallery")
+    features = evaluation.features(kind, "gallery", wanted=dense(evaluation.model))
+    gallery = evaluation.part(kind).gallery
+    targets = gallery.masks if kind == "masks" else gallery.depth
+    rows = [window for image in images for window in windows.of_image(image)]
+    assert targets is not None  # the part's kind says so
+
+    def read(items: Sequence[int], targets: ByNumber[Tensor] = targets) -> tuple[Tensor, Tensor]:
+        chosen = [rows[item] for item in items]
+        return features.maps(chosen), torch.stack([windows.target(targets, row) for row in chosen])
+
+    return fit_dense_probe(
+        read,
+        len(rows),
+        num_outputs,
+        loss,
+        ProbeTraining(
+            settings.probe_steps,
+            settings.probe_learning_rate,
+            settings.probe_warmup_steps,
+            settings.probe_schedule,
+            seed=settings.seed,
+        ),
+    )
+
+
+@torch.no_grad()
+def probed(evaluation: Evaluation, kind: Kind, probe: DenseProbe, image: int) -> Tensor:
+    """Return what a probe says of a test image, `(num_outputs, height, width)` of its windows' frame."""
+    windows = evaluation.windows(kind)
+    maps = evaluation.features(kind, wanted=dense(evaluation.model)).maps(windows.of_image(image))
+    answers = upsampled(probe(maps), (windows.window_px, windows.window_px))
+    return windows.merged(image, list(answers))
+
+
+def resized_to(answers: Tensor, target: Tensor) -> Tensor:
+    """Return answers `(num_outputs, rows, cols)` at the size of a target `(height, width)`."""
+    if answers.shape[1:] == target.shape:
+        return answers
+    return upsampled(answers[None], (target.shape[0], target.shape[1]))[0]
+
+
+@torch.no_grad()
+def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
+    """Measure the mean IoU of patches that are compared with the names of the classes; no mask is learned from.
+
+    With `refinement=correlation` each patch is first replaced by the mean of those that resemble it.
+    """
+    model, settings, part = evaluation.model, evaluation.settings, evaluation.part("masks")
+    if not isinstance(model, RadioTextFeatures):
+        raise ValueError(
+            "`open_vocabulary` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), which "
+            f"{model.name!r} does not have. Leave the task out."
+        )
+    texts = model.embed_classes(part.class_names, TEMPLATES[settings.templates]).to(model.device)
+    windows, sums = evaluation.windows("masks"), []
+    for image in tqdm(range(len(part.test)), desc="open vocabulary", leave=False, disable=None):
+        logits = []
+        for window in windows.of_image(image):
+            pixels = model.preprocess(windows[window])[None].to(model.device)
+            patches = model.aligned_patches(pixels, settings.dense_source)
+            if settings.refinement == "correlation":
+                patches = gather_alike(patches, model.encode(pixels).features)
+            cosines = torch.einsum("dhw,nd->nhw", F.normalize(patches[0].float(), dim=0), texts)
+            logits.append(upsampled(cosines[None], (windows.window_px, windows.window_px))[0].cpu())
+        mask = masks_of(part.test)[image]
+        prediction = resized_to(windows.merged(image, logits), mask).argmax(0)
+        sums.append(class_sums(prediction, mask, len(part.class_names)))
+    return iou_measurements(evaluation, "open_vocabulary", torch.stack(sums))
