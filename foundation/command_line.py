@@ -21,6 +21,7 @@ from foundation.fields import (
     list_settings,
     literals_of,
     read_text,
+    section_of,
 )
 from foundation.settings import Settings, SettingsError, load
 
@@ -130,9 +131,12 @@ class Command(Generic[S]):
         return load(self.settings, [values | ({CHANGES: others} if others else {})], own)
 
     def _is_change_of_others(self, word: str) -> bool:
-        first = re.split(r"[.=]", word)[0]
-        if self.changes is None or first in self.settings.model_fields:
+        first, sign = re.split(r"([.=])", word)[:2]
+        if self.changes is None:
             return False
+        if first in self.settings.model_fields:  # a plain option goes into no section: `data.source` is another's
+            is_plain = section_of(self.settings.model_fields[first].annotation) is None
+            return sign == "." and is_plain and first in self.changes.model_fields
         known = [*self.settings.model_fields, *self.changes.model_fields]
         if first not in known:
             raise SettingsError(f"Unknown key {first!r}.{did_you_mean(first, known)} --help lists all.")

@@ -140,3 +140,21 @@ def test_a_class_with_a_title_is_a_group_of_its_own(capsys):
     assert "\nspeed:\n" in text
     assert text.index("--depth") < text.index("\nspeed:\n") < text.rindex("--power")
     assert "free.KEY=value\n      Free keys." in text
+
+
+def test_a_plain_option_may_have_the_name_of_a_section_of_something_else():
+    class WithSection(Settings):
+        """An option that is called like a section of the toy.
+
+        Attributes:
+            changes: Changes of the toy.
+            section: Plain.
+        """
+
+        changes: list[str] = []
+        section: str = "x"
+
+    command = Command("package.shared", "Shares a name.", WithSection, changes=Toy)
+    settings = command.read(["section=y", "section.rate=0.3"])
+    assert settings.section == "y"
+    assert settings.changes == ["section.rate=0.3"]

@@ -52,7 +52,7 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
     check_results_file(settings.output)
     model = open_radio(settings.checkpoint, size_px=settings.size, device=_device(), dtype=DTYPES[settings.precision])
     source = settings.data or recipe.data.source
-    data = open_data(source, settings, size_px=model.size_px, seed=settings.seed)
+    data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
     names = list(dict.fromkeys(settings.tasks))
     for name in names:
         check_kind(source, TASKS[name].kind, data.kinds())
@@ -128,7 +128,7 @@ def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[Featu
         if name == "pixels":
             built[name] = RawPixels(model.patch_size, model.size_px)
         else:
-            built[name] = random_vit(model.model.config, size_px=model.size_px, seed=settings.seed)
+            built[name] = random_vit(model.model.config, size_px=model.size_px, seed=settings.random_seed)
     return list(built.values())
 
 

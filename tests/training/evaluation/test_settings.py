@@ -29,5 +29,5 @@ def test_the_demo_has_few_images_of_a_class():
 
 def test_what_decides_the_numbers_is_told():
     told = EvaluationSettings(checkpoint="x", data="mine").of_tasks()
-    assert {"neighbors", "seed", "size", "max_images", "precision"} <= set(told)
+    assert {"neighbors", "random_seed", "size", "max_images", "precision"} <= set(told)
     assert not {"checkpoint", "output", "cache", "recipe"} & set(told)

@@ -164,7 +164,7 @@ class Evaluation:
         if groups is None and len(scores) == len(self.part(kind).test):
             groups = self.part(kind).test.groups
         settings = self.settings
-        interval = mean_interval(scores, groups=groups, num_resamples=settings.resamples, seed=settings.seed)
+        interval = mean_interval(scores, groups=groups, num_resamples=settings.resamples, seed=settings.random_seed)
         return self.measurement(task, metric, scores.double().mean().item(), kind, interval)
 
     def of_sums(
@@ -185,7 +185,7 @@ class Evaluation:
             len(sums),
             groups=self.part(kind).test.groups,
             num_resamples=self.settings.resamples,
-            seed=self.settings.seed,
+            seed=self.settings.random_seed,
         )
         return self.measurement(task, metric, combine(sums.sum(0)).item(), kind, interval)
 

@@ -72,7 +72,7 @@ def measure_logistic_regression(evaluation: Evaluation) -> list[Measurement]:
         regression = build_regression(evaluation.settings.logistic_c)
         if part.train is None:
             predictions = _predict_by_folds(
-                regression, query.numpy(), truth, part.test.groups, evaluation.settings.seed
+                regression, query.numpy(), truth, part.test.groups, evaluation.settings.random_seed
             )
         else:
             stored = vectors(evaluation.features("labels", "gallery"))[suffix]

@@ -50,7 +50,7 @@ def _halves(evaluation: Evaluation, teacher: str) -> tuple[tuple[Tensor, Tensor]
     for image in range(len(ours)):
         one, two = ours.map(image), theirs.map(image)
         two = F.interpolate(two[None], one.shape[1:], mode="bilinear", antialias=True)[0]
-        generator = make_generator(evaluation.settings.seed, "places", image)
+        generator = make_generator(evaluation.settings.random_seed, "places", image)
         places = torch.randperm(one[0].numel(), generator=generator)[:TOKENS_OF_EACH]
         pairs.append((one.flatten(1).T[places], two.flatten(1).T[places]))
     half = len(pairs) // 2

@@ -20,7 +20,7 @@ def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
 
     Crops are zoomed by up to two and nothing else differs: the probe for data without annotated points.
     """
-    examples, seed = evaluation.examples("photographs"), evaluation.settings.seed
+    examples, seed = evaluation.examples("photographs"), evaluation.settings.random_seed
     views = CroppedViews(examples.images, NUM_CROPS, seed)
     features = evaluation.store.extract(
         evaluation.model,

@@ -42,7 +42,7 @@ def _auroc(evaluation: Evaluation, name: str, scores: Tensor, is_unknown: Tensor
         return weighted_auroc(scores, is_unknown, weights)
 
     settings = evaluation.settings
-    interval = bootstrap_interval(statistic, len(scores), num_resamples=settings.resamples, seed=settings.seed)
+    interval = bootstrap_interval(statistic, len(scores), num_resamples=settings.resamples, seed=settings.random_seed)
     value = statistic(torch.ones(1, len(scores), dtype=torch.float64)).item()
     return evaluation.measurement("out_of_distribution", f"AUROC, {name}", value, "labels", interval)
 
@@ -52,7 +52,7 @@ def _divided(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     part, settings = evaluation.part("labels"), evaluation.settings
     vectors, labels = summary_or_mean(evaluation.features("labels")), labels_of(part.test)
     classes = labels_of(part.gallery).unique()
-    generator = make_generator(settings.seed, "known classes")
+    generator = make_generator(settings.random_seed, "known classes")
     num_held_out = min(max(1, round(settings.held_out_classes * len(classes))), len(classes) - 1)
     held_out = classes[torch.randperm(len(classes), generator=generator)[:num_held_out]]
     if part.train is not None:

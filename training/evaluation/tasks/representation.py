@@ -40,7 +40,7 @@ def some_tokens(evaluation: Evaluation) -> Tensor:
     chosen = []
     for image in range(len(features)):
         tokens = features.map(image).flatten(1).T
-        generator = make_generator(evaluation.settings.seed, "tokens", image)
+        generator = make_generator(evaluation.settings.random_seed, "tokens", image)
         chosen.append(tokens[torch.randperm(len(tokens), generator=generator)[:each]])
     return torch.cat(chosen)
 
@@ -107,7 +107,7 @@ def measure_block_norms(evaluation: Evaluation) -> list[Measurement]:
 
 def measure_self_supervised(evaluation: Evaluation) -> list[Measurement]:
     """Measure RankMe of the summaries, and LiDAR over crops of each image: neither needs a label."""
-    examples, seed = evaluation.examples("images"), evaluation.settings.seed
+    examples, seed = evaluation.examples("images"), evaluation.settings.random_seed
     views = CroppedViews(examples.images, NUM_VIEWS, seed)
     name = f"{examples.fingerprint} crops {NUM_VIEWS} {seed}"
     stored = evaluation.store.extract(evaluation.model, views, name, Wanted(), description="crops")

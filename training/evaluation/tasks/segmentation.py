@@ -66,7 +66,7 @@ def folds(evaluation: Evaluation, kind: Kind) -> Iterator[tuple[Sequence[int], S
     sources = groups.unique()
     if len(sources) < 2:
         raise ValueError(f"`data` must have a train split or several images for a probe of {kind}, got one source.")
-    drawn = sources[torch.randperm(len(sources), generator=make_generator(evaluation.settings.seed, "folds"))]
+    drawn = sources[torch.randperm(len(sources), generator=make_generator(evaluation.settings.random_seed, "folds"))]
     is_first = torch.isin(groups, drawn[: len(drawn) // 2])
     first, second = is_first.nonzero().flatten().tolist(), (~is_first).nonzero().flatten().tolist()
     yield first, second
@@ -102,7 +102,7 @@ def fit_probe(
             settings.probe_learning_rate,
             settings.probe_warmup_steps,
             settings.probe_schedule,
-            seed=settings.seed,
+            seed=settings.random_seed,
         ),
     )
 

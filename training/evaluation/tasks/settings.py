@@ -18,8 +18,8 @@ class TaskSettings(Settings):
         temperature: Divides the cosine in the exponent of a vote's weight. 0.07 as in the papers.
         logistic_c: Inverse strength of the logistic regression's penalty, on standardized features.
         recall_at: Ranks up to which retrieval counts.
-        templates: Prompts of zero-shot classification and open-vocabulary segmentation: OpenAI's 80, as in the papers,
-            seven of them, or the bare name.
+        templates: Prompts in which the names of classes stand: OpenAI's 80, as in the papers, seven of them, or the
+            bare name.
         zero_shot_sizes_px: Sizes at which zero-shot accuracy is measured besides; none by default.
         probe_steps: Optimizer steps of segmentation and depth probes. 400 for some hundred images; the papers run
             80,000 or 160,000 on ADE20k.
@@ -37,7 +37,7 @@ class TaskSettings(Settings):
             own, and 16 where it has none.
         held_out_classes: Share of the classes that are unknown to detectors of what is out of distribution.
         resamples: Draws for the intervals.
-        seed: Of probes, choices and intervals.
+        random_seed: Of probes, choices and intervals.
     """
 
     title: ClassVar[str] = "tasks"
@@ -60,7 +60,7 @@ class TaskSettings(Settings):
     compared_window: int | None = Field(None, gt=0)
     held_out_classes: float = Field(0.5, gt=0, lt=1)
     resamples: int = Field(1000, ge=100)
-    seed: int = 0
+    random_seed: int = 0
 
     @model_validator(mode="after")
     def _check_sizes(self) -> TaskSettings:
