@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep freed memory below 32 MiB a piece for the next tensor; return whether that was possible.
 
     By default glibc returns large pieces to the system at once, so that every step's activations are mapped, and set to
-    zero by the system, page by page: measured, 18,000 page faults in a step of the demo, which take 6 % of its time.
+    zero by the system, page by page: measured, 18,000 page faults in a step of the demo, 5 % of its CPU time.
     Other C libraries have no such switch and are left alone. The process never shrinks below the most that it used.
     """
     if not sys.platform.startswith("linux"):

@@ -210,7 +210,8 @@ class Distiller:
         if options.gradient_checkpointing:
             checkpoint_blocks(self.model)
         if options.compile:
-            compile_blocks(self.model)
+            num_graphs = compile_blocks(self.model, self.recipe)
+            self.accelerator.print(f"Blocks are compiled as they are met, to at most {num_graphs} graphs.", flush=True)
         self.student, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.parallel_passes = parallel_passes(self.recipe, self.accelerator)
         shard_average(self.accelerator, self.ema.module)

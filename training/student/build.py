@@ -3,22 +3,25 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
+import torch._dynamo
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from foundation.seeds import derive_seed
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.encoder_radio import RadioBlock
+from modeling_radio.layout_radio import AttentionLayout, Segments
 from modeling_radio.messages_radio import did_you_mean
 from training.recipe import Recipe, RecipeError, TeacherRecipe
 from training.student.damp import add_damp
 from training.student.spectral import add_spectral_scales
 from training.teachers.base import TeacherShape
-from training.views.windows import check_windows
+from training.views.shapes import Grid, extreme_grids
+from training.views.windows import check_windows, fitting_windows
 
 
 def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:
@@ -58,13 +61,58 @@ def checkpoint_blocks(student: RadioModel) -> None:
         block._gradient_checkpointing_func = recompute  # pyrefly: ignore[bad-argument-type]
 
 
-def compile_blocks(student: RadioModel) -> None:
+def compile_blocks(student: RadioModel, recipe: Recipe, backend: str | Callable = "inductor") -> int:
     """Compile each transformer block in place, which leaves the keys of the state alone.
 
-    Block by block, as all are alike: one compilation serves them all, and FSDP can shard what is compiled.
+    Block by block, as all are alike: they share their graphs, and FSDP can shard what is compiled. Where resolutions
+    or windows change, their sizes are symbols. Another graph is needed for each pattern of windows (global, equal
+    ones, ragged ones; a single one or a single token has its own), and for blocks with and without dropped paths.
+
+    Args:
+        student: The student.
+        recipe: Says which grids and windows it will see.
+        backend: Of `torch.compile`.
+
+    Returns:
+        How many graphs there will be at most; twice that where batches of one image and of more meet. PyTorch's limit,
+        after which blocks would silently run uncompiled, is raised to it.
+
+    Raises:
+        RecipeError: If images of several shapes are packed: each step would need another graph.
     """
+    packed = next((partition.name for partition in recipe.partitions if partition.token_budget is not None), None)
+    if packed is not None:
+        raise RecipeError(
+            f"`student.compile` must be false with `partitions.{packed}.token_budget`, got true. Packed images have "
+            "another pattern at every step."
+        )
+    segments = _all_segments(student.config, recipe)
+    patterns = {tuple((count == 1, length == 1) for count, length in runs) for runs in segments}
+    drops_paths = {rate > 0 for rate in student.radio_model.model.drop_path_rates}
+    num_graphs = len(patterns) * len(drops_paths)
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * num_graphs)  # pyrefly: ignore
     for block in student.radio_model.model.blocks:
-        block.compile()
+        block.compile(backend=backend, dynamic=len(segments) > 1 or None)
+    return num_graphs
+
+
+def _all_segments(config: RadioConfig, recipe: Recipe) -> set[Segments]:
+    """Return the runs that blocks attend in, over all grids and windows of a recipe."""
+    segments = set()
+    for partition in recipe.partitions:
+        for size_px in partition.sizes_px:
+            for grid in _grids_between(extreme_grids(recipe, partition, size_px, config.patch_size)):
+                for window in [None, *fitting_windows(partition, grid)]:
+                    layout = AttentionLayout.for_grid(*grid, config.num_prefix_tokens, window, torch.device("cpu"))
+                    segments.add(layout.global_segments if window is None else layout.window_segments)
+    return segments
+
+
+def _grids_between(extremes: Sequence[Grid]) -> list[Grid]:
+    """Return all grids with no fewer and no more rows and columns than these."""
+    rows, cols = ([grid[axis] for grid in extremes] for axis in (0, 1))
+    return [Grid(row, col) for row in range(min(rows), max(rows) + 1) for col in range(min(cols), max(cols) + 1)]
 
 
 def sincos_positions(side: int, width: int) -> Tensor:

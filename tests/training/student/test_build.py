@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -7,8 +8,10 @@ from comparisons import assert_close_by_name
 from small_recipes import small_recipe
 
 from modeling_radio import RadioModel
-from training.recipe import Recipe, RecipeError, StudentRecipe, load_recipe
+from training.recipe import PartitionRecipe, Recipe, RecipeError, StudentRecipe, load_recipe
 from training.student.build import build_student, checkpoint_blocks, compile_blocks, student_config, student_patch_size
+from training.views.shapes import Grid
+from training.views.windows import fitting_windows
 
 
 TEACHERS = {
@@ -77,7 +80,17 @@ def gradients(student: RadioModel) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("change", [checkpoint_blocks, pytest.param(compile_blocks, marks=pytest.mark.slow)])
+COMPILED = (
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on a CPU needs a C++ compiler"),
+)
+
+
+def compile_inductor(student: RadioModel) -> None:
+    compile_blocks(student, recipe_with())
+
+
+@pytest.mark.parametrize("change", [checkpoint_blocks, pytest.param(compile_inductor, marks=COMPILED)])
 def test_other_ways_to_compute_blocks_give_the_same_gradients_and_keys(change: Callable[[RadioModel], None]) -> None:
     recipe = recipe_with(StudentRecipe(preset="radio-test", config={"drop_path_rate": 0.3}))
     plain, changed = build_student(recipe, TEACHERS), build_student(recipe, TEACHERS)
@@ -85,6 +98,45 @@ def test_other_ways_to_compute_blocks_give_the_same_gradients_and_keys(change: C
     expected, actual = gradients(plain), gradients(changed)
     assert list(changed.state_dict()) == list(plain.state_dict())
     assert_close_by_name(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [
+        ({"sizes_px": [64]}, 2),
+        ({"sizes_px": [64, 96, 128]}, 2),
+        ({"sizes_px": [64, 96, 128], "vitdet_windows": [2, 3, 4]}, 4),
+        pytest.param(
+            {"sizes_px": [64, 96, 160], "vitdet_windows": [2, 3, 4], "vitdet_ragged": True}, 12, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_graphs_are_as_many_as_foretold_over_all_sizes_and_windows(partition: dict, expected: int) -> None:
+    torch._dynamo.reset()
+    config = {"num_hidden_layers": 4, "vitdet_num_global": 2, "drop_path_rate": 0.1, "max_img_size": 256}
+    student = build_student(recipe_with(StudentRecipe(preset="radio-test", config=config)), TEACHERS).train()
+    graphs = []
+
+    def count(module: torch.fx.GraphModule, _: object) -> Callable:
+        graphs.append(module)
+        return module
+
+    images = PartitionRecipe(**partition)
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        assert compile_blocks(student, recipe_with().replace(partitions=[images]), backend=count) == expected
+        for size_px in images.sizes_px:
+            cells = size_px // student.patch_size
+            for window in ["global", *fitting_windows(images, Grid(cells, cells))]:
+                output = student(torch.rand(3, 3, size_px, size_px), window_size=window, adaptor_names=[])
+                output.features.sum().backward()
+    assert len(graphs) == expected
+    torch._dynamo.reset()
+
+
+def test_packed_images_are_not_compiled() -> None:
+    recipe = recipe_with().replace(partitions=[PartitionRecipe(name="low", token_budget=100)])
+    with pytest.raises(RecipeError, match=r"`student.compile` must be false with `partitions.low.token_budget`, got"):
+        compile_blocks(build_student(recipe_with(), TEACHERS), recipe)
 
 
 def test_checkpointed_blocks_keep_less_for_the_backward_pass() -> None:
