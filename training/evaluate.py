@@ -8,7 +8,9 @@ from transformers.utils import logging as transformers_logging
 from foundation.command_line import Command
 from foundation.ranks import rank_and_count
 from model_cards.results import build_tables
-from training.evaluation.run import evaluate
+from training.evaluation.report.build import report_sections
+from training.evaluation.report.page import write_page
+from training.evaluation.run import run_evaluations
 from training.evaluation.settings import EvaluationSettings
 from training.recipe import Recipe
 
@@ -23,11 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(settings: EvaluationSettings) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
-    results = evaluate(settings, settings.load_recipe())
+    results, evaluations = run_evaluations(settings, settings.load_recipe())
     if rank_and_count()[0] > 0:
         return
     if settings.output is not None:
         results.save(settings.output)
+        if settings.report:
+            write_page(settings.output.with_suffix(".html"), results, report_sections(evaluations, settings.tasks))
     print("\n\n".join(table.to_markdown() for table in build_tables(results.measurements)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from training.evaluation.data.opening import open_data
 from training.evaluation.features import FeatureStore
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.baselines import RawPixels, random_vit
+from training.evaluation.models.opening import open_model
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.provenance import describe_run, teacher_sources
+from training.evaluation.report.build import check_page
 from training.evaluation.settings import EvaluationSettings
-from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.base import Evaluation, Task
 from training.evaluation.tasks.registry import TASKS
 from training.recipe import Recipe, RecipeError
 from training.teachers.registry import build_teachers
@@ -33,6 +35,11 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
+    """Return the measurements of a checkpoint folder and of what it is compared with; see `run_evaluations`."""
+    return run_evaluations(settings, recipe)[0]
+
+
+def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Results, list[Evaluation]]:
     """Run evaluations of a checkpoint folder.
 
     Ranks that a launcher started share the extraction of features, and all return the same.
@@ -42,7 +49,7 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
         recipe: Names the teachers, and the data where the settings do not.
 
     Returns:
-        The measurements with their sources.
+        The measurements with their sources; the evaluations, that of the checkpoint first.
 
     Raises:
         ValueError: If the folder is no checkpoint, is damaged or not finite, `size` does not fit it, the data cannot be
@@ -50,6 +57,8 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
         PackageError: If data or teachers cannot be fetched.
     """
     check_results_file(settings.output)
+    if settings.output is not None and settings.report:
+        check_page(settings.output.with_suffix(".html"))
     model = open_radio(settings.checkpoint, size_px=settings.size, device=_device(), dtype=DTYPES[settings.precision])
     source = settings.data or recipe.data.source
     data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
@@ -58,18 +67,19 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
         check_kind(source, TASKS[name].kind, data.kinds())
     store = FeatureStore(settings.cache, batch_size=settings.batch_size, num_workers=settings.num_workers)
     find_teachers = partial(build_references, model, recipe)
-    models = [*_baselines(settings, model), model]
+    baselines, compared = _baselines(settings, model), _compared(settings, model)
+    models = [*baselines, *compared, model]
     evaluations = [Evaluation(each, data, settings, store, find_teachers=find_teachers) for each in models]
     clock, measurements = Clock() if rank_and_count()[0] == 0 else Clock(report=lambda line: None), []
     for evaluation in evaluations:
-        measured = [name for name in names if evaluation.model is model or TASKS[name].of_baselines]
+        measured = [name for name in names if _is_measured(TASKS[name], evaluation.model, model, compared)]
         for name in measured:
             evaluation.expect(TASKS[name].kind, TASKS[name].wanted(evaluation.model))
         for name in measured:
             with clock.phase(name):
                 measurements += TASKS[name].measure(evaluation)
     run = describe_run(f"python -m training.evaluate {settings.checkpoint} --tasks {','.join(names)}", clock.seconds)
-    return Results(
+    results = Results(
         measurements,
         teacher_sources(model.model.config, recipe),
         data.sources(),
@@ -77,6 +87,11 @@ def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
         data.remarks(),
         fingerprints(data, names, models),
     )
+    return results, [evaluations[-1], *evaluations[len(baselines) : -1], *evaluations[: len(baselines)]]
+
+
+def _is_measured(task: Task, model: FeatureModel, checkpoint: FeatureModel, compared: Sequence[FeatureModel]) -> bool:
+    return model is checkpoint or task.of_baselines or (model in compared and task.of_compared(model))
 
 
 def check_results_file(path: Path | None) -> None:
@@ -130,6 +145,12 @@ def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[Featu
         else:
             built[name] = random_vit(model.model.config, size_px=model.size_px, seed=settings.random_seed)
     return list(built.values())
+
+
+def _compared(settings: EvaluationSettings, model: RadioFeatures) -> list[FeatureModel]:
+    dtype = DTYPES[settings.precision]
+    names = dict.fromkeys(settings.compare)
+    return [open_model(name, beside=model, size_px=settings.size, dtype=dtype) for name in names]
 
 
 def _device() -> torch.device:

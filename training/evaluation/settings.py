@@ -55,6 +55,9 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
         output: File that the numbers are also written to, as JSON; earlier results in it are replaced.
         baselines: Measured beside the checkpoint where a task compares: the pixels themselves, or a network of the same
             architecture with random weights.
+        compare: Other models in the same table: folders of ours, of NVIDIA's layout, of transformers or timm;
+            `ORG/NAME` of the Hub; `timm:NAME`; `teacher:KIND` or `teacher:KIND:SOURCE`.
+        report: Whether a page of the numbers with pictures, one HTML file, is written beside `output`.
         cache: Folder in which features are kept, so that a run that was stopped goes on and others need not wait.
         batch_size: Images for each pass.
         num_workers: Processes that decode images where there are many.
@@ -68,6 +71,8 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     size: int | None = Field(None, gt=0)
     output: Path | None = None
     baselines: list[Literal["pixels", "random"]] = ["pixels"]
+    compare: list[str] = []
+    report: bool = True
     cache: Path = Path("runs/cache/evaluation")
     batch_size: int = Field(32, gt=0)
     num_workers: int = Field(2, ge=0)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jsonschema
 import pytest
 import torch
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 import model_cards
 from model_cards.results import STUDENT, Results
@@ -152,3 +153,46 @@ def test_the_command_prints_and_writes(folder, noisy_folders, tmp_path, capsys):
     assert main([str(folder), *arguments, "--label-column", "lable"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"evaluate: error: {str(noisy_folders)!r} has no column 'lable'. Did you mean 'label'?")
+
+
+@pytest.fixture
+def dino_folder(tmp_path) -> Path:
+    """A tiny DINOv2 as transformers saves one, whose processor cuts off borders."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(tmp_path / "dino")
+    BitImageProcessor(size={"shortest_edge": 40}, crop_size=32).save_pretrained(tmp_path / "dino")
+    return tmp_path / "dino"
+
+
+def test_other_models_stand_in_the_same_table(settings, dino_folder):
+    names = [str(dino_folder), "timm-random:test_vit"]
+    chosen = settings.replace(compare=names, tasks=["knn", "resolution_consistency"], consistency_sizes_px=[32, 64])
+    measured = evaluate(chosen, load_recipe("demo")).measurements
+    of_task = {task: [found.model for found in measured if found.task == task] for task in chosen.tasks}
+    assert list(dict.fromkeys(of_task["knn"])) == [RAW_PIXELS, RANDOM_VIT, *names, STUDENT]
+    assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
+    values = {found.model: found.value for found in measured if found.task == "knn" and found.metric == "accuracy"}
+    assert len(set(values.values())) > 1
+
+
+def test_a_model_that_cannot_be_opened_is_named(settings):
+    with pytest.raises(ValueError, match="`compare` 'nobody/nothing' does not open"):
+        evaluate(settings.replace(compare=["nobody/nothing"]), load_recipe("demo"))
+
+
+def test_the_command_writes_a_page_beside_the_numbers(folder, noisy_folders, dino_folder, tmp_path):
+    output = tmp_path / "out" / "results.json"
+    words = [str(folder), "--data", str(noisy_folders), "--tasks", "knn", "--compare", str(dino_folder)]
+    words += ["--output", str(output), "--cache", str(tmp_path / "features"), "--num-workers", "0"]
+    assert main(words) == 0
+    page = output.with_suffix(".html").read_text()
+    assert page.count("<img ") == 4 * (1 + 3) + 4 * 3 * (1 + 5)  # colors and neighbors of three models
+    assert str(dino_folder) in page
+    assert main(words) == 0  # replaces its own page
+    output.with_suffix(".html").write_text("precious")
+    assert main(words) == 1
+    assert output.with_suffix(".html").read_text() == "precious"
+    output.with_suffix(".html").unlink()
+    assert main([*words, "--no-report"]) == 0
+    assert not output.with_suffix(".html").exists()

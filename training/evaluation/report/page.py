@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
@@ -18,6 +19,8 @@ from training.evaluation.report.curves import resolution_charts
 
 
 TEMPLATES = Path(__file__).parent
+GENERATOR = '<meta name="generator" content="training.evaluate">'
+"""Tells a page of ours from other files."""
 JPEG_QUALITY = 88
 """Our choice: no blocks to be seen at a third of the size of PNG."""
 
@@ -94,6 +97,7 @@ def write_page(path: Path, results: Results, sections: Sequence[Section] = (), *
     )
     page = environment.get_template("page.html.jinja").render(
         title=title,
+        generator=Markup(GENERATOR),
         results=results,
         tables=build_tables(results.measurements),
         charts=resolution_charts(results.measurements),

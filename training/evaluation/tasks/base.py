@@ -14,12 +14,15 @@ from training.evaluation.data.base import EvaluationData, Examples, Kind, Part
 from training.evaluation.data.windows import Windows
 from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from training.evaluation.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
-from training.evaluation.models.base import FeatureModel
+from training.evaluation.models.base import FeatureModel, TextModel
 from training.evaluation.tasks.settings import TaskSettings
 
 
 DENSE_KINDS: tuple[Kind, ...] = ("masks", "depth")
 """Kinds whose images are cut into square windows, so that places in images and features correspond."""
+
+NUM_SHOWN = 4
+"""Images of each kind in pictures; our choice, a page of five models that is looked through in a minute."""
 
 
 def no_teachers() -> Mapping[str, FeatureModel]:
@@ -38,6 +41,7 @@ class Evaluation:
         store: Where features are kept.
         seed: Of the training run that made the model; None if nothing was trained here.
         find_teachers: Returns the teachers of the model's adaptors by name, called when a task needs them.
+        shown_masks: Predicted masks of the images that `shown` names, for pictures.
         references: What the teachers say, by name, kind of images and size; models of one recipe may share it.
     """
 
@@ -47,6 +51,7 @@ class Evaluation:
     store: FeatureStore = field(default_factory=FeatureStore)
     seed: int | None = None
     find_teachers: Callable[[], Mapping[str, FeatureModel]] = no_teachers
+    shown_masks: dict[int, Tensor] = field(default_factory=dict)
     references: dict[tuple[str, Kind, int | None], StoredFeatures] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,6 +80,11 @@ class Evaluation:
         part = self.part(kind)
         return part.test if split == "test" else part.gallery
 
+    def shown(self, kind: Kind) -> list[int]:
+        """Return the test images that pictures show: a few, over the whole set."""
+        number = len(self.examples(kind))
+        return sorted({round(step * (number - 1) / (NUM_SHOWN - 1)) for step in range(NUM_SHOWN)})
+
     def windows(self, kind: Kind, split: str = "test") -> Windows:
         """Return the square windows of the images of dense tasks."""
         key = (kind, split)
@@ -92,7 +102,7 @@ class Evaluation:
             kind: Of the images; of masks and depth their windows.
             split: "test" or "gallery".
             wanted: What is kept, besides what was announced.
-            size_px: Shorter side; None takes the model's.
+            size_px: Shorter side; None takes the model's own preprocessing, of windows their whole at the model's size.
         """
         examples = self.examples(kind, split)
         announced = self._wanted.get(kind, Wanted()) if size_px is None else Wanted()
@@ -106,7 +116,7 @@ class Evaluation:
                 pictures,
                 f"{examples.fingerprint}{cut}",
                 wanted,
-                size_px=size_px,
+                size_px=self.model.size_px if size_px is None and kind in DENSE_KINDS else size_px,
                 description=f"{self.part(kind).name}, {split}" + ("" if size_px is None else f", {size_px} px"),
             )
         return self._features[key]
@@ -199,12 +209,24 @@ class Task:
         kind: What must be known of the images.
         wanted: What is kept of the model's answers; called before anything is extracted.
         of_baselines: Whether raw pixels and random networks are measured too.
+        of_compared: Which of the other models that one compares with are measured too, besides.
     """
 
     measure: Callable[[Evaluation], list[Measurement]]
     kind: Kind
     wanted: Callable[[FeatureModel], Wanted] = lambda model: Wanted()
     of_baselines: bool = False
+    of_compared: Callable[[FeatureModel], bool] = lambda model: False
+
+
+def any_model(model: FeatureModel) -> bool:
+    """Return that the task can be measured on any model."""
+    return True
+
+
+def knows_texts(model: FeatureModel) -> bool:
+    """Return whether the task's texts mean something to the model."""
+    return isinstance(model, TextModel)
 
 
 def dense(model: FeatureModel) -> Wanted:

@@ -15,22 +15,24 @@ from training.evaluation.tasks import (
     segmentation,
     zero_shot,
 )
-from training.evaluation.tasks.base import Task, dense
+from training.evaluation.tasks.base import Task, any_model, dense, knows_texts
 
 
 TASKS: dict[str, Task] = {
     "knn": Task(classification.measure_knn, "labels", of_baselines=True),
     "logistic_regression": Task(classification.measure_logistic_regression, "labels", of_baselines=True),
-    "zero_shot": Task(zero_shot.measure_zero_shot, "labels", zero_shot.wanted),
+    "zero_shot": Task(zero_shot.measure_zero_shot, "labels", zero_shot.wanted, of_compared=knows_texts),
     "image_retrieval": Task(retrieval.measure_image_retrieval, "labels", of_baselines=True),
-    "image_text_retrieval": Task(retrieval.measure_image_text_retrieval, "captions", retrieval.text_space),
+    "image_text_retrieval": Task(
+        retrieval.measure_image_text_retrieval, "captions", retrieval.text_space, of_compared=knows_texts
+    ),
     "segmentation_probe": Task(segmentation.measure_segmentation_probe, "masks", dense, of_baselines=True),
     "open_vocabulary": Task(segmentation.measure_open_vocabulary, "masks"),
     "depth_probe": Task(depth.measure_depth_probe, "depth", dense, of_baselines=True),
     "patch_correspondence": Task(correspondence.measure_patch_correspondence, "photographs", of_baselines=True),
     "out_of_distribution": Task(outliers.measure_out_of_distribution, "labels", of_baselines=True),
-    "resolution_consistency": Task(resolution.measure_resolution_consistency, "photographs"),
-    "mode_switching": Task(resolution.measure_mode_switching, "labels"),
+    "resolution_consistency": Task(resolution.measure_resolution_consistency, "photographs", of_compared=any_model),
+    "mode_switching": Task(resolution.measure_mode_switching, "labels", of_compared=any_model),
     "window_consistency": Task(resolution.measure_window_consistency, "photographs"),
     "adaptor_fidelity": Task(fidelity.measure_adaptor_fidelity, "images", fidelity.adaptors),
     "fidelity_over_sizes": Task(fidelity.measure_fidelity_over_sizes, "photographs"),

@@ -33,12 +33,16 @@ def measure_segmentation_probe(evaluation: Evaluation) -> list[Measurement]:
     """
     num_classes = len(evaluation.part("masks").class_names)
     sums: dict[int, Tensor] = {}
+    shown = evaluation.shown("masks")
     for learn_from, measured in folds(evaluation, "masks"):
         probe = fit_probe(evaluation, "masks", learn_from, num_classes, segmentation_loss)
         for image in tqdm(measured, desc="masks", leave=False, disable=None):
             answer = probed(evaluation, "masks", probe, image)
             mask = masks_of(evaluation.part("masks").test)[image]
-            sums[image] = class_sums(resized_to(answer, mask).argmax(0), mask, num_classes)
+            prediction = resized_to(answer, mask).argmax(0)
+            sums[image] = class_sums(prediction, mask, num_classes)
+            if image in shown:
+                evaluation.shown_masks[image] = prediction
     return iou_measurements(evaluation, "segmentation_probe", torch.stack([sums[image] for image in sorted(sums)]))
 
 
