@@ -15,8 +15,9 @@ from modeling_radio import RadioImageProcessor
 from training.evaluate import main
 from training.evaluation import run as evaluation_run
 from training.evaluation.data.demo import DemoData
+from training.evaluation.data.opening import open_data
 from training.evaluation.models.baselines import RANDOM_VIT, RAW_PIXELS
-from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.run import build_references, evaluate
 from training.evaluation.settings import EvaluationSettings
@@ -196,3 +197,32 @@ def test_the_command_writes_a_page_beside_the_numbers(folder, noisy_folders, din
     output.with_suffix(".html").unlink()
     assert main([*words, "--no-report"]) == 0
     assert not output.with_suffix(".html").exists()
+
+
+def test_what_evaluate_saves_agrees_with_the_results_file(settings, folder, tmp_path):
+    evaluate_package = pytest.importorskip("evaluate")
+    metrics = Path(evaluation_run.__file__).parent / "metrics"
+    path = tmp_path / "results.json"
+    chosen = settings.replace(neighbors=5, tasks=["knn", "image_retrieval"], baselines=[], recall_at=[2])
+    evaluate(chosen, load_recipe("demo")).save(path)
+    model, data = open_radio(folder), open_data(str(chosen.data), chosen, size_px=16, seed=0)
+    part = data.part("labels")
+    with torch.no_grad():
+        queries, gallery = (
+            torch.stack(
+                [model.encode(model.preprocess(images[index])[None]).summary[0] for index in range(len(images))]
+            )
+            for images in (part.test.images, part.gallery.images)
+        )
+    rows = {"predictions": queries.numpy(), "references": part.test.labels.numpy()}
+    stored = {"gallery": gallery, "gallery_labels": part.gallery.labels}
+    answers = {
+        **evaluate_package.load(str(metrics / "knn_accuracy")).compute(**rows, **stored, k=5),
+        **evaluate_package.load(str(metrics / "image_retrieval")).compute(**rows, **stored, ranks=[2]),
+    }
+    saved = json.loads(evaluate_package.save(tmp_path / "saved.json", **answers).read_text())
+    measured = {(found.task, found.metric): found.value for found in Results.load(path).measurements}
+    assert saved["knn_accuracy"] == pytest.approx(measured["knn", "accuracy"])
+    for metric in ("mAP", "hit rate@2", "recall@2"):
+        assert saved[metric] == pytest.approx(measured["image_retrieval", metric])
+    assert 0.34 < saved["knn_accuracy"] < 1

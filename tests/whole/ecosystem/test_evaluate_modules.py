@@ -13,6 +13,7 @@ from task_models import SIZE, build, images
 from modeling_radio import RadioImageProcessor
 from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
 from training.evaluation.metrics.feature_cosine.cosines import mean_cosine
+from training.evaluation.metrics.image_retrieval.ranking import retrieval_scores
 from training.evaluation.metrics.knn_accuracy.votes import knn_accuracy
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, mean_iou
 from training.evaluation.models.base import Features
@@ -26,7 +27,7 @@ NAMES = [folder.name for folder in MODULES]
 
 
 def test_every_module_is_here():
-    assert NAMES == ["accuracy", "feature_cosine", "knn_accuracy", "mean_iou"]
+    assert NAMES == ["accuracy", "feature_cosine", "image_retrieval", "knn_accuracy", "mean_iou"]
 
 
 def load(name):
@@ -100,6 +101,24 @@ def test_knn_accuracy_of_numpy_batches_is_ours(features):
     ours = knn_accuracy(queries, labels, gallery, gallery_labels, k=7, temperature=0.5)
     assert answer == {"knn_accuracy": ours}
     assert 0 < ours < 1
+    alone = load("knn_accuracy").compute(predictions=queries.numpy(), references=labels.numpy(), k=3)
+    assert alone == {"knn_accuracy": knn_accuracy(queries, labels, queries, labels, k=3, leave_one_out=True)}
+
+
+def test_image_retrieval_is_ours(features):
+    queries, labels, gallery, gallery_labels, _ = features
+    module = load("image_retrieval")
+    answer = module.compute(
+        predictions=queries.numpy(),
+        references=labels.numpy(),
+        gallery=gallery,
+        gallery_labels=gallery_labels,
+        ranks=[3],
+    )
+    scores = retrieval_scores(queries, labels, gallery, gallery_labels, ranks=[3])
+    assert answer == {name: values.mean().item() for name, values in scores.items()}
+    alone = module.compute(predictions=queries.numpy(), references=labels.numpy())
+    assert alone["mAP"] == retrieval_scores(queries, labels, queries, labels, leave_one_out=True)["mAP"].mean().item()
 
 
 def test_feature_cosine_is_adaptor_fidelity(features):

@@ -6,7 +6,8 @@ import torch
 
 from model_cards.results import Measurement
 from training.evaluation.features import Wanted
-from training.evaluation.metrics.retrieval import pair_scores, retrieval_scores
+from training.evaluation.metrics.image_retrieval.ranking import retrieval_scores
+from training.evaluation.metrics.retrieval import pair_scores
 from training.evaluation.models.base import FeatureModel, TextModel
 from training.evaluation.tasks.base import Evaluation, summary_or_mean
 from training.evaluation.tasks.classification import labels_of

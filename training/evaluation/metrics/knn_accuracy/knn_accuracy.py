@@ -16,7 +16,8 @@ class KnnAccuracy(evaluate.Metric):
             citation="Caron et al., Emerging properties in self-supervised vision transformers, ICCV 2021.",
             inputs_description=(
                 "predictions: features of the queries, one row each; references: their class indices. To compute: "
-                "gallery (features), gallery_labels, k (neighbors that vote) and temperature (of the votes' weights)."
+                "gallery (features) and gallery_labels, or none, and each query is compared with the others; k "
+                "(neighbors that vote) and temperature (of the votes' weights)."
             ),
             features=datasets.Features(
                 {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
@@ -24,13 +25,10 @@ class KnnAccuracy(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2104.14294", "https://arxiv.org/abs/2312.06709"],
         )
 
-    def _compute(self, predictions, references, gallery, gallery_labels, k=20, temperature=TEMPERATURE):
-        accuracy = knn_accuracy(
-            torch.tensor(predictions),
-            torch.tensor(references),
-            torch.as_tensor(gallery, dtype=torch.float32),
-            torch.as_tensor(gallery_labels),
-            k=k,
-            temperature=temperature,
-        )
-        return {"knn_accuracy": accuracy}
+    def _compute(self, predictions, references, gallery=None, gallery_labels=None, k=20, temperature=TEMPERATURE):
+        queries, labels = torch.tensor(predictions), torch.tensor(references)
+        is_alone = gallery is None
+        stored = queries if is_alone else torch.as_tensor(gallery, dtype=torch.float32)
+        stored_labels = labels if is_alone else torch.as_tensor(gallery_labels)
+        options = {"k": k, "temperature": temperature, "leave_one_out": is_alone}
+        return {"knn_accuracy": knn_accuracy(queries, labels, stored, stored_labels, **options)}

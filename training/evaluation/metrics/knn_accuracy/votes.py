@@ -116,7 +116,9 @@ def knn_accuracy(
     *,
     k: int = 20,
     temperature: float = TEMPERATURE,
+    leave_one_out: bool = False,
 ) -> float:
     """Return the share of queries in [0, 1] whose weighted kNN vote is right; see `knn_predictions`."""
-    predictions = knn_predictions(queries, gallery, gallery_labels, k=k, temperature=temperature)
+    options = {"temperature": temperature, "leave_one_out": leave_one_out}
+    predictions = knn_predictions(queries, gallery, gallery_labels, k=k, **options)
     return (predictions == query_labels).double().mean().item()

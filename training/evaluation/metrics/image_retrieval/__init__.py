@@ -1,0 +1,1 @@
+"""Image retrieval: a folder that `evaluate.load` opens, here or copied elsewhere."""
