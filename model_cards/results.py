@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -197,11 +198,13 @@ def _build_table(measurements: Sequence[Measurement]) -> Table:
 def format_values(measurements: Sequence[Measurement]) -> str:
     """Return "0.612", with its interval "0.612 [0.581, 0.640]"; over several seeds "0.612 +- 0.010"; "" for none.
 
-    The deviation is that of the sample.
+    The deviation is that of the sample. A number that is not defined is a dash.
     """
     if not measurements:
         return ""
     values = [measurement.value for measurement in measurements]
+    if not all(map(isfinite, values)):
+        return "-"
     if len(values) > 1:
         return f"{mean(values):.3f} +- {stdev(values):.3f}"
     low, high = measurements[0].low, measurements[0].high

@@ -20,7 +20,7 @@ COMMAND = Command("training.evaluate", __doc__, EvaluationSettings, positionals=
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_evaluate, arguments, extra="evaluation")
+    return COMMAND.run(_evaluate, arguments, extra="evaluate")
 
 
 def _evaluate(settings: EvaluationSettings) -> None:

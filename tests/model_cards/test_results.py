@@ -155,3 +155,8 @@ def test_table_is_aligned():
 def test_names_of_models_stay_in_their_cells():
     (table,) = build_tables([Measurement("a|b\n<i>", "knn", "accuracy", "mine", 0.5)])
     assert table.to_markdown().splitlines()[2] == r"| a\|b &lt;i> | 0.500    |"
+
+
+def test_a_number_that_is_not_defined_is_a_dash():
+    (table,) = build_tables([Measurement("a", "probe", "mIoU", "mine", float("nan"))])
+    assert table.rows == [("a", ["-"])]
