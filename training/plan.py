@@ -174,9 +174,8 @@ def plan_stage(networks: Networks, stage: Recipe, num_gpus: int) -> list[Partiti
 
 def _partition_cost(networks: Networks, partition: PartitionRecipe, num_ranks: int) -> PartitionCost:
     num_passes = num_ranks * partition.accumulation_steps
-    chances = partition.probabilities or [1.0] * len(partition.sizes_px)
-    shares = {size: chance / sum(chances) for size, chance in zip(partition.sizes_px, chances, strict=True)}
-    num_images, tokens_per_pass = _step_size(partition, shares, networks.student.patch_size, num_passes)
+    shares = _shares(partition)
+    num_images = _images_per_step(partition, networks.student.patch_size)
     images_per_pass = math.ceil(num_images / num_passes)
     names = list(networks.teachers) if partition.teachers is None else partition.teachers
     per_image = {
@@ -184,27 +183,32 @@ def _partition_cost(networks: Networks, partition: PartitionRecipe, num_ranks: i
         for name in names
     }
     largest = networks.student_cost(max(shares))
-    same_tokens = tokens_per_pass / (max(shares) // networks.student.patch_size) ** 2  # in images of the largest size
+    most = images_per_pass  # images of the largest size that a pass has as many patches as
+    if partition.token_budget is not None:
+        most = max(1, partition.token_budget / num_passes / (max(shares) // networks.student.patch_size) ** 2)
     return PartitionCost(
         partition,
         num_images,
         images_per_pass,
         num_images * sum(share * networks.student_cost(size).flops for size, share in shares.items()),
         {name: num_images * flops for name, flops in per_image.items()},
-        (HALF_BYTES * same_tokens * largest.kept, HALF_BYTES * same_tokens * largest.kept_checkpointed),
+        (HALF_BYTES * most * largest.kept, HALF_BYTES * most * largest.kept_checkpointed),
     )
 
 
-def _step_size(
-    partition: PartitionRecipe, shares: dict[int, float], patch_size: int, num_passes: int
-) -> tuple[float, float]:
-    """Return the mean number of images of a step, and the most patches of a pass."""
-    tokens = {size: (size // patch_size) ** 2 for size in shares}
+def _shares(partition: PartitionRecipe) -> dict[int, float]:
+    """Return the probability of each resolution."""
+    chances = partition.probabilities or [1.0] * len(partition.sizes_px)
+    return {size: chance / sum(chances) for size, chance in zip(partition.sizes_px, chances, strict=True)}
+
+
+def _images_per_step(partition: PartitionRecipe, patch_size: int) -> float:
+    """Return the number of images of a step, with a token budget their mean."""
     if partition.batch_size is not None:
-        return partition.batch_size, math.ceil(partition.batch_size / num_passes) * max(tokens.values())
+        return partition.batch_size
     assert partition.token_budget is not None
-    mean_tokens = sum(share * tokens[size] for size, share in shares.items())
-    return partition.token_budget / mean_tokens, math.ceil(partition.token_budget / num_passes)
+    mean_tokens = sum(share * (size // patch_size) ** 2 for size, share in _shares(partition).items())
+    return partition.token_budget / mean_tokens
 
 
 class Plan:
@@ -304,7 +308,16 @@ class Plan:
 
 
 def _at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
-    partitions = [p.replace(sizes_px=[choose(p.sizes_px)], probabilities=None) for p in stage.partitions]
+    patch_size = student_patch_size(stage)
+    partitions = [
+        p.replace(
+            sizes_px=[choose(p.sizes_px)],
+            probabilities=None,
+            batch_size=round(_images_per_step(p, patch_size)),
+            token_budget=None,
+        )
+        for p in stage.partitions
+    ]
     return stage.replace(partitions=partitions)
 
 

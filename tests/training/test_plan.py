@@ -80,6 +80,19 @@ def test_step_averages_over_sizes_and_counts_each_partitions_teachers(networks: 
     assert low.activations == (8 * networks.student_cost(64).kept, 8 * networks.student_cost(64).kept_checkpointed)
 
 
+def test_a_token_budget_costs_what_its_images_do(networks: Networks, recipe: Recipe) -> None:
+    """Of one size, so that the number of images is known."""
+    low = recipe.partitions[0]
+    patches = (low.sizes_px[0] // 16) ** 2
+    by_images = recipe.replace(partitions=[low.replace(sizes_px=low.sizes_px[:1], probabilities=None)])
+    budget = {"batch_size": None, "token_budget": low.batch_size * patches}
+    by_tokens = recipe.replace(partitions=[by_images.partitions[0].replace(**budget)])
+    (expected,), (cost,) = plan_stage(networks, by_images, 1), plan_stage(networks, by_tokens, 1)
+    assert (cost.images, cost.student_flops) == (expected.images, expected.student_flops)
+    assert cost.activations == pytest.approx(expected.activations)
+    assert cost.teacher_flops == expected.teacher_flops
+
+
 def test_days_follow_from_operations_peak_and_utilization(plan: Plan) -> None:
     (costs,) = plan.costs.values()
     flops = 10 * sum(cost.flops for cost in costs)

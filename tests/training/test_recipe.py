@@ -208,7 +208,7 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
     ("name", "overrides", "stored"),
     [
         ("demo", [], "d0869bf88c7226bb6c0d517c824dd9456abd97294b7e2eb15fa33e4f0485e3fb"),
-        ("c_radio_v4_h", [SOURCE], "f4b8f8b8bc17d988335a7eb675fc50998576d953bb9d6a813344e1814754bb3f"),
+        ("c_radio_v4_h", [SOURCE], "b54ea5ad02133019dd650c6e8b3ef4ee42c30b6c72cf2fc213c7361fa6d5570e"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
