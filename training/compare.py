@@ -38,6 +38,7 @@ from training.teachers.registry import reachable_teachers
 SIZES_PX = (96, 128, 192, 256, 384, 512)
 """At which resolution consistency is measured, as far as the students go: the demo's training and up to four times."""
 MEAN_OF = "all adaptors"
+EQUIVARIANCE_TASKS = ("resolution_consistency", "fixed_pattern", "shift_error")
 
 
 def compare(recipes: Sequence[Recipe], seeds: Sequence[int], output: Path, command: str) -> Results:
@@ -112,14 +113,14 @@ def run_and_measure(
 def measure(
     evaluation: StudentEvaluation, model: RadioModel, name: str, seed: int, sizes_px: Sequence[int]
 ) -> list[Measurement]:
-    """Measure a student's backbone, the mean fidelity of its adaptors, and its consistency over resolutions."""
+    """Measure a student's backbone, the mean fidelity of its adaptors, and what resolutions and shifts do to it."""
     settings = evaluation.settings.replace(consistency_sizes_px=list(sizes_px))
     student = evaluation.of(RadioFeatures(model, name=name, size_px=evaluation.size_px), seed, settings)
     student.expect("images", Wanted(dense=True, adaptors=frozenset(evaluation.teachers)))
     return [
         *evaluation.measure_backbone(student),
         *_mean_fidelity(student),
-        *TASKS["resolution_consistency"].measure(student),
+        *(measurement for task in EQUIVARIANCE_TASKS for measurement in TASKS[task].measure(student)),
     ]
 
 

@@ -137,6 +137,8 @@ def test_every_recipe_is_measured_with_every_seed(
         "segmentation_probe",
         "adaptor_fidelity",
         "resolution_consistency",
+        "fixed_pattern",
+        "shift_error",
     }
     # 128 px is more than the students take.
     assert [found.metric for found in first if found.task == "resolution_consistency"] == [
