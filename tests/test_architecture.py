@@ -27,7 +27,7 @@ ARROWS = {
 # The folders of `training/` from top to bottom: each imports only what stands on lower lines. What is on the first line
 # is run, not imported.
 ORDER = (
-    ("distill", "evaluate", "compare", "demo", "finetune", "demo_kit.finetune_demo"),
+    ("distill", "evaluate", "compare", "results", "demo", "finetune", "demo_kit.finetune_demo"),
     ("finetuning",),
     ("plan", "distillation"),
     ("evaluation",),

@@ -14,6 +14,7 @@ from training.recipe import Recipe
 MODULES = (
     "training.distill",
     "training.evaluate",
+    "training.results",
     "training.compare",
     "training.plan",
     "training.demo",

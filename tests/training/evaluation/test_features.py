@@ -1,5 +1,6 @@
 """Features are extracted once, kept, and the same whatever happens in between."""
 
+import os
 import time
 
 import pytest
@@ -141,3 +142,31 @@ def test_workers_decode_the_same(images, tmp_path):
     alone = FeatureStore(batch_size=4).extract(RawPixels(8, 16), images, "x", DENSE)
     helped = FeatureStore(batch_size=4, num_workers=2).extract(RawPixels(8, 16), images, "x", DENSE)
     assert same(alone, helped)
+
+
+def test_two_processes_share_the_work(images, tmp_path):
+    """Each makes half of the chunks, and both read all."""
+
+    def work(rank: int) -> None:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=rank, world_size=2
+        )
+        model = Counting()
+        stored = FeatureStore(tmp_path / "features").extract(model, images, "x", DENSE)
+        torch.save({"maps": stored.maps(), "count": model.num_images}, tmp_path / f"{rank}.pt")
+        torch.distributed.destroy_process_group()
+
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                work(rank)
+            finally:
+                os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert sorted(each["count"] for each in found) == [CHUNK, CHUNK + 5]
+    alone = FeatureStore().extract(RawPixels(8, 16), images, "x", DENSE).maps()
+    assert all(torch.equal(each["maps"], alone) for each in found)

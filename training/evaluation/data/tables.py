@@ -296,8 +296,8 @@ class Rows:
         if any(path is None for path in paths):
             state = str(self.table._fingerprint)
         else:
-            parents = Path(self.data.source).expanduser().resolve()
-            names = {_relative(Path(path).resolve(), parents): Path(path) for path in map(str, paths)}
+            folder = Path(self.data.source).expanduser()
+            names = {_relative(Path(path), folder): Path(path) for path in map(str, paths)}
             state = files_fingerprint(names)
         targets = {key: value.tolist() for key, value in known.items() if isinstance(value, Tensor)}
         texts = known.get("captions", [])
@@ -418,4 +418,8 @@ def _texts(value: Any, where: str) -> list[str]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path.name)
+    """Return a file's place in a folder, through links or not; of one elsewhere its name with that of its folder."""
+    for file, root in ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())):
+        if file.is_relative_to(root):
+            return str(file.relative_to(root))
+    return str(Path(*path.parts[-2:]))
