@@ -223,6 +223,8 @@ class ViewsRecipe(RecipeSection):
         crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
         is_square: Whether views become squares, whatever their aspect ratio; false keeps it, at as many patches as a
             square of the size has, up to rounding.
+        parts_at_once: Accumulated parts of a step that online teachers answer in one pass: fewer and fuller passes, of
+            mosaics most of all, for the memory of their targets.
         max_shift_patches: Largest shift of an online crop from the region that all viewers share, per axis.
         shift_deviation_patches: Standard deviation of these shifts before rounding to whole patches.
         flip_probability: Share of images that are mirrored, for the student and the teachers alike.
@@ -235,6 +237,7 @@ class ViewsRecipe(RecipeSection):
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     is_square: bool = True
+    parts_at_once: int = Field(1, gt=0)
     max_shift_patches: int = Field(2, ge=0)
     shift_deviation_patches: float = Field(0.5, ge=0)
     flip_probability: float = Field(0.5, ge=0, le=1)

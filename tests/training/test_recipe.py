@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "d0869bf88c7226bb6c0d517c824dd9456abd97294b7e2eb15fa33e4f0485e3fb"),
-        ("c_radio_v4_h", [SOURCE], "b54ea5ad02133019dd650c6e8b3ef4ee42c30b6c72cf2fc213c7361fa6d5570e"),
+        ("demo", [], "eeabc44e39af5fcbbc79fdff6cf98de39e5867df4e57ddbcab2a684de64da562"),
+        ("c_radio_v4_h", [SOURCE], "7d3d0f9f723186e55a9435a49e0ffeaccb1605e4aa13e39d395fa4eb4890cb79"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

@@ -69,7 +69,7 @@ class CachedTargets:
         images, answers = self.cache.images(batch.indices), self.cache.answers(batch.indices)
         targets = {
             name: Target(
-                summary=None if summary is None else summary.to(self.device).float(),
+                summary=None if summary is None else summary.to(self.device, non_blocking=True).float(),
                 features=[features.float() for features in self._windows(features, batch, offsets)],
                 shifts=None,
             )
@@ -89,7 +89,7 @@ class CachedTargets:
         for shape, group in batch.groups:
             shift = exact_shift(other_offsets[group] - offsets[group], shape.window, shape.grid)
             moved[group] += shift.in_cells
-            shifts.append(flip_shift(shift.in_tokens, is_flipped[group]).to(self.device))
+            shifts.append(flip_shift(shift.in_tokens, is_flipped[group]).to(self.device, non_blocking=True))
         return AverageView(self._student_images(images, batch, moved), shifts)
 
     def _windows(self, maps: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
@@ -100,7 +100,7 @@ class CachedTargets:
         for shape, group in batch.groups:
             side = Grid(*(cells * rows_per_cell for cells in shape.window))
             cut = cut_windows(maps[group], offsets[group] * rows_per_cell, side)
-            windows.append(flip(cut, is_flipped[group]).to(self.device))
+            windows.append(flip(cut, is_flipped[group]).to(self.device, non_blocking=True))
         return windows
 
     def _student_images(self, images: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Teachers that run at every step, each on its own shifted crop."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from training.views.crops import change_colors, draw_colors, draw_flips, draw_sh
 from training.views.loaders import PartitionStreams, build_view_loader
 from training.views.regions import AVERAGE, STUDENT, Seen, Sight, Size
 from training.views.shapes import Grid
+
+
+Part = tuple[Batch, list[Seen]]
+"""A batch, and what was seen of each group of it."""
 
 
 class OnlineTargets:
@@ -45,14 +50,29 @@ class OnlineTargets:
         self.views = build_view_loader(images, recipe, pin_memory=device.type == "cuda")
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
-        for batch, groups in self.views.views(plan, self._sights):
-            yield batch, self._example(batch, groups)
+        for parts in self._parts_at_once(self.views.views(plan, self._sights)):
+            seen = [groups for _, groups in parts]
+            targets = {name: self._targets(name, seen) for name in parts[0][0].teachers}
+            for number, (batch, groups) in enumerate(parts):
+                own = {name: targets[name][number] for name in batch.teachers}
+                yield batch, self._example(batch, groups, own)
 
     def state_dict(self) -> dict[str, Any]:
         return self.views.state_dict()
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
         self.views.load_state_dict(states)
+
+    def _parts_at_once(self, views: Iterator[Part]) -> Iterator[list[Part]]:
+        """Yield as many accumulated parts of a partition's step as the teachers answer together; none is read ahead."""
+        for first in views:
+            left = next(each.accumulation_steps for each in self.recipe.partitions if each.name == first[0].partition)
+            parts = [first]
+            while left:
+                parts += islice(views, min(self.recipe.views.parts_at_once, left) - len(parts))
+                left -= len(parts)
+                yield parts
+                parts = []
 
     def _sights(self, batch: Batch) -> list[Sight]:
         """Return what is to be seen of each image, and by whom."""
@@ -80,8 +100,7 @@ class OnlineTargets:
             return self.teachers[viewer].input_sizes(*grid)
         return ((grid.rows * self.patch_size, grid.cols * self.patch_size),)
 
-    def _example(self, batch: Batch, groups: list[Seen]) -> Example:
-        targets = {name: self._target(name, groups) for name in batch.teachers}
+    def _example(self, batch: Batch, groups: list[Seen], targets: dict[str, Target]) -> Example:
         average = None
         if self.recipe.mesa.is_due(batch.step):
             average = AverageView(self._student_images(AVERAGE, batch, groups), self._shifts(AVERAGE, groups))
@@ -96,13 +115,19 @@ class OnlineTargets:
         ]
 
     def _shifts(self, viewer: str, groups: list[Seen]) -> list[Tensor]:
-        return [(seen.shifts[viewer] - seen.shifts[STUDENT]).to(self.device) for seen in groups]
+        return [(seen.shifts[viewer] - seen.shifts[STUDENT]).to(self.device, non_blocking=True) for seen in groups]
 
-    def _target(self, name: str, groups: list[Seen]) -> Target:
-        answers = self.teachers[name]([[self._pixels(images) for images in seen.pixels[name]] for seen in groups])
-        summaries = [answer.summary for answer in answers if answer.summary is not None]
-        features = [answer.features for answer in answers]
-        return Target(torch.cat(summaries) if summaries else None, features, self._shifts(name, groups))
+    def _targets(self, name: str, parts: list[list[Seen]]) -> list[Target]:
+        """Run a teacher once for some parts of a step."""
+        inputs = [[self._pixels(images) for images in seen.pixels[name]] for groups in parts for seen in groups]
+        answers = iter(self.teachers[name](inputs))
+        targets = []
+        for groups in parts:
+            own = list(islice(answers, len(groups)))
+            summaries = [answer.summary for answer in own if answer.summary is not None]
+            features = [answer.features for answer in own]
+            targets.append(Target(torch.cat(summaries) if summaries else None, features, self._shifts(name, groups)))
+        return targets
 
     def _pixels(self, images: Tensor) -> Tensor:
         return images.to(self.device, non_blocking=True).float() / 255

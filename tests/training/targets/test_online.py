@@ -1,5 +1,8 @@
 """Online targets against what the teacher says of the student's very pixels."""
 
+import math
+from collections.abc import Sequence
+
 import pytest
 import torch
 from mean_colors import CPU, NUM_IMAGES, PATCH, TEACHERS, Images, MeanColor, check_the_average_view, recipe_with
@@ -8,6 +11,7 @@ from torch import Tensor
 from training.recipe import Recipe, ViewsRecipe
 from training.targets.examples import Example
 from training.targets.online import OnlineTargets
+from training.teachers.base import TeacherOutput
 from training.views.batches import Batch, BatchPlan
 
 
@@ -56,6 +60,39 @@ def test_teachers_answer_on_their_own_grid_in_the_order_of_the_images() -> None:
         summary = example.targets["coarse"].summary
         means = torch.cat([features.mean((2, 3)) for features in target.features])
         torch.testing.assert_close(summary, means)
+
+
+@pytest.mark.parametrize(("parts_at_once", "passes"), [(1, 6), (2, 4), (9, 2)])
+def test_teachers_answer_several_parts_in_one_pass(parts_at_once: int, passes: int) -> None:
+    """Three parts a step: the same targets, in fewer passes, and no image of the next step is read ahead."""
+
+    class Counting(MeanColor):
+        num_passes = 0
+
+        def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
+            self.num_passes += 1
+            return super().forward(groups)
+
+    def targets(parts_at_once: int) -> tuple[list[Example], Counting]:
+        views = ViewsRecipe(parts_at_once=parts_at_once, is_square=False)
+        recipe = recipe_with(views, batch_size=None, token_budget=90, accumulation_steps=3)
+        teachers = {"coarse": Counting(), "fine": TEACHERS["fine"]}
+        source = OnlineTargets(recipe, PATCH, Images(), teachers, CPU)
+        found = []
+        for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 2)):
+            found.append(example)
+            assert teachers["coarse"].num_passes <= math.ceil(3 / parts_at_once) * (batch.step + 1)
+        return found, teachers["coarse"]
+
+    (together, teacher), (apart, _) = targets(parts_at_once), targets(1)
+    assert teacher.num_passes == passes
+    assert len(together) == len(apart) == 6
+    for one, other in zip(together, apart, strict=True):
+        for name in ("coarse", "fine"):
+            first, second = one.targets[name], other.targets[name]
+            assert all(torch.equal(*pair) for pair in zip(first.features, second.features, strict=True))
+            assert all(torch.equal(*pair) for pair in zip(first.shifts, second.shifts, strict=True))
+        assert torch.equal(one.targets["coarse"].summary, other.targets["coarse"].summary)
 
 
 def test_jitter_is_for_the_student_only() -> None:
