@@ -328,4 +328,5 @@ def _tokens(features: Tensor) -> Tensor:
 
 def _map_tokens(features: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
-        return function(features.movedim(1, -1).float()).movedim(-1, 1)
+        tokens = features.movedim(1, -1).float().contiguous()  # else one small product for each row of each image
+        return function(tokens).movedim(-1, 1)
