@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers.utils import logging as transformers_logging
 
 from foundation.checkpoints import read_config
 from modeling_radio import RadioConfig
@@ -41,7 +42,7 @@ def open_model(
         name: One of the forms:
 
             - a folder: of ours, in the layout of NVIDIA's repositories, of transformers, or of timm;
-            - `ORG/NAME`: the same, from the Hub;
+            - `ORG/NAME` or `hub:ORG/NAME`: the same, from the Hub;
             - `timm:NAME`: a network of timm with its published weights, `timm-random:NAME` with random ones;
             - `teacher:KIND` or `teacher:KIND:SOURCE`: as a recipe names it, at the size and patch of `beside`;
             - `pixels` and `random-vit`: baselines of the size and patch of `beside`.
@@ -53,11 +54,15 @@ def open_model(
         ValueError: If it is none of these, does not open, or cannot run at `size_px`: the message names it.
         PackageError: If the package of a teacher cannot be fetched.
     """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # weights that are not needed, such as those of texts, fill a screen
     try:
         return _open(name, beside, {"name": name, "size_px": size_px, "dtype": dtype})
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"`compare` {name!r} does not open: {reason}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureModel:
@@ -71,7 +76,7 @@ def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureM
         return _open_teacher(name, rest, beside, size_px)
     if kind in ("timm", "timm-random") and is_prefixed:
         return open_timm(rest, pretrained=kind == "timm", device=beside.device, **options)
-    return _open_folder(_folder_of(name), beside.device, options)
+    return _open_folder(_folder_of(name.removeprefix("hub:")), beside.device, options)
 
 
 def _open_teacher(name: str, rest: str, beside: RadioFeatures, size_px: int) -> TeacherFeatures:

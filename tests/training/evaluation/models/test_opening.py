@@ -8,7 +8,7 @@ from reference_cases import write_hub_folder
 from timm.models import save_for_hf
 
 from modeling_radio import RadioImageProcessor
-from training.evaluation.models.base import FeatureModel
+from training.evaluation.models.base import FeatureModel, TextModel
 from training.evaluation.models.huggingface import HuggingfaceFeatures
 from training.evaluation.models.opening import open_model
 from training.evaluation.models.radio import RadioFeatures
@@ -113,3 +113,13 @@ def test_folders_that_lack_something(tmp_path, beside, tiny_model):
 def test_embedded_teachers_open(beside):
     opened = open_model("teacher:efficientnet-lite0", beside=beside)
     assert opened.encode(torch.rand(1, 3, 32, 32)).summary.shape == (1, 1280)
+
+
+def test_weights_that_are_not_needed_are_no_news(tmp_path, beside, build_dual_encoder, capfd):
+    build_dual_encoder("clip", 16).save_pretrained(tmp_path)
+    t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
+    before = t.utils.logging.get_verbosity()
+    opened = open_model(str(tmp_path), beside=beside)
+    assert isinstance(opened, TextModel)
+    assert "UNEXPECTED" not in capfd.readouterr().err
+    assert t.utils.logging.get_verbosity() == before
