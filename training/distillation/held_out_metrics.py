@@ -17,7 +17,7 @@ from training.distillation.held_out_images import held_out_images
 from training.distillation.held_out_views import View
 from training.distillation.sharding import reshard
 from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
-from training.evaluation.metrics.effective_rank import effective_rank
+from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.metrics.fixed_pattern import fixed_pattern_energy
 from training.evaluation.metrics.resolution_consistency import feature_consistency
 from training.evaluation.metrics.shift_error import shift_error

@@ -18,7 +18,7 @@ from modeling_radio import RadioConfig, RadioModel
 from training.distillation import tracking
 from training.distillation.held_out_metrics import HeldOutMetrics
 from training.distillation.run_history import RunHistory
-from training.evaluation.metrics.effective_rank import effective_rank
+from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.metrics.fixed_pattern import fixed_pattern_energy
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.targets.phi_s import FeatureStandardizer, PhiS

@@ -27,7 +27,15 @@ NAMES = [folder.name for folder in MODULES]
 
 
 def test_every_module_is_here():
-    assert NAMES == ["accuracy", "feature_cosine", "image_retrieval", "knn_accuracy", "mean_iou"]
+    assert NAMES == [
+        "accuracy",
+        "depth_errors",
+        "effective_rank",
+        "feature_cosine",
+        "image_retrieval",
+        "knn_accuracy",
+        "mean_iou",
+    ]
 
 
 def load(name):
@@ -40,7 +48,7 @@ def test_cards_say_what_a_space_asks_for(folder):
     card = yaml.safe_load(front)
     assert card["sdk"] == "gradio"
     assert (folder / card["app_file"]).is_file()
-    assert {"evaluate", "metric"} <= set(card["tags"])
+    assert card["tags"] == ["evaluate", "measurement" if folder.name == "effective_rank" else "metric"]
     assert len(card["short_description"]) <= 60
     assert f"training/evaluation/metrics/{folder.name}" in text
     example = json.loads((folder / "example.json").read_text())
@@ -61,7 +69,7 @@ for folder in sorted(pathlib.Path("alone").iterdir()):
     answers = []
     for module in (evaluate.load(f"alone/{folder.name}"), evaluate.load(f"me/{folder.name}")):
         answers.append(module.compute(**example["arguments"]))
-        rows = {name: example["arguments"].pop(name) for name in ("predictions", "references")}
+        rows = {name: example["arguments"].pop(name) for name in module.features}
         module.add_batch(**rows)
         answers.append(module.compute(**example["arguments"]))
         example["arguments"] |= rows

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from model_cards.results import Measurement
 from training.evaluation.metrics.dense_probe import log_depth_loss
-from training.evaluation.metrics.depth import depth_errors, depth_sums
+from training.evaluation.metrics.depth_errors.errors import depth_errors, depth_sums
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.segmentation import fit_probe, folds, probed, resized_to
 

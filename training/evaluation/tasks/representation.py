@@ -11,7 +11,7 @@ from model_cards.results import Measurement
 from training.evaluation.data.base import Examples
 from training.evaluation.data.crops import CroppedViews, square
 from training.evaluation.features import Wanted
-from training.evaluation.metrics.effective_rank import effective_rank
+from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.metrics.fixed_pattern import fixed_pattern_energy
 from training.evaluation.metrics.position_predictor import position_r2
 from training.evaluation.metrics.self_supervised import lidar, rank_me

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from training.evaluation.data.tables import TableData
-from training.evaluation.metrics.effective_rank import effective_rank
+from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation

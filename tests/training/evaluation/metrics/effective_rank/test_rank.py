@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from training.evaluation.metrics.effective_rank import effective_rank
+from training.evaluation.metrics.effective_rank.rank import effective_rank
 
 
 def with_singular_values(*values: float) -> torch.Tensor:

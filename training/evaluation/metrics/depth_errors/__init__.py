@@ -1,0 +1,1 @@
+"""Errors of depth maps: a folder that `evaluate.load` opens, here or copied elsewhere."""

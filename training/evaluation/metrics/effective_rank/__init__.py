@@ -1,0 +1,1 @@
+"""Effective rank: a folder that `evaluate.load` opens, here or copied elsewhere."""
