@@ -19,7 +19,7 @@ from foundation.settings import Settings
 from foundation.timing import Clock
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
-from training.distillation.checkpoints import check_same_recipe
+from training.distillation.saving.checkpoints import check_same_recipe
 from training.distillation.stages import run_recipe
 from training.evaluation.features import Wanted
 from training.evaluation.models.radio import RadioFeatures

@@ -21,7 +21,7 @@ from model_cards.build import PICTURE, write_card
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
 from training.demo_kit.evaluation_sets import photographs
-from training.distillation.output_lock import sole_run
+from training.distillation.saving.output_lock import sole_run
 from training.distillation.trainer import Distiller
 from training.evaluation.data.base import Stacked
 from training.evaluation.data.demo import load_photographs

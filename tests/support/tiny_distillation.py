@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 import training.teachers.registry
 from training.distillation import trainer
-from training.distillation.tensor_files import SavedTensors
+from training.distillation.saving.tensor_files import SavedTensors
 from training.recipe import DataRecipe, load_recipe
 from training.teachers.base import Teacher, TeacherOutput
 

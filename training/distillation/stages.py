@@ -5,7 +5,7 @@ from pathlib import Path
 
 from foundation.files import remove_partial, write_file, write_folder
 from foundation.ranks import lost_ranks_named
-from training.distillation.output_lock import sole_run
+from training.distillation.saving.output_lock import sole_run
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
 from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes

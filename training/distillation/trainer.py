@@ -23,22 +23,19 @@ from foundation.shards import whole_norm
 from modeling_radio import RadioModel
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
-from training.distillation.checkpoint_writer import CheckpointWriter
-from training.distillation.checkpoints import (
+from training.distillation.optimizers.registry import build_optimizer
+from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
+from training.distillation.passes import parallel_passes
+from training.distillation.refits import follow_refits
+from training.distillation.saving.checkpoint_writer import CheckpointWriter
+from training.distillation.saving.checkpoints import (
     check_same_recipe,
     checkpoint_path,
     newest_checkpoint,
     read_state,
     warn_of_other_data,
 )
-from training.distillation.held_out_metrics import HeldOutMetrics
-from training.distillation.held_out_pictures import HeldOutPictures
-from training.distillation.losses_by_size import LossesBySize
-from training.distillation.optimizers.registry import build_optimizer
-from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
-from training.distillation.passes import parallel_passes
-from training.distillation.refits import follow_refits
-from training.distillation.run_state import RunState
+from training.distillation.saving.run_state import RunState
 from training.distillation.sharding import (
     assemble,
     average_gradients,
@@ -51,8 +48,11 @@ from training.distillation.sharding import (
 )
 from training.distillation.skipped_steps import SkippedSteps
 from training.distillation.step_losses import compare_with_average, compare_with_teachers
-from training.distillation.tracking import ProgressLog, check_trackers
-from training.distillation.watching import StepWatch, measure_block_norms
+from training.distillation.watching.held_out_metrics import HeldOutMetrics
+from training.distillation.watching.held_out_pictures import HeldOutPictures
+from training.distillation.watching.losses_by_size import LossesBySize
+from training.distillation.watching.step_watch import StepWatch, measure_block_norms
+from training.distillation.watching.tracking import ProgressLog, check_trackers
 from training.pictures.progress import EXPORTED_PREFIX
 from training.recipe import Recipe, save_recipe
 from training.student.build import (

@@ -13,8 +13,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from foundation.files import scratch_folder, write_through
-from training.distillation.checkpoints import CheckpointError
-from training.distillation.manifests import MANIFEST, find_damage, write_manifest
+from training.distillation.saving.checkpoints import CheckpointError
+from training.distillation.saving.manifests import MANIFEST, find_damage, write_manifest
 
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
 from foundation.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_multiple, largest_side
-from training.distillation.output_lock import sole_run
+from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
 from training.finetuning.data.sources import load_images

@@ -33,8 +33,8 @@ from foundation.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
 from training.distill import main
 from training.distillation import trainer
-from training.distillation.checkpoints import CheckpointError
-from training.distillation.manifests import write_manifest
+from training.distillation.saving.checkpoints import CheckpointError
+from training.distillation.saving.manifests import write_manifest
 from training.losses.reductions import REDUCTIONS
 from training.recipe import RecipeError, load_recipe
 from training.student.parameters import is_of_trunk
@@ -492,7 +492,7 @@ def test_full_disk_ends_with_one_line_and_the_last_checkpoint(
         Path("/dev/full").write_bytes(save(tensors))
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.distillation.tensor_files.save_file", write_to_full_disk)
+        patch.setattr("training.distillation.saving.tensor_files.save_file", write_to_full_disk)
         assert main(arguments) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("distill: error: Cannot write 'run/checkpoints/step_00000006': No space left on device")

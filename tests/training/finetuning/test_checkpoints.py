@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from training.distillation.checkpoints import CheckpointError
-from training.distillation.manifests import MANIFEST, write_manifest
+from training.distillation.saving.checkpoints import CheckpointError
+from training.distillation.saving.manifests import MANIFEST, write_manifest
 from training.finetuning.checkpoints import last_checkpoint, sealed_checkpoints
 
 

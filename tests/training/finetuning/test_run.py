@@ -31,7 +31,7 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.distillation.output_lock import sole_run
+from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples

@@ -33,10 +33,10 @@ from two_processes import (
 
 from foundation.errors import UserError
 from modeling_radio.encoder_radio import RadioBlock
-from training.distillation.output_lock import sole_run
-from training.distillation.run_history import RunHistory
+from training.distillation.saving.output_lock import sole_run
 from training.distillation.sharding import build_accelerator
 from training.distillation.stages import run_recipe
+from training.distillation.watching.run_history import RunHistory
 from training.recipe import load_recipe
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import training.teachers.registry
 from modeling_radio import RadioModel
 from training.distill import main
-from training.distillation.checkpoints import list_checkpoints
+from training.distillation.saving.checkpoints import list_checkpoints
 from training.distillation.stages import run_recipe
 from training.distillation.trainer import Distiller
 from training.recipe import RecipeError, load_recipe, stage_recipes
@@ -141,7 +141,7 @@ def test_run_killed_while_it_trains_on_and_saves_equals_an_undisturbed_one(
         return Path("did-4").exists() and any(Path("killed/checkpoints").glob(".partial-step_00000004/*"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.distillation.tensor_files.save_file", save_slowly)
+        patch.setattr("training.distillation.saving.tensor_files.save_file", save_slowly)
         patch.setattr(Distiller, "_train_step", noted)
         assert is_killed(lambda: tiny.distil(recipe_file, "killed", *settings), is_at_work_on_both, 0)
     assert [path.name for path in list_checkpoints(Path("killed/checkpoints"))] == ["step_00000002"]

@@ -2,7 +2,7 @@ import pytest
 import tiny_distillation as tiny
 import torch
 
-from training.distillation.held_out_views import View
+from training.distillation.watching.held_out_views import View
 from training.recipe import RunOptions
 
 

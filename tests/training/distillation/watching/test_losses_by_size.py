@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from small_recipes import small_recipe
 from torch import Tensor
 
-from training.distillation import losses_by_size
-from training.distillation.losses_by_size import LossesBySize
+from training.distillation.watching import losses_by_size
+from training.distillation.watching.losses_by_size import LossesBySize
 from training.pictures.progress import loss_curves
 from training.views.batches import Batch, BatchPlan
 

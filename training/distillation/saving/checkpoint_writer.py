@@ -17,8 +17,8 @@ from foundation.files import (
     write_through,
 )
 from foundation.ranks import of_all_ranks, on_first_rank
-from training.distillation.checkpoints import checkpoint_path, list_checkpoints
-from training.distillation.manifests import FileFacts, describe_files, write_manifest
+from training.distillation.saving.checkpoints import checkpoint_path, list_checkpoints
+from training.distillation.saving.manifests import FileFacts, describe_files, write_manifest
 
 
 class CheckpointWriter:

@@ -13,9 +13,9 @@ from torch import Tensor
 from foundation.seeds import make_generator
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.resolution_radio import check_resolution
-from training.distillation.held_out_images import held_out_images
-from training.distillation.held_out_views import View
 from training.distillation.sharding import reshard
+from training.distillation.watching.held_out_images import held_out_images
+from training.distillation.watching.held_out_views import View
 from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
 from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.metrics.fixed_pattern import fixed_pattern_energy

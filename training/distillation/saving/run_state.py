@@ -10,8 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from foundation.ranks import of_all_ranks
-from training.distillation.checkpoint_writer import CheckpointWriter
-from training.distillation.checkpoints import check_fits, read_state
+from training.distillation.saving.checkpoint_writer import CheckpointWriter
+from training.distillation.saving.checkpoints import check_fits, read_state
+from training.distillation.saving.tensor_files import SavedTensors, writers_of
 from training.distillation.sharding import (
     load_optimizer_tensors,
     load_state_tensors,
@@ -20,7 +21,6 @@ from training.distillation.sharding import (
     state_tensors,
 )
 from training.distillation.skipped_steps import SkippedSteps
-from training.distillation.tensor_files import SavedTensors, writers_of
 from training.targets.examples import TargetSource
 
 

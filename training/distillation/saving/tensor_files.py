@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foundation.shards import as_part, first_row, local_parts, part_number
-from training.distillation.checkpoints import CheckpointError
+from training.distillation.saving.checkpoints import CheckpointError
 
 
 def writers_of(name: str, tensors: Mapping[str, Tensor], *, is_main_process: bool) -> dict[str, Callable[[Path], None]]:

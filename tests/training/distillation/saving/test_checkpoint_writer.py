@@ -11,9 +11,9 @@ from torch import distributed
 from two_forks import run_two_forks
 
 from foundation.files import WriteError, remove_partial
-from training.distillation.checkpoint_writer import CheckpointWriter
-from training.distillation.checkpoints import newest_checkpoint, read_state
-from training.distillation.manifests import find_damage
+from training.distillation.saving.checkpoint_writer import CheckpointWriter
+from training.distillation.saving.checkpoints import newest_checkpoint, read_state
+from training.distillation.saving.manifests import find_damage
 
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

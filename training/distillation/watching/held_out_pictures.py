@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.distillation.held_out_images import held_out_images
+from training.distillation.watching.held_out_images import held_out_images
 from training.pictures.features import (
     Column,
     PcaBasis,

@@ -5,7 +5,7 @@ import torch
 from saved_steps import save
 from small_recipes import small_recipe
 
-from training.distillation.checkpoints import (
+from training.distillation.saving.checkpoints import (
     CheckpointError,
     check_fits,
     check_same_recipe,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.settings import differences, order_differences, with_defaults
-from training.distillation.manifests import find_damage
+from training.distillation.saving.manifests import find_damage
 from training.recipe import Recipe, RecipeError, decisive_part
 
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from training.distillation.run_history import RunHistory
+from training.distillation.watching.run_history import RunHistory
 
 
 def test_series_by_name(tmp_path: Path) -> None:

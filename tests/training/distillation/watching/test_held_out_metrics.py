@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from foundation.files import write_text
 from modeling_radio import RadioConfig, RadioModel
-from training.distillation import tracking
-from training.distillation.held_out_metrics import HeldOutMetrics
-from training.distillation.run_history import RunHistory
+from training.distillation.watching import tracking
+from training.distillation.watching.held_out_metrics import HeldOutMetrics
+from training.distillation.watching.run_history import RunHistory
 from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.metrics.fixed_pattern import fixed_pattern_energy
 from training.recipe import Recipe, RecipeError, load_recipe
@@ -178,8 +178,8 @@ def test_high_resolutions_are_compared_at_some_places_in_small_passes(
 ) -> None:
     model, known = RadioModel(CONFIG).eval(), standardizers()
     whole = metrics_of(recipe)
-    monkeypatch.setattr("training.distillation.held_out_metrics.NUM_TOKENS", 40)
-    monkeypatch.setattr("training.distillation.held_out_metrics.MAX_TOKENS_PER_PASS", 20)
+    monkeypatch.setattr("training.distillation.watching.held_out_metrics.NUM_TOKENS", 40)
+    monkeypatch.setattr("training.distillation.watching.held_out_metrics.MAX_TOKENS_PER_PASS", 20)
     partly = metrics_of(recipe)
     assert whole is not None
     assert partly is not None

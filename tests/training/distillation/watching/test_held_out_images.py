@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.distillation.held_out_images import held_out_images, held_out_source
+from training.distillation.watching.held_out_images import held_out_images, held_out_source
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.views.images import build_images
 

@@ -6,7 +6,7 @@ import tiny_distillation as tiny
 import torch
 from PIL import Image
 
-from training.distillation.held_out_pictures import HeldOutPictures
+from training.distillation.watching.held_out_pictures import HeldOutPictures
 from training.pictures.features import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
 from training.recipe import RecipeError, load_recipe
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from modeling_radio.messages_radio import check_choice
-from training.distillation.losses_by_size import LOSS_KINDS
-from training.distillation.run_history import RunHistory
+from training.distillation.watching.losses_by_size import LOSS_KINDS
+from training.distillation.watching.run_history import RunHistory
 from training.pictures.progress import draw_progress
 from training.recipe import LoggingRecipe, RecipeError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import UserError
-from training.distillation.output_lock import LOCK, sole_run
+from training.distillation.saving.output_lock import LOCK, sole_run
 
 
 def in_a_process(work: Callable[[], object], until: Path) -> int:
