@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
         for name in measured:
             with clock.phase(name):
                 measurements += TASKS[name].measure(evaluation)
-    run = describe_run(f"python -m training.evaluate {settings.checkpoint} --tasks {','.join(names)}", clock.seconds)
+    run = describe_run(_command(settings, names), clock.seconds)
     results = Results(
         measurements,
         teacher_sources(model.model.config, recipe),
@@ -88,6 +89,14 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
         fingerprints(data, names, models),
     )
     return results, [evaluations[-1], *evaluations[len(baselines) : -1], *evaluations[: len(baselines)]]
+
+
+def _command(settings: EvaluationSettings, tasks: Sequence[str]) -> str:
+    """Return the command without what `run.settings` of the results says."""
+    words = ["python", "-m", "training.evaluate", str(settings.checkpoint), "--tasks", ",".join(tasks)]
+    words += [] if settings.data is None else ["--data", settings.data]
+    words += ["--compare", ",".join(settings.compare)] if settings.compare else []
+    return shlex.join(words)
 
 
 def _is_measured(task: Task, model: FeatureModel, checkpoint: FeatureModel, compared: Sequence[FeatureModel]) -> bool:

@@ -1,6 +1,7 @@
 """A saved folder is opened, measured beside its baselines and described, on anybody's images and on the demo's."""
 
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,7 +170,9 @@ def dino_folder(tmp_path) -> Path:
 def test_other_models_stand_in_the_same_table(settings, dino_folder):
     names = [str(dino_folder), "timm-random:test_vit"]
     chosen = settings.replace(compare=names, tasks=["knn", "resolution_consistency"], consistency_sizes_px=[32, 64])
-    measured = evaluate(chosen, load_recipe("demo")).measurements
+    results = evaluate(chosen, load_recipe("demo"))
+    assert shlex.split(results.run["command"])[-2:] == ["--compare", ",".join(names)]
+    measured = results.measurements
     of_task = {task: [found.model for found in measured if found.task == task] for task in chosen.tasks}
     assert list(dict.fromkeys(of_task["knn"])) == [RAW_PIXELS, RANDOM_VIT, *names, STUDENT]
     assert list(dict.fromkeys(of_task["resolution_consistency"])) == [*names, STUDENT]
