@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -120,6 +120,8 @@ def overlay_section(
         predictions: By model's name, masks of the same sizes.
         class_names: In the order of the classes.
     """
+    background = [index for index, name in enumerate(class_names) if name.lower() == "background"]
+    bare = frozenset({IGNORE_INDEX, *background})
     rows = []
     present: set[int] = set()
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
@@ -127,28 +129,35 @@ def overlay_section(
         present.update(*(each.unique().tolist() for each in (mask, *answers.values())))
         pictures = [
             Picture(_shown(image), f"Scene {number + 1}", "image"),
-            Picture(_shown(overlaid(image, mask)), f"True classes of scene {number + 1}", "true classes"),
+            Picture(_shown(overlaid(image, mask, bare)), f"True classes of scene {number + 1}", "true classes"),
         ]
         pictures += [
-            Picture(_shown(overlaid(image, answer)), f"Classes of scene {number + 1} by a probe of {name}", name)
+            Picture(_shown(overlaid(image, answer, bare)), f"Classes of scene {number + 1} by a probe of {name}", name)
             for name, answer in answers.items()
         ]
         rows.append(Row("", pictures))
-    names = {index: class_names[index] for index in sorted(present) if index < len(class_names)}
-    legend = [(name, "rgb({}, {}, {})".format(*class_color(index))) for index, name in names.items()]
+    legend = [
+        (class_names[index], "rgb({}, {}, {})".format(*class_color(index)))
+        for index in sorted(present - bare)
+        if index < len(class_names)
+    ]
     return Section(
-        "Segmentation", "A linear probe on each model's dense features, beside the true classes.", rows, legend
+        "Segmentation",
+        "A linear probe on each model's dense features, beside the true classes. What has no color is background, or is "
+        "not known.",
+        rows,
+        legend,
     )
 
 
-def overlaid(image: Tensor, mask: Tensor) -> Tensor:
-    """Return an image, uint8 `(3, height, width)`, under the colors of its classes, `(height, width)`."""
-    colors = torch.zeros_like(image)
-    for index in mask.unique().tolist():
-        if index != IGNORE_INDEX:
-            colors[:, mask == index] = torch.tensor(class_color(index), dtype=torch.uint8)[:, None]
+def overlaid(image: Tensor, mask: Tensor, bare: Collection[int] = (IGNORE_INDEX,)) -> Tensor:
+    """Return an image, uint8 `(3, height, width)`, under the colors of its classes, `(height, width)`, but some."""
+    colors, is_bare = torch.zeros_like(image), torch.ones_like(mask, dtype=torch.bool)
+    for index in set(mask.unique().tolist()) - set(bare):
+        colors[:, mask == index] = torch.tensor(class_color(index), dtype=torch.uint8)[:, None]
+        is_bare &= mask != index
     mixed = (image * (1 - OPACITY) + colors * OPACITY).round().to(torch.uint8)
-    return torch.where(mask == IGNORE_INDEX, image, mixed)
+    return torch.where(is_bare, image, mixed)
 
 
 def class_color(index: int) -> tuple[int, int, int]:

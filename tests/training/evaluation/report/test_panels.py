@@ -69,6 +69,7 @@ def test_masks_are_mixed_into_the_image_but_where_nothing_is_known():
     assert mixed[:, 1, 0].tolist() == [100, 100, 100]
     assert mixed[:, 0, 0].tolist() == [round(100 * 0.45 + value * 0.55) for value in class_color(0)]
     assert not torch.equal(mixed[:, 0, 0], mixed[:, 0, 1])
+    assert overlaid(image, mask, {0, 255})[:, 0, 0].tolist() == [100, 100, 100]
 
 
 def test_predictions_of_several_models_stand_beside_the_truth():
@@ -79,4 +80,7 @@ def test_predictions_of_several_models_stand_beside_the_truth():
     assert [picture.caption for picture in section.rows[0].pictures] == ["image", "true classes", "a", "b"]
     assert torch.equal(section.rows[1].pictures[1].pixels, section.rows[1].pictures[2].pixels)
     assert [name for name, _ in section.legend] == ["ground", "cat", "dog"]
+    plain = overlay_section(list(scenes), list(masks), predictions, ("Background", "cat", "dog", "never seen"))
+    assert [name for name, _ in plain.legend] == ["cat", "dog"]
+    assert torch.equal(plain.rows[0].pictures[3].pixels, plain.rows[0].pictures[0].pixels)  # all background
     assert len({class_color(index) for index in range(150)}) == 150
