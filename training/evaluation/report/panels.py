@@ -132,7 +132,7 @@ def overlay_section(
             Picture(_shown(overlaid(image, mask, bare)), f"True classes of scene {number + 1}", "true classes"),
         ]
         pictures += [
-            Picture(_shown(overlaid(image, answer, bare)), f"Classes of scene {number + 1} by a probe of {name}", name)
+            Picture(_shown(overlaid(image, answer, bare)), f"Scene {number + 1} by a probe of {name}", name)
             for name, answer in answers.items()
         ]
         rows.append(Row("", pictures))
