@@ -143,8 +143,7 @@ def overlay_section(
     ]
     return Section(
         "Segmentation",
-        "A linear probe on each model's dense features, beside the true classes. What has no color is background, or is "
-        "not known.",
+        "What a linear probe on each model's dense features says. Without color: background, or not known.",
         rows,
         legend,
     )
