@@ -83,7 +83,7 @@ def main(run_dir: str, *changes: str) -> None:
     from training.recipe import load_recipe
 
     try:
-        from foundation.memory import keep_freed_memory
+        from training.distillation.memory import keep_freed_memory
 
         keep_freed_memory()  # as `Distiller.run` does
     except ModuleNotFoundError:  # not there yet

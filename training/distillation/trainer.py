@@ -16,13 +16,12 @@ from torch.optim import Optimizer
 
 from foundation.files import remove_partial, write_file
 from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
-from foundation.memory import keep_freed_memory
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
-from foundation.shards import whole_norm
 from modeling_radio import RadioModel
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
+from training.distillation.memory import keep_freed_memory
 from training.distillation.optimizers.registry import build_optimizer
 from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
 from training.distillation.passes import parallel_passes
@@ -67,6 +66,7 @@ from training.student.ema import MovingAverage
 from training.student.export import export_student
 from training.student.frozen_trunk import frozen_trunk
 from training.student.packing import answer_groups
+from training.student.shards import whole_norm
 from training.student.spectral import update_spectral_norms
 from training.student.warm_start import open_source, standardize_heads, warm_start
 from training.targets.cache_contents import CacheContents

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from foundation.shards import first_row, local_parts, sum_over_shards
 from modeling_radio import RadioModel
 from training.student.parameters import STACKED_MATRICES
+from training.student.shards import first_row, local_parts, sum_over_shards
 
 
 MIN_SCALE = 0.05  # as in NVIDIA's inference code, and in `conversion.nvidia.folding`, which may not be imported here

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.shards import local_parts, whole_norms
 from training.distillation.optimizers.moments import advance_moments
+from training.student.shards import local_parts, whole_norms
 
 
 class Lamb(Optimizer):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.shards import local_parts
+from training.student.shards import local_parts
 
 
 class Moments(NamedTuple):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.shards import gather_whole, local_parts, own_part
 from training.distillation.optimizers.moments import advance_moments
 from training.distillation.optimizers.newton_schulz import orthogonalize
+from training.student.shards import gather_whole, local_parts, own_part
 
 
 MOMENTUM = 0.95  # Muon's own default

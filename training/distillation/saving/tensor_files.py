@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from foundation.shards import as_part, first_row, local_parts, part_number
 from training.distillation.saving.checkpoints import CheckpointError
+from training.student.shards import as_part, first_row, local_parts, part_number
 
 
 def writers_of(name: str, tensors: Mapping[str, Tensor], *, is_main_process: bool) -> dict[str, Callable[[Path], None]]:

@@ -4,7 +4,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from two_forks import run_two_forks
 
-from foundation.shards import first_row, gather_whole, local_parts, own_part, sum_over_shards, whole_norm, whole_norms
+from training.student.shards import (
+    first_row,
+    gather_whole,
+    local_parts,
+    own_part,
+    sum_over_shards,
+    whole_norm,
+    whole_norms,
+)
 
 
 def test_a_whole_tensor_is_its_own_part():
