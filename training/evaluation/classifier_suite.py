@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,10 +99,25 @@ def _label_mapping(name: str, rows: Dataset, label2id: Mapping[str, int], column
     return {label: known.get(label, -1) for label in label2id}
 
 
-def suite_measurements(answers: list[dict[str, Any]], model: str = STUDENT) -> list[Measurement]:
-    """Return what a suite's answers say as measurements of `results.json`, value for value."""
+def suite_measurements(answers: Sequence[Mapping[str, Any]], model: str = STUDENT) -> list[Measurement]:
+    """Return what a suite's answers say as measurements of `results.json`, value for value.
+
+    Args:
+        answers: Of a suite with our metric; bootstrapped ones keep their intervals, where these are defined.
+        model: The row in tables.
+    """
     return [
-        Measurement(model, "image_classification", title, answer["task_name"], answer[metric])
+        _measurement(answer[metric], Measurement(model, "image_classification", title, answer["task_name"], math.nan))
         for answer in answers
         for metric, title in _METRICS.items()
     ]
+
+
+def _measurement(answer: float | Mapping[str, Any], measurement: Measurement) -> Measurement:
+    """Return a measurement with its value: a number, or what `scipy.stats.bootstrap` makes of it."""
+    if not isinstance(answer, Mapping):
+        return replace(measurement, value=answer)
+    low, high = (float(end) for end in answer["confidence_interval"])
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return replace(measurement, value=answer["score"])
+    return replace(measurement, value=answer["score"], low=low, high=high)

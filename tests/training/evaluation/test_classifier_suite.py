@@ -99,6 +99,12 @@ def test_options_reach_the_evaluator(opened, sets):
     low, high = answer["accuracy"]["confidence_interval"]
     assert low <= answer["accuracy"]["score"] <= high
     assert low < high
+    accuracy, balanced = suite_measurements([answer], "mine")
+    assert (accuracy.model, accuracy.value) == ("mine", answer["accuracy"]["score"])
+    assert (accuracy.low, accuracy.high) == (low, high)
+    undefined = {**answer, "accuracy": {"score": 1.0, "confidence_interval": (float("nan"), float("nan"))}}
+    assert suite_measurements([undefined])[0].low is None
+    assert balanced.metric == "balanced accuracy"
 
 
 @pytest.mark.parametrize(
