@@ -17,7 +17,6 @@ from training.evaluation.models.baselines import RawPixels, random_vit
 from training.evaluation.models.huggingface import open_huggingface
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.models.timm_models import open_timm
 from training.teachers.loading import explain_failure
 from training.teachers.registry import build_teacher
 
@@ -75,7 +74,7 @@ def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureM
     if kind == "teacher":
         return _open_teacher(name, rest, beside, size_px)
     if kind in ("timm", "timm-random") and is_prefixed:
-        return open_timm(rest, pretrained=kind == "timm", device=beside.device, **options)
+        return _open_timm(rest, beside.device, options, pretrained=kind == "timm")
     return _open_folder(_folder_of(name.removeprefix("hub:")), beside.device, options)
 
 
@@ -90,10 +89,18 @@ def _open_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
     if "args" in config or config.get("model_type") == RadioConfig.model_type:
         return open_radio(folder, device=device, **options)
     if "architecture" in config and "model_type" not in config:
-        return open_timm(f"local-dir:{folder}", pretrained=True, device=device, **options)
+        return _open_timm(f"local-dir:{folder}", device, options)
     if not (folder / "preprocessor_config.json").is_file():
         raise ValueError(f"{str(folder)!r} must hold a preprocessor_config.json: save its image processor there.")
     return open_huggingface(folder, device=device, **options)
+
+
+def _open_timm(
+    model_name: str, device: torch.device, options: dict[str, Any], *, pretrained: bool = True
+) -> FeatureModel:
+    from training.evaluation.models.timm_models import open_timm  # half a second, which `--help` need not wait for
+
+    return open_timm(model_name, pretrained=pretrained, device=device, **options)
 
 
 def _folder_of(name: str) -> Path:
