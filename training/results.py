@@ -57,8 +57,8 @@ INTRODUCTION = """# Results
 
 Frozen features on every labeled set that packages carry. No set of natural photographs by class is among them, and
 none says what a backbone is worth on your images: `python -m training.evaluate CHECKPOINT --data FOLDER` does.
-Brackets are 95 % intervals over resampled images. kNN has 20 neighbors, fewer where a class is smaller; without a
-train split each image is compared with all others, and the regression predicts by folds. "Mean features" are the
+Brackets are 95 % intervals over resampled images. kNN has 20 neighbors, and 5 of Tux Paint's; without a train
+split each image is compared with all others, and the regression predicts by folds. "Mean features" are the
 dense features averaged over the image. All models see images of the student's size.
 """
 

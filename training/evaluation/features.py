@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -209,7 +210,7 @@ class FeatureStore:
             for start in range(first, end, self.batch_size)
         ]
         loader = DataLoader(
-            _Preprocessed(images, lambda image: model.preprocess(image, size_px)),
+            _Preprocessed(images, partial(model.preprocess, size_px=size_px)),
             batch_sampler=batches,
             collate_fn=list,
             num_workers=self.num_workers if len(batches) > 2 * self.num_workers else 0,

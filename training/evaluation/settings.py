@@ -29,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The published probe: batch norm and a linear layer, 80k steps of 16 windows of 512 px.
     "ade20k": {
         "tasks": ["segmentation_probe"],
+        "size": 512,
         "window_px": 512,
         "reduce_labels": True,
         "probe_steps": 80_000,

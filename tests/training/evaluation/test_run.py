@@ -2,18 +2,21 @@
 
 import json
 import shlex
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
+from killing import run_until
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 import model_cards
 from model_cards.results import STUDENT, Results
 from modeling_radio import RadioImageProcessor
 from training.evaluate import main
+from training.evaluation import features
 from training.evaluation import run as evaluation_run
 from training.evaluation.data.demo import DemoData
 from training.evaluation.data.opening import open_data
@@ -229,3 +232,22 @@ def test_what_evaluate_saves_agrees_with_the_results_file(settings, folder, tmp_
     for metric in ("mAP", "hit rate@2", "recall@2"):
         assert saved[metric] == pytest.approx(measured["image_retrieval", metric])
     assert 0.34 < saved["knn_accuracy"] < 1
+
+
+def test_a_command_that_is_killed_twice_goes_on_and_says_the_same(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "CHUNK", 8)
+    settings = settings.replace(tasks=["knn"], baselines=[])
+    undisturbed = evaluate(settings.replace(cache=tmp_path / "undisturbed"), load_recipe("demo"))
+    encode, encoded = RadioFeatures.encode, []
+
+    def slow(self, pixels, adaptors=()):
+        encoded.append(len(pixels))
+        time.sleep(0.02)
+        return encode(self, pixels, adaptors)
+
+    monkeypatch.setattr(RadioFeatures, "encode", slow)
+    for num_chunks in (2, 5):
+        chunks = lambda n=num_chunks: len(list((tmp_path / "features").glob("*/*.safetensors"))) >= n  # noqa: E731
+        assert run_until(lambda: evaluate(settings, load_recipe("demo")), chunks) == 9
+    assert evaluate(settings, load_recipe("demo")).measurements == undisturbed.measurements
+    assert 0 < sum(encoded) <= 21 + 42 - 5 * 8 + 3  # what five chunks hold was there; the last of a split has 5 images

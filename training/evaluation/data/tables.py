@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-import torch
-from torch import Tensor
 from torchvision.models import EfficientNet_B0_Weights
 from tqdm import tqdm
 
-from foundation.seeds import make_generator
-from foundation.settings import Settings, hash_of
+from foundation.settings import Settings
 from model_cards.results import Source
-from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
-from training.data.image_folder import files_fingerprint
 from training.data.labeled.labels import find_problem_type, number_classes
 from training.data.labeled.layouts import (
     DEPTH_FOLDERS,
@@ -33,9 +28,8 @@ from training.data.labeled.layouts import (
 )
 from training.data.labeled.opening import IMAGE_COLUMNS, choose_column, open_class_folders, open_tables, with_columns
 from training.data.labeled.readable import image_paths, readable_tables
-from training.data.labeled.targets import read_depth, read_mask
-from training.data.sources import ImageColumn
-from training.evaluation.data.base import KINDS, Examples, Kind, Part, check_kind, groups_of
+from training.evaluation.data.base import KINDS, Kind, Part, check_kind
+from training.evaluation.data.rows import Masks, Rows
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
 
 
@@ -245,143 +239,6 @@ class TableData:
         return tables, tuple(given)
 
 
-class Rows:
-    """The rows of one split.
-
-    Args:
-        data: Whose they are.
-        table: Columns by role.
-        split: "train" or "test".
-    """
-
-    def __init__(self, data: TableData, table: Dataset, split: str) -> None:
-        self.data, self.table, self.split = data, table, split
-        if data.options.max_images is not None:
-            self.table = self.chosen(data.options.max_images).table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def chosen(self, most: int) -> Rows:
-        """Return a seeded choice of at most so many rows, in their order."""
-        if len(self.table) <= most:
-            return self
-        rows = torch.randperm(len(self.table), generator=make_generator(self.data.seed, "images", self.split))
-        chosen = Rows.__new__(Rows)
-        chosen.data, chosen.split = self.data, self.split
-        chosen.table = cast("Dataset", self.table.select(rows[:most].sort().values.tolist()))
-        return chosen
-
-    def examples(self, kind: Kind = "images") -> Examples:
-        """Return the images with what a kind of tasks needs of them."""
-        data = self.data
-        groups = groups_of([str(value) for value in self._column("group")]) if "group" in data.roles else None
-        known: dict[str, Any] = {}
-        if kind == "labels":
-            known["labels"] = torch.tensor(list(self._column("target")))
-        elif kind == "masks":
-            known["masks"] = Masks(self, len(data.mask_names))
-        elif kind == "depth":
-            known["depth"] = DepthMaps(self)
-        elif kind == "captions":
-            known["captions"] = [
-                _texts(value, self.where(index)) for index, value in enumerate(self._column("caption"))
-            ]
-        return Examples(DecodedImages(self), self.fingerprint(kind, known), groups=groups, **known)
-
-    def fingerprint(self, kind: Kind, known: Mapping[str, Any]) -> str:
-        """Return a hash of the files' names, sizes and times, or of the table, and of the targets."""
-        columns = [column for column in ("image", "mask") if column in self.table.column_names]
-        paths = [path for column in columns for path in image_paths(self.table, column)]
-        if any(path is None for path in paths):
-            state = str(self.table._fingerprint)
-        else:
-            folder = Path(self.data.source).expanduser()
-            names = {_relative(Path(path), folder): Path(path) for path in map(str, paths)}
-            state = files_fingerprint(names)
-        targets = {key: value.tolist() for key, value in known.items() if isinstance(value, Tensor)}
-        texts = known.get("captions", [])
-        return hash_of(
-            {"kind": kind if kind != "photographs" else "images", "state": state, "targets": targets, "texts": texts}
-        )[:16]
-
-    def where(self, index: int) -> str:
-        """Return the name of an image, for errors."""
-        return f"{self.split} image {index}"
-
-    def _column(self, role: str) -> list[Any]:
-        return self.table.select_columns([role])[:][role]
-
-
-class DecodedImages:
-    """The images of a split, decoded when asked for."""
-
-    def __init__(self, rows: Rows) -> None:
-        from datasets import Image
-
-        table = cast("Dataset", rows.table.select_columns(["image"]))
-        if isinstance(table.features["image"], Image):
-            table = table.cast_column("image", Image(decode=False))
-        self.rows, self.table, self.column = rows, table, ImageColumn(rows.data.source, "image")
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> Tensor:
-        encoded = self._read(index)
-        try:
-            return to_tensor(decode_rgb(encoded, smallest_px=1))
-        except UnusableImageError as error:
-            raise ValueError(
-                f"`data` must have images that can be decoded, got {encoded.name}: {error}. Correct it, or leave it "
-                "out."
-            ) from error
-
-    def size(self, index: int) -> tuple[int, int]:
-        """Return height and width in pixels, upright."""
-        return image_size(self._read(index))
-
-    def _read(self, index: int) -> EncodedImage:
-        return self.column.read(cast("dict[str, Any]", self.table[index]), self.rows.where(index))
-
-
-class Masks:
-    """The masks of a split; ids that are no class are refused where the number of classes is known."""
-
-    def __init__(self, rows: Rows, num_classes: int | None) -> None:
-        self.rows, self.num_classes = rows, num_classes
-        self.table = rows.table.select_columns(["mask"])
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> Tensor:
-        where = self.rows.where(index)
-        ids = read_mask(self.table[index]["mask"], where)
-        if self.rows.data.options.reduce_labels:
-            ids = torch.where((ids == 0) | (ids == IGNORE_INDEX), IGNORE_INDEX, ids - 1)
-        wrong = ids[((ids < 0) | (ids >= (self.num_classes or IGNORE_INDEX))) & (ids != IGNORE_INDEX)]
-        if len(wrong):
-            raise ValueError(
-                f"The mask of {where} must have ids below {self.num_classes or IGNORE_INDEX} ({IGNORE_INDEX} is "
-                f"ignored), got {int(wrong.max())}. Correct it, or name all classes in classes.txt."
-            )
-        return ids
-
-
-class DepthMaps:
-    """The depth maps of a split, in meters."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows, self.table = rows, rows.table.select_columns(["depth"])
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return read_depth(self.table[index]["depth"], self.rows.where(index), self.rows.data.options.depth_scale)
-
-
 def _joined(tables: Sequence[Tables]) -> Tables:
     """Return masks and depth maps of the same images in one table for each split; those without both are left out."""
     if len(tables) == 1:
@@ -408,18 +265,3 @@ def _read_lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"`class_names` must be a text file or {IMAGENET!r}, got {str(path)!r}: {error}.") from error
-
-
-def _texts(value: Any, where: str) -> list[str]:
-    texts = [value] if isinstance(value, str) else list(value or [])
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"The caption of {where} must be a text or a list of texts, got {value!r:.60}.")
-    return texts
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Return a file's place in a folder, through links or not; of one elsewhere its name with that of its folder."""
-    for file, root in ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())):
-        if file.is_relative_to(root):
-            return str(file.relative_to(root))
-    return str(Path(*path.parts[-2:]))

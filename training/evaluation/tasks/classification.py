@@ -39,7 +39,7 @@ def measure_knn(evaluation: Evaluation) -> list[Measurement]:
     part, settings = evaluation.part("labels"), evaluation.settings
     is_alone = part.train is None
     stored = labels_of(part.gallery)
-    k = min(settings.neighbors, smallest_class(stored), len(stored) - is_alone)
+    k = min(settings.neighbors, len(stored) - is_alone)
     queries = vectors(evaluation.features("labels"))
     gallery = queries if is_alone else vectors(evaluation.features("labels", "gallery"))
     measurements = []

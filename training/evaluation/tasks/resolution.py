@@ -12,7 +12,7 @@ from training.evaluation.metrics.knn_accuracy.votes import knn_predictions
 from training.evaluation.metrics.resolution_consistency import map_agreement
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation, summary_or_mean, unit
-from training.evaluation.tasks.classification import labels_of, smallest_class
+from training.evaluation.tasks.classification import labels_of
 
 
 DEFAULT_WINDOW = 16
@@ -50,7 +50,7 @@ def measure_mode_switching(evaluation: Evaluation) -> list[Measurement]:
     """
     part, settings = evaluation.part("labels"), evaluation.settings
     is_alone, stored = part.train is None, labels_of(part.gallery)
-    k = min(settings.neighbors, smallest_class(stored), len(stored) - is_alone)
+    k = min(settings.neighbors, len(stored) - is_alone)
 
     def vectors(split: str, size_px: int | None) -> Tensor:
         return summary_or_mean(evaluation.features("labels", split, size_px=size_px))

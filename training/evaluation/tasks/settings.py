@@ -14,7 +14,7 @@ class TaskSettings(Settings):
     """How tasks are measured; the defaults are the papers' protocols where there are any.
 
     Attributes:
-        neighbors: That vote in kNN; fewer where a class of the gallery has fewer images. 20 as in the papers.
+        neighbors: That vote in kNN, where there are as many images to compare with. 20 as in the papers.
         temperature: Divides the cosine in the exponent of a vote's weight. 0.07 as in the papers.
         logistic_c: Inverse strength of the logistic regression's penalty, on standardized features.
         recall_at: Ranks up to which retrieval counts.
