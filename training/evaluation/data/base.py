@@ -53,6 +53,8 @@ class Examples:
         captions: One or more texts for each image.
         groups: Which images are of one source, such as frames of one video or objects of one scene: int64
             `(num_images,)`. Intervals resample whole groups. None: each image is a source of its own.
+        pictures: Changes when the images or their order do, whatever is known of them, so that labels and captions of
+            the same images share their features; None where `fingerprint` says all.
     """
 
     images: Pictures
@@ -62,9 +64,15 @@ class Examples:
     depth: ByNumber[Tensor] | None = None
     captions: Sequence[Sequence[str]] | None = None
     groups: Tensor | None = None
+    pictures: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def picture_fingerprint(self) -> str:
+        """Of the images alone."""
+        return self.pictures or self.fingerprint
 
     def known(self) -> frozenset[Kind]:
         """Return the kinds of tasks that can be measured on these images."""

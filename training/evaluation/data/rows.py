@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -68,23 +68,28 @@ class Rows:
             known["captions"] = [
                 _texts(value, self.where(index)) for index, value in enumerate(self._column("caption"))
             ]
-        return Examples(DecodedImages(self), self.fingerprint(kind, known), groups=groups, **known)
+        state = self._state(["image"])
+        fingerprint = self.fingerprint(kind, known)
+        return Examples(
+            DecodedImages(self), fingerprint, groups=groups, pictures=hash_of({"images": state})[:16], **known
+        )
 
     def fingerprint(self, kind: Kind, known: Mapping[str, Any]) -> str:
         """Return a hash of the files' names, sizes and times, or of the table, and of the targets."""
-        columns = [column for column in ("image", "mask") if column in self.table.column_names]
-        paths = [path for column in columns for path in image_paths(self.table, column)]
-        if any(path is None for path in paths):
-            state = str(self.table._fingerprint)
-        else:
-            folder = Path(self.data.source).expanduser()
-            names = {_relative(Path(path), folder): Path(path) for path in map(str, paths)}
-            state = files_fingerprint(names)
+        state = self._state([column for column in ("image", "mask") if column in self.table.column_names])
         targets = {key: value.tolist() for key, value in known.items() if isinstance(value, Tensor)}
         texts = known.get("captions", [])
         return hash_of(
             {"kind": kind if kind != "photographs" else "images", "state": state, "targets": targets, "texts": texts}
         )[:16]
+
+    def _state(self, columns: Sequence[str]) -> str:
+        """Return what changes with the files of some columns, or with the table where it holds what is in them."""
+        paths = [path for column in columns for path in image_paths(self.table, column)]
+        if any(path is None for path in paths):
+            return str(self.table._fingerprint)
+        folder = Path(self.data.source).expanduser()
+        return files_fingerprint({_relative(Path(path), folder): Path(path) for path in map(str, paths)})
 
     def where(self, index: int) -> str:
         """Return the name of an image, for errors."""

@@ -105,21 +105,31 @@ class Evaluation:
             size_px: Shorter side; None takes the model's own preprocessing, of windows their whole at the model's size.
         """
         examples = self.examples(kind, split)
-        announced = self._wanted.get(kind, Wanted()) if size_px is None else Wanted()
-        wanted = announced | (wanted or Wanted())
-        key = (examples.fingerprint, kind, size_px, wanted)
+        wanted = wanted or Wanted()
+        if size_px is None:
+            wanted |= self._announced(kind, split, examples)
+        cut = f" windows {self.windows(kind, split).window_px}" if kind in DENSE_KINDS else ""
+        key = (f"{examples.picture_fingerprint}{cut}", size_px, wanted)
         if key not in self._features:
             pictures = self.windows(kind, split) if kind in DENSE_KINDS else examples.images
-            cut = f" windows {self.windows(kind, split).window_px}" if kind in DENSE_KINDS else ""
             self._features[key] = self.store.extract(
                 self.model,
                 pictures,
-                f"{examples.fingerprint}{cut}",
+                key[0],
                 wanted,
                 size_px=self.model.size_px if size_px is None and kind in DENSE_KINDS else size_px,
                 description=f"{self.part(kind).name}, {split}" + ("" if size_px is None else f", {size_px} px"),
             )
         return self._features[key]
+
+    def _announced(self, kind: Kind, split: str, examples: Examples) -> Wanted:
+        """Return what was announced for these images, also as those of other kinds: one pass serves all."""
+        wanted = self._wanted.get(kind, Wanted())
+        for other, announced in self._wanted.items():
+            is_alike = (other in DENSE_KINDS) == (kind in DENSE_KINDS)
+            if is_alike and self.examples(other, split).picture_fingerprint == examples.picture_fingerprint:
+                wanted |= announced
+        return wanted
 
     def reference(self, teacher: str, kind: Kind, size_px: int | None = None) -> StoredFeatures:
         """Return the maps of a teacher of the test images.
@@ -135,7 +145,7 @@ class Evaluation:
             self.references[key] = self.store.extract(
                 model,
                 examples.images,
-                examples.fingerprint,
+                examples.picture_fingerprint,
                 Wanted(dense=True),
                 size_px=size_px,
                 description=f"{self.part(kind).name}" + ("" if size_px is None else f", {size_px} px"),

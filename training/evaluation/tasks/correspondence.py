@@ -25,7 +25,7 @@ def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
     features = evaluation.store.extract(
         evaluation.model,
         views,
-        f"{examples.fingerprint} crops {NUM_CROPS} {seed}",
+        f"{examples.picture_fingerprint} crops {NUM_CROPS} {seed}",
         Wanted(dense=True),
         description="crops",
     )

@@ -58,7 +58,7 @@ def measure_shift_error(evaluation: Evaluation) -> list[Measurement]:
 
     def seen(top: int) -> Tensor:
         pictures = _Shifted(images, size, step, top)
-        name = f"{images.fingerprint} shifted {top} of {size} + {step}"
+        name = f"{images.picture_fingerprint} shifted {top} of {size} + {step}"
         stored = evaluation.store.extract(
             model, pictures, name, Wanted(dense=True), size_px=size, description=f"shifted {top} px"
         )
@@ -109,7 +109,7 @@ def measure_self_supervised(evaluation: Evaluation) -> list[Measurement]:
     """Measure RankMe of the summaries, and LiDAR over crops of each image: neither needs a label."""
     examples, seed = evaluation.examples("images"), evaluation.settings.random_seed
     views = CroppedViews(examples.images, NUM_VIEWS, seed)
-    name = f"{examples.fingerprint} crops {NUM_VIEWS} {seed}"
+    name = f"{examples.picture_fingerprint} crops {NUM_VIEWS} {seed}"
     stored = evaluation.store.extract(evaluation.model, views, name, Wanted(), description="crops")
     vectors = summary_or_mean(stored).unflatten(0, (len(examples), NUM_VIEWS + 1))
     whole, crops = vectors[:, 0], vectors[:, 1:]
@@ -133,6 +133,6 @@ def _square_maps(evaluation: Evaluation) -> Tensor:
     """Return the maps of the middle squares of the images, all on one grid, `(num_images, dim, rows, cols)`."""
     examples = evaluation.examples("images")
     squares = CroppedViews(examples.images, 0, 0)
-    name = f"{examples.fingerprint} crops 0 0"
+    name = f"{examples.picture_fingerprint} crops 0 0"
     wanted = Wanted(dense=True)
     return evaluation.store.extract(evaluation.model, squares, name, wanted, description="squares").maps()

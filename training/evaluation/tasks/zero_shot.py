@@ -74,7 +74,7 @@ def _by_classifier(
     mean = known.mean(dim=0)
     answers = {
         f"teacher {name}": evaluation.store.extract(
-            teacher, examples.images, examples.fingerprint, Wanted(), description="zero-shot"
+            teacher, examples.images, examples.picture_fingerprint, Wanted(), description="zero-shot"
         ).summary(),
         f"adaptor {name}": evaluation.features("labels", wanted=wanted(evaluation.model)).summary(name),
     }

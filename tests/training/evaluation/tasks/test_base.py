@@ -1,6 +1,10 @@
 import pytest
 import torch
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
 
+from training.evaluation.data.tables import TableData
 from training.evaluation.features import FeatureStore, Wanted
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation, Task, dense
@@ -59,3 +63,19 @@ def test_sources_of_images_make_intervals_wider(pixels):
 
 def test_a_task_wants_nothing_by_default(pixels):
     assert Task(lambda evaluation: [], "labels").wanted(pixels().model) == Wanted()
+
+
+def test_labels_and_captions_of_the_same_images_share_one_pass(tiny_model, tmp_path, passes):
+    shades = [Image.new("RGB", (20, 20), (40 * number, 0, 0)) for number in range(4)]
+    rows = {"image": shades, "label": ["a", "b", "a", "b"], "caption": ["one", "two", "three", "four"]}
+    features = Features({"image": ImageFeature(), "label": Value("string"), "caption": Value("string")})
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "x.parquet")
+    evaluation = Evaluation(RadioFeatures(tiny_model, size_px=16), TableData(str(tmp_path / "x.parquet")))
+    evaluation.expect("labels", Wanted())
+    evaluation.expect("captions", Wanted(adaptors=frozenset(["teacher_a"])))
+    evaluation.expect("images", Wanted(dense=True))
+    summary = evaluation.features("labels").summary()
+    assert evaluation.features("captions").summary("teacher_a").shape == (4, 6)
+    assert evaluation.features("images").map(1).shape == (16, 2, 2)
+    assert torch.equal(evaluation.features("captions").summary(), summary)
+    assert [wanted for _, wanted in passes] == [Wanted(dense=True, adaptors=frozenset(["teacher_a"]))]
