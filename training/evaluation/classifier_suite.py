@@ -70,9 +70,14 @@ def classifier_suite(
                 for name, rows in sets.items()
             ]
 
-        def run(self, model_or_pipeline: Any) -> list[dict[str, Any]]:
+        def run(  # pyrefly: ignore[bad-override]
+            self, model_or_pipeline: Any
+        ) -> list[dict[str, Any]]:
             answers = super().run(model_or_pipeline)
-            return [{**answer, "task_name": name} for name, answer in zip(sets, answers, strict=True)]
+            return [
+                {**answer, "task_name": name}  # pyrefly: ignore[invalid-argument]
+                for name, answer in zip(sets, answers, strict=True)
+            ]
 
     return ClassifierSuite()
 

@@ -17,7 +17,7 @@ class Accuracy(evaluate.Metric):
             reference_urls=["https://doi.org/10.1109/ICPR.2010.764"],
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references):  # pyrefly: ignore[bad-override]
         predictions, references = np.asarray(predictions), np.asarray(references)
         is_right = predictions == references
         shares = [is_right[references == label].mean() for label in np.unique(references)]

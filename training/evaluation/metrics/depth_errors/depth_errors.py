@@ -23,7 +23,7 @@ class DepthErrors(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/1406.2283"],
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references):  # pyrefly: ignore[bad-override]
         score = DepthScore()
         for predicted, true in zip(predictions, references, strict=True):
             score.update(torch.tensor(predicted)[None], torch.tensor(true)[None])

@@ -19,5 +19,5 @@ class EffectiveRank(evaluate.Measurement):
             reference_urls=["https://arxiv.org/abs/2210.02885"],
         )
 
-    def _compute(self, data):
+    def _compute(self, data):  # pyrefly: ignore[bad-override]
         return {"effective_rank": effective_rank(torch.tensor(data))}

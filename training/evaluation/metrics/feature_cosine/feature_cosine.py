@@ -20,6 +20,6 @@ class FeatureCosine(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2312.06709"],
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references):  # pyrefly: ignore[bad-override]
         features, reference = torch.tensor(predictions), torch.tensor(references)
         return {"cosine": mean_cosine(features, reference), "centered_cosine": centered_cosine(features, reference)}

@@ -24,7 +24,7 @@ class ImageRetrieval(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2003.08505"],
         )
 
-    def _compute(self, predictions, references, gallery=None, gallery_labels=None, ranks=(1, 5, 10)):
+    def _compute(self, predictions, references, gallery=None, gallery_labels=None, ranks=(1, 5, 10)):  # pyrefly: ignore[bad-override]
         queries, labels = torch.tensor(predictions), torch.tensor(references)
         is_alone = gallery is None
         stored = queries if is_alone else torch.as_tensor(gallery, dtype=torch.float32)

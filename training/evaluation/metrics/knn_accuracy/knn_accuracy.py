@@ -25,7 +25,7 @@ class KnnAccuracy(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2104.14294", "https://arxiv.org/abs/2312.06709"],
         )
 
-    def _compute(self, predictions, references, gallery=None, gallery_labels=None, k=20, temperature=TEMPERATURE):
+    def _compute(self, predictions, references, gallery=None, gallery_labels=None, k=20, temperature=TEMPERATURE):  # pyrefly: ignore[bad-override]
         queries, labels = torch.tensor(predictions), torch.tensor(references)
         is_alone = gallery is None
         stored = queries if is_alone else torch.as_tensor(gallery, dtype=torch.float32)

@@ -23,7 +23,7 @@ class MeanIou(evaluate.Metric):
             reference_urls=["http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"],
         )
 
-    def _compute(self, predictions, references, num_classes, ignore_index=IGNORE_INDEX):
+    def _compute(self, predictions, references, num_classes, ignore_index=IGNORE_INDEX):  # pyrefly: ignore[bad-override]
         confusion = ConfusionMatrix(num_classes, ignore_index)
         for predicted, true in zip(predictions, references, strict=True):
             confusion.update(torch.tensor(predicted), torch.tensor(true))
