@@ -31,7 +31,7 @@ ORDER = (
     ("finetuning",),
     ("plan", "distillation"),
     ("evaluation",),
-    ("student",),
+    ("balancing", "student"),
     ("targets",),
     ("teachers", "views"),
     ("demo_kit",),

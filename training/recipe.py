@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import yaml
 from annotated_types import Ge, Gt, Lt
@@ -86,6 +86,7 @@ class StudentRecipe(RecipeSection):
 
 RunMode = Literal["native", "fixed", "mosaic"]
 Precision = Literal["float32", "bfloat16"]
+Role = Literal["basic", "semantic", "task"]
 
 
 class RunOptions(RecipeSection):
@@ -119,6 +120,8 @@ class TeacherRecipe(RunOptions, Named):
         feature_weight: Factor of its dense loss.
         summary_weight: Factor of its summary loss, where it has a summary.
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
+        role: What it is learned for, "basic" features, "semantic" ones or those of a "task": decides its prior where
+            `balancing.method` is "adaptive"; otherwise not used.
     """
 
     kind: str
@@ -129,6 +132,7 @@ class TeacherRecipe(RunOptions, Named):
     feature_weight: float = Field(1.0, ge=0)
     summary_weight: float = Field(1.0, ge=0)
     adaptor: dict[str, Any] = {}
+    role: Role | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "TeacherRecipe":
@@ -358,6 +362,33 @@ class LossRecipe(RecipeSection):
         return self
 
 
+class BalancingRecipe(RecipeSection):
+    """Weights of the teachers' losses that change while the run goes on; our own addition, C-RADIOv4 has none.
+
+    Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
+
+    Attributes:
+        method: A key of `training.balancing.registry.METHODS`; "fixed" leaves the factors of the teachers' entries.
+        period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
+            of the run.
+        start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run.
+        ramp_steps: Steps over which they move from 1 to what the method says; None for a tenth of the run.
+    """
+
+    method: Literal["fixed", "adaptive", "ada_loss", "dwa", "uncertainty", "teacher_dropping"] = "fixed"
+    period_steps: int | None = Field(None, gt=0)
+    start_step: int | None = Field(None, ge=0)
+    ramp_steps: int | None = Field(None, ge=0)
+
+
+class BalancingTimes(NamedTuple):
+    """When the weights of teachers move, in steps; a `BalancingRecipe` with all of it set."""
+
+    start_step: int
+    period_steps: int
+    ramp_steps: int
+
+
 class OptimizerRecipe(RecipeSection):
     """The optimizer and what guards it.
 
@@ -511,6 +542,7 @@ class Recipe(RecipeSection):
         partitions: Resolutions and batch sizes.
         standardization: Of the dense targets.
         loss: Which losses.
+        balancing: How teachers are weighed against each other while they are learned.
         optimizer: The optimizer.
         schedule: Steps and learning rate.
         ema: Moving average.
@@ -537,6 +569,7 @@ class Recipe(RecipeSection):
     partitions: list[PartitionRecipe] = [PartitionRecipe()]
     standardization: StandardizationRecipe = StandardizationRecipe()
     loss: LossRecipe = LossRecipe()
+    balancing: BalancingRecipe = BalancingRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     ema: EmaRecipe = EmaRecipe()
@@ -560,6 +593,19 @@ class Recipe(RecipeSection):
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
         return self
+
+    def balancing_times(self) -> BalancingTimes:
+        """Return when the weights of teachers move; what is not set is a share of the run, of 12 steps as well.
+
+        A hundredth and a tenth of the run are our choice: of 10,000 steps the period is AdaLoss's 100.
+        """
+        own, num_steps = self.balancing, self.schedule.num_steps
+        start = min(max(self.schedule.warmup_steps, self.optimizer.trunk_frozen_steps), num_steps // 4)
+        return BalancingTimes(
+            start if own.start_step is None else own.start_step,
+            max(1, num_steps // 100) if own.period_steps is None else own.period_steps,
+            max(1, num_steps // 10) if own.ramp_steps is None else own.ramp_steps,
+        )
 
     def _check_teachers_of_partitions(self) -> None:
         names = [teacher.name for teacher in self.teachers]

@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "eeabc44e39af5fcbbc79fdff6cf98de39e5867df4e57ddbcab2a684de64da562"),
-        ("c_radio_v4_h", [SOURCE], "7d3d0f9f723186e55a9435a49e0ffeaccb1605e4aa13e39d395fa4eb4890cb79"),
+        ("demo", [], "a208f06a052b1d3ae9c38a550a813b352dbdfd3d936915bbc50d3b50bfd2cee2"),
+        ("c_radio_v4_h", [SOURCE], "9125a8b377795ae3028d69a91d96a0302ca39594ad8f14bcd20ae4e0ba50be46"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from training.balancing.base import LossTerm, TeacherWeights
 from training.losses.alignment import align_to_teacher
 from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_losses
 from training.losses.mixtures import chosen_loss
 from training.losses.reductions import reduce_images
 from training.losses.summaries import SUMMARY_LOSSES
-from training.recipe import LossRecipe, Recipe
+from training.recipe import LossRecipe, Recipe, TeacherRecipe
 from training.student.packing import HeadAnswer, StudentAnswer
 from training.targets.examples import Example, Target
 from training.targets.statistics import TeacherStatistics
@@ -19,27 +20,30 @@ from training.views.batches import Batch
 
 
 def compare_with_teachers(
-    recipe: Recipe, statistics: TeacherStatistics, batch: Batch, example: Example, student: StudentAnswer
+    recipe: Recipe,
+    statistics: TeacherStatistics,
+    weights: TeacherWeights,
+    batch: Batch,
+    example: Example,
+    student: StudentAnswer,
 ) -> dict[str, Tensor]:
     """Return the student's losses by name, `"loss"` being the weighted sum.
 
     Args:
-        recipe: Says which losses, and their weights.
+        recipe: Says which losses, and their factors.
         statistics: Of the teachers.
+        weights: What the losses of teachers count by in this step, besides these factors.
         batch: What was planned.
         example: What the teachers answered.
         student: What the student answers.
     """
-    losses: dict[str, Tensor] = {}
-    total = student.features[0].new_zeros((), dtype=torch.float32)
+    terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
-        features, summary = _teacher_losses(recipe.loss, statistics, entry.name, batch, example, student)
-        losses[f"features/{entry.name}"] = features
-        total = total + entry.feature_weight * features
-        if summary is not None:
-            losses[f"summary/{entry.name}"] = summary
-            total = total + entry.summary_weight * summary
-    return {"loss": total, **losses}
+        terms |= _teacher_terms(recipe.loss, statistics, entry, batch, example, student)
+    total = student.features[0].new_zeros((), dtype=torch.float32)
+    for name, weighted in weights.weigh(batch, terms).items():
+        total = total + terms[name].weight * weighted
+    return {"loss": total, **{name: term.value for name, term in terms.items()}}
 
 
 def compare_with_average(student: Sequence[Tensor], average: Sequence[Tensor], shifts: Sequence[Tensor]) -> Tensor:
@@ -47,36 +51,62 @@ def compare_with_average(student: Sequence[Tensor], average: Sequence[Tensor], s
     return torch.cat([mesa_losses(*each) for each in zip(student, average, shifts, strict=True)]).mean()
 
 
-def _teacher_losses(
+def _teacher_terms(
     recipe: LossRecipe,
     statistics: TeacherStatistics,
-    name: str,
+    entry: TeacherRecipe,
     batch: Batch,
     example: Example,
     student: StudentAnswer,
-) -> tuple[Tensor, Tensor | None]:
+) -> dict[str, LossTerm]:
     """Return a teacher's dense loss and, if it has a summary, its summary loss."""
-    answer, target = student.adaptors[name], example.targets.get(name)
+    name, answer, target = entry.name, student.adaptors[entry.name], example.targets.get(entry.name)
     if target is None:
         # Not a teacher of this partition. Its head still gets a gradient, of zero: ranks wait for each other's.
-        nothing = torch.stack([0.0 * features.float().mean() for features in answer.features]).sum()
-        return nothing, None if answer.summary is None else 0.0 * answer.summary.float().mean()
-    features = _feature_loss(recipe, statistics, name, batch, answer, target)
-    if answer.summary is None or target.summary is None:
-        return features, None
-    compare = chosen_loss(recipe.summary, SUMMARY_LOSSES)
-    return features, compare(answer.summary, target.summary, statistics.dispersion(name))
+        terms = {f"features/{name}": _no_term(torch.stack([each.float().mean() for each in answer.features]).sum())}
+        if answer.summary is not None:
+            terms[f"summary/{name}"] = _no_term(answer.summary.float().mean())
+        return terms
+    terms = {f"features/{name}": _feature_term(recipe, statistics, entry, batch, answer, target)}
+    if answer.summary is not None and target.summary is not None:
+        terms[f"summary/{name}"] = _summary_term(recipe, statistics, entry, answer.summary, target.summary)
+    return terms
 
 
-def _feature_loss(
-    recipe: LossRecipe, statistics: TeacherStatistics, name: str, batch: Batch, answer: HeadAnswer, target: Target
-) -> Tensor:
+def _no_term(answer: Tensor) -> LossTerm:
+    return LossTerm(1.0, 0.0 * answer, answer.new_zeros, torch.sum)
+
+
+def _summary_term(
+    recipe: LossRecipe, statistics: TeacherStatistics, entry: TeacherRecipe, ours: Tensor, theirs: Tensor
+) -> LossTerm:
+    compare, spread = chosen_loss(recipe.summary, SUMMARY_LOSSES), statistics.dispersion(entry.name)
+
+    def by_image() -> Tensor:
+        return torch.stack([compare(*pair, spread) for pair in zip(ours.split(1), theirs.split(1), strict=True)])
+
+    return LossTerm(entry.summary_weight, compare(ours, theirs, spread), by_image, torch.mean)
+
+
+def _feature_term(
+    recipe: LossRecipe,
+    statistics: TeacherStatistics,
+    entry: TeacherRecipe,
+    batch: Batch,
+    answer: HeadAnswer,
+    target: Target,
+) -> LossTerm:
     compare = chosen_loss(recipe.features, FEATURE_LOSSES)
     losses, tokens = [], []
     shifts = [None] * len(target.features) if target.shifts is None else target.shifts
     groups = zip(batch.groups, answer.features, target.features, shifts, strict=True)
     for (shape, _), ours, theirs, shift in groups:
-        maps = align_to_teacher(ours, statistics.standardize(name, theirs), shift)
+        maps = align_to_teacher(ours, statistics.standardize(entry.name, theirs), shift)
         losses.append(compare(*maps))
         tokens.append(maps.valid.float().mean((1, 2)) * shape.grid.num_tokens)
-    return reduce_images(torch.cat(losses), torch.cat(tokens), batch.all_tokens, recipe.reduction)
+    by_image, counts = torch.cat(losses), torch.cat(tokens)
+
+    def reduce(values: Tensor) -> Tensor:
+        return reduce_images(values, counts, batch.all_tokens, recipe.reduction)
+
+    return LossTerm(entry.feature_weight, reduce(by_image), lambda: by_image, reduce)

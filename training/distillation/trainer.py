@@ -19,6 +19,7 @@ from foundation.interruption import Interrupted, StopRequest, TrainingDivergedEr
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
+from training.balancing.registry import build_weights
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
 from training.distillation.memory import keep_freed_memory
@@ -166,6 +167,7 @@ class Distiller:
         matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
         optimizer = build_optimizer(self.model, recipe.optimizer, matrix_dtype)
         self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
+        self.weights = build_weights(recipe, teachers, self.device)
         num_images = None if isinstance(images, PartitionStreams) else len(images)
         accelerator = self.accelerator
         self.plan = BatchPlan(
@@ -192,6 +194,8 @@ class Distiller:
         self.ema = MovingAverage(self.model, recipe.ema.decay)
         self._distribute(optimizer)
         modules = {"student": self.model, "ema": self.ema, "statistics": self.statistics}
+        extras = {"balancing": self.weights}
+        modules |= {name: module for name, module in extras.items() if module.state_dict()}
         self.state = RunState(modules, self.optimizer, self.skipped, self.source)
         self.writer = CheckpointWriter(self.output / "checkpoints", recipe.checkpoints.keep)
 
@@ -319,14 +323,17 @@ class Distiller:
         update_spectral_norms(self.model)
         changes = self.statistics.begin_step(self.step)
         follow_refits(changes, [self.model, cast(RadioModel, self.ema.module)], self.optimizer)
+        self.weights.begin_step(self.step)
         self.optimizer.zero_grad()
         values: dict[str, Tensor] = {}
         for batch, example, losses in self._passes(examples):
             self.losses_by_size.add(batch, losses)
+            self.weights.observe(batch, losses)
             for name, loss in losses.items():
                 values[name] = values.get(name, 0.0) + loss.detach() * batch.weight
             self.statistics.update(example.targets)
         self.statistics.end_step()
+        self.weights.end_step()
         if self._is_trunk_frozen:
             reshard(self.model)  # what is not run backward stays gathered
             if is_replicated(self.accelerator):
@@ -379,7 +386,7 @@ class Distiller:
             answer = answer_groups(
                 self.student, example.pixel_values, self.model.patch_size, window_size=window, draws=draws
             )
-        losses = compare_with_teachers(self.recipe, self.statistics, batch, example, answer)
+        losses = compare_with_teachers(self.recipe, self.statistics, self.weights, batch, example, answer)
         if example.average is not None:
             average = self._average_features(example.average.pixel_values)
             losses["mesa"] = compare_with_average(answer.features, average, example.average.shifts)
@@ -459,7 +466,8 @@ class Distiller:
         reshard(self.ema.module)
         learning_rates = {"learning_rate": self._learning_rate(is_trunk=False)}
         by_size = self.losses_by_size.end_interval(self.accelerator)
-        return {**by_size, **learning_rates, **self.statistics.scalars(), **self.watch.shares(), **norms}
+        scalars = self.statistics.scalars() | self.weights.scalars()
+        return {**by_size, **learning_rates, **scalars, **self.watch.shares(), **norms}
 
     @torch.no_grad()
     def _draw_picture(self, log: ProgressLog) -> None:

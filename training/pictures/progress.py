@@ -1,4 +1,4 @@
-"""One picture of a run in progress: its losses on one scale, and what is measured on held-out images, by resolution."""
+"""One picture of a run in progress: losses on one scale, weights of teachers, and measurements by resolution."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from training.pictures.curves import Curve
 
 
 LOSSES = {"features": "dense loss", "summary": "summary loss", "mesa": "MESA loss"}
+WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
+"""Of teachers, by the names that `training.balancing` gives them."""
+
 OF_BACKBONE = {
     "fixed_pattern": "fixed-pattern energy",
     "shift_error": "shift error",
@@ -71,7 +74,8 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
         path: The PNG to write.
     """
     losses = {kind: curves for kind in LOSSES if (curves := loss_curves(series, kind))}
-    rows: list[dict[str, str]] = [{kind: LOSSES[kind] for kind in losses}]
+    weights = {group: curves for group in WEIGHTS if (curves := _below(series, group))}
+    rows: list[dict[str, str]] = [{kind: LOSSES[kind] for kind in losses}, {group: WEIGHTS[group] for group in weights}]
     measured = {name: curves for name in OF_BACKBONE | OF_ADAPTORS if (curves := _measured(series, name))}
     rows += [
         {name: title for name, title in titles.items() if name in measured} for titles in (OF_BACKBONE, OF_ADAPTORS)
@@ -79,7 +83,7 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
     rows = [row for row in rows if row]
     if not rows:
         return
-    colors = _colors_of_teachers(losses, measured)
+    colors = _colors_of_teachers(losses | weights, measured)
     sizes = sorted({curve.size_px for curves in measured.values() for curve in curves}, reverse=True)
     num_columns = max(len(row) for row in rows)
     inches = (PANEL_INCHES[0] * num_columns, PANEL_INCHES[1] * len(rows))
@@ -96,8 +100,8 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
     for row, panels in zip(grid, rows, strict=True):
         for axes, (name, title) in zip(row, panels.items(), strict=False):
             axes.set_title(title, fontsize=8)
-            if name in losses:
-                _draw_losses(axes, losses[name], colors)
+            if name in losses or name in weights:
+                _draw_by_teacher(axes, {**losses, **weights}[name], colors)
             else:
                 _draw_measured(axes, measured[name], colors, sizes)
             _finish(axes)
@@ -126,6 +130,12 @@ def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
         if re.fullmatch(rf"{kind}@\d+px(/.*)?", name):
             by_size.setdefault(name.partition("/")[2], []).append(curve)
     return plain | {teacher: _mean_curve(curves) for teacher, curves in by_size.items()}
+
+
+def _below(series: Mapping[str, Curve], group: str) -> dict[str, Curve]:
+    """Return the curves whose names begin with a group, by the rest of the name."""
+    begin = f"{group}/"
+    return {name.removeprefix(begin): curve for name, curve in series.items() if name.startswith(begin)}
 
 
 def _finite(curve: Curve) -> Curve:
@@ -160,7 +170,7 @@ def _colors_of_teachers(
     return {"": "0.4"} | {teacher: f"C{place}" for place, teacher in enumerate(teachers)}
 
 
-def _draw_losses(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[str, str]) -> None:
+def _draw_by_teacher(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[str, str]) -> None:
     for teacher, (steps, values) in curves.items():
         axes.plot(steps, values, label=teacher or None, color=colors[teacher], linewidth=1.2)
 

@@ -75,6 +75,22 @@ def test_losses_of_all_teachers_share_one_scale(tmp_path: Path, drawn: list[Figu
     assert panels["dense loss"].get_yscale() == "log"
 
 
+def test_weights_of_teachers_are_drawn_over_time(tmp_path: Path, drawn: list[Figure]) -> None:
+    series: dict[str, Curve] = {
+        "features/a": (STEPS, [0.9, 0.8, 0.7]),
+        "weight/features/a": (STEPS, [1.0, 1.5, 1.2]),
+        "weight/features/b": (STEPS, [1.0, 0.5, 0.8]),
+        "weight/summary/b": (STEPS, [1.0, 1.0, 1.0]),
+    }
+    draw_progress(series, tmp_path / "progress.png")
+    panels = panels_of(drawn[0])
+    assert list(panels) == ["dense loss", "weight of dense losses", "weight of summary losses"]
+    lines = {str(line.get_label()): line for line in panels["weight of dense losses"].lines}
+    assert np.asarray(lines["a"].get_ydata()).tolist() == [1.0, 1.5, 1.2]
+    assert np.asarray(lines["b"].get_ydata()).tolist() == [1.0, 0.5, 0.8]
+    assert lines["a"].get_color() == panels["dense loss"].lines[0].get_color() != lines["b"].get_color()
+
+
 def test_measurements_are_drawn_by_resolution_and_teacher(tmp_path: Path, drawn: list[Figure]) -> None:
     series: dict[str, Curve] = {
         "fixed_pattern/32px": (STEPS, [0.3, 0.2, 0.1]),

@@ -4,6 +4,7 @@ Both processes run all scenarios of this file, on the tiny student, teachers and
 `tiny_distillation.py`.
 """
 
+import json
 import os
 import re
 import sys
@@ -74,6 +75,15 @@ MUON = (
 )
 PACKED = (*EVERYTHING, *tiny.PACKED, "partitions.low.token_budget=80")
 ONE_TEACHER_EACH = (BOUND, "partitions.low.teachers=[segmenter]", "partitions.high.teachers=[semantic]")
+BALANCED = (
+    UNEVEN,
+    "partitions.high.teachers=[semantic]",
+    "balancing={method: adaptive, ramp_steps: 0}",
+    "teachers.semantic.role=semantic",
+    "teachers.segmenter.role=task",
+    "teachers.segmenter.options.summary_dim=8",  # two teachers in each group
+)
+DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
 
@@ -106,6 +116,9 @@ SCENARIOS = {
     "ddp-teachers": Scenario(ONE_TEACHER_EACH),
     "ddp-resumed": Scenario(FROZEN_TRUNK, session=(2, 4)),
     "fsdp-resumed": Scenario(FROZEN_TRUNK, use_fsdp=True, session=(2, 4)),
+    "ddp-balanced": Scenario(BALANCED, session=(2, 4)),
+    "fsdp-balanced": Scenario(BALANCED, use_fsdp=True, session=(2, 4)),
+    "ddp-dropping": Scenario(DROPPING),
     "ddp-cached": Scenario(CACHED),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),
     "ddp-nan": Scenario(NAN_ON_RANK_1),
@@ -146,7 +159,11 @@ def run_scenarios(recipe_file: str) -> None:
         sys.stdout.write(f"== {name}\n")
         sys.stdout.flush()
         try:
-            tiny.trainer.Distiller(recipe, Path(name)).run(scenario.session[1])
+            distiller = tiny.trainer.Distiller(recipe, Path(name))
+            distiller.run(scenario.session[1])
+            Path(f"{name}-weights-{PartialState().process_index}.json").write_text(
+                json.dumps(distiller.weights.scalars())
+            )
         except (ValueError, ArithmeticError, UserError) as error:
             error_file(name, PartialState().process_index).write_text(str(error))
     choose_sharding(patch, use_fsdp=False)
@@ -232,6 +249,14 @@ def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
     assert names_in(two_ranks / "ddp-everything/checkpoints/step_00000005") == whole | {
         f"{name}.safetensors" for name in names
     }
+
+
+@pytest.mark.parametrize("name", ["ddp-balanced", "fsdp-balanced", "ddp-dropping"])
+def test_ranks_weigh_teachers_alike(two_ranks: Path, name: str) -> None:
+    weights = [json.loads((two_ranks / f"{name}-weights-{rank}.json").read_text()) for rank in range(2)]
+    assert weights[0] == weights[1]
+    assert len(weights[0]) == 4
+    assert any(abs(weight - 1) > 1e-3 for weight in weights[0].values())
 
 
 @pytest.mark.parametrize("name", ["ddp-everything", "fsdp-everything", "ddp-bound", "fsdp-bound"])

@@ -158,7 +158,7 @@ class ProgressLog:
         numbers = {**means, **settings, "images_per_second": rate}
         self.accelerator.log(numbers, step=step)
         if self.history is not None:
-            self.history.add(step, {name: value for name, value in numbers.items() if _is_loss(name)})
+            self.history.add(step, {name: value for name, value in numbers.items() if _is_drawn(name)})
 
 
 def describe_metrics(values: Mapping[str, float]) -> str:
@@ -180,5 +180,6 @@ def _is_of(name: str, metric: str, size: int) -> bool:
     return name.partition("/")[0] == metric and _size_of(name) == size
 
 
-def _is_loss(name: str) -> bool:
-    return name.partition("/")[0].partition("@")[0] in ("loss", *LOSS_KINDS)
+def _is_drawn(name: str) -> bool:
+    """Return whether a number is a loss or what it counts by."""
+    return name.partition("/")[0].partition("@")[0] in ("loss", "weight", *LOSS_KINDS)

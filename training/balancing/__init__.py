@@ -1,0 +1,1 @@
+"""How much each teacher's losses count, step by step."""
