@@ -32,9 +32,9 @@ from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.settings import PRESETS
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.registry import TASKS
-from training.evaluation.tasks.settings import TaskSettings
 from training.recipe import RecipeCommand
 from training.teachers.registry import build_teachers, reachable_teachers
 

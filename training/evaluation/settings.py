@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from foundation.fields import OneOf
 from training.data.sources import DEMO_SOURCES
 from training.evaluation.data.tables import IMAGENET, DataOptions
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.registry import TASKS
-from training.evaluation.tasks.settings import TaskSettings
 from training.recipe import RecipeCommand
 
 

@@ -14,9 +14,9 @@ from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.settings import PRESETS
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.registry import TASKS
-from training.evaluation.tasks.settings import TaskSettings
 from training.recipe import Recipe
 from training.student.build import build_student, student_patch_size
 from training.teachers.base import Teacher

@@ -15,8 +15,8 @@ from training.demo_kit.assets import DemoAssets
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation.data.demo import DemoData
 from training.evaluation.models.baselines import RawPixels
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.settings import TaskSettings
 
 
 __all__ = ["assets", "class_folders", "depth_folder", "voc_folder"]

@@ -9,7 +9,7 @@ from training.evaluation.data.base import Kind
 from training.evaluation.report.page import GENERATOR, Section
 from training.evaluation.report.panels import neighbor_section, overlay_section, pca_section
 from training.evaluation.tasks.base import Evaluation, summary_or_mean
-from training.evaluation.tasks.segmentation import masks_of
+from training.evaluation.tasks.dense.segmentation import masks_of
 
 
 OF_SUMMARIES = frozenset({"knn", "logistic_regression", "image_retrieval"})

@@ -15,7 +15,7 @@ from training.evaluation.data.windows import Windows
 from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from training.evaluation.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
 from training.evaluation.models.base import FeatureModel, TextModel
-from training.evaluation.tasks.settings import TaskSettings
+from training.evaluation.task_settings import TaskSettings
 
 
 DENSE_KINDS: tuple[Kind, ...] = ("masks", "depth")

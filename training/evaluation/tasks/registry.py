@@ -5,17 +5,15 @@ from __future__ import annotations
 from training.evaluation.tasks import (
     classification,
     comparison,
-    correspondence,
-    depth,
     fidelity,
     outliers,
     representation,
     resolution,
     retrieval,
-    segmentation,
     zero_shot,
 )
 from training.evaluation.tasks.base import Task, any_model, dense, knows_texts
+from training.evaluation.tasks.dense import correspondence, depth, segmentation
 
 
 TASKS: dict[str, Task] = {

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from model_cards.results import Measurement
 from training.evaluation.features import Wanted
+from training.evaluation.metrics.equivariance.resolution_consistency import map_agreement
 from training.evaluation.metrics.knn_accuracy.votes import knn_predictions
-from training.evaluation.metrics.resolution_consistency import map_agreement
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation, summary_or_mean, unit
 from training.evaluation.tasks.classification import labels_of

@@ -7,10 +7,10 @@ from model_cards.results import Results
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.report.build import check_page, report_sections
 from training.evaluation.report.page import write_page
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.classification import measure_knn
-from training.evaluation.tasks.segmentation import measure_segmentation_probe
-from training.evaluation.tasks.settings import TaskSettings
+from training.evaluation.tasks.dense.segmentation import measure_segmentation_probe
 
 
 @pytest.fixture

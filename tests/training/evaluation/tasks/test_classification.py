@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from training.evaluation.data.base import Examples, Part
 from training.evaluation.data.tables import TableData
 from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.classification import measure_knn, measure_logistic_regression
-from training.evaluation.tasks.settings import TaskSettings
 
 
 def value(measurements, metric: str = "accuracy") -> float:

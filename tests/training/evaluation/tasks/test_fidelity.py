@@ -6,9 +6,9 @@ from training.evaluation.data.tables import TableData
 from training.evaluation.features import FeatureStore
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.fidelity import measure_adaptor_fidelity, measure_fidelity_over_sizes
-from training.evaluation.tasks.settings import TaskSettings
 
 
 class Colors(RawPixels):

@@ -4,9 +4,9 @@ from sklearn.metrics import roc_auc_score
 
 from training.evaluation.data.base import Examples, Part, Stacked
 from training.evaluation.models.baselines import RawPixels
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.outliers import _divided, measure_out_of_distribution
-from training.evaluation.tasks.settings import TaskSettings
 
 
 class Shades:

@@ -6,6 +6,7 @@ from training.evaluation.data.tables import TableData
 from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.representation import (
     measure_block_norms,
@@ -15,7 +16,6 @@ from training.evaluation.tasks.representation import (
     measure_self_supervised,
     measure_shift_error,
 )
-from training.evaluation.tasks.settings import TaskSettings
 
 
 class Placed(RawPixels):

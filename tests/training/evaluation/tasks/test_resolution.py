@@ -4,13 +4,13 @@ import torch
 from modeling_radio import RadioConfig, RadioModel
 from training.evaluation.data.tables import TableData
 from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.resolution import (
     measure_mode_switching,
     measure_resolution_consistency,
     measure_window_consistency,
 )
-from training.evaluation.tasks.settings import TaskSettings
 
 
 @pytest.fixture

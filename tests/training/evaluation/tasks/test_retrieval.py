@@ -5,9 +5,9 @@ from torchmetrics.retrieval import RetrievalMAP, RetrievalRecall
 from training.evaluation.data.base import Examples, Part, Stacked
 from training.evaluation.data.tables import TableData
 from training.evaluation.models.baselines import RawPixels
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.retrieval import measure_image_retrieval, measure_image_text_retrieval, text_space
-from training.evaluation.tasks.settings import TaskSettings
 
 
 def test_image_retrieval_is_that_of_torchmetrics(noisy_folders):

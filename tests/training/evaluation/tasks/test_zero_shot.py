@@ -9,9 +9,9 @@ from training.evaluation.data.base import Examples, Part, Stacked
 from training.evaluation.models.base import TextModel
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks import zero_shot
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.settings import TaskSettings
 from training.evaluation.tasks.zero_shot import measure_zero_shot
 from training.teachers.base import TeacherOutput
 from training.teachers.embedded import EfficientNetLite0Teacher

@@ -10,7 +10,7 @@ from model_cards.results import Measurement
 from training.evaluation.metrics.dense_probe import log_depth_loss
 from training.evaluation.metrics.depth_errors.errors import depth_errors, depth_sums
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.segmentation import fit_probe, folds, probed, resized_to
+from training.evaluation.tasks.dense.segmentation import fit_probe, folds, probed, resized_to
 
 
 def measure_depth_probe(evaluation: Evaluation) -> list[Measurement]:

@@ -1,6 +1,6 @@
 import torch
 
-from training.evaluation.metrics.position_predictor import position_r2
+from training.evaluation.metrics.equivariance.position_predictor import position_r2
 
 
 def test_positions_are_read_where_they_are_written():

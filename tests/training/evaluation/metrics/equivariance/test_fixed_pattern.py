@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.metrics.fixed_pattern import fixed_pattern_energy
+from training.evaluation.metrics.equivariance.fixed_pattern import fixed_pattern_energy
 
 
 def noise(*shape: int) -> torch.Tensor:

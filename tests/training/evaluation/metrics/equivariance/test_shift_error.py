@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.evaluation.metrics.shift_error import shift_error
+from training.evaluation.metrics.equivariance.shift_error import shift_error
 
 
 SHIFTS = [(0, 0), (1, 2), (-1, 2), (2, -3), (-2, -1)]

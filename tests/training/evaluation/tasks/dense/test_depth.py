@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from training.evaluation.data.tables import TableData
-from training.evaluation.tasks.depth import measure_depth_probe
+from training.evaluation.tasks.dense.depth import measure_depth_probe
 
 
 def test_depth_is_read_from_brightness(tmp_path, pixels):

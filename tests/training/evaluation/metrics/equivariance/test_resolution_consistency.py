@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.evaluation.metrics.resolution_consistency import feature_consistency, map_agreement
+from training.evaluation.metrics.equivariance.resolution_consistency import feature_consistency, map_agreement
 
 
 def maps(seed: int) -> torch.Tensor:

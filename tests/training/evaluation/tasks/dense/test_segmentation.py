@@ -10,8 +10,9 @@ from modeling_radio.text_radio import PLAIN_TEMPLATES
 from training.evaluation.data.tables import TableData
 from training.evaluation.metrics.dense_probe import segmentation_loss
 from training.evaluation.models.radio import open_radio
+from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.segmentation import (
+from training.evaluation.tasks.dense.segmentation import (
     fit_probe,
     folds,
     masks_of,
@@ -20,7 +21,6 @@ from training.evaluation.tasks.segmentation import (
     probed,
     resized_to,
 )
-from training.evaluation.tasks.settings import TaskSettings
 
 
 @pytest.fixture

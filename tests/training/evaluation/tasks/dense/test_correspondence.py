@@ -1,7 +1,7 @@
 from training.evaluation.data.tables import TableData
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.correspondence import measure_patch_correspondence
+from training.evaluation.tasks.dense.correspondence import measure_patch_correspondence
 
 
 class Blind(RawPixels):
