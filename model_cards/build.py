@@ -1,4 +1,4 @@
-"""Writes the model card of a checkpoint folder from its configuration and measured results."""
+"""Writes the model card of a checkpoint or adapter folder from its configuration and measured results."""
 
 from __future__ import annotations
 
@@ -6,64 +6,28 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings
 from foundation.tables import markdown
-from model_cards.rendering import Raw, code_span, escaped, render_card
-from model_cards.results import STUDENT, Measurement, Results, Source, build_tables
-from modeling_radio import RadioConfig, RadioModel
+from model_cards.adapters import build_adapter_card, is_adapter
+from model_cards.licenses import OTHER, License, binding_teachers
+from model_cards.metadata import card_data, write_eval_results
+from model_cards.rendering import PLACEHOLDER, Raw, escaped, render_card
+from model_cards.results import STUDENT, Results, Source, build_tables
+from modeling_radio import RadioConfig
 
 
-LICENSE = "other"
-"""License identifier of the weights unless told otherwise: who publishes them decides, by teachers and images."""
 PICTURE = "features.png"
 """A picture of this name in the checkpoint folder is shown in the card."""
 _MODEL_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![-.])", re.ASCII)
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-HUB_TASKS = {
-    "knn": "image-classification",
-    "zero_shot": "zero-shot-image-classification",
-    "segmentation_probe": "image-segmentation",
-}
-"""Task identifiers of the Hub; everything else is filed under the pipeline's own task."""
-PIPELINE_TAG = "image-feature-extraction"
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Learned numbers of a checkpoint, by part.
-
-    Attributes:
-        backbone: Without the position table, as the papers count.
-        position_table: The position table alone.
-        adaptors: Per adaptor name.
-    """
-
-    backbone: int
-    position_table: int
-    adaptors: dict[str, int]
-
-
-def count_parameters(config: RadioConfig) -> ParameterCounts:
-    """Count the parameters of the network that a configuration describes, without allocating it."""
-    with torch.device("meta"):
-        network = RadioModel(config).radio_model
-    backbone = _num_parameters(network.model)
-    position_table = network.model.patch_generator.pos_embed.numel()
-    adaptors = {name: _num_parameters(network.adaptors[name]) for name in network.adaptors}
-    return ParameterCounts(backbone - position_table, position_table, adaptors)
-
-
-def _num_parameters(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def build_card(
@@ -72,16 +36,16 @@ def build_card(
     *,
     model_id: str | None = None,
     name: str | None = None,
-    license: str = LICENSE,
+    license: License | None = None,
 ) -> ModelCard:
-    """Return the card of a checkpoint folder; nothing is written.
+    """Return the card of a checkpoint or adapter folder; nothing is written.
 
     Args:
         checkpoint: Folder with `config.json` and safetensors weights.
         results: What was measured and what it was made from; None leaves these sections out.
-        model_id: `ORG/NAME` on the Hub, for the usage code; None uses the folder's path.
+        model_id: `ORG/NAME` on the Hub, for the usage code; None leaves these words, which publishing replaces.
         name: Of the model; None takes it from `model_id`, the configuration's version, or the folder.
-        license: License identifier of the weights for the Hub.
+        license: Of the weights; None leaves it open, and the card is not complete.
 
     Returns:
         The card with its metadata.
@@ -91,26 +55,31 @@ def build_card(
     """
     config = _read_config(checkpoint)
     results = results or Results(measurements=[])
-    height, width = config.preferred_resolution
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
+    source = model_id or PLACEHOLDER
+    shown = {
+        "title": title,
+        "license": license,
+        "results": results,
+        "tables": build_tables(results.measurements),
+        "student": STUDENT,
+        "num_seeds": len({measurement.seed for measurement in results.measurements} - {None}),
+    }
+    if is_adapter(checkpoint):
+        return build_adapter_card(checkpoint, config, source, shown)
+    teachers = [teacher.hub_id for teacher in results.teachers if teacher.hub_id]
+    tags = ["feature-extraction", *(["distillation"] if results.teachers else [])]
+    data = card_data(config, title, license, tags=tags, base_models=teachers, relation="finetune", results=results)
     return render_card(
         "checkpoint.md",
         config,
-        _card_data(results, title, license),
-        model_id or str(checkpoint),
-        title=title,
-        license=_license_sentence(license),
-        parameters=count_parameters(config),
-        results=results,
+        data,
+        source,
+        **shown,
         teacher_names=[teacher.name for teacher in results.teachers],
-        tables=build_tables(results.measurements),
-        student=STUDENT,
-        num_seeds=len({measurement.seed for measurement in results.measurements} - {None}),
+        binding=[f"{teacher.name} ({teacher.license})" for teacher in binding_teachers(results.teachers)],
         picture=PICTURE if (checkpoint / PICTURE).is_file() else None,
-        height=height,
-        width=width,
-        rows=height // config.patch_size,
-        cols=width // config.patch_size,
+        cost=_cost(results.run),
         sources=_sources_table,
         flat=_flat,
     )
@@ -122,16 +91,17 @@ def write_card(
     *,
     model_id: str | None = None,
     name: str | None = None,
-    license: str = LICENSE,
+    license: License | None = None,
 ) -> Path:
-    """Write `README.md` into a checkpoint folder and return its path; arguments as in `build_card`."""
+    """Write `README.md`, and `.eval_results/` for data sets of the Hub; arguments as in `build_card`."""
     card = build_card(checkpoint, results, model_id=model_id, name=name, license=license)
     write_text(checkpoint / "README.md", str(card))
+    write_eval_results(checkpoint, results or Results([]))
     return checkpoint / "README.md"
 
 
 def _read_config(checkpoint: Path) -> RadioConfig:
-    if not any((checkpoint / name).is_file() for name in WEIGHTS):
+    if not is_adapter(checkpoint) and not any((checkpoint / name).is_file() for name in WEIGHTS):
         raise ValueError(f"{checkpoint} is no checkpoint folder: it has no {WEIGHTS[0]}.")
     try:
         content = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
@@ -143,35 +113,20 @@ def _read_config(checkpoint: Path) -> RadioConfig:
         raise ValueError(f"{checkpoint} is no RADIO checkpoint folder: config.json: {error}") from error
 
 
-def _license_sentence(license: str) -> str:
-    if license == LICENSE:
-        return "No license has been chosen for these weights yet; whoever publishes them must."
-    return Raw(f"The weights are released under {code_span(license)}.")
+def _cost(run: dict[str, Any]) -> dict[str, str]:
+    """Return hardware, time and energy in words, as far as the run recorded them."""
+    seconds = run.get("seconds")
+    total = sum(value for value in seconds.values() if _is_number(value)) if isinstance(seconds, dict) else None
+    energy = run.get("energy_kwh")
+    return {
+        "hardware": _flat(run.get("machine", "Hardware not recorded")),
+        "time": "time not recorded" if total is None else f"{total:.1f} s in all",
+        "energy": f"{energy} kWh" if _is_number(energy) else "not measured",
+    }
 
 
-def _card_data(results: Results, title: str, license: str) -> ModelCardData:
-    student = [measurement for measurement in results.measurements if measurement.model == STUDENT]
-    return ModelCardData(
-        library_name="transformers",
-        pipeline_tag=PIPELINE_TAG,
-        license=license,
-        tags=["radio", "vision", "feature-extraction", "distillation", "custom_code"],
-        base_model=[teacher.hub_id for teacher in results.teachers if teacher.hub_id] or None,
-        model_name=title,
-        eval_results=[_eval_result(measurement) for measurement in student] or None,
-    )
-
-
-def _eval_result(measurement: Measurement) -> EvalResult:
-    return EvalResult(
-        task_type=HUB_TASKS.get(measurement.task, PIPELINE_TAG),
-        dataset_type=measurement.dataset.replace(" ", "-"),
-        dataset_name=measurement.dataset,
-        metric_type=measurement.metric.replace(" ", "_"),
-        metric_name=f"{measurement.task} {measurement.metric}",
-        metric_value=round(measurement.value, 4),
-        metric_args=None if measurement.seed is None else {"seed": measurement.seed},
-    )
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _sources_table(sources: Iterable[Source]) -> str:
@@ -180,30 +135,34 @@ def _sources_table(sources: Iterable[Source]) -> str:
 
 
 def _flat(value: Any) -> str:
-    """Return one table cell: maps and lists become comma-separated."""
+    """Return one table cell: maps and lists become comma-separated; what is no number is a dash."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_flat(entry)}" for key, entry in value.items())
     if isinstance(value, list):
         return ", ".join(map(_flat, value))
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return "-" if isinstance(value, float) and not isfinite(value) else str(value)
 
 
 class CardSettings(Settings):
     """Whose card shall be written, and what it shall say.
 
     Attributes:
-        checkpoint: Folder with config.json and model.safetensors.
+        checkpoint: Folder with config.json and model.safetensors, or with an adapter.
         results: File that training.evaluate or training.demo wrote, results.json.
-        model_id: ORG/NAME on the Hub; by default the folder's path.
+        model_id: ORG/NAME on the Hub; without it training.publish writes it.
         name: Of the model; by default from the id, the version, or the folder.
-        license: Of the weights.
+        license: Of the weights, as the Hub names it, such as apache-2.0; by default that of the card in the folder.
+        license_name: Where the license is "other": its name in lower-case letters, digits and hyphens.
+        license_link: Where the license is "other": the address of its text, or LICENSE in the folder.
     """
 
     checkpoint: Path
     results: Path | None = None
     model_id: str | None = None
     name: str | None = None
-    license: str = LICENSE
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
 
 
 COMMAND = Command("model_cards.build", __doc__, CardSettings, positionals=("checkpoint",))
@@ -228,11 +187,21 @@ def check_model_id(model_id: str | None) -> None:
 
 def _write(settings: CardSettings) -> None:
     check_model_id(settings.model_id)
+    license = _license(settings)
     results = None if settings.results is None else Results.load(settings.results)
-    path = write_card(
-        settings.checkpoint, results, model_id=settings.model_id, name=settings.name, license=settings.license
-    )
-    print(f"wrote {path}")
+    path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=settings.name, license=license)
+    print(f"Wrote {path}." + ("" if license else " It names no license yet: --license ID does."))
+
+
+def _license(settings: CardSettings) -> License | None:
+    """Return the license that was asked for, or that of the card which is replaced."""
+    if settings.license is not None or settings.license_name is not None or settings.license_link is not None:
+        return License(settings.license or OTHER, settings.license_name, settings.license_link)
+    card = settings.checkpoint / "README.md"
+    data = ModelCard.load(card, ignore_metadata_errors=True).data if card.is_file() else None
+    if data is None or data.license is None:
+        return None
+    return License(data.license, data.license_name, data.license_link)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,13 @@ from typing import Any
 import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
+from model_cards.metadata import pipeline_tag
+from model_cards.parameters import count_parameters
 from modeling_radio import RadioConfig
 
 
+PLACEHOLDER = "ORG/NAME"
+"""What the code of a card opens until it is published: `training.publish` writes the real name in its place."""
 TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
 _AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # of headings, rules and lists
@@ -27,10 +31,11 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
     templates' filters are `code` for a code span, `literal` for a text in Python, `cells` for cells of a table row.
 
     Args:
-        template: Name of a file in `templates/`. It may include `usage.md`, the code that opens a checkpoint.
+        template: Name of a file in `templates/`. It may include `architecture.md`, the network with its
+            inputs and outputs, and `usage.md`, the code that opens a checkpoint.
         config: The checkpoint's configuration.
         card_data: The card's metadata.
-        source: What the code opens: a Hub id or a path.
+        source: What the code opens: a Hub id.
         values: What else the template names; a name without a value is an error.
     """
     environment = jinja2.Environment(
@@ -45,9 +50,19 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
         card_data=Raw(card_data.to_yaml()),
         source=source,
         native_differences=[Raw(sentence) for sentence in config.native_differences()],
+        task=pipeline_tag(config),
+        **_architecture(config),
         **values,
     )
     return ModelCard(text)
+
+
+def _architecture(config: RadioConfig) -> dict[str, Any]:
+    """Return what `architecture.md` names beyond the configuration."""
+    height, width = config.preferred_resolution
+    rows, cols = height // config.patch_size, width // config.patch_size
+    parameters = count_parameters(config)
+    return {"parameters": parameters, "height": height, "width": width, "rows": rows, "cols": cols}
 
 
 def escaped(text: str) -> Raw:

@@ -88,7 +88,8 @@ def test_packed_folder_opens_with_trust_and_describes_itself(
     assert str(tmp_path) not in text
     Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)), {})
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text.replace("ORG/NAME", "output"), flags=re.DOTALL))
+    exec(code, {})
     assert "'label': 'a dog'" in capsys.readouterr().out
 
 

@@ -1,14 +1,20 @@
+import dataclasses
+import json
+import math
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from model_cards.build import build_card, check_model_id, count_parameters, main
+from model_cards.build import build_card, check_model_id, main, write_card
+from model_cards.licenses import License
+from model_cards.parameters import count_parameters
 from model_cards.results import Measurement, Results, Source
 from modeling_radio import RadioConfig, RadioModel
 
@@ -30,11 +36,16 @@ RESULTS = Results(
 )
 
 
+def usage_code(card: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL))
+
+
 def test_metadata_describes_the_checkpoint(checkpoint):
     data = build_card(checkpoint, RESULTS, model_id="org/radio-tiny").data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "image-feature-extraction")
-    assert data.license == "other"
-    assert data.base_model == ["org/teacher-a"]
+    assert data.license is None  # nobody chose one
+    assert (data.base_model, data.base_model_relation) == (["org/teacher-a"], "finetune")
+    assert data.metrics == ["accuracy", "mean_iou"]
     found = {(result.task_type, result.metric_value, result.dataset_name) for result in data.eval_results}
     assert found == {("image-classification", 0.4567, "stamps"), ("image-segmentation", 0.3001, "scenes")}
 
@@ -74,6 +85,104 @@ def test_results_sources_and_remarks_are_listed(checkpoint):
     assert "| stamps | kNN | 99 images of 14 classes | GPL-2.0-or-later | package c 3.0 |" in text
     assert "The kNN test set has 99 images" in text
     assert "| seconds | train 12.0 |" in text
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"(?<![\w.-])-?\d+\.\d+", text)
+
+
+def test_every_figure_is_that_of_the_results_file(checkpoint, tmp_path):
+    run = {"settings": {"learning_rate": 0.00015, "warmup": 0.05}, "seconds": {"train": 12.5}, "energy_kwh": 0.0042}
+    measurements = [*RESULTS.measurements, Measurement("student", "shift_error", "one patch", "scenes", 0.123456)]
+    dataclasses.replace(RESULTS, measurements=measurements, run=run, remarks=[]).save(tmp_path / "results.json")
+    stored = json.loads((tmp_path / "results.json").read_text())
+    card = build_card(checkpoint, Results.load(tmp_path / "results.json"))
+    assert {result.metric_value for result in card.data.eval_results} == {0.4567, 0.3001}
+    tables = card.text.split("## Results")[1].split("### Hardware")[0]
+    assert sorted(numbers(tables)) == sorted(f"{row['value']:.3f}" for row in stored["measurements"])
+    made = card.text.split("### Hardware")[1].split("## Limitations")[0]
+    assert {float(found) for found in numbers(made)} == {0.00015, 0.05, 12.5, 0.0042}
+    assert "energy: 0.0042 kWh" in made
+
+
+def test_what_is_no_number_is_not_published(checkpoint):
+    values = {"accuracy": math.nan, "mIoU": math.inf, "AUROC, ViM": 0.5}
+    measurements = [Measurement("student", "knn", metric, "stamps", value) for metric, value in values.items()]
+    run = {"seconds": {"train": math.inf}, "energy_kwh": math.nan, "loss": -math.inf}
+    card = build_card(checkpoint, Results(measurements, run=run))
+    assert card.data.metrics == ["roc_auc"]
+    assert [result.metric_value for result in card.data.eval_results] == [0.5]
+    assert not re.search(r"\b(nan|inf)\b", str(card), re.IGNORECASE)
+
+
+def test_data_sets_of_the_hub_are_named_and_have_results_in_files(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    stale = folder / ".eval_results" / "other.yaml"
+    stale.parent.mkdir()
+    stale.touch()
+    datasets = [
+        Source("stamps", "evaluation", "MIT", "hub", hub_id="org/stamps"),
+        Source("photographs", "training images", "MIT", "hub", hub_id="org/photographs"),
+    ]
+    write_card(folder, dataclasses.replace(RESULTS, datasets=datasets), license=License("mit"))
+    assert ModelCard.load(folder / "README.md").data.datasets == ["org/photographs"]
+    (path,) = stale.parent.iterdir()
+    (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("org/stamps", "knn", 0.4567)
+    assert entry.notes == "knn accuracy"
+
+
+def test_what_teachers_licenses_ask_is_said(checkpoint):
+    permissive = build_card(checkpoint, RESULTS).text
+    assert "Their licenses are permissive" in permissive
+    teachers = [*RESULTS.teachers, Source("sam3", "dense features", "SAM License", "hub")]
+    text = build_card(checkpoint, dataclasses.replace(RESULTS, teachers=teachers)).text
+    assert "The terms of sam3 (SAM License) may have a say" in text
+
+
+def test_the_license_is_asked_for_once(checkpoint, tmp_path, capsys):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    assert main([str(folder)]) == 0
+    assert "It names no license yet" in capsys.readouterr().out
+    link = "https://example.org/terms"
+    words = [str(folder), "--license", "other", "--license-name", "my-terms", "--license-link", link]
+    assert main(words) == 0
+    assert main([str(folder)]) == 0  # the card that is replaced knew it
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.license, data.license_name, data.license_link) == ("other", "my-terms", link)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--license", "apache"], "`license` must be one of"),
+        (["--license", "other"], "`license_name` and `license_link` must be given"),
+        (["--license", "mit", "--license-name", "mine", "--license-link", "LICENSE"], "and only there"),
+        (["--license-name", "a: b", "--license-link", "LICENSE"], "`license_name` must be lower-case"),
+        (["--license-name", "mine", "--license-link", "javascript:alert(1)"], "`license_link` must be an address"),
+    ],
+)
+def test_a_license_that_the_hub_cannot_show_is_refused(checkpoint, options, message, capsys):
+    before = set(checkpoint.iterdir())
+    assert main([str(checkpoint), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert set(checkpoint.iterdir()) == before
+
+
+def test_code_names_the_hub_and_never_a_folder(checkpoint):
+    code = usage_code(build_card(checkpoint).text)
+    assert set(re.findall(r'(?:from_pretrained\(|model=)"([^"]*)"', code)) == {"ORG/NAME"}
+    assert str(checkpoint) not in str(build_card(checkpoint, RESULTS))
+
+
+def test_a_task_model_is_filed_under_its_task(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    RadioConfig.from_pretrained(folder, architectures=["RadioForDepthEstimation"]).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["RadioForDepthEstimation"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    card = build_card(folder)
+    assert card.data.pipeline_tag == "depth-estimation"
+    assert 'pipeline("depth-estimation", model="ORG/NAME", trust_remote_code=True)' in card.text
 
 
 def test_the_picture_is_shown_where_there_is_one(checkpoint):
@@ -123,7 +232,7 @@ def test_usage_code_runs_as_pasted_outside_the_repository(checkpoint, tmp_path, 
     Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
     (tmp_path / "model").symlink_to(checkpoint)
     card = build_card(checkpoint, model_id="./model").content
-    code = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL))
+    code = usage_code(card)
     printed = run_elsewhere(code, tmp_path)
     assert "torch.Size([1, 32]) torch.Size([1, 16, 4, 6])" in printed
     assert "teacher_b None" in printed
@@ -164,8 +273,9 @@ def test_texts_of_others_neither_break_tables_nor_add_headings(checkpoint, tmp_p
     results = Results(
         [Measurement(evil, evil, evil, evil, 0.5)], [source], [source], run={evil: [evil, {evil: 1}]}, remarks=[evil]
     )
-    honest = build_card(checkpoint, RESULTS).text
-    text = build_card(folder, results, license=evil).text
+    teacher = Source("a", "b", "GPL-3.0-only", "c")
+    honest = build_card(checkpoint, dataclasses.replace(RESULTS, teachers=[teacher])).text
+    text = build_card(folder, results, name=evil).text
     assert re.findall("^#.*", text, re.MULTILINE)[1:] == re.findall("^#.*", honest, re.MULTILINE)[1:]
     blocks = MarkdownIt("commonmark").enable("table").parse(text)
     spans = [child for block in blocks for child in block.children or []]

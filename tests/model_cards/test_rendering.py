@@ -56,6 +56,6 @@ def test_what_is_meant_as_markdown_passes_once():
 def test_code_opens_what_it_names_and_nothing_else():
     config = RadioConfig.from_preset("radio-test")
     source = 'a/b"); import evil #'
-    values = {"title": "t", "nvidia_source": "n", "text_source": None}
+    values = {"title": "t", "nvidia_source": "n", "text_source": None, "license": None}
     text = render_card("converted.md", config, ModelCardData(), source, **values).text
     assert r'AutoModel.from_pretrained("a/b\"); import evil #", trust_remote_code=True)' in text

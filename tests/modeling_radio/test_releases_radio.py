@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from model_cards.build import ParameterCounts, count_parameters
+from model_cards.parameters import ParameterCounts, count_parameters
 from modeling_radio import RadioConfig
 from modeling_radio.releases_radio import RELEASES, SIZES, mlp_ratio_for
 

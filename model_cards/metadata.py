@@ -1,0 +1,149 @@
+"""What a card tells the Hub: task, license, data sets, metrics, base and results, in the Hub's own identifiers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
+
+from foundation.files import write_text
+from model_cards.licenses import License
+from model_cards.results import STUDENT, Measurement, Results
+from modeling_radio import RadioConfig
+
+
+FEATURE_EXTRACTION = "image-feature-extraction"
+TASK_OF_CLASS = {
+    "RadioForImageClassification": "image-classification",
+    "RadioForZeroShotImageClassification": "zero-shot-image-classification",
+    "RadioForSemanticSegmentation": "image-segmentation",
+    "RadioForInstanceSegmentation": "image-segmentation",
+    "RadioForUniversalSegmentation": "image-segmentation",
+    "RadioForDepthEstimation": "depth-estimation",
+    "RadioForObjectDetection": "object-detection",
+}
+"""Pipelines that open a folder, by the class that wrote it; all others extract features."""
+TASK_OF_EVALUATION = {
+    "knn": "image-classification",
+    "logistic_regression": "image-classification",
+    "zero_shot": "zero-shot-image-classification",
+    "segmentation_probe": "image-segmentation",
+    "open_vocabulary": "image-segmentation",
+}
+METRICS = {"accuracy": "accuracy", "mIoU": "mean_iou", "AUROC": "roc_auc", "R2": "r_squared"}
+"""Our metrics by the Hub's identifiers, https://huggingface.co/metrics; others stand in the card's tables alone."""
+RELATIONS = ("adapter", "finetune", "merge", "quantized")
+"""What the Hub knows. Of these a distilled student is a "finetune" of its teachers: unsaid, several would be a "merge".
+A converted checkpoint is "quantized", which is where the Hub lists copies in another format."""
+ABOUT_TRAINING = "training"
+"""Data sets whose role has this word were learned from; the others were measured on."""
+HUB_ID = re.compile(r"(?=.{1,96}$)(?!.*(?:--|\.\.))([\w-][\w.-]*/)?[\w-][\w.-]*(?<![-.])", re.ASCII)
+
+
+def card_data(
+    config: RadioConfig,
+    title: str,
+    license: License | None,
+    *,
+    tags: Sequence[str],
+    base_models: Sequence[str] = (),
+    relation: str | None = None,
+    results: Results | None = None,
+    library: str = "transformers",
+) -> ModelCardData:
+    """Return the metadata of a model's card.
+
+    Args:
+        config: The checkpoint's configuration.
+        title: Name of the model.
+        license: Of the weights; None leaves it out, and the card is not complete.
+        tags: Besides those of all RADIO checkpoints.
+        base_models: What it was made from; those that are no repository of the Hub are left out.
+        relation: One of `RELATIONS`, to the base models.
+        results: What was measured.
+        library: Of the Hub, which opens it.
+    """
+    results = results or Results([])
+    found = [_eval_result(measurement) for measurement in _published(results)]
+    bases = [base for base in base_models if HUB_ID.fullmatch(base)]
+    learned_from = [data.hub_id for data in results.datasets if data.hub_id and ABOUT_TRAINING in data.role]
+    return ModelCardData(
+        library_name=library,
+        pipeline_tag=pipeline_tag(config),
+        **({} if license is None else license.metadata()),
+        tags=["radio", "vision", *tags, "custom_code"],
+        base_model=bases or None,
+        base_model_relation=relation if bases else None,
+        datasets=list(dict.fromkeys(learned_from)) or None,
+        metrics=sorted({result.metric_type for result in found}) or None,
+        model_name=(_one_line(title) or "RADIO") if found else None,
+        eval_results=found or None,
+    )
+
+
+def pipeline_tag(config: RadioConfig) -> str:
+    """Return the pipeline that the Hub offers for a checkpoint."""
+    (name,) = (config.architectures or [""])[:1]
+    return TASK_OF_CLASS.get(name, FEATURE_EXTRACTION)
+
+
+def hub_metric(metric: str) -> str | None:
+    """Return the Hub's identifier of one of our metrics, such as "accuracy, mean features"; None if it has none."""
+    return METRICS.get(metric.partition(",")[0])
+
+
+def write_eval_results(folder: Path, results: Results) -> None:
+    """Write `.eval_results/DATA_SET.yaml` for each data set of the Hub, and nothing for others: it needs their ids."""
+    hub_ids = {data.name: data.hub_id for data in results.datasets if data.hub_id}
+    entries: dict[str, list[EvalResultEntry]] = {}
+    for measurement in _published(results):
+        hub_id = hub_ids.get(measurement.dataset)
+        if hub_id is not None:
+            entries.setdefault(hub_id, []).append(_entry(measurement, hub_id))
+    for old in (folder / EVAL_RESULTS_FOLDER).glob("*.yaml"):
+        old.unlink()
+    for hub_id, found in entries.items():
+        path = folder / EVAL_RESULTS_FOLDER / f"{hub_id.replace('/', '--')}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(found), sort_keys=False))
+
+
+def _published(results: Results) -> list[Measurement]:
+    """Return the numbers of the checkpoint itself that the Hub has a name for; what is no number is not published."""
+    return [
+        measurement
+        for measurement in results.measurements
+        if measurement.model == STUDENT and isfinite(measurement.value) and hub_metric(measurement.metric) is not None
+    ]
+
+
+def _entry(measurement: Measurement, hub_id: str) -> EvalResultEntry:
+    seed = "" if measurement.seed is None else f", seed {measurement.seed}"
+    notes = f"{measurement.task} {measurement.metric}{seed}"
+    return EvalResultEntry(hub_id, _one_line(measurement.task), measurement.value, notes=_one_line(notes))
+
+
+def _eval_result(measurement: Measurement) -> EvalResult:
+    arguments: dict[str, Any] | None = None if measurement.seed is None else {"seed": measurement.seed}
+    metric = hub_metric(measurement.metric)
+    assert metric is not None
+    dataset = _one_line(measurement.dataset) or "unnamed"
+    return EvalResult(
+        task_type=TASK_OF_EVALUATION.get(measurement.task, FEATURE_EXTRACTION),
+        dataset_type=re.sub(r"[^\w./-]+", "-", dataset),
+        dataset_name=dataset,
+        metric_type=metric,
+        metric_name=_one_line(f"{measurement.task} {measurement.metric}"),
+        metric_value=measurement.value,
+        metric_args=arguments,
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
