@@ -199,9 +199,9 @@ def _license(settings: CardSettings) -> License | None:
         return License(settings.license or OTHER, settings.license_name, settings.license_link)
     card = settings.checkpoint / "README.md"
     data = ModelCard.load(card, ignore_metadata_errors=True).data if card.is_file() else None
-    if data is None or data.license is None:
+    if data is None or not data.get("license"):
         return None
-    return License(data.license, data.license_name, data.license_link)
+    return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from foundation.errors import check_choice
 from model_cards.results import Source
@@ -55,7 +56,7 @@ class License:
         if self.link is not None and not _LINK.fullmatch(self.link):
             raise ValueError(f"`license_link` must be an address or LICENSE in the repository, got {self.link!r}.")
 
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, Any]:
         """Return its entries of a card's metadata."""
         entries = {"license": self.id, "license_name": self.name, "license_link": self.link}
         return {name: value for name, value in entries.items() if value is not None}
