@@ -27,11 +27,11 @@ ARROWS = {
 # The folders of `training/` from top to bottom: each imports only what stands on lower lines. What is on the first line
 # is run, not imported.
 ORDER = (
-    ("distill", "evaluate", "compare", "results", "demo", "finetune", "demo_kit.finetune_demo"),
+    ("distill", "evaluate", "compare", "results", "demo", "finetune", "train_upsampler", "demo_kit.finetune_demo"),
     ("finetuning",),
     ("plan", "distillation"),
     ("evaluation",),
-    ("balancing", "student"),
+    ("balancing", "student", "upsampling"),
     ("targets",),
     ("teachers", "views"),
     ("demo_kit",),

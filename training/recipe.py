@@ -96,15 +96,23 @@ class RunOptions(RecipeSection):
         run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
             many images in a pass); None for the kind's default, or "fixed" where a size is given.
         input_size_px: Side of the square that it sees in the modes "fixed" and "mosaic"; None for its native size.
-        upsample: How the mode "fixed" comes by a grid finer than the teacher's own: "bilinear", or "tiles" (in place of
-            FeatSharp).
+        upsample: How the mode "fixed" comes by a grid finer than the teacher's own: "bilinear", "tiles" (adds their
+            detail, untrained), or "featsharp" (by a network that `training.train_upsampler` made for it).
+        upsampler: Folder of that network.
         precision: "float32", or "bfloat16" for autocast; answers are float32 either way.
     """
 
     run_mode: RunMode | None = None
     input_size_px: int | None = Field(None, gt=0)
-    upsample: Literal["bilinear", "tiles"] = "bilinear"
+    upsample: Literal["bilinear", "tiles", "featsharp"] = "bilinear"
+    upsampler: str | None = None
     precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _check_upsampler(self) -> "RunOptions":
+        rule = "a folder that training.train_upsampler wrote with `upsample` 'featsharp', and null without"
+        require((self.upsample == "featsharp") == bool(self.upsampler), "upsampler", self.upsampler, rule)
+        return self
 
 
 class TeacherRecipe(RunOptions, Named):

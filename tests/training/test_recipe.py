@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "a208f06a052b1d3ae9c38a550a813b352dbdfd3d936915bbc50d3b50bfd2cee2"),
-        ("c_radio_v4_h", [SOURCE], "9125a8b377795ae3028d69a91d96a0302ca39594ad8f14bcd20ae4e0ba50be46"),
+        ("demo", [], "e8bc6a30ec189e513f28f6ab57f407909d3e7199e3e3ae0558bba3d2f359dcc6"),
+        ("c_radio_v4_h", [SOURCE], "5ad752df631a6c02f3a41e8f6cbc220d28264b0d79007a7f5d1e903e449f6d64"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

@@ -16,6 +16,7 @@ MODULES = (
     "training.evaluate",
     "training.results",
     "training.compare",
+    "training.train_upsampler",
     "training.plan",
     "training.demo",
     "training.finetune",

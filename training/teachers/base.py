@@ -41,6 +41,7 @@ from transformers.image_utils import (
 
 from modeling_radio.resolution_radio import round_to_step
 from training.recipe import RunMode, RunOptions
+from training.teachers.featsharp import FeatSharp
 from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
 from training.teachers.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
 
@@ -73,7 +74,8 @@ class Teacher(nn.Module):
     - "native": at the student's size. It sees the image resized to `rows * patch_size` by `cols * patch_size` pixels,
       rounded up to `size_multiple`.
     - "fixed": at one size, `input_size_px` squared, so on one grid; with `upsample="tiles"` a grid finer than its own
-      is answered on a multiple of it, with the detail of its features of tiles of the image.
+      is answered on a multiple of it, with the detail of its features of tiles of the image, and with
+      `upsample="featsharp"` by a trained network out of the same two (`use_upsampler`).
     - "mosaic": at one size, many images in a pass, for a teacher without a summary (see `training.teachers.mosaic`); an
       image with more cells than it has along a side is shrunk to as many.
 
@@ -124,6 +126,7 @@ class Teacher(nn.Module):
         self.native_size_px = native_size_px
         self.runs_at_any_size = runs_at_any_size
         self.default_mode: RunMode = default_mode
+        self.upsampler: FeatSharp | None = None
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
         self.set_run_mode()
@@ -144,10 +147,15 @@ class Teacher(nn.Module):
         mode = run.run_mode or (self.default_mode if run.input_size_px is None else "fixed")
         if mode == "mosaic" and self.summary_dim is not None:
             raise self._error("`run_mode` must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'.")
-        if run.upsample == "tiles" and mode != "fixed":
-            raise self._error(f"`run_mode` must be 'fixed' for `upsample` 'tiles', got {mode!r}.")
+        if run.upsample != "bilinear" and mode != "fixed":
+            raise self._error(f"`run_mode` must be 'fixed' for `upsample` {run.upsample!r}, got {mode!r}.")
         self.run = run.replace(run_mode=mode, input_size_px=self._input_size(mode, run.input_size_px))
         self.grid_stride = grid_stride
+
+    def use_upsampler(self, upsampler: FeatSharp) -> None:
+        """Answer grids finer than the own by a trained network, which is frozen and moves with the teacher."""
+        self.upsampler = upsampler
+        self.train(False)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid."""
@@ -175,14 +183,15 @@ class Teacher(nn.Module):
     def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
         """Return the sizes, height and width in pixels, at which it takes in an image of `rows` x `cols` cells.
 
-        More than one with `upsample="tiles"`: the whole image, and once more at the size that is cut into tiles.
+        More than one with `upsample` "tiles" or "featsharp": the whole image, and once more at the size that is cut
+        into tiles.
         """
         if self.run.run_mode == "native":
             return (self._native_run_size(rows, cols),)
         side = self._fixed_side()
         if self.run.run_mode == "mosaic":
             return ((min(rows * self.patch_size, side), min(cols * self.patch_size, side)),)
-        num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.run.upsample == "tiles" else 1
+        num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.run.upsample != "bilinear" else 1
         return tuple((side * count, side * count) for count in dict.fromkeys((1, num_tiles)))
 
     @torch.no_grad()
@@ -252,7 +261,12 @@ class Teacher(nn.Module):
         """Return features on a finer grid, with the detail of those of tiles of the normalized images."""
         num_tiles = images.shape[2] // self._fixed_side()
         tiles = self._run_network(cut_tiles(images, num_tiles, num_tiles)).features
-        return add_detail(features, stitch_tiles(tiles, num_tiles, num_tiles))
+        stitched = stitch_tiles(tiles, num_tiles, num_tiles)
+        if self.run.upsample == "tiles":
+            return add_detail(features, stitched)
+        if self.upsampler is None:
+            raise self._error("`upsample` 'featsharp' needs `use_upsampler` first.")
+        return self.upsampler(features, stitched, images)
 
     def _answer_mosaics(self, groups: list[list[Tensor]]) -> list[TeacherOutput]:
         """Answer the images of all groups on as few canvases as they fit on."""

@@ -25,6 +25,7 @@ from training.teachers.embedded import (
     MobileNetV2Teacher,
     NanoDetTeacher,
 )
+from training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 from training.teachers.huggingface import ClipTeacher, DinoTeacher, Sam3Teacher, SamTeacher, SiglipTeacher
 
 
@@ -85,6 +86,8 @@ def build_teacher(
         raise teacher_error(name, f"`kind` {kind!r} needs a `source`: a Hub id or a local folder.")
     teacher = teacher_class(name, source=source, **options)
     teacher.set_run_mode(run, grid_stride)
+    if run is not None and run.upsampler is not None:
+        _open_upsampler(teacher, run.upsampler, kind, source, options)
     return teacher
 
 
@@ -139,6 +142,23 @@ def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
 def build_teachers(entries: Sequence[TeacherRecipe], grid_stride: int) -> dict[str, Teacher]:
     """Return teachers by name, fetched where they are not here yet; see `build_teacher` for errors."""
     return {entry.name: teacher_of_recipe(entry, grid_stride) for entry in entries}
+
+
+def _open_upsampler(teacher: Teacher, folder: str, kind: str, source: str | None, options: Mapping[str, Any]) -> None:
+    """Let a teacher use the trained network in a folder, if it was trained for this one."""
+    try:
+        upsampler = load_upsampler(folder)
+        check_upsampler(upsampler.config, upsampled_teacher(teacher, kind, source, options), folder)
+    except ValueError as error:
+        raise teacher_error(teacher.name, str(error)) from error
+    teacher.use_upsampler(upsampler)
+
+
+def upsampled_teacher(teacher: Teacher, kind: str, source: str | None, options: Mapping[str, Any]) -> UpsampledTeacher:
+    """Return what an upsampler of a teacher with a fixed input size must have been made for."""
+    size = teacher.run.input_size_px
+    assert size is not None
+    return UpsampledTeacher(kind, source, dict(options), teacher.feature_dim, size, size // teacher.patch_size)
 
 
 def _teacher_class(name: str, kind: str) -> Callable[..., Teacher]:

@@ -2,7 +2,8 @@
 
 This stands in for FeatSharp (https://arxiv.org/abs/2502.16025), which NVIDIA used from C-RADIOv3 on, and deviates from
 it: FeatSharp joins the same two inputs, the map of the whole image and the stitched map of its tiles, by a transformer
-block that is trained for each teacher and of which no weights are published. Here nothing is trained.
+block that is trained for each teacher and of which no weights are published. Here nothing is trained; `featsharp.py`
+beside this file is for who trains one.
 """
 
 import math

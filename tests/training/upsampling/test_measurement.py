@@ -1,0 +1,35 @@
+import pytest
+import torch
+from tiny_upsampling import tiny_answers
+
+from training.teachers.featsharp import FeatSharp, UpsamplerConfig
+from training.upsampling.measurement import METHODS, draw, measure, summarize, table_of
+
+
+@pytest.fixture
+def upsampler() -> FeatSharp:
+    torch.manual_seed(0)
+    return FeatSharp(UpsamplerConfig(kind="pattern", feature_dim=6, input_size_px=32, grid=4, width=16, num_heads=2))
+
+
+def test_errors_are_shares_of_the_variance(upsampler, monkeypatch):
+    answers = tiny_answers(num_images=3)
+    monkeypatch.setitem(METHODS, "tiles", lambda *_: torch.zeros(1, 6, 8, 8))  # the mean that is subtracted
+    summary = summarize(measure(upsampler, answers, num_images=9, num_views=2))
+    assert summary["tiles"]["to_larger"] == pytest.approx(1)
+    assert summary["tiles"]["views"] == pytest.approx(1)
+    monkeypatch.setitem(METHODS, "tiles", lambda *_: answers.larger(0))
+    assert summarize(measure(upsampler, answers, num_images=1, num_views=2))["tiles"]["to_larger"] == 0
+
+
+def test_teacher_of_one_size_has_the_error_of_views_only(upsampler):
+    answers = tiny_answers(num_images=2)
+    answers.teacher.runs_at_any_size = False
+    summary = summarize(measure(upsampler, answers, num_images=2, num_views=1))
+    assert "error of views" in table_of(summary, 2)
+    assert "larger" not in table_of(summary, 2)
+
+
+def test_a_picture_is_drawn(upsampler, tmp_path):
+    draw(upsampler, tiny_answers(num_images=2), 2, tmp_path / "features.png", "caption")
+    assert (tmp_path / "features.png").stat().st_size > 5000

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from tiny_upsampling import tiny_answers, tiny_trainer
+
+from foundation.interruption import TrainingDivergedError
+from training.upsampling.measurement import METHODS, measure, summarize
+
+
+def test_training_lowers_the_loss_and_finds_the_pattern(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    losses = trainer.run(tmp_path)
+    assert len(losses) == 60
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    truth = trainer.answers.teacher.pattern
+    truth = (truth - truth.mean((1, 2), keepdim=True)).flatten()
+    found = trainer.upsampler.centered_pattern().detach().flatten() * trainer.upsampler.scale
+    assert torch.cosine_similarity(truth, found, dim=0) > 0.75
+
+
+def test_held_out_views_agree_better_and_the_map_is_another(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    trainer.run(tmp_path)
+    answers = tiny_answers(num_images=16)
+    example = answers.example([12, 13], [1, 2])
+    with torch.no_grad():
+        bilinear, tiles, sharp = (method(trainer.upsampler, example) for method in METHODS.values())
+    for other in (bilinear, tiles):
+        assert (sharp - other).square().mean() > 0.05 * other.var()
+    summary = summarize(measure(trainer.upsampler, answers, num_images=16, num_views=3))
+    assert summary["FeatSharp"]["to_larger"] < summary["bilinear"]["to_larger"]
+
+
+def test_a_run_that_was_stopped_ends_the_same(tmp_path):
+    whole, first = (tiny_trainer(tmp_path / name, num_steps=10) for name in ("whole", "first"))
+    whole.run(tmp_path / "whole")
+    first.fit_statistics()
+    for _ in range(6):
+        first.train_step()
+    first.save(tmp_path / "first" / "training.pt")
+    second = tiny_trainer(tmp_path / "first", num_steps=10)
+    assert len(second.run(tmp_path / "first")) == 4
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_state_of_other_settings_is_refused(tmp_path):
+    tiny_trainer(tmp_path, num_steps=2).run(tmp_path)
+    other = tiny_trainer(tmp_path, num_steps=2, learning_rate=1e-3)
+    with pytest.raises(ValueError, match=r"`learning_rate` must be 0.01 as in the run that '.*training.pt' is of"):
+        other.run(tmp_path)
+    assert tiny_trainer(tmp_path, num_steps=2, save_every=7).run(tmp_path) == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    trainer = tiny_trainer(tmp_path)
+    trainer.upsampler.scale.fill_(float("nan"))
+    with pytest.raises(TrainingDivergedError, match=r"step 0 is not finite"):
+        trainer.train_step()
