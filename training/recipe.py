@@ -600,6 +600,10 @@ class Recipe(RecipeSection):
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
+        for partition in self.partitions:
+            can_window = partition.windows_px is None or self.views.teachers == "cached"
+            rule = "null with `views.teachers: online`, whose views are cut by `views.crop_scale`"
+            require(can_window, f"partitions.{partition.name}.windows_px", partition.windows_px, rule)
         return self
 
     def balancing_times(self) -> BalancingTimes:

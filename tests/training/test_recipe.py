@@ -358,3 +358,8 @@ def test_several_losses_are_a_mapping_of_weights(tmp_path: Path) -> None:
     save_recipe(recipe, tmp_path / "again.yaml")
     assert load_recipe(str(tmp_path / "again.yaml")).loss == recipe.loss
     assert load_recipe("demo", ["loss.features=gram"]).loss.features == "gram"
+
+
+def test_windows_of_cached_images_are_refused_online() -> None:
+    with pytest.raises(RecipeError, match=r"`partitions.low.windows_px` must be null with `views.teachers: online`"):
+        load_recipe("demo", ["views.teachers=online", "partitions.low.windows_px=[64]"])

@@ -1,6 +1,7 @@
 """Views of the planned images, decoded and cropped by data workers: of images by number, or of streams."""
 
 import logging
+import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -266,7 +267,13 @@ def _unchanged(item: Any) -> Any:
 
 
 def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, *, pin_memory: bool = False) -> ViewLoader:
-    """Return the loader for images with random access, or for streams."""
+    """Return the loader for images with random access, or for streams.
+
+    Lets this process and its workers open as many files as the system permits: each tensor that travels between them
+    is one, and what the workers have ready of packed batches are thousands, of a grid, viewer and size each.
+    """
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     if isinstance(images, PartitionStreams):
         return StreamedViewLoader(images, recipe, pin_memory=pin_memory)
     return NumberedViewLoader(images, recipe, pin_memory=pin_memory)

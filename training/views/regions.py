@@ -94,19 +94,17 @@ def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
 def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
     """Return the region that a sight's numbers stand for, in the mirrored image where it is flipped.
 
-    It is a share of the image's area within `views.crop_scale`. Squares of the student show any aspect ratio within
-    `views.crop_aspect`; otherwise the region has that of the student's grid.
+    It is a share of the image's area within `views.crop_scale`, or less where the image is too narrow for it. Squares
+    of the student show any aspect ratio within `views.crop_aspect`; otherwise the region has that of the student's
+    grid.
     """
     height, width = image_size
     scale, aspect, row, col = sight.numbers.tolist()
     area = height * width * (views.crop_scale[0] + (views.crop_scale[1] - views.crop_scale[0]) * scale)
-    if views.is_square:
-        ratio = views.crop_aspect[0] * (views.crop_aspect[1] / views.crop_aspect[0]) ** aspect
-        crop_height, crop_width = min((area / ratio) ** 0.5, height), min((area * ratio) ** 0.5, width)
-    else:
-        ratio = sight.grid.cols / sight.grid.rows
-        crop_height = min((area / ratio) ** 0.5, height, width / ratio)
-        crop_width = min(crop_height * ratio, width)
+    low, high = views.crop_aspect if views.is_square else 2 * (sight.grid.cols / sight.grid.rows,)
+    ratio = low * (high / low) ** aspect
+    crop_height = min((area / ratio) ** 0.5, height, width / low)
+    crop_width = min((area * ratio) ** 0.5, width, crop_height * high)
     return Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
 
 

@@ -50,8 +50,8 @@ def test_field_of_view_is_the_same_for_every_size(scale: float, student_px: int)
     viewers = {f"v{size[0]}": ((0, 0), (size,)) for size in SIZES}
     student = ((0, 0), ((student_px, student_px),))
     seen = look(ramps(), sight_of([scale, 0.5, 0.5, 0.5], Grid(cells, cells), student=student, **viewers), views)
-    side = (HEIGHT * WIDTH * (0.25 + 0.75 * scale)) ** 0.5
-    expected = min(side, HEIGHT) / HEIGHT, min(side, WIDTH) / WIDTH
+    side = min((HEIGHT * WIDTH * (0.25 + 0.75 * scale)) ** 0.5, WIDTH)
+    expected = side / HEIGHT, side / WIDTH
     for pixels in seen.pixels.values():
         assert seen_share(pixels[0]) == pytest.approx(expected, abs=1 / cells)
     shares = [seen_share(pixels[0]) for pixels in seen.pixels.values()]
@@ -126,6 +126,16 @@ def test_squares_show_aspect_ratios_within_the_bounds() -> None:
         choose_region((HEIGHT, WIDTH), sight_of([0.0, number, 0.5, 0.5], Grid(4, 4)), views) for number in (0.0, 1.0)
     ]
     assert [region.width / region.height for region in ratios] == pytest.approx([0.5, 2.0])
+
+
+@pytest.mark.parametrize("size", [(33, 2000), (2000, 33), (400, 800), (800, 400)])
+def test_squares_of_long_images_stay_within_the_bounds(size: tuple[int, int]) -> None:
+    views = ViewsRecipe(crop_scale=(0.25, 1.0))
+    for scale, aspect in [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]:
+        region = choose_region(size, sight_of([scale, aspect, 0.5, 0.5], Grid(4, 4)), views)
+        assert 3 / 4 - 1e-9 <= region.width / region.height <= 4 / 3 + 1e-9
+        assert max(region.height / size[0], region.width / size[1]) <= 1
+        assert region.height * region.width >= 0.25 * min(size) ** 2
 
 
 def test_a_mirrored_image_is_the_image_of_the_mirror() -> None:
