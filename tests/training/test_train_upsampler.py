@@ -8,6 +8,7 @@ from tiny_upsampling import PatternTeacher
 
 import training.teachers.registry
 from training.recipe import RecipeError, load_recipe
+from training.targets.cache_contents import weights_fingerprint
 from training.teachers.registry import teacher_of_recipe
 from training.train_upsampler import main
 
@@ -54,10 +55,9 @@ def test_from_the_command_into_a_recipe(recipe_with_pattern, tmp_path, capsys):
         for how, folder in folders.items()
     }
     images = torch.rand(2, 3, 128, 128)
-    answers = {
-        how: teacher_of_recipe(load_recipe(recipe_with_pattern, way).teachers[1]).answer(images).features
-        for how, way in ways.items()
-    }
+    teachers = {how: teacher_of_recipe(load_recipe(recipe_with_pattern, way).teachers[1]) for how, way in ways.items()}
+    assert weights_fingerprint(teachers["featsharp"]) != weights_fingerprint(teachers["tiles"])  # a cache notices
+    answers = {how: teacher.answer(images).features for how, teacher in teachers.items()}
     for how in ("tiles", "bilinear"):
         assert (answers["featsharp"] - answers[how]).abs().mean() > 0.01
     assert distil(recipe_with_pattern, str(tmp_path / "distilled"), *ways["featsharp"]) is not None

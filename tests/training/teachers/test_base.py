@@ -6,6 +6,7 @@ from torch import nn
 
 from training.recipe import RunOptions
 from training.teachers.base import Teacher, TeacherOutput, resample_features, resize_images, tokens_to_map
+from training.teachers.featsharp import FeatSharp, UpsamplerConfig
 
 
 class EchoTeacher(Teacher):
@@ -116,6 +117,25 @@ def test_tiles_are_not_run_where_the_own_grid_is_fine_enough():
     assert teacher.seen.shape == (2, 3, 16, 16)
     teacher.answer(torch.rand(2, 3, 64, 64))
     assert teacher.seen.shape == (2 * 4, 3, 16, 16)
+
+
+def test_featsharp_joins_the_whole_with_the_tiles():
+    torch.manual_seed(0)
+    teacher = EchoTeacher(patch_size=4, native_size_px=16)
+    teacher.set_run_mode(RunOptions(run_mode="fixed", upsample="featsharp", upsampler="folder"), grid_stride=8)
+    images = torch.rand(2, 3, 96, 96)
+    with pytest.raises(ValueError, match="needs `use_upsampler` first"):
+        teacher.answer(images)
+    upsampler = FeatSharp(UpsamplerConfig(kind="echo", feature_dim=3, input_size_px=16, grid=4, width=8, num_heads=2))
+    torch.nn.init.normal_(upsampler.leave.weight)
+    teacher.use_upsampler(upsampler)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    sharp = teacher.answer(images).features
+    assert teacher.seen.shape == (2 * 9, 3, 16, 16)
+    assert sharp.shape == (2, 3, 12, 12)
+    for upsample in ("tiles", "bilinear"):
+        teacher.set_run_mode(RunOptions(run_mode="fixed", upsample=upsample), grid_stride=8)
+        assert (teacher.answer(images).features - sharp).abs().mean() > 0.1
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (32, 64)])
