@@ -81,6 +81,22 @@ def of_all_ranks(value: T) -> list[T]:
     return values
 
 
+def rows_of_all_ranks(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the rows of all ranks one after the other, without gradient.
+
+    Args:
+        rows: `(rows, ...)`, this rank's.
+        counts: Of each rank how many it has.
+    """
+    if not _is_distributed():
+        return rows
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
 @contextmanager
 def lost_ranks_named() -> Iterator[None]:
     """Say in one line that another process of the run has ended, wherever this one was waiting for it.

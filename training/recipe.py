@@ -20,6 +20,7 @@ from foundation.errors import check_choice, did_you_mean
 from foundation.fields import Mark, OneOf, read_yaml
 from foundation.seeds import derive_seed
 from foundation.settings import Settings, SettingsError, load, marked, merged, require, without
+from training.losses.contrastive import CONTRASTIVE_LOSSES
 from training.losses.features import FEATURE_LOSSES
 from training.losses.reductions import REDUCTIONS
 from training.losses.summaries import SUMMARY_LOSSES
@@ -397,6 +398,23 @@ class BalancingTimes(NamedTuple):
     ramp_steps: int
 
 
+class ContrastiveRecipe(RecipeSection):
+    """A further loss of summaries: where an image lies among others; our own addition, C-RADIOv4 has none.
+
+    All parts of a step are held in memory at once, since each is compared with the images of all.
+
+    Attributes:
+        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. 0.1 is a start.
+        kind: A key of `training.losses.contrastive.CONTRASTIVE_LOSSES`: "relational" (as near to other images as the
+            teacher is) or "info_nce" (nearer to its own image than to others).
+        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    kind: Annotated[str, OneOf(CONTRASTIVE_LOSSES)] = "relational"
+    bank_size: int = Field(4096, ge=0)
+
+
 class OptimizerRecipe(RecipeSection):
     """The optimizer and what guards it.
 
@@ -550,6 +568,7 @@ class Recipe(RecipeSection):
         partitions: Resolutions and batch sizes.
         standardization: Of the dense targets.
         loss: Which losses.
+        contrastive: A loss of summaries among each other.
         balancing: How teachers are weighed against each other while they are learned.
         optimizer: The optimizer.
         schedule: Steps and learning rate.
@@ -577,6 +596,7 @@ class Recipe(RecipeSection):
     partitions: list[PartitionRecipe] = [PartitionRecipe()]
     standardization: StandardizationRecipe = StandardizationRecipe()
     loss: LossRecipe = LossRecipe()
+    contrastive: ContrastiveRecipe = ContrastiveRecipe()
     balancing: BalancingRecipe = BalancingRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()

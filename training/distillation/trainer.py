@@ -72,6 +72,7 @@ from training.student.spectral import update_spectral_norms
 from training.student.warm_start import open_source, standardize_heads, warm_start
 from training.targets.cache_contents import CacheContents
 from training.targets.cached import CachedTargets
+from training.targets.contrasts import build_contrasts
 from training.targets.examples import Example, TargetSource
 from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.online import OnlineTargets
@@ -168,6 +169,7 @@ class Distiller:
         optimizer = build_optimizer(self.model, recipe.optimizer, matrix_dtype)
         self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
         self.weights = build_weights(recipe, teachers, self.device)
+        self.contrasts = build_contrasts(recipe, teachers, self.device)
         num_images = None if isinstance(images, PartitionStreams) else len(images)
         accelerator = self.accelerator
         self.plan = BatchPlan(
@@ -194,8 +196,8 @@ class Distiller:
         self.ema = MovingAverage(self.model, recipe.ema.decay)
         self._distribute(optimizer)
         modules = {"student": self.model, "ema": self.ema, "statistics": self.statistics}
-        extras = {"balancing": self.weights}
-        modules |= {name: module for name, module in extras.items() if module.state_dict()}
+        extras = {"balancing": self.weights, "contrasts": self.contrasts}
+        modules |= {name: module for name, module in extras.items() if module is not None and module.state_dict()}
         self.state = RunState(modules, self.optimizer, self.skipped, self.source)
         self.writer = CheckpointWriter(self.output / "checkpoints", recipe.checkpoints.keep)
 
@@ -334,6 +336,8 @@ class Distiller:
             self.statistics.update(example.targets)
         self.statistics.end_step()
         self.weights.end_step()
+        if self.contrasts is not None:
+            self.contrasts.end_step()
         if self._is_trunk_frozen:
             reshard(self.model)  # what is not run backward stays gathered
             if is_replicated(self.accelerator):
@@ -344,14 +348,17 @@ class Distiller:
     def _passes(self, examples: Iterator[tuple[Batch, Example]]) -> Iterator[tuple[Batch, Example, dict[str, Tensor]]]:
         """Run the step's passes forward and backward; yield what each saw, and its losses."""
         numbers = range(self.plan.batches_per_step)
+        is_fetched_first = self.parallel_passes is not None or self.contrasts is not None
+        parts = [self._fetch(examples) for _ in numbers if is_fetched_first]
+        if self.contrasts is not None:
+            self.contrasts.begin_step(parts)
         if self.parallel_passes is not None:
-            parts = [self._fetch(examples) for _ in numbers]
             with self._trunk_as_due():
                 losses = self.parallel_passes.run(parts, self._weighted_losses, list(self.model.parameters()))
                 yield from ((*part, own) for part, own in zip(parts, losses, strict=True))
             return
         for number in numbers:
-            part = self._fetch(examples)
+            part = parts[number] if parts else self._fetch(examples)
             self._seed(part[0])
             with self._gradients_in_sync(number == numbers[-1]), self._trunk_as_due():
                 total, losses = self._weighted_losses(part)
@@ -386,7 +393,8 @@ class Distiller:
             answer = answer_groups(
                 self.student, example.pixel_values, self.model.patch_size, window_size=window, draws=draws
             )
-        losses = compare_with_teachers(self.recipe, self.statistics, self.weights, batch, example, answer)
+        parts = (self.statistics, self.weights, self.contrasts)
+        losses = compare_with_teachers(self.recipe, *parts, batch, example, answer)
         if example.average is not None:
             average = self._average_features(example.average.pixel_values)
             losses["mesa"] = compare_with_average(answer.features, average, example.average.shifts)

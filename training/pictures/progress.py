@@ -18,7 +18,7 @@ from foundation.files import write_file
 from training.pictures.curves import Curve
 
 
-LOSSES = {"features": "dense loss", "summary": "summary loss", "mesa": "MESA loss"}
+LOSSES = {"features": "dense loss", "summary": "summary loss", "contrastive": "contrastive loss", "mesa": "MESA loss"}
 WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
 """Of teachers, by the names that `training.balancing` gives them."""
 
@@ -107,10 +107,9 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
             _finish(axes)
         for axes in row[len(panels) :]:
             axes.set_axis_off()
-    of_teachers = [kind for kind in losses if kind != "mesa"]
-    for kinds in (of_teachers, [kind for kind in losses if kind == "mesa"]):
+    for kinds in (("features", "summary"), ("contrastive",), ("mesa",)):
         panels = [axes for axes, kind in zip(grid[0], losses, strict=False) if kind in kinds]
-        _share_scale(panels, [curve for kind in kinds for curve in losses[kind].values()])
+        _share_scale(panels, [curve for kind in kinds for curve in losses.get(kind, {}).values()])
     if any(curve.is_thin for curves in measured.values() for curve in curves):
         figure.text(0.01, 1 - 0.15 / inches[1], THIN_LINES, fontsize=7)
     write_file(path, figure.savefig)

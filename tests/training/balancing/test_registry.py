@@ -48,9 +48,10 @@ class NoWeights:
 def plain_sum(compare):
     """A loss as it is without any weights but the recipe's factors."""
 
-    def compared(recipe, statistics, weights, batch, example, answer):
+    def compared(recipe, statistics, weights, contrasts, batch, example, answer):
         assert isinstance(weights, NoWeights)
-        losses = compare(recipe, statistics, METHODS["fixed"](recipe, {}, None), batch, example, answer)
+        assert contrasts is None
+        losses = compare(recipe, statistics, METHODS["fixed"](recipe, {}, None), None, batch, example, answer)
         total = torch.zeros(())
         for entry in recipe.teachers:
             total = total + entry.feature_weight * losses[f"features/{entry.name}"]

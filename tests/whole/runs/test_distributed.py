@@ -82,6 +82,7 @@ BALANCED = (
     "teachers.semantic.role=semantic",
     "teachers.segmenter.role=task",
     "teachers.segmenter.options.summary_dim=8",  # two teachers in each group
+    "contrastive={weight: 0.5, bank_size: 21}",
 )
 DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
@@ -119,6 +120,7 @@ SCENARIOS = {
     "ddp-balanced": Scenario(BALANCED, session=(2, 4)),
     "fsdp-balanced": Scenario(BALANCED, use_fsdp=True, session=(2, 4)),
     "ddp-dropping": Scenario(DROPPING),
+    "ddp-contrasts": Scenario((*ONE_TEACHER_EACH, "contrastive={weight: 0.5, bank_size: 13}")),
     "ddp-cached": Scenario(CACHED),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),
     "ddp-nan": Scenario(NAN_ON_RANK_1),
