@@ -1,5 +1,6 @@
 """What weighs the teachers' losses: the interface, its schedule, and the running losses that most methods look at."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.ranks import sum_over_ranks
+from modeling_radio import RadioModel
 from training.recipe import Recipe
 from training.views.batches import Batch
 
@@ -50,6 +52,10 @@ class TeacherWeights(nn.Module):
 
     def begin_step(self, step: int) -> None:
         """Set the weights of a step from what was seen before it."""
+
+    def watching(self, student: RadioModel) -> contextlib.AbstractContextManager:
+        """Return the context of the student's passes that are to be weighed, for what looks into them."""
+        return contextlib.nullcontext()
 
     def weigh(self, batch: Batch, terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
         """Return the losses of a pass, weighted but for the recipe's factors.

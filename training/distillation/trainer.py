@@ -19,7 +19,7 @@ from foundation.interruption import Interrupted, StopRequest, TrainingDivergedEr
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
-from training.balancing.registry import build_weights
+from training.balancing.registry import build_weights, check_can_shard
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
 from training.distillation.memory import keep_freed_memory
@@ -181,6 +181,7 @@ class Distiller:
         )
         if is_sharded(accelerator):
             self.plan.check_equal_passes()
+            check_can_shard(recipe)
         self.data_fingerprint = self._fingerprint_of(images)
         self.source = self._build_source(images, teachers)
         self.watch = StepWatch(teachers, self.device)
@@ -389,7 +390,8 @@ class Distiller:
         """Compare the student with every teacher and its average: losses by name, `"loss"` being the weighted sum."""
         draws = batch.uniform("student", self.model.num_draws).to(self.device, non_blocking=True)
         window = batch.vitdet_window or "global"
-        with self.accelerator.autocast():  # Accelerate adds autocast under DDP but not under FSDP
+        # Accelerate adds autocast under DDP but not under FSDP.
+        with self.accelerator.autocast(), self.weights.watching(self.model):
             answer = answer_groups(
                 self.student, example.pixel_values, self.model.patch_size, window_size=window, draws=draws
             )

@@ -1,5 +1,6 @@
 """Every method in a run of 12 steps at its defaults, on the tiny student and teachers."""
 
+import contextlib
 from pathlib import Path
 from typing import get_args
 
@@ -7,11 +8,11 @@ import pytest
 import torch
 from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, distil, last_state
 
-from training.balancing.registry import METHODS
+from training.balancing.registry import METHODS, check_can_shard
 from training.distillation import trainer
 from training.distillation.saving.tensor_files import SavedTensors
 from training.distillation.watching.run_history import RunHistory
-from training.recipe import BalancingRecipe
+from training.recipe import BalancingRecipe, RecipeError, load_recipe
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -43,6 +44,9 @@ class NoWeights:
 
     observe = end_step = lambda *_: None
     scalars = state_dict = dict
+
+    def watching(self, student):
+        return contextlib.nullcontext()
 
 
 def plain_sum(compare):
@@ -118,3 +122,9 @@ PARTITIONS = (
 def test_partitions_may_have_other_teachers(recipe_file: str, method: str) -> None:
     distil(recipe_file, "run", *settings_of(method), PARTITIONS, "schedule.num_steps=6")
     assert all(torch.isfinite(tensor).all() for tensor in last_state("run", 6).values())
+
+
+def test_gradnorm_cannot_be_sharded() -> None:
+    check_can_shard(load_recipe("demo"))
+    with pytest.raises(RecipeError, match=r"^`balancing.method` must be another than 'gradnorm' with FSDP"):
+        check_can_shard(load_recipe("demo", ["balancing.method=gradnorm"]))

@@ -120,6 +120,7 @@ SCENARIOS = {
     "ddp-balanced": Scenario(BALANCED, session=(2, 4)),
     "fsdp-balanced": Scenario(BALANCED, use_fsdp=True, session=(2, 4)),
     "ddp-dropping": Scenario(DROPPING),
+    "ddp-gradnorm": Scenario((*BALANCED, "balancing.method=gradnorm")),
     "ddp-contrasts": Scenario((*ONE_TEACHER_EACH, "contrastive={weight: 0.5, bank_size: 13}")),
     "ddp-cached": Scenario(CACHED),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),
@@ -253,7 +254,7 @@ def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["ddp-balanced", "fsdp-balanced", "ddp-dropping"])
+@pytest.mark.parametrize("name", ["ddp-balanced", "fsdp-balanced", "ddp-gradnorm", "ddp-dropping"])
 def test_ranks_weigh_teachers_alike(two_ranks: Path, name: str) -> None:
     weights = [json.loads((two_ranks / f"{name}-weights-{rank}.json").read_text()) for rank in range(2)]
     assert weights[0] == weights[1]
