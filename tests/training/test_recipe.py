@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "e8bc6a30ec189e513f28f6ab57f407909d3e7199e3e3ae0558bba3d2f359dcc6"),
-        ("c_radio_v4_h", [SOURCE], "5ad752df631a6c02f3a41e8f6cbc220d28264b0d79007a7f5d1e903e449f6d64"),
+        ("demo", [], "08498b5f6942057fa5c86c1ef11de4edefd6635adf161606be8ada9437fd8c08"),
+        ("c_radio_v4_h", [SOURCE], "ff5d4af1b6783c2c4ccc12085b51525e6b3074f875dd9ed6183c94c64924eb9f"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
