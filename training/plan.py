@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 from foundation.command_line import Command
 from foundation.tables import markdown
 from modeling_radio import RadioModel
-from training.recipe import PartitionRecipe, Recipe, RecipeCommand, TeacherRecipe, stage_recipes
-from training.student.build import check_student_windows, checkpoint_blocks, student_config, student_patch_size
+from training.recipe import PartitionRecipe, Recipe, RecipeCommand, RecipeError, TeacherRecipe, stage_recipes
+from training.student.build import check_student_views, checkpoint_blocks, student_config, student_patch_size
 from training.teachers.base import Teacher
 from training.teachers.registry import teacher_of_recipe
-from training.views.batches import divide_ranks
+from training.views.batches import BatchPlan, divide_ranks
 
 
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12}
@@ -224,7 +224,7 @@ class Plan:
         self.recipe, self.num_gpus, self.mfu = recipe, num_gpus, mfu
         self.stages = stage_recipes(recipe) or [recipe]
         for stage in self.stages:
-            check_student_windows(stage)
+            check_student_views(stage)
         self.networks = Networks(recipe)
         with tqdm(self.stages, desc="count", unit="stage") as progress:
             self.costs = {stage.name: plan_stage(self.networks, stage, num_gpus) for stage in progress}
@@ -304,7 +304,18 @@ class Plan:
             f"- Every rank holds every teacher whole. Sharding {heaviest[0]} over the 8 GPUs of a machine would free "
             f"{heaviest[1] * 7 / 8 / GIB:.1f} GiB on each, for a gather of its weights in every pass (not built). "
             "`teachers.NAME.device` puts a teacher on another GPU instead."
+            + "".join(
+                f"\n- This many GPUs could not run stage {name} as it is: {why}" for name, why in self._refusals()
+            )
         )
+
+    def _refusals(self) -> Iterator[tuple[str, RecipeError]]:
+        """Yield the stages whose batches have not an image for each part of each rank, and why a run would refuse."""
+        for stage in self.stages:
+            try:
+                BatchPlan(stage, None, num_ranks=self.num_gpus, patch_size=self.networks.student.patch_size)
+            except RecipeError as error:
+                yield stage.name, error
 
 
 def _at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:

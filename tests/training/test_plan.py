@@ -115,6 +115,13 @@ def test_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "35% of the",
     ):
         assert text in output
+    assert "could not run" not in output
+    assert main(["--recipe", str(path), "--gpus", "4", partitions]) == 0
+    output = capsys.readouterr().out
+    assert (
+        "- This many GPUs could not run stage second as it is: `partitions.high.batch_size` must be at least 4"
+        in output
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from training.distillation.saving.output_lock import sole_run
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
 from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
-from training.student.build import check_student_windows
+from training.student.build import check_student_views
 
 
 def run_recipe(
@@ -38,7 +38,7 @@ def run_recipe(
         raise RecipeError(f"Output {str(output)!r} is not empty: give another --output to start anew.")
     stages = stage_recipes(recipe)
     for stage in stages or [recipe]:
-        check_student_windows(stage)  # before the folder is made
+        check_student_views(stage)  # before the folder is made
     build_accelerator(recipe, output)  # the ranks must find each other before one of them locks the folder for all
     with lost_ranks_named(), sole_run(output):
         return _run_all(recipe, stages, output, stop_at) if stages else Distiller(recipe, output).run(stop_at)

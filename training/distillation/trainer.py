@@ -57,7 +57,7 @@ from training.pictures.progress import EXPORTED_PREFIX
 from training.recipe import Recipe, save_recipe
 from training.student.build import (
     build_student,
-    check_student_windows,
+    check_student_views,
     checkpoint_blocks,
     compile_blocks,
     regularize,
@@ -101,7 +101,7 @@ class Distiller:
 
     def __init__(self, recipe: Recipe, output: Path | None = None, init_from: Path | None = None) -> None:
         check_trackers(recipe.logging.trackers)
-        check_student_windows(recipe)
+        check_student_views(recipe)
         self.recipe = recipe
         self.output = Path("runs") / recipe.name if output is None else output
         self.init_from = recipe.student.init_from if init_from is None else str(init_from)

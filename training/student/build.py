@@ -16,6 +16,7 @@ from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.encoder_radio import RadioBlock
 from modeling_radio.layout_radio import AttentionLayout, Segments
 from modeling_radio.messages_radio import did_you_mean
+from modeling_radio.resolution_radio import largest_side
 from training.recipe import Recipe, RecipeError, TeacherRecipe
 from training.student.damp import add_damp
 from training.student.spectral import add_spectral_scales
@@ -152,11 +153,24 @@ def student_patch_size(recipe: Recipe) -> int:
     return _config(recipe, recipe.student.config).patch_size
 
 
-def check_student_windows(recipe: Recipe) -> None:
-    """Refuse a recipe whose ViTDet windows could not act, before anything is built; see `check_windows` for errors."""
+def check_student_views(recipe: Recipe) -> None:
+    """Refuse images that the student cannot take, and ViTDet windows that could not act, before anything is built.
+
+    Raises:
+        RecipeError: If a size of a partition is too large, or as `check_windows` does.
+    """
     config = _config(recipe, recipe.student.config)
     for partition in recipe.partitions:
         check_windows(recipe, partition, config)
+        for size in partition.sizes_px:
+            grids = extreme_grids(recipe, partition, size, config.patch_size)
+            side = max(max(grid) for grid in grids) * config.patch_size
+            if side > largest_side(config):
+                raise RecipeError(
+                    f"`partitions.{partition.name}.sizes_px` must be such that no image has a side of more than "
+                    f"{largest_side(config)} px, the student's largest, got {size} (up to {side} px a side). "
+                    "Raise `student.config.max_img_size`, or take out that size."
+                )
 
 
 def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:

@@ -84,14 +84,14 @@ class OnlineTargets:
         }
         return [
             Sight(
-                numbers,
+                tuple(numbers),
                 shape.grid,
                 is_flipped,
                 {viewer: tuple(shifts[viewer][row]) for viewer in viewers},
                 sizes[shape.grid],
             )
             for row, (numbers, shape, is_flipped) in enumerate(
-                zip(batch.uniform("region", 4), batch.shapes, draw_flips(batch, views).tolist(), strict=True)
+                zip(batch.uniform("region", 4).tolist(), batch.shapes, draw_flips(batch, views).tolist(), strict=True)
             )
         ]
 

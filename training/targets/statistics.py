@@ -62,8 +62,8 @@ class TeacherStatistics(nn.Module):
         if self._is_frozen:
             return
         for name, target in targets.items():
-            for features in target.features:
-                self.standardizers()[name].update(features)
+            tokens = torch.cat([features.movedim(1, 0).flatten(1) for features in target.features], dim=1)
+            self.standardizers()[name].update(tokens[None, :, :, None])  # as one map: moments take memory
             if target.summary is not None:
                 self._new_summaries[name].append(target.summary)
 

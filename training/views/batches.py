@@ -158,7 +158,9 @@ class BatchPlan:
                     f"{partition.batch_size}."
                 )
             return
-        largest = max(most_tokens(self.recipe, size, self.patch_size) for size in partition.sizes_px)
+        chances = partition.probabilities or [1.0] * len(partition.sizes_px)
+        drawn = [size for size, chance in zip(partition.sizes_px, chances, strict=True) if chance > 0]
+        largest = max(most_tokens(self.recipe, size, self.patch_size) for size in drawn)
         if partition.token_budget < num_parts * largest:
             raise RecipeError(
                 f"{where}.token_budget` must be at least {num_parts * largest}, an image of up to {largest} tokens for "

@@ -1,7 +1,6 @@
 """Views of the planned images, decoded and cropped by data workers: of images by number, or of streams."""
 
 import logging
-import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from training.data.image_stream import ImageStream, open_image_stream
 from training.data.image_table import Images
 from training.recipe import Recipe, ViewsRecipe
 from training.views.batches import Batch, divide_ranks
-from training.views.regions import Seen, Sight, look, stack_seen
+from training.views.regions import Seen, SeenBatch, Sight, look
 
 
 logger = logging.getLogger(__name__)
@@ -68,12 +67,12 @@ class NumberedViewLoader:
         loader = DataLoader(
             _NumberedViews(self.images, self.recipe.views),
             batch_sampler=_NumberedRequests(plan, sights),
-            collate_fn=stack_seen,
+            collate_fn=SeenBatch.of,
             num_workers=self.recipe.data.num_workers,
             worker_init_fn=ignore_stop_signals,
             pin_memory=self.pin_memory,
         )
-        yield from zip(plan(), loader, strict=True)
+        yield from ((batch, seen.split()) for batch, seen in zip(plan(), loader, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -171,9 +170,9 @@ class StreamedViewLoader:
             worker_init_fn=ignore_stop_signals,
             pin_memory=self.pin_memory,
         )
-        for batch, views in zip(plan(), loader, strict=True):
+        for batch, seen in zip(plan(), loader, strict=True):
             self._state = states.popleft()
-            yield batch, views
+            yield batch, seen.split()
 
     def state_dict(self) -> dict[str, Any]:
         return self._state
@@ -229,16 +228,16 @@ class _StreamedRequests(IterableDataset):
         return _StreamedRequest(images, spares, self.sights(batch))
 
 
-class _StreamedViews(Dataset[list[Seen]]):
+class _StreamedViews(Dataset[SeenBatch]):
     def __init__(self, views: ViewsRecipe, skipped: SkippedImages) -> None:
         self.recipe, self.skipped = views, skipped
 
-    def __getitem__(self, index: _StreamedRequest) -> list[Seen]:
+    def __getitem__(self, index: _StreamedRequest) -> SeenBatch:
         seen = []
         for image, sight in zip(index.images, index.sights, strict=True):
             picture = self._decode_first([image, *index.spares, *index.images])
             seen.append(look(to_tensor(picture), sight, self.recipe))
-        return stack_seen(seen)
+        return SeenBatch.of(seen)
 
     def _decode_first(self, images: list[EncodedImage]) -> Image.Image:
         """Decode the first of some images that can be decoded."""
@@ -267,13 +266,7 @@ def _unchanged(item: Any) -> Any:
 
 
 def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, *, pin_memory: bool = False) -> ViewLoader:
-    """Return the loader for images with random access, or for streams.
-
-    Lets this process and its workers open as many files as the system permits: each tensor that travels between them
-    is one, and what the workers have ready of packed batches are thousands, of a grid, viewer and size each.
-    """
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    """Return the loader for images with random access, or for streams."""
     if isinstance(images, PartitionStreams):
         return StreamedViewLoader(images, recipe, pin_memory=pin_memory)
     return NumberedViewLoader(images, recipe, pin_memory=pin_memory)

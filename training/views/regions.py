@@ -1,5 +1,7 @@
 """What each viewer sees of an image: its own crop of one region, displaced by whole student patches, resized once."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -37,14 +39,14 @@ class Sight(NamedTuple):
     """What is to be seen of one image.
 
     Attributes:
-        numbers: `(4,)` uniform numbers that decide the region: scale, aspect ratio, row and column.
+        numbers: Four uniform numbers that decide the region: scale, aspect ratio, row and column.
         grid: The student's patches, which cut the region into cells.
         is_flipped: Whether the image is mirrored.
         shifts: By viewer, the rows and columns of cells by which its crop is to lie beside the region.
         sizes: By viewer, the sizes that it takes its crop in at.
     """
 
-    numbers: Tensor
+    numbers: tuple[float, float, float, float]
     grid: Grid
     is_flipped: bool
     shifts: dict[str, tuple[int, int]]
@@ -99,7 +101,7 @@ def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
     grid.
     """
     height, width = image_size
-    scale, aspect, row, col = sight.numbers.tolist()
+    scale, aspect, row, col = sight.numbers
     area = height * width * (views.crop_scale[0] + (views.crop_scale[1] - views.crop_scale[0]) * scale)
     low, high = views.crop_aspect if views.is_square else 2 * (sight.grid.cols / sight.grid.rows,)
     ratio = low * (high / low) ** aspect
@@ -108,18 +110,52 @@ def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
     return Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
 
 
-def stack_seen(seen: Sequence[Seen]) -> list[Seen]:
-    """Return neighbors of one grid as one, with a dimension in front of their tensors."""
-    return [_stack(list(group)) for _, group in groupby(seen, key=lambda each: each.grid)]
+class SeenBatch(NamedTuple):
+    """What was seen of a batch, in two tensors: between processes each tensor is an open file.
 
+    Attributes:
+        pixels: Of all images, viewers and sizes, one after the other.
+        shifts: `(images, viewers, 2)`.
+        viewers: Their names.
+        groups: Neighbors of one grid: it, how many they are, and by viewer the sizes.
+    """
 
-def _stack(seen: list[Seen]) -> Seen:
-    def by_viewer(viewer: str) -> tuple[Tensor, ...]:
-        return tuple(torch.stack(sizes) for sizes in zip(*(each.pixels[viewer] for each in seen), strict=True))
+    pixels: Tensor
+    shifts: Tensor
+    viewers: tuple[str, ...]
+    groups: list[tuple[Grid, int, dict[str, tuple[Size, ...]]]]
 
-    viewers = seen[0].pixels
-    shifts = {viewer: torch.stack([each.shifts[viewer] for each in seen]) for viewer in viewers}
-    return Seen(seen[0].grid, {viewer: by_viewer(viewer) for viewer in viewers}, shifts)
+    @classmethod
+    def of(cls, seen: Sequence[Seen]) -> SeenBatch:
+        """Lay out what was seen of each image, in order; all have the same viewers."""
+        viewers = tuple(seen[0].pixels)
+        parts, groups = [], []
+        for grid, neighbors in groupby(seen, key=lambda each: each.grid):
+            group = list(neighbors)
+            sizes = {viewer: tuple(tuple(each.shape[1:]) for each in group[0].pixels[viewer]) for viewer in viewers}
+            groups.append((grid, len(group), sizes))
+            for viewer in viewers:
+                for place in range(len(sizes[viewer])):
+                    parts += [each.pixels[viewer][place].flatten() for each in group]
+        shifts = torch.stack([torch.stack([each.shifts[viewer] for viewer in viewers]) for each in seen])
+        return cls(torch.cat(parts), shifts, viewers, groups)
+
+    def split(self) -> list[Seen]:
+        """Return what was seen of each group, which shares this memory."""
+        found, first, image = [], 0, 0
+        for grid, count, sizes in self.groups:
+            pixels = {}
+            for viewer in self.viewers:
+                own = []
+                for height, width in sizes[viewer]:
+                    stop = first + count * 3 * height * width
+                    own.append(self.pixels[first:stop].view(count, 3, height, width))
+                    first = stop
+                pixels[viewer] = tuple(own)
+            shifts = self.shifts[image : image + count]
+            found.append(Seen(grid, pixels, {viewer: shifts[:, place] for place, viewer in enumerate(self.viewers)}))
+            image += count
+        return found
 
 
 def _possible_shift(region: Region, grid: Grid, wanted: tuple[int, int], picture: Image.Image) -> tuple[int, int]:

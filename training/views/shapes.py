@@ -1,5 +1,6 @@
 """How large each image of a step is to the student: one shape for all, or one of its own for each under a budget."""
 
+from bisect import bisect_right
 from typing import NamedTuple, Protocol
 
 import torch
@@ -110,12 +111,19 @@ class PackedShapes:
 
     def step(self, step: int) -> StepShapes:
         while len(self._starts) < step + 2:
-            first = self._starts[-1]
-            tokens = _num_tokens(self._draws_from(first))
-            num_images = torch.searchsorted(tokens.cumsum(0), self.token_budget, right=True)
-            self._starts.append(first + int(num_images))
+            self._cut_steps()
         first, stop = self._starts[step], self._starts[step + 1]
         return StepShapes(first, _shapes(self._draws_from(first)[: stop - first]))
+
+    def _cut_steps(self) -> None:
+        """Find where the next steps end, as far as the images are drawn that the first of them needs."""
+        first = self._starts[-1]
+        ends = _num_tokens(self._draws_from(first)).cumsum(0).tolist()
+        before, place = 0, 0
+        while before + self.token_budget < ends[-1]:
+            place = bisect_right(ends, before + self.token_budget)
+            before = ends[place - 1]
+            self._starts.append(first + place)
 
     def _draws_from(self, first: int) -> Tensor:
         """Return the shapes of the images from a place on, more than fit into a step."""
@@ -170,9 +178,9 @@ def most_tokens(recipe: Recipe, size_px: int, patch_size: int) -> int:
     cells = size_px / patch_size
     if recipe.views.is_square:
         return int(cells**2)
-    # (cells / s + 1/2) (cells s + 1/2), with s the square root of the aspect ratio
     stretches = [bound**0.5 for bound in recipe.views.crop_aspect]
-    return int(cells**2 + cells * max(stretch + 1 / stretch for stretch in stretches) / 2 + 0.25)
+    # Sides are rounded, and at least 1. In between, their product is no larger than at one of the ends.
+    return max(int((max(cells / each, 0.5) + 0.5) * (max(cells * each, 0.5) + 0.5)) for each in stretches)
 
 
 def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes_px: Tensor, numbers: Tensor) -> Tensor:
@@ -192,14 +200,19 @@ def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes
     if not recipe.views.is_square:
         low, high = recipe.views.crop_aspect
         stretch = (low * (high / low) ** numbers).sqrt()
-    # (images, of what: image and window, axis)
-    cells = (sizes_px.double() / patch_size)[:, :, None] * torch.stack([1 / stretch, stretch], 1)[:, None]
-    grids = cells.round().clamp(min=1).long()
+    grids, windows = (_rounded(sizes / patch_size, stretch) for sizes in sizes_px.double().T)
     if recipe.views.teachers == "cached":
-        grids[:, 1] = grids[:, 1].clamp(max=recipe.data.image_size_px // patch_size)
+        windows = windows.clamp(max=recipe.data.image_size_px // patch_size)
         if partition.windows_px is None:
-            grids[:, 0] = grids[:, 1]
-    return grids.flatten(1)
+            grids = windows
+        elif not recipe.views.is_square:  # as wide as what is resized to it
+            grids = _rounded(sizes_px[:, 0].double() / patch_size, (windows[:, 1] / windows[:, 0]).double().sqrt())
+    return torch.cat([grids, windows], dim=1)
+
+
+def _rounded(cells: Tensor, stretch: Tensor) -> Tensor:
+    """Return whole rows and columns, `(images, 2)`, of squares of so many cells that are stretched to the side."""
+    return torch.stack([cells / stretch, cells * stretch], dim=1).round().clamp(min=1).long()
 
 
 def _num_tokens(grids: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvF
 
 from training.recipe import ViewsRecipe
-from training.views.regions import STUDENT, Seen, Sight, choose_region, look, stack_seen
+from training.views.regions import STUDENT, Seen, SeenBatch, Sight, choose_region, look
 from training.views.shapes import Grid
 
 
@@ -26,7 +26,7 @@ def sight_of(numbers: list[float], grid: Grid, is_flipped: bool = False, **viewe
     """Viewers are given as their shift and their sizes."""
     shifts = {name: shift for name, (shift, _) in viewers.items()}
     return Sight(
-        torch.tensor(numbers, dtype=torch.float64),
+        (numbers[0], numbers[1], numbers[2], numbers[3]),
         grid,
         is_flipped,
         shifts,
@@ -156,16 +156,29 @@ def test_a_viewer_may_take_in_several_sizes() -> None:
     assert seen_share(small) == pytest.approx(seen_share(large), abs=0.02)
 
 
-def test_neighbors_of_one_grid_are_stacked() -> None:
+def test_a_batch_travels_as_two_tensors_and_is_split_into_its_groups() -> None:
     grids = [Grid(2, 2), Grid(2, 2), Grid(2, 3), Grid(2, 2)]
     seen = [
-        Seen(grid, {"a": (torch.full((3, 2, 2), number),)}, {"a": torch.tensor([number, 0])})
+        Seen(
+            grid,
+            {
+                "a": (torch.full((3, 2, 4), number),),
+                "b": (torch.full((3, 1, 1), 10 + number), torch.full((3, 5, 2), 9)),
+            },
+            {"a": torch.tensor([number, 0]), "b": torch.tensor([0, -number])},
+        )
         for number, grid in enumerate(grids)
     ]
-    groups = stack_seen(seen)
-    assert [(group.grid, group.shifts["a"][:, 0].tolist()) for group in groups] == [
-        (Grid(2, 2), [0, 1]),
-        (Grid(2, 3), [2]),
-        (Grid(2, 2), [3]),
+    batch = SeenBatch.of(seen)
+    assert [type(field) for field in batch].count(torch.Tensor) == 2
+    groups = batch.split()
+    assert [(group.grid, group.shifts["a"].tolist()) for group in groups] == [
+        (Grid(2, 2), [[0, 0], [1, 0]]),
+        (Grid(2, 3), [[2, 0]]),
+        (Grid(2, 2), [[3, 0]]),
     ]
-    assert groups[0].pixels["a"][0].shape == (2, 3, 2, 2)
+    assert groups[0].pixels["a"][0].shape == (2, 3, 2, 4)
+    for group, members in zip(groups, (seen[:2], seen[2:3], seen[3:]), strict=True):
+        for viewer in ("a", "b"):
+            for place, pixels in enumerate(group.pixels[viewer]):
+                assert torch.equal(pixels, torch.stack([each.pixels[viewer][place] for each in members]))

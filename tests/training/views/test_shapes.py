@@ -81,6 +81,7 @@ def test_extreme_grids_bound_all_others() -> None:
     assert extreme_grids(recipe, recipe.partitions[0], 128, 16) == [Grid(8, 8), Grid(11, 6), Grid(6, 11)]
     assert extreme_grids(packed(), packed().partitions[0], 128, 16) == [Grid(8, 8)]
     assert most_tokens(packed(), 128, 16) == 64
+    assert most_tokens(packed(is_square=False, crop_aspect=(0.01, 100.0)), 16, 16) >= 10  # 10 x 1
 
 
 @pytest.mark.parametrize("windows_px", [None, [96, 128]])
@@ -93,6 +94,15 @@ def test_cached_windows_lie_within_their_images(windows_px: list[int] | None) ->
     assert max(max(shape.window) for shape in shapes) == 8
     assert {min(shape.window) for shape in shapes} == {5, 6, 7, 8}
     assert all(shape.grid == shape.window for shape in shapes) == (windows_px is None)
+
+
+def test_what_is_resized_to_a_grid_has_its_aspect_ratio() -> None:
+    """Cached images bound their windows: then the grid is as square as the window, up to rounding."""
+    recipe = recipe_with({"teachers": "cached", "is_square": False}, token_budget=BUDGET, windows_px=[128])
+    recipe.data.image_size_px = 128
+    shapes = {shape for step in shapes_of(recipe, 100) for shape in step.shapes if shape.grid.num_tokens > 200}
+    for grid, window in shapes:
+        assert 0.9 < (grid.cols / grid.rows) / (window.cols / window.rows) < 1.1
 
 
 def test_parts_get_about_equally_many_tokens() -> None:

@@ -12,7 +12,7 @@ from modeling_radio import RadioConfig, RadioModel
 from training import plan
 from training.distillation.stages import run_recipe
 from training.recipe import PartitionRecipe, Recipe, RecipeError, list_recipes, load_recipe, stage_recipes
-from training.student.build import check_student_windows, student_patch_size
+from training.student.build import check_student_views, student_patch_size
 from training.views.shapes import Grid
 from training.views.windows import draw_window, fitting_windows
 
@@ -69,7 +69,7 @@ def build(name: str) -> RadioModel:
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_window_of_every_stage_could_act(name: str) -> None:
     for stage in load(name):
-        check_student_windows(stage)
+        check_student_views(stage)
 
 
 def test_a_run_whose_windows_could_not_act_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -88,6 +88,15 @@ def test_a_stage_whose_windows_could_not_act_is_neither_run_nor_planned(
     assert list(tmp_path.iterdir()) == []
     assert plan.main(["--recipe", "radio_v2.5", *overrides]) == 1
     assert "`partitions.high.vitdet_windows` must be windows smaller" in capsys.readouterr().err
+
+
+def test_an_image_larger_than_the_student_takes_is_refused_before_the_run(tmp_path: Path) -> None:
+    sizes = "partitions.low.sizes_px=[96, 256]"
+    check_student_views(load_recipe("demo", [sizes]))
+    online = [sizes, "views.teachers=online", "views.is_square=false"]
+    with pytest.raises(RecipeError, match=r"`partitions.low.sizes_px` .* more than 256 px, .*, got 256 \(up to 288 px"):
+        run_recipe(load_recipe("demo", online), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_recipes_of_all_generations_and_the_full_demo_have_windows() -> None:
