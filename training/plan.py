@@ -309,13 +309,20 @@ class Plan:
             )
         )
 
-    def _refusals(self) -> Iterator[tuple[str, RecipeError]]:
-        """Yield the stages whose batches have not an image for each part of each rank, and why a run would refuse."""
-        for stage in self.stages:
-            try:
-                BatchPlan(stage, None, num_ranks=self.num_gpus, patch_size=self.networks.student.patch_size)
-            except RecipeError as error:
-                yield stage.name, error
+    def _refusals(self) -> list[tuple[str, RecipeError]]:
+        """Return the stages whose batches have not an image for each part of each rank, and why a run would refuse."""
+        found = [
+            (stage.name, _refusal(stage, self.num_gpus, self.networks.student.patch_size)) for stage in self.stages
+        ]
+        return [(name, error) for name, error in found if error is not None]
+
+
+def _refusal(stage: Recipe, num_gpus: int, patch_size: int) -> RecipeError | None:
+    try:
+        BatchPlan(stage, None, num_ranks=num_gpus, patch_size=patch_size)
+    except RecipeError as error:
+        return error
+    return None
 
 
 def _at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
