@@ -19,7 +19,7 @@ from foundation.tables import markdown
 from model_cards.adapters import build_adapter_card, is_adapter
 from model_cards.licenses import OTHER, License, binding_teachers
 from model_cards.metadata import card_data, write_eval_results
-from model_cards.rendering import PLACEHOLDER, Raw, escaped, render_card
+from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
 from model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio import RadioConfig
 
@@ -198,7 +198,7 @@ def _license(settings: CardSettings) -> License | None:
     if settings.license is not None or settings.license_name is not None or settings.license_link is not None:
         return License(settings.license or OTHER, settings.license_name, settings.license_link)
     card = settings.checkpoint / "README.md"
-    data = ModelCard.load(card, ignore_metadata_errors=True).data if card.is_file() else None
+    data = read_card(card.read_text(encoding="utf-8")).data if card.is_file() else None
     if data is None or not data.get("license"):
         return None
     return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from model_cards.metadata import pipeline_tag
@@ -55,6 +56,18 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
         **values,
     )
     return ModelCard(text)
+
+
+def read_card(text: str) -> ModelCard:
+    """Return a card of anybody's.
+
+    Raises:
+        ValueError: If its metadata cannot be read.
+    """
+    try:
+        return ModelCard(text, ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"README.md has metadata that cannot be read: {' '.join(str(error).split())}.") from error
 
 
 def _architecture(config: RadioConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@ import pytest
 from huggingface_hub import ModelCardData
 from markdown_it import MarkdownIt
 
-from model_cards.rendering import Raw, code_span, escaped, render_card
+from model_cards.rendering import Raw, code_span, escaped, read_card, render_card
 from modeling_radio import RadioConfig
 
 
@@ -59,3 +59,10 @@ def test_code_opens_what_it_names_and_nothing_else():
     values = {"title": "t", "nvidia_source": "n", "text_source": None, "license": None}
     text = render_card("converted.md", config, ModelCardData(), source, **values).text
     assert r'AutoModel.from_pretrained("a/b\"); import evil #", trust_remote_code=True)' in text
+
+
+@pytest.mark.parametrize("front", ["license: [", "a: b: c", "- a"])
+def test_a_card_that_cannot_be_read_is_one_line(front):
+    with pytest.raises(ValueError, match=r"README\.md has metadata that cannot be read: .*") as error:
+        read_card(f"---\n{front}\nx: 1\n---\n# title\n")
+    assert "\n" not in str(error.value)

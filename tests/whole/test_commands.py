@@ -20,6 +20,7 @@ MODULES = (
     "training.plan",
     "training.demo",
     "training.finetune",
+    "training.publish",
     "training.demo_kit.finetune_demo",
     "conversion.from_nvidia",
     "conversion.to_nvidia",

@@ -1,0 +1,117 @@
+import json
+import pickle
+
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub import DatasetCard
+
+from training.publishing import checks
+from training.publishing.checks import UnfitError, check_card, check_code, check_files, check_opens, check_publication
+from training.publishing.folders import CARD, read_folder
+
+
+def published(folder):
+    return read_folder(folder, "org/name")
+
+
+@pytest.fixture(autouse=True)
+def fresh_processes(elsewhere, monkeypatch):
+    monkeypatch.setattr(checks.subprocess, "run", elsewhere.run_command)
+
+
+def test_a_good_folder_passes(model_folder):
+    check_publication(published(model_folder))
+
+
+def test_a_good_adapter_passes(adapter_folder):
+    check_publication(read_folder(adapter_folder, "org/lora", "org/c-radiov4"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("license: apache-2.0\n", "", "lacks license"),
+        ("license: apache-2.0\n", "license: other\n", "`license_name` and `license_link` must be given"),
+        ("pipeline_tag: image-feature-extraction\n", "", "lacks pipeline_tag"),
+        ("```python", "```", "lacks code to use it"),
+        ("license: apache-2.0\n", "license: [\n", "metadata that cannot be read"),
+    ],
+)
+def test_a_card_that_is_not_complete_is_refused(model_folder, old, new, message):
+    card = model_folder / CARD
+    card.write_text(card.read_text().replace(old, new))
+    with pytest.raises(UnfitError, match=message):
+        check_card(published(model_folder))
+
+
+def test_pickles_are_refused_by_name_and_by_what_is_inside(model_folder):
+    for name in ("pytorch_model.bin", "weights.txt"):
+        torch.save({"a": torch.zeros(1)}, model_folder / name)
+        with pytest.raises(UnfitError, match=f"{name} is, or may hold, a pickle"):
+            check_files(published(model_folder))
+        (model_folder / name).unlink()
+    (model_folder / "notes.md").write_bytes(pickle.dumps([1]))
+    with pytest.raises(UnfitError, match=r"notes\.md is, or may hold, a pickle"):
+        check_files(published(model_folder))
+
+
+@pytest.mark.parametrize("path", ["/home/me/base", "/data/x.json", "C:\\\\models", "~/base", "file:///x", "/tmp"])
+def test_paths_of_this_machine_are_refused(model_folder, path):
+    check_files(published(model_folder))
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | {"source": path}))
+    with pytest.raises(UnfitError, match=r"config\.json names a path of this machine"):
+        check_files(published(model_folder))
+    (model_folder / "config.json").write_text(json.dumps(config))
+    (model_folder / CARD).write_text((model_folder / CARD).read_text() + f"\nrun in `{path}`\n")
+    with pytest.raises(UnfitError, match=r"README\.md names a path of this machine"):
+        check_files(published(model_folder))
+
+
+def test_only_the_installed_code_travels(model_folder):
+    check_code(published(model_folder))
+    (model_folder / "evil.py").write_text("import os")
+    with pytest.raises(UnfitError, match=r"differ from the installed code: evil\.py\."):
+        check_code(published(model_folder))
+    (model_folder / "evil.py").unlink()
+    code = model_folder / "network_radio.py"
+    code.write_text(code.read_text() + "\n")
+    (model_folder / "heads_radio.py").unlink()
+    with pytest.raises(UnfitError, match=r"heads_radio\.py, network_radio\.py"):
+        check_code(published(model_folder))
+
+
+def test_what_does_not_open_is_refused(adapter_folder):
+    (adapter_folder / "adapter_model.safetensors").write_bytes(b"12345678{")
+    with pytest.raises(UnfitError, match="does not open in a new process"):
+        check_opens(read_folder(adapter_folder, "org/lora", "org/c-radiov4"))
+
+
+CARD_OF_FEATURES = """---
+license: cc-by-4.0
+tags:
+- radio
+---
+# Features
+
+```python
+from datasets import load_dataset
+rows = load_dataset("ORG/NAME")
+```
+"""
+
+
+def test_features_need_a_card_and_rows(tmp_path):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    Dataset.from_dict({"id": ["a"], "summary": [[0.5]]}).to_parquet(folder / "train-00000.parquet")
+    with pytest.raises(ValueError, match="has no card"):
+        published(folder)
+    DatasetCard(CARD_OF_FEATURES).save(folder / CARD)
+    publication = published(folder)
+    assert publication.repo_type == "dataset"
+    check_publication(publication)
+    (folder / "modeling.py").write_text("import os")
+    with pytest.raises(UnfitError, match=r"modeling\.py"):
+        check_publication(published(folder))

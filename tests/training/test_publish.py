@@ -1,0 +1,115 @@
+"""The command, and what strangers find: names opened in a fresh process, with empty caches."""
+
+import os
+import re
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+from local_hub import TOKEN, local_hub
+from PIL import Image
+from tiny_tuning import tuning_settings
+
+from model_cards.build import write_card
+from model_cards.licenses import License
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.finetuning.adapters import add_adapter, save_adapter
+from training.publish import main
+
+
+run_process = subprocess.run  # before tests put something in its place
+OPEN = """
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoImageProcessor, pipeline
+
+model = AutoModel.from_pretrained("org/c-radiov4", trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules.org."), type(model).__module__
+extract = pipeline(model="org/c-radiov4", trust_remote_code=True)
+print("pipeline", torch.tensor(extract("photo.jpg")).shape, type(extract).__name__)
+adapted = AutoModel.from_pretrained("org/lora", trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained("org/lora", trust_remote_code=True)
+image = processor(Image.open("photo.jpg"), return_tensors="pt")
+with torch.no_grad():
+    print("adapter", sorted(adapted.peft_config), (adapted(**image).summary - model(**image).summary).abs().max() > 0)
+model.push_to_hub("org/pushed")
+again = AutoModel.from_pretrained("org/pushed", trust_remote_code=True)
+print("pushed", type(again).__module__.split(".")[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A checkpoint, and an adapter for it that changes what it says."""
+    model, adapter = (tmp_path_factory.mktemp("published") / name for name in ("model", "adapter"))
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
+    RadioModel(config).save_pretrained(model)
+    processor = RadioImageProcessor.from_model_config(config)
+    processor.save_pretrained(model)
+    tuned = add_adapter(RadioModel.from_pretrained(model), tuning_settings(checkpoint=str(model), tune="lora"))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    save_adapter(tuned, processor, adapter, str(model))
+    for folder in (model, adapter):
+        write_card(folder, license=License("apache-2.0"))
+    return model, adapter
+
+
+@pytest.fixture(autouse=True)
+def quick_processes(elsewhere, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", elsewhere.run_command)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with local_hub() as server:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+    huggingface_hub.close_session()
+
+
+def test_published_names_open_elsewhere(folders, hub, tmp_path, capsys):
+    model, adapter = folders
+    assert main([str(model), "org/c-radiov4"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{hub.endpoint}/org/c-radiov4/tree/v1"
+    assert main([str(adapter), "org/lora", "--base", "org/c-radiov4", "--private"]) == 0
+    Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
+    files = hub.repositories["models/org/c-radiov4"].commits[hub.repositories["models/org/c-radiov4"].branches["main"]]
+    usage = "\n".join(re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.DOTALL))
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, "NO_PROXY": "*"}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-I", "-c", OPEN + usage]
+    done = run_process(
+        command, cwd=tmp_path, env=kept | environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "RadioImageFeatureExtractionPipeline" in done.stdout
+    assert "adapter ['default'] tensor(True)" in done.stdout
+    assert "pushed org" in done.stdout
+
+
+def test_a_dry_run_asks_nothing_of_the_hub(folders, hub, capsys):
+    assert main([str(folders[0]), "org/name", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "model.safetensors" in shown
+    assert "nothing was sent" in shown
+    assert hub.requests == []
+
+
+def test_what_is_unfit_is_refused_in_one_line_before_the_hub_is_asked(folders, hub, tmp_path, capsys):
+    assert main([str(tmp_path), "org/name"]) == 1
+    assert main([str(folders[0]), "no-org"]) == 1
+    assert main([str(folders[1]), "org/lora"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.split("error: ")[1].split(" must be")[0] for line in errors] == [
+        "`checkpoint`",
+        "`model_id`",
+        "`base`",
+    ]
+    assert hub.requests == []

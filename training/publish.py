@@ -1,0 +1,72 @@
+"""Publish a checkpoint, an adapter or features on the Hugging Face Hub: `python -m training.publish FOLDER ORG/NAME`.
+
+The folder is checked first: it opens in a new process without this repository, its card is complete, it holds no
+pickles, no paths of this machine and no code but the installed one. Then all files go up in one commit, with a tag.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from foundation.command_line import Command
+from foundation.settings import Settings
+
+
+class PublishSettings(Settings):
+    """What shall be published, and where.
+
+    Attributes:
+        checkpoint: Folder with a model, an adapter or Parquet files of features, and its card.
+        model_id: ORG/NAME of the repository.
+        private: Only for a new repository: visible to its owners alone. It is never switched later.
+        revision: Tag of this version; by default the first of v1, v2, ... that is free.
+        exist_ok: Add a version to a repository that is there already.
+        base: Of an adapter: ORG/NAME of its base on the Hub.
+        dry_run: Check, and list what would be uploaded; the Hub is asked nothing.
+    """
+
+    checkpoint: Path
+    model_id: str
+    private: bool = False
+    revision: str | None = None
+    exist_ok: bool = False
+    base: str | None = None
+    dry_run: bool = False
+
+
+COMMAND = Command("training.publish", __doc__, PublishSettings, positionals=("checkpoint", "model_id"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(
+        _publish,
+        arguments,
+        interrupted="interrupted; uploads are all or nothing: the same command with --exist-ok goes on",
+    )
+
+
+def _publish(settings: PublishSettings) -> None:
+    from huggingface_hub import HfApi  # these take seconds, which `--help` need not wait for
+
+    from model_cards.build import check_model_id
+    from training.publishing.checks import check_publication
+    from training.publishing.folders import read_folder
+    from training.publishing.upload import publish
+
+    check_model_id(settings.model_id)
+    check_model_id(settings.base)
+    publication = read_folder(settings.checkpoint, settings.model_id, settings.base)
+    check_publication(publication)
+    what = f"{len(publication.files)} files, {publication.num_bytes() / 1e6:.1f} MB ({publication.kind})"
+    if settings.dry_run:
+        print("\n".join(publication.files))
+        print(f"Would upload {what} to {settings.model_id}; nothing was sent.")
+        return
+    print(f"Uploading {what} to {settings.model_id}.", flush=True)
+    options = {"private": settings.private, "revision": settings.revision, "exist_ok": settings.exist_ok}
+    print(publish(publication, HfApi(), **options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Whether strangers can open a folder, may use it, and see nothing of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors import safe_open
+
+import modeling_radio
+from foundation.errors import first_few
+from model_cards.licenses import License
+from model_cards.rendering import read_card
+from training.publishing.folders import CARD, Publication
+from training.student.reopen import reopen_elsewhere
+
+
+PICKLES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5")
+"""Files that may run code where they are opened, or that no loader of ours reads; what is inside is looked at too."""
+TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")
+_PICKLE_START = re.compile(rb"\x80[\x02-\x05]")
+_LOCAL_PATH = re.compile(
+    r"""(?:^|(?<=[\s"'`=(,:\[]))(?:file://|~/|[A-Za-z]:\\\\?\w|/(?:[\w.-]+/)+[\w.-]*|/(?:home|root|tmp|mnt)\b)"""
+)
+_SIZE_PX = 64
+"""Of the image that the folder is opened with: our choice, small, since only whether it opens is asked."""
+_MAX_NAMES = 4
+
+OPEN_ADAPTER = """
+import sys
+import transformers
+
+folder, name = sys.argv[1:]
+model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
+assert model.peft_config
+transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+"""
+
+
+class UnfitError(ValueError):
+    """A folder that should not be published; the message says why and what helps."""
+
+
+def check_publication(publication: Publication) -> None:
+    """Check everything that can be checked without the Hub, the slowest last.
+
+    Raises:
+        UnfitError: At the first thing that is not as it must be.
+    """
+    check_card(publication)
+    check_files(publication)
+    check_code(publication)
+    check_opens(publication)
+
+
+def check_card(publication: Publication) -> None:
+    """Refuse a card without metadata, license or code to use it; results are nobody's duty."""
+    again = f"`python -m model_cards.build {publication.folder} --license ID` writes a complete card."
+    text = publication.card
+    try:
+        data = read_card(text).data
+    except ValueError as error:
+        raise UnfitError(f"{error} {again}") from error
+    wanted = ("license", "tags") if publication.kind == "dataset" else ("license", "library_name", "pipeline_tag")
+    missing = [name for name in wanted if not data.get(name)]
+    if "```python" not in text:
+        missing.append("code to use it")
+    if missing:
+        raise UnfitError(f"{CARD} lacks {', '.join(missing)}. {again}")
+    try:
+        License(str(data.get("license")), data.get("license_name"), data.get("license_link"))
+    except ValueError as error:
+        raise UnfitError(f"{CARD}: {error}") from error
+
+
+def check_files(publication: Publication) -> None:
+    """Refuse pickles, and absolute paths in texts and in the remarks of weights."""
+    for name, content in publication.files.items():
+        if _is_pickle(Path(name), content):
+            raise UnfitError(f"{name} is, or may hold, a pickle, which can run code where it is opened: remove it.")
+        for text in _texts(Path(name), content):
+            found = _LOCAL_PATH.search(text)
+            if found:
+                shown = text[found.start() : found.start() + 60].split("\n")[0]
+                raise UnfitError(f"{name} names a path of this machine, {shown!r}: write what holds elsewhere.")
+
+
+def check_code(publication: Publication) -> None:
+    """Refuse code that is not ours as installed: what `trust_remote_code` runs must be what was tested."""
+    ours = {path.name: path.read_bytes() for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")}
+    there = {name: _content(entry) for name, entry in publication.files.items() if name.endswith((".py", ".pyc"))}
+    wanted = {} if publication.kind == "dataset" else ours
+    differing = sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name))
+    if differing:
+        raise UnfitError(
+            f"Python files differ from the installed code: {first_few(differing, _MAX_NAMES)}. Open the folder and "
+            "save it again with `save_pretrained`, which writes the present code; remove what is not part of it."
+        )
+
+
+def check_opens(publication: Publication) -> None:
+    """Open the folder as a stranger would, in a new process without this repository."""
+    folder = publication.folder.resolve()
+    if publication.kind == "model":
+        reopen_elsewhere(folder, Image.new("RGB", (_SIZE_PX, _SIZE_PX), "gray"))
+    elif publication.kind == "adapter":
+        _open_adapter(folder)
+    else:
+        _open_data_set(folder)
+
+
+def _open_adapter(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (name,) = (config.get("architectures") or ["RadioModel"])[:1]
+    auto_class = f"AutoModel{name.removeprefix('Radio').removeprefix('Model')}"
+    with tempfile.TemporaryDirectory() as elsewhere:
+        command = [sys.executable, "-I", "-c", OPEN_ADAPTER, str(folder), auto_class]
+        environment = {**os.environ, "HF_MODULES_CACHE": str(Path(elsewhere) / "modules")}
+        process = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UnfitError(f"{folder} does not open in a new process: {reason}")
+
+
+def _open_data_set(folder: Path) -> None:
+    from datasets import load_dataset
+
+    parts = load_dataset(str(folder), streaming=True)
+    if any(next(iter(part), None) is None for part in parts.values()):
+        raise UnfitError(f"{folder} has a split without rows.")
+
+
+def _content(entry: Path | bytes) -> bytes:
+    return entry if isinstance(entry, bytes) else entry.read_bytes()
+
+
+def _is_pickle(name: Path, content: Path | bytes) -> bool:
+    if name.suffix.lower() in PICKLES:
+        return True
+    if isinstance(content, bytes):
+        return False
+    with content.open("rb") as file:
+        begins_as_one = _PICKLE_START.match(file.read(2)) is not None
+    if begins_as_one or not zipfile.is_zipfile(content):
+        return begins_as_one and name.suffix != ".safetensors"  # whose first bytes are a length
+    with zipfile.ZipFile(content) as archive:
+        return any(member.endswith(".pkl") for member in archive.namelist())
+
+
+def _texts(name: Path, content: Path | bytes) -> Iterator[str]:
+    if name.suffix == ".safetensors" and isinstance(content, Path):
+        with safe_open(content, "pt") as weights:
+            yield from (weights.metadata() or {}).values()
+    elif name.suffix == ".json" and name.name not in ("tokenizer.json", "vocab.json"):
+        yield from _strings(json.loads(_content(content)))
+    elif name.suffix in TEXTS and name.suffix != ".json":
+        yield _content(content).decode(errors="replace")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all texts of a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for entry in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _strings(entry)

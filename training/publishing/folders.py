@@ -1,0 +1,124 @@
+"""A folder as it will stand on the Hub: its kind, its files, and its card with the repository's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
+from transformers.utils import ADAPTER_CONFIG_NAME
+
+from model_cards.adapters import BASE_PLACEHOLDER, is_adapter
+from model_cards.build import WEIGHTS
+from model_cards.metadata import HUB_ID
+from model_cards.rendering import PLACEHOLDER, read_card
+
+
+CARD = "README.md"
+Kind = Literal["model", "adapter", "dataset"]
+_CODE_BLOCKS = re.compile(r"```python\n(.*?)```", re.DOTALL)
+_OPENED = re.compile(r"""(?:from_pretrained\(|load_dataset\(|model=)(["'])(.*?)\1""")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What will be uploaded.
+
+    Attributes:
+        folder: Where it lies.
+        kind: What it is.
+        repo_id: `ORG/NAME`.
+        files: Files by their path in the repository: of the folder, or the new content of those that name repositories.
+    """
+
+    folder: Path
+    kind: Kind
+    repo_id: str
+    files: dict[str, Path | bytes]
+
+    @property
+    def repo_type(self) -> str:
+        """Return the kind of repository on the Hub."""
+        return "dataset" if self.kind == "dataset" else "model"
+
+    @property
+    def card(self) -> str:
+        """Return the text of the card."""
+        content = self.files[CARD]
+        return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+
+    def num_bytes(self) -> int:
+        """Return the size of all files together."""
+        sizes = (len(each) if isinstance(each, bytes) else each.stat().st_size for each in self.files.values())
+        return sum(sizes)
+
+
+def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publication:
+    """Return what a folder becomes on the Hub; the folder stays as it is.
+
+    Args:
+        folder: A checkpoint, an adapter, or features in Parquet files.
+        repo_id: `ORG/NAME`; takes its place in the card's code.
+        base: Of an adapter: the repository of its base, which may be a folder here.
+
+    Raises:
+        ValueError: If it is none of these, has no card, or the card's code opens something else.
+    """
+    kind = _kind(folder)
+    files: dict[str, Path | bytes] = {
+        str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if _is_published(path, folder)
+    }
+    if CARD not in files:
+        raise ValueError(f"{folder} has no card. `python -m model_cards.build {folder} --license ID` writes it.")
+    card = (folder / CARD).read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
+    if kind == "adapter":
+        named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)
+        card = _with_base(card, named)
+    elif base is not None:
+        raise ValueError(f"`base` must be left out where the folder holds no adapter, got {base!r}.")
+    files[CARD] = card.encode()
+    others = sorted({name for block in _CODE_BLOCKS.findall(card) for _, name in _OPENED.findall(block)} - {repo_id})
+    if others:
+        raise ValueError(
+            f"The card's code opens {', '.join(others)}, not {repo_id}: write it again without `--model-id`."
+        )
+    return Publication(folder, kind, repo_id, files)
+
+
+def _kind(folder: Path) -> Kind:
+    if is_adapter(folder):
+        return "adapter"
+    if (folder / "config.json").is_file() and any((folder / name).is_file() for name in WEIGHTS):
+        return "model"
+    if any(folder.rglob("*.parquet")):
+        return "dataset"
+    raise ValueError(
+        f"`checkpoint` must be a folder with a model (config.json, {WEIGHTS[0]}), an adapter ({ADAPTER_CONFIG_NAME}) "
+        f"or features (*.parquet), got {str(folder)!r}."
+    )
+
+
+def _is_published(path: Path, folder: Path) -> bool:
+    """Return whether a path is a file for others to see: no caches, nothing hidden but the Hub's own."""
+    parts = path.relative_to(folder).parts
+    hidden = [part for part in parts if part.startswith(".") and part != EVAL_RESULTS_FOLDER]
+    return path.is_file() and not hidden and "__pycache__" not in parts
+
+
+def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:
+    """Return an adapter's base as a repository, and the file that names it."""
+    config = json.loads((folder / ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
+    named = base or str(config.get("base_model_name_or_path"))
+    if not HUB_ID.fullmatch(named):
+        raise ValueError(f"`base` must be the repository of the adapter's base, got {named!r}. Give `--base ORG/NAME`.")
+    text = json.dumps(config | {"base_model_name_or_path": named}, indent=2, sort_keys=True) + "\n"
+    return named, text.encode()
+
+
+def _with_base(card: str, base: str) -> str:
+    found = read_card(card.replace(BASE_PLACEHOLDER, base))
+    found.data.__dict__.update(base_model=[base], base_model_relation="adapter")
+    return str(found)
