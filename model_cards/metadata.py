@@ -16,19 +16,9 @@ from foundation.files import write_text
 from model_cards.licenses import License
 from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig
+from modeling_radio.auto_map_radio import FEATURE_EXTRACTION, task_of
 
 
-FEATURE_EXTRACTION = "image-feature-extraction"
-TASK_OF_CLASS = {
-    "RadioForImageClassification": "image-classification",
-    "RadioForZeroShotImageClassification": "zero-shot-image-classification",
-    "RadioForSemanticSegmentation": "image-segmentation",
-    "RadioForInstanceSegmentation": "image-segmentation",
-    "RadioForUniversalSegmentation": "image-segmentation",
-    "RadioForDepthEstimation": "depth-estimation",
-    "RadioForObjectDetection": "object-detection",
-}
-"""Pipelines that open a folder, by the class that wrote it; all others extract features."""
 TASK_OF_EVALUATION = {
     "knn": "image-classification",
     "logistic_regression": "image-classification",
@@ -89,8 +79,7 @@ def card_data(
 
 def pipeline_tag(config: RadioConfig) -> str:
     """Return the pipeline that the Hub offers for a checkpoint."""
-    (name,) = (config.architectures or [""])[:1]
-    return TASK_OF_CLASS.get(name, FEATURE_EXTRACTION)
+    return task_of(config.architectures)
 
 
 def hub_metric(metric: str) -> str | None:

@@ -61,6 +61,34 @@ TEXT_PIPELINES = {
 """Written where there is a text tower: transformers' own pipeline tells SigLIP's towers by the model's name."""
 
 
+FEATURE_EXTRACTION = "image-feature-extraction"
+TASK_OF_CLASS = {
+    "RadioForImageClassification": "image-classification",
+    "RadioForZeroShotImageClassification": "zero-shot-image-classification",
+    "RadioForSemanticSegmentation": "image-segmentation",
+    "RadioForInstanceSegmentation": "image-segmentation",
+    "RadioForUniversalSegmentation": "image-segmentation",
+    "RadioForDepthEstimation": "depth-estimation",
+    "RadioForObjectDetection": "object-detection",
+}
+"""The pipeline of a folder, by the class that wrote it; all others extract features."""
+
+
+def task_of(architectures: list[str] | None) -> str:
+    """Return the pipeline that a folder is for, by its class as `config.json` names it."""
+    (name,) = (architectures or [""])[:1]
+    return TASK_OF_CLASS.get(name, FEATURE_EXTRACTION)
+
+
+def own_pipeline(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a parsed `config.json` for the pipeline that the folder is for.
+
+    transformers infers a task only where there is no choice: `pipeline(model="ORG/NAME")`.
+    """
+    task = task_of(values.get("architectures"))
+    return {name: entry for name, entry in values["custom_pipelines"].items() if name == task}
+
+
 def auto_map_entries(architectures: list[str] | None, *, has_text_tower: bool) -> dict[str, Any]:
     """Return the entries of `config.json` by which transformers finds our classes: `auto_map`, `custom_pipelines`.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from .adaptors_config_radio import AdaptorFields
-from .auto_map_radio import auto_map_entries, copy_source_files
+from .auto_map_radio import auto_map_entries, copy_source_files, own_pipeline
 from .config_checks_radio import RULES, check_field
 from .heads_config_radio import ClassFields, DetectionFields, DPTFields, PyramidFields, TextFields
 from .messages_radio import check_choice, did_you_mean
@@ -151,6 +151,15 @@ class RadioConfig(
             meant = "" if name in known else did_you_mean(name, known, at_least=SLIP)
             if meant:
                 warnings.warn(f"RadioConfig has no field {name!r}, which changes nothing.{meant}", stacklevel=4)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
+        is_to_infer = kwargs.get("_from_pipeline", "") is None
+        values, others = super().get_config_dict(*args, **kwargs)
+        if is_to_infer and "custom_pipelines" in values:
+            values = values | {"custom_pipelines": own_pipeline(values)}
+        return values, others
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RadioConfig":

@@ -4,6 +4,8 @@ import importlib
 
 import pytest
 
+import modeling_radio
+from modeling_radio import RadioConfig
 from modeling_radio.auto_map_radio import INSTANCE_SEGMENTER, INSTANCE_SEGMENTERS, auto_map_entries
 
 
@@ -45,3 +47,14 @@ def test_entries_are_nobody_elses():
     options = {"has_text_tower": False}
     auto_map_entries([INSTANCE_SEGMENTER], **options)["custom_pipelines"]["image-segmentation"].clear()
     assert auto_map_entries([INSTANCE_SEGMENTER], **options)["custom_pipelines"]["image-segmentation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("RadioModel", "image-feature-extraction"), ("RadioForDepthEstimation", "depth-estimation")]
+)
+def test_a_pipeline_without_a_task_is_the_folders_own(name, task, tmp_path):
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
+    getattr(modeling_radio, name)(config).save_pretrained(tmp_path)
+    assert list(RadioConfig.from_pretrained(tmp_path, _from_pipeline=None).custom_pipelines) == [task]
+    assert len(RadioConfig.from_pretrained(tmp_path, _from_pipeline="depth-estimation").custom_pipelines) > 1
+    assert len(RadioConfig.from_pretrained(tmp_path).custom_pipelines) > 1
