@@ -27,7 +27,17 @@ ARROWS = {
 # The folders of `training/` from top to bottom: each imports only what stands on lower lines. What is on the first line
 # is run, not imported.
 ORDER = (
-    ("distill", "evaluate", "compare", "results", "demo", "finetune", "train_upsampler", "publish", "demo_kit.finetune_demo"),
+    (
+        "distill",
+        "evaluate",
+        "compare",
+        "results",
+        "demo",
+        "finetune",
+        "train_upsampler",
+        "publish",
+        "demo_kit.finetune_demo",
+    ),
     ("finetuning", "publishing"),
     ("plan", "distillation"),
     ("evaluation",),
