@@ -60,7 +60,8 @@ def card_data(
         library: Of the Hub, which opens it.
     """
     results = results or Results([])
-    found = [_eval_result(measurement) for measurement in _published(results)]
+    hub_ids = _hub_ids(results)
+    found = [_eval_result(measurement, hub_ids.get(measurement.dataset)) for measurement in _published(results)]
     bases = [base for base in base_models if HUB_ID.fullmatch(base)]
     learned_from = [data.hub_id for data in results.datasets if data.hub_id and ABOUT_TRAINING in data.role]
     return ModelCardData(
@@ -89,7 +90,7 @@ def hub_metric(metric: str) -> str | None:
 
 def write_eval_results(folder: Path, results: Results) -> None:
     """Write `.eval_results/DATA_SET.yaml` for each data set of the Hub, and nothing for others: it needs their ids."""
-    hub_ids = {data.name: data.hub_id for data in results.datasets if data.hub_id}
+    hub_ids = _hub_ids(results)
     entries: dict[str, list[EvalResultEntry]] = {}
     for measurement in _published(results):
         hub_id = hub_ids.get(measurement.dataset)
@@ -118,14 +119,18 @@ def _entry(measurement: Measurement, hub_id: str) -> EvalResultEntry:
     return EvalResultEntry(hub_id, _one_line(measurement.task), measurement.value, notes=_one_line(notes))
 
 
-def _eval_result(measurement: Measurement) -> EvalResult:
+def _hub_ids(results: Results) -> dict[str, str]:
+    return {data.name: data.hub_id for data in results.datasets if data.hub_id}
+
+
+def _eval_result(measurement: Measurement, hub_id: str | None) -> EvalResult:
     arguments: dict[str, Any] | None = None if measurement.seed is None else {"seed": measurement.seed}
     metric = hub_metric(measurement.metric)
     assert metric is not None
     dataset = _one_line(measurement.dataset) or "unnamed"
     return EvalResult(
         task_type=TASK_OF_EVALUATION.get(measurement.task, FEATURE_EXTRACTION),
-        dataset_type=re.sub(r"[^\w./-]+", "-", dataset),
+        dataset_type=hub_id or re.sub(r"[^\w./-]+", "-", dataset),
         dataset_name=dataset,
         metric_type=metric,
         metric_name=_one_line(f"{measurement.task} {measurement.metric}"),

@@ -125,7 +125,9 @@ def test_data_sets_of_the_hub_are_named_and_have_results_in_files(checkpoint, tm
         Source("photographs", "training images", "MIT", "hub", hub_id="org/photographs"),
     ]
     write_card(folder, dataclasses.replace(RESULTS, datasets=datasets), license=License("mit"))
-    assert ModelCard.load(folder / "README.md").data.datasets == ["org/photographs"]
+    data = ModelCard.load(folder / "README.md").data
+    assert data.datasets == ["org/photographs"]
+    assert {result.dataset_type for result in data.eval_results} == {"org/stamps", "scenes"}
     (path,) = stale.parent.iterdir()
     (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text()))
     assert (entry.dataset_id, entry.task_id, entry.value) == ("org/stamps", "knn", 0.4567)
