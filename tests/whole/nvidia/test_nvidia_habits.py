@@ -75,7 +75,7 @@ def test_the_folder_says_what_its_model_answers(folder):
 def test_the_code_on_the_card_runs(folder, monkeypatch, capsys):
     Image.new("RGB", (96, 64), (200, 120, 40)).save(folder.parent / "photo.jpg")
     monkeypatch.chdir(folder.parent)
-    blocks = (folder / "README.md").read_text().split("```python\n")[1:]
+    blocks = (folder / "README.md").read_text().replace("ORG/NAME", folder.name).split("```python\n")[1:]
     exec("\n".join(block.split("```")[0] for block in blocks), {})
     printed = capsys.readouterr().out
     assert "torch.Size([1, 128]) torch.Size([1, 64, 11, 16])" in printed
