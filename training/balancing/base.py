@@ -165,6 +165,47 @@ class GroupWeights(TeacherWeights):
         return self.weights[self.names.index(own)].to(like.dtype) if own in self.names else 1.0
 
 
+class PeriodWeights(GroupWeights):
+    """Base of weights that move at the end of a period only, to `targets`."""
+
+    targets: Tensor
+
+    def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
+        super().__init__(recipe, has_summary, device)
+        self.register_buffer("targets", torch.ones_like(self.weights))
+
+    def wanted(self, step: int) -> Tensor:
+        """Return the weights of the last period's end."""
+        return self.targets
+
+
+class RelativeRates(PeriodWeights):
+    """Base of weights that follow how slowly each teacher is learned, beside the others of its group.
+
+    That is GradNorm's relative inverse training rate: the running loss over that at the start, over its mean in the
+    group (https://arxiv.org/abs/1711.02257).
+    """
+
+    references: Tensor
+
+    def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
+        super().__init__(recipe, has_summary, device)
+        self.register_buffer("references", torch.zeros_like(self.weights))
+
+    def end_period(self, step: int) -> None:
+        """Compare the running losses with those at the start."""
+        if step < self.start_step:
+            return
+        is_first = (self.references == 0).all() | (step == self.start_step)
+        self.references.copy_(torch.where(is_first, self.means, self.references))
+        rates = self.means.clamp(min=MIN_LOSS) / self.references.clamp(min=MIN_LOSS)
+        self.follow(step, self.by_group(lambda part: part / part.mean(), rates))
+
+    def follow(self, step: int, rates: Tensor) -> None:
+        """Set `targets` to what these rates, `(len(names),)`, ask for."""
+        raise NotImplementedError
+
+
 def groups_of(recipe: Recipe, has_summary: Mapping[str, bool]) -> dict[str, list[str]]:
     """Return by group the teachers whose losses in it count, groups without any left out."""
     groups = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foundation.ranks import sum_over_ranks
 from modeling_radio import RadioModel
-from training.balancing.base import MIN_LOSS, GroupWeights, LossTerm, sum_to_count
+from training.balancing.base import MIN_LOSS, LossTerm, RelativeRates, sum_to_count
 from training.recipe import Recipe
 from training.views.batches import Batch
 
@@ -18,7 +18,7 @@ RATE_POWER = 0.5
 """GradNorm's alpha, how strongly a teacher that is learned slowly gains. Our choice, within the range that it tries."""
 
 
-class GradNorm(GroupWeights):
+class GradNorm(RelativeRates):
     """Weights with which each loss pulls at the trunk's last tokens in proportion to its inverse training rate^0.5.
 
     GradNorm moves weights toward that by gradient descent; here they are set to where it ends, with a mean of 1 in each
@@ -29,15 +29,11 @@ class GradNorm(GroupWeights):
         Chen et al., ICML 2018, https://arxiv.org/abs/1711.02257
     """
 
-    references: Tensor
     norms: Tensor
-    targets: Tensor
 
     def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
         super().__init__(recipe, has_summary, device)
-        for name in ("references", "norms"):
-            self.register_buffer(name, torch.zeros_like(self.weights))
-        self.register_buffer("targets", torch.ones_like(self.weights))
+        self.register_buffer("norms", torch.zeros_like(self.weights))
         self._of_thread = threading.local()  # passes may run at the same time
         self._noted: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
@@ -77,17 +73,7 @@ class GradNorm(GroupWeights):
         mean = decay * self.norms + (1 - decay) * norms
         self.norms.copy_(torch.where(is_valid & torch.isfinite(norms) & (norms > 0), mean, self.norms))
 
-    def end_period(self, step: int) -> None:
-        """Compare gradients, and the running losses with those at the start."""
-        if step < self.start_step:
-            return
-        is_first = (self.references == 0).all() | (step == self.start_step)
-        self.references.copy_(torch.where(is_first, self.means, self.references))
-        rates = self.means.clamp(min=MIN_LOSS) / self.references.clamp(min=MIN_LOSS)
-        relative = self.by_group(lambda part: part / part.mean(), rates)
-        pulls = relative**RATE_POWER / self.norms.clamp(min=MIN_LOSS)
+    def follow(self, step: int, rates: Tensor) -> None:
+        """Ask for gradients in proportion to the rates."""
+        pulls = rates**RATE_POWER / self.norms.clamp(min=MIN_LOSS)
         self.targets.copy_(torch.where((self.norms > 0).all(), self.by_group(sum_to_count, pulls), self.targets))
-
-    def wanted(self, step: int) -> Tensor:
-        """Return the weights of the last period's end."""
-        return self.targets

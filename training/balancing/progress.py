@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from training.balancing.base import MIN_LOSS, GroupWeights, sum_to_count
+from training.balancing.base import MIN_LOSS, PeriodWeights, RelativeRates, sum_to_count
 from training.recipe import Recipe, RecipeError
 
 
@@ -27,15 +27,12 @@ DWA_TEMPERATURE = 2.0
 """Liu et al., https://arxiv.org/abs/1803.10704."""
 
 
-class AdaptiveWeights(GroupWeights):
+class AdaptiveWeights(RelativeRates):
     """A stage's prior times how slowly a teacher is learned: `prior * rate^0.5`, bounded, a mean of 1 in each group.
 
     The rate is the running loss over that at the start, relative to the other teachers', as GradNorm's inverse training
     rate (https://arxiv.org/abs/1711.02257). Between three stages of equal length priors blend along a cosine.
     """
-
-    references: Tensor
-    targets: Tensor
 
     def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
         super().__init__(recipe, has_summary, device)
@@ -47,27 +44,15 @@ class AdaptiveWeights(GroupWeights):
                 )
         roles = {entry.name: str(entry.role) for entry in recipe.teachers}
         self._roles = [roles[name] for names in self.groups.values() for name in names]
-        self.register_buffer("references", torch.zeros_like(self.weights))
-        self.register_buffer("targets", torch.ones_like(self.weights))
 
-    def end_period(self, step: int) -> None:
-        """Compare the running losses with those at the start."""
-        if step < self.start_step:
-            return
-        is_first = (self.references == 0).all() | (step == self.start_step)
-        self.references.copy_(torch.where(is_first, self.means, self.references))
-        rates = self.means.clamp(min=MIN_LOSS) / self.references.clamp(min=MIN_LOSS)
-        relative = self.by_group(lambda part: part / part.mean(), rates)
+    def follow(self, step: int, rates: Tensor) -> None:
+        """Ask for the stage's prior times how hard each teacher is."""
         progress = step / self.recipe.schedule.num_steps
-        priors = relative.new_tensor([prior_at(role, progress) for role in self._roles])
-        self.targets.copy_(self.by_group(bounded, priors * relative**DIFFICULTY_POWER))
-
-    def wanted(self, step: int) -> Tensor:
-        """Return the weights of the last period's end."""
-        return self.targets
+        priors = rates.new_tensor([prior_at(role, progress) for role in self._roles])
+        self.targets.copy_(self.by_group(bounded, priors * rates**DIFFICULTY_POWER))
 
 
-class DynamicWeightAverage(GroupWeights):
+class DynamicWeightAverage(PeriodWeights):
     """Softmax of the loss of the last period over that of the period before, at a temperature of 2.
 
     References:
@@ -77,14 +62,12 @@ class DynamicWeightAverage(GroupWeights):
     period_sum: Tensor
     period_count: Tensor
     last: Tensor
-    targets: Tensor
 
     def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
         super().__init__(recipe, has_summary, device)
         self.register_buffer("period_sum", torch.zeros_like(self.weights))
         self.register_buffer("period_count", torch.zeros_like(self.weights))
         self.register_buffer("last", torch.zeros_like(self.weights))
-        self.register_buffer("targets", torch.ones_like(self.weights))
 
     def see_step(self, losses: Tensor, is_valid: Tensor) -> None:
         """Add a step to the period."""
@@ -101,10 +84,6 @@ class DynamicWeightAverage(GroupWeights):
         self.last.copy_(torch.where(self.period_count > 0, present, self.last))
         self.period_sum.zero_()
         self.period_count.zero_()
-
-    def wanted(self, step: int) -> Tensor:
-        """Return the weights of the last period's end."""
-        return self.targets
 
 
 def prior_at(role: str, progress: float) -> float:
