@@ -75,7 +75,8 @@ class UniformShapes:
     def __init__(self, recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
         assert partition.batch_size is not None
         self.recipe, self.partition, self.patch_size = recipe, partition, patch_size
-        self.images_per_step = float(partition.batch_size)
+        self.batch_size = partition.batch_size
+        self.images_per_step = float(self.batch_size)
 
     def step(self, step: int) -> StepShapes:
         partition, seed = self.partition, self.recipe.seed
@@ -85,8 +86,7 @@ class UniformShapes:
         number = torch.rand(1, dtype=torch.float64, generator=make_generator(seed, "aspect", partition.name, step))
         sizes = torch.tensor([[size_px, window_px]])
         (shape,) = _shapes(_grids_of(self.recipe, partition, self.patch_size, sizes, number))
-        assert partition.batch_size is not None
-        return StepShapes(step * partition.batch_size, (shape,) * partition.batch_size, size_px)
+        return StepShapes(step * self.batch_size, (shape,) * self.batch_size, size_px)
 
 
 class PackedShapes:
@@ -161,16 +161,20 @@ def plan_shapes(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> 
 def extreme_grids(recipe: Recipe, partition: PartitionRecipe, size_px: int, patch_size: int) -> list[Grid]:
     """Return the square grid of a resolution and, where images keep their aspect ratio, the narrowest and the widest.
 
+    With windows of cached images, which bound aspect ratios, those of each window.
+
     Args:
         recipe: Says which aspect ratios there are.
         partition: Its partition.
         size_px: A resolution.
         patch_size: The student's patch in pixels.
     """
-    numbers, sizes = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.full((2, 2), size_px)
-    narrowest, widest = _shapes(_grids_of(recipe, partition, patch_size, sizes, numbers))
+    windows = partition.windows_px or [size_px]
+    numbers = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(len(windows))
+    sizes = torch.tensor([[size_px, window] for window in windows for _ in range(2)])
+    extremes = _shapes(_grids_of(recipe, partition, patch_size, sizes, numbers))
     cells = size_px // patch_size
-    return list(dict.fromkeys([Grid(cells, cells), narrowest.grid, widest.grid]))
+    return list(dict.fromkeys([Grid(cells, cells), *(shape.grid for shape in extremes)]))
 
 
 def most_tokens(recipe: Recipe, size_px: int, patch_size: int) -> int:

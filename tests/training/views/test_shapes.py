@@ -105,6 +105,14 @@ def test_what_is_resized_to_a_grid_has_its_aspect_ratio() -> None:
         assert 0.9 < (grid.cols / grid.rows) / (window.cols / window.rows) < 1.1
 
 
+def test_extreme_grids_are_those_of_the_windows() -> None:
+    """As the full demo has them: windows of 6 cells may be 7 x 5, those of 8, as large as the image, 8 x 7."""
+    recipe = recipe_with({"teachers": "cached", "is_square": False}, sizes_px=[192], windows_px=[96, 128])
+    recipe.data.image_size_px = 128
+    partition = recipe.partitions[0]
+    assert set(extreme_grids(recipe, partition, 192, 16)) == {(12, 12), (14, 10), (10, 14), (13, 11), (11, 13)}
+
+
 def test_parts_get_about_equally_many_tokens() -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(16, 300, (90,), generator=generator).tolist()
