@@ -29,6 +29,11 @@ def one_picture(monkeypatch) -> None:
     draw_one_image(monkeypatch)
 
 
+@pytest.fixture(autouse=True)
+def _short_and_apart(own_datasets_cache, one_picture) -> None:
+    """Of every test in a folder whose `conftest.py` imports this."""
+
+
 def draw_one_image(patch: pytest.MonkeyPatch) -> None:
     from training.finetuning import trainer
 
