@@ -1,6 +1,7 @@
 # make demo    distil a small student from real teachers, reopen it and show what it learned (runs/demo/)
 # make test    lint, format, types and the test suite
-# Both build .venv on first use; `make demo PYTHON=python3.12` picks another interpreter for it.
+# make docs    the documentation site, strictly (site/); `make docs-live` serves it and follows changes
+# All build .venv on first use; `make demo PYTHON=python3.12` picks another interpreter for it.
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -9,8 +10,9 @@ PIP := $(BIN)/python -m pip
 
 # Two threads that spin while they wait slow each other down many times when anything else runs.
 export OMP_WAIT_POLICY ?= passive
+export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs docs-live clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed-train
@@ -25,12 +27,18 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
+docs: $(VENV)/installed-dev
+	$(BIN)/mkdocs build --strict
+
+docs-live: $(VENV)/installed-dev
+	$(BIN)/mkdocs serve
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache
 
 # A half-made environment (interrupted, or without ensurepip) has no working pip: it is made again.
 $(BIN)/pip:
@@ -41,5 +49,5 @@ $(VENV)/installed-train: pyproject.toml | $(BIN)/pip
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
-	$(PIP) install --editable ".[tasks,evaluate,export,dev]"
+	$(PIP) install --editable ".[tasks,evaluate,export,docs,dev]"
 	touch $@ $(VENV)/installed-train

@@ -27,7 +27,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "training.finetune",
     "Tune a checkpoint for a task on labeled images. A run that was stopped goes on with the same command. "
-    "training/FINETUNING.md has a recipe for each task.",
+    "docs/guides/tune.md has a recipe for each task.",
     FinetuneSettings,
     positionals=("checkpoint",),
     add_shorthands=_add_lora,

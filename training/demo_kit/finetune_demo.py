@@ -3,7 +3,7 @@
 The images are handwritten digits (UCI), and real cut-outs (Tux Paint's stamps) on photographs with exact masks or exact
 boxes; what the validation images show is held out. Each method runs once for every seed with equal steps and
 augmentation, and is measured after the last step, on images on which no setting was chosen: every seed has scenes of
-its own, or holds out other digits (training/FINETUNING.md says what was tried on which).
+its own, or holds out other digits (docs/guides/tune.md says what was tried on which).
 """
 
 import json

@@ -1,0 +1,63 @@
+"""Puts pages that lie elsewhere in the repository on the site, and makes links between files links of the site.
+
+Sources link to each other as files, so that they can be followed in an editor and on a host of repositories alike.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+
+ROOT = Path(__file__).parents[1]
+OUTSIDE = {
+    "README.md": "index.md",
+    "training/README.md": "training.md",
+    "training/LOG.md": "log.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+"""Pages of the site by the file that each is."""
+
+_FENCED = re.compile(r"(^ *```.*?^ *```[^\n]*$)", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the outside pages."""
+    for source, page in OUTSIDE.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Return a page's text with the site's links."""
+    return with_site_links(markdown, page.file.src_uri)
+
+
+def with_site_links(markdown: str, page: str) -> str:
+    """Return a text whose links to files lead to the pages that these are.
+
+    What is not on the site, such as source files, is named without a link.
+
+    Args:
+        markdown: As in the file.
+        page: Where the text stands on the site, such as "guides/open.md".
+    """
+    source = {name: path for path, name in OUTSIDE.items()}.get(page, f"docs/{page}")
+
+    def replace(link: re.Match[str]) -> str:
+        mark, text, target, anchor = link.groups(default="")
+        if re.match(r"\w+:", target):
+            return link[0]
+        path = os.path.normpath(os.path.join(os.path.dirname(source), target))
+        place = OUTSIDE.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+        if place is not None:
+            return f"{mark}[{text}]({os.path.relpath(place, os.path.dirname(page) or '.')}{anchor})"
+        return text if (ROOT / path).exists() else link[0]
+
+    parts = _FENCED.split(markdown)
+    return "".join(part if part.lstrip().startswith("```") else _LINK.sub(replace, part) for part in parts)

@@ -1,0 +1,43 @@
+"""Links between files become links of the site."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("mkdocs")
+
+
+@pytest.fixture(scope="module")
+def hook():
+    spec = importlib.util.spec_from_file_location("outside_pages", ROOT / "docs" / "outside_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        ("index.md", "[a](docs/guides/open.md#b)", "[a](guides/open.md#b)"),
+        ("index.md", "![a](docs/photograph.jpg)", "![a](photograph.jpg)"),
+        ("guides/open.md", "[log](../../training/LOG.md)", "[log](../log.md)"),
+        ("guides/open.md", "[`a`](tune.md)", "[`a`](tune.md)"),
+        ("training.md", "[a [b] c](../docs/guides/tune.md)", "[a [b] c](guides/tune.md)"),
+        ("training.md", "[log](LOG.md)", "[log](log.md)"),
+        ("index.md", "[license](LICENSE)", "license"),
+        ("index.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
+        ("index.md", "[a](docs/nothing.md)", "[a](nothing.md)"),
+        ("index.md", "[a](nothing.md)", "[a](nothing.md)"),
+        ("index.md", "```python\nx[0](docs/guides/open.md)\n```", "```python\nx[0](docs/guides/open.md)\n```"),
+    ],
+)
+def test_links_of_files_are_links_of_the_site(hook, page, link, expected):
+    assert hook.with_site_links(f"See {link}.", page).startswith("See ")
+    assert hook.with_site_links(f"\n{link}\n", page) == f"\n{expected}\n"
+
+
+def test_outside_pages_exist(hook):
+    assert [source for source in hook.OUTSIDE if not (ROOT / source).is_file()] == []

@@ -1,0 +1,52 @@
+"""What is read by people: the pages of README, docs and commands, and the code in them."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "training/README.md")),
+        *(ROOT / "docs").rglob("*.md"),
+    )
+)
+"""From the repository's root."""
+
+
+class Block(NamedTuple):
+    """Fenced code.
+
+    Attributes:
+        page: Where it stands, from the repository's root.
+        line: Number of the line that opens it.
+        language: What the fence says; empty where it says nothing.
+        text: What is in it.
+    """
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        """Where to look."""
+        return f"{self.page}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    """Return the fenced code of all pages in some languages."""
+    found: list[Block] = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        fenced = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        found += [Block(page, text.count("\n", 0, match.start()) + 1, *match.groups()) for match in fenced]
+    return [block for block in found if block.language in languages]
+
+
+def prose(page: str) -> str:
+    """Return a page without its fenced code."""
+    return re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)

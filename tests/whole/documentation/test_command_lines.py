@@ -1,0 +1,136 @@
+"""Every command line of README and docs is one that its command takes."""
+
+import importlib
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from documentation import PAGES, ROOT, blocks, prose
+
+from foundation.command_line import Command
+from training.recipe import Recipe, load_recipe
+
+
+OURS = ("training", "conversion", "model_cards", "benchmarks")
+OTHERS = {"source", "tensorboard", "hf", "git", "cd", "pre-commit"}
+"""Programs of others, which are not looked into."""
+INLINE = re.compile(r"^([A-Z_]+=\S+ )*(python|accelerate|torchrun) .*-m \w|^make \w|^pip install \S")
+EXTRAS = set(
+    re.findall(
+        r"^(\w+) = \[",
+        (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("[tool")[0],
+        re.MULTILINE,
+    )
+)
+TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+class Line(NamedTuple):
+    """A command line, and the page that it stands on."""
+
+    page: str
+    text: str
+
+
+def shown_lines() -> list[Line]:
+    """Return the lines of shell blocks, continued ones joined."""
+    lines: list[Line] = []
+    for block in blocks("bash"):
+        texts = (" ".join(text.split()) for text in block.text.replace("\\\n", " ").splitlines())
+        lines += [Line(block.page, text) for text in texts if text and not text.startswith("#")]
+    return lines
+
+
+def inline_lines() -> list[Line]:
+    """Return what stands in running text between backticks."""
+    spans = [(page, " ".join(span.split())) for page in PAGES for span in re.findall(r"`([^`]+)`", prose(page))]
+    return [Line(page, span) for page, span in spans if INLINE.search(span)]
+
+
+def identifier(line: Line) -> str:
+    return f"{Path(line.page).stem}-{line.text[:70]}"
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a line without variables of the environment in front."""
+    words = shlex.split(text, comments=True)
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        del words[0]
+    return words
+
+
+def check(words: list[str], *, is_whole: bool) -> None:
+    """Raise if a command does not take the words.
+
+    Args:
+        words: Of the line.
+        is_whole: False for a line in running text, which may name a command alone.
+    """
+    program, *rest = words
+    program = program.removeprefix(".venv/bin/")
+    if program == "make":
+        assert {word for word in rest if "=" not in word} <= TARGETS
+    elif program == "pip":
+        assert rest[0] == "install"
+        assert set(re.findall(r"\w+", "".join(re.findall(r"\[([\w,]+)\]", " ".join(rest))))) <= EXTRAS
+    elif "-m" in rest:
+        place = rest.index("-m")
+        if "--config_file" in rest[:place]:
+            assert (ROOT / rest[rest.index("--config_file") + 1]).is_file()
+        check_module(rest[place + 1], rest[place + 2 :], is_whole=is_whole)
+    else:
+        assert program in OTHERS, f"unknown program {program!r}"
+
+
+def check_module(module: str, words: list[str], *, is_whole: bool) -> None:
+    package = module.partition(".")[0]
+    assert importlib.util.find_spec(module) is not None, f"no module {module!r}"
+    if package not in OURS or module.startswith("training.evaluation.harnesses"):
+        return
+    command = importlib.import_module(module).COMMAND
+    assert isinstance(command, Command)
+    if words == ["--help"] or (not words and not is_whole):
+        return
+    settings = command.read([word for word in words if word != "--list-recipes"] if is_whole else words)
+    recipe, changes = getattr(settings, "recipe", None), getattr(settings, "changes", [])
+    if command.changes is Recipe and recipe is not None and not str(recipe).endswith(".yaml"):
+        # What a run costs is counted without images.
+        load_recipe(recipe, [*changes, *(["data.source=unopened"] if module == "training.plan" else [])])
+
+
+@pytest.mark.parametrize("line", sorted(set(shown_lines())), ids=identifier)
+def test_shown_lines_are_taken(line: Line) -> None:
+    check(words_of(line.text), is_whole=True)
+
+
+@pytest.mark.parametrize("line", sorted(set(inline_lines())), ids=identifier)
+def test_lines_in_running_text_are_taken(line: Line) -> None:
+    check(words_of(line.text), is_whole=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "python -m training.distill --recipe demo schedule.num_step=3",
+        "python -m training.distill --recip demo",
+        "python -m training.nothing",
+        'pip install -e ".[nothing]"',
+        "make nothing",
+        "unknown-program",
+    ],
+)
+def test_wrong_lines_are_told_from_right_ones(text: str) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        check(words_of(text), is_whole=True)
+
+
+def test_no_shell_line_hides_in_a_block_without_language() -> None:
+    hidden = [
+        block.place
+        for block in blocks("", "text", "console", "sh")
+        if re.search(r"^(python|pip|make) ", block.text, re.M)
+    ]
+    assert hidden == []

@@ -1,0 +1,70 @@
+"""The documentation site: every page in its place, no broken link or anchor, no docstring that cannot be found."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documentation import ROOT
+
+
+pytest.importorskip("mkdocs", reason="needs the extra `docs`")
+pytest.importorskip("mkdocstrings_handlers.python", reason="needs the extra `docs`")
+
+
+def build(root: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(output)],
+        cwd=root,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    output = tmp_path_factory.mktemp("site")
+    done = build(ROOT, output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output
+
+
+@pytest.mark.parametrize(
+    ("page", "texts"),
+    [
+        ("index.html", ["modeling-radio"]),
+        ("guides/tune/index.html", ["LoRA"]),
+        ("reference/models/index.html", ["get_intermediate_features", "choose_window_size"]),
+        ("reference/recipes/index.html", ["accumulation_steps"]),
+        ("log/index.html", ["Training log"]),
+        ("RESULTS/index.html", ["knn accuracy"]),
+    ],
+)
+def test_pages_are_there(site, page, texts):
+    content = (site / page).read_text(encoding="utf-8")
+    assert [text for text in texts if text not in content] == []
+
+
+def test_nothing_is_fetched_from_elsewhere(site):
+    content = (site / "index.html").read_text(encoding="utf-8")
+    assert "fonts.googleapis" not in content
+    assert '<script src="http' not in content
+
+
+def test_a_broken_anchor_and_a_missing_object_stop_the_build(tmp_path):
+    """One page of a site with the same settings: what else would make them fail is not there."""
+    for name in ("docs/outside_pages.py", "mkdocs.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    settings = (tmp_path / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[0]
+    (tmp_path / "mkdocs.yml").write_text(settings.replace("hooks: [docs/outside_pages.py]\n", ""))
+    (tmp_path / "docs" / "index.md").write_text("# A title\n\n[anchor](#a-title)\n")
+    assert build(tmp_path, tmp_path / "right").returncode == 0
+    (tmp_path / "docs" / "index.md").write_text("# A title\n\n[anchor](#another)\n")
+    assert build(tmp_path, tmp_path / "anchor").returncode == 1
+    (tmp_path / "docs" / "index.md").write_text("# A title\n\n::: no_such.module\n")
+    assert build(tmp_path, tmp_path / "object").returncode == 1
