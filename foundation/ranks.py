@@ -33,6 +33,16 @@ def rank_and_count() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
 
 
+def device_of_process() -> torch.device:
+    """Return where this process computes; it joins the others where a launcher started several."""
+    has_gpu = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        return torch.device(PartialState(cpu=not has_gpu).device or "cpu")
+    return torch.device("cuda" if has_gpu else "cpu")
+
+
 def wait_for_ranks() -> None:
     """Wait until every rank has come so far."""
     if _is_distributed():

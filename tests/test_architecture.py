@@ -36,9 +36,10 @@ ORDER = (
         "finetune",
         "train_upsampler",
         "publish",
+        "extract",
         "demo_kit.finetune_demo",
     ),
-    ("finetuning", "publishing"),
+    ("finetuning", "publishing", "extraction"),
     ("plan", "distillation"),
     ("evaluation",),
     ("balancing", "student", "upsampling"),
@@ -55,7 +56,7 @@ ORDER = (
 REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers"} | set(sys.stdlib_module_names)
 
 # Machines that only train may lack these.
-LAZY_PACKAGES = {"datasets", "evaluate", "peft", "pytorch_ood", "sklearn"}
+LAZY_PACKAGES = {"datasets", "evaluate", "faiss", "peft", "pyarrow", "pytorch_ood", "sklearn"}
 
 
 def python_files(*folders):

@@ -21,6 +21,7 @@ MODULES = (
     "training.demo",
     "training.finetune",
     "training.publish",
+    "training.extract",
     "training.demo_kit.finetune_demo",
     "conversion.from_nvidia",
     "conversion.to_nvidia",

@@ -204,24 +204,48 @@ class FeatureStore:
         label: str,
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Yield the number and the answers of each chunk."""
-        batches = [
-            list(range(start, min(start + self.batch_size, end)))
-            for first, end in bounds
-            for start in range(first, end, self.batch_size)
-        ]
-        loader = DataLoader(
-            _Preprocessed(images, partial(model.preprocess, size_px=size_px)),
-            batch_sampler=batches,
-            collate_fn=list,
-            num_workers=self.num_workers if len(batches) > 2 * self.num_workers else 0,
-        )
-        pixels = iter(loader)
+        batches = [batch for first, end in bounds for batch in batches_between(first, end, self.batch_size)]
+        answers = encode_batches(model, images, batches, wanted, size_px=size_px, num_workers=self.num_workers)
         # disable=None: tqdm hides itself where stderr is no terminal.
         for number, (start, end) in enumerate(tqdm(bounds, label, unit="chunk", leave=False, disable=None)):
             rows: list[Arrays] = []
             while len(rows) < end - start:
-                rows += encode_each(model, next(pixels), wanted)
+                rows += next(answers)
             yield number, _joined_rows(rows)
+
+
+def batches_between(first: int, end: int, batch_size: int) -> list[list[int]]:
+    """Return the numbers from `first` to `end`, without it, in batches."""
+    return [list(range(start, min(start + batch_size, end))) for start in range(first, end, batch_size)]
+
+
+def encode_batches(
+    model: FeatureModel,
+    images: Pictures,
+    batches: Sequence[list[int]],
+    wanted: Wanted,
+    *,
+    size_px: int | None = None,
+    num_workers: int = 0,
+) -> Iterator[list[dict[str, Tensor]]]:
+    """Yield what is kept of each image of each batch; see `encode_each`.
+
+    Args:
+        model: In eval mode.
+        images: What it is run on.
+        batches: Numbers of images.
+        wanted: What is kept.
+        size_px: Shorter side of the images; None takes the model's.
+        num_workers: Processes that decode and resize images where there are many; 0 does it between passes.
+    """
+    loader = DataLoader(
+        _Preprocessed(images, partial(model.preprocess, size_px=size_px)),
+        batch_sampler=batches,
+        collate_fn=list,
+        num_workers=num_workers if len(batches) > 2 * num_workers else 0,
+    )
+    for pixels in loader:
+        yield encode_each(model, pixels, wanted)
 
 
 class _Preprocessed(Dataset[Tensor]):
@@ -257,7 +281,7 @@ def encode_each(model: FeatureModel, pixels: Sequence[Tensor], wanted: Wanted) -
 def _kept(prefix: str, answer: FeaturePair, dense: bool, name: str) -> dict[str, Tensor]:
     """Return summary, mean and tokens of a batch on the CPU; maps stay in the type that they were computed in."""
     if not all(part.isfinite().all() for part in (answer.features, answer.summary) if part is not None):
-        raise ValueError(f"The answers of {name} are not finite: nothing can be measured.")
+        raise ValueError(f"The answers of {name} are not finite: nothing can be done with them.")
     features = answer.features
     kept = {"mean_features": features.float().mean((2, 3))}
     if answer.summary is not None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-from accelerate import PartialState
-
-from foundation.ranks import rank_and_count
+from foundation.ranks import device_of_process, rank_and_count
 from foundation.settings import hash_of
 from foundation.timing import Clock
 from model_cards.results import Results
@@ -21,7 +17,7 @@ from training.evaluation.features import FeatureStore
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.baselines import RawPixels, random_vit
 from training.evaluation.models.opening import open_model
-from training.evaluation.models.radio import RadioFeatures, open_radio
+from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.report.build import check_page
@@ -30,9 +26,6 @@ from training.evaluation.tasks.base import Evaluation, Task
 from training.evaluation.tasks.registry import TASKS
 from training.recipe import Recipe, RecipeError
 from training.teachers.registry import build_teachers
-
-
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
@@ -60,7 +53,9 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
     check_results_file(settings.output)
     if settings.output is not None and settings.report:
         check_page(settings.output.with_suffix(".html"))
-    model = open_radio(settings.checkpoint, size_px=settings.size, device=_device(), dtype=DTYPES[settings.precision])
+    model = open_radio(
+        settings.checkpoint, size_px=settings.size, device=device_of_process(), dtype=AUTOCAST_TYPES[settings.precision]
+    )
     source = settings.data or recipe.data.source
     data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
     names = list(dict.fromkeys(settings.tasks))
@@ -157,14 +152,6 @@ def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[Featu
 
 
 def _compared(settings: EvaluationSettings, model: RadioFeatures) -> list[FeatureModel]:
-    dtype = DTYPES[settings.precision]
+    dtype = AUTOCAST_TYPES[settings.precision]
     names = dict.fromkeys(settings.compare)
     return [open_model(name, beside=model, size_px=settings.size, dtype=dtype) for name in names]
-
-
-def _device() -> torch.device:
-    """Return where to run; joins the other processes where a launcher started several."""
-    has_gpu = torch.cuda.is_available()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return torch.device(PartialState(cpu=not has_gpu).device or "cpu")
-    return torch.device("cuda" if has_gpu else "cpu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -47,10 +47,9 @@ class Rows:
         """Return a seeded choice of at most so many rows, in their order."""
         if len(self.table) <= most:
             return self
-        rows = torch.randperm(len(self.table), generator=make_generator(self.data.seed, "images", self.split))
         chosen = Rows.__new__(Rows)
         chosen.data, chosen.split = self.data, self.split
-        chosen.table = cast("Dataset", self.table.select(rows[:most].sort().values.tolist()))
+        chosen.table = choose_rows(self.table, most, self.data.seed, self.split)
         return chosen
 
     def examples(self, kind: Kind = "images") -> Examples:
@@ -70,9 +69,8 @@ class Rows:
             ]
         state = self._state(["image"])
         fingerprint = self.fingerprint(kind, known)
-        return Examples(
-            DecodedImages(self), fingerprint, groups=groups, pictures=hash_of({"images": state})[:16], **known
-        )
+        images = DecodedImages(self.table, data.source, self.where)
+        return Examples(images, fingerprint, groups=groups, pictures=hash_of({"images": state})[:16], **known)
 
     def fingerprint(self, kind: Kind, known: Mapping[str, Any]) -> str:
         """Return a hash of the files' names, sizes and times, or of the table, and of the targets."""
@@ -84,12 +82,7 @@ class Rows:
         )[:16]
 
     def _state(self, columns: Sequence[str]) -> str:
-        """Return what changes with the files of some columns, or with the table where it holds what is in them."""
-        paths = [path for column in columns for path in image_paths(self.table, column)]
-        if any(path is None for path in paths):
-            return str(self.table._fingerprint)
-        folder = Path(self.data.source).expanduser()
-        return files_fingerprint({_relative(Path(path), folder): Path(path) for path in map(str, paths)})
+        return table_state(self.table, columns, self.data.source)
 
     def where(self, index: int) -> str:
         """Return the name of an image, for errors."""
@@ -100,15 +93,21 @@ class Rows:
 
 
 class DecodedImages:
-    """The images of a split, decoded when asked for."""
+    """The images of a split, decoded when asked for.
 
-    def __init__(self, rows: Rows) -> None:
+    Args:
+        table: Has them in the column `image`.
+        source: What the user called the data.
+        where: Returns the name of an image, for errors.
+    """
+
+    def __init__(self, table: Dataset, source: str, where: Callable[[int], str]) -> None:
         from datasets import Image
 
-        table = cast("Dataset", rows.table.select_columns(["image"]))
+        table = cast("Dataset", table.select_columns(["image"]))
         if isinstance(table.features["image"], Image):
             table = table.cast_column("image", Image(decode=False))
-        self.rows, self.table, self.column = rows, table, ImageColumn(rows.data.source, "image")
+        self.table, self.where, self.column = table, where, ImageColumn(source, "image")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -128,7 +127,7 @@ class DecodedImages:
         return image_size(self._read(index))
 
     def _read(self, index: int) -> EncodedImage:
-        return self.column.read(cast("dict[str, Any]", self.table[index]), self.rows.where(index))
+        return self.column.read(cast("dict[str, Any]", self.table[index]), self.where(index))
 
 
 class Masks:
@@ -168,6 +167,23 @@ class DepthMaps:
         return read_depth(self.table[index]["depth"], self.rows.where(index), self.rows.data.options.depth_scale)
 
 
+def choose_rows(table: Dataset, most: int, seed: int, split: str) -> Dataset:
+    """Return a seeded choice of at most so many rows of a split, in their order."""
+    if len(table) <= most:
+        return table
+    rows = torch.randperm(len(table), generator=make_generator(seed, "images", split))
+    return cast("Dataset", table.select(rows[:most].sort().values.tolist()))
+
+
+def table_state(table: Dataset, columns: Sequence[str], source: str) -> str:
+    """Return what changes with the files of some columns, or with the table where it holds what is in them."""
+    paths = [path for column in columns for path in image_paths(table, column)]
+    if any(path is None for path in paths):
+        return str(table._fingerprint)
+    folder = Path(source).expanduser()
+    return files_fingerprint({place_of(Path(path), folder): Path(path) for path in map(str, paths)})
+
+
 def _texts(value: Any, where: str) -> list[str]:
     texts = [value] if isinstance(value, str) else list(value or [])
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
@@ -175,7 +191,7 @@ def _texts(value: Any, where: str) -> list[str]:
     return texts
 
 
-def _relative(path: Path, folder: Path) -> str:
+def place_of(path: Path, folder: Path) -> str:
     """Return a file's place in a folder, through links or not; of one elsewhere its name with that of its folder."""
     for file, root in ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())):
         if file.is_relative_to(root):

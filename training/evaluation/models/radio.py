@@ -21,6 +21,10 @@ from training.evaluation.data.base import tensor_fingerprint
 from training.evaluation.models.base import Encoding
 
 
+AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
+"""What a model can be told to compute in, by name; None is its own type."""
+
+
 class RadioFeatures:
     """A RADIO model: its summary, its dense features, and those of its adaptors.
 

@@ -1,0 +1,77 @@
+"""A tiny checkpoint with adaptors, pictures of several shapes, and a quick way to extract and to read what came out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_radio import RadioConfig, RadioModel
+from training.extraction import run
+from training.extraction.settings import ExtractionSettings
+
+
+NUM_IMAGES = 23
+
+
+@pytest.fixture(autouse=True)
+def _apart(one_thread: None, own_datasets_cache: None) -> None:
+    """Use one thread in all tests of this folder, and a cache of `datasets` of their own."""
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A folder whose model has an adaptor with, and one without a summary."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("extraction") / "model"
+    adaptor = {"token_index": 0, "summary_dim": 6, "feature_dim": 10, "hidden_size": 16}
+    config = RadioConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        patch_size=8,
+        max_img_size=64,
+        num_cls_tokens=2,
+        num_registers=1,
+        adaptors=[adaptor | {"name": "teacher_a"}, adaptor | {"name": "teacher-b", "summary_dim": None}],
+    )
+    RadioModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures") / "pets"
+    for number in range(NUM_IMAGES):
+        random = np.random.default_rng(number)
+        pixels = random.integers(0, 256, (24 + 8 * (number % 3), 32, 3), dtype=np.uint8)
+        path = folder / ("cat" if number % 2 else "dog") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.fixture
+def pictures(made_pictures):
+    """Two folders of classes, images of three shapes; not to be changed."""
+    return made_pictures
+
+
+@pytest.fixture
+def settings(checkpoint, pictures, tmp_path):
+    """Return a function that makes settings; a file for every 5 images."""
+
+    def make(**values) -> ExtractionSettings:
+        defaults = {"checkpoint": checkpoint, "data": str(pictures), "output": tmp_path / "out", "num_workers": 0}
+        return ExtractionSettings(**(defaults | {"shard_images": 5, "batch_size": 3} | values))
+
+    return make
+
+
+@pytest.fixture
+def extract(settings):
+    """Return a function that extracts with some settings."""
+
+    def call(**values):
+        return run.extract(run.open_extraction(settings(**values)))
+
+    return call

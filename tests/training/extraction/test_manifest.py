@@ -1,0 +1,35 @@
+import pytest
+
+from training.extraction.manifest import MANIFEST, begin, missing_shards, read_manifest
+from training.extraction.shards import plan_shards
+
+
+FACTS = {"settings": {"dtype": "float32", "splits": None}, "images": {"train": {"number": 3}}}
+
+
+def test_what_was_begun_goes_on_with_the_same_only(tmp_path):
+    begin(tmp_path / "out", FACTS)
+    begin(tmp_path / "out", FACTS)
+    assert read_manifest(tmp_path / "out") == FACTS
+    with pytest.raises(ValueError, match=r"\(settings\.dtype: float32 -> int8\)"):
+        begin(tmp_path / "out", FACTS | {"settings": {"dtype": "int8", "splits": None}})
+
+
+def test_folders_with_something_else_are_left_alone(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="which holds something else"):
+        begin(tmp_path, FACTS)
+    with pytest.raises(ValueError, match="which holds something else"):
+        begin(tmp_path / "notes.txt", FACTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for content in ("[1]", "{"):
+        (tmp_path / MANIFEST).write_text(content)
+        with pytest.raises(ValueError, match=r"`output` must be a folder of training\.extract"):
+            read_manifest(tmp_path)
+
+
+def test_shards_with_a_name_are_there(tmp_path):
+    planned = plan_shards({"train": 4}, 2)
+    (tmp_path / "data").mkdir()
+    (tmp_path / planned[0].path).touch()
+    assert missing_shards(tmp_path, planned) == [planned[1]]

@@ -1,0 +1,200 @@
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from killing import run_until
+from two_forks import run_two_forks
+
+from training.evaluation.features import Wanted, encode_each
+from training.evaluation.models.radio import open_radio
+from training.extraction import run
+from training.extraction.columns import restored
+from training.extraction.manifest import MANIFEST
+
+
+NUM_IMAGES = 23
+
+
+def rows_of(folder):
+    """All rows by their names, each once."""
+    rows = [row for part in load_dataset(str(folder)).values() for row in part]
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row for row in rows}
+
+
+def answers(settings):
+    """What the model says of each image, by its name."""
+    model, extraction = open_radio(settings.checkpoint), run.open_extraction(settings)
+    split = extraction.splits["train"]
+    pixels = [model.preprocess(split.images[number]) for number in range(len(split))]
+    wanted = Wanted(dense=True, adaptors=frozenset(model.adaptor_names))
+    return dict(zip(split.ids(), encode_each(model, pixels, wanted), strict=True))
+
+
+def same_files(one, two):
+    names = sorted(path.name for path in (one / "data").iterdir())
+    assert names == sorted(path.name for path in (two / "data").iterdir())
+    return all((one / "data" / name).read_bytes() == (two / "data" / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float16", 1e-3), ("int8", 4e-3)])
+@pytest.mark.parametrize("layout", ["flat", "nested"])
+def test_rows_equal_what_the_model_says(extract, settings, tmp_path, dtype, tolerance, layout):
+    written = extract(dense=True, adaptors=["all"], dtype=dtype, layout=layout)
+    assert (written.num_rows, written.num_files, written.num_new) == (NUM_IMAGES, 5, NUM_IMAGES)
+    rows, expected = rows_of(tmp_path / "out"), answers(settings())
+    assert rows.keys() == expected.keys()
+    grids = set()
+    for name, row in rows.items():
+        assert row["label"] == (0 if name.startswith("cat/") else 1)
+        for column, tensor in expected[name].items():
+            if column.endswith("grids"):
+                continue
+            stored = np.asarray(row[column])
+            if column.endswith("features") and "mean" not in column:
+                grid = row[column.replace("features", "grid")]
+                assert grid == expected[name][column.replace("features", "grids")].tolist()
+                assert stored.shape[:2] == tuple(grid) if layout == "nested" else stored.ndim == 1
+                stored = stored.reshape(-1, tensor.shape[-1])
+                grids.add(tuple(grid))
+            scales = np.asarray(row[f"{column}_scale"]) if dtype == "int8" else None
+            found = torch.from_numpy(restored(stored, scales))
+            largest = tensor.abs().amax(-1, keepdim=True)
+            assert ((found - tensor).abs() <= tolerance * largest).all(), column
+    assert len(grids) == 3
+    assert "teacher-b/summary" not in row
+
+
+def test_two_kills_change_nothing(extract, settings, tmp_path, monkeypatch):
+    extract(output=tmp_path / "undisturbed", dense=True)
+    finished = lambda: len(list((tmp_path / "out" / "data").glob("*.parquet")))  # noqa: E731
+    slow = run.reduced
+
+    def slowly(*arguments):
+        time.sleep(0.02)
+        return slow(*arguments)
+
+    monkeypatch.setattr(run, "reduced", slowly)
+    for count in (1, 3):
+        assert run_until(lambda: extract(dense=True), lambda n=count: finished() >= n) == 9
+        assert count <= finished() < 5
+    assert list((tmp_path / "out" / "data").glob(".partial-*"))  # what was being written when it was killed
+    monkeypatch.setattr(run, "reduced", slow)
+    missing = NUM_IMAGES - 5 * finished()
+    assert extract(dense=True).num_new == missing
+    assert same_files(tmp_path / "out", tmp_path / "undisturbed")
+    assert not list((tmp_path / "out" / "data").glob(".partial-*"))
+    assert len(rows_of(tmp_path / "out")) == NUM_IMAGES
+    assert extract(dense=True).num_new == 0
+
+
+def test_two_processes_write_the_same(extract, tmp_path):
+    extract(output=tmp_path / "alone", dense=True, pca=3)
+
+    def work():
+        assert extract(dense=True, pca=3).num_new == NUM_IMAGES
+        rank = torch.distributed.get_rank()
+        (tmp_path / f"{rank}").touch()
+
+    run_two_forks(work, tmp_path)
+    assert same_files(tmp_path / "out", tmp_path / "alone")
+    assert (tmp_path / "0").exists()
+    assert (tmp_path / "1").exists()
+
+
+def test_each_process_encodes_its_own_share(settings, tmp_path, monkeypatch):
+    seen = []
+    original = run.encode_batches
+
+    def watched(model, images, batches, *arguments, **options):
+        seen.append(sum(map(len, batches)))
+        return original(model, images, batches, *arguments, **options)
+
+    monkeypatch.setattr(run, "encode_batches", watched)
+
+    def work():
+        run.extract(run.open_extraction(settings()))
+        assert seen == [13 if torch.distributed.get_rank() == 0 else 10]
+
+    run_two_forks(work, tmp_path)
+
+
+def test_other_settings_and_changed_images_are_refused(extract, pictures, tmp_path):
+    copy = shutil.copytree(pictures, tmp_path / "pets")
+    extract(data=str(copy))
+    before = (tmp_path / "out" / MANIFEST).read_bytes()
+    with pytest.raises(ValueError, match=r"other ones \(settings\.dtype: float32 -> float16\)\. Name another"):
+        extract(data=str(copy), dtype="float16")
+    with pytest.raises(ValueError, match=r"other ones \(settings\.shard_images: 5 -> 6\)"):
+        extract(data=str(copy), shard_images=6)
+    os.utime(copy / "cat" / "01.png", (1, 1))
+    with pytest.raises(ValueError, match=r"other ones \(images\.train\.state: \w+ -> \w+\)"):
+        extract(data=str(copy))
+    (copy / "cat" / "01.png").unlink()
+    with pytest.raises(ValueError, match=r"images\.train\.number: 23 -> 22"):
+        extract(data=str(copy))
+    assert (tmp_path / "out" / MANIFEST).read_bytes() == before
+
+
+def test_other_weights_are_refused(extract, checkpoint, tmp_path):
+    extract()
+    other = shutil.copytree(checkpoint, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"`output` must be .* other ones"):
+        extract(checkpoint=other, precision="bfloat16")
+    model = open_radio(other).model
+    model.radio_model.blocks[0].attn.qkv.weight.data *= 2
+    model.save_pretrained(other)
+    with pytest.raises(ValueError, match=r"other ones \(model\.weights and processor: \w+ -> \w+\)"):
+        extract(checkpoint=other)
+
+
+def test_pooled_features_are_means_of_squares(extract, tmp_path):
+    extract(dense=True)
+    extract(dense=True, pool=2, output=tmp_path / "pooled")
+    whole, pooled = rows_of(tmp_path / "out"), rows_of(tmp_path / "pooled")
+    for name, row in pooled.items():
+        grid = whole[name]["grid"]
+        assert row["grid"] == [(side + 1) // 2 for side in grid]
+        tokens = np.asarray(whole[name]["features"]).reshape(*grid, -1)
+        first = np.asarray(row["features"]).reshape(*row["grid"], -1)[0, 0]
+        np.testing.assert_allclose(first, tokens[:2, :2].mean((0, 1)), atol=1e-6)
+
+
+def test_principal_components_come_back(extract, tmp_path):
+    from safetensors.numpy import load_file
+
+    extract(dense=True)
+    extract(dense=True, pca=16, output=tmp_path / "all")
+    extract(dense=True, pca=4, output=tmp_path / "some")
+    bases = [load_file(tmp_path / name / "pca.safetensors") for name in ("all", "some")]
+    whole, every, some = (rows_of(tmp_path / name) for name in ("out", "all", "some"))
+    errors = []
+    for rows, basis, width in ((every, bases[0], 16), (some, bases[1], 4)):
+        difference = 0.0
+        for name, row in rows.items():
+            tokens = np.asarray(row["features"]).reshape(-1, width)
+            back = tokens @ basis["features/components"] + basis["features/mean"]
+            difference = max(difference, np.abs(back.ravel() - np.asarray(whole[name]["features"])).max())
+        errors.append(difference)
+    assert errors[0] < 1e-5 < errors[1]
+
+
+def test_broken_images_are_named_and_what_is_done_stays(extract, pictures, tmp_path):
+    copy = shutil.copytree(pictures, tmp_path / "pets")
+    content = (copy / "dog" / "20.png").read_bytes()
+    (copy / "dog" / "20.png").write_bytes(content[:300])
+    with pytest.raises(ValueError, match=r"dog/20\.png"):
+        extract(data=str(copy))
+    assert len(list((tmp_path / "out" / "data").glob("*.parquet"))) == 4
+
+
+def test_a_file_that_was_cut_is_found(extract, tmp_path):
+    extract()
+    first, second = sorted((tmp_path / "out" / "data").iterdir())[-2:]
+    shutil.copy(second, first)
+    with pytest.raises(ValueError, match=r"train-00003-of-00005\.parquet must have 5 rows, got 3"):
+        extract()

@@ -1,0 +1,109 @@
+import io
+import shutil
+import tarfile
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
+from training.extraction.settings import SourceSettings
+from training.extraction.source import name_of, open_source
+
+
+def opened(data, **values):
+    return open_source(SourceSettings(data=str(data), **values))
+
+
+@pytest.fixture
+def table(pictures):
+    """Images that lie in a table, with a caption and a number."""
+    paths = sorted(pictures.rglob("*.png"))[:6]
+    rows = {
+        "image": [{"bytes": path.read_bytes(), "path": None} for path in paths],
+        "caption": [f"picture {number}" for number in range(6)],
+        "number": [7, 7, 1, 2, 3, 4],
+    }
+    features = Features({"image": Image(), "caption": Value("string"), "number": Value("int64")})
+    return Dataset.from_dict(rows, features=features)
+
+
+def test_folders_name_images_by_their_place(pictures):
+    (split,) = opened(pictures).values()
+    assert (split.name, len(split)) == ("train", 23)
+    assert split.ids(0, 2) == ["cat/01.png", "cat/03.png"]
+    assert isinstance(split.kept_features["label"], ClassLabel)
+    assert split.kept(11, 13)["label"].to_pylist() == [1, 1]
+    assert split.images[0].dtype == torch.uint8
+    assert split.where(0) == "train image 'cat/01.png'"
+
+
+def test_all_splits_are_read(pictures, tmp_path):
+    for split in ("train", "val", "test"):
+        shutil.copytree(pictures / "cat", tmp_path / "split" / split / "cat")
+    splits = opened(tmp_path / "split")
+    assert {name: len(split) for name, split in splits.items()} == {"train": 11, "validation": 11, "test": 11}
+    assert splits["test"].ids(0, 1) == ["test/cat/01.png"]
+    assert not splits["test"].kept_features  # all are of one class
+    assert list(opened(tmp_path / "split", splits=["test"])) == ["test"]
+
+
+def test_tables_and_saved_data_sets(table, tmp_path):
+    table.to_parquet(tmp_path / "rows.parquet")
+    (split,) = opened(tmp_path / "rows.parquet").values()
+    assert split.ids() == [f"train-{number:09d}" for number in range(6)]
+    assert split.kept_features == {}
+    (split,) = opened(tmp_path / "rows.parquet", id_column="caption", keep=["number", "caption"]).values()
+    assert split.ids(4) == ["picture 4", "picture 5"]
+    assert split.kept(0, 2).to_pydict() == {"number": [7, 7], "caption": ["picture 0", "picture 1"]}
+    DatasetDict({"unlabeled": table, "odd": table}).save_to_disk(str(tmp_path / "saved"))
+    splits = opened(tmp_path / "saved", max_images=4)
+    assert {name: len(split) for name, split in splits.items()} == {"unlabeled": 4, "odd": 4}
+    ids = opened(tmp_path / "saved", max_images=4)["odd"].ids()
+    assert ids == splits["odd"].ids()  # names of the whole table, not of the choice
+    assert ids == sorted(ids)
+
+
+def test_webdataset_shards_name_images_by_their_keys(pictures, tmp_path):
+    def write(name, keys):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for key, path in zip(keys, sorted(pictures.rglob("*.png")), strict=False):
+                content = path.read_bytes()
+                member = tarfile.TarInfo(f"{key}.png")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+    write("shard-000.tar", ["a", "b"])
+    write("shard-001.tar", ["c"])
+    (split,) = opened(tmp_path / "shard-{000..001}.tar").values()
+    assert split.ids() == ["a", "b", "c"]
+    write("shard-001.tar", ["a"])
+    (split,) = opened(tmp_path / "shard-*.tar").values()
+    assert split.ids() == ["train-000000000", "train-000000001", "train-000000002"]
+
+
+def test_what_is_missing_is_named(table, tmp_path):
+    table.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"`keep` must be one of .*'caption'.* got 'captoin'\. Did you mean 'caption'"):
+        opened(tmp_path / "rows.parquet", keep=["captoin"])
+    with pytest.raises(ValueError, match=r"`id_column` must name each image once, got 'number' with 7 more than once"):
+        opened(tmp_path / "rows.parquet", id_column="number")
+    with pytest.raises(ValueError, match=r"`splits` must be one of .*'train'.* got 'extra'"):
+        opened(tmp_path / "rows.parquet", splits=["extra"])
+    with pytest.raises(ValueError, match="does not exist"):
+        opened(tmp_path / "missing")
+    with pytest.raises(ValueError, match="`image_column`"):
+        opened(tmp_path / "rows.parquet", image_column="picture")
+
+
+def test_the_fingerprint_follows_the_images_alone(pictures, tmp_path):
+    copy = shutil.copytree(pictures, tmp_path / "pets")
+    before = opened(copy)["train"].fingerprint
+    assert opened(copy)["train"].fingerprint == before == opened(copy, keep=[])["train"].fingerprint
+    (copy / "cat" / "01.png").unlink()
+    assert opened(copy)["train"].fingerprint != before
+
+
+def test_names_in_public_hold_no_path(tmp_path):
+    assert name_of(str(tmp_path)) == (tmp_path.name, None)
+    assert name_of(f"{tmp_path}/train-*.parquet") == ("train-*.parquet", None)
+    assert name_of("hub:org/name:small") == ("org/name:small", "org/name")

@@ -1,0 +1,41 @@
+"""The command: what it prints, what it refuses in one line."""
+
+import pytest
+from datasets import load_dataset
+
+from training.extract import main
+
+
+@pytest.mark.usefixtures("own_datasets_cache")
+def test_a_folder_becomes_a_data_set(base, class_folders, tmp_path, capsys):
+    command = [str(base), "--data", str(class_folders), "--output", str(tmp_path / "features"), "--num-workers", "0"]
+    assert main(command) == 0
+    assert "features: 6 images in 1 files, 0.0 MB (6 encoded now" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "(all were there)" in capsys.readouterr().out
+    rows = load_dataset(str(tmp_path / "features"), split="train")
+    assert len(rows) == 6
+    assert rows.features["label"].names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing", "--output", "x"], "`data` has no value"),
+        (["missing", "--output", "x", "--data", "y"], "`checkpoint` must be a folder with a config.json"),
+        (["missing", "--output", "x", "--data", "y", "--dtype", "int4"], "`dtype` must be"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys):
+    assert main(arguments) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("extract: error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+
+
+def test_unknown_adaptors_are_named(base, class_folders, tmp_path, capsys):
+    command = [str(base), "--data", str(class_folders), "--output", str(tmp_path / "out"), "--adaptors", "siglip"]
+    assert main(command) == 1
+    assert "`adaptors` must be one of ['all'], got 'siglip'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,228 @@
+"""A whole extraction: what is missing is encoded and written, by every rank its share, until all rows are there."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from foundation.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
+from foundation.seeds import make_generator
+from foundation.settings import hash_of
+from modeling_radio.messages_radio import check_choice
+from training.evaluation.features import Wanted, batches_between, encode_batches
+from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
+from training.extraction.columns import Storage, dense_parts, features_of, reduced, table_of
+from training.extraction.manifest import begin, missing_shards
+from training.extraction.reduction import PCA_FILE, Basis, Reduction, fit_bases, load_bases, save_bases
+from training.extraction.settings import ExtractionSettings
+from training.extraction.shards import Shard, count_rows, plan_shards, write_shard
+from training.extraction.source import SourceSplit, name_of, open_source
+
+
+if TYPE_CHECKING:
+    import pyarrow
+
+PCA_IMAGES = 256
+"""Our choice: of a ViT-H at 512 px 260 thousand patches, over a hundred for each dimension."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction works with.
+
+    Attributes:
+        settings: What is asked.
+        model: In eval mode.
+        splits: The images.
+        wanted: What is asked of the model.
+    """
+
+    settings: ExtractionSettings
+    model: RadioFeatures
+    splits: Mapping[str, SourceSplit]
+    wanted: Wanted
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All files."""
+        lengths = {name: len(split) for name, split in self.splits.items()}
+        return plan_shards(lengths, self.settings.images_of_shard)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the rows: another run with the same facts writes the same."""
+        name, hub_id = name_of(str(self.settings.data))
+        return {
+            "settings": self.settings.of_rows() | {"adaptors": sorted(self.wanted.adaptors)},
+            "source": {"name": name, "hub_id": hub_id},
+            "model": {"weights and processor": hash_of({"model": self.model.fingerprint()})[:16]},
+            "images": {
+                split.name: {
+                    "number": len(split),
+                    "state": hash_of({"images": split.fingerprint})[:16],
+                    "names": hash_of({"ids": split.ids()})[:16],
+                }
+                for split in self.splits.values()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an extraction did.
+
+    Attributes:
+        num_rows: In the data set.
+        num_files: That have them.
+        num_bytes: Of these.
+        num_new: Images that were encoded now, by all ranks.
+        seconds: That this took.
+    """
+
+    num_rows: int
+    num_files: int
+    num_bytes: int
+    num_new: int
+    seconds: float
+
+    def __str__(self) -> str:
+        speed = (
+            f"{self.num_new} encoded now, {self.num_new / self.seconds:.1f} images/s"
+            if self.num_new
+            else "all were there"
+        )
+        return f"{self.num_rows} images in {self.num_files} files, {self.num_bytes / 1e6:.1f} MB ({speed})"
+
+
+def open_extraction(settings: ExtractionSettings) -> Extraction:
+    """Open model and images; joins the other processes where a launcher started several.
+
+    Raises:
+        ValueError: If one of them does not open, or lacks what was asked for.
+    """
+    dtype = AUTOCAST_TYPES[settings.precision]
+    model = open_radio(settings.checkpoint, size_px=settings.size, device=device_of_process(), dtype=dtype)
+    adaptors = settings.adaptors
+    if adaptors == ["all"]:
+        adaptors = list(model.adaptor_names)
+    for name in adaptors:
+        check_choice("adaptors", name, [*model.adaptor_names, "all"])
+    return Extraction(settings, model, open_source(settings), Wanted(settings.dense, frozenset(adaptors)))
+
+
+def extract(extraction: Extraction) -> Written:
+    """Write the rows that are not there yet, this rank its share; return when all are.
+
+    Files are the same however many ranks there are and however often the work was stopped. Several machines need a
+    folder that all of them see.
+
+    Raises:
+        ValueError: If the folder was begun with something else, an image cannot be decoded, or an answer not be stored.
+        WriteError: If writing fails, for example on a full disk.
+    """
+    settings, output = extraction.settings, extraction.settings.output
+    facts = extraction.facts()
+    if len({hash_of(each) for each in of_all_ranks(facts)}) > 1:
+        raise ValueError("`data` and `checkpoint` must be the same on every rank, got different ones.")
+    on_first_rank(lambda: begin(output, facts))
+    reduction = Reduction(settings.pool, _bases(extraction) if settings.pca is not None else {})
+    storage = Storage(settings.dtype, settings.layout == "nested", reduction)
+    rank, count = rank_and_count()
+    missing = on_first_rank(lambda: missing_shards(output, extraction.shards))
+    mine, started = [Shard(*shard) for shard in missing][rank::count], time.perf_counter()
+    for shard, tables in _tables(extraction, storage, mine):
+        write_shard(output / shard.path, tables)
+    wait_for_ranks()
+    seconds = time.perf_counter() - started
+    num_new = sum(shard.end - shard.start for shard in missing)
+    return on_first_rank(lambda: _check_whole(output, extraction.shards, num_new, seconds))
+
+
+def _tables(
+    extraction: Extraction, storage: Storage, shards: list[Shard]
+) -> Iterator[tuple[Shard, Iterator[pyarrow.Table]]]:
+    """Yield each file with its rows, which must be taken before the next."""
+    total = sum(shard.end - shard.start for shard in shards)
+    # disable=None: tqdm hides itself where stderr is no terminal.
+    with tqdm(total=total, desc="features", unit=" images", disable=None) as progress:
+        for split in extraction.splits.values():
+            of_split = [shard for shard in shards if shard.split == split.name]
+            batches = {shard: batches_between(*shard[1:3], extraction.settings.batch_size) for shard in of_split}
+            answers = _encode(extraction, split, list(itertools.chain(*batches.values())))
+            for shard in of_split:
+                yield shard, _tables_of_shard(split, batches[shard], answers, storage, progress)
+
+
+def _tables_of_shard(
+    split: SourceSplit,
+    batches: list[list[int]],
+    answers: Iterator[list[dict[str, Tensor]]],
+    storage: Storage,
+    progress: tqdm,
+) -> Iterator[pyarrow.Table]:
+    for batch in batches:
+        rows = [reduced(row, storage.reduction) for row in next(answers)]
+        features = features_of(rows[0], storage, split.kept_features)
+        first, end = batch[0], batch[-1] + 1
+        yield table_of(split.ids(first, end), split.kept(first, end), rows, storage, features)
+        progress.update(len(batch))
+
+
+def _encode(extraction: Extraction, split: SourceSplit, batches: list[list[int]]) -> Iterator[list[dict[str, Tensor]]]:
+    settings = extraction.settings
+    return encode_batches(
+        extraction.model,
+        split.images,
+        batches,
+        extraction.wanted,
+        size_px=settings.size,
+        num_workers=settings.num_workers,
+    )
+
+
+def _bases(extraction: Extraction) -> dict[str, Basis]:
+    """Return the principal components, found by the first rank where they are not there yet."""
+    path = extraction.settings.output / PCA_FILE
+
+    def find() -> None:
+        if not path.exists():
+            save_bases(path, _found_bases(extraction))
+
+    on_first_rank(find)
+    return load_bases(path)
+
+
+def _found_bases(extraction: Extraction) -> dict[str, Basis]:
+    settings = extraction.settings
+    assert settings.pca is not None
+    split = next(iter(extraction.splits.values()))
+    chosen = make_generator(settings.random_seed, "principal components")
+    numbers = torch.randperm(len(split), generator=chosen)[:PCA_IMAGES].sort().values.tolist()
+    batches = [numbers[start : start + settings.batch_size] for start in range(0, len(numbers), settings.batch_size)]
+    answers = itertools.chain.from_iterable(_encode(extraction, split, batches))
+    rows = tqdm(answers, "principal components", len(numbers), unit=" images", leave=False, disable=None)
+    return fit_bases(map(dense_parts, rows), settings.pool, settings.pca)
+
+
+def _check_whole(output: Path, shards: list[Shard], num_new: int, seconds: float) -> Written:
+    missing = missing_shards(output, shards)
+    if missing:
+        raise ValueError(
+            f"`output` must be a folder that all machines see: {missing[0].path}, which another rank wrote, is not in "
+            f"{str(output)!r}."
+        )
+    for shard in shards:
+        rows = count_rows(output / shard.path)
+        if rows != shard.end - shard.start:
+            wanted = shard.end - shard.start
+            raise ValueError(f"{shard.path} must have {wanted} rows, got {rows}. Remove it, and run this again.")
+    num_bytes = sum((output / shard.path).stat().st_size for shard in shards)
+    num_rows = sum(shard.end - shard.start for shard in shards)
+    return Written(num_rows, len(shards), num_bytes, num_new, seconds)

@@ -1,0 +1,143 @@
+"""What `training.extract` is asked to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from foundation.settings import Problem, Settings, SettingsError
+from model_cards.licenses import OTHER, License
+
+
+NUM_IMAGES, NUM_DENSE_IMAGES = 1000, 100
+"""Our choice of images for each file, without and with dense features: a ViT-H's at 512 px are 260 MB in float16."""
+
+
+class SourceSettings(Settings):
+    """Which images are read.
+
+    Attributes:
+        data: Folder of images, with or without sub-folders for classes and splits; `.parquet` or `.tar` files, a
+            pattern or a folder of them; a data set that `datasets` saved; or `hub:ORG/NAME`.
+        image_column: Column of the images; the first of the usual names where it is left out.
+        id_column: Column with a name for each row; by default the image's path in its folder, the key in its webdataset
+            shard, or its number.
+        keep: Columns that are copied, such as label; by default the classes, where there are several.
+        splits: Splits that are read; by default those called train, validation and test, or alike.
+        max_images: Take a seeded choice of so many images of each split.
+        random_seed: Of that choice, and of the images that principal components are found on.
+    """
+
+    data: str | None = None
+    image_column: str | None = None
+    id_column: str | None = None
+    keep: list[str] | None = None
+    splits: list[str] | None = Field(None, min_length=1)
+    max_images: int | None = Field(None, gt=0)
+    random_seed: int = 0
+
+
+class StorageSettings(Settings):
+    """What is stored of the model's answers, and how.
+
+    Attributes:
+        adaptors: Adaptors whose answers are stored beside the backbone's, or "all".
+        dense: Whether the features of all patches are stored, also of the adaptors.
+        pool: Of dense features: means of so many by so many patches are stored.
+        pca: Of dense features: so many principal components are stored instead, found on a seeded choice of images.
+        dtype: Of all vectors; int8 has a scale for each vector beside.
+        layout: Of dense features: one flat list with the shape in the column `grid`, or lists of rows of patches.
+        size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
+        precision: What the checkpoint computes in.
+        shard_images: Images for each file; by default 1000, with dense features 100.
+    """
+
+    adaptors: list[str] = []
+    dense: bool = False
+    pool: int = Field(1, gt=0)
+    pca: int | None = Field(None, gt=0)
+    dtype: Literal["float32", "float16", "int8"] = "float32"
+    layout: Literal["flat", "nested"] = "flat"
+    size: int | None = Field(None, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    shard_images: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check_dense(self) -> StorageSettings:
+        """Refuse choices about dense features where none are stored."""
+        defaults = {"pool": 1, "pca": None, "layout": "flat"}
+        chosen = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if chosen and not self.dense:
+            raise SettingsError(
+                *(
+                    Problem((name,), "`{path}` is about dense features, which are not stored: add --dense.")
+                    for name in chosen
+                )
+            )
+        return self
+
+    @property
+    def images_of_shard(self) -> int:
+        """Images for each file."""
+        return self.shard_images or (NUM_DENSE_IMAGES if self.dense else NUM_IMAGES)
+
+
+class ExtractionSettings(SourceSettings, StorageSettings):
+    """What shall be extracted or searched, and where it lies.
+
+    Attributes:
+        checkpoint: Folder with config.json and weights.
+        output: Folder of the data set; one that was begun with the same settings is completed.
+        index: Write an index for searching with `faiss`: "flat" compares with every vector, "hnsw" is faster on
+            millions and may miss some.
+        search: An image file or a text: list the most similar images of `output` instead of extracting.
+        by: Adaptor whose summaries are compared; by default the model's own, for texts the text tower's.
+        top: How many are listed.
+        page: Of a search: HTML file with the pictures found, for which `data` must be given.
+        model_id: ORG/NAME of the checkpoint on the Hub, for the card.
+        license: Of the features, as the Hub names it; by default that of the checkpoint's card.
+        license_name: Where the license is "other": its name in lower-case letters, digits and hyphens.
+        license_link: Where the license is "other": the address of its text.
+        batch_size: Images for each pass.
+        num_workers: Processes that decode images where there are many.
+    """
+
+    checkpoint: Path
+    output: Path
+    index: Literal["flat", "hnsw"] | None = None
+    search: str | None = None
+    by: str | None = None
+    top: int = Field(10, gt=0)
+    page: Path | None = None
+    model_id: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    batch_size: int = Field(32, gt=0)
+    num_workers: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _check_mode(self) -> ExtractionSettings:
+        """Refuse what is missing for the one mode, or is of the other."""
+        if self.search is None and self.data is None:
+            raise SettingsError(Problem(("data",), "`{path}` has no value: say which images with --data."))
+        for name in ("by", "page") if self.search is None else ():
+            if getattr(self, name) is not None:
+                raise SettingsError(Problem((name,), "`{path}` is about a search: add --search IMAGE or TEXT."))
+        if self.page is not None and self.data is None:
+            raise SettingsError(Problem(("page",), "`{path}` shows images, which lie in the source: add --data."))
+        return self
+
+    def chosen_license(self) -> License | None:
+        """Return the license that was asked for."""
+        if self.license is None and self.license_name is None and self.license_link is None:
+            return None
+        return License(self.license or OTHER, self.license_name, self.license_link)
+
+    def of_rows(self) -> dict[str, Any]:
+        """Return what decides what the rows hold, for the manifest."""
+        decisive = [*SourceSettings.model_fields, *StorageSettings.model_fields]
+        values = {name: value for name, value in self.to_dict().items() if name in decisive and name != "data"}
+        return values | {"shard_images": self.images_of_shard}

@@ -1,0 +1,169 @@
+"""The images to extract from, by split: with a name for each, and what is known of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from foundation.errors import first_few
+from modeling_radio.messages_radio import check_choice
+from training.data.labeled.layouts import (
+    DEPTH_FOLDERS,
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    SplitNames,
+    Tables,
+    holds,
+    read_depth_folder,
+    read_mask_folder,
+)
+from training.data.labeled.opening import HUB_PREFIX, IMAGE_COLUMNS, choose_column, open_class_folders, open_tables
+from training.data.labeled.readable import image_paths, readable_tables
+from training.evaluation.data.rows import DecodedImages, choose_rows, place_of, table_state
+from training.evaluation.data.tables import COLUMNS
+from training.extraction.settings import SourceSettings
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+    from pyarrow import Table
+
+SPLITS: SplitNames = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+"""What the splits may be called; a source without splits is all train."""
+KEY = "__key__"
+"""Column of webdataset shards."""
+_IMAGE, _ID = "image", "__id__"
+
+
+class SourceSplit:
+    """The images of one split.
+
+    Args:
+        name: Of the split.
+        table: Images as `image`, names as `__id__`, and the columns that are kept.
+        source: What the user called the data.
+
+    Attributes:
+        images: Decoded when asked for.
+        fingerprint: Changes when the images or their order do.
+    """
+
+    def __init__(self, name: str, table: Dataset, source: str) -> None:
+        self.name, self.source = name, source
+        self._kept = cast("Dataset", table.remove_columns([_IMAGE, _ID]))
+        self._ids = cast("Dataset", table.select_columns([_ID]))
+        self.images = DecodedImages(table, source, self.where)
+        self.fingerprint = table_state(cast("Dataset", table.select_columns([_IMAGE])), [_IMAGE], source)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def kept_features(self) -> Features:
+        """The types of the columns that are kept."""
+        return self._kept.features
+
+    def ids(self, start: int = 0, end: int | None = None) -> list[str]:
+        """Return the names of some images or all."""
+        return self._ids[start : len(self) if end is None else end][_ID]
+
+    def kept(self, start: int, end: int) -> Table:
+        """Return the columns that are kept, of some images."""
+        return cast(Any, self._kept.with_format("arrow"))[start:end]
+
+    def where(self, index: int) -> str:
+        """Return the name of an image, for errors."""
+        return f"{self.name} image {self.ids(index, index + 1)[0]!r}"
+
+
+def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
+    """Open the images that settings name, by split.
+
+    Raises:
+        ValueError: If they cannot be opened, or have no column or split that was asked for; or if names occur twice.
+    """
+    source = str(settings.data)
+    names: SplitNames = SPLITS if settings.splits is None else {name: (name,) for name in settings.splits}
+    tables = open_tables(source, lambda path: _read_folder(path, names), names)
+    missing = [name for name in settings.splits or () if name not in tables]
+    if missing:
+        check_choice("splits", missing[0], list(tables))
+    existing = next(iter(tables.values())).column_names
+    image = choose_column("image", settings.image_column, IMAGE_COLUMNS, existing, source, "the extraction")
+    kept = _kept_columns(settings, next(iter(tables.values())), image)
+    splits = {}
+    for name, table in tables.items():
+        table = _with_ids(cast("Dataset", table.with_format(None)), image, settings, name)
+        table = cast("Dataset", table.select_columns([image, _ID, *kept]))
+        table = table if image == _IMAGE else table.rename_column(image, _IMAGE)
+        table = readable_tables({name: table})[name]
+        if settings.max_images is not None:
+            table = choose_rows(table, settings.max_images, settings.random_seed, name)
+        splits[name] = SourceSplit(name, table, source)
+    return splits
+
+
+def name_of(source: str) -> tuple[str, str | None]:
+    """Return what a source may be called in public, and its id on the Hub where it is there."""
+    path = Path(source).expanduser()
+    if path.exists() or "*" in source or "{" in source:
+        return path.absolute().name, None
+    hub_id = source.removeprefix(HUB_PREFIX)
+    return hub_id, hub_id.partition(":")[0]
+
+
+def _read_folder(path: Path, names: SplitNames) -> Tables:
+    if not path.is_dir():
+        raise ValueError(f"`data` must be a folder, .parquet or .tar files or a Hub id, got {str(path)!r}.")
+    if "train" in names and holds(path, IMAGE_FOLDERS, names):
+        for targets, read in ((MASK_FOLDERS, read_mask_folder), (DEPTH_FOLDERS, read_depth_folder)):
+            if holds(path, targets, names):
+                return read(path, names)
+    return open_class_folders(path, names)
+
+
+def _kept_columns(settings: SourceSettings, table: Dataset, image: str) -> list[str]:
+    """Return the columns that are copied, none of which may hold pictures or have a name of ours."""
+    from datasets import ClassLabel
+
+    if settings.keep is None:
+        classes = [name for name in COLUMNS["label"] if isinstance(table.features.get(name), ClassLabel)]
+        return [name for name in classes if cast(Any, table.features[name]).num_classes > 1][:1]
+    for name in settings.keep:
+        check_choice("keep", name, [each for each in table.column_names if each != image])
+    return list(dict.fromkeys(settings.keep))
+
+
+def _with_ids(table: Dataset, image: str, settings: SourceSettings, split: str) -> Dataset:
+    """Return a table with a name for each row, no two of one split alike."""
+    if settings.id_column is not None:
+        check_choice("id_column", settings.id_column, table.column_names)
+        ids = [str(value) for value in table[settings.id_column]]
+        twice = [name for name, count in Counter(ids).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"`id_column` must name each image once, got {settings.id_column!r} with {first_few(twice, 3)} more "
+                "than once. Name another column, or leave it out."
+            )
+    else:
+        ids = _usual_ids(table, image, str(settings.data), split)
+    return cast("Dataset", table.add_column(_ID, cast(Any, ids)))  # pyrefly: ignore[missing-argument]
+
+
+def _usual_ids(table: Dataset, image: str, source: str, split: str) -> Sequence[str]:
+    paths = image_paths(table, image)
+    found: list[str] = []
+    if all(path is not None for path in paths):
+        folder = Path(source).expanduser()
+        found = [place_of(Path(str(path)), folder) for path in paths]
+    elif KEY in table.column_names:
+        found = [str(key) for key in table[KEY]]
+    if found and len(set(found)) == len(found):
+        return found
+    return [f"{split}-{number:09d}" for number in range(len(table))]
