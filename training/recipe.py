@@ -20,7 +20,6 @@ from foundation.errors import check_choice, did_you_mean
 from foundation.fields import Mark, OneOf, read_yaml
 from foundation.seeds import derive_seed
 from foundation.settings import Settings, SettingsError, load, marked, merged, require, without
-from training.losses.contrastive import CONTRASTIVE_LOSSES
 from training.losses.features import FEATURE_LOSSES
 from training.losses.reductions import REDUCTIONS
 from training.losses.summaries import SUMMARY_LOSSES
@@ -400,19 +399,22 @@ class BalancingTimes(NamedTuple):
 
 
 class ContrastiveRecipe(RecipeSection):
-    """A further loss of summaries: where an image lies among others; our own addition, C-RADIOv4 has none.
+    """A further loss: where an image lies among others; our own addition, C-RADIOv4 has none.
 
     All parts of a step are held in memory at once, since each is compared with the images of all.
 
     Attributes:
-        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. 0.1 is a start.
-        kind: A key of `training.losses.contrastive.CONTRASTIVE_LOSSES`: "relational" (as near to other images as the
-            teacher is) or "info_nce" (nearer to its own image than to others).
-        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher.
+        weight: Factor of the loss, besides a teacher's `summary_weight` or, of the dense kind, `feature_weight`; 0 for
+            none. 0.1 is a start.
+        kind: Of summaries "relational" (as near to other images as the teacher is) or "info_nce" (nearer to its own
+            image than to others); of features "dense" (some cells of each image nearer to the teacher's of the same
+            place than to others, of any image).
+        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher; not used by
+            the dense kind.
     """
 
     weight: float = Field(0.0, ge=0)
-    kind: Annotated[str, OneOf(CONTRASTIVE_LOSSES)] = "relational"
+    kind: Literal["relational", "info_nce", "dense"] = "relational"
     bank_size: int = Field(4096, ge=0)
 
 
@@ -569,7 +571,7 @@ class Recipe(RecipeSection):
         partitions: Resolutions and batch sizes.
         standardization: Of the dense targets.
         loss: Which losses.
-        contrastive: A loss of summaries among each other.
+        contrastive: A loss of images, or their cells, among each other.
         balancing: How teachers are weighed against each other while they are learned.
         optimizer: The optimizer.
         schedule: Steps and learning rate.

@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch
 from torch import distributed
+from two_forks import run_two_forks
 
 from foundation.errors import UserError
 from foundation.ranks import (
@@ -14,6 +15,8 @@ from foundation.ranks import (
     lost_ranks_named,
     of_all_ranks,
     on_first_rank,
+    rank_and_count,
+    rows_of_all_ranks,
     sum_over_ranks,
 )
 
@@ -25,6 +28,7 @@ def test_a_single_process_keeps_its_own():
     assert any_rank([True, False, tensor.sum() > 2, tensor.isnan().any()], tensor.device) == [True, False, True, False]
     assert on_first_rank(lambda: 3) == 3
     assert of_all_ranks({"x": 1}) == [{"x": 1}]
+    assert rows_of_all_ranks(tensor, [3]) is tensor
     with pytest.raises(ZeroDivisionError):
         on_first_rank(lambda: 1 / 0)
 
@@ -100,6 +104,24 @@ def test_a_killed_rank_is_one_line_in_the_other(work, tmp_path):
     assert message.startswith("Rank 0 lost the connection to another process of this run, which has ended or cannot")
     assert "\n" not in message
     assert ranks[1].exitcode == -signal.SIGKILL
+
+
+def gather_uneven_rows():
+    """Run by both processes: one row and three, then none and two."""
+    rank, _ = rank_and_count()
+    for counts, dtype in (((1, 3), torch.float32), ((0, 2), torch.float64), ((2, 0), torch.int64)):
+        whole = torch.arange(2 * sum(counts)).view(-1, 2).to(dtype)
+        own = whole.split(counts)[rank].clone()
+        if dtype.is_floating_point:
+            own.requires_grad_()
+        gathered = rows_of_all_ranks(own, counts)
+        assert gathered.dtype == dtype
+        assert torch.equal(gathered, whole)
+        assert not gathered.requires_grad  # each rank learns through its own rows only
+
+
+def test_rows_of_two_processes_are_the_same_on_both_without_gradient(tmp_path):
+    run_two_forks(gather_uneven_rows, tmp_path)
 
 
 def test_other_errors_pass_unchanged():

@@ -13,7 +13,7 @@ from training.recipe import Recipe
 from training.views.batches import Batch
 
 
-GROUPS = {"features": "features", "summary": "summary", "contrastive": "summary"}
+GROUPS = {"features": "features", "dense_contrastive": "features", "summary": "summary", "contrastive": "summary"}
 """By kind of loss the group that it is weighed with: apart, or summaries swallow the dense losses (PHI-S, A.8.1)."""
 
 MIN_LOSS = 1e-12

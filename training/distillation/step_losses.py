@@ -14,7 +14,7 @@ from training.losses.reductions import reduce_images
 from training.losses.summaries import SUMMARY_LOSSES
 from training.recipe import LossRecipe, Recipe, TeacherRecipe
 from training.student.packing import HeadAnswer, StudentAnswer
-from training.targets.contrasts import Contrasts
+from training.targets.contrasts.base import Contrasts
 from training.targets.examples import Example, Target
 from training.targets.statistics import TeacherStatistics
 from training.views.batches import Batch
@@ -35,7 +35,7 @@ def compare_with_teachers(
         recipe: Says which losses, and their factors.
         statistics: Of the teachers.
         weights: What the losses of teachers count by in this step, besides these factors.
-        contrasts: What summaries are contrasted with; None for no contrastive loss.
+        contrasts: What answers are contrasted with; None for no contrastive loss.
         batch: What was planned.
         example: What the teachers answered.
         student: What the student answers.
@@ -43,10 +43,9 @@ def compare_with_teachers(
     terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
         terms |= _teacher_terms(recipe.loss, statistics, entry, batch, example, student)
-        ours, target = student.adaptors[entry.name].summary, example.targets.get(entry.name)
-        if contrasts is not None and ours is not None and entry.name in contrasts.banks:
-            theirs = None if target is None else target.summary
-            terms[f"contrastive/{entry.name}"] = _contrastive_term(recipe, contrasts, entry, batch, ours, theirs)
+        if contrasts is not None and entry.name in contrasts.teachers:
+            term = _contrastive_term(recipe, contrasts, entry, batch, example, student)
+            terms[f"{contrasts.kind}/{entry.name}"] = term
     total = student.features[0].new_zeros((), dtype=torch.float32)
     for name, weighted in weights.weigh(batch, terms).items():
         total = total + terms[name].weight * weighted
@@ -96,12 +95,13 @@ def _summary_term(
 
 
 def _contrastive_term(
-    recipe: Recipe, contrasts: Contrasts, entry: TeacherRecipe, batch: Batch, ours: Tensor, theirs: Tensor | None
+    recipe: Recipe, contrasts: Contrasts, entry: TeacherRecipe, batch: Batch, example: Example, student: StudentAnswer
 ) -> LossTerm:
-    if theirs is None:
-        return _no_term(ours.float().mean())
-    losses = contrasts.losses(entry.name, batch, ours, theirs)
-    weight = recipe.contrastive.weight * entry.summary_weight
+    answer, target = student.adaptors[entry.name], example.targets.get(entry.name)
+    if target is None:
+        return _no_term(torch.stack([each.float().mean() for each in answer.features]).sum())
+    losses = contrasts.losses(entry.name, batch, answer, target)
+    weight = recipe.contrastive.weight * contrasts.weight(entry)
     return LossTerm(weight, losses.mean(), lambda: losses, torch.mean)
 
 

@@ -72,7 +72,7 @@ from training.student.spectral import update_spectral_norms
 from training.student.warm_start import open_source, standardize_heads, warm_start
 from training.targets.cache_contents import CacheContents
 from training.targets.cached import CachedTargets
-from training.targets.contrasts import build_contrasts
+from training.targets.contrasts.registry import build_contrasts
 from training.targets.examples import Example, TargetSource
 from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.online import OnlineTargets
@@ -169,7 +169,7 @@ class Distiller:
         optimizer = build_optimizer(self.model, recipe.optimizer, matrix_dtype)
         self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
         self.weights = build_weights(recipe, teachers, self.device)
-        self.contrasts = build_contrasts(recipe, teachers, self.device)
+        self.contrasts = build_contrasts(recipe, teachers, self.statistics, self.device)
         num_images = None if isinstance(images, PartitionStreams) else len(images)
         accelerator = self.accelerator
         self.plan = BatchPlan(

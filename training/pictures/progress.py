@@ -18,7 +18,13 @@ from foundation.files import write_file
 from training.pictures.curves import Curve
 
 
-LOSSES = {"features": "dense loss", "summary": "summary loss", "contrastive": "contrastive loss", "mesa": "MESA loss"}
+LOSSES = {
+    "features": "dense loss",
+    "summary": "summary loss",
+    "contrastive": "contrastive loss",
+    "dense_contrastive": "dense contrastive loss",
+    "mesa": "MESA loss",
+}
 WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
 """Of teachers, by the names that `training.balancing` gives them."""
 
@@ -107,7 +113,7 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
             _finish(axes)
         for axes in row[len(panels) :]:
             axes.set_axis_off()
-    for kinds in (("features", "summary"), ("contrastive",), ("mesa",)):
+    for kinds in (("features", "summary"), ("contrastive",), ("dense_contrastive",), ("mesa",)):
         panels = [axes for axes, kind in zip(grid[0], losses, strict=False) if kind in kinds]
         _share_scale(panels, [curve for kind in kinds for curve in losses.get(kind, {}).values()])
     if any(curve.is_thin for curves in measured.values() for curve in curves):

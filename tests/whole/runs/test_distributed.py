@@ -84,6 +84,7 @@ BALANCED = (
     "teachers.segmenter.options.summary_dim=8",  # two teachers in each group
     "contrastive={weight: 0.5, bank_size: 21}",
 )
+BALANCED_AND_BOUND = (*BALANCED[2:], BOUND, "partitions.high.teachers=[semantic]")
 DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
@@ -121,6 +122,9 @@ SCENARIOS = {
     "fsdp-balanced": Scenario(BALANCED, use_fsdp=True, session=(2, 4)),
     "ddp-dropping": Scenario(DROPPING),
     "ddp-gradnorm": Scenario((*BALANCED, "balancing.method=gradnorm")),
+    "ddp-dwa": Scenario((*BALANCED, "balancing.method=dwa", "contrastive.kind=dense")),
+    "ddp-ada_loss": Scenario((*BALANCED, "balancing.method=ada_loss", "contrastive.kind=info_nce")),
+    "ddp-uncertainty": Scenario((*BALANCED_AND_BOUND, "balancing.method=uncertainty", "contrastive.kind=dense")),
     "ddp-contrasts": Scenario((*ONE_TEACHER_EACH, "contrastive={weight: 0.5, bank_size: 13}")),
     "ddp-cached": Scenario(CACHED),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),
@@ -254,7 +258,11 @@ def test_each_rank_saves_what_it_holds(two_ranks: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["ddp-balanced", "fsdp-balanced", "ddp-gradnorm", "ddp-dropping"])
+@pytest.mark.parametrize(
+    "name",
+    [f"ddp-{method}" for method in ("balanced", "gradnorm", "dropping", "dwa", "ada_loss", "uncertainty")]
+    + ["fsdp-balanced"],
+)
 def test_ranks_weigh_teachers_alike(two_ranks: Path, name: str) -> None:
     weights = [json.loads((two_ranks / f"{name}-weights-{rank}.json").read_text()) for rank in range(2)]
     assert weights[0] == weights[1]

@@ -67,7 +67,7 @@ class LossesBySize:
         return {key: total / weight for key, total, weight in rows if weight > 0}
 
 
-LOSS_KINDS = ("features", "summary", "contrastive", "mesa")
+LOSS_KINDS = ("features", "summary", "contrastive", "dense_contrastive", "mesa")
 
 
 def sized_name(name: str, size: int) -> str:

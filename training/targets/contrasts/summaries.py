@@ -7,16 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foundation.ranks import of_all_ranks, rows_of_all_ranks
-from training.losses.contrastive import CONTRASTIVE_LOSSES, centered
-from training.recipe import Recipe, RecipeError
-from training.targets.examples import Example
+from training.losses.contrastive import SUMMARY_CONTRASTS, centered
+from training.recipe import Recipe, TeacherRecipe
+from training.targets.contrasts.base import Answer, Contrasts, Image, StepRows, gather_step, refuse_nothing_to_contrast
+from training.targets.examples import Example, Target
 from training.teachers.base import TeacherShape
 from training.views.batches import Batch
-
-
-Image = tuple[int, int]
-"""Number of its partition, and its row in that partition's step: the same however a step is split."""
 
 
 class EmbeddingBank(nn.Module):
@@ -58,7 +54,7 @@ class EmbeddingBank(nn.Module):
             self.rows[kept % size] = rows[-size:]
 
 
-class Contrasts(nn.Module):
+class SummaryContrasts(Contrasts):
     """The candidates of every teacher that has a summary; banks are part of the checkpoint.
 
     Args:
@@ -70,9 +66,11 @@ class Contrasts(nn.Module):
         RecipeError: If no teacher has a summary that counts.
     """
 
+    kind = "contrastive"
+
     def __init__(self, recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> None:
         super().__init__()
-        self._compare = CONTRASTIVE_LOSSES[recipe.contrastive.kind]
+        self._compare = SUMMARY_CONTRASTS[recipe.contrastive.kind]
         self._partitions = {partition.name: number for number, partition in enumerate(recipe.partitions)}
         widths = {entry.name: teachers[entry.name].summary_dim for entry in recipe.teachers if entry.summary_weight > 0}
         size = recipe.contrastive.bank_size
@@ -80,59 +78,43 @@ class Contrasts(nn.Module):
             {name: EmbeddingBank(size, width, device) for name, width in widths.items() if width is not None}
         )
         if not self.banks:
-            raise RecipeError(
-                f"`contrastive.weight` must be 0 where no teacher has a summary that counts, got "
-                f"{recipe.contrastive.weight}. Add a teacher with a summary, or leave the section out."
-            )
-        self._rows: dict[str, Tensor] = {}
-        self._places: dict[str, dict[Image, int]] = {}
+            raise refuse_nothing_to_contrast(recipe.contrastive.weight, "a summary")
+        self.teachers = list(self.banks)
+        self._step: dict[str, StepRows] = {}
         self._means: dict[str, Tensor] = {}
+
+    def weight(self, entry: TeacherRecipe) -> float:
+        """Return the factor of its summary loss."""
+        return entry.summary_weight
 
     @torch.no_grad()
     def begin_step(self, parts: Sequence[tuple[Batch, Example]]) -> None:
-        """Gather the teachers' summaries of a step, all of whose parts must be known; all ranks must take part."""
-        own: dict[str, list[Image]] = {
-            name: [image for batch, example in parts if name in example.targets for image in self._images(batch)]
-            for name in self.banks
-        }
-        images = of_all_ranks(own)
+        """Gather the teachers' summaries of a step."""
+        images, rows = dict[str, list[tuple[Image, int]]](), dict[str, Tensor]()
         for name, bank in self._named_banks():
-            summaries = [cast(Tensor, example.targets[name].summary) for _, example in parts if name in example.targets]
-            rows = torch.cat([bank.rows.new_zeros(0, bank.rows.shape[1]), *(each.float() for each in summaries)])
-            everywhere = [image for each in images for image in each[name]]
-            order = sorted(range(len(everywhere)), key=everywhere.__getitem__)  # whatever the ranks and parts
-            gathered = rows_of_all_ranks(F.normalize(rows, dim=-1), [len(each[name]) for each in images])
-            self._rows[name] = gathered[order]
-            self._places[name] = {everywhere[index]: place for place, index in enumerate(order)}
-            self._means[name] = bank.mean_with(self._rows[name])
+            own = [(batch, example.targets[name].summary) for batch, example in parts if name in example.targets]
+            images[name] = [(image, 1) for batch, _ in own for image in self._images(batch)]
+            none = bank.rows.new_zeros(0, bank.rows.shape[1])
+            rows[name] = F.normalize(torch.cat([none, *(cast(Tensor, each).float() for _, each in own)]), dim=-1)
+        self._step = gather_step(images, rows)
+        self._means = {name: bank.mean_with(self._step[name].rows) for name, bank in self._named_banks()}
 
-    def losses(self, name: str, batch: Batch, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the contrastive loss of each image of a pass, `(batch,)`.
-
-        Args:
-            name: The teacher.
-            batch: A part of the step that began last.
-            student: `(batch, C)`, the student's summaries.
-            teacher: `(batch, C)`, the teacher's.
-        """
-        bank, mean = dict(self._named_banks())[name], self._means[name]
-        candidates = centered(torch.cat([self._rows[name], bank.filled]), mean)
-        places = torch.tensor([self._places[name][image] for image in self._images(batch)], device=student.device)
-        return self._compare(centered(student, mean), centered(teacher, mean), candidates, places)
+    def losses(self, name: str, batch: Batch, answer: Answer, target: Target) -> Tensor:
+        """Return the contrastive loss of each image's summary, `(batch,)`."""
+        bank, mean, step = dict(self._named_banks())[name], self._means[name], self._step[name]
+        student, teacher = (centered(cast(Tensor, each.summary), mean) for each in (answer, target))
+        candidates = centered(torch.cat([step.rows, bank.filled]), mean)
+        places = torch.tensor([step.places[image] for image in self._images(batch)], device=student.device)
+        return self._compare(student, teacher, candidates, places)
 
     @torch.no_grad()
     def end_step(self) -> None:
         """Move the step's summaries into the banks."""
         for name, bank in self._named_banks():
-            bank.add(self._rows.pop(name))
+            bank.add(self._step.pop(name).rows)
 
     def _images(self, batch: Batch) -> list[Image]:
         return [(self._partitions[batch.partition], row) for row in batch.rows]
 
     def _named_banks(self) -> list[tuple[str, EmbeddingBank]]:
         return [(name, cast(EmbeddingBank, bank)) for name, bank in self.banks.items()]
-
-
-def build_contrasts(recipe: Recipe, teachers: Mapping[str, TeacherShape], device: torch.device) -> Contrasts | None:
-    """Return what summaries are contrasted with; None where `contrastive.weight` is 0."""
-    return Contrasts(recipe, teachers, device) if recipe.contrastive.weight else None
