@@ -18,7 +18,7 @@ DIFFICULTY_POWER = 0.5
 """How strongly a teacher that is learned slowly gains: GradNorm's alpha. Our choice, within the range that it tries."""
 
 WEIGHT_BOUNDS = (0.25, 3.0)
-"""Of adaptive weights, so that none takes all as AMTML-KD's did in AM-RADIO 3.4.1. Our choice."""
+"""So that no teacher takes all as one of AMTML-KD's did in AM-RADIO 3.4.1. Our choice."""
 
 NUM_BOUNDING_ROUNDS = 32
 """Rounds of clipping and rescaling; each shrinks what is left to do several times over."""
@@ -55,6 +55,9 @@ class AdaptiveWeights(RelativeRates):
 class DynamicWeightAverage(PeriodWeights):
     """Softmax of the loss of the last period over that of the period before, at a temperature of 2.
 
+    Bounded like adaptive weights, which is our addition: a loss that grows tenfold from one period to the next would
+    take 99 % of a group of three.
+
     References:
         DWA: Liu et al., CVPR 2019, https://arxiv.org/abs/1803.10704
     """
@@ -78,7 +81,7 @@ class DynamicWeightAverage(PeriodWeights):
         """Compare two periods; the first two have weights of 1."""
         present = self.period_sum / self.period_count.clamp(min=1)
         rates = present / self.last.clamp(min=MIN_LOSS)
-        softmaxes = self.by_group(lambda part: len(part) * (part / DWA_TEMPERATURE).softmax(0), rates)
+        softmaxes = self.by_group(lambda part: bounded((part / DWA_TEMPERATURE).softmax(0)), rates)
         is_known = (self.last > 0).all() & (self.period_count > 0).all()
         self.targets.copy_(torch.where(is_known, softmaxes, self.targets))
         self.last.copy_(torch.where(self.period_count > 0, present, self.last))

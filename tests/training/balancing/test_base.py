@@ -25,6 +25,16 @@ def test_weights_are_1_up_to_the_start_and_move_after_it(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["adaptive", "ada_loss", "dwa", "uncertainty"])
+def test_losses_of_one_group_change_no_weight_of_the_other(method: str) -> None:
+    """Or summaries would swallow the dense losses (PHI-S, A.8.1)."""
+    plain = drive(weights_of(method), uneven, range(12))[-1]
+    changed = drive(weights_of(method), lambda step: {**uneven(step), "summary/a": 5.0 + step}, range(12))[-1]
+    for name in NAMES[:3]:
+        assert changed[f"weight/{name}"] == pytest.approx(plain[f"weight/{name}"], rel=1e-12)
+    assert changed["weight/summary/a"] != pytest.approx(plain["weight/summary/a"], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["adaptive", "ada_loss", "dwa", "uncertainty"])
 def test_a_ramp_spreads_the_change_over_its_steps(method: str) -> None:
     fast = drive(weights_of(method, ramp_steps=0, period_steps=99), uneven, range(12))[4]
     slow = drive(weights_of(method, ramp_steps=4, period_steps=99), uneven, range(12))[4]

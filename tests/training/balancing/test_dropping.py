@@ -46,6 +46,13 @@ def test_the_largest_loss_is_kept_and_others_half_of_the_time() -> None:
     assert (dense[others] > 0).float().mean() == pytest.approx(0.5, abs=0.02)
 
 
+def test_no_teacher_takes_all() -> None:
+    """Not even one whose loss is always far above the others'."""
+    factors = kept({**random_losses(), "features/b": torch.full((NUM_IMAGES,), 1e6)})
+    shares = {name: float(factors[f"features/{name}"].mean()) for name in "abc"}
+    assert shares == pytest.approx({"a": 0.625, "b": 1.75, "c": 0.625}, abs=0.05)  # (1 + 3 / 2) / 4 each
+
+
 def test_images_count_alike() -> None:
     factors = kept(random_losses())
     torch.testing.assert_close(sum(factors[f"features/{name}"] for name in "abc"), torch.full((NUM_IMAGES,), 3.0))

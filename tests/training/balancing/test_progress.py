@@ -17,28 +17,24 @@ def test_the_scale_of_a_loss_changes_no_weight(method: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["adaptive", "dwa"])
-def test_losses_of_one_group_change_no_weight_of_the_other(method: str) -> None:
-    plain = drive(weights_of(method), uneven, range(12))[-1]
-    changed = drive(weights_of(method), lambda step: {**uneven(step), "summary/a": 5.0 + step}, range(12))[-1]
-    for name, weight in plain.items():
-        assert (changed[name] == pytest.approx(weight, rel=1e-12)) == name.startswith("weight/features")
-
-
-@pytest.mark.parametrize("method", ["adaptive", "dwa"])
 def test_weights_of_a_group_have_a_mean_of_1(method: str) -> None:
     row = values(drive(weights_of(method), uneven, range(12))[-1])
     torch.testing.assert_close(row[:3].mean(), row.new_tensor(1.0))
     torch.testing.assert_close(row[3:].mean(), row.new_tensor(1.0))
 
 
-def test_no_teacher_takes_all() -> None:
+@pytest.mark.parametrize("method", ["adaptive", "dwa"])
+def test_no_teacher_takes_all(method: str) -> None:
     """One teacher is not learned at all, the others at once: AMTML-KD gave everything to CLIP (AM-RADIO, 3.4.1)."""
     losses = {"features/a": 1e-9, "features/b": 1.0, "features/c": 1e-9, "summary/a": 1.0, "summary/b": 1e-9}
     start = dict.fromkeys(losses, 1.0)
-    row = drive(weights_of("adaptive"), lambda step: losses if step > 3 else start, range(12))[-1]
-    assert min(row.values()) >= WEIGHT_BOUNDS[0] - 1e-9
-    assert max(row.values()) <= WEIGHT_BOUNDS[1]
-    assert row["weight/features/b"] > 2
+    rows = drive(weights_of(method), lambda step: losses if step > 3 else start, range(12))
+    grown = {**losses, "features/b": 1e6}
+    rows += drive(weights_of(method), lambda step: grown if step > 3 else start, range(12))
+    assert min(min(row.values()) for row in rows) >= WEIGHT_BOUNDS[0] - 1e-9
+    assert max(max(row.values()) for row in rows) <= WEIGHT_BOUNDS[1] + 1e-9
+    assert max(row["weight/features/b"] for row in rows[:12]) > 1.2
+    assert max(row["weight/features/b"] for row in rows[12:]) > 2
 
 
 def test_the_teacher_that_is_learned_slowest_gains() -> None:

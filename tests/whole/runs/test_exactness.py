@@ -19,6 +19,7 @@ from training.distill import main
 from training.distillation.saving.checkpoints import list_checkpoints
 from training.distillation.stages import run_recipe
 from training.distillation.trainer import Distiller
+from training.distillation.watching.run_history import RunHistory
 from training.recipe import RecipeError, load_recipe, stage_recipes
 from training.teachers.base import TeacherOutput
 
@@ -315,3 +316,31 @@ def test_staged_run_with_another_recipe_is_refused_before_anything_runs(staged_f
 def test_stages_draw_different_images(staged_file: str) -> None:
     low, high = stage_recipes(load_recipe(staged_file))
     assert low.seed != high.seed
+
+
+WEIGHED_STAGES = """
+stages:
+  - {name: weighed, balancing: {method: ada_loss}, contrastive: {weight: 0.1, kind: dense}}
+  - {name: dropped, balancing: {method: teacher_dropping}, contrastive: {weight: 0.1}}
+"""
+
+
+def test_every_stage_weighs_and_contrasts_in_its_own_way(recipe_file: str) -> None:
+    Path(recipe_file).write_text(tiny.RECIPE + WEIGHED_STAGES)
+    short = ["schedule={num_steps: 4, warmup_steps: 1}", "logging.every_steps=1", "checkpoints.every_steps=4"]
+    fixed = ["stages.dropped.balancing.method=fixed", "stages.dropped.contrastive.weight=0"]
+    run_recipe(load_recipe(recipe_file, short), Path("run"))
+    run_recipe(load_recipe(recipe_file, [*short, *fixed]), Path("off"))
+    weights, losses = {}, {}
+    for stage in ("run/stages/weighed", "run/stages/dropped", "off/stages/dropped"):
+        series = RunHistory(Path(stage, "history.jsonl"), 4).series()
+        losses[stage] = {key.partition("/")[0] for key in series if "contrastive/" in key}
+        weights[stage] = [value for key, (_, values) in series.items() if key.startswith("weight/") for value in values]
+    assert list(losses.values()) == [{"dense_contrastive"}, {"contrastive"}, set()]
+    assert [any(abs(value - 1) > 1e-3 for value in each) for each in weights.values()] == [True, True, False]
+    first, second = (
+        [tiny.last_state(f"{run}/stages/{each}", 4) for run in ("run", "off")] for each in ("weighed", "dropped")
+    )
+    tiny.assert_same_tensors(*first)
+    key = "student/radio_model.model.blocks.0.attn.qkv.weight"
+    assert not torch.equal(second[0][key], second[1][key])
