@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
 
+from foundation.timing import ProgressBar
 from modeling_radio.messages_radio import check_choice
 from training.data.decoding import to_tensor
 from training.data.image_table import SPLITS, Images, Split
@@ -110,7 +110,9 @@ def render(dataset: Images, indices: Sequence[int], *, num_workers: int = 2, sho
     loader = DataLoader(Subset(dataset, indices), batch_size=RENDER_BATCH, num_workers=num_workers)
     images: Tensor | None = None
     position = 0
-    with tqdm(total=len(indices), desc="images", unit="image", disable=not show_progress, leave=False) as progress:
+    with ProgressBar(
+        total=len(indices), desc="images", unit="image", disable=not show_progress, leave=False
+    ) as progress:
         for batch in loader:
             if images is None:
                 images = torch.empty((len(indices), *batch.shape[1:]), dtype=batch.dtype)

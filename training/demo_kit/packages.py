@@ -27,10 +27,10 @@ import yaml
 from filelock import FileLock
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
-from tqdm.auto import tqdm
 
 from foundation.errors import UserError
 from foundation.files import move_into_place, remove_partial, scratch_folder
+from foundation.timing import ProgressBar
 from modeling_radio.messages_radio import check_choice
 
 
@@ -291,11 +291,11 @@ def _run_client(package: Package, command: Sequence[str], download: Path, client
         raise PackageUnavailableError(f"{package.name} {package.version}: {client} failed: {reason.rstrip('.')}.")
 
 
-def _byte_progress(package: Package) -> tqdm:
-    return tqdm(total=package.archive_bytes, desc=package.name, unit="B", unit_scale=True, leave=False)
+def _byte_progress(package: Package) -> ProgressBar:
+    return ProgressBar(total=package.archive_bytes, desc=package.name, unit="B", unit_scale=True, leave=False)
 
 
-def _wait_with_progress(process: subprocess.Popen, folders: Sequence[Path], progress: tqdm) -> int:
+def _wait_with_progress(process: subprocess.Popen, folders: Sequence[Path], progress: ProgressBar) -> int:
     deadline = time.monotonic() + CLIENT_TIMEOUT_S
     while (return_code := process.poll()) is None:
         if time.monotonic() > deadline:

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from foundation.files import remove_abandoned, write_file, write_text
 from foundation.ranks import rank_and_count, wait_for_ranks
 from foundation.settings import hash_of
+from foundation.timing import ProgressBar
 from training.evaluation.data.base import Pictures
 from training.evaluation.models.base import FeatureModel, FeaturePair
 
@@ -207,7 +207,7 @@ class FeatureStore:
         batches = [batch for first, end in bounds for batch in batches_between(first, end, self.batch_size)]
         answers = encode_batches(model, images, batches, wanted, size_px=size_px, num_workers=self.num_workers)
         # disable=None: tqdm hides itself where stderr is no terminal.
-        for number, (start, end) in enumerate(tqdm(bounds, label, unit="chunk", leave=False, disable=None)):
+        for number, (start, end) in enumerate(ProgressBar(bounds, label, unit="chunk", leave=False, disable=None)):
             rows: list[Arrays] = []
             while len(rows) < end - start:
                 rows += next(answers)

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
 
 from foundation.files import write_file, write_text
 from foundation.interruption import Interrupted, ignore_stop_signals
+from foundation.timing import ProgressBar
 from training.data.image_table import Images
 from training.recipe import RecipeError
 from training.targets.cache_contents import DESCRIPTION, CacheContents, check_contents
@@ -120,7 +120,7 @@ def write_feature_cache(
         worker_init_fn=ignore_stop_signals,
     )
     total = sum(map(len, rows.values()))
-    with tqdm(total=total, desc="teacher features", unit="image", disable=rank > 0 or not missing) as bar:
+    with ProgressBar(total=total, desc="teacher features", unit="image", disable=rank > 0 or not missing) as bar:
         batches = iter(loader)
         for place, index in enumerate(missing):
             with writing_turn(paths[index], should_stop):
@@ -225,7 +225,7 @@ def _shard_rows(index: int, num_images: int) -> range:
 def _answered(
     loader: Iterable[Tensor],
     answer: Callable[[Tensor], dict[str, Tensor]],
-    bar: tqdm,
+    bar: ProgressBar,
     should_stop: Callable[[], bool],
 ) -> Iterator[dict[str, Tensor]]:
     for images in loader:

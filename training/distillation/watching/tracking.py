@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from foundation.timing import ProgressBar
 from modeling_radio.messages_radio import check_choice
 from training.distillation.watching.losses_by_size import LOSS_KINDS
 from training.distillation.watching.run_history import RunHistory
@@ -84,7 +84,7 @@ class ProgressLog:
         if folder is not None and accelerator.is_main_process:
             self.history = RunHistory(folder / "history.jsonl", first_step)
         is_shown = recipe.use_progress_bar and accelerator.is_main_process
-        self.bar = tqdm(
+        self.bar = ProgressBar(
             total=num_steps,
             initial=first_step,
             desc="distil",
@@ -131,7 +131,7 @@ class ProgressLog:
         self.accelerator.log(dict(values), step=step)
         self.history.add(step, values)
         draw_progress(self.history.series(), self.folder / "pictures" / "progress.png")
-        self.bar.write(f"Step {step}, held-out images {describe_metrics(values)}.")
+        self.bar.say(f"Step {step}, held-out images {describe_metrics(values)}.")
         sys.stdout.flush()  # a log file would get it much later
 
     @contextmanager

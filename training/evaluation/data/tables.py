@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from torchvision.models import EfficientNet_B0_Weights
-from tqdm import tqdm
 
 from foundation.settings import Settings
+from foundation.timing import ProgressBar
 from model_cards.results import Source
 from training.data.labeled.labels import find_problem_type, number_classes
 from training.data.labeled.layouts import (
@@ -143,7 +143,7 @@ class TableData:
         masks = [Masks(split, None) for split in splits]
         largest = -1
         for each in masks:
-            for index in tqdm(range(len(each)), desc="classes of masks", leave=False, disable=None):
+            for index in ProgressBar(range(len(each)), desc="classes of masks", leave=False, disable=None):
                 ids = each[index]
                 largest = max([largest, *ids[ids != IGNORE_INDEX].unique().tolist()])
         return tuple(f"class {number}" for number in range(largest + 1))

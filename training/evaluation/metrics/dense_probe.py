@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import trange
 
+from foundation.timing import ProgressBar
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
 
 
@@ -77,7 +77,7 @@ def fit_dense_probe(
     probe = DenseProbe(dim, num_outputs, generator)
     optimizer = torch.optim.AdamW(probe.parameters(), training.learning_rate, weight_decay=0.0)
     rates = _schedule(optimizer, training)
-    for _ in trange(training.num_steps, desc="probe", leave=False, disable=None):
+    for _ in ProgressBar(range(training.num_steps), desc="probe", leave=False, disable=None):
         rows = torch.randint(num_items, (min(training.batch_size, num_items),), generator=generator)
         features, targets = read(rows.tolist())
         value = loss(upsampled(probe(features), targets.shape[-2:]), targets)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -88,6 +89,19 @@ def write_page(path: Path, results: Results, sections: Sequence[Section] = (), *
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
+    page = render(
+        "page.html.jinja",
+        title=title,
+        results=results,
+        tables=build_tables(results.measurements),
+        charts=resolution_charts(results.measurements),
+        sections=sections,
+    )
+    write_text(path, page)
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the HTML of a template beside this file; values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -95,12 +109,4 @@ def write_page(path: Path, results: Results, sections: Sequence[Section] = (), *
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html.jinja").render(
-        title=title,
-        generator=Markup(GENERATOR),
-        results=results,
-        tables=build_tables(results.measurements),
-        charts=resolution_charts(results.measurements),
-        sections=sections,
-    )
-    write_text(path, page)
+    return environment.get_template(template).render(generator=Markup(GENERATOR), **values)

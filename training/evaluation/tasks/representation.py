@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from foundation.seeds import make_generator
+from foundation.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.data.base import Examples
 from training.evaluation.data.crops import CroppedViews, square
@@ -94,7 +94,7 @@ def measure_block_norms(evaluation: Evaluation) -> list[Measurement]:
         raise ValueError(f"`block_norms` needs a RADIO model, got {model.name!r}. Leave the task out.")
     images = evaluation.examples("images").images
     means, largest = [], []
-    for index in tqdm(range(len(images)), desc="norms", leave=False, disable=None):
+    for index in ProgressBar(range(len(images)), desc="norms", leave=False, disable=None):
         norms = model.block_norms(model.preprocess(images[index])[None].to(model.device))
         means.append(norms.mean(1))
         largest.append(norms.amax(1))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from foundation.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.features import Wanted
 from training.evaluation.metrics.equivariance.resolution_consistency import map_agreement
@@ -96,7 +96,7 @@ def measure_window_consistency(evaluation: Evaluation) -> list[Measurement]:
         )
     images = evaluation.examples("photographs").images
     pairs: list[tuple[Tensor, Tensor]] = []
-    for index in tqdm(range(len(images)), desc="windows", leave=False, disable=None):
+    for index in ProgressBar(range(len(images)), desc="windows", leave=False, disable=None):
         pixels = model.preprocess(images[index], size)[None].to(model.device)
         windowed, whole = (model.with_window(pixels, choice).features[0].float().cpu() for choice in (window, "global"))
         pairs.append((windowed, whole))

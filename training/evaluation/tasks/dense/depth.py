@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from foundation.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.metrics.dense_probe import log_depth_loss
 from training.evaluation.metrics.depth_errors.errors import depth_errors, depth_sums
@@ -20,7 +20,7 @@ def measure_depth_probe(evaluation: Evaluation) -> list[Measurement]:
     sums: dict[int, Tensor] = {}
     for learn_from, measured in folds(evaluation, "depth"):
         probe = fit_probe(evaluation, "depth", learn_from, 1, log_depth_loss)
-        for image in tqdm(measured, desc="depth", leave=False, disable=None):
+        for image in ProgressBar(measured, desc="depth", leave=False, disable=None):
             true = depth[image]
             answer = resized_to(probed(evaluation, "depth", probe, image), true)
             sums[image] = depth_sums(answer[0].exp(), true)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from foundation.seeds import make_generator
+from foundation.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.data.base import ByNumber, Examples, Kind
 from training.evaluation.metrics.correlation import gather_alike
@@ -36,7 +36,7 @@ def measure_segmentation_probe(evaluation: Evaluation) -> list[Measurement]:
     shown = evaluation.shown("masks")
     for learn_from, measured in folds(evaluation, "masks"):
         probe = fit_probe(evaluation, "masks", learn_from, num_classes, segmentation_loss)
-        for image in tqdm(measured, desc="masks", leave=False, disable=None):
+        for image in ProgressBar(measured, desc="masks", leave=False, disable=None):
             answer = probed(evaluation, "masks", probe, image)
             mask = masks_of(evaluation.part("masks").test)[image]
             prediction = resized_to(answer, mask).argmax(0)
@@ -141,7 +141,7 @@ def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
         )
     texts = model.embed_classes(part.class_names, TEMPLATES[settings.templates]).to(model.device)
     windows, sums = evaluation.windows("masks"), []
-    for image in tqdm(range(len(part.test)), desc="open vocabulary", leave=False, disable=None):
+    for image in ProgressBar(range(len(part.test)), desc="open vocabulary", leave=False, disable=None):
         logits = []
         for window in windows.of_image(image):
             pixels = model.preprocess(windows[window])[None].to(model.device)

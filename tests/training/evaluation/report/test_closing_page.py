@@ -1,0 +1,49 @@
+import re
+import shlex
+
+import pytest
+from PIL import Image
+
+from model_cards.results import Measurement, Results, Source
+from training.distill import COMMAND as DISTILL
+from training.evaluate import COMMAND as EVALUATE
+from training.evaluation.report.closing_page import Drawing, next_steps, write_closing_page
+from training.finetune import COMMAND as FINETUNE
+from training.publish import COMMAND as PUBLISH
+
+
+NASTY = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def page(tmp_path):
+    picture = tmp_path / "features.png"
+    Image.new("RGB", (30, 20), "red").save(picture)
+    results = Results(
+        [Measurement("student", "knn", "accuracy", "objects", 0.612, seed=0)],
+        teachers=[Source(NASTY, "teacher", "MIT", "https://example.org")],
+        run={"date": "2026-11-25", "machine": "a processor, 2 cores", "seconds": {"fetch": 30.0, "distil": 570.0}},
+        remarks=["Few images."],
+    )
+    path = tmp_path / "index.html"
+    drawing = Drawing(picture, "What it sees")
+    write_closing_page(path, results, title="radio-demo", checkpoint=tmp_path / "final", features=drawing, curves=None)
+    return path.read_text()
+
+
+def test_it_has_picture_table_and_commands_and_loads_nothing(page, tmp_path):
+    assert 'alt="What it sees" width="30" height="20"' in page
+    assert re.findall(r'src="([^,"]*)', page) == ["data:image/png;base64"]
+    assert "0.612" in page
+    assert "10 minutes on a processor, 2 cores" in page
+    assert f"python -m training.evaluate {(tmp_path / 'final').as_posix()} " in page
+    assert "Few images." in page
+    assert "<script" not in page
+    assert "How it learned" not in page
+
+
+@pytest.mark.parametrize("command", [DISTILL, EVALUATE, FINETUNE, PUBLISH], ids=lambda command: command.name)
+def test_each_command_reads_its_words(command, tmp_path):
+    words = [shlex.split(text) for text in next_steps(tmp_path / "final").values()]
+    (arguments,) = [each[3:] for each in words if each[:3] == ["python", "-m", f"training.{command.name}"]]
+    command.read(arguments)
