@@ -9,7 +9,8 @@ import torch
 from comparisons import assert_same_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
+from tiny_sam3 import GRID, SAM3_PX, TRUNK_WIDTH, build_sam3
+from transformers import Sam3ImageProcessor, Sam3Model, Sam3Processor
 
 from modeling_radio import RadioConfig, RadioModel, RadioModelOutput, attach_to_sam3, save_attached
 from modeling_radio.adaptors_radio import RadioAdaptorOutput
@@ -17,9 +18,7 @@ from modeling_radio.sam3_radio import RadioSam3Trunk
 
 
 PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
-GRID = 4
-SAM3_PX, RADIO_PX = GRID * 14, GRID * 16
-TRUNK_WIDTH = 32
+RADIO_PX = GRID * 16
 OUTPUTS = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits", "semantic_seg")
 
 SEGMENT_ELSEWHERE = """
@@ -43,34 +42,7 @@ save_file({"pred_masks": output.pred_masks.contiguous()}, "masks.safetensors")
 
 @pytest.fixture
 def sam3():
-    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
-    trunk = {
-        **small,
-        "model_type": "sam3_vit_model",
-        "num_hidden_layers": 2,
-        "image_size": SAM3_PX,
-        "pretrain_image_size": SAM3_PX,
-        "window_size": 2,
-        "global_attn_indexes": [1],
-    }
-    config = Sam3Config(
-        vision_config={"backbone_config": trunk, "fpn_hidden_size": 32},
-        text_config={
-            **small,
-            "model_type": "clip_text_model",
-            "num_hidden_layers": 1,
-            "vocab_size": 64,
-            "projection_dim": 16,
-            "max_position_embeddings": 16,
-            "bos_token_id": 1,
-            "eos_token_id": 3,
-        },
-        geometry_encoder_config={**small, "num_layers": 1, "roi_size": 2},
-        detr_encoder_config={**small, "num_layers": 1},
-        detr_decoder_config={**small, "num_layers": 1, "num_queries": 5},
-        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
-    )
-    return Sam3Model(config).eval()
+    return build_sam3()
 
 
 def build_radio(feature_dim=TRUNK_WIDTH, **fields):

@@ -1,0 +1,105 @@
+"""What the code of README and docs finds: tiny models with random weights where readers have theirs."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from documentation import ROOT
+from local_hub import LocalHub, Repository, local_hub
+from onnx import TensorProto, helper, save
+from reference_cases import write_hub_folder
+from tiny_sam3 import TRUNK_WIDTH, build_sam3
+from tiny_texts import build_dual_encoder, build_word_tokenizer
+from tiny_tuning import tuning_settings
+
+from conversion.text_tower import canonicalizing
+from modeling_radio import (
+    RadioConfig,
+    RadioForImageClassification,
+    RadioForZeroShotImageClassification,
+    RadioImageProcessor,
+    RadioModel,
+    RadioPreTrainedModel,
+)
+from training.finetuning.adapters import add_adapter, save_adapter
+
+
+TEXT_WIDTH = 12
+HEAD = {"summary_dim": TEXT_WIDTH, "feature_dim": TEXT_WIDTH, "hidden_size": 24}
+SMALL_DETECTOR = {"detection_hidden_size": 32, "detection_num_queries": 12, "detection_num_layers": 2}
+DEMO_TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
+
+
+@dataclass(frozen=True)
+class World:
+    """A working folder with what readers have by then, and a Hub.
+
+    Attributes:
+        folder: Where code runs.
+        hub: Serves the names of others' repositories.
+    """
+
+    folder: Path
+    hub: LocalHub
+
+
+def save_model(model: RadioPreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
+    return folder
+
+
+def save_tuned(base: Path, folder: Path, num_labels: int) -> None:
+    model = RadioForImageClassification.from_pretrained(base, num_labels=num_labels)
+    adapted = add_adapter(model, tuning_settings(checkpoint=str(base), tune="lora"))
+    save_adapter(adapted, RadioImageProcessor.from_pretrained(base), folder, str(base))
+
+
+def serve_folder(hub: LocalHub, name: str, folder: Path) -> None:
+    hub.repositories[f"models/{name}"] = Repository(private=False)
+    hub.repositories[f"models/{name}"].commit({path.name: path.read_bytes() for path in folder.iterdir()})
+
+
+def write_graph(path: Path) -> None:
+    """Write the smallest graph with an exported model's names; `tests/conversion` exports real ones."""
+    pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    summary = helper.make_tensor_value_info("summary", TensorProto.FLOAT, ["batch", 3])
+    node = helper.make_node("ReduceMean", ["pixel_values", "axes"], ["summary"], keepdims=0)
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
+    graph = helper.make_graph([node], "radio", [pixels], [summary], [axes])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "photograph.jpg", folder / "docs")
+    (folder / "training").symlink_to(ROOT / "training")
+    demo = RadioConfig.from_preset(
+        "radio-test", num_hidden_layers=6, adaptors=[{"name": name, **HEAD} for name in DEMO_TEACHERS], **SMALL_DETECTOR
+    )
+    base = save_model(RadioModel(demo), folder / "runs" / "demo" / "final")
+    save_model(RadioForImageClassification(demo), folder / "runs" / "tuned")
+    save_tuned(base, folder / "runs" / "pets" / "final", 37)
+    save_tuned(base, folder / "runs" / "zoo" / "final", 5)
+    save_converted(folder)
+    write_graph(folder / "model.onnx")
+    with local_hub() as hub:
+        serve_folder(hub, "nvidia/C-RADIOv4-H", write_hub_folder("c_radio_v4_tiny", folder / "hub" / "nvidia"))
+        build_sam3().save_pretrained(folder / "hub" / "sam3")
+        serve_folder(hub, "facebook/sam3", folder / "hub" / "sam3")
+        yield World(folder, hub)
+
+
+def save_converted(folder: Path) -> None:
+    """Save what conversion makes of C-RADIOv4 with its teacher's text tower, and what `--nvidia-outputs` makes."""
+    adaptors = [{"name": "siglip2-g", **HEAD}, {"name": "sam3", "feature_dim": TRUNK_WIDTH, "hidden_size": 24}]
+    radio = RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors))
+    zero_shot = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip2", TEXT_WIDTH))
+    canonicalizing(build_word_tokenizer(), 16).save_pretrained(save_model(zero_shot, folder / "my-folder"))
+    radio.config.return_dict, radio.config.adaptor_names = False, []
+    save_model(radio, folder / "with-nvidia-outputs" / "my-folder")

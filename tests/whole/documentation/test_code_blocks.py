@@ -1,0 +1,74 @@
+"""Every Python block of README and docs runs, alone, on tiny models with random weights and a Hub of our own.
+
+Blocks that don't import this repository's packages run as a stranger's do, without them; the others with them.
+"""
+
+import re
+
+import pytest
+from documentation import ROOT, Block, blocks
+from elsewhere import OURS
+
+
+GIVEN = {
+    "evaluate.load": """
+        import torch
+        from datasets import ClassLabel, Dataset, Features, Image
+        from PIL import Image as Pictures
+        gallery, gallery_labels = torch.rand(40, 8).tolist(), [0, 1] * 20
+        queries, labels = torch.rand(4, 8).tolist(), [0, 1, 0, 1]
+        rows = {"image": [Pictures.new("RGB", (48, 48), (60 * k, 99, 9)) for k in range(4)], "label": labels}
+        dataset = Dataset.from_dict(rows, Features(image=Image(), label=ClassLabel(names=["LABEL_0", "LABEL_1"])))
+    """,
+    "BASE": 'BASE = "runs/demo/final"',
+    "pets_base": """
+        from modeling_radio import RadioForImageClassification as Model
+        pets_base, zoo_base = (Model.from_pretrained("runs/demo/final", num_labels=count) for count in (37, 5))
+    """,
+}
+"""What a reader has, by the name in a block that tells it."""
+
+OTHER_FOLDERS = {"docs/guides/convert.md": "with-nvidia-outputs"}
+"""Pages whose code runs in another folder of the world."""
+
+PRELUDE = """
+import sys
+from huggingface_hub import constants
+
+constants.HF_HUB_OFFLINE, constants.ENDPOINT = False, {endpoint!r}
+constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+for name in {ours!r}:
+    del sys.modules[name]
+sys.path[:0] = {paths!r}
+"""
+
+
+def is_ours(code: str) -> bool:
+    return re.search(rf"^(from|import) ({'|'.join(OURS)})\b", code, re.MULTILINE) is not None
+
+
+def given_for(code: str) -> str:
+    texts = [text for name, text in GIVEN.items() if name in code]
+    return "".join(re.sub(r"^ {8}", "", text, flags=re.MULTILINE) + "\n" for text in texts)
+
+
+def program(block: Block, endpoint: str) -> str:
+    """Return what runs a block: what is there before it, and the block."""
+    given = given_for(block.text)
+    ours = OURS if is_ours(block.text) or is_ours(given) else ()
+    return PRELUDE.format(endpoint=endpoint, ours=ours, paths=[str(ROOT)] if ours else []) + given + block.text
+
+
+@pytest.mark.parametrize("block", blocks("python", "py"), ids=lambda block: block.place)
+def test_blocks_run(block, world, elsewhere):
+    folder = world.folder / OTHER_FOLDERS.get(block.page, "")
+    done = elsewhere.run(program(block, world.hub.endpoint), folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert world.hub.unknown == []
+
+
+def test_a_block_that_fails_is_told(world, elsewhere):
+    for text, error in (("import modeling_radio.nothing", "nothing"), ("nothing()", "NameError")):
+        done = elsewhere.run(program(Block("README.md", 1, "python", text), world.hub.endpoint), world.folder)
+        assert done.returncode == 1
+        assert error in done.stderr
