@@ -23,6 +23,7 @@ OUTSIDE = {
 """Pages of the site by the file that each is."""
 
 _FENCED = re.compile(r"(^ *```.*?^ *```[^\n]*$)", re.DOTALL | re.MULTILINE)
+_ATTRIBUTE = re.compile(r'\b(src|srcset|href)="([^"#]+)"')
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -49,15 +50,25 @@ def with_site_links(markdown: str, page: str) -> str:
     """
     source = {name: path for path, name in OUTSIDE.items()}.get(page, f"docs/{page}")
 
-    def replace(link: re.Match[str]) -> str:
-        mark, text, target, anchor = link.groups(default="")
-        if re.match(r"\w+:", target):
-            return link[0]
+    def place_of(target: str) -> tuple[str, str | None]:
+        """Return the path of a file in the repository, and its place on the site as seen from the page."""
         path = os.path.normpath(os.path.join(os.path.dirname(source), target))
         place = OUTSIDE.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+        return path, place and os.path.relpath(place, os.path.dirname(page) or ".")
+
+    def replace_link(link: re.Match[str]) -> str:
+        mark, text, target, anchor = link.groups(default="")
+        path, place = (target, target) if re.match(r"\w+:", target) else place_of(target)
         if place is not None:
-            return f"{mark}[{text}]({os.path.relpath(place, os.path.dirname(page) or '.')}{anchor})"
+            return f"{mark}[{text}]({place}{anchor})"
         return text if (ROOT / path).exists() else link[0]
 
+    def replace_attribute(attribute: re.Match[str]) -> str:
+        name, target = attribute.groups()
+        return attribute[0] if re.match(r"\w+:", target) else f'{name}="{place_of(target)[1] or target}"'
+
+    def replace(text: str) -> str:
+        return _ATTRIBUTE.sub(replace_attribute, _LINK.sub(replace_link, text))
+
     parts = _FENCED.split(markdown)
-    return "".join(part if part.lstrip().startswith("```") else _LINK.sub(replace, part) for part in parts)
+    return "".join(part if part.lstrip().startswith("```") else replace(part) for part in parts)

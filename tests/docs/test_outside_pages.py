@@ -30,6 +30,8 @@ def hook():
         ("index.md", "[license](LICENSE)", "license"),
         ("index.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
         ("index.md", "[a](docs/nothing.md)", "[a](nothing.md)"),
+        ("index.md", '<img src="docs/pictures/a.svg">', '<img src="pictures/a.svg">'),
+        ("index.md", '<a href="https://arxiv.org">', '<a href="https://arxiv.org">'),
         ("index.md", "[a](nothing.md)", "[a](nothing.md)"),
         ("index.md", "```python\nx[0](docs/guides/open.md)\n```", "```python\nx[0](docs/guides/open.md)\n```"),
     ],

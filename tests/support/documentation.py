@@ -1,11 +1,19 @@
 """What is read by people: the pages of README, docs and commands, and the code in them."""
 
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+"""The package's metadata."""
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (

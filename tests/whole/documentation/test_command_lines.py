@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from documentation import PAGES, ROOT, blocks, prose
+from documentation import PAGES, PROJECT, ROOT, blocks, prose
 
 from foundation.command_line import Command
 from training.recipe import Recipe, load_recipe
@@ -18,13 +18,7 @@ OURS = ("training", "conversion", "model_cards", "benchmarks")
 OTHERS = {"source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 INLINE = re.compile(r"^([A-Z_]+=\S+ )*(python|accelerate|torchrun) .*-m \w|^make \w|^pip install \S")
-EXTRAS = set(
-    re.findall(
-        r"^(\w+) = \[",
-        (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("[tool")[0],
-        re.MULTILINE,
-    )
-)
+EXTRAS = set(PROJECT["optional-dependencies"])
 TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
