@@ -48,6 +48,7 @@ ORDER = (
     ("demo_kit",),
     ("data", "pictures"),
     ("recipe",),
+    ("recipe_sections",),
     ("losses",),
 )
 

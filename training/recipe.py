@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from annotated_types import Ge, Gt, Lt
@@ -19,10 +19,19 @@ from torch import nn
 from foundation.errors import check_choice, did_you_mean
 from foundation.fields import Mark, OneOf, read_yaml
 from foundation.seeds import derive_seed
-from foundation.settings import Settings, SettingsError, load, marked, merged, require, without
+from foundation.settings import Settings, load, marked, merged, require, without
 from training.losses.features import FEATURE_LOSSES
 from training.losses.reductions import REDUCTIONS
 from training.losses.summaries import SUMMARY_LOSSES
+from training.recipe_sections.base import RecipeError, RecipeSection
+from training.recipe_sections.teaching import (
+    TAP_SCHEMES,
+    BalancingRecipe,
+    BalancingTimes,
+    ContrastiveRecipe,
+    Role,
+    TapsRecipe,
+)
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
@@ -35,16 +44,6 @@ DEFAULT_BATCH_SIZE = 64
 
 INDECISIVE = Mark("may change between two sessions of a run: it moves the weights by no more than rounding")
 STAGELESS = Mark("is the same for all stages")
-
-
-class RecipeError(SettingsError):
-    """A recipe that cannot be used; the message is one line that says what to change."""
-
-
-class RecipeSection(Settings):
-    """Base of a recipe and its sections."""
-
-    error_class: ClassVar[type[SettingsError]] = RecipeError
 
 
 class Named(RecipeSection):
@@ -86,7 +85,6 @@ class StudentRecipe(RecipeSection):
 
 RunMode = Literal["native", "fixed", "mosaic"]
 Precision = Literal["float32", "bfloat16"]
-Role = Literal["basic", "semantic", "task"]
 
 
 class RunOptions(RecipeSection):
@@ -129,7 +127,7 @@ class TeacherRecipe(RunOptions, Named):
         summary_weight: Factor of its summary loss, where it has a summary.
         adaptor: Fields of `RadioAdaptorConfig` for this adaptor, for example `hidden_size`.
         role: What it is learned for, "basic" features, "semantic" ones or those of a "task": decides its prior where
-            `balancing.method` is "adaptive"; otherwise not used.
+            `balancing.method` is "adaptive", and the depth of its taps (`taps.scheme`); otherwise not used.
     """
 
     kind: str
@@ -370,54 +368,6 @@ class LossRecipe(RecipeSection):
         return self
 
 
-class BalancingRecipe(RecipeSection):
-    """Weights of the teachers' losses that change while the run goes on; our own addition, C-RADIOv4 has none.
-
-    Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
-
-    Attributes:
-        method: A key of `training.balancing.registry.METHODS`; "fixed" leaves the factors of the teachers' entries.
-            "gradnorm" cannot be had with FSDP.
-        period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
-            of the run.
-        start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run.
-        ramp_steps: Steps over which they move from 1 to what the method says; None for a tenth of the run.
-    """
-
-    method: Literal["fixed", "adaptive", "ada_loss", "dwa", "gradnorm", "uncertainty", "teacher_dropping"] = "fixed"
-    period_steps: int | None = Field(None, gt=0)
-    start_step: int | None = Field(None, ge=0)
-    ramp_steps: int | None = Field(None, ge=0)
-
-
-class BalancingTimes(NamedTuple):
-    """When the weights of teachers move, in steps; a `BalancingRecipe` with all of it set."""
-
-    start_step: int
-    period_steps: int
-    ramp_steps: int
-
-
-class ContrastiveRecipe(RecipeSection):
-    """A further loss: where an image lies among others; our own addition, C-RADIOv4 has none.
-
-    All parts of a step are held in memory at once, since each is compared with the images of all.
-
-    Attributes:
-        weight: Factor of the loss, besides a teacher's `summary_weight` or, of the dense kind, `feature_weight`; 0 for
-            none. 0.1 is a start.
-        kind: Of summaries "relational" (as near to other images as the teacher is) or "info_nce" (nearer to its own
-            image than to others); of features "dense" (some cells of each image nearer to the teacher's of the same
-            place than to others, of any image).
-        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher; not used by
-            the dense kind.
-    """
-
-    weight: float = Field(0.0, ge=0)
-    kind: Literal["relational", "info_nce", "dense"] = "relational"
-    bank_size: int = Field(4096, ge=0)
-
-
 class OptimizerRecipe(RecipeSection):
     """The optimizer and what guards it.
 
@@ -573,6 +523,7 @@ class Recipe(RecipeSection):
         loss: Which losses.
         contrastive: A loss of images, or their cells, among each other.
         balancing: How teachers are weighed against each other while they are learned.
+        taps: Losses within the trunk.
         optimizer: The optimizer.
         schedule: Steps and learning rate.
         ema: Moving average.
@@ -601,6 +552,7 @@ class Recipe(RecipeSection):
     loss: LossRecipe = LossRecipe()
     contrastive: ContrastiveRecipe = ContrastiveRecipe()
     balancing: BalancingRecipe = BalancingRecipe()
+    taps: TapsRecipe = TapsRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     ema: EmaRecipe = EmaRecipe()
@@ -620,6 +572,7 @@ class Recipe(RecipeSection):
             is_valid = bool(names) and len(set(names)) == len(names)
             require(is_valid, f"{section} (names)", names, "at least one, all different")
         self._check_teachers_of_partitions()
+        self._check_roles_of_taps()
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
@@ -641,6 +594,32 @@ class Recipe(RecipeSection):
             max(1, num_steps // 100) if own.period_steps is None else own.period_steps,
             max(1, num_steps // 10) if own.ramp_steps is None else own.ramp_steps,
         )
+
+    def tap_shares(self) -> list[dict[str, float]]:
+        """Return for each of `taps.depths` what each teacher counts by at that tap; a scheme is met by roles."""
+        scheme = self.taps.chosen_scheme
+        if scheme == "all":
+            alike = {entry.name: 1 / len(self.teachers) for entry in self.teachers}
+            return [alike for _ in self.taps.depths]
+        matrix = TAP_SCHEMES[scheme] if isinstance(scheme, str) else scheme
+        columns = {entry.name: get_args(Role).index(entry.role) for entry in self.teachers}
+        return [{name: row[column] for name, column in columns.items()} for row in matrix]
+
+    def _check_roles_of_taps(self) -> None:
+        scheme = self.taps.chosen_scheme
+        if not self.taps.is_used or scheme == "all":
+            return
+        for entry in self.teachers:
+            if entry.role is None:
+                raise RecipeError(
+                    f"`teachers.{entry.name}.role` must be one of {list(get_args(Role))} with `taps.scheme` "
+                    f"{scheme!r}, got None. Say what the teacher is learned for, or choose the scheme 'all'."
+                )
+        if not any(any(shares.values()) for shares in self.tap_shares()):
+            raise RecipeError(
+                f"`taps.scheme` must give some teacher a share, got {scheme!r} with the roles "
+                f"{[entry.role for entry in self.teachers]}. Raise a number of one of these roles."
+            )
 
     def _check_teachers_of_partitions(self) -> None:
         names = [teacher.name for teacher in self.teachers]

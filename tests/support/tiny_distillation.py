@@ -96,7 +96,8 @@ def distil(recipe_file: str, output: str, *overrides: str, stop_at: int | None =
 
 
 def tensors_of(checkpoint: Path) -> dict[str, Tensor]:
-    parts = {name: SavedTensors(checkpoint, name) for name in ("student", "ema", "statistics", "optimizer")}
+    names = ["student", "ema", "statistics", "optimizer", *(["taps"] if any(checkpoint.glob("taps*")) else [])]
+    parts = {name: SavedTensors(checkpoint, name) for name in names}
     return {f"{name}/{key}": saved.read(key) for name, saved in parts.items() for key in saved.shapes}
 
 

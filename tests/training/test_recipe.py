@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "08498b5f6942057fa5c86c1ef11de4edefd6635adf161606be8ada9437fd8c08"),
-        ("c_radio_v4_h", [SOURCE], "ff5d4af1b6783c2c4ccc12085b51525e6b3074f875dd9ed6183c94c64924eb9f"),
+        ("demo", [], "b86c870b00a98546eb94d17ab82c3bfd99f6e47f9db1808c16aedb38a90134d8"),
+        ("c_radio_v4_h", [SOURCE], "2ab0b05a36c592b336417ea2a396bd2b1581fb8d001aaf9ffd1b452155a23456"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

@@ -13,11 +13,27 @@ from training.recipe import Recipe
 from training.views.batches import Batch
 
 
-GROUPS = {"features": "features", "dense_contrastive": "features", "summary": "summary", "contrastive": "summary"}
-"""By kind of loss the group that it is weighed with: apart, or summaries swallow the dense losses (PHI-S, A.8.1)."""
+GROUPS = {
+    "features": "features",
+    "dense_contrastive": "features",
+    "summary": "summary",
+    "contrastive": "summary",
+    "tap_features": "features",
+    "tap_summary": "summary",
+}
+"""By kind of loss the group that it is weighed with: apart, or summaries swallow the dense losses (PHI-S, A.8.1).
+
+What moves a weight is the kind of the group's own name. A teacher's taps follow the weight of its main loss, so that
+who counts less does so at all depths, and a rescaled loss is rescaled back at all of them.
+"""
 
 MIN_LOSS = 1e-12
 """Floor of a loss that others are divided by. Our choice: far below any that is left to learn from."""
+
+
+def teacher_of(name: str) -> str:
+    """Return whose loss it is, given its name `KIND/TEACHER`, or `KIND/TEACHER@BLOCK` of a tap."""
+    return name.partition("/")[2].partition("@")[0]
 
 
 class LossTerm(NamedTuple):
@@ -62,7 +78,7 @@ class TeacherWeights(nn.Module):
 
         Args:
             batch: The images.
-            terms: By name, `KIND/TEACHER`.
+            terms: By name, `KIND/TEACHER` or `KIND/TEACHER@BLOCK`.
         """
         return {name: term.value for name, term in terms.items()}
 
@@ -132,7 +148,7 @@ class GroupWeights(TeacherWeights):
         """Add losses, by the share of the partition's images that the pass has."""
         share = len(batch) / len(batch.all_tokens)
         for place, name in enumerate(self.names):
-            if name in losses and name.partition("/")[2] in batch.teachers:
+            if name in losses and teacher_of(name) in batch.teachers:
                 self._sums[0, place] += share * losses[name].detach()
                 self._sums[1, place] += share
 
@@ -160,8 +176,7 @@ class GroupWeights(TeacherWeights):
         return torch.cat([function(part) for part in values.split([len(each) for each in self.groups.values()])])
 
     def _weight_of(self, name: str, like: Tensor) -> Tensor | float:
-        kind, _, teacher = name.partition("/")
-        own = f"{GROUPS[kind]}/{teacher}"
+        own = f"{GROUPS[name.partition('/')[0]]}/{teacher_of(name)}"
         return self.weights[self.names.index(own)].to(like.dtype) if own in self.names else 1.0
 
 

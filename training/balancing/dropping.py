@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foundation.ranks import sum_over_ranks
-from training.balancing.base import GROUPS, LossTerm, TeacherWeights, groups_of
+from training.balancing.base import GROUPS, LossTerm, TeacherWeights, groups_of, teacher_of
 from training.recipe import Recipe
 from training.views.batches import Batch
 
@@ -52,14 +52,14 @@ class TeacherDropping(TeacherWeights):
         notes = torch.zeros(2, len(self.names), device=self._device)
         for group, teachers in self.groups.items():
             seen = [name for name in teachers if name in batch.teachers]
-            own = {name: terms[name] for name in terms if _group_of(name) == group and _teacher_of(name) in seen}
+            own = {name: terms[name] for name in terms if _group_of(name) == group and teacher_of(name) in seen}
             if not own:
                 continue
             losses = {name: term.by_image() for name, term in own.items()}
             weights = {name: term.weight for name, term in own.items()}
             factors = 1 + ramp * (self._kept(batch, group, seen, losses, weights) - 1)
             for name, each in losses.items():
-                weighted[name] = own[name].reduce(each * factors[:, seen.index(_teacher_of(name))].to(each.dtype))
+                weighted[name] = own[name].reduce(each * factors[:, seen.index(teacher_of(name))].to(each.dtype))
             places = [self.names.index(f"{group}/{name}") for name in seen]
             notes[0, places] = factors.mean(0) * len(batch)
             notes[1, places] = float(len(batch))
@@ -91,7 +91,7 @@ class TeacherDropping(TeacherWeights):
     ) -> Tensor:
         """Return what each image multiplies its losses by, `(images, teachers)` with a mean of 1 in each row."""
         columns = [
-            torch.stack([weights[key] * losses[key].float() for key in losses if _teacher_of(key) == name]).sum(0)
+            torch.stack([weights[key] * losses[key].float() for key in losses if teacher_of(key) == name]).sum(0)
             for name in seen
         ]
         total = torch.stack(columns, dim=1)
@@ -103,7 +103,3 @@ class TeacherDropping(TeacherWeights):
 
 def _group_of(name: str) -> str:
     return GROUPS[name.partition("/")[0]]
-
-
-def _teacher_of(name: str) -> str:
-    return name.partition("/")[2]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foundation.ranks import sum_over_ranks
 from modeling_radio import RadioModel
-from training.balancing.base import MIN_LOSS, LossTerm, RelativeRates, sum_to_count
+from training.balancing.base import MIN_LOSS, LossTerm, RelativeRates, sum_to_count, teacher_of
 from training.recipe import Recipe
 from training.views.batches import Batch
 
@@ -57,7 +57,7 @@ class GradNorm(RelativeRates):
             squares = torch.zeros_like(self.weights)
             share = len(batch) / len(batch.all_tokens)
             for place, name in enumerate(self.names):
-                if name in terms and name.partition("/")[2] in batch.teachers:
+                if name in terms and teacher_of(name) in batch.teachers:
                     (gradient,) = torch.autograd.grad(terms[name].value, tokens, retain_graph=True)
                     squares[place] = (share * gradient.double()).square().sum()
             self._noted[batch.partition, batch.rows] = squares

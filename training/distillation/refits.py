@@ -8,11 +8,14 @@ from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
 from training.distillation.sharding import reshard, rewrite
+from training.student.taps import Taps
 from training.targets.phi_s import AffineMap, map_rows
 
 
 @torch.no_grad()
-def follow_refits(changes: Mapping[str, AffineMap], models: Iterable[RadioModel], optimizer: Optimizer) -> None:
+def follow_refits(
+    changes: Mapping[str, AffineMap], models: Iterable[RadioModel], optimizer: Optimizer, taps: Taps | None = None
+) -> None:
     """Let dense heads predict what they did, in the space into which a refit moved their targets; all ranks take part.
 
     What is predicted in the teachers' own spaces stays as it is. So do the averages of gradients that the optimizer
@@ -24,6 +27,7 @@ def follow_refits(changes: Mapping[str, AffineMap], models: Iterable[RadioModel]
         changes: By teacher, see `TeacherStatistics.begin_step`.
         models: The student and its moving average, sharded or not; changed in place.
         optimizer: The student's; parameters that have no state yet have none afterwards.
+        taps: Further heads that predict the same.
 
     References:
         The same rule for Adam in a space that turns, LDAdam, https://arxiv.org/abs/2410.16103, without its correction
@@ -31,10 +35,12 @@ def follow_refits(changes: Mapping[str, AffineMap], models: Iterable[RadioModel]
     """
     if not changes:
         return
+    models = list(models)
     for model in models:
         reshard(model)
-        for name, change in changes.items():
-            linear = model.radio_model.adaptor(name).last_dense_linear
+    for name, change in changes.items():
+        linears = [model.radio_model.adaptor(name).last_dense_linear for model in models]
+        for linear in linears + ([] if taps is None else taps.last_dense_linears(name)):
             rewrite(linear.weight, change.of_weight)
             rewrite(linear.bias, change.of_bias)
             for parameter in (linear.weight, linear.bias):

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, fsdp2_prepare_model
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from foundation.ranks import copy_from_first_rank, fsdp_plugin
+from modeling_radio import RadioModel
 from training.recipe import Recipe
 
 
@@ -64,6 +65,14 @@ def shard_average(accelerator: Accelerator, average: nn.Module) -> None:
     """Shard the moving average's network as `Accelerator.prepare` sharded the student: each rank averages its part."""
     if is_sharded(accelerator):
         fsdp2_prepare_model(accelerator, average)
+
+
+def shard_within(accelerator: Accelerator, model: RadioModel) -> None:
+    """Let a model that is prepared as a part of something be sharded by itself all the same: it is called alone too."""
+    if is_sharded(accelerator):
+        plugin = cast(FullyShardedDataParallelPlugin, accelerator.state.fsdp_plugin)
+        names = plugin.transformer_cls_names_to_wrap or cast(list[str], model._no_split_modules)
+        plugin.transformer_cls_names_to_wrap = list(dict.fromkeys([*names, type(model).__name__]))
 
 
 def reshard(module: nn.Module) -> None:

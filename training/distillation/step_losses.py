@@ -1,6 +1,6 @@
 """One loss of a batch: the student compared with every teacher and with its moving average, weighted and summed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from training.losses.reductions import reduce_images
 from training.losses.summaries import SUMMARY_LOSSES
 from training.recipe import LossRecipe, Recipe, TeacherRecipe
 from training.student.packing import HeadAnswer, StudentAnswer
+from training.student.taps import Tap
 from training.targets.contrasts.base import Contrasts
 from training.targets.examples import Example, Target
 from training.targets.statistics import TeacherStatistics
@@ -28,6 +29,7 @@ def compare_with_teachers(
     batch: Batch,
     example: Example,
     student: StudentAnswer,
+    taps: Sequence[Tap] = (),
 ) -> dict[str, Tensor]:
     """Return the student's losses by name, `"loss"` being the weighted sum.
 
@@ -39,13 +41,21 @@ def compare_with_teachers(
         batch: What was planned.
         example: What the teachers answered.
         student: What the student answers.
+        taps: Whose answers are among those of the adaptors.
     """
     terms: dict[str, LossTerm] = {}
     for entry in recipe.teachers:
-        terms |= _teacher_terms(recipe.loss, statistics, entry, batch, example, student)
+        answer = student.adaptors[entry.name]
+        terms |= _named(_head_terms(recipe.loss, statistics, entry, batch, example, answer), entry.name)
         if contrasts is not None and entry.name in contrasts.teachers:
             term = _contrastive_term(recipe, contrasts, entry, batch, example, student)
             terms[f"{contrasts.kind}/{entry.name}"] = term
+    entries = {entry.name: entry for entry in recipe.teachers}
+    for tap in taps:
+        factor = tap.share * recipe.taps.weight_at(batch.step, recipe.schedule.num_steps)
+        own = _head_terms(recipe.loss, statistics, entries[tap.teacher], batch, example, student.adaptors[tap.name])
+        faded = {f"tap_{kind}": term._replace(weight=factor * term.weight) for kind, term in own.items()}
+        terms |= _named(faded, tap.name)
     total = student.features[0].new_zeros((), dtype=torch.float32)
     for name, weighted in weights.weigh(batch, terms).items():
         total = total + terms[name].weight * weighted
@@ -57,25 +67,29 @@ def compare_with_average(student: Sequence[Tensor], average: Sequence[Tensor], s
     return torch.cat([mesa_losses(*each) for each in zip(student, average, shifts, strict=True)]).mean()
 
 
-def _teacher_terms(
+def _named(terms: Mapping[str, LossTerm], name: str) -> dict[str, LossTerm]:
+    return {f"{kind}/{name}": term for kind, term in terms.items()}
+
+
+def _head_terms(
     recipe: LossRecipe,
     statistics: TeacherStatistics,
     entry: TeacherRecipe,
     batch: Batch,
     example: Example,
-    student: StudentAnswer,
+    answer: HeadAnswer,
 ) -> dict[str, LossTerm]:
-    """Return a teacher's dense loss and, if it has a summary, its summary loss."""
-    name, answer, target = entry.name, student.adaptors[entry.name], example.targets.get(entry.name)
+    """Return by kind the dense loss of what is said about a teacher and, if it has a summary, the summary loss."""
+    target = example.targets.get(entry.name)
     if target is None:
         # Not a teacher of this partition. Its head still gets a gradient, of zero: ranks wait for each other's.
-        terms = {f"features/{name}": _no_term(torch.stack([each.float().mean() for each in answer.features]).sum())}
+        terms = {"features": _no_term(torch.stack([each.float().mean() for each in answer.features]).sum())}
         if answer.summary is not None:
-            terms[f"summary/{name}"] = _no_term(answer.summary.float().mean())
+            terms["summary"] = _no_term(answer.summary.float().mean())
         return terms
-    terms = {f"features/{name}": _feature_term(recipe, statistics, entry, batch, answer, target)}
+    terms = {"features": _feature_term(recipe, statistics, entry, batch, answer, target)}
     if answer.summary is not None and target.summary is not None:
-        terms[f"summary/{name}"] = _summary_term(recipe, statistics, entry, answer.summary, target.summary)
+        terms["summary"] = _summary_term(recipe, statistics, entry, answer.summary, target.summary)
     return terms
 
 

@@ -45,6 +45,7 @@ from training.distillation.sharding import (
     is_sharded,
     reshard,
     shard_average,
+    shard_within,
 )
 from training.distillation.skipped_steps import SkippedSteps
 from training.distillation.step_losses import compare_with_average, compare_with_teachers
@@ -69,6 +70,7 @@ from training.student.frozen_trunk import frozen_trunk
 from training.student.packing import answer_groups
 from training.student.shards import whole_norm
 from training.student.spectral import update_spectral_norms
+from training.student.taps import build_taps, with_taps
 from training.student.warm_start import open_source, standardize_heads, warm_start
 from training.targets.cache_contents import CacheContents
 from training.targets.cached import CachedTargets
@@ -166,7 +168,9 @@ class Distiller:
         kept_heads = self._warm_start()
         regularize(self.model.to(self.device), recipe)
         matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
-        optimizer = build_optimizer(self.model, recipe.optimizer, matrix_dtype)
+        self.taps = build_taps(recipe, self.model)
+        learner = with_taps(self.model, self.taps).to(self.device)
+        optimizer = build_optimizer(learner, recipe.optimizer, matrix_dtype)
         self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
         self.weights = build_weights(recipe, teachers, self.device)
         self.contrasts = build_contrasts(recipe, teachers, self.statistics, self.device)
@@ -195,9 +199,9 @@ class Distiller:
             self._calibrate()
             standardize_heads(self.model, kept_heads, self.statistics.standardizers())
         self.ema = MovingAverage(self.model, recipe.ema.decay)
-        self._distribute(optimizer)
+        self._distribute(learner, optimizer)
         modules = {"student": self.model, "ema": self.ema, "statistics": self.statistics}
-        extras = {"balancing": self.weights, "contrasts": self.contrasts}
+        extras = {"balancing": self.weights, "contrasts": self.contrasts, "taps": self.taps}
         modules |= {name: module for name, module in extras.items() if module is not None and module.state_dict()}
         self.state = RunState(modules, self.optimizer, self.skipped, self.source)
         self.writer = CheckpointWriter(self.output / "checkpoints", recipe.checkpoints.keep)
@@ -210,8 +214,13 @@ class Distiller:
         self.accelerator.print(f"Start from {self.init_from!r}: {'; '.join(notes)}.", flush=True)
         return kept
 
-    def _distribute(self, optimizer: Optimizer) -> None:
-        """Prepare the student for the ranks and its moving average alike; teachers stay as they are."""
+    def _distribute(self, learner: torch.nn.Module, optimizer: Optimizer) -> None:
+        """Prepare the student for the ranks and its moving average alike; teachers stay as they are.
+
+        Args:
+            learner: The student, with the heads of its taps around it.
+            optimizer: Of all of its parameters.
+        """
         options = self.recipe.student
         self.blueprint = blueprint(self.model)
         if options.gradient_checkpointing:
@@ -219,7 +228,9 @@ class Distiller:
         if options.compile:
             num_graphs = compile_blocks(self.model, self.recipe)
             self.accelerator.print(f"Blocks are compiled as they are met, to at most {num_graphs} graphs.", flush=True)
-        self.student, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        if learner is not self.model:
+            shard_within(self.accelerator, self.model)
+        self.student, self.optimizer = self.accelerator.prepare(learner, optimizer)
         self.parallel_passes = parallel_passes(self.recipe, self.accelerator)
         shard_average(self.accelerator, self.ema.module)
 
@@ -325,7 +336,7 @@ class Distiller:
         self._set_learning_rate()
         update_spectral_norms(self.model)
         changes = self.statistics.begin_step(self.step)
-        follow_refits(changes, [self.model, cast(RadioModel, self.ema.module)], self.optimizer)
+        follow_refits(changes, [self.model, cast(RadioModel, self.ema.module)], self.optimizer, self.taps)
         self.weights.begin_step(self.step)
         self.optimizer.zero_grad()
         values: dict[str, Tensor] = {}
@@ -340,9 +351,9 @@ class Distiller:
         if self.contrasts is not None:
             self.contrasts.end_step()
         if self._is_trunk_frozen:
-            reshard(self.model)  # what is not run backward stays gathered
+            reshard(self.student)  # what is not run backward stays gathered
             if is_replicated(self.accelerator):
-                average_gradients(self.accelerator, self.model.parameters())
+                average_gradients(self.accelerator, self.student.parameters())
         values["gradient_norm"] = self._update_weights(values)
         return values
 
@@ -355,7 +366,7 @@ class Distiller:
             self.contrasts.begin_step(parts)
         if self.parallel_passes is not None:
             with self._trunk_as_due():
-                losses = self.parallel_passes.run(parts, self._weighted_losses, list(self.model.parameters()))
+                losses = self.parallel_passes.run(parts, self._weighted_losses, list(self.student.parameters()))
                 yield from ((*part, own) for part, own in zip(parts, losses, strict=True))
             return
         for number in numbers:
@@ -396,7 +407,8 @@ class Distiller:
                 self.student, example.pixel_values, self.model.patch_size, window_size=window, draws=draws
             )
         parts = (self.statistics, self.weights, self.contrasts)
-        losses = compare_with_teachers(self.recipe, *parts, batch, example, answer)
+        taps = () if self.taps is None else self.taps.taps
+        losses = compare_with_teachers(self.recipe, *parts, batch, example, answer, taps)
         if example.average is not None:
             average = self._average_features(example.average.pixel_values)
             losses["mesa"] = compare_with_average(answer.features, average, example.average.shifts)
@@ -477,6 +489,8 @@ class Distiller:
         learning_rates = {"learning_rate": self._learning_rate(is_trunk=False)}
         by_size = self.losses_by_size.end_interval(self.accelerator)
         scalars = self.statistics.scalars() | self.weights.scalars()
+        if self.taps is not None:
+            scalars["weight/taps"] = self.recipe.taps.weight_at(self.step - 1, self.recipe.schedule.num_steps)
         return {**by_size, **learning_rates, **scalars, **self.watch.shares(), **norms}
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ LOSSES = {
     "dense_contrastive": "dense contrastive loss",
     "mesa": "MESA loss",
 }
+TAP_LOSSES = {"tap_features": "dense loss of taps", "tap_summary": "summary loss of taps"}
 WEIGHTS = {"weight/features": "weight of dense losses", "weight/summary": "weight of summary losses"}
 """Of teachers, by the names that `training.balancing` gives them."""
 
@@ -79,12 +80,13 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
         series: By name, as `HeldOutMetrics` and `LossesBySize` name them; others are passed over.
         path: The PNG to write.
     """
-    losses = {kind: curves for kind in LOSSES if (curves := loss_curves(series, kind))}
+    losses = {kind: curves for kind in LOSSES | TAP_LOSSES if (curves := loss_curves(series, kind))}
     weights = {group: curves for group in WEIGHTS if (curves := _below(series, group))}
-    rows: list[dict[str, str]] = [{kind: LOSSES[kind] for kind in losses}, {group: WEIGHTS[group] for group in weights}]
     measured = {name: curves for name in OF_BACKBONE | OF_ADAPTORS if (curves := _measured(series, name))}
-    rows += [
-        {name: title for name, title in titles.items() if name in measured} for titles in (OF_BACKBONE, OF_ADAPTORS)
+    known = losses.keys() | weights.keys() | measured.keys()
+    rows: list[dict[str, str]] = [
+        {name: title for name, title in titles.items() if name in known}
+        for titles in (LOSSES, TAP_LOSSES, WEIGHTS, OF_BACKBONE, OF_ADAPTORS)
     ]
     rows = [row for row in rows if row]
     if not rows:
@@ -103,7 +105,9 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
     grid = figure.subplots(
         len(rows), num_columns, squeeze=False, gridspec_kw={"wspace": 0.2, "hspace": 0.45, **margins}
     )
+    drawn: dict[str, Axes] = {}
     for row, panels in zip(grid, rows, strict=True):
+        drawn |= dict(zip(panels, row, strict=False))
         for axes, (name, title) in zip(row, panels.items(), strict=False):
             axes.set_title(title, fontsize=8)
             if name in losses or name in weights:
@@ -113,8 +117,8 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
             _finish(axes)
         for axes in row[len(panels) :]:
             axes.set_axis_off()
-    for kinds in (("features", "summary"), ("contrastive",), ("dense_contrastive",), ("mesa",)):
-        panels = [axes for axes, kind in zip(grid[0], losses, strict=False) if kind in kinds]
+    for kinds in (("features", "summary"), ("contrastive",), ("dense_contrastive",), ("mesa",), tuple(TAP_LOSSES)):
+        panels = [drawn[kind] for kind in kinds if kind in losses]
         _share_scale(panels, [curve for kind in kinds for curve in losses.get(kind, {}).values()])
     if any(curve.is_thin for curves in measured.values() for curve in curves):
         figure.text(0.01, 1 - 0.15 / inches[1], THIN_LINES, fontsize=7)
@@ -126,7 +130,7 @@ def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
 
     Args:
         series: By name.
-        kind: A key of `LOSSES`.
+        kind: A key of `LOSSES` or `TAP_LOSSES`; teachers are then those of taps, `TEACHER@BLOCK`.
     """
     finite = {name: curve for name, each in series.items() if (curve := _finite(each))[0]}
     plain = {name.partition("/")[2]: curve for name, curve in finite.items() if name.partition("/")[0] == kind}
@@ -171,13 +175,16 @@ def _colors_of_teachers(
     """Return the color that each teacher has in all panels; what is of no teacher is gray."""
     names = [teacher for curves in losses.values() for teacher in curves]
     names += [curve.teacher for curves in measured.values() for curve in curves]
-    teachers = list(dict.fromkeys(name for name in names if name))
+    teachers = list(dict.fromkeys(name.partition("@")[0] for name in names if name))
     return {"": "0.4"} | {teacher: f"C{place}" for place, teacher in enumerate(teachers)}
 
 
 def _draw_by_teacher(axes: Axes, curves: Mapping[str, Curve], colors: Mapping[str, str]) -> None:
-    for teacher, (steps, values) in curves.items():
-        axes.plot(steps, values, label=teacher or None, color=colors[teacher], linewidth=1.2)
+    blocks = sorted({int(block) for name in curves if (block := name.partition("@")[2])})
+    for name, (steps, values) in curves.items():
+        teacher, _, block = name.partition("@")
+        style = LINE_STYLES[blocks.index(int(block)) % len(LINE_STYLES)] if block else "-"
+        axes.plot(steps, values, label=name or None, color=colors[teacher], linestyle=style, linewidth=1.2)
 
 
 def _draw_measured(axes: Axes, curves: Sequence[Measured], colors: Mapping[str, str], sizes: Sequence[int]) -> None:

@@ -1,5 +1,7 @@
 """Parameters of a model around `radio_model` by their part of the network, and which of them decay."""
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
@@ -19,6 +21,17 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith((POSITIONS, PREFIX_TOKENS))
 
 
+TAPS = "taps"
+STUDENT = "student"
+"""Where a student with taps around it keeps the heads of its taps, and the student."""
+
+
+def student_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield all parameters of a student, with taps around it or not, under the names of a student without."""
+    for name, parameter in model.named_parameters():
+        yield name.removeprefix(f"{STUDENT}."), parameter
+
+
 def is_of_trunk(name: str) -> bool:
-    """Return whether a parameter lies outside of the adaptors."""
-    return not name.startswith(f"{ADAPTORS}.")
+    """Return whether a parameter lies outside of all heads, which are adaptors and taps."""
+    return not name.startswith((f"{ADAPTORS}.", f"{TAPS}."))

@@ -98,3 +98,19 @@ def test_a_teacher_without_a_factor_is_in_no_group() -> None:
     teachers = [entry.replace(feature_weight=float(entry.name != "b")) for entry in recipe.teachers]
     weights = GroupWeights(recipe.replace(teachers=teachers), {"a": True, "b": True, "c": False}, torch.device("cpu"))
     assert weights.groups == {"features": ["a", "c"], "summary": ["a", "b"]}
+
+
+@pytest.mark.parametrize("method", ["ada_loss", "dwa"])
+def test_a_tap_follows_the_weight_of_its_teachers_main_loss_and_does_not_move_it(method: str) -> None:
+    weights = weights_of(method, ramp_steps=0)
+
+    def with_taps(step: int) -> dict[str, float]:
+        return {**uneven(step), "tap_features/a@1": 50.0 / (1 + step), "tap_summary/b@3": 0.01 * step}
+
+    assert drive(weights, with_taps, range(8)) == drive(weights_of(method, ramp_steps=0), uneven, range(8))
+    one = torch.ones(2)
+    names = (*NAMES, "tap_features/a@1", "tap_features/c@3", "tap_summary/b@3")
+    weighted = weights.weigh(batch_of(8), {name: LossTerm(1.0, one.mean(), lambda: one, torch.mean) for name in names})
+    assert weighted["tap_features/a@1"] == weighted["features/a"] != 1
+    assert weighted["tap_features/c@3"] == weighted["features/c"] != weighted["features/a"]
+    assert weighted["tap_summary/b@3"] == weighted["summary/b"] != weighted["features/b"]

@@ -52,9 +52,10 @@ class NoWeights:
 def plain_sum(compare):
     """A loss as it is without any weights but the recipe's factors."""
 
-    def compared(recipe, statistics, weights, contrasts, batch, example, answer):
+    def compared(recipe, statistics, weights, contrasts, batch, example, answer, taps):
         assert isinstance(weights, NoWeights)
         assert contrasts is None
+        assert not taps
         losses = compare(recipe, statistics, METHODS["fixed"](recipe, {}, None), None, batch, example, answer)
         total = torch.zeros(())
         for entry in recipe.teachers:

@@ -35,8 +35,8 @@ class RefitWatch:
             self.before = self.predict()
             return begin_step(statistics, step)
 
-        def follow_and_compare(changes, models, optimizer) -> None:
-            follow(changes, models, optimizer)
+        def follow_and_compare(changes, *others) -> None:
+            follow(changes, *others)
             if changes:
                 self.compare()
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from modeling_radio.network_radio import BLOCKS
-from training.student.parameters import STACKED_MATRICES, is_decayed, is_of_trunk
+from training.student.parameters import STACKED_MATRICES, is_decayed, is_of_trunk, student_parameters
 from training.student.spectral import SCALE_SUFFIX
 
 
@@ -14,7 +14,7 @@ class _Traits(NamedTuple):
     """What decides how a parameter moves.
 
     Attributes:
-        is_trunk: Whether it lies outside of the adaptors, so that it may be frozen at first.
+        is_trunk: Whether it lies outside of all heads, so that it may be frozen at first.
         is_decayed: Whether weight decay acts on it.
         use_trust_ratio: Whether LAMB moves it in proportion to its norm.
         num_matrices: How many matrices of a transformer block it stacks; 0 for what is none.
@@ -30,7 +30,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Return all parameters of a student, grouped by what decides how they move.
 
     Args:
-        model: The student, before it is distributed.
+        model: The student, with taps around it or not, before it is distributed.
         weight_decay: Of the parameters that decay.
 
     Returns:
@@ -38,7 +38,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         `_Traits`.
     """
     members = defaultdict(list)
-    for name, parameter in model.named_parameters():
+    for name, parameter in student_parameters(model):
         members[_traits(name, parameter)].append(parameter)
     return [
         {

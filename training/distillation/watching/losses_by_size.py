@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from training.balancing.base import GROUPS, teacher_of
 from training.recipe import PartitionRecipe
 from training.views.batches import Batch
 
@@ -30,15 +31,16 @@ class LossesBySize:
 
         Args:
             batch: The part.
-            losses: By name: "features/TEACHER", "summary/TEACHER" or "mesa"; others are passed over.
+            losses: By name: "features/TEACHER", "summary/TEACHER" or "mesa", "tap_features/TEACHER@BLOCK" of taps;
+                others are passed over.
         """
         if batch.size_px is None:
             return
         share = len(batch) / len(batch.all_tokens)
         for name, loss in losses.items():
-            kind, _, teacher = name.partition("/")
-            if kind not in LOSS_KINDS:
+            if name.partition("/")[0] not in LOSS_KINDS:
                 continue
+            teacher = teacher_of(name)
             sums, counts = self._sums.setdefault(name, {}), self._counts.setdefault(name, {})
             if not teacher or teacher in batch.teachers:  # others have a loss of zero, for their gradients
                 sums[batch.size_px] = sums.get(batch.size_px, 0.0) + loss.detach() * share
@@ -67,7 +69,7 @@ class LossesBySize:
         return {key: total / weight for key, total, weight in rows if weight > 0}
 
 
-LOSS_KINDS = ("features", "summary", "contrastive", "dense_contrastive", "mesa")
+LOSS_KINDS = (*GROUPS, "mesa")
 
 
 def sized_name(name: str, size: int) -> str:

@@ -1,0 +1,137 @@
+"""What we add to C-RADIOv4's way of teaching: weights of teachers that move, contrasts, and taps within the trunk."""
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Field, Strict, model_validator
+
+from foundation.settings import require
+from training.recipe_sections.base import RecipeSection
+
+
+Role = Literal["basic", "semantic", "task"]
+"""What a teacher is learned for, in the order in which the trunk is to learn it."""
+
+Matrix = list[list[Annotated[float, Ge(0), Strict()]]]
+
+
+class BalancingRecipe(RecipeSection):
+    """Weights of the teachers' losses that change while the run goes on; our own addition, C-RADIOv4 has none.
+
+    Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
+
+    Attributes:
+        method: A key of `training.balancing.registry.METHODS`; "fixed" leaves the factors of the teachers' entries.
+            "gradnorm" cannot be had with FSDP.
+        period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
+            of the run.
+        start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run.
+        ramp_steps: Steps over which they move from 1 to what the method says; None for a tenth of the run.
+    """
+
+    method: Literal["fixed", "adaptive", "ada_loss", "dwa", "gradnorm", "uncertainty", "teacher_dropping"] = "fixed"
+    period_steps: int | None = Field(None, gt=0)
+    start_step: int | None = Field(None, ge=0)
+    ramp_steps: int | None = Field(None, ge=0)
+
+
+class BalancingTimes(NamedTuple):
+    """When the weights of teachers move, in steps; a `BalancingRecipe` with all of it set."""
+
+    start_step: int
+    period_steps: int
+    ramp_steps: int
+
+
+class ContrastiveRecipe(RecipeSection):
+    """A further loss: where an image lies among others; our own addition, C-RADIOv4 has none.
+
+    All parts of a step are held in memory at once, since each is compared with the images of all.
+
+    Attributes:
+        weight: Factor of the loss, besides a teacher's `summary_weight` or, of the dense kind, `feature_weight`; 0 for
+            none. 0.1 is a start.
+        kind: Of summaries "relational" (as near to other images as the teacher is) or "info_nce" (nearer to its own
+            image than to others); of features "dense" (some cells of each image nearer to the teacher's of the same
+            place than to others, of any image).
+        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher; not used by
+            the dense kind.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    kind: Literal["relational", "info_nce", "dense"] = "relational"
+    bank_size: int = Field(4096, ge=0)
+
+
+TAP_SCHEMES: dict[str, Matrix] = {
+    "strict": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    "soft": [[0.8, 0.15, 0.05], [0.15, 0.7, 0.15], [0.05, 0.15, 0.8]],
+    "reversed": [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]],
+}
+"""By name what each role counts by at the low, the middle and the upper tap, one row for each. All numbers are our
+choice: nobody has published which depth is for whom."""
+
+TAP_WEIGHT = 0.25
+"""Our choice. Tap losses help the main ones, and shall not outweigh them."""
+
+DECAYING_SHARE = 0.3
+"""Of the run, at whose end tap losses fade out, so that it ends on what is exported. Our choice."""
+
+
+class TapsRecipe(RecipeSection):
+    """Losses within the trunk: what some blocks say, through heads that are thrown away, compared with teachers.
+
+    So low blocks can learn basic features, middle ones semantics, upper ones a task's; the losses of the trunk's end
+    stay as they are. Our own addition, C-RADIOv4 has none. Heads on the way and their losses follow UNIC
+    (https://arxiv.org/abs/2408.05088) and SAK (https://arxiv.org/abs/2410.14633); who is learned where is our choice.
+
+    Attributes:
+        scheme: What each teacher counts by at each tap, by its `role`: "strict" (basic at the low tap, semantic at the
+            middle one, task at the upper one), "soft" (mostly so), "reversed" (strict upside down), "all" (all alike,
+            roles are not needed), or a matrix with a row for each of `depths` and a column each for basic, semantic and
+            task. None for no taps, or "soft" where a `weight` is given.
+        weight: Factor of their losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for no taps, None
+            for 0.25 where a `scheme` is given.
+        decay_steps: Steps at the end of the run over which the factor falls to 0 along a cosine; None for three tenths
+            of the run.
+        depths: Where the taps are, as shares of the trunk's blocks. With ViTDet windows a tap moves to the nearest
+            block of global attention, of two as near the later one, and stays there for the whole run.
+    """
+
+    scheme: Literal["strict", "soft", "reversed", "all"] | Matrix | None = None
+    weight: float | None = Field(None, ge=0)
+    decay_steps: int | None = Field(None, ge=0)
+    depths: list[Annotated[float, Gt(0), Le(1)]] = [1 / 3, 2 / 3, 1.0]
+
+    @model_validator(mode="after")
+    def _check(self) -> "TapsRecipe":
+        is_ascending = bool(self.depths) and sorted(set(self.depths)) == self.depths
+        require(is_ascending, "depths", self.depths, "at least one share above 0 and at most 1, in ascending order")
+        if isinstance(self.scheme, str) and self.scheme != "all":
+            rule = f"three shares with `scheme` {self.scheme!r}, or give a matrix with a row for each"
+            require(len(self.depths) == 3, "depths", self.depths, rule)
+        if isinstance(self.scheme, list):
+            is_whole = len(self.scheme) == len(self.depths) and all(len(row) == 3 for row in self.scheme)
+            rule = f"a row for each of `depths` ({len(self.depths)}) with three numbers: basic, semantic, task"
+            require(is_whole, "scheme", self.scheme, rule)
+        return self
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there are taps: a scheme or a weight is given, and the weight is not 0."""
+        return self.weight != 0 and not (self.scheme is None and self.weight is None)
+
+    @property
+    def chosen_scheme(self) -> str | Matrix:
+        """The scheme, or the default of used taps."""
+        return "soft" if self.scheme is None else self.scheme
+
+    def weight_at(self, step: int, num_steps: int) -> float:
+        """Return the factor of tap losses in a 0-based step of a run."""
+        weight = TAP_WEIGHT if self.weight is None else self.weight
+        decay_steps = math.ceil(DECAYING_SHARE * num_steps) if self.decay_steps is None else self.decay_steps
+        steps_left = num_steps - step
+        if steps_left >= decay_steps:
+            return weight
+        return weight * (1 - math.cos(math.pi * steps_left / decay_steps)) / 2
