@@ -30,6 +30,7 @@ from transformers.models.radio import RadioModel as NativeRadioModel
 from foundation.command_line import Command
 from foundation.fields import OneOf
 from foundation.files import write_text
+from foundation.machine import processor_name
 from foundation.settings import Settings
 from foundation.tables import markdown
 from foundation.timing import fastest_seconds
@@ -121,9 +122,8 @@ def describe_machine() -> dict[str, object]:
 
 def _processor_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    flags = " with AMX" if "amx_tile" in info.read_text() else ""
-    return f"{os.cpu_count()} x {names[0]}{flags}" if names else platform.processor()
+    flags = " with AMX" if info.is_file() and "amx_tile" in info.read_text() else ""
+    return f"{os.cpu_count()} x {processor_name()}{flags}"
 
 
 class BenchmarkSettings(Settings):

@@ -32,7 +32,8 @@ from foundation.command_line import Command
 from foundation.fields import Spelling, read_names
 from foundation.files import write_folder
 from foundation.settings import Settings, SettingsError
-from model_cards.converted import write_converted_card
+from model_cards.build import write_card
+from model_cards.converted import Conversion
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
@@ -173,7 +174,8 @@ def save(
     RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    write_converted_card(folder, model.config, source, text_source)
+    Conversion(source, text_source).save(folder)
+    write_card(folder)
 
 
 def verify(folder: Path, reference: Path, tolerance: float) -> list[Comparison]:

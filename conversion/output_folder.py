@@ -13,7 +13,7 @@ MODEL_FILES = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "README.md"),
     *("model*.safetensors", "model.safetensors.index.json", "*_radio.py", "__pycache__"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model"),
-    *("features.png", ".gitattributes"),
+    *("conversion.json", "parity.json", "parity.md", "features.png", ".gitattributes"),
 )
 """Patterns of what a model folder holds: it can be written again. Whatever else lies there is somebody's work."""
 

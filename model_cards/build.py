@@ -17,8 +17,10 @@ from foundation.files import write_text
 from foundation.settings import Settings
 from foundation.tables import markdown
 from model_cards.adapters import build_adapter_card, is_adapter
+from model_cards.converted import Conversion, build_converted_card
 from model_cards.licenses import OTHER, License, binding_teachers
 from model_cards.metadata import card_data, write_eval_results
+from model_cards.parity import find_parity
 from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
 from model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio import RadioConfig
@@ -38,7 +40,7 @@ def build_card(
     name: str | None = None,
     license: License | None = None,
 ) -> ModelCard:
-    """Return the card of a checkpoint or adapter folder; nothing is written.
+    """Return the card of a checkpoint, a converted or an adapter folder; nothing is written.
 
     Args:
         checkpoint: Folder with `config.json` and safetensors weights.
@@ -57,7 +59,7 @@ def build_card(
     results = results or Results(measurements=[])
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
     source = model_id or PLACEHOLDER
-    shown = {
+    shown: dict[str, Any] = {
         "title": title,
         "license": license,
         "results": results,
@@ -67,6 +69,10 @@ def build_card(
     }
     if is_adapter(checkpoint):
         return build_adapter_card(checkpoint, config, source, shown)
+    shown["parity"] = find_parity(checkpoint)
+    conversion = Conversion.find(checkpoint)
+    if conversion is not None:
+        return build_converted_card(config, conversion, source, shown)
     teachers = [teacher.hub_id for teacher in results.teachers if teacher.hub_id]
     tags = ["feature-extraction", *(["distillation"] if results.teachers else [])]
     data = card_data(config, title, license, tags=tags, base_models=teachers, relation="finetune", results=results)

@@ -1,35 +1,97 @@
-"""Writes the card of a checkpoint of NVIDIA's that was converted and not trained."""
+"""Fills the card of a checkpoint of NVIDIA's that was converted and not trained, whose origin a file remembers."""
 
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from pydantic import ConfigDict
 
 from foundation.files import write_text
-from model_cards.licenses import SOURCE_CODE_LICENSE, nvidia_license
+from model_cards.licenses import SOURCE_CODE_LICENSE, License, nvidia_license
 from model_cards.metadata import card_data
-from model_cards.rendering import PLACEHOLDER, render_card
+from model_cards.rendering import render_card
+from model_cards.typed_json import load_typed
 from modeling_radio import RadioConfig
 
 
-def write_converted_card(folder: Path, config: RadioConfig, nvidia_source: str, text_source: str | None = None) -> None:
-    """Write `README.md` into a folder: where the weights come from, whose license they have, what opens them.
+FILE = "conversion.json"
+"""Lies in a converted folder, so that its card can be written again; a folder that was trained from it has none."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a folder was converted from.
+
+    Attributes:
+        source: How the card names NVIDIA's checkpoint; a Hub id is named in the metadata too.
+        text_source: How it names the checkpoint of a packed text tower.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    source: str
+    text_source: str | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write the file into a folder."""
+        write_text(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def find(cls, folder: Path) -> Conversion | None:
+        """Return what a folder was converted from, if it was.
+
+        Raises:
+            ValueError: If the file says what none can.
+        """
+        return load_typed(cls, folder / FILE, "file of `conversion.from_nvidia`") if (folder / FILE).is_file() else None
+
+
+def build_converted_card(config: RadioConfig, conversion: Conversion, source: str, shown: dict[str, Any]) -> ModelCard:
+    """Return the card: where the weights come from, whose license they have, what opens them.
 
     Args:
-        folder: Of the converted checkpoint.
         config: The checkpoint's configuration.
-        nvidia_source: How the card names NVIDIA's checkpoint; a Hub id is named in the metadata too.
-        text_source: How the card names the checkpoint of a packed text tower.
+        conversion: What it was made from.
+        source: What the code opens.
+        shown: Title, license and results.
+
+    Raises:
+        ValueError: If another license is asked for than NVIDIA's, where that is known.
     """
-    title, license = config.version or "RADIO", nvidia_license(config.version)
-    bases = [source for source in (nvidia_source, text_source) if source and "/" in source]
-    data = card_data(config, title, license, tags=["feature-extraction"], base_models=bases, relation="quantized")
-    card = render_card(
+    license = _license(config.version, shown["license"])
+    bases = [name for name in (conversion.source, conversion.text_source) if name and "/" in name]
+    title = f"{shown['title']}, converted"
+    data = card_data(
+        config,
+        title,
+        license,
+        tags=["feature-extraction"],
+        base_models=bases,
+        relation="quantized",
+        results=shown["results"],
+    )
+    return render_card(
         "converted.md",
         config,
         data,
-        PLACEHOLDER,
-        title=title,
-        license=license,
-        is_noncommercial=license is SOURCE_CODE_LICENSE,
-        nvidia_source=nvidia_source,
-        text_source=text_source,
+        source,
+        **shown | {"title": title, "license": license},
+        is_noncommercial=license == SOURCE_CODE_LICENSE,
+        is_nvidias=nvidia_license(config.version) is not None,
+        conversion=conversion,
     )
-    write_text(folder / "README.md", str(card))
+
+
+def _license(version: str | None, asked: License | None) -> License | None:
+    """Return the license that the weights keep."""
+    known = nvidia_license(version)
+    if known is not None and asked is not None and asked != known:
+        raise ValueError(
+            f"`license` must be left out where weights of NVIDIA's were converted: they keep {known.name}, got "
+            f"{asked.name or asked.id!r}."
+        )
+    return known or asked

@@ -39,14 +39,8 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
         source: What the code opens: a Hub id.
         values: What else the template names; a name without a value is an error.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        finalize=lambda value: escaped(value) if isinstance(value, str) else value,
-    )
-    environment.filters.update(code=code_span, literal=_literal, cells=_cells, raw=Raw)
-    text = environment.get_template(template).render(
+    text = render_part(
+        template,
         config=config,
         card_data=Raw(card_data.to_yaml()),
         source=source,
@@ -56,6 +50,18 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
         **values,
     )
     return ModelCard(text)
+
+
+def render_part(template: str, **values: Any) -> str:
+    """Return a filled template as it is, a card or a part of one; arguments as in `render_card`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        finalize=lambda value: escaped(value) if isinstance(value, str) else value,
+    )
+    environment.filters.update(code=code_span, literal=_literal, cells=_cells, raw=Raw)
+    return environment.get_template(template).render(**values)
 
 
 def read_card(text: str) -> ModelCard:

@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from foundation.files import write_text
 from foundation.tables import markdown, plain_cell
+from model_cards.typed_json import load_typed
 
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -119,22 +120,7 @@ class Results:
             ValueError: If the file is missing, is not JSON, or has unknown or missing fields or values of other types;
                 all are named.
         """
-        try:
-            return TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
-        except (OSError, ValidationError) as error:
-            found = _faults(error) if isinstance(error, ValidationError) else str(error)
-            raise ValueError(
-                f"{path} is no results file of `training.evaluate` or `training.demo`: {found}."
-            ) from error
-
-
-def _faults(error: ValidationError) -> str:
-    """Return what is wrong in one line: where, what must be, what is given."""
-    found = [
-        f"{'.'.join(map(str, entry['loc'])) or 'the file'}: {entry['msg']}, got {entry['input']!r:.60}"
-        for entry in error.errors(include_url=False)
-    ]
-    return "; ".join(" ".join(fault.split()) for fault in found)
+        return load_typed(cls, path, "results file of `training.evaluate` or `training.demo`")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,11 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from model_cards.converted import write_converted_card
-from modeling_radio import RadioConfig
+from model_cards.build import build_card, main, write_card
+from model_cards.converted import Conversion
+from model_cards.licenses import License
+from model_cards.results import Measurement, Results
+from modeling_radio import RadioConfig, RadioModel
 
 
 @pytest.fixture
@@ -19,12 +22,14 @@ def folder(checkpoint, tmp_path):
     [("c-radio_v4-h", "nvidia-open-model-license"), ("radio_v2.5-h", "nvidia-source-code-license-nc"), (None, None)],
 )
 def test_card_says_where_weights_come_from_and_whose_license_they_have(folder, version, license_name):
-    write_converted_card(folder, RadioConfig.from_pretrained(folder, version=version), "nvidia/C-RADIOv4-H")
+    RadioConfig.from_pretrained(folder, version=version).save_pretrained(folder)
+    Conversion("nvidia/C-RADIOv4-H").save(folder)
+    write_card(folder)
     card = ModelCard.load(folder / "README.md")
     assert (card.data.license, card.data.license_name) == (license_name and "other", license_name)
     assert (card.data.base_model, card.data.base_model_relation) == (["nvidia/C-RADIOv4-H"], "quantized")
     assert card.data.pipeline_tag == "image-feature-extraction"
-    assert f"# {version or 'RADIO'}, converted" in card.text
+    assert f"# {version or 'radio-tiny'}, converted" in card.text
     assert "checkpoint `nvidia/C-RADIOv4-H`, converted without training." in card.text
     assert "keep the license that NVIDIA published them under" in card.text
     assert ("for non-commercial use" in card.text) == (version == "radio_v2.5-h")
@@ -35,8 +40,9 @@ def test_card_says_where_weights_come_from_and_whose_license_they_have(folder, v
 
 
 def test_what_native_transformers_does_otherwise_is_named(folder):
-    config = RadioConfig.from_pretrained(folder, use_final_norm=True, adaptors=[], adaptor_names=[])
-    write_converted_card(folder, config, "x")
+    RadioConfig.from_pretrained(folder, use_final_norm=True, adaptors=[], adaptor_names=[]).save_pretrained(folder)
+    Conversion("x").save(folder)
+    write_card(folder)
     text = (folder / "README.md").read_text()
     assert "`trust_remote_code=True` only" in text
     assert "The reason:\na final norm." in text
@@ -44,9 +50,46 @@ def test_what_native_transformers_does_otherwise_is_named(folder):
 
 
 def test_code_runs_as_pasted_beside_the_folder(folder, monkeypatch, capsys):
-    write_converted_card(folder, RadioConfig.from_pretrained(folder), "x")
+    Conversion("x").save(folder)
+    write_card(folder)
     Image.new("RGB", (90, 60), (200, 120, 40)).save(folder.parent / "photo.jpg")
     monkeypatch.chdir(folder.parent)
     text = (folder / "README.md").read_text().replace("ORG/NAME", folder.name)
     exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)), {})
     assert "teacher_b None torch.Size([1, 10, 4, 6])" in capsys.readouterr().out
+
+
+def test_a_card_that_is_written_again_keeps_what_it_said(folder, tmp_path):
+    """By the one command for cards, with a name and results: origin, license and text tower stay."""
+    RadioConfig.from_pretrained(folder, version="c-radio_v4-h").save_pretrained(folder)
+    Conversion("nvidia/C-RADIOv4-H", "google/siglip2").save(folder)
+    first = build_card(folder)
+    assert "## Results" not in first.text
+    Results([Measurement("student", "knn", "accuracy", "stamps", 0.4567)]).save(tmp_path / "results.json")
+    words = ["--results", str(tmp_path / "results.json"), "--model-id", "org/c-radiov4"]
+    assert main([str(folder), *words]) == 0
+    again = ModelCard.load(folder / "README.md")
+    assert again.data.license_name == first.data.license_name == "nvidia-open-model-license"
+    assert again.data.base_model == ["nvidia/C-RADIOv4-H", "google/siglip2"]
+    assert "converted without training" in again.text
+    assert "The text tower is that of `google/siglip2`" in again.text
+    assert 'from_pretrained("org/c-radiov4", trust_remote_code=True)' in again.text
+    assert "| **student** (this checkpoint) | 0.457 |" in again.text
+
+
+def test_nvidias_license_cannot_be_replaced_where_it_is_known(folder):
+    Conversion("x").save(folder)
+    assert build_card(folder, license=License("mit")).data.license == "mit"  # of no known version
+    RadioConfig.from_pretrained(folder, version="c-radio_v4-h").save_pretrained(folder)
+    with pytest.raises(
+        ValueError, match=r"`license` must be left out .* they keep nvidia-open-model-license, got 'mit'"
+    ):
+        build_card(folder, license=License("mit"))
+
+
+def test_a_folder_that_was_trained_from_a_converted_one_says_nothing_of_it(folder, tmp_path):
+    Conversion("x").save(folder)
+    trained = tmp_path / "trained"
+    RadioModel.from_pretrained(folder).save_pretrained(trained)
+    assert Conversion.find(trained) is None
+    assert "converted without training" not in build_card(trained).text

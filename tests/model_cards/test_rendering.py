@@ -3,6 +3,7 @@ import pytest
 from huggingface_hub import ModelCardData
 from markdown_it import MarkdownIt
 
+from model_cards.converted import Conversion
 from model_cards.rendering import Raw, code_span, escaped, read_card, render_card
 from modeling_radio import RadioConfig
 
@@ -56,7 +57,8 @@ def test_what_is_meant_as_markdown_passes_once():
 def test_code_opens_what_it_names_and_nothing_else():
     config = RadioConfig.from_preset("radio-test")
     source = 'a/b"); import evil #'
-    values = {"title": "t", "nvidia_source": "n", "text_source": None, "license": None}
+    values = {"title": "t", "conversion": Conversion("n"), "license": None, "is_nvidias": False}
+    values |= {"parity": None, "tables": []}
     text = render_card("converted.md", config, ModelCardData(), source, **values).text
     assert r'AutoModel.from_pretrained("a/b\"); import evil #", trust_remote_code=True)' in text
 

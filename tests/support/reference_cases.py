@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from conversion.nvidia.folding import fold_spectral
 
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+STAND_IN = REFERENCE.parent / "nvidia_stand_in"
+"""Remote code in place of NVIDIA's: our own words, its names."""
 HUB_PREFIXES = {
     "base_model.": "radio_model.model.",
     "input_conditioner.": "radio_model.input_conditioner.",
@@ -40,6 +43,14 @@ def write_hub_folder(case: str, folder: Path, config: dict | None = None) -> Pat
         if (ours := _hub_key(key, teachers, config["adaptor_names"])) is not None:
             tensors[ours] = tensor.contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def write_release(case: str, folder: Path) -> Path:
+    """Write a case's Hub folder with code that `trust_remote_code` runs, as NVIDIA's repositories have it."""
+    write_hub_folder(case, folder)
+    for file in STAND_IN.glob("*.py"):
+        shutil.copy(file, folder)
     return folder
 
 

@@ -24,6 +24,7 @@ MODULES = (
     "training.extract",
     "training.demo_kit.finetune_demo",
     "conversion.from_nvidia",
+    "conversion.compare_release",
     "conversion.to_nvidia",
     "conversion.to_onnx",
     "model_cards.build",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from foundation.machine import describe_machine, versions_of
 from model_cards.results import Source
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import DemoAssets
@@ -65,34 +62,12 @@ def _origin(package: Package) -> str:
     return f"{package.ecosystem} package {package.name} {package.version}"
 
 
-def _versions() -> dict[str, str]:
-    """Return the versions of what decides numbers, as far as it is installed."""
-    versions = {"python": platform.python_version()}
-    for name in VERSIONED:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
-
-
 def describe_run(command: str, seconds: Mapping[str, float]) -> dict[str, Any]:
     """Return what a reader needs to repeat a run: command, date, machine, versions, seconds per part."""
     return {
         "command": command,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor_name()}, {_num_processors()} cores",
-        "versions": _versions(),
+        "machine": describe_machine(),
+        "versions": versions_of(VERSIONED),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-
-
-def _processor_name() -> str:
-    """Return the processor's name; `platform.processor` is empty or only "x86_64" on most Linux systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _num_processors() -> int:
-    """Return how many processors this process may use, which in a container is fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1

@@ -46,4 +46,4 @@ def test_a_run_is_described_by_plain_values():
     assert run["command"] == "make demo"
     assert run["seconds"] == {"distil": 1.3}
     assert run["versions"]["python"] == platform.python_version()
-    assert run["machine"].endswith(" cores")
+    assert " cores" in run["machine"]

@@ -1,0 +1,250 @@
+"""Runs NVIDIA's own code and ours on the same images, and writes how far apart they are, how fast and how large.
+
+    python -m conversion.compare_release nvidia/C-RADIOv4-H
+
+NVIDIA's repository is fetched and its code is run, in a process of its own. It stays where the Hub's cache is.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import Field
+from tqdm import tqdm
+
+from conversion.from_nvidia import convert, read_label, save
+from conversion.release.agreement import ParityError, compare_outputs
+from conversion.release.cases import Cases, open_images, pixels_of, plan_cases
+from conversion.release.processes import Answers, Question, ask
+from foundation.command import one_line_warnings
+from foundation.command_line import Command
+from foundation.errors import check_choice
+from foundation.fields import Spelling, read_names
+from foundation.files import check_output, scratch_folder, write_text
+from foundation.machine import describe_machine, versions_of
+from foundation.settings import Settings
+from foundation.tables import markdown
+from model_cards.parity import FILE, Cost, Parity
+from model_cards.rendering import render_part
+from modeling_radio import RadioConfig
+from modeling_radio.nvidia_folder_radio import read_json, stored_tensors
+
+
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+"""Our choice: some ten times what the order of sums in a deep network gives, far below what a wrong token gives."""
+TEXT = "parity.md"
+_PATTERNS = ["*.json", "*.py", "*.safetensors"]
+_VERSIONED = ("torch", "torchvision", "transformers", "timm")
+
+
+class Release(NamedTuple):
+    """NVIDIA's checkpoint: its name and commit, and where it lies."""
+
+    name: str
+    revision: str | None
+    folder: Path
+
+
+def fetch_release(source: str, revision: str | None) -> Release:
+    """Return a folder as it is, or fetch a repository of the Hub, weights and code, at one commit.
+
+    Raises:
+        ValueError: If it is neither, or cannot be fetched.
+    """
+    if Path(source).is_dir():
+        if revision is not None:
+            raise ValueError(f"`revision` must be left out for a folder, got {revision!r}.")
+        return Release(read_label(source), None, Path(source))
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_PATTERNS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{source!r} is no folder here, and could not be fetched from the Hub: {str(error).splitlines()[0]} "
+            "Look at the name, `revision` and the network; HF_ENDPOINT names another Hub."
+        ) from error
+    return Release(source, folder.name, folder)
+
+
+def adaptors_of(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the adaptors that a repository's class can build and has weights of, and its other teachers."""
+    config = read_json(folder / "config.json")
+    teachers = [teacher["name"] for teacher in (config.get("args") or {}).get("teachers") or []]
+    stored = {key.split(".")[2] for key in stored_tensors(folder) if key.startswith("radio_model.adaptors.")}
+    found = [name for name in config.get("adaptor_configs") or {} if name in stored]
+    return found, [name for name in dict.fromkeys(teachers) if name not in found]
+
+
+def _read_windows(text: str) -> list[int]:
+    return [] if text == "none" else [int(window) for window in text.split(",")]
+
+
+class CompareReleaseSettings(Settings):
+    """What shall be compared.
+
+    Attributes:
+        source: Repository of NVIDIA's on the Hub, such as nvidia/C-RADIOv4-H, or a folder with its files and its code.
+        converted: What conversion.from_nvidia made of it; by default it is converted here, for the comparison alone.
+        output: Folder for parity.json and parity.md; by default the converted one, whose card shows them, or
+            runs/parity/NAME.
+        revision: Branch, tag or commit of the repository; by default its main branch. The commit is recorded.
+        images: Pictures; by default a photograph and noise.
+        sizes: Such as 512 or 384x640 (height x width, px), rounded to what patches and windows divide; by default the
+            preferred one and two more.
+        windows: Sides of ViTDet windows in tokens, beside global attention.
+        adaptors: Adaptors to compare; all that the repository has by default.
+        device: Where both run; "auto" takes a GPU if there is one.
+        dtype: Of weights and pixels.
+        rounds: Timed calls of each case, the fastest counts.
+        tolerance: Largest relative difference that counts as equal; by default 1e-4 in float32, 5e-2 in bfloat16 and
+            1e-2 in float16.
+        overwrite: Replace an earlier comparison.
+    """
+
+    source: str
+    converted: Path | None = None
+    output: Path | None = None
+    revision: str | None = None
+    images: list[Path] = []
+    sizes: list[str] = []
+    windows: Annotated[list[Annotated[int, Field(gt=0)]], Spelling(_read_windows, "N,N|none")] = [8]
+    adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    rounds: int = Field(3, ge=1)
+    tolerance: float | None = Field(None, ge=0)
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the comparison is written."""
+        return self.output or self.converted or Path("runs") / "parity" / Path(self.source).name
+
+
+COMMAND = Command("conversion.compare_release", __doc__, CompareReleaseSettings, positionals=("source",))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    with one_line_warnings(COMMAND.name):
+        return COMMAND.run(_run, arguments, extra="commands")
+
+
+def _run(settings: CompareReleaseSettings) -> None:
+    for name in (FILE, TEXT):
+        check_output(settings.folder / name, overwrite=settings.overwrite)
+    device = _device(settings.device)
+    images = open_images(settings.images)
+    release = fetch_release(settings.source, settings.revision)
+    available, others = adaptors_of(release.folder)
+    adaptors = available if settings.adaptors is None else settings.adaptors
+    for name in adaptors:
+        check_choice("adaptors", name, available)
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(settings.folder) as scratch:
+        ours = settings.converted or _convert(release, scratch / "converted")
+        cases = plan_cases(RadioConfig.from_pretrained(ours), settings.sizes, settings.windows)
+        question = Question(
+            name=release.name,
+            source=str(release.folder.resolve()),
+            is_theirs=True,
+            adaptors=adaptors,
+            device=device,
+            dtype=settings.dtype,
+            rounds=settings.rounds,
+            cases=cases,
+        )
+        commit = "" if release.revision is None else f", commit {release.revision},"
+        print(f"Running the code of {release.name}{commit} in a process of its own.", flush=True)
+        theirs, answers = _ask_both(question, ours.resolve(), pixels_of(images.values(), cases))
+    parity = Parity(
+        source=release.name,
+        revision=release.revision,
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        machine=describe_machine(),
+        device=device,
+        dtype=settings.dtype,
+        versions=versions_of(_VERSIONED),
+        images=list(images),
+        tolerance=TOLERANCES[settings.dtype] if settings.tolerance is None else settings.tolerance,
+        agreements=compare_outputs(theirs.outputs, answers.outputs),
+        costs=[_cost(*pair) for pair in zip(theirs.costs, answers.costs, strict=True)],
+        remarks=[*_remarks(theirs, others if settings.adaptors is None else [])],
+    )
+    _report(parity, settings.folder)
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`device` must be cpu here, got 'cuda': torch sees no GPU.")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _convert(release: Release, folder: Path) -> Path:
+    save(convert(release.folder), folder, release.name)
+    return folder
+
+
+def _ask_both(theirs: Question, ours: Path, images: dict[str, Any]) -> tuple[Answers, Answers]:
+    """Ask NVIDIA's model, and then ours what that one could answer."""
+    with tqdm(total=2, desc="models") as bar:
+        first = ask(theirs, images)
+        bar.update()
+        cases: Cases = [case for case in theirs.cases if str(case[0]) not in first.left_out]
+        second = ask(replace(theirs, source=str(ours), is_theirs=False, cases=cases), images)
+        bar.update()
+    return first, second
+
+
+def _cost(theirs: dict[str, Any], ours: dict[str, Any]) -> Cost:
+    return Cost(
+        size=theirs["size"],
+        window=theirs["window"],
+        theirs_seconds=theirs["seconds"],
+        ours_seconds=ours["seconds"],
+        theirs_mib=theirs["peak_mib"],
+        ours_mib=ours["peak_mib"],
+    )
+
+
+def _remarks(theirs: Answers, others: Sequence[str]) -> list[str]:
+    remarks = [f"Not compared: windows of {window}, {reason}." for window, reason in theirs.left_out.items()]
+    if others:
+        remarks.append(
+            f"Not compared: adaptors of {', '.join(others)}, which this repository's layout does not have; a .pth.tar "
+            "may, whose outputs conversion.from_nvidia --verify compares."
+        )
+    return remarks
+
+
+def _report(parity: Parity, folder: Path) -> None:
+    """Print the tables and write both files.
+
+    Raises:
+        ParityError: If an output differs by more than the tolerance; the files are there then too.
+    """
+    header = ["output", "attention", "max. abs.", "relative", "cosine"]
+    print(f"\n{markdown(header, parity.rows(), aligned=True)}\n")
+    costs = ["size", "attention", "NVIDIA's, ms", "ours, ms", "NVIDIA's, MiB", "ours, MiB"]
+    print("\n".join([markdown(costs, parity.cost_rows(), aligned=True), "", *parity.remarks]))
+    parity.save(folder / FILE)
+    write_text(folder / TEXT, render_part("parity.md", parity=parity))
+    worst = parity.worst
+    if not worst.relative <= parity.tolerance:
+        window = "global attention" if worst.window is None else f"windows of {worst.window}"
+        raise ParityError(
+            f"{worst.output} at {worst.size} px with {window} differs by {worst.relative:.1e} of its size, more than "
+            f"{parity.tolerance:g}. {folder / FILE} has all."
+        )
+    if (folder / "config.json").is_file():
+        print(f"`python -m model_cards.build {folder}` shows it in the card.")
+    print(f"{folder}: equal within {parity.tolerance:g}; the largest relative difference is {worst.relative:.1e}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Runs NVIDIA's own code and ours on the same images, each in a process of its own."""

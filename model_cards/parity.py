@@ -1,0 +1,160 @@
+"""The file of a comparison with NVIDIA's own code: written by `conversion.compare_release`, shown in the card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+
+from foundation.files import write_text
+from model_cards.typed_json import load_typed
+
+
+FILE = "parity.json"
+"""Name of the file in a converted folder; its card shows what it holds."""
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far one output of ours is from NVIDIA's, over all images.
+
+    Attributes:
+        size: Of the images, "HEIGHTxWIDTH" in pixels.
+        window: Side of the ViTDet windows in tokens; None is global attention.
+        output: Such as "summary", "features" or "sam3 features".
+        max_abs: Largest absolute difference.
+        relative: Length of the difference divided by that of NVIDIA's output.
+        cosine: Smallest cosine of a token of ours with NVIDIA's.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    size: str
+    window: int | None
+    output: str
+    max_abs: float
+    relative: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call takes, with all adaptors, in processes that run one after the other.
+
+    Attributes:
+        size: Of the images, "HEIGHTxWIDTH" in pixels.
+        window: Side of the ViTDet windows in tokens; None is global attention.
+        theirs_seconds: Of the fastest call of NVIDIA's code.
+        ours_seconds: Of ours.
+        theirs_mib: Peak memory of NVIDIA's: on a GPU what is allocated there, else what the process holds; None where
+            this machine does not tell.
+        ours_mib: Of ours.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    size: str
+    window: int | None
+    theirs_seconds: float
+    ours_seconds: float
+    theirs_mib: float | None
+    ours_mib: float | None
+
+
+@dataclass
+class Parity:
+    """A comparison.
+
+    Attributes:
+        source: NVIDIA's repository, or the name of a folder.
+        revision: Its commit; None for a folder.
+        date: When it was run.
+        machine: On what.
+        device: "cpu" or "cuda".
+        dtype: Of weights and pixels.
+        versions: Of Python and packages.
+        images: What was shown.
+        tolerance: Largest relative difference that counts as equal.
+        agreements: One for each case and output.
+        costs: One for each case.
+        remarks: What was not compared, and why.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    source: str
+    revision: str | None
+    date: str
+    machine: str
+    device: str
+    dtype: str
+    versions: dict[str, str]
+    images: list[str]
+    tolerance: float
+    agreements: list[Agreement]
+    costs: list[Cost]
+    remarks: list[str] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write the file as JSON; a reader never sees half of it."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Parity:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        return load_typed(cls, path, "file of `conversion.compare_release`")
+
+    @property
+    def worst(self) -> Agreement:
+        """Return the output that differs most."""
+        return max(self.agreements, key=lambda agreement: agreement.relative)
+
+    def rows(self) -> list[list[str]]:
+        """Return a row for each output and window: the worst over all sizes, as text."""
+        groups: dict[tuple[int | None, str], list[Agreement]] = {}
+        for agreement in self.agreements:
+            groups.setdefault((agreement.window, agreement.output), []).append(agreement)
+        return [
+            [
+                output,
+                _window(window),
+                f"{max(each.max_abs for each in members):.1e}",
+                f"{max(each.relative for each in members):.1e}",
+                f"{min(each.cosine for each in members):.7f}",
+            ]
+            for (window, output), members in groups.items()
+        ]
+
+    def cost_rows(self) -> list[list[str]]:
+        """Return a row for each case: times and peak memory of both, as text; empty what was not measured."""
+        return [
+            [
+                f"{cost.size} px",
+                _window(cost.window),
+                *(f"{1000 * seconds:.1f}" for seconds in (cost.theirs_seconds, cost.ours_seconds)),
+                *("" if mib is None else f"{mib:.0f}" for mib in (cost.theirs_mib, cost.ours_mib)),
+            ]
+            for cost in self.costs
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a text says around the tables: all but these."""
+        sizes = list(dict.fromkeys(agreement.size for agreement in self.agreements))
+        return {"sizes": sizes, "worst": f"{self.worst.relative:.1e}", "tolerance": f"{self.tolerance:g}"}
+
+
+def find_parity(folder: Path) -> Parity | None:
+    """Return the comparison that lies in a folder, if one does."""
+    return Parity.load(folder / FILE) if (folder / FILE).is_file() else None
+
+
+def _window(window: int | None) -> str:
+    return "global" if window is None else f"windows of {window}"

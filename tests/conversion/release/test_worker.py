@@ -1,0 +1,89 @@
+import ast
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from elsewhere import OURS
+from reference_cases import REFERENCE
+from safetensors.torch import load_file
+
+from conversion.release import worker
+from conversion.release.processes import Question, ask
+
+
+CASES = [(None, ["128x192", "256x128"]), (2, ["128x192", "256x128"]), (4, ["128x192", "256x128"]), (8, ["256x128"])]
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return load_file(REFERENCE / "c_radio_v4_tiny" / "expected.safetensors")
+
+
+@pytest.fixture
+def question(release):
+    return Question(
+        name="nvidia/C-RADIOv4-H",
+        source=str(release),
+        is_theirs=True,
+        adaptors=["dino_v3", "sam3"],
+        device="cpu",
+        dtype="float32",
+        rounds=1,
+        cases=CASES,
+    )
+
+
+@pytest.fixture
+def images(stored):
+    return {key.partition("/")[0]: value for key, value in stored.items() if key.endswith("/image_uint8")}
+
+
+def test_the_stand_in_answers_as_nvidias_code_does(question, images, stored, quick_processes):
+    """Its answers through the worker are NVIDIA's stored ones: what the comparison is tested with can be trusted."""
+    answers = ask(question, images)
+    compared = 0
+    for key, output in answers.outputs.items():
+        size, window, rest = key.split("/", 2)
+        expected = stored.get(f"{size}/{'global' if window == 'None' else f'window{window}'}/{rest}")
+        if expected is not None:
+            torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
+            compared += 1
+    assert compared == 18
+    assert [key.split("/", 2)[2] for key in answers.outputs][:4] == [
+        f"{name}/{kind}" for name in ("backbone", "dino_v3") for kind in ("summary", "features")
+    ]
+    assert [(cost["window"], cost["size"]) for cost in answers.costs] == [(w, s) for w, sizes in CASES for s in sizes]
+    assert all(cost["seconds"] > 0 for cost in answers.costs)
+    assert answers.left_out == {}
+
+
+def test_code_without_windows_is_left_out_and_said(question, images, release, tmp_path, quick_processes):
+    folder = shutil.copytree(release, tmp_path / "old")
+    (folder / "vitdet.py").unlink()
+    code = (folder / "hf_model.py").read_text()
+    (folder / "hf_model.py").write_text(
+        code.replace("from .vitdet import apply_vitdet_arch, from_windows, to_windows", "")
+    )
+    answers = ask(replace(question, source=str(folder), adaptors=[]), images)
+    assert answers.left_out == {str(window): "this revision's code has no vitdet.py" for window in (2, 4, 8)}
+    assert {key.split("/", 1)[1] for key in answers.outputs} == {"None/backbone/summary", "None/backbone/features"}
+
+
+def test_it_imports_nothing_of_this_repository():
+    tree = ast.parse(Path(worker.__file__).read_text())
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert not {module.partition(".")[0] for module in modules} & set(OURS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can begin anew to look for the peak")
+def test_the_peak_is_that_of_the_call_alone():
+    def call(num_mib: int):
+        return lambda: {"backbone": (torch.ones(num_mib * 2**18).sum(), None)}
+
+    _, _, large = worker._measure(call(300), rounds=1)
+    _, _, small = worker._measure(call(1), rounds=1)
+    assert 250 < large - small < 350
