@@ -332,13 +332,13 @@ class StandardizationRecipe(RecipeSection):
     """How dense targets are standardized, and when their statistics settle (dispersions too).
 
     Attributes:
-        method: A key of `training.targets.phi_s.STANDARDIZERS`.
+        method: A key of `training.targets.phi_s.STANDARDIZERS`; "none" takes the mean off alone, to compare with.
         calibration_steps: Batches of teacher features looked at before the first step.
         estimation_steps: Steps during which the statistics go on; then they are frozen.
         refit_every_steps: Steps between two refits meanwhile (early on also at powers of two).
     """
 
-    method: Literal["phi_s", "channel", "global"] = "phi_s"
+    method: Literal["phi_s", "channel", "global", "none"] = "phi_s"
     calibration_steps: int = Field(1, gt=0)
     estimation_steps: int = Field(3000, ge=0)
     refit_every_steps: int = Field(100, gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -68,10 +69,29 @@ class DemoImages(Images):
 
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, size, size)`, RGB."""
+        return to_tensor(_draw_image(self.bank, self.size, self._random(index)))
+
+    def source_of(self, index: int) -> str:
+        """Return the picture that most of image `index` shows: its photograph, or the cut-out that is alone on it.
+
+        Images of one source resemble each other: intervals must not count them as independent.
+        """
+        bank, random = self.bank, self._random(index)
+        kind = random.random()
+        if kind < SCENE_SHARE + PHOTOGRAPH_SHARE:
+            return f"photograph {random.integers(len(bank.photographs))}"  # what scenes and crops draw first
+        cut_outs, name = _cut_outs(bank, kind)
+        return f"{name} {random.integers(len(cut_outs))}"
+
+    def _random(self, index: int) -> np.random.Generator:
         if not 0 <= index < self.num_images:
             raise IndexError(f"`index` must be in [0, {self.num_images}), got {index}.")
-        random = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        return to_tensor(_draw_image(self.bank, self.size, random))
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+
+
+def _cut_outs(bank: PixelBank, kind: float) -> tuple[tuple[Image.Image, ...], Literal["emoji", "object"]]:
+    """Return what an image with a cut-out alone is drawn from; without emoji (PyPI only) objects take their share."""
+    return (bank.emoji, "emoji") if kind >= 1 - EMOJI_SHARE and bank.emoji else (bank.objects, "object")
 
 
 def _draw_image(bank: PixelBank, size: int, random: np.random.Generator) -> Image.Image:
@@ -80,9 +100,8 @@ def _draw_image(bank: PixelBank, size: int, random: np.random.Generator) -> Imag
         return compose_scene(bank, size, MAX_OBJECTS_IN_SCENE, random)[0]
     if kind < SCENE_SHARE + PHOTOGRAPH_SHARE:
         return random_crop(bank.photographs[random.integers(len(bank.photographs))], size, random)
-    # Without emoji of their own (PyPI only) the objects take their share.
-    is_emoji = kind >= 1 - EMOJI_SHARE and bank.emoji
-    cut_outs, darkest = (bank.emoji, EMOJI_MIN_GROUND) if is_emoji else (bank.objects, 0)
+    cut_outs, name = _cut_outs(bank, kind)
+    darkest = EMOJI_MIN_GROUND if name == "emoji" else 0
     cut_out = cut_outs[random.integers(len(cut_outs))]
     margin, mirror = random.random(2)
     red, green, blue = (int(value) for value in random.integers(darkest, 256, size=3))

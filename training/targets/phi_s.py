@@ -243,10 +243,19 @@ class GlobalStandardizer(FeatureStandardizer):
         return identity / deviation, identity * deviation
 
 
+class NoStandardizer(FeatureStandardizer):
+    """Only the mean is taken off: teachers whose features are large count more, and their large channels most."""
+
+    def solve(self, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        identity = torch.eye(self.num_channels, dtype=covariance.dtype, device=covariance.device)
+        return identity, identity
+
+
 STANDARDIZERS: dict[str, type[FeatureStandardizer]] = {
     "phi_s": PhiS,
     "channel": ChannelStandardizer,
     "global": GlobalStandardizer,
+    "none": NoStandardizer,
 }
 
 

@@ -38,6 +38,17 @@ def test_the_splits_share_nothing(assets):
     assert all(picture.getextrema()[0][0] > 200 for picture in held_out.photographs)
 
 
+def test_the_source_of_an_image_is_the_picture_that_it_shows(assets):
+    images = DemoImages(assets, size=48, num_images=60, split="held_out")
+    sources = [images.source_of(index) for index in range(60)]
+    assert {source.split()[0] for source in sources} == {"photograph", "object"}
+    assert len(set(sources)) == 6  # two photographs, four objects
+    for index, source in enumerate(sources):
+        # Grounds are plain where a cut-out is alone, and a ramp where there is a photograph.
+        corners = images[index][:, [0, -1], [0, -1]].T.tolist()
+        assert (corners[0] == corners[1]) == source.startswith("object")
+
+
 def test_rendering_does_not_depend_on_the_workers(images):
     indices = [5, 0, 31]
     expected = torch.stack([images[index] for index in indices])

@@ -54,6 +54,12 @@ def test_inverse_is_exact(num_channels: int, method: str) -> None:
     torch.testing.assert_close(standardizer.invert(standardizer.standardize(features)), features, rtol=1e-4, atol=1e-3)
 
 
+def test_without_standardization_the_mean_alone_is_taken_off() -> None:
+    features = correlated_features(5)
+    standardized = fitted(features, STANDARDIZERS["none"]).standardize(features)
+    torch.testing.assert_close(standardized, features - features.mean((0, 2, 3), keepdim=True), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("num_channels", [5, 12, 128])
 def test_map_is_a_rotation_and_one_scale(num_channels: int) -> None:
     standardizer = fitted(correlated_features(num_channels))
