@@ -1,0 +1,90 @@
+"""Small runs that differ in one thing, over paired seeds: `python -m training.ablate STUDY.yaml --jobs 2`.
+
+A study names a recipe, arms that each change it, seeds, and one measure that decides. Its raw results lie beside its
+file, `STUDY/ARM.seed-N.json`: a run that has one is not run again, wherever it was made. From them a table, the figure
+`STUDY/differences.png` and with `--report` a whole page are made.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from transformers.utils import logging as transformers_logging
+
+from foundation.command_line import Command
+from foundation.files import write_text
+from foundation.settings import Settings
+from training.ablation.figure import draw_study
+from training.ablation.report import build_report, build_section, build_table, load_results
+from training.ablation.runs import missing_runs, run_study, with_seeds
+from training.ablation.study import OpenedStudy, open_study
+
+
+class AblateSettings(Settings):
+    """Which studies shall be run.
+
+    Attributes:
+        studies: Names of studies, or files of your own that end in .yaml.
+        jobs: Runs side by side, each with one thread.
+        seeds: Seeds in place of the studies' own, for example to see whether a result comes again.
+        output: Folder of the runs.
+        train: Make the runs that have no raw result.
+        report: Markdown file that tables, figures and conclusions of these studies are also written to.
+    """
+
+    studies: list[str] = Field(min_length=1)
+    jobs: int = Field(1, gt=0)
+    seeds: list[int] | None = None
+    output: Path = Path("runs/ablate")
+    train: bool = True
+    report: Path | None = None
+
+
+COMMAND = Command(
+    "training.ablate",
+    "Run studies: recipes that differ in one thing, with paired seeds, measured on held-out images.",
+    AblateSettings,
+    positionals=("studies",),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(ablate, arguments, interrupted="Stopped: the same command goes on.")
+
+
+def ablate(settings: AblateSettings) -> None:
+    """Run studies and write what they say.
+
+    Raises:
+        RecipeError: If a study cannot be used, or raw results are of other recipes or images.
+        Interrupted: If it was asked to stop.
+    """
+    transformers_logging.disable_progress_bar()  # models load in no time
+    studies = [open_study(source) for source in settings.studies]  # all, before the first is run
+    if settings.train:
+        torch.set_num_threads(1)
+        for opened in studies:
+            seeds = opened.study.seeds if settings.seeds is None else settings.seeds
+            run_study(with_seeds(opened, seeds), settings.output / opened.name, settings.jobs)
+    sections = [(opened.name, text) for opened in studies if (text := _summarize(opened)) is not None]
+    if settings.report is not None:
+        write_text(settings.report, build_report(sections))
+        print(f"Wrote {settings.report}.")
+
+
+def _summarize(opened: OpenedStudy) -> str | None:
+    """Draw the figure of a study, print its table and return its section; nothing where there are no results."""
+    results = load_results(opened)
+    if results is None:
+        print(f"{opened.name}: no raw results yet, {len(missing_runs(opened))} runs to make.")
+        return None
+    draw_study(opened, results)
+    print(f"{opened.name}\n\n{build_table(opened, results, sorted({seed for _, seed in results.runs}))}\n")
+    return build_section(opened, results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

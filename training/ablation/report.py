@@ -1,0 +1,200 @@
+"""What a study says: one table of means and paired differences, and the text around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import torch
+
+from foundation.tables import markdown
+from training.ablation.measures import EXPLANATIONS, is_higher_better
+from training.ablation.raw_results import HELD_OUT, HeldOutSums, StudyResults, load_raw, load_runs
+from training.ablation.statistics import Difference, draw_sources, holm, paired_difference
+from training.ablation.study import Comparison, OpenedStudy
+from training.recipe import DEFAULT_BATCH_SIZE
+
+
+CONCLUSIONS = "conclusions.md"
+FIGURE = "differences.png"
+
+HEADER = """# Ablations
+
+Written by `python -m training.ablate` from the raw results below `studies/`; only the conclusions are by hand.
+
+```bash
+python -m training.ablate weightings --jobs 2                         # runs what has no raw result yet
+python -m training.ablate weightings --seeds 5,6,7,8,9 --jobs 2       # the same once more
+python -m training.ablate {names} --no-train --report training/ABLATIONS.md
+```
+
+Each arm is a patch on a recipe, run in one thread with the same seeds as the others: seed for seed they start from the
+same weights (where they have the same shapes) and see the same images. All are measured on held-out images that no
+training saw: scenes of real cut-outs on photographs, crops of photographs, cut-outs alone and emoji.
+
+| measure | what it is |
+| --- | --- |
+{measures}
+
+A cell is a mean over seeds and its standard error. Below it, the mean difference to the arm that the first row names,
+over the seeds that both have, with its 95 % interval: its variance is that between seeds, plus that of a bootstrap over
+the pictures that the images are made of (kNN, mIoU, fixed pattern and shift error: of seeds alone). Bold excludes zero.
+**One measure of each study was chosen before the runs; its p-values are corrected by Holm for the study's comparisons,
+and only they decide.** The others describe, without correction: one of twenty such intervals excludes zero by chance.
+"""
+
+
+class Compared(NamedTuple):
+    """An arm beside the one that it is compared with.
+
+    Attributes:
+        pair: Which.
+        difference: None with fewer than two seeds.
+        adjusted: Its p-value after Holm's correction, of the primary measure; else None.
+    """
+
+    pair: Comparison
+    difference: Difference | None
+    adjusted: float | None
+
+
+def load_results(opened: OpenedStudy) -> StudyResults | None:
+    """Read the raw results of a study; None where there are none.
+
+    Raises:
+        RecipeError: If some are damaged, or of other recipes or images.
+    """
+    path = opened.folder / HELD_OUT
+    if not path.is_file():
+        return None
+    held_out = load_raw(path, HeldOutSums)
+    runs = load_runs(opened.folder, held_out, opened.recipes)
+    return StudyResults(held_out, runs, draw_sources(held_out.num_sources)) if runs else None
+
+
+def compare(opened: OpenedStudy, results: StudyResults, measure: str, seeds: Sequence[int]) -> list[Compared]:
+    """Return the differences of a measure, over those seeds that both arms were run with."""
+    found = [(pair, _difference(results, pair, measure, seeds)) for pair in opened.comparisons()]
+    adjusted: dict[Comparison, float] = {}
+    if measure == opened.study.primary:
+        known = [(pair, difference.p_value) for pair, difference in found if difference is not None]
+        adjusted = dict(zip((pair for pair, _ in known), holm([p for _, p in known]), strict=True))
+    return [Compared(pair, difference, adjusted.get(pair)) for pair, difference in found]
+
+
+def _difference(results: StudyResults, pair: Comparison, measure: str, seeds: Sequence[int]) -> Difference | None:
+    shared = [seed for seed in results.seeds(pair.arm, pair.against) if seed in seeds]
+    values = [results.value(pair.arm, seed, measure) - results.value(pair.against, seed, measure) for seed in shared]
+    draws = []
+    for seed in shared:
+        own, other = (results.resampled(arm, seed, measure) for arm in pair)
+        draws += [] if own is None or other is None else [own - other]
+    resampled = torch.stack(draws) if draws else None
+    return paired_difference(values, resampled, results.held_out.num_sources)
+
+
+def build_table(opened: OpenedStudy, results: StudyResults, seeds: Sequence[int]) -> str:
+    """Return a Markdown table with a row for each measure, the primary one first, and a column for each arm."""
+    arms = [arm.name for arm in opened.study.arms]
+    against = {pair.arm: pair.against for pair in opened.comparisons()}
+    header = ["", *(f"{arm} (against {against[arm]})" if arm in against else arm for arm in arms)]
+    counts = {arm: [seed for seed in results.seeds(arm) if seed in seeds] for arm in arms}
+    rows = [["seeds", *(", ".join(map(str, counts[arm])) or "none" for arm in arms)]]
+    primary = opened.study.primary
+    for measure in [primary, *(name for name in results.measures() if name != primary)]:
+        compared = {each.pair.arm: each for each in compare(opened, results, measure, seeds)}
+        cells = []
+        for arm in arms:
+            values = [results.value(arm, seed, measure) for seed in counts[arm]]
+            cells.append("<br>".join(filter(None, [_mean(values), _shown(compared.get(arm))])))
+        rows.append([f"**{measure}** (primary)" if measure == primary else measure, *cells])
+    return markdown(header, rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    error = f" +- {stdev(values) / sqrt(len(values)):.4f}" if len(values) > 1 else ""
+    return f"{mean(values):.4f}{error}"
+
+
+def _shown(compared: Compared | None) -> str:
+    if compared is None or compared.difference is None:
+        return ""
+    found, adjusted = compared.difference, compared.adjusted
+    text = f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+    text = f"**{text}**" if found.excludes_zero else text
+    return text if adjusted is None else f"{text}, p = {adjusted:.2g}"
+
+
+def build_section(opened: OpenedStudy, results: StudyResults) -> str:
+    """Return the section of a study in `ABLATIONS.md`, without its heading: question, table, figure, conclusions."""
+    study = opened.study
+    parts = [study.question.strip(), _facts(opened, results), build_table(opened, results, study.seeds)]
+    others = sorted({seed for _, seed in results.runs} - set(study.seeds))
+    if others:
+        shown = ", ".join(map(str, others))
+        parts += [f"Once more, with seeds {shown}:", build_table(opened, results, others)]
+        parts += [_replication(opened, results, others)]
+    if (opened.folder / FIGURE).is_file():
+        parts.append(f"![Paired differences of the study {opened.name}](studies/{opened.name}/{FIGURE})")
+    conclusions = opened.folder / CONCLUSIONS
+    text = conclusions.read_text(encoding="utf-8").strip() if conclusions.is_file() else "Not drawn yet."
+    return "\n\n".join([*parts, f"**Conclusions.** {text}"])
+
+
+def _facts(opened: OpenedStudy, results: StudyResults) -> str:
+    study, held_out = opened.study, results.held_out
+    steps = sorted({recipe.schedule.num_steps for recipe in opened.recipes.values()})
+    done = sum(seed in study.seeds for _, seed in results.runs)
+    planned = len(study.seeds) * len(study.arms)
+    state = "" if done == planned else f" **Not finished: {done} of {planned} runs.**"
+    direction = "higher" if is_higher_better(study.primary) else "lower"
+    data = opened.reference.data
+    changes = f" with `{' '.join(study.changes)}`" if study.changes else ""
+    return (
+        f"Recipe `{study.recipe}`{changes}: {' / '.join(map(str, steps))} steps{_batch(opened)}, data `{data.source}`"
+        f" ({data.num_images or 'all'} images), teachers "
+        f"{', '.join(f'`{teacher.name}`' for teacher in opened.reference.teachers)}. "
+        f"Measured on {held_out.num_images:,} images of {held_out.num_sources} source pictures at {held_out.size_px} px"
+        f" (consistency: {', '.join(map(str, held_out.sizes_px))} px). "
+        f"Primary measure: `{study.primary}`, {direction} is better.{state}"
+    )
+
+
+def _batch(opened: OpenedStudy) -> str:
+    sizes = {sum(entry.batch_size or 0 for entry in recipe.partitions) for recipe in opened.recipes.values()}
+    return (
+        f" of {sizes.pop()} images" if len(sizes) == 1 and 0 not in sizes else f" of about {DEFAULT_BATCH_SIZE} images"
+    )
+
+
+def _replication(opened: OpenedStudy, results: StudyResults, others: Sequence[int]) -> str:
+    """Say of each difference whose interval excluded zero whether it did again, with the same sign."""
+    lines = []
+    for measure in results.measures():
+        first = compare(opened, results, measure, opened.study.seeds)
+        again = compare(opened, results, measure, others)
+        for old, new in zip(first, again, strict=True):
+            if old.difference is None or new.difference is None or not old.difference.excludes_zero:
+                continue
+            is_same = old.difference.mean * new.difference.mean > 0
+            held = "held" if is_same and new.difference.excludes_zero else "same sign" if is_same else "other sign"
+            lines.append(
+                f"- `{measure}`, {old.pair.arm}: {old.difference.mean:+.4f}, then {new.difference.mean:+.4f}: {held}"
+            )
+    return "\n".join(["What excluded zero, and what became of it:", "", *(lines or ["- nothing did"])])
+
+
+def build_report(sections: Sequence[tuple[str, str]]) -> str:
+    """Return the text of `ABLATIONS.md`.
+
+    Args:
+        sections: Name of each study, and what `build_section` returned.
+    """
+    measures = "\n".join(f"| `{name}` | {text} |" for name, text in EXPLANATIONS.items())
+    names = " ".join(name for name, _ in sections)
+    head = HEADER.format(measures=measures, names=names)
+    return "\n".join([head, *(f"## {name}\n\n{text}\n" for name, text in sections)])

@@ -1,0 +1,181 @@
+"""The runs of a study: those that have no raw result yet, one after the other or several side by side."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from foundation.interruption import Interrupted, StopRequest
+from foundation.timing import Clock
+from modeling_radio import RadioModel
+from training.ablation.held_out import HeldOut
+from training.ablation.raw_results import (
+    HELD_OUT,
+    HeldOutSums,
+    RunResult,
+    load_raw,
+    load_runs,
+    result_path,
+    save_raw,
+)
+from training.ablation.study import OpenedStudy, open_study
+from training.distillation.stages import run_recipe
+from training.evaluation.provenance import describe_run
+from training.recipe import RecipeError, decisive_part
+
+
+POLL_SECONDS = 1.0
+"""How long Ctrl-C may wait while runs stand side by side; our choice."""
+
+
+@dataclass
+class Runner:
+    """Runs of a study in one process.
+
+    Attributes:
+        opened: The study.
+        held_out: What all runs are measured on.
+        output: Folder of the runs, each `ARM/seed-N`.
+    """
+
+    opened: OpenedStudy
+    held_out: HeldOut
+    output: Path
+
+    def run(self, arm: str, seed: int) -> None:
+        """Distil a student, go on with it or take it as it is, measure it, and write its raw result.
+
+        Raises:
+            Interrupted: If it was asked to stop, with a checkpoint.
+        """
+        folder, recipe = self.output / arm / f"seed-{seed}", self.opened.recipe(arm, seed)
+        clock = Clock(report=lambda line: None)
+        with clock.phase("distil"):
+            checkpoint = run_recipe(recipe, folder)
+        assert checkpoint is not None  # only a run that was told to stop early has none
+        with clock.phase("measure"):
+            sums, numbers = self.held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
+        result = RunResult(
+            arm,
+            seed,
+            self.held_out.fingerprint,
+            decisive_part(recipe.to_dict()),
+            sums,
+            numbers,
+            describe_run(f"python -m training.ablate {self.opened.name}", clock.seconds),
+        )
+        save_raw(result_path(self.opened.folder, arm, seed), result)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays
+
+
+def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
+    """Make the runs that have no raw result yet, all arms of the first seed, then of the next.
+
+    Args:
+        opened: The study.
+        output: Folder of the runs; what was stopped there goes on.
+        num_jobs: Runs side by side, each in a process of its own with one thread.
+
+    Raises:
+        RecipeError: If raw results that are there are of other recipes or images.
+        Interrupted: If it was asked to stop; the same command goes on.
+    """
+    missing = missing_runs(opened)
+    if not missing:
+        return
+    held_out = HeldOut.load(opened)
+    _claim_held_out(opened, held_out)
+    bar = tqdm(total=len(missing), desc=opened.name, unit="run")
+    with bar:
+        if num_jobs == 1:
+            runner = Runner(opened, held_out, output)
+            for arm, seed in missing:
+                runner.run(arm, seed)
+                bar.update()
+        else:
+            for _ in _run_side_by_side(opened, output, missing, num_jobs):
+                bar.update()
+
+
+def missing_runs(opened: OpenedStudy) -> list[tuple[str, int]]:
+    """Return arms and seeds without a raw result, those of one seed together.
+
+    Raises:
+        RecipeError: If raw results that are there are of other recipes or images.
+    """
+    path = opened.folder / HELD_OUT
+    done = load_runs(opened.folder, load_raw(path, HeldOutSums), opened.recipes) if path.is_file() else {}
+    return [(arm, seed) for seed in opened.study.seeds for arm in opened.recipes if (arm, seed) not in done]
+
+
+def _claim_held_out(opened: OpenedStudy, held_out: HeldOut) -> None:
+    """Write what the study is measured on, or refuse other images than those of its raw results."""
+    path, now = opened.folder / HELD_OUT, held_out.references()
+    if path.is_file():
+        before = load_raw(path, HeldOutSums)
+        if (before.fingerprint, before.sizes_px) != (now.fingerprint, now.sizes_px):
+            raise RecipeError(
+                f"Held-out images must be those of {str(path)!r}, got others: the packages that could be reached, "
+                "`num_images` or `sizes_px` have changed. Delete that folder to measure anew."
+            )
+    save_raw(path, now)
+
+
+_runner: Runner | None = None
+"""Of a process of its own."""
+
+
+def _prepare(source: str, study_seeds: list[int], output: Path) -> None:
+    """Set a process up: with one thread, and deaf to Ctrl-C in the terminal, which the first process passes on."""
+    global _runner
+    os.setsid()
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+    opened = with_seeds(open_study(source), study_seeds)
+    _runner = Runner(opened, HeldOut.load(opened), output)
+
+
+def _run(arm: str, seed: int) -> None:
+    assert _runner is not None  # `_prepare` came first
+    _runner.run(arm, seed)
+
+
+def with_seeds(opened: OpenedStudy, seeds: list[int]) -> OpenedStudy:
+    """Return a study with other seeds."""
+    return opened._replace(study=opened.study.replace(seeds=seeds))
+
+
+def _run_side_by_side(
+    opened: OpenedStudy, output: Path, missing: list[tuple[str, int]], num_jobs: int
+) -> Iterator[None]:
+    """Yield once for each run that is done."""
+    pool = ProcessPoolExecutor(
+        min(num_jobs, len(missing)),
+        multiprocessing.get_context("spawn"),
+        _prepare,
+        (opened.source, opened.study.seeds, output),
+    )
+    with pool, StopRequest() as request:
+        waiting = {pool.submit(_run, arm, seed) for arm, seed in missing}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    yield
+                if request.is_set:
+                    raise Interrupted("Stopped: the same command goes on.")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # a run writes a checkpoint, and ends
+            raise

@@ -1,0 +1,201 @@
+"""Study files: which recipes are compared, with which seeds, on what, and by which measure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Gt
+from pydantic import Field, model_validator
+
+from foundation.errors import did_you_mean
+from foundation.fields import read_yaml
+from foundation.settings import load, require
+from training.ablation.measures import check_measure
+from training.recipe import Named, Recipe, RecipeError, RecipeSection, load_recipe
+
+
+STUDIES_DIR = Path(__file__).parents[1] / "studies"
+
+UNWATCHED = {
+    "every_steps": 100,
+    "trackers": [],
+    "use_progress_bar": False,
+    "picture_every_steps": None,
+    "metrics_every_steps": None,
+}
+"""How runs of a study log: they are measured in the end, and many of them share a terminal."""
+CHECKPOINTS = {"every_steps": 100, "keep": 1}
+"""Our choice: what a run that is stopped loses is about a minute."""
+
+
+class Arm(Named):
+    """One recipe of a study.
+
+    Attributes:
+        name: In tables, and of the files with its results.
+        recipe: Recipe that it starts from; None for the study's.
+        changes: Changes of the recipe, "section.field=value", after those of the study.
+        against: Arm that it is compared with; None for the first one.
+    """
+
+    recipe: str | None = None
+    changes: list[str] = []
+    against: str | None = None
+
+
+class Study(RecipeSection):
+    """A question, and the runs that shall answer it.
+
+    Attributes:
+        question: What is asked.
+        recipe: Name of a recipe, or a file of your own that ends in .yaml.
+        changes: Changes of the recipe for all arms, "section.field=value".
+        seeds: One run of each arm for each: arms are compared seed by seed.
+        primary: The measure that decides; it is chosen before the runs. The others only describe.
+        sizes_px: Sizes at which features of an image are compared with those at the largest.
+        num_images: Held-out images that are measured on.
+        arms: What is compared; the first one is what others are compared with.
+    """
+
+    question: str
+    recipe: str = "demo"
+    changes: list[str] = []
+    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
+    primary: str
+    sizes_px: list[Annotated[int, Gt(0)]] = Field([96, 128, 192], min_length=2)
+    num_images: int = Field(1024, gt=1)
+    arms: list[Arm] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        names = [arm.name for arm in self.arms]
+        is_valid = all(re.fullmatch(r"[\w-]+", name) for name in names) and len(set(names)) == len(names)
+        require(is_valid, "arms (names)", names, "all different, of letters, digits, '_' and '-'")
+        for arm in self.arms:
+            if arm.against not in (None, *names) or arm.against == arm.name:
+                hint = did_you_mean(arm.against, names)
+                raise RecipeError(
+                    f"`arms.{arm.name}.against` must be another arm's name, got {arm.against!r}.{hint} Arms: {names}."
+                )
+        for name, numbers in (("seeds", self.seeds), ("sizes_px", self.sizes_px)):
+            require(len(set(numbers)) == len(numbers), name, numbers, "numbers that are all different")
+        require(min(self.seeds) >= 0, "seeds", self.seeds, "numbers of at least 0")
+        return self
+
+
+class Comparison(NamedTuple):
+    """Which arm is compared with which."""
+
+    arm: str
+    against: str
+
+
+class OpenedStudy(NamedTuple):
+    """A study with its recipes.
+
+    Attributes:
+        source: As it was named.
+        name: That of its file.
+        study: What the file says.
+        reference: The recipe without the changes of any arm: it names the data, and the teachers that are measured by.
+        recipes: By arm; each run only changes the seed.
+        folder: Where raw results are, beside the file.
+    """
+
+    source: str
+    name: str
+    study: Study
+    reference: Recipe
+    recipes: Mapping[str, Recipe]
+    folder: Path
+
+    def comparisons(self) -> list[Comparison]:
+        """Return what is compared, in the order of the arms."""
+        first = self.study.arms[0].name
+        pairs = [Comparison(arm.name, arm.against or first) for arm in self.study.arms]
+        return [pair for pair in pairs if pair.arm != pair.against]
+
+    def recipe(self, arm: str, seed: int) -> Recipe:
+        """Return the recipe of a run."""
+        return self.recipes[arm].replace(seed=seed)
+
+
+def list_studies() -> list[str]:
+    """Return the names of the studies that come with the package."""
+    return sorted(path.stem for path in STUDIES_DIR.glob("*.yaml"))
+
+
+def open_study(source: str) -> OpenedStudy:
+    """Read a study and its recipes.
+
+    Args:
+        source: Name of a file in `training/studies` without `.yaml`, or a path ending in `.yaml` or `.yml`.
+
+    Raises:
+        RecipeError: If there is no such study, it is none, or a recipe of it cannot be used; the message is one line.
+    """
+    path = _find(source)
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Study {source!r} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise RecipeError(f"Study {source!r} is {error}") from error
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"Study {source!r} must hold a mapping with `question`, `primary` and `arms`.")
+    try:
+        study = load(Study, [content])
+        return _opened(source, path, study)
+    except RecipeError as error:
+        raise RecipeError(f"Study {source!r}: {error}") from error
+
+
+def _find(source: str) -> Path:
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        if not path.is_file():
+            raise RecipeError(f"Study file {source!r} does not exist.")
+        return path
+    names = list_studies()
+    if source not in names:
+        raise RecipeError(
+            f"Unknown study {source!r}.{did_you_mean(source, names)} Studies: {', '.join(names)}; a file of your own "
+            "must end in .yaml."
+        )
+    return STUDIES_DIR / f"{source}.yaml"
+
+
+def _opened(source: str, path: Path, study: Study) -> OpenedStudy:
+    reference = _run_recipe(study.recipe, study.changes)
+    recipes = {arm.name: _arm_recipe(study, arm) for arm in study.arms}
+    teachers = [teacher.name for teacher in reference.teachers]
+    check_measure(study.primary, teachers)
+    for name, recipe in recipes.items():
+        if [teacher.name for teacher in recipe.teachers] != teachers:
+            raise RecipeError(f"`teachers` of arm {name!r} must be {teachers}, as all are measured by them.")
+        if recipe.data != reference.data:
+            raise RecipeError(f"`data` of arm {name!r} must be that of all: runs are compared on the same images.")
+        if recipe.stages:
+            raise RecipeError(f"`stages` of arm {name!r} must be empty: a run of a study has one.")
+    return OpenedStudy(source, path.stem, study, reference, recipes, path.with_suffix(""))
+
+
+def _arm_recipe(study: Study, arm: Arm) -> Recipe:
+    try:
+        return _run_recipe(arm.recipe or study.recipe, [*study.changes, *arm.changes])
+    except RecipeError as error:
+        raise RecipeError(f"`arms.{arm.name}`: {error}") from error
+
+
+def _run_recipe(source: str, changes: list[str]) -> Recipe:
+    """Return a recipe as it is run here: in one thread, since runs stand side by side, and without a word."""
+    recipe = load_recipe(source, changes)
+    quiet: dict[str, Any] = {
+        "logging": recipe.logging.replace(**UNWATCHED),
+        "checkpoints": recipe.checkpoints.replace(**CHECKPOINTS),
+        "student": recipe.student.replace(passes_at_once=1),
+    }
+    return recipe.replace(**quiet)
