@@ -38,7 +38,7 @@ class Arm(Named):
         name: In tables, and of the files with its results.
         recipe: Recipe that it starts from; None for the study's.
         changes: Changes of the recipe, "section.field=value", after those of the study.
-        against: Arm that it is compared with; None for the first one.
+        against: Arm that it is compared with; None for the first one, or for nothing where others are compared with it.
     """
 
     recipe: str | None = None
@@ -114,9 +114,12 @@ class OpenedStudy(NamedTuple):
 
     def comparisons(self) -> list[Comparison]:
         """Return what is compared, in the order of the arms."""
-        first = self.study.arms[0].name
-        pairs = [Comparison(arm.name, arm.against or first) for arm in self.study.arms]
-        return [pair for pair in pairs if pair.arm != pair.against]
+        first, named = self.study.arms[0].name, {arm.against for arm in self.study.arms}
+        return [
+            Comparison(arm.name, arm.against or first)
+            for arm in self.study.arms
+            if arm.against is not None or arm.name not in {first, *named}
+        ]
 
     def recipe(self, arm: str, seed: int) -> Recipe:
         """Return the recipe of a run."""
