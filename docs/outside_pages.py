@@ -17,6 +17,7 @@ OUTSIDE = {
     "README.md": "index.md",
     "training/README.md": "training.md",
     "training/LOG.md": "log.md",
+    "training/ABLATIONS.md": "ablations.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }

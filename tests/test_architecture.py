@@ -30,7 +30,7 @@ ORDER = (
     (
         "distill",
         "evaluate",
-        "compare",
+        "ablate",
         "results",
         "demo",
         "finetune",
@@ -39,7 +39,7 @@ ORDER = (
         "extract",
         "demo_kit.finetune_demo",
     ),
-    ("finetuning", "publishing", "extraction"),
+    ("ablation", "finetuning", "publishing", "extraction"),
     ("plan", "distillation"),
     ("evaluation",),
     ("balancing", "student", "upsampling"),

@@ -69,20 +69,20 @@ def ablate(settings: AblateSettings) -> None:
         for opened in studies:
             seeds = opened.study.seeds if settings.seeds is None else settings.seeds
             run_study(with_seeds(opened, seeds), settings.output / opened.name, settings.jobs)
-    sections = [(opened.name, text) for opened in studies if (text := _summarize(opened)) is not None]
+    sections = [(opened.name, _summarize(opened)) for opened in studies]
     if settings.report is not None:
         write_text(settings.report, build_report(sections))
         print(f"Wrote {settings.report}.")
 
 
-def _summarize(opened: OpenedStudy) -> str | None:
-    """Draw the figure of a study, print its table and return its section; nothing where there are no results."""
+def _summarize(opened: OpenedStudy) -> str:
+    """Draw the figure of a study, print its table and return its section."""
     results = load_results(opened)
     if results is None:
         print(f"{opened.name}: no raw results yet, {len(missing_runs(opened))} runs to make.")
-        return None
-    draw_study(opened, results)
-    print(f"{opened.name}\n\n{build_table(opened, results, sorted({seed for _, seed in results.runs}))}\n")
+    else:
+        draw_study(opened, results)
+        print(f"{opened.name}\n\n{build_table(opened, results, sorted({seed for _, seed in results.runs}))}\n")
     return build_section(opened, results)
 
 

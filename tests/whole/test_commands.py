@@ -15,7 +15,7 @@ MODULES = (
     "training.distill",
     "training.evaluate",
     "training.results",
-    "training.compare",
+    "training.ablate",
     "training.train_upsampler",
     "training.plan",
     "training.demo",

@@ -1,7 +1,6 @@
 """What training/README.md and the guides say of files and recipes must be so."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,11 @@ from documentation import PAGES, ROOT, blocks
 
 import training
 from foundation.fields import entry_of, section_of
+from training.ablation.study import open_study
 from training.recipe import Recipe, load_recipe
 
 
 FOLDER = Path(training.__file__).parent
-COMMANDS = [line for block in blocks("bash") for line in block.text.splitlines()]
 
 
 def test_every_file_has_its_place_in_the_map() -> None:
@@ -28,19 +27,15 @@ def test_every_file_has_its_place_in_the_map() -> None:
     assert named == files
 
 
-def test_comparison_names_recipes_with_equal_data() -> None:
-    (command,) = [line for line in COMMANDS if "training.compare" in line]
-    words = shlex.split(command)
-    first, second = (load_recipe(name, [words[-1]]) for name in words[3:5])
-    assert (first.data, first.teachers) == (second.data, second.teachers)
-
-
 def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     recipes = {}
     for block in blocks("yaml"):
         path.write_text(block.text)
-        recipes[block.page] = load_recipe(str(path))
+        if block.page == "docs/guides/evaluate.md":
+            assert len(open_study(str(path)).recipes) == 2
+        else:
+            recipes[block.page] = load_recipe(str(path))
     recipe, mixed = recipes["docs/guides/distil.md"], recipes["docs/guides/data.md"]
     assert [entry.weight for entry in mixed.data.sources()] == [0.95, 0.05]
     assert [teacher.name for teacher in recipe.teachers] == ["dino_v2", "siglip2"]

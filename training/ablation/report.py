@@ -129,9 +129,11 @@ def _shown(compared: Compared | None) -> str:
     return text if adjusted is None else f"{text}, p = {adjusted:.2g}"
 
 
-def build_section(opened: OpenedStudy, results: StudyResults) -> str:
+def build_section(opened: OpenedStudy, results: StudyResults | None) -> str:
     """Return the section of a study in `ABLATIONS.md`, without its heading: question, table, figure, conclusions."""
     study = opened.study
+    if results is None:
+        return f"{study.question.strip()}\n\nNot run yet. Primary measure: `{study.primary}`."
     parts = [study.question.strip(), _facts(opened, results), build_table(opened, results, study.seeds)]
     others = sorted({seed for _, seed in results.runs} - set(study.seeds))
     if others:

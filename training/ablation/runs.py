@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -164,18 +165,20 @@ def _run_side_by_side(
         _prepare,
         (opened.source, opened.study.seeds, output),
     )
+    left = iter(missing)
     with pool, StopRequest() as request:
-        waiting = {pool.submit(_run, arm, seed) for arm, seed in missing}
+        # No run waits in the pool: after a stop none must begin.
+        running = {pool.submit(_run, *run) for run in itertools.islice(left, num_jobs)}
         try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            while running:
+                done, running = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
                     yield
                 if request.is_set:
                     raise Interrupted("Stopped: the same command goes on.")
+                running |= {pool.submit(_run, *run) for run in itertools.islice(left, len(done))}
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
-                process.terminate()  # a run writes a checkpoint, and ends
+                process.terminate()  # a run writes a checkpoint, and ends; the pool waits for it
             raise

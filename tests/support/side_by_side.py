@@ -1,0 +1,34 @@
+"""What stands in for a study's runs in processes side by side; it imports nothing that takes long."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+
+_place = Path()
+
+
+def prepare(source: str, seeds: list[int], output: Path) -> None:
+    """Set a process up."""
+    global _place  # noqa: PLW0603
+    _place = output
+    output.mkdir(exist_ok=True)
+
+
+def run(arm: str, seed: int) -> None:
+    """Write a file; an arm called "broken" fails, one called "slow" goes on until it is stopped."""
+    if arm == "broken":
+        raise ValueError("It broke.")
+    if arm == "slow":
+        signal.signal(signal.SIGTERM, stop)
+        (_place / "started").write_text("")
+        time.sleep(60)
+    (_place / f"{arm}-{seed}").write_text("")
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Note that the run was asked to stop, and end it."""
+    (_place / "stopped").write_text("")
+    sys.exit()

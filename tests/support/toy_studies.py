@@ -1,0 +1,73 @@
+"""A study small enough for tests: two arms of the tiny distillation, measured on a few images of smooth colors."""
+
+from pathlib import Path
+
+import torch
+
+from training.ablation.held_out import HeldOut
+from training.ablation.raw_results import HELD_OUT, HeldOutSums, RunResult, result_path, save_raw
+from training.ablation.study import OpenedStudy, open_study
+from training.demo_kit.assets import DemoAssets
+from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
+from training.evaluation.data.base import Stacked
+from training.evaluation.data.demo import DemoData
+from training.evaluation.features import FeatureStore, Wanted
+from training.evaluation.students import StudentEvaluation
+from training.recipe import decisive_part
+from training.student.build import student_patch_size
+from training.teachers.registry import build_teachers
+
+
+STUDY = """
+question: Does it matter?
+recipe: %s
+changes: [schedule.num_steps=2, schedule.warmup_steps=1]
+seeds: [0, 1]
+primary: dense_error/worst
+sizes_px: [32, 48]
+num_images: 8
+arms:
+  - {name: plain}
+  - {name: dropping, changes: [balancing.method=teacher_dropping, balancing.start_step=0, balancing.ramp_steps=0]}
+"""
+
+
+def write_study(recipe_file: str, text: str = STUDY) -> str:
+    """Write the study beside a recipe and return its path."""
+    path = Path(recipe_file).with_name("study.yaml")
+    path.write_text(text % recipe_file if "%s" in text else text)
+    return str(path)
+
+
+def toy_held_out(opened: OpenedStudy) -> HeldOut:
+    """Return held-out images in place of the demo's: eight of four sources."""
+    teachers = build_teachers(opened.reference.teachers, student_patch_size(opened.reference))
+    coarse = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+    images = (torch.nn.functional.interpolate(coarse, (48, 48), mode="bilinear") * 255).byte()
+    labels, masks = torch.tensor([0, 1] * 4), torch.zeros(8, 48, 48, dtype=torch.long)
+    masks[:, :, 24:] = 1
+    data = DemoData(
+        "noise",
+        DemoAssets((), (), (), ("a", "b"), (), "toy"),
+        ClassificationSet(images, labels, images.flip(0), labels.flip(0), ("a", "b")),
+        SegmentationSet(images, masks, images, masks, ("left", "right")),
+        images,
+    )
+    evaluation = StudentEvaluation(opened.reference, data, teachers, 32)
+    store, wanted = FeatureStore(), Wanted(dense=True)
+    answers = {
+        name: store.extract(evaluation.teacher(name), Stacked(images), "", wanted, size_px=32) for name in teachers
+    }
+    return HeldOut(evaluation, images, torch.arange(8) // 2, answers, opened.study.sizes_px)
+
+
+def save_toy_results(opened: OpenedStudy, errors: dict[tuple[str, int], float]) -> None:
+    """Write raw results: of each run, by arm and seed, the error of one of two teachers; the other's is 0.1."""
+    names = [f"{family}/{teacher.name}" for family in ("dense_error",) for teacher in opened.reference.teachers]
+    weights = {**{name: [1.0, 2.0, 1.0] for name in names}, "consistency": [2.0, 4.0, 2.0]}
+    save_raw(opened.folder / HELD_OUT, HeldOutSums("images", 8, 32, list(opened.study.sizes_px), weights))
+    for (arm, seed), error in errors.items():
+        sums = {names[0]: [error, 2 * error, error * 1.01], names[1]: [0.1, 0.2, 0.1], "consistency": [1.0, 2.0, 1.0]}
+        numbers = {"fixed_pattern": error / 10, "shift_error": 0.2, "knn": 0.5, "miou": 0.25}
+        recipe = decisive_part(opened.recipe(arm, seed).to_dict())
+        save_raw(result_path(opened.folder, arm, seed), RunResult(arm, seed, "images", recipe, sums, numbers))

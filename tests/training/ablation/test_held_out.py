@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+import torch
+from drawn_assets import assets  # noqa: F401 - a fixture
+from torch import Tensor
+from torch.nn import functional as F
+
+from modeling_radio import RadioModel
+from training.ablation import held_out as module
+from training.ablation.held_out import HeldOut
+from training.ablation.study import OpenedStudy
+from training.demo_kit.images import DemoImages
+from training.evaluation.students import StudentEvaluation
+from training.evaluation.tasks.registry import TASKS
+from training.recipe import RecipeError
+from training.student.build import build_student
+
+
+@pytest.fixture
+def student(opened: OpenedStudy, held_out: HeldOut) -> RadioModel:
+    return build_student(opened.recipe("plain", 0), held_out.evaluation.teachers).eval()
+
+
+@pytest.fixture(autouse=True)
+def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training probes takes most of the time, and is tested elsewhere."""
+    monkeypatch.setattr(
+        StudentEvaluation, "measure_backbone", lambda self, evaluation: TASKS["knn"].measure(evaluation)
+    )
+
+
+def ratio(held_out: HeldOut, sums: dict[str, list[float]], name: str) -> float:
+    return sum(sums[name]) / sum(held_out.references().weights[name])
+
+
+def test_errors_are_those_of_all_images_together(opened: OpenedStudy, held_out: HeldOut, student: RadioModel) -> None:
+    sums, numbers = held_out.measure(student, opened.recipe("plain", 0))
+    pixels = F.interpolate(held_out.images.float() / 255, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
+    with torch.no_grad():
+        said = student(pixels, feature_format="NCHW", return_dict=True).adaptors
+    for name, teacher in held_out.evaluation.teachers.items():
+        truth = teacher.answer(pixels)
+        mean = truth.features.mean((0, 2, 3), keepdim=True)
+        expected = (said[name].features - truth.features).square().sum() / (mean - truth.features).square().sum()
+        assert ratio(held_out, sums, f"dense_error/{name}") == pytest.approx(expected.item(), rel=0.02)
+    truth = held_out.evaluation.teachers["semantic"].answer(pixels).summary
+    expected = angles(said["semantic"].summary, truth) / angles(truth.mean(0).expand_as(truth), truth)
+    assert ratio(held_out, sums, "summary_error/semantic") == pytest.approx(expected.item(), rel=0.05)
+    assert "summary_error/segmenter" not in sums  # it has none
+    assert {len(each) for each in sums.values()} == {4}  # sources
+    assert numbers.keys() == {"fixed_pattern", "shift_error", "knn"}
+    assert -1 <= ratio(held_out, sums, "consistency") <= 1
+
+
+def angles(first: Tensor, second: Tensor) -> Tensor:
+    return F.cosine_similarity(first, second).acos().square().sum()
+
+
+def test_a_student_that_says_the_mean_has_an_error_of_one(
+    opened: OpenedStudy, held_out: HeldOut, student: RadioModel
+) -> None:
+    for name, teacher in held_out.teachers.items():
+        linear = student.radio_model.adaptor(name).last_dense_linear
+        with torch.no_grad():
+            linear.weight.zero_()
+            linear.bias.copy_(teacher.mean_features().mean(0).repeat(len(linear.bias) // len(teacher.map(0))))
+    sums, _ = held_out.measure(student, opened.recipe("plain", 0))
+    for name in held_out.teachers:
+        assert ratio(held_out, sums, f"dense_error/{name}") == pytest.approx(1)
+
+
+def test_images_are_the_demos_held_out_ones_and_teachers_are_asked_once(
+    opened: OpenedStudy,
+    held_out: HeldOut,
+    assets,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evaluation = held_out.evaluation
+    evaluation = StudentEvaluation(evaluation.recipe, evaluation.data, evaluation.teachers, 32)
+    object.__setattr__(evaluation.data, "assets", assets)
+    monkeypatch.setattr(StudentEvaluation, "load", lambda recipe: evaluation)
+    first = HeldOut.load(opened, tmp_path / "cache")
+    expected = DemoImages(assets, size=48, num_images=8, split="held_out")
+    assert torch.equal(first.images, torch.stack([expected[index] for index in range(8)]))
+    assert len(first.sources.unique()) == len({expected.source_of(index) for index in range(8)})
+    monkeypatch.setattr(module.StudentEvaluation, "teacher", teacher_without_answers(evaluation))
+    again = HeldOut.load(opened, tmp_path / "cache")
+    assert again.fingerprint == first.fingerprint
+    assert again.references() == first.references()
+
+
+def teacher_without_answers(evaluation: StudentEvaluation):
+    known = {name: evaluation.teacher(name) for name in evaluation.teachers}
+
+    def fail(pixels: Tensor, adaptors=()) -> None:
+        raise AssertionError("asked again")
+
+    for teacher in known.values():
+        teacher.encode = fail  # pyrefly: ignore
+    return lambda self, name: known[name]
+
+
+def test_sizes_that_a_student_does_not_take_are_refused(
+    opened: OpenedStudy, held_out: HeldOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StudentEvaluation, "load", lambda recipe: held_out.evaluation)
+    wrong = opened._replace(study=opened.study.replace(sizes_px=[32, 40]))
+    with pytest.raises(RecipeError, match=r"`sizes_px` must be multiples of the patch, 16 px, .* got \[40\]"):
+        HeldOut.load(wrong)

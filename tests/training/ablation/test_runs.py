@@ -1,0 +1,109 @@
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import side_by_side
+from toy_studies import STUDY, save_toy_results, write_study
+
+from foundation.interruption import Interrupted
+from training.ablation import runs
+from training.ablation.held_out import HeldOut
+from training.ablation.study import OpenedStudy, open_study
+from training.recipe import Recipe, RecipeError
+from training.student.build import build_student
+
+
+@pytest.fixture
+def distilled(held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of the runs that are made; each gives a random student of its seed."""
+    done: list[Path] = []
+
+    def run(recipe: Recipe, folder: Path) -> Path:
+        done.append(folder)
+        build_student(recipe, held_out.evaluation.teachers).save_pretrained(folder / "final")
+        (folder / "checkpoints").mkdir()
+        return folder / "final"
+
+    def measure(self: HeldOut, model: object, recipe: Recipe) -> tuple[dict[str, list[float]], dict[str, float]]:
+        return {"consistency": [1.0, 1.0, 1.0, 1.0]}, {"knn": recipe.seed / 2}
+
+    monkeypatch.setattr(runs, "run_recipe", run)
+    monkeypatch.setattr(HeldOut, "load", lambda opened: held_out)
+    monkeypatch.setattr(HeldOut, "measure", measure)
+    return done
+
+
+def test_all_arms_of_a_seed_come_before_the_next_seed(opened: OpenedStudy, distilled: list[Path]) -> None:
+    runs.run_study(opened, Path("out"), 1)
+    order = [("plain", 0), ("dropping", 0), ("plain", 1), ("dropping", 1)]
+    assert distilled == [Path("out") / arm / f"seed-{seed}" for arm, seed in order]
+    assert not (distilled[0] / "checkpoints").exists()
+    assert {path.name for path in opened.folder.iterdir()} == {
+        "held_out.json",
+        *(f"{arm}.seed-{seed}.json" for arm, seed in order),
+    }
+
+
+def test_a_run_with_a_raw_result_is_not_made_again(opened: OpenedStudy, distilled: list[Path]) -> None:
+    runs.run_study(opened, Path("out"), 1)
+    (opened.folder / "dropping.seed-1.json").unlink()
+    distilled.clear()
+    runs.run_study(opened, Path("elsewhere"), 1)  # raw results are enough
+    assert distilled == [Path("elsewhere/dropping/seed-1")]
+    runs.run_study(runs.with_seeds(opened, [1, 2]), Path("elsewhere"), 1)
+    assert distilled[1:] == [Path("elsewhere/plain/seed-2"), Path("elsewhere/dropping/seed-2")]
+
+
+def test_what_was_measured_on_other_images_is_not_mixed_in(opened: OpenedStudy, distilled: list[Path]) -> None:
+    save_toy_results(opened, {("plain", 0): 0.5})
+    with pytest.raises(RecipeError, match="Held-out images must be those of"):
+        runs.run_study(opened, Path("out"), 1)
+    assert distilled == []
+
+
+SIDE_BY_SIDE = STUDY.replace("plain", "one").replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
+
+
+@pytest.fixture
+def run_both(recipe_file: str, held_out: HeldOut, monkeypatch: pytest.MonkeyPatch):
+    """Runs a study whose second arm has a name, in two processes."""
+    monkeypatch.setattr(HeldOut, "load", lambda opened: held_out)
+    monkeypatch.setattr(runs, "_prepare", side_by_side.prepare)
+    monkeypatch.setattr(runs, "_run", side_by_side.run)
+
+    def start(second: str) -> Path:
+        output = Path(recipe_file).parent / "out"
+        study = open_study(write_study(recipe_file, SIDE_BY_SIDE.replace("name: dropping", f"name: {second}")))
+        runs.run_study(study, output, 2)
+        return output
+
+    return start
+
+
+def test_runs_side_by_side(run_both) -> None:
+    names = {path.name for path in run_both("two").iterdir()}
+    assert names == {f"{arm}-{seed}" for arm in ("one", "two") for seed in range(3)}
+
+
+def test_a_run_that_fails_ends_all(run_both) -> None:
+    with pytest.raises(ValueError, match="It broke"):
+        run_both("broken")
+
+
+def test_a_stop_reaches_the_runs(run_both, recipe_file: str) -> None:
+    output = Path(recipe_file).parent / "out"
+
+    def stop() -> None:
+        while not (output / "started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Interrupted, match="Stopped: the same command goes on"):
+        run_both("slow")
+    thread.join()
+    assert {path.name for path in output.iterdir()} - {"one-0", "one-1"} == {"started", "stopped"}  # no run begins

@@ -1,0 +1,81 @@
+"""The command, from a file to a table, on the tiny distillation."""
+
+from pathlib import Path
+
+import pytest
+from toy_studies import STUDY, toy_held_out, write_study
+
+from training import ablate
+from training.ablation.held_out import HeldOut
+from training.ablation.raw_results import RunResult, load_raw
+from training.ablation.report import build_report, build_section, load_results
+from training.ablation.study import STUDIES_DIR, list_studies, open_study
+from training.evaluation.students import StudentEvaluation
+from training.evaluation.tasks.registry import TASKS
+
+
+@pytest.fixture
+def study(tiny_world: None, recipe_file: str, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The file of a study of two arms and two seeds of two steps."""
+    monkeypatch.setattr(HeldOut, "load", toy_held_out)
+    monkeypatch.setattr(
+        StudentEvaluation, "measure_backbone", lambda self, evaluation: TASKS["knn"].measure(evaluation)
+    )
+    return write_study(recipe_file)
+
+
+def test_a_study_runs_from_its_file_to_its_table(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate.main([study, "--output", "out", "--report", "report.md"]) == 0
+    folder = Path(study).with_suffix("")
+    names = [f"{arm}.seed-{seed}.json" for arm in ("plain", "dropping") for seed in (0, 1)]
+    assert {path.name for path in folder.iterdir()} == {"held_out.json", "differences.png", *names}
+    plain, dropping = (load_raw(folder / names[place], RunResult) for place in (0, 2))
+    assert plain.sums["dense_error/semantic"] != dropping.sums["dense_error/semantic"]  # what differs has an effect
+    assert {"distil", "measure"} == set(plain.run["seconds"])
+    printed = capsys.readouterr().out
+    assert "| seeds | 0, 1 | 0, 1 |" in printed
+    assert "| **dense_error/worst** (primary) |" in printed
+    assert "Does it matter?" in Path("report.md").read_text()
+    before = {name: (folder / name).stat().st_mtime_ns for name in names}
+    assert ablate.main([study, "--output", "elsewhere"]) == 0  # all is there
+    assert not Path("elsewhere").exists()
+    assert before == {name: (folder / name).stat().st_mtime_ns for name in names}
+
+
+def test_the_same_arm_gives_the_same_numbers(study: str, recipe_file: str) -> None:
+    """Seed for seed, arms differ in nothing but their change."""
+    assert ablate.main([study, "--output", "out", "--seeds", "3"]) == 0
+    folder = Path(study).with_suffix("")
+    first = load_raw(folder / "plain.seed-3.json", RunResult)
+    (folder / "plain.seed-3.json").unlink()
+    assert ablate.main([study, "--output", "again", "--seeds", "3"]) == 0
+    again = load_raw(folder / "plain.seed-3.json", RunResult)
+    assert (again.sums, again.numbers) == (first.sums, first.numbers)
+
+
+def test_without_training_nothing_is_made(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate.main([study, "--no-train"]) == 0
+    assert "study: no raw results yet, 4 runs to make." in capsys.readouterr().out
+    assert not Path(study).with_suffix("").exists()
+
+
+def test_a_bad_file_is_one_line_before_the_first_run(
+    study: str, recipe_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Path(recipe_file).with_name("bad.yaml")
+    bad.write_text(STUDY.replace("%s", recipe_file).replace("seeds: [0, 1]", "seeds: zero"))
+    assert ablate.main([study, str(bad), "--output", "out"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"ablate: error: Study '{bad}': `seeds` must be [an integer, ...], got 'zero'." in error
+    assert not Path("out").exists()
+
+
+def test_our_report_is_what_our_raw_results_say() -> None:
+    """`python -m training.ablate NAMES --no-train --report training/ABLATIONS.md` was run after the last change."""
+    text = (STUDIES_DIR.parent / "ABLATIONS.md").read_text(encoding="utf-8")
+    names = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    assert sorted(names) == list_studies()
+    studies = [open_study(name) for name in names]
+    sections = [(opened.name, build_section(opened, load_results(opened))) for opened in studies]
+    assert build_report(sections) == text
