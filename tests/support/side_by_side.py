@@ -12,7 +12,7 @@ _place = Path()
 
 def prepare(source: str, seeds: list[int], output: Path) -> None:
     """Set a process up."""
-    global _place  # noqa: PLW0603
+    global _place
     _place = output
     output.mkdir(exist_ok=True)
 

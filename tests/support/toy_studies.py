@@ -6,7 +6,7 @@ import torch
 
 from training.ablation.held_out import HeldOut
 from training.ablation.raw_results import HELD_OUT, HeldOutSums, RunResult, result_path, save_raw
-from training.ablation.study import OpenedStudy, open_study
+from training.ablation.study import OpenedStudy
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation.data.base import Stacked
