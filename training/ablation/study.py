@@ -15,6 +15,7 @@ from foundation.fields import read_yaml
 from foundation.settings import load, require
 from training.ablation.measures import check_measure
 from training.recipe import Named, Recipe, RecipeError, RecipeSection, load_recipe
+from training.student.build import check_student_views
 
 
 STUDIES_DIR = Path(__file__).parents[1] / "studies"
@@ -196,6 +197,7 @@ def _arm_recipe(study: Study, arm: Arm) -> Recipe:
 def _run_recipe(source: str, changes: list[str]) -> Recipe:
     """Return a recipe as it is run here: in one thread, since runs stand side by side, and without a word."""
     recipe = load_recipe(source, changes)
+    check_student_views(recipe)  # now, not hours later when its turn comes
     quiet: dict[str, Any] = {
         "logging": recipe.logging.replace(**UNWATCHED),
         "checkpoints": recipe.checkpoints.replace(**CHECKPOINTS),

@@ -62,6 +62,11 @@ def test_what_is_compared(opened: OpenedStudy, study: Study, pairs: list[str]) -
             "`teachers` of arm 'dropping' must be ['semantic', 'segmenter']",
         ),
         ("balancing.method=teacher_dropping", '"stages=[{name: a}]"', "`stages` of arm 'dropping' must be empty"),
+        (
+            "balancing.method=teacher_dropping",
+            '"partitions.low.sizes_px=[4096]"',
+            "`arms.dropping`: `partitions.low.sizes_px` must be such that no image has a side of more than",
+        ),
         ("question: Does it matter?", "[", "is not YAML"),
         ("", "- a\n", "must hold a mapping"),
     ],
