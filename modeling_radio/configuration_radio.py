@@ -171,7 +171,7 @@ class RadioConfig(
                 `mlp_ratio` also changes `intermediate_size`.
         """
         if is_nvidia_config(config_dict):
-            config_dict = config_fields_from_nvidia(config_dict)
+            config_dict = config_fields_from_nvidia(config_dict, kwargs.get("adaptor_names"))
         for name in ("dtype", "torch_dtype"):
             if isinstance(kwargs.get(name), str) and kwargs[name] == "auto":  # that of the file
                 del kwargs[name]

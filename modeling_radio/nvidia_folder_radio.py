@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 from .messages_radio import check_choice
 from .network_radio import ADAPTORS, PREFIX_TOKENS, SUMMARY_TOKENS
 from .nvidia_arguments_radio import check_hub_config
-from .nvidia_radio import backbone_fields, check_supported, has_one_token, is_nvidia_config, token_fields
+from .nvidia_radio import backbone_fields, check_supported, has_one_token, is_nvidia_config, token_fields, with_adaptors
 
 
 UNUSED_KEYS = r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(norm_mean|norm_std))$"
@@ -74,6 +74,7 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
     if not is_nvidia_config(values):
         return None
     check_hub_config(values, f"{folder}/config.json")
+    values = with_adaptors(values, arguments.get("adaptor_names"))
     tensors = stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
     check_supported(values["args"]["model"], tensors)
     _check_trunk(values["args"], tensors)

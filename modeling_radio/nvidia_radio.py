@@ -26,11 +26,12 @@ def is_nvidia_config(config: dict[str, Any]) -> bool:
     return isinstance(config.get("args"), dict) and "hidden_size" not in config
 
 
-def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
+def config_fields_from_nvidia(config: dict[str, Any], adaptor_names: Any = None) -> dict[str, Any]:
     """Translate NVIDIA's `config.json` into `RadioConfig` fields.
 
     Args:
         config: The parsed file: the training arguments under `args`, beside the adaptors' shapes.
+        adaptor_names: What a caller asks for, see `with_adaptors`.
 
     Returns:
         Keyword arguments of `RadioConfig`.
@@ -40,6 +41,7 @@ def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
             what none of NVIDIA's can.
     """
     check_hub_config(config, "config.json")
+    config = with_adaptors(config, adaptor_names)
     args = config["args"]
     backbone = backbone_fields(args)
     fields = {
@@ -55,6 +57,20 @@ def config_fields_from_nvidia(config: dict[str, Any]) -> dict[str, Any]:
         fields["num_intermediate_normalizers"] = intermediate["num_intermediates"]
         fields["intermediate_rotation_per_layer"] = intermediate["rot_per_layer"]
     return fields
+
+
+def with_adaptors(config: dict[str, Any], names: Any) -> dict[str, Any]:
+    """Return NVIDIA's `config.json` with the adaptors that a caller asks for added to those that it names.
+
+    By default NVIDIA's names none: its users set `adaptor_names` to some of those that `adaptor_configs` describes.
+
+    Args:
+        config: The parsed file, checked.
+        names: What was given as `adaptor_names`. What the file does not describe is left for `RadioConfig` to refuse.
+    """
+    described = list(config.get("adaptor_configs") or {})
+    asked = [name for name in names if name in described] if isinstance(names, list | tuple) else []
+    return {**config, "adaptor_names": list(dict.fromkeys([*(config.get("adaptor_names") or []), *asked]))}
 
 
 def source_fields(

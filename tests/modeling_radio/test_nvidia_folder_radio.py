@@ -207,6 +207,32 @@ def test_adaptors_that_are_not_asked_for_may_be_there(folder):
         assert classifier(torch.rand(1, 3, 32, 32)).logits.shape == (1, 3)
 
 
+def name_no_adaptors(folder: Path) -> None:
+    """Let the configuration say what NVIDIA's do: which adaptors there are, and to run none."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "adaptor_names": None}))
+
+
+def test_adaptors_that_the_folder_describes_are_opened_by_name(folder):
+    expected = RadioModel.from_pretrained(folder)
+    name_no_adaptors(folder)
+    assert not RadioModel.from_pretrained(folder).radio_model.adaptors
+    asked = RadioModel.from_pretrained(folder, adaptor_names=["sam3"])
+    assert list(asked.radio_model.adaptors) == asked.config.adaptor_names == ["sam3"]
+    pixels = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(asked(pixels).adaptors["sam3"].features, expected(pixels).adaptors["sam3"].features)
+    with pytest.raises(ValueError, match=r"`adaptor_names` must be one of \[\], got 'clip'"):
+        RadioModel.from_pretrained(folder, adaptor_names=["clip"])
+
+
+@pytest.mark.parametrize("names", [7, "sam3", [["sam3"]], [None]])
+def test_names_that_are_none_are_refused_for_what_they_are(names, folder):
+    name_no_adaptors(folder)
+    with pytest.raises((TypeError, ValueError), match="adaptor_names"):
+        RadioModel.from_pretrained(folder, adaptor_names=names)
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"\xff" * 8 + data[8:], lambda data: b""])
 def test_damaged_weights_are_named(damage, folder):
     file = folder / "model.safetensors"
