@@ -9,21 +9,25 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from foundation.energy import EnergyMeter
+
 
 Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass
 class Clock:
-    """Reports one line per phase and remembers how long each took, in seconds.
+    """Reports one line per phase and remembers how long each took, in seconds, and the energy of all.
 
     Attributes:
         report: Called with the line.
         seconds: By phase.
+        energy: Counts from the making of the clock on.
     """
 
     report: Callable[[str], object] = lambda line: print(line, flush=True)
     seconds: dict[str, float] = field(default_factory=dict)
+    energy: EnergyMeter = field(default_factory=EnergyMeter)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

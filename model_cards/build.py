@@ -121,14 +121,15 @@ def _read_config(checkpoint: Path) -> RadioConfig:
 
 def _cost(run: dict[str, Any]) -> dict[str, str]:
     """Return hardware, time and energy in words, as far as the run recorded them."""
-    seconds = run.get("seconds")
-    total = sum(value for value in seconds.values() if _is_number(value)) if isinstance(seconds, dict) else None
-    energy = run.get("energy_kwh")
-    return {
-        "hardware": _flat(run.get("machine", "Hardware not recorded")),
-        "time": "time not recorded" if total is None else f"{total:.1f} s in all",
-        "energy": f"{energy} kWh" if _is_number(energy) else "not measured",
-    }
+    seconds, energy, cost = run.get("seconds"), run.get("energy_kwh"), {}
+    if "machine" in run:
+        cost["hardware"] = _flat(run["machine"])
+    if isinstance(seconds, dict):
+        cost["time"] = f"{sum(value for value in seconds.values() if _is_number(value)):.1f} s in all"
+    if _is_number(energy):
+        counted = f", counted by {_flat(run['energy_of'])}" if "energy_of" in run else ""
+        cost["energy"] = f"{energy} kWh{counted}"
+    return cost
 
 
 def _is_number(value: Any) -> bool:

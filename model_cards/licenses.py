@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from foundation.errors import check_choice
+from foundation.errors import did_you_mean
 from model_cards.results import Source
 
 
@@ -21,9 +21,21 @@ HUB_LICENSES = (
     *("cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0"),
     *("eupl-1.1", "eupl-1.2", "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc"),
     *("lppl-1.3c", "ms-pl", "mpl-2.0", "odc-by", "odbl", "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense"),
-    *("zlib", "pddl", "wtfpl", "apple-ascl", "apple-amlr", "h-research", "intel-research", OTHER),
+    *(
+        "zlib",
+        "pddl",
+        "wtfpl",
+        "apple-ascl",
+        "apple-amlr",
+        "h-research",
+        "intel-research",
+        "lgpl-lr",
+        "llama2",
+        "gemma",
+    ),
+    *("deepfloyd-if-license", OTHER),
 )
-"""Identifiers of https://huggingface.co/docs/hub/repositories-licenses that weights and features can have."""
+"""Identifiers of https://huggingface.co/docs/hub/repositories-licenses, but for "unknown", which allows nothing."""
 PERMISSIVE = re.compile(r"(?i)mit(-0)?|apache-2\.0|bsd(-[\w-]+)?|isc|zlib|unlicense|cc0-1\.0|ncsa|postgresql|bsl-1\.0")
 """Of teachers, as SPDX writes them: they ask for their notice with copies, and for nothing of what is learned."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -45,7 +57,11 @@ class License:
     link: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("license", self.id, HUB_LICENSES)
+        if self.id not in HUB_LICENSES:
+            raise ValueError(
+                "`license` must be one of the Hub's, https://huggingface.co/docs/hub/repositories-licenses, or "
+                f"{OTHER!r}, got {self.id!r}.{did_you_mean(self.id.lower(), HUB_LICENSES)}"
+            )
         if (self.id == OTHER) != (self.name is not None and self.link is not None):
             raise ValueError(
                 f"`license_name` and `license_link` must be given where the license is {OTHER!r}, and only there, got "

@@ -109,7 +109,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
         [*pixels, *students, *teachers],
         teacher_sources(evaluation.untrained_student(seeds[0]).config, evaluation.recipe),
         evaluation.data.sources(),
-        describe_run(command, clock.seconds),
+        describe_run(command, clock),
         evaluation.data.remarks(),
     )
     curves = folders[0] / PROGRESS_PICTURE

@@ -136,7 +136,7 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
         sources += _sources(name, data)
         fingerprints[name] = part.fingerprint
     fingerprints |= {model.name: hash_of({"model": model.fingerprint()})[:16] for model in models}
-    run = {**describe_run(command, clock.seconds), "settings": settings.to_dict()}
+    run = {**describe_run(command, clock), "settings": settings.to_dict()}
     datasets = list({source.name: source for source in sources}.values())
     return Results(measurements, teacher_sources(student.model.config, recipe), datasets, run, [], fingerprints), titles
 

@@ -85,6 +85,8 @@ def test_results_sources_and_remarks_are_listed(checkpoint):
     assert "| stamps | kNN | 99 images of 14 classes | GPL-2.0-or-later | package c 3.0 |" in text
     assert "The kNN test set has 99 images" in text
     assert "| seconds | train 12.0 |" in text
+    assert "12.0 s in all.\n" in text
+    assert "energy" not in text.lower()  # nothing was measured
 
 
 def numbers(text: str) -> list[str]:
@@ -92,7 +94,12 @@ def numbers(text: str) -> list[str]:
 
 
 def test_every_figure_is_that_of_the_results_file(checkpoint, tmp_path):
-    run = {"settings": {"learning_rate": 0.00015, "warmup": 0.05}, "seconds": {"train": 12.5}, "energy_kwh": 0.0042}
+    run = {
+        "settings": {"learning_rate": 0.00015, "warmup": 0.05},
+        "seconds": {"train": 12.5},
+        "energy_kwh": 0.0042,
+        "energy_of": "GPUs",
+    }
     measurements = [*RESULTS.measurements, Measurement("student", "shift_error", "one patch", "scenes", 0.123456)]
     dataclasses.replace(RESULTS, measurements=measurements, run=run, remarks=[]).save(tmp_path / "results.json")
     stored = json.loads((tmp_path / "results.json").read_text())
@@ -102,7 +109,7 @@ def test_every_figure_is_that_of_the_results_file(checkpoint, tmp_path):
     assert sorted(numbers(tables)) == sorted(f"{row['value']:.3f}" for row in stored["measurements"])
     made = card.text.split("### Hardware")[1].split("## Limitations")[0]
     assert {float(found) for found in numbers(made)} == {0.00015, 0.05, 12.5, 0.0042}
-    assert "energy: 0.0042 kWh" in made
+    assert "12.5 s in all; 0.0042 kWh, counted by GPUs." in made
 
 
 def test_what_is_no_number_is_not_published(checkpoint):
@@ -273,7 +280,11 @@ def test_texts_of_others_neither_break_tables_nor_add_headings(checkpoint, tmp_p
     config.save_pretrained(folder)
     source = Source(evil, evil, evil, evil, evil)
     results = Results(
-        [Measurement(evil, evil, evil, evil, 0.5)], [source], [source], run={evil: [evil, {evil: 1}]}, remarks=[evil]
+        [Measurement(evil, evil, evil, evil, 0.5)],
+        [source],
+        [source],
+        run={evil: [evil, {evil: 1}], "seconds": {evil: 1.0}},
+        remarks=[evil],
     )
     teacher = Source("a", "b", "GPL-3.0-only", "c")
     honest = build_card(checkpoint, dataclasses.replace(RESULTS, teachers=[teacher])).text

@@ -28,3 +28,19 @@ def test_only_permissive_licenses_ask_for_nothing():
     licenses = ["MIT", "Apache-2.0", "BSD-3-Clause", "GPL-3.0", "CC-BY-NC-4.0", "see its origin", ""]
     teachers = [Source(text, "teacher", text, "here") for text in licenses]
     assert [teacher.license for teacher in binding_teachers(teachers)] == licenses[3:]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("MIT", "mit"), ("Apache-2.0", "apache-2.0"), ("apache", "apache-2.0"), ("cc-by-4", "cc-by-4.0")],
+)
+def test_what_the_hub_does_not_know_is_refused_with_the_nearest_that_it_does(given, meant):
+    with pytest.raises(
+        ValueError, match=rf"`license` must be one of the Hub's.* got {given!r}\. Did you mean {meant!r}\?"
+    ):
+        License(given)
+
+
+def test_unknown_is_no_license():
+    with pytest.raises(ValueError, match="`license` must be one of the Hub's"):
+        License("unknown")

@@ -72,7 +72,7 @@ class Runner:
             decisive_part(recipe.to_dict()),
             sums,
             numbers,
-            describe_run(f"python -m training.ablate {self.opened.name}", clock.seconds),
+            describe_run(f"python -m training.ablate {self.opened.name}", clock),
         )
         save_raw(result_path(self.opened.folder, arm, seed), result)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from foundation.machine import describe_machine, versions_of
+from foundation.timing import Clock
 from model_cards.results import Source
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import DemoAssets
@@ -62,12 +62,16 @@ def _origin(package: Package) -> str:
     return f"{package.ecosystem} package {package.name} {package.version}"
 
 
-def describe_run(command: str, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return what a reader needs to repeat a run: command, date, machine, versions, seconds per part."""
-    return {
+def describe_run(command: str, clock: Clock) -> dict[str, Any]:
+    """Return what a reader needs to repeat a run: command, date, machine, versions, seconds, and energy if counted."""
+    run = {
         "command": command,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": describe_machine(),
         "versions": versions_of(VERSIONED),
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
     }
+    energy = clock.energy.kwh()
+    if energy:
+        run |= {"energy_kwh": float(f"{sum(energy.values()):.3g}"), "energy_of": " and ".join(energy)}
+    return run

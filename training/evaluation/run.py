@@ -74,7 +74,7 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
         for name in measured:
             with clock.phase(name):
                 measurements += TASKS[name].measure(evaluation)
-    run = describe_run(_command(settings, names), clock.seconds)
+    run = describe_run(_command(settings, names), clock)
     results = Results(
         measurements,
         teacher_sources(model.model.config, recipe),

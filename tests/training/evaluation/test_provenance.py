@@ -1,6 +1,7 @@
 import platform
 from pathlib import Path
 
+from foundation.timing import Clock
 from modeling_radio import RadioAdaptorConfig
 from training.demo_kit.assets import CutOut, DemoAssets, Photograph
 from training.demo_kit.packages import PACKAGES
@@ -41,9 +42,15 @@ def test_only_packages_that_gave_pictures_are_listed():
     ]
 
 
-def test_a_run_is_described_by_plain_values():
-    run = describe_run("make demo", {"distil": 1.26})
+def test_a_run_is_described_by_plain_values(monkeypatch):
+    clock = Clock(seconds={"distil": 1.26})
+    monkeypatch.setattr(clock.energy, "kwh", dict)
+    run = describe_run("make demo", clock)
     assert run["command"] == "make demo"
     assert run["seconds"] == {"distil": 1.3}
     assert run["versions"]["python"] == platform.python_version()
     assert " cores" in run["machine"]
+    assert "energy_kwh" not in run
+    monkeypatch.setattr(clock.energy, "kwh", lambda: {"GPUs": 1.0, "processors": 0.23456})
+    run = describe_run("make demo", clock)
+    assert (run["energy_kwh"], run["energy_of"]) == (1.23, "GPUs and processors")

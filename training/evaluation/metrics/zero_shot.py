@@ -42,14 +42,3 @@ def zero_shot_predictions(image_embeddings: Tensor, label_embeddings: Tensor) ->
     """
     similarity = F.normalize(image_embeddings, dim=1) @ F.normalize(label_embeddings, dim=1).T
     return similarity.argmax(dim=1)
-
-
-def zero_shot_accuracy(image_embeddings: Tensor, label_embeddings: Tensor, labels: Tensor) -> float:
-    """Return the share of images in [0, 1] whose nearest label embedding is the right one.
-
-    Args:
-        image_embeddings: `(num_images, text_dim)`.
-        label_embeddings: `(num_labels, text_dim)`.
-        labels: Right label per image, `(num_images,)`.
-    """
-    return (zero_shot_predictions(image_embeddings, label_embeddings) == labels).float().mean().item()
