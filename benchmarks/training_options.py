@@ -1,0 +1,232 @@
+"""Times what each option of a recipe adds to the demo's distillation step, in time and in memory.
+
+    python -m benchmarks.training_options [--rounds 5] [--steps 2] [--options mesa,gradnorm]
+
+Each option runs in a process of its own, one thread, beside one of the same recipe without it, and both take turns of a
+few steps. "more CPU" is the median over the rounds of what a step takes more than the plain one in the same round;
+"peak" is the most memory that the process held, "more memory" beside the plain one. Images have 128 px, banks are full
+and windows are in every step. Prints a table and writes it with date, machine and versions to `benchmarks/results/`.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from tqdm import tqdm
+
+from benchmarks.compare_native import report
+from benchmarks.training_worker import StepTimer
+from foundation.command_line import Command
+from foundation.errors import check_choice
+from foundation.settings import Settings
+from training.distillation.memory import keep_freed_memory
+from training.distillation.trainer import Distiller
+from training.recipe import load_recipe
+from training.targets.contrasts.summaries import SummaryContrasts
+from training.teachers.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
+
+
+WARM_UP_STEPS = 2
+Timing = dict[str, float]
+
+WEIGHED = "balancing={{method: {}, start_step: 0, period_steps: 1, ramp_steps: 0}}"
+SMALL_TEACHER = {"run_mode": "fixed", "input_size_px": 64}  # 4 cells a side; the student has 8
+
+
+class Group(NamedTuple):
+    """Options that are compared with the same plain step.
+
+    Attributes:
+        plain: What the plain step changes in the demo's recipe.
+        options: By name what each changes besides.
+    """
+
+    plain: Sequence[str]
+    options: Mapping[str, Sequence[str]]
+
+
+def groups(upsampler: Path) -> dict[str, Group]:
+    """Return all options by the name of the step that they are compared with.
+
+    Args:
+        upsampler: Folder of one for EfficientNet, see `save_untrained_upsampler`.
+    """
+    methods = ("adaptive", "ada_loss", "dwa", "gradnorm", "uncertainty", "teacher_dropping")
+    teacher = "teachers.efficientnet-lite0"
+    return {
+        "plain": Group(
+            [],
+            {
+                **{f"balancing {method}": [WEIGHED.format(method)] for method in methods},
+                **{
+                    f"contrastive {kind}": ["contrastive.weight=0.1", f"contrastive.kind={kind}"]
+                    for kind in ("relational", "info_nce", "dense")
+                },
+                "mesa": ["mesa.weight=0.5"],
+                "damp": ["damp.sigma=0.1"],
+                "spectral": ["spectral.is_used=true"],
+            },
+        ),
+        "plain, two global blocks": Group(
+            ["student.config.vitdet_num_global=2"],
+            {"windows of 4": ["partitions.low.vitdet_windows=[4]", "partitions.low.vitdet_probability=1"]},
+        ),
+        "teachers online, EfficientNet at 64 px, bilinear": Group(
+            ["views.teachers=online", *(f"{teacher}.{key}={value}" for key, value in SMALL_TEACHER.items())],
+            {
+                "tiles": [f"{teacher}.upsample=tiles"],
+                "featsharp": [f"{teacher}={{upsample: featsharp, upsampler: {str(upsampler)!r}}}"],
+            },
+        ),
+    }
+
+
+OPTIONS = [name for group in groups(Path()).values() for name in group.options]
+
+
+def save_untrained_upsampler(folder: Path) -> None:
+    """Write FeatSharp for the small EfficientNet as it is before training: it costs what a trained one does."""
+    size = SMALL_TEACHER["input_size_px"]
+    save_upsampler(
+        FeatSharp(UpsamplerConfig(kind="efficientnet-lite0", feature_dim=112, input_size_px=size, grid=size // 16)),
+        folder,
+    )
+
+
+def serve(changes: Sequence[str], folder: Path, connection: Connection) -> None:
+    """In a process of its own: build a run, and answer every number of steps with their timing and the peak so far."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    distiller = Distiller(load_recipe("demo", changes), folder)
+    distiller._build()
+    if isinstance(distiller.contrasts, SummaryContrasts):
+        for bank in distiller.contrasts.banks.values():
+            bank.add(torch.randn_like(bank.rows))
+    timer = StepTimer(distiller)
+    while num_steps := connection.recv():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        connection.send({**timer.run(num_steps), "peak": peak})
+
+
+class Worker:
+    """A process that runs steps of a recipe when asked.
+
+    Args:
+        changes: Of the demo's recipe.
+        folder: Of its run.
+    """
+
+    def __init__(self, changes: Sequence[str], folder: Path) -> None:
+        fork = multiprocessing.get_context("fork")  # what is imported is shared, and counts for all alike
+        self._connection, theirs = fork.Pipe()
+        self._process = fork.Process(target=serve, args=(changes, folder, theirs), daemon=True)
+        self._process.start()
+        theirs.close()  # so that its end is noticed
+        self.time(WARM_UP_STEPS)
+
+    def time(self, num_steps: int) -> Timing:
+        """Return seconds per step, as `StepTimer.run`, and the most memory held so far in MB."""
+        self._connection.send(num_steps)
+        return self._connection.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.send(0)
+        self._process.join()
+
+
+def measure(settings: "OptionsBenchmark") -> list[dict[str, object]]:
+    """Return one row for each plain step and each option."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        upsampler = Path(scratch, "upsampler")
+        save_untrained_upsampler(upsampler)
+        num_steps = WARM_UP_STEPS + settings.rounds * settings.steps * (len(settings.options) + 1)
+        common = [
+            f"data={{num_images: {settings.num_images}, num_workers: 0}}",
+            f"views.cache_dir={scratch}/cache",
+            f"schedule={{num_steps: {num_steps}, warmup_steps: 1}}",
+            "partitions.low.sizes_px=[128]",
+            "student.passes_at_once=1",
+            "standardization.calibration_steps=2",
+        ]
+        bar = tqdm(total=len(settings.options), desc="options")
+        for name, group in groups(upsampler).items():
+            chosen = {option: group.options[option] for option in settings.options if option in group.options}
+            if not chosen:
+                continue
+            plain = Worker([*common, *group.plain], Path(scratch, "plain", name))
+            timings = []
+            for option, changes in chosen.items():
+                worker = Worker([*common, *group.plain, *changes], Path(scratch, option))
+                turns = [(plain.time(settings.steps), worker.time(settings.steps)) for _ in range(settings.rounds)]
+                worker.close()
+                timings.append((option, turns))
+                bar.update()
+            plain.close()
+            rows += summarize(name, timings)
+    return rows
+
+
+def summarize(plain: str, timings: Sequence[tuple[str, Sequence[tuple[Timing, Timing]]]]) -> list[dict[str, object]]:
+    """Return the plain step's row, and one for each option.
+
+    Args:
+        plain: Name of the plain step.
+        timings: Options, and for each round the timing of the plain step and the option's.
+    """
+    of_plain = [first for _, turns in timings for first, _ in turns]
+    rows: list[dict[str, object]] = [{"step": plain, **_medians(of_plain), "more CPU": "", "more memory, MB": ""}]
+    for option, turns in timings:
+        more = statistics.median(100 * (second["cpu"] / first["cpu"] - 1) for first, second in turns)
+        memory = turns[-1][1]["peak"] - turns[-1][0]["peak"]
+        medians = _medians([second for _, second in turns])
+        rows.append({"step": option, **medians, "more CPU": f"{more:+.0f} %", "more memory, MB": f"{memory:+.0f}"})
+    return rows
+
+
+def _medians(timings: Sequence[Timing]) -> dict[str, object]:
+    wall, cpu = (round(1000 * statistics.median(timing[name] for timing in timings)) for name in ("wall", "cpu"))
+    return {"wall, ms": wall, "CPU, ms": cpu, "peak, MB": round(max(timing["peak"] for timing in timings))}
+
+
+class OptionsBenchmark(Settings):
+    """What shall be timed.
+
+    Attributes:
+        options: Names of options; all by default.
+        rounds: Turns of each option and the plain step beside it.
+        steps: Steps of a turn.
+        num_images: Images that the teachers answer before.
+    """
+
+    options: list[str] = OPTIONS
+    rounds: int = Field(5, gt=0)
+    steps: int = Field(2, gt=0)
+    num_images: int = Field(256, gt=63)
+
+    @model_validator(mode="after")
+    def _check(self) -> "OptionsBenchmark":
+        for option in self.options:
+            check_choice("options", option, OPTIONS, error=self.error_class)
+        return self
+
+
+COMMAND = Command("benchmarks.training_options", __doc__.partition("\n")[0], OptionsBenchmark)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(lambda settings: report("training_options", "demo", measure(settings)), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
