@@ -4,12 +4,14 @@
 
 Each option runs in a process of its own, one thread, beside one of the same recipe without it, and both take turns of a
 few steps. "more CPU" is the median over the rounds of what a step takes more than the plain one in the same round;
-"peak" is the most memory that the process held, "more memory" beside the plain one. Images have 128 px, banks are full
-and windows are in every step. Prints a table and writes it with date, machine and versions to `benchmarks/results/`.
+"memory" is the most that the process held in a step, teachers included. Images have 128 px, a step's 64 are one pass,
+banks are full and windows are in every step. Prints a table and writes it with date, machine and versions to
+`benchmarks/results/`. For Linux.
 """
 
+import ctypes
 import multiprocessing
-import resource
+import re
 import statistics
 import sys
 import tempfile
@@ -70,6 +72,7 @@ def groups(upsampler: Path) -> dict[str, Group]:
                     f"contrastive {kind}": ["contrastive.weight=0.1", f"contrastive.kind={kind}"]
                     for kind in ("relational", "info_nce", "dense")
                 },
+                **{f"taps {scheme}": [f"taps={{scheme: {scheme}, decay_steps: 0}}"] for scheme in ("strict", "soft")},
                 "mesa": ["mesa.weight=0.5"],
                 "damp": ["damp.sigma=0.1"],
                 "spectral": ["spectral.is_used=true"],
@@ -102,7 +105,7 @@ def save_untrained_upsampler(folder: Path) -> None:
 
 
 def serve(changes: Sequence[str], folder: Path, connection: Connection) -> None:
-    """In a process of its own: build a run, and answer every number of steps with their timing and the peak so far."""
+    """In a process of its own: build a run, warm up, say how much memory a step takes, and time steps when asked."""
     torch.set_num_threads(1)
     keep_freed_memory()
     distiller = Distiller(load_recipe("demo", changes), folder)
@@ -111,9 +114,19 @@ def serve(changes: Sequence[str], folder: Path, connection: Connection) -> None:
         for bank in distiller.contrasts.banks.values():
             bank.add(torch.randn_like(bank.rows))
     timer = StepTimer(distiller)
+    timer.run(WARM_UP_STEPS)
+    connection.send(memory_of_a_step(timer))
     while num_steps := connection.recv():
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        connection.send({**timer.run(num_steps), "peak": peak})
+        connection.send(timer.run(num_steps))
+
+
+def memory_of_a_step(timer: StepTimer) -> float:
+    """Return the most memory that this process holds during a step, in MB, whatever it held before."""
+    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is held; proc(5)
+    timer.run(1)
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    return int(peak) * 1024 / 1e6
 
 
 class Worker:
@@ -122,6 +135,9 @@ class Worker:
     Args:
         changes: Of the demo's recipe.
         folder: Of its run.
+
+    Attributes:
+        memory: The most that a step holds, in MB.
     """
 
     def __init__(self, changes: Sequence[str], folder: Path) -> None:
@@ -130,10 +146,10 @@ class Worker:
         self._process = fork.Process(target=serve, args=(changes, folder, theirs), daemon=True)
         self._process.start()
         theirs.close()  # so that its end is noticed
-        self.time(WARM_UP_STEPS)
+        self.memory: float = self._connection.recv()
 
     def time(self, num_steps: int) -> Timing:
-        """Return seconds per step, as `StepTimer.run`, and the most memory held so far in MB."""
+        """Return seconds per step, as `StepTimer.run`."""
         self._connection.send(num_steps)
         return self._connection.recv()
 
@@ -149,12 +165,13 @@ def measure(settings: "OptionsBenchmark") -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as scratch:
         upsampler = Path(scratch, "upsampler")
         save_untrained_upsampler(upsampler)
-        num_steps = WARM_UP_STEPS + settings.rounds * settings.steps * (len(settings.options) + 1)
+        num_steps = WARM_UP_STEPS + 1 + settings.rounds * settings.steps * (len(settings.options) + 1)
         common = [
             f"data={{num_images: {settings.num_images}, num_workers: 0}}",
             f"views.cache_dir={scratch}/cache",
             f"schedule={{num_steps: {num_steps}, warmup_steps: 1}}",
             "partitions.low.sizes_px=[128]",
+            "partitions.low.accumulation_steps=1",
             "student.passes_at_once=1",
             "standardization.calibration_steps=2",
         ]
@@ -164,38 +181,42 @@ def measure(settings: "OptionsBenchmark") -> list[dict[str, object]]:
             if not chosen:
                 continue
             plain = Worker([*common, *group.plain], Path(scratch, "plain", name))
-            timings = []
+            timings, memory = [], {name: plain.memory}
             for option, changes in chosen.items():
                 worker = Worker([*common, *group.plain, *changes], Path(scratch, option))
                 turns = [(plain.time(settings.steps), worker.time(settings.steps)) for _ in range(settings.rounds)]
                 worker.close()
                 timings.append((option, turns))
+                memory[option] = worker.memory
                 bar.update()
             plain.close()
-            rows += summarize(name, timings)
+            rows += summarize(name, timings, memory)
     return rows
 
 
-def summarize(plain: str, timings: Sequence[tuple[str, Sequence[tuple[Timing, Timing]]]]) -> list[dict[str, object]]:
+def summarize(
+    plain: str, timings: Sequence[tuple[str, Sequence[tuple[Timing, Timing]]]], memory: Mapping[str, float]
+) -> list[dict[str, object]]:
     """Return the plain step's row, and one for each option.
 
     Args:
         plain: Name of the plain step.
         timings: Options, and for each round the timing of the plain step and the option's.
+        memory: Of all of them by name, in MB.
     """
     of_plain = [first for _, turns in timings for first, _ in turns]
-    rows: list[dict[str, object]] = [{"step": plain, **_medians(of_plain), "more CPU": "", "more memory, MB": ""}]
+    rows: list[dict[str, object]] = [_row(plain, of_plain, memory[plain])]
     for option, turns in timings:
         more = statistics.median(100 * (second["cpu"] / first["cpu"] - 1) for first, second in turns)
-        memory = turns[-1][1]["peak"] - turns[-1][0]["peak"]
-        medians = _medians([second for _, second in turns])
-        rows.append({"step": option, **medians, "more CPU": f"{more:+.0f} %", "more memory, MB": f"{memory:+.0f}"})
+        row = _row(option, [second for _, second in turns], memory[option])
+        rows.append({**row, "more CPU": f"{more:+.0f} %", "more memory": f"{memory[option] - memory[plain]:+.0f} MB"})
     return rows
 
 
-def _medians(timings: Sequence[Timing]) -> dict[str, object]:
+def _row(step: str, timings: Sequence[Timing], memory: float) -> dict[str, object]:
     wall, cpu = (round(1000 * statistics.median(timing[name] for timing in timings)) for name in ("wall", "cpu"))
-    return {"wall, ms": wall, "CPU, ms": cpu, "peak, MB": round(max(timing["peak"] for timing in timings))}
+    row = {"step": step, "wall, ms": wall, "CPU, ms": cpu, "memory, MB": round(memory)}
+    return {**row, "more CPU": "", "more memory": ""}
 
 
 class OptionsBenchmark(Settings):
