@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
@@ -25,6 +25,7 @@ from foundation.tables import markdown
 from modeling_radio import RadioModel
 from training.recipe import PartitionRecipe, Recipe, RecipeCommand, RecipeError, TeacherRecipe, stage_recipes
 from training.student.build import check_student_views, checkpoint_blocks, student_config, student_patch_size
+from training.student.taps import Tap, Taps, plan_taps, with_taps
 from training.teachers.base import Teacher
 from training.teachers.registry import teacher_of_recipe
 from training.views.batches import BatchPlan, divide_ranks
@@ -41,6 +42,8 @@ all."""
 SECONDS_PER_DAY = 86_400
 STUDENT_BYTES = 20
 """Per parameter: weight, gradient, two moments of the optimizer and the moving average, all float32."""
+AVERAGE_BYTES = 4
+"""Of these the moving average, in which taps have no part."""
 HALF_BYTES = 2
 """Per number in bfloat16: teachers' weights, and activations under mixed precision."""
 GIB = 2**30
@@ -108,16 +111,25 @@ class Networks:
                 entry.name: teacher_of_recipe(_without_weights(entry), stride) for entry in recipe.teachers
             }
             self.student = RadioModel(student_config(recipe, self.teachers)).train()
-        self.student_cost: Callable[[int], StudentCost] = cache(self._student_cost)
+        self.student_cost: Callable[..., StudentCost] = cache(self._student_cost)
         self.teacher_flops: Callable[[str, int, int], float] = cache(self._teacher_flops)
 
-    def _student_cost(self, size_px: int) -> StudentCost:
-        checkpointed = copy.deepcopy(self.student)
+    def taps_of(self, stage: Recipe) -> tuple[Tap, ...]:
+        """Return the taps of a stage."""
+        return tuple(plan_taps(stage, self.student.config))
+
+    def tap_heads(self, taps: Sequence[Tap]) -> Taps | None:
+        """Return heads for some taps, without data; None for none."""
+        with torch.device("meta"):
+            return Taps(taps, self.student, 0) if taps else None
+
+    def _student_cost(self, size_px: int, taps: tuple[Tap, ...] = ()) -> StudentCost:
+        heads, checkpointed = self.tap_heads(taps), copy.deepcopy(self.student)
         checkpoint_blocks(checkpointed)
         with FlopCounterMode(display=False) as counter:
-            loss, kept = _forward(self.student, size_px)
+            loss, kept = _forward(self.student, heads, size_px)
             loss.backward()
-        return StudentCost(counter.get_total_flops(), kept, _forward(checkpointed, size_px)[1])
+        return StudentCost(counter.get_total_flops(), kept, _forward(checkpointed, heads, size_px)[1])
 
     def _teacher_flops(self, name: str, size_px: int, num_images: int) -> float:
         with FlopCounterMode(display=False) as counter:
@@ -130,19 +142,20 @@ def _without_weights(entry: TeacherRecipe) -> TeacherRecipe:
     return entry.replace(precision="float32", options={**options, "weights": "random"})
 
 
-def _forward(student: RadioModel, size_px: int) -> tuple[Tensor, int]:
+def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Tensor, int]:
     """Return the loss of one image, and how many numbers are kept for its backward pass."""
     num_tokens = (size_px // student.patch_size) ** 2 + student.config.num_prefix_tokens
-    with _count_kept(student, num_tokens) as sizes:
+    learner = with_taps(student, heads)
+    with _count_kept(learner, num_tokens) as sizes:
         pixel_values = torch.empty(1, 3, size_px, size_px, device="meta")
-        output = student(pixel_values, window_size="global", return_dict=True)
+        output = learner(pixel_values, window_size="global", return_dict=True)
         answers = [answer for adaptor in output.adaptors.values() for answer in (adaptor.summary, adaptor.features)]
         loss = torch.stack([answer.sum() for answer in answers if answer is not None]).sum()
     return loss, sum(sizes.values())
 
 
 @contextmanager
-def _count_kept(student: RadioModel, num_tokens: int) -> Iterator[dict[int, int]]:
+def _count_kept(student: nn.Module, num_tokens: int) -> Iterator[dict[int, int]]:
     """Note the size of every storage that autograd keeps, but for parameters and attention weights.
 
     The meta device computes attention in the plain way; the kernels of a GPU keep no attention weights.
@@ -168,11 +181,13 @@ def plan_stage(networks: Networks, stage: Recipe, num_gpus: int) -> list[Partiti
     Raises:
         RecipeError: If the recipe does not fit this number of ranks.
     """
-    ranks = divide_ranks(stage.partitions, num_gpus)
-    return [_partition_cost(networks, partition, len(ranks[partition.name])) for partition in stage.partitions]
+    ranks, taps = divide_ranks(stage.partitions, num_gpus), networks.taps_of(stage)
+    return [_partition_cost(networks, partition, taps, len(ranks[partition.name])) for partition in stage.partitions]
 
 
-def _partition_cost(networks: Networks, partition: PartitionRecipe, num_ranks: int) -> PartitionCost:
+def _partition_cost(
+    networks: Networks, partition: PartitionRecipe, taps: tuple[Tap, ...], num_ranks: int
+) -> PartitionCost:
     num_passes = num_ranks * partition.accumulation_steps
     shares = _shares(partition)
     num_images = _images_per_step(partition, networks.student.patch_size)
@@ -182,7 +197,7 @@ def _partition_cost(networks: Networks, partition: PartitionRecipe, num_ranks: i
         name: sum(p * networks.teacher_flops(name, s, images_per_pass) for s, p in shares.items()) / images_per_pass
         for name in names
     }
-    largest = networks.student_cost(max(shares))
+    largest = networks.student_cost(max(shares), taps)
     most = images_per_pass  # images of the largest size that a pass has as many patches as
     if partition.token_budget is not None:
         most = max(1, partition.token_budget / num_passes / (max(shares) // networks.student.patch_size) ** 2)
@@ -190,7 +205,7 @@ def _partition_cost(networks: Networks, partition: PartitionRecipe, num_ranks: i
         partition,
         num_images,
         images_per_pass,
-        num_images * sum(share * networks.student_cost(size).flops for size, share in shares.items()),
+        num_images * sum(share * networks.student_cost(size, taps).flops for size, share in shares.items()),
         {name: num_images * flops for name, flops in per_image.items()},
         (HALF_BYTES * most * largest.kept, HALF_BYTES * most * largest.kept_checkpointed),
     )
@@ -243,6 +258,12 @@ class Plan:
         whole = STUDENT_BYTES * num_parameters / GIB
         sizes = f"{whole:.1f} as a copy (DDP), {whole / self.num_gpus:.2f} sharded over all (FSDP)"
         rows = [["student with adaptors", _millions(num_parameters), sizes]]
+        taps = max((self.networks.taps_of(stage) for stage in self.stages), key=len)
+        heads = self.networks.tap_heads(taps)
+        if heads is not None:  # of the stage with most of them
+            num_parameters = sum(parameter.numel() for parameter in heads.parameters())
+            size = f"{(STUDENT_BYTES - AVERAGE_BYTES) * num_parameters / GIB:.1f} as a copy"
+            rows.append([f"heads of {len(taps)} taps", _millions(num_parameters), size])
         for name, size in self._teacher_bytes():
             rows.append([name, _millions(size // HALF_BYTES), f"{size / GIB:.1f}"])
         return markdown(["network", "parameters (M)", "GiB on each GPU"], rows)
