@@ -572,7 +572,7 @@ class Recipe(RecipeSection):
             is_valid = bool(names) and len(set(names)) == len(names)
             require(is_valid, f"{section} (names)", names, "at least one, all different")
         self._check_teachers_of_partitions()
-        self._check_roles_of_taps()
+        self._check_taps()
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
@@ -605,9 +605,26 @@ class Recipe(RecipeSection):
         columns = {entry.name: get_args(Role).index(entry.role) for entry in self.teachers}
         return [{name: row[column] for name, column in columns.items()} for row in matrix]
 
-    def _check_roles_of_taps(self) -> None:
+    def inner_depths(self) -> dict[str, list[float]]:
+        """Return by teacher the shares of its own blocks at which taps look, but for the end; empty without such."""
+        depths: dict[str, list[float]] = {}
+        if self.taps.is_used:
+            for depth, shares in zip(self.taps.depths, self.tap_shares(), strict=True):
+                if self.taps.target_depth(depth) < 1:
+                    for name in (name for name, share in shares.items() if share):
+                        depths.setdefault(name, []).append(depth)
+        return depths
+
+    def _check_taps(self) -> None:
         scheme = self.taps.chosen_scheme
-        if not self.taps.is_used or scheme == "all":
+        if not self.taps.is_used:
+            return
+        if self.taps.targets == "matching" and self.views.teachers == "cached":
+            raise RecipeError(
+                "`taps.targets` must be 'last' with `views.teachers: cached`, got 'matching'. A cache holds the last "
+                "features only; or set `views.teachers: online`."
+            )
+        if scheme == "all":
             return
         for entry in self.teachers:
             if entry.role is None:

@@ -93,17 +93,16 @@ def test_a_token_budget_costs_what_its_images_do(networks: Networks, recipe: Rec
     assert cost.teacher_flops == expected.teacher_flops
 
 
-def test_taps_are_counted(recipe: Recipe) -> None:
+def test_taps_are_counted(recipe: Recipe, plan: Plan) -> None:
     """Three operations of two for each weight of a head, on every patch that it reads: forward, and both ways back."""
     tapped = recipe.replace(taps={"scheme": "all", "depths": [0.5, 1]})
-    plain, plan = Plan(recipe, 2, mfu=0.5), Plan(tapped, 2, mfu=0.5)
+    plain, plan = plan, Plan(tapped, 2, mfu=0.5)
     taps = plan.networks.taps_of(tapped)
     assert [tap.name for tap in taps] == ["siglip2-g@0", "sam3@0", "siglip2-g@1", "sam3@1"]
     heads = plan.networks.tap_heads(taps)
     assert heads is not None
-    weights = sum(
-        head.features.fc1.weight.numel() + head.features.final[2].weight.numel() for head in heads.heads.values()
-    )
+    dense = [head.features for head in heads.heads.values()]
+    weights = sum(each.fc1.weight.numel() + each.final[2].weight.numel() for each in dense)
     costs = [networks.student_cost(128, taps) for networks, taps in ((plain.networks, ()), (plan.networks, taps))]
     assert costs[1].flops - costs[0].flops == pytest.approx(6 * 64 * weights, rel=0.1)
     assert costs[1].kept > costs[0].kept

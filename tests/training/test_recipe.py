@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "b86c870b00a98546eb94d17ab82c3bfd99f6e47f9db1808c16aedb38a90134d8"),
-        ("c_radio_v4_h", [SOURCE], "2ab0b05a36c592b336417ea2a396bd2b1581fb8d001aaf9ffd1b452155a23456"),
+        ("demo", [], "6648de80e77b9891ae982d83ead519943be3ff10f20e57a569c938c4b9ea99b0"),
+        ("c_radio_v4_h", [SOURCE], "faeafe965fff3f7d651ebc03403e87bdd963a98a89a5679c9811162e8850dd46"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

@@ -1,12 +1,14 @@
 """Refits of PHI-S without a jump: the dense heads follow their targets, and so do the optimizer's moments."""
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from modeling_radio import RadioModel
+from modeling_radio.adaptors_radio import RadioAdaptor
 from training.distillation.sharding import reshard, rewrite
 from training.student.taps import Taps
 from training.targets.phi_s import AffineMap, map_rows
@@ -24,7 +26,7 @@ def follow_refits(
     by the squares of the matrix. Clearing both would make the next steps of Adam as large as a run's first ones.
 
     Args:
-        changes: By teacher, see `TeacherStatistics.begin_step`.
+        changes: By teacher, and by `Tap.target` for features on a teacher's way, see `TeacherStatistics.begin_step`.
         models: The student and its moving average, sharded or not; changed in place.
         optimizer: The student's; parameters that have no state yet have none afterwards.
         taps: Further heads that predict the same.
@@ -39,7 +41,8 @@ def follow_refits(
     for model in models:
         reshard(model)
     for name, change in changes.items():
-        linears = [model.radio_model.adaptor(name).last_dense_linear for model in models]
+        adaptors = [model.radio_model.adaptors[name] for model in models if name in model.radio_model.adaptors]
+        linears = [cast(RadioAdaptor, adaptor).last_dense_linear for adaptor in adaptors]
         for linear in linears + ([] if taps is None else taps.last_dense_linears(name)):
             rewrite(linear.weight, change.of_weight)
             rewrite(linear.bias, change.of_bias)

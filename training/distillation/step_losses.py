@@ -53,7 +53,8 @@ def compare_with_teachers(
     entries = {entry.name: entry for entry in recipe.teachers}
     for tap in taps:
         factor = tap.share * recipe.taps.weight_at(batch.step, recipe.schedule.num_steps)
-        own = _head_terms(recipe.loss, statistics, entries[tap.teacher], batch, example, student.adaptors[tap.name])
+        entry, answer = entries[tap.teacher], student.adaptors[tap.name]
+        own = _head_terms(recipe.loss, statistics, entry, batch, example, answer, tap.target)
         faded = {f"tap_{kind}": term._replace(weight=factor * term.weight) for kind, term in own.items()}
         terms |= _named(faded, tap.name)
     total = student.features[0].new_zeros((), dtype=torch.float32)
@@ -78,16 +79,21 @@ def _head_terms(
     batch: Batch,
     example: Example,
     answer: HeadAnswer,
+    target_of_features: str | None = None,
 ) -> dict[str, LossTerm]:
-    """Return by kind the dense loss of what is said about a teacher and, if it has a summary, the summary loss."""
-    target = example.targets.get(entry.name)
+    """Return by kind the dense loss of what is said about a teacher and, if it has a summary, the summary loss.
+
+    Features are compared with those of a target on the teacher's way, if one is named.
+    """
+    target, features = example.targets.get(entry.name), target_of_features or entry.name
     if target is None:
         # Not a teacher of this partition. Its head still gets a gradient, of zero: ranks wait for each other's.
         terms = {"features": _no_term(torch.stack([each.float().mean() for each in answer.features]).sum())}
         if answer.summary is not None:
             terms["summary"] = _no_term(answer.summary.float().mean())
         return terms
-    terms = {"features": _feature_term(recipe, statistics, entry, batch, answer, target)}
+    dense = _feature_term(recipe, statistics, features, batch, answer, example.targets[features])
+    terms = {"features": dense._replace(weight=entry.feature_weight)}
     if answer.summary is not None and target.summary is not None:
         terms["summary"] = _summary_term(recipe, statistics, entry, answer.summary, target.summary)
     return terms
@@ -122,7 +128,7 @@ def _contrastive_term(
 def _feature_term(
     recipe: LossRecipe,
     statistics: TeacherStatistics,
-    entry: TeacherRecipe,
+    name: str,
     batch: Batch,
     answer: HeadAnswer,
     target: Target,
@@ -132,7 +138,7 @@ def _feature_term(
     shifts = [None] * len(target.features) if target.shifts is None else target.shifts
     groups = zip(batch.groups, answer.features, target.features, shifts, strict=True)
     for (shape, _), ours, theirs, shift in groups:
-        maps = align_to_teacher(ours, statistics.standardize(entry.name, theirs), shift)
+        maps = align_to_teacher(ours, statistics.standardize(name, theirs), shift)
         losses.append(compare(*maps))
         tokens.append(maps.valid.float().mean((1, 2)) * shape.grid.num_tokens)
     by_image, counts = torch.cat(losses), torch.cat(tokens)
@@ -140,4 +146,4 @@ def _feature_term(
     def reduce(values: Tensor) -> Tensor:
         return reduce_images(values, counts, batch.all_tokens, recipe.reduction)
 
-    return LossTerm(entry.feature_weight, reduce(by_image), lambda: by_image, reduce)
+    return LossTerm(1.0, reduce(by_image), lambda: by_image, reduce)

@@ -171,7 +171,7 @@ class Distiller:
         self.taps = build_taps(recipe, self.model)
         learner = with_taps(self.model, self.taps).to(self.device)
         optimizer = build_optimizer(learner, recipe.optimizer, matrix_dtype)
-        self.statistics = TeacherStatistics(recipe.standardization, teachers).to(self.device)
+        self.statistics = TeacherStatistics(recipe.standardization, teachers, recipe.inner_depths()).to(self.device)
         self.weights = build_weights(recipe, teachers, self.device)
         self.contrasts = build_contrasts(recipe, teachers, self.statistics, self.device)
         num_images = None if isinstance(images, PartitionStreams) else len(images)
@@ -249,12 +249,14 @@ class Distiller:
 
     def _build_teachers(self) -> dict[str, Teacher]:
         """Load the teachers, on each machine one rank after the other; they are never wrapped, trained or saved."""
-        patch_size = student_patch_size(self.recipe)
+        patch_size, inner_depths = student_patch_size(self.recipe), self.recipe.inner_depths()
+        teachers: dict[str, Teacher] = {}
         with loading_turn():
-            teachers = {
-                entry.name: place_teacher(teacher_of_recipe(entry, patch_size), entry, self.device)
-                for entry in self.recipe.teachers
-            }
+            for entry in self.recipe.teachers:
+                teacher = teacher_of_recipe(entry, patch_size)
+                if entry.name in inner_depths:
+                    teacher.use_depths(inner_depths[entry.name])
+                teachers[entry.name] = place_teacher(teacher, entry, self.device)
         check_image_sizes(self.recipe, teachers)
         return teachers
 

@@ -95,6 +95,9 @@ class TapsRecipe(RecipeSection):
             for 0.25 where a `scheme` is given.
         decay_steps: Steps at the end of the run over which the factor falls to 0 along a cosine; None for three tenths
             of the run.
+        targets: What a tap is compared with: the teacher's "last" features (whatever teacher, and from a cache too), or
+            its features at the "matching" depth of its own blocks, standardized by themselves: of online teachers whose
+            class knows its blocks. Summaries are the teacher's last either way.
         depths: Where the taps are, as shares of the trunk's blocks. With ViTDet windows a tap moves to the nearest
             block of global attention, of two as near the later one, and stays there for the whole run.
     """
@@ -102,6 +105,7 @@ class TapsRecipe(RecipeSection):
     scheme: Literal["strict", "soft", "reversed", "all"] | Matrix | None = None
     weight: float | None = Field(None, ge=0)
     decay_steps: int | None = Field(None, ge=0)
+    targets: Literal["last", "matching"] = "last"
     depths: list[Annotated[float, Gt(0), Le(1)]] = [1 / 3, 2 / 3, 1.0]
 
     @model_validator(mode="after")
@@ -135,3 +139,12 @@ class TapsRecipe(RecipeSection):
         if steps_left >= decay_steps:
             return weight
         return weight * (1 - math.cos(math.pi * steps_left / decay_steps)) / 2
+
+    def target_depth(self, depth: float) -> float:
+        """Return at which share of a teacher's blocks the tap at a depth of the student looks: 1 is its answer."""
+        return depth if self.targets == "matching" else 1.0
+
+
+def target_name(teacher: str, depth: float) -> str:
+    """Return what a teacher's features at a depth are called: "dino_v3@33%", or "dino_v3" at the end."""
+    return teacher if depth == 1 else f"{teacher}@{100 * depth:.0f}%"

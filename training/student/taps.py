@@ -26,7 +26,8 @@ from modeling_radio.outputs_radio import (
     to_map,
 )
 from modeling_radio.resolution_radio import Resolution
-from training.recipe import Recipe
+from training.recipe import Recipe, RecipeError
+from training.recipe_sections.teaching import target_name
 
 
 class Tap(NamedTuple):
@@ -36,16 +37,23 @@ class Tap(NamedTuple):
         block: 0-based, whose output it reads.
         teacher: Whom it is compared with.
         share: What its losses count by beside those of other taps.
+        depth: Share of the teacher's own blocks whose features it is compared with; 1 for what the teacher answers.
     """
 
     block: int
     teacher: str
     share: float
+    depth: float = 1.0
 
     @property
     def name(self) -> str:
         """As its answers and losses are called; no teacher's name has an "@"."""
         return f"{self.teacher}@{self.block}"
+
+    @property
+    def target(self) -> str:
+        """As the dense features are called that it is compared with."""
+        return target_name(self.teacher, self.depth)
 
 
 def plan_taps(recipe: Recipe, config: RadioConfig) -> list[Tap]:
@@ -54,14 +62,25 @@ def plan_taps(recipe: Recipe, config: RadioConfig) -> list[Tap]:
     Args:
         recipe: Its section `taps` says where, and which teacher counts there; without taps there are none.
         config: The student's.
+
+    Raises:
+        RecipeError: If two taps with targets of their own fall on the same block.
     """
     if not recipe.taps.is_used:
         return []
-    shares: dict[tuple[int, str], float] = {}
-    for block, row in zip(tap_blocks(recipe, config), recipe.tap_shares(), strict=True):
+    blocks, depths = tap_blocks(recipe, config), [recipe.taps.target_depth(depth) for depth in recipe.taps.depths]
+    if len(set(blocks)) < len(set(depths)):
+        raise RecipeError(
+            f"`taps.depths` must be such that each is a block of its own with `taps.targets: matching`, got "
+            f"{recipe.taps.depths} at the blocks {blocks}. Take some out, or have more blocks that attend globally "
+            "(`student.config.vitdet_num_global`)."
+        )
+    taps: dict[tuple[int, str], Tap] = {}
+    for block, depth, row in zip(blocks, depths, recipe.tap_shares(), strict=True):
         for teacher, share in row.items():
-            shares[block, teacher] = shares.get((block, teacher), 0.0) + share
-    return [Tap(*place, share) for place, share in shares.items() if share > 0]
+            before = taps.get((block, teacher), Tap(block, teacher, 0.0, depth))
+            taps[block, teacher] = before._replace(share=before.share + share)
+    return [tap for tap in taps.values() if tap.share > 0]
 
 
 def tap_blocks(recipe: Recipe, config: RadioConfig) -> list[int]:
@@ -134,9 +153,9 @@ class Taps(nn.Module):
                 head = TapHead(student.config, adaptors[tap.teacher])
                 self.heads[tap.name] = head.apply(student._init_weights)
 
-    def last_dense_linears(self, teacher: str) -> list[nn.Linear]:
-        """Return the layers that write dense features of a teacher, which follow how these are standardized."""
-        heads = [cast(TapHead, self.heads[tap.name]) for tap in self.taps if tap.teacher == teacher]
+    def last_dense_linears(self, target: str) -> list[nn.Linear]:
+        """Return the layers that predict some dense features (`Tap.target`), and follow how these are standardized."""
+        heads = [cast(TapHead, self.heads[tap.name]) for tap in self.taps if tap.target == target]
         return [cast(nn.Linear, head.features.final[-1]) for head in heads]
 
 

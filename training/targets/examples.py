@@ -40,7 +40,8 @@ class Example(NamedTuple):
 
     Attributes:
         pixel_values: For each group of the batch, `Batch.groups`, RGB in [0, 1], `(images, 3, height, width)`.
-        targets: The teachers' answers, by name.
+        targets: The teachers' answers, by name; where taps ask for them, features on a teacher's way too, without a
+            summary, by `training.recipe_sections.teaching.target_name`.
         average: Another crop for the moving average, in steps with a MESA loss.
     """
 

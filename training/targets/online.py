@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.data.image_table import Images
 from training.recipe import Recipe
+from training.recipe_sections.teaching import target_name
 from training.targets.examples import AverageView, Example, Target
 from training.teachers.base import Teacher
 from training.views.batches import Batch
@@ -52,9 +53,11 @@ class OnlineTargets:
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
         for parts in self._parts_at_once(self.views.views(plan, self._sights)):
             seen = [groups for _, groups in parts]
-            targets = {name: self._targets(name, seen) for name in parts[0][0].teachers}
+            targets: dict[str, list[Target]] = {}
+            for name in parts[0][0].teachers:
+                targets |= self._targets(name, seen)
             for number, (batch, groups) in enumerate(parts):
-                own = {name: targets[name][number] for name in batch.teachers}
+                own = {name: of_parts[number] for name, of_parts in targets.items()}
                 yield batch, self._example(batch, groups, own)
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,16 +120,19 @@ class OnlineTargets:
     def _shifts(self, viewer: str, groups: list[Seen]) -> list[Tensor]:
         return [(seen.shifts[viewer] - seen.shifts[STUDENT]).to(self.device, non_blocking=True) for seen in groups]
 
-    def _targets(self, name: str, parts: list[list[Seen]]) -> list[Target]:
-        """Run a teacher once for some parts of a step."""
+    def _targets(self, name: str, parts: list[list[Seen]]) -> dict[str, list[Target]]:
+        """Run a teacher once for some parts of a step; return its target in each, and those of its blocks, by name."""
         inputs = [[self._pixels(images) for images in seen.pixels[name]] for groups in parts for seen in groups]
         answers = iter(self.teachers[name](inputs))
-        targets = []
+        names = [target_name(name, depth) for depth in (1.0, *self.recipe.inner_depths().get(name, []))]
+        targets: dict[str, list[Target]] = {each: [] for each in names}
         for groups in parts:
-            own = list(islice(answers, len(groups)))
+            own, shifts = list(islice(answers, len(groups))), self._shifts(name, groups)
             summaries = [answer.summary for answer in own if answer.summary is not None]
-            features = [answer.features for answer in own]
-            targets.append(Target(torch.cat(summaries) if summaries else None, features, self._shifts(name, groups)))
+            features = [answer.features.chunk(len(names), dim=1) for answer in own]
+            for place, each in enumerate(names):
+                summary = torch.cat(summaries) if summaries and each == name else None
+                targets[each].append(Target(summary, [maps[place] for maps in features], shifts))
         return targets
 
     def _pixels(self, images: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """The running statistics of all teachers: what standardizes dense targets and balances summary losses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from training.recipe import StandardizationRecipe
+from training.recipe_sections.teaching import target_name
 from training.targets.dispersion import SummaryDispersion
 from training.targets.examples import Target
 from training.targets.phi_s import STANDARDIZERS, AffineMap, FeatureStandardizer, PhiS
@@ -22,16 +23,29 @@ class TeacherStatistics(nn.Module):
     Args:
         recipe: How targets are standardized, and for how many steps the statistics are estimated.
         teachers: By name.
+        inner_depths: By teacher the shares of its own blocks whose features are standardized as well.
 
     Raises:
         RecipeError: If the method is unknown.
     """
 
-    def __init__(self, recipe: StandardizationRecipe, teachers: Mapping[str, TeacherShape]) -> None:
+    def __init__(
+        self,
+        recipe: StandardizationRecipe,
+        teachers: Mapping[str, TeacherShape],
+        inner_depths: Mapping[str, Sequence[float]] = {},
+    ) -> None:
         super().__init__()
         self.recipe = recipe
         build = STANDARDIZERS[recipe.method]
         self.features = nn.ModuleDict({name: build(teacher.feature_dim) for name, teacher in teachers.items()})
+        self.inner_features = nn.ModuleDict(
+            {
+                target_name(name, depth): build(teachers[name].feature_dim)
+                for name, depths in inner_depths.items()
+                for depth in depths
+            }
+        )
         self.summaries = nn.ModuleDict(
             {
                 name: SummaryDispersion(teacher.summary_dim)
@@ -53,7 +67,7 @@ class TeacherStatistics(nn.Module):
         if self._is_frozen:
             return {}
         changes = self.refit()
-        for standardizer in self.standardizers().values():
+        for standardizer in self._all().values():
             standardizer.freeze()
         return changes
 
@@ -63,7 +77,7 @@ class TeacherStatistics(nn.Module):
             return
         for name, target in targets.items():
             tokens = torch.cat([features.movedim(1, 0).flatten(1) for features in target.features], dim=1)
-            self.standardizers()[name].update(tokens[None, :, :, None])  # as one map: moments take memory
+            self._all()[name].update(tokens[None, :, :, None])  # as one map: moments take memory
             if target.summary is not None:
                 self._new_summaries[name].append(target.summary)
 
@@ -71,7 +85,7 @@ class TeacherStatistics(nn.Module):
         """Count what all ranks saw since the last call, unless frozen: angles are to a mean that includes all of it."""
         if self._is_frozen:
             return
-        for standardizer in self.standardizers().values():
+        for standardizer in self._all().values():
             standardizer.end_step()
         for name, dispersion in self._dispersions().items():
             none = dispersion.total.new_zeros(0, len(dispersion.total))
@@ -79,12 +93,12 @@ class TeacherStatistics(nn.Module):
             self._new_summaries[name].clear()
 
     def refit(self) -> dict[str, AffineMap]:
-        """Recompute every teacher's map; return how each moved its standardized features."""
-        return {name: standardizer.refit() for name, standardizer in self.standardizers().items()}
+        """Recompute all maps; return by target how each moved its standardized features."""
+        return {name: standardizer.refit() for name, standardizer in self._all().items()}
 
     def standardize(self, name: str, features: Tensor) -> Tensor:
-        """Return a teacher's standardized features."""
-        return self.standardizers()[name].standardize(features)
+        """Return standardized features of a target: of a teacher, or on its way as `target_name` calls them."""
+        return self._all()[name].standardize(features)
 
     def dispersion(self, name: str) -> SummaryDispersion:
         """Return how a teacher's summaries spread."""
@@ -93,6 +107,9 @@ class TeacherStatistics(nn.Module):
     def standardizers(self) -> dict[str, FeatureStandardizer]:
         """Return the standardizers by teacher name."""
         return cast(dict[str, FeatureStandardizer], dict(self.features.items()))
+
+    def _all(self) -> dict[str, FeatureStandardizer]:
+        return self.standardizers() | cast(dict[str, FeatureStandardizer], dict(self.inner_features.items()))
 
     def scalars(self) -> dict[str, float]:
         """Return scalars for the log: PHI-S scales and dispersions."""
@@ -104,7 +121,7 @@ class TeacherStatistics(nn.Module):
 
     @property
     def _is_frozen(self) -> bool:
-        return not any(standardizer.is_moving for standardizer in self.standardizers().values())
+        return not any(standardizer.is_moving for standardizer in self._all().values())
 
     def _is_estimating(self, step: int) -> bool:
         return step < self.recipe.estimation_steps

@@ -41,6 +41,7 @@ from transformers.image_utils import (
 
 from modeling_radio.resolution_radio import round_to_step
 from training.recipe import RunMode, RunOptions
+from training.teachers.depths import BlockListener
 from training.teachers.featsharp import FeatSharp
 from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
 from training.teachers.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
@@ -127,6 +128,7 @@ class Teacher(nn.Module):
         self.runs_at_any_size = runs_at_any_size
         self.default_mode: RunMode = default_mode
         self.upsampler: FeatSharp | None = None
+        self.listener: BlockListener | None = None
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
         self.set_run_mode()
@@ -156,6 +158,27 @@ class Teacher(nn.Module):
         """Answer grids finer than the own by a trained network, which is frozen and moves with the teacher."""
         self.upsampler = upsampler
         self.train(False)
+
+    def use_depths(self, depths: Sequence[float]) -> None:
+        """Answer with maps of blocks on the way too: as further channels of the features, `feature_dim` for each.
+
+        Call it once, before the network is compiled.
+
+        Args:
+            depths: Shares of the network's blocks, above 0 and at most 1.
+
+        Raises:
+            ValueError: If its blocks are not to be had, or are of other widths than its features.
+        """
+        blocks = self.blocks()
+        if not blocks or self.run.upsample == "featsharp":
+            reason = "`upsample` is 'featsharp', which is for its last ones" if blocks else "its kind knows none"
+            raise self._error(f"`taps.targets` must be 'last' for a teacher without features of blocks: {reason}.")
+        self.listener = BlockListener(blocks, depths)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the network's blocks in their order, each as wide as the features; none where there are no such."""
+        return ()
 
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are not a multiple of the grid."""
@@ -290,6 +313,9 @@ class Teacher(nn.Module):
             autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
         with torch.inference_mode(), autocast:
             summary, features = self._checked(self.encode(normalized))
+            if self.listener is not None:
+                grid = (side // self.patch_size for side in normalized.shape[2:])
+                features = torch.cat([features.float(), *self.listener.take_maps(*grid)], dim=1)
         features = features.to(torch.float32, copy=True)
         return TeacherOutput(None if summary is None else summary.to(torch.float32, copy=True), features)
 

@@ -14,11 +14,12 @@ float32 of .998, .9999, .9999 and .990, and they run 1.8, 3.0, 1.4 and 1.8 times
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.demo_kit.packages import cache_dir, fetch_package, package_named
 from training.teachers.base import (
@@ -31,6 +32,7 @@ from training.teachers.base import (
     teacher_error,
     tokens_to_map,
 )
+from training.teachers.depths import longest_list
 from training.teachers.dinov2_from_onnx import HIDDEN_SIZE, NUM_LAYERS, PATCH_SIZE, POSITION_GRID, convert_once
 from training.teachers.loading import load_pretrained
 from training.teachers.tfjs_graph import TfjsGraph
@@ -112,6 +114,10 @@ class Dinov2SaliencyTeacher(Teacher):
         """Return the class token and the patch tokens of the chosen layer."""
         tokens = self.network(pixel_values, output_hidden_states=True).hidden_states[-1]
         return TeacherOutput(tokens[:, 0], tokens_to_map(tokens[:, 1:], pixel_values, PATCH_SIZE))
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks up to the chosen layer."""
+        return longest_list(self.network)
 
 
 class NanoDetTeacher(Teacher):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -38,6 +38,7 @@ from training.teachers.base import (
     teacher_error,
     tokens_to_map,
 )
+from training.teachers.depths import longest_list
 from training.teachers.loading import load_config, load_pretrained
 from training.teachers.published import published_config
 
@@ -95,6 +96,10 @@ class PublishedTeacher(Teacher):
     def facts_of(network: Any) -> dict[str, Any]:
         """Return those arguments of `Teacher` that the network decides: widths, sizes, how it runs by default."""
         raise NotImplementedError
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the transformer's blocks."""
+        return longest_list(self.network)
 
     def _take(self, name: str, network: Any) -> None:
         super().__init__(name, **self.facts_of(network))

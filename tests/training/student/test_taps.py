@@ -6,15 +6,25 @@ import pytest
 import torch
 from safetensors import safe_open
 from small_recipes import small_recipe
-from tiny_distillation import PACKED, REGULARIZED, SPLIT_SETTINGS, assert_same_tensors, distil, last_state
-from torch import Tensor
+from tiny_distillation import (
+    PACKED,
+    REGULARIZED,
+    SPLIT_SETTINGS,
+    TinyTeacher,
+    assert_same_tensors,
+    distil,
+    last_state,
+)
+from torch import Tensor, nn
 
+import training.teachers.registry
 from modeling_radio import RadioConfig, RadioModel
 from training.distillation.watching.run_history import RunHistory
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe_sections.teaching import TAP_SCHEMES
 from training.student.parameters import is_of_trunk, student_parameters
 from training.student.taps import Tap, TappedStudent, Taps, build_taps, plan_taps, tap_blocks, with_taps
+from training.teachers.base import TeacherOutput
 
 
 def config_of(**fields) -> RadioConfig:
@@ -168,6 +178,28 @@ def test_windows_have_no_seams_at_taps() -> None:
     assert tokens["a@2"] > 0
 
 
+class DeepTeacher(TinyTeacher):
+    """The tiny teacher with three blocks before its answer."""
+
+    def __init__(
+        self, name: str, *, source: str | None = None, feature_dim: int, summary_dim: int | None = None
+    ) -> None:
+        super().__init__(name, source=source, feature_dim=feature_dim, summary_dim=summary_dim)
+        self.layers = nn.ModuleList([nn.Linear(feature_dim, feature_dim) for _ in range(3)])
+        for parameter in self.layers.parameters():
+            parameter.data.normal_(generator=torch.Generator().manual_seed(0))
+
+    def encode(self, pixel_values: Tensor) -> TeacherOutput:
+        summary, features = super().encode(pixel_values)
+        features = features.movedim(1, -1)
+        for layer in self.layers:
+            features = layer(features)
+        return TeacherOutput(summary, features.movedim(-1, 1))
+
+    def blocks(self) -> nn.ModuleList:
+        return self.layers
+
+
 ON = (
     "student.config={num_hidden_layers: 3}",
     "teachers.semantic.role=semantic",
@@ -289,6 +321,39 @@ class TestRuns:
         assert all(torch.isfinite(tensor).all() for tensor in last_state("on").values())
         distil(recipe_file, "off", *settings, "taps.weight=0")
         assert not torch.equal(last_state("on")[QKV.format(0)], last_state("off")[QKV.format(0)])
+
+    def test_targets_at_the_matching_depth(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "deep", DeepTeacher)
+        settings = (*ON, "teachers.semantic.kind=deep", "teachers.segmenter.kind=deep", "taps.targets=matching")
+        partition = "partitions=[{name: low, sizes_px: [32, 48], batch_size: 4, accumulation_steps: 2}]"
+        distil(recipe_file, "whole", *settings, partition)
+        distil(recipe_file, "parts", *settings, partition, stop_at=4)
+        distil(recipe_file, "parts", *settings, partition)
+        whole = last_state("whole")
+        assert_same_tensors(whole, last_state("parts"))
+        inner = {key.split(".")[1] for key in whole if key.startswith("statistics/inner_features.")}
+        assert inner == {f"{name}@{percent}%" for name in ("semantic", "segmenter") for percent in (33, 67)}
+        distil(recipe_file, "last", *settings, partition, "taps.targets=last")
+        assert not torch.equal(whole[QKV.format(0)], last_state("last")[QKV.format(0)])
+        series = [RunHistory(Path(run, "history.jsonl"), 8).series() for run in ("whole", "last")]
+        for name in ("tap_features@48px/semantic@0", "tap_features@48px/segmenter@1"):
+            assert series[0][name][1][0] != pytest.approx(series[1][name][1][0], rel=1e-3)
+        name = "tap_features@48px/segmenter@2"  # at the end of both
+        assert series[0][name][1][0] == pytest.approx(series[1][name][1][0], rel=0.1)
+
+    def test_targets_that_are_not_to_be_had_are_refused(
+        self, recipe_file: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        matching = (*ON, "taps.targets=matching")
+        with pytest.raises(RecipeError, match=r"`taps\.targets` must be 'last' with `views.teachers: cached`"):
+            distil(recipe_file, "run", *matching, "views.teachers=cached")
+        with pytest.raises(ValueError, match=r"^Teacher 'semantic': `taps\.targets` must be 'last'"):
+            distil(recipe_file, "run", *matching)
+        monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "deep", DeepTeacher)
+        deep = (*matching, "teachers.semantic.kind=deep", "teachers.segmenter.kind=deep")
+        with pytest.raises(RecipeError, match=r"^`taps\.depths` must be such that each is a block of its own"):
+            distil(recipe_file, "run", *deep, "student.config.vitdet_num_global=1", "partitions.low.vitdet_windows=[1]")
+        assert not Path("run/checkpoints").exists()
 
     def test_teachers_of_one_partition_only(self, recipe_file: str) -> None:
         partitions = (

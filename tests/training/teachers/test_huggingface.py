@@ -226,3 +226,19 @@ def test_random_weights_of_another_source_need_its_config_only(folders, tmp_path
     assert teacher.feature_dim == 32
     with pytest.raises(ValueError, match=r"`weights` must be one of \['pretrained', 'random'\], got 'none'"):
         build_teacher("s", kind="sam", source=str(tmp_path), weights="none")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_of_each_class_answer_on_the_same_grid(folders, name):
+    teacher = build_teacher(name, kind=KINDS.get(name, name), source=str(folders / name))
+    pixel_values = torch.rand(2, 3, 64, 96)
+    plain = teacher.answer(pixel_values)
+    teacher.use_depths([0.5])
+    last, inner = teacher.answer(pixel_values).features.chunk(2, dim=1)
+    assert torch.equal(last, plain.features)
+    assert len(teacher.blocks()) == SIZES["num_hidden_layers"]
+    assert inner.shape == last.shape
+    assert inner.std() > 1e-2
+    assert (inner - last).abs().mean() > 1e-3
+    row = teacher.answer(pixel_values[1:]).features.chunk(2, dim=1)[1]
+    torch.testing.assert_close(row, inner[1:], atol=1e-5, rtol=1e-4)
