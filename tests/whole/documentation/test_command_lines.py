@@ -19,7 +19,7 @@ OTHERS = {"source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 INLINE = re.compile(r"^([A-Z_]+=\S+ )*(python|accelerate|torchrun) .*-m \w|^make \w|^pip install \S")
 EXTRAS = set(PROJECT["optional-dependencies"])
-TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 class Line(NamedTuple):

@@ -79,3 +79,9 @@ def test_the_changelog_has_the_version_or_says_that_it_is_unreleased() -> None:
 @pytest.mark.parametrize("name", ["README.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CONTRIBUTING.md", "CITATION.cff"])
 def test_no_address_is_invented(name) -> None:
     assert re.findall(r"[\w.]+@[\w-]+\.\w+", read(name)) == []
+
+
+def test_readme_lists_every_extra() -> None:
+    table = re.findall(r"^\| extra \|.*?\n\n", read("README.md"), re.DOTALL | re.MULTILINE)[0]
+    listed = {name for line in table.splitlines()[3:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert listed == set(PROJECT["optional-dependencies"])
