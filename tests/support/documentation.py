@@ -17,7 +17,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "training/README.md")),
+        *ROOT.glob("*.md"),
+        ROOT / "training" / "README.md",
+        ROOT / "training" / "ABLATIONS.md",
         *(ROOT / "docs").rglob("*.md"),
     )
 )
