@@ -204,7 +204,16 @@ def _license(settings: CardSettings) -> License | None:
     """Return the license that was asked for, or that of the card which is replaced."""
     if settings.license is not None or settings.license_name is not None or settings.license_link is not None:
         return License(settings.license or OTHER, settings.license_name, settings.license_link)
-    card = settings.checkpoint / "README.md"
+    return license_of(settings.checkpoint)
+
+
+def license_of(folder: Path) -> License | None:
+    """Return the license that the card in a folder names; None where there is no card, or it names none.
+
+    Raises:
+        ValueError: If the card's metadata cannot be read.
+    """
+    card = folder / "README.md"
     data = read_card(card.read_text(encoding="utf-8")).data if card.is_file() else None
     if data is None or not data.get("license"):
         return None

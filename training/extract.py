@@ -5,11 +5,12 @@ with the same command; processes that `accelerate launch` starts share the work.
 data set that are most similar to an image or a text.
 """
 
+import importlib
 import sys
 from collections.abc import Sequence
 
 from foundation.command_line import Command
-from foundation.ranks import rank_and_count
+from foundation.ranks import on_first_rank, rank_and_count
 from training.extraction.settings import ExtractionSettings
 
 
@@ -25,15 +26,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _extract(settings: ExtractionSettings) -> None:
     from transformers.utils import (
-        logging as transformers_logging,  # these take seconds, which `--help` need not wait for
-    )
-
-    from training.extraction.run import extract, open_extraction
+        logging as transformers_logging,
+    )  # these take seconds, which `--help` need not wait for
 
     transformers_logging.disable_progress_bar()
-    written = extract(open_extraction(settings))
+    if settings.search is not None:
+        _search(settings)
+        return
+    from model_cards.build import check_model_id
+    from training.extraction.description import finish
+    from training.extraction.run import extract, open_extraction
+
+    settings.chosen_license()  # what is wrong with these would be said in the end only
+    check_model_id(settings.model_id)
+    if settings.index is not None:
+        importlib.import_module("faiss")
+    extraction = open_extraction(settings)
+    written = extract(extraction)
+    has_license = on_first_rank(lambda: finish(extraction, written))
     if rank_and_count()[0] == 0:
-        print(f"{settings.output}: {written}.")
+        print(
+            f"{settings.output}: {written}."
+            + ("" if has_license else " Its card names no license yet: --license ID does.")
+        )
+
+
+def _search(settings: ExtractionSettings) -> None:
+    from training.extraction.search import search, to_table, write_found_page
+
+    hits = search(settings)
+    if settings.page is not None:
+        write_found_page(settings, hits)
+    print(to_table(hits))
 
 
 if __name__ == "__main__":

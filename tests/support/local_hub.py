@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 TOKEN = "hf_right"
@@ -191,10 +191,17 @@ class Handler(BaseHTTPRequestHandler):
             for path, content in files.items()
             if path.startswith(start)
         ]
+        if parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() != "true":
+            inside = {f"{start}{row['path'].removeprefix(start).partition('/')[0]}" for row in rows}
+            folders = sorted(inside - {row["path"] for row in rows})
+            rows = [row for row in rows if row["path"] in inside]
+            rows += [
+                {"type": "directory", "path": path, "size": 0, "oid": object_id(path.encode())} for path in folders
+            ]
         return self._answer(body=rows) if rows or not folder else self._missing("EntryNotFound")
 
-    def _file(self, name, revision, path):
-        repository = self.hub.repositories.get(f"models/{name}")
+    def _file(self, name, revision, path, kind="models"):
+        repository = self.hub.repositories.get(f"{kind or 'models'}/{name}")
         commit = repository and repository.resolve(revision)
         if not commit:
             return self._missing("RevisionNotFound" if repository else "RepoNotFound")
@@ -221,7 +228,10 @@ ROUTES = (
     (rf"GET {KEY}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", Handler._tree),
     (rf"GET {KEY}/revision/(?P<revision>.+)", Handler._info),
     (rf"GET {KEY}", Handler._info),
-    (r"(?:GET|HEAD) /(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Handler._file),
+    (
+        r"(?:GET|HEAD) /(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
+        Handler._file,
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from model_cards.build import write_card
 from model_cards.licenses import License
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
+from training.extract import main as extract
 from training.finetuning.adapters import add_adapter, save_adapter
 from training.publish import main
 
@@ -73,6 +74,22 @@ def hub(monkeypatch):
     huggingface_hub.close_session()
 
 
+def usage_of(files):
+    """The code of a published card."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.DOTALL))
+
+
+def run_elsewhere(code, hub, folder):
+    """Run code in a new process that asks our Hub, with empty caches."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home"), "HF_TOKEN": TOKEN, "NO_PROXY": "*"}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-I", "-c", code]
+    return run_process(
+        command, cwd=folder, env=kept | environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
 def test_published_names_open_elsewhere(folders, hub, tmp_path, capsys):
     model, adapter = folders
     assert main([str(model), "org/c-radiov4"]) == 0
@@ -80,18 +97,28 @@ def test_published_names_open_elsewhere(folders, hub, tmp_path, capsys):
     assert main([str(adapter), "org/lora", "--base", "org/c-radiov4", "--private"]) == 0
     Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
     files = hub.repositories["models/org/c-radiov4"].commits[hub.repositories["models/org/c-radiov4"].branches["main"]]
-    usage = "\n".join(re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.DOTALL))
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, "NO_PROXY": "*"}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-I", "-c", OPEN + usage]
-    done = run_process(
-        command, cwd=tmp_path, env=kept | environment, capture_output=True, text=True, check=False, timeout=300
-    )
+    done = run_elsewhere(OPEN + usage_of(files), hub, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "RadioImageFeatureExtractionPipeline" in done.stdout
     assert "adapter ['default'] tensor(True)" in done.stdout
     assert "pushed org" in done.stdout
+
+
+def test_published_features_open_elsewhere(folders, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for number in range(3):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 32), (80 * number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    command = [str(folders[0]), "--data", str(tmp_path / "images"), "--output", str(tmp_path / "features")]
+    assert extract([*command, "--dense", "--pca", "4", "--dtype", "int8", "--size", "32", "--num-workers", "0"]) == 0
+    assert main([str(tmp_path / "features"), "org/features"]) == 0
+    repository = hub.repositories["datasets/org/features"]
+    files = repository.commits[repository.tags["v1"]]
+    assert {"README.md", "extraction.json", "pca.safetensors", "data/train-00000-of-00001.parquet"} <= files.keys()
+    done = run_elsewhere(usage_of(files), hub, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[0].startswith("0.png (")
+    assert not hub.unknown
 
 
 def test_a_dry_run_asks_nothing_of_the_hub(folders, hub, capsys):

@@ -24,7 +24,7 @@ from training.extraction.manifest import begin, missing_shards
 from training.extraction.reduction import PCA_FILE, Basis, Reduction, fit_bases, load_bases, save_bases
 from training.extraction.settings import ExtractionSettings
 from training.extraction.shards import Shard, count_rows, plan_shards, write_shard
-from training.extraction.source import SourceSplit, name_of, open_source
+from training.extraction.source import SourceSplit, image_state, name_of, open_source
 
 
 if TYPE_CHECKING:
@@ -63,14 +63,7 @@ class Extraction:
             "settings": self.settings.of_rows() | {"adaptors": sorted(self.wanted.adaptors)},
             "source": {"name": name, "hub_id": hub_id},
             "model": {"weights and processor": hash_of({"model": self.model.fingerprint()})[:16]},
-            "images": {
-                split.name: {
-                    "number": len(split),
-                    "state": hash_of({"images": split.fingerprint})[:16],
-                    "names": hash_of({"ids": split.ids()})[:16],
-                }
-                for split in self.splits.values()
-            },
+            "images": {name: image_state(split) for name, split in self.splits.items()},
         }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from foundation.errors import first_few
+from foundation.settings import hash_of
 from modeling_radio.messages_radio import check_choice
 from training.data.labeled.layouts import (
     DEPTH_FOLDERS,
@@ -107,6 +108,15 @@ def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
             table = choose_rows(table, settings.max_images, settings.random_seed, name)
         splits[name] = SourceSplit(name, table, source)
     return splits
+
+
+def image_state(split: SourceSplit) -> dict[str, Any]:
+    """Return number of the images, and hashes of what they are and how they are called, as plain data."""
+    return {
+        "number": len(split),
+        "state": hash_of({"images": split.fingerprint})[:16],
+        "names": hash_of({"ids": split.ids()})[:16],
+    }
 
 
 def name_of(source: str) -> tuple[str, str | None]:

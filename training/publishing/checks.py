@@ -31,9 +31,13 @@ _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")
 _LOCAL_PATH = re.compile(
     r"""(?:^|(?<=[\s"'`=(,:\[]))(?:file://|~/|[A-Za-z]:\\\\?\w|/(?:[\w.-]+/)+[\w.-]*|/(?:home|root|tmp|mnt)\b)"""
 )
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
 _SIZE_PX = 64
 """Of the image that the folder is opened with: our choice, small, since only whether it opens is asked."""
 _MAX_NAMES = 4
+
+COMPLETED_BY_EXTRACTION = "`python -m training.extract`, with its options as before and `--license ID`, completes it."
+"""What helps a data set of features that is not fit."""
 
 OPEN_ADAPTER = """
 import sys
@@ -65,6 +69,7 @@ def check_publication(publication: Publication) -> None:
 def check_card(publication: Publication) -> None:
     """Refuse a card without metadata, license or code to use it; results are nobody's duty."""
     again = f"`python -m model_cards.build {publication.folder} --license ID` writes a complete card."
+    again = COMPLETED_BY_EXTRACTION if publication.kind == "dataset" else again
     text = publication.card
     try:
         data = read_card(text).data
@@ -134,9 +139,19 @@ def _open_adapter(folder: Path) -> None:
 def _open_data_set(folder: Path) -> None:
     from datasets import load_dataset
 
+    _check_all_parts(folder)
     parts = load_dataset(str(folder), streaming=True)
     if any(next(iter(part), None) is None for part in parts.values()):
         raise UnfitError(f"{folder} has a split without rows.")
+
+
+def _check_all_parts(folder: Path) -> None:
+    """Refuse a data set some of whose files, which are named PART-of-PARTS, are not there."""
+    parts = [match for path in folder.rglob("*.parquet") if (match := _PART.search(path.name))]
+    for beginning, count in sorted({(match.string[: match.start()], match[2]) for match in parts}):
+        found = sum(match.string[: match.start()] == beginning and match[2] == count for match in parts)
+        if found != int(count):
+            raise UnfitError(f"{folder} has {found} of {int(count)} files of {beginning}. {COMPLETED_BY_EXTRACTION}")
 
 
 def _content(entry: Path | bytes) -> bytes:
@@ -160,10 +175,24 @@ def _texts(name: Path, content: Path | bytes) -> Iterator[str]:
     if name.suffix == ".safetensors" and isinstance(content, Path):
         with safe_open(content, "pt") as weights:
             yield from (weights.metadata() or {}).values()
+    elif name.suffix == ".parquet" and isinstance(content, Path):
+        yield from _texts_of_table(content)
     elif name.suffix == ".json" and name.name not in ("tokenizer.json", "vocab.json"):
         yield from _strings(json.loads(_content(content)))
     elif name.suffix in TEXTS and name.suffix != ".json":
         yield _content(content).decode(errors="replace")
+
+
+def _texts_of_table(path: Path) -> Iterator[str]:
+    """Yield what columns of texts hold, as far as it begins like a path: captions may have slashes within."""
+    from pyarrow import string
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as table:
+        names = [field.name for field in table.schema_arrow if field.type == string()]
+        for batch in table.iter_batches(columns=names) if names else ():
+            for column in batch.columns:
+                yield from (text for text in column.to_pylist() if text and _LOCAL_PATH.match(text))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -72,7 +72,12 @@ def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publicat
         str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if _is_published(path, folder)
     }
     if CARD not in files:
-        raise ValueError(f"{folder} has no card. `python -m model_cards.build {folder} --license ID` writes it.")
+        how = (
+            "training.extract`, with its options as before,"
+            if kind == "dataset"
+            else f"model_cards.build {folder} --license ID`"
+        )
+        raise ValueError(f"{folder} has no card. `python -m {how} writes it.")
     card = (folder / CARD).read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
         named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)

@@ -106,12 +106,34 @@ def test_features_need_a_card_and_rows(tmp_path):
     folder = tmp_path / "features"
     folder.mkdir()
     Dataset.from_dict({"id": ["a"], "summary": [[0.5]]}).to_parquet(folder / "train-00000.parquet")
-    with pytest.raises(ValueError, match="has no card"):
+    with pytest.raises(ValueError, match=r"has no card\. `python -m training\.extract`"):
         published(folder)
     DatasetCard(CARD_OF_FEATURES).save(folder / CARD)
     publication = published(folder)
     assert publication.repo_type == "dataset"
     check_publication(publication)
+    for number in (0, 2):
+        Dataset.from_dict({"id": ["a"]}).to_parquet(folder / f"test-0000{number}-of-00003.parquet")
+    with pytest.raises(UnfitError, match=r"has 2 of 3 files of test\. `python -m training\.extract`"):
+        check_opens(published(folder))
     (folder / "modeling.py").write_text("import os")
     with pytest.raises(UnfitError, match=r"modeling\.py"):
         check_publication(published(folder))
+
+
+def test_paths_in_tables_are_refused(tmp_path):
+    DatasetCard(CARD_OF_FEATURES).save(tmp_path / CARD)
+    rows = {"id": ["cat/1.png", "cat/2.png"], "caption": ["a man and / or a dog in /tmp", None], "number": [1, 2]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
+    check_files(published(tmp_path))
+    Dataset.from_dict(rows | {"id": ["cat/1.png", "/srv/me/cat/2.png"]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UnfitError, match=r"train\.parquet names a path of this machine, '/srv/me/cat/2\.png'"):
+        check_files(published(tmp_path))
+
+
+def test_features_without_a_license_are_refused(tmp_path):
+    card = CARD_OF_FEATURES.replace("license: cc-by-4.0\n", "")
+    DatasetCard(card).save(tmp_path / CARD)
+    Dataset.from_dict({"id": ["a"]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UnfitError, match=r"lacks license\. `python -m training\.extract`.*--license ID"):
+        check_card(published(tmp_path))

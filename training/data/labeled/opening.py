@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from foundation.errors import first_few
 from modeling_radio.messages_radio import did_you_mean
-from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, SplitNames, Tables
+from training.data.labeled.layouts import MAX_NAMED, SPLIT_NAMES, TRAIN, SplitNames, Tables
 from training.data.sources import BUILDERS, expand_files
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 HUB_PREFIX = "hub:"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "jpeg", "webp", "pixel_values")
@@ -50,15 +54,56 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
 def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     """Open a folder that has a sub-folder of images for each class, with or without folders of splits above them.
 
+    Which folders are splits is decided here: left to itself, `datasets` takes a class called "train", or a file with
+    such a word in its name, for a split, and leaves out all others.
+
     Raises:
         ValueError: If it has none.
     """
-    from datasets import load_dataset
+    from datasets import DatasetDict, load_dataset
 
+    files = {split: _image_and_metadata_files(folder, path) for split, folder in _split_folders(path, names).items()}
     try:
-        return by_split(load_dataset("imagefolder", data_dir=str(path), drop_labels=False), names)
+        tables = load_dataset("imagefolder", data_files=files, drop_labels=False)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{path} has no images in class sub-folders: {str(error).splitlines()[0]}") from error
+    return {str(split): table for split, table in cast(DatasetDict, tables).items()}
+
+
+def _split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
+    """Return the folder of each split; the whole one where its folders are no splits.
+
+    They are where all have a name of a split, or one that of training and another that of another split.
+    """
+    known = {name for split_names in (*names.values(), *SPLIT_NAMES.values()) for name in split_names}
+    folders = {folder.name: folder for folder in path.iterdir() if folder.is_dir() and not _is_hidden(folder.name)}
+    found = {
+        split: next((folders[name] for name in theirs if name in folders), None) for split, theirs in names.items()
+    }
+    splits = {split: folder for split, folder in found.items() if folder is not None}
+    others = sorted(folders.keys() - known)
+    if splits and (not others or (TRAIN in splits and len(splits) > 1)):
+        if others:
+            logger.warning("%s: left out folders that are no splits: %s", path, first_few(others, MAX_NAMED))
+        return splits
+    return {TRAIN: path}
+
+
+def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
+    """Return the images of a split, and the tables about them that lie beside them or in the root."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    images = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in ImageFolder.EXTENSIONS and not any(map(_is_hidden, path.relative_to(folder).parts))
+    ]
+    tables = {path for name in ImageFolder.METADATA_FILENAMES for path in (*folder.rglob(name), root / name)}
+    return sorted(str(path) for path in (*images, *tables) if path.is_file())
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__"))
 
 
 def by_split(opened: Any, names: SplitNames = SPLIT_NAMES) -> Tables:

@@ -49,13 +49,17 @@ def report_sections(evaluations: Sequence[Evaluation], tasks: Collection[str]) -
     return sections
 
 
-def check_page(path: Path) -> None:
+def check_page(path: Path, name: str = "output") -> None:
     """Refuse to write a page in place of anything but a page, before anything is measured.
+
+    Args:
+        path: Where it shall be.
+        name: Of the setting that says so.
 
     Raises:
         ValueError: If something else is there.
     """
     if path.exists() and (path.is_dir() or GENERATOR.encode() not in path.read_bytes()):
         raise ValueError(
-            f"`output` must leave room for its page, got {str(path)!r}, which holds something else. Name another file."
+            f"`{name}` must leave room for its page, got {str(path)!r}, which holds something else. Name another file."
         )

@@ -1,0 +1,59 @@
+import logging
+import shutil
+
+import pytest
+
+from training.data.labeled.opening import open_class_folders
+
+
+def paths_of(table):
+    from datasets import Image
+
+    return sorted(row["path"].rpartition("/")[2] for row in table.cast_column("image", Image(decode=False))["image"])
+
+
+def test_classes_and_files_may_be_called_like_splits(class_folders):
+    """`datasets` alone would find a split of one class or of one file, and nothing else."""
+    (class_folders / "cat").rename(class_folders / "train")
+    (class_folders / "dog" / "0.png").rename(class_folders / "dog" / "test 0.png")
+    tables = open_class_folders(class_folders)
+    assert list(tables) == ["train"]
+    assert paths_of(tables["train"]) == ["1.png", "2.png", "3.png", "4.png", "5.png", "test 0.png"]
+    assert tables["train"].features["label"].names == ["dog", "train"]
+
+
+def test_folders_of_splits_are_told_apart(class_folders, tmp_path, caplog):
+    for name in ("train", "val"):
+        shutil.copytree(class_folders, tmp_path / "split" / name)
+    (tmp_path / "split" / "val" / "cat" / "5.png").unlink()
+    tables = open_class_folders(tmp_path / "split")
+    assert {name: len(table) for name, table in tables.items()} == {"train": 6, "validation": 5}
+    assert tables["validation"].features["label"].names == ["cat", "dog"]
+    shutil.copytree(class_folders, tmp_path / "split" / "unlabeled")
+    with caplog.at_level(logging.WARNING):
+        assert {name: len(table) for name, table in open_class_folders(tmp_path / "split").items()} == {
+            "train": 6,
+            "validation": 5,
+        }
+    assert "left out folders that are no splits: unlabeled" in caplog.text
+
+
+def test_splits_have_the_names_that_are_asked_for(class_folders, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(class_folders, tmp_path / "split" / name)
+    tables = open_class_folders(tmp_path / "split", {"train": ("a",), "validation": ("b",)})
+    assert {name: len(table) for name, table in tables.items()} == {"train": 6, "validation": 6}
+
+
+def test_tables_beside_the_images_are_read(class_folders):
+    lines = ["file_name,caption", *(f"{'cat' if n % 2 else 'dog'}/{n}.png,number {n}" for n in range(6))]
+    (class_folders / "metadata.csv").write_text("\n".join(lines))
+    (class_folders / ".hidden").mkdir()
+    shutil.copy(class_folders / "cat" / "1.png", class_folders / ".hidden" / "9.png")
+    table = open_class_folders(class_folders)["train"]
+    assert sorted(table["caption"]) == [f"number {number}" for number in range(6)]
+
+
+def test_folders_without_images_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no images in class sub-folders"):
+        open_class_folders(tmp_path)

@@ -1,0 +1,213 @@
+"""The most similar images of a data set of features: to an image, or to a text through the checkpoint's text tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from foundation.ranks import device_of_process
+from foundation.settings import hash_of
+from foundation.tables import markdown, plain_cell
+from model_cards.results import Results
+from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
+from training.data.image_folder import IMAGE_SUFFIXES
+from training.evaluation.features import Wanted, encode_each
+from training.evaluation.models.base import TextModel
+from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
+from training.evaluation.report.build import check_page
+from training.evaluation.report.page import Picture, Row, Section, write_page
+from training.extraction.columns import ID, SUMMARY
+from training.extraction.index import nearest, summary_columns
+from training.extraction.manifest import missing_shards, read_manifest
+from training.extraction.settings import ExtractionSettings, SourceSettings
+from training.extraction.shards import plan_shards, read_columns
+from training.extraction.source import SourceSplit, image_state, open_source
+
+
+PICTURE_PX = 320
+"""Our choice for the longer side of a picture on the page."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row that was found.
+
+    Attributes:
+        cosine: With the query.
+        split: Where it is.
+        number: Of the row in its split.
+        row: Its name, and the columns that were copied from the source.
+    """
+
+    cosine: float
+    split: str
+    number: int
+    row: dict[str, Any]
+
+
+class FeatureFolder:
+    """A finished data set of features.
+
+    Args:
+        folder: That `training.extract` wrote.
+
+    Raises:
+        ValueError: If it is none, or not all rows are there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.facts = folder, read_manifest(folder)
+        lengths = {name: images["number"] for name, images in self.facts["images"].items()}
+        self.shards = plan_shards(lengths, self.facts["settings"]["shard_images"])
+        missing = missing_shards(folder, self.shards)
+        if missing:
+            raise ValueError(
+                f"`output` must be a whole data set, got {str(folder)!r}, which lacks {len(missing)} of "
+                f"{len(self.shards)} files. Extract the rest first: the same command without --search."
+            )
+
+    def column_names(self) -> list[str]:
+        """Return the columns."""
+        from pyarrow.parquet import read_schema
+
+        return read_schema(self.folder / self.shards[0].path).names
+
+    def read(self, split: str, number: int) -> dict[str, Any]:
+        """Return what is known of an image besides its features."""
+        names = self.column_names()
+        known = names[: names.index(next(name for name in names if name in (SUMMARY, "mean_features")))]
+        shard = next(each for each in self.shards if each.split == split and each.start <= number < each.end)
+        place = number - shard.start
+        for table in read_columns(self.folder / shard.path, known):
+            if place < table.num_rows:
+                return _with_class_names(table.slice(place, 1).to_pylist()[0], self.folder / shard.path)
+            place -= table.num_rows
+        raise AssertionError("a whole file has all its rows")
+
+
+def search(settings: ExtractionSettings) -> list[Hit]:
+    """Return the most similar images, the best first.
+
+    Raises:
+        ValueError: If the data set is not whole or from another checkpoint, the image cannot be decoded, there is no
+            text tower for a text, or what is compared was not extracted.
+    """
+    if settings.page is not None:
+        check_page(settings.page, "page")
+    data = FeatureFolder(settings.output)
+    model = _open_model(settings, data)
+    column, query = _embed(settings, model, data.column_names())
+    vector = query / query.norm()
+    hits = nearest(settings.output, data.shards, column, vector.numpy().astype(np.float32), settings.top)
+    return [Hit(cosine, split, number, data.read(split, number)) for cosine, split, number in hits]
+
+
+def to_table(hits: Sequence[Hit]) -> str:
+    """Return what was found as a table."""
+    known = list(hits[0].row)
+    rows = [
+        [str(place), f"{hit.cosine:.3f}", hit.split, *(plain_cell(str(hit.row[name])) for name in known)]
+        for place, hit in enumerate(hits, 1)
+    ]
+    return markdown(["", "cosine", "split", *known], rows, aligned=True)
+
+
+def write_found_page(settings: ExtractionSettings, hits: Sequence[Hit]) -> None:
+    """Write a page of the pictures that were found, beside the image that was searched.
+
+    Raises:
+        ValueError: If the images are not those that the features are of.
+        WriteError: If writing fails, for example on a full disk.
+    """
+    assert settings.page is not None
+    facts = read_manifest(settings.output)
+    names = [name for name in SourceSettings.model_fields if name != "data"]
+    splits = open_source(SourceSettings(data=settings.data, **{name: facts["settings"][name] for name in names}))
+    if {name: image_state(split) for name, split in splits.items()} != facts["images"]:
+        raise ValueError(f"`data` must be the images that the features are of, got {settings.data!r} with other ones.")
+    rows = []
+    if _is_image(str(settings.search)):
+        rows.append(Row("Searched", [_picture(_read_image(Path(str(settings.search))), str(settings.search), "")]))
+    rows.append(Row("Found", [_picture_of(splits, hit) for hit in hits]))
+    text = "The images whose summaries have the largest cosine with that of the query, the most similar first."
+    section = Section(f"Similar to {Path(str(settings.search)).name}", text, rows)
+    write_page(settings.page, Results([]), [section], title="Search")
+
+
+def _picture_of(splits: dict[str, SourceSplit], hit: Hit) -> Picture:
+    image = splits[hit.split].images[hit.number]
+    return _picture(image, str(hit.row[ID]), f"{hit.cosine:.3f} {hit.row[ID]}")
+
+
+def _picture(image: Tensor, alt: str, caption: str) -> Picture:
+    factor = min(1.0, PICTURE_PX / max(image.shape[1:]))
+    shape = [max(1, round(side * factor)) for side in image.shape[1:]]
+    return Picture(resize(image, shape, antialias=True), alt, caption)
+
+
+def _open_model(settings: ExtractionSettings, data: FeatureFolder) -> RadioFeatures:
+    stored = data.facts["settings"]
+    dtype = AUTOCAST_TYPES[stored["precision"]]
+    model = open_radio(settings.checkpoint, size_px=stored["size"], device=device_of_process(), dtype=dtype)
+    found = hash_of({"model": model.fingerprint()})[:16]
+    if found != data.facts["model"]["weights and processor"]:
+        raise ValueError(
+            f"`checkpoint` must be the one that the features are of, got {str(settings.checkpoint)!r} with other "
+            "weights or another processor."
+        )
+    return model
+
+
+def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence[str]) -> tuple[str, Tensor]:
+    """Return the column that is compared, and the query's vector in its space."""
+    query, adaptor = str(settings.search), settings.by
+    if not _is_image(query):
+        if not isinstance(model, TextModel):
+            raise ValueError(
+                f"`search` must be an image file where the checkpoint has no text tower, got {query!r}. "
+                "`conversion.from_nvidia --text-tower` makes a checkpoint with one."
+            )
+        if adaptor not in (None, model.text_adaptor):
+            raise ValueError(f"`by` must be {model.text_adaptor!r} for texts, got {adaptor!r}. Leave it out.")
+        adaptor = model.text_adaptor
+    column = SUMMARY if adaptor is None else f"{adaptor}/{SUMMARY}"
+    if column not in columns:
+        has = ", ".join(summary_columns(columns))
+        raise ValueError(
+            f"`output` must hold the column {column!r} to be searched by it, got {has}. Extract again with "
+            f"--adaptors {adaptor}."
+        )
+    if isinstance(model, TextModel) and not _is_image(query):
+        return column, model.embed_texts([query])[0]
+    pixels = model.preprocess(_read_image(Path(query)))
+    wanted = Wanted(adaptors=frozenset() if adaptor is None else frozenset([adaptor]))
+    return column, encode_each(model, [pixels], wanted)[0][column]
+
+
+def _is_image(query: str) -> bool:
+    """Return whether a query is a file or looks like the name of an image."""
+    return Path(query).suffix.lower() in IMAGE_SUFFIXES or Path(query).is_file()
+
+
+def _read_image(path: Path) -> Tensor:
+    try:
+        return to_tensor(decode_rgb(EncodedImage(str(path), path), smallest_px=1))
+    except UnusableImageError as error:
+        raise ValueError(
+            f"`search` must be an image that can be decoded, or a text, got {str(path)!r}: {error}."
+        ) from error
+
+
+def _with_class_names(row: dict[str, Any], path: Path) -> dict[str, Any]:
+    from datasets import ClassLabel, Features
+    from pyarrow.parquet import read_schema
+
+    types = Features.from_arrow_schema(read_schema(path))
+    classes = {name: kind for name, kind in types.items() if isinstance(kind, ClassLabel) and name in row}
+    return row | {name: kind.int2str(row[name]) for name, kind in classes.items() if row[name] is not None}
