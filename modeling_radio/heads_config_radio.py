@@ -115,8 +115,8 @@ class TextFields:
     """The text tower beside an adaptor.
 
     Attributes:
-        text_tower: Configuration of a teacher's text tower, a JSON object as transformers writes it for a SigLIP,
-            SigLIP2 or CLIP text model; `None` where there is none.
+        text_tower: Configuration of a text tower, a JSON object: of a teacher as transformers writes it for a SigLIP,
+            SigLIP2 or CLIP text model, or of a `SentenceTower`; `None` where there is none.
         text_adaptor: The adaptor whose summary is compared with that tower's texts.
     """
 

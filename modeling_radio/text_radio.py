@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import CLIPModel, PreTrainedConfig, PreTrainedModel, Siglip2Model, SiglipModel
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
@@ -15,8 +16,10 @@ from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig
 from transformers.models.siglip2.modeling_siglip2 import Siglip2TextModel
 from transformers.utils.generic import is_flash_attention_requested
 
+from .adaptors_config_radio import RadioAdaptorConfig
 from .configuration_radio import RadioConfig
 from .messages_radio import check_choice
+from .sentences_radio import SentenceTower, SentenceTowerConfig
 
 
 PLAIN_TEMPLATES = ("{}",)
@@ -64,18 +67,21 @@ class TextTowerKind:
         width_field: Where its configuration has the width of the embeddings.
         use_sigmoid: Each text for itself (SigLIP: sigmoid, with a bias) instead of one of all (CLIP: softmax). SigLIP's
             towers read the last position, so that texts must be padded to their full length.
+        family: What the names of its teachers' adaptors have in them; `None` where any adaptor may be the one.
     """
 
     config_class: type[PreTrainedConfig]
     model_class: type[PreTrainedModel]
     width_field: str
     use_sigmoid: bool
+    family: str | None
 
 
 TEXT_TOWERS = {
-    "siglip_text_model": TextTowerKind(SiglipTextConfig, SiglipTextModel, "projection_size", use_sigmoid=True),
-    "siglip2_text_model": TextTowerKind(Siglip2TextConfig, Siglip2TextModel, "projection_size", use_sigmoid=True),
-    "clip_text_model": TextTowerKind(CLIPTextConfig, CLIPTextModelWithProjection, "projection_dim", use_sigmoid=False),
+    "siglip_text_model": TextTowerKind(SiglipTextConfig, SiglipTextModel, "projection_size", True, "siglip"),
+    "siglip2_text_model": TextTowerKind(Siglip2TextConfig, Siglip2TextModel, "projection_size", True, "siglip"),
+    "clip_text_model": TextTowerKind(CLIPTextConfig, CLIPTextModelWithProjection, "projection_dim", False, "clip"),
+    "sentence_encoder": TextTowerKind(SentenceTowerConfig, SentenceTower, "projection_dim", False, None),
 }
 """By `model_type` of the configuration. SigLIP2's published models of fixed resolution are of the first kind."""
 
@@ -124,18 +130,77 @@ def fill_templates(class_name: str, templates: Sequence[str]) -> list[str]:
     return [template.replace("{}", class_name) for template in templates]
 
 
-def take_text_tower(dual_encoder: SiglipModel | Siglip2Model | CLIPModel) -> Any:
+TextSource = SiglipModel | Siglip2Model | CLIPModel | SentenceTower
+"""Whose texts: a teacher with both towers, or a sentence encoder with a map into an adaptor's space."""
+
+
+def take_text_tower(source: TextSource) -> Any:
     """Return the text tower with the projection into the common space."""
-    if isinstance(dual_encoder, (SiglipModel, Siglip2Model)):
-        return dual_encoder.text_model
-    if not isinstance(dual_encoder, CLIPModel):
+    if isinstance(source, (SiglipModel, Siglip2Model)):
+        return source.text_model
+    if isinstance(source, SentenceTower):
+        return source
+    if not isinstance(source, CLIPModel):
         raise ValueError(
-            f"`dual_encoder` must be transformers' SiglipModel, Siglip2Model or CLIPModel, got "
-            f"{type(dual_encoder).__name__}."
+            "`text_source` must be transformers' SiglipModel, Siglip2Model or CLIPModel, or a SentenceTower, got "
+            f"{type(source).__name__}."
         )
-    config: Any = copy.deepcopy(dual_encoder.config.text_config)
-    config.projection_dim = dual_encoder.config.projection_dim
+    config: Any = copy.deepcopy(source.config.text_config)
+    config.projection_dim = source.config.projection_dim
     with torch.device("meta"):
         tower = CLIPTextModelWithProjection(config)
-    tower.text_model, tower.text_projection = dual_encoder.text_model, dual_encoder.text_projection
+    tower.text_model, tower.text_projection = source.text_model, source.text_projection
     return tower
+
+
+def take_logit_scale(source: TextSource) -> Tensor:
+    """Return the logarithm of what cosines are multiplied by, a scalar."""
+    if isinstance(source, SentenceTower):
+        return torch.tensor(source.config.logit_scale_init_value)
+    return source.logit_scale.detach().reshape(())
+
+
+def check_text_adaptor(config: RadioConfig, width: int) -> RadioAdaptorConfig:
+    """Return the adaptor of the text tower's teacher.
+
+    Raises:
+        ValueError: If none is named, or it is not as wide as the texts.
+    """
+    if config.text_adaptor is None:
+        raise ValueError(f"`text_adaptor` of the configuration must name an adaptor, got None. {_widths(config)}")
+    adaptor = config.adaptor(config.text_adaptor, argument="text_adaptor")
+    if adaptor.summary_dim != width:
+        raise ValueError(
+            f"`summary_dim` of adaptor {adaptor.name!r} must be {width}, the width of the text tower's embeddings, got "
+            f"{adaptor.summary_dim}. Take the text tower of its teacher. {_widths(config)}"
+        )
+    return adaptor
+
+
+def find_text_adaptor(config: RadioConfig) -> str:
+    """Return the one adaptor of the text tower's family and width.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    kind = text_tower_kind(config)
+    width = text_tower_config(config).to_dict()[kind.width_field]
+    fitting = [
+        adaptor.name
+        for adaptor in config.adaptor_configs
+        if adaptor.summary_dim == width
+        and (kind.family is None or kind.family in adaptor.name)
+        and (kind.family != "clip" or "siglip" not in adaptor.name)
+    ]
+    if len(fitting) != 1:
+        model = "model" if kind.family is None else f"{kind.family} model"
+        raise ValueError(
+            f"`text_adaptor` must name the adaptor of the text tower's teacher, a {model} with embeddings {width} "
+            f"wide, got None, and {fitting or 'no adaptor'} would fit. {_widths(config)}"
+        )
+    return fitting[0]
+
+
+def _widths(config: RadioConfig) -> str:
+    widths = ", ".join(f"{adaptor.name} ({adaptor.summary_dim})" for adaptor in config.adaptor_configs)
+    return f"Adaptors and their `summary_dim`: {widths or 'none'}."

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel, Siglip2Model, SiglipModel
+from transformers import Siglip2Model, SiglipModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SemanticSegmenterOutput
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, image_text_contrastive_loss
@@ -16,7 +16,6 @@ from transformers.processing_utils import Unpack
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .adaptors_config_radio import RadioAdaptorConfig
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .messages_radio import check_choice
@@ -27,8 +26,11 @@ from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .text_radio import (
     SIMPLE_TEMPLATES,
-    TextTowerKind,
+    TextSource,
+    check_text_adaptor,
     fill_templates,
+    find_text_adaptor,
+    take_logit_scale,
     take_text_tower,
     text_tower_config,
     text_tower_kind,
@@ -47,11 +49,12 @@ _SIGLIP_LOGIT_BIAS = -10.0
 
 
 class RadioForZeroShotImageClassification(RadioPreTrainedModel):
-    """RADIO with a teacher's text tower; see `forward`, `embed_classes` and `segment`.
+    """RADIO with a text tower in the space of one adaptor; see `forward`, `embed_classes` and `segment`.
 
-    `config.text_tower` is the tower's configuration, `config.text_adaptor` the adaptor of that teacher, whose summary
-    lives in the space of the tower's texts. The folder's tokenizer canonicalizes texts by itself where the teacher
-    needs it: without, NVIDIA measured SigLIP2 to lose 12 points of accuracy (https://github.com/NVlabs/RADIO/pull/142).
+    `config.text_tower` is the tower's configuration, `config.text_adaptor` the adaptor whose summary lives in the space
+    of the tower's texts: the tower is that of the adaptor's teacher, or a sentence encoder with a map into that
+    teacher's space (`SentenceTower`). The folder's tokenizer canonicalizes texts by itself where the teacher needs it:
+    without, NVIDIA measured SigLIP2 to lose 12 points of accuracy (https://github.com/NVlabs/RADIO/pull/142).
 
     Examples:
         >>> model = AutoModelForZeroShotImageClassification.from_pretrained(folder, trust_remote_code=True)
@@ -73,7 +76,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         kind = text_tower_kind(config)
         tower_config = text_tower_config(config)
         self.text_width: int = tower_config.to_dict()[kind.width_field]
-        self.image_adaptor = _check_adaptor(config, self.text_width)
+        self.image_adaptor = check_text_adaptor(config, self.text_width)
         self.radio_model = NvidiaNetwork(config)
         tower_config._attn_implementation = tower_attention(kind, str(self.config._attn_implementation))
         self.text_tower = kind.model_class(tower_config)
@@ -92,31 +95,31 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     @classmethod
     @torch.inference_mode(mode=False)
     def from_parts(
-        cls, radio: RadioModel, dual_encoder: SiglipModel | Siglip2Model | CLIPModel, text_adaptor: str | None = None
+        cls, radio: RadioModel, text_source: TextSource, text_adaptor: str | None = None
     ) -> "RadioForZeroShotImageClassification":
-        """Join RADIO and the text tower of one of its teachers; weights are shared, not copied.
+        """Join RADIO and a text tower for one of its adaptors; weights are shared, not copied.
 
         Args:
-            radio: The backbone with the adaptor of that teacher.
-            dual_encoder: The teacher as transformers has it. Its image tower is not used.
-            text_adaptor: Which adaptor is the teacher's; `None` takes the one with the family (siglip or clip) in its
-                name and a summary as wide as the tower's texts.
+            radio: The backbone with the adaptor.
+            text_source: The adaptor's teacher as transformers has it, whose image tower is not used, or a
+                `SentenceTower`, which maps a sentence encoder's texts into the teacher's space.
+            text_adaptor: Which adaptor is the teacher's; `None` takes the one with a summary as wide as the tower's
+                texts, and with the family of a SigLIP or CLIP in its name.
 
         Raises:
-            ValueError: If the teacher is of another kind, or no adaptor or several fit.
+            ValueError: If the source is of another kind, or no adaptor or several fit.
         """
-        tower = take_text_tower(dual_encoder)
+        tower = take_text_tower(text_source)
         config = copy.deepcopy(radio.config)
         config.text_tower = tower.config.to_dict()
-        kind = text_tower_kind(config)
-        config.text_adaptor = text_adaptor or _find_adaptor(config, kind)
+        config.text_adaptor = text_adaptor or find_text_adaptor(config)
         with torch.device("meta"):
             model = cls(config)
         model.radio_model.load_state_dict(radio.radio_model.state_dict(), assign=True)
         model.text_tower = tower
-        model.logit_scale = nn.Parameter(dual_encoder.logit_scale.detach().reshape(()))
-        if kind.use_sigmoid:
-            model.logit_bias = nn.Parameter(cast(Tensor, dual_encoder.logit_bias).detach().reshape(()))
+        model.logit_scale = nn.Parameter(take_logit_scale(text_source))
+        if isinstance(text_source, (SiglipModel, Siglip2Model)):
+            model.logit_bias = nn.Parameter(cast(Tensor, text_source.logit_bias).detach().reshape(()))
         return model.train(radio.training)
 
     @property
@@ -282,7 +285,8 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
                 max_length=self.max_text_length,
                 return_tensors="pt",
             )
-            # No mask: SigLIP was trained without, and CLIP reads the end token, which attends to nothing after it.
+            # No mask: SigLIP was trained without, CLIP reads the end token, which attends to nothing after it, and a
+            # sentence encoder's tower knows its padding token.
             output = self.get_text_features(tokens["input_ids"].to(self.device), return_dict=True)
             embeds.append(cast(Tensor, output.pooler_output))
         return _normalize(torch.cat(embeds))
@@ -409,40 +413,3 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
 def _normalize(embeds: Tensor, dim: int = -1) -> Tensor:
     """Return unit vectors; no epsilon, as in the teachers' code."""
     return embeds / embeds.norm(p=2, dim=dim, keepdim=True)
-
-
-def _check_adaptor(config: RadioConfig, width: int) -> RadioAdaptorConfig:
-    """Return the adaptor of the text tower's teacher."""
-    if config.text_adaptor is None:
-        raise ValueError(f"`text_adaptor` of the configuration must name an adaptor, got None. {_widths(config)}")
-    adaptor = config.adaptor(config.text_adaptor, argument="text_adaptor")
-    if adaptor.summary_dim != width:
-        raise ValueError(
-            f"`summary_dim` of adaptor {adaptor.name!r} must be {width}, the width of the text tower's embeddings, got "
-            f"{adaptor.summary_dim}. Take the text tower of its teacher. {_widths(config)}"
-        )
-    return adaptor
-
-
-def _find_adaptor(config: RadioConfig, kind: TextTowerKind) -> str:
-    """Return the one adaptor of the tower's family and width."""
-    width = text_tower_config(config).to_dict()[kind.width_field]
-    family = "siglip" if kind.use_sigmoid else "clip"
-    fitting = [
-        adaptor.name
-        for adaptor in config.adaptor_configs
-        if adaptor.summary_dim == width
-        and family in adaptor.name
-        and (kind.use_sigmoid or "siglip" not in adaptor.name)
-    ]
-    if len(fitting) != 1:
-        raise ValueError(
-            f"`text_adaptor` must name the adaptor of the text tower's teacher, a {family} model with embeddings "
-            f"{width} wide, got None, and {fitting or 'no adaptor'} would fit. {_widths(config)}"
-        )
-    return fitting[0]
-
-
-def _widths(config: RadioConfig) -> str:
-    widths = ", ".join(f"{adaptor.name} ({adaptor.summary_dim})" for adaptor in config.adaptor_configs)
-    return f"Adaptors and their `summary_dim`: {widths or 'none'}."

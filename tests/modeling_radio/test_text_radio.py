@@ -65,6 +65,7 @@ def test_tower_is_read_from_the_configuration():
         ({"model_type": "bert"}, "must be one of .*'siglip_text_model'.*got 'bert'"),
         ({"model_type": "siglip_text"}, "Did you mean 'siglip_text_model'"),
         ({}, "got None"),
+        ({"model_type": "sentence_encoders"}, "Did you mean 'sentence_encoder'"),
     ],
 )
 def test_unknown_towers_are_refused(tower, message):

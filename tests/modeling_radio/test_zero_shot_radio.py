@@ -430,7 +430,7 @@ def test_parts_that_do_not_fit_are_refused(radio, build_dual_encoder, kind, widt
 
 
 def test_parts_of_another_kind_are_refused(radio):
-    with pytest.raises(ValueError, match=r"`dual_encoder` must be transformers' SiglipModel, .* got RadioModel"):
+    with pytest.raises(ValueError, match=r"`text_source` must be transformers' SiglipModel, .* got RadioModel"):
         RadioForZeroShotImageClassification.from_parts(radio, radio)
 
 
