@@ -48,8 +48,8 @@ class LocalHub:
         repositories: By kind and name, such as "models/org/name".
         requests: Method and path of each.
         unknown: Those that it has no answer to.
-        faults: What goes wrong with the next requests whose path fits: a pattern and "drop" or a status, used up once
-            each.
+        faults: What goes wrong with the next requests whose path fits, used up once each: a pattern, and a status to
+            answer, "drop" to close the connection, or "lost" to close it when all is done, in place of the answer.
     """
 
     endpoint: str = ""
@@ -93,12 +93,18 @@ class Handler(BaseHTTPRequestHandler):
         fault = next((each for each in self.hub.faults if re.search(each[0], path)), None)
         if fault is not None:
             self.hub.faults.remove(fault)
-            if fault[1] == "drop":
-                self.close_connection = True
-                return self.connection.close()
-            return self._answer(int(fault[1]), {"error": "broken"})
+            if fault[1].isdecimal():
+                return self._answer(int(fault[1]), {"error": "broken"})
+            if fault[1] == "lost":
+                self._answer = lambda *_, **__: None
+                self._route(path)
+            self.close_connection = True
+            return self.connection.close()
         if self.command == "POST" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._answer(401, {"error": "Invalid credentials"})
+        return self._route(path)
+
+    def _route(self, path):
         for pattern, answer in ROUTES:
             match = re.fullmatch(pattern, f"{self.command} {path}")
             if match is not None:
@@ -233,6 +239,19 @@ ROUTES = (
         Handler._file,
     ),
 )
+
+
+VISIT = """
+import os
+import huggingface_hub
+
+constants = huggingface_hub.constants
+constants.HF_HUB_OFFLINE, constants.ENDPOINT, constants.HF_HUB_CACHE = False, {endpoint!r}, {home!r} + "/hub"
+constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+huggingface_hub.hf_api.api.endpoint = constants.ENDPOINT
+os.environ.update(HF_ENDPOINT={endpoint!r}, HF_HOME={home!r}, HF_TOKEN={token!r}, HF_HUB_OFFLINE="0")
+"""
+"""Begins code that asks a Hub of ours, with a cache of its own, in a process that has imported its client before."""
 
 
 @contextmanager

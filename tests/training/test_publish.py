@@ -7,7 +7,7 @@ import sys
 
 import huggingface_hub
 import pytest
-from local_hub import TOKEN, local_hub
+from local_hub import TOKEN, VISIT, local_hub
 from PIL import Image
 from tiny_tuning import tuning_settings
 
@@ -18,6 +18,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.extract import main as extract
 from training.finetuning.adapters import add_adapter, save_adapter
 from training.publish import main
+from training.publishing import upload
 
 
 run_process = subprocess.run  # before tests put something in its place
@@ -79,32 +80,65 @@ def usage_of(files):
     return "\n".join(re.findall(r"```python\n(.*?)```", files["README.md"].decode(), re.DOTALL))
 
 
-def run_elsewhere(code, hub, folder):
-    """Run code in a new process that asks our Hub, with empty caches."""
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home"), "HF_TOKEN": TOKEN, "NO_PROXY": "*"}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-I", "-c", code]
-    return run_process(
-        command, cwd=folder, env=kept | environment, capture_output=True, text=True, check=False, timeout=300
-    )
+@pytest.fixture
+def visit(elsewhere, hub, tmp_path):
+    """Return a function that runs code in a new process that asks our Hub, with empty caches below `tmp_path`."""
+    begin = VISIT.format(endpoint=hub.endpoint, home=str(tmp_path / "home"), token=TOKEN)
+
+    def run(code):
+        done = elsewhere.run(begin + code, tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
-def test_published_names_open_elsewhere(folders, hub, tmp_path, capsys):
+def test_published_names_open_elsewhere(folders, hub, visit, tmp_path, capsys):
     model, adapter = folders
     assert main([str(model), "org/c-radiov4"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{hub.endpoint}/org/c-radiov4/tree/v1"
     assert main([str(adapter), "org/lora", "--base", "org/c-radiov4", "--private"]) == 0
     Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "photo.jpg")
-    files = hub.repositories["models/org/c-radiov4"].commits[hub.repositories["models/org/c-radiov4"].branches["main"]]
-    done = run_elsewhere(OPEN + usage_of(files), hub, tmp_path)
+    repository = hub.repositories["models/org/c-radiov4"]
+    shown = visit(OPEN + usage_of(repository.commits[repository.branches["main"]]))
+    assert "RadioImageFeatureExtractionPipeline" in shown
+    assert "adapter ['default'] tensor(True)" in shown
+    assert "pushed org" in shown
+    cached = {path.name for path in (tmp_path / "home" / "hub").iterdir()}
+    assert {f"models--org--{name}" for name in ("c-radiov4", "lora", "pushed")} <= cached
+    assert hub.unknown == []
+
+
+@pytest.mark.slow
+def test_a_process_that_knows_the_hub_from_its_environment_opens_the_name(folders, hub, tmp_path):
+    """As the test before, but for all that is imported in the process itself."""
+    assert main([str(folders[0]), "org/c-radiov4"]) == 0
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, "NO_PROXY": "*"}
+    code = "from transformers import AutoModel; AutoModel.from_pretrained('org/c-radiov4', trust_remote_code=True)"
+    command = [sys.executable, "-I", "-c", code]
+    done = run_process(command, cwd=tmp_path, env=kept | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "RadioImageFeatureExtractionPipeline" in done.stdout
-    assert "adapter ['default'] tensor(True)" in done.stdout
-    assert "pushed org" in done.stdout
 
 
-def test_published_features_open_elsewhere(folders, hub, tmp_path, monkeypatch):
+def test_what_the_hub_refuses_is_one_line(folders, hub, monkeypatch, capsys):
+    """A wrong token, a server that stays broken, a repository that is there: the command ends, and says what is."""
+    monkeypatch.setattr(upload, "WAITS_S", (0.0,))
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert main([str(folders[0]), "org/name"]) == 1
+    assert hub.repositories == {}
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.faults += [("/commit/", "503")] * 99
+    assert main([str(folders[0]), "org/name"]) == 1
+    assert len(hub.repositories["models/org/name"].commits) == 1  # the empty one that the Hub makes
+    hub.faults.clear()
+    assert main([str(folders[0]), "org/name"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("publish: error: ")]
+    said = ["refuses the token (401)", "The new repository is empty", "org/name exists already. Give `--exist-ok`"]
+    assert [words in line for words, line in zip(said, errors, strict=True)] == [True] * 3
+
+
+def test_published_features_open_elsewhere(folders, hub, visit, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for number in range(3):
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -115,9 +149,7 @@ def test_published_features_open_elsewhere(folders, hub, tmp_path, monkeypatch):
     repository = hub.repositories["datasets/org/features"]
     files = repository.commits[repository.tags["v1"]]
     assert {"README.md", "extraction.json", "pca.safetensors", "data/train-00000-of-00001.parquet"} <= files.keys()
-    done = run_elsewhere(usage_of(files), hub, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[0].startswith("0.png (")
+    assert visit(usage_of(files)).splitlines()[0].startswith("0.png (")
     assert not hub.unknown
 
 

@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import pytest
@@ -85,13 +86,29 @@ def test_a_wrong_token_is_said_and_makes_nothing(send, hub):
     assert len(hub.requests) == 1  # what cannot pass is not asked again
 
 
-@pytest.mark.parametrize("fault", ["drop", "503"])
-@pytest.mark.parametrize("where", ["repos/create", "preupload", "/commit/", "/tag/"])
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [
+        *itertools.product(["repos/create", "preupload", "/commit/", "/tag/"], ["drop", "503"]),
+        *itertools.product(["preupload", "/commit/", "/tag/"], ["lost"]),
+    ],
+)
 def test_what_fails_in_passing_is_asked_again(send, hub, where, fault):
     hub.faults.append((where, fault))
     assert send().endswith("/v1")
     assert hub.faults == []
-    assert len(hub.repositories["models/org/name"].commits) == 2
+    repository = hub.repositories["models/org/name"]
+    assert len(repository.commits) == 2  # also where all was done and only the answer was lost
+    assert repository.tags == {"v1": repository.branches["main"]}
+
+
+def test_a_repository_whose_making_was_not_answered_is_taken_for_anothers(send, hub):
+    """It may be: so nothing goes there before it is allowed."""
+    hub.faults.append(("repos/create", "lost"))
+    with pytest.raises(PublishError, match="org/name exists already"):
+        send()
+    assert len(hub.repositories["models/org/name"].commits) == 1
+    assert send(exist_ok=True).endswith("/v1")
 
 
 def test_what_fails_for_good_leaves_nothing_half_public(send, hub):
