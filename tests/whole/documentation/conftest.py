@@ -17,7 +17,11 @@ from tiny_tuning import tuning_settings
 from conversion.text_tower import canonicalizing
 from modeling_radio import (
     RadioConfig,
+    RadioForDepthEstimation,
     RadioForImageClassification,
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForSemanticSegmentation,
     RadioForZeroShotImageClassification,
     RadioImageProcessor,
     RadioModel,
@@ -29,6 +33,13 @@ from training.finetuning.adapters import add_adapter, save_adapter
 TEXT_WIDTH = 12
 HEAD = {"summary_dim": TEXT_WIDTH, "feature_dim": TEXT_WIDTH, "hidden_size": 24}
 SMALL_DETECTOR = {"detection_hidden_size": 32, "detection_num_queries": 12, "detection_num_layers": 2}
+TUNED = {
+    "pets": RadioForImageClassification,
+    "voc": RadioForSemanticSegmentation,
+    "nyu": RadioForDepthEstimation,
+    "coco": RadioForObjectDetection,
+    "objects": RadioForInstanceSegmentation,
+}
 DEMO_TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
 
 
@@ -84,6 +95,8 @@ def world(tmp_path_factory):
     )
     base = save_model(RadioModel(demo), folder / "runs" / "demo" / "final")
     save_model(RadioForImageClassification(demo), folder / "runs" / "tuned")
+    for name, model_class in TUNED.items():
+        save_model(model_class(demo), folder / "runs" / name / "merged")
     save_tuned(base, folder / "runs" / "pets" / "final", 37)
     save_tuned(base, folder / "runs" / "zoo" / "final", 5)
     save_converted(folder)
