@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import training.teachers.registry
-from training.distillation import trainer
+from training.distillation import inputs, trainer
 from training.distillation.saving.tensor_files import SavedTensors
 from training.recipe import DataRecipe, load_recipe
 from training.teachers.base import Teacher, TeacherOutput
@@ -88,7 +88,7 @@ class NoiseImages(Dataset[Tensor]):
 
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
-    patch.setattr(trainer, "build_training_images", NoiseImages)
+    patch.setattr(inputs, "build_training_images", NoiseImages)
 
 
 def distil(recipe_file: str, output: str, *overrides: str, stop_at: int | None = None) -> Path | None:

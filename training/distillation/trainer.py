@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -20,8 +20,7 @@ from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
 from training.balancing.registry import build_weights, check_can_shard
-from training.data.image_table import Images
-from training.data.sources import stream_fingerprint
+from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets
 from training.distillation.memory import keep_freed_memory
 from training.distillation.optimizers.registry import build_optimizer
 from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
@@ -62,7 +61,6 @@ from training.student.build import (
     checkpoint_blocks,
     compile_blocks,
     regularize,
-    student_patch_size,
 )
 from training.student.ema import MovingAverage
 from training.student.export import export_student
@@ -72,18 +70,10 @@ from training.student.shards import whole_norm
 from training.student.spectral import update_spectral_norms
 from training.student.taps import build_taps, with_taps
 from training.student.warm_start import open_source, standardize_heads, warm_start
-from training.targets.cache_contents import CacheContents
-from training.targets.cached import CachedTargets
 from training.targets.contrasts.registry import build_contrasts
-from training.targets.examples import Example, TargetSource
-from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
-from training.targets.online import OnlineTargets
+from training.targets.examples import Example
 from training.targets.statistics import TeacherStatistics
-from training.teachers.base import Teacher
-from training.teachers.loading import loading_turn
-from training.teachers.registry import check_image_sizes, place_teacher, teacher_of_recipe
 from training.views.batches import Batch, BatchPlan
-from training.views.images import build_training_images
 from training.views.loaders import PartitionStreams
 
 
@@ -162,13 +152,15 @@ class Distiller:
     def _build(self) -> None:
         """Build teachers, student, optimizer, average, statistics and the source of targets."""
         recipe = self.recipe
-        teachers = self._build_teachers()
-        images = self._build_images()
+        teachers = load_teachers(recipe, self.device)
+        images = open_images(recipe, self.accelerator)
         self.model: RadioModel = build_student(recipe, teachers)
         kept_heads = self._warm_start()
         regularize(self.model.to(self.device), recipe)
         matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
         self.taps = build_taps(recipe, self.model)
+        if self.taps is not None:
+            self.accelerator.print(self.taps.describe(), flush=True)
         learner = with_taps(self.model, self.taps).to(self.device)
         optimizer = build_optimizer(learner, recipe.optimizer, matrix_dtype)
         self.statistics = TeacherStatistics(recipe.standardization, teachers, recipe.inner_depths()).to(self.device)
@@ -186,8 +178,8 @@ class Distiller:
         if is_sharded(accelerator):
             self.plan.check_equal_passes()
             check_can_shard(recipe)
-        self.data_fingerprint = self._fingerprint_of(images)
-        self.source = self._build_source(images, teachers)
+        self.data_fingerprint = fingerprint_of(images, recipe, accelerator)
+        self.source = open_targets(recipe, accelerator, images, teachers, self.stop_request)
         self.watch = StepWatch(teachers, self.device)
         self.losses_by_size = LossesBySize(recipe.partitions)
         self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
@@ -233,61 +225,6 @@ class Distiller:
         self.student, self.optimizer = self.accelerator.prepare(learner, optimizer)
         self.parallel_passes = parallel_passes(self.recipe, self.accelerator)
         shard_average(self.accelerator, self.ema.module)
-
-    def _build_images(self) -> Images | PartitionStreams:
-        recipe, accelerator = self.recipe, self.accelerator
-        with accelerator.main_process_first():
-            if recipe.data.streaming:
-                return PartitionStreams.open(recipe, accelerator.process_index, accelerator.num_processes)
-            return build_training_images(recipe.data, is_square=recipe.views.teachers == "cached")
-
-    def _fingerprint_of(self, images: Images | PartitionStreams) -> str:
-        """Return what the main process sees of the data's files; there may be millions of them."""
-        if not self.accelerator.is_main_process:
-            return ""
-        return stream_fingerprint(self.recipe.data) if isinstance(images, PartitionStreams) else images.fingerprint()
-
-    def _build_teachers(self) -> dict[str, Teacher]:
-        """Load the teachers, on each machine one rank after the other; they are never wrapped, trained or saved."""
-        patch_size, inner_depths = student_patch_size(self.recipe), self.recipe.inner_depths()
-        teachers: dict[str, Teacher] = {}
-        with loading_turn():
-            for entry in self.recipe.teachers:
-                teacher = teacher_of_recipe(entry, patch_size)
-                if entry.name in inner_depths:
-                    teacher.use_depths(inner_depths[entry.name])
-                teachers[entry.name] = place_teacher(teacher, entry, self.device)
-        check_image_sizes(self.recipe, teachers)
-        return teachers
-
-    def _build_source(self, images: Images | PartitionStreams, teachers: dict[str, Teacher]) -> TargetSource:
-        patch_size = self.model.config.patch_size
-        if self.recipe.views.teachers == "online":
-            return OnlineTargets(self.recipe, patch_size, images, teachers, self.device)
-        assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
-        contents = self._cache_contents(patch_size, images, teachers)
-        folder = contents.default_folder()
-        if self.recipe.views.cache_dir is not None:
-            folder = Path(self.recipe.views.cache_dir)
-        with self.stop_request:
-            write_feature_cache(
-                folder,
-                contents,
-                images,
-                TeacherAnswers(teachers, contents.cells_per_side, self.device),
-                num_workers=self.recipe.data.num_workers,
-                rank=self.accelerator.process_index,
-                num_ranks=self.accelerator.num_processes,
-                should_stop=lambda: self.stop_request.is_set,
-            )
-        self.accelerator.wait_for_everyone()
-        return CachedTargets(self.recipe, patch_size, FeatureCache(folder, contents), self.device)
-
-    def _cache_contents(self, patch_size: int, images: Images, teachers: dict[str, Teacher]) -> CacheContents:
-        """Return what a cache of this run is made from, as the main process sees it: times of files may differ."""
-        is_main_process = self.accelerator.is_main_process
-        contents = CacheContents.of(self.recipe, patch_size, images, teachers) if is_main_process else None
-        return broadcast_object_list([contents])[0]
 
     # Training
 

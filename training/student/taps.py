@@ -153,6 +153,14 @@ class Taps(nn.Module):
                 head = TapHead(student.config, adaptors[tap.teacher])
                 self.heads[tap.name] = head.apply(student._init_weights)
 
+    def describe(self) -> str:
+        """Return one line that says where the taps are, and whom each block is compared with."""
+        parts = [
+            f"block {block}: " + ", ".join(f"{tap.target} {tap.share:.3g}" for tap in self.taps if tap.block == block)
+            for block in self.blocks
+        ]
+        return f"Taps: {'; '.join(parts)}."
+
     def last_dense_linears(self, target: str) -> list[nn.Linear]:
         """Return the layers that predict some dense features (`Tap.target`), and follow how these are standardized."""
         heads = [cast(TapHead, self.heads[tap.name]) for tap in self.taps if tap.target == target]

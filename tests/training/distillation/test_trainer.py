@@ -32,7 +32,7 @@ import training.views.images
 from foundation.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
 from training.distill import main
-from training.distillation import trainer
+from training.distillation import inputs, trainer
 from training.distillation.saving.checkpoints import CheckpointError
 from training.distillation.saving.manifests import write_manifest
 from training.losses.reductions import REDUCTIONS
@@ -442,7 +442,7 @@ def test_data_that_changed_between_two_sessions_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(trainer, "build_training_images", training.views.images.build_training_images)
+    monkeypatch.setattr(inputs, "build_training_images", training.views.images.build_training_images)
     folder = Path(write_source(kind, 6))
     settings = (f"data={{source: {folder}, num_images: null, shuffle_buffer: 4, streaming: {streaming}}}",)
     distil(recipe_file, "run", *settings, stop_at=1)

@@ -91,6 +91,29 @@ def test_weights_of_teachers_are_drawn_over_time(tmp_path: Path, drawn: list[Fig
     assert lines["a"].get_color() == panels["dense loss"].lines[0].get_color() != lines["b"].get_color()
 
 
+def test_losses_of_taps_have_their_teachers_color_and_a_style_for_each_block(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    series: dict[str, Curve] = {
+        "features/a": (STEPS, [0.9, 0.8, 0.7]),
+        "features/b": (STEPS, [0.8, 0.7, 0.6]),
+        "tap_features/a@5": (STEPS, [1.0, 0.9, 0.8]),
+        "tap_features@32px/a@11": (STEPS, [3.0, 2.0, 1.0]),
+        "tap_features@64px/a@11": (STEPS, [1.0, 1.0, 1.0]),
+        "tap_summary/b@11": (STEPS, [0.5, 0.4, 0.3]),
+        "weight/taps": (STEPS, [0.25, 0.25, 0.1]),
+    }
+    draw_progress(series, tmp_path / "progress.png")
+    panels = panels_of(drawn[0])
+    assert list(panels) == ["dense loss", "dense loss of taps", "summary loss of taps"]
+    colors = {str(line.get_label()): line.get_color() for line in panels["dense loss"].lines}
+    lines = {str(line.get_label()): line for line in panels["dense loss of taps"].lines}
+    assert {name: line.get_color() for name, line in lines.items()} == {"a@5": colors["a"], "a@11": colors["a"]}
+    assert lines["a@5"].get_linestyle() != lines["a@11"].get_linestyle()
+    assert np.asarray(lines["a@11"].get_ydata()).tolist() == [2.0, 1.5, 1.0]
+    assert [line.get_color() for line in panels["summary loss of taps"].lines] == [colors["b"]]
+
+
 def test_measurements_are_drawn_by_resolution_and_teacher(tmp_path: Path, drawn: list[Figure]) -> None:
     series: dict[str, Curve] = {
         "fixed_pattern/32px": (STEPS, [0.3, 0.2, 0.1]),

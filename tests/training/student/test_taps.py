@@ -77,6 +77,9 @@ def test_taps_on_the_same_block_are_added_up() -> None:
         Tap(5, "b", 0.5),
     ]
     assert plan_taps(recipe_of(weight=0), config) == []
+    taps = build_taps(recipe_of(windows=[2]), RadioModel(config))
+    assert taps is not None
+    assert taps.describe() == "Taps: block 2: a 1, b 1; block 5: a 0.5, b 0.5."
 
 
 def test_who_gets_no_share_has_no_head() -> None:

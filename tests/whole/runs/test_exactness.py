@@ -66,7 +66,7 @@ def test_signal_before_the_first_step_ends_the_run_at_once(recipe_file: str, mon
         Path("waiting").touch()
         time.sleep(60)
 
-    monkeypatch.setattr("training.distillation.trainer.build_training_images", wait)
+    monkeypatch.setattr("training.distillation.inputs.build_training_images", wait)
     process = os.fork()
     if process == 0:
         tiny.distil(recipe_file, "run")

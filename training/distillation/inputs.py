@@ -1,0 +1,103 @@
+"""What a run learns from: its images, its teachers, and what turns both into targets, as the recipe says."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from foundation.interruption import StopRequest
+from training.data.image_table import Images
+from training.data.sources import stream_fingerprint
+from training.recipe import Recipe
+from training.student.build import student_patch_size
+from training.targets.cache_contents import CacheContents
+from training.targets.cached import CachedTargets
+from training.targets.examples import TargetSource
+from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.online import OnlineTargets
+from training.teachers.base import Teacher
+from training.teachers.loading import loading_turn
+from training.teachers.registry import check_image_sizes, place_teacher, teacher_of_recipe
+from training.views.images import build_training_images
+from training.views.loaders import PartitionStreams
+
+
+def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionStreams:
+    """Open the training images, by number or as streams of this rank."""
+    with accelerator.main_process_first():
+        if recipe.data.streaming:
+            return PartitionStreams.open(recipe, accelerator.process_index, accelerator.num_processes)
+        return build_training_images(recipe.data, is_square=recipe.views.teachers == "cached")
+
+
+def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe, accelerator: Accelerator) -> str:
+    """Return what the main process sees of the data's files; there may be millions of them."""
+    if not accelerator.is_main_process:
+        return ""
+    return stream_fingerprint(recipe.data) if isinstance(images, PartitionStreams) else images.fingerprint()
+
+
+def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
+    """Load the teachers, on each machine one rank after the other; they are never wrapped, trained or saved."""
+    patch_size, inner_depths = student_patch_size(recipe), recipe.inner_depths()
+    teachers: dict[str, Teacher] = {}
+    with loading_turn():
+        for entry in recipe.teachers:
+            teacher = teacher_of_recipe(entry, patch_size)
+            if entry.name in inner_depths:
+                teacher.use_depths(inner_depths[entry.name])
+            teachers[entry.name] = place_teacher(teacher, entry, device)
+    check_image_sizes(recipe, teachers)
+    return teachers
+
+
+def open_targets(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    images: Images | PartitionStreams,
+    teachers: dict[str, Teacher],
+    stop_request: StopRequest,
+) -> TargetSource:
+    """Return the source of a run's examples; teachers' features are cached first where the recipe says so.
+
+    Args:
+        recipe: The recipe.
+        accelerator: All ranks must take part.
+        images: By number, or streams.
+        teachers: By name.
+        stop_request: Ends the writing of a cache.
+
+    Raises:
+        RecipeError: If a cache is of other contents, or a window does not fit its images.
+        Interrupted: If asked to stop while a cache is written; what is there of it stays.
+    """
+    patch_size = student_patch_size(recipe)
+    if recipe.views.teachers == "online":
+        return OnlineTargets(recipe, patch_size, images, teachers, accelerator.device)
+    assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
+    contents = _cache_contents(recipe, accelerator, images, teachers)
+    folder = contents.default_folder() if recipe.views.cache_dir is None else Path(recipe.views.cache_dir)
+    with stop_request:
+        write_feature_cache(
+            folder,
+            contents,
+            images,
+            TeacherAnswers(teachers, contents.cells_per_side, accelerator.device),
+            num_workers=recipe.data.num_workers,
+            rank=accelerator.process_index,
+            num_ranks=accelerator.num_processes,
+            should_stop=lambda: stop_request.is_set,
+        )
+    accelerator.wait_for_everyone()
+    return CachedTargets(recipe, patch_size, FeatureCache(folder, contents), accelerator.device)
+
+
+def _cache_contents(
+    recipe: Recipe, accelerator: Accelerator, images: Images, teachers: dict[str, Teacher]
+) -> CacheContents:
+    """Return what a cache of this run is made from, as the main process sees it: times of files may differ."""
+    contents = None
+    if accelerator.is_main_process:
+        contents = CacheContents.of(recipe, student_patch_size(recipe), images, teachers)
+    return broadcast_object_list([contents])[0]
