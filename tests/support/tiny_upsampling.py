@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.data.image_table import Images
-from training.recipe import RunOptions
+from training.recipe_sections.networks import RunOptions
 from training.teachers.base import Teacher, TeacherOutput
 from training.teachers.featsharp import UpsampledTeacher
 from training.upsampling.answers import Answers

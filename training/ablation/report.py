@@ -14,7 +14,7 @@ from training.ablation.measures import EXPLANATIONS, is_higher_better
 from training.ablation.raw_results import HELD_OUT, HeldOutSums, StudyResults, load_raw, load_runs
 from training.ablation.statistics import Difference, draw_sources, holm, paired_difference
 from training.ablation.study import Comparison, OpenedStudy
-from training.recipe import DEFAULT_BATCH_SIZE
+from training.recipe_sections.images import DEFAULT_BATCH_SIZE
 
 
 CONCLUSIONS = "conclusions.md"

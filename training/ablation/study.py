@@ -14,7 +14,8 @@ from foundation.errors import did_you_mean
 from foundation.fields import read_yaml
 from foundation.settings import load, require
 from training.ablation.measures import check_measure
-from training.recipe import Named, Recipe, RecipeError, RecipeSection, load_recipe
+from training.recipe import Recipe, RecipeError, RecipeSection, load_recipe
+from training.recipe_sections.base import Named
 from training.student.build import check_student_views
 
 

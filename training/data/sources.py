@@ -13,7 +13,8 @@ from foundation.settings import hash_of
 from modeling_radio.messages_radio import did_you_mean
 from training.data.decoding import EncodedImage
 from training.data.image_folder import files_fingerprint, image_files, no_images_error
-from training.recipe import DataRecipe, SourceRecipe
+from training.recipe import DataRecipe
+from training.recipe_sections.images import SourceRecipe
 
 
 if TYPE_CHECKING:

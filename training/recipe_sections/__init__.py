@@ -1,1 +1,1 @@
-"""Sections of a recipe that fill a file of their own; `training/recipe.py` has the others and the whole."""
+"""The sections of a recipe: every setting, with its type, its rule and what it does."""

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from foundation.settings import differences, hash_of, with_defaults
 from training.data.image_table import Images
-from training.recipe import DataRecipe, Recipe, RecipeError, RunOptions, TeacherRecipe
+from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe
+from training.recipe_sections.networks import RunOptions
 
 
 DEFAULT_ROOT = Path("runs") / "cache"

@@ -40,7 +40,7 @@ from transformers.image_utils import (
 )
 
 from modeling_radio.resolution_radio import round_to_step
-from training.recipe import RunMode, RunOptions
+from training.recipe_sections.networks import RunMode, RunOptions
 from training.teachers.depths import BlockListener
 from training.teachers.featsharp import FeatSharp
 from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.resolution_radio import round_to_step
-from training.recipe import Precision
+from training.recipe_sections.networks import Precision
 from training.teachers.base import (
     CLIP_MEAN,
     CLIP_STD,

@@ -13,7 +13,8 @@ import torch
 
 from modeling_radio.messages_radio import check_choice, did_you_mean
 from training.demo_kit.packages import fetch_if_available
-from training.recipe import Recipe, RunOptions, TeacherRecipe
+from training.recipe import Recipe, TeacherRecipe
+from training.recipe_sections.networks import RunOptions
 from training.teachers.base import (
     DEFAULT_GRID_STRIDE,
     Teacher,

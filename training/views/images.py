@@ -13,7 +13,8 @@ from training.data.image_table import Images, ImageTable, Split
 from training.data.sources import DEMO_SOURCES, is_image_folder, open_table
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.images import DemoImages
-from training.recipe import DataRecipe, SourceRecipe
+from training.recipe import DataRecipe
+from training.recipe_sections.images import SourceRecipe
 
 
 DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: what the first study needed for a student from nothing

@@ -8,7 +8,8 @@ import pytest
 
 from training.data.decoding import decode_rgb
 from training.data.sources import expand_braces, is_image_folder, open_stream, open_table, stream_fingerprint
-from training.recipe import DataRecipe, SourceRecipe
+from training.recipe import DataRecipe
+from training.recipe_sections.images import SourceRecipe
 
 
 def source_of(source: str, **options) -> SourceRecipe:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.recipe import RunOptions
+from training.recipe_sections.networks import RunOptions
 from training.teachers.base import Teacher, TeacherOutput, resample_features, resize_images, tokens_to_map
 from training.teachers.featsharp import FeatSharp, UpsamplerConfig
 

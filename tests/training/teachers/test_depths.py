@@ -5,7 +5,7 @@ import torch
 from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 
-from training.recipe import RunOptions
+from training.recipe_sections.networks import RunOptions
 from training.teachers.base import Teacher, TeacherOutput
 from training.teachers.depths import BlockListener, longest_list
 

@@ -6,7 +6,7 @@ import torch
 from training.data.decoding import crop_to_shape, to_tensor
 from training.demo_kit.drawing import load_photograph
 from training.demo_kit.packages import PackageUnavailableError, fetch_package, package_named
-from training.recipe import RunOptions
+from training.recipe_sections.networks import RunOptions
 from training.teachers.embedded import _timm_key, _torchvision_key
 from training.teachers.registry import build_teacher
 

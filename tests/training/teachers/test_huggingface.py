@@ -22,7 +22,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from training.recipe import RunOptions
+from training.recipe_sections.networks import RunOptions
 from training.teachers.registry import build_teacher
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.recipe import DataRecipe, SourceRecipe
+from training.recipe import DataRecipe
+from training.recipe_sections.images import SourceRecipe
 from training.views.images import build_training_images
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from small_recipes import small_recipe
 
-from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, SourceRecipe, TeacherRecipe, ViewsRecipe
+from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
+from training.recipe_sections.images import SourceRecipe
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images
 from training.views.loaders import PartitionStreams, ViewLoader, build_view_loader

@@ -3,7 +3,7 @@ import tiny_distillation as tiny
 import torch
 
 from training.distillation.watching.held_out_views import View
-from training.recipe import RunOptions
+from training.recipe_sections.networks import RunOptions
 
 
 @pytest.mark.parametrize("size", [32, 48, 96, 128, 432])
