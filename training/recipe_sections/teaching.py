@@ -110,8 +110,10 @@ class TapsRecipe(RecipeSection):
 
     @model_validator(mode="after")
     def _check(self) -> "TapsRecipe":
-        is_ascending = bool(self.depths) and sorted(set(self.depths)) == self.depths
-        require(is_ascending, "depths", self.depths, "at least one share above 0 and at most 1, in ascending order")
+        percents = [round(100 * depth) for depth in self.depths]  # by which targets are called
+        is_ascending = bool(percents) and sorted(self.depths) == self.depths and len(set(percents)) == len(percents)
+        rule = "at least one share above 0 and at most 1, in ascending order and a hundredth apart"
+        require(is_ascending, "depths", self.depths, rule)
         if isinstance(self.scheme, str) and self.scheme != "all":
             rule = f"three shares with `scheme` {self.scheme!r}, or give a matrix with a row for each"
             require(len(self.depths) == 3, "depths", self.depths, rule)

@@ -160,9 +160,9 @@ class Teacher(nn.Module):
         self.train(False)
 
     def use_depths(self, depths: Sequence[float]) -> None:
-        """Answer with maps of blocks on the way too: as further channels of the features, `feature_dim` for each.
+        """Let calls return maps of blocks on the way too: as further channels of the features, `feature_dim` for each.
 
-        Call it once, before the network is compiled.
+        `answer` leaves them out. Call it once, before the network is compiled.
 
         Args:
             depths: Shares of the network's blocks, above 0 and at most 1.
@@ -254,7 +254,7 @@ class Teacher(nn.Module):
         rows, cols = height // self.grid_stride, width // self.grid_stride
         images, home = pixel_values.to(self.mean.device, non_blocking=True), pixel_values.device
         ((summary, features),) = self([[resize_images(images, size) for size in self.input_sizes(rows, cols)]])
-        features = resample_features(features, rows, cols).contiguous()
+        features = resample_features(features[:, : self.feature_dim], rows, cols).contiguous()
         return TeacherOutput(None if summary is None else summary.to(home), features.to(home))
 
     def train(self, mode: bool = True) -> Teacher:

@@ -100,6 +100,7 @@ def test_roles_are_needed_only_where_they_decide() -> None:
         ({"scheme": [[1, 0], [0, 1]]}, r"^`taps.scheme` must be a row for each of `depths` \(3\) with three numbers"),
         ({"scheme": "strict", "depths": [0.5, 1]}, "^`taps.depths` must be three shares with `scheme` 'strict'"),
         ({"depths": [0.5, 0.5]}, "^`taps.depths` must be at least one share above 0 .* in ascending order"),
+        ({"depths": [0.331, 0.332]}, "in ascending order and a hundredth apart"),
         ({"depths": [0.5, 1.5]}, "^`taps.depths` must be "),
         ({"weight": -1}, "^`taps.weight` must be a number of at least 0, or null, got -1"),
     ],

@@ -1,5 +1,6 @@
 """Heads on the trunk's way: where they are, what they read, how far their gradients go, and what is left of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 import training.teachers.registry
 from modeling_radio import RadioConfig, RadioModel
+from training.distillation.stages import run_recipe
 from training.distillation.watching.run_history import RunHistory
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe_sections.teaching import TAP_SCHEMES
@@ -325,11 +327,16 @@ class TestRuns:
         distil(recipe_file, "off", *settings, "taps.weight=0")
         assert not torch.equal(last_state("on")[QKV.format(0)], last_state("off")[QKV.format(0)])
 
-    def test_targets_at_the_matching_depth(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_targets_at_the_matching_depth(
+        self, recipe_file: str, write_source: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "deep", DeepTeacher)
         settings = (*ON, "teachers.semantic.kind=deep", "teachers.segmenter.kind=deep", "taps.targets=matching")
         partition = "partitions=[{name: low, sizes_px: [32, 48], batch_size: 4, accumulation_steps: 2}]"
-        distil(recipe_file, "whole", *settings, partition)
+        folder = write_source("folder", 40)
+        shown = f"logging={{picture_source: {folder}, metrics_every_steps: 8, picture_every_steps: 8}}"
+        distil(recipe_file, "whole", *settings, partition, shown)
+        assert Path("whole/pictures/step-8.png").is_file()
         distil(recipe_file, "parts", *settings, partition, stop_at=4)
         distil(recipe_file, "parts", *settings, partition)
         whole = last_state("whole")
@@ -357,6 +364,19 @@ class TestRuns:
         with pytest.raises(RecipeError, match=r"^`taps\.depths` must be such that each is a block of its own"):
             distil(recipe_file, "run", *deep, "student.config.vitdet_num_global=1", "partitions.low.vitdet_windows=[1]")
         assert not Path("run/checkpoints").exists()
+
+    def test_a_stage_may_have_taps_of_its_own(self, recipe_file: str) -> None:
+        stages = (
+            "stages=[{name: one, taps: {scheme: all}, schedule: {num_steps: 2}},"
+            " {name: two, schedule: {num_steps: 2}}, {name: three, taps: {weight: 0.5}, schedule: {num_steps: 2}}]"
+        )
+        final = run_recipe(load_recipe(recipe_file, [*ON, "taps.scheme=null", stages]), Path("run"))
+        heads = [set(taps_of(f"run/stages/{name}", 2)) for name in ("one", "two", "three")]
+        assert heads[0]
+        assert not heads[1]
+        assert heads[2] == heads[0]  # of the same names, and new
+        assert final is not None
+        assert RadioModel.from_pretrained(final).radio_model.adaptors.keys() == {"semantic", "segmenter"}
 
     def test_teachers_of_one_partition_only(self, recipe_file: str) -> None:
         partitions = (

@@ -6,7 +6,7 @@ from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 
 from training.recipe_sections.networks import RunOptions
-from training.teachers.base import Teacher, TeacherOutput
+from training.teachers.base import Teacher, TeacherOutput, resize_images
 from training.teachers.depths import BlockListener, longest_list
 
 
@@ -44,10 +44,11 @@ def test_features_of_blocks_follow_the_last_ones_and_change_nothing_else() -> No
     pixel_values = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     plain, teacher = Blocks().answer(pixel_values), Blocks()
     teacher.use_depths([0.25, 0.5, 1.0])
-    summary, features = teacher.answer(pixel_values)
+    ((summary, features),) = teacher([[pixel_values]])
     assert torch.equal(summary, plain.summary)
     last, *inner = features.chunk(4, dim=1)
     assert torch.equal(last, plain.features)
+    assert torch.equal(teacher.answer(pixel_values).features, plain.features)  # as pictures and measurements ask
     torch.testing.assert_close(inner[2], normed(last))
     first = Blocks()
     del first.layers[1:]
@@ -64,10 +65,11 @@ def test_every_run_mode_treats_them_like_the_last_ones(run: RunOptions) -> None:
     pixel_values = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     teacher = Blocks()
     teacher.set_run_mode(run)
-    plain = teacher.answer(pixel_values)
+    inputs = [[resize_images(pixel_values, size) for size in teacher.input_sizes(4, 4)]]
+    ((_, plain),) = teacher(inputs)
     teacher.use_depths([0.5])
-    last, inner = teacher.answer(pixel_values).features.chunk(2, dim=1)
-    torch.testing.assert_close(last, plain.features)
+    last, inner = teacher(inputs)[0].features.chunk(2, dim=1)
+    torch.testing.assert_close(last, plain)
     assert inner.shape == last.shape
     assert inner.isfinite().all()
 

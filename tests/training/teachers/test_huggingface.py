@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from training.recipe_sections.networks import RunOptions
+from training.teachers.base import resize_images
 from training.teachers.registry import build_teacher
 
 
@@ -234,11 +235,13 @@ def test_blocks_of_each_class_answer_on_the_same_grid(folders, name):
     pixel_values = torch.rand(2, 3, 64, 96)
     plain = teacher.answer(pixel_values)
     teacher.use_depths([0.5])
-    last, inner = teacher.answer(pixel_values).features.chunk(2, dim=1)
-    assert torch.equal(last, plain.features)
+    assert torch.equal(teacher.answer(pixel_values).features, plain.features)
+    images = resize_images(pixel_values, teacher.input_sizes(4, 6)[0])
+    last, inner = teacher([[images]])[0].features.chunk(2, dim=1)
+    assert last.shape[1] == teacher.feature_dim
     assert len(teacher.blocks()) == SIZES["num_hidden_layers"]
     assert inner.shape == last.shape
     assert inner.std() > 1e-2
     assert (inner - last).abs().mean() > 1e-3
-    row = teacher.answer(pixel_values[1:]).features.chunk(2, dim=1)[1]
+    row = teacher([[images[1:]]])[0].features.chunk(2, dim=1)[1]
     torch.testing.assert_close(row, inner[1:], atol=1e-5, rtol=1e-4)
