@@ -287,8 +287,6 @@ class Distiller:
             self.statistics.update(example.targets)
         self.statistics.end_step()
         self.weights.end_step()
-        if self.contrasts is not None:
-            self.contrasts.end_step()
         if self._is_trunk_frozen:
             reshard(self.student)  # what is not run backward stays gathered
             if is_replicated(self.accelerator):
@@ -375,6 +373,8 @@ class Distiller:
             self._count_bad_step(values)
         else:
             self.skipped.end_row()
+            if self.contrasts is not None:
+                self.contrasts.end_step()
             self.optimizer.step()
             reshard(self.ema.module)
             self.ema.update_parameters(self.model)

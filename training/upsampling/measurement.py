@@ -19,14 +19,17 @@ from training.upsampling.answers import Answers, Example
 from training.upsampling.views import SAMPLES, view_of_map
 
 
+# "tiles alone" is no way to run a teacher: it says what its view of the whole image adds.
 METHODS: dict[str, Callable[[FeatSharp, Example], Tensor]] = {
     "bilinear": lambda _, example: resample_features(example.whole, *example.tiles.shape[2:]),
+    "tiles alone": lambda _, example: example.tiles,
     "tiles": lambda _, example: add_detail(example.whole, example.tiles),
     "FeatSharp": lambda upsampler, example: upsampler(example.whole, example.tiles, example.images),
 }
 MEASURES = {
     "to_larger": "error to a larger run",
-    "detail": "error of its detail",
+    "coarse": "of its coarse part",
+    "detail": "of its detail",
     "views": "error of views",
 }
 
@@ -55,6 +58,7 @@ def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: 
             errors = _errors_of_views(fine, example, center)
             if larger is not None:
                 errors |= _sums("to_larger", fine, larger, center)
+                errors |= _sums("coarse", *(F.avg_pool2d(each, answers.factor) for each in (fine, larger)), center)
                 errors |= _sums("detail", _detail(fine, answers.factor), _detail(larger, answers.factor), 0.0)
             found[name].append(errors)
     return found

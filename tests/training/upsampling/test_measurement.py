@@ -22,6 +22,20 @@ def test_errors_are_shares_of_the_variance(upsampler, monkeypatch):
     assert summarize(measure(upsampler, answers, num_images=1, num_views=2))["tiles"]["to_larger"] == 0
 
 
+def test_the_error_to_a_larger_run_has_a_coarse_part_and_detail(upsampler, monkeypatch):
+    answers = tiny_answers(num_images=2)
+    larger = [answers.larger(index) for index in range(2)]
+    wrong_everywhere = iter([each + 1 for each in larger])
+    monkeypatch.setitem(METHODS, "tiles", lambda *_: next(wrong_everywhere))
+    checkered = torch.ones(8, 8).where(torch.arange(8)[:, None] % 2 == torch.arange(8) % 2, -1)
+    wrong_within_cells = iter([each + checkered for each in larger])
+    monkeypatch.setitem(METHODS, "tiles alone", lambda *_: next(wrong_within_cells))
+    summary = summarize(measure(upsampler, answers, num_images=2, num_views=1))
+    assert summary["tiles"]["detail"] == pytest.approx(0, abs=1e-9)
+    assert summary["tiles alone"]["coarse"] == pytest.approx(0, abs=1e-9)
+    assert min(summary["tiles"]["coarse"], summary["tiles alone"]["detail"]) > 0.01
+
+
 def test_teacher_of_one_size_has_the_error_of_views_only(upsampler):
     answers = tiny_answers(num_images=2)
     answers.teacher.runs_at_any_size = False

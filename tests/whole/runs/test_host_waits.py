@@ -31,6 +31,7 @@ ON_THE_CPU = {
     "position_cache_radio.py": "used only there",
     "layout_radio.py:__init__": "a pack's grids, which the trainer leaves there",
     "ema.py": "counts its updates there",
+    "contrasts/summaries.py": "counts what banks have there",
 }
 NUM_STEPS, ESTIMATION_STEPS = 7, 5
 
@@ -84,6 +85,8 @@ def _has_mask(args: tuple) -> bool:
         ("cached", "adamw", ["optimizer.trunk_frozen_steps=3"]),
         ("online", "muon", ["damp={sigma: 0.1}"]),
         ("online", "lamb", [*tiny.PACKED, "partitions.low.accumulation_steps=2"]),
+        ("online", "adamw", ["contrastive={weight: 0.1, kind: dense}", "balancing={method: dwa}"]),
+        ("online", "adamw", ["contrastive={weight: 0.1}", "balancing={method: teacher_dropping}"]),
     ],
 )
 def test_a_step_waits_once(recipe_file: str, views: str, optimizer: str, more: list[str]) -> None:

@@ -59,7 +59,7 @@ class Contrasts(nn.Module):
 
     @abstractmethod
     def end_step(self) -> None:
-        """Go on to the next step."""
+        """Keep what a later step needs; not called after a step with numbers that are not finite, which is skipped."""
 
 
 class StepRows(NamedTuple):

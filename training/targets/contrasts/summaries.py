@@ -44,8 +44,7 @@ class EmbeddingBank(nn.Module):
         return (self.total + rows.double().sum(0)) / (int(self.num_added) + len(rows))
 
     def add(self, rows: Tensor) -> None:
-        """Put rows in place of the oldest ones; those that are not finite are left out."""
-        rows = rows[torch.isfinite(rows).all(1)]
+        """Put rows in place of the oldest ones."""
         self.total += rows.double().sum(0)
         first, size = int(self.num_added), len(self.rows)
         self.num_added += len(rows)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import tiny_distillation as tiny
 import torch
 from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, distil, last_state
 
@@ -11,6 +12,8 @@ from training.distillation.saving.tensor_files import SavedTensors
 from training.distillation.watching.run_history import RunHistory
 from training.losses.contrastive import SUMMARY_CONTRASTS
 from training.recipe import ContrastiveRecipe, RecipeError
+from training.teachers.base import TeacherOutput
+from training.teachers.registry import TEACHER_KINDS
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
@@ -69,6 +72,27 @@ def test_resume_is_exact_while_the_bank_fills_and_later(recipe_file: str, middle
     banks = [SavedTensors(Path(run, "checkpoints/step_00000008"), "contrasts") for run in ("whole", "parts")]
     assert_same_tensors(*({key: bank.read(key) for key in bank.shapes} for bank in banks))
     assert int(banks[0].read("banks.semantic.num_added")) == 32
+
+
+class FailsOnce(tiny.TinyTeacher):
+    """Gives NaN in its fifth batch: two are for calibration."""
+
+    num_batches = 0
+
+    def encode(self, pixel_values: torch.Tensor) -> TeacherOutput:
+        self.num_batches += 1
+        output = super().encode(pixel_values)
+        assert output.summary is not None
+        return output._replace(summary=output.summary * (float("nan") if self.num_batches == 5 else 1))
+
+
+def test_nothing_of_a_step_that_is_skipped_enters_a_bank(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TEACHER_KINDS, "fails_once", FailsOnce)
+    distil(recipe_file, "run", *EIGHT, "contrastive.weight=0.1", "teachers.semantic.kind=fails_once")
+    bank = SavedTensors(Path("run/checkpoints/step_00000008"), "contrasts")
+    assert int(bank.read("banks.semantic.num_added")) == 7 * 4
+    assert torch.isfinite(bank.read("banks.semantic.rows")).all()
+    assert torch.isfinite(bank.read("banks.semantic.total")).all()
 
 
 def test_resume_of_the_dense_kind_is_exact(recipe_file: str) -> None:

@@ -25,12 +25,6 @@ def test_the_first_in_is_the_first_out() -> None:
     torch.testing.assert_close(bank.mean_with(rows_of(12))[0], bank.total.new_tensor(6.5))
 
 
-def test_a_bank_takes_nothing_that_is_not_finite() -> None:
-    bank = EmbeddingBank(4, 2, CPU)
-    bank.add(rows_of(1, float("nan"), 3))
-    assert bank.filled[:, 0].tolist() == [1, 3]
-
-
 def test_no_bank_at_all() -> None:
     bank = EmbeddingBank(0, 2, CPU)
     bank.add(rows_of(1, 2))
