@@ -56,10 +56,10 @@ class Blocks(Images):
         return self.images[index]
 
 
-def tiny_answers(num_images: int = 8, factor: int = 2) -> Answers:
+def tiny_answers(num_images: int = 8, factor: int = 2, largest_view: float = 1.0) -> Answers:
     teacher = PatternTeacher("pattern")
     teacher.set_run_mode(RunOptions(run_mode="fixed"))
-    return Answers(teacher, Blocks(num_images, factor * SIDE), factor, seed=0)
+    return Answers(teacher, Blocks(num_images, factor * SIDE), factor, seed=0, largest_view=largest_view)
 
 
 def tiny_trainer(output: Path, **changes: Any) -> UpsamplerTrainer:
@@ -67,4 +67,4 @@ def tiny_trainer(output: Path, **changes: Any) -> UpsamplerTrainer:
     options |= {"learning_rate": 1e-2, "num_images": 8, "save_every": 4}
     settings = UpsamplerSettings(teacher="pattern", output=output, **{**options, **changes})
     form = UpsampledTeacher("pattern", None, {}, 6, SIDE, GRID)
-    return UpsamplerTrainer(settings, form, tiny_answers())
+    return UpsamplerTrainer(settings, form, tiny_answers(largest_view=settings.largest_view))

@@ -12,6 +12,7 @@ from training.targets.cache_contents import weights_fingerprint
 from training.teachers.registry import teacher_of_recipe
 from training.train_upsampler import main
 from training.upsampling.measurement import METHODS
+from training.upsampling.views import draw_view
 
 
 FAST = ["num_steps=8", "learning_rate=0.01", "warmup_steps=0", "batch_size=2", "views=2", "num_views=2"]
@@ -87,3 +88,15 @@ def test_wrong_upsamplers_are_refused(recipe_with_pattern, tmp_path):
 def test_unknown_teacher_is_one_line(recipe_with_pattern, tmp_path, capsys):
     assert main(["segmnter", "--recipe", recipe_with_pattern, TEACHERS]) == 1
     assert "Did you mean 'segmenter'" in capsys.readouterr().err
+
+
+def test_views_are_as_large_as_was_asked(recipe_with_pattern, monkeypatch, tmp_path):
+    asked = set()
+
+    def draw(*arguments, largest):
+        asked.add(largest)
+        return draw_view(*arguments, largest=largest)
+
+    monkeypatch.setattr("training.upsampling.answers.draw_view", draw)
+    assert train(recipe_with_pattern, tmp_path, "num_steps=1", "largest_view=0.5", "measured_images=0") == 0
+    assert asked == {0.5}

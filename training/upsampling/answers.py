@@ -93,11 +93,13 @@ class Answers:
         images: Squares of `factor` times its input size.
         factor: Tiles along a side.
         seed: Decides the views, and in training the weights and the order of the images.
+        largest_view: Largest side of a view over the image's.
     """
 
-    def __init__(self, teacher: Teacher, images: Images, factor: int, seed: int) -> None:
+    def __init__(self, teacher: Teacher, images: Images, factor: int, seed: int, *, largest_view: float = 1.0) -> None:
         assert teacher.run.input_size_px is not None
         self.teacher, self.images, self.factor, self.seed = teacher, images, factor, seed
+        self.largest_view = largest_view
         self.size = teacher.run.input_size_px
         self._kept: dict[tuple[int, int | str], Tensor] = {}
 
@@ -111,7 +113,8 @@ class Answers:
 
     def view(self, index: int, number: int) -> View:
         """Return view `number` of an image; the first is the whole."""
-        return draw_view(self.factor * self.size, self.seed, index, number) if number else WHOLE
+        side, largest = self.factor * self.size, self.largest_view
+        return draw_view(side, self.seed, index, number, largest=largest) if number else WHOLE
 
     def of_view(self, index: int, number: int) -> Tensor:
         """Return the features of a view, `(1, feature_dim, grid, grid)`."""

@@ -58,7 +58,8 @@ def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: 
             errors = _errors_of_views(fine, example, center)
             if larger is not None:
                 errors |= _sums("to_larger", fine, larger, center)
-                errors |= _sums("coarse", *(F.avg_pool2d(each, answers.factor) for each in (fine, larger)), center)
+                coarse, wanted = (F.avg_pool2d(each, answers.factor) for each in (fine, larger))
+                errors |= _sums("coarse", coarse, wanted, center)
                 errors |= _sums("detail", _detail(fine, answers.factor), _detail(larger, answers.factor), 0.0)
             found[name].append(errors)
     return found

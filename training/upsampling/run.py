@@ -33,7 +33,7 @@ def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
     size = teacher.run.input_size_px
     assert size is not None
     images = open_images(recipe.data, settings.factor * size, settings.num_images, "train")
-    answers = Answers(teacher, images, settings.factor, recipe.seed)
+    answers = Answers(teacher, images, settings.factor, recipe.seed, largest_view=settings.largest_view)
     form = upsampled_teacher(teacher, entry.kind, entry.source, entry.options)
     trainer = UpsamplerTrainer(settings, form, answers)
     trainer.run(folder)

@@ -9,6 +9,9 @@ from pydantic import Field
 from training.recipe import RecipeCommand
 
 
+MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
+
+
 class UpsamplerSettings(RecipeCommand):
     """What shall be trained.
 
@@ -21,6 +24,8 @@ class UpsamplerSettings(RecipeCommand):
         num_steps: Optimizer steps.
         batch_size: Images of a step.
         views: Views of an image in a step, beside the whole.
+        largest_view: Largest side of a view over the image's; below 1 the whole image is no view either. At 0.5 all
+            views show as much as a tile does, at the scale of a larger run.
         num_images: Different images that are trained on.
         num_views: Different views of each of them: a teacher's answers are remembered, so that few make a step cheap.
         learning_rate: Peak; FeatSharp's.
@@ -40,6 +45,7 @@ class UpsamplerSettings(RecipeCommand):
     num_steps: int = Field(3000, gt=0)
     batch_size: int = Field(4, gt=0)
     views: int = Field(4, gt=0)
+    largest_view: float = Field(1.0, ge=MIN_SHARE, le=1)
     num_images: int = Field(4000, gt=0)
     num_views: int = Field(4, gt=0)
     learning_rate: float = Field(5e-4, gt=0)

@@ -64,13 +64,14 @@ class UpsamplerTrainer(nn.Module):
     def loss(self, example: Example) -> Tensor:
         """Return the mean squared error of the views, 1 for who answers the mean."""
         network = self.upsampler
+        first = 0 if self.settings.largest_view == 1 else 1  # the first view is the whole image
         fine = network.sharpen(network.standardize(example.whole), network.standardize(example.tiles), example.images)
         # A teacher's answer has its pattern of positions, wherever the view lies: what moves with the image is content.
         errors = [
             F.mse_loss(
                 self.reader(fine, views, target.shape[-1]) + network.centered_pattern(), network.standardize(target)
             )
-            for views, target in zip(example.views, example.targets, strict=True)
+            for views, target in zip(example.views[first:], example.targets[first:], strict=True)
         ]
         return torch.stack(errors).mean()
 

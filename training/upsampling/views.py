@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from foundation.seeds import make_generator
 from training.teachers.base import resize_images
+from training.upsampling.settings import MIN_SHARE
 
 
-MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
 SAMPLES = 4  # our choice: points of a fine map per side of a coarse cell
 
 
@@ -36,11 +36,11 @@ class View(NamedTuple):
 WHOLE = View(0.0, 0.0, 1.0, False)
 
 
-def draw_view(size_px: int, seed: int, *labels: int | str) -> View:
-    """Return a random view whose edges lie between pixels of an image of this side."""
+def draw_view(size_px: int, seed: int, *labels: int | str, largest: float = 1.0) -> View:
+    """Return a random view, at most this share of an image's side, whose edges lie between its pixels."""
     generator = make_generator(seed, "view", *labels)
     share, row, col, flip = torch.rand(4, generator=generator).tolist()
-    side = round(size_px * (MIN_SHARE + (1 - MIN_SHARE) * share))
+    side = round(size_px * (MIN_SHARE + (largest - MIN_SHARE) * share))
     top, left = (round((size_px - side) * place) for place in (row, col))
     return View(top / size_px, left / size_px, side / size_px, flip < 0.5)
 

@@ -30,6 +30,16 @@ def test_held_out_views_agree_better_and_the_map_is_another(tmp_path):
     assert summary["FeatSharp"]["to_larger"] < summary["bilinear"]["to_larger"]
 
 
+@pytest.mark.parametrize("largest", [1.0, 0.5])
+def test_small_views_leave_out_what_the_teacher_says_of_the_whole(largest, tmp_path):
+    trainer = tiny_trainer(tmp_path, largest_view=largest)
+    trainer.fit_statistics()
+    example = trainer.answers.example([0, 1], [1, 2])
+    assert all((view.side == 0.5) == (largest == 0.5) for views in example.views[1:] for view in views)
+    other = example._replace(targets=torch.cat([example.targets[:1] + 1, example.targets[1:]]))
+    assert (trainer.loss(other) == trainer.loss(example)) == (largest == 0.5)
+
+
 def test_a_run_that_was_stopped_ends_the_same(tmp_path):
     whole, first = (tiny_trainer(tmp_path / name, num_steps=10) for name in ("whole", "first"))
     whole.run(tmp_path / "whole")

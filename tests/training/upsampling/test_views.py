@@ -17,6 +17,12 @@ def test_views_lie_inside_and_differ():
     assert draw_view(4096, 1, 3, 5) != views[3 * 8 + 5]
 
 
+def test_views_may_be_as_small_as_tiles():
+    views = [draw_view(4096, 0, number, largest=0.5) for number in range(8)]
+    assert {view.side for view in views} == {0.5}
+    assert len(set(views)) == 8
+
+
 @pytest.mark.parametrize("is_mirrored", [False, True])
 def test_a_map_is_seen_where_the_image_is(is_mirrored):
     image = F.interpolate(torch.rand(1, 3, 5, 5), 64, mode="bicubic").clamp(0, 1)
