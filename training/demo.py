@@ -7,13 +7,13 @@ card, `results.json`, the picture `features.png`, the run's own, `pictures/progr
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize, to_pil_image
+from torchvision.transforms.v2.functional import to_pil_image
 from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
@@ -24,13 +24,12 @@ from modeling_radio import RadioModel
 from training.demo_kit.evaluation_sets import photographs
 from training.distillation.saving.output_lock import sole_run
 from training.distillation.trainer import Distiller
-from training.evaluation.data.base import Stacked
 from training.evaluation.data.demo import load_photographs
-from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.report.closing_page import Drawing, write_closing_page
+from training.evaluation.shifted import shifted_maps, window_of
 from training.evaluation.students import StudentEvaluation
 from training.pictures.features import draw_columns, feature_columns
 from training.recipe import Recipe, RecipeCommand
@@ -40,11 +39,13 @@ from training.teachers.registry import reachable_teachers
 
 
 PICTURE_LICENSE = "CC0-1.0"  # of the photographs shown: the picture may be published anywhere
-PICTURE_SCALE = 2  # our choice: photographs are shown at twice the training resolution, for finer feature maps
+PICTURE_SHIFTS = 4  # our choice: cells for each patch and direction: at 128 px the grid of an image of 512 px
+PICTURE_PX = 512  # our choice: side of the photographs as they are drawn
 PICTURE_CAPTION = (
-    "Dense features as their three principal components (red, green, blue). "
-    "An adaptor is drawn in the basis and range of its teacher: equal colors mean equal features.\n"
-    "Of the backbones the mean over images at each place is taken off first: what is left depends on the image."
+    "Dense features as three principal components of the foreground (red, green, blue), four cells for each patch and "
+    "direction, from shifted images. An adaptor is drawn along the directions of its teacher,\n"
+    "in a range of its own: x2 means that it is half as wide, for who is not sure answers nearer to the mean. Right: "
+    "cosine of every place with the one in the ring, of the backbone's features."
 )
 MAX_PHOTOGRAPHS = 5  # our choice: as many rows as fit a screen
 PAGE = "index.html"
@@ -52,7 +53,7 @@ PROGRESS_PICTURE = Path("pictures") / "progress.png"
 
 # What the bar expects of a machine like ours, two cores of an AMD EPYC with bfloat16; it corrects itself as it goes.
 SECONDS_OF_PHASES = {"fetch": 10.0, "references": 37.0}
-SECONDS_OF_SEED = {"evaluate": 24.0, "draw": 10.0, "reopen": 6.0}
+SECONDS_OF_SEED = {"evaluate": 24.0, "draw": 6.0, "reopen": 6.0}
 CACHED_IMAGES_PER_SECOND = 62.0
 SECONDS_PER_IMAGE = 0.006
 """Of a training step."""
@@ -153,27 +154,20 @@ def draw_features(evaluation: StudentEvaluation, before: RadioModel, after: Radi
     """Draw held-out photographs beside the features of teachers, adaptors and backbones."""
     chosen = photographs(evaluation.data.assets, license=PICTURE_LICENSE)
     chosen = (chosen or photographs(evaluation.data.assets))[:MAX_PHOTOGRAPHS]
-    size = min(after.preferred_resolution.height * PICTURE_SCALE, after.max_resolution)
-    images = load_photographs(chosen, size)
+    size, patch = evaluation.size_px, evaluation.patch_size
+    images = load_photographs(chosen, size + patch)
 
-    def answers(model: FeatureModel, pictures: Tensor, adaptors: frozenset[str] = frozenset()) -> StoredFeatures:
-        wanted = Wanted(dense=True, adaptors=adaptors)
-        return FeatureStore().extract(model, Stacked(pictures), "", wanted, size_px=size, description="pictures")
+    def answers(model: FeatureModel, adaptors: Sequence[str] = ()) -> Mapping[str, Tensor]:
+        return shifted_maps(model, images, size_px=size, shifts=PICTURE_SHIFTS, adaptors=adaptors)
 
-    def dense_without_position(model: RadioModel) -> Tensor:
-        """Features less their mean over held-out images at each place, so that positions do not fill the colors."""
-        many = resize(evaluation.data.unlabeled, [size, size], antialias=True)
-        student = evaluation.student(model)
-        return answers(student, images).maps() - answers(student, many).maps().mean(dim=0)
-
-    said = answers(evaluation.student(after), images, frozenset(evaluation.teachers))
+    said = answers(evaluation.student(after), list(evaluation.teachers))
     columns = feature_columns(
-        images,
-        teachers={name: answers(evaluation.teacher(name), images).maps() for name in evaluation.teachers},
-        adaptors={name: said.maps(adaptor=name) for name in evaluation.teachers},
+        window_of(load_photographs(chosen, PICTURE_PX), size, patch),
+        teachers={name: answers(evaluation.teacher(name))[""] for name in evaluation.teachers},
+        adaptors={name: said[name] for name in evaluation.teachers},
         backbones={
-            "backbone\nbefore training": dense_without_position(before),
-            "backbone\ndistilled": dense_without_position(after),
+            "backbone\nbefore training": answers(evaluation.student(before))[""],
+            "backbone\ndistilled": said[""],
         },
     )
     draw_columns(columns, path, caption=PICTURE_CAPTION)

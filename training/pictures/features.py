@@ -11,12 +11,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from foundation.files import write_file
+from training.pictures.foreground import clearest, foreground_map, most_salient_places
+from training.pictures.similarity import marked, similarity_colors, similarity_maps
 
 
 CELL_INCHES = 1.3
 GAP_INCHES = 0.22
 TITLE_INCHES = 0.55
 DPI = 160
+PERCENTILE = 2.0
+STRETCH_THAT_IS_SAID = 1.05  # our choice: less is not seen
 
 
 @dataclass(frozen=True)
@@ -35,35 +39,53 @@ class PcaBasis:
     low: Tensor
     high: Tensor
 
+    def project(self, features: Tensor) -> Tensor:
+        """Return the projections of features `(num_images, dim, rows, cols)`, `(num_images, rows, cols, 3)`."""
+        return (features.movedim(1, -1).double() - self.mean) @ self.components
 
-def fit_pca_basis(features: Tensor, *, percentile: float = 2.0) -> PcaBasis:
+    def with_range_of(self, features: Tensor, *, percentile: float = PERCENTILE) -> PcaBasis:
+        """Return the same directions with the range that other features fill, `(num_images, dim, rows, cols)`."""
+        limits = torch.tensor([percentile / 100, 1 - percentile / 100], dtype=torch.float64)
+        low, high = self.project(features).flatten(0, 2).quantile(limits, dim=0)
+        return PcaBasis(self.mean, self.components, low, high)
+
+    def width(self) -> float:
+        """Return the width of the range, the mean over the directions."""
+        return float((self.high - self.low).mean())
+
+
+def fit_pca_basis(features: Tensor, *, foreground: Tensor | None = None, percentile: float = PERCENTILE) -> PcaBasis:
     """Find the three directions along which dense features vary most.
 
     Args:
         features: `(num_images, dim, rows, cols)` with `dim >= 3`.
+        foreground: Places whose features choose the directions, bool `(num_images, rows, cols)`; None takes all. The
+            range is that of all places. Of a student's backbone three directions of all places say which image a
+            patch is from and where it lies; three of the foreground say more of what is there (training/LOG.md).
         percentile: Share in percent of the tokens cut off at each end of the color range, so that a few
             outlier patches do not wash out the picture. 2 is our choice.
 
     Returns:
         The basis; the sign of a direction is chosen so that its largest entry is positive.
+
+    References:
+        Components of the foreground: DINOv2's pictures (https://arxiv.org/abs/2304.07193, figure 1).
     """
-    tokens = features.movedim(1, -1).flatten(0, 2).double()
-    mean = tokens.mean(dim=0)
-    _, vectors = torch.linalg.eigh(torch.cov(tokens.T))  # ascending eigenvalues
+    tokens = features.movedim(1, -1).double()
+    chosen = tokens.flatten(0, 2) if foreground is None else tokens[foreground]
+    mean = chosen.mean(dim=0)
+    _, vectors = torch.linalg.eigh(torch.cov(chosen.T))  # ascending eigenvalues
     components = vectors[:, -3:].flip(1)
     largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
     components = components * largest.sign()
-    projections = (tokens - mean) @ components
-    limits = torch.tensor([percentile / 100, 1 - percentile / 100], dtype=torch.float64)
-    low, high = projections.quantile(limits, dim=0)
-    return PcaBasis(mean, components, low, high)
+    unbounded = PcaBasis(mean, components, torch.zeros(3), torch.ones(3))
+    return unbounded.with_range_of(features, percentile=percentile)
 
 
 def pca_colors(features: Tensor, basis: PcaBasis) -> Tensor:
     """Project features `(num_images, dim, rows, cols)` to RGB in [0, 1], `(num_images, rows, cols, 3)`."""
-    projections = (features.movedim(1, -1).double() - basis.mean) @ basis.components
     span = (basis.high - basis.low).clamp(min=1e-12)
-    return ((projections - basis.low) / span).clamp(0, 1).float()
+    return ((basis.project(features) - basis.low) / span).clamp(0, 1).float()
 
 
 @dataclass(frozen=True)
@@ -89,23 +111,31 @@ def feature_columns(
 ) -> list[Column]:
     """Color the features of some photographs for `draw_columns`.
 
-    An adaptor is drawn in its teacher's basis and range: equal colors mean equal features.
+    All maps must be of one grid. Their components are those of the foreground of the teacher that shows it clearest.
 
     Args:
         photographs: uint8 RGB, `(num_photographs, 3, height, width)`.
-        teachers: Dense features per teacher name, `(num_photographs, dim, rows, cols)`.
+        teachers: Dense features per teacher name, `(num_photographs, dim, rows, cols)`; at least one.
         adaptors: The student's answer for the same names.
         backbones: Dense features drawn in a basis of their own, per title.
 
     Returns:
-        The photographs, each teacher with its adaptor, and the backbones.
+        The photographs with a marked place, each teacher with its adaptor, the backbones, and how alike the backbones
+        hold every place to the marked one.
     """
-    columns = [photograph_column(photographs)]
+    things = foreground_map(clearest(teachers.values()))
+    foreground, places = things > 0, most_salient_places(things)
+    shown = photograph_column(photographs)
+    columns = [Column(shown.title, marked(shown.images, places, things.shape[1:]))]
     for name, features in teachers.items():
-        basis = fit_pca_basis(features)
+        basis = fit_pca_basis(features, foreground=foreground)
         columns += [teacher_column(name, features, basis), adaptor_column(name, adaptors[name], basis)]
     for index, (title, features) in enumerate(backbones.items()):
-        columns.append(Column(title, pca_colors(features, fit_pca_basis(features)), starts_group=index == 0))
+        colors = pca_colors(features, fit_pca_basis(features, foreground=foreground))
+        columns.append(Column(title, colors, starts_group=index == 0))
+    for index, (title, features) in enumerate(backbones.items()):
+        colors = similarity_colors(similarity_maps(features, places))
+        columns.append(Column(f"alike the ring:\n{title}".replace("backbone\n", ""), colors, starts_group=index == 0))
     return columns
 
 
@@ -120,8 +150,16 @@ def teacher_column(name: str, features: Tensor, basis: PcaBasis) -> Column:
 
 
 def adaptor_column(name: str, features: Tensor, basis: PcaBasis) -> Column:
-    """Return an adaptor's answer as a column beside its teacher's, whose basis is given."""
-    return Column(f"student's adaptor\n{name}", pca_colors(features, basis), starts_group=False)
+    """Return an adaptor's answer as a column beside its teacher's, whose basis is given.
+
+    The directions are the teacher's, the range is the adaptor's own. Who learns by squared errors answers nearer to the
+    mean the less it is sure of, so that within the teacher's range a half-trained adaptor is nearly uniform. The title
+    says how many times narrower its range is, where it is.
+    """
+    own = basis.with_range_of(features)
+    times = basis.width() / max(own.width(), 1e-12)
+    stretched = f" x{times:.1f}" if times >= STRETCH_THAT_IS_SAID else ""
+    return Column(f"student's adaptor{stretched}\n{name}", pca_colors(features, own), starts_group=False)
 
 
 def draw_columns(columns: Sequence[Column], path: Path, *, caption: str = "") -> None:

@@ -2,7 +2,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.pictures.features import draw_columns, feature_columns, fit_pca_basis, pca_colors
+from training.pictures.features import adaptor_column, draw_columns, feature_columns, fit_pca_basis, pca_colors
+from training.pictures.foreground import foreground_map, most_salient_places
 
 
 @pytest.fixture
@@ -29,18 +30,42 @@ def test_colors_fill_the_range_and_ignore_outliers(features):
     assert colors[..., 0].std() > 0.15
 
 
-def test_equal_features_get_equal_colors_in_the_teachers_basis(features):
+def test_components_of_the_foreground_are_not_those_of_all(features):
+    foreground = torch.zeros(4, 6, 6, dtype=torch.bool)
+    foreground[:, :3] = True
+    features[:, 5, :3] = 0.0  # what varies most varies around things only
+    basis = fit_pca_basis(features, foreground=foreground)
+    assert basis.components.argmax(dim=0).tolist()[:2] == [2, 0]
+    assert fit_pca_basis(features).components.argmax(dim=0)[0] == 5
+    colors = pca_colors(features, basis)
+    assert colors[:, 3:].std() > 0.1, "what is around things is drawn too"
+
+
+def test_columns_of_a_picture(features):
     photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    columns = feature_columns(photographs, {"a": features}, {"a": features.clone()}, {"backbone": features * 3})
+    columns = feature_columns(photographs, {"a": features}, {"a": features.clone()}, {"backbone\nx": features * 3})
     assert [column.title for column in columns] == [
         "photograph",
         "teacher\na",
         "student's adaptor\na",
-        "backbone",
+        "backbone\nx",
+        "alike the ring:\nx",
     ]
-    assert torch.equal(columns[1].images, columns[2].images)
-    scaled = feature_columns(photographs, {"a": features}, {"a": features * 3}, {})
-    assert not torch.equal(scaled[1].images, scaled[2].images)
+    assert torch.equal(columns[1].images, columns[2].images), "equal features have equal colors"
+    assert columns[0].images.amax() > 0, "the ring"
+    brightest = columns[4].images.sum(-1).flatten(1).argmax(dim=1)
+    ring = [row * 6 + col for row, col in most_salient_places(foreground_map(features))]
+    assert brightest.tolist() == ring
+
+
+def test_an_unsure_adaptor_is_not_uniform_and_says_how_far_it_was_stretched(features):
+    mean = features.mean(dim=(0, 2, 3), keepdim=True)
+    unsure = mean + (features - mean) / 4
+    basis = fit_pca_basis(features)
+    column = adaptor_column("a", unsure, basis)
+    assert column.title == "student's adaptor x4.0\na"
+    torch.testing.assert_close(column.images, pca_colors(features, basis), atol=1e-4, rtol=0)
+    assert pca_colors(unsure, basis).std() < 0.1, "in the range of the teacher"
 
 
 def test_pictures_are_written_whole(features, tmp_path):

@@ -23,11 +23,14 @@ from training.teachers.base import Teacher
 
 
 NUM_PICTURE_IMAGES = 4  # our choice: as many rows as can be compared at a glance
-CAPTION = "Step {step}. Principal components of dense features; an adaptor is drawn in the colors of its teacher."
+CAPTION = (
+    "Step {step}. Principal components of dense features; an adaptor is drawn along those of its teacher, in a range "
+    "of its own."
+)
 
 
 class HeldOutPictures:
-    """Draws the student's adaptors beside their teachers, in the same colors.
+    """Draws the student's adaptors beside their teachers, along the same directions.
 
     The teachers answer once, here; a picture needs one pass of the student. Nothing draws random numbers.
 
