@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TIMEOUT = timedelta(days=1)
+"""Our choice: so far apart ranks that share images may come to their end; NCCL would give up after ten minutes."""
 _GLOO_TRANSPORT = "/gloo/transport/"
 """In the errors of gloo's connections, which have no class of their own: the source file that raised them."""
 
@@ -39,7 +42,7 @@ def device_of_process() -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        return torch.device(PartialState(cpu=not has_gpu).device or "cpu")
+        return torch.device(PartialState(cpu=not has_gpu, timeout=TIMEOUT).device or "cpu")
     return torch.device("cuda" if has_gpu else "cpu")
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from foundation.command_line import Command
-from foundation.ranks import on_first_rank, rank_and_count
+from foundation.ranks import rank_and_count
 from training.extraction.settings import ExtractionSettings
 
 
@@ -43,8 +43,8 @@ def _extract(settings: ExtractionSettings) -> None:
         importlib.import_module("faiss")
     extraction = open_extraction(settings)
     written = extract(extraction)
-    has_license = on_first_rank(lambda: finish(extraction, written))
-    if rank_and_count()[0] == 0:
+    if rank_and_count()[0] == 0:  # the others need not wait for it
+        has_license = finish(extraction, written)
         print(
             f"{settings.output}: {written}."
             + ("" if has_license else " Its card names no license yet: --license ID does.")

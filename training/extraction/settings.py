@@ -20,7 +20,7 @@ class SourceSettings(Settings):
 
     Attributes:
         data: Folder of images, with or without sub-folders for classes and splits; `.parquet` or `.tar` files, a
-            pattern or a folder of them; a data set that `datasets` saved; or `hub:ORG/NAME`.
+            pattern or a folder of them; a data set that `datasets` saved; `hub:ORG/NAME`; or demo.
         image_column: Column of the images; the first of the usual names where it is left out.
         id_column: Column with a name for each row; by default the image's path in its folder, the key in its webdataset
             shard, or its number.

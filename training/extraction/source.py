@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 from foundation.errors import first_few
 from foundation.settings import hash_of
@@ -22,8 +26,10 @@ from training.data.labeled.layouts import (
 )
 from training.data.labeled.opening import HUB_PREFIX, IMAGE_COLUMNS, choose_column, open_class_folders, open_tables
 from training.data.labeled.readable import image_paths, readable_tables
+from training.data.sources import DEMO_SOURCES
+from training.evaluation.data.opening import open_data
 from training.evaluation.data.rows import DecodedImages, choose_rows, place_of, table_state
-from training.evaluation.data.tables import COLUMNS
+from training.evaluation.data.tables import COLUMNS, DataOptions
 from training.extraction.settings import SourceSettings
 
 
@@ -39,6 +45,8 @@ SPLITS: SplitNames = {
 """What the splits may be called; a source without splits is all train."""
 KEY = "__key__"
 """Column of webdataset shards."""
+DEMO_SIZE_PX = 256
+"""Our choice: at which the demo's images are drawn; a checkpoint's processor makes them smaller where it wants to."""
 _IMAGE, _ID = "image", "__id__"
 
 
@@ -91,7 +99,10 @@ def open_source(settings: SourceSettings) -> dict[str, SourceSplit]:
     """
     source = str(settings.data)
     names: SplitNames = SPLITS if settings.splits is None else {name: (name,) for name in settings.splits}
-    tables = open_tables(source, lambda path: _read_folder(path, names), names)
+    if source in DEMO_SOURCES:
+        tables = _demo_tables(source)
+    else:
+        tables = open_tables(source, lambda path: _read_folder(path, names), names)
     missing = [name for name in settings.splits or () if name not in tables]
     if missing:
         check_choice("splits", missing[0], list(tables))
@@ -122,6 +133,8 @@ def image_state(split: SourceSplit) -> dict[str, Any]:
 def name_of(source: str) -> tuple[str, str | None]:
     """Return what a source may be called in public, and its id on the Hub where it is there."""
     path = Path(source).expanduser()
+    if source in DEMO_SOURCES:
+        return source, None
     if path.exists() or "*" in source or "{" in source:
         return path.absolute().name, None
     hub_id = source.removeprefix(HUB_PREFIX)
@@ -147,6 +160,8 @@ def _kept_columns(settings: SourceSettings, table: Dataset, image: str) -> list[
         return [name for name in classes if cast(Any, table.features[name]).num_classes > 1][:1]
     for name in settings.keep:
         check_choice("keep", name, [each for each in table.column_names if each != image])
+        if hasattr(table.features[name], "decode_example"):
+            raise ValueError(f"`keep` must name columns without pictures, got {name!r}. Leave it out.")
     return list(dict.fromkeys(settings.keep))
 
 
@@ -154,7 +169,7 @@ def _with_ids(table: Dataset, image: str, settings: SourceSettings, split: str) 
     """Return a table with a name for each row, no two of one split alike."""
     if settings.id_column is not None:
         check_choice("id_column", settings.id_column, table.column_names)
-        ids = [str(value) for value in table[settings.id_column]]
+        ids = list(map(str, _values(table, settings.id_column)))
         twice = [name for name, count in Counter(ids).items() if count > 1]
         if twice:
             raise ValueError(
@@ -173,7 +188,32 @@ def _usual_ids(table: Dataset, image: str, source: str, split: str) -> Sequence[
         folder = Path(source).expanduser()
         found = [place_of(Path(str(path)), folder) for path in paths]
     elif KEY in table.column_names:
-        found = [str(key) for key in table[KEY]]
+        found = list(map(str, _values(table, KEY)))
     if found and len(set(found)) == len(found):
         return found
     return [f"{split}-{number:09d}" for number in range(len(table))]
+
+
+def _values(table: Dataset, column: str) -> list[Any]:
+    return table.select_columns([column])[:][column]
+
+
+def _demo_tables(source: str) -> Tables:
+    """Return the objects of known classes of the demo, as files of PNG."""
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    part = open_data(source, DataOptions(), size_px=DEMO_SIZE_PX).part("labels")
+    features = Features({_IMAGE: Image(), "label": ClassLabel(names=list(part.class_names))})
+    tables = {}
+    for name, examples in (("train", part.train), ("test", part.test)):
+        assert examples is not None
+        assert examples.labels is not None
+        rows = [{"bytes": _png(examples.images[number]), "path": None} for number in range(len(examples))]
+        tables[name] = Dataset.from_dict({_IMAGE: rows, "label": examples.labels.tolist()}, features=features)
+    return tables
+
+
+def _png(image: Tensor) -> bytes:
+    content = io.BytesIO()
+    to_pil_image(image).save(content, "png")
+    return content.getvalue()

@@ -1,11 +1,14 @@
 import io
 import shutil
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
+from training.evaluation.data.base import Examples, Part, Stacked
+from training.extraction import source
 from training.extraction.settings import SourceSettings
 from training.extraction.source import name_of, open_source
 
@@ -81,10 +84,28 @@ def test_webdataset_shards_name_images_by_their_keys(pictures, tmp_path):
     assert split.ids() == ["train-000000000", "train-000000001", "train-000000002"]
 
 
+def test_the_demos_objects_have_their_classes(monkeypatch):
+    images = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    examples = Examples(Stacked(images), "x", torch.tensor([1, 0]))
+    part = Part("objects", examples, examples, ("red", "green"))
+    monkeypatch.setattr(source, "open_data", lambda *arguments, **options: SimpleNamespace(part={"labels": part}.get))
+    splits = opened("demo")
+    assert list(splits) == ["train", "test"]
+    assert splits["test"].ids() == ["test-000000000", "test-000000001"]
+    assert splits["test"].kept_features["label"].names == ["red", "green"]
+    assert splits["train"].kept(0, 2)["label"].to_pylist() == [1, 0]
+    assert (splits["train"].images[1] == 1).all()
+    assert opened("demo")["train"].fingerprint == splits["train"].fingerprint
+    assert name_of("demo") == ("demo", None)
+
+
 def test_what_is_missing_is_named(table, tmp_path):
+    table = table.map(lambda row: {"more": row["image"]})
     table.to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(ValueError, match=r"`keep` must be one of .*'caption'.* got 'captoin'\. Did you mean 'caption'"):
         opened(tmp_path / "rows.parquet", keep=["captoin"])
+    with pytest.raises(ValueError, match="`keep` must name columns without pictures, got 'more'"):
+        opened(tmp_path / "rows.parquet", image_column="image", keep=["more"])
     with pytest.raises(ValueError, match=r"`id_column` must name each image once, got 'number' with 7 more than once"):
         opened(tmp_path / "rows.parquet", id_column="number")
     with pytest.raises(ValueError, match=r"`splits` must be one of .*'train'.* got 'extra'"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from training.data.decoding import EncodedImage, SkippedImages
 from training.data.labeled.layouts import Tables
@@ -42,14 +42,20 @@ def _readable_table(table: Dataset, split: str, skipped: SkippedImages) -> Datas
 
 
 def image_paths(table: Dataset, column: str) -> list[str | None]:
-    """Return the files of the images in a column; None where the table itself has the image, or there is none."""
+    """Return the files of the images in a column; None where the table itself has the image, or there is none.
+
+    The images that lie in the table are not read, which may be many gigabytes.
+    """
     from datasets import Image
 
     if not isinstance(table.features[column], Image):
         return [None] * len(table)
-    encoded = table.select_columns([column]).cast_column(column, Image(decode=False))
-    rows = cast(Any, encoded[column])
-    return [row["path"] if row is not None and row["bytes"] is None else None for row in rows]
+    paths: list[str | None] = []
+    for chunk in table.data.column(column).chunks:
+        is_there = zip(chunk.field("path").to_pylist(), chunk.field("bytes").is_null().to_pylist(), strict=True)
+        paths += [path if is_alone else None for path, is_alone in is_there]
+    order = table._indices
+    return paths if order is None else [paths[row] for row in order.column(0).to_pylist()]
 
 
 def _is_readable(path: str | None, skipped: SkippedImages) -> bool:

@@ -44,4 +44,8 @@ def test_images_in_the_table_itself_have_no_path(tmp_path):
     table = Dataset.from_dict({"image": rows, "target": [0, 1, 2]}, features=features)
     assert image_paths(table, "image") == [None, str(tmp_path / "1.png"), None]
     assert image_paths(table, "target") == [None] * 3
+    chosen = table.select([2, 1]).add_column("more", [1, 2])
+    assert image_paths(chosen, "image") == [None, str(tmp_path / "1.png")]
+    assert image_paths(table.select([1]).select([0, 0]), "image") == [str(tmp_path / "1.png")] * 2
+    assert image_paths(table.select(range(1, 3)), "image") == [str(tmp_path / "1.png"), None]
     assert len(readable_tables({"train": table})["train"]) == 3
