@@ -58,14 +58,15 @@ def build_card(
     config = _read_config(checkpoint)
     results = results or Results(measurements=[])
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
-    source = model_id or PLACEHOLDER
+    source, tables = model_id or PLACEHOLDER, build_tables(results.measurements)
     shown: dict[str, Any] = {
         "title": title,
         "license": license,
         "results": results,
-        "tables": build_tables(results.measurements),
+        "tables": tables,
         "student": STUDENT,
         "num_seeds": len({measurement.seed for measurement in results.measurements} - {None}),
+        "has_intervals": any("[" in cell for table in tables for _, cells in table.rows for cell in cells),
     }
     if is_adapter(checkpoint):
         return build_adapter_card(checkpoint, config, source, shown)

@@ -98,4 +98,9 @@ def nvidia_license(version: str | None) -> License | None:
 
 def binding_teachers(teachers: Iterable[Source]) -> list[Source]:
     """Return the teachers whose license may have a say in a student: all that are not permissive, or unknown."""
-    return [teacher for teacher in teachers if not PERMISSIVE.fullmatch(teacher.license.strip())]
+    return [teacher for teacher in teachers if not all(map(_is_permissive, teacher.license.split(";")))]
+
+
+def _is_permissive(part: str) -> bool:
+    """Return whether a license is, also of a part of something: "MIT" as well as "the base is Apache-2.0"."""
+    return PERMISSIVE.fullmatch(part.rpartition(" is ")[2].strip()) is not None

@@ -126,8 +126,8 @@ class Parity:
             [
                 output,
                 _window(window),
-                f"{max(each.max_abs for each in members):.1e}",
-                f"{max(each.relative for each in members):.1e}",
+                _difference(max(each.max_abs for each in members)),
+                _difference(max(each.relative for each in members)),
                 f"{min(each.cosine for each in members):.7f}",
             ]
             for (window, output), members in groups.items()
@@ -148,7 +148,7 @@ class Parity:
     def summary(self) -> dict[str, Any]:
         """Return what a text says around the tables: all but these."""
         sizes = list(dict.fromkeys(agreement.size for agreement in self.agreements))
-        return {"sizes": sizes, "worst": f"{self.worst.relative:.1e}", "tolerance": f"{self.tolerance:g}"}
+        return {"sizes": sizes, "worst": _difference(self.worst.relative), "tolerance": f"{self.tolerance:g}"}
 
 
 def find_parity(folder: Path) -> Parity | None:
@@ -158,3 +158,7 @@ def find_parity(folder: Path) -> Parity | None:
 
 def _window(window: int | None) -> str:
     return "global" if window is None else f"windows of {window}"
+
+
+def _difference(value: float) -> str:
+    return f"{value:.1e}" if value else "0"

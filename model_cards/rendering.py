@@ -16,6 +16,10 @@ from modeling_radio import RadioConfig
 
 PLACEHOLDER = "ORG/NAME"
 """What the code of a card opens until it is published: `training.publish` writes the real name in its place."""
+UNPUBLISHED = (
+    f"`{PLACEHOLDER}` stands for the name that it will have on the Hub; until then, give the path of this folder.\n\n"
+)
+"""Stands above the code of a card that has no name yet; `training.publish` leaves it out."""
 TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word means nothing
 _AT_START = re.compile(r"[#=]|[+-](?=[\s+-]|$)|\d+(?=[.)](\s|$))")  # of headings, rules and lists
@@ -44,6 +48,7 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
         config=config,
         card_data=Raw(card_data.to_yaml()),
         source=source,
+        unpublished=Raw(UNPUBLISHED if source == PLACEHOLDER else ""),
         native_differences=[Raw(sentence) for sentence in config.native_differences()],
         task=pipeline_tag(config),
         **_architecture(config),

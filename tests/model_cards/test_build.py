@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from documentation import PROJECT
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 from PIL import Image
@@ -87,6 +88,29 @@ def test_results_sources_and_remarks_are_listed(checkpoint):
     assert "| seconds | train 12.0 |" in text
     assert "12.0 s in all.\n" in text
     assert "energy" not in text.lower()  # nothing was measured
+
+
+def test_intervals_are_explained_where_there_are_any(checkpoint):
+    bounded = [dataclasses.replace(each, low=each.value - 0.1, high=each.value + 0.1) for each in RESULTS.measurements]
+    explained = "In brackets: 95 % intervals over resampled images."
+    assert explained in build_card(checkpoint, dataclasses.replace(RESULTS, measurements=bounded)).text
+    assert explained not in build_card(checkpoint, RESULTS).text
+
+
+def test_code_comes_before_everything_that_is_measured(checkpoint):
+    headings = re.findall("^## (.*)", build_card(checkpoint, RESULTS).text, re.MULTILINE)
+    assert headings[:3] == ["Model overview", "Usage", "Teachers"]
+
+
+def test_what_the_code_takes_is_what_the_package_does(checkpoint):
+    (line,) = re.findall(r"It takes `pip install (.*)`", build_card(checkpoint).text)
+    (wanted,) = [each for each in PROJECT["dependencies"] if each.startswith("transformers")]
+    assert f'"{wanted}"' in line
+
+
+def test_a_name_that_is_missing_is_explained_and_only_then(checkpoint):
+    assert "`ORG/NAME` stands for the name" in build_card(checkpoint).text
+    assert "stands for the name" not in build_card(checkpoint, model_id="org/name").text
 
 
 def numbers(text: str) -> list[str]:

@@ -25,9 +25,18 @@ def test_nvidias_licenses_follow_the_version(version, license):
 
 
 def test_only_permissive_licenses_ask_for_nothing():
-    licenses = ["MIT", "Apache-2.0", "BSD-3-Clause", "GPL-3.0", "CC-BY-NC-4.0", "see its origin", ""]
+    licenses = [
+        "MIT",
+        "Apache-2.0",
+        "BSD-3-Clause",
+        "MIT; the base is Apache-2.0",
+        "GPL-3.0",
+        "CC-BY-NC-4.0",
+        "see its origin",
+    ]
+    licenses += ["", "MIT; the base is GPL-3.0", "SAM License; MIT", "MIT or not"]
     teachers = [Source(text, "teacher", text, "here") for text in licenses]
-    assert [teacher.license for teacher in binding_teachers(teachers)] == licenses[3:]
+    assert [teacher.license for teacher in binding_teachers(teachers)] == licenses[4:]
 
 
 @pytest.mark.parametrize(

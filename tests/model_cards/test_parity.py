@@ -41,6 +41,8 @@ def test_each_row_is_the_worst_of_all_sizes():
         ["sam3 features", "windows of 8", "4.0e-06", "5.5e-07", "1.0000000"],
     ]
     assert PARITY.worst == PARITY.agreements[2]
+    equal = replace(PARITY, agreements=[Agreement("512x512", None, "summary", 0.0, 0.0, 1.0)])
+    assert equal.rows() == [["summary", "global", "0", "0", "1.0000000"]]
 
 
 def test_every_figure_of_the_tables_is_in_the_file():

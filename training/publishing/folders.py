@@ -14,7 +14,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from model_cards.adapters import BASE_PLACEHOLDER, is_adapter
 from model_cards.build import WEIGHTS
 from model_cards.metadata import HUB_ID
-from model_cards.rendering import PLACEHOLDER, read_card
+from model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
 
 
 CARD = "README.md"
@@ -78,7 +78,7 @@ def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publicat
             else f"model_cards.build {folder} --license ID`"
         )
         raise ValueError(f"{folder} has no card. `python -m {how} writes it.")
-    card = (folder / CARD).read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
+    card = (folder / CARD).read_text(encoding="utf-8").replace(UNPUBLISHED, "").replace(PLACEHOLDER, repo_id)
     if kind == "adapter":
         named, files[ADAPTER_CONFIG_NAME] = _adapter_config(folder, base)
         card = _with_base(card, named)

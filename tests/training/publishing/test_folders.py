@@ -10,7 +10,8 @@ def test_the_card_opens_the_published_name(model_folder):
     publication = read_folder(model_folder, "org/c-radiov4")
     assert 'AutoModel.from_pretrained("org/c-radiov4", trust_remote_code=True)' in publication.card
     assert "ORG/NAME" not in publication.card
-    assert "ORG/NAME" in (model_folder / CARD).read_text()  # the folder stays as it is
+    assert "`ORG/NAME` stands for the name" in (model_folder / CARD).read_text()  # the folder stays as it is
+    assert "stands for the name" not in publication.card
     assert publication.kind == "model"
     assert publication.repo_type == "model"
 
