@@ -213,6 +213,7 @@ ON = (
     "checkpoints.every_steps=8",
 )
 TWELVE = ("schedule={num_steps: 12, warmup_steps: 2}", "checkpoints.every_steps=12", "partitions.low.sizes_px=[32]")
+FOUR = "schedule={num_steps: 4, warmup_steps: 1}"
 QKV = "student/radio_model.model.blocks.{}.attn.qkv.weight"
 
 
@@ -321,39 +322,43 @@ class TestRuns:
 
     @pytest.mark.parametrize("method", ["gradnorm", "teacher_dropping"])
     def test_methods_that_look_into_passes_take_taps(self, recipe_file: str, method: str) -> None:
-        settings = (*ON, f"balancing.method={method}", "teachers.segmenter.options.summary_dim=8", "taps.scheme=strict")
+        settings = (
+            *ON,
+            FOUR,
+            f"balancing.method={method}",
+            "teachers.segmenter.options.summary_dim=8",
+            "taps.scheme=strict",
+        )
         distil(recipe_file, "on", *settings)
-        assert all(torch.isfinite(tensor).all() for tensor in last_state("on").values())
+        assert all(torch.isfinite(tensor).all() for tensor in last_state("on", 4).values())
         distil(recipe_file, "off", *settings, "taps.weight=0")
-        assert not torch.equal(last_state("on")[QKV.format(0)], last_state("off")[QKV.format(0)])
+        assert not torch.equal(last_state("on", 4)[QKV.format(0)], last_state("off", 4)[QKV.format(0)])
 
     def test_targets_at_the_matching_depth(
         self, recipe_file: str, write_source: Callable[..., str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "deep", DeepTeacher)
-        settings = (*ON, "teachers.semantic.kind=deep", "teachers.segmenter.kind=deep", "taps.targets=matching")
+        settings = (*ON, "teachers.semantic.kind=deep", "teachers.segmenter.kind=deep", "taps.targets=matching", FOUR)
         partition = "partitions=[{name: low, sizes_px: [32, 48], batch_size: 4, accumulation_steps: 2}]"
         folder = write_source("folder", 40)
-        shown = f"logging={{picture_source: {folder}, metrics_every_steps: 8, picture_every_steps: 8}}"
+        shown = f"logging={{picture_source: {folder}, metrics_every_steps: 4, picture_every_steps: 4, every_steps: 2}}"
         distil(recipe_file, "whole", *settings, partition, shown)
-        assert Path("whole/pictures/step-8.png").is_file()
-        distil(recipe_file, "parts", *settings, partition, stop_at=4)
+        assert Path("whole/pictures/step-4.png").is_file()
+        distil(recipe_file, "parts", *settings, partition, stop_at=2)
         distil(recipe_file, "parts", *settings, partition)
-        whole = last_state("whole")
-        assert_same_tensors(whole, last_state("parts"))
+        whole = last_state("whole", 4)
+        assert_same_tensors(whole, last_state("parts", 4))
         inner = {key.split(".")[1] for key in whole if key.startswith("statistics/inner_features.")}
         assert inner == {f"{name}@{percent}%" for name in ("semantic", "segmenter") for percent in (33, 67)}
         distil(recipe_file, "last", *settings, partition, "taps.targets=last")
-        assert not torch.equal(whole[QKV.format(0)], last_state("last")[QKV.format(0)])
-        series = [RunHistory(Path(run, "history.jsonl"), 8).series() for run in ("whole", "last")]
+        assert not torch.equal(whole[QKV.format(0)], last_state("last", 4)[QKV.format(0)])
+        series = [RunHistory(Path(run, "history.jsonl"), 4).series() for run in ("whole", "last")]
         for name in ("tap_features@48px/semantic@0", "tap_features@48px/segmenter@1"):
             assert series[0][name][1][0] != pytest.approx(series[1][name][1][0], rel=1e-3)
         name = "tap_features@48px/segmenter@2"  # at the end of both
         assert series[0][name][1][0] == pytest.approx(series[1][name][1][0], rel=0.1)
 
-    def test_targets_that_are_not_to_be_had_are_refused(
-        self, recipe_file: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_targets_that_cannot_be_had_are_refused(self, recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         matching = (*ON, "taps.targets=matching")
         with pytest.raises(RecipeError, match=r"`taps\.targets` must be 'last' with `views.teachers: cached`"):
             distil(recipe_file, "run", *matching, "views.teachers=cached")
