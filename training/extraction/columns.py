@@ -21,6 +21,8 @@ ID, GRID, FEATURES, SUMMARY, MEAN_FEATURES = "id", "grid", "features", "summary"
 SCALE = "_scale"
 """Ends the name of the column with the scales of one of int8."""
 INT8_MAX = 127
+MAX_NUMBERS = 2**31 - 1
+"""Ends of lists are 32-bit in Arrow."""
 Row = Mapping[str, Tensor]
 
 
@@ -169,8 +171,22 @@ def _lists(values: Sequence[np.ndarray]) -> Any:
     """Return flat arrays of any lengths as an array of Arrow."""
     import pyarrow
 
-    ends = np.cumsum([0, *(len(each) for each in values)]).astype(np.int32)
+    ends = _ends([len(each) for each in values])
     return pyarrow.ListArray.from_arrays(ends, pyarrow.array(np.concatenate(values)))
+
+
+def _ends(lengths: Sequence[int]) -> np.ndarray:
+    """Return where each of several lists ends, with 0 in front, as Arrow counts.
+
+    Raises:
+        ValueError: If they are too long for that.
+    """
+    ends = np.cumsum([0, *lengths])
+    if ends[-1] > MAX_NUMBERS:
+        raise ValueError(
+            f"`batch_size` must leave at most {MAX_NUMBERS:,} numbers in a column, got {ends[-1]:,}. Halve it."
+        )
+    return ends.astype(np.int32)
 
 
 def _nested(vectors: Sequence[np.ndarray], grids: Sequence[np.ndarray]) -> Any:
@@ -181,8 +197,7 @@ def _nested(vectors: Sequence[np.ndarray], grids: Sequence[np.ndarray]) -> Any:
     dim = vectors[0].shape[-1]
     cols = np.concatenate([np.full(rows, cols) for rows, cols in grids])
     for lengths in (np.full(cols.sum(), dim), cols, np.array([rows for rows, _ in grids])):
-        ends = np.cumsum([0, *lengths]).astype(np.int32)
-        lists = pyarrow.ListArray.from_arrays(ends, lists)
+        lists = pyarrow.ListArray.from_arrays(_ends(lengths.tolist()), lists)
     return lists
 
 

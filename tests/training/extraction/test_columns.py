@@ -2,7 +2,9 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from datasets import Value
 
+from training.extraction import columns
 from training.extraction.columns import (
     Storage,
     column_names,
@@ -41,8 +43,6 @@ def test_int8_comes_back_by_its_scales():
 
 
 def test_types_name_lengths_and_copied_columns():
-    from datasets import Value
-
     row = reduced(ROW, Reduction())
     types = features_of(row, Storage("int8"), {"label": Value("int64")})
     assert list(types)[:4] == ["id", "label", "summary", "summary_scale"]
@@ -58,11 +58,20 @@ def test_numbers_that_are_too_large_are_refused():
     kept = pyarrow.table({"label": [1]})
     for dtype in ("float16", "int8"):
         storage = Storage(dtype)
-        from datasets import Value
-
         features = features_of(row, storage, {"label": Value("int64")})
         if dtype == "int8":
             assert table_of(["x"], kept, [row], storage, features).num_rows == 1
         else:
             with pytest.raises(ValueError, match="`dtype` must hold numbers as large as those of summary"):
                 table_of(["x"], kept, [row], storage, features)
+
+
+def test_batches_beyond_arrows_numbers_are_refused(monkeypatch):
+    monkeypatch.setattr(columns, "MAX_NUMBERS", 20)
+    row, kept = reduced(ROW, Reduction()), pyarrow.table({"label": [1, 2]})
+    for is_nested in (False, True):
+        storage = Storage(is_nested=is_nested)
+        features = features_of(row, storage, {"label": Value("int64")})
+        assert table_of(["x"], kept.slice(0, 1), [row], storage, features).num_rows == 1
+        with pytest.raises(ValueError, match=r"`batch_size` must leave at most 20 numbers .* got 36\. Halve it"):
+            table_of(["x", "y"], kept, [row, row], storage, features)
