@@ -24,6 +24,7 @@ from model_cards.parity import find_parity
 from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
 from model_cards.results import STUDENT, Results, Source, build_tables
 from modeling_radio import RadioConfig
+from modeling_radio.sentences_radio import SentenceTowerConfig
 
 
 PICTURE = "features.png"
@@ -86,6 +87,7 @@ def build_card(
         teacher_names=[teacher.name for teacher in results.teachers],
         binding=[f"{teacher.name} ({teacher.license})" for teacher in binding_teachers(results.teachers)],
         picture=PICTURE if (checkpoint / PICTURE).is_file() else None,
+        **_texts(config),
         cost=_cost(results.run),
         sources=_sources_table,
         flat=_flat,
@@ -118,6 +120,14 @@ def _read_config(checkpoint: Path) -> RadioConfig:
         return RadioConfig.from_pretrained(checkpoint)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{checkpoint} is no RADIO checkpoint folder: config.json: {error}") from error
+
+
+def _texts(config: RadioConfig) -> dict[str, bool]:
+    """Return whether texts are those of a sentence encoder, and whether dense features are compared with them."""
+    has_sentences = (config.text_tower or {}).get("model_type") == SentenceTowerConfig.model_type
+    adaptor = config.adaptor(str(config.text_adaptor)) if has_sentences else None
+    is_dense = adaptor is not None and adaptor.feature_dim == adaptor.summary_dim
+    return {"has_sentences": has_sentences, "has_dense_texts": is_dense}
 
 
 def _cost(run: dict[str, Any]) -> dict[str, str]:

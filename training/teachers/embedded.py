@@ -29,6 +29,7 @@ from training.teachers.base import (
     IMAGENET_STD,
     Teacher,
     TeacherOutput,
+    resize_images,
     teacher_error,
     tokens_to_map,
 )
@@ -52,10 +53,13 @@ class EfficientNetLite0Teacher(Teacher):
     size_multiple = 32
     is_convolutional = True
 
+    SUMMARY_DIM = 1280
+    LAST_STRIDE = 32
+
     network: Any
 
     def __init__(self, name: str, *, source: str | None = None):
-        super().__init__(name, summary_dim=1280, feature_dim=112, patch_size=16, native_size_px=224)
+        super().__init__(name, summary_dim=self.SUMMARY_DIM, feature_dim=112, patch_size=16, native_size_px=224)
         import timm
 
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -73,6 +77,23 @@ class EfficientNetLite0Teacher(Teacher):
     def classify(self, summary: Tensor) -> Tensor:
         """Return the 1,000 ImageNet logits of summaries `(batch, 1280)`."""
         return self.network.classifier(summary)
+
+    @property
+    def rows(self) -> Tensor:
+        """What the classifier compares a summary with, a row for each class, `(1000, 1280)`."""
+        return self.network.classifier.weight.detach()
+
+    @torch.no_grad()
+    def last_map(self, pixel_values: Tensor, rows: int, cols: int) -> Tensor:
+        """Return the map whose mean is the summary, `(batch, 1280, rows, cols)`, of images as large as it needs.
+
+        Args:
+            pixel_values: RGB in [0, 1], `(batch, 3, height, width)`; they are resized to 32 pixels a cell.
+            rows: Cells along the height.
+            cols: Cells along the width.
+        """
+        pixels = resize_images(pixel_values, (rows * self.LAST_STRIDE, cols * self.LAST_STRIDE))
+        return self.network.forward_features((pixels - self.mean) / self.std)
 
 
 class Dinov2SaliencyTeacher(Teacher):

@@ -54,6 +54,11 @@ def test_the_classifier_knows_a_cat():
     logits = teacher.classify(teacher.answer(to_tensor(cat)[None] / 255).summary)
     assert logits.shape == (1, 1000)
     assert logits.argmax().item() in {281, 282, 285}  # tabby, tiger cat, Egyptian cat
+    pixels = to_tensor(cat)[None] / 255
+    torch.testing.assert_close(teacher.last_map(pixels, 7, 7).mean((2, 3)), teacher.answer(pixels).summary)
+    torch.testing.assert_close(
+        logits, teacher.answer(pixels).summary @ teacher.rows.T + teacher.network.classifier.bias
+    )
 
 
 @pytest.mark.packages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from modeling_radio.resolution_radio import check_multiple, largest_side
 from modeling_radio.window_choice_radio import WindowSize
 from modeling_radio.zero_shot_radio import DenseSource
 from training.evaluation.data.base import tensor_fingerprint
-from training.evaluation.models.base import Encoding
+from training.evaluation.models.base import Encoding, FeatureModel, TextModel
 
 
 AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
@@ -115,6 +115,20 @@ class RadioFeatures:
         prefix = self.model.num_summary_tokens
         norms = [tokens[:, prefix:].float().norm(dim=2).flatten() for tokens in output.hidden_states[1:]]
         return torch.stack(norms).cpu()
+
+
+@runtime_checkable
+class PatchTextModel(TextModel, FeatureModel, Protocol):
+    """A `FeatureModel` whose patches live in the space of texts too."""
+
+    def aligned_patches(self, pixels: Tensor, source: DenseSource) -> Tensor:
+        """Return patches in the space of the texts, `(batch, text_dim, rows, cols)`.
+
+        Args:
+            pixels: As of `encode`.
+            source: As of `RadioForZeroShotImageClassification.segment`, where the model has both.
+        """
+        ...
 
 
 class RadioTextFeatures(RadioFeatures):

