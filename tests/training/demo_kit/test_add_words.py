@@ -64,7 +64,10 @@ def test_a_folder_with_words_its_card_numbers_and_picture(student, tmp_path, cap
     ("arguments", "message"),
     [
         (["--recipe", "dmo"], "Did you mean 'demo'?"),
-        (["--recipe", "c-radio_v4-h"], "must have one of the kind efficientnet-lite0, whose classes have names, got "),
+        (
+            ["--recipe", "c_radio_v4_h", "data.source=demo"],
+            "must have one of the kind efficientnet-lite0, whose classes have names, got ",
+        ),
         (["--checkpoint", "nowhere"], "`checkpoint` must be a folder with a config.json, got 'nowhere'"),
     ],
 )

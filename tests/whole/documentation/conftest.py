@@ -11,6 +11,7 @@ from local_hub import LocalHub, Repository, local_hub
 from onnx import TensorProto, helper, save
 from reference_cases import write_hub_folder
 from tiny_sam3 import TRUNK_WIDTH, build_sam3
+from tiny_sentences import build_sentence_tower
 from tiny_texts import build_dual_encoder, build_word_tokenizer
 from tiny_tuning import tuning_settings
 
@@ -68,6 +69,14 @@ def save_tuned(base: Path, folder: Path, num_labels: int) -> None:
     save_adapter(adapted, RadioImageProcessor.from_pretrained(base), folder, str(base))
 
 
+def save_words(base: Path, folder: Path) -> None:
+    radio = RadioModel.from_pretrained(base)
+    model = RadioForZeroShotImageClassification.from_parts(radio, build_sentence_tower(TEXT_WIDTH), DEMO_TEACHERS[0])
+    tokenizer = build_word_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(save_model(model, folder))
+
+
 def serve_folder(hub: LocalHub, name: str, folder: Path) -> None:
     hub.repositories[f"models/{name}"] = Repository(private=False)
     hub.repositories[f"models/{name}"].commit({path.name: path.read_bytes() for path in folder.iterdir()})
@@ -99,6 +108,7 @@ def world(tmp_path_factory):
         save_model(model_class(demo), folder / "runs" / name / "merged")
     save_tuned(base, folder / "runs" / "pets" / "final", 37)
     save_tuned(base, folder / "runs" / "zoo" / "final", 5)
+    save_words(base, folder / "runs" / "demo" / "words")
     save_converted(folder)
     write_graph(folder / "model.onnx")
     with local_hub() as hub:

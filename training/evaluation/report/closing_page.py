@@ -48,6 +48,10 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
         "Evaluate it on your images (a folder for each class)": (
             f"python -m training.evaluate {checkpoint.as_posix()} --data path/to/class-folders"
         ),
+        "Give it words: zero-shot classes, and segmentation by their names": (
+            f"python -m training.demo_kit.add_words --checkpoint {checkpoint.as_posix()} "
+            f"--output {(checkpoint.parent / 'words').as_posix()}"
+        ),
         "Fine-tune it with LoRA": (
             f"python -m training.finetune {checkpoint.as_posix()} --task image-classification "
             "--data path/to/class-folders --lora"

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from model_cards.results import Measurement, Results, Source
+from training.demo_kit.add_words import COMMAND as ADD_WORDS
 from training.distill import COMMAND as DISTILL
 from training.evaluate import COMMAND as EVALUATE
 from training.evaluation.report.closing_page import Drawing, next_steps, write_closing_page
@@ -42,8 +43,9 @@ def test_it_has_picture_table_and_commands_and_loads_nothing(page, tmp_path):
     assert "How it learned" not in page
 
 
-@pytest.mark.parametrize("command", [DISTILL, EVALUATE, FINETUNE, PUBLISH], ids=lambda command: command.name)
+@pytest.mark.parametrize("command", [ADD_WORDS, DISTILL, EVALUATE, FINETUNE, PUBLISH], ids=lambda command: command.name)
 def test_each_command_reads_its_words(command, tmp_path):
     words = [shlex.split(text) for text in next_steps(tmp_path / "final").values()]
-    (arguments,) = [each[3:] for each in words if each[:3] == ["python", "-m", f"training.{command.name}"]]
+    modules = (f"training.{command.name}", f"training.demo_kit.{command.name}")
+    (arguments,) = [each[3:] for each in words if each[:2] == ["python", "-m"] and each[2] in modules]
     command.read(arguments)
