@@ -1,0 +1,73 @@
+"""What a run learns from, opened as its recipe says."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_distillation import NoiseImages
+
+import training.teachers.registry
+from foundation.interruption import StopRequest
+from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets
+from training.distillation.sharding import build_accelerator
+from training.recipe import Recipe, load_recipe
+from training.targets.cached import CachedTargets
+from training.targets.online import OnlineTargets
+from training.teachers.base import Teacher
+
+
+pytestmark = pytest.mark.usefixtures("tiny_world")
+
+CPU = torch.device("cpu")
+
+
+class Deep(Teacher):
+    """Has one block."""
+
+    image_mean, image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+    def __init__(
+        self, name: str, *, source: str | None = None, feature_dim: int, summary_dim: int | None = None
+    ) -> None:
+        super().__init__(name, summary_dim=summary_dim, feature_dim=feature_dim, patch_size=16)
+        self.layers = [torch.nn.Identity()]
+
+    def blocks(self) -> list[torch.nn.Module]:
+        return self.layers
+
+
+def opened(recipe: Recipe, tmp_path: Path) -> tuple[NoiseImages, dict[str, Teacher], object]:
+    accelerator = build_accelerator(recipe, tmp_path)
+    images, teachers = open_images(recipe, accelerator), load_teachers(recipe, CPU)
+    assert isinstance(images, NoiseImages)
+    return images, teachers, open_targets(recipe, accelerator, images, teachers, StopRequest())
+
+
+@pytest.mark.parametrize(("views", "kind"), [("online", OnlineTargets), ("cached", CachedTargets)])
+def test_targets_are_online_or_cached(recipe_file: str, tmp_path: Path, views: str, kind: type) -> None:
+    recipe = load_recipe(recipe_file, [f"views={{teachers: {views}, cache_dir: cache}}"])
+    images, teachers, source = opened(recipe, tmp_path)
+    assert type(source) is kind
+    assert len(images) == 11
+    assert list(teachers) == ["semantic", "segmenter"]
+    assert (tmp_path / "cache" / "cache.json").is_file() == (views == "cached")
+
+
+def test_one_rank_alone_looks_at_the_files(recipe_file: str) -> None:
+    recipe = load_recipe(recipe_file)
+    images = NoiseImages(recipe.data, is_square=False)
+    ranks = [SimpleNamespace(is_main_process=is_main) for is_main in (True, False)]
+    assert [fingerprint_of(images, recipe, rank) for rank in ranks] == ["noise", ""]
+
+
+def test_only_teachers_that_taps_ask_are_asked_for_their_blocks(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "deep", Deep)
+    roles = ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]
+    settings = [*roles, "teachers.semantic.kind=deep", "taps={scheme: strict, targets: matching}"]
+    teachers = load_teachers(load_recipe(recipe_file, settings), CPU)
+    assert teachers["semantic"].listener is not None
+    assert teachers["semantic"].listener.depths == (2 / 3,)
+    assert teachers["segmenter"].listener is None  # at the end of the trunk, where it says what it always does
