@@ -10,7 +10,7 @@ from types import FrameType
 _place = Path()
 
 
-def prepare(source: str, seeds: list[int], output: Path) -> None:
+def prepare(source: str, seeds: list[int], output: Path, start_method: str) -> None:
     """Set a process up."""
     global _place
     _place = output

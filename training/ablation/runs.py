@@ -135,10 +135,12 @@ _runner: Runner | None = None
 """Of a process of its own."""
 
 
-def _prepare(source: str, study_seeds: list[int], output: Path) -> None:
+def _prepare(source: str, study_seeds: list[int], output: Path, start_method: str) -> None:
     """Set a process up: with one thread, and deaf to Ctrl-C in the terminal, which the first process passes on."""
     global _runner
     os.setsid()
+    # Else data workers would be started as this process was, which takes seconds and a copy of all images.
+    multiprocessing.set_start_method(start_method, force=True)
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
     opened = with_seeds(open_study(source), study_seeds)
@@ -163,7 +165,7 @@ def _run_side_by_side(
         min(num_jobs, len(missing)),
         multiprocessing.get_context("spawn"),
         _prepare,
-        (opened.source, opened.study.seeds, output),
+        (opened.source, opened.study.seeds, output, multiprocessing.get_start_method()),
     )
     left = iter(missing)
     with pool, StopRequest() as request:

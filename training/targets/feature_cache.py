@@ -112,6 +112,9 @@ def write_feature_cache(
     check_shards(folder, contents)
     paths = shard_paths(folder, contents)
     missing = [index for index in range(rank, len(paths), num_ranks) if not paths[index].is_file()]
+    if not missing:  # a loader would start its processes all the same
+        clear_up(folder)
+        return
     rows = {index: _shard_rows(index, contents.num_images) for index in missing}
     loader = DataLoader(
         Subset(images, list(itertools.chain(*rows.values()))),
@@ -120,7 +123,7 @@ def write_feature_cache(
         worker_init_fn=ignore_stop_signals,
     )
     total = sum(map(len, rows.values()))
-    with ProgressBar(total=total, desc="teacher features", unit="image", disable=rank > 0 or not missing) as bar:
+    with ProgressBar(total=total, desc="teacher features", unit="image", disable=rank > 0) as bar:
         batches = iter(loader)
         for place, index in enumerate(missing):
             with writing_turn(paths[index], should_stop):

@@ -62,6 +62,13 @@ def test_missing_shards_are_computed_and_others_kept(tmp_path: Path, small_shard
     assert torch.equal(cache.images(range(NUM_IMAGES)), Images().images)
 
 
+def test_a_complete_cache_starts_no_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents, answers = contents_of(CACHED), TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
+    write_feature_cache(tmp_path, contents, Images(), answers)
+    monkeypatch.setattr("training.targets.feature_cache.DataLoader", None)
+    write_feature_cache(tmp_path, contents, Images(), answers, num_workers=2)
+
+
 def test_full_disk_is_noticed_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 999})
     monkeypatch.setattr("training.targets.feature_cache.shutil.disk_usage", lambda folder: usage)
