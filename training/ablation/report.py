@@ -158,7 +158,7 @@ def _facts(opened: OpenedStudy, results: StudyResults) -> str:
     changes = f" with `{' '.join(study.changes)}`" if study.changes else ""
     return (
         f"Recipe `{study.recipe}`{changes}: {' / '.join(map(str, steps))} steps{_batch(opened)}, data `{data.source}`"
-        f" ({data.num_images or 'all'} images), teachers "
+        f" ({'all' if data.num_images is None else f'{data.num_images:,}'} images), teachers "
         f"{', '.join(f'`{teacher.name}`' for teacher in opened.reference.teachers)}. "
         f"Measured on {held_out.num_images:,} images of {held_out.num_sources} source pictures at {held_out.size_px} px"
         f" (consistency: {', '.join(map(str, held_out.sizes_px))} px). "

@@ -55,5 +55,6 @@ def _draw(axes: Axes, lines: Sequence[Line]) -> None:
             )
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
     axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.locator_params(axis="x", nbins=4)
     axes.tick_params(labelsize=7)
     axes.grid(axis="x", alpha=0.25)
