@@ -174,7 +174,7 @@ def _run(settings: CompareReleaseSettings) -> None:
         tolerance=TOLERANCES[settings.dtype] if settings.tolerance is None else settings.tolerance,
         agreements=compare_outputs(theirs.outputs, answers.outputs),
         costs=[_cost(*pair) for pair in zip(theirs.costs, answers.costs, strict=True)],
-        remarks=[*_remarks(theirs, others if settings.adaptors is None else [])],
+        remarks=_remarks(theirs, others if settings.adaptors is None else []),
     )
     _report(parity, settings.folder)
 
@@ -213,7 +213,8 @@ def _cost(theirs: dict[str, Any], ours: dict[str, Any]) -> Cost:
 
 
 def _remarks(theirs: Answers, others: Sequence[str]) -> list[str]:
-    remarks = [f"Not compared: windows of {window}, {reason}." for window, reason in theirs.left_out.items()]
+    remarks = [f"{note}." for note in theirs.notes]
+    remarks += [f"Not compared: windows of {window}, {reason}." for window, reason in theirs.left_out.items()]
     if others:
         remarks.append(
             f"Not compared: adaptors of {', '.join(others)}, which this repository's layout does not have; a .pth.tar "

@@ -55,11 +55,13 @@ class Answers:
         outputs: Under `SIZE/WINDOW/NAME/KIND`.
         costs: Seconds and peak memory of each case.
         left_out: By window, why it could not be run.
+        notes: What a reader of differences should know.
     """
 
     outputs: dict[str, Tensor]
     costs: list[dict[str, Any]]
     left_out: dict[str, str]
+    notes: list[str]
 
 
 def ask(question: Question, images: dict[str, Tensor]) -> Answers:
@@ -85,7 +87,8 @@ def ask(question: Question, images: dict[str, Tensor]) -> Answers:
         if done.returncode != 0:
             raise ParityError(_reason(question, done.stderr)) from RuntimeError(done.stderr)
         outputs, report = load_file(files["outputs"]), json.loads((folder / "report.json").read_text())
-        return Answers({key: outputs[key] for key in report["order"]}, report["costs"], report["left_out"])
+        ordered = {key: outputs[key] for key in report.pop("order")}
+        return Answers(ordered, **report)
 
 
 def _reason(question: Question, stderr: str) -> str:

@@ -1,7 +1,9 @@
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -16,6 +18,8 @@ from model_cards.build import main as build
 from model_cards.parity import Parity
 
 
+run_process = subprocess.run  # before tests put something in its place
+ROOT = Path(__file__).parents[2]
 SMALL = ["--sizes", "64x96", "--windows", "2", "--rounds", "1"]
 
 
@@ -80,6 +84,22 @@ def test_one_command_fetches_pins_runs_both_and_writes_the_table(release, hub, t
     assert "exists already" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--adaptors", "none", "--windows", "none"]) == 0
     assert {each.output for each in Parity.load(folder / "parity.json").agreements} == {"summary", "features"}
+
+
+@pytest.mark.slow
+def test_it_needs_nothing_but_running(release, hub, tmp_path):
+    """As a stranger runs it: a new process that knows the Hub from its environment, which starts two more."""
+    repository = hub.repositories["models/nvidia/C-RADIOv4-H"] = Repository(private=False)
+    repository.commit(files_of(release))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+    command = [sys.executable, "-m", "conversion.compare_release", "nvidia/C-RADIOv4-H", "--output", str(tmp_path)]
+    done = run_process(
+        [*command, *SMALL], env=kept | environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "equal within 0.0001" in done.stdout
+    assert (tmp_path / "parity.json").is_file()
 
 
 def test_windows_change_what_both_say(release, tmp_path, monkeypatch):

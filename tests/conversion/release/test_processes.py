@@ -49,15 +49,15 @@ def test_an_error_of_their_code_is_one_line_and_its_traceback_is_kept(spoiled):
     assert "Traceback" in str(caught.value.__cause__)
 
 
-def test_weights_that_the_file_lacks_are_not_made_up(spoiled):
+def test_weights_that_the_file_lacks_are_noted(spoiled):
+    """They are random there, and the outputs differ: whoever looks for the reason must be told."""
     folder, call = spoiled
     config = json.loads((folder / "config.json").read_text())
     config["adaptor_configs"]["siglip2-g"] = config["adaptor_configs"]["sam3"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(
-        ParityError, match=r"its class has weights that its file lacks: radio_model\.adaptors\.siglip2-g"
-    ):
-        call(["siglip2-g"])
+    (note,) = call(["siglip2-g"]).notes
+    assert note.startswith("NVIDIA's class has 20 weights that its file lacks, such as radio_model.adaptors.siglip2-g.")
+    assert call(["sam3"]).notes == []
 
 
 def test_a_repository_without_code_is_not_compared_with_transformers_own_class(spoiled):
