@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -44,7 +45,9 @@ NUM_UNLABELED = 512
 """Training images, without labels, on which the student is asked beside its teacher. Our choice: 384 do as well."""
 NUM_SHOWN = 8
 """Scenes in the picture; our choice, as many as fit a screen."""
-PICTURE_CAPTION = "Held-out scenes by the names of their classes; no mask was learned from."
+PICTURE_CAPTION = (
+    "What the pixels of objects in held-out scenes are, among the names of the classes; no mask was learned from."
+)
 TASKS = TaskSettings(templates="simple", dense_source="features")
 
 
@@ -105,7 +108,7 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
             measurements = measure_words(student, teacher, data, TASKS)
         draw_words(student, teacher, data, folder / PICTURE)
         run = {**describe_run(command, clock), "penalty": learned.penalty}
-        remarks = [*_remarks(learned, entry.name), *data.remarks()[:1]]
+        remarks = _remarks(learned, entry.name, data)
         sources = teacher_sources(radio.config, recipe)
         results = Results(measurements, sources, data.sources(), run, remarks)
         results.save(folder / RESULTS)
@@ -145,27 +148,33 @@ def _processor(checkpoint: Path, radio: RadioModel) -> RadioImageProcessor:
 
 
 def draw_words(student: RadioTextFeatures, teacher: EfficientNetLite0Teacher, data: DemoData, path: Path) -> None:
-    """Draw held-out scenes beside what student and teacher make of them by words."""
+    """Draw held-out scenes beside what student and teacher call the objects in them."""
     scenes = data.segmentation
-    chosen = slice(NUM_SHOWN)
-    images, names = scenes.test_images[chosen], scenes.class_names
-    rows = {"truth": scenes.test_masks[chosen]}
+    images, truth, names = scenes.test_images[:NUM_SHOWN], scenes.test_masks[:NUM_SHOWN], scenes.class_names
+    rows = {"truth": truth}
     for title, model in (("student", student), ("teacher", TeacherWords(teacher, student))):
-        rows[f"{title}, by words"] = segment_scenes(model, images, names, TASKS)
+        objects = segment_scenes(model, images, names[1:], TASKS)
+        rows[f"{title}, by words"] = torch.where(truth > 0, objects + 1, truth)
     draw_scenes(images, rows, names, path, caption=PICTURE_CAPTION)
 
 
-def _remarks(learned: LearnedMap, adaptor: str) -> list[str]:
-    """Say what the text tower is made of, and what the rows of the table are."""
+def _remarks(learned: LearnedMap, adaptor: str, data: DemoData) -> list[str]:
+    """Say what the text tower is made of, and what the rows of the tables are."""
+    objects, num_scenes = data.classification, len(data.segmentation.test_images)
+    num_objects, num_classes = len(objects.query_labels), len(objects.class_names)
+    most_frequent = objects.query_labels.bincount().max().item() / num_objects
     package, number = package_named(PACKAGE), len(learned.pairs.targets)
     return [
         f"Text tower: all-MiniLM-L6-v2 ({package.ecosystem} package {package.name} {package.version}, "
         f"{package.license}) and a ridge regression from its embeddings of {number} names to the rows of the "
         f"classifier of {adaptor}; penalty {learned.penalty:.2g}, chosen on classes that were left out.",
+        f"Zero-shot: {num_objects} held-out objects of {num_classes} classes, by their names; always answering "
+        f"the most frequent class scores {most_frequent:.3f}.",
         "ConSE has no map: an image is the mean of the names of its ten likeliest classes "
         "(https://arxiv.org/abs/1312.5650).",
-        "Open vocabulary: a patch is of the class whose name is nearest; without background, the pixels of objects "
-        "among the names of objects. The teacher sees scenes enlarged until its last map has the student's grid.",
+        f"Open vocabulary, {num_scenes} held-out scenes: a patch is of the class whose name is nearest; "
+        "without background, the pixels of objects among the names of objects. The teacher sees scenes enlarged until "
+        "its last map has the student's grid.",
     ]
 
 
