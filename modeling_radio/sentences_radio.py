@@ -26,6 +26,7 @@ class SentenceTowerConfig(PreTrainedConfig):
 
     model_type = "sentence_encoder"
     sub_configs = {"encoder": AutoConfig}  # pyrefly: ignore[bad-override]
+    has_no_defaults_at_init = True  # earlier transformers would build one without an encoder to compare with
 
     encoder: dict[str, Any] | PreTrainedConfig | None = None
     projection_dim: int = 512

@@ -223,6 +223,15 @@ def test_folder_runs_in_the_stock_pipeline_in_a_fresh_process(model, word_tokeni
     torch.testing.assert_close(torch.tensor(result["logits"]), logits, atol=1e-5, rtol=1e-4)
 
 
+def test_tower_is_saved_and_shown_alone(tmp_path):
+    tower = build_sentence_tower(WIDTH)
+    assert '"model_type": "bert"' in repr(tower.config)
+    tower.save_pretrained(tmp_path)
+    again = SentenceTower.from_pretrained(tmp_path)
+    assert_same_weights(again, tower)
+    assert again.config.projection_dim == WIDTH
+
+
 def test_maps_of_another_width_are_refused():
     with pytest.raises(ValueError, match="`projection` must take 16 numbers, the width of the encoder, got 17"):
         SentenceTower.from_parts(build_sentence_encoder(), nn.Linear(17, WIDTH), max_length=16)
