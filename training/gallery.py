@@ -8,6 +8,7 @@ from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
+from modeling_radio.zero_shot_radio import DenseSource
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.republishing import republishable_photographs
 from training.evaluation.data.demo import load_photographs
@@ -32,18 +33,20 @@ class GallerySettings(RecipeCommand):
     Attributes:
         checkpoint: Folder of a RADIO model.
         output: Folder of the page.
-        teachers: Whether the recipe's teachers are shown beside their adaptors, and its untrained student.
+        alone: Leaves out the recipe's teachers, which else stand beside their adaptors, and its untrained student.
         shifts: Cells for each patch and direction; divides the patch.
         size: Side of the images in pixels; null takes the checkpoint's own.
         words: Texts that patches are compared with, of a checkpoint with a text tower.
+        dense_source: Which of its patches: through the head of the summary, or the teacher's features.
     """
 
     checkpoint: Path
     output: Path = Path("runs/gallery")
-    teachers: bool = True
+    alone: bool = False
     shifts: int = Field(4, gt=0)
     size: int | None = Field(None, gt=0)
     words: list[str] = []
+    dense_source: DenseSource = "summary_head"
 
 
 COMMAND = Command("training.gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
@@ -62,7 +65,7 @@ def _write(settings: GallerySettings) -> None:
     model = open_radio(settings.checkpoint, name="backbone", size_px=settings.size)
     teachers: dict[str, FeatureModel] = {}
     untrained: dict[str, FeatureModel] = {}
-    if settings.teachers:
+    if not settings.alone:
         recipe = recipe.replace(teachers=reachable_teachers(recipe))
         teachers, untrained = dict(build_references(model, recipe)), _untrained(model, recipe)
     chosen = republishable_photographs(load_demo_assets())
@@ -71,7 +74,7 @@ def _write(settings: GallerySettings) -> None:
     gallery = Gallery(model, photographs, names, settings.shifts, teachers, untrained)
     write_gallery(
         page,
-        list(gallery_sections(gallery, settings.words)),
+        list(gallery_sections(gallery, settings.words, settings.dense_source)),
         title=f"{len(chosen)} photographs through {settings.checkpoint.name}",
         text=f"{settings.checkpoint}, images of {model.size_px} px, patches of {model.patch_size}.",
         credits=names,

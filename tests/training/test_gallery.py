@@ -18,7 +18,7 @@ def small_world(base, tmp_path, monkeypatch):
 
 def test_a_page_without_teachers(small_world, tmp_path, capsys):
     output = tmp_path / "gallery"
-    assert main([str(small_world), "--output", str(output), "--no-teachers", "--shifts", "2"]) == 0
+    assert main([str(small_world), "--output", str(output), "--alone", "--shifts", "2"]) == 0
     assert capsys.readouterr().out == f"Open {output / 'index.html'}: 2 photographs.\n"
     page = (output / "index.html").read_text(encoding="utf-8")
     assert "a, by nobody (CC0-1.0, package drawn)" in page
@@ -30,8 +30,8 @@ def test_a_page_without_teachers(small_world, tmp_path, capsys):
     [
         (["missing"], "`checkpoint` must be"),
         (["missing", "--shifts", "0"], "`shifts` must be"),
-        (["{checkpoint}", "--no-teachers", "--shifts", "3"], "`shifts` must divide the 16 pixels of a patch, got 3"),
-        (["{checkpoint}", "--no-teachers", "--words", "cat"], "`words` must be left out"),
+        (["{checkpoint}", "--alone", "--shifts", "3"], "`shifts` must divide the 16 pixels of a patch, got 3"),
+        (["{checkpoint}", "--alone", "--words", "cat"], "`words` must be left out"),
         (["{checkpoint}"], "names none of the checkpoint's adaptors"),
     ],
 )

@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import resize
 from foundation.files import write_text
 from modeling_radio import RadioModel
 from modeling_radio.text_radio import SIMPLE_TEMPLATES
+from modeling_radio.zero_shot_radio import DenseSource
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.radio import RadioFeatures, RadioTextFeatures
 from training.evaluation.report.page import Picture, Row, Section, render
@@ -103,8 +104,15 @@ def write_gallery(path: Path, sections: Sequence[Section], *, title: str, text: 
     write_text(path, page)
 
 
-def gallery_sections(gallery: Gallery, words: Sequence[str] = ()) -> Iterator[Section]:
+def gallery_sections(
+    gallery: Gallery, words: Sequence[str] = (), source: DenseSource = "summary_head"
+) -> Iterator[Section]:
     """Yield the sections of the page: features, sizes, windows, and words where there are some.
+
+    Args:
+        gallery: What is shown.
+        words: Texts that patches are compared with.
+        source: Which patches; see `RadioForZeroShotImageClassification.segment`.
 
     Raises:
         ValueError: If there are words, but the model has no text tower.
@@ -119,7 +127,7 @@ def gallery_sections(gallery: Gallery, words: Sequence[str] = ()) -> Iterator[Se
     if gallery.model.model.config.num_hidden_layers > 1:
         yield window_section(gallery)
     if words and isinstance(gallery.model, RadioTextFeatures):
-        yield word_section(gallery, gallery.model, words)
+        yield word_section(gallery, gallery.model, words, source)
 
 
 def feature_section(gallery: Gallery) -> Section:
@@ -168,7 +176,7 @@ def window_section(gallery: Gallery) -> Section:
     for window in dict.fromkeys((max(1, cells // 2), max(1, cells // 4))):
         maps = _maps_at(gallery, size, model, window)
         cosine = torch.cosine_similarity(maps, whole, dim=1).mean()
-        columns[f"windows of {window} patches, cosine {cosine:.2f}"] = pca_colors(maps, gallery.basis)
+        columns[f"windows of {window} patches, mean cosine {cosine:.2f}"] = pca_colors(maps, gallery.basis)
     text = (
         f"Attention within windows of so many patches a side in {config.num_hidden_layers - len(config.global_blocks)} "
         f"of {config.num_hidden_layers} blocks, beside attention over the whole image."
@@ -182,19 +190,19 @@ def with_windowed_blocks(model: RadioFeatures) -> RadioFeatures:
         return model
     config = copy.deepcopy(model.model.config)
     config.vitdet_num_global = config.num_hidden_layers // 2
-    network = RadioModel(config).eval().to(model.device, model.model.dtype)
+    network = RadioModel(config).eval().to(model.model.dtype).to(model.device)  # pyrefly: ignore[bad-argument-type]
     network.load_state_dict(model.model.state_dict())
     return RadioFeatures(network, model.processor, name=model.name, size_px=model.size_px, dtype=model.dtype)
 
 
 @torch.no_grad()
-def word_section(gallery: Gallery, model: RadioTextFeatures, words: Sequence[str]) -> Section:
+def word_section(gallery: Gallery, model: RadioTextFeatures, words: Sequence[str], source: DenseSource) -> Section:
     """Show which of some words each patch is nearest to."""
     classes = model.embed_classes(words, SIMPLE_TEMPLATES)
     images, pictures = _photographs(gallery), []
     for image in gallery.described():
         pixels = model.preprocess(image, model.size_px)[None].to(model.device)
-        patches = model.aligned_patches(pixels, "summary_head").float().cpu()
+        patches = model.aligned_patches(pixels, source).float().cpu()
         scores = torch.einsum("bdhw,cd->bchw", torch.nn.functional.normalize(patches, dim=1), classes)
         pictures.append(resize(scores, [SHOWN_PX, SHOWN_PX])[0].argmax(dim=0))
     overlays = [overlaid(image, mask) for image, mask in zip(images, pictures, strict=True)]

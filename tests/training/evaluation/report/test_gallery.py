@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from modeling_radio import RadioModel
-from training.evaluation.models.radio import RadioFeatures
+from conversion.text_tower import canonicalizing
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.report.gallery import (
     PHOTOGRAPH_PX,
@@ -104,6 +105,21 @@ def test_without_teachers_all_adaptors_are_shown(tiny_model, photographs):
 def test_words_need_a_text_tower(gallery):
     with pytest.raises(ValueError, match=r"`words` must be left out for a checkpoint without a text tower"):
         next(gallery_sections(gallery, ["cat"]))
+
+
+def test_each_patch_has_the_color_of_its_nearest_word(build_dual_encoder, word_tokenizer, photographs, tmp_path):
+    adaptor = {"name": "siglip2-g", "summary_dim": 12, "feature_dim": 10, "hidden_size": 16}
+    config = RadioConfig.from_preset("radio-test", adaptors=[adaptor], preferred_resolution=[32, 32])
+    whole = RadioForZeroShotImageClassification.from_parts(RadioModel(config).eval(), build_dual_encoder("siglip", 12))
+    whole.save_pretrained(tmp_path / "packed")
+    canonicalizing(word_tokenizer, 16).save_pretrained(tmp_path / "packed")
+    model = open_radio(tmp_path / "packed")
+    *_, section = gallery_sections(Gallery(model, photographs, ["one", "two"], 1), ["cat", "dog"])
+    assert [name for name, _ in section.legend] == ["cat", "dog"]
+    photograph, overlay = section.rows[0].pictures
+    assert not torch.equal(photograph.pixels, overlay.pixels)
+    *_, mirrored = gallery_sections(Gallery(model, photographs, ["one", "two"], 1), ["dog", "cat"])
+    assert not torch.equal(mirrored.rows[0].pictures[1].pixels, overlay.pixels), "colors follow the words"
 
 
 def test_the_page_names_what_it_shows(gallery, tmp_path):
