@@ -1,4 +1,4 @@
-"""Held-out photographs through a checkpoint, on one page: teachers, adaptors, backbone, sizes, windows and words."""
+"""Photographs through a checkpoint, on one page: teachers, adaptors, backbone, sizes, windows, words and tasks."""
 
 import sys
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.report.build import check_page
 from training.evaluation.report.gallery import PHOTOGRAPH_PX, Gallery, gallery_sections, write_gallery
+from training.evaluation.report.gallery_tasks import open_task_models, task_section
 from training.evaluation.run import build_references
 from training.recipe import Recipe, RecipeCommand
 from training.student.build import build_student
@@ -36,6 +37,7 @@ class GallerySettings(RecipeCommand):
         alone: Leaves out the recipe's teachers, which else stand beside their adaptors, and its untrained student.
         shifts: Cells for each patch and direction; divides the patch.
         size: Side of the images in pixels; null takes the checkpoint's own.
+        tasks: Folders of models tuned on labels, for classes of images or of pixels or for depth.
         words: Texts that patches are compared with, of a checkpoint with a text tower.
         dense_source: Which of its patches: through the head of the summary, or the teacher's features.
     """
@@ -45,6 +47,7 @@ class GallerySettings(RecipeCommand):
     alone: bool = False
     shifts: int = Field(4, gt=0)
     size: int | None = Field(None, gt=0)
+    tasks: list[Path] = []
     words: list[str] = []
     dense_source: DenseSource = "summary_head"
 
@@ -63,6 +66,7 @@ def _write(settings: GallerySettings) -> None:
     check_page(page)
     recipe = settings.load_recipe()
     model = open_radio(settings.checkpoint, name="backbone", size_px=settings.size)
+    tasks = open_task_models(settings.tasks)
     teachers: dict[str, FeatureModel] = {}
     untrained: dict[str, FeatureModel] = {}
     if not settings.alone:
@@ -72,9 +76,10 @@ def _write(settings: GallerySettings) -> None:
     photographs = load_photographs([each.photograph for each in chosen], PHOTOGRAPH_PX)
     names = [each.credit for each in chosen]
     gallery = Gallery(model, photographs, names, settings.shifts, teachers, untrained)
+    sections = list(gallery_sections(gallery, settings.words, settings.dense_source))
     write_gallery(
         page,
-        list(gallery_sections(gallery, settings.words, settings.dense_source)),
+        [*sections, *(task_section(task, gallery.shown(), names) for task in tasks)],
         title=f"{len(chosen)} photographs through {settings.checkpoint.name}",
         text=f"{settings.checkpoint}, images of {model.size_px} px, patches of {model.patch_size}.",
         credits=names,

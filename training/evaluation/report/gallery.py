@@ -93,6 +93,10 @@ class Gallery:
         """Return the part of the photographs that the maps show, uint8 `(num_photographs, 3, side, side)`."""
         return window_of(self.photographs, self.model.size_px, self.model.patch_size)
 
+    def shown(self) -> Tensor:
+        """Return that part as the page shows it, uint8 `(num_photographs, 3, SHOWN_PX, SHOWN_PX)`."""
+        return resize(self.described(), [SHOWN_PX, SHOWN_PX], antialias=True)
+
 
 def write_gallery(path: Path, sections: Sequence[Section], *, title: str, text: str, credits: Sequence[str]) -> None:
     """Write the page; a reader never sees half of it.
@@ -133,8 +137,7 @@ def gallery_sections(
 def feature_section(gallery: Gallery) -> Section:
     """Show teachers beside adaptors beside backbones, and what the backbones hold to be alike a marked place."""
     places, grid = most_salient_places(gallery.things), gallery.things.shape[1:]
-    photographs = gallery.described()
-    photographs = resize(photographs, [SHOWN_PX, SHOWN_PX], antialias=True).movedim(1, -1).float() / 255
+    photographs = gallery.shown().movedim(1, -1).float() / 255
     columns = {"photograph": marked(photographs, places, grid)}
     for name in gallery.adaptors:
         said = gallery.answers[name]
@@ -199,7 +202,7 @@ def with_windowed_blocks(model: RadioFeatures) -> RadioFeatures:
 def word_section(gallery: Gallery, model: RadioTextFeatures, words: Sequence[str], source: DenseSource) -> Section:
     """Show which of some words each patch is nearest to."""
     classes = model.embed_classes(words, SIMPLE_TEMPLATES)
-    images, pictures = _photographs(gallery), []
+    images, pictures = gallery.shown(), []
     for image in gallery.described():
         pixels = model.preprocess(image, model.size_px)[None].to(model.device)
         patches = model.aligned_patches(pixels, source).float().cpu()
@@ -230,14 +233,10 @@ def _maps_at(
     return torch.cat([model.with_window(each, window).features.float().cpu() for each in pixels])
 
 
-def _photographs(gallery: Gallery) -> Tensor:
-    return resize(gallery.described(), [SHOWN_PX, SHOWN_PX], antialias=True)
-
-
 def _rows(gallery: Gallery, columns: Mapping[str, Tensor], smooth: Collection[str] = ()) -> list[Row]:
     """Return a row for each photograph, of RGB images in [0, 1], `(num_photographs, rows, cols, 3)`, by caption."""
     if "photograph" not in columns:
-        columns = {"photograph": _photographs(gallery).movedim(1, -1).float() / 255, **columns}
+        columns = {"photograph": gallery.shown().movedim(1, -1).float() / 255, **columns}
         smooth = {*smooth, "photograph"}
     return [
         Row(
