@@ -49,5 +49,5 @@ $(VENV)/installed-train: pyproject.toml | $(BIN)/pip
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
-	$(PIP) install --editable ".[tasks,evaluate,export,docs,dev]"
+	$(PIP) install --editable ".[tasks,evaluate,extract,export,docs,dev]"
 	touch $@ $(VENV)/installed-train
