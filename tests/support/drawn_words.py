@@ -1,4 +1,4 @@
-"""Labeled images whose classes have names that the tests' tokenizer knows."""
+"""Labeled images whose classes have names that the tests' sentence encoder knows."""
 
 import torch
 

@@ -2,9 +2,9 @@
 
 import torch
 from tiny_sentences import build_sentence_encoder
-from tiny_texts import build_word_tokenizer
 from torch import nn
 from torch.nn import functional as F
+from transformers import BertTokenizer
 
 from modeling_radio import RadioConfig, RadioModel
 from training.evaluation.models.sentences import SentenceEncoder
@@ -12,7 +12,8 @@ from training.teachers.base import Teacher
 from training.teachers.embedded import EfficientNetLite0Teacher
 
 
-NAMES = ["cat", "dog", "grass", "ice", "cream", "photo", "this", "is", "a", "of", "Cat", "This"]
+NAMES = ["cat", "dog", "grass", "ice", "bird", "fish", "coin", "tree", "rock", "sky", "sea", "bug"]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "this", "is", ".", *NAMES]
 SUMMARY_DIM = 6
 
 
@@ -42,10 +43,11 @@ class TinyClassifier(EfficientNetLite0Teacher):
 
 
 class TinySentences(SentenceEncoder):
-    """A random BERT of sixteen numbers that knows the words of the tests' tokenizer."""
+    """A random BERT of sixteen numbers, with its own kind of tokenizer."""
 
     def __init__(self) -> None:
-        self.tokenizer, self.model = build_word_tokenizer(), build_sentence_encoder()
+        self.tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
+        self.model = build_sentence_encoder()
 
 
 def build_student(**changes: object) -> RadioModel:

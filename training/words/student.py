@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from foundation.timing import ProgressBar
@@ -151,7 +153,7 @@ def build_words(
     Args:
         radio: The student.
         adaptor: That `check_adaptor` accepts.
-        encoder: Of the texts; its tokenizer is set up for the folder.
+        encoder: Of the texts.
         learned: The map.
         answers: To unlabeled images.
 
@@ -162,11 +164,26 @@ def build_words(
     classes = embed_variants(layer, learned.pairs.sources)
     scale = fit_logit_scale(answers.summaries, classes, answers.probabilities)
     tower = SentenceTower.from_parts(encoder.model, layer, max_length=MAX_LENGTH, logit_scale=scale)
-    tokenizer = encoder.tokenizer
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # one sentence each: types of tokens say nothing
-    tokenizer.model_max_length = MAX_LENGTH
     wider = with_dense_summaries(radio, adaptor, answers.regression)
-    return RadioForZeroShotImageClassification.from_parts(wider, tower, f"{adaptor}-words"), tokenizer
+    model = RadioForZeroShotImageClassification.from_parts(wider, tower, f"{adaptor}-words")
+    return model, without_token_types(encoder.tokenizer)
+
+
+def without_token_types(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that gives tokens and their mask alone, also once it is saved and opened again.
+
+    BERT's own class gives the types of tokens too, whatever its file says. In single sentences they say nothing, and
+    models with an image tower do not take them.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=MAX_LENGTH,
+        model_input_names=["input_ids", "attention_mask"],
+        **tokenizer.special_tokens_map,
+    )
 
 
 def save_words(

@@ -108,6 +108,7 @@ def test_the_folder_runs_elsewhere(words, run_elsewhere, tmp_path):
     again = RadioForZeroShotImageClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer("cat").keys() == {"input_ids", "attention_mask"}
+    assert tokenizer("A Cat.").input_ids == TinySentences().tokenizer("A Cat.").input_ids
     torch.testing.assert_close(again.embed_texts(tokenizer, NAMES), words.model.embed_texts(words.tokenizer, NAMES))
     write_png(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), str(picture))
     found = json.loads(run_elsewhere(ELSEWHERE, tmp_path, folder, picture).splitlines()[-1])
