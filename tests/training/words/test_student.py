@@ -10,8 +10,20 @@ from torchvision.io import write_png
 from transformers import AutoTokenizer
 
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor
+from modeling_radio.sentences_radio import SentenceTower
+from training.demo_kit.packages import PackageUnavailableError
+from training.evaluation.models.sentences import SentenceEncoder
 from training.words.names import learn_map
-from training.words.student import ask, build_words, check_adaptor, fit_logit_scale, save_words, with_dense_summaries
+from training.words.ridge import as_layer
+from training.words.student import (
+    ask,
+    build_words,
+    check_adaptor,
+    fit_logit_scale,
+    save_words,
+    with_dense_summaries,
+    without_token_types,
+)
 
 
 NAME = "efficientnet-lite0"
@@ -118,6 +130,23 @@ def test_the_folder_runs_elsewhere(words, run_elsewhere, tmp_path):
         scores = again.probabilities(F.normalize(summary) @ texts.T * again.logit_scale.exp())[0].tolist()
     expected = dict(zip(("cat", "dog"), scores, strict=True))
     assert {each["label"]: each["score"] for each in found} == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.packages
+def test_the_real_encoder_is_the_tower_and_keeps_its_tokens(tmp_path):
+    try:
+        encoder = SentenceEncoder()
+    except PackageUnavailableError as error:
+        pytest.skip(str(error))
+    texts = ["a photo of a dog", "a photo of a puppy", "Road sign, beside the road!"]
+    tower = SentenceTower.from_parts(encoder.model, as_layer(torch.eye(384), torch.zeros(384)), max_length=256)
+    without_token_types(encoder.tokenizer).save_pretrained(tmp_path)
+    tokens = AutoTokenizer.from_pretrained(tmp_path)(texts, padding=True, return_tensors="pt")
+    assert torch.equal(tokens["input_ids"], encoder.tokenizer(texts, padding=True, return_tensors="pt")["input_ids"])
+    with torch.no_grad():
+        embeds = tower(**tokens).pooler_output
+    torch.testing.assert_close(embeds, encoder.encode(texts), atol=1e-5, rtol=1e-4)
+    assert embeds[0] @ embeds[1] > embeds[0] @ embeds[2] + 0.2
 
 
 @pytest.mark.parametrize(
