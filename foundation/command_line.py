@@ -180,7 +180,9 @@ def _add_flags(parser: argparse.ArgumentParser, model: type[Settings], leave_out
             groups[title] = parser.add_argument_group(title)
         flag, text = name.replace("_", "-"), _escaped(texts[name] + _default(field))
         if kinds == {bool} and field.default:
-            groups[title].add_argument(f"--no-{flag}", dest=name, action="store_false", help=f"not: {text}")
+            groups[title].add_argument(
+                f"--no-{flag}", dest=name, action="store_false", help=f"Switch off: {_escaped(texts[name])}"
+            )
         elif kinds == {bool}:
             groups[title].add_argument(f"--{flag}", action="store_true", help=text)
         else:

@@ -86,17 +86,26 @@ TEXT_TOWERS = {
 """By `model_type` of the configuration. SigLIP2's published models of fixed resolution are of the first kind."""
 
 
+class MissingTextTowerError(LookupError):
+    """A folder without texts was opened for them.
+
+    No `ValueError`: at one of these transformers' pipelines go on with the native backbone, and stop for want of a
+    tokenizer, with words about sentencepiece.
+    """
+
+
 def text_tower_kind(config: RadioConfig) -> TextTowerKind:
     """Return the kind of `config.text_tower`.
 
     Raises:
-        ValueError: If there is none, or it is of no known kind.
+        MissingTextTowerError: If there is none.
+        ValueError: If it is of no known kind.
     """
     if config.text_tower is None:
-        raise ValueError(
+        raise MissingTextTowerError(
             "`text_tower` of the configuration must be that of a text model, got None. Make a folder with one by "
-            "`python -m conversion.from_nvidia ... --text-tower ID`, or a model by "
-            "`RadioForZeroShotImageClassification.from_parts`."
+            "`python -m conversion.from_nvidia ... --text-tower ID`, of the demo's student by "
+            "`python -m training.demo_kit.add_words`, or a model by `RadioForZeroShotImageClassification.from_parts`."
         )
     model_type = config.text_tower.get("model_type")
     check_choice("text_tower.model_type", model_type, TEXT_TOWERS)

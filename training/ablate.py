@@ -5,6 +5,7 @@ file, `STUDY/ARM.seed-N.json`: a run that has one is not run again, wherever it 
 `STUDY/differences.png` and with `--report` a whole page are made.
 """
 
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ class AblateSettings(Settings):
     """Which studies shall be run.
 
     Attributes:
-        studies: Names of studies, or files of your own that end in .yaml.
+        studies: Names of files in training/studies without .yaml, or files of your own that end in .yaml.
         jobs: Runs side by side, each with one thread.
         seeds: Seeds in place of the studies' own, for example to see whether a result comes again.
         output: Folder of the runs.
@@ -64,6 +65,7 @@ def ablate(settings: AblateSettings) -> None:
     """
     transformers_logging.disable_progress_bar()  # models load in no time
     studies = [open_study(source) for source in settings.studies]  # all, before the first is run
+    importlib.import_module("scipy")  # without it no run could be compared, which would be said in the end only
     if settings.train:
         torch.set_num_threads(1)
         for opened in studies:

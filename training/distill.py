@@ -52,7 +52,11 @@ def _distil(settings: DistillSettings) -> None:
     final = run_recipe(recipe, settings.output, is_restart=settings.restart, stop_at=settings.stop_at)
     state = PartialState()
     if state.is_main_process:
-        print(f"Wrote {final}." if final else "Stopped as asked by --stop-at; the same command resumes.")
+        print(
+            f"Wrote {final}."
+            if final
+            else f"Stopped at step {settings.stop_at} as asked; without --stop-at it goes on."
+        )
     state.destroy_process_group()
 
 

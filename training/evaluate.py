@@ -28,11 +28,17 @@ def _evaluate(settings: EvaluationSettings) -> None:
     results, evaluations = run_evaluations(settings, settings.load_recipe())
     if rank_and_count()[0] > 0:
         return
+    written = []
     if settings.output is not None:
         results.save(settings.output)
+        written.append(settings.output)
         if settings.report:
-            write_page(settings.output.with_suffix(".html"), results, report_sections(evaluations, settings.tasks))
-    print("\n\n".join(table.to_markdown() for table in build_tables(results.measurements)))
+            written.append(settings.output.with_suffix(".html"))
+            write_page(written[-1], results, report_sections(evaluations, settings.tasks))
+    tables = [table.to_markdown() for table in build_tables(results.measurements)]
+    print("\n\n".join([*tables, *results.remarks]))
+    if written:
+        print(f"\nWrote {' and '.join(map(str, written))}.")
 
 
 if __name__ == "__main__":

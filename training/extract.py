@@ -58,6 +58,8 @@ def _search(settings: ExtractionSettings) -> None:
     if settings.page is not None:
         write_found_page(settings, hits)
     print(to_table(hits))
+    if settings.page is not None:
+        print(f"\nWrote {settings.page}.")
 
 
 if __name__ == "__main__":

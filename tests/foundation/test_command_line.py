@@ -108,7 +108,7 @@ def test_help_lists_every_setting(capsys, monkeypatch):
     assert "  entries.NAME.size: an integer above 0 (default: 8)\n" in changing
     assert "  source: a text (required)\n" in changing
     assert "  is_quick: true or false (default: false)\n" in changing
-    assert "Whether to look twice. (default: true)" in changing
+    assert "Switch off: Whether to look twice.\n" in changing
 
 
 def test_a_class_with_a_title_is_a_group_of_its_own(capsys):

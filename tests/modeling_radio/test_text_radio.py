@@ -9,6 +9,7 @@ from modeling_radio.text_radio import (
     PLAIN_TEMPLATES,
     SIMPLE_TEMPLATES,
     TEXT_TOWERS,
+    MissingTextTowerError,
     fill_templates,
     text_tower_config,
     text_tower_kind,
@@ -61,7 +62,6 @@ def test_tower_is_read_from_the_configuration():
 @pytest.mark.parametrize(
     ("tower", "message"),
     [
-        (None, "`text_tower` of the configuration must be that of a text model, got None"),
         ({"model_type": "bert"}, "must be one of .*'siglip_text_model'.*got 'bert'"),
         ({"model_type": "siglip_text"}, "Did you mean 'siglip_text_model'"),
         ({}, "got None"),
@@ -71,6 +71,11 @@ def test_tower_is_read_from_the_configuration():
 def test_unknown_towers_are_refused(tower, message):
     with pytest.raises(ValueError, match=message):
         text_tower_kind(RadioConfig.from_preset("radio-test", text_tower=tower))
+
+
+def test_a_missing_tower_is_told_from_a_wrong_one():
+    with pytest.raises(MissingTextTowerError, match=r"`text_tower` of .* must be that of a text model, got None"):
+        text_tower_kind(RadioConfig.from_preset("radio-test"))
 
 
 @pytest.mark.parametrize(

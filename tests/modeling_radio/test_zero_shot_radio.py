@@ -505,6 +505,14 @@ def test_pipeline_needs_trust(model, word_tokenizer, tmp_path):
         pipeline("zero-shot-image-classification", model=str(tmp_path))
 
 
+def test_pipeline_on_a_folder_without_texts_says_what_is_missing(radio, tmp_path):
+    """transformers goes on with its own backbone after a `ValueError`, and then misses a tokenizer."""
+    radio.save_pretrained(tmp_path)
+    RadioImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(LookupError, match=r"`text_tower` of the configuration must be .*got None.*--text-tower"):
+        pipeline("zero-shot-image-classification", model=str(tmp_path), trust_remote_code=True)
+
+
 def test_pipeline_on_a_folder_whose_model_answers_in_pairs(model, word_tokenizer, tmp_path):
     expected = save_folder(model, tmp_path, word_tokenizer)
     model.config.return_dict = False

@@ -1,5 +1,6 @@
 """The command, from a file to a table, on the tiny distillation."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_the_same_arm_gives_the_same_numbers(study: str, recipe_file: str) -> No
     assert ablate.main([study, "--output", "again", "--seeds", "3"]) == 0
     again = load_raw(folder / "plain.seed-3.json", RunResult)
     assert (again.sums, again.numbers) == (first.sums, first.numbers)
+
+
+def test_a_missing_package_is_missed_before_the_first_run(
+    study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)  # as where only the extra `train` is installed
+    assert ablate.main([study, "--output", "out"]) == 1
+    assert 'the package scipy is not installed: run `pip install -e ".[tasks]"`' in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_without_training_nothing_is_made(study: str, capsys: pytest.CaptureFixture[str]) -> None:

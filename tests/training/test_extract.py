@@ -10,7 +10,7 @@ from training.extract import main
 def test_a_folder_becomes_a_data_set(base, class_folders, tmp_path, capsys):
     command = [str(base), "--data", str(class_folders), "--output", str(tmp_path / "features"), "--num-workers", "0"]
     assert main(command) == 0
-    assert "features: 6 images in 1 files, 0.0 MB (6 encoded now" in capsys.readouterr().out
+    assert "features: 6 images in 1 file, 0.0 MB (6 encoded now" in capsys.readouterr().out
     assert main(command) == 0
     assert "(all were there)" in capsys.readouterr().out
     rows = load_dataset(str(tmp_path / "features"), split="train")

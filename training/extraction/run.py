@@ -91,7 +91,8 @@ class Written:
             if self.num_new
             else "all were there"
         )
-        return f"{self.num_rows} images in {self.num_files} files, {self.num_bytes / 1e6:.1f} MB ({speed})"
+        files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
+        return f"{self.num_rows} images in {files}, {self.num_bytes / 1e6:.1f} MB ({speed})"
 
 
 def open_extraction(settings: ExtractionSettings) -> Extraction:

@@ -171,7 +171,8 @@ def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence
         if not isinstance(model, TextModel):
             raise ValueError(
                 f"`search` must be an image file where the checkpoint has no text tower, got {query!r}. "
-                "`conversion.from_nvidia --text-tower` makes a checkpoint with one."
+                "`conversion.from_nvidia --text-tower` makes a checkpoint with one, for the demo's student "
+                "`training.demo_kit.add_words`."
             )
         if adaptor not in (None, model.text_adaptor):
             raise ValueError(f"`by` must be {model.text_adaptor!r} for texts, got {adaptor!r}. Leave it out.")

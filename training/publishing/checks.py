@@ -96,7 +96,10 @@ def check_files(publication: Publication) -> None:
             found = _LOCAL_PATH.search(text)
             if found:
                 shown = text[found.start() : found.start() + 60].split("\n")[0]
-                raise UnfitError(f"{name} names a path of this machine, {shown!r}: write what holds elsewhere.")
+                raise UnfitError(
+                    f"{name} names a path of this machine, {shown!r}: write what holds elsewhere. "
+                    "Commands that are given relative paths write these."
+                )
 
 
 def check_code(publication: Publication) -> None:

@@ -153,7 +153,10 @@ def test_the_command_prints_and_writes(folder, noisy_folders, tmp_path, capsys):
     output = tmp_path / "out" / "results.json"
     arguments = ["--data", str(noisy_folders), "--tasks", "knn", "--output", str(output), "--num-workers", "0"]
     assert main([str(folder), *arguments, "--cache", str(tmp_path / "cache"), "--neighbors", "3"]) == 0
-    assert "| student" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| student" in printed
+    assert " images measured, " in printed or " images without a split" in printed
+    assert printed.endswith(f"\n\nWrote {output} and {output.with_suffix('.html')}.\n")
     assert Results.load(output).run["settings"]["neighbors"] == 3
     assert main([str(folder), *arguments, "--label-column", "lable"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
