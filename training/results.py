@@ -20,7 +20,7 @@ from foundation.settings import hash_of
 from foundation.timing import Clock
 from model_cards.results import Measurement, Results, Source, build_tables
 from training.data.sources import DEMO_SOURCES
-from training.demo_kit.labeled_packages import LABELED_PACKAGES
+from training.demo_kit.labeled.packages import LABELED_PACKAGES
 from training.demo_kit.packages import package_named
 from training.evaluation.data.base import EvaluationData
 from training.evaluation.data.demo import DemoData

@@ -11,7 +11,7 @@ from PIL import Image
 from model_cards.results import Results
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 from training import results
-from training.demo_kit.labeled_packages import LabeledPackage
+from training.demo_kit.labeled.packages import LabeledPackage
 from training.results import main
 
 

@@ -22,7 +22,7 @@ from foundation.files import write_file, write_folder, write_text
 from foundation.settings import Settings
 from model_cards.results import Table
 from modeling_radio import RadioConfig
-from training.demo_kit.labeled_folders import write_digits, write_masks, write_objects
+from training.demo_kit.labeled.folders import write_digits, write_masks, write_objects
 from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.data.sources import load_images

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.demo_kit import labeled_folders as labeled_folders
-from training.demo_kit.labeled_folders import write_digits, write_masks, write_objects
+from training.demo_kit.labeled import folders as labeled_folders
+from training.demo_kit.labeled.folders import write_digits, write_masks, write_objects
 from training.finetuning.tasks.instances import decode_mask
 
 

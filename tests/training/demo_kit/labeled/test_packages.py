@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.demo_kit import labeled_packages
-from training.demo_kit.labeled_packages import LABELED_PACKAGES
+from training.demo_kit.labeled import packages as labeled_packages
+from training.demo_kit.labeled.packages import LABELED_PACKAGES
 from training.demo_kit.packages import PACKAGES
 
 

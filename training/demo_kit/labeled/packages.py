@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from training.demo_kit.assets import EMOJI_CLASSES
-from training.demo_kit.labeled_folders import write_digits
+from training.demo_kit.labeled.folders import write_digits
 from training.demo_kit.packages import fetch_package, package_named
 
 
