@@ -107,7 +107,7 @@ def features_of(row: Row, storage: Storage, kept: Mapping[str, Any]) -> Features
         if storage.dtype == "int8":
             types[name + SCALE] = List(scale) if _kind(name) == FEATURES else scale
     types = {name: types[name] for name in types if name != ID}
-    taken = [name for name in kept if name in types or name == ID]
+    taken = [name for name in kept if name == ID or _kind(name).removesuffix(SCALE) in (*_ORDER, GRID)]
     if taken:
         raise ValueError(f"`keep` must name columns without a name of ours, got {taken[0]!r}. Rename it in the source.")
     return Features({ID: Value("string"), **kept, **types})
@@ -151,6 +151,8 @@ def table_of(
 
 def _stored(name: str, vectors: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     """Return vectors in their type, and the scales of int8; of others zeros, which are not stored."""
+    if not vectors.isfinite().all():
+        raise ValueError(f"`checkpoint` must answer with finite numbers, got others in {name}. Try --precision float32.")
     if dtype == "int8":
         return quantized(vectors)
     stored = vectors.to(getattr(torch, dtype))

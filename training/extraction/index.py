@@ -91,7 +91,11 @@ def _new_index(faiss: Any, dim: int, kind: str) -> Any:
 def _by_index(path: Path, query: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
     import faiss
 
-    scores, numbers = faiss.read_index(str(path)).search(query[None], top)
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:  # all that faiss raises
+        raise ValueError(f"{path} is no index that faiss reads. Remove it, or write it again with --index.") from error
+    scores, numbers = index.search(query[None], top)
     is_there = numbers[0] >= 0  # fewer rows than asked for are filled up
     return scores[0][is_there], numbers[0][is_there]
 

@@ -21,6 +21,8 @@ MAX_NAMED = 4
 def begin(output: Path, facts: Mapping[str, Any]) -> None:
     """Write the manifest of a new data set, or compare it with that of one that was begun.
 
+    One that has nothing but its manifest yet is begun anew: what stopped it may have been a wrong setting.
+
     Args:
         output: Folder of the data set.
         facts: Plain data: settings, model and images.
@@ -28,13 +30,13 @@ def begin(output: Path, facts: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If `output` holds something else, or was begun with something else.
     """
-    if not (output / MANIFEST).exists():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise ValueError(
-                f"`output` must be a new folder or a data set that was begun, got {str(output)!r}, which holds "
-                "something else. Name another."
-            )
+    if _holds_at_most_a_manifest(output):
         write_text(output / MANIFEST, json.dumps(facts, indent=2) + "\n")
+    elif not (output / MANIFEST).is_file():
+        raise ValueError(
+            f"`output` must be a new folder or a data set that was begun, got {str(output)!r}, which holds "
+            "something else. Name another."
+        )
     found = differences(read_manifest(output), json.loads(json.dumps(facts)))
     if found:
         raise ValueError(
@@ -55,11 +57,17 @@ def read_manifest(output: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"`output` must be a folder of training.extract, got {str(output)!r}: {error}.") from error
-    if not isinstance(facts, dict):
+    if not isinstance(facts, dict) or not {"settings", "images", "source", "model"} <= facts.keys():
         raise ValueError(
             f"`output` must be a folder of training.extract, got {str(output)!r}, whose {MANIFEST} is none."
         )
     return facts
+
+
+def _holds_at_most_a_manifest(output: Path) -> bool:
+    if not output.exists():
+        return True
+    return output.is_dir() and {path.name for path in output.rglob("*")} <= {MANIFEST, FOLDER}
 
 
 def missing_shards(output: Path, shards: list[Shard]) -> list[Shard]:

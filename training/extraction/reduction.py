@@ -60,6 +60,8 @@ class Moments:
         dim = len(self.total)
         if num_components > dim:
             raise ValueError(f"`pca` must be at most the features' {dim} dimensions, got {num_components}.")
+        if num_components >= self.count:  # directions beyond are arbitrary
+            raise ValueError(f"`pca` must be less than the {self.count} patches of the images, got {num_components}.")
         mean = self.total / self.count
         values, vectors = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))  # ascending
         components = vectors[:, -num_components:].flip(1).T

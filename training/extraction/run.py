@@ -101,13 +101,15 @@ def open_extraction(settings: ExtractionSettings) -> Extraction:
     Raises:
         ValueError: If one of them does not open, or lacks what was asked for.
     """
-    dtype = AUTOCAST_TYPES[settings.precision]
+    dtype, data = AUTOCAST_TYPES[settings.precision], Path(str(settings.data)).expanduser()
+    if data.is_dir() and settings.output.resolve().is_relative_to(data.resolve()):
+        raise ValueError(
+            f"`output` must lie outside `data`, where it would be read as data, got {str(settings.output)!r}."
+        )
     model = open_radio(settings.checkpoint, size_px=settings.size, device=device_of_process(), dtype=dtype)
-    adaptors = settings.adaptors
-    if adaptors == ["all"]:
-        adaptors = list(model.adaptor_names)
-    for name in adaptors:
+    for name in settings.adaptors:
         check_choice("adaptors", name, [*model.adaptor_names, "all"])
+    adaptors = model.adaptor_names if "all" in settings.adaptors else settings.adaptors
     return Extraction(settings, model, open_source(settings), Wanted(settings.dense, frozenset(adaptors)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.nn.functional import normalize
 from torchvision.transforms.v2.functional import resize
 
 from foundation.ranks import device_of_process
@@ -103,7 +104,7 @@ def search(settings: ExtractionSettings) -> list[Hit]:
     data = FeatureFolder(settings.output)
     model = _open_model(settings, data)
     column, query = _embed(settings, model, data.column_names())
-    vector = query / query.norm()
+    vector = normalize(query, dim=0)
     hits = nearest(settings.output, data.shards, column, vector.numpy().astype(np.float32), settings.top)
     return [Hit(cosine, split, number, data.read(split, number)) for cosine, split, number in hits]
 

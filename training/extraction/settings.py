@@ -123,9 +123,11 @@ class ExtractionSettings(SourceSettings, StorageSettings):
         """Refuse what is missing for the one mode, or is of the other."""
         if self.search is None and self.data is None:
             raise SettingsError(Problem(("data",), "`{path}` has no value: say which images with --data."))
-        for name in ("by", "page") if self.search is None else ():
-            if getattr(self, name) is not None:
+        for name in ("by", "page", "top") if self.search is None else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
                 raise SettingsError(Problem((name,), "`{path}` is about a search: add --search IMAGE or TEXT."))
+        if self.search is not None and self.index is not None:
+            raise SettingsError(Problem(("index",), "`{path}` is written by an extraction: leave --search out."))
         if self.page is not None and self.data is None:
             raise SettingsError(Problem(("page",), "`{path}` shows images, which lie in the source: add --data."))
         return self

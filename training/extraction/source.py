@@ -168,7 +168,7 @@ def _kept_columns(settings: SourceSettings, table: Dataset, image: str) -> list[
 def _with_ids(table: Dataset, image: str, settings: SourceSettings, split: str) -> Dataset:
     """Return a table with a name for each row, no two of one split alike."""
     if settings.id_column is not None:
-        check_choice("id_column", settings.id_column, table.column_names)
+        check_choice("id_column", settings.id_column, [name for name in table.column_names if name != image])
         ids = list(map(str, _values(table, settings.id_column)))
         twice = [name for name, count in Counter(ids).items() if count > 1]
         if twice:

@@ -49,8 +49,9 @@ def test_types_name_lengths_and_copied_columns():
     assert types["summary"].length == 4
     with pytest.raises(ValueError, match="`keep` must name columns without a name of ours, got 'summary'"):
         features_of(row, Storage(), {"summary": Value("string")})
-    with pytest.raises(ValueError, match="got 'id'"):
-        features_of(row, Storage(), {"id": Value("string")})
+    for name in ("id", "features", "grid", "c/summary", "mean_features_scale"):  # also where there are none of ours
+        with pytest.raises(ValueError, match=f"got '{name}'"):
+            features_of(row, Storage(), {name: Value("string")})
 
 
 def test_numbers_that_are_too_large_are_refused():
@@ -64,6 +65,13 @@ def test_numbers_that_are_too_large_are_refused():
         else:
             with pytest.raises(ValueError, match="`dtype` must hold numbers as large as those of summary"):
                 table_of(["x"], kept, [row], storage, features)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_answers_that_are_no_numbers_are_refused(dtype):
+    row, storage = reduced(ROW | {"summary": torch.tensor([0.0, float("nan"), 1.0, 2.0])}, Reduction()), Storage(dtype)
+    with pytest.raises(ValueError, match="`checkpoint` must answer with finite numbers, got others in summary"):
+        table_of(["x"], pyarrow.table({}), [row], storage, features_of(row, storage, {}))
 
 
 def test_batches_beyond_arrows_numbers_are_refused(monkeypatch):

@@ -66,6 +66,16 @@ def test_indexes_are_what_is_asked(features, monkeypatch):
     assert not list((data.folder / "index").glob(".partial-*"))
 
 
+def test_a_damaged_index_is_said_in_one_line(features):
+    pytest.importorskip("faiss")
+    data = features()
+    build_indexes(data.folder, data.shards, ["summary"], "flat")
+    path = data.folder / index_path("train", "summary")
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"train-summary\.faiss is no index that faiss reads. Remove it, or write it"):
+        nearest(data.folder, data.shards, "summary", np.ones(32, np.float32), 5)
+
+
 def test_summaries_are_told_from_other_columns():
     names = ["id", "summary", "summary_scale", "mean_features", "a/summary", "a/features"]
     assert summary_columns(names) == ["summary", "a/summary"]

@@ -27,6 +27,14 @@ def test_components_are_those_of_a_singular_value_decomposition():
         moments.basis(7)
 
 
+def test_components_need_more_patches_than_they_are():
+    moments = Moments()
+    moments.add(torch.randn(3, 6))
+    assert (moments.basis(2).explained_variance > 0.01).all()
+    with pytest.raises(ValueError, match="`pca` must be less than the 3 patches of the images, got 3"):
+        moments.basis(3)
+
+
 def test_bases_of_all_columns_are_kept(tmp_path):
     rows = [{"features": (torch.randn(4, 5), (2, 2)), "a/features": (torch.randn(4, 3), (2, 2))} for _ in range(9)]
     bases = fit_bases(rows, 1, 2)

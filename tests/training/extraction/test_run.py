@@ -192,6 +192,19 @@ def test_broken_images_are_named_and_what_is_done_stays(extract, pictures, tmp_p
     assert len(list((tmp_path / "out" / "data").glob("*.parquet"))) == 4
 
 
+def test_the_output_is_no_part_of_the_data(extract, pictures, tmp_path):
+    copy = shutil.copytree(pictures, tmp_path / "pets")
+    with pytest.raises(ValueError, match="`output` must lie outside `data`, where it would be read as data, got"):
+        extract(data=str(copy), output=copy / "features")
+    assert not (copy / "features").exists()
+
+
+def test_all_adaptors_may_be_named_beside_some(settings):
+    assert run.open_extraction(settings(adaptors=["all", "teacher_a"])).wanted.adaptors == {"teacher_a", "teacher-b"}
+    with pytest.raises(ValueError, match="`adaptors` must be one of .* got 'teacher_c'"):
+        run.open_extraction(settings(adaptors=["all", "teacher_c"]))
+
+
 def test_a_file_that_was_cut_is_found(extract, tmp_path):
     extract()
     first, second = sorted((tmp_path / "out" / "data").iterdir())[-2:]

@@ -14,6 +14,8 @@ NEEDED = {"checkpoint": "model", "output": "out"}
         ({"data": "x", "pool": 2}, "`pool` is about dense features"),
         ({"data": "x", "pca": 2, "layout": "nested"}, "`pca` is about.*`layout` is about"),
         ({"data": "x", "page": "x.html"}, "`page` is about a search"),
+        ({"data": "x", "top": 3}, "`top` is about a search"),
+        ({"search": "cat", "index": "flat"}, "`index` is written by an extraction"),
         ({"search": "cat", "page": "x.html"}, "`page` shows images"),
         ({"data": "x", "dtype": "float64"}, "`dtype` must be"),
     ],

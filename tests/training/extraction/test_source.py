@@ -108,6 +108,8 @@ def test_what_is_missing_is_named(table, tmp_path):
         opened(tmp_path / "rows.parquet", image_column="image", keep=["more"])
     with pytest.raises(ValueError, match=r"`id_column` must name each image once, got 'number' with 7 more than once"):
         opened(tmp_path / "rows.parquet", id_column="number")
+    with pytest.raises(ValueError, match=r"`id_column` must be one of \['caption'.* got 'image'"):
+        opened(tmp_path / "rows.parquet", image_column="image", id_column="image")
     with pytest.raises(ValueError, match=r"`splits` must be one of .*'train'.* got 'extra'"):
         opened(tmp_path / "rows.parquet", splits=["extra"])
     with pytest.raises(ValueError, match="does not exist"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def _split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
 
 
 def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
-    """Return the images of a split, and the tables about them that lie beside them or in the root."""
+    """Return the images of a split, and the tables about them that lie beside them or in the root, as patterns."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     images = [
@@ -99,7 +100,7 @@ def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
         if path.suffix.lower() in ImageFolder.EXTENSIONS and not any(map(_is_hidden, path.relative_to(folder).parts))
     ]
     tables = {path for name in ImageFolder.METADATA_FILENAMES for path in (*folder.rglob(name), root / name)}
-    return sorted(str(path) for path in (*images, *tables) if path.is_file())
+    return sorted(glob.escape(str(path)) for path in (*images, *tables) if path.is_file())
 
 
 def _is_hidden(name: str) -> bool:

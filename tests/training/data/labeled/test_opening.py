@@ -45,6 +45,15 @@ def test_splits_have_the_names_that_are_asked_for(class_folders, tmp_path):
     assert {name: len(table) for name, table in tables.items()} == {"train": 6, "validation": 6}
 
 
+def test_names_are_no_patterns(class_folders):
+    """`a[1].png` is left out, and what `b*.png` means read twice, where names go to `datasets` as they are."""
+    image = next((class_folders / "cat").iterdir())
+    before = len(open_class_folders(class_folders)["train"])
+    for name in ("a[1].png", "b*.png", "bc.png"):
+        shutil.copy(image, class_folders / "cat" / name)
+    assert len(open_class_folders(class_folders)["train"]) == before + 3
+
+
 def test_tables_beside_the_images_are_read(class_folders):
     lines = ["file_name,caption", *(f"{'cat' if n % 2 else 'dog'}/{n}.png,number {n}" for n in range(6))]
     (class_folders / "metadata.csv").write_text("\n".join(lines))
