@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
 from foundation.files import write_text
-from foundation.settings import Settings
+from foundation.settings import Settings, require
 from training.ablation.figure import draw_study
 from training.ablation.report import build_report, build_section, build_table, load_results
 from training.ablation.runs import missing_runs, run_study, with_seeds
@@ -42,6 +42,11 @@ class AblateSettings(Settings):
     train: bool = True
     report: Path | None = None
 
+    @model_validator(mode="after")
+    def _check_seeds(self) -> "AblateSettings":
+        require(self.train or self.seeds is None, "seeds", self.seeds, "left out where nothing is run")
+        return self
+
 
 COMMAND = Command(
     "training.ablate",
@@ -66,11 +71,13 @@ def ablate(settings: AblateSettings) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
     studies = [open_study(source) for source in settings.studies]  # all, before the first is run
     importlib.import_module("scipy")  # without it no run could be compared, which would be said in the end only
+    names = [opened.name for opened in studies]
+    require(len(set(names)) == len(names), "studies", names, "studies of different names")
+    seeded = [opened if settings.seeds is None else with_seeds(opened, settings.seeds) for opened in studies]
     if settings.train:
         torch.set_num_threads(1)
-        for opened in studies:
-            seeds = opened.study.seeds if settings.seeds is None else settings.seeds
-            run_study(with_seeds(opened, seeds), settings.output / opened.name, settings.jobs)
+        for opened in seeded:
+            run_study(opened, settings.output / opened.name, settings.jobs)
     sections = [(opened.name, _summarize(opened)) for opened in studies]
     if settings.report is not None:
         write_text(settings.report, build_report(sections))

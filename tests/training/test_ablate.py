@@ -81,6 +81,28 @@ def test_a_bad_file_is_one_line_before_the_first_run(
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0,0"], "`seeds` must be numbers that are all different, got [0, 0]"),
+        (["--seeds", "[]"], "`seeds` must be"),
+        (["--seeds", "3", "--no-train"], "`seeds` must be left out where nothing is run, got [3]"),
+        (["again/study.yaml"], "`studies` must be studies of different names, got ['study', 'study']"),
+    ],
+)
+def test_bad_options_are_one_line_before_the_first_run(
+    study: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("again").mkdir()
+    Path("again/study.yaml").write_text(Path(study).read_text())
+    assert ablate.main([study, *arguments, "--output", "out"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not Path("out").exists()
+    assert not Path(study).with_suffix("").exists()
+
+
 def test_our_report_is_what_our_raw_results_say() -> None:
     """`python -m training.ablate NAMES --no-train --report training/ABLATIONS.md` was run after the last change."""
     text = (STUDIES_DIR.parent / "ABLATIONS.md").read_text(encoding="utf-8")

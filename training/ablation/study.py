@@ -197,6 +197,8 @@ def _arm_recipe(study: Study, arm: Arm) -> Recipe:
 
 def _run_recipe(source: str, changes: list[str]) -> Recipe:
     """Return a recipe as it is run here: in one thread, since runs stand side by side, and without a word."""
+    if any(change.partition("=")[0].strip() == "seed" for change in changes):
+        raise RecipeError("`changes` must leave out `seed`, which is each run's: `seeds` of the study names them.")
     recipe = load_recipe(source, changes)
     check_student_views(recipe)  # now, not hours later when its turn comes
     quiet: dict[str, Any] = {

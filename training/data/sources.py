@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,6 +159,11 @@ def expand_files(pattern: str) -> list[str]:
     return list(itertools.chain.from_iterable(files))
 
 
+def as_patterns(files: Iterable[str]) -> list[str]:
+    """Return files as `datasets` takes them: names that stand for themselves alone, even `a[1].png`."""
+    return [name if _URL.match(name) else glob.escape(name) for name in files]
+
+
 def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
     dataset = _load(source, streaming=streaming)  # before the import, which it explains when it fails
     import datasets
@@ -197,7 +203,7 @@ def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
         builder, files = local
         if source.split not in (None, "train"):
             raise ValueError(f"Data source {source.source!r} has no split {source.split!r}: files have ['train'] only.")
-        return {"path": builder, "data_files": {"train": files}}
+        return {"path": builder, "data_files": {"train": as_patterns(files)}}
     hub_id = _HUB_ID.fullmatch(source.source)
     if hub_id is None:
         demo = " nor ".join(map(repr, DEMO_SOURCES))

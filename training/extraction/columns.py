@@ -152,7 +152,7 @@ def table_of(
 def _stored(name: str, vectors: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     """Return vectors in their type, and the scales of int8; of others zeros, which are not stored."""
     if not vectors.isfinite().all():
-        raise ValueError(f"`checkpoint` must answer with finite numbers, got others in {name}. Try --precision float32.")
+        raise ValueError(f"`checkpoint` must answer with finite numbers, got others in {name}. Try float32 precision.")
     if dtype == "int8":
         return quantized(vectors)
     stored = vectors.to(getattr(torch, dtype))

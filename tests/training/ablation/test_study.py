@@ -61,6 +61,7 @@ def test_what_is_compared(opened: OpenedStudy, study: Study, pairs: list[str]) -
             '"teachers=[{name: semantic, kind: tiny}]"',
             "`teachers` of arm 'dropping' must be ['semantic', 'segmenter']",
         ),
+        ("balancing.method=teacher_dropping", "seed=5", "`arms.dropping`: `changes` must leave out `seed`"),
         ("balancing.method=teacher_dropping", '"stages=[{name: a}]"', "`stages` of arm 'dropping' must be empty"),
         (
             "balancing.method=teacher_dropping",

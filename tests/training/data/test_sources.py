@@ -44,6 +44,15 @@ def test_an_image_folder_can_be_streamed(write_source: Callable[..., str]) -> No
     assert stream_numbers(source_of(folder)) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "folder"])
+def test_names_are_no_patterns(write_source: Callable[..., str], kind: str) -> None:
+    folder = Path(write_source(kind, 4))
+    (folder / "[1]").mkdir()
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        path.rename(folder / "[1]" / path.name)
+    assert sorted(stream_numbers(source_of(str(folder)))) == [0, 1, 2, 3]
+
+
 def test_images_are_named_by_shard_and_key(write_source: Callable[..., str]) -> None:
     tar, parquet = write_source("webdataset", 4), write_source("parquet", 4)
     assert open_table(source_of(tar))[2].name == f"{tar}/part-01.tar: 001.png"

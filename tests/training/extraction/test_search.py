@@ -52,6 +52,17 @@ def test_an_image_is_found_by_itself(extract, settings, colors, by):
     assert len(lines) == 5
 
 
+def test_a_vector_of_zeros_has_no_direction(extract, settings, colors, checkpoint, tmp_path):
+    model = RadioModel.from_pretrained(checkpoint)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    model.save_pretrained(tmp_path / "zeros")
+    extract(checkpoint=tmp_path / "zeros", data=str(colors))
+    query = str(colors / "test" / "cold" / "blue.png")
+    hits = search(settings(checkpoint=tmp_path / "zeros", data=None, search=query, top=3))
+    assert [hit.cosine for hit in hits] == [0, 0, 0]
+
+
 def test_another_image_finds_others(extract, settings, colors):
     extract(data=str(colors))
     found = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from foundation.errors import first_few
 from modeling_radio.messages_radio import did_you_mean
 from training.data.labeled.layouts import MAX_NAMED, SPLIT_NAMES, TRAIN, SplitNames, Tables
-from training.data.sources import BUILDERS, expand_files
+from training.data.sources import BUILDERS, as_patterns, expand_files
 
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
         if path.suffix.lower() in ImageFolder.EXTENSIONS and not any(map(_is_hidden, path.relative_to(folder).parts))
     ]
     tables = {path for name in ImageFolder.METADATA_FILENAMES for path in (*folder.rglob(name), root / name)}
-    return sorted(glob.escape(str(path)) for path in (*images, *tables) if path.is_file())
+    return as_patterns(sorted(str(path) for path in (*images, *tables) if path.is_file()))
 
 
 def _is_hidden(name: str) -> bool:
@@ -186,7 +185,7 @@ def _load_folder(builder: str, path: Path, suffix: str, names: SplitNames) -> Ta
     files = {split: sorted(map(str, found[0].rglob(f"*{suffix}"))) for split, found in roots.items() if found}
     if not files:
         files = {TRAIN: sorted(map(str, path.rglob(f"*{suffix}")))}
-    return by_split(load_dataset(builder, data_files=files))
+    return by_split(load_dataset(builder, data_files={split: as_patterns(found) for split, found in files.items()}))
 
 
 def _load_files(builder: str, files: list[str], source: str, names: SplitNames) -> Tables:
@@ -194,6 +193,6 @@ def _load_files(builder: str, files: list[str], source: str, names: SplitNames) 
     from datasets.exceptions import DatasetsError
 
     try:
-        return by_split(load_dataset(builder, data_files=files), names)
+        return by_split(load_dataset(builder, data_files=as_patterns(files)), names)
     except (ValueError, OSError, DatasetsError) as error:
         raise ValueError(f"`data` {source!r} cannot be opened: {str(error).splitlines()[0]}") from error
