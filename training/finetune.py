@@ -1,6 +1,7 @@
 """Tune a checkpoint for a task on labeled images: `python -m training.finetune CHECKPOINT --task ... --data ...`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _finetune(settings: FinetuneSettings) -> None:
+    if settings.quantize is None:
+        # transformers imports bitsandbytes wherever it is installed, and that says at once what it cannot download.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
 
     run = FinetuningRun(settings)

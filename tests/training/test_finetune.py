@@ -1,5 +1,6 @@
 """Options of the command become settings, wrong ones an error of one line."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,14 @@ def test_command(base, class_folders, tmp_path, capsys):
     assert "Validation: accuracy " in capsys.readouterr().out
     assert (tmp_path / "run" / "final" / "config.json").is_file()
     assert list((tmp_path / "run" / "runs").rglob("events.*"))  # TensorBoard's
+
+
+@pytest.mark.parametrize(("extra", "speaks"), [([], False), (["--lora", "--quantize", "4"], True)])
+def test_bitsandbytes_speaks_where_it_is_asked_for(extra, speaks):
+    logger = logging.getLogger("bitsandbytes")
+    logger.setLevel(logging.NOTSET)
+    try:
+        assert main(["missing", "--task", "image-classification", "--data", "x", *extra]) == 1
+        assert logger.isEnabledFor(logging.WARNING) == speaks
+    finally:
+        logger.setLevel(logging.NOTSET)
