@@ -27,10 +27,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
-docs: $(VENV)/installed-dev
+docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
-docs-live: $(VENV)/installed-dev
+docs-live: $(VENV)/installed-docs
 	$(BIN)/mkdocs serve
 
 format: $(VENV)/installed-dev
@@ -50,4 +50,8 @@ $(VENV)/installed-train: pyproject.toml | $(BIN)/pip
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
 	$(PIP) install --editable ".[tasks,evaluate,extract,export,docs,dev]"
-	touch $@ $(VENV)/installed-train
+	touch $@ $(VENV)/installed-train $(VENV)/installed-docs
+
+$(VENV)/installed-docs: pyproject.toml | $(BIN)/pip
+	$(PIP) install --editable ".[docs]"
+	touch $@
