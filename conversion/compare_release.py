@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from conversion.from_nvidia import convert, read_label, save
 from conversion.release.agreement import ParityError, compare_outputs
-from conversion.release.cases import Cases, open_images, pixels_of, plan_cases
+from conversion.release.cases import Cases, open_images, pixels_of, plan_cases, read_size
 from conversion.release.processes import Answers, Question, ask
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
@@ -138,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(settings: CompareReleaseSettings) -> None:
     for name in (FILE, TEXT):
         check_output(settings.folder / name, overwrite=settings.overwrite)
+    _check_before_fetching(settings)
     device = _device(settings.device)
     images = open_images(settings.images)
     release = fetch_release(settings.source, settings.revision)
@@ -177,6 +178,15 @@ def _run(settings: CompareReleaseSettings) -> None:
         remarks=_remarks(theirs, others if settings.adaptors is None else []),
     )
     _report(parity, settings.folder)
+
+
+def _check_before_fetching(settings: CompareReleaseSettings) -> None:
+    for size in settings.sizes:
+        read_size(size)
+    if settings.converted is not None and not (settings.converted / "config.json").is_file():
+        raise ValueError(
+            f"`converted` must be a folder that conversion.from_nvidia wrote, got {str(settings.converted)!r}."
+        )
 
 
 def _device(name: str) -> str:

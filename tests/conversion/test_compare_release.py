@@ -149,6 +149,7 @@ def test_another_network_is_found_out(release, converted, tmp_path, capsys):
         (["--sizes", "big"], "`sizes` must be like 512"),
         (["--images", "no.png"], "`images` must be pictures"),
         (["--revision", "v1"], "`revision` must be left out for a folder"),
+        (["--converted", "."], "`converted` must be a folder that conversion.from_nvidia wrote, got '.'"),
         (["--windows", "0"], "`windows"),
         (["--windows", "wide"], "`windows"),
     ],
@@ -158,6 +159,11 @@ def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(release, t
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
     assert not list(tmp_path.rglob("parity.*"))
+
+
+def test_sizes_are_read_before_anything_is_fetched(capsys):
+    assert main(["nvidia/C-RADIOv4-H", "--sizes", "512,big"]) == 1
+    assert "`sizes` must be like 512 or 384x640 (height x width, px), got 'big'" in capsys.readouterr().err
 
 
 def test_without_a_network_one_line_says_so(hub, tmp_path, monkeypatch, capsys):

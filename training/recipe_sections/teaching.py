@@ -72,6 +72,9 @@ TAP_SCHEMES: dict[str, Matrix] = {
 """By name what each role counts by at the low, the middle and the upper tap, one row for each. All numbers are our
 choice: nobody has published which depth is for whom."""
 
+TAP_DEPTHS = [1 / 3, 2 / 3, 1.0]
+"""Our choice: the low, the middle and the upper tap."""
+
 TAP_WEIGHT = 0.25
 """Our choice. Tap losses help the main ones, and shall not outweigh them."""
 
@@ -106,7 +109,7 @@ class TapsRecipe(RecipeSection):
     weight: float | None = Field(None, ge=0)
     decay_steps: int | None = Field(None, ge=0)
     targets: Literal["last", "matching"] = "last"
-    depths: list[Annotated[float, Gt(0), Le(1)]] = [1 / 3, 2 / 3, 1.0]
+    depths: list[Annotated[float, Gt(0), Le(1)]] = TAP_DEPTHS
 
     @model_validator(mode="after")
     def _check(self) -> "TapsRecipe":
@@ -121,6 +124,10 @@ class TapsRecipe(RecipeSection):
             is_whole = len(self.scheme) == len(self.depths) and all(len(row) == 3 for row in self.scheme)
             rule = f"a row for each of `depths` ({len(self.depths)}) with three numbers: basic, semantic, task"
             require(is_whole, "scheme", self.scheme, rule)
+        about = {"decay_steps": None, "targets": "last", "depths": TAP_DEPTHS}
+        for name, default in about.items() if self.scheme is None and self.weight is None else ():
+            rule = "left out where there are no taps: give a `scheme` or a `weight`, 0 for none"
+            require(getattr(self, name) == default, name, getattr(self, name), rule)
         return self
 
     @property

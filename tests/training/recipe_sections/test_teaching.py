@@ -22,11 +22,17 @@ def recipe_of(roles: dict[str, str | None] = ROLES, **taps) -> Recipe:
         ({"weight": 0, "scheme": "strict"}, False),
         ({"weight": 0.1}, True),
         ({"scheme": "all"}, True),
-        ({"depths": [0.5, 1]}, False),
+        ({"weight": 0, "depths": [0.5, 1]}, False),
     ],
 )
 def test_a_scheme_or_a_weight_switches_taps_on(taps: dict, is_used: bool) -> None:
     assert TapsRecipe(**taps).is_used == is_used
+
+
+@pytest.mark.parametrize("taps", [{"depths": [0.5, 1]}, {"targets": "matching"}, {"decay_steps": 3}])
+def test_what_is_about_taps_needs_some(taps: dict) -> None:
+    with pytest.raises(RecipeError, match=f"`{next(iter(taps))}` must be left out where there are no taps: give a"):
+        TapsRecipe(**taps)
 
 
 def test_what_is_left_out() -> None:
