@@ -30,10 +30,10 @@ from transformers.models.radio import RadioModel as NativeRadioModel
 from foundation.command_line import Command
 from foundation.fields import OneOf
 from foundation.files import write_text
-from foundation.machine import processor_name
+from foundation.machine.hardware import processor_name
+from foundation.machine.timing import fastest_seconds
 from foundation.settings import Settings
 from foundation.tables import markdown
-from foundation.timing import fastest_seconds
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.resolution_radio import check_multiple, largest_side
 

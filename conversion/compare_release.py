@@ -27,7 +27,7 @@ from foundation.command_line import Command
 from foundation.errors import check_choice
 from foundation.fields import Spelling, read_names
 from foundation.files import check_output, scratch_folder, write_text
-from foundation.machine import describe_machine, versions_of
+from foundation.machine.hardware import describe_machine, versions_of
 from foundation.settings import Settings
 from foundation.tables import markdown
 from model_cards.parity import FILE, Cost, Parity

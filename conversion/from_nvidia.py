@@ -33,7 +33,7 @@ from foundation.fields import Spelling, read_names
 from foundation.files import write_folder
 from foundation.settings import Settings, SettingsError
 from model_cards.build import write_card
-from model_cards.converted import Conversion
+from model_cards.kinds.converted import Conversion
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice

@@ -16,8 +16,8 @@ from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings
 from foundation.tables import markdown
-from model_cards.adapters import build_adapter_card, is_adapter
-from model_cards.converted import Conversion, build_converted_card
+from model_cards.kinds.adapters import build_adapter_card, is_adapter
+from model_cards.kinds.converted import Conversion, build_converted_card
 from model_cards.licenses import OTHER, License, binding_teachers
 from model_cards.metadata import card_data, write_eval_results
 from model_cards.parity import find_parity

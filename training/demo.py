@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
-from foundation.timing import Clock, WholeRun
+from foundation.machine.timing import Clock, WholeRun
 from model_cards.build import PICTURE, write_card
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel

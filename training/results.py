@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 from foundation.command_line import Command
 from foundation.fields import OneOf
 from foundation.files import write_folder, write_text
+from foundation.machine.timing import Clock
 from foundation.settings import hash_of
-from foundation.timing import Clock
 from model_cards.results import Measurement, Results, Source, build_tables
 from training.data.sources import DEMO_SOURCES
 from training.demo_kit.labeled.packages import LABELED_PACKAGES

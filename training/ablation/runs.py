@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from foundation.interruption import Interrupted, StopRequest
-from foundation.timing import Clock
+from foundation.machine.timing import Clock
 from modeling_radio import RadioModel
 from training.ablation.held_out import HeldOut
 from training.ablation.raw_results import (

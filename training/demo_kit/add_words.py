@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from foundation.checkpoints import open_checkpoint
 from foundation.command_line import Command
 from foundation.files import check_output, write_folder
-from foundation.timing import Clock
+from foundation.machine.timing import Clock
 from model_cards.build import write_card
 from model_cards.results import Results, build_tables
 from modeling_radio import RadioImageProcessor, RadioModel

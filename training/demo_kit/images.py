@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from foundation.timing import ProgressBar
+from foundation.machine.timing import ProgressBar
 from modeling_radio.messages_radio import check_choice
 from training.data.decoding import to_tensor
 from training.data.image_table import SPLITS, Images, Split

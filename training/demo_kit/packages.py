@@ -30,7 +30,7 @@ from pydantic.dataclasses import dataclass
 
 from foundation.errors import UserError
 from foundation.files import move_into_place, remove_partial, scratch_folder
-from foundation.timing import ProgressBar
+from foundation.machine.timing import ProgressBar
 from modeling_radio.messages_radio import check_choice
 
 

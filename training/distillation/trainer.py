@@ -66,8 +66,8 @@ from training.student.ema import MovingAverage
 from training.student.export import export_student
 from training.student.frozen_trunk import frozen_trunk
 from training.student.packing import answer_groups
+from training.student.regularizers.spectral import update_spectral_norms
 from training.student.shards import whole_norm
-from training.student.spectral import update_spectral_norms
 from training.student.taps import build_taps, with_taps
 from training.student.warm_start import open_source, standardize_heads, warm_start
 from training.targets.contrasts.registry import build_contrasts

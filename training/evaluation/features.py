@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from foundation.files import remove_abandoned, write_file, write_text
+from foundation.machine.timing import ProgressBar
 from foundation.ranks import rank_and_count, wait_for_ranks
 from foundation.settings import hash_of
-from foundation.timing import ProgressBar
 from training.evaluation.data.base import Pictures
 from training.evaluation.models.base import FeatureModel, FeaturePair
 

@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from foundation.machine import describe_machine, versions_of
-from foundation.timing import Clock
+from foundation.machine.hardware import describe_machine, versions_of
+from foundation.machine.timing import Clock
 from model_cards.results import Source
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import DemoAssets

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from foundation.machine.timing import Clock
 from foundation.ranks import device_of_process, rank_and_count
 from foundation.settings import hash_of
-from foundation.timing import Clock
 from model_cards.results import Results
 from training.evaluation.data.base import EvaluationData, check_kind
 from training.evaluation.data.opening import open_data

@@ -10,9 +10,9 @@ import torch
 
 from foundation.checkpoints import read_config
 from foundation.files import write_text
-from foundation.timing import Clock
+from foundation.machine.timing import Clock
 from model_cards.build import license_of
-from model_cards.features import Column, FeatureSet, build_features_card
+from model_cards.kinds.features import Column, FeatureSet, build_features_card
 from model_cards.licenses import License, nvidia_license
 from training.evaluation.provenance import describe_run
 from training.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, SCALE, SUMMARY

@@ -14,8 +14,8 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from foundation.files import remove_partial, write_text
+from foundation.machine.timing import Clock
 from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
-from foundation.timing import Clock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_multiple, largest_side
 from training.distillation.saving.output_lock import sole_run

@@ -11,8 +11,8 @@ from typing import Literal
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from model_cards.adapters import BASE_PLACEHOLDER, is_adapter
 from model_cards.build import WEIGHTS
+from model_cards.kinds.adapters import BASE_PLACEHOLDER, is_adapter
 from model_cards.metadata import HUB_ID
 from model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foundation.timing import fastest_seconds
+from foundation.machine.timing import fastest_seconds
 from training.recipe import Recipe
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Subset
 
 from foundation.files import write_file, write_text
 from foundation.interruption import Interrupted, ignore_stop_signals
-from foundation.timing import ProgressBar
+from foundation.machine.timing import ProgressBar
 from training.data.image_table import Images
 from training.recipe import RecipeError
 from training.targets.cache_contents import DESCRIPTION, CacheContents, check_contents

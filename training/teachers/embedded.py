@@ -33,10 +33,16 @@ from training.teachers.base import (
     teacher_error,
     tokens_to_map,
 )
+from training.teachers.converted.dinov2_from_onnx import (
+    HIDDEN_SIZE,
+    NUM_LAYERS,
+    PATCH_SIZE,
+    POSITION_GRID,
+    convert_once,
+)
+from training.teachers.converted.tfjs_graph import TfjsGraph
 from training.teachers.depths import longest_list
-from training.teachers.dinov2_from_onnx import HIDDEN_SIZE, NUM_LAYERS, PATCH_SIZE, POSITION_GRID, convert_once
 from training.teachers.loading import load_pretrained
-from training.teachers.tfjs_graph import TfjsGraph
 
 
 class EfficientNetLite0Teacher(Teacher):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from foundation.timing import ProgressBar
+from foundation.machine.timing import ProgressBar
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.sentences_radio import SentenceTower
 from training.evaluation.models.sentences import MAX_LENGTH, SentenceEncoder

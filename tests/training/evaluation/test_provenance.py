@@ -1,7 +1,7 @@
 import platform
 from pathlib import Path
 
-from foundation.timing import Clock
+from foundation.machine.timing import Clock
 from modeling_radio import RadioAdaptorConfig
 from training.demo_kit.assets import CutOut, DemoAssets, Photograph
 from training.demo_kit.packages import PACKAGES

@@ -5,9 +5,9 @@ import torch
 
 from foundation.files import WriteError
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training.student.damp import add_damp
 from training.student.export import export_student
-from training.student.spectral import add_spectral_scales
+from training.student.regularizers.damp import add_damp
+from training.student.regularizers.spectral import add_spectral_scales
 from training.targets.phi_s import PhiS
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from modeling_radio.network_radio import BLOCKS
 from training.student.parameters import STACKED_MATRICES, is_decayed, is_of_trunk, student_parameters
-from training.student.spectral import SCALE_SUFFIX
+from training.student.regularizers.spectral import SCALE_SUFFIX
 
 
 class _Traits(NamedTuple):

@@ -14,7 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from PIL import Image
 from torch import Tensor
 
-from foundation.timing import ProgressBar
+from foundation.machine.timing import ProgressBar
 from modeling_radio.messages_radio import check_choice
 from training.distillation.watching.losses_by_size import LOSS_KINDS
 from training.distillation.watching.run_history import RunHistory

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from torchvision.models import EfficientNet_B0_Weights
 
+from foundation.machine.timing import ProgressBar
 from foundation.settings import Settings
-from foundation.timing import ProgressBar
 from model_cards.results import Source
 from training.data.labeled.labels import find_problem_type, number_classes
 from training.data.labeled.layouts import (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foundation.timing import ProgressBar
+from foundation.machine.timing import ProgressBar
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
 
 

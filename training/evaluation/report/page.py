@@ -19,7 +19,7 @@ from model_cards.results import Results, build_tables
 from training.evaluation.report.curves import resolution_charts
 
 
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = '<meta name="generator" content="training.evaluate">'
 """Tells a page of ours from other files."""
 JPEG_QUALITY = 88

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foundation.machine.timing import ProgressBar
 from foundation.seeds import make_generator
-from foundation.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.data.base import Examples
 from training.evaluation.data.crops import CroppedViews, square

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foundation.timing import ProgressBar
+from foundation.machine.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.features import Wanted
 from training.evaluation.metrics.equivariance.resolution_consistency import map_agreement

@@ -4,7 +4,7 @@ import torch
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
 from training.distillation.optimizers.groups import parameter_groups
-from training.student.spectral import SCALE_SUFFIX, add_spectral_scales
+from training.student.regularizers.spectral import SCALE_SUFFIX, add_spectral_scales
 
 
 def build_model(**fields) -> RadioModel:

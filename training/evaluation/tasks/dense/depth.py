@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foundation.timing import ProgressBar
+from foundation.machine.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.metrics.dense_probe import log_depth_loss
 from training.evaluation.metrics.depth_errors.errors import depth_errors, depth_sums

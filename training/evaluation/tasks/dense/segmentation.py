@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foundation.machine.timing import ProgressBar
 from foundation.seeds import make_generator
-from foundation.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.data.base import ByNumber, Examples, Kind
 from training.evaluation.metrics.correlation import gather_alike

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from foundation import energy
-from foundation.energy import EnergyMeter
+from foundation.machine import energy
+from foundation.machine.energy import EnergyMeter
 
 
 class NVMLError(Exception):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.teachers import dinov2_from_onnx
-from training.teachers.dinov2_from_onnx import convert_once, read_backbone
+from training.teachers.converted import dinov2_from_onnx
+from training.teachers.converted.dinov2_from_onnx import convert_once, read_backbone
 
 
 onnx = pytest.importorskip("onnx")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from foundation.energy import EnergyMeter
+from foundation.machine.energy import EnergyMeter
 
 
 Name = TypeVar("Name", bound=Hashable)

@@ -1,0 +1,1 @@
+"""What keeps the student's training stable: weight noise and spectral scales."""

@@ -1,0 +1,1 @@
+"""Teachers whose weights come in other formats, read without their runtimes."""
