@@ -4,8 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conversion.text_tower import canonicalizing
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio import RadioModel
 from training.extraction.search import FeatureFolder, search, to_table, write_found_page
 
 
@@ -19,20 +18,6 @@ def colors(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 32), tuple(value + 2 * (split == "test") for value in color)).save(path)
     return tmp_path / "colors"
-
-
-@pytest.fixture
-def zero_shot_folder(tmp_path, build_dual_encoder, word_tokenizer):
-    """A folder with a text tower, whose texts live in the space of an adaptor."""
-    torch.manual_seed(0)
-    adaptor = {"name": "siglip2-g", "summary_dim": 16, "feature_dim": 16, "hidden_size": 16}
-    radio = RadioModel(RadioConfig.from_preset("radio-test", preferred_resolution=[32, 32], adaptors=[adaptor])).eval()
-    model = RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip", 16))
-    folder = tmp_path / "zero-shot"
-    model.save_pretrained(folder)
-    canonicalizing(word_tokenizer, 16).save_pretrained(folder)
-    RadioImageProcessor.from_model_config(radio.config).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("by", [None, "teacher_a"])

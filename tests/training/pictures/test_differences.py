@@ -8,18 +8,10 @@ from PIL import Image
 from training.pictures.differences import Line, draw_differences
 
 
-def test_a_panel_has_dots_intervals_and_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def note(figure: Figure, path: Path) -> None:
-        figures.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(Figure, "savefig", note)
+def test_a_panel_has_dots_intervals_and_zero(tmp_path: Path, drawn: list[Figure]) -> None:
     lines = [Line("b - a", [0.1, 0.3], (0.2, 0.05, 0.35)), Line("c - a", [0.4], None)]
     draw_differences({"one": lines, "two": lines}, tmp_path / "plot.png")
-    one, two = figures[0].axes
+    one, two = drawn[0].axes
     assert [one.get_title(), two.get_title()] == ["one", "two"]
     assert [text.get_text() for text in one.get_yticklabels()] == ["b - a", "c - a"]
     dots = [np.asarray(each.get_offsets())[:, 0].tolist() for each in one.collections if len(each.get_offsets())]

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,20 +11,6 @@ from training.pictures.progress import draw_progress, loss_curves
 
 
 STEPS = [10, 20, 30]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are written."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def note(figure: Figure, path: Path) -> None:
-        figures.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(Figure, "savefig", note)
-    return figures
 
 
 def panels_of(figure: Figure) -> dict[str, Axes]:

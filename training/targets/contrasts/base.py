@@ -38,9 +38,9 @@ class Contrasts(nn.Module):
     kind: str
     teachers: Sequence[str]
 
+    @abstractmethod
     def weight(self, entry: TeacherRecipe) -> float:
         """Return the teacher's own factor of the loss."""
-        raise NotImplementedError
 
     @abstractmethod
     def begin_step(self, parts: Sequence[tuple[Batch, Example]]) -> None:

@@ -23,6 +23,18 @@ from training.evaluation.tasks.dense.segmentation import (
 )
 
 
+def scored_by_hand(evaluation, model, texts):
+    """Yield scores of each text at each pixel of the four scenes, `(texts, height, width)`, and the scene's mask."""
+    windows, tower = evaluation.windows("masks"), model._text_tower()[0]
+    for image in range(4):
+        maps = []
+        for window in windows.of_image(image):
+            logits = tower.segment(model.preprocess(windows[window])[None], texts).logits
+            maps.append(torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")[0])
+        mask = masks_of(evaluation.part("masks").test)[image]
+        yield resized_to(windows.merged(image, maps), mask), mask
+
+
 @pytest.fixture
 def scenes(tmp_path):
     """Images of several shapes, whose right part is green on red, with masks, in two splits."""
@@ -101,18 +113,11 @@ def test_open_vocabulary_compares_patches_with_names(packed, scenes):
         settings = TaskSettings(templates="plain", refinement=refinement)
         evaluation = Evaluation(model, data, settings)
         values[refinement] = [found.value for found in measure_open_vocabulary(evaluation)]
-    windows = evaluation.windows("masks")
     texts = model.embed_classes(["cat", "dog"], PLAIN_TEMPLATES)
-    tower = model._text_tower()[0]
     metric = MulticlassJaccardIndex(2, ignore_index=255)
     with torch.no_grad():
-        for image in range(4):
-            maps = []
-            for window in windows.of_image(image):
-                logits = tower.segment(model.preprocess(windows[window])[None], texts).logits
-                maps.append(torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")[0])
-            mask = masks_of(evaluation.part("masks").test)[image]
-            metric.update(resized_to(windows.merged(image, maps), mask).argmax(0)[None], mask[None])
+        for scores, mask in scored_by_hand(evaluation, model, texts):
+            metric.update(scores.argmax(0)[None], mask[None])
     assert values["none"][0] == pytest.approx(metric.compute().item(), abs=1e-6)
     assert values["correlation"] != values["none"]
 
@@ -123,17 +128,11 @@ def test_background_is_left_out_besides(packed, scenes):
     evaluation = Evaluation(model, TableData(str(scenes)), TaskSettings(templates="plain"))
     found = {each.metric: each.value for each in measure_open_vocabulary(evaluation)}
     assert list(found) == ["mIoU", "pixel accuracy", "mIoU, no background"]
-    windows, tower = evaluation.windows("masks"), model._text_tower()[0]
     texts = model.embed_classes(["dog", "cat"], PLAIN_TEMPLATES)
     right = wrong = 0
     with torch.no_grad():
-        for image in range(4):
-            maps = []
-            for window in windows.of_image(image):
-                logits = tower.segment(model.preprocess(windows[window])[None], texts).logits
-                maps.append(torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")[0])
-            mask = masks_of(evaluation.part("masks").test)[image]
-            is_dog = resized_to(windows.merged(image, maps), mask).argmax(0) == 0
+        for scores, mask in scored_by_hand(evaluation, model, texts):
+            is_dog = scores.argmax(0) == 0
             right, wrong = right + (is_dog & (mask == 1)).sum(), wrong + (~is_dog & (mask == 1)).sum()
     iou_of_dogs, iou_of_cats = right / (right + wrong), 0.0  # no pixel is a cat's
     share = (iou_of_dogs + iou_of_cats) / (2 if wrong else 1)
