@@ -8,9 +8,10 @@ import pytest
 import torch
 from drawn_assets import assets
 from PIL import Image
+from tiny_adaptors import build_model_with_adaptors
 from tuning_fixtures import class_folders, depth_folder, voc_folder
 
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioModel
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
 from training.evaluation.data.demo import DemoData
@@ -26,19 +27,7 @@ COLORS = torch.tensor([[250, 20, 20], [20, 250, 20]], dtype=torch.uint8)
 
 @pytest.fixture
 def tiny_model() -> RadioModel:
-    torch.manual_seed(0)
-    adaptor = {"token_index": 0, "summary_dim": 6, "feature_dim": 10, "hidden_size": 16}
-    config = RadioConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        patch_size=8,
-        max_img_size=64,
-        num_cls_tokens=2,
-        num_registers=1,
-        adaptors=[adaptor | {"name": "teacher_a"}, adaptor | {"name": "teacher_b", "summary_dim": None}],
-    )
-    return RadioModel(config).eval()
+    return build_model_with_adaptors("teacher_b")
 
 
 @pytest.fixture

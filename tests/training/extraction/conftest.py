@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from tiny_adaptors import build_model_with_adaptors
 
-from modeling_radio import RadioConfig, RadioModel
 from training.extraction import run
 from training.extraction.settings import ExtractionSettings
 
@@ -21,20 +20,8 @@ def _apart(one_thread: None, own_datasets_cache: None) -> None:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A folder whose model has an adaptor with, and one without a summary."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("extraction") / "model"
-    adaptor = {"token_index": 0, "summary_dim": 6, "feature_dim": 10, "hidden_size": 16}
-    config = RadioConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        patch_size=8,
-        max_img_size=64,
-        num_cls_tokens=2,
-        num_registers=1,
-        adaptors=[adaptor | {"name": "teacher_a"}, adaptor | {"name": "teacher-b", "summary_dim": None}],
-    )
-    RadioModel(config).save_pretrained(folder)
+    build_model_with_adaptors("teacher-b").save_pretrained(folder)
     return folder
 
 
