@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,8 @@ from training.teachers.base import (
     tokens_to_map,
 )
 from training.teachers.depths import longest_list
-from training.teachers.loading import load_config, load_pretrained
+from training.teachers.loading import WEIGHT_DTYPES, Weights, check_model_type, load_config, load_pretrained
 from training.teachers.published import published_config
-
-
-WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-Weights = Literal["pretrained", "random"]
 
 
 class ModelClass(NamedTuple):
@@ -118,7 +114,8 @@ def _open_network(
     check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
     config = published_config(source) if weights == "random" else None
     if config is None:
-        config = load_config(source, name, tuple(classes))
+        config = load_config(source, name)
+    check_model_type(name, source, config, tuple(classes))
     class_name, config_of, network_of = classes[config.model_type]
     model_class, dtype = getattr(transformers, class_name), WEIGHT_DTYPES[weights_dtype]
     if weights == "random":

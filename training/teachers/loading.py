@@ -5,12 +5,19 @@ from __future__ import annotations
 import getpass
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from filelock import FileLock
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
 from training.teachers.base import teacher_error
+
+
+Weights = Literal["pretrained", "random"]
+WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 def loading_turn() -> FileLock:
@@ -20,6 +27,21 @@ def loading_turn() -> FileLock:
     downloads serve the others.
     """
     return FileLock(Path(tempfile.gettempdir()) / f"radio-teachers-{getpass.getuser()}.lock")
+
+
+def find_folder(source: str) -> Path:
+    """Return a folder, or that of a repository on the Hub, downloaded if it is not here yet.
+
+    Raises:
+        ValueError: If it is no folder and the Hub does not give it: one line.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(_FILES)))
+    except (OSError, HFValidationError, HfHubHTTPError) as error:
+        raise ValueError(f"it is no folder here; the Hub: {explain_failure(error, source)}") from error
 
 
 def load_pretrained(model_class: type, source: str, name: str, **arguments: Any) -> Any:
@@ -45,11 +67,12 @@ def load_pretrained(model_class: type, source: str, name: str, **arguments: Any)
     return model
 
 
-def load_config(source: str, name: str, accepted: tuple[str, ...]) -> Any:
+def load_config(source: str, name: str) -> Any:
     """Return the checkpoint's config.
 
     Raises:
-        ValueError: If it is missing, behind a license gate, or of another model type than the accepted ones: one line.
+        ValueError: If it is missing, behind a license gate, or of a model that the installed transformers does not
+            know: one line.
     """
     from transformers import AutoConfig
 
@@ -57,12 +80,16 @@ def load_config(source: str, name: str, accepted: tuple[str, ...]) -> Any:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise teacher_error(name, f"no model at `source` {source!r}: {explain_failure(error, source)}") from error
+    return config
+
+
+def check_model_type(name: str, source: str, config: Any, accepted: tuple[str, ...]) -> None:
+    """Raise a ValueError if a checkpoint is of another model type than the accepted ones."""
     if config.model_type not in accepted:
         raise teacher_error(
             name,
             f"`source` must be a model of one of the types {list(accepted)}, got {source!r}, a {config.model_type!r}.",
         )
-    return config
 
 
 def explain_failure(error: BaseException, source: str) -> str:

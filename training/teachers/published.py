@@ -104,6 +104,19 @@ def _sam3() -> Any:
     return Sam3ViTConfig()
 
 
+def _radio(version: str) -> Any:
+    """Return a C-RADIOv4 with its adaptors; the width of their MLPs is that of AM-RADIO 3.2, the widest teacher's."""
+    from modeling_radio import RadioConfig
+
+    adaptors = [
+        {"name": "siglip2-g", "summary_dim": 1536, "feature_dim": 1536, "feature_head": "attention"},
+        {"name": "dino_v3", "summary_dim": 4096, "feature_dim": 4096},
+        {"name": "sam3", "feature_dim": 1024},
+    ]
+    entries = [{**adaptor, "token_index": index, "hidden_size": 4096} for index, adaptor in enumerate(adaptors)]
+    return RadioConfig.from_preset(version, adaptors=entries)
+
+
 _PUBLISHED: dict[str, Callable[[], Any]] = {
     "apple/DFN5B-CLIP-ViT-H-14-378": _dfn_clip_h,
     "google/siglip-so400m-patch14-384": _siglip_so400m,
@@ -112,4 +125,6 @@ _PUBLISHED: dict[str, Callable[[], Any]] = {
     "facebook/dinov3-vit7b16-pretrain-lvd1689m": _dinov3_7b,
     "facebook/sam-vit-huge": _sam_huge,
     "facebook/sam3": _sam3,
+    "nvidia/C-RADIOv4-H": lambda: _radio("c-radio_v4-h"),
+    "nvidia/C-RADIOv4-SO400M": lambda: _radio("c-radio_v4-so400m"),
 }

@@ -28,6 +28,7 @@ from training.teachers.embedded import (
 )
 from training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 from training.teachers.huggingface import ClipTeacher, DinoTeacher, Sam3Teacher, SamTeacher, SiglipTeacher
+from training.teachers.radio import RadioTeacher
 
 
 NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
@@ -47,6 +48,7 @@ TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "dinov2": DinoTeacher,
     "sam": SamTeacher,
     "sam3": Sam3Teacher,
+    "radio": RadioTeacher,
 }
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers.utils import logging as transformers_logging
 
 from foundation.checkpoints import read_config
@@ -17,7 +15,7 @@ from training.evaluation.models.baselines import RawPixels, random_vit
 from training.evaluation.models.huggingface import open_huggingface
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
-from training.teachers.loading import explain_failure
+from training.teachers.loading import find_folder
 from training.teachers.registry import build_teacher
 
 
@@ -25,7 +23,6 @@ FORMS = (
     "a folder, ORG/NAME on the Hub, timm:NAME, timm-random:NAME, teacher:KIND, teacher:KIND:SOURCE, pixels, or "
     "random-vit"
 )
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 def open_model(
@@ -104,11 +101,7 @@ def _open_timm(
 
 
 def _folder_of(name: str) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
-    except (OSError, HFValidationError, HfHubHTTPError) as error:
-        raise ValueError(
-            f"it must be {FORMS}, and is no folder here; the Hub: {explain_failure(error, name)}"
-        ) from error
+        return find_folder(name)
+    except ValueError as error:
+        raise ValueError(f"it must be {FORMS}, and {str(error).removeprefix('it ')}") from error

@@ -1,0 +1,129 @@
+"""RADIO models as teachers of smaller students: the backbone itself, or one of its adaptors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from foundation.checkpoints import open_checkpoint
+from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.messages_radio import check_choice
+from modeling_radio.resolution_radio import largest_side
+from training.recipe_sections.networks import Precision
+from training.teachers.base import Teacher, TeacherOutput, resample_features, teacher_error
+from training.teachers.loading import WEIGHT_DTYPES, Weights, check_model_type, explain_failure, find_folder
+from training.teachers.published import published_config
+
+
+class RadioTeacher(Teacher):
+    """A RADIO model: a folder of ours, one in the layout of NVIDIA's repositories, or either on the Hub.
+
+    Of the backbone the summary is the class tokens that make RADIO's own, side by side, and the features are its patch
+    tokens; of an adaptor both are what it predicts of its teacher, in that teacher's space. The finer cells of an
+    adaptor that upsamples are averaged, to one for each patch. Pixels are normalized by the network itself.
+
+    Args:
+        name: Name of the teacher.
+        source: Folder or Hub id, for example `nvidia/C-RADIOv4-H`.
+        adaptor_name: The adaptor that answers; None for the backbone.
+        weights: "pretrained", or "random" for the architecture only: of published models without a download.
+        weights_dtype: Type that the weights are kept in.
+
+    Raises:
+        ValueError: If an option is unknown, the source is no sound RADIO model, or the adaptor is not one of its own or
+            has no dense features.
+    """
+
+    image_mean, image_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: str,
+        adaptor_name: str | None = None,
+        weights: Weights = "pretrained",
+        weights_dtype: Precision = "float32",
+    ) -> None:
+        error = functools.partial(teacher_error, name)
+        check_choice("weights", weights, ("pretrained", "random"), error=error)
+        check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
+        network = (_open_network if weights == "pretrained" else _random_network)(name, source)
+        config = network.config
+        summary_dim, feature_dim = _widths(name, config, adaptor_name)
+        super().__init__(
+            name,
+            summary_dim=summary_dim,
+            feature_dim=feature_dim,
+            patch_size=config.patch_size,
+            native_size_px=min(config.preferred_resolution),
+        )
+        self.adaptor_name = adaptor_name
+        self.network = network.to(WEIGHT_DTYPES[weights_dtype])  # pyrefly: ignore[bad-argument-type]
+        heads = network.radio_model.adaptors
+        network.radio_model.adaptors = nn.ModuleDict({key: heads[key] for key in heads if key == adaptor_name})
+        self.freeze()
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise a ValueError if images of this size, in pixels, are off the grid or larger than the network takes."""
+        super().check_size(height, width)
+        largest = largest_side(self.network.config)
+        taken = self.input_sizes(height // self.grid_stride, width // self.grid_stride)[0]
+        if max(taken) > largest:
+            seen = " x ".join(map(str, taken))
+            raise self._error(
+                f"`pixel_values` of {height} x {width} px are seen at {seen} px, and it takes at most {largest} a "
+                "side. Set `run_mode: fixed` with a smaller `input_size_px`."
+            )
+
+    def encode(self, pixel_values: Tensor) -> TeacherOutput:
+        """Return the backbone's summary and patch tokens, or those of the adaptor."""
+        names = [] if self.adaptor_name is None else [self.adaptor_name]
+        pixel_values = pixel_values.to(self.network.dtype)
+        output = self.network(pixel_values, adaptor_names=names, feature_format="NCHW", return_dict=True)
+        answer = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
+        features = resample_features(
+            answer.features.float(), *(side // self.patch_size for side in pixel_values.shape[2:])
+        )
+        return TeacherOutput(None if self.summary_dim is None else answer.summary, features)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the backbone's blocks; none of an adaptor, nor where a window by default orders tokens otherwise."""
+        config = self.network.config
+        is_windowed = config.vitdet_window_size is not None and config.has_windowed_blocks
+        return () if self.adaptor_name is not None or is_windowed else self.network.radio_model.model.blocks
+
+
+def _open_network(name: str, source: str) -> RadioModel:
+    try:
+        return open_checkpoint(find_folder(source)).model
+    except (OSError, ValueError) as error:
+        message = f"`source` {source!r} does not open as a RADIO model: {explain_failure(error, source)}"
+        raise teacher_error(name, message) from error
+
+
+def _random_network(name: str, source: str) -> RadioModel:
+    config = published_config(source)
+    if config is None:
+        try:
+            config = RadioConfig.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            message = f"no RADIO model at `source` {source!r}: {explain_failure(error, source)}"
+            raise teacher_error(name, message) from error
+    check_model_type(name, source, config, (RadioConfig.model_type,))
+    return RadioModel(config)
+
+
+def _widths(name: str, config: RadioConfig, adaptor_name: str | None) -> tuple[int | None, int]:
+    """Return the widths of summary and features."""
+    if adaptor_name is None:
+        return len(config.summary_idxs or []) * config.hidden_size or None, config.hidden_size
+    try:
+        head = config.adaptor(adaptor_name, argument="adaptor_name")
+    except ValueError as error:
+        raise teacher_error(name, str(error)) from error
+    if head.feature_dim is None:
+        raise teacher_error(name, f"`adaptor_name` must be of one with dense features, got {adaptor_name!r}.")
+    return head.summary_dim, head.feature_dim
