@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 
 from training.distillation.step_losses import compare_with_average
 from training.recipe import MesaRecipe, Recipe, ViewsRecipe
-from training.targets.cache_contents import CacheContents
+from training.targets.cache.contents import CacheContents
+from training.targets.cache.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.examples import TargetSource
-from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.teachers.base import TeacherOutput
 from training.views.batches import BatchPlan
 
@@ -71,7 +71,7 @@ def contents_of(recipe: Recipe) -> CacheContents:
 
 def open_cache(recipe: Recipe, folder: Path) -> FeatureCache:
     contents = contents_of(recipe)
-    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
+    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, contents.format)
     write_feature_cache(folder, contents, Images(), answers)
     return FeatureCache(folder, contents)
 

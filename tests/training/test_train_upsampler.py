@@ -8,7 +8,7 @@ from tiny_upsampling import PatternTeacher
 
 import training.teachers.registry
 from training.recipe import RecipeError, load_recipe
-from training.targets.cache_contents import weights_fingerprint
+from training.targets.cache.contents import weights_fingerprint
 from training.teachers.registry import teacher_of_recipe
 from training.train_upsampler import main
 from training.upsampling.measurement import METHODS

@@ -10,6 +10,7 @@ from pathlib import Path
 from foundation.settings import hash_of
 from modeling_radio.messages_radio import check_choice
 from training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages
+from training.data.fingerprints import content_fingerprint
 from training.data.image_table import SPLITS, ImageTable, Split
 
 
@@ -69,8 +70,11 @@ class _Files:
         return EncodedImage(str(self.paths[index]), self.paths[index])
 
     def fingerprint(self) -> str:
-        """Return that of the files, by their places in the folder."""
-        return files_fingerprint({str(path.relative_to(self.folder)): path for path in self.paths})
+        """Return number and sizes of the files, a hash of their places in the folder, and one of their contents."""
+        names = [path.relative_to(self.folder).as_posix() for path in self.paths]
+        num_bytes = [path.stat().st_size for path in self.paths]
+        state = content_fingerprint(self.__getitem__, num_bytes, names)
+        return f"{len(self)} files, {sum(num_bytes)} bytes, names {hash_of(dict.fromkeys(names))[:8]}, state {state}"
 
 
 def files_fingerprint(files: Mapping[str, Path]) -> str:

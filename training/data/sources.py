@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from foundation.settings import hash_of
 from modeling_radio.messages_radio import did_you_mean
 from training.data.decoding import EncodedImage
+from training.data.fingerprints import content_fingerprint
 from training.data.image_folder import files_fingerprint, image_files, no_images_error
 from training.recipe import DataRecipe
 from training.recipe_sections.images import SourceRecipe
@@ -73,8 +74,19 @@ class TableRows:
         return self.column.read(self.dataset[index], f"row {index}")
 
     def fingerprint(self) -> str:
-        """Return the number of rows, and the fingerprint of `datasets`: of the files' names and times, or a commit."""
-        return f"{len(self)} rows, state {self.dataset._fingerprint}"
+        """Return the number of rows, the bytes of their images, and a hash of their contents."""
+        num_bytes = self._num_bytes()
+        return f"{len(self)} rows, {sum(num_bytes)} bytes, state {content_fingerprint(self.__getitem__, num_bytes)}"
+
+    def _num_bytes(self) -> list[int]:
+        """Return the bytes of each image, which Arrow knows without reading them; 0 for files beside the table."""
+        from pyarrow import compute, types
+
+        column = self.dataset.with_format("arrow")[:][self.column.name]
+        if types.is_struct(column.type):
+            names = [field.name for field in column.type]
+            column = column.flatten()[names.index("bytes")]
+        return [size or 0 for size in compute.call_function("binary_length", [column]).to_pylist()]
 
 
 def open_table(source: SourceRecipe) -> TableRows:

@@ -11,10 +11,10 @@ from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
 from training.recipe import Recipe
 from training.student.build import student_patch_size
-from training.targets.cache_contents import CacheContents
+from training.targets.cache.contents import CacheContents
+from training.targets.cache.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.cached import CachedTargets
 from training.targets.examples import TargetSource
-from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.online import OnlineTargets
 from training.teachers.base import Teacher
 from training.teachers.loading import loading_turn
@@ -83,7 +83,7 @@ def open_targets(
             folder,
             contents,
             images,
-            TeacherAnswers(teachers, contents.cells_per_side, accelerator.device),
+            TeacherAnswers(teachers, contents.cells_per_side, accelerator.device, contents.format),
             num_workers=recipe.data.num_workers,
             rank=accelerator.process_index,
             num_ranks=accelerator.num_processes,

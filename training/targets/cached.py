@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.recipe import Recipe, RecipeError
+from training.targets.cache.feature_cache import FeatureCache
 from training.targets.examples import AverageView, Example, Target
-from training.targets.feature_cache import FeatureCache
 from training.views.batches import Batch
 from training.views.crops import (
     change_colors,

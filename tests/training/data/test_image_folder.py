@@ -76,7 +76,7 @@ def test_other_sources_are_refused(tmp_path):
         build_images(str(tmp_path), size=32, split="held_out")
 
 
-def test_fingerprint_follows_names_sizes_and_times(folder):
+def test_fingerprint_follows_names_and_contents_wherever_they_lie(folder):
     def fingerprint() -> str:
         return ImageFolder(folder).fingerprint()
 
@@ -84,11 +84,12 @@ def test_fingerprint_follows_names_sizes_and_times(folder):
     assert fingerprint() == seen[0]
     path = ImageFolder(folder).paths[0]
     os.utime(path, ns=(0, 1))
-    seen.append(fingerprint())
-    path.write_bytes(path.read_bytes() + b"x")
-    os.utime(path, ns=(0, 1))
-    seen.append(fingerprint())
-    assert len(set(seen)) == 3
+    assert fingerprint() == seen[0]
+    content = path.read_bytes()
+    for other in (content + b"x", content[:-1] + b"y", content[:-9] + b"z" + content[-8:]):
+        path.write_bytes(other)
+        seen.append(fingerprint())
+    assert len(set(seen)) == 4
     assert len({text[text.index("names") : text.index("state")] for text in seen}) == 1
     elsewhere = folder.rename(folder.with_name("moved"))
     assert ImageFolder(elsewhere).fingerprint() == seen[-1]

@@ -78,4 +78,6 @@ def test_fingerprint_follows_the_files(write_source: Callable[..., str], kind: s
     assert fingerprint() == before
     for path in Path(folder).iterdir():
         os.utime(path, ns=(0, 1))
+    assert fingerprint() == before
+    data.source = write_source(kind, 5, first=1)
     assert fingerprint() != before

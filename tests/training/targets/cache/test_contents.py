@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from torch import nn
 
 from training.data.image_folder import ImageFolder
 from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
-from training.targets.cache_contents import CacheContents, check_contents, weights_fingerprint
-from training.targets.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.cache.contents import CacheContents, check_contents, weights_fingerprint
+from training.targets.cache.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
+from training.targets.cache.formats import HalfPrecision
 
 
 @pytest.fixture
@@ -24,6 +26,10 @@ def recipe() -> Recipe:
     [
         ({"data": DataRecipe(source="s", image_size_px=SIDE, seed=1)}, "data.seed: 0 -> 1"),
         ({"teachers": [TeacherRecipe(name="coarse", kind="k", options={"layer": 3})]}, "teachers.coarse.options"),
+        (
+            {"views": ViewsRecipe(teachers="cached", cache_format="int8")},
+            "views.cache_format: float16 -> int8",
+        ),
     ],
 )
 def test_stale_cache_is_refused(tmp_path: Path, recipe: Recipe, change: dict, message: str) -> None:
@@ -67,7 +73,7 @@ class ImagesInAFolder:
     def build(self) -> None:
         images = ImageFolder(self.folder, size=SIDE)
         contents = CacheContents.of(self.recipe, PATCH, images, TEACHERS)
-        write_feature_cache(self.cache, contents, images, TeacherAnswers(TEACHERS, SIDE // PATCH, CPU))
+        write_feature_cache(self.cache, contents, images, TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, HalfPrecision()))
 
 
 def draw_again(world: ImagesInAFolder) -> None:
@@ -128,10 +134,13 @@ def test_setting_that_came_later_makes_no_cache_stale(tmp_path: Path, recipe: Re
     old = json.loads(json.dumps(contents.settings))
     for entry in old["teachers"]:
         del entry["upsample"]
-    del old["data"]["mixed_in"]
+    del old["data"]["seed"], old["views"]
     (tmp_path / "cache.json").write_text(json.dumps(old | contents.state))
     check_contents(tmp_path, contents)
-    assert CacheContents(old, {}).default_folder() == contents.default_folder()
+    assert (
+        CacheContents({**contents.settings, "teachers": old["teachers"]}, {}, contents.places).default_folder()
+        == contents.default_folder()
+    )
     recipe.teachers[0].upsample = "tiles"
     with pytest.raises(RecipeError, match=r"teachers.coarse.upsample: bilinear -> tiles"):
         check_contents(tmp_path, contents_of(recipe))
@@ -141,7 +150,34 @@ def test_contents_decide_the_default_folder(recipe: Recipe) -> None:
     contents = contents_of(recipe)
     recipe.optimizer.learning_rate = 1.0
     assert contents_of(recipe).default_folder() == contents.default_folder()
-    more = CacheContents({**contents.settings, "num_images": NUM_IMAGES + 1}, contents.state)
+    more = CacheContents({**contents.settings, "num_images": NUM_IMAGES + 1}, contents.state, contents.places)
     assert more.default_folder() != contents.default_folder()
     # Where images or weights were changed the old cache must be found, to be refused.
-    assert CacheContents(contents.settings, {}).default_folder() == contents.default_folder()
+    assert CacheContents(contents.settings, {}, contents.places).default_folder() == contents.default_folder()
+
+
+def test_a_cache_can_be_copied_to_a_machine_where_all_lies_elsewhere(tmp_path: Path, recipe: Recipe) -> None:
+    recipe.teachers[0].source, recipe.data.source = str(tmp_path / "weights"), str(tmp_path / "first/images")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    world = ImagesInAFolder(tmp_path / "first", recipe)
+    world.build()
+    assert str(tmp_path) not in (world.cache / "cache.json").read_text()
+    for what in ("images", "cache"):
+        shutil.copytree(tmp_path / "first" / what, tmp_path / "second" / what)  # with new times
+    for path in (tmp_path / "second/images").iterdir():
+        os.utime(path, ns=(1, 1))
+    images = ImageFolder(tmp_path / "second/images", size=SIDE)
+    elsewhere = recipe_with(ViewsRecipe(teachers="cached"))
+    contents = CacheContents.of(elsewhere, PATCH, images, TEACHERS)
+    cache = FeatureCache(tmp_path / "second/cache", contents)
+    assert torch.equal(cache.images([0]), images[0][None])
+    assert contents.default_folder() != CacheContents.of(recipe, PATCH, images, TEACHERS).default_folder()
+
+
+def test_components_matter_where_there_are_some(recipe: Recipe) -> None:
+    def settings(**views) -> dict:
+        return contents_of(recipe_with(ViewsRecipe(teachers="cached", **views))).settings
+
+    assert settings(cache_components=3) == settings()
+    assert settings(cache_format="pca", cache_components=3) != settings(cache_format="pca")

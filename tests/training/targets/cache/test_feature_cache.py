@@ -12,21 +12,22 @@ from torch import Tensor
 
 from foundation.interruption import Interrupted
 from training.recipe import RecipeError, ViewsRecipe
-from training.targets.feature_cache import (
+from training.targets.cache.feature_cache import (
     FeatureCache,
     TeacherAnswers,
     check_shards,
     shard_paths,
     write_feature_cache,
 )
+from training.targets.cache.formats import HalfPrecision
 from training.teachers.base import TeacherOutput
 
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three shards of two images."""
-    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_SHARD", 2)
-    monkeypatch.setattr("training.targets.feature_cache.IMAGES_PER_FORWARD", 2)
+    monkeypatch.setattr("training.targets.cache.shards.IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("training.targets.cache.feature_cache.IMAGES_PER_FORWARD", 2)
 
 
 def names(folder: Path) -> list[str]:
@@ -38,7 +39,7 @@ CACHED = recipe_with(ViewsRecipe(teachers="cached"))
 
 
 def test_grid_that_is_no_multiple_is_resampled() -> None:
-    answers = TeacherAnswers({"odd": MeanColor(cell_px=27)}, SIDE // PATCH, CPU)  # 2 x 2 cells
+    answers = TeacherAnswers({"odd": MeanColor(cell_px=27)}, SIDE // PATCH, CPU, HalfPrecision())  # 2 x 2 cells
     entries = answers(Images().images)
     assert entries["odd.features"].shape == (NUM_IMAGES, 5, 5, 3)
     assert entries["odd.features"].dtype == torch.float16
@@ -48,7 +49,7 @@ def test_missing_shards_are_computed_and_others_kept(tmp_path: Path, small_shard
     recipe = recipe_with(ViewsRecipe(teachers="cached"))
     contents = contents_of(recipe)
     asked = iter([False, True])
-    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
+    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, HalfPrecision())
     with pytest.raises(Interrupted, match="the same command goes on"):
         write_feature_cache(tmp_path, contents, Images(), answers, should_stop=lambda: next(asked))
     first, *others = shard_paths(tmp_path, contents)
@@ -63,16 +64,16 @@ def test_missing_shards_are_computed_and_others_kept(tmp_path: Path, small_shard
 
 
 def test_a_complete_cache_starts_no_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    contents, answers = contents_of(CACHED), TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
+    contents, answers = contents_of(CACHED), TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, HalfPrecision())
     write_feature_cache(tmp_path, contents, Images(), answers)
-    monkeypatch.setattr("training.targets.feature_cache.DataLoader", None)
+    monkeypatch.setattr("training.targets.cache.feature_cache.DataLoader", None)
     write_feature_cache(tmp_path, contents, Images(), answers, num_workers=2)
 
 
 def test_full_disk_is_noticed_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 999})
-    monkeypatch.setattr("training.targets.feature_cache.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(RecipeError, match=r"needs up to \d+ kB more, but .* has 999 bytes free"):
+    monkeypatch.setattr("training.targets.cache.forecast.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(RecipeError, match=r"needs \d+ kB more, but .* has 999 bytes free"):
         open_cache(recipe_with(ViewsRecipe(teachers="cached")), tmp_path)
 
 
@@ -82,13 +83,13 @@ def test_values_beyond_float16_are_refused() -> None:
             return TeacherOutput(None, super().answer(pixel_values).features * 1e6)
 
     with pytest.raises(RecipeError, match="Teacher 'huge' gives values that float16 cannot hold"):
-        TeacherAnswers({"huge": Huge()}, SIDE // PATCH, CPU)(Images().images)
+        TeacherAnswers({"huge": Huge()}, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
 
 
 def test_ranks_write_their_shares_of_the_shards(tmp_path: Path, small_shards: None) -> None:
     recipe = recipe_with(ViewsRecipe(teachers="cached"))
     contents = contents_of(recipe)
-    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU)
+    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, HalfPrecision())
     written = []
     for rank in (0, 1):
         write_feature_cache(tmp_path, contents, Images(), answers, rank=rank, num_ranks=2)
@@ -176,7 +177,7 @@ def test_runs_that_build_one_cache_share_the_work(tmp_path: Path, small_shards: 
 
     def run() -> None:
         both.wait()
-        write_feature_cache(tmp_path, contents, Images(), Slow(TEACHERS, SIDE // PATCH, CPU))
+        write_feature_cache(tmp_path, contents, Images(), Slow(TEACHERS, SIDE // PATCH, CPU, HalfPrecision()))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:

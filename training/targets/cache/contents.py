@@ -1,4 +1,8 @@
-"""What a feature cache was made from, so that one made from anything else is never read."""
+"""What a feature cache was made from, so that one made from anything else is never read.
+
+No place is part of it: images and weights are known by their content, wherever they lie, so that a cache can be moved,
+or made on one machine and read on others.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,18 @@ from torch import Tensor, nn
 
 from foundation.settings import differences, hash_of, with_defaults
 from training.data.image_table import Images
-from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe
+from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
 from training.recipe_sections.networks import RunOptions
+from training.targets.cache.formats import FeatureFormat, build_format
 
 
 DEFAULT_ROOT = Path("runs") / "cache"
 DESCRIPTION = "cache.json"
 
-_TEACHER_FIELDS = ("name", "kind", "source", "options", *RunOptions.model_fields)
-_DATA_FIELDS = ("source", "split", "column", "mixed_in", "image_size_px", "seed")
+_PLACES_OF_TEACHERS = ("source", "upsampler")
+_PLACES_OF_DATA = ("source", "split", "column", "mixed_in")
+_TEACHER_FIELDS = ("name", "kind", "options", *(key for key in RunOptions.model_fields if key != "upsampler"))
+_DATA_FIELDS = ("image_size_px", "seed")
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,14 @@ class CacheContents:
     """What a cache is made from: any change makes it stale.
 
     Attributes:
-        settings: What the recipe says of views and answers, as JSON values.
+        settings: What the recipe says of views, answers and how they are kept, as JSON values.
         state: What the recipe only points at: the images and the teachers' weights as they are now.
+        places: Where it points to, which only decides the default folder.
     """
 
     settings: dict[str, Any]
     state: dict[str, Any]
+    places: dict[str, Any]
 
     @classmethod
     def of(cls, recipe: Recipe, patch_size: int, images: Images, teachers: Mapping[str, nn.Module]) -> CacheContents:
@@ -46,12 +55,17 @@ class CacheContents:
             {
                 "teachers": [{key: entry[key] for key in _TEACHER_FIELDS} for entry in resolved["teachers"]],
                 "data": {key: resolved["data"][key] for key in _DATA_FIELDS},
+                "views": _format_settings(recipe.views),
                 "num_images": len(images),
                 "cells_per_side": resolved["data"]["image_size_px"] // patch_size,
             },
             {
                 "images": images.fingerprint(),
                 "weights": {name: weights_fingerprint(teacher) for name, teacher in teachers.items()},
+            },
+            {
+                "teachers": [{key: entry[key] for key in _PLACES_OF_TEACHERS} for entry in resolved["teachers"]],
+                "data": {key: resolved["data"][key] for key in _PLACES_OF_DATA},
             },
         )
 
@@ -70,19 +84,31 @@ class CacheContents:
         """Return the student's patches along a view's side."""
         return self.settings["cells_per_side"]
 
+    @property
+    def views(self) -> ViewsRecipe:
+        """Return how features are kept."""
+        return ViewsRecipe(**self.settings["views"])
+
+    @property
+    def format(self) -> FeatureFormat:
+        """Return what keeps features."""
+        return build_format(self.views)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
+        """Return what the cache says of itself, as JSON values."""
         return {**self.settings, **self.state}
 
     def default_folder(self) -> Path:
-        """Return a folder that no other settings share.
+        """Return a folder that no other settings share, nor images or teachers of another place.
 
         Settings that have their defaults do not count: one that is new in a later version moves no cache. Nor does the
         state, so that a cache whose images were changed is found, and refused.
         """
         teachers = [_without_defaults(entry, TeacherRecipe) for entry in self.settings["teachers"]]
         data = _without_defaults(self.settings["data"], DataRecipe)
-        return DEFAULT_ROOT / hash_of({**self.settings, "teachers": teachers, "data": data})[:16]
+        views = _without_defaults(self.settings["views"], ViewsRecipe)
+        decisive = {**self.settings, "teachers": teachers, "data": data, "views": views}
+        return DEFAULT_ROOT / hash_of({"settings": decisive, "places": self.places})[:16]
 
 
 def check_contents(folder: Path, contents: CacheContents) -> None:
@@ -122,7 +148,13 @@ def _filled(contents: Any) -> Any:
     if not isinstance(contents, Mapping):
         return contents
     filled = with_defaults(Recipe, contents)
-    return {key: filled[key] for key in contents}
+    return {key: filled[key] for key in ("views", *contents)}
+
+
+def _format_settings(views: ViewsRecipe) -> dict[str, Any]:
+    """Return the settings of a format, without those that have no meaning for it."""
+    names = ["cache_format"] + (["cache_components"] if views.cache_format.startswith("pca") else [])
+    return {key: value for key, value in views.to_dict().items() if key in names}
 
 
 def _without_defaults(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:

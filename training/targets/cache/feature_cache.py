@@ -1,19 +1,18 @@
 """Teacher features computed once for fixed views, for budgets that cannot run the teachers at every step.
 
 A cache is a folder: `cache.json` says what it was made from, `shard_XXXXX.safetensors` hold for some images
-`images` `(n, 3, side, side)` uint8 and, for each teacher, `NAME.summary` `(n, C)` and `NAME.features`
-`(n, rows, cols, C)` in float16. Shards are memory-mapped: what is read is paged in by the system, and may
-leave again. While a file is written, a lock beside it keeps other runs from writing it too.
+`images` `(n, 3, side, side)` uint8 and, for each teacher, `NAME.summary` `(n, C)` in float16 and the entries of a
+`FeatureFormat`, `NAME.features` and others. Shards are memory-mapped: what is read is paged in by the system, and may
+leave again. While a file is written, a lock beside it keeps other runs from writing it too. The folder may be moved or
+copied to another machine: it names no place, and says what its images and weights must be.
 """
 
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,13 +23,13 @@ from foundation.interruption import Interrupted, ignore_stop_signals
 from foundation.machine.timing import ProgressBar
 from training.data.image_table import Images
 from training.recipe import RecipeError
-from training.targets.cache_contents import DESCRIPTION, CacheContents, check_contents
-from training.targets.cache_lock import clear_up, writing_turn
+from training.targets.cache.contents import DESCRIPTION, CacheContents, check_contents
+from training.targets.cache.forecast import Forecast, check_space
+from training.targets.cache.formats import Entries, FeatureFormat, named_error, to_half
+from training.targets.cache.lock import clear_up, writing_turn
+from training.targets.cache.shards import check_shards, entries_of, finish_shard, place_of, shard_paths, shard_rows
 from training.teachers.base import Teacher
 
-
-IMAGES_PER_SHARD = 512
-"""Our choice: a few hundred MB a file at demo sizes, seconds of work that an interruption can lose."""
 
 IMAGES_PER_FORWARD = 32
 """Images that a teacher sees at once; divides a shard. Our choice: keeps cores busy in little memory."""
@@ -54,8 +53,11 @@ class FeatureCache:
         if missing:
             raise RecipeError(f"Feature cache {str(folder)!r} is incomplete: {missing[0]} is missing.")
         check_shards(folder, contents)
-        self.teacher_names = contents.teacher_names
+        self.contents, self.teacher_names, self.format = contents, contents.teacher_names, contents.format
         self._shards = [load_file(path) for path in paths]
+        self._features = [
+            {name: entries_of(shard, name, self.format) for name in self.teacher_names} for shard in self._shards
+        ]
 
     def __len__(self) -> int:
         return sum(len(shard["images"]) for shard in self._shards)
@@ -65,16 +67,21 @@ class FeatureCache:
         return self._read("images", indices)
 
     def answers(self, indices: Sequence[int]) -> dict[str, tuple[Tensor | None, Tensor]]:
-        """Return for each teacher its summary `(n, C)` or None, and features `(n, C, rows, cols)`, float16."""
+        """Return for each teacher its summary `(n, C)` or None, and features `(n, C, rows, cols)`, as they were kept.
+
+        Summaries are float16, features float16 or, from the other formats, float32.
+        """
         answers = {}
         for name in self.teacher_names:
             has_summary = f"{name}.summary" in self._shards[0]
             summary = self._read(f"{name}.summary", indices) if has_summary else None
-            answers[name] = (summary, self._read(f"{name}.features", indices).movedim(-1, 1))
+            places = map(place_of, indices)
+            maps = [self.format.decode(self._features[shard][name], row) for shard, row in places]
+            answers[name] = (summary, torch.stack(maps).movedim(-1, 1))
         return answers
 
     def _read(self, key: str, indices: Sequence[int]) -> Tensor:
-        places = (divmod(index, IMAGES_PER_SHARD) for index in indices)
+        places = map(place_of, indices)
         return torch.stack([self._shards[shard][key][row] for shard, row in places])
 
 
@@ -91,7 +98,8 @@ def write_feature_cache(
 ) -> None:
     """Compute what is missing of a cache; shards that are there already are kept.
 
-    Other runs may do the same at the same time: what one of them is computing is waited for.
+    Other runs may do the same at the same time: what one of them is computing is waited for. A line says after the
+    second batch, whose time tells something, what the whole takes; a disk that is too small for it is refused then.
 
     Args:
         folder: Where to write.
@@ -115,7 +123,7 @@ def write_feature_cache(
     if not missing:  # a loader would start its processes all the same
         clear_up(folder)
         return
-    rows = {index: _shard_rows(index, contents.num_images) for index in missing}
+    rows = {index: shard_rows(index, contents.num_images) for index in missing}
     loader = DataLoader(
         Subset(images, list(itertools.chain(*rows.values()))),
         batch_size=IMAGES_PER_FORWARD,
@@ -123,17 +131,19 @@ def write_feature_cache(
         worker_init_fn=ignore_stop_signals,
     )
     total = sum(map(len, rows.values()))
+    all_missing = [index for index, path in enumerate(paths) if not path.is_file()]
+    forecast = Forecast(folder, contents, sum(len(shard_rows(each, contents.num_images)) for each in all_missing))
     with ProgressBar(total=total, desc="teacher features", unit="image", disable=rank > 0) as bar:
         batches = iter(loader)
-        for place, index in enumerate(missing):
+        for index in missing:
             with writing_turn(paths[index], should_stop):
                 own = itertools.islice(batches, -(-len(rows[index]) // IMAGES_PER_FORWARD))
                 if paths[index].is_file():  # by another run, meanwhile
                     bar.update(sum(map(len, own)))
                     continue
-                parts = list(_answered(own, answer, bar, should_stop))
-                shard = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
-                _check_space(folder, shard, len(missing) - place)
+                parts = list(_answered(own, answer, bar, should_stop, forecast))
+                shard = finish_shard(parts, contents)
+                check_space(folder, sum(tensor.nbytes for tensor in shard.values()))
                 write_file(paths[index], lambda path, shard=shard: save_file(shard, path))
     clear_up(folder)
 
@@ -148,22 +158,32 @@ class TeacherAnswers:
         teachers: By name.
         num_cells: The student's patches along a view's side.
         device: Where the teachers are.
+        feature_format: How dense features are kept.
     """
 
-    def __init__(self, teachers: Mapping[str, Teacher], num_cells: int, device: torch.device) -> None:
-        self.teachers, self.num_cells, self.device = teachers, num_cells, device
+    def __init__(
+        self, teachers: Mapping[str, Teacher], num_cells: int, device: torch.device, feature_format: FeatureFormat
+    ) -> None:
+        self.teachers, self.num_cells, self.device, self.format = teachers, num_cells, device, feature_format
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Return `images` and each teacher's entries for `(n, 3, side, side)` uint8 images."""
+    def __call__(self, images: Tensor) -> Entries:
+        """Return `images` and each teacher's entries for `(n, 3, side, side)` uint8 images.
+
+        Raises:
+            RecipeError: If a teacher gives values that the format cannot hold.
+        """
         pixel_values = images.to(self.device).float() / 255
         entries = {"images": images}
         for name, teacher in self.teachers.items():
             output = teacher.answer(pixel_values)
             features = self._fit_cells(output.features.float()).movedim(1, -1)
-            entries[f"{name}.features"] = _half(name, features)
-            if output.summary is not None:
-                entries[f"{name}.summary"] = _half(name, output.summary)
+            try:
+                entries |= {f"{name}.{key}": value for key, value in self.format.encode(features).items()}
+                if output.summary is not None:
+                    entries[f"{name}.summary"] = to_half(output.summary)
+            except ValueError as error:
+                raise named_error(name, error) from error
         return entries
 
     def _fit_cells(self, features: Tensor) -> Tensor:
@@ -171,43 +191,6 @@ class TeacherAnswers:
         if grid == list(features.shape[2:]):
             return features
         return F.interpolate(features, grid, mode="bilinear", align_corners=False)
-
-
-def shard_paths(folder: Path, contents: CacheContents) -> list[Path]:
-    """Return where the shards of a cache lie, present or not."""
-    num_shards = -(-contents.num_images // IMAGES_PER_SHARD)
-    return [folder / f"shard_{index:05d}.safetensors" for index in range(num_shards)]
-
-
-def check_shards(folder: Path, contents: CacheContents) -> None:
-    """Raise a RecipeError if a shard that is there is cut, damaged, or not laid out as the first one."""
-    layouts: list[dict[str, tuple]] = []
-    for index, path in enumerate(shard_paths(folder, contents)):
-        if path.is_file():
-            layouts.append(_layout(path, len(_shard_rows(index, contents.num_images)), contents))
-            if layouts[-1] != layouts[0]:
-                raise _damaged(path, "its entries are not those of the other shards")
-
-
-def _layout(path: Path, num_rows: int, contents: CacheContents) -> dict[str, tuple]:
-    """Return type and shape of a shard's entries but for the number of images, which is checked."""
-    try:
-        with safe_open(path, "pt") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-            layout = {key: (part.get_dtype(), *part.get_shape()) for key, part in slices.items()}
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
-    needed = {"images", *(f"{name}.features" for name in contents.teacher_names)}
-    if not needed <= layout.keys() or any(shape[1:2] != (num_rows,) for shape in layout.values()):
-        raise _damaged(path, f"it must hold {num_rows} rows of {sorted(needed)}")
-    return {key: (dtype, *shape) for key, (dtype, _, *shape) in layout.items()}
-
-
-def _damaged(path: Path, reason: str) -> RecipeError:
-    return RecipeError(
-        f"Shard {str(path)!r} of the feature cache cannot be used: {reason.rstrip('.')}. Delete it: the same command "
-        "computes it again."
-    )
 
 
 def _claim(folder: Path, contents: CacheContents, should_stop: Callable[[], bool]) -> None:
@@ -221,45 +204,19 @@ def _claim(folder: Path, contents: CacheContents, should_stop: Callable[[], bool
     check_contents(folder, contents)
 
 
-def _shard_rows(index: int, num_images: int) -> range:
-    return range(index * IMAGES_PER_SHARD, min((index + 1) * IMAGES_PER_SHARD, num_images))
-
-
 def _answered(
     loader: Iterable[Tensor],
-    answer: Callable[[Tensor], dict[str, Tensor]],
+    answer: Callable[[Tensor], Entries],
     bar: ProgressBar,
     should_stop: Callable[[], bool],
-) -> Iterator[dict[str, Tensor]]:
+    forecast: Forecast,
+) -> Iterator[Entries]:
     for images in loader:
         if should_stop():
             raise Interrupted("Stopped while computing teacher features; the same command goes on from here.")
-        yield {key: value.cpu() for key, value in answer(images).items()}
+        entries = {key: value.cpu() for key, value in answer(images).items()}
+        line = forecast.after(entries, num_left=(bar.total or 0) - bar.n - len(images))
+        if line is not None:
+            bar.say(line)
+        yield entries
         bar.update(len(images))
-
-
-def _check_space(folder: Path, shard: dict[str, Tensor], num_shards_left: int) -> None:
-    """Raise a RecipeError early if the shards to come will not fit on the disk."""
-    needed = sum(tensor.nbytes for tensor in shard.values()) * num_shards_left
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise RecipeError(
-            f"The feature cache needs up to {_size_words(needed)} more, but {str(folder)!r} has {_size_words(free)} "
-            "free. Make room, or give another `views.cache_dir` or fewer `data.num_images`."
-        )
-
-
-def _size_words(num_bytes: float) -> str:
-    """Return a size in the largest unit of which there is at least one."""
-    for unit in ("bytes", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} GB"
-
-
-def _half(name: str, tensor: Tensor) -> Tensor:
-    half = tensor.half()
-    if not torch.isfinite(half).all():
-        raise RecipeError(f"Teacher {name!r} gives values that float16 cannot hold: use `views.teachers=online`.")
-    return half

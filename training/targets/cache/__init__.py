@@ -1,0 +1,1 @@
+"""Teacher features computed once: their formats, their files, what they were made from."""

@@ -1,0 +1,91 @@
+"""The files of a feature cache: where they lie, which images and entries they hold, whether they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from training.recipe import RecipeError
+from training.targets.cache.contents import CacheContents
+from training.targets.cache.formats import Entries, FeatureFormat
+
+
+IMAGES_PER_SHARD = 512
+"""Our choice: a few hundred MB a file at demo sizes, seconds of work that an interruption can lose."""
+
+
+def entries_of(shard: Mapping[str, Tensor], teacher: str, feature_format: FeatureFormat) -> Entries:
+    """Return what a shard holds of a teacher's features, by the names that the format gives them."""
+    return {key: shard[f"{teacher}.{key}"] for key in (*feature_format.of_images, *feature_format.of_shard)}
+
+
+def shard_paths(folder: Path, contents: CacheContents) -> list[Path]:
+    """Return where the shards of a cache lie, present or not."""
+    return [folder / f"shard_{index:05d}.safetensors" for index in range(num_shards(contents.num_images))]
+
+
+def check_shards(folder: Path, contents: CacheContents) -> None:
+    """Raise a RecipeError if a shard that is there is cut, damaged, or not laid out as the first one."""
+    layouts: list[dict[str, tuple]] = []
+    for index, path in enumerate(shard_paths(folder, contents)):
+        if path.is_file():
+            layouts.append(_layout(path, len(shard_rows(index, contents.num_images)), contents))
+            if layouts[-1] != layouts[0]:
+                raise _damaged(path, "its entries are not those of the other shards")
+
+
+def _layout(path: Path, num_rows: int, contents: CacheContents) -> dict[str, tuple]:
+    """Return type and shape of a shard's entries but for the number of images, which is checked."""
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+            layout = {key: (part.get_dtype(), *part.get_shape()) for key, part in slices.items()}
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    of_shard = {f"{name}.{key}" for name in contents.teacher_names for key in contents.format.of_shard}
+    needed = {"images", *of_shard}
+    needed |= {f"{name}.{key}" for name in contents.teacher_names for key in contents.format.of_images}
+    is_wrong = (shape[1:2] != (num_rows,) for key, shape in layout.items() if key not in of_shard)
+    if not needed <= layout.keys() or any(is_wrong):
+        raise _damaged(path, f"it must hold {num_rows} rows of {sorted(needed - of_shard)}")
+    return {key: shape if key in of_shard else (shape[0], *shape[2:]) for key, shape in layout.items()}
+
+
+def _damaged(path: Path, reason: str) -> RecipeError:
+    return RecipeError(
+        f"Shard {str(path)!r} of the feature cache cannot be used: {reason.rstrip('.')}. Delete it: the same command "
+        "computes it again."
+    )
+
+
+def shard_rows(index: int, num_images: int) -> range:
+    """Return which images a shard holds."""
+    return range(index * IMAGES_PER_SHARD, min((index + 1) * IMAGES_PER_SHARD, num_images))
+
+
+def num_shards(num_images: int) -> int:
+    """Return how many shards hold so many images."""
+    return -(-num_images // IMAGES_PER_SHARD)
+
+
+def place_of(image: int) -> tuple[int, int]:
+    """Return the shard of an image, and its row there."""
+    return divmod(image, IMAGES_PER_SHARD)
+
+
+def finish_shard(parts: Sequence[Entries], contents: CacheContents) -> Entries:
+    """Return a shard, from what was computed for its images, one batch after the other."""
+    shard = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    for name in contents.teacher_names:
+        whole = {key: shard.pop(f"{name}.{key}") for key in _encoded_keys(shard, name)}
+        shard |= {f"{name}.{key}": value for key, value in contents.format.finish(whole).items()}
+    return {key: tensor.contiguous() for key, tensor in shard.items()}
+
+
+def _encoded_keys(shard: Entries, teacher: str) -> list[str]:
+    keys = (key.partition(".") for key in shard)
+    return [key for name, _, key in keys if name == teacher and key != "summary"]
