@@ -33,7 +33,7 @@ from training.distillation.memory import keep_freed_memory
 from training.distillation.trainer import Distiller
 from training.recipe import load_recipe
 from training.targets.contrasts.summaries import SummaryContrasts
-from training.teachers.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
+from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
 
 
 WARM_UP_STEPS = 2

@@ -33,7 +33,7 @@ def test_an_option_is_one_change_of_its_plain_step(option: str) -> None:
 
 
 def test_an_untrained_upsampler_fits_the_teacher_that_is_timed(tmp_path: Path) -> None:
-    from training.teachers.featsharp import load_upsampler
+    from training.teachers.run_modes.featsharp import load_upsampler
 
     options.save_untrained_upsampler(tmp_path / "upsampler")
     config = load_upsampler(tmp_path / "upsampler").config

@@ -13,7 +13,7 @@ from training.recipe import MesaRecipe, Recipe, ViewsRecipe
 from training.targets.cache.contents import CacheContents
 from training.targets.cache.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
 from training.targets.examples import TargetSource
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 from training.views.batches import BatchPlan
 
 

@@ -12,7 +12,8 @@ import training.teachers.registry
 from training.distillation import inputs, trainer
 from training.distillation.saving.tensor_files import SavedTensors
 from training.recipe import DataRecipe, load_recipe
-from training.teachers.base import Teacher, TeacherOutput
+from training.teachers.answers import TeacherOutput
+from training.teachers.base import Teacher
 
 
 RECIPE = """

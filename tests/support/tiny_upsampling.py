@@ -8,8 +8,9 @@ from torch import Tensor
 
 from training.data.image_table import Images
 from training.recipe_sections.networks import RunOptions
-from training.teachers.base import Teacher, TeacherOutput
-from training.teachers.featsharp import UpsampledTeacher
+from training.teachers.answers import TeacherOutput
+from training.teachers.base import Teacher
+from training.teachers.run_modes.featsharp import UpsampledTeacher
 from training.upsampling.answers import Answers
 from training.upsampling.settings import UpsamplerSettings
 from training.upsampling.trainer import UpsamplerTrainer

@@ -10,7 +10,7 @@ from training.balancing.gradients import GradNorm
 from training.balancing.progress import AdaptiveWeights, DynamicWeightAverage
 from training.balancing.scale import AdaLoss, UncertaintyWeights
 from training.recipe import Recipe, RecipeError
-from training.teachers.base import TeacherShape
+from training.teachers.answers import TeacherShape
 
 
 METHODS: dict[str, Callable[[Recipe, Mapping[str, bool], torch.device], TeacherWeights]] = {

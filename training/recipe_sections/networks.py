@@ -11,7 +11,8 @@ from training.recipe_sections.base import INDECISIVE, STAGELESS, Named, RecipeSe
 from training.recipe_sections.teaching import Role
 
 
-RunMode = Literal["native", "fixed", "mosaic"]
+RunModeName = Literal["native", "fixed", "mosaic"]
+Upsampling = Literal["bilinear", "tiles", "featsharp"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -47,7 +48,7 @@ class StudentRecipe(RecipeSection):
 
 
 class RunOptions(RecipeSection):
-    """How a teacher runs; `training.teachers.base.Teacher` acts on it.
+    """How a teacher runs; `training.teachers.run_modes` has a class for each way.
 
     Attributes:
         run_mode: "native" (at the student's size), "fixed" (at one size, features resampled) or "mosaic" (at one size,
@@ -59,9 +60,9 @@ class RunOptions(RecipeSection):
         precision: "float32", or "bfloat16" for autocast; answers are float32 either way.
     """
 
-    run_mode: RunMode | None = None
+    run_mode: RunModeName | None = None
     input_size_px: int | None = Field(None, gt=0)
-    upsample: Literal["bilinear", "tiles", "featsharp"] = "bilinear"
+    upsample: Upsampling = "bilinear"
     upsampler: str | None = None
     precision: Precision = "float32"
 

@@ -20,7 +20,7 @@ from modeling_radio.resolution_radio import largest_side
 from training.recipe import Recipe, RecipeError, TeacherRecipe
 from training.student.regularizers.damp import add_damp
 from training.student.regularizers.spectral import add_spectral_scales
-from training.teachers.base import TeacherShape
+from training.teachers.answers import TeacherShape
 from training.views.shapes import Grid, extreme_grids
 from training.views.windows import check_windows, fitting_windows
 

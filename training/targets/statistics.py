@@ -11,7 +11,7 @@ from training.recipe_sections.teaching import target_name
 from training.targets.dispersion import SummaryDispersion
 from training.targets.examples import Target
 from training.targets.phi_s import STANDARDIZERS, AffineMap, FeatureStandardizer, PhiS
-from training.teachers.base import TeacherShape
+from training.teachers.answers import TeacherShape
 
 
 class TeacherStatistics(nn.Module):

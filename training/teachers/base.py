@@ -22,14 +22,11 @@ recipe; a misspelt one is refused.
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
-from typing import ClassVar, NamedTuple, Protocol, TypeGuard
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -39,12 +36,12 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from modeling_radio.resolution_radio import round_to_step
-from training.recipe_sections.networks import RunMode, RunOptions
+from training.recipe_sections.networks import RunModeName, RunOptions
+from training.teachers.answers import TeacherOutput, check_answer, resample_features, resize_images, teacher_error
 from training.teachers.depths import BlockListener
-from training.teachers.featsharp import FeatSharp
-from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
-from training.teachers.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
+from training.teachers.run_modes.base import NetworkTraits
+from training.teachers.run_modes.featsharp import FeatSharp
+from training.teachers.run_modes.registry import build_run_mode
 
 
 IMAGENET_MEAN, IMAGENET_STD = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
@@ -54,34 +51,12 @@ CLIP_MEAN, CLIP_STD = tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)
 DEFAULT_GRID_STRIDE = 16  # the patch size of every released student but one, https://arxiv.org/abs/2601.17237
 
 
-class TeacherOutput(NamedTuple):
-    """What a teacher says about a batch.
-
-    Attributes:
-        summary: `(batch, summary_dim)`, or None where the teacher has no summary.
-        features: `(batch, feature_dim, rows, cols)`.
-    """
-
-    summary: Tensor | None
-    features: Tensor
-
-
 class Teacher(nn.Module):
     """Base class of the teachers: frozen, always in eval mode, never building a graph.
 
     An image is `rows` x `cols` cells to whoever asks, the patches of the student. What the teacher takes in of it
-    (`input_sizes`) and on which grid it answers is its run mode:
-
-    - "native": at the student's size. It sees the image resized to `rows * patch_size` by `cols * patch_size` pixels,
-      rounded up to `size_multiple`.
-    - "fixed": at one size, `input_size_px` squared, so on one grid; with `upsample="tiles"` a grid finer than its own
-      is answered on a multiple of it, with the detail of its features of tiles of the image, and with
-      `upsample="featsharp"` by a trained network out of the same two (`use_upsampler`).
-    - "mosaic": at one size, many images in a pass, for a teacher without a summary (see `training.teachers.mosaic`); an
-      image with more cells than it has along a side is shrunk to as many.
-
-    Called with images at the sizes that it takes in, it answers on its own grid; `answer` does the rest for images of
-    any size.
+    (`input_sizes`) and on which grid it answers is its run mode, a class of `training.teachers.run_modes`. Called with
+    images at the sizes that it takes in, it answers on its own grid; `answer` does the rest for images of any size.
 
     Args:
         name: Name of the teacher: the adaptor's name in the config, the checkpoint and the logs.
@@ -93,7 +68,7 @@ class Teacher(nn.Module):
         default_mode: How it runs unless told otherwise.
 
     Attributes:
-        run: How it runs, with the mode and the size that were chosen for it.
+        mode: The way it runs.
         image_mean: Mean that the network was trained with, RGB of pixels in [0, 1].
         image_std: Standard deviation that it was trained with, in the same units.
         size_multiple: The network's input sides must be multiples of it; None means `patch_size`.
@@ -117,7 +92,7 @@ class Teacher(nn.Module):
         patch_size: int,
         native_size_px: int | None = None,
         runs_at_any_size: bool = True,
-        default_mode: RunMode = "native",
+        default_mode: RunModeName = "native",
     ):
         super().__init__()
         self.name = name
@@ -126,15 +101,14 @@ class Teacher(nn.Module):
         self.patch_size = patch_size
         self.native_size_px = native_size_px
         self.runs_at_any_size = runs_at_any_size
-        self.default_mode: RunMode = default_mode
-        self.upsampler: FeatSharp | None = None
+        self.default_mode: RunModeName = default_mode
         self.listener: BlockListener | None = None
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
         self.set_run_mode()
 
     def set_run_mode(self, run: RunOptions | None = None, grid_stride: int = DEFAULT_GRID_STRIDE) -> None:
-        """Set how the teacher runs.
+        """Set how the teacher runs; an upsampler that it had is gone.
 
         Args:
             run: How; None for its defaults.
@@ -143,19 +117,32 @@ class Teacher(nn.Module):
         Raises:
             ValueError: If the teacher cannot run so.
         """
-        run = run or RunOptions()
         if grid_stride < 1:
             raise self._error(f"`grid_stride` must be positive, got {grid_stride}.")
-        mode = run.run_mode or (self.default_mode if run.input_size_px is None else "fixed")
-        if mode == "mosaic" and self.summary_dim is not None:
-            raise self._error("`run_mode` must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'.")
-        if run.upsample != "bilinear" and mode != "fixed":
-            raise self._error(f"`run_mode` must be 'fixed' for `upsample` {run.upsample!r}, got {mode!r}.")
-        self.run = run.replace(run_mode=mode, input_size_px=self._input_size(mode, run.input_size_px))
+        traits = NetworkTraits(
+            self.name,
+            self.patch_size,
+            self.size_multiple or self.patch_size,
+            self.native_size_px,
+            self.runs_at_any_size,
+            self.summary_dim is not None,
+        )
+        self.mode = build_run_mode(traits, run or RunOptions(), self.default_mode)
+        self.upsampler: FeatSharp | None = None
         self.grid_stride = grid_stride
 
+    @property
+    def run(self) -> RunOptions:
+        """How it runs, with the mode and the size that were chosen for it."""
+        return self.mode.options
+
     def use_upsampler(self, upsampler: FeatSharp) -> None:
-        """Answer grids finer than the own by a trained network, which is frozen and moves with the teacher."""
+        """Answer grids finer than the own by a trained network, which is frozen and moves with the teacher.
+
+        Raises:
+            ValueError: If it does not run so.
+        """
+        self.mode.use_upsampler(upsampler)
         self.upsampler = upsampler
         self.train(False)
 
@@ -171,8 +158,10 @@ class Teacher(nn.Module):
             ValueError: If its blocks are not to be had, or are of other widths than its features.
         """
         blocks = self.blocks()
-        if not blocks or self.run.upsample == "featsharp":
-            reason = "`upsample` is 'featsharp', which is for its last ones" if blocks else "its kind knows none"
+        if not blocks or not self.mode.answers_for_blocks:
+            reason = (
+                f"`upsample` is {self.run.upsample!r}, which is for its last ones" if blocks else "its kind knows none"
+            )
             raise self._error(f"`taps.targets` must be 'last' for a teacher without features of blocks: {reason}.")
         self.listener = BlockListener(blocks, depths)
 
@@ -206,22 +195,15 @@ class Teacher(nn.Module):
     def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
         """Return the sizes, height and width in pixels, at which it takes in an image of `rows` x `cols` cells.
 
-        More than one with `upsample` "tiles" or "featsharp": the whole image, and once more at the size that is cut
-        into tiles.
+        More than one where it is seen whole, and once more at a size that is cut into tiles.
         """
-        if self.run.run_mode == "native":
-            return (self._native_run_size(rows, cols),)
-        side = self._fixed_side()
-        if self.run.run_mode == "mosaic":
-            return ((min(rows * self.patch_size, side), min(cols * self.patch_size, side)),)
-        num_tiles = tiles_per_side(max(rows, cols), side // self.patch_size) if self.run.upsample != "bilinear" else 1
-        return tuple((side * count, side * count) for count in dict.fromkeys((1, num_tiles)))
+        return self.mode.input_sizes(rows, cols)
 
     @torch.no_grad()
     def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
         """Return the teacher's summary and features on its own grid, float32, on the device of the images.
 
-        Groups that it takes in at the same sizes share a pass, and in the mode "mosaic" all do.
+        Groups share a pass as its mode can.
 
         Args:
             groups: Images of one grid each: RGB in [0, 1] at each of `input_sizes(rows, cols)`,
@@ -232,10 +214,9 @@ class Teacher(nn.Module):
         normalized = [
             [(images.to(device, non_blocking=True) - self.mean) / self.std for images in group] for group in groups
         ]
-        answers = self._answer_mosaics(normalized) if self.run.run_mode == "mosaic" else self._answer_runs(normalized)
         return [
             TeacherOutput(None if summary is None else summary.to(home), features.to(home))
-            for summary, features in answers
+            for summary, features in self.mode.answer(normalized, self._run_network)
         ]
 
     def answer(self, pixel_values: Tensor) -> TeacherOutput:
@@ -268,39 +249,6 @@ class Teacher(nn.Module):
             self.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         return self.train(False)
 
-    def _answer_runs(self, groups: list[list[Tensor]]) -> Iterator[TeacherOutput]:
-        """Answer neighboring groups of equal sizes together."""
-        for _, run in groupby(groups, key=lambda group: [images.shape[2:] for images in group]):
-            together = list(run)
-            whole, *larger = (torch.cat(sizes) for sizes in zip(*together, strict=True))
-            summary, features = self._run_network(whole)
-            for images in larger:
-                features = self._with_detail(features, images)
-            counts = [len(group[0]) for group in together]
-            summaries = [None] * len(counts) if summary is None else summary.split(counts)
-            yield from map(TeacherOutput, summaries, features.split(counts))
-
-    def _with_detail(self, features: Tensor, images: Tensor) -> Tensor:
-        """Return features on a finer grid, with the detail of those of tiles of the normalized images."""
-        num_tiles = images.shape[2] // self._fixed_side()
-        tiles = self._run_network(cut_tiles(images, num_tiles, num_tiles)).features
-        stitched = stitch_tiles(tiles, num_tiles, num_tiles)
-        if self.run.upsample == "tiles":
-            return add_detail(features, stitched)
-        if self.upsampler is None:
-            raise self._error("`upsample` 'featsharp' needs `use_upsampler` first.")
-        return self.upsampler(features, stitched, images)
-
-    def _answer_mosaics(self, groups: list[list[Tensor]]) -> list[TeacherOutput]:
-        """Answer the images of all groups on as few canvases as they fit on."""
-        images = [image for (group,) in groups for image in group]
-        cells = [(image.shape[1] // self.patch_size, image.shape[2] // self.patch_size) for image in images]
-        layout = MosaicLayout(self._fixed_side() // self.patch_size, cells)
-        features = iter(
-            slice_mosaics(self._run_network(pack_mosaics(images, layout, self.patch_size)).features, layout)
-        )
-        return [TeacherOutput(None, torch.stack(list(islice(features, len(group))))) for (group,) in groups]
-
     def _run_network(self, normalized: Tensor) -> TeacherOutput:
         """Return summary and features on the network's own grid, float32.
 
@@ -312,99 +260,12 @@ class Teacher(nn.Module):
         if torch.amp.is_autocast_available(device_type):  # not on the meta device, where runs are planned
             autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
         with torch.inference_mode(), autocast:
-            summary, features = self._checked(self.encode(normalized))
+            summary, features = check_answer(self.encode(normalized), self.name, self)
             if self.listener is not None:
                 grid = (side // self.patch_size for side in normalized.shape[2:])
                 features = torch.cat([features.float(), *self.listener.take_maps(*grid)], dim=1)
         features = features.to(torch.float32, copy=True)
         return TeacherOutput(None if summary is None else summary.to(torch.float32, copy=True), features)
 
-    def _checked(self, answer: TeacherOutput) -> TeacherOutput:
-        """Refuse an answer of other widths than this teacher's: the student's heads and the statistics have these."""
-        if not (isinstance(answer, tuple) and len(answer) == 2):
-            raise self._error(f"`encode` must return a pair of summary and features, got {_describe(answer)}.")
-        summary, features = answer
-        if not (_is_floating(features) and features.ndim == 4 and features.shape[1] == self.feature_dim):
-            rule = f"features of floats, (batch, {self.feature_dim}, rows, columns)"
-            raise self._error(f"`encode` must return {rule}, got {_describe(features)}.")
-        if self.summary_dim is None:
-            is_summary, rule = summary is None, "None for the summary that it has not"
-        else:
-            is_summary = _is_floating(summary) and summary.shape[1:] == (self.summary_dim,)
-            rule = f"a summary of floats, (batch, {self.summary_dim})"
-        if not is_summary:
-            raise self._error(f"`encode` must return {rule}, got {_describe(summary)}.")
-        return TeacherOutput(summary, features)
-
-    def _input_size(self, mode: RunMode, size: int | None) -> int | None:
-        """Return the one size that the teacher runs at, None for the student's, or refuse it."""
-        if mode == "native":
-            if not self.runs_at_any_size:
-                raise self._error(
-                    f"`run_mode` must be 'fixed' or 'mosaic', got 'native': it runs at {self.native_size_px} px only."
-                )
-            if size is not None:
-                raise self._error(f"`run_mode` must be 'fixed' with an `input_size_px` ({size}), got 'native'.")
-            return None
-        size = self.native_size_px if size is None else size
-        if size is None:
-            raise self._error(f"`run_mode` {mode!r} needs `input_size_px`, since it has no native size.")
-        if not self.runs_at_any_size and size != self.native_size_px:
-            raise self._error(f"`input_size_px` must be {self.native_size_px}, its only size, got {size}.")
-        multiple = self.size_multiple or self.patch_size
-        if size < 1 or size % multiple:
-            nearest = round_to_step(size, multiple)
-            raise self._error(f"`input_size_px` must be a multiple of {multiple}, got {size}. Use {nearest}.")
-        return size
-
-    def _native_run_size(self, rows: int, cols: int) -> tuple[int, int]:
-        multiple = self.size_multiple or self.patch_size
-        height, width = (math.ceil(cells * self.patch_size / multiple) * multiple for cells in (rows, cols))
-        return height, width
-
-    def _fixed_side(self) -> int:
-        assert self.run.input_size_px is not None
-        return self.run.input_size_px
-
     def _error(self, message: str) -> ValueError:
         return teacher_error(self.name, message)
-
-
-def _is_floating(answer: object) -> TypeGuard[Tensor]:
-    return isinstance(answer, Tensor) and answer.is_floating_point()
-
-
-def _describe(answer: object) -> str:
-    return f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
-
-
-def teacher_error(name: str, message: str) -> ValueError:
-    """Return an error that names the teacher before its message."""
-    return ValueError(f"Teacher {name!r}: {message}")
-
-
-def resize_images(pixel_values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return images resized to `size`, bicubic and antialiased, clipped to [0, 1]."""
-    if tuple(pixel_values.shape[-2:]) == size:
-        return pixel_values
-    return F.interpolate(pixel_values, size, mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def resample_features(features: Tensor, rows: int, cols: int) -> Tensor:
-    """Return features on a grid of `rows x cols`, resampled (bilinear, antialiased) from another grid."""
-    if tuple(features.shape[-2:]) == (rows, cols):
-        return features
-    return F.interpolate(features, (rows, cols), mode="bilinear", antialias=True)
-
-
-def tokens_to_map(tokens: Tensor, pixel_values: Tensor, patch_size: int) -> Tensor:
-    """Return patch tokens `(batch, rows * cols, dim)` of these images as a map `(batch, dim, rows, cols)`."""
-    rows, cols = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
-    return tokens.transpose(1, 2).unflatten(2, (rows, cols))
-
-
-class TeacherShape(Protocol):
-    """The widths of a teacher, which decide those of the student's heads; None for a summary that it does not have."""
-
-    summary_dim: int | None
-    feature_dim: int

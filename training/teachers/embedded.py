@@ -22,17 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from training.demo_kit.packages import cache_dir, fetch_package, package_named
-from training.teachers.base import (
-    HALF_MEAN,
-    HALF_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Teacher,
-    TeacherOutput,
-    resize_images,
-    teacher_error,
-    tokens_to_map,
-)
+from training.teachers.answers import TeacherOutput, resize_images, teacher_error, tokens_to_map
+from training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher
 from training.teachers.converted.dinov2_from_onnx import (
     HIDDEN_SIZE,
     NUM_LAYERS,

@@ -26,18 +26,8 @@ from torch.nn import functional as F
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.resolution_radio import round_to_step
 from training.recipe_sections.networks import Precision
-from training.teachers.base import (
-    CLIP_MEAN,
-    CLIP_STD,
-    HALF_MEAN,
-    HALF_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Teacher,
-    TeacherOutput,
-    teacher_error,
-    tokens_to_map,
-)
+from training.teachers.answers import TeacherOutput, teacher_error, tokens_to_map
+from training.teachers.base import CLIP_MEAN, CLIP_STD, HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher
 from training.teachers.depths import longest_list
 from training.teachers.loading import WEIGHT_DTYPES, Weights, check_model_type, load_config, load_pretrained
 from training.teachers.published import published_config

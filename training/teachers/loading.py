@@ -12,7 +12,7 @@ from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
-from training.teachers.base import teacher_error
+from training.teachers.answers import teacher_error
 
 
 Weights = Literal["pretrained", "random"]

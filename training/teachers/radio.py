@@ -12,7 +12,8 @@ from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.resolution_radio import largest_side
 from training.recipe_sections.networks import Precision
-from training.teachers.base import Teacher, TeacherOutput, resample_features, teacher_error
+from training.teachers.answers import TeacherOutput, resample_features, teacher_error
+from training.teachers.base import Teacher
 from training.teachers.loading import WEIGHT_DTYPES, Weights, check_model_type, explain_failure, find_folder
 from training.teachers.published import published_config
 

@@ -15,20 +15,17 @@ from modeling_radio.messages_radio import check_choice, did_you_mean
 from training.demo_kit.packages import fetch_if_available
 from training.recipe import Recipe, TeacherRecipe
 from training.recipe_sections.networks import RunOptions
-from training.teachers.base import (
-    DEFAULT_GRID_STRIDE,
-    Teacher,
-    teacher_error,
-)
+from training.teachers.answers import teacher_error
+from training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
 from training.teachers.embedded import (
     Dinov2SaliencyTeacher,
     EfficientNetLite0Teacher,
     MobileNetV2Teacher,
     NanoDetTeacher,
 )
-from training.teachers.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 from training.teachers.huggingface import ClipTeacher, DinoTeacher, Sam3Teacher, SamTeacher, SiglipTeacher
 from training.teachers.radio import RadioTeacher
+from training.teachers.run_modes.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 
 
 NPM_TEACHER = "nanodet-g"  # the only kind that needs npm

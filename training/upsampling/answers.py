@@ -15,8 +15,9 @@ from training.data.sources import DEMO_SOURCES
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.drawing import load_pixel_bank
 from training.recipe import DataRecipe
-from training.teachers.base import Teacher, resize_images
-from training.teachers.tile_upsampling import cut_tiles, stitch_tiles
+from training.teachers.answers import resize_images
+from training.teachers.base import Teacher
+from training.teachers.run_modes.tile_upsampling import cut_tiles, stitch_tiles
 from training.upsampling.views import WHOLE, View, draw_view, view_of_image
 from training.views.images import build_images, build_training_images
 

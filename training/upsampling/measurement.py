@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from foundation.tables import markdown
 from training.pictures.features import Column, draw_columns, fit_pca_basis, pca_colors, photograph_column
-from training.teachers.base import resample_features
-from training.teachers.featsharp import FeatSharp
-from training.teachers.tile_upsampling import add_detail
+from training.teachers.answers import resample_features
+from training.teachers.run_modes.featsharp import FeatSharp
+from training.teachers.run_modes.tile_upsampling import add_detail
 from training.upsampling.answers import Answers, Example
 from training.upsampling.views import SAMPLES, view_of_map
 

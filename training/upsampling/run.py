@@ -10,8 +10,8 @@ from foundation.errors import check_choice
 from foundation.files import check_output, write_text
 from training.data.image_table import Images
 from training.recipe import Recipe, RecipeError, TeacherRecipe
-from training.teachers.featsharp import FeatSharp, save_upsampler
 from training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
+from training.teachers.run_modes.featsharp import FeatSharp, save_upsampler
 from training.upsampling.answers import Answers, open_images
 from training.upsampling.measurement import draw, measure, summarize, table_of
 from training.upsampling.settings import UpsamplerSettings

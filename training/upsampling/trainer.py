@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from foundation.files import write_file
 from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
 from foundation.seeds import make_generator
-from training.teachers.featsharp import MIN_SCALE, FeatSharp, UpsampledTeacher, UpsamplerConfig
+from training.teachers.run_modes.featsharp import MIN_SCALE, FeatSharp, UpsampledTeacher, UpsamplerConfig
 from training.upsampling.answers import Answers, Example
 from training.upsampling.settings import UpsamplerSettings
 from training.upsampling.views import ViewReader

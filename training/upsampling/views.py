@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foundation.seeds import make_generator
-from training.teachers.base import resize_images
+from training.teachers.answers import resize_images
 from training.upsampling.settings import MIN_SHARE
 
 

@@ -38,7 +38,7 @@ from training.distillation.saving.manifests import write_manifest
 from training.losses.reductions import REDUCTIONS
 from training.recipe import RecipeError, load_recipe
 from training.student.parameters import is_of_trunk
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

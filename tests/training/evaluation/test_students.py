@@ -10,7 +10,7 @@ from training.evaluation import students
 from training.evaluation.data.demo import DemoData
 from training.evaluation.students import StudentEvaluation
 from training.recipe import load_recipe
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 
 
 RECIPE = """

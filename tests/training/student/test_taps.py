@@ -26,7 +26,7 @@ from training.recipe import Recipe, RecipeError, load_recipe
 from training.recipe_sections.teaching import TAP_SCHEMES
 from training.student.parameters import is_of_trunk, student_parameters
 from training.student.taps import Tap, TappedStudent, Taps, build_taps, plan_taps, tap_blocks, with_taps
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 
 
 def config_of(**fields) -> RadioConfig:

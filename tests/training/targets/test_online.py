@@ -11,7 +11,7 @@ from torch import Tensor
 from training.recipe import Recipe, ViewsRecipe
 from training.targets.examples import Example
 from training.targets.online import OnlineTargets
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 from training.views.batches import Batch, BatchPlan
 
 

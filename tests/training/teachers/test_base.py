@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from training.recipe_sections.networks import RunOptions
-from training.teachers.base import Teacher, TeacherOutput, resample_features, resize_images, tokens_to_map
-from training.teachers.featsharp import FeatSharp, UpsamplerConfig
+from training.teachers.answers import TeacherOutput, resample_features, resize_images, tokens_to_map
+from training.teachers.base import Teacher
+from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig
 
 
 class EchoTeacher(Teacher):

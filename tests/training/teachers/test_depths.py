@@ -6,7 +6,8 @@ from tiny_distillation import TinyTeacher
 from torch import Tensor, nn
 
 from training.recipe_sections.networks import RunOptions
-from training.teachers.base import Teacher, TeacherOutput, resize_images
+from training.teachers.answers import TeacherOutput, resize_images
+from training.teachers.base import Teacher
 from training.teachers.depths import BlockListener, longest_list
 
 
@@ -98,7 +99,7 @@ def test_a_class_without_blocks_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"^Teacher 'tiny': `taps\.targets` must be 'last' .* its kind knows none"):
         teacher.use_depths([0.5])
     sharp = Blocks()
-    sharp.run = sharp.run.replace(upsample="featsharp", upsampler="folder")
+    sharp.set_run_mode(RunOptions(run_mode="fixed", upsample="featsharp", upsampler="folder"))
     with pytest.raises(ValueError, match="`upsample` is 'featsharp'"):
         sharp.use_depths([0.5])
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from training.recipe_sections.networks import RunOptions
-from training.teachers.base import resize_images
+from training.teachers.answers import resize_images
 from training.teachers.registry import build_teacher
 
 

@@ -13,7 +13,7 @@ from modeling_radio import RadioConfig, RadioModel
 from training.recipe import load_recipe
 from training.recipe_sections.networks import RunOptions
 from training.student.build import student_config
-from training.teachers.base import resample_features, resize_images
+from training.teachers.answers import resample_features, resize_images
 from training.teachers.registry import build_teacher
 
 

@@ -12,7 +12,8 @@ from training.teachers.registry import build_teacher, check_image_sizes, place_t
 
 MY_TEACHER = """
     from torch import nn
-    from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher, TeacherOutput
+    from training.teachers.answers import TeacherOutput
+    from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 
     class MyTeacher(Teacher):

@@ -1,7 +1,7 @@
 import torch
 from tiny_upsampling import GRID, SIDE, tiny_answers
 
-from training.teachers.tile_upsampling import cut_tiles
+from training.teachers.run_modes.tile_upsampling import cut_tiles
 from training.upsampling.views import WHOLE
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny_upsampling import tiny_answers
 
-from training.teachers.featsharp import FeatSharp, UpsamplerConfig
+from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig
 from training.upsampling.measurement import METHODS, draw, measure, summarize, table_of
 
 

@@ -21,7 +21,7 @@ from training.distillation.stages import run_recipe
 from training.distillation.trainer import Distiller
 from training.distillation.watching.run_history import RunHistory
 from training.recipe import RecipeError, load_recipe, stage_recipes
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 
 
 pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")

@@ -24,7 +24,8 @@ from training.evaluation.metrics.equivariance.shift_error import shift_error
 from training.evaluation.models.base import Features
 from training.recipe import Recipe, RecipeError
 from training.targets.phi_s import FeatureStandardizer
-from training.teachers.base import Teacher, resample_features
+from training.teachers.answers import resample_features
+from training.teachers.base import Teacher
 
 
 NUM_IMAGES = 32

@@ -71,7 +71,7 @@ class View:
 
     def _size_px_for(self, teacher: Teacher) -> int:
         own_size = teacher.run.input_size_px
-        if teacher.run.run_mode != "fixed" or own_size is None:
+        if not teacher.mode.has_own_size or own_size is None:
             return self.size_px
         rounded_up = -(-own_size // teacher.grid_stride) * teacher.grid_stride
         return max(self.size_px, rounded_up)

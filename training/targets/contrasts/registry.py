@@ -9,7 +9,7 @@ from training.targets.contrasts.base import Contrasts
 from training.targets.contrasts.cells import CellContrasts
 from training.targets.contrasts.summaries import SummaryContrasts
 from training.targets.statistics import TeacherStatistics
-from training.teachers.base import TeacherShape
+from training.teachers.answers import TeacherShape
 
 
 def build_contrasts(

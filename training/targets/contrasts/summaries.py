@@ -11,7 +11,7 @@ from training.losses.contrastive import SUMMARY_CONTRASTS, centered
 from training.recipe import Recipe, TeacherRecipe
 from training.targets.contrasts.base import Answer, Contrasts, Image, StepRows, gather_step, refuse_nothing_to_contrast
 from training.targets.examples import Example, Target
-from training.teachers.base import TeacherShape
+from training.teachers.answers import TeacherShape
 from training.views.batches import Batch
 
 

@@ -2,7 +2,8 @@ import torch
 
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.teachers import TeacherFeatures
-from training.teachers.base import HALF_MEAN, HALF_STD, Teacher, TeacherOutput
+from training.teachers.answers import TeacherOutput
+from training.teachers.base import HALF_MEAN, HALF_STD, Teacher
 
 
 class Colors(Teacher):

@@ -15,7 +15,8 @@ from training.evaluation.report.gallery import (
     with_windowed_blocks,
     write_gallery,
 )
-from training.teachers.base import Teacher, TeacherOutput
+from training.teachers.answers import TeacherOutput
+from training.teachers.base import Teacher
 
 
 class Blurry(Teacher):

@@ -13,7 +13,7 @@ from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks import zero_shot
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.zero_shot import measure_zero_shot
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 from training.teachers.embedded import EfficientNetLite0Teacher
 
 

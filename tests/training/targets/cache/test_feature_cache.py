@@ -20,7 +20,7 @@ from training.targets.cache.feature_cache import (
     write_feature_cache,
 )
 from training.targets.cache.formats import HalfPrecision
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from training.recipe import RecipeError, ViewsRecipe
 from training.targets.cache.feature_cache import TeacherAnswers
 from training.targets.cache.formats import FORMATS, EightBits, FeatureFormat, HalfPrecision, PrincipalComponents
 from training.targets.cache.shards import check_shards, shard_paths
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 
 
 def stored(features: Tensor, feature_format: FeatureFormat) -> Tensor:

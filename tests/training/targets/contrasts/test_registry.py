@@ -12,7 +12,7 @@ from training.distillation.saving.tensor_files import SavedTensors
 from training.distillation.watching.run_history import RunHistory
 from training.losses.contrastive import SUMMARY_CONTRASTS
 from training.recipe import ContrastiveRecipe, RecipeError
-from training.teachers.base import TeacherOutput
+from training.teachers.answers import TeacherOutput
 from training.teachers.registry import TEACHER_KINDS
 
 

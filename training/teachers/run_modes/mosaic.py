@@ -5,14 +5,53 @@ laid on the teacher's canvas, and the answer is cut apart again. Cheaper than on
 meet the teacher's position artifacts in changing places (RADIOv2.5, finding 3, https://arxiv.org/abs/2412.07679).
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from training.recipe_sections.networks import RunOptions
+from training.teachers.answers import TeacherOutput
+from training.teachers.run_modes.base import OneSizeMode, RunNetwork, Size
 
 
 Cells = tuple[int, int]
 """Rows and columns of cells of an image."""
+
+
+class MosaicMode(OneSizeMode):
+    """Many images in a pass, for a teacher without a summary.
+
+    An image with more cells than the canvas along a side is shrunk to as many.
+    """
+
+    def choose_size(self, options: RunOptions) -> int:
+        """Return the side of a canvas; a summary would be one of many images."""
+        if self.traits.has_summary:
+            raise self.traits.error(
+                "`run_mode` must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'."
+            )
+        return super().choose_size(options)
+
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return one size, a patch for each cell."""
+        patch, side = self.traits.patch_size, self.side_px
+        return ((min(rows * patch, side), min(cols * patch, side)),)
+
+    def answer(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
+        """Yield the answers of all groups, out of as few canvases as they fit on."""
+        patch = self.traits.patch_size
+        images = [image for (group,) in groups for image in group]
+        layout = MosaicLayout(
+            self.cells_per_side, [(image.shape[1] // patch, image.shape[2] // patch) for image in images]
+        )
+        features = iter(slice_mosaics(run(pack_mosaics(images, layout, patch)).features, layout))
+        for (group,) in groups:
+            yield TeacherOutput(None, torch.stack(list(islice(features, len(group)))))
 
 
 class Place(NamedTuple):

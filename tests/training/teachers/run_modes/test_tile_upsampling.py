@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.teachers.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
+from training.teachers.run_modes.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
 
 
 @pytest.mark.parametrize(

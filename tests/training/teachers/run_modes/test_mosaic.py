@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.teachers.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
+from training.teachers.run_modes.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
 
 
 PATCH = 16

@@ -6,15 +6,54 @@ block that is trained for each teacher and of which no weights are published. He
 beside this file is for who trains one.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 from torch.nn import functional as F
+
+from training.teachers.answers import TeacherOutput
+from training.teachers.run_modes.base import RunNetwork, Size
+from training.teachers.run_modes.fixed import FixedMode
 
 
 GRID_TOLERANCE = 0.25
 """A wanted grid up to this share finer than the teacher's own is only resampled. Our choice: at 432 px, the finest of
 its low sizes (27 cells, SigLIP2 has 24), C-RADIOv4 uses raw outputs; at 512 px (32 cells) and above, upsampled ones."""
+
+
+class TiledMode(FixedMode):
+    """Like "fixed"; a grid finer than the own is answered on a multiple of it, with the detail of tiles."""
+
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return the one size of the whole image, and where it is to be cut once more that of all tiles together."""
+        num_tiles = tiles_per_side(max(rows, cols), self.cells_per_side)
+        return tuple((self.side_px * count, self.side_px * count) for count in dict.fromkeys((1, num_tiles)))
+
+    def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
+        """Return the answer to whole images, its features made finer by each larger size."""
+        whole, *larger = images
+        summary, features = run(whole)
+        for each in larger:
+            num_tiles = each.shape[2] // self.side_px
+            tiles = run(cut_tiles(each, num_tiles, num_tiles)).features
+            features = self.join(features, stitch_tiles(tiles, num_tiles, num_tiles), each)
+        return TeacherOutput(summary, features)
+
+    def join(self, whole: Tensor, tiles: Tensor, images: Tensor) -> Tensor:
+        """Return finer features.
+
+        Args:
+            whole: Features of whole images, `(batch, channels, rows, cols)`.
+            tiles: The stitched ones of their tiles, `(batch, channels, factor * rows, factor * cols)`.
+            images: The normalized images that were cut.
+
+        Returns:
+            The shape of `tiles`.
+        """
+        return add_detail(whole, tiles)
 
 
 def tiles_per_side(wanted_cells: int, own_cells: int) -> int:
