@@ -39,6 +39,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_folder_radio import check_fit
 from modeling_radio.nvidia_radio import check_supported, source_fields
+from modeling_radio.video_processing_radio import RadioVideoProcessor
 
 
 DEFAULT_TOLERANCE = 1e-5
@@ -72,7 +73,7 @@ def convert(
             finite or no floating-point numbers (all are listed), or a name in the arguments is unknown.
     """
     checkpoint = read_checkpoint(source)
-    check_supported(str(checkpoint.args.get("model")), checkpoint.state)
+    check_supported(str(checkpoint.args.get("model")))
     teachers = [teacher["name"] for teacher in checkpoint.args.get("teachers") or []]
     mapping = our_keys(checkpoint.state, teachers)
     _check_distinct(mapping)
@@ -172,6 +173,8 @@ def save(
     """
     model.save_pretrained(folder)
     RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
+    if model.config.video_temporal_patch_size is not None:
+        RadioVideoProcessor.from_model_config(model.config).save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     Conversion(source, text_source).save(folder)

@@ -11,6 +11,7 @@ from modeling_radio import RadioConfig
 
 MODEL_FILES = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "README.md"),
+    "video_preprocessor_config.json",
     *("model*.safetensors", "model.safetensors.index.json", "*_radio.py", "__pycache__"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model"),
     *("conversion.json", "parity.json", "parity.md", "features.png", ".gitattributes"),

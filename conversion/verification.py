@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioModel, RadioPair
 
 
 _KEY = re.compile(
-    r"(?P<size>\d+x\d+)/(?P<mode>global|window\d+|intermediates/(?:sparse|dense))/(?P<name>[^/]+)/(?P<kind>\w+)"
+    r"(?P<size>\d+x\d+)/(?P<mode>global|window\d+|frames|packed|packed_padded|intermediates/(?:sparse|dense))"
+    r"/(?P<name>[^/]+)/(?P<kind>\w+)"
 )
+_CLIP_MODES = ("frames", "packed", "packed_padded")
+_POSITIONS = "/training/positions"
+_INPUTS = ("/image_uint8", "/clip_uint8", "/training/draws")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
         model: In evaluation mode, in float32.
         reference: A safetensors file with keys `HxW/image_uint8`, `HxW/global|windowN/NAME/summary|features` (NAME is
             `backbone` or an adaptor, features are token sequences) and `HxW/intermediates/sparse|dense/BLOCK/...`
-            (features are maps).
+            (features are maps); of video `HxW/clip_uint8` and `HxW/frames|packed|packed_padded/backbone/...`: each
+            frame as an image, temporal patches of all frames, and of all but the last one; and `HxW/training/draws`
+            with the `positions` of clips that share a crop.
 
     Returns:
         One comparison per stored output.
@@ -62,24 +68,26 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
         stored = load_file(reference)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"Cannot read the reference {str(reference)!r}: {error}") from error
-    sizes = {match["size"] for key in stored if (match := _KEY.fullmatch(key))}
-    lacking = sorted(f"{size}/image_uint8" for size in sizes if f"{size}/image_uint8" not in stored)
+    needed = {_input_key(match) for key in stored if (match := _KEY.fullmatch(key))}
+    lacking = sorted(needed - set(stored))
     if lacking:
         raise ValueError(f"The reference {str(reference)!r} lacks {', '.join(lacking)}: the images of its outputs.")
     groups: dict[tuple[str, str], list[re.Match[str]]] = {}
     for key in stored:
         if match := _KEY.fullmatch(key):
             groups.setdefault((match["size"], match["mode"]), []).append(match)
-    unknown = [key for key in stored if not _KEY.fullmatch(key) and not key.endswith("/image_uint8")]
+    unknown = [key for key in stored if not _KEY.fullmatch(key) and not key.endswith(_INPUTS)]
     comparisons = [
         Comparison(match[0], _difference(outputs.get(f"{match['name']}/{match['kind']}"), stored[match[0]]))
-        for (size, mode), matches in groups.items()
-        for outputs in [_run(model, stored[f"{size}/image_uint8"] / 255, mode, matches)]
+        for (_, mode), matches in groups.items()
+        for outputs in [_run(model, stored[_input_key(matches[0])] / 255, mode, matches)]
         for match in matches
     ]
+    positions = [key for key in unknown if key.endswith(_POSITIONS)]
+    comparisons += [Comparison(key, _difference(_positions(model, key, stored), stored[key])) for key in positions]
     if all(comparison.difference is None for comparison in comparisons):
         raise ValueError(f"The reference {str(reference)!r} holds no output of this model.")
-    return [*comparisons, *(Comparison(key, None) for key in unknown)]
+    return [*comparisons, *(Comparison(key, None) for key in unknown if key not in positions)]
 
 
 def format_comparisons(comparisons: list[Comparison], tolerance: float) -> str:
@@ -143,6 +151,11 @@ def _list(items: Iterable[object]) -> str:
     return ", ".join(map(str, items))
 
 
+def _input_key(match: re.Match[str]) -> str:
+    """Return the key of the images, or of the clip, that an output is of."""
+    return f"{match['size']}/{'clip_uint8' if match['mode'] in _CLIP_MODES else 'image_uint8'}"
+
+
 @torch.no_grad()
 def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str]]) -> dict[str, Tensor]:
     """Return the outputs of one mode under `NAME/summary` and `NAME/features`."""
@@ -152,8 +165,12 @@ def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str
             images, blocks, aggregation="dense" if mode.endswith("dense") else "sparse", window_size="global"
         )
         named = {str(block): level for block, level in zip(blocks, levels, strict=True)}
+    elif mode in ("packed", "packed_padded"):
+        clip = images if mode == "packed" else images[:-1]
+        output = model(pixel_values_videos=clip[None], window_size="global", adaptor_names=[], return_dict=True)
+        named = {"backbone": RadioPair(output.summary[0], output.features[0])}
     else:
-        window_size = "global" if mode == "global" else int(mode.removeprefix("window"))
+        window_size = int(mode.removeprefix("window")) if mode.startswith("window") else "global"
         names = list(model.radio_model.adaptors)
         output = model(images, window_size=window_size, adaptor_names=names, return_dict=True)
         named = {"backbone": output, **output.adaptors}
@@ -163,6 +180,16 @@ def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str
         for kind, value in (("summary", entry.summary), ("features", entry.features))
         if value is not None
     }
+
+
+def _positions(model: RadioModel, key: str, stored: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the position embeddings in training of clips that share their crops, or nothing without their draws."""
+    draws = stored.get(key.replace(_POSITIONS, "/training/draws"))
+    if draws is None:
+        return None
+    rows, cols = (int(side) // model.config.patch_size for side in key.partition("/")[0].split("x"))
+    by_frame = draws.repeat_interleave(len(stored[key]) // len(draws), dim=0)
+    return model.radio_model.model.patch_generator.sample_positions(rows, cols, by_frame).detach()
 
 
 def _difference(output: Tensor | None, stored: Tensor) -> float | None:

@@ -20,6 +20,7 @@ from .outputs_radio import RadioPair
 from .sam3_radio import attach_to_sam3, save_attached
 from .segmentation_radio import RadioForSemanticSegmentation
 from .universal_radio import RadioForUniversalSegmentation, RadioUniversalSegmentationOutput
+from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification, RadioZeroShotOutput
 
 
@@ -42,6 +43,7 @@ __all__ = [
     "RadioPair",
     "RadioPreTrainedModel",
     "RadioUniversalSegmentationOutput",
+    "RadioVideoProcessor",
     "RadioZeroShotOutput",
     "attach_to_sam3",
     "save_attached",
@@ -53,7 +55,8 @@ def _register() -> None:
     transformers.AutoImageProcessor.register(
         RadioConfig, image_processor_classes={"torchvision": RadioImageProcessor}, exist_ok=True
     )
-    for auto_class in AUTO_MAP.keys() - {"AutoConfig"}:
+    transformers.AutoVideoProcessor.register(RadioConfig, RadioVideoProcessor, exist_ok=True)
+    for auto_class in AUTO_MAP.keys() - {"AutoConfig", "AutoVideoProcessor"}:
         model_class = globals()[AUTO_MAP[auto_class].rpartition(".")[2]]
         if INSTANCE_AUTO_MAP[auto_class] != AUTO_MAP[auto_class]:
             # A folder of an instance segmenter names it as its architecture; others get the first class.

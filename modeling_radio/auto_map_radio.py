@@ -18,6 +18,8 @@ AUTO_MAP = {
     "AutoModelForObjectDetection": "auto_radio.RadioForObjectDetection",
     "AutoModelForInstanceSegmentation": "auto_radio.RadioForInstanceSegmentation",
     "AutoModelForUniversalSegmentation": "auto_radio.RadioForUniversalSegmentation",
+    "AutoModelForVideoClassification": "auto_radio.RadioForImageClassification",
+    "AutoVideoProcessor": "auto_radio.RadioVideoProcessor",
 }
 """Written in full into every saved `config.json`: `save_pretrained` alone writes only the saved class."""
 
@@ -43,6 +45,7 @@ PIPELINES = {
     "image-segmentation": _pipeline("RadioImageSegmentationPipeline", "AutoModelForImageSegmentation"),
     "depth-estimation": _pipeline("RadioDepthEstimationPipeline", "AutoModelForDepthEstimation"),
     "object-detection": _pipeline("RadioObjectDetectionPipeline", "AutoModelForObjectDetection"),
+    "video-classification": _pipeline("RadioVideoClassificationPipeline", "AutoModelForVideoClassification", "video"),
 }
 """Written into every folder too: transformers' own join images of one size only with `batch_size=`."""
 

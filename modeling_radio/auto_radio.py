@@ -17,11 +17,13 @@ from .pipelines_radio import (
     RadioImageSegmentationPipeline,
     RadioInstanceSegmentationPipeline,
     RadioObjectDetectionPipeline,
+    RadioVideoClassificationPipeline,
     RadioZeroShotImageClassificationPipeline,
 )
 from .sam3_radio import RadioSam3Model
 from .segmentation_radio import RadioForSemanticSegmentation
 from .universal_radio import RadioForUniversalSegmentation
+from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
@@ -44,5 +46,7 @@ __all__ = [
     "RadioModel",
     "RadioObjectDetectionPipeline",
     "RadioSam3Model",
+    "RadioVideoClassificationPipeline",
+    "RadioVideoProcessor",
     "RadioZeroShotImageClassificationPipeline",
 ]

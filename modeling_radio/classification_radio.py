@@ -1,4 +1,4 @@
-"""RADIO for image classification: one linear layer on the summary, or on the summary and the mean features."""
+"""RADIO for classification of images and clips: a linear layer on the summary, or on it and the mean features."""
 
 from typing import Literal, get_args
 
@@ -60,16 +60,17 @@ class RadioForImageClassification(RadioTaskModel):
     @can_return_tuple
     def forward(  # noqa: D417
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         window_size: WindowSize = None,
         output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
         pixel_mask: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        pixel_values_videos: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
-        """Classify images; `RadioTaskModel` has the arguments that are not listed here.
+        """Classify images or clips; `RadioTaskModel` has the arguments that are not listed here.
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`, sides multiples of the patch.
@@ -80,6 +81,9 @@ class RadioForImageClassification(RadioTaskModel):
                 regression, integers are single labels, and floats multiple ones.
             num_items_in_batch: Labels in all batches of an optimizer's step. It divides the sum of losses and not the
                 number of labels here, so that steps of several batches learn as one large batch does.
+            pixel_values_videos: In place of images clips, as in `RadioModel.forward`. The classifier reads the mean of
+                what it would read of each group of frames: CLIP4Clip's mean pooling, section 3.3 of
+                https://arxiv.org/abs/2104.08860.
 
         Returns:
             `logits` `(batch, num_labels)`, and with labels the `loss`, scalar: cross-entropy, binary cross-entropy or
@@ -89,29 +93,33 @@ class RadioForImageClassification(RadioTaskModel):
             ValueError: On labels that cannot be right; otherwise as `RadioModel.forward`.
         """
         check_call_arguments(self, kwargs)
-        if labels is not None:
-            labels = self._check_labels(labels, len(pixel_values))
+        given = pixel_values if pixel_values_videos is None else pixel_values_videos
+        if labels is not None and isinstance(given, Tensor):
+            labels = self._check_labels(labels, len(given))
         passed = self.radio_model(
             pixel_values,
             window_size=window_size,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            pixel_values_videos=pixel_values_videos,
         )
-        logits = self.classifier(self._pool(read_out(self.radio_model, passed)))
+        output = read_out(self.radio_model, passed)
+        pooled = self._pool(output)
+        logits = self.classifier(pooled if passed.num_clips is None else pooled.mean(dim=1))
         return ImageClassifierOutput(
             loss=None if labels is None else self._loss(logits.float(), labels.to(logits.device), num_items_in_batch),
             logits=logits,
-            hidden_states=passed.hidden_states,
-            attentions=passed.attentions,
+            hidden_states=output.hidden_states,  # pyrefly: ignore[bad-argument-type]
+            attentions=output.attentions,
         )
 
     def _pool(self, output: RadioModelOutput) -> Tensor:
-        """Return what the classifier reads, `(batch, width)`."""
+        """Return what the classifier reads, `(batch, width)`, or of clips `(batch, groups, width)`."""
         assert output.summary is not None
         assert output.features is not None
         if self.config.classifier_pooling == "summary":
             return output.summary
-        return torch.cat([output.summary, output.features.mean(dim=1)], dim=1)
+        return torch.cat([output.summary, output.features.mean(dim=-2)], dim=-1)
 
     def _loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
         """Return the mean loss of the labels, or their sum divided by `num_items`."""

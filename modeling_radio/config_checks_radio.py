@@ -181,7 +181,7 @@ RULES: dict[str, Rule] = {
     "use_feature_normalizer": FLAG,
     "num_intermediate_normalizers": DEPTH,
     "intermediate_rotation_per_layer": FLAG,
-    "video_temporal_patch_size": optional(COUNT),
+    "video_temporal_patch_size": optional(integer(2)),
     "initializer_range": number("(0, 1]"),
     # windows
     "vitdet_window_size": optional(COUNT),

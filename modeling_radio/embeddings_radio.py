@@ -74,6 +74,7 @@ class RadioPatchGenerator(nn.Module):
     Shapes of `forward`: patches `(batch, rows * cols, channels * patch * patch)` as of `split_patches`, their rows and
     columns, and in training the numbers of `sample_positions` (`None` takes them from torch's global generator), to
     tokens `(batch, prefix + rows * cols, hidden)`; or all patches of a pack, `(total_patches, ...)`, to its sequence.
+    With `temporal` the patches are of several frames each, their channels one frame after the other.
 
     References:
         Cropped position embeddings: AM-RADIO, appendix C. https://arxiv.org/abs/2312.06709
@@ -83,14 +84,24 @@ class RadioPatchGenerator(nn.Module):
         super().__init__()
         self.config = config
         self.embedder = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size, config.use_patch_bias)
+        if config.video_temporal_patch_size is not None:
+            width = config.video_temporal_patch_size * config.num_channels * config.patch_size**2
+            self.video_embedder = nn.Linear(width, config.hidden_size, bias=False)
         self.pos_embed = nn.Parameter(torch.empty(1, config.position_grid_size**2, config.hidden_size))
         self.cls_token = RadioPrefixTokens(config)
         self.resized = PositionCache()
 
     def forward(
-        self, patches: Tensor, rows: int, cols: int, draws: Tensor | None = None, pack: ImagePack | None = None
+        self,
+        patches: Tensor,
+        rows: int,
+        cols: int,
+        draws: Tensor | None = None,
+        pack: ImagePack | None = None,
+        temporal: bool = False,
     ) -> Tensor:
-        tokens = self.embedder(patches.to(self.pos_embed.dtype))  # the weight itself may be quantized
+        embedder = self.video_embedder if temporal else self.embedder
+        tokens = embedder(patches.to(self.pos_embed.dtype))  # the weight itself may be quantized
         if pack is None:
             return self._add_positions(tokens, rows, cols, draws)
         groups = [

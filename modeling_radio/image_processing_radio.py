@@ -270,7 +270,7 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         # Joining unlike images would change their dtype, and with it how resizing rounds.
         is_mixed = len({(image.dtype, image.device, len(image)) for image in images}) > 1
         groups, places = group_images_by_shape(images, disable_grouping=is_mixed or options["disable_grouping"])
-        pixels = {key: self._to_pixels(group, options) for key, group in groups.items()}
+        pixels = {key: resize_to_pixels(self, group, options) for key, group in groups.items()}
         return list(reorder_images(pixels, places))
 
     def _join(self, pixel_values: list[Tensor], options: dict[str, Any]) -> dict[str, Any]:
@@ -282,21 +282,31 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
             return _pad(pixel_values, options["pad_size"], step, options["max_img_size"])
         return {"pixel_values": pixel_values if options["return_tensors"] is None else _stack(pixel_values)}
 
-    def _to_pixels(self, images: Tensor, options: dict[str, Any]) -> Tensor:
-        """Return images of one shape resized and in [0, 1], float32 `(batch, channels, height, width)`."""
-        height, width = images.shape[-2:]
-        step = options["size_divisor"] or options["patch_size"]
-        if options["do_resize"]:
-            target = resized_resolution(height, width, options["size"], step, options["max_img_size"])
-            if target != (height, width):
-                size = SizeDict(height=target.height, width=target.width)
-                images = self.resize(images, size, resample=options["resample"])
-        else:
-            check_multiple("`images` with `do_resize=False`", height, width, step, options["max_img_size"])
-        images = images.to(torch.float32)
-        if options["do_rescale"]:
-            images = images * options["rescale_factor"]
-        return images.clamp(0, 1)
+
+def resize_to_pixels(backend: TorchvisionBackend, images: Tensor, options: dict[str, Any]) -> Tensor:
+    """Return images of one shape resized and in [0, 1], float32 `(batch, channels, height, width)`.
+
+    Args:
+        backend: The processor of images or clips, which resizes.
+        images: Of any size, with values that `check_values` has seen.
+        options: The processor's, complete.
+
+    Raises:
+        ValueError: If they are not to be resized and their size is not valid.
+    """
+    height, width = images.shape[-2:]
+    step = options["size_divisor"] or options["patch_size"]
+    if options["do_resize"]:
+        target = resized_resolution(height, width, options["size"], step, options["max_img_size"])
+        if target != (height, width):
+            size = SizeDict(height=target.height, width=target.width)
+            images = backend.resize(images, size, resample=options["resample"])
+    else:
+        check_multiple("`images` with `do_resize=False`", height, width, step, options["max_img_size"])
+    images = images.to(torch.float32)
+    if options["do_rescale"]:
+        images = images * options["rescale_factor"]
+    return images.clamp(0, 1)
 
 
 def _stack(images: list[Tensor]) -> Tensor:

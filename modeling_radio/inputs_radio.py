@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,29 +16,31 @@ from .messages_radio import check_choice
 from .resolution_radio import Resolution, check_resolution, largest_side
 
 
-def check_images(pixel_values: Tensor, config: RadioConfig) -> Resolution:
+def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_values") -> Resolution:
     """Return the rows and columns of patches of a batch of images.
 
     Args:
         pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`.
         config: What decides the channels and the size.
+        argument: What they, or the clips whose frames they are, were given as.
 
     Raises:
         ValueError: If shape, size or type are wrong.
     """
-    _check_tensor("pixel_values", pixel_values)
+    _check_tensor(argument, pixel_values)
     if pixel_values.ndim != 4 or pixel_values.shape[0] < 1:
+        hint = " Clips are `pixel_values_videos`." if pixel_values.ndim == 5 else ""
         raise ValueError(
-            "`pixel_values` must have the shape (batch, channels, height, width) with at least one image, got "
-            f"{tuple(pixel_values.shape)}."
+            f"`{argument}` must have the shape (batch, channels, height, width) with at least one image, got "
+            f"{tuple(pixel_values.shape)}.{hint}"
         )
     channels, height, width = pixel_values.shape[1:]
     if channels != config.num_channels:
-        raise ValueError(f"`pixel_values` must have {config.num_channels} channels, got {channels}.")
-    _check_pixel_type(pixel_values)
+        raise ValueError(f"`{argument}` must have {config.num_channels} channels, got {channels}.")
+    _check_pixel_type(pixel_values, argument)
     if torch.jit.is_tracing():
         height, width = int(height), int(width)  # tensors there; a trace is of one size
-    check_resolution(config, height, width)
+    check_resolution(config, height, width, argument)
     return Resolution(height // config.patch_size, width // config.patch_size)
 
 
@@ -47,16 +50,16 @@ def _check_tensor(name: str, value: object) -> None:
         raise ValueError(f"`{name}` must be a tensor, got a {type(value).__name__}. The image processor returns one.")
 
 
-def _check_pixel_type(pixel_values: Tensor) -> None:
+def _check_pixel_type(pixel_values: Tensor, argument: str) -> None:
     """Raise a `ValueError` for pixels that are no fractions."""
     if not pixel_values.is_floating_point():
         raise ValueError(
-            f"`pixel_values` must be floating point in [0, 1], got {pixel_values.dtype}. Divide by 255 or use the "
+            f"`{argument}` must be floating point in [0, 1], got {pixel_values.dtype}. Divide by 255 or use the "
             "image processor."
         )
 
 
-def check_pack(patches: Tensor, image_grid_hw: Tensor, config: RadioConfig) -> ImagePack:
+def check_pack(patches: Any, image_grid_hw: Any, config: RadioConfig) -> ImagePack:
     """Return the order of a packed sequence.
 
     Args:
@@ -68,7 +71,7 @@ def check_pack(patches: Tensor, image_grid_hw: Tensor, config: RadioConfig) -> I
         ValueError: If the shapes do not fit each other, or a grid is too large.
     """
     _check_tensor("pixel_values", patches)
-    _check_pixel_type(patches)
+    _check_pixel_type(patches, "pixel_values")
     _check_tensor("image_grid_hw", image_grid_hw)
     is_list_of_pairs = image_grid_hw.ndim == 2 and image_grid_hw.shape[1] == 2 and len(image_grid_hw)
     if not is_list_of_pairs or image_grid_hw.is_floating_point() or image_grid_hw.is_complex():

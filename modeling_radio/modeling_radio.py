@@ -32,7 +32,7 @@ from .inputs_radio import check_feature_format, check_names, count_draws, count_
 from .intermediate_radio import Aggregation, average_blocks, group_blocks
 from .messages_radio import check_blocks, check_choice
 from .network_radio import SUMMARY_TOKENS, RadioNetwork
-from .nvidia_folder_radio import UNUSED_KEYS, check_loaded, opening_arguments
+from .nvidia_folder_radio import UNUSED_KEYS, arguments_for_video, check_loaded, opening_arguments
 from .nvidia_interface_radio import NvidiaInterface, NvidiaNetwork
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair, to_map
 from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
@@ -178,6 +178,7 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         """Open a checkpoint as transformers does; one in NVIDIA's layout by what its weights tell, and only in full."""
         opening = None if folder is None else opening_arguments(folder, kwargs)
         if opening is None:
+            kwargs = kwargs if folder is None else arguments_for_video(folder, kwargs)
             return super().from_pretrained(folder, *args, **kwargs)
         model, loaded = super().from_pretrained(folder, *args, **opening)  # pyrefly: ignore[not-iterable]
         check_loaded(model.config, loaded)
@@ -242,7 +243,7 @@ class RadioModel(RadioPreTrainedModel):
 
     def forward(  # noqa: PLR0913
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         image_grid_hw: Tensor | None = None,
         window_size: WindowSize = None,
         adaptor_names: Sequence[str] | None = None,
@@ -253,9 +254,10 @@ class RadioModel(RadioPreTrainedModel):
         pixel_mask: Tensor | None = None,
         draws: Tensor | None = None,
         feature_fmt: FeatureFormat | None = None,
+        pixel_values_videos: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> RadioModelOutput | RadioPair | dict[str, RadioPair]:
-        """Encode images.
+        """Encode images, or clips of video.
 
         Args:
             pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`; height and width are multiples of
@@ -282,6 +284,12 @@ class RadioModel(RadioPreTrainedModel):
                 dropped paths in training, so that an image trains the same in whatever batch or pack it is; `None`
                 takes them from torch's generator.
             feature_fmt: NVIDIA's name for `feature_format`.
+            pixel_values_videos: In place of images clips, RGB frames in [0, 1], `(batch, frames, channels, height,
+                width)`. Groups of `config.video_temporal_patch_size` frames, the last frame repeated where they are no
+                multiple, are encoded like images; without that field each frame is a group. All outputs have an axis
+                for the groups after that for the clips: `summary` `(batch, groups, ...)`, `features`
+                `(batch, groups, rows * cols, hidden_size)`. `draws` are those of each clip, whose groups share them; in
+                training without `draws` the groups of a clip share one position crop.
             kwargs: What transformers, peft and other vision models' callers add, as far as it asks for nothing that is
                 not done here (`FOREIGN_ARGUMENTS`).
 
@@ -309,6 +317,7 @@ class RadioModel(RadioPreTrainedModel):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             draws=draws,
+            pixel_values_videos=pixel_values_videos,
         )
         output = read_out(self.radio_model, passed, names, feature_format)
         with_names = self.config.return_dict if return_dict is None else return_dict

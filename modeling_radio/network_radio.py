@@ -15,14 +15,16 @@ from .layout_radio import AttentionLayout, ImagePack
 from .messages_radio import check_choice
 from .requested_outputs_radio import StatesWanted, check_attentions, gather_states, join_runs, wanted_states
 from .resolution_radio import Resolution
+from .video_radio import images_of_call
 from .window_choice_radio import WindowSize, resolve_window
 
 
 # Where weights stand in a model's state.
 BLOCKS = "radio_model.model.blocks"
 ADAPTORS = "radio_model.adaptors"
-POSITIONS = "radio_model.model.patch_generator.pos_embed"
-PREFIX_TOKENS = "radio_model.model.patch_generator.cls_token.token"
+PATCH_GENERATOR = "radio_model.model.patch_generator"
+POSITIONS = f"{PATCH_GENERATOR}.pos_embed"
+PREFIX_TOKENS = f"{PATCH_GENERATOR}.cls_token.token"
 SUMMARY_TOKENS = "radio_model.summary_idxs"
 
 
@@ -38,6 +40,7 @@ class NetworkPass(NamedTuple):
         attentions: On request the weights of each block, as `join_runs` gives them.
         grid: Rows and columns of patches of each image, or of the largest one of a pack.
         pack: Order of packed images; `None` where all are of one size.
+        num_clips: Clips of video, whose groups of frames are the batch; `None` of images.
     """
 
     tokens: Tensor
@@ -47,6 +50,7 @@ class NetworkPass(NamedTuple):
     attentions: tuple[Tensor, ...] | None
     grid: Resolution
     pack: ImagePack | None
+    num_clips: int | None = None
 
 
 class RadioNetwork(nn.Module):
@@ -73,13 +77,14 @@ class RadioNetwork(nn.Module):
 
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None,
         image_grid_hw: Tensor | None = None,
         window_size: WindowSize = None,
         keep: Collection[int] = (),
         output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
         draws: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
     ) -> NetworkPass:
         """Run the transformer; `read_out` makes features of what it returns.
 
@@ -89,31 +94,41 @@ class RadioNetwork(nn.Module):
         config = self.config
         places = wanted_states(output_hidden_states, config)
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
-        pack = None if image_grid_hw is None else check_pack(pixel_values, image_grid_hw, config)
-        grid = check_images(pixel_values, config) if pack is None else pack.largest_grid
-        num_images = pixel_values.shape[0] if pack is None else len(pack.grids)
+        images, clips = images_of_call(pixel_values, image_grid_hw, pixel_values_videos, config)
+        pack = None if image_grid_hw is None else check_pack(images, image_grid_hw, config)
+        if pack is None:
+            grid = check_images(images, config, "pixel_values" if clips is None else "pixel_values_videos")
+            num_images = images.shape[0] if clips is None else clips.num_clips
+        else:
+            grid, num_images = pack.largest_grid, len(pack.grids)
         if draws is None and pack is not None and self.training:  # of each image, as where they are not packed
-            draws = torch.rand(num_images, count_draws(config), device=pixel_values.device)
+            draws = torch.rand(num_images, count_draws(config), device=images.device)
         position_draws, path_draws = split_draws(draws, config, num_images)
         if pack is None and not self._warned_of_pixel_range:
-            self._warned_of_pixel_range = warn_of_pixel_range(pixel_values)
+            self._warned_of_pixel_range = warn_of_pixel_range(images)
         window = resolve_window(config, window_size, grid)
         if with_attentions:
             check_attentions(config, pack is not None)
 
         if pack is None:
+            pixels = self.input_conditioner(images)
+            if clips is not None:
+                pixels, path_draws = clips.group(pixels), clips.spread(path_draws)
+                position_draws = clips.share_positions(position_draws, self.training)
+            is_temporal = clips is not None and clips.is_temporal
             generator = self.model.patch_generator
-            embedded = generator(generator.split_patches(self.input_conditioner(pixel_values)), *grid, position_draws)
+            embedded = generator(generator.split_patches(pixels), *grid, position_draws, temporal=is_temporal)
             layout = AttentionLayout.for_grid(*grid, config.num_prefix_tokens, window, embedded.device)
         else:
-            embedded = self._embed_packed(pixel_values, pack, position_draws)
+            embedded = self._embed_packed(images, pack, position_draws)
             layout = pack.layout(window, embedded.device)
             path_draws = None if path_draws is None else pack.spread(path_draws)
         keep = {*keep, *(place - 1 for place in places or () if place)}
         tokens, kept, runs = self.model(embedded, layout, keep, path_draws, bool(with_attentions))
         states = None if places is None else gather_states(places, [embedded, *map(kept.get, range(len(runs)))], pack)
         weights = tuple(join_runs(each, tokens.shape[0]) for each in runs) if with_attentions else None
-        return NetworkPass(tokens, embedded, kept, states, weights, grid, pack)
+        num_clips = None if clips is None else clips.num_clips
+        return NetworkPass(tokens, embedded, kept, states, weights, grid, pack, num_clips)
 
     def adaptor(self, name: str) -> RadioAdaptor:
         """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""

@@ -13,9 +13,17 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from .messages_radio import check_choice
-from .network_radio import ADAPTORS, PREFIX_TOKENS, SUMMARY_TOKENS
+from .network_radio import ADAPTORS, PATCH_GENERATOR, PREFIX_TOKENS, SUMMARY_TOKENS
 from .nvidia_arguments_radio import check_hub_config
-from .nvidia_radio import backbone_fields, check_supported, has_one_token, is_nvidia_config, token_fields, with_adaptors
+from .nvidia_radio import (
+    backbone_fields,
+    check_supported,
+    has_one_token,
+    is_nvidia_config,
+    temporal_patch_size,
+    token_fields,
+    with_adaptors,
+)
 
 
 UNUSED_KEYS = r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(norm_mean|norm_std))$"
@@ -76,10 +84,10 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
     check_hub_config(values, f"{folder}/config.json")
     values = with_adaptors(values, arguments.get("adaptor_names"))
     tensors = stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
-    check_supported(values["args"]["model"], tensors)
+    check_supported(values["args"]["model"])
     _check_trunk(values["args"], tensors)
     _check_adaptors(values, tensors)
-    fields = _token_fields(values["args"], tensors)
+    fields = {**_token_fields(values["args"], tensors), **_video_fields(tensors)}
     opening = {
         **arguments,
         "key_mapping": {**_INNER, **(arguments.get("key_mapping") or {})},
@@ -92,6 +100,29 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
     for name, value in fields.items():
         setattr(config, name, value)
     return opening
+
+
+def arguments_for_video(folder: str | Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` with the frames of a temporal patch, where only the weights tell them.
+
+    Folders of ours have a field for them. One from elsewhere may lack it; of those, local ones are looked at.
+
+    Args:
+        folder: A folder in our layout, or another source of transformers', of which nothing is changed.
+        arguments: Those of the call.
+
+    Raises:
+        ValueError: If the projection of temporal patches has no possible shape, or a file of weights is damaged.
+    """
+    local = Path(folder, arguments.get("subfolder") or "")
+    if not (local / "config.json").is_file() or "video_temporal_patch_size" in read_json(local / "config.json"):
+        return arguments
+    fields = _video_fields(stored_tensors(local))
+    config = arguments.get("config")
+    if not fields or not isinstance(config, PreTrainedConfig):
+        return {**fields, **arguments}
+    config.video_temporal_patch_size = fields["video_temporal_patch_size"]
+    return arguments
 
 
 def _check_trunk(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
@@ -175,6 +206,14 @@ def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) 
     if SUMMARY_TOKENS in tensors and not has_one_token(args):
         fields["summary_idxs"] = _read_integers(tensors[SUMMARY_TOKENS])
     return fields
+
+
+def _video_fields(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    """Return what the weights tell of temporal patches."""
+    patches, video = (tensors.get(f"{PATCH_GENERATOR}.{name}.weight") for name in ("embedder", "video_embedder"))
+    if video is None or patches is None or len(patches.shape) != 2:
+        return {}
+    return {"video_temporal_patch_size": temporal_patch_size(video.shape, patches.shape)}
 
 
 def stored_tensors(folder: str | Path, place: Mapping[str, Any] | None = None) -> dict[str, StoredTensor]:

@@ -1,7 +1,7 @@
 """Reads the configuration of NVIDIA's own repositories, where it is the argument list of the training run."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .nvidia_arguments_radio import check_hub_config
@@ -15,7 +15,6 @@ _DINO_STUDENTS = {"dino_v2_g_student": ("giant", True), "dino_v2_l_student": ("l
 _LAYER_SCALE_MODELS = re.compile(r"vit_(base|large)_patch16_v2_")
 _LAYER_SCALE_MODELS_IMAGE_SIZE = 592
 _NOT_YET = {r"radio1d_": "RADIO1D, which merges tokens,", r"e-?radio": "E-RADIO, a convolutional network,"}
-_VIDEO_KEY = ".patch_generator.video_embedder."
 _DEFAULT_PREFERRED_PX = 512
 _DEFAULT_MAX_PX = 2048
 _MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed block
@@ -99,24 +98,39 @@ def source_fields(
     }
 
 
-def check_supported(model: str, keys: Iterable[str] = ()) -> None:
+def check_supported(model: str) -> None:
     """Refuse what NVIDIA has and this package has not yet.
 
     Args:
         model: `args.model`, the name of the architecture.
-        keys: Names of the tensors, as NVIDIA has them.
 
     Raises:
-        ValueError: If the architecture is RADIO1D or E-RADIO, or has an embedding of temporal patches.
+        ValueError: If the architecture is RADIO1D or E-RADIO.
     """
     for pattern, name in _NOT_YET.items():
         if re.match(pattern, model):
             raise ValueError(f"`args.model` must be a plain ViT, got {model!r}: {name} is not supported yet.")
-    video = [key for key in keys if _VIDEO_KEY in key]
-    if video:
+
+
+def temporal_patch_size(video_shape: Sequence[int] | None, patch_shape: Sequence[int]) -> int | None:
+    """Return the frames of a temporal patch, which the projections' widths tell; no argument names them.
+
+    Args:
+        video_shape: Shape of `patch_generator.video_embedder.weight`, `None` where there is no such tensor.
+        patch_shape: Shape of `patch_generator.embedder.weight`.
+
+    Raises:
+        ValueError: If the one is no multiple of the other, or of a single frame.
+    """
+    if video_shape is None:
+        return None
+    hidden, width = patch_shape
+    if len(video_shape) != 2 or video_shape[0] != hidden or video_shape[1] % width or video_shape[1] < 2 * width:
         raise ValueError(
-            f"The weights must be of images alone, got {video[0]!r}: temporal patches of video are not supported yet."
+            f"`patch_generator.video_embedder.weight` must have the shape ({hidden}, {width} times the frames of a "
+            f"patch, at least 2), got {tuple(video_shape)}."
         )
+    return video_shape[1] // width
 
 
 def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,19 @@ from transformers import (
     ImageFeatureExtractionPipeline,
     ImageSegmentationPipeline,
     ObjectDetectionPipeline,
+    Pipeline,
+    VideoClassificationPipeline,
     ZeroShotImageClassificationPipeline,
 )
 
 from .auto_map_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor
+from .image_reading_radio import read_image
 from .zero_shot_radio import RadioForZeroShotImageClassification
+
+
+NUM_FRAMES = 8
+"""Frames of a video that a pipeline looks at by default (our choice; CLIP4Clip takes 12 of longer clips)."""
 
 
 class AnySizeBatches:
@@ -103,6 +110,42 @@ class RadioDepthEstimationPipeline(AnySizeBatches, DepthEstimationPipeline):
 
 class RadioObjectDetectionPipeline(AnySizeBatches, ObjectDetectionPipeline):
     """Transformers' `object-detection` with batches of any sizes."""
+
+
+class RadioVideoClassificationPipeline(VideoClassificationPipeline):
+    """Transformers' `video-classification` with a classifier of ours: `pipeline("video-classification", model=folder)`.
+
+    Options and results are the same. A video is whatever `RadioVideoProcessor` takes, also frames in memory.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        Pipeline.__init__(self, *args, **kwargs)  # the base class asks for PyAV before it knows whether to read files
+
+    # pyrefly: ignore[bad-override]
+    def preprocess(self, video: Any, num_frames: int | None = None, frame_sampling_rate: int = 1) -> Any:
+        """Return the inputs of one video.
+
+        Args:
+            video: Of any kind that `RadioVideoProcessor` takes.
+            num_frames: Largest number of frames to look at; `None` takes the processor's, or `NUM_FRAMES`.
+            frame_sampling_rate: Not read, frames are spread over the whole video; 1 is accepted.
+
+        Raises:
+            ValueError: If another rate is wanted.
+        """
+        if frame_sampling_rate != 1:
+            raise ValueError(
+                f"`frame_sampling_rate` must be 1, got {frame_sampling_rate}: `num_frames` are spread over the video."
+            )
+        processor: Any = self.video_processor
+        wanted = num_frames or processor.num_frames or NUM_FRAMES
+        is_list = isinstance(video, (list, tuple))  # of frames, which transformers samples as an array only
+        frames = torch.stack([read_image(frame, True, None) for frame in video]) if is_list else video
+        inputs = processor(frames, num_frames=wanted, do_sample_frames=True, return_tensors="pt")
+        return inputs.to(self.dtype)
+
+    def _forward(self, model_inputs: Any) -> Any:
+        return self.model(**model_inputs, return_dict=True)
 
 
 class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClassificationPipeline):

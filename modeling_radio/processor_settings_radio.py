@@ -36,7 +36,10 @@ IDENTITY = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 """Normalization that changes nothing: `RadioModel` normalizes inside."""
 
 # What transformers writes into `preprocessor_config.json` besides settings.
-_SERVICE_KEYS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
+_SERVICE_KEYS = (
+    *("auto_map", "processor_class"),
+    *("feature_extractor_type", "image_processor_type", "video_processor_type"),
+)
 
 
 def is_number(value: Any) -> bool:
@@ -126,8 +129,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                 raise ValueError(f"`{name}` must be {rule}, got {value!r}.{advice and ' ' + advice}")
 
 
-def check_spelling(names: Collection[str], known: Collection[str]) -> None:
+def check_spelling(names: Collection[str], known: Collection[str], processor: str = "RadioImageProcessor") -> None:
     """Refuse a setting that looks like a misspelt one; other unknown names are transformers' own business.
+
+    Args:
+        names: What was given.
+        known: The settings that there are.
+        processor: The class that has them.
 
     Raises:
         ValueError: It names the setting and the one that may be meant.
@@ -135,7 +143,7 @@ def check_spelling(names: Collection[str], known: Collection[str]) -> None:
     for name in names:
         hint = "" if name in known or name in _SERVICE_KEYS else did_you_mean(name, known)
         if hint:
-            raise ValueError(f"`{name}` must be a setting of RadioImageProcessor, got an unknown name.{hint}")
+            raise ValueError(f"`{name}` must be a setting of {processor}, got an unknown name.{hint}")
 
 
 def check_together(settings: Mapping[str, Any]) -> None:

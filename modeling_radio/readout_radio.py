@@ -9,6 +9,7 @@ from .layout_radio import ImagePack
 from .network_radio import NetworkPass, RadioNetwork
 from .outputs_radio import FeatureFormat, RadioAdaptorOutput, RadioModelOutput, to_map
 from .resolution_radio import Resolution
+from .video_radio import by_clip
 
 
 Reading = tuple[Tensor | None, Tensor | None, dict[str, RadioAdaptorOutput]]
@@ -25,6 +26,9 @@ def read_out(
         passed: What it returned.
         adaptor_names: Adaptors to run.
         feature_format: "NLC" for token sequences, "NCHW" for maps; packed images have sequences only.
+
+    Returns:
+        The output, of clips with a first axis for them before that of their groups.
     """
     if passed.pack is None:
         tokens = passed.tokens
@@ -32,7 +36,7 @@ def read_out(
     else:
         tokens = passed.pack.concatenate(passed.tokens)
         summary, features, adaptors = _read_pack(network, passed.tokens, passed.pack, adaptor_names)
-    return RadioModelOutput(
+    output = RadioModelOutput(
         summary=summary,
         features=features,
         last_hidden_state=tokens,
@@ -41,6 +45,7 @@ def read_out(
         pooler_output=summary,
         adaptors=adaptors,
     )
+    return output if passed.num_clips is None else by_clip(output, passed.num_clips)
 
 
 def _read_images(

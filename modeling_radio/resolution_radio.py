@@ -75,13 +75,13 @@ def nearest_resolution(config: "RadioConfig", height: int, width: int) -> Resolu
     return nearest_multiple(height, width, config.patch_size, largest_side(config))
 
 
-def check_resolution(config: "RadioConfig", height: int, width: int) -> None:
-    """Refuse a size that the network cannot take.
+def check_resolution(config: "RadioConfig", height: int, width: int, argument: str = "pixel_values") -> None:
+    """Refuse a size that the network cannot take; `argument` has it.
 
     Raises:
         ValueError: If a side is no positive multiple of the patch size or too large. The message names the nearest.
     """
-    check_multiple("`pixel_values`", height, width, config.patch_size, largest_side(config))
+    check_multiple(f"`{argument}`", height, width, config.patch_size, largest_side(config))
 
 
 def read_size(size: Any, name: str = "size") -> SizeDict:

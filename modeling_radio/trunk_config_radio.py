@@ -51,7 +51,8 @@ class TrunkFields:
         use_feature_normalizer: Rotate and shift the dense features into a standardized space.
         num_intermediate_normalizers: Layers with their own normalizer for intermediate features; 0 for none.
         intermediate_rotation_per_layer: One rotation for each of those layers instead of a shared one.
-        video_temporal_patch_size: Native field for video; only `None` is supported here.
+        video_temporal_patch_size: Frames that one patch of video spans, with a projection of its own; `None` has none,
+            and each frame of a clip is then an image.
         initializer_range: Standard deviation of freshly initialized linear weights.
     """
 
@@ -146,11 +147,6 @@ class TrunkFields:
                 f"each block, got {self.num_intermediate_normalizers}."
             )
         self._check_pixels()
-        if self.video_temporal_patch_size is not None:
-            raise ValueError(
-                f"`video_temporal_patch_size` must be None, got {self.video_temporal_patch_size}. Video needs "
-                "transformers' native RadioModel."
-            )
 
     def _check_pixels(self) -> None:
         """Refuse sizes without a patch, and a standardization of other channels than the image has."""

@@ -16,6 +16,7 @@ from modeling_radio.nvidia_radio import (
     has_one_token,
     release_fields,
     teacher_token_index,
+    temporal_patch_size,
     token_fields,
 )
 from modeling_radio.releases_radio import RELEASES, SIZES
@@ -159,7 +160,9 @@ def _intermediate_size(state: Mapping[str, Tensor], width: int, *, swiglu: bool)
 def _position_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[str, Any]:
     num_positions = state[f"{PATCH_GENERATOR}.pos_embed"].shape[1]
     channels = state["radio_model.input_conditioner.norm_mean"].numel()
-    patch_dim = state[f"{PATCH_GENERATOR}.embedder.weight"].shape[1]
+    weight, video = (state.get(f"{PATCH_GENERATOR}.{name}.weight") for name in ("embedder", "video_embedder"))
+    assert weight is not None, "an essential one"
+    patch_dim = weight.shape[1]
     grid, patch_size = math.isqrt(num_positions), math.isqrt(patch_dim // channels)
     if grid**2 != num_positions or channels * patch_size**2 != patch_dim:
         raise ValueError(
@@ -171,6 +174,7 @@ def _position_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict
         "num_channels": channels,
         "max_img_size": grid * patch_size,
         "use_cropped_positions": named.get("use_cropped_positions", True),
+        "video_temporal_patch_size": temporal_patch_size(None if video is None else video.shape, weight.shape),
         "norm_mean": state["radio_model.input_conditioner.norm_mean"].flatten().tolist(),
         "norm_std": state["radio_model.input_conditioner.norm_std"].flatten().tolist(),
     }

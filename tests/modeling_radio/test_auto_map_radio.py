@@ -10,7 +10,8 @@ from modeling_radio.auto_map_radio import INSTANCE_SEGMENTER, INSTANCE_SEGMENTER
 
 
 TASKS = {"image-feature-extraction", "image-classification", "image-segmentation", "depth-estimation"} | {
-    "object-detection"
+    "object-detection",
+    "video-classification",
 }
 
 

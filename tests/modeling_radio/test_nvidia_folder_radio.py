@@ -9,6 +9,7 @@ import pytest
 import torch
 from reference_cases import REFERENCE, load_training_file, write_hub_folder
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from conversion.from_nvidia import convert
 from conversion.verification import compare_with_reference, largest_difference
@@ -170,12 +171,35 @@ def test_networks_that_are_not_supported_yet(model, folder):
             opened(folder)
 
 
-def test_video_is_not_supported_yet(folder):
+@pytest.mark.parametrize("frames", [2, 3])
+def test_the_width_of_a_weight_tells_the_frames_of_a_temporal_patch(frames, folder):
     key = "radio_model.model.patch_generator.video_embedder.weight"
-    edit_weights(folder, lambda tensors: tensors.update({key: torch.ones(32, 1536)}))
+    edit_weights(folder, lambda tensors: tensors.update({key: torch.ones(32, frames * 768)}))
     for opened in (RadioModel.from_pretrained, convert):
-        with pytest.raises(ValueError, match=f"got '{key}': temporal patches of video are not supported yet"):
+        model = opened(folder)
+        assert model.config.video_temporal_patch_size == frames
+        assert torch.equal(model.state_dict()[key], torch.ones(32, frames * 768))
+
+
+@pytest.mark.parametrize("shape", [(32, 768), (32, 2000), (16, 1536)])
+def test_a_projection_of_no_whole_number_of_frames_is_refused(shape, folder):
+    key = "radio_model.model.patch_generator.video_embedder.weight"
+    edit_weights(folder, lambda tensors: tensors.update({key: torch.ones(shape)}))
+    for opened in (RadioModel.from_pretrained, convert):
+        with pytest.raises(ValueError, match=rf"must have the shape \(32, 768 times the frames .*, got \({shape[0]}, "):
             opened(folder)
+
+
+def test_a_folder_of_ours_without_the_field_for_video_opens(folder, tmp_path):
+    model = RadioModel(RadioConfig.from_preset("radio-test", video_temporal_patch_size=3)).eval()
+    model.save_pretrained(tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert config.pop("video_temporal_patch_size") == 3
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+    clip = torch.rand(1, 5, 3, 32, 32)
+    for opened in (RadioModel.from_pretrained, AutoModel.from_pretrained):
+        again = opened(tmp_path / "ours").eval()
+        assert torch.equal(again(pixel_values_videos=clip).summary, model(pixel_values_videos=clip).summary)
 
 
 def test_tensors_that_do_not_fit_are_all_named(folder):

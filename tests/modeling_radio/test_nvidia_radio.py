@@ -5,10 +5,10 @@ import pytest
 from modeling_radio import RadioConfig
 from modeling_radio.nvidia_radio import (
     backbone_fields,
-    check_supported,
     is_nvidia_config,
     release_fields,
     teacher_token_index,
+    temporal_patch_size,
     token_fields,
 )
 
@@ -208,8 +208,14 @@ def test_a_head_of_a_hub_folder_reads_the_token_that_the_folder_names():
     assert RadioConfig.from_dict(config).adaptor("sam").token_index == 5
 
 
-def test_weights_for_video_are_refused_by_name():
-    key = "base_model.patch_generator.video_embedder.weight"
-    check_supported("vit_base_patch16_224", ["base_model.patch_generator.embedder.weight"])
-    with pytest.raises(ValueError, match=f"got '{key}': temporal patches of video are not supported yet"):
-        check_supported("vit_base_patch16_224", ["base_model.norm.weight", key])
+@pytest.mark.parametrize(
+    ("video", "frames"), [(None, None), ((8, 1536), 2), ((8, 768), None), ((8, 1000), None), ((4, 1536), None)]
+)
+def test_widths_tell_the_frames_of_a_temporal_patch(video, frames):
+    if video is None or frames is not None:
+        assert temporal_patch_size(video, (8, 768)) == frames
+        return
+    with pytest.raises(
+        ValueError, match=r"must have the shape \(8, 768 times the frames of a patch, at least 2\), got"
+    ):
+        temporal_patch_size(video, (8, 768))

@@ -22,8 +22,8 @@ from modeling_radio import RadioConfig
         ({"num_intermediate_normalizers": 2}, r"`num_intermediate_normalizers` must be 0 or `num_hidden_layers` \(4\)"),
         ({"mlp_ratio": 1e-9}, r"`mlp_ratio` times `hidden_size` \(32\) must be in \[1, 1048576\], got 1e-09"),
         (
-            {"video_temporal_patch_size": 2},
-            "`video_temporal_patch_size` must be None, got 2. Video needs",
+            {"video_temporal_patch_size": 1},
+            r"`video_temporal_patch_size` must be an integer in \[2, 1048576\] or None, got 1",
         ),
     ],
 )

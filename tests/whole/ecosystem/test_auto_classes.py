@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageSegmentation,
     AutoModelForObjectDetection,
+    AutoVideoProcessor,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -33,6 +34,7 @@ from modeling_radio import (
     RadioForUniversalSegmentation,
     RadioImageProcessor,
     RadioModel,
+    RadioVideoProcessor,
 )
 from modeling_radio.auto_map_radio import AUTO_MAP
 
@@ -41,8 +43,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
 
+NO_MODELS = {"AutoConfig", "AutoVideoProcessor", "AutoModelForZeroShotImageClassification"}
+"""Of the Auto classes those that build no model, or none without a text tower."""
 
-@pytest.mark.parametrize("name", sorted(AUTO_MAP.keys() - {"AutoConfig", "AutoModelForZeroShotImageClassification"}))
+
+@pytest.mark.parametrize("name", sorted(AUTO_MAP.keys() - NO_MODELS))
 def test_each_auto_class_builds_ours(name):
     model = getattr(transformers, name).from_config(tiny_config())
     assert type(model) is getattr(modeling_radio, AUTO_MAP[name].rpartition(".")[2])
@@ -55,6 +60,7 @@ def test_saved_folders_open_as_ours(tmp_path, trust):
     RadioImageProcessor.from_model_config(model.config).save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path, **trust)) is RadioConfig
     assert type(AutoImageProcessor.from_pretrained(tmp_path, **trust)) is RadioImageProcessor
+    assert type(AutoVideoProcessor.from_pretrained(tmp_path, **trust)) is RadioVideoProcessor
     opened = AutoModel.from_pretrained(tmp_path, **trust)
     assert type(opened) is RadioModel
     assert_same_weights(opened, model)

@@ -94,13 +94,12 @@ CASES: dict[str, list[dict]] = {
         {"adaptors": [{**HEADS[0], "token_index": 10}], "nvidia_source": {"args": {}}},  # native has no heads
     ],
     "adaptor_names": [{"adaptors": HEADS, "adaptor_names": ["dino_v3"]}],
+    "video_temporal_patch_size": [{"video_temporal_patch_size": 2}],
     "version": [{"version": "c-radio_v3-b"}],
     "nvidia_source": [{"nvidia_source": {"args": {"model": "vit_base_patch16_224"}, "heads": {}}}],
     "_out_features": [{"_out_features": ["stem", "stage2"]}],
     "_out_indices": [{"_out_indices": [1, 2]}],
 }
-REFUSED = {"video_temporal_patch_size"}
-"""Fields of which no other value opens."""
 SIZES = ((64, 96), (160, 32))
 """None is that of the position table."""
 
@@ -151,14 +150,9 @@ def test_native_differs_exactly_where_differences_are_named(fields, opened_twice
 
 def test_every_field_has_a_case():
     fields = {field.name for field in dataclasses.fields(RadioConfig)}
-    assert fields == set(CASES) | REFUSED
+    assert fields == set(CASES)
     for name, cases in CASES.items():
         assert all(name in fields for fields in cases)
-
-
-def test_video_is_refused():
-    with pytest.raises(ValueError, match="`video_temporal_patch_size` must be None, got 2"):
-        RadioConfig.from_preset("radio-test", video_temporal_patch_size=2)
 
 
 def test_all_that_differs_is_named(opened_twice):

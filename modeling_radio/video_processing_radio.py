@@ -1,0 +1,194 @@
+"""Video processor of the RADIO vision backbones: any clip to frames in [0, 1] of a valid size."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import PILImageResampling
+from transformers.processing_utils import VideosKwargs
+from transformers.utils import is_av_available, is_torchcodec_available
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata, load_video
+
+from .configuration_radio import RadioConfig
+from .image_processing_radio import RadioImageProcessor, resize_to_pixels
+from .image_reading_radio import check_values, read_image, to_rgb
+from .messages_radio import did_you_mean
+from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together
+from .resolution_radio import read_size
+
+
+# transformers' readers of files, the first that is installed reads.
+_READERS = {"torchcodec": is_torchcodec_available, "pyav": is_av_available}
+
+
+class RadioVideoProcessorKwargs(VideosKwargs, total=False):
+    """Options of `RadioVideoProcessor` beyond those of every video processor; see the class."""
+
+    patch_size: int
+    size_divisor: int | None
+    max_img_size: int
+
+
+class RadioVideoProcessor(BaseVideoProcessor):
+    r"""Turns clips into `pixel_values_videos` `(batch, frames, 3, height, width)` for RADIO: RGB floats in [0, 1].
+
+    A clip is a list of PIL images, an array or a tensor of frames (channels first or last), the path of a file or a
+    URL. Sizes, rounding and filter are those of `RadioImageProcessor`, so that a frame has the pixels that it has as an
+    image, and like it this class never normalizes: the model does. The model repeats the last frame where a clip does
+    not fill its temporal patches. Files need torchcodec or PyAV (`pip install av`).
+
+    Args:
+        size: As in `RadioImageProcessor`.
+        patch_size: Side of the model's patch in pixels.
+        size_divisor: Round sides to multiples of this instead of the patch.
+        max_img_size: Longest side that the model accepts, in pixels.
+        do_sample_frames: Take some of a clip's frames, evenly spread: `num_frames` of them, or all where it has fewer,
+            or `fps` for each of its seconds. Without, all are taken.
+        num_frames: Largest number of frames that are taken.
+        fps: Frames that are taken of each second; an array needs `video_metadata` for it.
+        resample: Filter for resizing, always antialiased.
+
+    Raises:
+        ValueError: On any clip or option that cannot give valid pixels; the message says what to change.
+    """
+
+    valid_kwargs = RadioVideoProcessorKwargs
+    model_input_names = ["pixel_values_videos"]
+
+    do_convert_rgb = True
+    do_resize = True
+    size = {"shortest_edge": 512}
+    default_to_square = False
+    resample = PILImageResampling.BICUBIC
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_center_crop = False
+    do_normalize = False
+    image_mean = IDENTITY["image_mean"]
+    image_std = IDENTITY["image_std"]
+    do_sample_frames = False
+    num_frames = None
+    fps = None
+    patch_size = 16
+    size_divisor = None
+    max_img_size = 2048
+
+    def __init__(self, **kwargs: Any) -> None:
+        known = self.valid_kwargs.__annotations__
+        # A folder without settings of its own for clips lends those of its images.
+        check_spelling(kwargs, {*known, *RadioImageProcessor.valid_kwargs.__annotations__}, type(self).__name__)
+        settings = {name: value for name, value in kwargs.items() if name in known or name.endswith("_type")}
+        check_settings({name: value for name, value in settings.items() if value is not None})
+        super().__init__(**settings)
+        self._validate_preprocess_kwargs(**{name: getattr(self, name, None) for name in known})
+
+    @classmethod
+    def from_model_config(cls, config: RadioConfig, **overrides: Any) -> "RadioVideoProcessor":
+        """Return the processor that fits a model: its patch, its largest side and its preferred resolution.
+
+        Args:
+            config: The model's configuration.
+            overrides: Any option of this class.
+        """
+        fitting = {
+            "patch_size": config.patch_size,
+            "max_img_size": config.max_img_size,
+            "size": {"shortest_edge": min(config.preferred_resolution)},
+        }
+        return cls(**{**fitting, **overrides})
+
+    # pyrefly: ignore[bad-override]  (options by name only)
+    def preprocess(self, videos: Any, **settings: Any) -> BatchFeature:
+        """Return the model's inputs for one or more clips; calling the processor is the same.
+
+        Args:
+            videos: See the class.
+            settings: Any option of the class, for this call, and `return_tensors`.
+
+        Raises:
+            TypeError: On an option that does not exist.
+            ValueError: On a clip or option that cannot be right; it is named.
+        """
+        known = self.valid_kwargs.__annotations__
+        unknown = [name for name in settings if name not in known and name != "return_tensors"]
+        if unknown:
+            raise TypeError(f"`{unknown[0]}` is no option of {type(self).__name__}.{did_you_mean(unknown[0], known)}")
+        return super().preprocess(videos, **settings)
+
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **settings: Any
+    ) -> Any:
+        """Return the positions of the frames to take, ascending; see the class.
+
+        Raises:
+            ValueError: If both `num_frames` and `fps` are given, or `fps` of a clip whose own is unknown, or a file
+            does not tell its frames.
+        """
+        if metadata.total_num_frames < 1:
+            raise ValueError("`videos` must hold files that tell how many frames they have, such as MP4; one does not.")
+        if num_frames is not None:
+            if num_frames < 1:
+                raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
+            num_frames = min(num_frames, metadata.total_num_frames)
+        return super().sample_frames(metadata, num_frames=num_frames, fps=fps, **settings)
+
+    # pyrefly: ignore[bad-override]
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
+        """Read files with torchcodec or PyAV; arguments and answer are those of the base class.
+
+        Raises:
+            ValueError: If neither is installed.
+        """
+        if isinstance(video_url_or_urls, list):
+            read = [self.fetch_videos(each, sample_indices_fn) for each in video_url_or_urls]
+            return [list(part) for part in zip(*read, strict=True)]
+        reader = next((name for name, is_there in _READERS.items() if is_there()), None)
+        if reader is None:
+            raise ValueError(f"`videos` {video_url_or_urls!r} needs torchcodec or PyAV to be read: `pip install av`.")
+        path: Any = str(video_url_or_urls)
+        return load_video(path, backend=reader, sample_indices_fn=sample_indices_fn or self.sample_frames)
+
+    # pyrefly: ignore[bad-override]
+    def _prepare_input_videos(
+        self, videos: Any, do_convert_rgb: bool | None = None, input_data_format: Any = None, device: Any = None
+    ) -> list[Tensor]:
+        """Return each clip as `(frames, channels, height, width)`, its frames read as images are."""
+        clips = [[read_image(frame, bool(do_convert_rgb), input_data_format) for frame in video] for video in videos]
+        if do_convert_rgb:
+            clips = [[to_rgb(frame, _white(frame)) for frame in clip] for clip in clips]
+        return [torch.stack(clip).to(device) for clip in clips]
+
+    # pyrefly: ignore[bad-override]  (options by name only)
+    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
+        return super()._standardize_kwargs(size=None if size is None else read_size(size), **kwargs)
+
+    # pyrefly: ignore[bad-override]  (options by name only)
+    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
+        check_settings({name: kwargs[name] for name in kwargs if name not in ("video_metadata",)})
+        check_together({**kwargs, "do_pad": False, "do_pack": False})
+
+    # pyrefly: ignore[bad-override]  (options by name only)
+    def _preprocess(self, videos: list[Tensor], return_tensors: Any = None, **settings: Any) -> BatchFeature:
+        full_scale = 1 / settings["rescale_factor"] if settings["do_rescale"] else 1.0
+        clips = [resize_to_pixels(self, check_values(video, full_scale), settings) for video in videos]
+        shapes = sorted({tuple(clip.shape) for clip in clips})
+        if return_tensors is not None and len(shapes) > 1:
+            raise ValueError(
+                "`videos` must become clips of one size and one number of frames to fit one batch, got "
+                f"{[(shape[0], *shape[2:]) for shape in shapes]} (frames, height, width). Give one exact "
+                "`size={'height': ..., 'width': ...}` and `num_frames` with `do_sample_frames=True`, or "
+                "`return_tensors=None` for a list."
+            )
+        joined = clips if return_tensors is None else torch.stack(clips)
+        return BatchFeature({"pixel_values_videos": joined}, tensor_type=return_tensors)
+
+
+def _white(frame: Tensor) -> float:
+    """Return the value of white, which shows through transparent pixels: 1 of floats that do not exceed it."""
+    return 1.0 if frame.is_floating_point() and frame.amax() <= 1 else 255.0
+
+
+# `save_pretrained` then copies this file and names it in `auto_map`, also when it runs as remote code.
+RadioVideoProcessor.register_for_auto_class("AutoVideoProcessor")
