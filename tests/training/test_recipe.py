@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "6648de80e77b9891ae982d83ead519943be3ff10f20e57a569c938c4b9ea99b0"),
-        ("c_radio_v4_h", [SOURCE], "faeafe965fff3f7d651ebc03403e87bdd963a98a89a5679c9811162e8850dd46"),
+        ("demo", [], "f19458b70f2a65de36f02b1986428789606e57eea890ac91aa6ebb3114231262"),
+        ("c_radio_v4_h", [SOURCE], "9b17b471c43120318eaeb201918399af443009cbd8aa08a727924431b867d49d"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

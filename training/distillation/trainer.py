@@ -5,7 +5,9 @@ the step, so a restarted run repeats an undisturbed one bit for bit.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.files import remove_partial, write_file
+from foundation.files import remove_partial, write_file, write_text
 from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
@@ -69,10 +71,12 @@ from training.student.packing import answer_groups
 from training.student.regularizers.spectral import update_spectral_norms
 from training.student.shards import whole_norm
 from training.student.taps import build_taps, with_taps
-from training.student.warm_start import open_source, standardize_heads, warm_start
+from training.student.warm_start.radio import standardize_heads
+from training.student.warm_start.start import start_student
 from training.targets.contrasts.registry import build_contrasts
 from training.targets.examples import Example
 from training.targets.statistics import TeacherStatistics
+from training.teachers.base import Teacher
 from training.views.batches import Batch, BatchPlan
 from training.views.loaders import PartitionStreams
 
@@ -155,7 +159,7 @@ class Distiller:
         teachers = load_teachers(recipe, self.device)
         images = open_images(recipe, self.accelerator)
         self.model: RadioModel = build_student(recipe, teachers)
-        kept_heads = self._warm_start()
+        kept_heads = self._warm_start(teachers)
         regularize(self.model.to(self.device), recipe)
         matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
         self.taps = build_taps(recipe, self.model)
@@ -198,13 +202,17 @@ class Distiller:
         self.state = RunState(modules, self.optimizer, self.skipped, self.source)
         self.writer = CheckpointWriter(self.output / "checkpoints", recipe.checkpoints.keep)
 
-    def _warm_start(self) -> list[str]:
-        """Copy what the checkpoint to start from has for a new run; return the teachers whose heads came along."""
+    def _warm_start(self, teachers: Mapping[str, Teacher]) -> list[str]:
+        """Copy what the source to start from has for a new run; return the teachers whose heads came along."""
         if self.init_from is None or self.resumed_from is not None:
             return []
-        kept, notes = warm_start(self.model, open_source(self.init_from, self.model.config))
-        self.accelerator.print(f"Start from {self.init_from!r}: {'; '.join(notes)}.", flush=True)
-        return kept
+        is_of_recipe = self.init_from == self.recipe.student.init_from
+        blocks = self.recipe.student.init_blocks if is_of_recipe else None
+        report = start_student(self.model, self.init_from, teachers, blocks)
+        self.accelerator.print(report.describe(), flush=True)
+        if self.accelerator.is_main_process:
+            write_text(self.output / "warm_start.json", json.dumps(asdict(report), indent=2) + "\n")
+        return report.kept
 
     def _distribute(self, learner: torch.nn.Module, optimizer: Optimizer) -> None:
         """Prepare the student for the ranks and its moving average alike; teachers stay as they are.

@@ -3,6 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -32,8 +33,11 @@ class StudentRecipe(RecipeSection):
         compile: Compile every block with `torch.compile`.
         passes_at_once: Accumulated parts of a step that run at the same time on the cores of a CPU, in one process and
             without noise or dropout; elsewhere they run one after the other.
-        init_from: Folder or Hub id of a checkpoint, ours or NVIDIA's, to start from: its trunk, and heads and class
-            tokens of the teachers that it shares with the recipe; None for fresh weights.
+        init_from: Folder or Hub id of a checkpoint to start from, ours or NVIDIA's: its trunk, and heads and class
+            tokens of the teachers that it shares with the recipe. Or of a plain ViT of transformers or timm (DINOv2,
+            DINOv3, SigLIP, SigLIP2, MAE, ViT), or the name of a teacher of the recipe that is one: its trunk. None for
+            fresh weights.
+        init_blocks: Which blocks of it become the student's, in order, counted from 0; None for all.
     """
 
     preset: str | None = None
@@ -45,6 +49,13 @@ class StudentRecipe(RecipeSection):
     compile: Annotated[bool, INDECISIVE] = False
     passes_at_once: Annotated[int, INDECISIVE] = Field(1, gt=0)
     init_from: Annotated[str | None, STAGELESS] = None
+    init_blocks: Annotated[list[Annotated[int, Ge(0)]] | None, STAGELESS] = None
+
+    @model_validator(mode="after")
+    def _check_blocks(self) -> "StudentRecipe":
+        rule = "null without `student.init_from`"
+        require(self.init_blocks is None or self.init_from is not None, "init_blocks", self.init_blocks, rule)
+        return self
 
 
 class RunOptions(RecipeSection):

@@ -26,6 +26,7 @@ from tiny_distillation import (
     last_state,
 )
 from torch import Tensor
+from transformers import ViTConfig, ViTModel
 
 import training.teachers.registry
 import training.views.images
@@ -178,6 +179,23 @@ def test_no_teacher_weight_enters_a_checkpoint(recipe_file: str) -> None:
     assert load_file(final / "model.safetensors").keys() == model.state_dict().keys()
     student = {key.removeprefix("student/") for key in last_state("run") if key.startswith("student/")}
     assert student == set(model.state_dict())
+
+
+def test_a_vit_of_transformers_is_a_start(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 128}
+    network = ViTModel(ViTConfig(**sizes, patch_size=16, image_size=64))
+    network.save_pretrained("vit")
+    settings = ["student.init_from=vit", "student.init_blocks=[0, 2]", "optimizer.learning_rate=1e-9"]
+    final = distil(recipe_file, "run", *settings)
+    given = network.layers[2].mlp.fc2.weight
+    for folder, is_taken in ((final, True), (distil(recipe_file, "cold", settings[2]), False)):
+        weights = load_file(folder / "model.safetensors")["radio_model.model.blocks.1.mlp.fc2.weight"]
+        assert torch.allclose(weights, given, atol=1e-5) == is_taken
+    report = json.loads(Path("run/warm_start.json").read_text())
+    assert report["source"] == "'vit', a ViTModel of transformers"
+    assert "the blocks [0, 2]" in report["taken"]
+    assert "  taken: patch projection; " in capsys.readouterr().out
+    assert not Path("cold/warm_start.json").exists()
 
 
 def test_recipe_saved_with_the_run_repeats_it(recipe_file: str) -> None:

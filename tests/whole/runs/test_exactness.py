@@ -263,8 +263,10 @@ def test_stages_follow_each_other(staged_file: str, capsys: pytest.CaptureFixtur
     assert "Stage 1 of 2: low" in said
     assert "Stage 2 of 2: high" in said
     assert (
-        "Start from 'run/stages/low/final': heads kept: semantic; heads new: newcomer; heads dropped: segmenter; "
-        "class tokens kept: semantic."
+        "Start from 'run/stages/low/final', a RADIO checkpoint.\n"
+        "  taken: trunk; heads of semantic; class tokens of semantic\n"
+        "  added: heads of newcomer\n"
+        "  left out: heads of segmenter\n"
     ) in said
     assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "stages", "final"}
     assert (Path("run/final/model.safetensors")).read_bytes() == Path(

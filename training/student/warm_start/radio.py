@@ -1,16 +1,17 @@
-"""Starts a student from a checkpoint: from its trunk, and from its heads for teachers that the recipe keeps."""
+"""Starts a student from a RADIO checkpoint: from its trunk, and from its heads for teachers that the recipe keeps."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.embeddings_radio import resize_position_table
-from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
+from modeling_radio.network_radio import ADAPTORS, BLOCKS, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from training.recipe import RecipeError
+from training.student.warm_start.report import WarmStart
 from training.targets.phi_s import FeatureStandardizer
 
 
@@ -39,24 +40,13 @@ TRUNK_FIELDS = (
 """Fields of the configuration that decide what the trunk's weights mean."""
 
 
-class WarmStart(NamedTuple):
-    """What a student got from a checkpoint.
-
-    Attributes:
-        kept: Teachers whose heads came along; their dense heads predict features in the teacher's own space.
-        notes: One line for each thing worth a look.
-    """
-
-    kept: list[str]
-    notes: list[str]
-
-
-def open_source(source: str, config: RadioConfig) -> RadioModel:
+def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None = None) -> RadioModel:
     """Open the checkpoint that a student starts from.
 
     Args:
         source: Folder or Hub id.
         config: The student's configuration.
+        blocks: Which of its blocks become the student's, in order; None for all.
 
     Raises:
         RecipeError: If it cannot be opened, or its trunk is another one; the message lists the fields.
@@ -65,9 +55,18 @@ def open_source(source: str, config: RadioConfig) -> RadioModel:
         model = RadioModel.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise RecipeError(f"`student.init_from` {source!r} is no checkpoint that RadioModel opens: {reason}") from error
-    pairs = {field: (getattr(config, field), getattr(model.config, field)) for field in TRUNK_FIELDS}
-    others = [f"{field} is {theirs}, not {ours}" for field, (ours, theirs) in pairs.items() if ours != theirs]
+        raise RecipeError(
+            f"`student.init_from` {source!r} is no checkpoint of RADIO, nor of a ViT that a student can start from: "
+            f"{reason}"
+        ) from error
+    depth = model.config.num_hidden_layers
+    if blocks is not None and not all(0 <= block < depth for block in blocks):
+        raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {blocks}.")
+    theirs = {field: getattr(model.config, field) for field in TRUNK_FIELDS}
+    if blocks is not None:
+        theirs["num_hidden_layers"] = len(blocks)
+    pairs = {field: (getattr(config, field), value) for field, value in theirs.items()}
+    others = [f"{field} is {given}, not {ours}" for field, (ours, given) in pairs.items() if ours != given]
     if others:
         raise RecipeError(
             f"`student.init_from` {source!r} has another trunk ({'; '.join(others)}): change `student.preset` or "
@@ -77,7 +76,7 @@ def open_source(source: str, config: RadioConfig) -> RadioModel:
 
 
 @torch.no_grad()
-def warm_start(student: RadioModel, source: RadioModel) -> WarmStart:
+def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Sequence[int] | None = None) -> WarmStart:
     """Copy the trunk, and the class tokens and heads of the teachers that both have.
 
     A head comes along if its shape is the same; a class token follows its teacher's name. Registers keep their order.
@@ -85,9 +84,8 @@ def warm_start(student: RadioModel, source: RadioModel) -> WarmStart:
     Args:
         student: Changed in place.
         source: A model with the same trunk, see `open_source`.
-
-    Returns:
-        Which teachers' heads were kept, and notes on what was new, left behind or resized.
+        name: Its name, for the report.
+        blocks: Which of its blocks become the student's, in order; None for all.
     """
     ours, theirs = _adaptors(student), _adaptors(source)
     kept = [name for name in ours if name in theirs and _is_same_head(ours[name], theirs[name])]
@@ -96,24 +94,23 @@ def warm_start(student: RadioModel, source: RadioModel) -> WarmStart:
     heads = tuple(f"{ADAPTORS}.{name}." for name in kept)
     for key, tensor in own.items():
         if key.startswith(heads) or not (key.startswith(f"{ADAPTORS}.") or key in apart):
-            tensor.copy_(given[key])
+            tensor.copy_(given[_key_in_source(key, blocks)])
     own[POSITIONS].copy_(_resize_table(given[POSITIONS], student.config))
     copied = _copy_prefix_tokens(own[PREFIX_TOKENS], given[PREFIX_TOKENS], student.config, source.config)
-    notes = [
-        *_note("heads kept", kept),
-        *_note("heads new", [name for name in ours if name not in theirs]),
-        *_note(
-            "heads new, since the checkpoint's have other shapes", [n for n in ours if n in theirs and n not in kept]
-        ),
-        *_note("heads dropped", [name for name in theirs if name not in ours]),
-        *_note("class tokens kept", copied),
-    ]
+    report = WarmStart(f"{name!r}, a RADIO checkpoint", kept)
+    report.taken.append("trunk" if blocks is None else f"trunk, its blocks {list(blocks)}")
+    report.taken.extend([*_note("heads of", kept), *_note("class tokens of", copied)])
+    report.added.extend(_note("heads of", [name for name in ours if name not in theirs]))
+    others = [name for name in ours if name in theirs and name not in kept]
+    report.added.extend(_note("heads, since the checkpoint's have other shapes, of", others))
+    report.left_out.extend(_note("heads of", [name for name in theirs if name not in ours]))
     sides = source.config.position_grid_size, student.config.position_grid_size
     if sides[0] != sides[1]:
-        notes.append(f"position table resized from {sides[0]} x {sides[0]} to {sides[1]} x {sides[1]}")
-    if source.config.num_registers != student.config.num_registers:
-        notes.append(f"registers: {student.config.num_registers}, of {source.config.num_registers} in the checkpoint")
-    return WarmStart(kept, notes)
+        report.resized.append(f"position table from {sides[0]} x {sides[0]} to {sides[1]} x {sides[1]}")
+    surplus = student.config.num_registers - source.config.num_registers
+    if surplus:
+        (report.added if surplus > 0 else report.left_out).append(f"{abs(surplus)} registers")
+    return report
 
 
 def standardize_heads(
@@ -153,5 +150,11 @@ def _copy_prefix_tokens(own: Tensor, given: Tensor, ours: RadioConfig, theirs: R
     return [adaptor.name for adaptor in shared]
 
 
+def _key_in_source(key: str, blocks: Sequence[int] | None) -> str:
+    """Return the name that a weight has in a source, some of whose blocks are the student's."""
+    match = re.fullmatch(rf"{re.escape(BLOCKS)}\.(\d+)\.(.+)", key)
+    return key if match is None or blocks is None else f"{BLOCKS}.{blocks[int(match[1])]}.{match[2]}"
+
+
 def _note(what: str, names: list[str]) -> list[str]:
-    return [f"{what}: {', '.join(names)}"] if names else []
+    return [f"{what} {', '.join(names)}"] if names else []

@@ -9,11 +9,11 @@ from conversion.from_nvidia import convert
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.trunk_config_radio import TrunkFields
 from training.recipe import RecipeError
-from training.student.warm_start import TRUNK_FIELDS, open_source, standardize_heads, warm_start
+from training.student.warm_start.radio import TRUNK_FIELDS, open_source, standardize_heads, warm_start
 from training.targets.phi_s import PhiS
 
 
-REFERENCE = Path(__file__).parents[2] / "data/reference"
+REFERENCE = Path(__file__).parents[3] / "data/reference"
 TRUNK = "radio_model.model.blocks.1.mlp.fc1.weight"
 POSITIONS = "radio_model.model.patch_generator.pos_embed"
 TOKENS = "radio_model.model.patch_generator.cls_token.token"
@@ -35,15 +35,12 @@ def test_trunk_and_heads_of_shared_teachers_come_along() -> None:
     source = build(adaptor("a", 0), adaptor("b", 1), adaptor("wide", 2))
     student = build(adaptor("new", 0), adaptor("wide", 1, feature_dim=9), adaptor("b", 2))
     fresh = {key: value.clone() for key, value in student.state_dict().items()}
-    result = warm_start(student, source)
+    result = warm_start(student, source, "start")
     assert result.kept == ["b"]
-    assert result.notes == [
-        "heads kept: b",
-        "heads new: new",
-        "heads new, since the checkpoint's have other shapes: wide",
-        "heads dropped: a",
-        "class tokens kept: wide, b",
-    ]
+    assert result.taken == ["trunk", "heads of b", "class tokens of wide, b"]
+    assert result.added == ["heads of new", "heads, since the checkpoint's have other shapes, of wide"]
+    assert result.left_out == ["heads of a"]
+    assert result.resized == []
     own, given = student.state_dict(), source.state_dict()
     for key, value in own.items():
         if key.startswith(("radio_model.adaptors.new", "radio_model.adaptors.wide")):
@@ -58,7 +55,7 @@ def test_tokens_of_slots_come_along_and_patches_are_none() -> None:
     source = build(adaptor("slot", 1), adaptor("register", 4), adaptor("patch", 10), nvidia_source={})
     student = build(adaptor("slot", 0), adaptor("register", 1), adaptor("patch", 2))
     fresh = student.state_dict()[TOKENS].clone()
-    assert "class tokens kept: slot, register" in warm_start(student, source).notes
+    assert "class tokens of slot, register" in warm_start(student, source, "start").taken
     own, given = student.state_dict()[TOKENS], source.state_dict()[TOKENS]
     assert torch.equal(own[:2], given[[1, 4]])
     assert torch.equal(own[2], fresh[2])
@@ -68,7 +65,7 @@ def test_same_student_again_answers_the_same() -> None:
     source, student = (build(adaptor("a", 0), adaptor("b", 1, summary_dim=None)) for _ in range(2))
     pixel_values = torch.rand(2, 3, 32, 48)
     assert not torch.equal(student(pixel_values).summary, source(pixel_values).summary)
-    warm_start(student, source)
+    warm_start(student, source, "start")
     assert_same_weights(student, source)
     ours, theirs = student(pixel_values), source(pixel_values)
     torch.testing.assert_close(ours.summary, theirs.summary, atol=1e-6, rtol=0)
@@ -78,11 +75,9 @@ def test_same_student_again_answers_the_same() -> None:
 def test_other_position_table_is_resized_and_other_registers_are_cut_with_a_note() -> None:
     source = build(adaptor("a", 0), max_img_size=64, num_registers=5)
     student = build(adaptor("a", 0), max_img_size=128, num_registers=3)
-    result = warm_start(student, source)
-    assert result.notes[-2:] == [
-        "position table resized from 4 x 4 to 8 x 8",
-        "registers: 3, of 5 in the checkpoint",
-    ]
+    result = warm_start(student, source, "start")
+    assert result.resized == ["position table from 4 x 4 to 8 x 8"]
+    assert result.left_out == ["2 registers"]
     table, given = student.state_dict()[POSITIONS], source.state_dict()[POSITIONS]
     torch.testing.assert_close(table.mean(1), given.mean(1), rtol=0, atol=0.02)
     assert torch.equal(table[:, 0], given[:, 0])  # corners stay corners
@@ -108,7 +103,7 @@ def test_converted_checkpoint_of_nvidia_is_a_start_for_another_teacher_set(tmp_p
     kept = next(entry for entry in converted.config.adaptors if entry["name"] == "dino_v3")
     fields = {"adaptors": [adaptor("new", 0), {**kept, "token_index": 1}], "adaptor_names": None}
     student = RadioModel(RadioConfig.from_dict({**converted.config.to_dict(), **fields})).eval()
-    result = warm_start(student, open_source(str(tmp_path / "converted"), student.config))
+    result = warm_start(student, open_source(str(tmp_path / "converted"), student.config), "start")
     assert result.kept == ["dino_v3"]
     for key, value in student.state_dict().items():
         if key.startswith(("radio_model.model.blocks.", "radio_model.adaptors.dino_v3.")):
@@ -122,7 +117,7 @@ def test_what_is_no_start_is_refused_in_one_line(tmp_path: Path) -> None:
         RecipeError, match=r"`student.init_from` '.*a' has another trunk \(num_hidden_layers is 4, not 5; "
     ):
         open_source(str(tmp_path / "a"), config)
-    with pytest.raises(RecipeError, match=r"`student.init_from` 'no/where/at-all' is no checkpoint") as error:
+    with pytest.raises(RecipeError, match=r"`student.init_from` 'no/where/at-all' is no checkpoint of RADIO") as error:
         open_source("no/where/at-all", config)
     assert "\n" not in str(error.value)
 

@@ -1,0 +1,49 @@
+"""Starts a student from whatever `student.init_from` names."""
+
+from collections.abc import Mapping, Sequence
+
+from modeling_radio import RadioModel
+from training.recipe import RecipeError
+from training.student.warm_start.radio import open_source, warm_start
+from training.student.warm_start.report import WarmStart
+from training.student.warm_start.vit import UnknownTrunkError
+from training.student.warm_start.vit_fitting import fit_vit
+from training.student.warm_start.vit_sources import open_vit, vit_of
+from training.teachers.base import Teacher
+
+
+def start_student(
+    student: RadioModel, source: str, teachers: Mapping[str, Teacher], blocks: Sequence[int] | None = None
+) -> WarmStart:
+    """Copy what a source has into a student.
+
+    Args:
+        student: With fresh weights; changed in place.
+        source: Name of one of the teachers, whose network is the source then; or Hub id or folder of a RADIO
+            checkpoint, ours or NVIDIA's, or of a ViT of transformers or timm.
+        teachers: By name.
+        blocks: Which of the source's blocks become the student's, in order; None for all.
+
+    Raises:
+        RecipeError: If the source cannot be opened, or its trunk is another one.
+    """
+    try:
+        if source in teachers:
+            teacher = teachers[source]
+            trunk = vit_of(_network_of(teacher), teacher.image_mean, teacher.image_std)
+        else:
+            trunk = open_vit(source)
+    except UnknownTrunkError as error:
+        raise RecipeError(
+            f"`student.init_from` {source!r} is no ViT that a RADIO trunk can start from: {error}."
+        ) from error
+    if trunk is not None:
+        return fit_vit(student, trunk, source, blocks)
+    return warm_start(student, open_source(source, student.config, blocks), source, blocks)
+
+
+def _network_of(teacher: Teacher) -> object:
+    network = dict(teacher.named_children()).get("network")
+    if network is None:
+        raise UnknownTrunkError(f"the teacher is a {type(teacher).__name__} without a network of its own")
+    return network
