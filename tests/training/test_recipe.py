@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "f19458b70f2a65de36f02b1986428789606e57eea890ac91aa6ebb3114231262"),
-        ("c_radio_v4_h", [SOURCE], "9b17b471c43120318eaeb201918399af443009cbd8aa08a727924431b867d49d"),
+        ("demo", [], "590844292d7494f9bad1a4223e7637a4e1d327de3a354d7c1db011f36f103d7e"),
+        ("c_radio_v4_h", [SOURCE], "518fb8b956367b18254fd05a99662c0b5c070d4de1de68f24986e106f290eac8"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
