@@ -1,11 +1,13 @@
 """What all stages of a run cost."""
 
 import pytest
+import torch
 
 from training.planning.cards import CARDS, Card
 from training.planning.plan import GIB, Memory, Plan
 from training.planning.report import networks_table
 from training.recipe import Recipe, load_recipe
+from training.targets.cache.formats import build_format
 
 
 A100 = CARDS["A100"]
@@ -72,8 +74,18 @@ def test_cached_teachers_answer_every_image_once() -> None:
     once = 12_000 * sum(teacher.flops(128, 1) for teacher in plan.networks.teachers.values())
     assert plan.flops() - plan.flops(with_teachers=False) == pytest.approx(once)
     assert plan.files_read() == 12_000
-    # pixels, and 8 x 8 cells of all teachers and their summaries in two bytes
-    assert plan.cache_bytes_per_image(128) == 3 * 128**2 + 2 * (64 * (112 + 384 + 128) + 1280 + 384 + 384)
+
+
+@pytest.mark.parametrize("cache_format", ["float16", "int8", "pca", "pca_int8"])
+def test_a_cached_image_takes_what_its_format_writes(cache_format: str) -> None:
+    recipe = load_recipe("demo", [f"views.cache_format={cache_format}", "views.cache_components=48"])
+    plan, fmt = Plan(recipe, 1), build_format(recipe.views)
+    expected = 3 * 128**2
+    for teacher in plan.networks.teachers.values():
+        features = torch.randn(1, 8, 8, teacher.feature_dim, generator=torch.Generator().manual_seed(0))
+        entries = fmt.finish(fmt.encode(features))
+        expected += sum(entries[name].nbytes for name in fmt.of_images) + 2 * (teacher.summary_dim or 0)
+    assert plan.cache_bytes_per_image(128) == expected
 
 
 def test_online_teachers_answer_in_every_step(plan: Plan) -> None:
