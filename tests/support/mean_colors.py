@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from small_recipes import small_recipe
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from training.data import image_table
 from training.distillation.step_losses import compare_with_average
 from training.recipe import MesaRecipe, Recipe, ViewsRecipe
 from training.targets.cache.contents import CacheContents
@@ -41,7 +41,7 @@ class MeanColor(nn.Module):
         return TeacherOutput(features.mean((2, 3)) if self.has_summary else None, features)
 
 
-class Images(Dataset[Tensor]):
+class Images(image_table.Images):
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randint(0, 256, (NUM_IMAGES, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 import training.teachers.registry
+from training.data.image_table import Images
 from training.distillation import inputs, trainer
 from training.distillation.saving.tensor_files import SavedTensors
 from training.recipe import DataRecipe, load_recipe
@@ -67,7 +67,7 @@ class TinyTeacher(Teacher):
         return TeacherOutput(summary, features + 3)
 
 
-class NoiseImages(Dataset[Tensor]):
+class NoiseImages(Images):
     """Smooth random colors."""
 
     def __init__(self, data: DataRecipe, *, is_square: bool) -> None:

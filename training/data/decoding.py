@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import multiprocessing
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +49,17 @@ _UNREADABLE = (
 )
 
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+LeastScale = Callable[[Size], float]
+"""From an image's size to the smallest factor by which its sides may be reduced; 1 or more for none."""
+
+DRAFT_GAP = 2.0
+"""How many times as large as what it is resized to a part of a draft stays at least. Pillow's own choice for thumbnails
+(`reducing_gap`): the resizing then smooths far more than the draft did."""
+
+
 class UnusableImageError(ValueError):
     """An image that is broken or too small; the message says which."""
 
@@ -84,19 +97,20 @@ def image_size(image: EncodedImage) -> tuple[int, int]:
     """
     try:
         with _open(image, min_side_px=1) as file:
-            is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
-            return file.size if is_turned else (file.height, file.width)
+            return _upright_size(file)
     except _UNREADABLE as error:
         raise _unusable(error) from error
 
 
-def decode_rgb(image: EncodedImage, min_side_px: int | None = None, *, smallest_px: int = MIN_SIDE_PX) -> Image.Image:
+def decode_rgb(
+    image: EncodedImage, least_scale: LeastScale | None = None, *, smallest_px: int = MIN_SIDE_PX
+) -> Image.Image:
     """Decode an image to RGB, upright as its EXIF data say, on white where it is transparent.
 
     Args:
         image: Any format, mode and depth that Pillow reads; 16 bits are reduced to 8.
-        min_side_px: Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as no side falls
-            below this; None decodes it in full.
+        least_scale: Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as that is not
+            less than this says of its height and width; None decodes it in full.
         smallest_px: Images with a side below this are too small.
 
     Raises:
@@ -104,8 +118,9 @@ def decode_rgb(image: EncodedImage, min_side_px: int | None = None, *, smallest_
     """
     try:
         with _open(image, smallest_px) as file:
-            if min_side_px is not None:
-                file.draft("RGB", (min_side_px, min_side_px))
+            if least_scale is not None and file.format == "JPEG":
+                scale = least_scale(_upright_size(file))
+                file.draft("RGB", tuple(math.ceil(scale * side) for side in file.size))
             return _to_rgb(ImageOps.exif_transpose(file))
     except _UNREADABLE as error:
         raise _unusable(error) from error
@@ -129,10 +144,10 @@ class SkippedImages:
             return False
         return True
 
-    def decode(self, image: EncodedImage, min_side_px: int | None = None) -> Image.Image | None:
+    def decode(self, image: EncodedImage, least_scale: LeastScale | None = None) -> Image.Image | None:
         """Decode an image as `decode_rgb` does; if it cannot be used, count and log it and return None."""
         try:
-            return decode_rgb(image, min_side_px)
+            return decode_rgb(image, least_scale)
         except UnusableImageError as error:
             self.add(image.name, error)
             return None
@@ -155,6 +170,12 @@ def _open(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> Image.Image:
         file.close()
         raise UnusableImageError(f"too small: {file.width} x {file.height} px")
     return file
+
+
+def _upright_size(file: Image.Image) -> Size:
+    """Return height and width as the EXIF data say."""
+    is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+    return file.size if is_turned else (file.height, file.width)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.data.decoding import EncodedImage, SkippedImages, crop_to_shape, to_tensor
+from training.data.decoding import DRAFT_GAP, EncodedImage, LeastScale, SkippedImages, crop_to_shape, to_tensor
 
 
 Split = Literal["train", "held_out"]
@@ -43,6 +43,15 @@ class Images(Dataset[Tensor]):
         """Return a line that changes when what these images are made from does, though it has the same name."""
         raise NotImplementedError
 
+    def draft(self, index: int, least_scale: LeastScale) -> Tensor:
+        """Return image `index`, or a smaller version of it where that is faster to come by.
+
+        Args:
+            index: Which image.
+            least_scale: From its height and width, in pixels, to the smallest factor of both that will do.
+        """
+        return self[index]
+
 
 class ImageTable(Images):
     """Images by number, decoded when asked for.
@@ -56,6 +65,7 @@ class ImageTable(Images):
         num_images: Length of the data set; None takes every row once.
         seed: Decides the random crops.
         is_centered: Take the largest centered square instead of a random one.
+        has_drafts: Decode JPEGs no larger than square crops need.
         skipped: Counts unusable images.
     """
 
@@ -67,6 +77,7 @@ class ImageTable(Images):
         num_images: int | None = None,
         seed: int = 0,
         is_centered: bool = False,
+        has_drafts: bool = True,
         skipped: SkippedImages | None = None,
     ) -> None:
         if size is not None and size < 1:
@@ -74,6 +85,7 @@ class ImageTable(Images):
         if num_images is not None and num_images < 1:
             raise ValueError(f"`num_images` must be positive, got {num_images}.")
         self.rows, self.size, self.seed, self.is_centered = rows, size, seed, is_centered
+        self.has_drafts = has_drafts
         self.num_images = len(rows) if num_images is None else num_images
         self.skipped = SkippedImages() if skipped is None else skipped
         self._unusable: set[int] = set()
@@ -87,21 +99,29 @@ class ImageTable(Images):
 
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, height, width)`, RGB; `(3, size, size)` where a size is given."""
+        if self.size is None or not self.has_drafts:
+            return self._read(index, None)
+        needed = DRAFT_GAP * self.size  # a random crop keeps more than half of the shorter side
+        return self._read(index, lambda size: needed / min(size))
+
+    def draft(self, index: int, least_scale: LeastScale) -> Tensor:
+        return self._read(index, least_scale) if self.size is None else self[index]
+
+    def _read(self, index: int, least_scale: LeastScale | None) -> Tensor:
         if not 0 <= index < self.num_images:
             raise IndexError(f"`index` must be in [0, {self.num_images}), got {index}.")
         num_attempts = min(len(self.rows), MAX_ATTEMPTS)
         for attempt in range(num_attempts):
-            picture = self._decode((index + attempt) % len(self.rows))
+            picture = self._decode((index + attempt) % len(self.rows), least_scale)
             if picture is not None:
                 return to_tensor(self._crop(picture, index))
         name = self.rows[index % len(self.rows)].name
         raise ValueError(f"{num_attempts} images in a row could not be decoded; the first is {name}.")
 
-    def _decode(self, row: int) -> Image.Image | None:
+    def _decode(self, row: int, least_scale: LeastScale | None) -> Image.Image | None:
         if row in self._unusable:
             return None
-        # A random crop keeps more than half of the shorter side, so twice the size is enough for each of them.
-        picture = self.skipped.decode(self.rows[row], None if self.size is None else 2 * self.size)
+        picture = self.skipped.decode(self.rows[row], least_scale)
         if picture is None:
             self._unusable.add(row)
         return picture

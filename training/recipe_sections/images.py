@@ -52,6 +52,8 @@ class DataRecipe(ImageSource):
             then and the teachers' view. Otherwise images are taken whole.
         seed: Decides generated images. Apart from `Recipe.seed`, so that several students can share a cache.
         num_workers: Processes that decode images, per rank.
+        jpeg_drafts: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where every crop stays at least twice as large as
+            what it is resized to; off where pixels must be those of the whole image.
     """
 
     mixed_in: list[SourceRecipe] = []
@@ -61,6 +63,7 @@ class DataRecipe(ImageSource):
     image_size_px: int = Field(224, gt=0)
     seed: int = Field(0, ge=0)
     num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
+    jpeg_drafts: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> "DataRecipe":

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.data.decoding import Size
 from training.data.image_table import Images
 from training.recipe import Recipe
 from training.recipe_sections.teaching import target_name
@@ -15,7 +16,7 @@ from training.teachers.base import Teacher
 from training.views.batches import Batch
 from training.views.crops import change_colors, draw_colors, draw_flips, draw_shifts
 from training.views.loaders import PartitionStreams, build_view_loader
-from training.views.regions import AVERAGE, STUDENT, Seen, Sight, Size
+from training.views.regions import AVERAGE, STUDENT, Seen, Sight
 from training.views.shapes import Grid
 
 

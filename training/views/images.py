@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from training.data.decoding import LeastScale
 from training.data.image_folder import ImageFolder
 from training.data.image_table import Images, ImageTable, Split
 from training.data.sources import DEMO_SOURCES, is_image_folder, open_table
@@ -72,10 +73,11 @@ def _build_part(source: SourceRecipe, data: DataRecipe, is_square: bool) -> Imag
     if source.source in DEMO_SOURCES:
         return build_images(source.source, size=data.image_size_px, num_images=data.num_images, seed=data.seed)
     size = data.image_size_px if is_square else None
+    drafts = data.jpeg_drafts
     if is_image_folder(source.source):
         folder = Path(source.source).expanduser()
-        return ImageFolder(folder, size=size, num_images=data.num_images, seed=data.seed)
-    return ImageTable(open_table(source), size=size, num_images=data.num_images, seed=data.seed)
+        return ImageFolder(folder, size=size, num_images=data.num_images, seed=data.seed, has_drafts=drafts)
+    return ImageTable(open_table(source), size=size, num_images=data.num_images, seed=data.seed, has_drafts=drafts)
 
 
 def _mix(parts: list[Images], weights: list[float]) -> Images:
@@ -101,7 +103,15 @@ class _Mixture(Images):
         return "; ".join(part.fingerprint() for part in self.parts)
 
     def __getitem__(self, index: int) -> Tensor:
+        part, place = self._place_of(index)
+        return part[place]
+
+    def draft(self, index: int, least_scale: LeastScale) -> Tensor:
+        part, place = self._place_of(index)
+        return part.draft(place, least_scale)
+
+    def _place_of(self, index: int) -> tuple[Images, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in [0, {len(self)}), got {index}.")
         part = bisect.bisect_right(self.ends, index)
-        return self.parts[part][(index - (self.ends[part - 1] if part else 0)) % len(self.parts[part])]
+        return self.parts[part], (index - (self.ends[part - 1] if part else 0)) % len(self.parts[part])

@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from foundation.interruption import ignore_stop_signals
 from foundation.seeds import derive_seed
-from training.data.decoding import EncodedImage, SkippedImages, to_tensor
+from training.data.decoding import EncodedImage, LeastScale, SkippedImages, to_tensor
 from training.data.image_stream import ImageStream, open_image_stream
 from training.data.image_table import Images
-from training.recipe import Recipe, ViewsRecipe
+from training.recipe import Recipe
 from training.views.batches import Batch, divide_ranks
-from training.views.regions import Seen, SeenBatch, Sight, look
+from training.views.regions import Seen, SeenBatch, Sight, least_scale, look
 
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class NumberedViewLoader:
 
     def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
         loader = DataLoader(
-            _NumberedViews(self.images, self.recipe.views),
+            _NumberedViews(self.images, self.recipe),
             batch_sampler=_NumberedRequests(plan, sights),
             collate_fn=SeenBatch.of,
             num_workers=self.recipe.data.num_workers,
@@ -99,11 +99,13 @@ class _NumberedRequests:
 
 
 class _NumberedViews(Dataset[Seen]):
-    def __init__(self, images: Images, views: ViewsRecipe) -> None:
-        self.images, self.recipe = images, views
+    def __init__(self, images: Images, recipe: Recipe) -> None:
+        self.images, self.recipe = images, recipe
 
     def __getitem__(self, index: _NumberedRequest) -> Seen:
-        return look(self.images[index.index], index.sight, self.recipe)
+        scale = scale_for(index.sight, self.recipe)
+        image = self.images[index.index] if scale is None else self.images.draft(index.index, scale)
+        return look(image, index.sight, self.recipe.views)
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class StreamedViewLoader:
         )
         states: deque[dict[str, Any]] = deque()
         loader = DataLoader(
-            _StreamedViews(self.recipe.views, self.streams.skipped),
+            _StreamedViews(self.recipe, self.streams.skipped),
             batch_size=None,
             sampler=_noting_states(reader, states),
             num_workers=num_workers,
@@ -229,23 +231,28 @@ class _StreamedRequests(IterableDataset):
 
 
 class _StreamedViews(Dataset[SeenBatch]):
-    def __init__(self, views: ViewsRecipe, skipped: SkippedImages) -> None:
-        self.recipe, self.skipped = views, skipped
+    def __init__(self, recipe: Recipe, skipped: SkippedImages) -> None:
+        self.recipe, self.skipped = recipe, skipped
 
     def __getitem__(self, index: _StreamedRequest) -> SeenBatch:
         seen = []
         for image, sight in zip(index.images, index.sights, strict=True):
-            picture = self._decode_first([image, *index.spares, *index.images])
-            seen.append(look(to_tensor(picture), sight, self.recipe))
+            picture = self._decode_first([image, *index.spares, *index.images], scale_for(sight, self.recipe))
+            seen.append(look(to_tensor(picture), sight, self.recipe.views))
         return SeenBatch.of(seen)
 
-    def _decode_first(self, images: list[EncodedImage]) -> Image.Image:
+    def _decode_first(self, images: list[EncodedImage], least_scale: LeastScale | None) -> Image.Image:
         """Decode the first of some images that can be decoded."""
         for image in images:
-            picture = self.skipped.decode(image)
+            picture = self.skipped.decode(image, least_scale)
             if picture is not None:
                 return picture
         raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
+
+
+def scale_for(sight: Sight, recipe: Recipe) -> LeastScale | None:
+    """Return how far an image may be reduced before it is looked at; None where pixels are to be exact."""
+    return (lambda size: least_scale(size, sight, recipe.views)) if recipe.data.jpeg_drafts else None
 
 
 def _noting_states(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.data.decoding import to_tensor
+from training.data.decoding import DRAFT_GAP, Size, to_tensor
 from training.recipe import ViewsRecipe
 from training.views.shapes import Grid
 
@@ -21,9 +21,6 @@ STUDENT, AVERAGE = ":student", ":average"
 
 RESAMPLE = Image.Resampling.BICUBIC
 """As `RadioImageProcessor` and most of the teachers' own processors. Antialiased."""
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 class Region(NamedTuple):
@@ -91,6 +88,13 @@ def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
         pixels[viewer] = tuple(seen[crop, size] for size in sight.sizes[viewer])
         shifts[viewer] = torch.tensor(shift)
     return Seen(sight.grid, pixels, shifts)
+
+
+def least_scale(image_size: Size, sight: Sight, views: ViewsRecipe) -> float:
+    """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
+    region = choose_region(image_size, sight, views)
+    sizes = [size for of_viewer in sight.sizes.values() for size in of_viewer]
+    return DRAFT_GAP * max(max(height / region.height, width / region.width) for height, width in sizes)
 
 
 def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:

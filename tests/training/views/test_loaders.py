@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_recipes import small_recipe
 
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
@@ -14,7 +17,7 @@ from training.recipe_sections.images import SourceRecipe
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images
 from training.views.loaders import PartitionStreams, ViewLoader, build_view_loader
-from training.views.regions import STUDENT, Sight
+from training.views.regions import STUDENT, Seen, Sight, look
 
 
 def recipe_with(data: DataRecipe, partitions: list[PartitionRecipe] | None = None) -> Recipe:
@@ -182,3 +185,51 @@ def test_streams_cannot_be_cached() -> None:
 def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         DataRecipe(source="images", **options)
+
+
+@pytest.fixture
+def large_jpegs(tmp_path: Path) -> Path:
+    """Ten large files with detail, turned by their EXIF data or not."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for number in range(10):
+        coarse = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number % 2 else 1
+        Image.fromarray(coarse).resize((800, 600)).save(folder / f"{number}.jpg", exif=exif)
+    return folder
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_drafts_are_faster_to_decode_and_look_the_same(
+    large_jpegs: Path, is_streaming: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    decoded: dict[bool, list[int]] = {False: [], True: []}
+    seen = {}
+    for drafts in (False, True):
+        source = str(large_jpegs)
+        data = DataRecipe(source=source, streaming=is_streaming, num_workers=0, jpeg_drafts=drafts, shuffle_buffer=10)
+        recipe = recipe_with(data, [PartitionRecipe(sizes_px=[64], batch_size=5)])
+
+        def noting(image: torch.Tensor, *arguments: Any, sizes: list[int] = decoded[drafts]) -> Seen:
+            sizes.append(max(image.shape))
+            return look(image, *arguments)
+
+        monkeypatch.setattr("training.views.loaders.look", noting)
+        loader, plan = open_loader(recipe)
+        seen[drafts] = torch.cat(list(views_of(loader, plan, 0, 4))).float()
+    assert set(decoded[False]) == {800}
+    assert set(decoded[True]) <= {200, 400}
+    assert 0 < (seen[True] - seen[False]).abs().mean() < 1  # of 255
+
+
+def test_without_drafts_pixels_are_those_of_the_whole_image(large_jpegs: Path) -> None:
+    data = DataRecipe(source=str(large_jpegs), num_workers=0, jpeg_drafts=False)
+    recipe = recipe_with(data, [PartitionRecipe(sizes_px=[64], batch_size=5)])
+    loader, plan = open_loader(recipe)
+    images = build_training_images(data, is_square=False)
+    (batch,) = plan.steps(0, 1)
+    (views,) = views_of(loader, plan, 0, 1)
+    for index, sight, view in zip(batch.indices, sights(batch), views, strict=True):
+        assert torch.equal(view, look(images[index], sight, recipe.views).pixels[STUDENT][0])

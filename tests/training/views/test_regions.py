@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvF
 
 from training.recipe import ViewsRecipe
-from training.views.regions import STUDENT, Seen, SeenBatch, Sight, choose_region, look
+from training.views.regions import STUDENT, Seen, SeenBatch, Sight, choose_region, least_scale, look
 from training.views.shapes import Grid
 
 
@@ -182,3 +182,15 @@ def test_a_batch_travels_as_two_tensors_and_is_split_into_its_groups() -> None:
         for viewer in ("a", "b"):
             for place, pixels in enumerate(group.pixels[viewer]):
                 assert torch.equal(pixels, torch.stack([each.pixels[viewer][place] for each in members]))
+
+
+@pytest.mark.parametrize("size", [(3000, 4000), (4000, 1000), (500, 700)])
+@pytest.mark.parametrize("numbers", [[0.0, 0.5, 0.1, 0.9], [1.0, 0.0, 0.5, 0.5], [0.3, 1.0, 0.0, 0.0]])
+def test_a_draft_keeps_every_crop_twice_as_large_as_it_is_needed(size: tuple[int, int], numbers: list[float]) -> None:
+    views = ViewsRecipe(crop_scale=(0.1, 1.0), crop_aspect=(0.5, 2.0))
+    sight = sight_of(numbers, Grid(8, 8), student=((0, 0), ((128, 128),)), teacher=((1, 0), ((64, 64), (224, 224))))
+    scale = least_scale(size, sight, views)
+    region = choose_region(size, sight, views)
+    reduced = choose_region((round(size[0] * scale), round(size[1] * scale)), sight, views)
+    assert min(reduced.height, reduced.width) == pytest.approx(2 * 224, rel=0.01)
+    assert reduced.top / reduced.height == pytest.approx(region.top / region.height, abs=0.02)

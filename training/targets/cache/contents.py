@@ -30,7 +30,7 @@ DESCRIPTION = "cache.json"
 _PLACES_OF_TEACHERS = ("source", "upsampler")
 _PLACES_OF_DATA = ("source", "split", "column", "mixed_in")
 _TEACHER_FIELDS = ("name", "kind", "options", *(key for key in RunOptions.model_fields if key != "upsampler"))
-_DATA_FIELDS = ("image_size_px", "seed")
+_DATA_FIELDS = ("image_size_px", "seed", "jpeg_drafts")
 
 
 @dataclass(frozen=True)
