@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "590844292d7494f9bad1a4223e7637a4e1d327de3a354d7c1db011f36f103d7e"),
-        ("c_radio_v4_h", [SOURCE], "518fb8b956367b18254fd05a99662c0b5c070d4de1de68f24986e106f290eac8"),
+        ("demo", [], "de81b0f1c4362bef664a94464ebdcc493d8a9d6eb4f8e1ca99eac9798e3ed155"),
+        ("c_radio_v4_h", [SOURCE], "3eb32fb323f63e916c7754bfde63541c3acb0c4e30fb3ac5853ec31bf1696853"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
