@@ -2,7 +2,7 @@
 
 A study names a recipe, arms that each change it, seeds, and one measure that decides. Its raw results lie beside its
 file, `STUDY/ARM.seed-N.json`: a run that has one is not run again, wherever it was made. From them a table, the figure
-`STUDY/differences.png` and with `--report` a whole page are made.
+`STUDY/differences.png` and with `--report` a whole page are made; with `curves_every_steps` also `STUDY/curves.png`.
 """
 
 import importlib
@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings, require
+from training.ablation.curves import draw_study_curves
 from training.ablation.figure import draw_study
 from training.ablation.report import build_report, build_section, build_table, load_results
 from training.ablation.runs import missing_runs, run_study, with_seeds
@@ -91,6 +92,7 @@ def _summarize(opened: OpenedStudy) -> str:
         print(f"{opened.name}: no raw results yet, {len(missing_runs(opened))} runs to make.")
     else:
         draw_study(opened, results)
+        draw_study_curves(opened, results)
         print(f"{opened.name}\n\n{build_table(opened, results, sorted({seed for _, seed in results.runs}))}\n")
     return build_section(opened, results)
 

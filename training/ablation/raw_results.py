@@ -64,6 +64,7 @@ class RunResult:
         sums: By measure, sums over the images of each source picture.
         numbers: Measures that are no such sums.
         run: Machine, versions, date and seconds.
+        curves: Steps and values of what the run measured on its way, where the study asks for it.
     """
 
     __pydantic_config__ = _STRICT
@@ -75,6 +76,7 @@ class RunResult:
     sums: dict[str, list[float]]
     numbers: dict[str, float]
     run: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
 
 
 def result_path(folder: Path, arm: str, seed: int) -> Path:
@@ -92,7 +94,7 @@ def _rounded(value: Any) -> Any:
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
         return {key: each if key == "recipe" else _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def load_raw(path: Path, kind: type[_File]) -> _File:

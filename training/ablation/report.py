@@ -19,6 +19,7 @@ from training.recipe_sections.images import DEFAULT_BATCH_SIZE
 
 CONCLUSIONS = "conclusions.md"
 FIGURE = "differences.png"
+CURVES = "curves.png"
 
 HEADER = """# Ablations
 
@@ -142,6 +143,8 @@ def build_section(opened: OpenedStudy, results: StudyResults | None) -> str:
         parts += [_replication(opened, results, others)]
     if (opened.folder / FIGURE).is_file():
         parts.append(f"![Paired differences of the study {opened.name}](studies/{opened.name}/{FIGURE})")
+    if (opened.folder / CURVES).is_file():
+        parts.append(f"![Measurements on the way of the study {opened.name}](studies/{opened.name}/{CURVES})")
     conclusions = opened.folder / CONCLUSIONS
     text = conclusions.read_text(encoding="utf-8").strip() if conclusions.is_file() else "Not drawn yet."
     return "\n\n".join([*parts, f"**Conclusions.** {text}"])

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from foundation.interruption import Interrupted, StopRequest
 from foundation.machine.timing import Clock
 from modeling_radio import RadioModel
+from training.ablation.curves import read_curves
 from training.ablation.held_out import HeldOut
 from training.ablation.raw_results import (
     HELD_OUT,
@@ -73,6 +74,7 @@ class Runner:
             sums,
             numbers,
             describe_run(f"python -m training.ablate {self.opened.name}", clock),
+            {} if self.opened.study.curves_every_steps is None else read_curves(folder / "history.jsonl"),
         )
         save_raw(result_path(self.opened.folder, arm, seed), result)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays

@@ -26,7 +26,6 @@ UNWATCHED = {
     "trackers": [],
     "use_progress_bar": False,
     "picture_every_steps": None,
-    "metrics_every_steps": None,
 }
 """How runs of a study log: they are measured in the end, and many of them share a terminal."""
 CHECKPOINTS = {"every_steps": 100, "keep": 1}
@@ -59,6 +58,7 @@ class Study(RecipeSection):
         primary: The measure that decides; it is chosen before the runs. The others only describe.
         sizes_px: Sizes at which features of an image are compared with those at the largest.
         num_images: Held-out images that are measured on.
+        curves_every_steps: Steps between measurements of a run on its way, for curves; None for none.
         arms: What is compared; the first one is what others are compared with.
     """
 
@@ -69,6 +69,7 @@ class Study(RecipeSection):
     primary: str
     sizes_px: list[Annotated[int, Gt(0)]] = Field([96, 128, 192], min_length=2)
     num_images: int = Field(1024, gt=1)
+    curves_every_steps: int | None = Field(None, gt=0)
     arms: list[Arm] = Field(min_length=2)
 
     @model_validator(mode="after")
@@ -174,7 +175,7 @@ def _find(source: str) -> Path:
 
 
 def _opened(source: str, path: Path, study: Study) -> OpenedStudy:
-    reference = _run_recipe(study.recipe, study.changes)
+    reference = _run_recipe(study, study.recipe, study.changes)
     recipes = {arm.name: _arm_recipe(study, arm) for arm in study.arms}
     teachers = [teacher.name for teacher in reference.teachers]
     check_measure(study.primary, teachers)
@@ -190,19 +191,19 @@ def _opened(source: str, path: Path, study: Study) -> OpenedStudy:
 
 def _arm_recipe(study: Study, arm: Arm) -> Recipe:
     try:
-        return _run_recipe(arm.recipe or study.recipe, [*study.changes, *arm.changes])
+        return _run_recipe(study, arm.recipe or study.recipe, [*study.changes, *arm.changes])
     except RecipeError as error:
         raise RecipeError(f"`arms.{arm.name}`: {error}") from error
 
 
-def _run_recipe(source: str, changes: list[str]) -> Recipe:
+def _run_recipe(study: Study, source: str, changes: list[str]) -> Recipe:
     """Return a recipe as it is run here: in one thread, since runs stand side by side, and without a word."""
     if any(change.partition("=")[0].strip() == "seed" for change in changes):
         raise RecipeError("`changes` must leave out `seed`, which is each run's: `seeds` of the study names them.")
     recipe = load_recipe(source, changes)
     check_student_views(recipe)  # now, not hours later when its turn comes
     quiet: dict[str, Any] = {
-        "logging": recipe.logging.replace(**UNWATCHED),
+        "logging": recipe.logging.replace(**UNWATCHED, metrics_every_steps=study.curves_every_steps),
         "checkpoints": recipe.checkpoints.replace(**CHECKPOINTS),
         "student": recipe.student.replace(passes_at_once=1),
     }

@@ -40,6 +40,44 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
     write_file(path, figure.savefig)
 
 
+COLUMNS = 3
+
+
+def draw_runs(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path, quantity: str) -> None:
+    """Draw curves of several runs under each label, thin, with their mean, and write a PNG.
+
+    Args:
+        panels: Curves by label, by panel title.
+        path: The PNG to write; a reader never sees half of it.
+        quantity: What is drawn over the steps.
+    """
+    num_rows = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(3.6 * COLUMNS, 2.7 * num_rows), dpi=DPI, facecolor="white", layout="constrained")
+    grid = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
+    labels = sorted({label for runs_by_label in panels.values() for label in runs_by_label})
+    for axes, (title, runs_by_label) in zip(grid, panels.items(), strict=False):
+        for label, runs in runs_by_label.items():
+            color = f"C{labels.index(label)}"
+            for steps, values in runs:
+                axes.plot(steps, values, color=color, linewidth=0.5, alpha=0.6)
+            axes.plot(*mean_curve(runs), color=color, linewidth=1.6, label=label)
+        axes.set_title(title, fontsize=8)
+        axes.set_xlabel("step", fontsize=7)
+        axes.tick_params(labelsize=6)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=6, frameon=False)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.supylabel(quantity, fontsize=7)
+    write_file(path, figure.savefig)
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Return the mean of curves, each interpolated where it has no value of its own."""
+    steps = sorted({step for own, _ in curves for step in own})
+    return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
+
+
 ValuesBySize = dict[int, list[float]]
 """One value per seed, by image side in pixels."""
 

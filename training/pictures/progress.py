@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from foundation.files import write_file
-from training.pictures.curves import Curve
+from training.pictures.curves import Curve, mean_curve
 
 
 LOSSES = {
@@ -138,7 +138,7 @@ def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
     for name, curve in finite.items():
         if re.fullmatch(rf"{kind}@\d+px(/.*)?", name):
             by_size.setdefault(name.partition("/")[2], []).append(curve)
-    return plain | {teacher: _mean_curve(curves) for teacher, curves in by_size.items()}
+    return plain | {teacher: mean_curve(curves) for teacher, curves in by_size.items()}
 
 
 def _below(series: Mapping[str, Curve], group: str) -> dict[str, Curve]:
@@ -151,12 +151,6 @@ def _finite(curve: Curve) -> Curve:
     """Return a curve without what is no number: an interval with a step that was skipped has no mean."""
     points = [(step, value) for step, value in zip(*curve, strict=True) if math.isfinite(value)]
     return [step for step, _ in points], [value for _, value in points]
-
-
-def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Return the mean of curves, each interpolated where it has no value of its own."""
-    steps = sorted({step for own, _ in curves for step in own})
-    return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
 
 
 def _measured(series: Mapping[str, Curve], metric: str) -> list[Measured]:

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from toy_studies import STUDY, save_toy_results, write_study
 from foundation.interruption import Interrupted
 from training.ablation import runs
 from training.ablation.held_out import HeldOut
+from training.ablation.raw_results import RunResult, load_raw
 from training.ablation.study import OpenedStudy, open_study
 from training.recipe import Recipe, RecipeError
 from training.student.build import build_student
@@ -25,6 +27,8 @@ def distilled(held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         done.append(folder)
         build_student(recipe, held_out.evaluation.teachers).save_pretrained(folder / "final")
         (folder / "checkpoints").mkdir()
+        measured = {"dense_fidelity_centered/semantic/32px": 0.5}
+        (folder / "history.jsonl").write_text(json.dumps({"step": 1, "values": measured}) + "\n")
         return folder / "final"
 
     def measure(self: HeldOut, model: object, recipe: Recipe) -> tuple[dict[str, list[float]], dict[str, float]]:
@@ -45,6 +49,17 @@ def test_all_arms_of_a_seed_come_before_the_next_seed(opened: OpenedStudy, disti
         "held_out.json",
         *(f"{arm}.seed-{seed}.json" for arm, seed in order),
     }
+
+
+def test_curves_stay_with_the_raw_result_where_the_study_wants_them(
+    opened: OpenedStudy, recipe_file: str, distilled: list[Path]
+) -> None:
+    runs.run_study(opened, Path("out"), 1)
+    assert load_raw(opened.folder / "plain.seed-0.json", RunResult).curves == {}
+    (opened.folder / "plain.seed-0.json").unlink()
+    runs.run_study(open_study(write_study(recipe_file, STUDY + "curves_every_steps: 1\n")), Path("again"), 1)
+    curves = load_raw(opened.folder / "plain.seed-0.json", RunResult).curves
+    assert curves == {"dense_fidelity_centered/semantic": ([1], [0.5])}
 
 
 def test_a_run_with_a_raw_result_is_not_made_again(opened: OpenedStudy, distilled: list[Path]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from toy_studies import STUDY, write_study
 
 from training.ablation.study import Comparison, OpenedStudy, Study, list_studies, open_study
-from training.recipe import RecipeError
+from training.recipe import RecipeError, decisive_part
 
 
 def test_arms_change_the_studys_recipe(opened: OpenedStudy) -> None:
@@ -20,6 +20,13 @@ def test_runs_have_one_thread_and_are_not_watched(opened: OpenedStudy) -> None:
     recipe = opened.recipe("plain", 0)
     assert recipe.student.passes_at_once == 1
     assert (recipe.logging.trackers, recipe.logging.metrics_every_steps) == ([], None)
+
+
+def test_runs_whose_curves_are_wanted_are_measured_on_their_way(opened: OpenedStudy, recipe_file: str) -> None:
+    watched = open_study(write_study(recipe_file, STUDY + "curves_every_steps: 5\n"))
+    recipe = watched.recipe("dropping", 0)
+    assert recipe.logging.metrics_every_steps == 5
+    assert decisive_part(recipe.to_dict()) == decisive_part(opened.recipe("dropping", 0).to_dict())
 
 
 def arms(*texts: str) -> Study:
@@ -92,7 +99,7 @@ def test_our_own_studies_are_long_enough_and_measured_on_enough(name: str) -> No
     opened = open_study(name)
     study = opened.study
     assert study.num_images >= 1000
-    assert study.seeds == list(range(3 if name == "full_step" else 5))
+    assert study.seeds == list(range(3 if name in ("full_step", "warm_start") else 5))
     steps = {arm: recipe.schedule.num_steps for arm, recipe in opened.recipes.items()}
     assert min(steps.values()) >= (200 if name == "regularizers" else 400)
     compared = {pair.arm for pair in opened.comparisons()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from foundation.files import write_text
@@ -34,13 +34,22 @@ class RunHistory:
 
     def series(self) -> dict[str, tuple[list[int], list[float]]]:
         """Return steps and values by name."""
-        series: dict[str, tuple[list[int], list[float]]] = {}
-        for step, values in self.records:
-            for name, value in values.items():
-                steps, numbers = series.setdefault(name, ([], []))
-                steps.append(step)
-                numbers.append(value)
-        return series
+        return _series(self.records)
+
+
+def read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Return steps and values by name of a run that is over; nothing where it recorded none."""
+    return _series(_read(path))
+
+
+def _series(records: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, tuple[list[int], list[float]]]:
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for step, values in records:
+        for name, value in values.items():
+            steps, numbers = series.setdefault(name, ([], []))
+            steps.append(step)
+            numbers.append(value)
+    return series
 
 
 def _line(step: int, values: Mapping[str, float]) -> str:
