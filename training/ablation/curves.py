@@ -15,22 +15,23 @@ FIDELITIES = {"dense_fidelity_centered": "dense features", "summary_fidelity_cen
 """Measurements of `HeldOutMetrics` that are kept, with words for the figure: cosines with a teacher, about the mean."""
 
 
-def read_curves(history: Path) -> dict[str, Curve]:
+def read_curves(history: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Return the fidelities that a run recorded, by measurement and teacher, at the largest size it was measured at.
 
     Args:
         history: The run's `history.jsonl`.
     """
-    curves: dict[str, tuple[int, Curve]] = {}
+    sizes: dict[str, int] = {}
+    curves: dict[str, tuple[list[int], list[float]]] = {}
     for name, curve in read_series(history).items():
         measurement, _, rest = name.partition("/")
         teacher, _, size = rest.rpartition("/")
         if measurement not in FIDELITIES:
             continue
-        size_px = int(size.removesuffix("px"))
-        if size_px > curves.get(f"{measurement}/{teacher}", (0, None))[0]:
-            curves[f"{measurement}/{teacher}"] = (size_px, curve)
-    return {name: curve for name, (_, curve) in curves.items()}
+        own, size_px = f"{measurement}/{teacher}", int(size.removesuffix("px"))
+        if size_px > sizes.get(own, 0):
+            sizes[own], curves[own] = size_px, curve
+    return curves
 
 
 def draw_study_curves(opened: OpenedStudy, results: StudyResults) -> None:
