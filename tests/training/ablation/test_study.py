@@ -103,7 +103,7 @@ def test_our_own_studies_are_long_enough_and_measured_on_enough(name: str) -> No
     steps = {arm: recipe.schedule.num_steps for arm, recipe in opened.recipes.items()}
     assert min(steps.values()) >= (200 if name in ("regularizers", "warm_start") else 400)
     compared = {pair.arm for pair in opened.comparisons()}
-    assert len(compared) >= (1 if name == "full_step" else 2)
+    assert len(compared) >= (1 if name in ("full_step", "warm_start") else 2)
     # Each arm is another recipe.
     texts = [repr(recipe.replace(name="any")) for recipe in opened.recipes.values()]
     assert len(set(texts)) == len(texts)
