@@ -39,6 +39,7 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_folder_radio import check_fit
 from modeling_radio.nvidia_radio import check_supported, source_fields
+from modeling_radio.radio1d_arguments_radio import is_radio1d
 from modeling_radio.video_processing_radio import RadioVideoProcessor
 
 
@@ -56,7 +57,8 @@ def convert(
     """Open a checkpoint of NVIDIA's as our model.
 
     Moving-average weights are preferred. Spectral reparametrization and the backbone's LayerScale are folded into the
-    linear layers, so that a saved folder opens as transformers' native RADIO model too.
+    linear layers, so that a saved folder opens as transformers' native RADIO model too; of RADIO1D, which native does
+    not know, LayerScale stays.
 
     Args:
         source: A `.pth.tar` file, a folder in the layout of NVIDIA's Hub repositories, or such a repository's name.
@@ -83,7 +85,8 @@ def convert(
     state = _select_adaptors(state, checkpoint, adaptors)
     state = fold_spectral(state, spectral_epsilon(checkpoint.args))
     layer_scale = has_layer_scale(state)
-    state = fold_layer_scale(state)
+    if not is_radio1d(checkpoint.args):
+        state = fold_layer_scale(state)
     check_finite(state, source_keys)
     fields = build_config_fields(state, checkpoint, version)
     fields["nvidia_source"] = source_fields(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conversion.nvidia.keys import TrainingFileLayout, training_file_key
+from conversion.nvidia.radio1d import radio1d_arguments, radio1d_key
 from conversion.nvidia.source import PICKLES
 from conversion.opening import check_file_output, open_model
 from foundation.command import one_line_warnings
@@ -19,6 +20,7 @@ from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.nvidia_arguments_radio import check_arguments, check_source
 from modeling_radio.nvidia_radio import has_one_token, teacher_token_index, token_fields
+from modeling_radio.radio1d_arguments_radio import is_radio1d
 
 
 _DINO_STUDENT = "dino_v2_g_student"
@@ -73,12 +75,15 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
         heads=_head_names(args, source.get("heads") or {}),
         backbone="base_model.inner." if args["model"].startswith("dino_v2_") else "base_model.",
     )
+    is_elastic = model.config.num_mergings > 0
     state = {
-        key: tensor.detach().clone()
+        radio1d_key(key) if is_elastic else key: tensor.detach().clone()
         for ours, tensor in model.state_dict().items()
         if (key := training_file_key(ours, layout)) is not None
     }
-    if source.get("layer_scale") or args["model"] == _DINO_STUDENT:
+    if is_elastic:
+        state["base_model._iter_count"] = torch.tensor(0)  # of training steps, which NVIDIA's sampling reads
+    elif source.get("layer_scale") or args["model"] == _DINO_STUDENT:
         state |= _layer_scale_ones(state, layout.backbone, model.config)
     return {
         "arch": source.get("arch") or args["model"],
@@ -105,7 +110,11 @@ def _with_tokens(args: dict[str, Any], config: RadioConfig) -> dict[str, Any]:
             f"training file of these teachers, got {config.summary_idxs} of {config.num_cls_tokens}."
         )
     if implied["num_registers"] != config.num_registers:
-        args = {**args, "cpe_num_registers": config.num_registers, "register_multiple": None}
+        registers = {"cpe_num_registers": config.num_registers, "register_multiple": None}
+        if is_radio1d(args):
+            kwargs = {"num_registers": config.num_registers, "register_multiple": None}
+            registers = {"model_kwargs": {**args["model_kwargs"], **kwargs}}
+        args = {**args, **registers}
     slots = {
         adaptor.name: adaptor.token_index
         for adaptor in config.adaptor_configs
@@ -169,6 +178,8 @@ def _build_args(config: RadioConfig) -> dict[str, Any]:
 
 
 def _architecture_args(config: RadioConfig) -> dict[str, Any]:
+    if config.num_mergings:
+        return radio1d_arguments(config)
     if config.use_swiglu_ffn and config.use_final_norm and config.use_patch_bias:
         return {"model": _DINO_STUDENT, "model_kwargs": {}}
     if config.use_swiglu_ffn or config.use_patch_bias:

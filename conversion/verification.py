@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from conversion.nvidia.radio1d import radio1d_outputs
 from modeling_radio import RadioConfig, RadioModel, RadioPair
 
 
@@ -20,7 +21,7 @@ _KEY = re.compile(
 )
 _CLIP_MODES = ("frames", "packed", "packed_padded")
 _POSITIONS = "/training/positions"
-_INPUTS = ("/image_uint8", "/clip_uint8", "/training/draws")
+_INPUTS = ("/image_uint8", "/clip_uint8", "/training/draws", "/mixed/num_tokens", "/mixed/mask_uint8")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
             `backbone` or an adaptor, features are token sequences) and `HxW/intermediates/sparse|dense/BLOCK/...`
             (features are maps); of video `HxW/clip_uint8` and `HxW/frames|packed|packed_padded/backbone/...`: each
             frame as an image, temporal patches of all frames, and of all but the last one; and `HxW/training/draws`
-            with the `positions` of clips that share a crop.
+            with the `positions` of clips that share a crop; of RADIO1D those of `radio1d_outputs`.
 
     Returns:
         One comparison per stored output.
@@ -76,7 +77,8 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
     for key in stored:
         if match := _KEY.fullmatch(key):
             groups.setdefault((match["size"], match["mode"]), []).append(match)
-    unknown = [key for key in stored if not _KEY.fullmatch(key) and not key.endswith(_INPUTS)]
+    elastic = radio1d_outputs(model, stored) if model.config.num_mergings else {}
+    unknown = [key for key in stored if not (_KEY.fullmatch(key) or key.endswith(_INPUTS) or key in elastic)]
     comparisons = [
         Comparison(match[0], _difference(outputs.get(f"{match['name']}/{match['kind']}"), stored[match[0]]))
         for (_, mode), matches in groups.items()
@@ -85,6 +87,7 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
     ]
     positions = [key for key in unknown if key.endswith(_POSITIONS)]
     comparisons += [Comparison(key, _difference(_positions(model, key, stored), stored[key])) for key in positions]
+    comparisons += [Comparison(key, _difference(output, stored[key])) for key, output in elastic.items()]
     if all(comparison.difference is None for comparison in comparisons):
         raise ValueError(f"The reference {str(reference)!r} holds no output of this model.")
     return [*comparisons, *(Comparison(key, None) for key in unknown if key not in positions)]
@@ -128,6 +131,9 @@ def list_unchecked(config: RadioConfig, comparisons: Sequence[Comparison]) -> li
     images = {size for size, mode, *_ in compared}
     modes = {mode for _, mode, *_ in compared}
     seen = {name for _, mode, name, *_ in compared if mode != "intermediates"}
+    seen |= {parts[-2] for parts in compared if "decoder_adaptors" in parts}
+    if "decoder" in seen:
+        seen.add("backbone")
     found = []
     if "backbone" not in seen:
         facts = f"{config.num_attention_heads} attention heads, summary of tokens {_list(config.summary_idxs or [])}"
@@ -137,7 +143,7 @@ def list_unchecked(config: RadioConfig, comparisons: Sequence[Comparison]) -> li
         found.append(f"the outputs of {_list(f'{adaptor.name} (token {adaptor.token_index})' for adaptor in unseen)}")
     if all(max(map(int, size.split("x"))) == config.max_img_size for size in images):
         found.append(f"resized positions (with{'' if config.pos_embed_align_corners else 'out'} aligned corners)")
-    if not any(mode.startswith("window") for mode in modes):
+    if not config.num_mergings and not any(mode.startswith("window") for mode in modes):
         found.append(f"windowed attention (global in blocks {_list(config.global_blocks)})")
     if config.text_tower is not None:
         found.append("texts")

@@ -16,7 +16,6 @@ from .load_report_radio import NewHeadReport
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
 from .network_radio import ADAPTORS, NetworkPass
 from .nvidia_interface_radio import NvidiaNetwork
-from .outputs_radio import to_map
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowSize
@@ -73,7 +72,8 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
 
     `config.out_indices` or `config.out_features` choose the maps: index 0 ("stem") is the patch embedding, index `i`
     ("stage{i}") the output of block `i`, the last one with final norm and feature normalizer where the checkpoint has
-    them. With `config.use_feature_pyramid` the maps are "p2" to "p5" instead.
+    them. Of RADIO1D the last one is the decoder's, and maps of blocks behind a merging are coarser and wider. With
+    `config.use_feature_pyramid` the maps are "p2" to "p5" instead.
     """
 
     # A backbone needs no adaptors; folders that hold them open without a warning.
@@ -86,6 +86,9 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         self.feature_pyramid = RadioFeaturePyramid(config) if config.use_feature_pyramid else None
         channels = config.feature_pyramid_size if config.use_feature_pyramid else config.hidden_size
         self.num_features = [channels for _ in config.stage_names]
+        if config.num_mergings and not config.use_feature_pyramid:
+            inner = range(config.num_hidden_layers - 1)
+            self.num_features[1:-1] = [config.block_hidden_size(block) for block in inner]
         self.post_init()
 
     @can_return_tuple
@@ -146,4 +149,4 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         if stage == self.config.num_hidden_layers:
             return read_out(self.radio_model, passed, feature_format="NCHW").features
         tokens = passed.kept[stage - 1] if stage else passed.embedded
-        return to_map(self.radio_model.patch_features(tokens), passed.grid)
+        return self.radio_model.block_map(tokens, passed.grid, stage - 1)

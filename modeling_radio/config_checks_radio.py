@@ -187,6 +187,15 @@ RULES: dict[str, Rule] = {
     "vitdet_window_size": optional(COUNT),
     "vitdet_num_global": COUNT,
     "vitdet_num_windowed": optional(integer(0)),
+    # merging
+    "downscale_levels": optional(listed(integer(0))),
+    "merged_intermediate_sizes": optional(listed(COUNT)),
+    "qk_norm": FLAG,
+    "progressive_reduction": FLAG,
+    "decoder_depth": integer(1, MOST_BLOCKS),
+    "decoder_upscale_levels": optional(listed(integer(0))),
+    "filler_grid_size": optional(COUNT),
+    "num_tokens": optional(integer(0)),
     # adaptors; what stands in them has rules of its own
     "adaptors": listed(MAPPING),
     "adaptor_names": optional(listed(WORD)),

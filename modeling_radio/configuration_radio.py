@@ -38,9 +38,9 @@ class RadioConfig(
     r"""Shape of a RADIO backbone, its adaptors and the heads of the task models.
 
     The fields are documented by purpose, in the classes that this one is made of: `TrunkFields`, `ViTDetFields`,
-    `AdaptorFields`, `DetectionFields`, `DPTFields`, `ClassFields`, `TextFields` and `PyramidFields`. In `config.json`
-    they lie flat side by side. Those of transformers' native `RadioConfig` keep their names, so that the same file
-    opens natively without `trust_remote_code`; the rest is ours.
+    `MergingFields`, `AdaptorFields`, `DetectionFields`, `DPTFields`, `ClassFields`, `TextFields` and `PyramidFields`.
+    In `config.json` they lie flat side by side. Those of transformers' native `RadioConfig` keep their names, so that
+    the same file opens natively without `trust_remote_code`; the rest is ours.
 
     `RadioBackbone` also reads `out_features` or `out_indices`: "stem" is the patch embedding, "stage1" the first block,
     and so on; with the pyramid they are "p2" to "p5".
@@ -102,6 +102,7 @@ class RadioConfig(
         for name in RULES:
             check_field(name, getattr(self, name))
         self.check_trunk()
+        self.check_merging()
         self.check_adaptors()
         self.check_tokens()
         self.check_dpt()
@@ -219,6 +220,7 @@ class RadioConfig(
         """
         reads_registers = any(index >= self.num_cls_tokens for index in self.summary_idxs or [])
         reasons = {
+            "tokens that are merged, and a decoder": self.num_mergings > 0,
             "a position table resized with aligned corners": self.pos_embed_align_corners,
             "a position table cropped instead of fitted to each grid": not self.use_cropped_positions,
             "a feature normalizer": self.use_feature_normalizer,

@@ -127,7 +127,8 @@ class RadioDetectionModel(RadioTaskModel):
             output_attentions=output_attentions,
         )
         device = passed.tokens.device  # blocks may be spread over several
-        features = torch.cat([network.patch_features(passed.kept[block]).to(device) for block in blocks], dim=2)
+        outputs = passed.outputs_of(blocks, self.config.num_hidden_layers - 1)
+        features = torch.cat([network.patch_features(output).to(device) for output in outputs], dim=2)
         wanted = BaseModelOutput(hidden_states=passed.hidden_states, attentions=passed.attentions)
         return to_map(features, passed.grid), wanted
 

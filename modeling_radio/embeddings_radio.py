@@ -22,7 +22,8 @@ POSITION_DRAWS = 4
 
 def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bool) -> Tensor:
     """Resize a table of positions `(1, old_rows, old_cols, hidden)` bilinearly, to `(1, rows * cols, hidden)`."""
-    image = F.interpolate(table.permute(0, 3, 1, 2), (rows, cols), mode="bilinear", align_corners=align_corners)
+    maps = table.permute(0, 3, 1, 2).contiguous()  # as NVIDIA's, which torch sums up in another order than strided ones
+    image = F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=align_corners)
     return image.flatten(2).transpose(1, 2)
 
 
@@ -53,7 +54,11 @@ class RadioInputConditioner(nn.Module):
         return normalized.to(pixel_values.dtype)
 
 
-class RadioPrefixTokens(nn.Module):
+class RadioLearnedTokens(nn.Module):
+    """Has tokens as parameters of its own, `(..., tokens, hidden)`; new ones are normal with deviation hidden^-0.5."""
+
+
+class RadioPrefixTokens(RadioLearnedTokens):
     """Puts learned tokens, class tokens first, before others: `(batch, length, hidden)` to `prefix + length`."""
 
     def __init__(self, config: RadioConfig) -> None:
@@ -64,7 +69,7 @@ class RadioPrefixTokens(nn.Module):
         return torch.cat([self.token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
 
-class RadioPatchGenerator(nn.Module):
+class RadioPatchGenerator(RadioLearnedTokens):
     """Turns patches into tokens: linear projection, position embedding, prefix tokens.
 
     The position table covers `max_img_size`. In training each image sees a random crop of it, stretched over its own

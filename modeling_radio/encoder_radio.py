@@ -47,18 +47,19 @@ class RadioAttention(nn.Module):
 
     is_causal = False
 
-    def __init__(self, config: RadioConfig, num_heads: int, qkv_bias: bool) -> None:
+    def __init__(self, config: RadioConfig, num_heads: int, qkv_bias: bool, hidden_size: int | None = None) -> None:
         super().__init__()
+        hidden_size = hidden_size or config.hidden_size
         self.config = config
-        self.num_heads, self.head_dim = num_heads, config.hidden_size // num_heads
+        self.num_heads, self.head_dim = num_heads, hidden_size // num_heads
         self.scaling = self.head_dim**-0.5
         self.dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=qkv_bias)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
+        self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states: Tensor, segments: Segments, is_eager: bool = False) -> tuple[Tensor, list[Any]]:
         batch_size = hidden_states.shape[0]
-        qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, self.head_dim))
+        qkv = self.project(hidden_states)
         if len(segments) == 1:
             outputs = [self._attend(qkv, segments[0][0], is_eager)]
         elif not is_eager and is_flash_attention_requested(self.config):  # one call for segments of unequal lengths
@@ -69,6 +70,10 @@ class RadioAttention(nn.Module):
             outputs = [self._attend(run, count, is_eager) for run, (count, _) in zip(runs, segments, strict=True)]
         mixed = [output.reshape(batch_size, -1, hidden_states.shape[-1]) for output, _ in outputs]
         return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0]), [weights for _, weights in outputs]
+
+    def project(self, hidden_states: Tensor) -> Tensor:
+        """Return queries, keys and values, `(batch, length, 3, heads, head_dim)`."""
+        return self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, self.head_dim))
 
     def _attend(self, qkv: Tensor, count: int, is_eager: bool, **lengths: Any) -> tuple[Tensor, Tensor | None]:
         """Attend within `count` equal segments of `qkv`, `(batch, count * segment, 3, heads, head_dim)`.
@@ -87,11 +92,12 @@ class RadioAttention(nn.Module):
 class RadioMLP(nn.Module):
     """Two linear layers with an activation between; widths `hidden_size`, `width`, `hidden_size`."""
 
-    def __init__(self, config: RadioConfig, width: int) -> None:
+    def __init__(self, config: RadioConfig, width: int, hidden_size: int | None = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, width)
+        hidden_size = hidden_size or config.hidden_size
+        self.fc1 = nn.Linear(hidden_size, width)
         self.act = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(width, config.hidden_size)
+        self.fc2 = nn.Linear(width, hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(hidden_states)))
@@ -114,16 +120,18 @@ class RadioSwiGLU(nn.Module):
 class RadioLayerScale(nn.Module):
     """Learned factor per channel; `grandma` is the name that NVIDIA's checkpoints give it."""
 
-    def __init__(self, config: RadioConfig) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.grandma = nn.Parameter(torch.empty(config.hidden_size))
+        self.grandma = nn.Parameter(torch.empty(hidden_size))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return hidden_states * self.grandma
 
 
 class RadioBlock(GradientCheckpointingLayer):
-    """Pre-norm transformer block; adaptors have some with an attention and an MLP of their own.
+    """Pre-norm transformer block; adaptors and RADIO1D have some with an attention and an MLP of their own.
+
+    Width of the tokens, and whether there is LayerScale, are the configuration's where they are not given.
 
     Shapes of `forward`: hidden states `(batch, length, hidden)`, and in stochastic depth factors on the attention and
     the MLP of each image, `(batch, 1, PATH_DRAWS)`, or each token, `(batch, length, PATH_DRAWS)`, to hidden states of
@@ -136,17 +144,20 @@ class RadioBlock(GradientCheckpointingLayer):
         config: RadioConfig,
         attention: RadioAttention | None = None,
         mlp: RadioMLP | None = None,
-        use_layer_scale: bool = False,
+        use_layer_scale: bool | None = None,
+        hidden_size: int | None = None,
     ) -> None:
         super().__init__()
-        layer_scale = RadioLayerScale if use_layer_scale or config.use_layer_scale else nn.Identity
-        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        hidden_size = hidden_size or config.hidden_size
+        has_layer_scale = config.use_layer_scale if use_layer_scale is None else use_layer_scale
+        layer_scale = RadioLayerScale if has_layer_scale else nn.Identity
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.attn = attention or RadioAttention(config, config.num_attention_heads, config.qkv_bias)
-        self.ls1 = layer_scale(config)
-        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.ls1 = layer_scale(hidden_size)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         own_mlp = RadioSwiGLU if config.use_swiglu_ffn else RadioMLP
         self.mlp = mlp or own_mlp(config, config.intermediate_size)
-        self.ls2 = layer_scale(config)
+        self.ls2 = layer_scale(hidden_size)
 
     def forward(
         self, hidden_states: Tensor, segments: Segments, factors: Tensor | None = None, with_attentions: bool = False
@@ -169,11 +180,15 @@ class RadioVisionTransformer(nn.Module):
         super().__init__()
         depth = config.num_hidden_layers
         self.patch_generator = RadioPatchGenerator(config)
-        self.blocks = nn.ModuleList(RadioBlock(config) for _ in range(depth))
+        self.blocks = nn.ModuleList(self.build_block(config, index) for index in range(depth))
         final_norm = nn.LayerNorm if config.use_final_norm else nn.Identity
-        self.norm = final_norm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = final_norm(config.block_hidden_size(depth - 1), eps=config.layer_norm_eps)
         self.is_global = [config.is_global_block(index) for index in range(depth)]
         self.drop_path_rates = [config.drop_path_rate * index / max(depth - 1, 1) for index in range(depth)]
+
+    def build_block(self, config: RadioConfig, index: int) -> RadioBlock:
+        """Return a new block for the 0-based place `index`; here all are alike."""
+        return RadioBlock(config)
 
     def forward(
         self,

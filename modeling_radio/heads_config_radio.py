@@ -6,9 +6,9 @@ from typing import Any
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .config_checks_radio import RULES
+from .merging_config_radio import MergingFields
 from .messages_radio import check_blocks
 from .resolution_radio import round_to_step
-from .trunk_config_radio import ViTDetFields
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -32,7 +32,7 @@ class ClassFields:
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class DPTFields(ViTDetFields):
+class DPTFields(MergingFields):
     """DPT's decoder, for depth and for segmentation with `segmentation_head="dpt"`.
 
     Attributes:
@@ -66,10 +66,11 @@ class DPTFields(ViTDetFields):
             )
         if self.dpt_indices is not None:
             check_blocks("dpt_indices", self.dpt_indices, self.num_hidden_layers, count=4)
+            self.check_full_grid("dpt_indices", self.dpt_indices)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class DetectionFields(ViTDetFields):
+class DetectionFields(MergingFields):
     """RF-DETR's decoder, for objects and for instances.
 
     Attributes:
@@ -108,6 +109,7 @@ class DetectionFields(ViTDetFields):
             )
         if self.detection_indices is not None:
             check_blocks("detection_indices", self.detection_indices, self.num_hidden_layers)
+            self.check_full_grid("detection_indices", self.detection_indices)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -125,7 +127,7 @@ class TextFields:
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class PyramidFields(ViTDetFields, BackboneConfigMixin):
+class PyramidFields(MergingFields, BackboneConfigMixin):
     """The maps of `RadioBackbone`.
 
     Attributes:

@@ -44,6 +44,28 @@ def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_
     return Resolution(height // config.patch_size, width // config.patch_size)
 
 
+def check_merging(config: RadioConfig, num_tokens: object, *, decode: bool, is_packed: bool) -> None:
+    """Refuse what only RADIO1D can do of a plain network, and what RADIO1D cannot do.
+
+    Raises:
+        ValueError: If the call asks for it.
+    """
+    if config.num_mergings:
+        if is_packed:
+            raise ValueError(
+                "`image_grid_hw` must be None with `downscale_levels`, got a tensor. Merged tokens are not packed: "
+                "call the model with images of one size, `(batch, channels, height, width)`."
+            )
+        return
+    name, value, default = ("decode", decode, True) if num_tokens is None else ("num_tokens", num_tokens, None)
+    if value is not default:
+        shown = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(
+            f"`{name}` must be {default}, got {shown}. This network has one token for each patch and no decoder; "
+            "RADIO1D has them, for example the preset 'c-radio_v4-1d-h'."
+        )
+
+
 def _check_tensor(name: str, value: object) -> None:
     """Raise a `ValueError` where something else comes than a tensor."""
     if not isinstance(value, Tensor):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .adaptors_radio import RadioIntermediateNormalizer
+from .configuration_radio import RadioConfig
 from .network_radio import NetworkPass, RadioNetwork
 
 
@@ -23,6 +24,20 @@ def group_blocks(blocks: Sequence[int], aggregation: Aggregation) -> list[list[i
         return [[block] for block in blocks]
     starts = [0, *(block + 1 for block in blocks)]
     return [list(range(start, block + 1)) for start, block in zip(starts, blocks, strict=False)]
+
+
+def check_widths(config: RadioConfig, groups: Sequence[Sequence[int]]) -> None:
+    """Refuse to average blocks of different widths, as RADIO1D has them.
+
+    Raises:
+        ValueError: If a group has some.
+    """
+    mixed = next((group for group in groups if len({config.count_merges(block) for block in group}) > 1), None)
+    if mixed is not None:
+        raise ValueError(
+            f"`aggregation` must be 'sparse' for blocks {list(mixed)}, got 'dense': tokens are merged before "
+            f"{config.downscale_levels}, and what they were cannot be averaged with what they are."
+        )
 
 
 def average_blocks(

@@ -14,7 +14,7 @@ import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +26,23 @@ from transformers.utils.generic import TransformersKwargs
 from .adaptors_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
-from .embeddings_radio import RadioInputConditioner, RadioPatchGenerator, RadioPrefixTokens
+from .embeddings_radio import RadioInputConditioner, RadioLearnedTokens
 from .encoder_radio import RadioLayerScale
 from .inputs_radio import check_feature_format, check_names, count_draws, count_from_first
-from .intermediate_radio import Aggregation, average_blocks, group_blocks
+from .intermediate_radio import Aggregation, average_blocks, check_widths, group_blocks
 from .messages_radio import check_blocks, check_choice
 from .network_radio import SUMMARY_TOKENS, RadioNetwork
 from .nvidia_folder_radio import UNUSED_KEYS, arguments_for_video, check_loaded, opening_arguments
 from .nvidia_interface_radio import NvidiaInterface, NvidiaNetwork
-from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair, to_map
+from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair
 from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowBudget, WindowSize
 
+
+if TYPE_CHECKING:
+    from .radio1d_radio import TokensWanted
 
 # A text tower is for the zero-shot model alone.
 IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
@@ -65,7 +68,7 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = "image"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["RadioBlock", "RadioPatchGenerator"]
+    _no_split_modules = ["RadioBlock", "RadioPatchGenerator", "RadioMerging", "Radio1dDecoder"]
     # accelerate lists no buffer of a module that it splits, and this one is not computed with.
     _no_placement_params = [SUMMARY_TOKENS]
     _supports_sdpa = True
@@ -104,10 +107,9 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, RadioPatchGenerator):
-            init.normal_(module.pos_embed, std=config.hidden_size**-0.5)
-        elif isinstance(module, RadioPrefixTokens):
-            init.normal_(module.token, std=config.hidden_size**-0.5)
+        elif isinstance(module, RadioLearnedTokens):
+            for tokens in module.parameters(recurse=False):
+                init.normal_(tokens, std=tokens.shape[-1] ** -0.5)
         elif isinstance(module, RadioLayerScale):
             init.constant_(module.grandma, config.layerscale_value)
         else:
@@ -255,6 +257,8 @@ class RadioModel(RadioPreTrainedModel):
         draws: Tensor | None = None,
         feature_fmt: FeatureFormat | None = None,
         pixel_values_videos: Tensor | None = None,
+        num_tokens: "TokensWanted" = None,
+        decode: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> RadioModelOutput | RadioPair | dict[str, RadioPair]:
         """Encode images, or clips of video.
@@ -290,6 +294,10 @@ class RadioModel(RadioPreTrainedModel):
                 for the groups after that for the clips: `summary` `(batch, groups, ...)`, `features`
                 `(batch, groups, rows * cols, hidden_size)`. `draws` are those of each clip, whose groups share them; in
                 training without `draws` the groups of a clip share one position crop.
+            num_tokens: Global tokens of RADIO1D that go through its decoder: one number, or one for each image; `None`
+                takes `config.num_tokens`, and without it all. More than an image has are all.
+            decode: `False` stops after RADIO1D's encoder: only `global_tokens`, `global_mask` and `global_summary`, and
+                hidden states and attentions on request.
             kwargs: What transformers, peft and other vision models' callers add, as far as it asks for nothing that is
                 not done here (`FOREIGN_ARGUMENTS`).
 
@@ -318,6 +326,8 @@ class RadioModel(RadioPreTrainedModel):
             output_attentions=output_attentions,
             draws=draws,
             pixel_values_videos=pixel_values_videos,
+            num_tokens=num_tokens,
+            decode=decode,
         )
         output = read_out(self.radio_model, passed, names, feature_format)
         with_names = self.config.return_dict if return_dict is None else return_dict
@@ -342,10 +352,12 @@ class RadioModel(RadioPreTrainedModel):
             window_size: As in `forward`.
 
         Returns:
-            One `RadioIntermediateOutput` per index, features `(batch, hidden_size, rows, cols)`.
+            One `RadioIntermediateOutput` per index, features `(batch, hidden_size, rows, cols)`. Of RADIO1D these are
+            the blocks of its encoder at full length, coarser and wider behind each merging.
 
         Raises:
-            ValueError: If an index is no block or they do not ascend; otherwise as `forward`.
+            ValueError: If an index is no block or they do not ascend, or "dense" would average blocks of different
+                widths; otherwise as `forward`.
         """
         depth = self.config.num_hidden_layers
         blocks = count_from_first(indices, depth)
@@ -353,14 +365,17 @@ class RadioModel(RadioPreTrainedModel):
         check_choice("aggregation", aggregation, get_args(Aggregation))
         check_feature_format(feature_format, is_packed=False)
         groups = group_blocks(blocks, aggregation)
+        check_widths(self.config, groups)
         keep = [block for group in groups for block in group]
-        passed = self.radio_model(pixel_values, window_size=window_size, keep=keep, output_hidden_states=False)
+        passed = self.radio_model(
+            pixel_values, window_size=window_size, keep=keep, output_hidden_states=False, full_length=True
+        )
         tokens = [average_blocks(self.radio_model, passed, group) for group in groups]
-        features = [self.radio_model.patch_features(each) for each in tokens]
+        network, as_maps = self.radio_model, feature_format == "NCHW"
         return [
             RadioIntermediateOutput(
-                summary=self.radio_model.summarize(each),
-                features=to_map(patches, passed.grid) if feature_format == "NCHW" else patches,
+                summary=network.summarize(each),
+                features=network.block_map(each, passed.grid, block) if as_maps else network.patch_features(each),
             )
-            for each, patches in zip(tokens, features, strict=True)
+            for each, block in zip(tokens, blocks, strict=True)
         ]

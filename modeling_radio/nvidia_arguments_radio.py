@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .config_checks_radio import FLAG, LARGEST, MAPPING, Rule, integer, listed, number
+from .config_checks_radio import FLAG, LARGEST, MAPPING, MOST_BLOCKS, Rule, integer, listed, number
 
 
 def _is_line(value: Any) -> bool:
@@ -12,6 +12,7 @@ def _is_line(value: Any) -> bool:
 
 
 _COUNT, _SIZE = integer(0), integer(1)
+_BLOCK = integer(0, MOST_BLOCKS)
 _FACTOR = number(f"(0, {LARGEST}]")
 _NAME = Rule("one line of at most 200 characters", _is_line)
 _ENTRIES = Rule("a list of at least one entry", lambda value: isinstance(value, list) and len(value) > 0)
@@ -25,6 +26,18 @@ _ARGUMENTS = {
     "model_kwargs.depth": _SIZE,
     "model_kwargs.num_heads": _SIZE,
     "model_kwargs.mlp_ratio": _FACTOR,
+    "model_kwargs.img_size": _SIZE,
+    "model_kwargs.cpe_max_size": _SIZE,
+    "model_kwargs.num_cls_tokens": _SIZE,
+    "model_kwargs.num_registers": _COUNT,
+    "model_kwargs.register_multiple": _COUNT,
+    "model_kwargs.downscale_levels": listed(_BLOCK),
+    "model_kwargs.decoder_depth": _BLOCK,
+    "model_kwargs.decoder_upscale_levels": listed(_BLOCK),
+    "model_kwargs.qkv_bias": FLAG,
+    "model_kwargs.qk_norm": FLAG,
+    "model_kwargs.progressive_reduction": FLAG,
+    "model_norm": FLAG,
     "teachers!": _ENTRIES,
     "teachers.*!": MAPPING,
     "teachers.*.name!": _NAME,

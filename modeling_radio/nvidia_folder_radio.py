@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from .messages_radio import check_choice
-from .network_radio import ADAPTORS, PATCH_GENERATOR, PREFIX_TOKENS, SUMMARY_TOKENS
+from .network_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from .nvidia_arguments_radio import check_hub_config
 from .nvidia_radio import (
     backbone_fields,
@@ -24,19 +24,30 @@ from .nvidia_radio import (
     token_fields,
     with_adaptors,
 )
+from .radio1d_arguments_radio import is_radio1d
 
 
-UNUSED_KEYS = r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(norm_mean|norm_std))$"
+UNUSED_KEYS = (
+    r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(norm_mean|norm_std)"
+    r"|_iter_count|dynamic_rate_vec|dynamic_rate_projector\..*)$"
+)
 """Tensors in published files that nobody reads: DINOv2's token for masked training, timm's registers (those of the
-patch generator are used), the architecture's own constants."""
+patch generator are used), the architecture's own constants; RADIO1D's counter of steps, and what chose its number of
+tokens in training."""
 
-_INNER = {r"^radio_model\.model\.inner\.": "radio_model.model."}  # how DINOv2's ViTs are wrapped there
+_INNER = {
+    r"^radio_model\.model\.inner\.": "radio_model.model.",  # how DINOv2's ViTs are wrapped there
+    r"(?<=\.ls[12]\.)gamma$": "grandma",  # RADIO1D's, where ViTs say `grandma`; heads have it in training files only
+}
 _INNER_PREFIX_TOKENS = PREFIX_TOKENS.replace("radio_model.model.", "radio_model.model.inner.")
 _WEIGHTS = "model.safetensors"
 _INTEGERS = {"I64": "q", "I32": "i"}
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 _FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
-_BLOCK = re.compile(r"radio_model\.model\.(?:inner\.)?blocks\.([0-9]{1,4})\.")
+_BLOCKS = (
+    (re.compile(r"radio_model\.model\.(?:inner\.)?blocks\.([0-9]{1,4})\."), "depth", "num_hidden_layers"),
+    (re.compile(r"radio_model\.model\.decoder\.blocks\.([0-9]{1,4})\."), "decoder_depth", "decoder_depth"),
+)
 _PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -130,12 +141,13 @@ def _check_trunk(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -
     if not tensors:
         return  # no safetensors files
     named = backbone_fields(args)
-    blocks = {int(match[1]) for key in tensors if (match := _BLOCK.match(key))}
-    if named["num_hidden_layers"] > len(blocks):
-        raise ValueError(
-            f"The tensors do not fit the architecture. `args.model_kwargs.depth` must be {len(blocks)}, the number of "
-            f"blocks in the weights, got {named['num_hidden_layers']}."
-        )
+    for pattern, argument, field in _BLOCKS:
+        blocks = {int(match[1]) for key in tensors if (match := pattern.match(key))}
+        if named.get(field, 0) > len(blocks):
+            raise ValueError(
+                f"The tensors do not fit the architecture. `args.model_kwargs.{argument}` must be {len(blocks)}, the "
+                f"number of blocks in the weights, got {named[field]}."
+            )
     prefix = tensors.get(PREFIX_TOKENS, tensors.get(_INNER_PREFIX_TOKENS))
     if prefix is not None and prefix.shape[-1:] != [named["hidden_size"]]:
         raise ValueError(
@@ -201,6 +213,8 @@ def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) 
     """Return what the weights tell of the tokens before the patches."""
     fields: dict[str, Any] = {}
     prefix = tensors.get(PREFIX_TOKENS, tensors.get(_INNER_PREFIX_TOKENS))
+    if is_radio1d(args):
+        fields |= _table_sizes(backbone_fields(args)["patch_size"], tensors)
     if prefix is not None and len(prefix.shape) == 2:
         fields["num_registers"] = prefix.shape[0] - token_fields(args, of_hub_folder=True)["num_cls_tokens"]
     if SUMMARY_TOKENS in tensors and not has_one_token(args):
@@ -214,6 +228,16 @@ def _video_fields(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     if video is None or patches is None or len(patches.shape) != 2:
         return {}
     return {"video_temporal_patch_size": temporal_patch_size(video.shape, patches.shape)}
+
+
+def _table_sizes(patch_size: int, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    """Return the sides of RADIO1D's tables, which its arguments may leave open."""
+    fields = {}
+    if (table := tensors.get(POSITIONS)) is not None and len(table.shape) == 3:
+        fields["max_img_size"] = math.isqrt(table.shape[1]) * patch_size
+    if (table := tensors.get(FILLERS)) is not None and len(table.shape) == 2:
+        fields["filler_grid_size"] = math.isqrt(table.shape[0])
+    return fields
 
 
 def stored_tensors(folder: str | Path, place: Mapping[str, Any] | None = None) -> dict[str, StoredTensor]:

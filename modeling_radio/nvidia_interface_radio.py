@@ -14,10 +14,10 @@ from .config_checks_radio import COUNT, LARGEST, number, optional
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner
 from .inputs_radio import check_feature_format, count_from_first
-from .intermediate_radio import Aggregation, ScaleOrder, average_blocks, group_blocks
+from .intermediate_radio import Aggregation, ScaleOrder, average_blocks, check_widths, group_blocks
 from .messages_radio import check_blocks, check_choice
 from .network_radio import RadioNetwork
-from .outputs_radio import FeatureFormat, RadioPair, to_map
+from .outputs_radio import FeatureFormat, RadioPair
 from .readout_radio import read_out
 from .resolution_radio import Resolution, largest_side, nearest_resolution
 
@@ -152,20 +152,29 @@ class NvidiaNetwork(NvidiaNames, RadioNetwork):
         depth = self.config.num_hidden_layers
         blocks = _chosen_blocks(indices, depth)
         groups = group_blocks(blocks, aggregation)
+        self._check_merged(groups, norm=norm, stop_early=stop_early)
         last = blocks[-1] if stop_early else depth - 1
         passed = self(x, keep={last, *(block for group in groups for block in group)}, output_hidden_states=False)
         final_norm = self.model.norm if norm else nn.Identity()
         outputs: list[Any] = []
         for group in groups:
             tokens = final_norm(average_blocks(self, passed, group, norm_alpha_scheme))
-            features = self.patch_features(tokens)
-            features = to_map(features, passed.grid) if output_fmt == "NCHW" else features
+            as_map = output_fmt == "NCHW"
+            features = self.block_map(tokens, passed.grid, group[-1]) if as_map else self.patch_features(tokens)
             outputs.append(RadioPair(self.summarize(tokens), features) if return_prefix_tokens else features)
         if intermediates_only:
             return outputs
-        passed = passed._replace(tokens=final_norm(passed.kept[last]))
+        if passed.encoded is None:  # else the final output is the decoder's
+            passed = passed._replace(tokens=final_norm(passed.kept[last]))
         names = [name for name in self.config.adaptor_names or [] if name in self.adaptors]  # a backbone has none
         return read_out(self, passed, names, output_fmt).to_pairs(), outputs
+
+    def _check_merged(self, groups: Sequence[Sequence[int]], *, norm: bool, stop_early: bool) -> None:
+        """Refuse options that ask of RADIO1D's narrow or coarse blocks what only its last ones are made for."""
+        check_widths(self.config, groups)
+        for name, value in (("norm", norm), ("stop_early", stop_early)):
+            if value and self.config.num_mergings:
+                raise ValueError(f"`{name}` must be False with `downscale_levels`, got True.")
 
 
 class NvidiaInterface(NvidiaNames):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .nvidia_arguments_radio import check_hub_config
+from .radio1d_arguments_radio import MODEL, is_radio1d, merging_fields, prefix_counts
 from .releases_radio import DINO_FIELDS, RELEASES, SIZES, Release, Size
 from .resolution_radio import round_to_step
 
@@ -14,7 +15,7 @@ _DINO_STUDENTS = {"dino_v2_g_student": ("giant", True), "dino_v2_l_student": ("l
 # NVIDIA's variants of the timm models with LayerScale, built for 592 px (DINOv2's 518 px in patches of 16).
 _LAYER_SCALE_MODELS = re.compile(r"vit_(base|large)_patch16_v2_")
 _LAYER_SCALE_MODELS_IMAGE_SIZE = 592
-_NOT_YET = {r"radio1d_": "RADIO1D, which merges tokens,", r"e-?radio": "E-RADIO, a convolutional network,"}
+_NOT_YET = {r"e-?radio": "E-RADIO, a convolutional network,"}
 _DEFAULT_PREFERRED_PX = 512
 _DEFAULT_MAX_PX = 2048
 _MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed block
@@ -105,7 +106,7 @@ def check_supported(model: str) -> None:
         model: `args.model`, the name of the architecture.
 
     Raises:
-        ValueError: If the architecture is RADIO1D or E-RADIO.
+        ValueError: If the architecture is E-RADIO.
     """
     for pattern, name in _NOT_YET.items():
         if re.match(pattern, model):
@@ -175,6 +176,8 @@ def _release_that_looks_so(args: Mapping[str, Any], shape: Mapping[str, Any]) ->
 def _family(args: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
     """Tell the generation from the teachers and what is special of each."""
     teachers = {teacher["name"] for teacher in args.get("teachers") or []}
+    if is_radio1d(args):
+        return "c-radio_v4-1d"
     if shape["use_patch_bias"]:
         return "radio_v2.5-g"
     if "sam3" in teachers:
@@ -209,15 +212,24 @@ def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
         size_name, use_swiglu = _DINO_STUDENTS[name]
         shape = {**_shape_fields(SIZES[size_name], kwargs), **DINO_FIELDS}
         return {**shape, "use_swiglu_ffn": use_swiglu, "max_img_size": args["cpe_max_size"]}
-    match = re.match(r"vit_([a-zA-Z0-9]+(?:_v2)?)_patch(\d+)", name)
-    if match is None or match.group(1) not in SIZES:
-        known = [*(f"vit_{size}_patch*" for size in SIZES), *_DINO_STUDENTS]
+    match = re.match(r"(vit_|radio1d_)([a-zA-Z0-9]+(?:_v2)?)_patch(\d+)", name)
+    if match is None or match.group(2) not in SIZES:
+        known = [*(f"{kind}{size}_patch*" for kind in ("vit_", MODEL) for size in SIZES), *_DINO_STUDENTS]
         raise ValueError(f"`args.model` must be one of {known}, got {name!r}.")
     if kwargs.get("scaled_ln"):
         raise ValueError("`args.model_kwargs.scaled_ln` (layer norms scaled by depth) is not supported.")
+    size, patch_size = SIZES[match.group(2)], int(match.group(3))
+    if is_radio1d(args):
+        return {
+            **_shape_fields(size, kwargs),
+            **merging_fields(size, kwargs, patch_size),
+            "patch_size": patch_size,
+            "use_patch_bias": False,
+            "use_final_norm": bool(args.get("model_norm")),
+        }
     return {
-        **_shape_fields(SIZES[match.group(1)], kwargs),
-        "patch_size": int(match.group(2)),
+        **_shape_fields(size, kwargs),
+        "patch_size": patch_size,
         "max_img_size": args["cpe_max_size"],
         # NVIDIA's code crops positions only where the table is larger than the timm model's own image size.
         "use_cropped_positions": _native_image_size(name, kwargs) != args["cpe_max_size"],
@@ -254,10 +266,13 @@ def token_fields(args: Mapping[str, Any], *, of_hub_folder: bool = False) -> dic
     for position, teacher in enumerate(args["teachers"]):
         if teacher.get("use_summary", True):
             positions.setdefault(position if of_hub_folder else teacher["name"], position)
-    num_cls_tokens = 1 if has_one_token(args) else len({teacher["name"] for teacher in args["teachers"]})
-    multiple = args.get("register_multiple")
-    # Zero registers count as not set.
-    num_registers = args.get("cpe_num_registers") or (multiple - num_cls_tokens % multiple if multiple else 0)
+    if is_radio1d(args):
+        num_cls_tokens, num_registers = prefix_counts(args)
+    else:
+        num_cls_tokens = 1 if has_one_token(args) else len({teacher["name"] for teacher in args["teachers"]})
+        multiple = args.get("register_multiple")
+        # Zero registers count as not set.
+        num_registers = args.get("cpe_num_registers") or (multiple - num_cls_tokens % multiple if multiple else 0)
     return {
         "num_cls_tokens": num_cls_tokens,
         "num_registers": num_registers,

@@ -75,6 +75,20 @@ class RadioIntermediateOutput(ModelOutput):
     features: Tensor | None = None
 
 
+class GlobalTokens(NamedTuple):
+    """What RADIO1D's encoder gives.
+
+    Attributes:
+        tokens: `(batch, longest, global_hidden_size)`, zero behind the number of tokens of each image.
+        prefix: Class tokens and registers, `(batch, num_prefix_tokens, global_hidden_size)`.
+        mask: Which of the tokens count, `(batch, longest)`.
+    """
+
+    tokens: Tensor
+    prefix: Tensor
+    mask: Tensor
+
+
 @dataclass
 class RadioModelOutput(ModelOutput):
     """Output of `RadioModel`.
@@ -93,6 +107,11 @@ class RadioModelOutput(ModelOutput):
             interior, right strip, bottom strip, corner; where those at an edge are smaller, their weights end in zeros.
         pooler_output: The summary again, under the name that pipelines look for.
         adaptors: By adaptor name, its `RadioAdaptorOutput`.
+        global_tokens: Of RADIO1D, the encoder's tokens, `(batch, num_tokens, hidden_size * 2**mergings)`, zero behind
+            those of an image that has fewer. All of the above, but for hidden states and attentions, is then the
+            decoder's, and `None` where it did not run.
+        global_mask: Which of them count, `(batch, num_tokens)`.
+        global_summary: The encoder's summary, `(batch, num_summaries * hidden_size * 2**mergings)`.
     """
 
     summary: Tensor | None = None
@@ -102,6 +121,9 @@ class RadioModelOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
     pooler_output: Tensor | None = None
     adaptors: dict[str, RadioAdaptorOutput] | None = None
+    global_tokens: Tensor | None = None
+    global_mask: Tensor | None = None
+    global_summary: Tensor | None = None
 
     def __post_init__(self) -> None:
         # Pipelines split an output by indexing every item, nested ones included; an empty dictionary has none, so it is

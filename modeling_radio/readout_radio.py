@@ -30,7 +30,10 @@ def read_out(
     Returns:
         The output, of clips with a first axis for them before that of their groups.
     """
-    if passed.pack is None:
+    tokens, summary, features, adaptors = None, None, None, {}
+    if not passed.is_decoded:
+        pass  # there is what the encoder gave, and nothing else
+    elif passed.pack is None:
         tokens = passed.tokens
         summary, features, adaptors = _read_images(network, tokens, passed.grid, adaptor_names, feature_format)
     else:
@@ -44,6 +47,9 @@ def read_out(
         attentions=passed.attentions,
         pooler_output=summary,
         adaptors=adaptors,
+        global_tokens=None if passed.encoded is None else passed.encoded.tokens,
+        global_mask=None if passed.encoded is None else passed.encoded.mask,
+        global_summary=None if passed.encoded is None else network.summarize(passed.encoded.prefix),
     )
     return output if passed.num_clips is None else by_clip(output, passed.num_clips)
 

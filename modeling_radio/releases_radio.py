@@ -3,7 +3,9 @@
 Widths, depths and prefix tokens are those of the published checkpoints (C-RADIOv4 tech report,
 https://arxiv.org/abs/2601.17237; RADIOv2.5, https://arxiv.org/abs/2412.07679). The split of C-RADIOv4's ten prefix
 tokens into 3 class and 7 register tokens is the one that NVIDIA's TAO toolkit documents. Blocks with global attention
-and sizes in pixels are those that NVIDIA's hub code sets by version.
+and sizes in pixels are those that NVIDIA's hub code sets by version. RADIO1D is that of table 4 of
+https://arxiv.org/abs/2607.03624, but for the prefix tokens, which that table gives as 8 in all: a user of the release
+counts 4 class tokens and 6 registers.
 """
 
 import math
@@ -86,6 +88,7 @@ class Tokens(NamedTuple):
 # A class token for each teacher; the segmenter, the last one, has no part in the summary.
 FOUR_TEACHERS = Tokens(4, 4, (0, 1, 2))  # DFN CLIP, SigLIP or SigLIP2-g, DINOv2-g, SAM
 THREE_TEACHERS = Tokens(3, 7, (0, 1))  # SigLIP2-g, DINOv3-7B, SAM3
+MORE_TOKENS = Tokens(4, 6, (0, 1))
 ONE_FOR_ALL = Tokens(1, 4, (0,))
 
 
@@ -155,6 +158,19 @@ RELEASES = {
         Release(version="c-radio_v3-g", size="giant", **_V3),
         Release(version="c-radio_v4-so400m", size="so400m", **_V4),
         Release(version="c-radio_v4-h", size="huge", **_V4),
+        Release(
+            version="c-radio_v4-1d-h",
+            size="huge",
+            family="c-radio_v4-1d",
+            tokens=MORE_TOKENS,
+            preferred_px=512,
+            fields={
+                "downscale_levels": [24],
+                "decoder_depth": 6,
+                "decoder_upscale_levels": [3],
+                "filler_grid_size": 32,
+            },
+        ),
     )
 }
 """NVIDIA's models by version."""

@@ -96,6 +96,11 @@ def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolutio
     """
     if isinstance(window_size, WindowChoice):
         window_size = "global" if window_size.window_size is None else window_size.window_size
+    if config.num_mergings and isinstance(window_size, int):
+        raise ValueError(
+            f"`window_size` must be None or 'global' with `downscale_levels`, got {window_size}. Merged tokens have no "
+            "windows; fewer `num_tokens` and smaller images make RADIO1D faster."
+        )
     if window_size is None:
         window = config.vitdet_window_size
     else:
@@ -253,6 +258,11 @@ class WindowBudget:
         for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
             COUNT.check(name, value)
         check_resolution(self.config, height, width)
+        if self.config.num_mergings:
+            raise ValueError(
+                "`downscale_levels` must be None for a choice of windows, got "
+                f"{self.config.downscale_levels}. Merged tokens have no windows; choose `num_tokens` instead."
+            )
 
     def _block_cost(self) -> BlockCost:
         key = (str(self.device), self.dtype, str(self.config._attn_implementation))

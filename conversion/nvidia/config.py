@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from conversion.nvidia.source import NvidiaCheckpoint
+from modeling_radio.merging_config_radio import MergingFields
 from modeling_radio.messages_radio import check_choice
+from modeling_radio.network_radio import FILLERS
 from modeling_radio.nvidia_radio import (
     backbone_fields,
     has_one_token,
@@ -19,6 +21,7 @@ from modeling_radio.nvidia_radio import (
     temporal_patch_size,
     token_fields,
 )
+from modeling_radio.radio1d_arguments_radio import is_radio1d
 from modeling_radio.releases_radio import RELEASES, SIZES
 
 
@@ -60,6 +63,7 @@ def build_config_fields(
     shape = {"hidden_size": width, **_block_fields(state, named, depth), **_position_fields(state, named)}
     return {
         **shape,
+        **_merging_fields(state, named),
         **_prefix_fields(state, source),
         **_normalizer_fields(state),
         **release_fields(source.args, shape, told),
@@ -105,6 +109,8 @@ def _shape(state: Mapping[str, Tensor], named: Mapping[str, Any]) -> tuple[int, 
 
 def _named_fields(args: dict[str, Any]) -> dict[str, Any]:
     """Return what the architecture's name tells, or nothing if it is not a name we know."""
+    if is_radio1d(args):
+        return backbone_fields(args)  # where tokens are merged no tensor tells
     try:
         return backbone_fields(args)
     except (KeyError, ValueError):
@@ -123,6 +129,18 @@ def _block_fields(state: Mapping[str, Tensor], named: dict[str, Any], depth: int
         "use_final_norm": "radio_model.model.norm.weight" in state,
         "use_patch_bias": f"{PATCH_GENERATOR}.embedder.bias" in state,
     }
+
+
+def _merging_fields(state: Mapping[str, Tensor], named: dict[str, Any]) -> dict[str, Any]:
+    """Return what only RADIO1D has: the arguments tell it, and the tensors must then fit."""
+    if not named.get("downscale_levels"):
+        return {}
+    fields = {name: named[name] for name in MergingFields.__annotations__ if name in named}
+    fields["use_layer_scale"] = f"{BLOCKS}.0.ls1.grandma" in state
+    # The first block may be a wide one already.
+    fields["intermediate_size"] = int(named["hidden_size"] * named["mlp_ratio"])
+    fillers = state.get(FILLERS)
+    return fields if fillers is None else {**fields, "filler_grid_size": math.isqrt(len(fillers))}
 
 
 def _num_heads(width: int, named: dict[str, Any]) -> int:

@@ -24,6 +24,8 @@ DROPPED_KEYS: dict[str, str] = {
     r"(base_model|radio_model\.model)\.(inner\.)?reg_token": "timm's registers; those of the patch generator are used",
     r"(base_model|radio_model\.model)\.input_conditioner\.(norm_mean|norm_std)": "the architecture's own constants; "
     "the top-level ones are used",
+    r"(base_model|radio_model\.model)\._iter_count": "RADIO1D's counter of training steps",
+    r"(base_model|radio_model\.model)\.dynamic_rate_(vec|projector\..+)": "chose RADIO1D's tokens in training",
 }
 """Tensors that published files hold and no reader uses: pattern of the key, and why."""
 

@@ -34,13 +34,28 @@ FAMILIES = {
     "radio_v2.5-g": {"preset": "radio_v2.5-g", "max_img_size": 224, "vitdet_num_global": 2, "adaptors": [SAM_V1]},
     "c-radio_v3": {"preset": "c-radio_v3-h", "use_layer_scale": True},
     "c-radio_v4": {"preset": "c-radio_v4-h"},
+    "c-radio_v4-1d": {
+        "preset": "c-radio_v4-1d-h",
+        "downscale_levels": [2],
+        "decoder_depth": 2,
+        "decoder_upscale_levels": [1],
+        "filler_grid_size": 8,
+        "qk_norm": True,
+        "use_final_norm": True,
+    },
 }
+PLAIN = [family for family in FAMILIES if family != "c-radio_v4-1d"]
 
 
 def build(family: str, **overrides) -> RadioModel:
     fields = {**TINY, "adaptors": ADAPTORS, **FAMILIES[family], **overrides}
     fields["adaptors"] = [{**adaptor, "feature_num_attention_heads": 4} for adaptor in fields["adaptors"]]
     return RadioModel(RadioConfig.from_preset(fields.pop("preset"), **fields)).eval()
+
+
+def window_of(model: RadioModel, window_size: int | None) -> int | None:
+    """The window, where the network can have one: merged tokens cannot."""
+    return None if model.config.num_mergings else window_size
 
 
 def images(model: RadioModel, batch_size: int = 2, rows: int = 5, cols: int = 7) -> torch.Tensor:
@@ -110,7 +125,7 @@ def test_deterministic_in_eval(model):
 
 @pytest.mark.parametrize("window_size", [None, 2, 3])
 def test_batch_row_equals_single_row(model, window_size):
-    batch = images(model)
+    batch, window_size = images(model), window_of(model, window_size)
     with torch.no_grad():
         both, first = model(batch, window_size=window_size), model(batch[:1], window_size=window_size)
     assert_outputs_equal(
@@ -135,7 +150,7 @@ def total(output) -> torch.Tensor:
 @pytest.mark.parametrize("window_size", [None, 2])
 def test_every_parameter_gets_a_gradient(model, window_size):
     model.train()
-    total(model(images(model), window_size=window_size)).backward()
+    total(model(images(model), window_size=window_of(model, window_size))).backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not without
 
@@ -192,7 +207,7 @@ def test_weights_are_initialized_from_the_meta_device(family, tmp_path):
 
 @pytest.mark.parametrize("window_size", [None, 3])
 def test_eager_equals_sdpa(model, window_size):
-    batch = images(model)
+    batch, window_size = images(model), window_of(model, window_size)
     with torch.no_grad():
         sdpa = model(batch, window_size=window_size)
         model.set_attn_implementation("eager")
@@ -230,7 +245,9 @@ def test_quantized_by_bitsandbytes_is_near_float32(options, tmp_path):
     assert torch.nn.functional.cosine_similarity(actual, expected, dim=-1).mean() > 0.95
 
 
-def test_hidden_states(model):
+@pytest.mark.parametrize("family", PLAIN)
+def test_hidden_states(family):
+    model = build(family)
     batch = images(model)
     with torch.no_grad():
         out = model(batch, output_hidden_states=True, window_size=2)
@@ -240,7 +257,9 @@ def test_hidden_states(model):
     torch.testing.assert_close(normed, out.last_hidden_state, rtol=0, atol=0)
 
 
-def test_attentions_sum_to_one(model):
+@pytest.mark.parametrize("family", PLAIN)
+def test_attentions_sum_to_one(family):
+    model = build(family)
     batch = images(model)
     with torch.no_grad():
         out = model(batch, output_attentions=True)

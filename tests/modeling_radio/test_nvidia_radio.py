@@ -70,7 +70,12 @@ def test_layer_scale_and_cropped_positions_by_name(name, kwargs, layer_scale, cr
         ("resnet50", {}, r"`args.model` must be one of .*'vit_base_patch\*'.*'dino_v2_g_student'.*, got 'resnet50'"),
         ("vit_colossal_patch16_224", {}, "`args.model` must be one of .* got 'vit_colossal_patch16_224'"),
         ("vit_base_patch16_224", {"scaled_ln": True}, "`args.model_kwargs.scaled_ln`.* is not supported"),
-        ("radio1d_huge_patch16_224", {}, "got 'radio1d_huge_patch16_224': RADIO1D.* is not supported yet"),
+        ("radio1d_huge_patch16_224", {}, "`args.model_kwargs.downscale_levels` must name at least one block, got none"),
+        (
+            "radio1d_huge_patch16_224",
+            {"downscale_levels": [3, 9]},
+            "`args.model_kwargs.decoder_upscale_levels` must be given for 2 mergings",
+        ),
         ("eradio", {}, "got 'eradio': E-RADIO.* is not supported yet"),
         ("e-radio_v2", {}, "got 'e-radio_v2': E-RADIO.* is not supported yet"),
     ],

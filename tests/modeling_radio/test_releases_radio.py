@@ -6,9 +6,10 @@ The numbers are those of the files on the Hub (C-RADIOv3, counted by Hugging Fac
 import math
 
 import pytest
+import torch
 
 from model_cards.parameters import ParameterCounts, count_parameters
-from modeling_radio import RadioConfig
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.releases_radio import RELEASES, SIZES, mlp_ratio_for
 
 
@@ -46,6 +47,17 @@ def test_network_of_c_radio_v4(name, published, with_table):
     counts = count(name)
     assert counts.backbone == published
     assert counts.backbone + counts.position_table == with_table
+
+
+def test_network_of_radio1d():
+    """1.14 G in the encoder and 314 M in the decoder (table 4 of the paper), 5.81 GB in float32 on the Hub."""
+    counts = count("c-radio_v4-1d-h")
+    assert counts.backbone + counts.position_table == 1_454_095_360
+    assert 4 * (counts.backbone + counts.position_table) == pytest.approx(5.81e9, rel=2e-3)
+    config = RadioConfig.from_preset("c-radio_v4-1d-h")
+    with torch.device("meta"):
+        decoder = RadioModel(config).radio_model.model.decoder
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == 314_063_360
 
 
 @pytest.mark.parametrize("name", [name for name in RadioConfig.presets if "radio_v" in name])

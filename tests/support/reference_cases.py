@@ -40,7 +40,7 @@ def write_hub_folder(case: str, folder: Path, config: dict | None = None) -> Pat
     summaries = [index for index, teacher in enumerate(config["args"]["teachers"]) if teacher["use_summary"]]
     tensors = {"radio_model.summary_idxs": torch.tensor(summaries)}
     for key, tensor in state.items():
-        if (ours := _hub_key(key, teachers, config["adaptor_names"])) is not None:
+        if (ours := _hub_key(key, teachers, config["adaptor_names"] or [])) is not None:
             tensors[ours] = tensor.contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -89,7 +89,7 @@ def test_named_version_wins_and_unknown_ones_are_refused():
     fields = build_config_fields(state, source, "c-radio_v2-vlm-h")
     assert (fields["version"], fields["vitdet_num_global"]) == ("c-radio_v2-vlm-h", 8)
     assert fields["pos_embed_align_corners"] is False
-    with pytest.raises(ValueError, match=r"`version` must be one of .*'c-radio_v4-h'\], got 'c-radio_v5'"):
+    with pytest.raises(ValueError, match=r"`version` must be one of .*'c-radio_v4-1d-h'\], got 'c-radio_v5'"):
         build_config_fields(state, source, "c-radio_v5")
 
 

@@ -40,8 +40,22 @@ RELEASES = {
     "c-radio_v3-g": ("vit_giant_patch16_224", "v3"),
     "c-radio_v4-so400m": ("vit_so400m_patch16_224", "v4"),
     "c-radio_v4-h": ("vit_huge_patch16_224", "v4"),
+    "c-radio_v4-1d-h": ("radio1d_huge_patch16_224", "v4"),
 }
 """Architecture and generation of teachers in the training arguments of each release."""
+
+
+MODEL_KWARGS = {
+    "radio1d_huge_patch16_224": {
+        "img_size": 1024,
+        "cpe_max_size": 2048,
+        "num_cls_tokens": 4,
+        "num_registers": 6,
+        "downscale_levels": [24],
+        "decoder_depth": 6,
+        "decoder_upscale_levels": [3],
+    }
+}
 
 
 def stored(changes: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +72,7 @@ def training_arguments(version: str) -> dict[str, Any]:
     is_dino = model.startswith("dino")
     return {
         "model": model,
-        "model_kwargs": {},
+        "model_kwargs": MODEL_KWARGS.get(model, {}),
         "cpe_max_size": 1792 if is_dino else 2048,
         "cls_token_per_teacher": not is_dino,
         "register_multiple": None if is_dino else {"v4": 10}.get(generation, 8),
