@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +42,9 @@ from training.teachers.run_modes.base import NetworkTraits
 from training.teachers.run_modes.featsharp import FeatSharp
 from training.teachers.run_modes.registry import build_run_mode
 
+
+Color = tuple[float, float, float]
+"""Red, green and blue, of pixels in [0, 1]."""
 
 IMAGENET_MEAN, IMAGENET_STD = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
 HALF_MEAN, HALF_STD = tuple(IMAGENET_STANDARD_MEAN), tuple(IMAGENET_STANDARD_STD)
@@ -66,6 +68,8 @@ class Teacher(nn.Module):
         native_size_px: Side of the square that the network was trained at, pixels; None where it has no such size.
         runs_at_any_size: False where the network runs at its native size only.
         default_mode: How it runs unless told otherwise.
+        size_multiple: As the attribute, where the class does not say it.
+        normalization: Mean and standard deviation, where the class does not say them.
 
     Attributes:
         mode: The way it runs.
@@ -75,15 +79,15 @@ class Teacher(nn.Module):
         is_convolutional: The network runs in channels-last layout, about twice as fast on CPUs.
     """
 
-    image_mean: ClassVar[tuple[float, float, float]]
-    image_std: ClassVar[tuple[float, float, float]]
-    size_multiple: ClassVar[int | None] = None
-    is_convolutional: ClassVar[bool] = False
+    image_mean: Color
+    image_std: Color
+    size_multiple: int | None = None
+    is_convolutional: bool = False
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         name: str,
         *,
@@ -93,8 +97,14 @@ class Teacher(nn.Module):
         native_size_px: int | None = None,
         runs_at_any_size: bool = True,
         default_mode: RunModeName = "native",
+        size_multiple: int | None = None,
+        normalization: tuple[Color, Color] | None = None,
     ):
         super().__init__()
+        if size_multiple is not None:
+            self.size_multiple = size_multiple
+        if normalization is not None:
+            self.image_mean, self.image_std = normalization
         self.name = name
         self.summary_dim = summary_dim
         self.feature_dim = feature_dim

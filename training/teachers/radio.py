@@ -15,7 +15,7 @@ from training.recipe_sections.networks import Precision
 from training.teachers.answers import TeacherOutput, resample_features, teacher_error
 from training.teachers.base import Teacher
 from training.teachers.loading import WEIGHT_DTYPES, Weights, check_model_type, explain_failure, find_folder
-from training.teachers.published import published_config
+from training.teachers.published.architectures import published_config
 
 
 class RadioTeacher(Teacher):

@@ -23,7 +23,10 @@ from training.teachers.embedded import (
     MobileNetV2Teacher,
     NanoDetTeacher,
 )
-from training.teachers.huggingface import ClipTeacher, DinoTeacher, Sam3Teacher, SamTeacher, SiglipTeacher
+from training.teachers.published.language import ClipTeacher, SiglipTeacher, Tipsv2Teacher
+from training.teachers.published.segmenters import Sam2Teacher, Sam3Teacher, SamTeacher
+from training.teachers.published.self_supervised import DinoTeacher
+from training.teachers.published.timm_networks import TimmTeacher
 from training.teachers.radio import RadioTeacher
 from training.teachers.run_modes.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 
@@ -45,6 +48,10 @@ TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "dinov2": DinoTeacher,
     "sam": SamTeacher,
     "sam3": Sam3Teacher,
+    "sam2": Sam2Teacher,
+    "edgetam": Sam2Teacher,
+    "tipsv2": Tipsv2Teacher,
+    "timm": TimmTeacher,
     "radio": RadioTeacher,
 }
 

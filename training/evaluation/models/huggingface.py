@@ -24,12 +24,14 @@ from foundation.errors import first_few
 from modeling_radio.text_radio import fill_templates
 from training.evaluation.models.base import Encoding
 from training.evaluation.models.pretrained import PretrainedFeatures, tokens_to_maps
-from training.teachers.huggingface import ClipTeacher, DinoTeacher, Sam3Teacher, SamTeacher, SiglipTeacher
+from training.teachers.published.language import ClipTeacher, SiglipTeacher, Tipsv2Teacher
+from training.teachers.published.segmenters import Sam3Teacher, SamTeacher
+from training.teachers.published.self_supervised import DinoTeacher
 
 
 PUBLISHED_TEACHERS: dict[str, Any] = {
     kind: teacher
-    for teacher in (ClipTeacher, SiglipTeacher, DinoTeacher, SamTeacher)
+    for teacher in (ClipTeacher, SiglipTeacher, Tipsv2Teacher, DinoTeacher, SamTeacher)
     for kind in teacher.model_classes
     if kind != "clip_vision_model"  # which may lack the projection that the teacher asks for
 } | dict.fromkeys(("sam3_video", "sam3", "sam3_vision_model", "sam3_vit_model"), Sam3Teacher)

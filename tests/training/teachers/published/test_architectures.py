@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.teachers.published import published_config
+from training.teachers.published.architectures import published_config
 from training.teachers.registry import build_teacher
 
 

@@ -1,0 +1,149 @@
+"""Networks of timm as teachers: answers of timm's own classes with random weights, and the published ones on meta."""
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+
+from training.recipe_sections.networks import RunOptions
+from training.teachers.registry import build_teacher
+
+
+# Stride, widths of the pooled summary and the features, default mode.
+TINY = {
+    "test_vit": (16, 64, 64, "fixed"),
+    "test_vit2": (16, 64, 64, "fixed"),  # with registers
+    "vit_pe_core_tiny_patch16_384": (16, 192, 192, "fixed"),
+    "test_convnext": (32, 64, 64, "native"),
+    "test_efficientnet": (32, 256, 256, "native"),
+}
+
+
+def build(source, **options):
+    torch.manual_seed(0)
+    return build_teacher("t", kind="timm", source=str(source), weights="random", **options)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_it_answers_what_timms_own_network_says(name):
+    stride, summary_dim, feature_dim, mode = TINY[name]
+    teacher = build(name, grid_stride=stride)
+    assert (teacher.patch_size, teacher.summary_dim, teacher.feature_dim) == (stride, summary_dim, feature_dim)
+    assert teacher.run.run_mode == mode
+    config = teacher.network.pretrained_cfg
+    assert (teacher.image_mean, teacher.image_std) == (config["mean"], config["std"])
+    assert teacher.native_size_px == config["input_size"][1] // stride * stride
+    teacher.set_run_mode(RunOptions(run_mode="native"), grid_stride=stride)
+    pixel_values = torch.rand(2, 3, 4 * stride, 6 * stride)
+    answer = teacher.answer(pixel_values)
+    with torch.no_grad():
+        hidden = teacher.network.forward_features((pixel_values - teacher.mean) / teacher.std)
+        summary = teacher.network.forward_head(hidden, pre_logits=True)
+    torch.testing.assert_close(answer.summary, summary)
+    maps = hidden if hidden.ndim == 4 else hidden[:, -24:].transpose(1, 2).unflatten(2, (4, 6))
+    torch.testing.assert_close(answer.features, maps)
+    assert answer.features.std() > 1e-3
+
+
+def test_the_summary_may_be_projected_or_left_out():
+    images = torch.rand(2, 3, 32, 48)
+    whole, projected, none = (build("test_vit", summary=summary) for summary in ("pooled", "projected", "none"))
+    assert projected.summary_dim == 1000
+    answer = whole.answer(images)
+    torch.testing.assert_close(projected.answer(images).summary, whole.network.head(answer.summary))
+    assert (none.summary_dim, none.answer(images).summary) == (None, None)
+    torch.testing.assert_close(none.answer(images).features, answer.features)
+
+
+@pytest.mark.parametrize(("name", "layer", "stride", "width"), [("test_vit", 1, 16, 64), ("test_convnext", -2, 16, 48)])
+def test_features_may_come_from_within(name, layer, stride, width):
+    teacher = build(name, layer=layer, run=RunOptions(run_mode="native"))
+    assert (teacher.patch_size, teacher.feature_dim) == (stride, width)
+    images = torch.rand(1, 3, 64, 64)
+    normalized = (images - teacher.mean) / teacher.std
+    with torch.no_grad():
+        _, (expected,) = teacher.network.forward_intermediates(normalized, indices=[layer])
+    torch.testing.assert_close(teacher.answer(images).features, expected)
+    last = build(name, run=RunOptions(run_mode="native"))
+    assert last.answer(images).features.shape != expected.shape or not torch.allclose(
+        last.answer(images).features, expected, atol=1e-3
+    )
+
+
+def test_blocks_of_a_transformer_are_those_before_its_features():
+    assert len(build("test_vit").blocks()) == 6
+    teacher = build("test_vit", layer=2, run=RunOptions(run_mode="native"))
+    assert len(teacher.blocks()) == 3
+    teacher.use_depths([1.0])
+    last, inner = teacher([[torch.rand(1, 3, 32, 32)]])[0].features.chunk(2, dim=1)
+    torch.testing.assert_close(inner, torch.nn.functional.layer_norm(last.movedim(1, -1), (64,)).movedim(-1, 1))
+    assert list(build("test_convnext").blocks()) == []
+
+
+def test_a_folder_has_its_own_weights_and_normalization(tmp_path):
+    torch.manual_seed(1)
+    network = timm.create_model("test_vit")
+    network.pretrained_cfg["mean"] = (0.4, 0.5, 0.6)
+    save_for_hf(network, tmp_path, safe_serialization=True)
+    teacher = build_teacher("t", kind="timm", source=str(tmp_path), run=RunOptions(run_mode="native"))
+    assert teacher.image_mean == (0.4, 0.5, 0.6)
+    images = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        expected = network.eval().forward_features((images - teacher.mean) / teacher.std)[:, 1:]
+    torch.testing.assert_close(teacher.answer(images).features.flatten(2).transpose(1, 2), expected)
+
+
+def test_a_network_of_one_size_says_so():
+    teacher = build("efficientformerv2_s0")
+    assert (teacher.run.run_mode, teacher.run.input_size_px, teacher.runs_at_any_size) == ("fixed", 224, False)
+    assert teacher.answer(torch.rand(1, 3, 64, 96)).features.shape == (1, 176, 4, 6)
+    with pytest.raises(ValueError, match="`input_size_px` must be 224, its only size, got 256"):
+        teacher.set_run_mode(RunOptions(input_size_px=256))
+
+
+def test_weights_can_be_kept_in_bfloat16():
+    teacher = build("vit_pe_core_tiny_patch16_384", weights_dtype="bfloat16")
+    assert next(teacher.network.parameters()).dtype == torch.bfloat16
+    assert teacher.answer(torch.rand(1, 3, 32, 32)).features.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "vit_tyni"}, "timm does not open 'vit_tyni': Unknown model"),
+        ({"summary": "mean"}, "`summary` must be one of"),
+        ({"layer": 6}, r"`layer` must be from -6 to 5, got 6\."),
+        ({"weights": "none"}, "`weights` must be one of"),
+        ({"weights_dtype": "int8"}, "`weights_dtype` must be one of"),
+        ({"source": "vit_pe_spatial_tiny_patch16_512", "summary": "projected"}, "no last linear layer"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(options, message):
+    with pytest.raises(ValueError, match=f"^Teacher 't': .*{message}") as error:
+        build_teacher("t", kind="timm", **{"source": "test_vit", "weights": "random", **options})
+    assert "\n" not in str(error.value)
+
+
+# Of timm's networks: native size, stride, widths of summary and features, millions of parameters.
+PUBLISHED = [
+    ("vit_pe_core_base_patch16_224.fb", "projected", 224, 16, 1024, 768, 93.7),
+    ("vit_pe_core_gigantic_patch14_448.fb", "projected", 448, 14, 1280, 1536, 1882),
+    ("vit_pe_spatial_large_patch14_448.fb", "none", 448, 14, None, 1024, 304),
+    ("fastvit_mci4.apple_mclip2_dfndr2b", "projected", 256, 64, 768, 4096, 321.8),
+    ("vit_base_mci_224.apple_mclip2_dfndr2b", "projected", 224, 16, 512, 768, 86.3),
+    ("vit_base_patch16_clip_224.datacompxl", "projected", 224, 16, 512, 768, 86.2),
+    ("vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", "pooled", 256, 16, 768, 768, 85.7),
+]
+
+
+@pytest.mark.parametrize(("source", "summary", "side", "stride", "summary_dim", "feature_dim", "millions"), PUBLISHED)
+def test_published_networks_are_planned_on_the_meta_device(
+    source, summary, side, stride, summary_dim, feature_dim, millions
+):
+    with torch.device("meta"):
+        teacher = build(source, summary=summary)
+        answer = teacher.answer(torch.empty(1, 3, 64, 64))
+    assert (teacher.native_size_px, teacher.patch_size) == (side, stride)
+    assert (teacher.summary_dim, teacher.feature_dim) == (summary_dim, feature_dim)
+    assert answer.features.shape == (1, feature_dim, 4, 4)
+    assert sum(each.numel() for each in teacher.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)

@@ -1,0 +1,1 @@
+"""Teachers that were published as checkpoints of transformers or timm."""

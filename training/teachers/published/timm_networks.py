@@ -1,0 +1,222 @@
+"""Networks of timm by name: Perception Encoder, MobileCLIP2, OpenCLIP's CLIPs, EUPE and most others.
+
+Normalization and native size are those of the network's `pretrained_cfg`, and so is the license (`docs/guides/
+teachers.md`). transformers has Perception Encoder and MobileCLIP2 as networks of timm only.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modeling_radio.messages_radio import check_choice
+from training.recipe_sections.networks import Precision
+from training.teachers.answers import TeacherOutput, teacher_error, tokens_to_map
+from training.teachers.base import Teacher
+from training.teachers.loading import WEIGHT_DTYPES, Weights
+
+
+Summary = Literal["pooled", "projected", "none"]
+
+_ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
+"""What makes timm's transformers, which are built for one size, take any."""
+
+_PROBE_CELLS = 4
+"""Our choice: cells along a side of the image on which the shapes of an answer are found, on the meta device."""
+
+
+def create_network(model_name: str, *, pretrained: bool) -> Any:
+    """Return a network of timm that takes images of any size, as far as it can.
+
+    Args:
+        model_name: As `timm.create_model` takes it: a name, `local-dir:FOLDER`, `hf-hub:ORG/NAME`.
+        pretrained: False for random weights.
+
+    Raises:
+        ValueError: If there is no such network or its weights cannot be had: one line.
+    """
+    import timm
+
+    try:
+        return timm.create_model(model_name, pretrained=pretrained, **_freedom(model_name))
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(f"timm does not open {model_name!r}: {reason}. See `timm.list_models()`.") from error
+
+
+def dense_features(network: Any, hidden: Any, pixels: Tensor) -> Tensor:
+    """Return what `forward_features` of a network gave as a map, `(batch, channels, rows, cols)`.
+
+    Args:
+        network: Of timm.
+        hidden: A map, channels first or last, or tokens on a grid of patches behind the prefix.
+        pixels: The images, `(batch, 3, height, width)`.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    height, width = pixels.shape[-2:]
+    if isinstance(hidden, Tensor) and hidden.ndim == 4:
+        is_channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        return hidden.movedim(-1, 1) if is_channels_last else hidden
+    if isinstance(hidden, Tensor) and hidden.ndim == 3:
+        for stride in sorted({int(info["reduction"]) for info in network.feature_info}):
+            num_patches = (height // stride) * (width // stride)
+            if hidden.shape[1] - num_patches == getattr(network, "num_prefix_tokens", 0):  # LeViT has none
+                return tokens_to_map(hidden[:, hidden.shape[1] - num_patches :], pixels, stride)
+    shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+    raise ValueError(
+        f"`forward_features` of timm's {type(network).__name__} must be a map or tokens on a grid of patches, "
+        f"got {shape} for images of {height} x {width} px."
+    )
+
+
+@functools.cache
+def _freedom(model_name: str) -> dict[str, Any]:
+    """Return arguments that make a network take any size, if its class or one that it hands them on to has them."""
+    import timm
+
+    with torch.device("meta"):
+        classes = type(timm.create_model(model_name)).__mro__
+    known = {name for each in classes for name in inspect.signature(each.__init__).parameters}
+    return {name: value for name, value in _ANY_SIZE.items() if name in known}
+
+
+class TimmTeacher(Teacher):
+    """A network of timm.
+
+    Args:
+        name: Name of the teacher.
+        source: timm's name, for example `vit_pe_core_large_patch14_336.fb`, a folder in timm's layout, or a Hub id.
+        summary: What the summary is: "pooled" before the last linear layer, "projected" by it, into the space of texts
+            where the network is the image tower of a CLIP (and the logits where it is a classifier), or "none".
+        layer: Where the features come from, a 0-based place among those of timm's `forward_intermediates`, negative
+            ones from the end: a block of a transformer, a stage of a convolutional network. None for the last ones,
+            after the last norm. Perception Encoder has its best dense ones inside (https://arxiv.org/abs/2504.13181).
+        weights: "pretrained", or "random".
+        weights_dtype: Type that the weights are kept in.
+
+    Raises:
+        ValueError: If timm does not open the network, or it has no such summary or layer.
+    """
+
+    network: Any
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: str,
+        summary: Summary = "pooled",
+        layer: int | None = None,
+        weights: Weights = "pretrained",
+        weights_dtype: Precision = "float32",
+    ) -> None:
+        error = functools.partial(teacher_error, name)
+        check_choice("summary", summary, ("pooled", "projected", "none"), error=error)
+        check_choice("weights", weights, ("pretrained", "random"), error=error)
+        check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
+        model_name = _model_name(source)
+        try:
+            with torch.device("meta"):
+                shapes = _find_shapes(create_network(model_name, pretrained=False), summary, layer)
+            network = create_network(model_name, pretrained=weights == "pretrained")
+        except ValueError as problem:
+            raise error(str(problem)) from problem
+        is_dynamic = shapes.runs_at_any_size and not network.pretrained_cfg.get("fixed_input_size", False)
+        super().__init__(
+            name,
+            summary_dim=shapes.summary_dim,
+            feature_dim=shapes.feature_dim,
+            patch_size=shapes.stride,
+            native_size_px=shapes.native_size_px,
+            runs_at_any_size=shapes.runs_at_any_size,
+            default_mode="native" if is_dynamic else "fixed",
+            size_multiple=shapes.size_multiple,
+            normalization=(tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])),
+        )
+        self.summary, self.layer = summary, layer
+        self.network = network.to(WEIGHT_DTYPES[weights_dtype])
+        self.is_convolutional = not self.blocks()
+        self.freeze()
+
+    def encode(self, pixel_values: Tensor) -> TeacherOutput:
+        """Return the chosen summary and features."""
+        dtype = next(self.network.parameters()).dtype
+        return _answer(self.network, pixel_values.to(dtype), self.summary, self.layer)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks of a plain transformer up to the features; of a hierarchy none, whose widths differ."""
+        if not hasattr(self.network, "num_prefix_tokens"):
+            return ()
+        blocks = list(self.network.blocks)
+        return blocks if self.layer is None else blocks[: range(len(blocks))[self.layer] + 1]
+
+
+class _Shapes(NamedTuple):
+    """What the answer of a network looks like; see `Teacher`."""
+
+    summary_dim: int | None
+    feature_dim: int
+    stride: int
+    size_multiple: int
+    native_size_px: int
+    runs_at_any_size: bool
+
+
+def _model_name(source: str) -> str:
+    """Return a source as timm names it."""
+    if Path(source).expanduser().is_dir():
+        return f"local-dir:{Path(source).expanduser()}"
+    return f"hf-hub:{source}" if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else source
+
+
+def _answer(network: Any, pixel_values: Tensor, summary: Summary, layer: int | None) -> TeacherOutput:
+    if layer is None:
+        hidden = network.forward_features(pixel_values)
+        features = dense_features(network, hidden, pixel_values)
+    else:
+        hidden, (features,) = network.forward_intermediates(pixel_values, indices=[layer])
+    if summary == "none":
+        return TeacherOutput(None, features)
+    return TeacherOutput(network.forward_head(hidden, pre_logits=summary == "pooled"), features)
+
+
+def _find_shapes(network: Any, summary: Summary, layer: int | None) -> _Shapes:
+    """Return the shapes of the answer of a network that lies on the meta device."""
+    network.eval()
+    if summary == "projected" and not network.num_classes:
+        raise ValueError("`summary` must be 'pooled' or 'none', got 'projected': the network has no last linear layer.")
+    num_layers = len(network.feature_info)
+    if layer is not None and layer not in range(-num_layers, num_layers):
+        raise ValueError(f"`layer` must be from {-num_layers} to {num_layers - 1}, got {layer}.")
+    largest = max(int(info["reduction"]) for info in network.feature_info)
+    native = min(network.pretrained_cfg["input_size"][1:])
+    try:
+        side, answer = _PROBE_CELLS * largest, _probe(network, _PROBE_CELLS * largest, summary, layer)
+        runs_at_any_size = True
+    except (RuntimeError, AssertionError):  # a network that was built for one size
+        side, answer = native, _probe(network, native, summary, layer)
+        runs_at_any_size = False
+    pooled, features = answer
+    stride = side // features.shape[2]
+    return _Shapes(
+        None if pooled is None else pooled.shape[1],
+        features.shape[1],
+        stride,
+        largest,
+        native // largest * largest,
+        runs_at_any_size,
+    )
+
+
+@torch.no_grad()
+def _probe(network: Any, side: int, summary: Summary, layer: int | None) -> TeacherOutput:
+    return _answer(network, torch.empty(1, 3, side, side), summary, layer)
