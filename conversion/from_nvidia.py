@@ -38,7 +38,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_folder_radio import check_fit
-from modeling_radio.nvidia_radio import check_supported, source_fields
+from modeling_radio.nvidia_radio import source_fields
 from modeling_radio.radio1d_arguments_radio import is_radio1d
 from modeling_radio.video_processing_radio import RadioVideoProcessor
 
@@ -75,7 +75,6 @@ def convert(
             finite or no floating-point numbers (all are listed), or a name in the arguments is unknown.
     """
     checkpoint = read_checkpoint(source)
-    check_supported(str(checkpoint.args.get("model")))
     teachers = [teacher["name"] for teacher in checkpoint.args.get("teachers") or []]
     mapping = our_keys(checkpoint.state, teachers)
     _check_distinct(mapping)
@@ -139,7 +138,7 @@ def _build_model(config: RadioConfig, state: Mapping[str, Tensor]) -> RadioModel
     """Build the network on the meta device; `_load` assigns the file's tensors."""
     with torch.device("meta"):
         model = RadioModel(config)
-    config.dtype = state["radio_model.model.patch_generator.pos_embed"].dtype
+    config.dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())  # of all, here
     return model
 
 

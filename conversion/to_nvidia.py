@@ -1,6 +1,7 @@
 """Converts a checkpoint of ours to NVIDIA's training-file layout (.pth.tar), which NVIDIA's own loader reads."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conversion.nvidia.eradio import relative_positions
 from conversion.nvidia.keys import TrainingFileLayout, training_file_key
 from conversion.nvidia.radio1d import radio1d_arguments, radio1d_key
-from conversion.nvidia.source import PICKLES
+from conversion.nvidia.source import ERADIO_ARGUMENTS, PICKLES
 from conversion.opening import check_file_output, open_model
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.files import write_file
 from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.eradio_config_radio import PUBLISHED, published_name
 from modeling_radio.nvidia_arguments_radio import check_arguments, check_source
+from modeling_radio.nvidia_folder_radio import read_json
 from modeling_radio.nvidia_radio import has_one_token, teacher_token_index, token_fields
 from modeling_radio.radio1d_arguments_radio import is_radio1d
 
@@ -85,6 +89,8 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
         state["base_model._iter_count"] = torch.tensor(0)  # of training steps, which NVIDIA's sampling reads
     elif source.get("layer_scale") or args["model"] == _DINO_STUDENT:
         state |= _layer_scale_ones(state, layout.backbone, model.config)
+    if model.config.eradio is not None:
+        state |= relative_positions(model)
     return {
         "arch": source.get("arch") or args["model"],
         "epoch": source.get("epoch") or 0,
@@ -163,10 +169,11 @@ def _build_args(config: RadioConfig) -> dict[str, Any]:
     """Return training arguments that describe a network of ours to NVIDIA's loader."""
     per_teacher = config.num_cls_tokens > 1
     adaptors = config.adaptor_configs
+    table = None if config.eradio is not None else config.max_img_size
     versions = {adaptor.mlp_version for adaptor in adaptors} or {"v2"}
     return {
         **_architecture_args(config),
-        "cpe_max_size": config.max_img_size,
+        "cpe_max_size": table,
         "cls_token_per_teacher": per_teacher,
         "register_multiple": None,
         "cpe_num_registers": config.num_registers,
@@ -180,6 +187,9 @@ def _build_args(config: RadioConfig) -> dict[str, Any]:
 def _architecture_args(config: RadioConfig) -> dict[str, Any]:
     if config.num_mergings:
         return radio1d_arguments(config)
+    if config.eradio is not None:
+        name = published_name(config.eradio) or "eradio_custom"
+        return {"model": name, "model_kwargs": {"return_full_features": True}}
     if config.use_swiglu_ffn and config.use_final_norm and config.use_patch_bias:
         return {"model": _DINO_STUDENT, "model_kwargs": {}}
     if config.use_swiglu_ffn or config.use_patch_bias:
@@ -268,8 +278,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: ToNvidiaSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=PICKLES, overwrite=settings.overwrite)
-    content = training_file_content(open_model(settings.checkpoint))
+    model = open_model(settings.checkpoint)
+    content = training_file_content(model)
+    arguments = None if content["args"].model in PUBLISHED else model.config.eradio
+    beside = settings.output.parent / ERADIO_ARGUMENTS
+    if arguments is not None and beside.exists() and not settings.overwrite and read_json(beside) != arguments:
+        raise ValueError(f"{str(beside)!r} holds the arguments of another E-RADIO. Name an output in another folder.")
     write_file(settings.output, lambda path: torch.save(content, path))
+    if arguments is not None:
+        write_file(beside, lambda path: path.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8"))
     print(f"{settings.output}: {content['arch']}, {len(content['state_dict'])} tensors")
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +17,7 @@ from modeling_radio import RadioConfig, RadioModel, RadioPair
 
 
 _KEY = re.compile(
-    r"(?P<size>\d+x\d+)/(?P<mode>global|window\d+|frames|packed|packed_padded|intermediates/(?:sparse|dense))"
+    r"(?P<size>\d+x\d+)/(?P<mode>global|window\d+|attention_window\d+|optimal|frames|packed|packed_padded|intermediates/(?:sparse|dense))"
     r"/(?P<name>[^/]+)/(?P<kind>\w+)"
 )
 _CLIP_MODES = ("frames", "packed", "packed_padded")
@@ -57,7 +58,8 @@ def compare_with_reference(model: RadioModel, reference: str | Path) -> list[Com
             `backbone` or an adaptor, features are token sequences) and `HxW/intermediates/sparse|dense/BLOCK/...`
             (features are maps); of video `HxW/clip_uint8` and `HxW/frames|packed|packed_padded/backbone/...`: each
             frame as an image, temporal patches of all frames, and of all but the last one; and `HxW/training/draws`
-            with the `positions` of clips that share a crop; of RADIO1D those of `radio1d_outputs`.
+            with the `positions` of clips that share a crop; of E-RADIO `HxW/attention_windowN|optimal/backbone/...`;
+            of RADIO1D those of `radio1d_outputs`.
 
     Returns:
         One comparison per stored output.
@@ -137,13 +139,15 @@ def list_unchecked(config: RadioConfig, comparisons: Sequence[Comparison]) -> li
     found = []
     if "backbone" not in seen:
         facts = f"{config.num_attention_heads} attention heads, summary of tokens {_list(config.summary_idxs or [])}"
+        facts = facts if config.eradio is None else "the arguments of E-RADIO"
         found.append(f"the backbone's outputs ({facts})")
     unseen = [adaptor for adaptor in config.adaptor_configs if adaptor.name not in seen]
     if unseen:
         found.append(f"the outputs of {_list(f'{adaptor.name} (token {adaptor.token_index})' for adaptor in unseen)}")
-    if all(max(map(int, size.split("x"))) == config.max_img_size for size in images):
+    if config.eradio is None and all(max(map(int, size.split("x"))) == config.max_img_size for size in images):
         found.append(f"resized positions (with{'' if config.pos_embed_align_corners else 'out'} aligned corners)")
-    if not config.num_mergings and not any(mode.startswith("window") for mode in modes):
+    has_choice = config.eradio is None and not config.num_mergings
+    if has_choice and not any(mode.startswith("window") for mode in modes):
         found.append(f"windowed attention (global in blocks {_list(config.global_blocks)})")
     if config.text_tower is not None:
         found.append("texts")
@@ -176,7 +180,7 @@ def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str
         output = model(pixel_values_videos=clip[None], window_size="global", adaptor_names=[], return_dict=True)
         named = {"backbone": RadioPair(output.summary[0], output.features[0])}
     else:
-        window_size = int(mode.removeprefix("window")) if mode.startswith("window") else "global"
+        window_size = _window_of(mode, model.config)
         names = list(model.radio_model.adaptors)
         output = model(images, window_size=window_size, adaptor_names=names, return_dict=True)
         named = {"backbone": output, **output.adaptors}
@@ -186,6 +190,15 @@ def _run(model: RadioModel, images: Tensor, mode: str, wanted: list[re.Match[str
         for kind, value in (("summary", entry.summary), ("features", entry.features))
         if value is not None
     }
+
+
+def _window_of(mode: str, config: RadioConfig) -> Any:
+    """Return the `window_size` of a call that gives the outputs of a mode."""
+    if mode == "optimal":  # of E-RADIO, as `attention_window`
+        return "auto"
+    if size := re.fullmatch(r"(?:attention_)?window(\d+)", mode):
+        return int(size[1])
+    return "global" if config.eradio is None else None
 
 
 def _positions(model: RadioModel, key: str, stored: Mapping[str, Tensor]) -> Tensor | None:

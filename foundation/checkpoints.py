@@ -13,6 +13,7 @@ from modeling_radio.nvidia_folder_radio import check_fit, read_json, stored_tens
 
 
 _ADAPTER = "adapter_config.json"
+_COUNTS = (SUMMARY_TOKENS, ".num_batches_tracked")  # whole numbers
 _FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 _MAX_NAMES = 4
 
@@ -77,7 +78,7 @@ def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
     strange = [
         f"{key} of {tensor.dtype}"
         for key, tensor in stored_tensors(checkpoint).items()
-        if key.startswith("radio_model.") and key != SUMMARY_TOKENS and tensor.dtype not in _FLOATS
+        if key.startswith("radio_model.") and not key.endswith(_COUNTS) and tensor.dtype not in _FLOATS
     ]
     if strange and config.get("quantization_config") is None:
         raise ValueError(

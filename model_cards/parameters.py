@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.network_radio import POSITIONS
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ def count_parameters(config: RadioConfig) -> ParameterCounts:
     with torch.device("meta"):
         network = RadioModel(config).radio_model
     backbone = _num_parameters(network.model)
-    position_table = network.model.patch_generator.pos_embed.numel()
+    tables = [parameter for name, parameter in network.named_parameters() if POSITIONS.endswith(f".{name}")]
+    position_table = sum(table.numel() for table in tables)  # E-RADIO has none
     adaptors = {name: _num_parameters(network.adaptors[name]) for name in network.adaptors}
     return ParameterCounts(backbone - position_table, position_table, adaptors)
 

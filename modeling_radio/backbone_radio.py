@@ -15,7 +15,7 @@ from .configuration_radio import RadioConfig
 from .load_report_radio import NewHeadReport
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
 from .network_radio import ADAPTORS, NetworkPass
-from .nvidia_interface_radio import NvidiaNetwork
+from .nvidia_interface_radio import build_network
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowSize
@@ -82,7 +82,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
         config = self.config
-        self.radio_model = NvidiaNetwork(config, use_adaptors=False)
+        self.radio_model = build_network(config, use_adaptors=False)
         self.feature_pyramid = RadioFeaturePyramid(config) if config.use_feature_pyramid else None
         channels = config.feature_pyramid_size if config.use_feature_pyramid else config.hidden_size
         self.num_features = [channels for _ in config.stage_names]

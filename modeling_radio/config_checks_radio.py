@@ -183,6 +183,7 @@ RULES: dict[str, Rule] = {
     "intermediate_rotation_per_layer": FLAG,
     "video_temporal_patch_size": optional(integer(2)),
     "initializer_range": number("(0, 1]"),
+    "eradio": optional(OBJECT),
     # windows
     "vitdet_window_size": optional(COUNT),
     "vitdet_num_global": COUNT,

@@ -105,6 +105,7 @@ class RadioConfig(
         self.check_merging()
         self.check_adaptors()
         self.check_tokens()
+        self._check_stages_of_eradio()
         self.check_dpt()
         self.check_detection()
         self.check_pyramid()
@@ -224,6 +225,7 @@ class RadioConfig(
             "a position table resized with aligned corners": self.pos_embed_align_corners,
             "a position table cropped instead of fitted to each grid": not self.use_cropped_positions,
             "a feature normalizer": self.use_feature_normalizer,
+            "E-RADIO, which native does not know": self.eradio is not None,
             "LayerScale that is not folded into the linear layers": self.use_layer_scale,
             "a `layerscale_value` other than 1, by which native scales": self.layerscale_value != 1,
             "a final norm": self.use_final_norm,
@@ -266,6 +268,15 @@ class RadioConfig(
                 raise ValueError(
                     f"`adaptors.{adaptor.name}.token_index` must lie in [0, {end}), {what}, got {adaptor.token_index}."
                 )
+
+    def _check_stages_of_eradio(self) -> None:
+        """Refuse maps of E-RADIO's levels, which have other widths: its backbone gives the final features.
+
+        Raises:
+            ValueError: If other maps are chosen.
+        """
+        if self.eradio is not None and not self.use_feature_pyramid and self.out_features != self.stage_names[-1:]:
+            raise ValueError(f"`out_features` must be {self.stage_names[-1:]} for E-RADIO, got {self.out_features}.")
 
     def _stale_fields(self, changed: Collection[str]) -> set[str]:
         """Return what follows from changed fields, but for what was chosen itself."""

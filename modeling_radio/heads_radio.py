@@ -12,7 +12,7 @@ from .configuration_radio import RadioConfig
 from .load_report_radio import NewHeadReport
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
 from .network_radio import ADAPTORS, NetworkPass
-from .nvidia_interface_radio import NvidiaNetwork
+from .nvidia_interface_radio import build_network
 
 
 class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
@@ -41,7 +41,7 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
-        self.radio_model = NvidiaNetwork(self.config, use_adaptors=False)
+        self.radio_model = build_network(self.config, use_adaptors=False)
 
     @staticmethod
     def kept_of(config: RadioConfig) -> RadioConfig:

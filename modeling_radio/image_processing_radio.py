@@ -116,6 +116,7 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
             "patch_size": config.patch_size,
             "max_img_size": config.max_img_size,
             "size": {"shortest_edge": min(config.preferred_resolution)},
+            "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
         }
         return cls(**{**fitting, **overrides})
 

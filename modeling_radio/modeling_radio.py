@@ -33,7 +33,7 @@ from .intermediate_radio import Aggregation, average_blocks, check_widths, group
 from .messages_radio import check_blocks, check_choice
 from .network_radio import SUMMARY_TOKENS, RadioNetwork
 from .nvidia_folder_radio import UNUSED_KEYS, arguments_for_video, check_loaded, opening_arguments
-from .nvidia_interface_radio import NvidiaInterface, NvidiaNetwork
+from .nvidia_interface_radio import NvidiaInterface, build_network
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair
 from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
 from .readout_radio import read_out
@@ -107,6 +107,8 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            super()._init_weights(module)
         elif isinstance(module, RadioLearnedTokens):
             for tokens in module.parameters(recurse=False):
                 init.normal_(tokens, std=tokens.shape[-1] ** -0.5)
@@ -146,11 +148,11 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the patch projection."""
-        return self.radio_model.model.patch_generator.embedder
+        return self.radio_model.input_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put another patch projection in place, from `(..., channels * patch_size**2)` to `(..., hidden_size)`."""
-        self.radio_model.model.patch_generator.embedder = value  # pyrefly: ignore[bad-assignment]
+        self.radio_model.replace_input_embeddings(value)
 
     @classmethod
     @torch.inference_mode(mode=False)
@@ -231,7 +233,7 @@ class RadioModel(RadioPreTrainedModel):
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
-        self.radio_model = NvidiaNetwork(self.config)
+        self.radio_model = build_network(self.config)
         self.post_init()
 
     @property

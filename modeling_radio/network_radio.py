@@ -1,7 +1,7 @@
 """Everything with weights behind `RadioModel` and the task models, and the one way of an image through it."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ class RadioNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.input_conditioner = RadioInputConditioner(config)
-        self.model = build_transformer(config)
+        self.model: Any = self.build_trunk(config)
         self.adaptors = nn.ModuleDict()
         for adaptor in config.adaptor_configs if use_adaptors else []:
             self.adaptors[adaptor.name] = RadioAdaptor(config, adaptor)
@@ -158,6 +158,23 @@ class RadioNetwork(nn.Module):
         num_clips = None if clips is None else clips.num_clips
         return NetworkPass(tokens, embedded, kept, states, weights, grid, pack, num_clips, encoded, decode)
 
+    @property
+    def input_embeddings(self) -> nn.Module:
+        """What reads pixels: the patch projection."""
+        return self.model.patch_generator.embedder
+
+    def replace_input_embeddings(self, value: nn.Module) -> None:
+        """Put another module in its place."""
+        self.model.patch_generator.embedder = value
+
+    def build_trunk(self, config: RadioConfig) -> nn.Module:
+        """Return what stands between conditioner and adaptors; what no plain ViT has is imported where it is built."""
+        if not config.num_mergings:
+            return RadioVisionTransformer(config)
+        from .radio1d_radio import Radio1dTransformer
+
+        return Radio1dTransformer(config)
+
     def adaptor(self, name: str) -> RadioAdaptor:
         """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""
         check_choice("adaptor_names", name, list(self.adaptors))
@@ -196,12 +213,3 @@ class RadioNetwork(nn.Module):
         size = self.config.patch_size
         patches = self.input_conditioner(patches.view(-1, self.config.num_channels, size, size)).flatten(1)
         return self.model.patch_generator(patches, *pack.largest_grid, draws, pack)
-
-
-def build_transformer(config: RadioConfig) -> RadioVisionTransformer:
-    """Return a new transformer; what no plain network has is imported only where it is built."""
-    if not config.num_mergings:
-        return RadioVisionTransformer(config)
-    from .radio1d_radio import Radio1dTransformer
-
-    return Radio1dTransformer(config)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .config_checks_radio import FLAG, LARGEST, MAPPING, MOST_BLOCKS, Rule, integer, listed, number
+from .eradio_config_radio import is_eradio
 
 
 def _is_line(value: Any) -> bool:
@@ -105,7 +106,9 @@ def check_hub_config(config: Mapping[str, Any], file: str) -> None:
         file: Where it comes from, for the message.
     """
     names, described = config.get("adaptor_names"), config.get("adaptor_configs") or {}
-    needed = {f"{path}!" if path in _NEEDED_OF_FOLDERS else path: rule for path, rule in _ARGUMENTS.items()}
+    args = config["args"]
+    wanted = () if isinstance(args, Mapping) and is_eradio(args) else _NEEDED_OF_FOLDERS  # E-RADIO has no positions
+    needed = {f"{path}!" if path in wanted else path: rule for path, rule in _ARGUMENTS.items()}
     faults = [*_faults(needed, config["args"], "args."), *_faults(_HUB_CONFIG, config, "")]
     if not faults:
         faults = [f"`adaptor_configs.{name}` must be given" for name in names or [] if name not in described]

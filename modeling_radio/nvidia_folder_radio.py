@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
+from .eradio_config_radio import is_eradio
 from .messages_radio import check_choice
 from .network_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from .nvidia_arguments_radio import check_hub_config
 from .nvidia_radio import (
     backbone_fields,
-    check_supported,
     has_one_token,
     is_nvidia_config,
     temporal_patch_size,
@@ -28,12 +28,12 @@ from .radio1d_arguments_radio import is_radio1d
 
 
 UNUSED_KEYS = (
-    r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(norm_mean|norm_std)"
+    r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(norm_mean|norm_std)|levels\..*\.relative_\w+"
     r"|_iter_count|dynamic_rate_vec|dynamic_rate_projector\..*)$"
 )
 """Tensors in published files that nobody reads: DINOv2's token for masked training, timm's registers (those of the
-patch generator are used), the architecture's own constants; RADIO1D's counter of steps, and what chose its number of
-tokens in training."""
+patch generator are used), the architecture's own constants; what E-RADIO's position MLP is computed from and gives;
+RADIO1D's counter of steps, and what chose its number of tokens in training."""
 
 _INNER = {
     r"^radio_model\.model\.inner\.": "radio_model.model.",  # how DINOv2's ViTs are wrapped there
@@ -95,7 +95,6 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
     check_hub_config(values, f"{folder}/config.json")
     values = with_adaptors(values, arguments.get("adaptor_names"))
     tensors = stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
-    check_supported(values["args"]["model"])
     _check_trunk(values["args"], tensors)
     _check_adaptors(values, tensors)
     fields = {**_token_fields(values["args"], tensors), **_video_fields(tensors)}
@@ -138,8 +137,8 @@ def arguments_for_video(folder: str | Path, arguments: dict[str, Any]) -> dict[s
 
 def _check_trunk(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
     """Refuse arguments of a larger network than the weights': all of it would be built before anything is missed."""
-    if not tensors:
-        return  # no safetensors files
+    if not tensors or is_eradio(args):
+        return  # no safetensors files; or no blocks that could be counted
     named = backbone_fields(args)
     for pattern, argument, field in _BLOCKS:
         blocks = {int(match[1]) for key in tensors if (match := pattern.match(key))}

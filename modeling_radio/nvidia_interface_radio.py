@@ -1,8 +1,8 @@
 """NVIDIA's names: what code written for NVIDIA's RADIO repositories asks of a model and of its `radio_model`.
 
-Each name means what it means there, but for two. `min_resolution_step` is the patch alone, since windows of any size
-fit any grid. And `model.radio_model(pixel_values)` itself gives a `NetworkPass`, which all models are made of; ask the
-model, with `return_dict=False`, for the pair that NVIDIA's gives.
+Each name means what it means there, but for two. `min_resolution_step` is that of the network alone, since windows of
+any size fit any grid. And `model.radio_model(pixel_values)` itself gives a `NetworkPass`, which all models are made of;
+ask the model, with `return_dict=False`, for the pair that NVIDIA's gives.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class NvidiaNames:
     @property
     def min_resolution_step(self) -> int:
         """Height and width must be multiples of this many pixels; windows of any size need no larger step."""
-        return self.config.patch_size
+        return self.config.resolution_step
 
     @property
     def max_resolution(self) -> int:
@@ -79,7 +79,7 @@ class NvidiaNames:
         return self.config.vitdet_window_size
 
     def switch_to_deploy(self) -> None:
-        """Do nothing: only E-RADIO's convolutions, which are not built here, have something to fold."""
+        """Do nothing: only E-RADIO has something to fold, batch norms, without which its outputs are the same."""
 
 
 class OutsideConditioner(RadioInputConditioner):
@@ -99,6 +99,28 @@ class NvidiaNetwork(NvidiaNames, RadioNetwork):
     def blocks(self) -> nn.ModuleList:
         """The transformer's blocks."""
         return self.model.blocks
+
+    def change_window_size(self, window_size: int | None) -> None:
+        """Refuse: only E-RADIO's windows are part of the network.
+
+        Raises:
+            ValueError: Always; it says what to do instead.
+        """
+        raise ValueError(
+            f"Windows of {window_size!r} tokens cannot be set for a ViT, only for E-RADIO. Call the model with "
+            "`window_size`, or set `config.vitdet_window_size`."
+        )
+
+    def set_optimal_window_size(self, image_dim: Sequence[int] | int) -> int:
+        """Refuse: only E-RADIO's windows are part of the network.
+
+        Raises:
+            ValueError: Always; it says what to do instead.
+        """
+        raise ValueError(
+            f"Windows for images of {image_dim!r} cannot be set for a ViT, only for E-RADIO. Call the model with "
+            "`window_size='auto'`."
+        )
 
     def make_preprocessor_external(self) -> RadioInputConditioner:
         """Return what normalizes pixels, for the caller to run; from here on the model takes normalized ones.
@@ -177,6 +199,15 @@ class NvidiaNetwork(NvidiaNames, RadioNetwork):
                 raise ValueError(f"`{name}` must be False with `downscale_levels`, got True.")
 
 
+def build_network(config: RadioConfig, use_adaptors: bool = True) -> NvidiaNetwork:
+    """Return the network of a configuration; an architecture besides the plain ViT is imported where it is built."""
+    if config.eradio is None:
+        return NvidiaNetwork(config, use_adaptors)
+    from .eradio_network_radio import EradioNetwork
+
+    return EradioNetwork(config, use_adaptors)
+
+
 class NvidiaInterface(NvidiaNames):
     """The same names on a model, which asks its `radio_model`."""
 
@@ -196,6 +227,14 @@ class NvidiaInterface(NvidiaNames):
     def blocks(self) -> nn.ModuleList:
         """The transformer's blocks."""
         return self.radio_model.blocks
+
+    def change_window_size(self, window_size: int | None) -> None:
+        """Set the windows that calls take by default, of E-RADIO alone; see `EradioNetwork`."""
+        self.radio_model.change_window_size(window_size)
+
+    def set_optimal_window_size(self, image_dim: Sequence[int] | int) -> int:
+        """Set the windows that fit images of a height and width, of E-RADIO alone; see `EradioNetwork`."""
+        return self.radio_model.set_optimal_window_size(image_dim)
 
     def make_preprocessor_external(self) -> RadioInputConditioner:
         """Return what normalizes pixels, for the caller to run; see `NvidiaNetwork`."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .eradio_config_radio import PUBLISHED, arguments_of, eradio_fields, is_eradio
 from .nvidia_arguments_radio import check_hub_config
 from .radio1d_arguments_radio import MODEL, is_radio1d, merging_fields, prefix_counts
 from .releases_radio import DINO_FIELDS, RELEASES, SIZES, Release, Size
@@ -15,7 +16,6 @@ _DINO_STUDENTS = {"dino_v2_g_student": ("giant", True), "dino_v2_l_student": ("l
 # NVIDIA's variants of the timm models with LayerScale, built for 592 px (DINOv2's 518 px in patches of 16).
 _LAYER_SCALE_MODELS = re.compile(r"vit_(base|large)_patch16_v2_")
 _LAYER_SCALE_MODELS_IMAGE_SIZE = 592
-_NOT_YET = {r"e-?radio": "E-RADIO, a convolutional network,"}
 _DEFAULT_PREFERRED_PX = 512
 _DEFAULT_MAX_PX = 2048
 _MIN_BLOCKS_PER_GLOBAL = 2  # a period of one block would leave no windowed block
@@ -37,8 +37,8 @@ def config_fields_from_nvidia(config: dict[str, Any], adaptor_names: Any = None)
         Keyword arguments of `RadioConfig`.
 
     Raises:
-        ValueError: If the architecture is not one that RADIO students use, or not supported yet, or the file says
-            what none of NVIDIA's can.
+        ValueError: If the architecture is not one that RADIO students use, or the file says what none of NVIDIA's
+            can.
     """
     check_hub_config(config, "config.json")
     config = with_adaptors(config, adaptor_names)
@@ -99,20 +99,6 @@ def source_fields(
     }
 
 
-def check_supported(model: str) -> None:
-    """Refuse what NVIDIA has and this package has not yet.
-
-    Args:
-        model: `args.model`, the name of the architecture.
-
-    Raises:
-        ValueError: If the architecture is E-RADIO.
-    """
-    for pattern, name in _NOT_YET.items():
-        if re.match(pattern, model):
-            raise ValueError(f"`args.model` must be a plain ViT, got {model!r}: {name} is not supported yet.")
-
-
 def temporal_patch_size(video_shape: Sequence[int] | None, patch_shape: Sequence[int]) -> int | None:
     """Return the frames of a temporal patch, which the projections' widths tell; no argument names them.
 
@@ -153,7 +139,9 @@ def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapp
     preferred = told.get("preferred_resolution") or [release.preferred_px if release else _DEFAULT_PREFERRED_PX] * 2
     fields = {} if release is None else release.fields
     has_layer_scale = _has_layer_scale(args.get("model") or "")
-    is_of_today = release is not None and has_layer_scale and shape["hidden_size"] != SIZES[release.size].hidden_size
+    is_of_today = (
+        release is not None and has_layer_scale and shape["hidden_size"] != SIZES[release.size or ""].hidden_size
+    )
     return {
         "version": version or (release.version if release else None),
         "max_resolution": told.get("max_resolution") or (release.max_px if release else _DEFAULT_MAX_PX),
@@ -167,10 +155,11 @@ def release_fields(args: Mapping[str, Any], shape: Mapping[str, Any], told: Mapp
 def _release_that_looks_so(args: Mapping[str, Any], shape: Mapping[str, Any]) -> Release | None:
     seen = (_family(args, shape), shape["hidden_size"], shape["num_hidden_layers"])
     for release in RELEASES.values():
-        size = SIZES[release.size]
-        if release.family is not None and seen == (release.family, size.hidden_size, size.num_hidden_layers):
+        size = SIZES.get(release.size or "")
+        looks = None if size is None else (release.family, size.hidden_size, size.num_hidden_layers)
+        if release.family is not None and seen == looks:
             return release
-    return None
+    return RELEASES["e-radio_v2"] if args.get("model") in PUBLISHED else None
 
 
 def _family(args: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
@@ -199,15 +188,21 @@ def _vitdet_fields(release: Mapping[str, Any], family: str | None, depth: int) -
     return {"vitdet_num_global": published if enough else max(depth // 3, 1)}
 
 
-def backbone_fields(args: Mapping[str, Any]) -> dict[str, Any]:
+def backbone_fields(args: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the fields that follow from the student's architecture name and its keyword arguments.
 
+    Args:
+        args: Arguments of the training run.
+        beside: Arguments of an E-RADIO that is none of the published ones.
+
     Raises:
-        ValueError: If the architecture is not one that RADIO students use, or not supported yet.
+        ValueError: If the architecture is not one that RADIO students use.
     """
     name = args["model"]
     kwargs = {key: value for key, value in (args.get("model_kwargs") or {}).items() if value is not None}
-    check_supported(name)
+    if is_eradio(args):
+        plain = {"use_layer_scale": False, "use_patch_bias": False}
+        return {**eradio_fields(arguments_of(args, beside)), **plain}
     if name in _DINO_STUDENTS:
         size_name, use_swiglu = _DINO_STUDENTS[name]
         shape = {**_shape_fields(SIZES[size_name], kwargs), **DINO_FIELDS}
@@ -248,8 +243,8 @@ def _shape_fields(size: Size, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_one_token(args: Mapping[str, Any]) -> bool:
-    """Whether all heads and the summary read one class token. NVIDIA's wrapper of DINOv2's ViTs always has one."""
-    return args.get("model") in _DINO_STUDENTS or not args.get("cls_token_per_teacher", True)
+    """Whether all heads and the summary read one token, as in NVIDIA's wrapper of DINOv2's ViTs and in E-RADIO."""
+    return args.get("model") in _DINO_STUDENTS or is_eradio(args) or not args.get("cls_token_per_teacher", True)
 
 
 def token_fields(args: Mapping[str, Any], *, of_hub_folder: bool = False) -> dict[str, Any]:
@@ -268,6 +263,8 @@ def token_fields(args: Mapping[str, Any], *, of_hub_folder: bool = False) -> dic
             positions.setdefault(position if of_hub_folder else teacher["name"], position)
     if is_radio1d(args):
         num_cls_tokens, num_registers = prefix_counts(args)
+    elif is_eradio(args):
+        num_cls_tokens, num_registers = 1, 0
     else:
         num_cls_tokens = 1 if has_one_token(args) else len({teacher["name"] for teacher in args["teachers"]})
         multiple = args.get("register_multiple")

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .eradio_config_radio import PUBLISHED, eradio_fields
+
 
 def mlp_ratio_for(intermediate_size: int, hidden_size: int) -> float:
     """Return the smallest number whose product with `hidden_size` truncates to `intermediate_size`.
@@ -98,7 +100,7 @@ class Release:
 
     Attributes:
         version: NVIDIA's name for it.
-        size: Shape of its blocks, by name in `SIZES`.
+        size: Shape of its blocks, by name in `SIZES`; None where it has none.
         family: Generation by which a file without a name is recognized; None where it looks like another release.
         tokens: Prefix tokens; None makes no preset of it.
         preferred_px: Image side that its users start from.
@@ -107,7 +109,7 @@ class Release:
     """
 
     version: str
-    size: str
+    size: str | None
     family: str | None = None
     tokens: Tokens | None = None
     preferred_px: int
@@ -118,7 +120,8 @@ class Release:
         """Return keyword arguments of `RadioConfig` for a preset."""
         tokens = {} if self.tokens is None else self.tokens.config_fields()
         preferred = {"preferred_resolution": [self.preferred_px] * 2}
-        return {**SIZES[self.size].config_fields(), **tokens, **preferred, **self.fields}
+        size = {} if self.size is None else SIZES[self.size].config_fields()
+        return {**size, **tokens, **preferred, **self.fields}
 
 
 # Aligned corners: timm's vision_transformer.py names the two models whose position table is resized so. NVIDIA's own
@@ -129,6 +132,8 @@ _V3: dict[str, Any] = {"family": "c-radio_v3", "tokens": FOUR_TEACHERS, "preferr
 _V4: dict[str, Any] = {"family": "c-radio_v4", "tokens": THREE_TEACHERS, "preferred_px": 512}
 _V25_G = {**DINO_FIELDS, "use_swiglu_ffn": True, "max_img_size": 1792, "vitdet_num_global": 8}
 
+_ERADIO = eradio_fields(PUBLISHED["eradio"])
+
 RELEASES = {
     release.version: release
     for release in (
@@ -137,6 +142,7 @@ RELEASES = {
         Release(
             version="radio_v2.1", size="huge", family="radio_v2", preferred_px=432, fields={"vitdet_num_windowed": 5}
         ),
+        Release(version="e-radio_v2", size=None, tokens=Tokens(1, 0, (0,)), preferred_px=512, fields=_ERADIO),
         Release(version="radio_v2.5-b", size="base", **_V25),
         Release(version="radio_v2.5-l", size="large", **_V25),
         Release(version="radio_v2.5-h", size="huge", **_V25),

@@ -72,7 +72,7 @@ def largest_side(config: "RadioConfig") -> int:
 
 def nearest_resolution(config: "RadioConfig", height: int, width: int) -> Resolution:
     """Return the valid size nearest to `height` x `width` pixels."""
-    return nearest_multiple(height, width, config.patch_size, largest_side(config))
+    return nearest_multiple(height, width, config.resolution_step, largest_side(config))
 
 
 def check_resolution(config: "RadioConfig", height: int, width: int, argument: str = "pixel_values") -> None:
@@ -81,7 +81,7 @@ def check_resolution(config: "RadioConfig", height: int, width: int, argument: s
     Raises:
         ValueError: If a side is no positive multiple of the patch size or too large. The message names the nearest.
     """
-    check_multiple(f"`{argument}`", height, width, config.patch_size, largest_side(config))
+    check_multiple(f"`{argument}`", height, width, config.resolution_step, largest_side(config))
 
 
 def read_size(size: Any, name: str = "size") -> SizeDict:

@@ -1,10 +1,12 @@
 """Fields of the configuration that shape the trunk: pixels, tokens, blocks, and the windows of ViTDet mode."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .config_checks_radio import LARGEST
+from .eradio_config_radio import eradio_fields
 from .releases_radio import mlp_ratio_for
 from .resolution_radio import round_to_step
 
@@ -54,6 +56,9 @@ class TrunkFields:
         video_temporal_patch_size: Frames that one patch of video spans, with a projection of its own; `None` has none,
             and each frame of a clip is then an image.
         initializer_range: Standard deviation of freshly initialized linear weights.
+        eradio: Arguments of NVIDIA's E-RADIO, by its names (`eradio_config_radio.py`): a network of another
+            architecture, whose features have `hidden_size` channels at the stride `patch_size`; its other fields here
+            say nothing. `None` is the ViT that the other fields describe.
     """
 
     hidden_size: int = 1280
@@ -90,6 +95,12 @@ class TrunkFields:
     intermediate_rotation_per_layer: bool = False
     video_temporal_patch_size: int | None = None
     initializer_range: float = 0.02
+    eradio: dict[str, Any] | None = None
+
+    @property
+    def resolution_step(self) -> int:
+        """Pixels that height and width of an image must be multiples of: E-RADIO's coarsest level, else a patch."""
+        return self.patch_size if self.eradio is None else 2 * self.patch_size
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -147,6 +158,15 @@ class TrunkFields:
                 f"each block, got {self.num_intermediate_normalizers}."
             )
         self._check_pixels()
+        if self.eradio is not None:
+            self._check_eradio(self.eradio)
+
+    def _check_eradio(self, arguments: dict[str, Any]) -> None:
+        """Refuse what no E-RADIO has: other shapes than its arguments', temporal patches, normalizers of blocks."""
+        wanted = eradio_fields(arguments) | {"video_temporal_patch_size": None, "num_intermediate_normalizers": 0}
+        for name, value in wanted.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"`{name}` must be {value!r} with this `eradio`, got {getattr(self, name)!r}.")
 
     def _check_pixels(self) -> None:
         """Refuse sizes without a patch, and a standardization of other channels than the image has."""

@@ -257,6 +257,8 @@ class WindowBudget:
     def _check_size(self, height: int, width: int, batch_size: int) -> None:
         for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
             COUNT.check(name, value)
+        if self.config.eradio is not None:
+            raise ValueError("Windows of E-RADIO are not chosen for a budget. Call it with `window_size='auto'`.")
         check_resolution(self.config, height, width)
         if self.config.num_mergings:
             raise ValueError(

@@ -20,7 +20,7 @@ from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .messages_radio import check_choice
 from .modeling_radio import RadioModel, RadioPreTrainedModel
-from .nvidia_interface_radio import NvidiaNetwork
+from .nvidia_interface_radio import build_network
 from .outputs_radio import RadioZeroShotOutput, to_map
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
@@ -77,7 +77,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         tower_config = text_tower_config(config)
         self.text_width: int = tower_config.to_dict()[kind.width_field]
         self.image_adaptor = check_text_adaptor(config, self.text_width)
-        self.radio_model = NvidiaNetwork(config)
+        self.radio_model = build_network(config)
         tower_config._attn_implementation = tower_attention(kind, str(self.config._attn_implementation))
         self.text_tower = kind.model_class(tower_config)
         self.logit_scale = nn.Parameter(torch.empty(()))

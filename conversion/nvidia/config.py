@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from conversion.nvidia.source import NvidiaCheckpoint
+from modeling_radio.eradio_config_radio import is_eradio
 from modeling_radio.merging_config_radio import MergingFields
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.network_radio import FILLERS
@@ -54,9 +55,11 @@ def build_config_fields(
     Raises:
         ValueError: If tensors that tell the sizes are missing or contradict each other, or the version is unknown.
     """
-    _check_essential(state)
     if version is not None:
         check_choice("version", version, RELEASES)
+    if is_eradio(source.args):
+        return _eradio_fields(state, source, version)
+    _check_essential(state)
     named = _named_fields(source.args)
     width, depth = _shape(state, named)
     told = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
@@ -67,6 +70,22 @@ def build_config_fields(
         **_prefix_fields(state, source),
         **_normalizer_fields(state),
         **release_fields(source.args, shape, told),
+        "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
+    }
+
+
+def _eradio_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, version: str | None) -> dict[str, Any]:
+    """Return the fields of an E-RADIO: its arguments tell its shape, which the weights must then have."""
+    shape = backbone_fields(source.args, source.eradio_arguments)
+    told = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
+    return {
+        **shape,
+        **_normalizer_fields(state),
+        **release_fields(source.args, shape, told),
+        **{
+            name: state[f"radio_model.input_conditioner.{name}"].flatten().tolist()
+            for name in ("norm_mean", "norm_std")
+        },
         "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
 

@@ -26,6 +26,7 @@ DROPPED_KEYS: dict[str, str] = {
     "the top-level ones are used",
     r"(base_model|radio_model\.model)\._iter_count": "RADIO1D's counter of training steps",
     r"(base_model|radio_model\.model)\.dynamic_rate_(vec|projector\..+)": "chose RADIO1D's tokens in training",
+    r"(base_model|radio_model\.model)\.levels\..*\.pos_emb_funct\.relative_\w+": "what E-RADIO computes positions from",
 }
 """Tensors that published files hold and no reader uses: pattern of the key, and why."""
 

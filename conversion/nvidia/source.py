@@ -15,11 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conversion.nvidia.training_archive import open_archive
+from modeling_radio.eradio_config_radio import is_eradio
 from modeling_radio.nvidia_arguments_radio import check_arguments, check_hub_config
 from modeling_radio.nvidia_folder_radio import indexed_files, read_json
 
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+ERADIO_ARGUMENTS = "eradio_arguments.json"
+"""File beside an E-RADIO that is none of the published ones: the arguments of its network."""
 PICKLES = (".pth.tar", ".pth", ".pt")
 """How the names of training files end."""
 
@@ -33,6 +36,7 @@ class NvidiaCheckpoint:
         state: Tensors under the file's own keys.
         args: Arguments of the training run, as plain JSON values; data types are strings such as "torch.float32".
         hub_config: The rest of `config.json`, for a Hub folder.
+        eradio_arguments: What the file of this name beside an E-RADIO holds, where there is one.
         arch: Name of the architecture, where the file has one.
         epoch: Last epoch, where the file has one.
     """
@@ -41,6 +45,7 @@ class NvidiaCheckpoint:
     state: dict[str, Tensor]
     args: dict[str, Any]
     hub_config: dict[str, Any] | None = None
+    eradio_arguments: dict[str, Any] | None = None
     arch: str | None = None
     epoch: int | None = None
 
@@ -87,7 +92,8 @@ def _read_folder(folder: Path, label: str) -> NvidiaCheckpoint:
         )
     check_hub_config(config, str(config_file))
     args = config.pop("args")
-    return NvidiaCheckpoint(label, _read_safetensors(folder), args, hub_config=config)
+    beside = _arguments_beside(folder, args)
+    return NvidiaCheckpoint(label, _read_safetensors(folder), args, hub_config=config, eradio_arguments=beside)
 
 
 def _read_only_pickle(folder: Path) -> NvidiaCheckpoint:
@@ -131,9 +137,16 @@ def _read_pickle(path: Path) -> NvidiaCheckpoint:
         label=path.name,
         state=dict(state),
         args=plain,
+        eradio_arguments=_arguments_beside(path.parent, plain),
         arch=content.get("arch"),
         epoch=content.get("epoch"),
     )
+
+
+def _arguments_beside(folder: Path, args: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments of the network that lie beside an E-RADIO, where they do."""
+    file = folder / ERADIO_ARGUMENTS
+    return read_json(file) if is_eradio(args) and file.is_file() else None
 
 
 def _check_types(path: Path, types: Mapping[str, Any], content: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _MAX_NAMES = 8
 _SMALL_BYTES = 2**20  # views that repeat what is stored, such as a scale, may be saved; large ones fill the memory
 _PARAMETRIZATION = re.compile(r"\.parametrizations\.")  # the scales of spectral reparametrization are single numbers
-_COUNTERS = (".summary_idxs", "._sn_version")  # the tensors that are whole numbers
+_BATCHES = ".num_batches_tracked"  # of batch norms, a single number each
+_COUNTERS = (".summary_idxs", "._sn_version", _BATCHES)  # the tensors that are whole numbers
 
 
 def check_kinds(state: Mapping[str, Tensor]) -> None:
@@ -42,7 +43,7 @@ def _strange_kinds(key: str, tensor: Tensor) -> Iterator[str]:
         yield "sparse"
     elif not tensor.numel():
         yield "empty"
-    elif not tensor.ndim and not _PARAMETRIZATION.search(key):
+    elif not tensor.ndim and not _PARAMETRIZATION.search(key) and not key.endswith(_BATCHES):
         yield "without dimensions"
     elif tensor.is_quantized or (tensor.dtype not in FLOATS and not _may_be_whole(key, tensor)):
         yield f"of type {tensor.dtype}"

@@ -163,14 +163,6 @@ def test_one_token_for_all_in_a_hub_folder(folder):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["e-radio_v2"])
-def test_networks_that_are_not_supported_yet(model, folder):
-    edit_config(folder, model=model)
-    for opened in (RadioModel.from_pretrained, convert):
-        with pytest.raises(ValueError, match=f"got '{model}'.* is not supported yet"):
-            opened(folder)
-
-
 @pytest.mark.parametrize("frames", [2, 3])
 def test_the_width_of_a_weight_tells_the_frames_of_a_temporal_patch(frames, folder):
     key = "radio_model.model.patch_generator.video_embedder.weight"

@@ -76,8 +76,7 @@ def test_layer_scale_and_cropped_positions_by_name(name, kwargs, layer_scale, cr
             {"downscale_levels": [3, 9]},
             "`args.model_kwargs.decoder_upscale_levels` must be given for 2 mergings",
         ),
-        ("eradio", {}, "got 'eradio': E-RADIO.* is not supported yet"),
-        ("e-radio_v2", {}, "got 'e-radio_v2': E-RADIO.* is not supported yet"),
+        ("eradio_other", {}, r"`args.model` must be one of \['eradio'\], got 'eradio_other'"),
     ],
 )
 def test_other_architectures_are_refused(name, kwargs, message):

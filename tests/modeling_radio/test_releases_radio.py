@@ -60,7 +60,7 @@ def test_network_of_radio1d():
     assert sum(parameter.numel() for parameter in decoder.parameters()) == 314_063_360
 
 
-@pytest.mark.parametrize("name", [name for name in RadioConfig.presets if "radio_v" in name])
+@pytest.mark.parametrize("name", [name for name in RadioConfig.presets if "radio_v" in name and name != "e-radio_v2"])
 def test_position_table_is_128_by_128(name):
     assert RadioConfig.from_preset(name).position_grid_size == 128
 
@@ -74,5 +74,5 @@ def test_ratio_is_the_smallest_that_gives_the_width(hidden_size):
 
 
 def test_releases_have_known_sizes():
-    assert {release.size for release in RELEASES.values()} <= set(SIZES)
+    assert {release.size for release in RELEASES.values()} <= {*SIZES, None}
     assert SIZES["so400m"].config_fields()["mlp_ratio"] == pytest.approx(4304 / 1152, abs=1e-12)

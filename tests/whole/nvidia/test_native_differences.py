@@ -7,6 +7,7 @@ import torch
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
 
 
 HEADS = [
@@ -103,6 +104,7 @@ CASES: dict[str, list[dict]] = {
     "decoder_upscale_levels": [{"downscale_levels": [2], "decoder_upscale_levels": [0]}],
     "filler_grid_size": [{"filler_grid_size": 3}, {"downscale_levels": [2], "filler_grid_size": 3}],
     "num_tokens": [{"downscale_levels": [2], "num_tokens": 1}],
+    "eradio": [eradio_fields(PUBLISHED["eradio"] | {"dim": 8, "in_dim": 8, "full_features_head_dim": 32})],
     "version": [{"version": "c-radio_v3-b"}],
     "nvidia_source": [{"nvidia_source": {"args": {"model": "vit_base_patch16_224"}, "heads": {}}}],
     "_out_features": [{"_out_features": ["stem", "stage2"]}],

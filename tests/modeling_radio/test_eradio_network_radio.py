@@ -1,0 +1,197 @@
+"""E-RADIO behind the model classes: windows as NVIDIA sets them, saved and opened, and what it has not is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from reference_cases import REFERENCE
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from conversion.from_nvidia import convert
+from modeling_radio import (
+    RadioBackbone,
+    RadioConfig,
+    RadioForDepthEstimation,
+    RadioForImageClassification,
+    RadioImageProcessor,
+    RadioModel,
+)
+from modeling_radio.eradio_config_radio import eradio_fields
+from modeling_radio.eradio_network_radio import EradioNetwork, optimal_window
+
+
+CASE = REFERENCE / "e_radio_tiny"
+ARGUMENTS = json.loads((CASE / "eradio_arguments.json").read_text())
+HEADS = [{"name": "clip", "token_index": 0, "feature_dim": 8, "summary_dim": 12, "hidden_size": 16}]
+
+
+def build(model_class=RadioModel, arguments=ARGUMENTS, **fields):
+    torch.manual_seed(0)
+    return model_class(RadioConfig(**eradio_fields(arguments), **fields)).eval()
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return load_file(CASE / "expected.safetensors")
+
+
+def assert_stored(output, stored, key):
+    torch.testing.assert_close(output.summary, stored[f"{key}/backbone/summary"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(output.features, stored[f"{key}/backbone/features"], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_windows_are_set_as_nvidia_sets_them(stored):
+    model = convert(CASE / "checkpoint.pth.tar")
+    wide, narrow = stored["128x192/image_uint8"] / 255, stored["64x96/image_uint8"] / 255
+    model.change_window_size(2)
+    assert_stored(model(wide), stored, "128x192/attention_window2")
+    assert model.config.vitdet_window_size == 2
+    model.change_window_size(None)
+    assert_stored(model(wide), stored, "128x192/global")
+    assert_stored(model(wide, window_size=2), stored, "128x192/attention_window2")  # of a call
+    assert_stored(model(wide), stored, "128x192/global")
+    assert model.set_optimal_window_size((64, 96)) == 2
+    assert_stored(model(narrow), stored, "64x96/optimal")
+    model.change_window_size(None)
+    assert not torch.allclose(model(narrow).features, stored["64x96/optimal/backbone/features"], atol=1e-3)
+    assert_stored(model(narrow, window_size="auto"), stored, "64x96/optimal")
+
+
+@pytest.mark.parametrize(
+    ("size", "window"), [((224, 224), 7), ((512, 512), 16), ((1024, 768), 12), ((32, 64), 1), ((544, 544), 1)]
+)
+def test_the_optimal_window_is_the_largest_divisor(size, window):
+    assert optimal_window(*size) == window
+
+
+@torch.no_grad()
+def test_a_saved_folder_opens_with_its_windows_and_heads(tmp_path):
+    model = build(adaptors=HEADS)
+    for tensor in model.state_dict().values():  # running statistics of batch norms too
+        if tensor.is_floating_point():
+            tensor += 0.1 * torch.rand_like(tensor)
+    model.change_window_size(3)
+    model.save_pretrained(tmp_path)
+    images = torch.rand(2, 3, 96, 64)
+    for opened in (RadioModel.from_pretrained, AutoModel.from_pretrained):
+        again, report = opened(tmp_path, output_loading_info=True)
+        assert not any(report.values())
+        assert isinstance(again.radio_model, EradioNetwork)
+        output, expected = again.eval()(images), model(images)
+        for left, right in ((output, expected), (output.adaptors["clip"], expected.adaptors["clip"])):
+            assert torch.equal(left.features, right.features)
+            assert torch.equal(left.summary, right.summary)
+    assert again.config.native_differences() == ["E-RADIO, which native does not know", *expected_others(again.config)]
+    plain = {"window_size": 4, "adaptor_names": []}
+    assert not torch.equal(model(images, **plain).features, model(images, adaptor_names=[]).features)
+
+
+def expected_others(config):
+    return ["windowed attention by default"] if config.vitdet_window_size and config.has_windowed_blocks else []
+
+
+@torch.no_grad()
+def test_summary_is_the_mean_of_features_and_heads_read_it():
+    model, images = build(adaptors=HEADS), torch.rand(2, 3, 64, 96)
+    output = model(images, feature_format="NCHW")
+    assert output.features.shape == (2, 24, 4, 6)
+    torch.testing.assert_close(output.summary, output.features.flatten(2).mean(dim=2))
+    assert output.adaptors["clip"].summary.shape == (2, 12)
+    torch.testing.assert_close(output.adaptors["clip"].summary, model.adaptors["clip"].head_mlp(output.summary))
+    assert output.adaptors["clip"].features.shape == (2, 8, 4, 6)
+    clips = model(pixel_values_videos=images.unsqueeze(0))
+    assert torch.equal(clips.summary[0], model(images).summary)
+    assert model(images, return_dict=False, adaptor_names=[]).summary.shape == (2, 24)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dim": 12, "num_heads": [1, 1, 3, 6], "window_size": [None, None, [3, 3], 5], "cpb_mlp_hidden": 7},
+        {"depths": [2, 1, 1, 2], "in_dim": 5, "mlp_ratio": 2.5, "full_features_head_dim": 10},
+        {"sr_ratio": [1, 1, 1, [2, 1]], "window_size": [None, None, 4, [2, 2]]},
+    ],
+)
+@torch.no_grad()
+def test_other_shapes(changes):
+    model = build(arguments={**ARGUMENTS, **changes})
+    output = model(torch.rand(1, 3, 96, 160))
+    assert output.features.shape == (1, 60, {**ARGUMENTS, **changes}["full_features_head_dim"])
+
+
+def test_it_learns_and_counts_batches():
+    model = build(RadioForImageClassification, num_labels=3).train()
+    model(torch.rand(2, 3, 64, 64), labels=torch.tensor([0, 2])).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.radio_model.model.patch_embed.conv_down[0].bn.num_batches_tracked == 1
+    (features,) = build(RadioBackbone)(torch.rand(1, 3, 64, 96)).feature_maps
+    assert features.shape == (1, 24, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_grid_hw": torch.ones(1, 2).long()}, "`image_grid_hw` must be left out: E-RADIO has no packed images"),
+        ({"output_hidden_states": True}, "`output_hidden_states` must be left out: E-RADIO has no tokens of one width"),
+        ({"output_attentions": True}, "`output_attentions` must be left out"),
+        ({"draws": torch.rand(1, 3)}, "`draws` must be left out"),
+        ({"window_size": "global"}, "`window_size` must be a positive integer, 'auto' or None, got 'global'"),
+        ({"window_size": 0}, "`window_size` must be a positive integer"),
+        ({"pixel_values": torch.rand(1, 3, 64, 80)}, "multiples of 32 .* nearest valid size is 64 x 64"),
+    ],
+)
+def test_what_it_has_not_is_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build()(**{"pixel_values": torch.rand(1, 3, 64, 64), **arguments})
+
+
+def test_blocks_between_are_refused():
+    model, images = build(), torch.rand(1, 3, 64, 64)
+    for ask in (
+        lambda: model.get_intermediate_features(images, [1]),
+        lambda: model.forward_intermediates(images, [1]),
+        lambda: build(RadioForDepthEstimation)(images),
+    ):
+        with pytest.raises(ValueError, match="E-RADIO has no blocks of one width"):
+            ask()
+    with pytest.raises(ValueError, match=r"`out_features` must be .* for E-RADIO"):
+        build(RadioBackbone, out_indices=[0])
+    with pytest.raises(ValueError, match="E-RADIO are not chosen for a budget"):
+        model.choose_window_size(64, 64, max_latency_ms=1)
+    with pytest.raises(ValueError, match="`vitdet_window_size` must be an integer"):
+        model.change_window_size(0)
+
+
+def test_a_vit_names_its_own_way_to_windows():
+    model = RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1))
+    with pytest.raises(ValueError, match=r"only for E-RADIO\. Call the model with `window_size`"):
+        model.change_window_size(4)
+    with pytest.raises(ValueError, match="only for E-RADIO"):
+        model.set_optimal_window_size((64, 64))
+
+
+def test_processor_rounds_to_its_step():
+    model = build()
+    assert model.min_resolution_step == 32
+    processor = RadioImageProcessor.from_model_config(model.config, size=100)
+    assert processor.get_output_size(100, 150) == (96, 160)
+    assert model.get_nearest_supported_resolution(100, 150) == (96, 160)
+
+
+def test_a_vit_never_imports_it():
+    code = (
+        "import sys, torch, modeling_radio as m; model = m.RadioModel(m.RadioConfig.from_preset('radio-test')); "
+        "model(torch.rand(1, 3, 32, 32)); print(*[name for name in sys.modules if 'eradio_' in name])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["modeling_radio.eradio_config_radio"]  # the published arguments, which presets list
+
+
+def test_remote_code_brings_its_files_along(tmp_path):
+    build().save_pretrained(tmp_path)
+    files = {file.name for file in tmp_path.iterdir()}
+    assert {"eradio_network_radio.py", "eradio_layers_radio.py", "eradio_config_radio.py"} <= files
