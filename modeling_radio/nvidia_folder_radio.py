@@ -82,7 +82,7 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
         All arguments, or nothing where the folder is not in NVIDIA's layout.
 
     Raises:
-        ValueError: If the network is one that is not supported yet, or a file of weights is damaged.
+        ValueError: If the arguments describe no network that the weights can be of, or a file of weights is damaged.
     """
     # It warns of being told to trust, which the Auto classes pass on.
     place = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
