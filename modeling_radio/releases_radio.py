@@ -181,10 +181,19 @@ RELEASES = {
 }
 """NVIDIA's models by version."""
 
-# Ours, for people without a cluster: DeiT's S and Ti (https://arxiv.org/abs/2012.12877), and one for tests.
+# Ours, for people without a cluster: DeiT's S and Ti (https://arxiv.org/abs/2012.12877), the image tower of TinyCLIP
+# ViT-8M/16 (https://arxiv.org/abs/2309.12314) for phones, and one for tests. Of the mobile one, positions of at most
+# 512 px are our choice, 262,144 numbers in place of 4 million, and so is a single register: artifacts that registers
+# are for show in large ViTs only (https://arxiv.org/abs/2309.16588, section 2).
 OURS: dict[str, dict[str, Any]] = {
     "radio-s": {**SIZES["small"].config_fields(), **THREE_TEACHERS.config_fields()},
     "radio-ti": {**SIZES["tiny"].config_fields(), **THREE_TEACHERS.config_fields()},
+    "radio-mobile": {
+        **Size(256, 10, 4).config_fields(),
+        **Tokens(3, 1, (0, 1)).config_fields(),
+        "max_img_size": 512,
+        "preferred_resolution": [224, 224],
+    },
     "radio-test": {
         **Size(32, 4, 2).config_fields(),
         **THREE_TEACHERS.config_fields(),

@@ -209,7 +209,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply the command line's changes.
 
     Args:
-        source: Name of a file in `training/recipes` without `.yaml`, or a path ending in `.yaml` or `.yml`.
+        source: Name of a file in `training/recipes`, without folder and `.yaml`, or a path ending in `.yaml` or `.yml`.
         overrides: `"section.field=value"` texts, values in YAML.
 
     Returns:
@@ -267,7 +267,7 @@ def _stage_recipe(recipe: Recipe, stage: dict[str, Any]) -> Recipe:
 
 def list_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
+    return sorted(_shipped_recipes())
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -286,12 +286,18 @@ def _find_recipe(source: str) -> Path:
         if not path.is_file():
             raise RecipeError(f"Recipe file {source!r} does not exist.")
         return path
-    if source not in list_recipes():
+    shipped = _shipped_recipes()
+    if source not in shipped:
         raise RecipeError(
             f"Unknown recipe {source!r}.{did_you_mean(source, list_recipes())} Recipes: {', '.join(list_recipes())}; "
             "a file of your own must end in .yaml."
         )
-    return RECIPES_DIR / f"{source}.yaml"
+    return shipped[source]
+
+
+def _shipped_recipes() -> dict[str, Path]:
+    """Return the files of the recipes that come with the package, in folders or not, by their names."""
+    return {path.stem: path for path in RECIPES_DIR.rglob("*.yaml")}
 
 
 def _read_layers(paths: list[Path]) -> list[dict[str, Any]]:

@@ -60,6 +60,20 @@ def test_network_of_radio1d():
     assert sum(parameter.numel() for parameter in decoder.parameters()) == 314_063_360
 
 
+@pytest.mark.parametrize(
+    ("name", "published_m", "position_table"),
+    [
+        ("radio-s", 22, 128**2 * 384),  # DeiT, table 1; these and the next are with a classifier
+        ("radio-ti", 5.7, 128**2 * 192),
+        ("radio-mobile", 8, 32**2 * 256),  # TinyCLIP's name of it
+    ],
+)
+def test_our_small_ones_have_the_size_of_their_namesakes(name, published_m, position_table):
+    counts = count(name)
+    assert counts.backbone / 1e6 == pytest.approx(published_m, rel=0.05)
+    assert counts.position_table == position_table
+
+
 @pytest.mark.parametrize("name", [name for name in RadioConfig.presets if "radio_v" in name and name != "e-radio_v2"])
 def test_position_table_is_128_by_128(name):
     assert RadioConfig.from_preset(name).position_grid_size == 128

@@ -1,8 +1,9 @@
-"""The published recipes: full-size on the meta device, and a few real steps of every stage with tiny teachers."""
+"""Recipes for real teachers: full-size on the meta device, and a few real steps of every stage with tiny ones."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from transformers import (
 )
 from two_processes import run_on_both_ranks, run_two_processes
 
-from modeling_radio import RadioModel
+from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.layout_radio import AttentionLayout, ImagePack
 from training.distillation.stages import run_recipe
 from training.planning.cards import CARDS
@@ -39,28 +40,56 @@ from training.teachers.registry import teacher_of_recipe
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# Teachers with the widths of summary and features, and the parameters of the student without its adaptors.
-PUBLISHED = {
-    "radio_v2.5": (
-        {"clip": (1024, 1280), "siglip": (1152, 1152), "dino_v2": (1536, 1536), "sam": (None, 1280)},
-        651_642_880,
+STAGES = ["low_256", "low_432", "low_and_high"]
+
+
+class Shipped(NamedTuple):
+    """What is known of a recipe.
+
+    Attributes:
+        widths: Of the teachers, summary and features.
+        num_parameters: Of the student without its adaptors.
+        mosaics: The teachers that see many images in a pass, and the cells of their canvas along a side.
+        stages: Their names.
+    """
+
+    widths: dict[str, tuple[int | None, int]]
+    num_parameters: int
+    mosaics: dict[str, int]
+    stages: list[str] = STAGES
+
+
+SAM, SAM3 = {"sam": 1024 // 16}, {"sam3": 1008 // 14}
+CLIP, SIGLIP2, DINO_V2, DINO_V3 = (1024, 1280), (1536, 1536), (1536, 1536), (4096, 4096)
+V4 = {"siglip2-g": SIGLIP2, "dino_v3": DINO_V3, "sam3": (None, 1024)}
+PERMISSIVE = {"siglip2-g": SIGLIP2, "dino_v2": DINO_V2, "sam": (None, 1280)}
+FROM_RADIO = {"c-radio": (2560, 1280), **V4}
+
+SHIPPED = {
+    "radio_v2.5": Shipped(
+        {"clip": CLIP, "siglip": (1152, 1152), "dino_v2": DINO_V2, "sam": (None, 1280)}, 651_642_880, SAM
     ),
-    "c_radio_v3": (
-        {"clip": (1024, 1280), "siglip2-g": (1536, 1536), "dino_v2": (1536, 1536), "sam": (None, 1280)},
-        651_642_880,
+    "c_radio_v3": Shipped(
+        {"clip": CLIP, "siglip2-g": SIGLIP2, "dino_v2": DINO_V2, "sam": (None, 1280)}, 651_642_880, SAM
     ),
-    "c_radio_v4_so400m": ({"siglip2-g": (1536, 1536), "dino_v3": (4096, 4096), "sam3": (None, 1024)}, 431_237_232),
-    "c_radio_v4_h": ({"siglip2-g": (1536, 1536), "dino_v3": (4096, 4096), "sam3": (None, 1024)}, 651_645_440),
+    "c_radio_v4_so400m": Shipped(V4, 431_237_232, SAM3),
+    "c_radio_v4_h": Shipped(V4, 651_645_440, SAM3),
+    "permissive": Shipped(PERMISSIVE, 431_237_232, SAM),
+    "radio_s": Shipped(FROM_RADIO, 27_884_160, {}),
+    "radio_ti": Shipped(FROM_RADIO, 8_633_664, {}),
+    "radio_s_permissive": Shipped(PERMISSIVE, 27_883_776, SAM),
+    "radio_ti_permissive": Shipped(PERMISSIVE, 8_633_472, SAM),
+    "radio_mobile": Shipped(PERMISSIVE, 8_357_376, SAM, ["low_224", "low_many"]),
 }
 
 
-def test_all_but_those_of_the_demo_are_published_ones() -> None:
-    assert {name for name in list_recipes() if not name.startswith("demo")} == set(PUBLISHED)
+def test_all_but_those_of_the_demo_are_known_here() -> None:
+    assert {name for name in list_recipes() if not name.startswith("demo")} == set(SHIPPED)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_recipe_builds_at_full_size_on_the_meta_device(name: str) -> None:
-    widths, num_parameters = PUBLISHED[name]
+    widths, num_parameters, *_ = SHIPPED[name]
     recipe = load_recipe(name, ["data.source=images"])
     with torch.device("meta"):
         teachers = {}
@@ -74,21 +103,20 @@ def test_recipe_builds_at_full_size_on_the_meta_device(name: str) -> None:
     assert sum(parameter.numel() for parameter in student.radio_model.model.parameters()) == num_parameters
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_size_of_every_stage_suits_the_teachers(name: str) -> None:
     recipe = load_recipe(name, ["data.source=images"])
     stages = stage_recipes(recipe)
-    assert [stage.name for stage in stages] == STAGES
+    assert [stage.name for stage in stages] == SHIPPED[name].stages
     sizes = {size for stage in stages for partition in stage.partitions for size in partition.sizes_px}
     assert all(size % 16 == 0 for size in sizes)
-    mosaics = {entry.name for entry in recipe.teachers if entry.run_mode == "mosaic"}
-    assert mosaics == {"sam3" if "v4" in name else "sam"}
-    canvas_cells = 1008 // 14 if "v4" in name else 1024 // 16
-    assert max(sizes) // 16 <= canvas_cells
+    mosaics = SHIPPED[name].mosaics
+    assert {entry.name for entry in recipe.teachers if entry.run_mode == "mosaic"} == mosaics.keys()
+    assert all(max(sizes) // 16 <= cells for cells in mosaics.values())
 
 
-GENERATIONS = ("radio_v2.5", "c_radio_v3", "c_radio_v4_h")
-STAGES = ["low_256", "low_432", "low_and_high"]
+# The others differ from these in sizes only, which all small ones share.
+DIFFERENT = ("radio_v2.5", "c_radio_v3", "c_radio_v4_h", "permissive", "radio_s", "radio_mobile")
 NUM_STEPS = 2  # the trunk is frozen in the first
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -96,6 +124,17 @@ SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "nu
 def sam_sizes() -> dict:
     sizes = {key: value for key, value in SIZES.items() if key != "intermediate_size"}
     return {**sizes, "mlp_dim": 24, "output_channels": 8, "initializer_range": 0.02, "window_size": 2}
+
+
+def build_radio() -> RadioModel:
+    """Return a RADIO model with the adaptors of C-RADIOv4, narrow and shallow."""
+    adaptors = [
+        {"name": name, "summary_dim": summary and 12, "feature_dim": 10, "hidden_size": 16, "token_index": index}
+        for index, (name, (summary, _)) in enumerate(V4.items())
+    ]
+    return RadioModel(
+        RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_num_global=1, adaptors=adaptors)
+    )
 
 
 # Each as its namesake: one with a size of its own is as coarse as two cells a side, one for mosaics six.
@@ -111,6 +150,7 @@ TINY_TEACHERS = {
         )
     ),
     "dino_v3": lambda: DINOv3ViTModel(DINOv3ViTConfig(**SIZES, patch_size=16, num_register_tokens=4)),
+    "c-radio": build_radio,
     "sam": lambda: SamVisionModel(SamVisionConfig(**sam_sizes(), image_size=96, global_attn_indexes=[1])),
     "sam3": lambda: Sam3ViTModel(
         Sam3ViTConfig(
@@ -137,7 +177,7 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shrink(recipe: dict, world: Path) -> dict:
     """Make a published recipe small, keeping what it does: its kinds, run modes, partitions, stages and losses."""
     for teacher in recipe["teachers"]:
-        teacher["source"] = str(world / teacher["name"])
+        teacher["source"] = str(world / ("c-radio" if teacher["kind"] == "radio" else teacher["name"]))
     for part in (recipe, *recipe["stages"]):
         for partition in part.get("partitions", []):
             is_high = partition["name"] == "high"
@@ -192,19 +232,17 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return noted
 
 
-@pytest.mark.parametrize("name", GENERATIONS)
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_small_recipe_is_planned(name: str, tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plan = Plan(load_recipe(write_small(name, tiny_world)), 2)
-    assert list(plan.costs) == STAGES
-    assert all(
-        cost.teacher_flops.keys() == PUBLISHED[name][0].keys() for costs in plan.costs.values() for cost in costs
-    )
+    assert list(plan.costs) == SHIPPED[name].stages
+    assert all(cost.teacher_flops.keys() == SHIPPED[name].widths.keys() for _, cost in plan.steps())
     h100, a100 = (plan.gpu_hours(CARDS[name], 0.35) for name in ("H100", "A100"))
     assert 0 < plan.gpu_hours(CARDS["H100"], 0.35, with_teachers=False) < h100 < a100
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_two_windowed_steps_of_every_stage_with_the_real_teacher_classes(
     name: str, tiny_world: Path, tmp_path: Path, passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,13 +250,16 @@ def test_two_windowed_steps_of_every_stage_with_the_real_teacher_classes(
     final = run_recipe(load_recipe(write_small(name, tiny_world)), Path("run"))
     assert final is not None
     assert all(window < cells for cells, window in passes)
-    assert len(passes) == 7 * NUM_STEPS  # two parts of "low" in each stage, and "high" in the last
-    assert sorted(path.name for path in Path("run/stages").iterdir()) == sorted(STAGES)
+    stages, has_high = SHIPPED[name].stages, "low_and_high" in SHIPPED[name].stages
+    assert len(passes) == (2 * len(stages) + has_high) * NUM_STEPS  # two parts of "low" in each stage
+    assert sorted(path.name for path in Path("run/stages").iterdir()) == sorted(stages)
     student = RadioModel.from_pretrained(final)
     output = student(torch.rand(1, 3, 32, 48))
-    assert output.adaptors.keys() == PUBLISHED[name][0].keys()
+    assert output.adaptors.keys() == SHIPPED[name].widths.keys()
     assert all(adaptor.features.isfinite().all() for adaptor in output.adaptors.values())
-    first, last = (RadioModel.from_pretrained(Path("run/stages") / stage / "final") for stage in STAGES[::2])
+    first, last = (
+        RadioModel.from_pretrained(Path("run/stages") / stage / "final") for stage in (stages[0], stages[-1])
+    )
     weights = "radio_model.model.blocks.0.attn.qkv.weight"
     assert not torch.equal(first.state_dict()[weights], last.state_dict()[weights])
 
@@ -231,9 +272,12 @@ FLOAT32 = ("mixed_precision=no", "damp.is_shared=true", "optimizer.eps=1", "stag
 def in_float32(name: str) -> Recipe:
     """Return the last stage, exact: without mosaics too, where an image's place depends on the rest of its batch."""
     recipe = load_recipe(f"{name}.yaml", FLOAT32)
-    changes = {"precision": "float32", "options": {}}
     teachers = [
-        entry.replace(**changes, run_mode="fixed" if entry.run_mode == "mosaic" else entry.run_mode)
+        entry.replace(
+            precision="float32",
+            options={key: value for key, value in entry.options.items() if key != "weights_dtype"},
+            run_mode="fixed" if entry.run_mode == "mosaic" else entry.run_mode,
+        )
         for entry in recipe.teachers
     ]
     return recipe.replace(teachers=teachers)
@@ -253,19 +297,19 @@ def two_ranks(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in GENERATIONS:
+        for name in DIFFERENT:
             write_small(name, tiny_world)
-    run_two_processes(__file__, folder, *GENERATIONS)
+    run_two_processes(__file__, folder, *DIFFERENT)
     return folder
 
 
-@pytest.mark.parametrize("name", GENERATIONS)
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_two_windowed_steps_on_two_processes_equal_those_on_one(
     name: str, two_ranks: Path, passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(two_ranks)
     run_recipe(in_float32(name), Path(f"one-{name}"))
-    assert len(passes) == 3 * NUM_STEPS
+    assert len(passes) == (3 if "low_and_high" in SHIPPED[name].stages else 2) * NUM_STEPS
     one, two = (trained(f"{count}-{name}") for count in ("one", "two"))
     assert_close_by_name(two, one, rtol=1e-5, atol=1e-6, what=name)
 
