@@ -70,7 +70,7 @@ class TinyTeacher(Teacher):
 class NoiseImages(Images):
     """Smooth random colors."""
 
-    def __init__(self, data: DataRecipe, *, is_square: bool) -> None:
+    def __init__(self, data: DataRecipe, *, is_square: bool, used_px: int | None = None) -> None:
         assert data.source == "noise"
         generator = torch.Generator().manual_seed(data.seed)
         coarse = torch.rand(data.num_images or 8, 3, 4, 4, generator=generator)

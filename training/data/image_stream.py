@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundation.seeds import derive_seed
-from training.data.decoding import EncodedImage, SkippedImages
+from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
+from training.data.filters.facts import measure
+from training.data.filters.rules import fault_of
 from training.data.sources import ImageColumn, open_stream
 from training.recipe import DataRecipe
+from training.recipe_sections.filters import FiltersRecipe
 
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
+NO_FILTERS = FiltersRecipe()
 MAX_OPEN_SHARDS = 4
 """Shards of one source that are read side by side, so that neighbors in a file are not neighbors in a batch. Our
 choice: more means more connections, and more to read again after a restart."""
@@ -27,19 +31,32 @@ choice: more means more connections, and more to read again after a restart."""
 class EndlessSource:
     """Endless passes through one rank's parts of a source, which take turns; shards in another order in each pass.
 
-    Images whose header says that they are unusable are left out.
+    Images whose header says that they are unusable are left out, and so are those that filters leave out.
 
     Args:
         parts: Data sets of `datasets`, which this rank reads side by side.
         column: Their image column.
         seed: Decides the order of the shards.
         skipped: Counts unusable images.
+        filters: What else is left out; near duplicates are not looked for.
+        used_px: The resolution that images are used at, pixels.
+
+    Attributes:
+        left_out: How many images the filters left out since the beginning of the run, by the reason.
     """
 
     def __init__(
-        self, parts: Sequence[IterableDataset], column: ImageColumn, seed: int, skipped: SkippedImages
+        self,
+        parts: Sequence[IterableDataset],
+        column: ImageColumn,
+        seed: int,
+        skipped: SkippedImages,
+        filters: FiltersRecipe = NO_FILTERS,
+        used_px: int = 1,
     ) -> None:
         self.parts, self.column, self.seed, self.skipped = parts, column, seed, skipped
+        self.filters, self.used_px = filters, used_px
+        self.left_out: Counter[str] = Counter()
         self.start_pass(0)
 
     def __next__(self) -> EncodedImage:
@@ -47,19 +64,36 @@ class EndlessSource:
             for row in self._rows_left():
                 self._num_read += 1
                 image = self.column.read(row, f"image {self._num_read} of pass {self.number_of_pass}")
-                if self.skipped.check(image):
+                if self._is_wanted(image):
                     self._num_usable += 1
                     return image
             if not self._num_usable:
+                left_out = f", by filters {dict(self.left_out)}" if self.left_out else ""
                 raise ValueError(
                     f"Data source {self.column.source!r} has no usable image for one of the ranks ({self._num_read} "
-                    "skipped). Use fewer ranks, or more files."
+                    f"skipped{left_out}). Use fewer ranks, more files, or laxer `data.filters`."
                 )
             self.start_pass(self.number_of_pass + 1)
+
+    def _is_wanted(self, image: EncodedImage) -> bool:
+        """Return whether an image is usable and stays; if not, count it."""
+        if not self.skipped.check(image):
+            return False
+        if not self.filters.is_used:
+            return True
+        try:
+            fault = fault_of(measure(image, with_pixels=self.filters.needs_pixels), self.filters, self.used_px)
+        except UnusableImageError as error:
+            self.skipped.add(image.name, error)
+            return False
+        if fault is not None:
+            self.left_out[fault] += 1
+        return fault is None
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the source was read, as JSON values."""
         return {
+            "left_out": dict(self.left_out),
             "pass": self.number_of_pass,
             "num_read": self._num_read,
             "num_usable": self._num_usable,
@@ -70,6 +104,7 @@ class EndlessSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.start_pass(state["pass"])
+        self.left_out = Counter(state["left_out"])
         self._num_read, self._num_usable, self._turns = state["num_read"], state["num_usable"], deque(state["turns"])
         for part, part_state in zip(self._parts_of_pass, state["parts"], strict=True):
             part.load_state_dict(part_state)
@@ -166,7 +201,9 @@ class ImageStream:
         return [images[place] for place in random.permutation(self.block_size)]
 
 
-def open_image_stream(data: DataRecipe, seed: int, rank: int, num_ranks: int, skipped: SkippedImages) -> ImageStream:
+def open_image_stream(
+    data: DataRecipe, seed: int, rank: int, num_ranks: int, skipped: SkippedImages, used_px: int = 1
+) -> ImageStream:
     """Open all sources of a recipe for one of the ranks that share the images.
 
     Args:
@@ -175,6 +212,7 @@ def open_image_stream(data: DataRecipe, seed: int, rank: int, num_ranks: int, sk
         rank: Rank of this process among those.
         num_ranks: Number of those ranks, which see different images.
         skipped: Counts unusable images.
+        used_px: The resolution that images are used at, pixels, which filters look at.
 
     Raises:
         ValueError: If a source cannot be opened.
@@ -184,7 +222,8 @@ def open_image_stream(data: DataRecipe, seed: int, rank: int, num_ranks: int, sk
     for number, recipe in enumerate(recipes):
         dataset, column = open_stream(recipe)
         parts = _parts_of_rank(dataset, rank, num_ranks)
-        sources.append(EndlessSource(parts, column, derive_seed(seed, "source", number), skipped))
+        own_seed = derive_seed(seed, "source", number)
+        sources.append(EndlessSource(parts, column, own_seed, skipped, data.filters, used_px))
     weights = [recipe.weight for recipe in recipes]
     return ImageStream(sources, weights, derive_seed(seed, "blocks", rank), data.shuffle_buffer)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from array import array
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from foundation.settings import hash_of
 from training.data.decoding import DRAFT_GAP, EncodedImage, LeastScale, SkippedImages, crop_to_shape, to_tensor
 
 
@@ -32,8 +37,36 @@ class EncodedRows(Protocol):
     def fingerprint(self) -> str: ...
 
 
+class SelectedRows:
+    """Some of the rows of a table.
+
+    Args:
+        rows: All of them.
+        numbers: Of those to take, in order.
+    """
+
+    def __init__(self, rows: EncodedRows, numbers: Sequence[int]) -> None:
+        self.rows, self.numbers = rows, array("q", numbers)  # which data workers share
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> EncodedImage:
+        return self.rows[self.numbers[index]]
+
+    def fingerprint(self) -> str:
+        """Return that of all rows, and which of them are taken."""
+        return f"{len(self)} of {self.rows.fingerprint()}, chosen {hash_of({'numbers': list(self.numbers)})[:8]}"
+
+
 class Images(Dataset[Tensor]):
-    """Images by number: item `index` is a uint8 tensor `(3, height, width)`, RGB."""
+    """Images by number: item `index` is a uint8 tensor `(3, height, width)`, RGB.
+
+    Attributes:
+        left_out: How many images filters left out, by the reason.
+    """
+
+    left_out: Mapping[str, int] = {}
 
     def __len__(self) -> int:
         """Return how many images there are."""
@@ -42,6 +75,10 @@ class Images(Dataset[Tensor]):
     def fingerprint(self) -> str:
         """Return a line that changes when what these images are made from does, though it has the same name."""
         raise NotImplementedError
+
+    def short_sides(self) -> Tensor | None:
+        """Return the shorter side of every image's file, `(len(self),)` in pixels; None where it is not known."""
+        return None
 
     def draft(self, index: int, least_scale: LeastScale) -> Tensor:
         """Return image `index`, or a smaller version of it where that is faster to come by.
@@ -89,6 +126,8 @@ class ImageTable(Images):
         self.num_images = len(rows) if num_images is None else num_images
         self.skipped = SkippedImages() if skipped is None else skipped
         self._unusable: set[int] = set()
+        self._short_sides: Tensor | None = None
+        self._has_each_row_once = num_images is None
 
     def __len__(self) -> int:
         return self.num_images
@@ -96,6 +135,25 @@ class ImageTable(Images):
     def fingerprint(self) -> str:
         """Return that of the rows."""
         return self.rows.fingerprint()
+
+    def short_sides(self) -> Tensor | None:
+        if self._short_sides is None:
+            return None
+        return self._short_sides[torch.arange(len(self)) % len(self.rows)]
+
+    def select(self, numbers: Sequence[int], short_sides: Sequence[int], left_out: Mapping[str, int]) -> ImageTable:
+        """Return a table of some of these rows, of as many images as they are unless it was given a number of them.
+
+        Args:
+            numbers: Of the rows, at least one.
+            short_sides: The shorter side of each of them in pixels.
+            left_out: How many of the other rows there are, by the reason.
+        """
+        selected = copy.copy(self)
+        selected.num_images = len(numbers) if self._has_each_row_once else self.num_images
+        selected.rows, selected.left_out, selected._unusable = SelectedRows(self.rows, numbers), dict(left_out), set()
+        selected._short_sides = torch.tensor(short_sides)
+        return selected
 
     def __getitem__(self, index: int) -> Tensor:
         """Return image `index`: uint8 `(3, height, width)`, RGB; `(3, size, size)` where a size is given."""

@@ -16,14 +16,13 @@ from training.data.decoding import EncodedImage
 from training.data.fingerprints import content_fingerprint
 from training.data.image_folder import files_fingerprint, image_files, no_images_error
 from training.recipe import DataRecipe
-from training.recipe_sections.images import SourceRecipe
+from training.recipe_sections.images import DEMO_SOURCES, SourceRecipe
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
 
-DEMO_SOURCES = ("demo", "demo-pypi")
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes")
 """Names under which files without Hugging Face's type information usually store encoded images."""

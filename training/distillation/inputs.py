@@ -9,6 +9,7 @@ from accelerate.utils import broadcast_object_list
 from foundation.interruption import StopRequest
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
+from training.distillation.watching.data_record import describe_left_out, left_out_of, write_data_record
 from training.recipe import Recipe
 from training.student.build import student_patch_size
 from training.targets.cache.contents import CacheContents
@@ -19,6 +20,8 @@ from training.targets.online import OnlineTargets
 from training.teachers.base import Teacher
 from training.teachers.loading import loading_turn
 from training.teachers.registry import check_image_sizes, place_teacher, teacher_of_recipe
+from training.views.admission import admit_images, smallest_used_px
+from training.views.batches import BatchPlan
 from training.views.images import build_training_images
 from training.views.loaders import PartitionStreams
 
@@ -28,7 +31,8 @@ def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionS
     with accelerator.main_process_first():
         if recipe.data.streaming:
             return PartitionStreams.open(recipe, accelerator.process_index, accelerator.num_processes)
-        return build_training_images(recipe.data, is_square=recipe.views.teachers == "cached")
+        is_square = recipe.views.teachers == "cached"
+        return build_training_images(recipe.data, is_square=is_square, used_px=smallest_used_px(recipe))
 
 
 def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe, accelerator: Accelerator) -> str:
@@ -36,6 +40,32 @@ def fingerprint_of(images: Images | PartitionStreams, recipe: Recipe, accelerato
     if not accelerator.is_main_process:
         return ""
     return stream_fingerprint(recipe.data) if isinstance(images, PartitionStreams) else images.fingerprint()
+
+
+def plan_batches(
+    recipe: Recipe, accelerator: Accelerator, images: Images | PartitionStreams, patch_size: int, folder: Path
+) -> BatchPlan:
+    """Return which images this rank's steps see; tell what filters left out, and note it in the run's folder.
+
+    Args:
+        recipe: The recipe.
+        accelerator: Of this rank.
+        images: By number, or streams, whose images are left out while they are read.
+        patch_size: The student's.
+        folder: Of the run.
+
+    Raises:
+        RecipeError: If filters leave no image for a partition, or the ranks cannot be shared as the partitions say.
+    """
+    number, admitted = None, {}
+    if not isinstance(images, PartitionStreams):
+        number, admitted = len(images), admit_images(images, recipe)
+        if recipe.data.filters.is_used and accelerator.is_main_process:
+            record = left_out_of(images, admitted)
+            accelerator.print(describe_left_out(record), flush=True)
+            write_data_record(folder, recipe, record)
+    rank, num_ranks = accelerator.process_index, accelerator.num_processes
+    return BatchPlan(recipe, number, rank, num_ranks, patch_size=patch_size, admitted=admitted)
 
 
 def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:

@@ -22,7 +22,7 @@ from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
 from training.balancing.registry import build_weights, check_can_shard
-from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets
+from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets, plan_batches
 from training.distillation.memory import keep_freed_memory
 from training.distillation.optimizers.registry import build_optimizer
 from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
@@ -50,6 +50,7 @@ from training.distillation.sharding import (
 )
 from training.distillation.skipped_steps import SkippedSteps
 from training.distillation.step_losses import compare_with_average, compare_with_teachers
+from training.distillation.watching.data_record import left_out_of_streams, write_data_record
 from training.distillation.watching.held_out_metrics import HeldOutMetrics
 from training.distillation.watching.held_out_pictures import HeldOutPictures
 from training.distillation.watching.losses_by_size import LossesBySize
@@ -77,8 +78,7 @@ from training.targets.contrasts.registry import build_contrasts
 from training.targets.examples import Example
 from training.targets.statistics import TeacherStatistics
 from training.teachers.base import Teacher
-from training.views.batches import Batch, BatchPlan
-from training.views.loaders import PartitionStreams
+from training.views.batches import Batch
 
 
 class Distiller:
@@ -170,15 +170,8 @@ class Distiller:
         self.statistics = TeacherStatistics(recipe.standardization, teachers, recipe.inner_depths()).to(self.device)
         self.weights = build_weights(recipe, teachers, self.device)
         self.contrasts = build_contrasts(recipe, teachers, self.statistics, self.device)
-        num_images = None if isinstance(images, PartitionStreams) else len(images)
-        accelerator = self.accelerator
-        self.plan = BatchPlan(
-            recipe,
-            num_images,
-            accelerator.process_index,
-            accelerator.num_processes,
-            patch_size=self.model.config.patch_size,
-        )
+        accelerator, patch_size = self.accelerator, self.model.config.patch_size
+        self.plan = plan_batches(recipe, accelerator, images, patch_size, self.output)
         if is_sharded(accelerator):
             self.plan.check_equal_passes()
             check_can_shard(recipe)
@@ -482,7 +475,9 @@ class Distiller:
     def _save(self) -> None:
         """Begin a checkpoint, which the next steps do not wait for."""
         facts = {"step": self.step, "data": self.data_fingerprint, "recipe": self.recipe.to_dict()}
-        self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
+        places = self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
+        if self.recipe.data.streaming and self.accelerator.is_main_process:
+            write_data_record(self.output, self.recipe, left_out_of_streams(places))
 
     def _load(self, folder: Path) -> None:
         saved = self.state.load(folder)

@@ -8,7 +8,11 @@ from pydantic import Field, model_validator
 
 from foundation.settings import require
 from training.recipe_sections.base import INDECISIVE, Count, Named, RecipeSection
+from training.recipe_sections.filters import FiltersRecipe
 
+
+DEMO_SOURCES = ("demo", "demo-pypi")
+"""Sources whose images are made by number."""
 
 DEFAULT_BATCH_SIZE = 64
 
@@ -54,6 +58,7 @@ class DataRecipe(ImageSource):
         num_workers: Processes that decode images, per rank.
         jpeg_drafts: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where every crop stays at least twice as large as
             what it is resized to; off where pixels must be those of the whole image.
+        filters: Images that are left out.
     """
 
     mixed_in: list[SourceRecipe] = []
@@ -64,11 +69,18 @@ class DataRecipe(ImageSource):
     seed: int = Field(0, ge=0)
     num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
     jpeg_drafts: bool = True
+    filters: FiltersRecipe = FiltersRecipe()
 
     @model_validator(mode="after")
     def _check(self) -> "DataRecipe":
         is_free = self.num_images is None or not (self.streaming or self.mixed_in)
         require(is_free, "num_images", self.num_images, "null with `data.streaming` or `data.mixed_in`")
+        can_compare = not self.streaming or self.filters.max_distance is None
+        rule = "null with `data.streaming`, where images are seen one after the other and not among each other"
+        require(can_compare, "filters.max_distance", self.filters.max_distance, rule)
+        made = [entry.source for entry in (self, *self.mixed_in) if entry.source in DEMO_SOURCES]
+        rule = "left out, all null, with images of the demo, which are made and have no files to filter"
+        require(not made or not self.filters.is_used, "filters", self.filters.to_dict(), rule)
         weights = [entry.weight for entry in self.mixed_in]
         require(sum(weights) < 1, "mixed_in (weights)", weights, "numbers with a sum below 1")
         return self

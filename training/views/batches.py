@@ -1,6 +1,6 @@
 """Which images a step sees, at which resolution, on which rank: a pure function of the recipe and the step number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import groupby, pairwise
@@ -85,16 +85,25 @@ class BatchPlan:
         rank: Rank of this process.
         num_ranks: Number of ranks.
         patch_size: The student's patch in pixels, which decides the windows that a resolution can have.
+        admitted: By name of the partition the numbers of the images that it sees; all where it is not named.
 
     Raises:
         RecipeError: If the ranks cannot be shared as the partitions say, or a batch is too small for its parts.
     """
 
     def __init__(
-        self, recipe: Recipe, num_images: int | None, rank: int = 0, num_ranks: int = 1, *, patch_size: int
+        self,
+        recipe: Recipe,
+        num_images: int | None,
+        rank: int = 0,
+        num_ranks: int = 1,
+        *,
+        patch_size: int,
+        admitted: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.recipe, self.num_images, self.rank, self.num_ranks = recipe, num_images, rank, num_ranks
         self.patch_size = patch_size
+        self._admitted = admitted or {}
         self._ranks = divide_ranks(recipe.partitions, num_ranks)
         for partition in recipe.partitions:
             self._check_room(partition)
@@ -196,10 +205,13 @@ class BatchPlan:
         """Return which image stands at a position of the partition's sequence of epochs."""
         if self.num_images is None:
             return position
-        epoch, place = divmod(position, self.num_images)
+        admitted = self._admitted.get(partition)
+        number = self.num_images if admitted is None else len(admitted)
+        epoch, place = divmod(position, number)
         if self._epochs.get(partition, (-1, None))[0] != epoch:
             generator = make_generator(self.recipe.seed, "epoch", partition, epoch)
-            self._epochs[partition] = (epoch, torch.randperm(self.num_images, generator=generator))
+            order = torch.randperm(number, generator=generator)
+            self._epochs[partition] = (epoch, order if admitted is None else admitted[order])
         return int(self._epochs[partition][1][place])
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections import Counter
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from training.data.decoding import LeastScale
+from training.data.filters.tables import filter_tables
 from training.data.image_folder import ImageFolder
 from training.data.image_table import Images, ImageTable, Split
-from training.data.sources import DEMO_SOURCES, is_image_folder, open_table
+from training.data.sources import is_image_folder, open_table
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.images import DemoImages
 from training.recipe import DataRecipe
-from training.recipe_sections.images import SourceRecipe
+from training.recipe_sections.images import DEMO_SOURCES, SourceRecipe
 
 
 DEFAULT_NUM_DEMO_IMAGES = 9000  # our choice: what the first study needed for a student from nothing
@@ -50,20 +53,27 @@ def build_images(
     return ImageFolder(Path(source).expanduser(), size=size, num_images=num_images, seed=seed, split=split)
 
 
-def build_training_images(data: DataRecipe, *, is_square: bool) -> Images:
+def build_training_images(data: DataRecipe, *, is_square: bool, used_px: int | None = None) -> Images:
     """Return all sources of a recipe as one map-style data set of uint8 tensors `(3, height, width)`, RGB.
+
+    What `data.filters` leaves out is not among them.
 
     Args:
         data: The recipe's section on images.
         is_square: Crop all images to squares of `data.image_size_px`; otherwise only the demo's are squares, and the
             others whole.
+        used_px: The smallest resolution that images are used at, pixels; `data.image_size_px` by default.
 
     Raises:
         ValueError: If a source cannot be opened, or holds no image.
+        RecipeError: If filters leave no image of a source.
         PackageError: If the demo's packages cannot be fetched.
     """
     sources = data.sources()
     parts = [_build_part(source, data, is_square) for source in sources]
+    if data.filters.is_used:
+        tables = [part for part in parts if isinstance(part, ImageTable)]  # all: the recipe refuses others
+        parts = filter_tables(tables, data, data.image_size_px if used_px is None else used_px)
     if len(parts) == 1:
         return parts[0]
     return _mix(parts, [source.weight for source in sources])
@@ -94,6 +104,7 @@ class _Mixture(Images):
 
     def __init__(self, parts: list[Images], lengths: list[int]) -> None:
         self.parts, self.ends = parts, list(itertools.accumulate(lengths))
+        self.left_out = sum((Counter(part.left_out) for part in parts), Counter())
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -101,6 +112,14 @@ class _Mixture(Images):
     def fingerprint(self) -> str:
         """Return those of the parts."""
         return "; ".join(part.fingerprint() for part in self.parts)
+
+    def short_sides(self) -> Tensor | None:
+        sides = [part.short_sides() for part in self.parts]
+        known = [each for each in sides if each is not None]
+        if len(known) < len(sides):
+            return None
+        lengths = [end - start for start, end in itertools.pairwise([0, *self.ends])]
+        return torch.cat([each[torch.arange(n) % len(each)] for each, n in zip(known, lengths, strict=True)])
 
     def __getitem__(self, index: int) -> Tensor:
         part, place = self._place_of(index)

@@ -15,6 +15,7 @@ from training.data.decoding import EncodedImage, LeastScale, SkippedImages, to_t
 from training.data.image_stream import ImageStream, open_image_stream
 from training.data.image_table import Images
 from training.recipe import Recipe
+from training.views.admission import used_px
 from training.views.batches import Batch, divide_ranks
 from training.views.regions import Seen, SeenBatch, Sight, least_scale, look
 
@@ -132,10 +133,12 @@ class PartitionStreams:
             ValueError: If a source cannot be opened.
         """
         skipped, streams = SkippedImages(), {}
+        used = {partition.name: used_px(recipe, partition) for partition in recipe.partitions}
         for name, ranks in divide_ranks(recipe.partitions, num_ranks).items():
             if rank in ranks:
                 seed = derive_seed(recipe.seed, "stream", name)
-                streams[name] = open_image_stream(recipe.data, seed, ranks.index(rank), len(ranks), skipped)
+                place = (ranks.index(rank), len(ranks))
+                streams[name] = open_image_stream(recipe.data, seed, *place, skipped, used[name])
         return cls(streams, rank, num_ranks, skipped)
 
 

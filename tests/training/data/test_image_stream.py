@@ -1,12 +1,18 @@
+import io
 import json
+import tarfile
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from photographs import encode, flat, picture
+from PIL import Image
 
 from training.data.decoding import SkippedImages, decode_rgb
 from training.data.image_stream import ImageStream, open_image_stream
 from training.recipe import DataRecipe
+from training.recipe_sections.filters import FiltersRecipe
 from training.recipe_sections.images import SourceRecipe
 
 
@@ -93,3 +99,55 @@ def test_a_rank_without_a_usable_image_ends(write_source: Callable[..., str]) ->
     data = DataRecipe(source=write_source("parquet", 0, num_shards=1, faults=["broken", "tiny"]), streaming=True)
     with pytest.raises(ValueError, match=r"has no usable image for one of the ranks \(2 skipped\)"):
         open_numbers(data).take(1)
+
+
+def write_shards(folder: Path, images: list[Image.Image], num_shards: int = 2) -> str:
+    for shard in range(num_shards):
+        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
+            for number, image in enumerate(images[shard::num_shards]):
+                content = encode(image).content
+                member = tarfile.TarInfo(f"{number:03}.png")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(bytes(content)))
+    return str(folder)
+
+
+FILTERS = FiltersRecipe(min_side_ratio=1, max_aspect=3, min_deviation=2)
+
+
+@pytest.fixture
+def filtered(tmp_path: Path) -> DataRecipe:
+    """Twelve images, of which each third is faulty in one of three ways."""
+    faulty = [flat(100), picture(50, 400, 100), picture(51, 60, 40), flat(90)]
+    images = [faulty[number // 3] if number % 3 == 2 else picture(number) for number in range(12)]
+    return DataRecipe(source=write_shards(tmp_path, images), streaming=True, shuffle_buffer=4, filters=FILTERS)
+
+
+def test_streams_leave_out_what_filters_say_and_count_it(filtered: DataRecipe) -> None:
+    stream = open_image_stream(filtered, 0, 0, 1, SkippedImages(), 50)
+    sizes = [decode_rgb(image).size for image in stream.take(16)]  # two passes
+    assert set(sizes) == {(96, 64)}
+    stream.take(1)
+    (state,) = [source["left_out"] for source in stream.state_dict()["sources"]]
+    assert state == {"of one color": 3, "too narrow": 2, "too small": 2}  # the last one is read with what comes next
+    assert len(SkippedImages()) == 0
+    everything = open_image_stream(filtered.replace(filters=FiltersRecipe()), 0, 0, 1, SkippedImages(), 50)
+    assert len({decode_rgb(image).size for image in everything.take(12)}) == 3
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9, 13])
+def test_filtered_streams_go_on_exactly(filtered: DataRecipe, stop: int) -> None:
+    whole = open_image_stream(filtered, 0, 0, 1, SkippedImages(), 50)
+    expected = whole.take(20)
+    first = open_image_stream(filtered, 0, 0, 1, SkippedImages(), 50)
+    first.take(stop)
+    second = open_image_stream(filtered, 0, 0, 1, SkippedImages(), 50)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.take(20 - stop) == expected[stop:]
+    assert second.state_dict() == whole.state_dict()
+
+
+def test_stream_of_which_filters_leave_nothing_says_so(filtered: DataRecipe) -> None:
+    stream = open_image_stream(filtered, 0, 0, 1, SkippedImages(), 500)
+    with pytest.raises(ValueError, match=r"no usable image .*by filters {'too small': 12}.*laxer `data.filters`"):
+        stream.take(1)

@@ -43,13 +43,18 @@ class RunState:
     skipped: SkippedSteps
     source: TargetSource
 
-    def save(self, writer: CheckpointWriter, facts: Mapping[str, Any], *, is_main_process: bool) -> None:
+    def save(
+        self, writer: CheckpointWriter, facts: Mapping[str, Any], *, is_main_process: bool
+    ) -> list[dict[str, Any]]:
         """Begin to write a checkpoint of the present state, which may change as soon as this returns.
 
         Args:
             writer: Of the run; every rank writes its part.
             facts: What else belongs into `state.json`, `step` among it.
             is_main_process: Whether to write what is not sharded.
+
+        Returns:
+            How far each rank has read the data.
 
         Raises:
             WriteError: If the checkpoint before cannot be written; older ones are intact.
@@ -63,6 +68,7 @@ class RunState:
         places = of_all_ranks(self.source.state_dict())
         counts = {"skipped_steps": self.skipped.state_dict(), "places_in_data": places}
         writer.begin({**facts, **counts, "torch_version": torch.__version__}, files)
+        return places
 
     def load(self, checkpoint: Path) -> dict[str, Any]:
         """Load a checkpoint that is intact, each part once it is known to fit; return its `state.json`.

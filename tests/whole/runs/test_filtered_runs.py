@@ -1,0 +1,85 @@
+"""Runs whose recipe leaves images out: what they note, that they go on exactly, and that it acts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_distillation as tiny
+from photographs import flat, picture
+
+from training.distillation import inputs
+from training.views import images as view_images
+
+
+pytestmark = pytest.mark.usefixtures("one_thread", "tiny_world")
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder of real files, of which some are faulty."""
+    monkeypatch.setattr(inputs, "build_training_images", view_images.build_training_images)
+    folder = Path("photographs")
+    folder.mkdir()
+    for number in range(20):
+        picture(number).save(folder / f"{number:02}.png")
+    for number, image in enumerate([picture(0, 90, 60), picture(1, 48, 40), flat(50), flat(70), picture(30, 400, 80)]):
+        image.save(folder / f"faulty-{number}.png")
+    return str(folder)
+
+
+FILTERS = "data.filters={min_side_ratio: 1, max_aspect: 3, min_deviation: 2, max_distance: 3}"
+
+
+def settings(source: str, *more: str) -> list[str]:
+    return [f"data={{source: {source}, num_images: null, image_size_px: 48, num_workers: 0}}", *more]
+
+
+@pytest.mark.parametrize("views", ["views.teachers=online", "views={teachers: cached, cache_dir: cache}"])
+def test_filters_act_are_told_and_survive_a_restart(
+    recipe_file: str, source: str, views: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filtered = settings(source, FILTERS, views)
+    tiny.distil(recipe_file, "whole", *filtered)
+    told = capsys.readouterr().out
+    record = json.loads(Path("whole/data.json").read_text())
+    assert sum(record["left_out"].values()) >= 3
+    assert record["filters"]["max_distance"] == 3
+    assert f"; {record['images']} images stay." in told
+    assert "Filters left out" in told
+    tiny.distil(recipe_file, "parts", *filtered, stop_at=5)
+    tiny.distil(recipe_file, "parts", *filtered)
+    tiny.assert_same_tensors(tiny.last_state("whole"), tiny.last_state("parts"))
+    tiny.distil(recipe_file, "all", *settings(source, views.replace("cache_dir: cache", "cache_dir: all-cached")))
+    assert not Path("all/data.json").exists()
+    different = tiny.last_state("all")
+    assert any(not value.equal(different[key]) for key, value in tiny.last_state("whole").items())
+
+
+def test_partitions_see_what_is_large_enough_for_each(recipe_file: str, source: str) -> None:
+    picture(40, 200, 160).save(Path(source) / "large.png")
+    picture(41, 220, 180).save(Path(source) / "larger.png")
+    partitions = "partitions=[{name: low, sizes_px: [32], batch_size: 3}, {name: high, sizes_px: [128], batch_size: 2}]"
+    filters = "data.filters={min_side_ratio: 1}"
+    tiny.distil(recipe_file, "run", *settings(source, filters, partitions, "schedule.num_steps=2"))
+    record = json.loads(Path("run/data.json").read_text())
+    assert 19 <= record["images"] - record["too_small_for_partition"]["high"] + 18 <= 21
+    assert set(record["too_small_for_partition"]) == {"high"}
+
+
+def test_streams_note_what_they_left_out(recipe_file: str, source: str) -> None:
+    import datasets
+
+    rows = [{"bytes": path.read_bytes(), "path": None} for path in sorted(Path(source).iterdir())]
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    datasets.Dataset.from_dict({"image": rows}, features=features).to_parquet("shards/0.parquet")
+    streamed = [
+        "data={source: shards, num_images: null, streaming: true, shuffle_buffer: 5, num_workers: 0}",
+        "data.filters={min_side_ratio: 1, max_aspect: 3, min_deviation: 2}",
+    ]
+    tiny.distil(recipe_file, "whole", *streamed)
+    record = json.loads(Path("whole/data.json").read_text())
+    assert record["left_out_so_far"]["low"] == {"too small": 1, "of one color": 2, "too narrow": 1}
+    tiny.distil(recipe_file, "parts", *streamed, stop_at=5)
+    tiny.distil(recipe_file, "parts", *streamed)
+    tiny.assert_same_tensors(tiny.last_state("whole"), tiny.last_state("parts"))
+    assert json.loads(Path("parts/data.json").read_text()) == record

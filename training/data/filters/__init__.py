@@ -1,0 +1,1 @@
+"""Which images are not worth training on: too small, too narrow, of one color, or seen before."""
