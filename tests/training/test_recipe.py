@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "de81b0f1c4362bef664a94464ebdcc493d8a9d6eb4f8e1ca99eac9798e3ed155"),
-        ("c_radio_v4_h", [SOURCE], "3eb32fb323f63e916c7754bfde63541c3acb0c4e30fb3ac5853ec31bf1696853"),
+        ("demo", [], "c1d910766599961025d4c01bc9f07483e58e4454374d582fde764c0e4ba36003"),
+        ("c_radio_v4_h", [SOURCE], "6b19f641176c69b9e08e0ed1e2e0605b44db65f228ca498e182d7edb6beca31b"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
