@@ -62,7 +62,7 @@ def test_twenty_steps_equal_ten_and_ten(recipe_file: str, views: str, optimizer:
 def test_signal_before_the_first_step_ends_the_run_at_once(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where images lie on a disk that does not answer."""
 
-    def wait(data: object, *, is_square: bool) -> None:
+    def wait(data: object, *, is_square: bool, used_px: int) -> None:
         Path("waiting").touch()
         time.sleep(60)
 
