@@ -244,6 +244,8 @@ def _teachers(config: RadioConfig, *, per_teacher: bool) -> list[dict[str, Any]]
 def _teacher(adaptor: dict[str, Any]) -> dict[str, Any]:
     teacher = {"name": adaptor["name"], "type": adaptor["name"], "use_summary": True}
     teacher["mlp_version"] = adaptor["mlp_version"]
+    if adaptor["feature_mlp_version"] not in (None, adaptor["mlp_version"]):
+        teacher["spatial_mlp_version"] = adaptor["feature_mlp_version"]
     if adaptor["feature_head"] == "attention":
         if adaptor["feature_num_attention_heads"] != 16 or adaptor["feature_num_blocks"] != 2:
             raise ValueError(f"NVIDIA's attention head has 2 blocks of 16 heads; adaptor {adaptor['name']!r} differs.")

@@ -26,6 +26,7 @@ class RadioAdaptorConfig:
         upsample_factor: The dense head predicts this many times more rows and columns (pixel shuffle).
         feature_hidden_size: Hidden width of the dense head's MLP where it differs from `hidden_size`.
         feature_num_inner_blocks: Residual blocks of the dense head's MLP where they differ.
+        feature_mlp_version: Version of the dense head's MLP where it differs.
         feature_num_blocks: ViT blocks of an attention head.
         feature_num_attention_heads: Attention heads of those blocks.
     """
@@ -41,6 +42,7 @@ class RadioAdaptorConfig:
     upsample_factor: int = 1
     feature_hidden_size: int | None = None
     feature_num_inner_blocks: int | None = None
+    feature_mlp_version: str | None = None
     feature_num_blocks: int = 2
     feature_num_attention_heads: int = 16
 

@@ -86,7 +86,7 @@ class RadioAdaptor(nn.Module):
         self.head_mlp = self.feat_mlp = None
         if adaptor.summary_dim is not None:
             self.head_mlp = _build_mlp(
-                config, adaptor, adaptor.hidden_size, adaptor.summary_dim, adaptor.num_inner_blocks
+                config, adaptor.mlp_version, adaptor.hidden_size, adaptor.summary_dim, adaptor.num_inner_blocks
             )
         if adaptor.feature_dim is not None:
             self.feat_mlp = _build_dense_head(config, adaptor, adaptor.feature_dim)
@@ -116,12 +116,13 @@ class RadioAdaptor(nn.Module):
 def _build_dense_head(config: RadioConfig, adaptor: RadioAdaptorConfig, feature_dim: int) -> nn.Module:
     width = adaptor.feature_hidden_size or adaptor.hidden_size
     inner = adaptor.num_inner_blocks if adaptor.feature_num_inner_blocks is None else adaptor.feature_num_inner_blocks
-    mlp = _build_mlp(config, adaptor, width, feature_dim * adaptor.upsample_factor**2, inner)
+    version = adaptor.feature_mlp_version or adaptor.mlp_version
+    mlp = _build_mlp(config, version, width, feature_dim * adaptor.upsample_factor**2, inner)
     return mlp if adaptor.feature_head == "mlp" else RadioHeadAttention(config, adaptor, mlp)
 
 
-def _build_mlp(config: RadioConfig, adaptor: RadioAdaptorConfig, width: int, output: int, inner: int) -> nn.Module:
-    if adaptor.mlp_version == "v1":
+def _build_mlp(config: RadioConfig, version: str, width: int, output: int, inner: int) -> nn.Module:
+    if version == "v1":
         return RadioHeadMLPv1(config.hidden_size, width, output)
     return RadioHeadMLP(config.hidden_size, width, output, inner)
 

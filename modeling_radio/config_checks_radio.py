@@ -246,6 +246,7 @@ ADAPTOR_RULES: dict[str, Rule] = {
     "hidden_size": COUNT,
     "num_inner_blocks": DEPTH,
     "mlp_version": choice(("v1", "v2")),
+    "feature_mlp_version": optional(choice(("v1", "v2"))),
     "feature_head": choice(("mlp", "attention")),
     "upsample_factor": COUNT,
     "feature_hidden_size": optional(COUNT),

@@ -45,6 +45,8 @@ _ARGUMENTS = {
     "teachers.*.use_summary": FLAG,
     "teachers.*.fd_upsample_factor": _COUNT,
     "teachers.*.token_slot": _COUNT,
+    "teachers.*.mlp_version": _NAME,
+    "teachers.*.spatial_mlp_version": _NAME,
     "cls_token_per_teacher": FLAG,
     "register_multiple": _COUNT,
     "cpe_num_registers": _COUNT,

@@ -311,7 +311,7 @@ def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
                 "summary_dim": summary["output_dim"],
                 "hidden_size": summary["hidden_dim"],
                 "num_inner_blocks": summary["num_inner"],
-                "mlp_version": args["mlp_version"],
+                **_head_versions(args, name),
                 "upsample_factor": factor,
                 "feature_dim": feature["output_dim"] // factor**2,
                 "feature_hidden_size": feature["hidden_dim"],
@@ -319,6 +319,14 @@ def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return adaptors
+
+
+def _head_versions(args: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the versions of a teacher's two MLPs: its own settings override the run's, for each head apart."""
+    teacher = next(teacher for teacher in args["teachers"] if teacher["name"] == name)
+    summary = teacher.get("mlp_version") or args["mlp_version"]
+    dense = teacher.get("spatial_mlp_version") or summary
+    return {"mlp_version": summary, "feature_mlp_version": None if dense in (summary, "attn") else dense}
 
 
 def _has_layer_scale(timm_model: str) -> bool:

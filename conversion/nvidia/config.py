@@ -247,8 +247,6 @@ def _adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name:
     feature = _mlp_fields(heads, "feat_mlp.mlp" if attention else "feat_mlp")
     if not summary and not feature:
         raise ValueError(f"The heads of adaptor {name!r} are no MLPs that we know: they hold {', '.join(heads)}.")
-    if summary and feature and summary["mlp_version"] != feature["mlp_version"]:
-        raise ValueError(f"Adaptor {name!r} mixes MLP versions in its two heads; leave it out with --adaptors.")
     first = summary or feature
     described = ((source.hub_config or {}).get("adaptor_configs") or {}).get(name) or {}
     fields = {
@@ -261,6 +259,8 @@ def _adaptor_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, name:
     }
     if feature:
         fields |= _feature_head_fields(feature, _upsample_factor(source, name), name)
+        if feature["mlp_version"] != first["mlp_version"]:
+            fields["feature_mlp_version"] = feature["mlp_version"]
     if attention:
         fields |= {"feature_head": "attention", "feature_num_blocks": _count(heads, r"feat_mlp\.blocks\.(\d+)\.norm1")}
     return fields

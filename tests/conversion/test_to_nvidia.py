@@ -234,3 +234,28 @@ def test_a_name_that_could_not_be_read_back_is_refused():
     heads = [{"name": "a\nb", **HEAD}]
     with pytest.raises(ValueError, match=r"`args\.teachers\.0\.name` must be one line .* got 'a\\nb'|`name` of an ada"):
         training_file_content(RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1, adaptors=heads)))
+
+
+@pytest.mark.parametrize("versions", [("v1", "v2"), ("v2", "v1")])
+@torch.no_grad()
+def test_heads_of_two_versions_in_one_adaptor_go_there_and_back(versions, tmp_path):
+    torch.manual_seed(0)
+    summary, dense = versions
+    head = {"name": "clip", "token_index": 1, "hidden_size": 16, "summary_dim": 12, "feature_dim": 8}
+    head |= {"mlp_version": summary, "feature_mlp_version": dense}
+    model = RadioModel(RadioConfig.from_preset("radio-test", adaptors=[head])).eval()
+    kinds = [type(part).__name__ for part in (model.adaptors["clip"].head_mlp, model.adaptors["clip"].feat_mlp)]
+    assert kinds == [{"v1": "RadioHeadMLPv1", "v2": "RadioHeadMLP"}[version] for version in versions]
+    content = training_file_content(model)
+    torch.save(content, tmp_path / "model.pth.tar")
+    again, images = convert(tmp_path / "model.pth.tar", overrides={"num_attention_heads": 2}), torch.rand(1, 3, 32, 48)
+    assert again.config.adaptor("clip").feature_mlp_version == dense
+    for left, right in zip(
+        model(images).adaptors["clip"].values(), again(images).adaptors["clip"].values(), strict=True
+    ):
+        assert torch.equal(left, right)
+    entry = {"output_dim": 8, "hidden_dim": 16, "num_inner": 1, "upsample_factor": None}
+    described = {"clip": {"summary": {**entry, "output_dim": 12}, "feature": entry}}
+    args = {name: value for name, value in vars(content["args"]).items() if not isinstance(value, torch.dtype)}
+    config = RadioConfig.from_dict({"args": args, "adaptor_names": ["clip"], "adaptor_configs": described})
+    assert (config.adaptor("clip").mlp_version, config.adaptor("clip").feature_mlp_version) == versions

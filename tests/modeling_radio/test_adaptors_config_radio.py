@@ -31,6 +31,10 @@ def test_an_unknown_adaptor_is_answered_with_a_suggestion():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        (
+            {"feature_mlp_version": "v0"},
+            r"`adaptors.siglip2-g.feature_mlp_version` must be one of .* or None, got 'v0'",
+        ),
         ({"mlp_version": "v3"}, r"`adaptors.siglip2-g.mlp_version` must be one of \['v1', 'v2'\], got 'v3'"),
         ({"feature_head": "atention"}, "`adaptors.siglip2-g.feature_head` .* Did you mean 'attention'"),
         ({"token_index": 3}, r"`adaptors.siglip2-g.token_index` must lie in \[0, 3\)"),
