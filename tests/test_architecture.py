@@ -38,6 +38,7 @@ ORDER = (
         "publish",
         "extract",
         "gallery",
+        "feature_video",
         "plan",
         "demo_kit.add_words",
         "demo_kit.finetune_demo",
@@ -61,7 +62,7 @@ ORDER = (
 REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers"} | set(sys.stdlib_module_names)
 
 # Machines that only train may lack these.
-LAZY_PACKAGES = {"datasets", "evaluate", "faiss", "peft", "pyarrow", "pytorch_ood", "sklearn"}
+LAZY_PACKAGES = {"av", "datasets", "evaluate", "faiss", "peft", "pyarrow", "pytorch_ood", "sklearn"}
 
 
 def python_files(*folders):

@@ -23,6 +23,7 @@ MODULES = (
     "training.publish",
     "training.extract",
     "training.gallery",
+    "training.feature_video",
     "training.demo_kit.finetune_demo",
     "conversion.from_nvidia",
     "conversion.compare_release",
