@@ -15,6 +15,7 @@ from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.metrics.equivariance.fixed_pattern import fixed_pattern_energy
 from training.evaluation.metrics.equivariance.position_predictor import position_r2
 from training.evaluation.metrics.equivariance.shift_error import shift_error
+from training.evaluation.metrics.feature_statistics import channel_statistics
 from training.evaluation.metrics.self_supervised import lidar, rank_me
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation, summary_or_mean
@@ -43,6 +44,12 @@ def some_tokens(evaluation: Evaluation) -> Tensor:
         generator = make_generator(evaluation.settings.random_seed, "tokens", image)
         chosen.append(tokens[torch.randperm(len(tokens), generator=generator)[:each]])
     return torch.cat(chosen)
+
+
+def measure_feature_statistics(evaluation: Evaluation) -> list[Measurement]:
+    """Measure which channels of the patches are far off or far wider than the others."""
+    found = channel_statistics(some_tokens(evaluation))
+    return [evaluation.measurement("feature_statistics", name, value, "images") for name, value in found.items()]
 
 
 def measure_fixed_pattern(evaluation: Evaluation) -> list[Measurement]:

@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from training.evaluation.data.tables import TableData
 from training.evaluation.metrics.effective_rank.rank import effective_rank
+from training.evaluation.metrics.feature_statistics import channel_statistics
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.task_settings import TaskSettings
@@ -11,10 +12,12 @@ from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.representation import (
     measure_block_norms,
     measure_effective_rank,
+    measure_feature_statistics,
     measure_fixed_pattern,
     measure_position_predictor,
     measure_self_supervised,
     measure_shift_error,
+    some_tokens,
 )
 
 
@@ -58,6 +61,13 @@ def test_ranks_are_of_summaries_and_patches(placed):
     found = {each.metric: each.value for each in measure_effective_rank(evaluation)}
     assert found["summary"] == pytest.approx(effective_rank(evaluation.features("images").summary()))
     assert 1 < found["features"] <= 3
+
+
+def test_extreme_channels_are_those_of_the_patches(placed):
+    evaluation = placed(3.0)
+    found = {each.metric: each.value for each in measure_feature_statistics(evaluation)}
+    assert found == pytest.approx(channel_statistics(some_tokens(evaluation)))
+    assert found["largest mean"] > 1  # the constant that the pattern adds
 
 
 def test_views_are_compared_without_labels(placed):
