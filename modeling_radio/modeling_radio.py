@@ -35,7 +35,7 @@ from .network_radio import SUMMARY_TOKENS, RadioNetwork
 from .nvidia_folder_radio import UNUSED_KEYS, arguments_for_video, check_loaded, opening_arguments
 from .nvidia_interface_radio import NvidiaInterface, build_network
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair
-from .peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
+from .peft_radio import check_adapter_versions, check_adapter_weights, config_of_hub_adapter, find_adapter_base
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowBudget, WindowSize
@@ -157,9 +157,10 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     @classmethod
     @torch.inference_mode(mode=False)
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Any:
-        """Open a checkpoint, or an adapter folder: then the base that it names, with its head and its adapter.
+        """Open a checkpoint, or an adapter: then the base that it names, with its head and its adapter.
 
-        transformers alone would look for the base's weights beside the `config.json`, which describes the head.
+        transformers alone would look for the base's weights beside a local adapter's `config.json`, which describes the
+        head, and for one of the Hub would not read that file.
 
         Raises:
             ValueError: If the adapter is for another model or names no base that could be opened, or if peft is not
@@ -168,6 +169,9 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
         base = None if pretrained_model_name_or_path is None else find_adapter_base(folder)
         if base is None:
+            if pretrained_model_name_or_path is not None:
+                own = config_of_hub_adapter(cls.config_class, pretrained_model_name_or_path, kwargs)
+                kwargs |= {} if own is None else {"config": own}
             opened = cls._open_folder(pretrained_model_name_or_path, *args, **kwargs)
         else:
             kwargs.pop("subfolder", None)

@@ -1,16 +1,18 @@
-"""Adapter folders of peft: finding the base of one, and refusing one that was made for another model."""
+"""Adapters of peft: finding base and head of one, and refusing one that was made for another model."""
 
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import PreTrainedConfig
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
+    cached_file,
     find_adapter_config_file,
     is_peft_available,
     is_peft_greater_or_equal,
@@ -19,6 +21,8 @@ from transformers.utils import (
 
 WHOLE_MODELS = ("model*.safetensors", "pytorch_model*.bin")
 HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+"""Of `from_pretrained`: how files are fetched."""
 
 
 def find_adapter_base(folder: str | Path) -> str | None:
@@ -58,6 +62,41 @@ def find_adapter_base(folder: str | Path) -> str | None:
 def _is_adapter(folder: Path) -> bool:
     has_model = any(any(folder.glob(pattern)) for pattern in WHOLE_MODELS)
     return (folder / ADAPTER_CONFIG_NAME).is_file() and not has_model
+
+
+def config_of_hub_adapter(
+    config_class: type[PreTrainedConfig], name: str | Path, arguments: Mapping[str, Any]
+) -> PreTrainedConfig | None:
+    """Return the configuration beside an adapter of the Hub; `None` where none is opened, or its caller chose one.
+
+    transformers opens such an adapter with the `config.json` of its base, which knows nothing of the adapter's head.
+
+    Args:
+        config_class: Of the model.
+        name: First argument of `from_pretrained`: the adapter, or from the Auto classes its base.
+        arguments: The others. What a caller of the Auto classes changed in the base's configuration is changed here.
+    """
+    options = {key: arguments[key] for key in DOWNLOAD_OPTIONS if arguments.get(key) is not None}
+    of_adapter = dict(arguments.get("adapter_kwargs") or {})
+    adapter, given = of_adapter.pop("_adapter_model_path", None), arguments.get("config")
+    is_by_auto = adapter is not None
+    if adapter is None and given is None and is_peft_available() and not Path(name).exists():
+        adapter = name if find_adapter_config_file(str(name), **options) is not None else None
+    if adapter is None or Path(adapter).exists():
+        return None
+    if is_by_auto and not (isinstance(given, PreTrainedConfig) and given.name_or_path == str(name)):
+        return None
+    fetched = {**options, **of_adapter} if is_by_auto else options
+    if cached_file(str(adapter), CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **fetched) is None:
+        return None
+    config = config_class.from_pretrained(str(adapter), **fetched)
+    if is_by_auto:
+        stated = config_class.from_pretrained(str(name), **options).to_dict()
+        for field, value in given.to_dict().items():
+            if value != stated.get(field):
+                setattr(config, field, value)
+        config._attn_implementation = given._attn_implementation
+    return config
 
 
 def check_adapter_versions(adapter: str | Path | None, **download_options: Any) -> None:
