@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 from foundation.seeds import derive_seed
 from modeling_radio.classification_radio import ProblemType
-from training.data.labeled.coco import holds_coco, read_coco
+from training.data.labeled.boxes import read_boxes
+from training.data.labeled.coco import holds_coco
+from training.data.labeled.csv_labels import find_csv, read_csv_labels
 from training.data.labeled.labels import check_numbers, find_problem_type, number_classes
 from training.data.labeled.layouts import (
     TRAIN,
@@ -107,8 +109,10 @@ def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
     def read_folder(path: Path) -> Tables:
         nonlocal class_names
         if settings.task in BOX_TASKS:
-            tables, class_names = read_coco(path, with_masks=settings.task == "instance-segmentation")
+            tables, class_names = read_boxes(path, with_masks=settings.task == "instance-segmentation")
             return tables
+        if settings.task == "image-classification" and (files := find_csv(path)):
+            return read_csv_labels(files)
         if not path.is_dir():
             raise ValueError(
                 f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."

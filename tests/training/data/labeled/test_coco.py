@@ -136,7 +136,7 @@ def test_json_that_is_no_coco(coco_folder):
 
 
 def test_folder_without_coco(class_folders):
-    with pytest.raises(ValueError, match=r"has no COCO annotations: give a json file, or a folder with"):
+    with pytest.raises(ValueError, match=r"has no labels of objects: give COCO json"):
         load(class_folders, "object-detection")
 
 
