@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioPreTrainedModel
-from modeling_radio.detection_radio import check_num_queries
+from modeling_radio.detection_labels_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import did_you_mean
 from modeling_radio.network_radio import BLOCKS

@@ -21,7 +21,9 @@ from modeling_radio.resolution_radio import check_multiple, largest_side
 from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
+from training.finetuning.data.label_counts import MAX_SHOWN_ROWS
 from training.finetuning.data.sources import load_images
+from training.finetuning.learning_rate import RangeTest, run_range_test
 from training.finetuning.models import (
     TrainableShare,
     build_model,
@@ -32,12 +34,13 @@ from training.finetuning.models import (
     save_plain,
 )
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import build_examples
+from training.finetuning.tasks.base import build_examples, count_labels
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
 from training.finetuning.trainer import FinetuningTrainer, diverged
 
 
 FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
+LABELS = "labels.md"
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
 
@@ -69,6 +72,8 @@ class FinetuningRun:
         images = load_images(self.settings)
         self._report(images.remark)
         self.task = build_task(self.settings, images)
+        self.label_counts = count_labels(self.task)
+        self._report_labels()
         self.config = configure(checkpoint_config, self.task)
         self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": height, "width": width})
         transformers_logging.disable_progress_bar()  # models load in no time
@@ -89,6 +94,18 @@ class FinetuningRun:
         """
         with lost_ranks_named(), sole_run(self.settings.output):
             return self._run()
+
+    def find_learning_rate(self) -> RangeTest:
+        """Try learning rates in place of training, and draw what the loss says; the model is of no use afterwards.
+
+        Raises:
+            ValueError: If several processes train.
+            WriteError: If the picture cannot be written.
+        """
+        test = run_range_test(self.trainer)
+        self.settings.output.mkdir(parents=True, exist_ok=True)
+        test.save(self.settings.output)
+        return test
 
     def _run(self) -> dict[str, float]:
         output, clock = self.settings.output, Clock(self._report)
@@ -143,6 +160,11 @@ class FinetuningRun:
         if self.arguments.process_index == 0:
             print(line, flush=True)
 
+    def _report_labels(self) -> None:
+        """Say which classes there are, and what of it will hurt."""
+        if self.label_counts is not None:
+            self._report("\n".join([self.label_counts.table(MAX_SHOWN_ROWS), *self.label_counts.remarks()]))
+
     def _check_output(self) -> None:
         output = self.settings.output
         path = output / SETTINGS
@@ -164,6 +186,8 @@ class FinetuningRun:
             remove_partial(folder)
         checkpoint = last_checkpoint(output)
         self.settings.save(output / SETTINGS)
+        if self.label_counts is not None:
+            write_text(output / LABELS, "\n\n".join([self.label_counts.table(), *self.label_counts.remarks()]) + "\n")
         return checkpoint
 
     def _build_trainer(self) -> FinetuningTrainer:

@@ -59,6 +59,9 @@ class DataSettings(Settings):
         classes: Names of the classes in the order of their ids; None takes what the data says.
         class_weights: "balanced" (not for lists of labels), one weight for each class, or None; classification and
             semantic segmentation only.
+        sampler: Which images an epoch has: "balanced" shows every class equally often (one class an image),
+            "repeat-factor" repeats images of rare classes; None shows each image once.
+        repeat_threshold: Share of the images below which "repeat-factor" takes a class for rare.
         image_column: Column of the images; None finds it.
         target_column: Column of the labels, masks, boxes or depth maps; None finds it.
         box_format: How a `datasets` source states boxes, in pixels.
@@ -75,6 +78,8 @@ class DataSettings(Settings):
     size: Annotated[tuple[int, int] | None, Spelling(read_size, "PX|HxW")] = None
     classes: tuple[str, ...] | None = Field(None, min_length=1)
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    sampler: Literal["balanced", "repeat-factor"] | None = None
+    repeat_threshold: float = Field(1e-3, gt=0, le=1)  # as in LVIS, https://arxiv.org/abs/1908.03195
     image_column: str | None = None
     target_column: str | None = None
     box_format: Literal["xywh", "xyxy", "cxcywh"] = "xywh"
@@ -105,6 +110,7 @@ class ScheduleSettings(Settings):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         evaluate_every: Steps between evaluations; None evaluates after every epoch.
         patience: Evaluations without a better metric after which the run ends; None never ends early.
+        find_learning_rate: Do not train: step at ever higher learning rates, and suggest some.
         seed: Of new weights, the split, the order and the augmentation.
     """
 
@@ -124,6 +130,7 @@ class ScheduleSettings(Settings):
     gradient_checkpointing: bool = False
     evaluate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
+    find_learning_rate: bool = False
     seed: int = Field(0, ge=0, lt=2**32)  # what NumPy takes
 
 
@@ -159,6 +166,8 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
         if self.class_weights is not None and self.task not in ("image-classification", "semantic-segmentation"):
             rule = "it has no loss over classes that takes weights."
             raise SettingsError(f"`class_weights` is not for {self.task}: {rule}")
+        if self.sampler is not None and self.task == "depth-estimation":
+            raise SettingsError("`sampler` is not for depth-estimation: it has no classes.")
         if isinstance(self.class_weights, tuple):
             is_weight = min(self.class_weights, default=-1) >= 0 and max(self.class_weights) > 0
             require(is_weight, "class_weights", self.class_weights, "numbers of at least 0, one of them above 0")

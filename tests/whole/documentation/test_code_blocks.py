@@ -21,6 +21,14 @@ GIVEN = {
         dataset = Dataset.from_dict(rows, Features(image=Image(), label=ClassLabel(names=["LABEL_0", "LABEL_1"])))
     """,
     "BASE": 'BASE = "runs/demo/final"',
+    'data_dir="pets"': """
+        from pathlib import Path
+        from PIL import Image as Pictures
+        for number in range(10):
+            path = Path("pets") / ("cat", "dog")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Pictures.new("RGB", (48, 48), (25 * number, 99, 9)).save(path)
+    """,
     "pets_base": """
         from modeling_radio import RadioForImageClassification as Model
         pets_base, zoo_base = (Model.from_pretrained("runs/demo/final", num_labels=count) for count in (37, 5))

@@ -17,9 +17,13 @@ from modeling_radio import RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.data.labeled.readable import image_paths
 from training.finetuning.data.augmentation import Sample, build_transform
+from training.finetuning.data.label_counts import LabelCounts, count_classes
+from training.finetuning.data.sampling import draw_images, epoch_length, image_weights
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 
+
+MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, and seconds to read
 
 Batch = dict[str, Any]
 """`pixel_values` `(batch, 3, height, width)` in [0, 1], and `labels` as the task's model takes them."""
@@ -91,6 +95,19 @@ class FinetuningTask(ABC):
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         """Draw what a model makes of one image, on the scale of its truth."""
 
+    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+        """Return the ids of what each image of a table shows, one for each label; `None` for a task without classes.
+
+        Args:
+            rows: Columns `image` and `target`.
+            name: For messages, such as "training image".
+            limit: Look at so many images where each takes time to read.
+
+        Raises:
+            ValueError: If a label is none of a class.
+        """
+        return None
+
     def config_fields(self) -> dict[str, Any]:
         """Return what the model's configuration must know of the data."""
         names = dict(enumerate(self.class_names))
@@ -125,17 +142,38 @@ class Examples(Dataset[Batch], Generic[TaskType]):
         transform: Of samples; draws from torch's global generator.
         seed: Of the augmentation.
         name: For messages, such as "training image".
+        weights: How often each row is wanted an epoch, `(num_rows,)`; `None` for once.
     """
 
-    def __init__(self, rows: Any, task: TaskType, transform: torch.nn.Module, seed: int, name: str):
+    def __init__(
+        self,
+        rows: Any,
+        task: TaskType,
+        transform: torch.nn.Module,
+        seed: int,
+        name: str,
+        weights: torch.Tensor | None = None,
+    ):
         self.rows, self.task, self.transform, self.seed, self.name = rows, task, transform, seed, name
+        self.weights = weights
         self.epoch = 0
+        self._drawn: tuple[int, list[int]] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) if self.weights is None else epoch_length(self.weights)
+
+    def row_of(self, index: int) -> int:
+        """Return the row that stands for an index in this epoch."""
+        if self.weights is None:
+            return index
+        if self._drawn is None or self._drawn[0] != self.epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "sampler", self.epoch))
+            self._drawn = self.epoch, draw_images(self.weights, generator).tolist()
+        return self._drawn[1][index]
 
     def __getitem__(self, index: int) -> Batch:
-        sample = self.task.read(read_row(self.rows, index, self.name), f"{self.name} {index}")
+        row = self.row_of(index)
+        sample = self.task.read(read_row(self.rows, row, self.name), f"{self.name} {row}")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(self.seed, "augmentation", self.epoch, index))
             sample = self.transform(sample)
@@ -165,7 +203,31 @@ def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> N
         raise ValueError(f"The {name} of {where} has {sizes[0]} pixels but its image {sizes[1]} (height x width).")
 
 
+def count_labels(task: FinetuningTask) -> LabelCounts | None:
+    """Return which classes the images of a task show, of masks the first ones; `None` for a task without classes.
+
+    Raises:
+        ValueError: If a label is none of a class.
+    """
+    splits = {"training image": task.images.train, "validation image": task.images.validation}
+    counts = []
+    for name, rows in splits.items():
+        classes = task.classes_of(rows, name, MAX_COUNTED_MASKS)
+        if classes is None:
+            return None
+        counts.append(count_classes(classes, len(task.class_names), len(rows)))
+    return LabelCounts(task.class_names, *counts)
+
+
 def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -> Examples[TaskType]:
     """Return a split of a task as model inputs; `name` is for messages."""
-    transform = build_transform(task.settings, task.size, is_training=is_training)
-    return Examples(rows, task, transform, task.settings.seed, name)
+    settings, weights = task.settings, None
+    if is_training and settings.sampler is not None:
+        classes = task.classes_of(rows, name)
+        if classes is None:
+            raise ValueError(
+                f"`sampler` {settings.sampler!r} is for classes, but the labels are numbers: leave it out."
+            )
+        weights = image_weights(settings.sampler, classes, len(task.class_names), settings.repeat_threshold)
+    transform = build_transform(settings, task.size, is_training=is_training)
+    return Examples(rows, task, transform, settings.seed, name, weights)

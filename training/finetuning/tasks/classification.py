@@ -35,6 +35,9 @@ class ClassificationTask(FinetuningTask):
             fields["class_weights"] = choose_weights(self.settings.class_weights, self.class_names, self._count_classes)
         return fields
 
+    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+        return [[label] for label in rows["target"][:]]
+
     def _count_classes(self) -> Tensor:
         return torch.tensor(self.images.train["target"][:]).bincount(minlength=len(self.class_names))
 
@@ -103,6 +106,9 @@ class MultiLabelTask(ClassificationTask):
             )
         return super().config_fields()
 
+    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+        return rows["target"][:]
+
     def labels(self, sample: Sample) -> Tensor:
         labels = torch.zeros(len(self.class_names))
         labels[sample["label"]] = 1
@@ -140,6 +146,9 @@ class RegressionTask(ClassificationTask):
         if self.settings.class_weights is not None:
             raise ValueError("`class_weights` is for classes, but the labels are measured numbers: leave it out.")
         return super().config_fields()
+
+    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> None:
+        return None
 
     def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         return outputs.logits.float().squeeze(1), batch["labels"]

@@ -85,6 +85,10 @@ class DetectionTask(FinetuningTask):
             for label in read_objects(objects, f"training image {index}", "category")
         )
 
+    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+        named = ((f"{name} {index}", objects) for index, objects in enumerate(rows["target"]))
+        return [class_ids(read_objects(objects, where, "category"), self.ids, where) for where, objects in named]
+
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         image, boxes = self.read_image(row["image"], where), _read_boxes(row["target"], where)
         labels = class_ids(read_objects(row["target"], where, "category"), self.ids, where)

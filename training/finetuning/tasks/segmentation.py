@@ -24,7 +24,14 @@ from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, Confusi
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import Batch, FinetuningTask, Score, read_row, require_same_size
+from training.finetuning.tasks.base import (
+    MAX_COUNTED_MASKS,
+    Batch,
+    FinetuningTask,
+    Score,
+    read_row,
+    require_same_size,
+)
 from training.finetuning.tasks.class_weights import choose_weights
 
 
@@ -33,7 +40,6 @@ logger = logging.getLogger(__name__)
 NUM_NAMED = 6  # our choice: as many names of classes as fit a picture
 SMALLEST_SHARE_OF_IDS = 0.5  # our choice: more classes without a pixel than with one are a mistake, such as a stray 254
 MAX_SHOWN_IDS = 20  # our choice
-MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, and seconds to read
 
 
 class SegmentationTask(FinetuningTask):
@@ -110,11 +116,14 @@ class SegmentationTask(FinetuningTask):
 
     def _training_masks(self, purpose: str, limit: int | None = None) -> Iterator[tuple[str, Tensor]]:
         """Return the masks of the training images, each with its name."""
-        rows = self.images.train.select_columns(["target"])
-        for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
-            picture = read_row(rows, index, "training image")["target"]
-            where = _with_file(f"training image {index}", picture)
-            yield where, read_mask(picture, where)
+        yield from _read_masks(self.images.train, "training image", purpose, limit)
+
+    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+        classes = []
+        for where, mask in _read_masks(rows, name, "classes of masks", limit):
+            self._check_ids(mask, where)
+            classes.append(mask[mask != self.ignore_index].unique().tolist())
+        return classes
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         where = _with_file(where, row["target"])
@@ -159,6 +168,15 @@ class SegmentationTask(FinetuningTask):
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         self.draw_truth(ax, image, prediction)
+
+
+def _read_masks(rows: Any, name: str, purpose: str, limit: int | None) -> Iterator[tuple[str, Tensor]]:
+    """Return the masks of a table, or the first ones, each with the name of its image."""
+    rows = rows.select_columns(["target"])
+    for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
+        picture = read_row(rows, index, name)["target"]
+        where = _with_file(f"{name} {index}", picture)
+        yield where, read_mask(picture, where)
 
 
 def _with_file(where: str, picture: Any) -> str:
