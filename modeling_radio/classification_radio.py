@@ -1,6 +1,6 @@
 """RADIO for classification of images and clips: a linear layer on the summary, or on it and the mean features."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from .messages_radio import check_choice
 from .outputs_radio import RadioModelOutput
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
+from .views_radio import ViewOptions, mean_of_probabilities, require_pixels
 from .window_choice_radio import WindowSize
 
 
@@ -112,6 +113,28 @@ class RadioForImageClassification(RadioTaskModel):
             hidden_states=output.hidden_states,  # pyrefly: ignore[bad-argument-type]
             attentions=output.attentions,
         )
+
+    @torch.no_grad()
+    def predict(self, pixel_values: Tensor, window_size: WindowSize = None, **options: Any) -> ImageClassifierOutput:
+        """Classify images by several looks at each, whose probabilities are averaged.
+
+        Args:
+            pixel_values: As in `forward`.
+            window_size: As in `forward`.
+            options: Of `ViewOptions`: `scales`, `flip`; a tile would show a part of what is classified.
+
+        Returns:
+            `logits` `(batch, num_labels)`.
+
+        Raises:
+            ValueError: If an option cannot be; otherwise as `forward`.
+        """
+        require_pixels(pixel_values)
+        chosen = ViewOptions(**options)
+        chosen.refuse("tile_size", "a class is that of a whole image")
+        views = chosen.take(self.config, pixel_values)
+        logits = [self(view.pixel_values, window_size=window_size, return_dict=True).logits for view in views]
+        return ImageClassifierOutput(logits=mean_of_probabilities(logits, self.config.problem_type))
 
     def _pool(self, output: RadioModelOutput) -> Tensor:
         """Return what the classifier reads, `(batch, width)`, or of clips `(batch, groups, width)`."""

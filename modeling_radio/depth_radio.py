@@ -1,5 +1,8 @@
 """RADIO for depth estimation: DPT's decoder over four blocks, trained with a scale-invariant loss."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import DepthEstimatorOutput
@@ -12,6 +15,7 @@ from .configuration_radio import RadioConfig
 from .heads_radio import RadioDPTNeck, RadioTaskModel, build_dpt_config
 from .network_radio import NetworkPass
 from .requested_outputs_radio import StatesWanted
+from .views_radio import View, ViewOptions, average_maps, require_pixels
 from .window_choice_radio import WindowSize
 
 
@@ -89,6 +93,31 @@ class RadioForDepthEstimation(RadioTaskModel):
             hidden_states=passed.hidden_states,
             attentions=passed.attentions,
         )
+
+    @torch.no_grad()
+    def predict(self, pixel_values: Tensor, window_size: WindowSize = None, **options: Any) -> DepthEstimatorOutput:
+        """Estimate depth by several looks at each image, averaged in each pixel.
+
+        Args:
+            pixel_values: As in `forward`, with tiles of any size that the patch divides.
+            window_size: As in `forward`.
+            options: Of `ViewOptions`: `tile_size`, `tile_overlap`, `flip`; other scales look nearer or farther.
+
+        Returns:
+            `predicted_depth` `(batch, height, width)`.
+
+        Raises:
+            ValueError: If an option cannot be; otherwise as `forward`.
+        """
+        size = require_pixels(pixel_values)
+        chosen = ViewOptions(**options)
+        chosen.refuse("scales", "an image of another scale shows things nearer or farther")
+        views = chosen.take(self.config, pixel_values)
+        depth = average_maps(((view, self._depth_of(view, window_size)) for view in views), size)
+        return DepthEstimatorOutput(predicted_depth=depth.squeeze(1))
+
+    def _depth_of(self, view: View, window_size: WindowSize) -> Tensor:
+        return self(view.pixel_values, window_size=window_size, return_dict=True).predicted_depth.unsqueeze(1)
 
 
 def scale_invariant_loss(predicted: Tensor, true: Tensor) -> Tensor:

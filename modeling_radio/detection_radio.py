@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import box_convert
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.rf_detr.modeling_rf_detr import (
@@ -28,27 +27,14 @@ from .annotations_radio import labeled_pixel_mask
 from .backbone_radio import RadioMapNorm
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
+from .detection_labels_radio import are_boxes, check_boxes, check_fields, check_num_queries
 from .detector_radio import RadioInstanceSegmenter, RadioObjectDetector, build_detector
 from .heads_radio import RadioTaskModel, count_classes
 from .outputs_radio import to_map
 from .requested_outputs_radio import StatesWanted
 from .resolution_radio import Resolution
+from .views_radio import ObjectsOfViews, View, ViewOptions, fit_whole, require_pixels
 from .window_choice_radio import WindowSize
-
-
-BOX_TOLERANCE = 1e-3  # our choice: how far rounding may bring a box out of [0, 1]
-
-
-def check_num_queries(config: RadioConfig, grid: Resolution) -> None:
-    """Refuse images with fewer patches than queries: each query starts from a patch of its own."""
-    num_queries = config.detection_num_queries
-    if grid.height * grid.width < num_queries:
-        side = int(num_queries**0.5 + 0.999) * config.patch_size
-        raise ValueError(
-            f"`detection_num_queries` must be at most {grid.height * grid.width} for images of {grid.height} x "
-            f"{grid.width} patches, got {num_queries}. Use larger images (for example {side} x {side} pixels) or fewer "
-            "queries."
-        )
 
 
 class RadioDetectionModel(RadioTaskModel):
@@ -162,7 +148,7 @@ class RadioDetectionModel(RadioTaskModel):
 
     def _check_shapes(self, label: Mapping[str, Tensor], index: int, maps: Tensor) -> None:
         """Check what one image's labels are, but not their values."""
-        _check_fields(label, index)
+        check_fields(label, index)
         if len(label["boxes"]) > self.config.detection_num_queries:
             raise ValueError(
                 f"`boxes` of `labels[{index}]` must be at most {self.config.detection_num_queries}, the "
@@ -175,11 +161,11 @@ class RadioDetectionModel(RadioTaskModel):
             return
         classes, boxes = (torch.cat([label[name] for label in labels]) for name in ("class_labels", "boxes"))
         are_classes = (classes >= 0) & (classes < count_classes(self.config))
-        if (are_classes & _are_boxes(boxes)).all():
+        if (are_classes & are_boxes(boxes)).all():
             return
         for index, label in enumerate(labels):
             self.check_classes(label["class_labels"], name=f"`class_labels` of `labels[{index}]`")
-            _check_boxes(label["boxes"], index)
+            check_boxes(label["boxes"], index)
 
     def _target(self, label: Mapping[str, Tensor], maps: Tensor) -> dict[str, Tensor]:
         """Return one image's labels in the types that the loss needs."""
@@ -243,6 +229,38 @@ class RadioForObjectDetection(RadioDetectionModel):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
+
+    @torch.no_grad()
+    def predict(
+        self, pixel_values: Tensor, window_size: WindowSize = None, nms_threshold: float = 0.5, **options: Any
+    ) -> RfDetrObjectDetectionOutput:
+        """Find objects by several looks at each image, of which one box is kept for an object.
+
+        With tiles the whole image is looked at too, as large as a tile, for the objects that no tile holds.
+
+        Args:
+            pixel_values: As in `forward`, with tiles of any size that the patch divides.
+            window_size: As in `forward`.
+            nms_threshold: Boxes of one class that overlap by more (intersection over union) are one object.
+            options: Of `ViewOptions`: `tile_size`, `tile_overlap`, `scales`, `flip`.
+
+        Returns:
+            As `forward`, with the queries of all looks; the logits of what is left out are -inf.
+
+        Raises:
+            ValueError: If an option cannot be; otherwise as `forward`.
+        """
+        require_pixels(pixel_values)
+        chosen, found = ViewOptions(**options), ObjectsOfViews(nms_threshold)
+        views = list(chosen.take(self.config, pixel_values))
+        if chosen.tile_size is not None and len(views) > 1:
+            whole = fit_whole(self.config, pixel_values, chosen.tile_size)
+            views.append(View(whole, (0.0, 0.0, 1.0, 1.0), is_flipped=False))
+        for view in views:
+            output = self(view.pixel_values, window_size=window_size, return_dict=True)
+            found.add(view, output.logits, output.pred_boxes)
+        logits, boxes = found.merge()
+        return RfDetrObjectDetectionOutput(logits=logits, pred_boxes=boxes)
 
 
 class RadioForInstanceSegmentation(RadioDetectionModel):
@@ -308,36 +326,3 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
         boxes = self.detector.model(maps, pixel_mask=mask, labels=targets)
         output.loss, output.loss_dict = boxes.loss + 0 * output.pred_masks.sum(), boxes.loss_dict
         return output
-
-
-def _check_fields(label: Mapping[str, Tensor], index: int) -> None:
-    if not isinstance(label, Mapping):
-        raise ValueError(
-            f"`labels[{index}]` must be a dictionary with `class_labels` and `boxes`, got a {type(label).__name__}."
-        )
-    missing = {"class_labels", "boxes"} - set(label)
-    if missing:
-        raise ValueError(f"`labels[{index}]` must have {sorted(missing)} too, got only {sorted(label)}.")
-    classes, boxes = label["class_labels"], label["boxes"]
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
-        raise ValueError(
-            f"`labels[{index}]` must have `boxes` (num_boxes, 4) and `class_labels` (num_boxes,), got "
-            f"{tuple(boxes.shape)} and {tuple(classes.shape)}. An image without objects has torch.zeros(0, 4)."
-        )
-
-
-def _are_boxes(boxes: Tensor) -> Tensor:
-    """Return which rows are boxes inside the image, `(num_boxes,)`."""
-    low, high = -BOX_TOLERANCE, 1 + BOX_TOLERANCE
-    corners = box_convert(boxes, "cxcywh", "xyxy")
-    return ((corners >= low) & (corners <= high)).all(dim=1) & (boxes[:, 2:] > 0).all(dim=1)
-
-
-def _check_boxes(boxes: Tensor, index: int) -> None:
-    valid = _are_boxes(boxes)
-    if not valid.all():
-        raise ValueError(
-            f"`boxes` of `labels[{index}]` must be (center x, center y, width, height) as shares of the image, inside "
-            f"it and not empty, got {boxes[~valid][0].tolist()}. Divide pixels by the image's width and height, and "
-            "clip or drop boxes that a crop has cut (torchvision's ClampBoundingBoxes and SanitizeBoundingBoxes)."
-        )

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from transformers import (
     DepthEstimationPipeline,
@@ -19,6 +18,7 @@ from transformers import (
 from .auto_map_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor
 from .image_reading_radio import read_image
+from .pipeline_parts_radio import DEFAULT_THRESHOLD, VIEW_OPTIONS, AnySizeBatches, SeveralViews, above, limits_of
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
@@ -26,90 +26,59 @@ NUM_FRAMES = 8
 """Frames of a video that a pipeline looks at by default (our choice; CLIP4Clip takes 12 of longer clips)."""
 
 
-class AnySizeBatches:
-    """What lets a pipeline take images of different sizes with `batch_size=`: those of one size run together.
-
-    transformers joins the tensors of a batch along their first axis, which asks for one size. It keeps lists, so each
-    tensor travels in a list until the model runs. Results are those of one image at a time. The model is asked for
-    outputs by name, which pipelines read, whatever its configuration says.
-    """
-
-    def check_model_type(self, supported_models: Any) -> None:
-        """Accept the model: the folder that names this class holds it."""
-
-    def preprocess(self, *args: Any, **options: Any) -> Any:
-        """Return the inputs of one image, tensors in lists."""
-        inputs = super().preprocess(*args, **options)  # pyrefly: ignore[missing-attribute]
-        for name, value in inputs.items():
-            inputs[name] = [value] if isinstance(value, Tensor) else value
-        return inputs
-
-    def _forward(self, model_inputs: Any, **options: Any) -> Any:
-        run = super()._forward  # pyrefly: ignore[missing-attribute]
-        if isinstance(model_inputs["pixel_values"][0], Tensor):  # one image, which nothing has joined
-            image = {name: _unwrap(value) for name, value in model_inputs.items()}
-            return run({**image, "return_dict": True}, **options)
-        count = len(model_inputs["pixel_values"])
-        images = [{name: _unwrap(values[index]) for name, values in model_inputs.items()} for index in range(count)]
-        groups: dict[Any, list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(image["pixel_values"].shape, []).append(index)
-        joined = [_join([images[index] for index in group]) for group in groups.values()]
-        outputs = [run({**inputs, "return_dict": True}, **options) for inputs in joined]
-        return outputs[0] if len(outputs) == 1 else _merge(outputs, list(groups.values()))
-
-
-def _unwrap(value: Any) -> Any:
-    """Return a tensor without the list that it travelled in."""
-    return value[0] if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
-
-
-def _join(images: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the inputs of images of one size as transformers joins them."""
-    joined = {name: [image[name] for image in images] for name in images[0]}
-    return {name: torch.cat(values) if isinstance(values[0], Tensor) else values for name, values in joined.items()}
-
-
-def _merge(outputs: list[Any], groups: list[list[int]]) -> Any:
-    """Return the outputs of several groups of images as one, in the order of the images.
-
-    Args:
-        outputs: Of each group, batch first.
-        groups: The positions of its images.
-    """
-    merged = {}
-    for name, first in outputs[0].items():
-        if not isinstance(first, (Tensor, list)):
-            continue  # hidden states, attentions and adaptors, which no pipeline returns
-        by_image = {
-            index: value
-            for output, group in zip(outputs, groups, strict=True)
-            for index, value in zip(group, output[name], strict=True)
-        }
-        values = [by_image[index] for index in range(len(by_image))]
-        is_one_shape = isinstance(first, Tensor) and len({value.shape for value in values}) == 1
-        merged[name] = torch.stack(values) if is_one_shape else values
-    return type(outputs[0])(merged)
-
-
 class RadioImageFeatureExtractionPipeline(AnySizeBatches, ImageFeatureExtractionPipeline):
     """Transformers' `image-feature-extraction` with batches of any sizes."""
 
 
-class RadioImageClassificationPipeline(AnySizeBatches, ImageClassificationPipeline):
-    """Transformers' `image-classification` with batches of any sizes."""
+class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline):
+    """Transformers' `image-classification` with batches of any sizes, `scales` and `flip`.
+
+    A score is that of logits divided by `config.temperature`. `threshold` leaves out labels of lower scores: a number,
+    or "tuned" for that of each label in `config.score_thresholds`.
+    """
+
+    view_options = ("scales", "flip")
+
+    def _sanitize_parameters(self, threshold: float | str | None = None, **kwargs: Any) -> Any:
+        before, forward, after = super()._sanitize_parameters(**kwargs)
+        if threshold is not None:
+            after = {**after, "limits": limits_of(self.model.config, threshold)}
+        return before, forward, after
+
+    # pyrefly: ignore[bad-override]
+    def postprocess(self, model_outputs: Any, limits: dict[str, float] | None = None, **options: Any) -> Any:
+        """Return labels with their scores, best first; other arguments as in the base class."""
+        if self.model.config.problem_type != "regression":
+            model_outputs["logits"] = model_outputs["logits"] / self.model.config.temperature
+        return above(super().postprocess(model_outputs, **options), limits)
 
 
-class RadioImageSegmentationPipeline(AnySizeBatches, ImageSegmentationPipeline):
-    """Transformers' `image-segmentation` with batches of any sizes."""
+class RadioImageSegmentationPipeline(SeveralViews, ImageSegmentationPipeline):
+    """Transformers' `image-segmentation` with batches of any sizes, tiles, `scales` and `flip`."""
 
 
-class RadioDepthEstimationPipeline(AnySizeBatches, DepthEstimationPipeline):
-    """Transformers' `depth-estimation` with batches of any sizes."""
+class RadioDepthEstimationPipeline(SeveralViews, DepthEstimationPipeline):
+    """Transformers' `depth-estimation` with batches of any sizes, tiles and `flip`."""
+
+    view_options = ("tile_size", "tile_overlap", "flip")
 
 
-class RadioObjectDetectionPipeline(AnySizeBatches, ObjectDetectionPipeline):
-    """Transformers' `object-detection` with batches of any sizes."""
+class RadioObjectDetectionPipeline(SeveralViews, ObjectDetectionPipeline):
+    """Transformers' `object-detection` with batches of any sizes, tiles, `scales` and `flip`.
+
+    Boxes of several looks are merged: `nms_threshold` as in `RadioForObjectDetection.predict`. Without a `threshold`
+    each label's own in `config.score_thresholds` counts, and 0.5 where there are none.
+    """
+
+    view_options = VIEW_OPTIONS
+
+    # pyrefly: ignore[bad-override]
+    def postprocess(self, model_outputs: Any, threshold: float | str = "tuned") -> Any:
+        """Return the objects whose score exceeds `threshold`, a number or "tuned"."""
+        if threshold == "tuned" and self.model.config.score_thresholds is None:
+            threshold = DEFAULT_THRESHOLD
+        limits = limits_of(self.model.config, threshold)
+        return above(super().postprocess(model_outputs, threshold=min(limits.values())), limits)
 
 
 class RadioVideoClassificationPipeline(VideoClassificationPipeline):

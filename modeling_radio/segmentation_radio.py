@@ -1,5 +1,8 @@
 """RADIO for semantic segmentation: the papers' linear probe, or DPT's decoder over four blocks."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -19,6 +22,7 @@ from .heads_radio import (
 from .network_radio import NetworkPass
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
+from .views_radio import View, ViewOptions, average_maps, require_pixels
 from .window_choice_radio import WindowSize
 
 
@@ -108,6 +112,32 @@ class RadioForSemanticSegmentation(RadioTaskModel):
             hidden_states=passed.hidden_states,
             attentions=passed.attentions,
         )
+
+    @torch.no_grad()
+    def predict(self, pixel_values: Tensor, window_size: WindowSize = None, **options: Any) -> SemanticSegmenterOutput:
+        """Segment images by several looks at each, whose probabilities are averaged in each pixel.
+
+        Args:
+            pixel_values: As in `forward`, with tiles of any size that the patch divides.
+            window_size: As in `forward`.
+            options: Of `ViewOptions`: `tile_size`, `tile_overlap`, `scales`, `flip`.
+
+        Returns:
+            `logits` `(batch, num_labels, height, width)`, logarithms of probabilities, a row and column for each pixel.
+
+        Raises:
+            ValueError: If an option cannot be; otherwise as `forward`.
+        """
+        size = require_pixels(pixel_values)
+        views = ViewOptions(**options).take(self.config, pixel_values)
+
+        def answer(view: View) -> Tensor:
+            logits = self(view.pixel_values, window_size=window_size, return_dict=True).logits.float()
+            sides = view.pixel_values.shape[-2:]
+            return F.interpolate(logits, sides, mode="bilinear", align_corners=False).softmax(dim=1)
+
+        shares = average_maps(((view, answer(view)) for view in views), size)
+        return SemanticSegmenterOutput(logits=shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,76 @@
+"""Options of our pipelines by which they look at an image several times."""
+
+import pytest
+import torch
+from PIL import Image
+from task_models import build
+
+from modeling_radio import RadioImageProcessor
+from modeling_radio.pipelines_radio import (
+    RadioDepthEstimationPipeline,
+    RadioImageClassificationPipeline,
+    RadioImageSegmentationPipeline,
+    RadioObjectDetectionPipeline,
+)
+
+
+PIPELINES = {
+    "classifier": RadioImageClassificationPipeline,
+    "linear segmenter": RadioImageSegmentationPipeline,
+    "depth": RadioDepthEstimationPipeline,
+    "detector": RadioObjectDetectionPipeline,
+}
+
+
+@pytest.fixture
+def photo():
+    torch.manual_seed(3)
+    return Image.fromarray((torch.rand(90, 130, 3) * 255).byte().numpy())
+
+
+def pipeline_of(name):
+    processor = RadioImageProcessor(size={"height": 64, "width": 64})
+    return PIPELINES[name](model=build(name), image_processor=processor)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "seen"),
+    [
+        ("classifier", {"flip": True, "scales": (1, 0.5)}, [(64, 64), (64, 64), (32, 32), (32, 32)]),
+        ("linear segmenter", {"tile_size": 64, "tile_overlap": 0}, [(64, 64)] * 4),
+        ("depth", {"tile_size": 96, "flip": True}, [(96, 96)] * 4),
+        ("detector", {"tile_size": 96, "threshold": 0.0}, [(96, 96)] * 2 + [(64, 96)]),
+    ],
+)
+def test_options_reach_the_model_and_tiles_are_of_the_image_as_it_is(name, options, seen, photo):
+    pipe = pipeline_of(name)
+    sizes = []
+    handle = pipe.model.register_forward_pre_hook(
+        lambda _, args: sizes.append(tuple(args[0].shape[-2:])),
+    )
+    found = pipe(photo, **options)
+    handle.remove()
+    assert sizes == seen
+    if name == "linear segmenter":
+        assert found[0]["mask"].size == photo.size
+    if name == "depth":
+        assert found["depth"].size == photo.size
+
+
+def test_without_options_answers_are_as_before(photo):
+    pipe = pipeline_of("classifier")
+    plain, again = pipe(photo), pipe([photo, photo.resize((64, 80))], batch_size=2)
+    assert plain == again[0]
+    assert pipe(photo, flip=True) != plain
+
+
+def test_one_image_at_a_time(photo):
+    with pytest.raises(ValueError, match="`batch_size` must be 1 with 'flip', got 2"):
+        pipeline_of("classifier")([photo, photo], batch_size=2, flip=True)
+    assert len(pipeline_of("classifier")([photo, photo], flip=True)) == 2
+
+
+@pytest.mark.parametrize(("name", "option"), [("classifier", "tile_size"), ("depth", "scales")])
+def test_options_without_meaning_are_refused(name, option, photo):
+    with pytest.raises(ValueError, match=f"`{option}` must be left out"):
+        pipeline_of(name)(photo, **{option: 64})
