@@ -204,6 +204,8 @@ RULES: dict[str, Rule] = {
     "classifier_pooling": choice(("summary", "summary_and_features")),
     "segmentation_head": choice(("linear", "dpt")),
     "class_weights": optional(WEIGHTS),
+    "temperature": number("(0, 1000]"),
+    "score_thresholds": optional(listed(number("[0, 1]"))),
     "semantic_loss_ignore_index": integer(-LARGEST),
     "dpt_indices": optional(listed(integer(0))),
     "dpt_hidden_size": integer(2),

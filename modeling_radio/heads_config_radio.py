@@ -22,12 +22,18 @@ class ClassFields:
             a convolutional decoder over four blocks.
         class_weights: Weight of each class in the loss of image classification and semantic segmentation; `None`
             weighs all alike. Regression does not use them.
+        temperature: What the logits of image classification are divided by where a pipeline makes probabilities of
+            them; fitted after training.
+        score_thresholds: Least score of each class for which the pipelines of object detection, and with
+            `threshold="tuned"` of image classification, name it; `None` where none were fitted.
         semantic_loss_ignore_index: Label of pixels that semantic segmentation does not train on.
     """
 
     classifier_pooling: str = "summary"
     segmentation_head: str = "linear"
     class_weights: list[float] | None = None
+    temperature: float = 1.0
+    score_thresholds: list[float] | None = None
     semantic_loss_ignore_index: int = 255  # transformers' value for segmentation, after the masks of VOC and ADE20k
 
 

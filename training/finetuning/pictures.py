@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -32,7 +32,11 @@ class PredictedExamples(NamedTuple):
 
 
 def predict_examples(
-    task: FinetuningTask, model: nn.Module, examples: Examples, count: int = NUM_PICTURED
+    task: FinetuningTask,
+    model: nn.Module,
+    examples: Examples,
+    count: int = NUM_PICTURED,
+    rows: Sequence[int] | None = None,
 ) -> PredictedExamples:
     """Run a model, which stays in evaluation mode, on images spread evenly over a split.
 
@@ -43,9 +47,11 @@ def predict_examples(
         model: The task's model, with or without adapters.
         examples: The split.
         count: Number of images; fewer if the split has fewer.
+        rows: The images themselves, in place of a number.
     """
     count = min(count, len(examples))
-    batch = task.collate([examples[index * len(examples) // count] for index in range(count)])
+    rows = [index * len(examples) // count for index in range(count)] if rows is None else rows
+    batch = task.collate([examples[index] for index in rows])
     batch = cast(Batch, send_to_device(batch, next(model.parameters()).device))
     with torch.no_grad():
         outputs = model.eval()(**batch)

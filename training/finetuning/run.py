@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
 from training.finetuning.data.label_counts import MAX_SHOWN_ROWS
 from training.finetuning.data.sources import load_images
+from training.finetuning.examination.run import Examined, draw_examination, examine, gather_evidence
 from training.finetuning.learning_rate import RangeTest, run_range_test
 from training.finetuning.models import (
     TrainableShare,
@@ -34,7 +36,7 @@ from training.finetuning.models import (
     save_plain,
 )
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import build_examples, count_labels
+from training.finetuning.tasks.base import Examples, build_examples, count_labels
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
 from training.finetuning.trainer import FinetuningTrainer, diverged
 
@@ -119,18 +121,35 @@ class FinetuningRun:
             self.trainer.train(resume_from_checkpoint=checkpoint)
             self.trainer.evaluate()
         metrics = self.trainer.metrics.latest
+        with clock.phase("examination"):
+            examined = self._examine()
         weights = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)  # all ranks have parts of it
         if self.trainer.is_world_process_zero():
             with clock.phase("saving"):
                 self.save(weights)
             results = {
                 "metrics": metrics,
+                **examined.results,
                 "trainable_parameters": self.share.trainable,
                 "parameters": self.share.total,
                 "seconds": sum(clock.seconds.values()),
             }
             write_results(output, results)
         return metrics
+
+    def _examine(self) -> Examined:
+        """Draw where the best state errs, and give its configuration what was fitted to the validation images."""
+        model, examples = self.trainer.model, self.trainer.eval_dataset
+        assert model is not None
+        assert isinstance(examples, Examples)
+        with self.trainer.compute_loss_context_manager():
+            evidence = gather_evidence(self.task, model, examples)
+            draw_examination(self.task, model, examples, evidence, self.settings.output / PICTURES)
+        examined = examine(self.task, evidence)
+        configured = [self.config, self.trainer.accelerator.unwrap_model(model).config]
+        for config, (name, value) in itertools.product(configured, examined.config_fields.items()):
+            setattr(config, name, value)
+        return examined
 
     def save(self, weights: dict[str, Tensor]) -> None:
         """Write `final`, an adapter or a plain folder, and with `merge` the merged model.

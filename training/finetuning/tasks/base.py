@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from training.finetuning.data.augmentation import Sample, build_transform
 from training.finetuning.data.label_counts import LabelCounts, count_classes
 from training.finetuning.data.sampling import draw_images, epoch_length, image_weights
 from training.finetuning.data.sources import LabeledImages
+from training.finetuning.examination.evidence import Evidence, Ranking
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -50,6 +52,7 @@ class FinetuningTask(ABC):
         model_class: The task's model.
         best_metric: The metric by which the best checkpoint is chosen.
         greater_is_better: Whether more of it is better.
+        has_thresholds: Whether an answer counts from a certainty on, since an image may have several or none.
         head_learning_rate: Peak learning rate of the head where the settings give none.
         class_names: In the order of their ids; empty where the task has no classes.
     """
@@ -57,6 +60,7 @@ class FinetuningTask(ABC):
     model_class: ClassVar[type[RadioPreTrainedModel]]
     best_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = True
+    has_thresholds: ClassVar[bool] = False
     head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
@@ -88,6 +92,16 @@ class FinetuningTask(ABC):
         """Return the task's metrics, empty."""
 
     @abstractmethod
+    def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
+        """Return what a batch says, image by image; arguments as `compare` returns them."""
+
+    def calibrated(self, ranking: Ranking, temperature: float) -> Ranking:
+        """Return a ranking whose scores are those of logits that were divided by a temperature."""
+        return (
+            ranking if temperature == 1 else replace(ranking, scores=(ranking.scores.logit() / temperature).sigmoid())
+        )
+
+    @abstractmethod
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         """Draw one image `(height, width, 3)` with its truth."""
 
@@ -112,7 +126,8 @@ class FinetuningTask(ABC):
         """Return what the model's configuration must know of the data."""
         names = dict(enumerate(self.class_names))
         numbers = {name: number for number, name in names.items()}
-        return {"id2label": names, "label2id": numbers, "class_weights": None}  # not those of an earlier tuning
+        earlier = {"class_weights": None, "temperature": 1.0, "score_thresholds": None}  # forgotten
+        return {"id2label": names, "label2id": numbers, **earlier}
 
     def collate(self, examples: Sequence[Batch]) -> Batch:
         """Join examples into a batch."""

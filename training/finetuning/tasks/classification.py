@@ -8,17 +8,20 @@ from typing import Any, ClassVar
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
+from torch.nn import functional as F
 
 from modeling_radio import RadioForImageClassification
 from modeling_radio.classification_radio import ProblemType
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
+from training.finetuning.examination.evidence import Evidence, count_confusion, rank_classes
 from training.finetuning.settings import BALANCED, FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score
 from training.finetuning.tasks.class_weights import choose_weights
 
 
 NUM_BARS = 3  # our choice: pictures show at least as many of the most probable classes
+SMALLEST_SHARE = 1e-7  # of float32: probabilities of 0 and 1 have no logarithm
 THRESHOLD = 0.5  # torchmetrics' own: from this probability on, an image is said to have a class
 
 
@@ -63,6 +66,16 @@ class ClassificationTask(FinetuningTask):
             }
         )
 
+    def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
+        shares, num_classes = predictions.softmax(dim=1), len(self.class_names)
+        return Evidence(
+            F.cross_entropy(predictions, references, reduction="none"),
+            rank_classes(shares, F.one_hot(references, num_classes)),
+            count_confusion(predictions.argmax(dim=1), references, num_classes),
+            predictions,
+            references,
+        )
+
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         ax.imshow(image.numpy())
         ax.set_title(self.class_names[int(reference)], fontsize=7)
@@ -88,6 +101,7 @@ class MultiLabelTask(ClassificationTask):
     """
 
     best_metric = "mean_average_precision"
+    has_thresholds = True
     problem_type = "multi_label_classification"
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
@@ -119,6 +133,11 @@ class MultiLabelTask(ClassificationTask):
 
     def build_score(self) -> Score:
         return MultiLabelScore(len(self.class_names))
+
+    def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
+        errors = F.binary_cross_entropy(predictions, references.float(), reduction="none").mean(dim=1)
+        ranking = rank_classes(predictions, references)
+        return Evidence(errors, ranking, None, predictions.logit(eps=SMALLEST_SHARE), references)
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         names = [self.class_names[number] for number in reference.nonzero().flatten().tolist()]
@@ -157,6 +176,9 @@ class RegressionTask(ClassificationTask):
         from torchmetrics import MeanAbsoluteError, MetricCollection
 
         return MetricCollection({"mean_absolute_error": MeanAbsoluteError(sync_on_compute=False)})
+
+    def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
+        return Evidence((predictions - references).abs())
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         ax.imshow(image.numpy())

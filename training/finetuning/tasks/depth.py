@@ -16,6 +16,7 @@ from training.data.labeled.targets import read_depth
 from training.evaluation.metrics.depth_errors.errors import DepthScore
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
+from training.finetuning.examination.evidence import Evidence
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size
 
@@ -58,6 +59,11 @@ class DepthTask(FinetuningTask):
 
     def build_score(self) -> Score:
         return DepthScore()
+
+    def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
+        is_known = references > 0
+        relative = ((predictions - references).abs() / references.where(is_known, 1.0)).where(is_known, 0.0)
+        return Evidence(relative.flatten(1).sum(dim=1) / is_known.flatten(1).sum(dim=1).clamp(min=1))
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         self.draw_prediction(ax, image, reference, reference)

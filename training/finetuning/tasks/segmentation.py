@@ -23,6 +23,7 @@ from training.data.labeled.targets import read_mask
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
+from training.finetuning.examination.evidence import Evidence, count_confusion
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import (
     MAX_COUNTED_MASKS,
@@ -151,6 +152,13 @@ class SegmentationTask(FinetuningTask):
 
     def build_score(self) -> Score:
         return ConfusionMatrix(len(self.class_names), self.ignore_index)
+
+    def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
+        counts = references != self.ignore_index
+        wrong = (predictions != references) & counts
+        errors = wrong.flatten(1).sum(dim=1) / counts.flatten(1).sum(dim=1).clamp(min=1)
+        confusion = count_confusion(predictions[counts], references[counts], len(self.class_names))
+        return Evidence(errors, confusion=confusion)
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         colors = ListedColormap([_color(number) for number in range(len(self.class_names))])
