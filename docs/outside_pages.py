@@ -18,6 +18,7 @@ OUTSIDE = {
     "training/README.md": "training.md",
     "training/LOG.md": "log.md",
     "training/ABLATIONS.md": "ablations.md",
+    "training/FINETUNING.md": "finetuning.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }

@@ -69,6 +69,8 @@ WRONG = {
     "detection_num_queries": COUNTS,
     "detection_num_groups": COUNTS,
     "detection_window_size": [0, -3, True, 16.0, "automatic", [16], math.nan],
+    "temperature": [0, -1.0, "warm", True, math.nan],
+    "score_thresholds": [0.5, [1.5], ["a"], [-0.1]],
     "text_tower": [5, "siglip", [], {"a": {1}}, {"a": [{1: "b", "c": 2}]}],
     "text_adaptor": [5, ["siglip2-g"]],
     "feature_pyramid_size": COUNTS,

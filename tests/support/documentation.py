@@ -20,6 +20,7 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         ROOT / "training" / "README.md",
         ROOT / "training" / "ABLATIONS.md",
+        ROOT / "training" / "FINETUNING.md",
         *(ROOT / "docs").rglob("*.md"),
     )
 )

@@ -9,8 +9,7 @@ its own, or holds out other digits (docs/guides/tune.md says what was tried on w
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from foundation.files import write_file, write_folder, write_text
 from foundation.settings import Settings
 from model_cards.results import Table
 from modeling_radio import RadioConfig
-from training.demo_kit.labeled.folders import write_digits, write_masks, write_objects
+from training.demo_kit.tuning.experiments import EXPERIMENTS, HEAD, LORA, UNTRAINED
 from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.data.sources import load_images
@@ -35,69 +34,9 @@ from training.finetuning.tasks.registry import build_task
 from training.pictures.curves import Curve, draw_curves
 
 
-UNTRAINED, HEAD, LORA = "untrained", "head", "lora"
 FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
 NUM_PICTURED = 8  # our choice
 SMOOTHING_RECORDS = 5  # our choice: the loss is recorded every ten steps, and its picture shows means over 50
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is compared for one task; all numbers are our choice.
-
-    Attributes:
-        write: Writes the images below a folder; it takes their side in pixels and which draw of them.
-        size: Side of the images in pixels.
-        options: Settings that all methods share.
-        frozen: Name of the method that trains the head alone.
-    """
-
-    write: Callable[[Path, int, int], None]
-    size: int
-    options: dict[str, Any]
-    frozen: str
-
-    @property
-    def method_names(self) -> dict[str, str]:
-        """Return the names of the methods in tables and pictures."""
-        return {UNTRAINED: "untrained head", HEAD: self.frozen, LORA: "LoRA"}
-
-
-WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
-
-DETECTOR_SIZE = 192  # more patches than at 128 pixels: boxes fit closer
-DETECTOR: dict[str, Any] = {
-    "steps": 1500,
-    "batch_size": 16,
-    "head_learning_rate": 7e-4,
-    "max_grad_norm": 0.1,
-    "config": {"detection_num_queries": 20, "detection_hidden_size": 96, "detection_num_groups": 3},
-    **WHOLE_IMAGES,
-}
-
-EXPERIMENTS = {
-    "image-classification": Experiment(
-        write_digits,
-        64,  # eight times the digits' own
-        {"steps": 200, "batch_size": 32, "flip_probability": 0.0, **WHOLE_IMAGES},
-        "frozen linear probe",
-    ),
-    "semantic-segmentation": Experiment(
-        write_masks,
-        128,  # as the demo's student was trained
-        {
-            "steps": 800,
-            "batch_size": 16,
-            "head_learning_rate": 2e-3,
-            "learning_rate": 1e-3,
-            "lora_rank": 8,
-            **WHOLE_IMAGES,
-        },
-        "frozen linear probe",
-    ),
-    "object-detection": Experiment(write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"),
-    "instance-segmentation": Experiment(write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"),
-}
 
 
 class Comparison:
@@ -165,7 +104,7 @@ class Comparison:
         size, options = self.experiment.size, self.experiment.options
         own: dict[str, Any] = {
             "checkpoint": str(self.checkpoint),
-            "task": self.task,
+            "task": self.experiment.task,
             "data": str(self._data(seed)),
             "output": self._folder(method, seed),
             "tune": HEAD if method == UNTRAINED else method,

@@ -47,6 +47,12 @@ def head_names(model: RadioPreTrainedModel) -> list[str]:
     return [name for name, _ in model.named_children() if name not in (BACKBONE, TEXT_TOWER)]
 
 
+def norm_names(model: RadioPreTrainedModel) -> list[str]:
+    """Return the names of the norms of all blocks."""
+    blocks = model.get_submodule(BLOCKS).named_modules(prefix=BLOCKS)
+    return [name for name, module in blocks if isinstance(module, nn.LayerNorm)]
+
+
 def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -> LoraConfig:
     """Return peft's configuration: adapters on named layers of the backbone's blocks, the heads trained in full.
 
@@ -64,7 +70,7 @@ def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -
         lora_alpha=cast(int, alpha),  # peft takes any number
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
-        modules_to_save=head_names(model) or None,
+        modules_to_save=[*head_names(model), *(norm_names(model) if settings.train_norms else ())] or None,
         use_dora=settings.tune == "dora",
         use_rslora=settings.tune == "rslora",
     )
@@ -226,7 +232,8 @@ def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tupl
 
     config = PeftConfig.from_pretrained(str(folder))
     assert isinstance(config, LoraConfig)
-    config.modules_to_save = head_names(model) or None
+    norms = [name for name in config.modules_to_save or () if name.startswith(BLOCKS)]
+    config.modules_to_save = [*head_names(model), *norms] or None
     config.base_model_name_or_path = None  # else peft warns that it changes
     with torch.device("meta"), _without_renaming_warning():
         adapted = get_peft_model(type(model)(copy.deepcopy(model.config)), config)

@@ -54,7 +54,8 @@ def predict_examples(
     batch = task.collate([examples[index] for index in rows])
     batch = cast(Batch, send_to_device(batch, next(model.parameters()).device))
     with torch.no_grad():
-        outputs = model.eval()(**batch)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        outputs = model.eval()(**inputs)
     predictions, references = task.compare(outputs, batch)
     return PredictedExamples(batch["pixel_values"].cpu(), predictions.cpu(), references.cpu())
 

@@ -132,7 +132,7 @@ class FinetuningRun:
                 **examined.results,
                 "trainable_parameters": self.share.trainable,
                 "parameters": self.share.total,
-                "seconds": sum(clock.seconds.values()),
+                "seconds": clock.seconds["training"] + clock.seconds["saving"],
             }
             write_results(output, results)
         return metrics

@@ -31,6 +31,7 @@ class MethodSettings(Settings):
         lora_alpha: Their scale times the rank (for rsLoRA times its root); None means twice the rank.
         lora_dropout: Dropout before the adapters, in [0, 1).
         lora_targets: Linear layers of every block that get an adapter; None means all of them.
+        train_norms: Also train the norms of every block, beside adapters.
         merge: Also write the model with its adapter merged, as a plain folder.
         quantize: 4 or 8 bits for the frozen weights (needs bitsandbytes); None for none.
         window_size: ViTDet window in tokens, "global" or "auto", kept in the saved configuration; None leaves the
@@ -45,6 +46,7 @@ class MethodSettings(Settings):
     lora_alpha: float | None = Field(None, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     lora_targets: tuple[str, ...] | None = Field(None, min_length=1)
+    train_norms: bool = False
     merge: bool = False
     quantize: Literal[4, 8] | None = None
     window_size: Annotated[int | str | None, Spelling(read_yaml, "TOKENS|global|auto")] = None
@@ -160,7 +162,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
 
     @model_validator(mode="after")
     def _check(self) -> "FinetuneSettings":
-        for name in ("quantize", "merge"):
+        for name in ("quantize", "merge", "train_norms"):
             if getattr(self, name) and not self.uses_adapter:
                 raise SettingsError(f"`{name}` needs an adapter: choose `tune` out of {', '.join(ADAPTER_METHODS)}.")
         if self.class_weights is not None and self.task not in ("image-classification", "semantic-segmentation"):

@@ -142,6 +142,19 @@ def test_methods(tune, flag, base_folder, pixels):
     assert not torch.allclose(logits(trained(adapted), pixels), before, atol=1e-3)
 
 
+def test_norms_train_beside_adapters_and_come_along(base_folder, tmp_path, pixels):
+    adapted = add_adapter(open_base(base_folder), settings(lora_rank=2, train_norms=True))
+    norms = {name for name, weight in adapted.named_parameters() if weight.requires_grad and ".norm" in name}
+    assert len(norms) == 4 * tiny_config().num_hidden_layers  # two norms a block, weight and bias
+    expected = logits(trained(adapted), pixels)
+    folder = save(adapted, tmp_path / "adapter")
+    assert_equal_outputs(logits(open_adapter(open_base(base_folder, seed=5), folder).eval(), pixels), expected)
+    merged = merge_adapter(open_base(base_folder, seed=5), folder).eval()
+    torch.testing.assert_close(logits(merged, pixels), expected, atol=1e-5, rtol=0)
+    plain = open_base(base_folder).get_parameter("radio_model.model.blocks.0.norm1.weight")
+    assert not torch.equal(merged.get_parameter("radio_model.model.blocks.0.norm1.weight"), plain)
+
+
 @pytest.mark.parametrize(
     ("model_class", "tune", "mode"),
     [

@@ -81,6 +81,24 @@ def write_objects(folder: Path, size: int, draw: int) -> None:
         (folder / split / "_annotations.coco.json").write_text(text)
 
 
+def write_subjects(folder: Path, size: int, draw: int) -> None:
+    """Write the scenes with what each shows, none to several classes: `train/metadata.jsonl` beside the images.
+
+    Args:
+        folder: Folder to write into.
+        size: Side of the images in pixels.
+        draw: See `detection_set`.
+    """
+    scenes = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
+    for split, chosen in (("train", scenes.train), ("validation", scenes.test)):
+        lines = []
+        for index, scene in enumerate(chosen):
+            _save(to_pil_image(scene.image), folder / split / f"{index}.png")
+            names = [scenes.class_names[number] for number in sorted(set(scene.labels.tolist()))]
+            lines.append(json.dumps({"file_name": f"{index}.png", "labels": names}))
+        (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
+
 def _coco(scenes: Sequence[Composite], names: Sequence[str]) -> dict[str, Any]:
     annotations = [
         {"image_id": index, "category_id": label, "bbox": box, "segmentation": _run_lengths(mask)}

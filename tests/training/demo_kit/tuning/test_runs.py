@@ -1,0 +1,104 @@
+"""Runs of the comparison: what is missing, what each starts from, and that nothing is run twice."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.demo_kit.tuning import runs
+from training.demo_kit.tuning.raw_results import RawResultError, load_result, load_results
+from training.demo_kit.tuning.runs import Grid, peak_memory_mb, run_grid
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.fixture
+def grid(student, tmp_path):
+    return Grid(student, tmp_path / "runs", tmp_path / "raw")
+
+
+def test_runs_that_are_done_are_not_missing_and_those_of_other_settings_are_refused(grid, shades):
+    arms = ["head", "LoRA"]
+    assert grid.missing([shades], arms, [0, 1]) == [(shades, arm, seed) for seed in (0, 1) for arm in arms]
+    grid.run(shades, "LoRA", 0)
+    assert grid.missing([shades], arms, [0]) == [(shades, "head", 0)]
+    path = grid.results / shades / "lora.seed-0.json"
+    result = load_result(path)
+    assert 0 < result.trainable_parameters < result.parameters
+    assert set(result.metrics) == {"accuracy", "balanced_accuracy", "f1"}
+    assert result.settings["lora_rank"] == 2
+    assert result.peak_memory_mb > 50
+    assert not {"checkpoint", "data", "output"} & result.settings.keys()
+    assert str(grid.output) not in path.read_text()
+    content = json.loads(path.read_text())
+    content["settings"]["lora_rank"] = 4
+    path.write_text(json.dumps(content))
+    with pytest.raises(RawResultError, match=r"lora\.seed-0\.json' is of other settings. Delete it to run it again"):
+        grid.missing([shades], arms, [0])
+
+
+def test_an_arm_that_goes_on_starts_from_the_model_of_the_other_one(grid, shades):
+    grid.run(shades, "LoRA after head", 0)
+    assert set(load_results(grid.results, shades)) == {("head", 0), ("LoRA after head", 0)}
+    settings = grid.settings(shades, "LoRA after head", 0)
+    assert settings.checkpoint == str(grid.output / shades / "head-0" / "final")
+
+
+def test_random_weights_are_others_for_each_seed_and_have_the_shape_of_the_student(grid, shades):
+    for seed in (0, 1):
+        settings = grid.settings(shades, "full, random weights", seed)
+        experiment = runs.EXPERIMENTS[shades]
+        grid._prepare(experiment, runs.arms_of(experiment)["full, random weights"], settings)
+    first, second, student = (
+        load_file(folder / "model.safetensors")
+        for folder in (grid.output / "random" / "seed-0", grid.output / "random" / "seed-1", grid.checkpoint)
+    )
+    assert {name: weight.shape for name, weight in first.items()} == {
+        name: weight.shape for name, weight in student.items()
+    }
+    name = "radio_model.model.blocks.0.attn.qkv.weight"
+    assert not torch.equal(first[name], second[name])
+    assert not torch.equal(first[name], student[name])
+
+
+def test_those_that_go_on_are_run_last(grid, shades, monkeypatch):
+    class Pool:
+        """Runs at once, in this process."""
+
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def submit(self, call, *args):
+            from concurrent.futures import Future
+
+            future = Future()
+            future.set_result(call(*args))
+            return future
+
+    order = []
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(Grid, "run", lambda self, *run: order.append(run))
+    wanted = [(shades, "LoRA after head", 0), (shades, "head", 0), (shades, "LoRA", 0)]
+    assert set(run_grid(grid, wanted, 1)) == set(wanted)
+    assert order[-1] == (shades, "LoRA after head", 0)
+
+
+def test_memory_is_that_of_the_process():
+    """A child that fills 300 MB says so."""
+    code = (
+        "from training.demo_kit.tuning.runs import peak_memory_mb as peak\n"
+        "before = peak(); held = bytearray(b'1') * 300_000_000; print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 250 < float(done.stdout) < 400
+    assert peak_memory_mb() > 50

@@ -1,0 +1,180 @@
+"""What is tuned on, and how: tasks with their data and common settings, and ways of tuning that each change these.
+
+All numbers are our choice. They are those of the comparison in docs/guides/tune.md, or what is tried against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.demo_kit.labeled.folders import write_digits, write_masks, write_objects, write_subjects
+
+
+UNTRAINED, HEAD, LORA = "untrained", "head", "lora"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of tuning.
+
+    Attributes:
+        options: Settings in place of the experiment's.
+        reason: What it is, or what would be true if it won.
+        after: The arm whose model, with the same seed, it goes on with.
+        is_random: Whether the backbone starts from random weights.
+        teacher: The kind of teacher that takes the backbone's place.
+    """
+
+    options: Mapping[str, Any]
+    reason: str
+    after: str | None = None
+    is_random: bool = False
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared for one task; all numbers are our choice.
+
+    Attributes:
+        task: Of `training.finetune`.
+        write: Writes the images below a folder; it takes their side in pixels and which draw of them.
+        size: Side of the images in pixels.
+        options: Settings that all methods share.
+        frozen: Name of the method that trains the head alone.
+        arms: Ways of tuning that this task has beside `METHODS`.
+        teachers: Whether the demo's teachers can be probed with the same head.
+    """
+
+    task: str
+    write: Callable[[Path, int, int], None]
+    size: int
+    options: dict[str, Any]
+    frozen: str
+    arms: Mapping[str, Arm] = field(default_factory=dict)
+    teachers: bool = False
+
+    @property
+    def method_names(self) -> dict[str, str]:
+        """Return the names of the methods in tables and pictures."""
+        return {UNTRAINED: "untrained head", HEAD: self.frozen, LORA: "LoRA"}
+
+
+WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
+
+AUGMENTED = {"crop_area_min": 0.35, "color_jitter": 0.2}  # the command's own
+SEGMENTER: dict[str, Any] = {
+    "steps": 800,
+    "batch_size": 16,
+    "head_learning_rate": 2e-3,
+    "learning_rate": 1e-3,
+    "lora_rank": 8,
+    **WHOLE_IMAGES,
+}
+
+DETECTOR_SIZE = 192  # more patches than at 128 pixels: boxes fit closer
+DETECTOR: dict[str, Any] = {
+    "steps": 1500,
+    "batch_size": 16,
+    "head_learning_rate": 7e-4,
+    "max_grad_norm": 0.1,
+    "config": {"detection_num_queries": 20, "detection_hidden_size": 96, "detection_num_groups": 3},
+    **WHOLE_IMAGES,
+}
+
+FEW_CLASSES = {"flip_probability": 0.0, **WHOLE_IMAGES}
+
+DETECTION_ARMS = {
+    "head, twice the steps": Arm({"tune": "head", "steps": 3000}, "the decoder may only lack time"),
+    "LoRA, twice the steps": Arm(
+        {"tune": "lora", "steps": 3000}, "adapters learn little from a decoder of random weights"
+    ),
+    "LoRA after head": Arm(
+        {"tune": "lora"},
+        "first the decoder, then both: gradients of a random decoder distort features (arXiv:2202.10054); beside "
+        "'head, twice the steps'",
+        after=HEAD,
+    ),
+    "LoRA, 1e-4": Arm({"tune": "lora", "learning_rate": 1e-4}, "adapters learn too fast"),
+    "LoRA, 2e-3": Arm({"tune": "lora", "learning_rate": 2e-3}, "adapters learn too slowly"),
+    "LoRA, qkv alone": Arm({"tune": "lora", "lora_targets": ("qkv",)}, "fewer parameters to fit 134 cut-outs with"),
+    "LoRA, with norms": Arm({"tune": "lora", "train_norms": True}, "frozen norms hold features where they are"),
+    "LoRA, free gradients": Arm(
+        {"tune": "lora", "max_grad_norm": 1.0}, "clipping to 0.1 follows the decoder's gradients"
+    ),
+    "head, augmented": Arm({"tune": "head", **AUGMENTED}, "the decoder fits the cut-outs that it sees"),
+    "LoRA, augmented": Arm({"tune": "lora", **AUGMENTED}, "adapters fit the cut-outs that they see"),
+    "head, 256 px": Arm({"tune": "head", "size": (256, 256)}, "small boxes need a finer grid"),
+    "LoRA, 256 px": Arm({"tune": "lora", "size": (256, 256)}, "small boxes need a finer grid"),
+}
+"""Why LoRA gained nothing over a frozen backbone on boxes: each arm changes what one explanation blames."""
+
+EXPERIMENTS = {
+    "image-classification": Experiment(
+        "image-classification",
+        write_digits,
+        64,  # eight times the digits' own
+        {"steps": 200, "batch_size": 32, **FEW_CLASSES},
+        "frozen linear probe",
+        teachers=True,
+    ),
+    "multi-label": Experiment(
+        "image-classification",
+        write_subjects,
+        128,
+        {"steps": 400, "batch_size": 32, **WHOLE_IMAGES},
+        "frozen linear probe",
+        teachers=True,
+    ),
+    "semantic-segmentation": Experiment(
+        "semantic-segmentation",
+        write_masks,
+        128,  # as the demo's student was trained
+        SEGMENTER,
+        "frozen linear probe",
+        teachers=True,
+    ),
+    "semantic-segmentation-dpt": Experiment(
+        "semantic-segmentation",
+        write_masks,
+        128,
+        {**SEGMENTER, "config": {"segmentation_head": "dpt", "dpt_hidden_size": 64}},
+        "DPT on the frozen backbone",
+    ),
+    "object-detection": Experiment(
+        "object-detection",
+        write_objects,
+        DETECTOR_SIZE,
+        DETECTOR,
+        "decoder on the frozen backbone",
+        DETECTION_ARMS,
+    ),
+    "instance-segmentation": Experiment(
+        "instance-segmentation", write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"
+    ),
+}
+
+METHODS: Mapping[str, Arm] = {
+    HEAD: Arm({"tune": "head"}, "the frozen backbone"),
+    "LoRA": Arm({"tune": "lora"}, "low-rank adapters"),
+    "DoRA": Arm({"tune": "dora"}, "adapters with magnitudes"),
+    "rsLoRA": Arm({"tune": "rslora"}, "adapters whose scale does not fall with the rank"),
+    "full": Arm({"tune": "full", "layer_decay": 0.75}, "everything"),
+    "full, random weights": Arm(
+        {"tune": "full", "learning_rate": 5e-4}, "a ViT of equal size that was never trained", is_random=True
+    ),
+}
+"""Of every task."""
+
+TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
+"""The demo's, probed with a linear head where a task has one."""
+
+
+def arms_of(experiment: Experiment) -> dict[str, Arm]:
+    """Return all ways of tuning for a task by name, its teachers' probes last."""
+    teachers = TEACHERS if experiment.teachers else ()
+    probes = {f"teacher {name}": Arm({}, "a linear head on the frozen teacher", teacher=name) for name in teachers}
+    return {**METHODS, **experiment.arms, **probes}

@@ -1,0 +1,112 @@
+"""What the comparison says: `FINETUNING.md`, a table for each task, from the raw results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+
+from foundation.tables import markdown
+from training.demo_kit.tuning.experiments import EXPERIMENTS, HEAD, Experiment, arms_of
+from training.demo_kit.tuning.raw_results import TuningResult, load_results
+from training.finetuning.tasks.classification import MultiLabelTask
+from training.finetuning.tasks.registry import TASK_CLASSES
+
+
+CONCLUSIONS = "conclusions.md"
+
+HEADER = """# Tuning compared
+
+Written by `python -m training.demo_kit.finetune_grid` from the raw results below `studies/tuning/`; only the
+conclusions are by hand.
+
+```bash
+python -m training.demo_kit.finetune_grid                                       # runs what has no raw result yet
+python -m training.demo_kit.finetune_grid --tasks object-detection --seeds 0    # one task, one seed
+python -m training.demo_kit.finetune_grid --no-train                            # this page alone
+```
+
+All ways of tuning start from the student of `make demo`, and for one seed have the same images, order and number of
+steps unless their name says otherwise; they are measured once, after the last step, on images whose objects and
+photographs (or digits) no training image shows. "Full, random weights" is a ViT of the student's shape that was never
+trained; a teacher has a linear head on its frozen answers. A cell is the mean over seeds and their standard
+deviation; "to head" is the mean difference to the head alone over the seeds that both have, with its standard error.
+Seconds are those of one thread, memory the largest of the whole process, with PyTorch and the images.
+"""
+
+
+def build_report(folder: Path) -> str:
+    """Return the text of `FINETUNING.md`.
+
+    Args:
+        folder: Of the raw results; `TASK/conclusions.md` may lie beside them.
+
+    Raises:
+        RawResultError: If one is damaged.
+    """
+    sections = [f"## {name}\n\n{_section(name, folder)}\n" for name in EXPERIMENTS]
+    return "\n".join([HEADER, *sections])
+
+
+def _section(name: str, folder: Path) -> str:
+    experiment, results = EXPERIMENTS[name], load_results(folder, name)
+    steps, size = experiment.options["steps"], experiment.size
+    parts = [f"{steps:,} steps of {experiment.options['batch_size']} images at {size} px; head: {experiment.frozen}."]
+    planned = arms_of(experiment)
+    if results:
+        parts.append(build_table(name, results))
+    missing = [arm for arm in planned if not any(run == arm for run, _ in results)]
+    if missing:
+        rows = [[arm, planned[arm].reason] for arm in missing]
+        parts += ["Not run yet:", markdown(["arm", "what it is, or what would explain its winning"], rows)]
+    conclusions = folder / name / CONCLUSIONS
+    text = conclusions.read_text(encoding="utf-8").strip() if conclusions.is_file() else "Not drawn yet."
+    return "\n\n".join([*parts, f"**Conclusions.** {text}"])
+
+
+def build_table(name: str, results: Mapping[tuple[str, int], TuningResult]) -> str:
+    """Return a Markdown table with a row for each arm that was run."""
+    experiment = EXPERIMENTS[name]
+    order = [arm for arm in arms_of(experiment) if any(run == arm for run, _ in results)]
+    by_arm = {arm: {seed: result for (run, seed), result in results.items() if run == arm} for arm in order}
+    metrics = list(dict.fromkeys(metric for result in results.values() for metric in result.metrics))
+    best = best_metric(experiment, metrics)
+    columns = [best, *(metric for metric in metrics if metric != best)]
+    header = ["", "seeds", "trained", "share", "seconds", "MB", f"{best}, to head", *columns]
+    rows = []
+    for arm, runs in by_arm.items():
+        first = next(iter(runs.values()))
+        rows.append(
+            [
+                arm,
+                ", ".join(map(str, sorted(runs))),
+                f"{first.trainable_parameters:,}",
+                f"{first.trainable_parameters / first.parameters:.1%}",
+                f"{mean(run.seconds for run in runs.values()):.0f}",
+                f"{mean(run.peak_memory_mb for run in runs.values()):,.0f}",
+                "" if arm == HEAD else _difference(runs, by_arm.get(HEAD, {}), best),
+                *(_spread([run.metrics[each] for run in runs.values() if each in run.metrics]) for each in columns),
+            ]
+        )
+    return markdown(header, rows)
+
+
+def best_metric(experiment: Experiment, metrics: Sequence[str]) -> str:
+    """Return the metric that decides."""
+    best = TASK_CLASSES[experiment.task].best_metric
+    return best if best in metrics else MultiLabelTask.best_metric
+
+
+def _difference(runs: Mapping[int, TuningResult], others: Mapping[int, TuningResult], metric: str) -> str:
+    values = [runs[seed].metrics[metric] - others[seed].metrics[metric] for seed in sorted(runs.keys() & others.keys())]
+    if not values:
+        return "-"
+    error = f" +- {stdev(values) / sqrt(len(values)):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):+.3f}{error}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{mean(values):.3f}" + (f" +- {stdev(values):.3f}" if len(values) > 1 else "")

@@ -1,0 +1,203 @@
+"""The runs of the comparison, each in a process of its own, so that its memory is its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import logging as transformers_logging
+
+from foundation.files import write_folder
+from foundation.machine.timing import Clock
+from modeling_radio import RadioConfig, RadioModel
+from training.demo_kit.tuning.experiments import EXPERIMENTS, Arm, Experiment, arms_of
+from training.demo_kit.tuning.raw_results import (
+    RawResultError,
+    TuningResult,
+    load_results,
+    result_path,
+    save_result,
+    slug,
+)
+from training.demo_kit.tuning.teacher_probe import probe_teacher
+from training.evaluation.provenance import describe_run
+from training.finetuning.run import FINAL, RESULTS, FinetuningRun
+from training.finetuning.settings import FinetuneSettings
+
+
+FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
+PLACES = ("checkpoint", "data", "output", "num_workers", "seed")
+"""Settings that decide nothing, or are said elsewhere."""
+DATA_LOCK = "data.lock"
+DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the comparison takes place.
+
+    Attributes:
+        checkpoint: Folder of the student.
+        output: Folder of the runs.
+        results: Folder of the raw results.
+    """
+
+    checkpoint: Path
+    output: Path
+    results: Path
+
+    def settings(self, name: str, arm_name: str, seed: int) -> FinetuneSettings:
+        """Return the settings of a run.
+
+        Args:
+            name: Of `EXPERIMENTS`.
+            arm_name: Of `arms_of` that experiment.
+            seed: Of the run.
+        """
+        experiment = EXPERIMENTS[name]
+        arm = arms_of(experiment)[arm_name]
+        size = arm.options.get("size", (experiment.size, experiment.size))
+        options: dict[str, Any] = {**experiment.options, **arm.options, "size": size}
+        return FinetuneSettings(
+            checkpoint=str(self._checkpoint(name, arm, seed)),
+            task=experiment.task,
+            data=str(self.output / name / f"data-{seed}-{size[0]}"),
+            output=self.output / name / f"{slug(arm_name)}-{seed}",
+            evaluate_every=options["steps"],
+            num_workers=0,
+            seed=seed,
+            **options,
+        )
+
+    def _checkpoint(self, name: str, arm: Arm, seed: int) -> Path:
+        if arm.is_random:
+            return self.output / "random" / f"seed-{seed}"
+        if arm.after is not None:
+            return self.output / name / f"{slug(arm.after)}-{seed}" / FINAL
+        return self.checkpoint
+
+    def student(self) -> dict[str, Any]:
+        """Return what tells a student apart from others: its shape and a part of the digest of its weights."""
+        config = RadioConfig.from_pretrained(self.checkpoint)
+        shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
+        weights = (self.checkpoint / SAFE_WEIGHTS_NAME).read_bytes()
+        digest = hashlib.sha256(weights).hexdigest()[:DIGEST_LENGTH]
+        return {**{name: getattr(config, name) for name in shape}, "weights": digest}
+
+    def missing(self, names: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, str, int]]:
+        """Return the runs without a raw result, those of one seed together, what others go on with first.
+
+        Args:
+            names: Tasks.
+            arms: Ways of tuning; of none of them, all that a task has.
+            seeds: Seeds.
+
+        Raises:
+            RawResultError: If a raw result is damaged, or of other settings.
+        """
+        missing = []
+        for seed in seeds:
+            for name in names:
+                done = load_results(self.results, name)
+                chosen = [arm for arm in arms_of(EXPERIMENTS[name]) if not arms or arm in arms]
+                for arm in chosen:
+                    if (arm, seed) not in done:
+                        missing.append((name, arm, seed))
+                    elif done[arm, seed].settings != self._decisive(name, arm, seed):
+                        path = result_path(self.results, name, arm, seed)
+                        raise RawResultError(f"{str(path)!r} is of other settings. Delete it to run it again.")
+        return missing
+
+    def _decisive(self, name: str, arm: str, seed: int) -> dict[str, Any]:
+        settings = self.settings(name, arm, seed).to_dict()
+        return json.loads(json.dumps({key: value for key, value in settings.items() if key not in PLACES}))
+
+    def run(self, name: str, arm_name: str, seed: int) -> None:
+        """Make one run and write its raw result."""
+        experiment, settings = EXPERIMENTS[name], self.settings(name, arm_name, seed)
+        arm = arms_of(experiment)[arm_name]
+        if arm.after is not None and not Path(settings.checkpoint).is_dir():
+            self.run(name, arm.after, seed)
+        self._prepare(experiment, arm, settings)
+        clock = Clock(report=lambda line: None)
+        with clock.phase("run"):
+            if arm.teacher is not None:
+                found = probe_teacher(arm.teacher, settings)
+            else:
+                FinetuningRun(settings).run()
+                found = json.loads((settings.output / RESULTS).read_text())
+        command = "python -m training.demo_kit.finetune_grid"
+        save_result(
+            self.results,
+            TuningResult(
+                name,
+                arm_name,
+                seed,
+                self.student(),
+                self._decisive(name, arm_name, seed),
+                found["metrics"],
+                found["trainable_parameters"],
+                found["parameters"],
+                found["seconds"],
+                peak_memory_mb(),
+                describe_run(command, clock),
+            ),
+        )
+
+    def _prepare(self, experiment: Experiment, arm: Arm, settings: FinetuneSettings) -> None:
+        """Write the images and the random weights that are not there yet."""
+        from filelock import FileLock
+
+        data, size = Path(settings.data), settings.size
+        assert size is not None
+        data.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.output / DATA_LOCK):  # runs side by side share them
+            if not data.is_dir():
+                write_folder(data, lambda folder: experiment.write(folder, size[0], FIRST_DRAW + settings.seed))
+            if arm.is_random and not Path(settings.checkpoint).is_dir():
+                config = RadioConfig.from_pretrained(self.checkpoint).without_adaptors()
+                torch.manual_seed(settings.seed)
+                RadioModel(config).save_pretrained(settings.checkpoint)
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory that this process had, in megabytes."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _prepare_process() -> None:
+    torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
+
+
+def run_grid(grid: Grid, runs: Sequence[tuple[str, str, int]], jobs: int) -> Iterator[tuple[str, str, int]]:
+    """Make runs, each in a process of its own with one thread, and yield each that is done.
+
+    Args:
+        grid: Where.
+        runs: Task, arm and seed of each, as `Grid.missing` returns them.
+        jobs: How many side by side.
+    """
+    # Those that go on with another one wait until all others are done.
+    later = [run for run in runs if arms_of(EXPERIMENTS[run[0]])[run[1]].after is not None]
+    context = multiprocessing.get_context("spawn")
+    for part in ([run for run in runs if run not in later], later):
+        with ProcessPoolExecutor(jobs, context, _prepare_process, max_tasks_per_child=1) as pool:
+            running = {pool.submit(grid.run, *run): run for run in part}
+            left = set(running)
+            while left:
+                done, left = wait(left, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    yield running[future]

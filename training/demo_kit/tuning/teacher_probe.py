@@ -1,0 +1,128 @@
+"""A linear head on a frozen teacher of the demo, trained as long as the student's, on the same labels."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from training.finetuning.data.sources import load_images
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.base import FinetuningTask, build_examples
+from training.finetuning.tasks.classification import MultiLabelTask
+from training.finetuning.tasks.registry import build_task
+from training.finetuning.tasks.segmentation import SegmentationTask
+from training.teachers.base import Teacher
+from training.teachers.registry import build_teacher
+
+
+HEAD_LEARNING_RATE = 1e-3  # the command's default
+
+
+def probe_teacher(kind: str, settings: FinetuneSettings) -> dict[str, Any]:
+    """Train a linear head on a teacher's answers, and measure it as `FinetuningRun` does.
+
+    The head is that of the student's probe: layer norm and a linear layer on the summary, or batch norm and one on each
+    place of the features. Images are not augmented, so that the teacher answers once for each.
+
+    Args:
+        kind: Of the teacher.
+        settings: Of the student's run: task, data, size, steps, batch size and seed are taken from it.
+
+    Returns:
+        `metrics`, `trainable_parameters`, `parameters` and `seconds` as in a run's results.
+
+    Raises:
+        ValueError: If the task has no linear head, or the teacher no summary where one is classified.
+        PackageError: If the package with the weights cannot be fetched.
+    """
+    started = time.perf_counter()
+    teacher = build_teacher(kind, kind=kind)
+    task = build_task(settings, load_images(settings))
+    train = _answers(teacher, task, task.images.train, "training image")
+    validation = _answers(teacher, task, task.images.validation, "validation image")
+    head = _head(task, train.tensors[0])
+    _train(head, task, train)
+    metrics = _measure(head, task, validation)
+    trained = sum(parameter.numel() for parameter in head.parameters())
+    return {
+        "metrics": metrics,
+        "trainable_parameters": trained,
+        "parameters": trained + sum(parameter.numel() for parameter in teacher.parameters()),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+@torch.no_grad()
+def _answers(teacher: Teacher, task: FinetuningTask, rows: Any, name: str) -> TensorDataset:
+    """Return what the teacher says of each image, and its labels."""
+    examples = build_examples(task, rows, name, is_training=False)
+    loader = DataLoader(examples, task.settings.batch_size, collate_fn=task.collate)
+    answers, labels = [], []
+    for batch in loader:
+        found = teacher.answer(batch["pixel_values"])
+        if not isinstance(task, SegmentationTask) and found.summary is None:
+            raise ValueError(f"`teacher` {teacher.name!r} has no summary to classify by.")
+        answers.append((found.features if isinstance(task, SegmentationTask) else found.summary).float())
+        labels.append(batch["labels"])
+    return TensorDataset(torch.cat(answers), torch.cat(labels))
+
+
+def _head(task: FinetuningTask, answers: Tensor) -> nn.Module:
+    torch.manual_seed(task.settings.seed)
+    width, num_classes = answers.shape[1], len(task.class_names)
+    if isinstance(task, SegmentationTask):
+        return nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, num_classes, 1))
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_classes))
+
+
+def _logits(head: nn.Module, task: FinetuningTask, answers: Tensor, labels: Tensor) -> Tensor:
+    logits = head(answers)
+    if isinstance(task, SegmentationTask):
+        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    return logits
+
+
+def _train(head: nn.Module, task: FinetuningTask, examples: TensorDataset) -> None:
+    settings = task.settings
+    assert settings.steps is not None
+    generator = torch.Generator().manual_seed(settings.seed)
+    loader = DataLoader(examples, settings.batch_size, shuffle=True, generator=generator)
+    rate = settings.head_learning_rate or HEAD_LEARNING_RATE
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    head.train()
+    for _, (answers, labels) in zip(range(settings.steps), _endless(loader), strict=False):
+        loss = _loss(_logits(head, task, answers, labels), labels, task)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+
+
+def _endless(loader: DataLoader) -> Any:
+    while True:
+        yield from loader
+
+
+def _loss(logits: Tensor, labels: Tensor, task: FinetuningTask) -> Tensor:
+    if isinstance(task, MultiLabelTask):
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    ignored = task.ignore_index if isinstance(task, SegmentationTask) else -100
+    return F.cross_entropy(logits, labels, ignore_index=ignored)
+
+
+@torch.no_grad()
+def _measure(head: nn.Module, task: FinetuningTask, examples: TensorDataset) -> dict[str, float]:
+    score, head = task.build_score(), head.eval()
+    for answers, labels in DataLoader(examples, task.settings.batch_size):
+        logits = _logits(head, task, answers, labels)
+        if isinstance(task, MultiLabelTask):
+            score.update(logits.sigmoid(), labels.long())
+        else:
+            score.update(logits.argmax(dim=1) if isinstance(task, SegmentationTask) else logits, labels)
+    return {name: float(value) for name, value in score.compute().items()}
