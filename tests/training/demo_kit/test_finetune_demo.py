@@ -7,7 +7,8 @@ from PIL import Image
 
 from modeling_radio import RadioConfig, RadioModel
 from training.demo_kit import finetune_demo
-from training.demo_kit.finetune_demo import EXPERIMENTS, Experiment, main
+from training.demo_kit.finetune_demo import main
+from training.demo_kit.tuning.experiments import EXPERIMENTS, Experiment
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -33,7 +34,8 @@ def checkpoint(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch, own_datasets_cache, one_picture):
-    experiment = Experiment(write_shades, 32, {"steps": 10, "batch_size": 2, "lora_rank": 2}, "frozen linear probe")
+    options = {"steps": 10, "batch_size": 2, "lora_rank": 2}
+    experiment = Experiment("image-classification", write_shades, 32, options, "frozen linear probe")
     monkeypatch.setitem(EXPERIMENTS, "image-classification", experiment)
 
 
@@ -65,4 +67,4 @@ def test_experiments_name_valid_settings(tmp_path):
     for task in EXPERIMENTS:
         comparison = finetune_demo.Comparison(task, tmp_path, tmp_path / "runs")
         for method in comparison.experiment.method_names:
-            assert comparison._settings(method, 0).task == task
+            assert comparison._settings(method, 0).task == EXPERIMENTS[task].task

@@ -27,8 +27,8 @@ class MeanColor(Teacher):
 
 @pytest.fixture(autouse=True)
 def mean_color(monkeypatch):
-    def build(kind, **_):
-        teacher = MeanColor("mean", has_summary=kind == "mean")
+    def build(name, *, kind):
+        teacher = MeanColor(name, has_summary=kind == "mean")
         teacher.set_run_mode(None, 16)
         return teacher
 
@@ -70,5 +70,5 @@ def test_masks_are_told_apart_in_each_place(tmp_path):
 
 
 def test_a_teacher_without_a_summary_classifies_nothing(data):
-    with pytest.raises(ValueError, match="`teacher` 'mean' has no summary to classify by"):
+    with pytest.raises(ValueError, match="`teacher` 'no summary' has no summary to classify by"):
         probe_teacher("no summary", settings(data))
