@@ -170,7 +170,7 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         base = None if pretrained_model_name_or_path is None else find_adapter_base(folder)
         if base is None:
             if pretrained_model_name_or_path is not None:
-                own = config_of_hub_adapter(cls.config_class, pretrained_model_name_or_path, kwargs)
+                own = config_of_hub_adapter(RadioConfig, pretrained_model_name_or_path, kwargs)
                 kwargs |= {} if own is None else {"config": own}
             opened = cls._open_folder(pretrained_model_name_or_path, *args, **kwargs)
         else:

@@ -84,18 +84,19 @@ def config_of_hub_adapter(
         adapter = name if find_adapter_config_file(str(name), **options) is not None else None
     if adapter is None or Path(adapter).exists():
         return None
-    if is_by_auto and not (isinstance(given, PreTrainedConfig) and given.name_or_path == str(name)):
+    of_base = given if isinstance(given, PreTrainedConfig) and given.name_or_path == str(name) else None
+    if is_by_auto and of_base is None:
         return None
     fetched = {**options, **of_adapter} if is_by_auto else options
     if cached_file(str(adapter), CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **fetched) is None:
         return None
     config = config_class.from_pretrained(str(adapter), **fetched)
-    if is_by_auto:
+    if of_base is not None:
         stated = config_class.from_pretrained(str(name), **options).to_dict()
-        for field, value in given.to_dict().items():
+        for field, value in of_base.to_dict().items():
             if value != stated.get(field):
                 setattr(config, field, value)
-        config._attn_implementation = given._attn_implementation
+        config._attn_implementation = of_base._attn_implementation
     return config
 
 

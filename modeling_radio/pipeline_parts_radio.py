@@ -135,7 +135,7 @@ class SeveralViews(AnySizeBatches):
             return super().preprocess(image, *args, **options)
         image = load_image(image, timeout=options.get("timeout"))
         inputs = super().preprocess(image, *args, **options)
-        step = self.image_processor.patch_size
+        step = self.image_processor.size_divisor or self.image_processor.patch_size
         own = [round_to_step(side, step) for side in (image.height, image.width)]
         pixels = self.image_processor(images=[image], size=own, max_img_size=max(own), return_tensors="pt")
         inputs["pixel_values"] = [pixels["pixel_values"].to(self.dtype)]

@@ -39,6 +39,7 @@ class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline
 
     view_options = ("scales", "flip")
 
+    # pyrefly: ignore[bad-override]
     def _sanitize_parameters(self, threshold: float | str | None = None, **kwargs: Any) -> Any:
         before, forward, after = super()._sanitize_parameters(**kwargs)
         if threshold is not None:

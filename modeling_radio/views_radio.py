@@ -82,7 +82,7 @@ class ViewOptions:
         for scale in self.scales:
             image = self._scaled(config, pixel_values, scale)
             height, width = image.shape[-2:]
-            for top, left, rows, cols in _tiles(height, width, tile, self.tile_overlap, config.patch_size):
+            for top, left, rows, cols in _tiles(height, width, tile, self.tile_overlap, config.resolution_step):
                 crop = image[..., top : top + rows, left : left + cols]
                 place = (left / width, top / height, (left + cols) / width, (top + rows) / height)
                 yield View(crop, place, is_flipped=False)
@@ -94,7 +94,7 @@ class ViewOptions:
         nearest = nearest_resolution(config, side or 0, side or 0).height
         if side != nearest:
             raise ValueError(
-                f"`tile_size` must be a multiple of {config.patch_size} and at most {largest_side(config)}, got "
+                f"`tile_size` must be a multiple of {config.resolution_step} and at most {largest_side(config)}, got "
                 f"{side}. The nearest is {nearest}."
             )
         return nearest
@@ -105,16 +105,16 @@ class ViewOptions:
             return images
         # Tiles bound what the model sees, so that the image itself may be of any size.
         bound = largest_side(config) if self.tile_size is None else int(LARGEST_SCALE * max(height, width))
-        target = nearest_multiple(height * scale, width * scale, config.patch_size, bound)
+        target = nearest_multiple(height * scale, width * scale, config.resolution_step, bound)
         return F.interpolate(images, target, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
-def _tiles(height: int, width: int, tile: int | None, overlap: float, patch_size: int) -> Iterator[tuple[int, ...]]:
+def _tiles(height: int, width: int, tile: int | None, overlap: float, step: int) -> Iterator[tuple[int, ...]]:
     """Return top, left, height and width of each tile; the last ones end with the image."""
     if tile is None:
         yield 0, 0, height, width
         return
-    stride = max(int(tile * (1 - overlap)) // patch_size, 1) * patch_size
+    stride = max(int(tile * (1 - overlap)) // step, 1) * step
     for top in _starts(height, tile, stride):
         for left in _starts(width, tile, stride):
             yield top, left, min(tile, height), min(tile, width)
@@ -147,6 +147,7 @@ def average_maps(views: Iterator[tuple[View, Tensor]], size: Resolution) -> Tens
         total[..., top:bottom, left:right] += fitted
         count[..., top:bottom, left:right] += 1
     assert total is not None
+    assert count is not None
     return total / count
 
 
@@ -229,7 +230,7 @@ def fit_whole(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tens
     """Return images made so small that they are one tile."""
     height, width = pixel_values.shape[-2:]
     factor = tile_size / max(height, width)
-    target = nearest_multiple(height * factor, width * factor, config.patch_size, tile_size)
+    target = nearest_multiple(height * factor, width * factor, config.resolution_step, tile_size)
     return F.interpolate(pixel_values, target, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 

@@ -8,8 +8,8 @@ import multiprocessing
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ PLACES = ("checkpoint", "data", "output", "num_workers", "seed")
 """Settings that decide nothing, or are said elsewhere."""
 DATA_LOCK = "data.lock"
 DIGEST_LENGTH = 12
+STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,9 @@ class Grid:
         experiment = EXPERIMENTS[name]
         arm = arms_of(experiment)[arm_name]
         size = arm.options.get("size", (experiment.size, experiment.size))
-        options: dict[str, Any] = {**experiment.options, **arm.options, "size": size}
+        options: dict[str, Any] = {**experiment.options, **arm.options, "size": size, "task": experiment.task}
         return FinetuneSettings(
             checkpoint=str(self._checkpoint(name, arm, seed)),
-            task=experiment.task,
             data=str(self.output / name / f"data-{seed}-{size[0]}"),
             output=self.output / name / f"{slug(arm_name)}-{seed}",
             evaluate_every=options["steps"],
@@ -171,8 +171,14 @@ class Grid:
 
 
 def peak_memory_mb() -> float:
-    """Return the largest resident memory that this process had, in megabytes."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
+    """Return the largest resident memory that this process had, in megabytes.
+
+    On Linux by `/proc`: `getrusage` there also counts that of the process which started this one.
+    """
+    if STATUS.is_file():
+        (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
@@ -193,11 +199,10 @@ def run_grid(grid: Grid, runs: Sequence[tuple[str, str, int]], jobs: int) -> Ite
     later = [run for run in runs if arms_of(EXPERIMENTS[run[0]])[run[1]].after is not None]
     context = multiprocessing.get_context("spawn")
     for part in ([run for run in runs if run not in later], later):
-        with ProcessPoolExecutor(jobs, context, _prepare_process, max_tasks_per_child=1) as pool:
-            running = {pool.submit(grid.run, *run): run for run in part}
-            left = set(running)
-            while left:
-                done, left = wait(left, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    yield running[future]
+        with context.Pool(jobs, _prepare_process, maxtasksperchild=1) as pool:
+            yield from pool.imap_unordered(partial(_run_one, grid), part, chunksize=1)
+
+
+def _run_one(grid: Grid, run: tuple[str, str, int]) -> tuple[str, str, int]:
+    grid.run(*run)
+    return run

@@ -65,9 +65,10 @@ def _answers(teacher: Teacher, task: FinetuningTask, rows: Any, name: str) -> Te
     answers, labels = [], []
     for batch in loader:
         found = teacher.answer(batch["pixel_values"])
-        if not isinstance(task, SegmentationTask) and found.summary is None:
+        answer = found.features if isinstance(task, SegmentationTask) else found.summary
+        if answer is None:
             raise ValueError(f"`teacher` {teacher.name!r} has no summary to classify by.")
-        answers.append((found.features if isinstance(task, SegmentationTask) else found.summary).float())
+        answers.append(answer.float())
         labels.append(batch["labels"])
     return TensorDataset(torch.cat(answers), torch.cat(labels))
 

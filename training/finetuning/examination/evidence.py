@@ -73,15 +73,18 @@ def join(parts: Sequence[Evidence]) -> Evidence:
     )
 
 
-def rank_classes(scores: Tensor, truths: Tensor) -> Ranking:
+def rank_classes(scores: Tensor, truths: Tensor, most: int | None = None) -> Ranking:
     """Return the ranking of images that are scored for every class.
 
     Args:
         scores: In [0, 1], `(num_images, num_classes)`.
         truths: Whether an image has a class, of the same shape.
+        most: Keep so many of the most probable classes of an image.
     """
-    classes = torch.arange(scores.shape[1]).expand_as(scores)
-    return Ranking(classes.flatten(), scores.flatten(), truths.bool().flatten(), truths.long().sum(0))
+    num_classes = scores.shape[1]
+    kept, classes = scores.topk(min(most or num_classes, num_classes), dim=1)
+    hits = truths.bool().gather(1, classes)
+    return Ranking(classes.flatten(), kept.flatten(), hits.flatten(), truths.long().sum(0))
 
 
 def count_confusion(predicted: Tensor, true: Tensor, num_classes: int) -> Tensor:

@@ -21,6 +21,7 @@ from training.finetuning.tasks.class_weights import choose_weights
 
 
 NUM_BARS = 3  # our choice: pictures show at least as many of the most probable classes
+MAX_RANKED = 20  # our choice: of a thousand classes, those of an image that can have a say; all would fill the memory
 SMALLEST_SHARE = 1e-7  # of float32: probabilities of 0 and 1 have no logarithm
 THRESHOLD = 0.5  # torchmetrics' own: from this probability on, an image is said to have a class
 
@@ -70,7 +71,7 @@ class ClassificationTask(FinetuningTask):
         shares, num_classes = predictions.softmax(dim=1), len(self.class_names)
         return Evidence(
             F.cross_entropy(predictions, references, reduction="none"),
-            rank_classes(shares, F.one_hot(references, num_classes)),
+            rank_classes(shares, F.one_hot(references, num_classes), MAX_RANKED),
             count_confusion(predictions.argmax(dim=1), references, num_classes),
             predictions,
             references,

@@ -18,7 +18,7 @@ from modeling_radio import RadioForObjectDetection
 from training.data.labeled.labels import class_ids, name_classes
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence, Ranking
+from training.finetuning.examination.evidence import Evidence, Ranking, join
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score
 
@@ -151,9 +151,7 @@ class DetectionTask(FinetuningTask):
 
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
         images = [match_objects(*image, len(self.class_names)) for image in zip(predictions, references, strict=True)]
-        joined = [torch.cat([getattr(image, name) for image in images]) for name in ("classes", "scores", "hits")]
-        errors = torch.stack([_missing_f1(image) for image in images])
-        return Evidence(errors, Ranking(*joined, torch.stack([image.num_truths for image in images]).sum(0)))
+        return join([Evidence(_missing_f1(image)[None], image) for image in images])
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         self._draw_objects(ax, image, reference[reference[:, 4] != NO_OBJECT])

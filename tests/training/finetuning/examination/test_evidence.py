@@ -37,3 +37,10 @@ def test_a_class_has_its_answers_from_the_best_down():
 def test_confusion_has_a_row_for_each_true_class():
     found = count_confusion(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 0], [1, 2]]), 3)
     assert found.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+
+
+def test_of_many_classes_the_most_probable_are_ranked():
+    scores, truths = torch.tensor([[0.1, 0.6, 0.3]]), torch.tensor([[1, 0, 0]])
+    ranking = rank_classes(scores, truths, most=2)
+    assert (ranking.classes.tolist(), ranking.hits.tolist()) == ([1, 2], [False, False])
+    assert ranking.num_truths.tolist() == [1, 0, 0]  # which is missed
