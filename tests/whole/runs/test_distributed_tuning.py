@@ -226,12 +226,18 @@ def test_everything_is_written_and_said_once(two_ranks):
         first, second = two_ranks.results(name)
         assert second["written"] == []
         output = two_ranks.folder / name
-        assert {path.name for path in (output / "pictures").iterdir()} == {"step-2.png", "step-4.png"}
-        once = {"settings.json", "results.json", "final"} | ({"merged"} if "merge" in scenario.options else set())
+        examination = {"precision_recall.png", "worst.png"} | (
+            set() if "task" in scenario.options else {"confusion.png"}
+        )
+        drawn = {path.name for path in (output / "pictures").iterdir()}
+        assert drawn == {"step-2.png", "step-4.png", *examination}
+        once = {"settings.json", "labels.md", "results.json", "final"} | (
+            {"merged"} if "merge" in scenario.options else set()
+        )
         assert once < {path.name for path in output.iterdir()}
         num_evaluations = 3 if scenario.stop_at is None else 2  # the last is after the training
         written = [each for each in first["written"] if not Path(each).name.startswith("checkpoint-")]
-        assert len(written) == len(once) + num_evaluations
+        assert len(written) == len(once) + len(examination) + num_evaluations
     assert "training and 3 validation images" in log_file(two_ranks.folder, 0).read_text()
     assert "Training " in log_file(two_ranks.folder, 0).read_text()
     assert "raining" not in log_file(two_ranks.folder, 1).read_text()
