@@ -29,6 +29,7 @@ ADAPTORS = "radio_model.adaptors"
 PATCH_GENERATOR = "radio_model.model.patch_generator"
 POSITIONS = f"{PATCH_GENERATOR}.pos_embed"
 PREFIX_TOKENS = f"{PATCH_GENERATOR}.cls_token.token"
+DECODER_PREFIX = "radio_model.model.decoder.prefix_tokens"
 FILLERS = "radio_model.model.decoder.filler_tokens"
 SUMMARY_TOKENS = "radio_model.summary_idxs"
 

@@ -207,8 +207,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "c1d910766599961025d4c01bc9f07483e58e4454374d582fde764c0e4ba36003"),
-        ("c_radio_v4_h", [SOURCE], "6b19f641176c69b9e08e0ed1e2e0605b44db65f228ca498e182d7edb6beca31b"),
+        ("demo", [], "dc735e34b7d2df8f75c450091d97a5931a64e26c93344b6e3d5be13d5e7bf84e"),
+        ("c_radio_v4_h", [SOURCE], "a88a8bdfc616e5b16093a38ec66f56be31ce572d4f16b1f614fe3b48ff2c37c1"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

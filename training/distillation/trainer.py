@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -72,6 +72,7 @@ from training.student.packing import answer_groups
 from training.student.regularizers.spectral import update_spectral_norms
 from training.student.shards import whole_norm
 from training.student.taps import build_taps, with_taps
+from training.student.token_counts import token_counts
 from training.student.warm_start.radio import standardize_heads
 from training.student.warm_start.start import start_student
 from training.targets.contrasts.registry import build_contrasts
@@ -338,12 +339,13 @@ class Distiller:
     def _losses(self, batch: Batch, example: Example) -> dict[str, Tensor]:
         """Compare the student with every teacher and its average: losses by name, `"loss"` being the weighted sum."""
         draws = batch.uniform("student", self.model.num_draws).to(self.device, non_blocking=True)
-        window = batch.vitdet_window or "global"
+        options: dict[str, Any] = {"window_size": batch.vitdet_window or "global", "draws": draws}
+        counts = token_counts(self.recipe, self.model.config, batch, *example.pixel_values[0].shape[-2:])
+        if counts is not None:
+            options["num_tokens"] = counts
         # Accelerate adds autocast under DDP but not under FSDP.
         with self.accelerator.autocast(), self.weights.watching(self.model):
-            answer = answer_groups(
-                self.student, example.pixel_values, self.model.patch_size, window_size=window, draws=draws
-            )
+            answer = answer_groups(self.student, example.pixel_values, self.model.patch_size, **options)
         parts = (self.statistics, self.weights, self.contrasts)
         taps = () if self.taps is None else self.taps.taps
         losses = compare_with_teachers(self.recipe, *parts, batch, example, answer, taps)

@@ -38,6 +38,9 @@ class StudentRecipe(RecipeSection):
             DINOv3, SigLIP, SigLIP2, MAE, ViT), or the name of a teacher of the recipe that is one: its trunk. None for
             fresh weights.
         init_blocks: Which blocks of it become the student's, in order, counted from 0; None for all.
+        num_tokens: Nested dropout of a RADIO1D student (`student.config.downscale_levels`): how many global tokens of
+            an image reach the decoder in a step. "triangular" (density 2 - 2x, as published), "uniform", "beta" (mode
+            at a quarter), or all, "fixed" or None.
     """
 
     preset: str | None = None
@@ -50,6 +53,7 @@ class StudentRecipe(RecipeSection):
     passes_at_once: Annotated[int, INDECISIVE] = Field(1, gt=0)
     init_from: Annotated[str | None, STAGELESS] = None
     init_blocks: Annotated[list[Annotated[int, Ge(0)]] | None, STAGELESS] = None
+    num_tokens: Literal["triangular", "uniform", "beta", "fixed"] | None = None
 
     @model_validator(mode="after")
     def _check_blocks(self) -> "StudentRecipe":

@@ -3,8 +3,8 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -20,6 +20,7 @@ from modeling_radio.resolution_radio import largest_side
 from training.recipe import Recipe, RecipeError, TeacherRecipe
 from training.student.regularizers.damp import add_damp
 from training.student.regularizers.spectral import add_spectral_scales
+from training.student.token_counts import check_merging
 from training.teachers.answers import TeacherShape
 from training.views.shapes import Grid, extreme_grids
 from training.views.windows import check_windows, fitting_windows
@@ -57,7 +58,8 @@ def checkpoint_blocks(student: RadioModel) -> None:
     Sets the attributes of transformers' `GradientCheckpointingLayer`, since the method that does was renamed in 5.x.
     """
     recompute = functools.partial(checkpoint, use_reentrant=False)
-    for block in cast(Iterable[RadioBlock], student.radio_model.model.blocks):
+    blocks = [module for module in student.radio_model.model.modules() if isinstance(module, RadioBlock)]
+    for block in blocks:
         block.gradient_checkpointing = True
         block._gradient_checkpointing_func = recompute  # pyrefly: ignore[bad-argument-type]
 
@@ -160,6 +162,7 @@ def check_student_views(recipe: Recipe) -> None:
         RecipeError: If a size of a partition is too large, or as `check_windows` does.
     """
     config = _config(recipe, recipe.student.config)
+    check_merging(recipe, config)
     for partition in recipe.partitions:
         check_windows(recipe, partition, config)
         for size in partition.sizes_px:

@@ -103,8 +103,8 @@ def measure_block_norms(evaluation: Evaluation) -> list[Measurement]:
     means, largest = [], []
     for index in ProgressBar(range(len(images)), desc="norms", leave=False, disable=None):
         norms = model.block_norms(model.preprocess(images[index])[None].to(model.device))
-        means.append(norms.mean(1))
-        largest.append(norms.amax(1))
+        means.append(torch.stack([norm.mean() for norm in norms]))
+        largest.append(torch.stack([norm.amax() for norm in norms]))
     measurements = []
     for block, (mean, most) in enumerate(zip(torch.stack(means).T, torch.stack(largest).T, strict=True)):
         measurements.append(evaluation.mean("block_norms", f"block {block}, mean", mean, "images"))

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.embeddings_radio import resize_position_table
-from modeling_radio.network_radio import ADAPTORS, BLOCKS, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
+from modeling_radio.network_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from training.recipe import RecipeError
 from training.student.warm_start.report import WarmStart
+from training.student.warm_start.widening import NOISE, check_widening, is_new, start_prefix, widen
 from training.targets.phi_s import FeatureStandardizer
 
 
@@ -72,6 +73,7 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
             f"`student.init_from` {source!r} has another trunk ({'; '.join(others)}): change `student.preset` or "
             "`student.config` to match it."
         )
+    check_widening(config, model.config, source)
     return model
 
 
@@ -90,15 +92,26 @@ def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Seque
     ours, theirs = _adaptors(student), _adaptors(source)
     kept = [name for name in ours if name in theirs and _is_same_head(ours[name], theirs[name])]
     own, given = student.state_dict(), source.state_dict()
-    apart = (POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS)
+    apart = (POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS, DECODER_PREFIX)
     heads = tuple(f"{ADAPTORS}.{name}." for name in kept)
+    is_widened = student.config.num_mergings > 0 and not source.config.num_mergings
     for key, tensor in own.items():
-        if key.startswith(heads) or not (key.startswith(f"{ADAPTORS}.") or key in apart):
-            tensor.copy_(given[_key_in_source(key, blocks)])
+        if is_widened and is_new(key):
+            start_prefix(key, tensor)
+        elif key.startswith(heads) or not (key.startswith(f"{ADAPTORS}.") or key in apart):
+            tensor.copy_(widen(key, given[_key_in_source(key, blocks)], tensor.shape))
     own[POSITIONS].copy_(_resize_table(given[POSITIONS], student.config))
     copied = _copy_prefix_tokens(own[PREFIX_TOKENS], given[PREFIX_TOKENS], student.config, source.config)
+    if source.config.num_mergings:
+        _copy_prefix_tokens(own[DECODER_PREFIX], given[DECODER_PREFIX], student.config, source.config)
     report = WarmStart(f"{name!r}, a RADIO checkpoint", kept)
     report.taken.append("trunk" if blocks is None else f"trunk, its blocks {list(blocks)}")
+    if is_widened:
+        levels = student.config.downscale_levels
+        report.resized.append(
+            f"blocks behind the mergings before {levels}, widened by repetition with {NOISE:.0%} noise"
+        )
+        report.added.append("mergings and decoder")
     report.taken.extend([*_note("heads of", kept), *_note("class tokens of", copied)])
     report.added.extend(_note("heads of", [name for name in ours if name not in theirs]))
     others = [name for name in ours if name in theirs and name not in kept]

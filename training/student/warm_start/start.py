@@ -37,6 +37,11 @@ def start_student(
         raise RecipeError(
             f"`student.init_from` {source!r} is no ViT that a RADIO trunk can start from: {error}."
         ) from error
+    if trunk is not None and student.config.num_mergings:
+        raise RecipeError(
+            f"`student.init_from` must be a RADIO checkpoint with `student.config.downscale_levels`, got {source!r}, a "
+            "plain ViT. Start a student without mergings from it, and that with mergings from this student."
+        )
     if trunk is not None:
         return fit_vit(student, trunk, source, blocks)
     return warm_start(student, open_source(source, student.config, blocks), source, blocks)
