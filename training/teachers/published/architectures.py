@@ -1,130 +1,177 @@
-"""Architectures of the teachers that NVIDIA's students learned from, so that they can be built without a download.
+"""Architectures of published teachers, so that they can be built without a download.
 
 `options: {weights: random}` of a teacher builds its network from here: on the meta device to plan a run, on a GPU to
-measure one. Only what decides shapes is here, and the parameter counts of the papers check it (C-RADIOv4, AM-RADIO
-table 1); with pretrained weights, the checkpoint's own configuration counts.
+measure one. Only what decides shapes is here; with pretrained weights, the checkpoint's own configuration counts. Tests
+compare the numbers of parameters with those of papers and of timm's networks of the same names. Networks of timm need
+no line here: timm has their architectures by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class _Size(NamedTuple):
+    """A ViT: width, blocks, heads, and the width of the MLP, four times that of the tokens where it is None."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int | None = None
+
+    def fields(self) -> dict[str, int]:
+        return {**self._asdict(), "intermediate_size": self.intermediate_size or 4 * self.hidden_size}
+
+    def fields_of_dinov2(self) -> dict[str, int]:
+        """Return those of configurations that have a ratio of widths instead."""
+        return {key: value for key, value in self._asdict().items() if key != "intermediate_size"}
+
+
+_SMALL, _BASE, _LARGE, _HUGE = _Size(384, 12, 6), _Size(768, 12, 12), _Size(1024, 24, 16), _Size(1280, 32, 16)
+_SO400M = _Size(1152, 27, 16, 4304)
 
 
 def published_config(source: str) -> Any:
     """Return the configuration of the vision network of a Hub id, or None where it is not one of these."""
-    build = _PUBLISHED.get(source)
-    return None if build is None else build()
+    if source not in PUBLISHED:
+        return None
+    name, fields = PUBLISHED[source]
+    if name == "RadioConfig":
+        from modeling_radio import RadioConfig
+
+        return RadioConfig.from_preset(**fields)
+    import transformers
+
+    return getattr(transformers, name)(**fields)
 
 
-def _dfn_clip_h() -> Any:
-    from transformers import CLIPVisionConfig
-
-    return CLIPVisionConfig(
-        hidden_size=1280,
-        intermediate_size=5120,
-        projection_dim=1024,
-        num_hidden_layers=32,
-        num_attention_heads=16,
-        patch_size=14,
-        image_size=378,
-    )
+def _clip(size: _Size, patch_size: int, image_size: int, projection_dim: int) -> tuple[str, dict[str, Any]]:
+    widths = {"patch_size": patch_size, "image_size": image_size, "projection_dim": projection_dim}
+    return "CLIPVisionConfig", {**size.fields(), **widths}
 
 
-def _siglip_so400m() -> Any:
-    from transformers import SiglipVisionConfig
-
-    return SiglipVisionConfig(
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=27,
-        num_attention_heads=16,
-        patch_size=14,
-        image_size=384,
-    )
+def _siglip(size: _Size, patch_size: int, image_size: int) -> tuple[str, dict[str, Any]]:
+    return "SiglipVisionConfig", {**size.fields(), "patch_size": patch_size, "image_size": image_size}
 
 
-def _siglip2_giant() -> Any:
-    from transformers import SiglipVisionConfig
-
-    return SiglipVisionConfig(
-        hidden_size=1536,
-        intermediate_size=6144,
-        num_hidden_layers=40,
-        num_attention_heads=16,
-        patch_size=16,
-        image_size=384,
-    )
+def _flexible_siglip(size: _Size) -> tuple[str, dict[str, Any]]:
+    return "Siglip2VisionConfig", {**size.fields(), "patch_size": 16, "num_patches": 256}
 
 
-def _dinov2_giant() -> Any:
-    from transformers import Dinov2WithRegistersConfig
-
-    return Dinov2WithRegistersConfig(
-        hidden_size=1536,
-        num_hidden_layers=40,
-        num_attention_heads=24,
-        use_swiglu_ffn=True,
-        num_register_tokens=4,
-        patch_size=14,
-        image_size=518,
-    )
+def _tipsv2(size: _Size, **fields: Any) -> tuple[str, dict[str, Any]]:
+    return "Tipsv2VisionConfig", {**size.fields_of_dinov2(), "patch_size": 14, "image_size": 448, **fields}
 
 
-def _dinov3_7b() -> Any:
-    from transformers import DINOv3ViTConfig
-
-    return DINOv3ViTConfig(
-        hidden_size=4096,
-        intermediate_size=8192,
-        num_hidden_layers=40,
-        num_attention_heads=32,
-        use_gated_mlp=True,
-        query_bias=False,
-        value_bias=False,
-        num_register_tokens=4,
-        patch_size=16,
-    )
+def _dinov2(size: _Size, num_registers: int, **fields: Any) -> tuple[str, dict[str, Any]]:
+    name = "Dinov2WithRegistersConfig" if num_registers else "Dinov2Config"
+    registers = {"num_register_tokens": num_registers} if num_registers else {}
+    return name, {**size.fields_of_dinov2(), "patch_size": 14, "image_size": 518, **registers, **fields}
 
 
-def _sam_huge() -> Any:
-    from transformers import SamVisionConfig
-
-    return SamVisionConfig(
-        hidden_size=1280,
-        num_hidden_layers=32,
-        num_attention_heads=16,
-        global_attn_indexes=[7, 15, 23, 31],
-    )
+def _dinov3(size: _Size, **fields: Any) -> tuple[str, dict[str, Any]]:
+    return "DINOv3ViTConfig", {**size.fields(), "num_register_tokens": 4, "patch_size": 16, **fields}
 
 
-def _sam3() -> Any:
-    from transformers import Sam3ViTConfig
-
-    return Sam3ViTConfig()
+def _sam(size: _Size, global_blocks: list[int]) -> tuple[str, dict[str, Any]]:
+    return "SamVisionConfig", {**size.fields_of_dinov2(), "global_attn_indexes": global_blocks}
 
 
-def _radio(version: str) -> Any:
-    """Return a C-RADIOv4 with its adaptors; the width of their MLPs is that of AM-RADIO 3.2, the widest teacher's."""
-    from modeling_radio import RadioConfig
+def _sam2(
+    width: int, blocks: list[int], global_blocks: list[int], *, heads: int = 1, **fields: Any
+) -> tuple[str, dict[str, Any]]:
+    stages = range(4)
+    return "Sam2HieraDetConfig", {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "blocks_per_stage": blocks,
+        "embed_dim_per_stage": [width * 2**stage for stage in stages],
+        "num_attention_heads_per_stage": [heads * 2**stage for stage in stages],
+        "global_attention_blocks": global_blocks,
+        **fields,
+    }
 
+
+def _radio(version: str, *teachers: tuple[str, int | None, int], **of_first: Any) -> tuple[str, dict[str, Any]]:
+    """Return a RADIO with its adaptors; the width of their MLPs is that of AM-RADIO 3.2, the widest teacher's."""
+    widest = max(max(summary_dim or 0, feature_dim) for _, summary_dim, feature_dim in teachers)
     adaptors = [
-        {"name": "siglip2-g", "summary_dim": 1536, "feature_dim": 1536, "feature_head": "attention"},
-        {"name": "dino_v3", "summary_dim": 4096, "feature_dim": 4096},
-        {"name": "sam3", "feature_dim": 1024},
+        {
+            "name": name,
+            "token_index": index,
+            "summary_dim": summary_dim,
+            "feature_dim": feature_dim,
+            "hidden_size": widest,
+        }
+        for index, (name, summary_dim, feature_dim) in enumerate(teachers)
     ]
-    entries = [{**adaptor, "token_index": index, "hidden_size": 4096} for index, adaptor in enumerate(adaptors)]
-    return RadioConfig.from_preset(version, adaptors=entries)
+    adaptors[0] |= of_first
+    return "RadioConfig", {"name": version, "adaptors": adaptors}
 
 
-_PUBLISHED: dict[str, Callable[[], Any]] = {
-    "apple/DFN5B-CLIP-ViT-H-14-378": _dfn_clip_h,
-    "google/siglip-so400m-patch14-384": _siglip_so400m,
-    "google/siglip2-giant-opt-patch16-384": _siglip2_giant,
-    "facebook/dinov2-with-registers-giant": _dinov2_giant,
-    "facebook/dinov3-vit7b16-pretrain-lvd1689m": _dinov3_7b,
-    "facebook/sam-vit-huge": _sam_huge,
-    "facebook/sam3": _sam3,
-    "nvidia/C-RADIOv4-H": lambda: _radio("c-radio_v4-h"),
-    "nvidia/C-RADIOv4-SO400M": lambda: _radio("c-radio_v4-so400m"),
+_V3_TEACHERS = (("clip", 1024, 1280), ("siglip2-g", 1536, 1536), ("dino_v2", 1536, 1536), ("sam", None, 1280))
+_V4_TEACHERS = (("siglip2-g", 1536, 1536), ("dino_v3", 4096, 4096), ("sam3", None, 1024))
+_GATED = {"use_gated_mlp": True}
+_SWIGLU = {"use_swiglu_ffn": True}
+
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "openai/clip-vit-base-patch32": _clip(_BASE, 32, 224, 512),
+    "openai/clip-vit-base-patch16": _clip(_BASE, 16, 224, 512),
+    "openai/clip-vit-large-patch14": _clip(_LARGE, 14, 224, 768),
+    "openai/clip-vit-large-patch14-336": _clip(_LARGE, 14, 336, 768),
+    "apple/DFN5B-CLIP-ViT-H-14": _clip(_HUGE, 14, 224, 1024),
+    "apple/DFN5B-CLIP-ViT-H-14-378": _clip(_HUGE, 14, 378, 1024),
+    **{f"google/siglip-base-patch16-{side}": _siglip(_BASE, 16, side) for side in (224, 256, 384, 512)},
+    "google/siglip-base-patch16-256-multilingual": _siglip(_BASE, 16, 256),
+    **{f"google/siglip-large-patch16-{side}": _siglip(_LARGE, 16, side) for side in (256, 384)},
+    **{f"google/siglip-so400m-patch14-{side}": _siglip(_SO400M, 14, side) for side in (224, 384)},
+    "google/siglip-so400m-patch16-256-i18n": _siglip(_SO400M, 16, 256),
+    "google/siglip2-base-patch32-256": _siglip(_BASE, 32, 256),
+    **{f"google/siglip2-base-patch16-{side}": _siglip(_BASE, 16, side) for side in (224, 256, 384, 512)},
+    **{f"google/siglip2-large-patch16-{side}": _siglip(_LARGE, 16, side) for side in (256, 384, 512)},
+    **{f"google/siglip2-so400m-patch14-{side}": _siglip(_SO400M, 14, side) for side in (224, 384)},
+    **{f"google/siglip2-so400m-patch16-{side}": _siglip(_SO400M, 16, side) for side in (256, 384, 512)},
+    **{f"google/siglip2-giant-opt-patch16-{side}": _siglip(_Size(1536, 40, 16), 16, side) for side in (256, 384)},
+    "google/siglip2-base-patch16-naflex": _flexible_siglip(_BASE),
+    "google/siglip2-so400m-patch16-naflex": _flexible_siglip(_SO400M),
+    "google/tipsv2-b14": _tipsv2(_BASE),
+    "google/tipsv2-l14": _tipsv2(_LARGE),
+    "google/tipsv2-so400m14": _tipsv2(_SO400M, mlp_ratio=4304 / 1152),
+    "google/tipsv2-g14": _tipsv2(_Size(1536, 40, 24), **_SWIGLU),
+    **{
+        f"facebook/dinov2-{registers}{name}": _dinov2(size, num_registers, **fields)
+        for registers, num_registers in (("", 0), ("with-registers-", 4))
+        for name, size, fields in (
+            ("small", _SMALL, {}),
+            ("base", _BASE, {}),
+            ("large", _LARGE, {}),
+            ("giant", _Size(1536, 40, 24), _SWIGLU),
+        )
+    },
+    "facebook/dinov3-vits16-pretrain-lvd1689m": _dinov3(_SMALL),
+    "facebook/dinov3-vits16plus-pretrain-lvd1689m": _dinov3(_SMALL, **_GATED),
+    "facebook/dinov3-vitb16-pretrain-lvd1689m": _dinov3(_BASE),
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": _dinov3(_LARGE),
+    "facebook/dinov3-vith16plus-pretrain-lvd1689m": _dinov3(_Size(1280, 32, 20), **_GATED),
+    "facebook/dinov3-vit7b16-pretrain-lvd1689m": _dinov3(
+        _Size(4096, 40, 32, 8192), **_GATED, query_bias=False, value_bias=False
+    ),
+    "facebook/sam-vit-base": _sam(_BASE, [2, 5, 8, 11]),
+    "facebook/sam-vit-large": _sam(_LARGE, [5, 11, 17, 23]),
+    "facebook/sam-vit-huge": _sam(_HUGE, [7, 15, 23, 31]),
+    "facebook/sam2.1-hiera-tiny": _sam2(96, [1, 2, 7, 2], [5, 7, 9]),
+    "facebook/sam2.1-hiera-small": _sam2(96, [1, 2, 11, 2], [7, 10, 13]),
+    "facebook/sam2.1-hiera-base-plus": _sam2(
+        112, [2, 3, 16, 3], [12, 16, 20], heads=2, window_positional_embedding_background_size=[14, 14]
+    ),
+    "facebook/sam2.1-hiera-large": _sam2(
+        144, [2, 6, 36, 4], [23, 33, 43], heads=2, window_size_per_stage=[8, 4, 16, 8]
+    ),
+    "facebook/sam3": ("Sam3ViTConfig", {}),
+    "nvidia/C-RADIOv3-B": _radio("c-radio_v3-b", *_V3_TEACHERS),
+    "nvidia/C-RADIOv3-L": _radio("c-radio_v3-l", *_V3_TEACHERS),
+    "nvidia/C-RADIOv3-H": _radio("c-radio_v3-h", *_V3_TEACHERS),
+    "nvidia/C-RADIOv3-g": _radio("c-radio_v3-g", *_V3_TEACHERS),
+    "nvidia/C-RADIOv4-SO400M": _radio("c-radio_v4-so400m", *_V4_TEACHERS, feature_head="attention"),
+    "nvidia/C-RADIOv4-H": _radio("c-radio_v4-h", *_V4_TEACHERS, feature_head="attention"),
 }
+"""By Hub id, the configuration's class and its fields."""

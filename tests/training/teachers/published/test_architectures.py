@@ -1,12 +1,16 @@
+"""Published architectures: their sizes are those of papers, and of timm's networks of the same names."""
+
 import pytest
+import timm
 import torch
 
-from training.teachers.published.architectures import published_config
+from training.recipe_sections.networks import RunOptions
+from training.teachers.published.architectures import PUBLISHED, published_config
 from training.teachers.registry import build_teacher
 
 
 # Millions of parameters: C-RADIOv4 section 2.1, AM-RADIO table 1, and SigLIP's model card.
-PUBLISHED = [
+OF_PAPERS = [
     ("clip", "apple/DFN5B-CLIP-ViT-H-14-378", 633, 1024, 1280),
     ("siglip", "google/siglip-so400m-patch14-384", 428, 1152, 1152),
     ("siglip2", "google/siglip2-giant-opt-patch16-384", 1164, 1536, 1536),
@@ -16,15 +20,104 @@ PUBLISHED = [
     ("sam3", "facebook/sam3", None, None, 1024),
 ]
 
+TIMM = {
+    "openai/clip-vit-base-patch32": "vit_base_patch32_clip_224.openai",
+    "openai/clip-vit-base-patch16": "vit_base_patch16_clip_224.openai",
+    "openai/clip-vit-large-patch14-336": "vit_large_patch14_clip_336.openai",
+    "google/siglip-base-patch16-512": "vit_base_patch16_siglip_512",
+    "google/siglip-large-patch16-384": "vit_large_patch16_siglip_384",
+    "google/siglip-so400m-patch14-224": "vit_so400m_patch14_siglip_224",
+    "google/siglip2-base-patch32-256": "vit_base_patch32_siglip_256",
+    "google/siglip2-so400m-patch16-512": "vit_so400m_patch16_siglip_512",
+    "google/siglip2-giant-opt-patch16-256": "vit_giantopt_patch16_siglip_256",
+    "google/siglip2-base-patch16-naflex": "naflexvit_base_patch16_siglip",
+    "google/siglip2-so400m-patch16-naflex": "naflexvit_so400m_patch16_siglip",
+    "google/tipsv2-b14": "vit_base_patch14_reg1_tipsv2",
+    "google/tipsv2-l14": "vit_large_patch14_reg1_tipsv2",
+    "google/tipsv2-so400m14": "vit_so400m_patch14_reg1_tipsv2",
+    "google/tipsv2-g14": "vit_giant_patch14_reg1_tipsv2",
+    "facebook/dinov2-small": "vit_small_patch14_dinov2",
+    "facebook/dinov2-base": "vit_base_patch14_dinov2",
+    "facebook/dinov2-with-registers-large": "vit_large_patch14_reg4_dinov2",
+    "facebook/dinov2-giant": "vit_giant_patch14_dinov2",
+    "facebook/dinov3-vits16-pretrain-lvd1689m": "vit_small_patch16_dinov3",
+    "facebook/dinov3-vits16plus-pretrain-lvd1689m": "vit_small_plus_patch16_dinov3",
+    "facebook/dinov3-vitb16-pretrain-lvd1689m": "vit_base_patch16_dinov3",
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": "vit_large_patch16_dinov3",
+    "facebook/dinov3-vith16plus-pretrain-lvd1689m": "vit_huge_plus_patch16_dinov3",
+    "facebook/sam-vit-base": "samvit_base_patch16",
+    "facebook/sam-vit-large": "samvit_large_patch16",
+    "facebook/sam2.1-hiera-tiny": "sam2_hiera_tiny",
+    "facebook/sam2.1-hiera-small": "sam2_hiera_small",
+    "facebook/sam2.1-hiera-base-plus": "sam2_hiera_base_plus",
+    "facebook/sam2.1-hiera-large": "sam2_hiera_large",
+}
+OTHER_SIDE = ("facebook/dinov3-", "facebook/sam2.1-")
+"""Hub ids whose own configuration or processor says another native size than timm does."""
 
-@pytest.mark.parametrize(("kind", "source", "millions", "summary_dim", "feature_dim"), PUBLISHED)
-def test_published_teachers_build_on_the_meta_device(kind, source, millions, summary_dim, feature_dim):
+KINDS = {
+    "openai/": "clip",
+    "apple/": "clip",
+    "google/siglip-": "siglip",
+    "google/siglip2-": "siglip2",
+    "google/tipsv2": "tipsv2",
+    "facebook/dinov2-": "dinov2",
+    "facebook/dinov3-": "dinov3",
+    "facebook/sam-": "sam",
+    "facebook/sam2.1-": "sam2",
+    "facebook/sam3": "sam3",
+    "nvidia/": "radio",
+}
+
+
+def kind_of(source):
+    return next(kind for prefix, kind in KINDS.items() if source.startswith(prefix))
+
+
+def build(source, **options):
     with torch.device("meta"):
-        teacher = build_teacher("t", kind=kind, source=source, weights="random", weights_dtype="bfloat16")
+        return build_teacher("t", kind=kind_of(source), source=source, weights="random", **options)
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("kind", "source", "millions", "summary_dim", "feature_dim"), OF_PAPERS)
+def test_sizes_are_those_of_papers(kind, source, millions, summary_dim, feature_dim):
+    teacher = build(source, weights_dtype="bfloat16")
+    assert kind_of(source) == kind
     assert (teacher.summary_dim, teacher.feature_dim) == (summary_dim, feature_dim)
-    count = sum(parameter.numel() for parameter in teacher.parameters())
-    assert millions is None or count / 1e6 == pytest.approx(millions, rel=0.005)
+    assert millions is None or count(teacher) / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+@pytest.mark.parametrize("source", TIMM)
+def test_sizes_are_those_of_timms_networks(source):
+    """Up to a token, biases that one of the two leaves out, and SAM's neck, which the teacher does not run."""
+    with torch.device("meta"):
+        of_timm = timm.create_model(TIMM[source])
+        if source.startswith("facebook/sam-"):
+            of_timm.neck = torch.nn.Identity()
+    teacher = build(source)
+    assert count(teacher) == pytest.approx(count(of_timm), rel=0.003)
+    if not source.startswith(OTHER_SIDE):
+        side = of_timm.pretrained_cfg["input_size"][1]
+        assert teacher.native_size_px == side // teacher.patch_size * teacher.patch_size
+
+
+@pytest.mark.parametrize("source", sorted(set(PUBLISHED) - set(TIMM) - {row[1] for row in OF_PAPERS}))
+def test_the_others_are_built_and_answer(source):
+    teacher = build(source)
+    assert teacher.native_size_px
+    teacher.set_run_mode(RunOptions(run_mode="native"))
+    with torch.device("meta"):
+        assert teacher.answer(torch.empty(1, 3, 64, 96)).features.shape == (1, teacher.feature_dim, 4, 6)
 
 
 def test_other_sources_are_not_known() -> None:
     assert published_config("org/other") is None
+
+
+def test_a_source_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be a model of one of the types \['clip', .*\], got 'facebook/sam3'"):
+        build_teacher("t", kind="clip", source="facebook/sam3", weights="random")
