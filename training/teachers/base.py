@@ -46,9 +46,15 @@ from training.teachers.run_modes.registry import build_run_mode
 Color = tuple[float, float, float]
 """Red, green and blue, of pixels in [0, 1]."""
 
-IMAGENET_MEAN, IMAGENET_STD = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
-HALF_MEAN, HALF_STD = tuple(IMAGENET_STANDARD_MEAN), tuple(IMAGENET_STANDARD_STD)
-CLIP_MEAN, CLIP_STD = tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)
+
+def _color(values: Sequence[float]) -> Color:
+    red, green, blue = values
+    return red, green, blue
+
+
+IMAGENET_MEAN, IMAGENET_STD = _color(IMAGENET_DEFAULT_MEAN), _color(IMAGENET_DEFAULT_STD)
+HALF_MEAN, HALF_STD = _color(IMAGENET_STANDARD_MEAN), _color(IMAGENET_STANDARD_STD)
+CLIP_MEAN, CLIP_STD = _color(OPENAI_CLIP_MEAN), _color(OPENAI_CLIP_STD)
 
 DEFAULT_GRID_STRIDE = 16  # the patch size of every released student but one, https://arxiv.org/abs/2601.17237
 

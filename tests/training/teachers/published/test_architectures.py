@@ -6,6 +6,7 @@ import torch
 
 from training.recipe_sections.networks import RunOptions
 from training.teachers.published.architectures import PUBLISHED, published_config
+from training.teachers.published.catalog import FAMILIES
 from training.teachers.registry import build_teacher
 
 
@@ -52,26 +53,14 @@ TIMM = {
     "facebook/sam2.1-hiera-base-plus": "sam2_hiera_base_plus",
     "facebook/sam2.1-hiera-large": "sam2_hiera_large",
 }
-OTHER_SIDE = ("facebook/dinov3-", "facebook/sam2.1-")
+OTHER_SIDE = re.compile("facebook/dinov3-|facebook/sam2.1-|.*-naflex")
 """Hub ids whose own configuration or processor says another native size than timm does."""
 
-KINDS = {
-    "openai/": "clip",
-    "apple/": "clip",
-    "google/siglip-": "siglip",
-    "google/siglip2-": "siglip2",
-    "google/tipsv2": "tipsv2",
-    "facebook/dinov2-": "dinov2",
-    "facebook/dinov3-": "dinov3",
-    "facebook/sam-": "sam",
-    "facebook/sam2.1-": "sam2",
-    "facebook/sam3": "sam3",
-    "nvidia/": "radio",
-}
+KINDS = {source: family.kind for family in FAMILIES for source in family.sources}
 
 
 def kind_of(source):
-    return next(kind for prefix, kind in KINDS.items() if source.startswith(prefix))
+    return KINDS[source]
 
 
 def build(source, **options):
@@ -100,7 +89,7 @@ def test_sizes_are_those_of_timms_networks(source):
             of_timm.neck = torch.nn.Identity()
     teacher = build(source)
     assert count(teacher) == pytest.approx(count(of_timm), rel=0.003)
-    if not source.startswith(OTHER_SIDE):
+    if not OTHER_SIDE.match(source):
         side = of_timm.pretrained_cfg["input_size"][1]
         assert teacher.native_size_px == side // teacher.patch_size * teacher.patch_size
 
