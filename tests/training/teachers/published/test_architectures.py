@@ -1,5 +1,7 @@
 """Published architectures: their sizes are those of papers, and of timm's networks of the same names."""
 
+import re
+
 import pytest
 import timm
 import torch
