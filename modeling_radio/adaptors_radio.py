@@ -98,6 +98,11 @@ class RadioAdaptor(nn.Module):
         return RadioAdaptorOutput(summary=summary, features=None if self.feat_mlp is None else features)
 
     @property
+    def first_dense_linear(self) -> nn.Linear | None:
+        """The layer that reads the backbone's dense features; None without a dense head, or where blocks read them."""
+        return self.feat_mlp.fc1 if isinstance(self.feat_mlp, (RadioHeadMLP, RadioHeadMLPv1)) else None
+
+    @property
     def last_dense_linear(self) -> nn.Linear:
         """The layer that writes the dense features, where a standardization of the teacher's features is folded in."""
         assert self.feat_mlp is not None

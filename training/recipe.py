@@ -37,7 +37,7 @@ from training.recipe_sections.teaching import (
     Role,
     TapsRecipe,
 )
-from training.recipe_sections.watching import CheckpointsRecipe, LoggingRecipe
+from training.recipe_sections.watching import CheckpointsRecipe, ExportRecipe, LoggingRecipe
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
@@ -70,6 +70,7 @@ class Recipe(RecipeSection):
             fields in which it differs from the rest of the recipe, which win over it (on the command line they are
             `stages.NAME.section.field=value`). Empty for a single run.
         checkpoints: When to save.
+        export: What is fitted to the student in the end.
         logging: What to show.
     """
 
@@ -97,6 +98,7 @@ class Recipe(RecipeSection):
     spectral: SpectralRecipe = SpectralRecipe()
     stages: Annotated[list[dict[str, Any]], STAGELESS] = []
     checkpoints: Annotated[CheckpointsRecipe, INDECISIVE] = CheckpointsRecipe()
+    export: Annotated[ExportRecipe, INDECISIVE] = ExportRecipe()
     logging: Annotated[LoggingRecipe, INDECISIVE] = LoggingRecipe()
 
     @model_validator(mode="after")

@@ -200,6 +200,7 @@ def fingerprint(*overrides: str, name: str = "demo") -> str:
 
 def test_the_decisive_part_is_what_decides_the_weights() -> None:
     assert fingerprint() == fingerprint("checkpoints.keep=5", "logging.every_steps=1", "data.num_workers=0")
+    assert fingerprint() == fingerprint("export.feature_normalizer=true")
     assert fingerprint() != fingerprint("seed=1")
     assert fingerprint() != fingerprint("teachers.nanodet-g.feature_weight=2")
 

@@ -68,6 +68,7 @@ from training.student.build import (
 from training.student.ema import MovingAverage
 from training.student.export import export_student
 from training.student.frozen_trunk import frozen_trunk
+from training.student.normalizers import Normalizers, check_normalizers, fit_normalizers
 from training.student.packing import answer_groups
 from training.student.regularizers.spectral import update_spectral_norms
 from training.student.shards import whole_norm
@@ -160,6 +161,7 @@ class Distiller:
         teachers = load_teachers(recipe, self.device)
         images = open_images(recipe, self.accelerator)
         self.model: RadioModel = build_student(recipe, teachers)
+        check_normalizers(recipe.export, self.model.config)
         kept_heads = self._warm_start(teachers)
         regularize(self.model.to(self.device), recipe)
         matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
@@ -490,8 +492,22 @@ class Distiller:
     def _export(self) -> Path:
         """Write `final/` from the moving average (or the student itself)."""
         path = self.output / "final"
-        model = assemble(self.ema.module if self.recipe.ema.is_exported else self.model, self.blueprint)
+        network = cast(RadioModel, self.ema.module if self.recipe.ema.is_exported else self.model)
+        normalizers = self._fit_normalizers(network)
+        model = assemble(network, self.blueprint)
         if self.accelerator.is_main_process:
-            export_student(cast(RadioModel, model), self.statistics.standardizers(), path)
+            export_student(cast(RadioModel, model), self.statistics.standardizers(), path, normalizers)
         self.accelerator.wait_for_everyone()
         return path
+
+    def _fit_normalizers(self, network: RadioModel) -> Normalizers | None:
+        """Fit normalizers to what the run would have seen next, if the recipe wants any; all ranks must take part."""
+        options, first_step = self.recipe.export, self.recipe.schedule.num_steps
+        if not options.has_normalizers:
+            return None
+        num_steps = -(-options.normalizer_images // self.plan.images_per_step)
+        images = self.source.student_images(lambda: self.plan.steps(first_step, first_step + num_steps))
+        normalizers = fit_normalizers(network, images, options)
+        reshard(network)
+        self.accelerator.print(f"Feature normalizers: fitted to {num_steps * self.plan.images_per_step} images.")
+        return normalizers

@@ -1,5 +1,7 @@
 """What is saved and shown of a run."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from foundation.settings import require
@@ -16,6 +18,28 @@ class CheckpointsRecipe(RecipeSection):
 
     every_steps: int = Field(1000, gt=0)
     keep: int = Field(2, gt=0)
+
+
+class ExportRecipe(RecipeSection):
+    """What is fitted to the student where it is exported. Not part of what a resumed run must have in common.
+
+    Attributes:
+        feature_normalizer: Standardize the backbone's dense features by PHI-S of their own, as some of NVIDIA's
+            checkpoints do: zero mean, unit variance in each channel. The adaptors' answers stay. transformers' native
+            RADIO has no such layer: opened without trust, the features are those before it.
+        intermediate_normalizers: The same for `get_intermediate_features`: "none", a rotation "per_block", or one that
+            is "shared" by all, with a mean and a scale for each.
+        normalizer_images: Training images that they are fitted to, at the sizes that are trained; at least this many.
+    """
+
+    feature_normalizer: bool = False
+    intermediate_normalizers: Literal["none", "per_block", "shared"] = "none"
+    normalizer_images: Count = 2048
+
+    @property
+    def has_normalizers(self) -> bool:
+        """Whether any are asked for."""
+        return self.feature_normalizer or self.intermediate_normalizers != "none"
 
 
 class LoggingRecipe(RecipeSection):

@@ -45,18 +45,24 @@ def answer_groups(
         patch_size: The student's patch in pixels.
         options: Further arguments of `RadioModel.forward`; `draws` in the order of the images.
     """
+    inputs = pack_groups(groups, patch_size)
     if len(groups) == 1:
-        output = student(groups[0], feature_format="NCHW", return_dict=True, **options)
+        output = student(**inputs, feature_format="NCHW", return_dict=True, **options)
         return _answer(output, lambda features: [features])
-    patches = [F.pixel_unshuffle(images, patch_size) for images in groups]  # (images, channels * patch**2, rows, cols)
-    grids = [(len(each), *each.shape[2:]) for each in patches]
-    output = student(
-        torch.cat([each.flatten(2).transpose(1, 2).flatten(0, 1) for each in patches]),
-        image_grid_hw=torch.tensor([grid for count, *grid in grids for _ in range(count)]),
-        return_dict=True,
-        **options,
-    )
+    grids = [(len(images), *(side // patch_size for side in images.shape[2:])) for images in groups]
+    output = student(**inputs, return_dict=True, **options)
     return _answer(output, lambda tokens: _split(tokens, grids))
+
+
+def pack_groups(groups: Sequence[Tensor], patch_size: int) -> dict[str, Tensor]:
+    """Return images of one size each as arguments of one pass: as they are where there is one size, else packed."""
+    if len(groups) == 1:
+        return {"pixel_values": groups[0]}
+    patches = [F.pixel_unshuffle(images, patch_size) for images in groups]  # (images, channels * patch**2, rows, cols)
+    return {
+        "pixel_values": torch.cat([each.flatten(2).transpose(1, 2).flatten(0, 1) for each in patches]),
+        "image_grid_hw": torch.tensor([each.shape[2:] for each in patches for _ in range(len(each))]),
+    }
 
 
 def _answer(output: RadioModelOutput, to_groups: Callable[[Tensor], list[Tensor]]) -> StudentAnswer:

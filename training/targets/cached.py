@@ -62,6 +62,11 @@ class CachedTargets:
         for batch in plan():
             yield batch, self._example(batch)
 
+    def student_images(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[list[Tensor]]:
+        for batch in plan():
+            offsets = draw_window_offsets(batch, "offset", self.num_cells)
+            yield self._student_images(self.cache.images(batch.indices), batch, offsets)
+
     def state_dict(self) -> dict[str, Any]:
         return {}  # which images a step sees depends on its number only
 

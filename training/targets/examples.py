@@ -56,6 +56,9 @@ class TargetSource(Protocol):
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
         """Yield every batch of a plan with its example; `plan()` may be called more than once."""
 
+    def student_images(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[list[Tensor]]:
+        """Yield of every batch of a plan what the student sees, as `Example.pixel_values`; no teacher is asked."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return how far this rank has read the data, up to the last batch that was yielded, as JSON values."""
 

@@ -61,6 +61,10 @@ class OnlineTargets:
                 own = {name: of_parts[number] for name, of_parts in targets.items()}
                 yield batch, self._example(batch, groups, own)
 
+    def student_images(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[list[Tensor]]:
+        for batch, groups in self.views.views(plan, lambda batch: self._sights_of(batch, [STUDENT])):
+            yield self._student_images(STUDENT, batch, groups)
+
     def state_dict(self) -> dict[str, Any]:
         return self.views.state_dict()
 
@@ -80,8 +84,11 @@ class OnlineTargets:
 
     def _sights(self, batch: Batch) -> list[Sight]:
         """Return what is to be seen of each image, and by whom."""
+        has_average = self.recipe.mesa.is_due(batch.step)
+        return self._sights_of(batch, [STUDENT, *batch.teachers, *([AVERAGE] if has_average else [])])
+
+    def _sights_of(self, batch: Batch, viewers: Sequence[str]) -> list[Sight]:
         views = self.recipe.views
-        viewers = [STUDENT, *batch.teachers, *([AVERAGE] if self.recipe.mesa.is_due(batch.step) else [])]
         shifts = {viewer: draw_shifts(batch, viewer, views).tolist() for viewer in viewers}
         sizes = {
             shape.grid: {viewer: self._sizes(viewer, shape.grid) for viewer in viewers} for shape, _ in batch.groups

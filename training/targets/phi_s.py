@@ -141,14 +141,19 @@ class FeatureStandardizer(nn.Module):
             raise ValueError("`refit` needs at least one batch of finite teacher features; none was given to `update`.")
         mean_before, inverse_before = self.mean.clone(), self.inverse.clone()
         self.mean.copy_(self.total / self.count)
-        covariance = self.outer_total / self.count - torch.outer(self.mean, self.mean)
-        matrix, inverse = self.solve((covariance + covariance.T) / 2)
+        matrix, inverse = self.solve(self.covariance)
         self.matrix.copy_(matrix)
         self.inverse.copy_(inverse)
         for tensor in (self.mean, self.matrix, self.inverse):
             copy_from_first_rank(tensor)
         self._cast()
         return AffineMap(self.matrix @ inverse_before, self.matrix @ (mean_before - self.mean))
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance of the moments so far, about the mean of the last `refit`, `(C, C)` float64."""
+        covariance = self.outer_total / self.count - torch.outer(self.mean, self.mean)
+        return (covariance + covariance.T) / 2
 
     def freeze(self) -> None:
         """End the estimation: the target must not move for the rest of the run."""

@@ -163,6 +163,40 @@ def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: st
     assert output.adaptors["segmenter"].features.mean().item() == pytest.approx(3, abs=0.5)
 
 
+NORMALIZED = "export={feature_normalizer: true, intermediate_normalizers: per_block, normalizer_images: 30}"
+
+
+def test_normalizers_are_fitted_where_the_student_is_exported(
+    recipe_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finals = [distil(recipe_file, "plain"), distil(recipe_file, "normalized", NORMALIZED)]
+    assert "Feature normalizers: fitted to 32 images." in capsys.readouterr().out
+    assert_same_tensors(last_state("plain"), last_state("normalized"))  # what is trained is the same
+    plain, normalized = (RadioModel.from_pretrained(final).eval() for final in finals)
+    pixel_values = torch.rand(2, 3, 32, 48)
+    with torch.no_grad():
+        before, after = plain(pixel_values), normalized(pixel_values)
+        inner = [model.get_intermediate_features(pixel_values, [0])[0].features for model in (plain, normalized)]
+    network = normalized.radio_model.feature_normalizer
+    torch.testing.assert_close(after.features, (before.features - network.mean) @ network.tx.T, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(before.features, after.features, atol=0.1)
+    assert not torch.allclose(*inner, atol=0.1)
+    for name in ("semantic", "segmenter"):
+        answers = (output.adaptors[name].features for output in (before, after))
+        torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-3)
+
+
+def test_a_student_starts_from_one_with_normalizers(recipe_file: str) -> None:
+    start = distil(recipe_file, "first", NORMALIZED, "schedule.num_steps=2")
+    again = distil(recipe_file, "second", f"student.init_from={start}", "optimizer.learning_rate=1e-9")
+    first, second = (RadioModel.from_pretrained(folder).eval() for folder in (start, again))
+    pixel_values = torch.rand(2, 3, 32, 48)
+    assert second.radio_model.feature_normalizer is None
+    with torch.no_grad():
+        answers = [model(pixel_values).adaptors["semantic"].features for model in (first, second)]
+    torch.testing.assert_close(*answers, rtol=1e-2, atol=1e-2)
+
+
 def test_a_student_may_answer_in_pairs(recipe_file: str) -> None:
     options = [*REGULARIZED, "schedule.num_steps=3", "logging.trackers=[tensorboard]"]
     distil(recipe_file, "named", *options)

@@ -85,3 +85,16 @@ def test_moving_average_of_a_resized_window_is_moved_by_whole_tokens(tmp_path: P
     source = CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), CPU)
     # Windows of 4 cells lie at offsets 0 and 1, and 2 cells make a token: no whole token lies between them.
     assert mesa_of(source, recipe) == [0.0] * 6
+
+
+def test_what_the_student_sees_can_be_had_without_the_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_with(ViewsRecipe(teachers="cached", brightness=0.1))
+    source = CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), CPU)
+
+    def plan():
+        return BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 3)
+
+    expected = [example.pixel_values for _, example in source.examples(plan)]
+    monkeypatch.setattr(source.cache, "answers", lambda indices: pytest.fail("answers were read"))
+    for own, theirs in zip(source.student_images(plan), expected, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(own, theirs, strict=True))

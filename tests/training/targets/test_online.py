@@ -107,3 +107,19 @@ def test_moving_average_sees_another_crop_that_the_shift_explains() -> None:
     views = ViewsRecipe(crop_scale=(0.2, 0.4), shift_deviation_patches=2.0, brightness=0.2, contrast=0.2)
     recipe = recipe_with(views)
     check_the_average_view(OnlineTargets(recipe, PATCH, Images(), TEACHERS, CPU), recipe)
+
+
+class Silent(MeanColor):
+    """A teacher that must not be asked."""
+
+    def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
+        raise AssertionError("a teacher was asked")
+
+
+def test_what_the_student_sees_can_be_had_without_the_teachers() -> None:
+    recipe = recipe_with(ViewsRecipe(is_square=False, brightness=0.1), batch_size=None, token_budget=60)
+    expected = [example.pixel_values for _, example in examples_of(recipe, 3)]
+    source = OnlineTargets(recipe, PATCH, Images(), {name: Silent() for name in TEACHERS}, CPU)
+    found = list(source.student_images(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 3)))
+    for own, theirs in zip(found, expected, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(own, theirs, strict=True))

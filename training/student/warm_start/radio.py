@@ -11,6 +11,7 @@ from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.embeddings_radio import resize_position_table
 from modeling_radio.network_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from training.recipe import RecipeError
+from training.student.normalizers import remove_normalizers
 from training.student.warm_start.report import WarmStart
 from training.student.warm_start.widening import NOISE, check_widening, is_new, start_prefix, widen
 from training.targets.phi_s import FeatureStandardizer
@@ -60,6 +61,8 @@ def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None =
             f"`student.init_from` {source!r} is no checkpoint of RADIO, nor of a ViT that a student can start from: "
             f"{reason}"
         ) from error
+    if not config.use_feature_normalizer and not config.num_intermediate_normalizers:
+        remove_normalizers(model)
     depth = model.config.num_hidden_layers
     if blocks is not None and not all(0 <= block < depth for block in blocks):
         raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {blocks}.")

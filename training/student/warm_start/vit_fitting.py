@@ -57,6 +57,11 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
         RecipeError: With what differs, and the preset or the configuration that fits.
     """
     depth = len(trunk.blocks)
+    if config.downscale_levels:
+        raise RecipeError(
+            f"`student.config.downscale_levels` must be null to start from a plain ViT such as {source!r}, whose tokens "
+            f"are never merged, got {config.downscale_levels}."
+        )
     if not all(0 <= number < depth for number in numbers):
         raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {numbers}.")
     wanted = _config_fields(trunk, len(numbers))

@@ -196,6 +196,7 @@ def test_chosen_blocks_become_the_students() -> None:
             "use_swiglu_ffn is False, not True; hidden_act is gelu, not relu. Set `student.config: {use_swiglu_ffn: "
             "false, hidden_act: gelu}`.",
         ),
+        ({"downscale_levels": [1]}, None, "`student.config.downscale_levels` must be null to start from a plain ViT"),
         ({"qkv_bias": False}, None, "`student.config.qkv_bias` must be true to start from 'a/b'"),
     ],
 )
