@@ -63,11 +63,12 @@ def check_normalizers(recipe: ExportRecipe, config: RadioConfig) -> None:
     Raises:
         RecipeError: If it has some already, merges tokens, or has a dense head that cannot undo the final one.
     """
-    if recipe.has_normalizers and config.downscale_levels:
-        raise RecipeError(
-            "`export` must be without normalizers with `student.config.downscale_levels`, whose tokens change their "
-            f"width on the way, got {config.downscale_levels}."
-        )
+    for name in ("downscale_levels", "eradio"):
+        if recipe.has_normalizers and getattr(config, name):
+            raise RecipeError(
+                f"`export` must be without normalizers with `student.config.{name}`, where features change their width "
+                f"on the way, got {getattr(config, name)}."
+            )
     if recipe.feature_normalizer:
         if config.use_feature_normalizer:
             raise RecipeError("`export.feature_normalizer` must be false with `student.config.use_feature_normalizer`.")

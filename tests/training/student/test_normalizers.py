@@ -8,6 +8,7 @@ from two_forks import run_two_forks
 
 from conversion.from_nvidia import convert
 from foundation.ranks import rank_and_count
+from model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioModel
 from training.recipe import RecipeError
 from training.recipe_sections.watching import ExportRecipe
@@ -160,6 +161,7 @@ def test_the_exported_folder_opens_with_and_without_trust(tmp_path: Path) -> Non
         native = NativeModel.from_pretrained(tmp_path / folder).eval()(pixel_values)
         torch.testing.assert_close(native.features, expected.features, rtol=1e-4, atol=1e-5)
     assert opened.config.native_differences() == ["a feature normalizer"]
+    assert "The reason:\na feature normalizer." in build_card(tmp_path / "both").content
     assert RadioConfig.from_pretrained(tmp_path / "blocks").native_differences() == []
 
 

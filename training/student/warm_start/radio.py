@@ -38,8 +38,11 @@ TRUNK_FIELDS = (
     "use_feature_normalizer",
     "num_intermediate_normalizers",
     "intermediate_rotation_per_layer",
+    "eradio",
 )
 """Fields of the configuration that decide what the trunk's weights mean."""
+CLIPS = "radio_model.model.patch_generator.video_embedder.weight"
+"""Where the projection of clips stands, which a student may have although its source has none."""
 
 
 def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None = None) -> RadioModel:
@@ -95,16 +98,19 @@ def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Seque
     ours, theirs = _adaptors(student), _adaptors(source)
     kept = [name for name in ours if name in theirs and _is_same_head(ours[name], theirs[name])]
     own, given = student.state_dict(), source.state_dict()
-    apart = (POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS, DECODER_PREFIX)
     heads = tuple(f"{ADAPTORS}.{name}." for name in kept)
     is_widened = student.config.num_mergings > 0 and not source.config.num_mergings
+    has_new_clips = CLIPS in own and CLIPS not in given
+    apart = {POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS, DECODER_PREFIX, *([CLIPS] if has_new_clips else [])}
     for key, tensor in own.items():
         if is_widened and is_new(key):
             start_prefix(key, tensor)
         elif key.startswith(heads) or not (key.startswith(f"{ADAPTORS}.") or key in apart):
             tensor.copy_(widen(key, given[_key_in_source(key, blocks)], tensor.shape))
-    own[POSITIONS].copy_(_resize_table(given[POSITIONS], student.config))
-    copied = _copy_prefix_tokens(own[PREFIX_TOKENS], given[PREFIX_TOKENS], student.config, source.config)
+    copied = []
+    if student.config.eradio is None:  # which has no positions, and no tokens but patches
+        own[POSITIONS].copy_(_resize_table(given[POSITIONS], student.config))
+        copied = _copy_prefix_tokens(own[PREFIX_TOKENS], given[PREFIX_TOKENS], student.config, source.config)
     if source.config.num_mergings:
         _copy_prefix_tokens(own[DECODER_PREFIX], given[DECODER_PREFIX], student.config, source.config)
     report = WarmStart(f"{name!r}, a RADIO checkpoint", kept)
@@ -119,6 +125,7 @@ def warm_start(student: RadioModel, source: RadioModel, name: str, blocks: Seque
     report.added.extend(_note("heads of", [name for name in ours if name not in theirs]))
     others = [name for name in ours if name in theirs and name not in kept]
     report.added.extend(_note("heads, since the checkpoint's have other shapes, of", others))
+    report.added.extend(["projection of clips"] if has_new_clips else [])
     report.left_out.extend(_note("heads of", [name for name in theirs if name not in ours]))
     sides = source.config.position_grid_size, student.config.position_grid_size
     if sides[0] != sides[1]:

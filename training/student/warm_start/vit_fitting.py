@@ -39,6 +39,8 @@ def fit_vit(student: RadioModel, trunk: VitTrunk, source: str, blocks: Sequence[
     report = WarmStart(f"{source!r}, a {trunk.name}", left_out=list(trunk.left_out))
     vit = student.radio_model.model
     _fit_patches(student, trunk, report)
+    if config.video_temporal_patch_size is not None:
+        report.added.append("projection of clips, random")
     _fit_prefix(vit.patch_generator.cls_token.token, trunk, config, report)
     for own, number in zip(vit.blocks, numbers, strict=True):
         own.load_state_dict(_fit_block(trunk.blocks[number], own, config))
@@ -57,10 +59,12 @@ def check_fit(config: RadioConfig, trunk: VitTrunk, source: str, numbers: Sequen
         RecipeError: With what differs, and the preset or the configuration that fits.
     """
     depth = len(trunk.blocks)
+    if config.eradio is not None:
+        raise RecipeError(f"`student.config.eradio` must be null to start from a plain ViT such as {source!r}.")
     if config.downscale_levels:
         raise RecipeError(
-            f"`student.config.downscale_levels` must be null to start from a plain ViT such as {source!r}, whose tokens "
-            f"are never merged, got {config.downscale_levels}."
+            "`student.config.downscale_levels` must be null to start from a plain ViT, whose tokens are never merged, "
+            f"such as {source!r}, got {config.downscale_levels}."
         )
     if not all(0 <= number < depth for number in numbers):
         raise RecipeError(f"`student.init_blocks` must be blocks of {source!r}, from 0 to {depth - 1}, got {numbers}.")

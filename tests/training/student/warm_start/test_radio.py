@@ -130,3 +130,17 @@ def test_every_field_of_the_trunk_is_compared_or_known_not_to_matter() -> None:
     others = of_no_weight | of_training | carried_over | of_clips
     assert not others & set(TRUNK_FIELDS)
     assert others | set(TRUNK_FIELDS) == {field.name for field in dataclasses.fields(TrunkFields)}
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+def test_a_student_of_clips_starts_from_one_of_images_or_clips(frames: int | None) -> None:
+    source, student = (
+        build(adaptor("a", 0), video_temporal_patch_size=frames),
+        build(adaptor("a", 0), video_temporal_patch_size=2),
+    )
+    key = "radio_model.model.patch_generator.video_embedder.weight"
+    before = student.state_dict()[key].clone()
+    result = warm_start(student, source, "start")
+    assert torch.equal(student.state_dict()[TRUNK], source.state_dict()[TRUNK])
+    assert ("projection of clips" in result.added) == (frames is None)
+    assert torch.equal(student.state_dict()[key], before) == (frames is None)
