@@ -33,8 +33,8 @@ from training.evaluation.shifted import shifted_maps, window_of
 from training.evaluation.students import StudentEvaluation
 from training.pictures.features import draw_columns, feature_columns
 from training.recipe import Recipe, RecipeCommand
+from training.student.exported.reopen import reopen_elsewhere
 from training.student.precision import in_faster_precision
-from training.student.reopen import reopen_elsewhere
 from training.teachers.registry import reachable_teachers
 
 

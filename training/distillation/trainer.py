@@ -66,9 +66,9 @@ from training.student.build import (
     regularize,
 )
 from training.student.ema import MovingAverage
-from training.student.export import export_student
+from training.student.exported.export import export_student
+from training.student.exported.normalizers import Normalizers, check_normalizers, fit_normalizers
 from training.student.frozen_trunk import frozen_trunk
-from training.student.normalizers import Normalizers, check_normalizers, fit_normalizers
 from training.student.packing import answer_groups
 from training.student.regularizers.spectral import update_spectral_norms
 from training.student.shards import whole_norm

@@ -21,7 +21,7 @@ from foundation.errors import first_few
 from model_cards.licenses import License
 from model_cards.rendering import read_card
 from training.publishing.folders import CARD, Publication
-from training.student.reopen import reopen_elsewhere
+from training.student.exported.reopen import reopen_elsewhere
 
 
 PICKLES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5")

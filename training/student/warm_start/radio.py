@@ -11,7 +11,7 @@ from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.embeddings_radio import resize_position_table
 from modeling_radio.network_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from training.recipe import RecipeError
-from training.student.normalizers import remove_normalizers
+from training.student.exported.normalizers import remove_normalizers
 from training.student.warm_start.report import WarmStart
 from training.student.warm_start.widening import NOISE, check_widening, is_new, start_prefix, widen
 from training.targets.phi_s import FeatureStandardizer

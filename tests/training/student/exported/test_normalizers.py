@@ -12,8 +12,8 @@ from model_cards.build import build_card
 from modeling_radio import RadioConfig, RadioModel
 from training.recipe import RecipeError
 from training.recipe_sections.watching import ExportRecipe
-from training.student.export import export_student
-from training.student.normalizers import (
+from training.student.exported.export import export_student
+from training.student.exported.normalizers import (
     Normalizers,
     add_normalizers,
     check_normalizers,
@@ -22,7 +22,7 @@ from training.student.normalizers import (
 )
 
 
-REFERENCE = Path(__file__).parents[2] / "data/reference"
+REFERENCE = Path(__file__).parents[3] / "data/reference"
 FINAL = ExportRecipe(feature_normalizer=True)
 BOTH = ExportRecipe(feature_normalizer=True, intermediate_normalizers="per_block")
 SHARED = ExportRecipe(intermediate_normalizers="shared")

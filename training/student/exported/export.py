@@ -9,7 +9,7 @@ import torch
 from foundation.files import write_folder
 from modeling_radio import RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.student.normalizers import Normalizers, add_normalizers
+from training.student.exported.normalizers import Normalizers, add_normalizers
 from training.student.regularizers.spectral import fold_spectral_scales
 from training.targets.phi_s import FeatureStandardizer
 

@@ -1,0 +1,1 @@
+"""The trained student as a folder that `AutoModel` opens."""
