@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings
 from foundation.tables import markdown
+from model_cards.heritage import Heritage
 from model_cards.kinds.adapters import build_adapter_card, is_adapter
 from model_cards.kinds.converted import Conversion, build_converted_card
 from model_cards.licenses import OTHER, License, binding_teachers
@@ -23,6 +25,7 @@ from model_cards.metadata import card_data, write_eval_results
 from model_cards.parity import find_parity
 from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
 from model_cards.results import STUDENT, Results, Source, build_tables
+from model_cards.teacher_licenses import warnings_of
 from modeling_radio import RadioConfig
 from modeling_radio.sentences_radio import SentenceTowerConfig
 
@@ -57,7 +60,7 @@ def build_card(
         ValueError: If the folder is no RADIO checkpoint.
     """
     config = _read_config(checkpoint)
-    results = results or Results(measurements=[])
+    results, heritage = _with_heritage(results or Results(measurements=[]), checkpoint)
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
     source, tables = model_id or PLACEHOLDER, build_tables(results.measurements)
     shown: dict[str, Any] = {
@@ -86,6 +89,8 @@ def build_card(
         **shown,
         teacher_names=[teacher.name for teacher in results.teachers],
         binding=[f"{teacher.name} ({teacher.license})" for teacher in binding_teachers(results.teachers)],
+        warnings=warnings_of([*results.teachers, *heritage.weights]),
+        started_from=heritage.weights,
         picture=PICTURE if (checkpoint / PICTURE).is_file() else None,
         **_texts(config),
         cost=_cost(results.run),
@@ -107,6 +112,14 @@ def write_card(
     write_text(checkpoint / "README.md", str(card))
     write_eval_results(checkpoint, results or Results([]))
     return checkpoint / "README.md"
+
+
+def _with_heritage(results: Results, checkpoint: Path) -> tuple[Results, Heritage]:
+    """Return results that name the teachers which the folder remembers where they name none, and what it remembers."""
+    heritage = Heritage.find(checkpoint)
+    names = {teacher.name for teacher in results.teachers}
+    unnamed = [teacher for teacher in heritage.teachers if teacher.name not in names]
+    return replace(results, teachers=[*results.teachers, *unnamed]), heritage
 
 
 def _read_config(checkpoint: Path) -> RadioConfig:
@@ -209,6 +222,13 @@ def _write(settings: CardSettings) -> None:
     results = None if settings.results is None else Results.load(settings.results)
     path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=settings.name, license=license)
     print(f"Wrote {path}." + ("" if license else " It names no license yet: --license ID does."))
+    for warning in warnings_of(_learned_from(settings.checkpoint, results)):
+        print(f"Mind {warning}")
+
+
+def _learned_from(checkpoint: Path, results: Results | None) -> list[Source]:
+    results, heritage = _with_heritage(results or Results(measurements=[]), checkpoint)
+    return [*results.teachers, *heritage.weights]
 
 
 def _license(settings: CardSettings) -> License | None:

@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from model_cards.build import build_card, check_model_id, main, write_card
+from model_cards.heritage import Heritage
 from model_cards.licenses import License
 from model_cards.parameters import count_parameters
 from model_cards.results import Measurement, Results, Source
@@ -171,6 +172,33 @@ def test_what_teachers_licenses_ask_is_said(checkpoint):
     teachers = [*RESULTS.teachers, Source("sam3", "dense features", "SAM License", "hub")]
     text = build_card(checkpoint, dataclasses.replace(RESULTS, teachers=teachers)).text
     assert "The terms of sam3 (SAM License) may have a say" in text
+
+
+def test_a_card_without_results_says_what_the_folder_inherits(checkpoint, tmp_path, capsys):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    assert "### What the student inherits" not in build_card(folder).text
+    hub_id = "facebook/dinov3-vit7b16-pretrain-lvd1689m"
+    dino = Source("dino_v3", "features (4096)", "DINOv3 License", "hub", hub_id=hub_id)
+    start = Source("start", "weights", "CC-BY-NC-4.0", "org/start", hub_id="org/start")
+    Heritage([dino], [start]).save(folder)
+    card = build_card(folder)
+    assert "distilled, without labels, from 1 frozen teachers (dino_v3)" in card.text
+    assert "| start | weights |" in card.text
+    assert "it is a derivative of them" in card.text
+    _, _, warnings = card.text.partition("### What the student inherits\n")
+    assert re.findall(r"^- (\w+): the license", warnings, re.MULTILINE) == ["dino_v3", "start"]
+    assert card.data.base_model == [hub_id]
+    assert main([str(folder), "--license", "apache-2.0"]) == 0
+    assert "Mind start: the license (CC-BY-NC-4.0) is for research" in capsys.readouterr().out
+
+
+def test_results_and_the_folder_name_each_teacher_once(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    Heritage([*RESULTS.teachers, Source("one more", "features", "MIT", "here")]).save(folder)
+    text = build_card(folder, RESULTS).text
+    table = text.partition("## Teachers")[2].partition("No teacher weights")[0]
+    names = re.findall(r"^\| ([\w -]+) \|", table, re.MULTILINE)
+    assert names == ["name", "---", *(teacher.name for teacher in RESULTS.teachers), "one more"]
 
 
 def test_the_license_is_asked_for_once(checkpoint, tmp_path, capsys):

@@ -56,6 +56,7 @@ from training.distillation.watching.held_out_pictures import HeldOutPictures
 from training.distillation.watching.losses_by_size import LossesBySize
 from training.distillation.watching.step_watch import StepWatch, measure_block_norms
 from training.distillation.watching.tracking import ProgressLog, check_trackers
+from training.evaluation.provenance import heritage_of
 from training.pictures.progress import EXPORTED_PREFIX
 from training.recipe import Recipe, save_recipe
 from training.student.build import (
@@ -162,6 +163,7 @@ class Distiller:
         images = open_images(recipe, self.accelerator)
         self.model: RadioModel = build_student(recipe, teachers)
         check_normalizers(recipe.export, self.model.config)
+        self.heritage = heritage_of(self.model.config, recipe)  # now: a folder that it reads may go away
         kept_heads = self._warm_start(teachers)
         regularize(self.model.to(self.device), recipe)
         matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32
@@ -496,7 +498,8 @@ class Distiller:
         normalizers = self._fit_normalizers(network)
         model = assemble(network, self.blueprint)
         if self.accelerator.is_main_process:
-            export_student(cast(RadioModel, model), self.statistics.standardizers(), path, normalizers)
+            standardizers = self.statistics.standardizers()
+            export_student(cast(RadioModel, model), standardizers, path, normalizers, self.heritage)
         self.accelerator.wait_for_everyone()
         return path
 

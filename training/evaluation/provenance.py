@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from foundation.machine.hardware import describe_machine, versions_of
 from foundation.machine.timing import Clock
+from model_cards.build import license_of
+from model_cards.heritage import Heritage
 from model_cards.results import Source
+from model_cards.teacher_licenses import find_teacher_license
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.packages import PACKAGES, Package
@@ -39,9 +43,35 @@ def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
         package = PACKAGES[PACKAGE_OF_KIND[entry.kind]]
         what = package.purpose.rpartition(": ")[2]
         return Source(entry.name, role, package.license, _origin(package), what)
-    origin = str(entry.source)
-    is_folder = Path(origin).is_dir()
-    return Source(entry.name, role, "see its origin", origin, hub_id=None if is_folder else origin)
+    return _published(entry.name, role, str(entry.source))
+
+
+def _published(name: str, role: str, origin: str) -> Source:
+    """Describe what was opened from a folder or the Hub; a folder by its name, since its path is of this machine."""
+    folder = Path(origin)
+    if folder.is_dir():
+        license = license_of(folder)
+        named = "see its origin" if license is None else license.name or license.id
+        return Source(name, role, named, f"folder {folder.resolve().name}")
+    known = find_teacher_license(origin)
+    return Source(name, role, "see its origin" if known is None else known.license, origin, hub_id=origin)
+
+
+def heritage_of(config: RadioConfig, recipe: Recipe) -> Heritage:
+    """Return what a student of this recipe learns from: its teachers, theirs where they are students, and a start."""
+    own = teacher_sources(config, recipe)
+    theirs = [
+        inherited
+        for entry in recipe.teachers
+        if entry.source is not None
+        for inherited in Heritage.find(Path(entry.source)).seen_through(entry.name)
+    ]
+    start, weights = recipe.student.init_from, []
+    if start is not None:
+        of_teacher = [source for source in own if source.name == start]
+        weights = [replace(source, role="weights") for source in of_teacher] or [_published(start, "weights", start)]
+        weights += Heritage.find(Path(start)).seen_through(weights[0].name)
+    return Heritage([*own, *theirs], weights)
 
 
 def data_sources(assets: DemoAssets) -> list[Source]:

@@ -32,6 +32,7 @@ from transformers import ViTConfig, ViTModel
 import training.teachers.registry
 import training.views.images
 from foundation.interruption import TrainingDivergedError
+from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.distill import main
 from training.distillation import inputs, trainer
@@ -230,6 +231,9 @@ def test_a_vit_of_transformers_is_a_start(recipe_file: str, capsys: pytest.Captu
     assert report["source"] == "'vit', a ViTModel of transformers"
     assert "the blocks [0, 2]" in report["taken"]
     assert "  taken: patch projection; " in capsys.readouterr().out
+    heritage = Heritage.find(final)
+    assert [each.name for each in heritage.teachers] == ["semantic", "segmenter"]
+    assert [(each.name, each.origin) for each in heritage.weights] == [("vit", "folder vit")]
     assert not Path("cold/warm_start.json").exists()
 
 

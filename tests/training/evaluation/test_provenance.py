@@ -1,12 +1,15 @@
 import platform
 from pathlib import Path
 
+import pytest
+
 from foundation.machine.timing import Clock
-from modeling_radio import RadioAdaptorConfig
+from model_cards.teacher_licenses import warnings_of
+from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import CutOut, DemoAssets, Photograph
 from training.demo_kit.packages import PACKAGES
-from training.evaluation.provenance import PACKAGE_OF_KIND, data_sources, describe_run, teacher_source
-from training.recipe import TeacherRecipe
+from training.evaluation.provenance import PACKAGE_OF_KIND, data_sources, describe_run, heritage_of, teacher_source
+from training.recipe import TeacherRecipe, list_recipes, load_recipe
 from training.teachers.registry import TEACHER_KINDS
 
 
@@ -28,6 +31,44 @@ def test_a_hub_teacher_is_named_by_its_repository_and_a_folder_is_not(tmp_path):
     hub = teacher_source(TeacherRecipe(name="sam3", kind="sam3", source="facebook/sam3"), adaptor)
     assert (hub.hub_id, hub.role) == ("facebook/sam3", "features (1024)")
     assert teacher_source(TeacherRecipe(name="sam3", kind="sam3", source=str(tmp_path)), adaptor).hub_id is None
+
+
+def test_a_folder_is_named_without_its_path_and_with_the_license_of_its_card(tmp_path):
+    adaptor = RadioAdaptorConfig(name="radio", hidden_size=8, feature_dim=32)
+    entry = TeacherRecipe(name="radio", kind="radio", source=str(tmp_path))
+    assert teacher_source(entry, adaptor).license == "see its origin"
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine")
+    source = teacher_source(entry, adaptor)
+    assert (source.license, source.origin) == ("mit", f"folder {tmp_path.name}")
+
+
+def heritage(name, *changes):
+    recipe = load_recipe(name, ["data.source=images", *changes])
+    adaptors = [{"name": entry.name, "hidden_size": 8, "feature_dim": 8} for entry in recipe.teachers]
+    tokens = {"num_cls_tokens": len(adaptors), "summary_idxs": [0]}
+    return heritage_of(RadioConfig.from_preset("radio-test", adaptors=adaptors, **tokens), recipe)
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if "permissive" in name or "mobile" in name])
+def test_a_student_of_the_permissive_recipes_inherits_nothing(name):
+    assert len(heritage(name).teachers) == 3
+    assert warnings_of(heritage(name).teachers) == []
+
+
+def test_what_students_of_the_other_recipes_inherit():
+    names = ("c_radio_v4_h", "c_radio_v3", "radio_s", "demo")
+    asked = [[warning.partition(":")[0] for warning in warnings_of(heritage(name).teachers)] for name in names]
+    assert asked == [["dino_v3", "sam3"], ["clip"], ["c-radio", "siglip2-g", "dino_v3", "sam3"], []]
+
+
+def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_started_from(tmp_path):
+    heritage("c_radio_v4_h").save(tmp_path)
+    entry = f"teachers=[{{name: radio, kind: radio, source: {tmp_path}}}]"
+    of_student = heritage("demo", entry, "student.init_from=facebook/dinov2-small")
+    assert [each.name for each in of_student.teachers] == ["radio", "radio: siglip2-g", "radio: dino_v3", "radio: sam3"]
+    assert [(each.license, each.role) for each in of_student.weights] == [("Apache-2.0", "weights")]
+    warm = heritage("demo", "student.init_from=dinov2-s-saliency").weights
+    assert [(each.name, each.license) for each in warm] == [("dinov2-s-saliency", "MIT; the DINOv2 base is Apache-2.0")]
 
 
 def test_only_packages_that_gave_pictures_are_listed():

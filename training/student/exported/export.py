@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from foundation.files import write_folder
+from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.student.exported.normalizers import Normalizers, add_normalizers
@@ -19,6 +20,7 @@ def export_student(
     standardizers: Mapping[str, FeatureStandardizer],
     path: Path,
     normalizers: Normalizers | None = None,
+    heritage: Heritage | None = None,
 ) -> None:
     """Write model and processor: plain weights, and adaptors that answer in their teachers' own spaces.
 
@@ -27,6 +29,7 @@ def export_student(
         standardizers: By adaptor name; the inverse is folded into the dense head's last layer.
         path: Folder to write, replaced as a whole if it exists.
         normalizers: Of the model's features, which it has from then on; its adaptors answer as without.
+        heritage: What it learned from, for its card; None writes nothing of it.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
@@ -42,6 +45,8 @@ def export_student(
     def write(folder: Path) -> None:
         exported.save_pretrained(folder)
         processor.save_pretrained(folder)
+        if heritage is not None:
+            heritage.save(folder)
 
     with torch.no_grad():
         write_folder(path, write)

@@ -1,0 +1,37 @@
+"""The file of what a student learned from."""
+
+from pathlib import Path
+
+import pytest
+
+from model_cards.heritage import FILE, Heritage
+from model_cards.results import Source
+
+
+SAM3 = Source("sam3", "features (1024)", "SAM License", "facebook/sam3", hub_id="facebook/sam3")
+START = Source("start", "weights", "Apache-2.0", "facebook/dinov2-small", hub_id="facebook/dinov2-small")
+
+
+def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    heritage = Heritage([SAM3], [START])
+    heritage.save(tmp_path)
+    assert Heritage.find(tmp_path) == heritage
+
+
+def test_a_folder_without_the_file_remembers_nothing(tmp_path: Path) -> None:
+    assert Heritage.find(tmp_path) == Heritage() == Heritage.find(tmp_path / "nowhere")
+
+
+def test_a_students_student_sees_both_through_it() -> None:
+    through = Heritage([SAM3], [START]).seen_through("radio")
+    assert [(each.name, each.role, each.license) for each in through] == [
+        ("radio: sam3", "teacher of radio", "SAM License"),
+        ("radio: start", "teacher of radio", "Apache-2.0"),
+    ]
+    assert through[0].hub_id == "facebook/sam3"
+
+
+def test_a_file_of_something_else_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('{"teachers": [{"name": "x"}], "students": 1}')
+    with pytest.raises(ValueError, match=r"learned_from.json is no list of what a student learned from: .*students"):
+        Heritage.find(tmp_path)
