@@ -1,5 +1,6 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
+import math
 import re
 import secrets
 import sys
@@ -22,6 +23,7 @@ from foundation.fields import Spelling, read_names
 from foundation.files import write_beside
 from foundation.settings import Settings
 from modeling_radio import RadioModel
+from modeling_radio.eradio_config_radio import trained_window
 
 
 DEFAULT_OPSET = 20
@@ -44,7 +46,8 @@ class OnnxRadio(nn.Module):
         super().__init__()
         self.model = model
         self.adaptors = list(adaptors)
-        self.window_size = "global" if window_size is None else window_size
+        of_network = "global" if model.config.eradio is None else None
+        self.window_size = of_network if window_size is None else window_size
         self.names = ["summary", "features"]
         for adaptor in model.config.adaptor_configs:
             if adaptor.name in self.adaptors:
@@ -142,8 +145,15 @@ def remove_stale_weights(path: Path) -> None:
 
 
 def size_step(model: RadioModel, window_size: int | None) -> int:
-    """Return the number of pixels that height and width of an exported model are multiples of."""
-    return model.patch_size * (window_size or 1)
+    """Return the number of pixels that height and width of an exported model are multiples of.
+
+    The graph of an E-RADIO stretches no map to whole windows, so that they must fit the coarsest level.
+    """
+    arguments = model.config.eradio
+    if arguments is None:
+        return model.patch_size * (window_size or 1)
+    trained = math.lcm(*(trained_window(arguments, level) for level in (2, 3)))
+    return model.config.resolution_step * (window_size or model.config.vitdet_window_size or trained)
 
 
 def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, float]:
@@ -168,7 +178,7 @@ def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, float]:
 
 def _sample_images(wrapped: OnnxRadio) -> Iterator[Tensor]:
     model = wrapped.model
-    step = model.patch_size * (wrapped.window_size if isinstance(wrapped.window_size, int) else 1)
+    step = size_step(model, wrapped.window_size if isinstance(wrapped.window_size, int) else None)
     largest = model.max_resolution // step
     generator = torch.Generator().manual_seed(0)
     for batch_size, rows, cols in ((1, 1, 1), (1, 3, 2), (3, 2, 5), (2, 4, 4)):

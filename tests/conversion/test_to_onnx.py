@@ -8,6 +8,7 @@ import torch
 
 from conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
 
 
 pytest.importorskip("onnxscript")
@@ -50,6 +51,25 @@ def test_command_exports_and_checks(window, tmp_path, capsys):
     sam3 = expected.adaptors["sam3"].features
     torch.testing.assert_close(torch.from_numpy(outputs["sam3_features"]), sam3, rtol=0, atol=1e-4)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out.onnx"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 2])
+def test_an_e_radio_is_exported_for_sizes_that_its_windows_divide(window, tmp_path, capsys):
+    small = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "full_features_head_dim": 12, "cpb_mlp_hidden": 8}
+    arguments = PUBLISHED["eradio"] | small | {"window_size": [None, None, [4, 4], 4], "num_heads": [1, 1, 2, 4]}
+    model = RadioModel(RadioConfig(**eradio_fields(arguments))).eval()
+    model.save_pretrained(tmp_path / "in")
+    flags = ["--window-size", str(window)] if window else []
+    assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx"), *flags]) == 0  # compares at several sizes
+    step = 32 * (window or 4)
+    assert f"multiples of {step} px" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    images = torch.rand(2, 3, step, 3 * step)
+    (features,) = session.run(["features"], {"pixel_values": images.numpy()})
+    with torch.no_grad():
+        expected = model(images, window_size=window).features
+    torch.testing.assert_close(torch.from_numpy(features), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -179,9 +179,11 @@ def check_student_views(recipe: Recipe) -> None:
 def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
     _check_keys("student.config", recipe.student.config, RadioConfig)
     try:
-        if recipe.student.preset is not None:
-            return RadioConfig.from_preset(recipe.student.preset, **fields)
-        return RadioConfig(**fields)
+        preset = recipe.student.preset
+        start = {} if preset is None else {"eradio": RadioConfig.from_preset(preset).eradio}
+        if {**start, **fields}.get("eradio") is not None:
+            raise ValueError(f"`preset` must be a ViT's, got {preset!r}: an E-RADIO is not trained here.")
+        return RadioConfig(**fields) if preset is None else RadioConfig.from_preset(preset, **fields)
     except ValueError as error:
         raise RecipeError(f"`student`: {error}") from error
 

@@ -58,6 +58,7 @@ def test_same_seed_same_weights_whatever_was_drawn_before() -> None:
             "Unknown key 'student.config.hiden_size'. Did you mean 'hidden_size'",
         ),
         (StudentRecipe(adaptor={"hidden": 3}), "Unknown key 'student.adaptor.hidden'. Did you mean 'hidden_size'"),
+        (StudentRecipe(preset="e-radio_v2"), "^`student`: `preset` must be a ViT's, got 'e-radio_v2': an E-RADIO"),
         (StudentRecipe(config={"hidden_size": 33}), "`student`: `hidden_size` "),
     ],
 )
