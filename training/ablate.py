@@ -22,6 +22,7 @@ from training.ablation.figure import draw_study
 from training.ablation.report import build_report, build_section, build_table, load_results
 from training.ablation.runs import missing_runs, run_study, with_seeds
 from training.ablation.study import OpenedStudy, open_study
+from training.ablation.tokens import draw_study_tokens
 
 
 class AblateSettings(Settings):
@@ -93,6 +94,7 @@ def _summarize(opened: OpenedStudy) -> str:
     else:
         draw_study(opened, results)
         draw_study_curves(opened, results)
+        draw_study_tokens(opened, results)
         print(f"{opened.name}\n\n{build_table(opened, results, sorted({seed for _, seed in results.runs}))}\n")
     return build_section(opened, results)
 

@@ -12,6 +12,7 @@ from training.evaluation.report.build import report_sections
 from training.evaluation.report.page import write_page
 from training.evaluation.run import run_evaluations
 from training.evaluation.settings import EvaluationSettings
+from training.pictures.token_curves import draw_token_curves, values_by_tokens
 from training.recipe import Recipe
 
 
@@ -32,6 +33,10 @@ def _evaluate(settings: EvaluationSettings) -> None:
     if settings.output is not None:
         results.save(settings.output)
         written.append(settings.output)
+        panels = values_by_tokens(results.measurements)
+        if panels:
+            written.append(settings.output.with_suffix(".tokens.png"))
+            draw_token_curves(panels, written[-1])
         if settings.report:
             written.append(settings.output.with_suffix(".html"))
             write_page(written[-1], results, report_sections(evaluations, settings.tasks))

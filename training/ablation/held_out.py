@@ -11,7 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_radio import RadioModel
-from training.ablation.measures import CONSISTENCY, DENSE, FIXED_PATTERN, KNN, MIOU, SHIFT_ERROR, SUMMARY
+from training.ablation.measures import (
+    CONSISTENCY,
+    COSINE,
+    DENSE,
+    FIXED_PATTERN,
+    KNN,
+    MIOU,
+    SHIFT_ERROR,
+    SUMMARY,
+    token_measure,
+)
 from training.ablation.raw_results import HeldOutSums
 from training.ablation.study import OpenedStudy
 from training.demo_kit.images import DemoImages, render
@@ -24,8 +34,10 @@ from training.evaluation.metrics.equivariance.shift_error import shift_error
 from training.evaluation.models.base import Encoding
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.students import StudentEvaluation
+from training.evaluation.tasks.registry import TASKS as EVALUATION_TASKS
 from training.losses.alignment import align_to_teacher
 from training.losses.summaries import angle_between
+from training.pictures.token_curves import TOKEN_TASKS, values_by_tokens
 from training.recipe import Recipe, RecipeError
 from training.student.build import build_student
 
@@ -34,6 +46,7 @@ CACHE = Path("runs/cache/ablation")
 """Where teachers' answers to the held-out images are kept, for all studies."""
 BATCH = 64
 """Images for each pass. Our choice."""
+TOKEN_METRICS = {"accuracy": KNN, "mIoU": MIOU, "centered features": COSINE}
 TASKS = {("knn", "accuracy"): KNN, ("segmentation_probe", "mIoU"): MIOU}
 
 
@@ -123,7 +136,20 @@ class HeldOut:
         for found in self.evaluation.measure_backbone(self.evaluation.of(student, recipe.seed)):
             if (found.task, found.metric) in TASKS:
                 numbers[TASKS[found.task, found.metric]] = found.value
+        if model.config.num_mergings:
+            numbers |= self._over_tokens(student, recipe.seed)
         return {name: self.summed(values).tolist() for name, values in scores.items()}, numbers
+
+    def _over_tokens(self, student: RadioFeatures, seed: int) -> dict[str, float]:
+        """Return kNN, mIoU and the adaptors' mean centered cosine over the number of global tokens."""
+        evaluation = self.evaluation.of(student, seed)
+        found = [each for task in TOKEN_TASKS for each in EVALUATION_TASKS[task].measure(evaluation)]
+        values: dict[str, list[float]] = {}
+        for metric, by_model in values_by_tokens(found).items():
+            if metric in TOKEN_METRICS:
+                for count, own in [pair for by_count in by_model.values() for pair in by_count.items()]:
+                    values.setdefault(token_measure(TOKEN_METRICS[metric], count), []).extend(own)
+        return {name: sum(own) / len(own) for name, own in values.items()}
 
     @torch.no_grad()
     def _errors(self, student: RadioFeatures) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from foundation.errors import check_choice
 from training.recipe import RecipeError
@@ -10,6 +11,7 @@ from training.recipe import RecipeError
 
 DENSE, SUMMARY = "dense_error", "summary_error"
 WORST = "worst"
+COSINE, TOKENS = "cosine", "tokens"
 FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU = "fixed_pattern", "shift_error", "consistency", "knn", "miou"
 
 EXPLANATIONS = {
@@ -24,8 +26,26 @@ EXPLANATIONS = {
     "their mean, averaged over the other sizes. Higher is better.",
     KNN: "accuracy of weighted kNN from the summary, on held-out objects. Higher is better.",
     MIOU: "mean IoU of a linear probe on held-out scenes. Higher is better.",
+    f"{KNN}/1 {TOKENS}": f"of RADIO1D, `{KNN}`, `{MIOU}` and `{COSINE}` (of adaptors with their teachers, about the "
+    "teacher's mean, averaged over teachers) with one global token, or another number. Higher is better.",
 }
 HIGHER_IS_BETTER = {CONSISTENCY, KNN, MIOU}
+
+
+def token_measure(measure: str, count: int) -> str:
+    """Return the name of a measure with so many global tokens."""
+    return f"{measure}/{count} {TOKENS}"
+
+
+def read_token_measure(name: str) -> tuple[str, int] | None:
+    """Return the measure and the number of global tokens of such a name; None for others."""
+    match = re.fullmatch(rf"(.+)/(\d+) {TOKENS}", name)
+    return None if match is None else (match[1], int(match[2]))
+
+
+def of_tokens(names: Iterable[str]) -> list[str]:
+    """Return those that are measures with some number of global tokens, by measure and number."""
+    return [token_measure(*read) for read in sorted(filter(None, map(read_token_measure, names)))]
 
 
 def names_of(family: str, teachers: Sequence[str]) -> list[str]:
@@ -46,4 +66,4 @@ def check_measure(name: str, teachers: Sequence[str]) -> None:
 
 def is_higher_better(name: str) -> bool:
     """Return whether more of a measure is better."""
-    return name in HIGHER_IS_BETTER
+    return name in HIGHER_IS_BETTER or read_token_measure(name) is not None

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from foundation.files import write_text
 from foundation.settings import differences, with_defaults
-from training.ablation.measures import CONSISTENCY, DENSE, FIXED_PATTERN, KNN, MIOU, SHIFT_ERROR, SUMMARY, WORST
+from training.ablation.measures import (
+    CONSISTENCY,
+    DENSE,
+    FIXED_PATTERN,
+    KNN,
+    MIOU,
+    SHIFT_ERROR,
+    SUMMARY,
+    WORST,
+    of_tokens,
+)
 from training.recipe import Recipe, RecipeError, decisive_part
 
 
@@ -169,7 +179,7 @@ class StudyResults:
             own = [name for name in self.held_out.weights if name in summed and name.startswith(f"{family}/")]
             names += own + ([f"{family}/{WORST}"] if len(own) > 1 else [])
         plain = [name for name in (FIXED_PATTERN, SHIFT_ERROR) if name in numbers]
-        return [*names, *plain, CONSISTENCY, *(name for name in (KNN, MIOU) if name in numbers)]
+        return [*names, *plain, CONSISTENCY, *(name for name in (KNN, MIOU) if name in numbers), *of_tokens(numbers)]
 
     def seeds(self, *arms: str) -> list[int]:
         """Return the seeds that all of some arms were run with."""

@@ -14,6 +14,7 @@ from training.ablation.measures import EXPLANATIONS, is_higher_better
 from training.ablation.raw_results import HELD_OUT, HeldOutSums, StudyResults, load_raw, load_runs
 from training.ablation.statistics import Difference, draw_sources, holm, paired_difference
 from training.ablation.study import Comparison, OpenedStudy
+from training.ablation.tokens import TOKEN_CURVES
 from training.recipe_sections.images import DEFAULT_BATCH_SIZE
 
 
@@ -145,6 +146,8 @@ def build_section(opened: OpenedStudy, results: StudyResults | None) -> str:
         parts.append(f"![Paired differences of the study {opened.name}](studies/{opened.name}/{FIGURE})")
     if (opened.folder / CURVES).is_file():
         parts.append(f"![Measurements on the way of the study {opened.name}](studies/{opened.name}/{CURVES})")
+    if (opened.folder / TOKEN_CURVES).is_file():
+        parts.append(f"![Global tokens of the study {opened.name}](studies/{opened.name}/{TOKEN_CURVES})")
     conclusions = opened.folder / CONCLUSIONS
     text = conclusions.read_text(encoding="utf-8").strip() if conclusions.is_file() else "Not drawn yet."
     return "\n\n".join([*parts, f"**Conclusions.** {text}"])

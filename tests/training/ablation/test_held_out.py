@@ -109,3 +109,15 @@ def test_sizes_that_a_student_does_not_take_are_refused(
     wrong = opened._replace(study=opened.study.replace(sizes_px=[32, 40]))
     with pytest.raises(RecipeError, match=r"`sizes_px` must be multiples of the patch, 16 px, .* got \[40\]"):
         HeldOut.load(wrong)
+
+
+def test_a_radio1d_is_also_measured_over_its_tokens(
+    opened: OpenedStudy, held_out: HeldOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = opened.recipe("plain", 0)
+    config = {**recipe.student.config, "downscale_levels": [1], "decoder_depth": 1}
+    recipe = recipe.replace(student=recipe.student.replace(config=config))
+    student = build_student(recipe, held_out.evaluation.teachers).eval()
+    monkeypatch.setattr(module, "TOKEN_TASKS", ("knn_over_tokens", "fidelity_over_tokens"))
+    _, numbers = held_out.measure(student, recipe)
+    assert {name for name in numbers if "tokens" in name} == {"knn/1 tokens", "cosine/1 tokens"}  # 2 x 2 patches

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from training.evaluation.models.base import Encoding, FeatureModel, TextModel
 
 AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16}
 """What a model can be told to compute in, by name; None is its own type."""
+_Own = TypeVar("_Own", bound="RadioFeatures")
 
 
 class RadioFeatures:
@@ -49,6 +51,7 @@ class RadioFeatures:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.name, self.dtype = model, name, dtype
+        self.num_tokens: int | None = None
         self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
         if size_px is not None:
             check_multiple("`size`", size_px, size_px, model.patch_size, largest_side(model.config))
@@ -87,7 +90,18 @@ class RadioFeatures:
         """Return a hash of weights, configuration, processor and precision."""
         weights = tensor_fingerprint(*self.model.state_dict().values())
         settings = (self.model.config, self.processor)
-        return " ".join([weights, *(each.to_json_string() for each in settings), str(self._size_px), str(self.dtype)])
+        chosen = [
+            str(self._size_px),
+            str(self.dtype),
+            *([] if self.num_tokens is None else [f"{self.num_tokens} tokens"]),
+        ]
+        return " ".join([weights, *(each.to_json_string() for each in settings), *chosen])
+
+    def with_tokens(self: _Own, num_tokens: int) -> _Own:
+        """Return the same RADIO1D with so many global tokens: its decoder's answer is the answer."""
+        shorter = copy.copy(self)
+        shorter.num_tokens = num_tokens
+        return shorter
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
         """Return what the processor makes of an image; the ratio of its sides stays, up to whole patches."""
@@ -98,7 +112,13 @@ class RadioFeatures:
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the backbone's own summary and features, and those of adaptors in the spaces of their teachers."""
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
-            output = self.model(pixels, feature_format="NCHW", adaptor_names=list(adaptors), return_dict=True)
+            output = self.model(
+                pixels,
+                feature_format="NCHW",
+                adaptor_names=list(adaptors),
+                return_dict=True,
+                num_tokens=self.num_tokens,
+            )
         return Encoding(output.summary, cast(Tensor, output.features), output.adaptors or {})
 
     def with_window(self, pixels: Tensor, window_size: WindowSize) -> Encoding:

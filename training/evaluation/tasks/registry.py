@@ -11,6 +11,7 @@ from training.evaluation.tasks import (
     representation,
     resolution,
     retrieval,
+    tokens,
     zero_shot,
 )
 from training.evaluation.tasks.base import Task, any_model, dense, knows_texts
@@ -35,6 +36,9 @@ TASKS: dict[str, Task] = {
     "window_consistency": Task(resolution.measure_window_consistency, "photographs"),
     "adaptor_fidelity": Task(fidelity.measure_adaptor_fidelity, "images", fidelity.adaptors),
     "fidelity_over_sizes": Task(fidelity.measure_fidelity_over_sizes, "photographs"),
+    "knn_over_tokens": Task(tokens.measure_knn_over_tokens, "labels"),
+    "segmentation_over_tokens": Task(tokens.measure_segmentation_over_tokens, "masks", dense),
+    "fidelity_over_tokens": Task(tokens.measure_fidelity_over_tokens, "images", fidelity.adaptors),
     "model_similarity": Task(comparison.measure_model_similarity, "images", dense),
     "effective_rank": Task(representation.measure_effective_rank, "images", dense, of_baselines=True),
     "feature_statistics": Task(representation.measure_feature_statistics, "images", dense, of_baselines=True),
