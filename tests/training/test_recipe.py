@@ -208,8 +208,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "dc735e34b7d2df8f75c450091d97a5931a64e26c93344b6e3d5be13d5e7bf84e"),
-        ("c_radio_v4_h", [SOURCE], "a88a8bdfc616e5b16093a38ec66f56be31ce572d4f16b1f614fe3b48ff2c37c1"),
+        ("demo", [], "525cd0b2e174fcf18f777865d22e1da9794e3b0b2c78243bca36970560883757"),
+        ("c_radio_v4_h", [SOURCE], "cb28ab4405c0b370d1fb9d2283f748a1d7b40a9ae49fad4e206d7054ee1b8bee"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

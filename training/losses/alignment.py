@@ -1,4 +1,4 @@
-"""Bringing dense features of student and teacher into one frame: the larger of both grids, moved by whole patches."""
+"""Bringing dense features of student and teacher into one frame: the larger of both grids, moved to where they lie."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from training.losses.warping import warp
 
 
 class AlignedMaps(NamedTuple):
@@ -25,16 +27,17 @@ class AlignedMaps(NamedTuple):
 def align_to_teacher(student: Tensor, teacher: Tensor, shift: Tensor | None = None) -> AlignedMaps:
     """Return both maps on the larger of their two grids, one moved into the frame of the other.
 
-    Both crops must show an area of the same size, the teacher's displaced by `shift`. Where a student's patch is a
+    With a shift, both crops must show an area of the same size, the teacher's displaced. Where a student's patch is a
     whole number of cells of the common grid, every shift is, and the teacher's values are copied to where the student
     has them: nothing is interpolated, and no gradient flows through the move. Otherwise the student's are interpolated
-    in the teacher's frame.
+    in the teacher's frame, and so they are with a homography.
 
     Args:
         student: `(batch, C, rows, cols)`, output of the teacher's dense head.
         teacher: `(batch, C, teacher_rows, teacher_cols)`, standardized features, without gradients.
         shift: `(batch, 2)` integers, rows and columns, in cells of the student's grid: teacher's crop minus
-            student's crop. None where both crops are the same.
+            student's crop. Or `(batch, 3, 3)` homographies from the unit square of the teacher's crop to that of the
+            student's, points being (x, y, 1). None where both crops are the same.
 
     Returns:
         The aligned maps in float32.
@@ -47,6 +50,9 @@ def align_to_teacher(student: Tensor, teacher: Tensor, shift: Tensor | None = No
     student, teacher = _resample(student.float(), grid), _resample(teacher.float(), grid)
     if shift is None:
         return AlignedMaps(student, teacher, torch.ones(len(student), *grid, dtype=torch.bool, device=student.device))
+    if shift.dim() == 3:
+        moved, inside = warp(student, shift, grid)
+        return AlignedMaps(moved, teacher, inside)
     if grid[0] % student_grid[0] == 0 and grid[1] % student_grid[1] == 0:
         cells = shift * shift.new_tensor([grid[0] // student_grid[0], grid[1] // student_grid[1]])
         return AlignedMaps(student, *_move(teacher, -cells))

@@ -1,4 +1,7 @@
-"""What each viewer sees of an image: its own crop of one region, displaced by whole student patches, resized once."""
+"""What each viewer sees of an image: its own crop of one region, displaced by whole student patches, resized once.
+
+Where the recipe has motions, crops are turned, zoomed and tilted besides (`motions.py`).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from torch import Tensor
 
 from training.data.decoding import DRAFT_GAP, Size, to_tensor
 from training.recipe import ViewsRecipe
+from training.views.motions import Matrix, from_square, is_still, move_crop
+from training.views.quadrangles import cut_quadrangle, extent
 from training.views.shapes import Grid
 
 
@@ -41,6 +46,7 @@ class Sight(NamedTuple):
         is_flipped: Whether the image is mirrored.
         shifts: By viewer, the rows and columns of cells by which its crop is to lie beside the region.
         sizes: By viewer, the sizes that it takes its crop in at.
+        motions: By viewer, the numbers that its motion is drawn by, where the recipe has motions.
     """
 
     numbers: tuple[float, float, float, float]
@@ -48,6 +54,7 @@ class Sight(NamedTuple):
     is_flipped: bool
     shifts: dict[str, tuple[int, int]]
     sizes: dict[str, tuple[Size, ...]]
+    motions: dict[str, tuple[float, ...]] | None = None
 
 
 class Seen(NamedTuple):
@@ -56,12 +63,13 @@ class Seen(NamedTuple):
     Attributes:
         grid: The student's patches.
         pixels: By viewer, uint8 `(3, height, width)` for each of its sizes.
-        shifts: By viewer, `(2,)` integers: the shift as it was possible within the image.
+        places: By viewer, where its crop lies: `(2,)` integers, the shift as it was possible within the image; or where
+            the recipe has motions `(3, 3)`, the homography from the crop's unit square to the image's pixels.
     """
 
     grid: Grid
     pixels: dict[str, tuple[Tensor, ...]]
-    shifts: dict[str, Tensor]
+    places: dict[str, Tensor]
 
 
 def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
@@ -77,24 +85,31 @@ def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
     """
     picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
     region = choose_region((picture.height, picture.width), sight, views)
-    seen: dict[tuple[Region, Size], Tensor] = {}
-    pixels, shifts = {}, {}
-    for viewer, wanted in sight.shifts.items():
-        shift = _possible_shift(region, sight.grid, wanted, picture)
-        crop = _displaced(region, sight.grid, shift)
+    seen: dict[tuple[Region, tuple[float, ...], Size], Tensor] = {}
+    pixels, places = {}, {}
+    for viewer in sight.shifts:
+        shift = _possible_shift(region, sight.grid, sight.shifts[viewer], (picture.height, picture.width))
+        crop, motion = _displaced(region, sight.grid, shift), _motion_of(viewer, sight, views)
+        corners = move_crop(crop, (picture.height, picture.width), motion, views) if motion else None
         for size in sight.sizes[viewer]:
-            if (crop, size) not in seen:
-                seen[crop, size] = _resized(picture, crop, size, is_flipped=sight.is_flipped)
-        pixels[viewer] = tuple(seen[crop, size] for size in sight.sizes[viewer])
-        shifts[viewer] = torch.tensor(shift)
-    return Seen(sight.grid, pixels, shifts)
+            if (crop, motion, size) not in seen:
+                seen[crop, motion, size] = _seen(picture, crop, corners, size, is_flipped=sight.is_flipped)
+        pixels[viewer] = tuple(seen[crop, motion, size] for size in sight.sizes[viewer])
+        places[viewer] = torch.tensor(shift) if not sight.motions else torch.from_numpy(_place_of(crop, corners))
+    return Seen(sight.grid, pixels, places)
 
 
 def least_scale(image_size: Size, sight: Sight, views: ViewsRecipe) -> float:
     """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
-    region = choose_region(image_size, sight, views)
-    sizes = [size for of_viewer in sight.sizes.values() for size in of_viewer]
-    return DRAFT_GAP * max(max(height / region.height, width / region.width) for height, width in sizes)
+    region, least = choose_region(image_size, sight, views), 0.0
+    for viewer, sizes in sight.sizes.items():
+        height, width = region.height, region.width
+        motion = _motion_of(viewer, sight, views)
+        if motion:
+            shift = _possible_shift(region, sight.grid, sight.shifts[viewer], image_size)
+            height, width = extent(move_crop(_displaced(region, sight.grid, shift), image_size, motion, views))
+        least = max(least, *(max(size[0] / height, size[1] / width) for size in sizes))
+    return DRAFT_GAP * least
 
 
 def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
@@ -119,13 +134,13 @@ class SeenBatch(NamedTuple):
 
     Attributes:
         pixels: Of all images, viewers and sizes, one after the other.
-        shifts: `(images, viewers, 2)`.
+        places: `(images, viewers, 2)` or `(images, viewers, 3, 3)`.
         viewers: Their names.
         groups: Neighbors of one grid: it, how many they are, and by viewer the sizes.
     """
 
     pixels: Tensor
-    shifts: Tensor
+    places: Tensor
     viewers: tuple[str, ...]
     groups: list[tuple[Grid, int, dict[str, tuple[Size, ...]]]]
 
@@ -141,8 +156,8 @@ class SeenBatch(NamedTuple):
             for viewer in viewers:
                 for place in range(len(sizes[viewer])):
                     parts += [each.pixels[viewer][place].flatten() for each in group]
-        shifts = torch.stack([torch.stack([each.shifts[viewer] for viewer in viewers]) for each in seen])
-        return cls(torch.cat(parts), shifts, viewers, groups)
+        places = torch.stack([torch.stack([each.places[viewer] for viewer in viewers]) for each in seen])
+        return cls(torch.cat(parts), places, viewers, groups)
 
     def split(self) -> list[Seen]:
         """Return what was seen of each group, which shares this memory."""
@@ -156,16 +171,17 @@ class SeenBatch(NamedTuple):
                     own.append(self.pixels[first:stop].view(count, 3, height, width))
                     first = stop
                 pixels[viewer] = tuple(own)
-            shifts = self.shifts[image : image + count]
-            found.append(Seen(grid, pixels, {viewer: shifts[:, place] for place, viewer in enumerate(self.viewers)}))
+            places = self.places[image : image + count]
+            found.append(Seen(grid, pixels, {viewer: places[:, own] for own, viewer in enumerate(self.viewers)}))
             image += count
         return found
 
 
-def _possible_shift(region: Region, grid: Grid, wanted: tuple[int, int], picture: Image.Image) -> tuple[int, int]:
+def _possible_shift(region: Region, grid: Grid, wanted: tuple[int, int], image_size: Size) -> tuple[int, int]:
     """Return the whole cells of a shift, rows and columns, that there is room for in the image."""
-    rows = _within(wanted[0], region.top, picture.height - region.top - region.height, region.height / grid.rows)
-    cols = _within(wanted[1], region.left, picture.width - region.left - region.width, region.width / grid.cols)
+    height, width = image_size
+    rows = _within(wanted[0], region.top, height - region.top - region.height, region.height / grid.rows)
+    cols = _within(wanted[1], region.left, width - region.left - region.width, region.width / grid.cols)
     return rows, cols
 
 
@@ -179,6 +195,28 @@ def _within(wanted: int, room_before: float, room_after: float, cell: float) -> 
 def _displaced(region: Region, grid: Grid, shift: tuple[int, int]) -> Region:
     top, left = region.top + shift[0] * region.height / grid.rows, region.left + shift[1] * region.width / grid.cols
     return Region(top, left, region.height, region.width)
+
+
+def _motion_of(viewer: str, sight: Sight, views: ViewsRecipe) -> tuple[float, ...]:
+    """Return the numbers of a viewer's motion; none where it moves nothing."""
+    numbers = (sight.motions or {}).get(viewer, ())
+    return () if not numbers or is_still(numbers, views) else numbers
+
+
+def _place_of(crop: Region, corners: Matrix | None) -> Matrix:
+    """Return the homography from the unit square of a crop to the image's pixels."""
+    if corners is not None:
+        return from_square(corners)
+    return np.array([[crop.width, 0, crop.left], [0, crop.height, crop.top], [0, 0, 1]])
+
+
+def _seen(picture: Image.Image, crop: Region, corners: Matrix | None, size: Size, *, is_flipped: bool) -> Tensor:
+    """Return what a viewer sees, in the mirrored image where it is flipped."""
+    if corners is None:
+        return _resized(picture, crop, size, is_flipped=is_flipped)
+    if is_flipped:
+        corners = np.array([picture.width, 0]) + corners * (-1, 1)
+    return to_tensor(cut_quadrangle(picture, corners, size))
 
 
 def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool) -> Tensor:

@@ -67,7 +67,7 @@ def test_input_is_a_direct_resize_of_its_region(size: tuple[int, int], is_flippe
     # A region of 100 x 100 pixels at (40, 60), of 10 x 10 cells, and a crop one cell lower, two to the left.
     sight = sight_of([0.0, 0.0, 0.4, 0.6], Grid(10, 10), is_flipped, teacher=((1, -2), (size,)))
     seen = look(image, sight, views)
-    assert seen.shifts["teacher"].tolist() == [1, -2]
+    assert seen.places["teacher"].tolist() == [1, -2]
     shown = tvF.horizontal_flip(image) if is_flipped else image
     bicubic = tvF.InterpolationMode.BICUBIC
     crop = shown[:, 50:150, 40:140]
@@ -97,7 +97,7 @@ def test_shift_stays_within_the_image(row: float, wanted: int, possible: int) ->
     views = ViewsRecipe(crop_scale=(0.25, 0.25), crop_aspect=(1.0, 1.0))
     sight = sight_of([0.0, 0.0, row, 0.5], Grid(8, 8), teacher=((wanted, 0), ((64, 64),)))
     seen = look(ramps(), sight, views)
-    assert seen.shifts["teacher"].tolist() == [possible, 0]
+    assert seen.places["teacher"].tolist() == [possible, 0]
     top = seen.pixels["teacher"][0][0, 0].float().mean() / 255 * HEIGHT
     region = choose_region((HEIGHT, WIDTH), sight, views)
     assert top == pytest.approx(region.top + possible * region.height / 8, abs=2)
@@ -106,7 +106,7 @@ def test_shift_stays_within_the_image(row: float, wanted: int, possible: int) ->
 def test_whole_images_leave_no_room() -> None:
     views = ViewsRecipe(crop_scale=(1.0, 1.0), crop_aspect=(1.0, 1.0))
     sight = sight_of([0.5] * 4, Grid(8, 8), teacher=((1, -1), ((64, 64),)))
-    assert look(ramps(200, 200), sight, views).shifts["teacher"].tolist() == [0, 0]
+    assert look(ramps(200, 200), sight, views).places["teacher"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("grid", [Grid(6, 9), Grid(9, 6), Grid(4, 4)])
@@ -145,7 +145,7 @@ def test_a_mirrored_image_is_the_image_of_the_mirror() -> None:
     plain = look(ramps().flip(-1), sight, views)
     mirrored = look(ramps(), sight._replace(is_flipped=True), views)
     for viewer in viewers:
-        assert mirrored.shifts[viewer].tolist() == plain.shifts[viewer].tolist()
+        assert mirrored.places[viewer].tolist() == plain.places[viewer].tolist()
         assert (mirrored.pixels[viewer][0].int() - plain.pixels[viewer][0].int()).abs().max() <= 1
 
 
@@ -172,7 +172,7 @@ def test_a_batch_travels_as_two_tensors_and_is_split_into_its_groups() -> None:
     batch = SeenBatch.of(seen)
     assert [type(field) for field in batch].count(torch.Tensor) == 2
     groups = batch.split()
-    assert [(group.grid, group.shifts["a"].tolist()) for group in groups] == [
+    assert [(group.grid, group.places["a"].tolist()) for group in groups] == [
         (Grid(2, 2), [[0, 0], [1, 0]]),
         (Grid(2, 3), [[2, 0]]),
         (Grid(2, 2), [[3, 0]]),
@@ -194,3 +194,52 @@ def test_a_draft_keeps_every_crop_twice_as_large_as_it_is_needed(size: tuple[int
     reduced = choose_region((round(size[0] * scale), round(size[1] * scale)), sight, views)
     assert min(reduced.height, reduced.width) == pytest.approx(2 * 224, rel=0.01)
     assert reduced.top / reduced.height == pytest.approx(region.top / region.height, abs=0.02)
+
+
+MOVING = ViewsRecipe(crop_scale=(0.3, 0.5), max_rotation_degrees=25, max_zoom=1.3, max_perspective=0.08)
+
+
+def place_at(matrix: Tensor, x: float, y: float) -> tuple[float, float]:
+    place = matrix @ torch.tensor([x, y, 1.0], dtype=torch.float64)
+    return (place[0] / place[2]).item(), (place[1] / place[2]).item()
+
+
+@pytest.mark.parametrize("is_flipped", [False, True])
+def test_homographies_say_what_each_pixel_shows(is_flipped: bool) -> None:
+    draw = torch.Generator().manual_seed(3)
+    for _ in range(8):
+        numbers = torch.rand(4, generator=draw).tolist()
+        viewers = {"student": ((0, 0), ((64, 64),)), "teacher": ((1, -1), ((48, 80),))}
+        motions = {name: tuple(torch.rand(10, generator=draw).tolist()) for name in viewers}
+        sight = sight_of(numbers, Grid(4, 4), is_flipped, **viewers)._replace(motions=motions)
+        seen = look(ramps(), sight, MOVING)
+        for viewer, ((_, ((height, width),))) in viewers.items():
+            for row, col in [(5, 7), (height // 2, width // 2), (height - 6, 8), (10, width - 9)]:
+                x, y = place_at(seen.places[viewer], (col + 0.5) / width, (row + 0.5) / height)
+                x = WIDTH - x if is_flipped else x
+                red, green, _ = seen.pixels[viewer][0][:, row, col].tolist()
+                assert red == pytest.approx(255 * (y - 0.5) / (HEIGHT - 1), abs=2)
+                assert green == pytest.approx(255 * (x - 0.5) / (WIDTH - 1), abs=2)
+
+
+def test_motions_that_move_nothing_give_the_pixels_of_the_shift_bit_for_bit() -> None:
+    viewers = {"student": ((0, 0), ((64, 64),)), "teacher": ((1, -1), ((48, 80), (32, 32)))}
+    sight = sight_of([0.2, 0.4, 0.6, 0.5], Grid(4, 4), True, **viewers)
+    plain = look(ramps(), sight, MOVING)
+    still = look(ramps(), sight._replace(motions=dict.fromkeys(viewers, (0.5,) * 10)), MOVING)
+    for viewer in viewers:
+        assert all(map(torch.equal, plain.pixels[viewer], still.pixels[viewer]))
+    way = torch.linalg.solve(still.places["student"], still.places["teacher"])
+    rows, cols = plain.places["teacher"].tolist()
+    expected = torch.tensor([[1, 0, cols / 4], [0, 1, rows / 4], [0, 0, 1]], dtype=torch.float64)
+    torch.testing.assert_close(way, expected, atol=1e-12, rtol=0)
+
+
+def test_a_draft_keeps_a_moved_crop_twice_as_large_as_it_is_needed() -> None:
+    viewers = {"student": ((0, 0), ((128, 128),))}
+    sight = sight_of([0.5, 0.5, 0.5, 0.5], Grid(8, 8), **viewers)
+    still = sight._replace(motions={"student": (0.5,) * 10})
+    closer = sight._replace(motions={"student": (0.5, 0.0, *(0.5,) * 8)})  # zoomed in by 1.3
+    scales = [least_scale((3000, 4000), each, MOVING) for each in (sight, still, closer)]
+    assert scales[0] == scales[1]
+    assert scales[2] == pytest.approx(1.3 * scales[0])
