@@ -4,6 +4,7 @@ A run whose raw result lies in training/studies/tuning is not repeated, wherever
 training/FINETUNING.md is written.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,6 @@ from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings, require
 from training.demo_kit.tuning.experiments import EXPERIMENTS, arms_of
-from training.demo_kit.tuning.report import build_report
-from training.demo_kit.tuning.runs import Grid, run_grid
 
 
 RESULTS_DIR = Path(__file__).parents[1] / "studies" / "tuning"
@@ -70,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: GridSettings) -> None:
+    # transformers imports bitsandbytes wherever it is installed, and that says at once what it cannot download.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from training.demo_kit.tuning.report import build_report  # these take seconds, which `--help` need not wait for
+    from training.demo_kit.tuning.runs import Grid, run_grid
+
     if settings.train:
         grid = Grid(settings.checkpoint, settings.output, settings.results)
         missing = grid.missing(settings.tasks, settings.arms, settings.seeds)

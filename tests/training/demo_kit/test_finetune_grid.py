@@ -27,6 +27,10 @@ def test_names_that_are_none(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_names_fit_into_a_list():
+    assert not [arm for name in EXPERIMENTS for arm in (name, *arms_of(EXPERIMENTS[name])) if "," in arm]
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_arm_has_valid_settings(name, tmp_path):
     grid = Grid(tmp_path, tmp_path, tmp_path)

@@ -88,27 +88,27 @@ DETECTOR: dict[str, Any] = {
 FEW_CLASSES = {"flip_probability": 0.0, **WHOLE_IMAGES}
 
 DETECTION_ARMS = {
-    "head, twice the steps": Arm({"tune": "head", "steps": 3000}, "the decoder may only lack time"),
-    "LoRA, twice the steps": Arm(
+    "head for twice the steps": Arm({"tune": "head", "steps": 3000}, "the decoder may only lack time"),
+    "LoRA for twice the steps": Arm(
         {"tune": "lora", "steps": 3000}, "adapters learn little from a decoder of random weights"
     ),
     "LoRA after head": Arm(
         {"tune": "lora"},
         "first the decoder, then both: gradients of a random decoder distort features (arXiv:2202.10054); beside "
-        "'head, twice the steps'",
+        "'head for twice the steps'",
         after=HEAD,
     ),
-    "LoRA, 1e-4": Arm({"tune": "lora", "learning_rate": 1e-4}, "adapters learn too fast"),
-    "LoRA, 2e-3": Arm({"tune": "lora", "learning_rate": 2e-3}, "adapters learn too slowly"),
-    "LoRA, qkv alone": Arm({"tune": "lora", "lora_targets": ("qkv",)}, "fewer parameters to fit 134 cut-outs with"),
-    "LoRA, with norms": Arm({"tune": "lora", "train_norms": True}, "frozen norms hold features where they are"),
-    "LoRA, free gradients": Arm(
+    "LoRA at 1e-4": Arm({"tune": "lora", "learning_rate": 1e-4}, "adapters learn too fast"),
+    "LoRA at 2e-3": Arm({"tune": "lora", "learning_rate": 2e-3}, "adapters learn too slowly"),
+    "LoRA on qkv alone": Arm({"tune": "lora", "lora_targets": ("qkv",)}, "fewer parameters to fit 134 cut-outs with"),
+    "LoRA with norms": Arm({"tune": "lora", "train_norms": True}, "frozen norms hold features where they are"),
+    "LoRA with free gradients": Arm(
         {"tune": "lora", "max_grad_norm": 1.0}, "clipping to 0.1 follows the decoder's gradients"
     ),
-    "head, augmented": Arm({"tune": "head", **AUGMENTED}, "the decoder fits the cut-outs that it sees"),
-    "LoRA, augmented": Arm({"tune": "lora", **AUGMENTED}, "adapters fit the cut-outs that they see"),
-    "head, 256 px": Arm({"tune": "head", "size": (256, 256)}, "small boxes need a finer grid"),
-    "LoRA, 256 px": Arm({"tune": "lora", "size": (256, 256)}, "small boxes need a finer grid"),
+    "head augmented": Arm({"tune": "head", **AUGMENTED}, "the decoder fits the cut-outs that it sees"),
+    "LoRA augmented": Arm({"tune": "lora", **AUGMENTED}, "adapters fit the cut-outs that they see"),
+    "head at 256 px": Arm({"tune": "head", "size": (256, 256)}, "small boxes need a finer grid"),
+    "LoRA at 256 px": Arm({"tune": "lora", "size": (256, 256)}, "small boxes need a finer grid"),
 }
 """Why LoRA gained nothing over a frozen backbone on boxes: each arm changes what one explanation blames."""
 
@@ -163,11 +163,11 @@ METHODS: Mapping[str, Arm] = {
     "DoRA": Arm({"tune": "dora"}, "adapters with magnitudes"),
     "rsLoRA": Arm({"tune": "rslora"}, "adapters whose scale does not fall with the rank"),
     "full": Arm({"tune": "full", "layer_decay": 0.75}, "everything"),
-    "full, random weights": Arm(
+    "full from random weights": Arm(
         {"tune": "full", "learning_rate": 5e-4}, "a ViT of equal size that was never trained", is_random=True
     ),
 }
-"""Of every task."""
+"""Of every task. Names have no commas: the command takes them in a list."""
 
 TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
 """The demo's, probed with a linear head where a task has one."""

@@ -29,8 +29,8 @@ python -m training.demo_kit.finetune_grid --no-train                            
 
 All ways of tuning start from the student of `make demo`, and for one seed have the same images, order and number of
 steps unless their name says otherwise; they are measured once, after the last step, on images whose objects and
-photographs (or digits) no training image shows. "Full, random weights" is a ViT of the student's shape that was never
-trained; a teacher has a linear head on its frozen answers. A cell is the mean over seeds and their standard
+photographs (or digits) no training image shows. "Full from random weights" is a ViT of the student's shape that was
+never trained; a teacher has a linear head on its frozen answers. A cell is the mean over seeds and their standard
 deviation; "to head" is the mean difference to the head alone over the seeds that both have, with its standard error.
 Seconds are those of one thread, memory the largest of the whole process, with PyTorch and the images.
 """

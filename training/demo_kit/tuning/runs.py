@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import resource
 import sys
@@ -183,6 +184,7 @@ def peak_memory_mb() -> float:
 
 
 def _prepare_process() -> None:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # what it cannot download
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
 

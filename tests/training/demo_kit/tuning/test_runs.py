@@ -50,9 +50,9 @@ def test_an_arm_that_goes_on_starts_from_the_model_of_the_other_one(grid, shades
 
 def test_random_weights_are_others_for_each_seed_and_have_the_shape_of_the_student(grid, shades):
     for seed in (1, 2):  # the student's own is 0
-        settings = grid.settings(shades, "full, random weights", seed)
+        settings = grid.settings(shades, "full from random weights", seed)
         experiment = runs.EXPERIMENTS[shades]
-        grid._prepare(experiment, runs.arms_of(experiment)["full, random weights"], settings)
+        grid._prepare(experiment, runs.arms_of(experiment)["full from random weights"], settings)
     first, second, student = (
         load_file(folder / "model.safetensors")
         for folder in (grid.output / "random" / "seed-1", grid.output / "random" / "seed-2", grid.checkpoint)
