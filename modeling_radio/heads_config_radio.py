@@ -24,7 +24,7 @@ class ClassFields:
             weighs all alike. Regression does not use them.
         temperature: What the logits of image classification are divided by where a pipeline makes probabilities of
             them; fitted after training.
-        score_thresholds: Least score of each class for which the pipelines of object detection, and with
+        score_thresholds: Least score of each class for which the pipelines of objects and instances, and with
             `threshold="tuned"` of image classification, name it; `None` where none were fitted.
         semantic_loss_ignore_index: Label of pixels that semantic segmentation does not train on.
     """

@@ -108,6 +108,18 @@ def above(found: list[dict[str, Any]], limits: dict[str, float] | None) -> list[
     return found if limits is None else [answer for answer in found if answer["score"] > limits[answer["label"]]]
 
 
+class TunedThresholds:
+    """What lets a pipeline of objects take `config.score_thresholds` where no threshold is given."""
+
+    model: Any
+
+    def _limits(self, threshold: float | str) -> dict[str, float]:
+        """Return the least score of each label: a number, or the tuned ones, and without these transformers' own."""
+        if threshold == "tuned" and self.model.config.score_thresholds is None:
+            threshold = DEFAULT_THRESHOLD
+        return limits_of(self.model.config, threshold)
+
+
 class SeveralViews(AnySizeBatches):
     """What lets a pipeline look at an image several times: the options of `ViewOptions`, and what `predict` takes more.
 

@@ -18,7 +18,7 @@ from transformers import (
 from .auto_map_radio import INSTANCE_SEGMENTER
 from .image_processing_radio import RadioImageProcessor
 from .image_reading_radio import read_image
-from .pipeline_parts_radio import DEFAULT_THRESHOLD, VIEW_OPTIONS, AnySizeBatches, SeveralViews, above, limits_of
+from .pipeline_parts_radio import VIEW_OPTIONS, AnySizeBatches, SeveralViews, TunedThresholds, above, limits_of
 from .zero_shot_radio import RadioForZeroShotImageClassification
 
 
@@ -64,7 +64,7 @@ class RadioDepthEstimationPipeline(SeveralViews, DepthEstimationPipeline):
     view_options = ("tile_size", "tile_overlap", "flip")
 
 
-class RadioObjectDetectionPipeline(SeveralViews, ObjectDetectionPipeline):
+class RadioObjectDetectionPipeline(TunedThresholds, SeveralViews, ObjectDetectionPipeline):
     """Transformers' `object-detection` with batches of any sizes, tiles, `scales` and `flip`.
 
     Boxes of several looks are merged: `nms_threshold` as in `RadioForObjectDetection.predict`. Without a `threshold`
@@ -76,9 +76,7 @@ class RadioObjectDetectionPipeline(SeveralViews, ObjectDetectionPipeline):
     # pyrefly: ignore[bad-override]
     def postprocess(self, model_outputs: Any, threshold: float | str = "tuned") -> Any:
         """Return the objects whose score exceeds `threshold`, a number or "tuned"."""
-        if threshold == "tuned" and self.model.config.score_thresholds is None:
-            threshold = DEFAULT_THRESHOLD
-        limits = limits_of(self.model.config, threshold)
+        limits = self._limits(threshold)
         return above(super().postprocess(model_outputs, threshold=min(limits.values())), limits)
 
 
@@ -154,7 +152,7 @@ class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClas
         return [{"score": score, "label": label} for score, label in ranked]
 
 
-class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipeline):
+class RadioInstanceSegmentationPipeline(TunedThresholds, AnySizeBatches, ImageSegmentationPipeline):
     """Transformers' `image-segmentation` for a model of instances: a mask for each object; masks may overlap.
 
     `pipeline("image-segmentation", model=folder, trust_remote_code=True)`: a model opened from a folder gets this
@@ -182,7 +180,7 @@ class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipelin
         self,
         model_outputs: Any,
         subtask: str | None = None,
-        threshold: float = 0.5,
+        threshold: float | str = "tuned",
         mask_threshold: float = 0.5,
     ) -> list[dict[str, Any]]:
         """Return score, label and mask of each object, the most certain first.
@@ -190,7 +188,8 @@ class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipelin
         Args:
             model_outputs: Of one image, with its `target_size`.
             subtask: "instance" or `None`.
-            threshold: Least score, in [0, 1].
+            threshold: Least score, in [0, 1]; "tuned" takes each label's own in `config.score_thresholds`, and 0.5
+                where there are none.
             mask_threshold: A pixel belongs to the object where its probability exceeds this.
 
         Raises:
@@ -198,13 +197,18 @@ class RadioInstanceSegmentationPipeline(AnySizeBatches, ImageSegmentationPipelin
         """
         if subtask not in ("instance", None):
             raise ValueError(f"`subtask` must be 'instance' or None for a model of instances, got {subtask!r}.")
+        limits = self._limits(threshold)
         (found,) = self.image_processor.post_process_instances(
-            model_outputs, model_outputs["target_size"], threshold, torch.tensor(mask_threshold).logit().item()
+            model_outputs,
+            model_outputs["target_size"],
+            min(limits.values()),
+            torch.tensor(mask_threshold).logit().item(),
         )
         names: Any = self.model.config.id2label
-        return [
+        objects = [
             {"score": score, "label": names[label], "mask": to_pil_image(255 * mask.byte())}
             for score, label, mask in zip(
                 found["scores"].tolist(), found["labels"].tolist(), found["masks"], strict=True
             )
         ]
+        return above(objects, limits)

@@ -10,6 +10,7 @@ from modeling_radio.pipelines_radio import (
     RadioDepthEstimationPipeline,
     RadioImageClassificationPipeline,
     RadioImageSegmentationPipeline,
+    RadioInstanceSegmentationPipeline,
     RadioObjectDetectionPipeline,
 )
 
@@ -19,6 +20,7 @@ PIPELINES = {
     "linear segmenter": RadioImageSegmentationPipeline,
     "depth": RadioDepthEstimationPipeline,
     "detector": RadioObjectDetectionPipeline,
+    "instance segmenter": RadioInstanceSegmentationPipeline,
 }
 
 
@@ -62,6 +64,19 @@ def test_without_options_answers_are_as_before(photo):
     plain, again = pipe(photo), pipe([photo, photo.resize((64, 80))], batch_size=2)
     assert plain == again[0]
     assert pipe(photo, flip=True) != plain
+
+
+@pytest.mark.parametrize("name", ["detector", "instance segmenter"])
+def test_tuned_thresholds_count_where_none_is_given(name, photo):
+    pipe = pipeline_of(name)
+    every = pipe(photo, threshold=0.0)
+    assert len({found["label"] for found in every}) == 3
+    assert len(pipe(photo)) == len(pipe(photo, threshold=0.5))
+    pipe.model.config.score_thresholds = [0.0, 1.0, 1.0]
+    assert [found for found in every if found["label"] == "LABEL_0"] == pipe(photo)
+    pipe.model.config.score_thresholds = [0.0]
+    with pytest.raises(ValueError, match="`threshold` 'tuned' needs `score_thresholds` of the 3 classes"):
+        pipe(photo)
 
 
 def test_one_image_at_a_time(photo):
