@@ -22,9 +22,9 @@ from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_config_radio import PUBLISHED, published_name
 from modeling_radio.nvidia_arguments_radio import check_arguments, check_source
-from modeling_radio.nvidia_folder_radio import read_json
 from modeling_radio.nvidia_radio import has_one_token, teacher_token_index, token_fields
 from modeling_radio.radio1d_arguments_radio import is_radio1d
+from modeling_radio.stored_tensors_radio import read_json
 
 
 _DINO_STUDENT = "dino_v2_g_student"

@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from foundation.errors import first_few
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.network_radio import SUMMARY_TOKENS
-from modeling_radio.nvidia_folder_radio import check_fit, read_json, stored_tensors
+from modeling_radio.nvidia_folder_radio import check_fit
+from modeling_radio.stored_tensors_radio import read_json, stored_tensors
 
 
 _ADAPTER = "adapter_config.json"

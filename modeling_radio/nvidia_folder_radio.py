@@ -1,19 +1,15 @@
 """Opens folders in the layout of NVIDIA's Hub repositories: what their weights tell, and whether all of them fit."""
 
 import itertools
-import json
 import math
 import re
-from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.utils import cached_file
 
 from .eradio_config_radio import is_eradio
-from .messages_radio import check_choice
 from .network_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from .nvidia_arguments_radio import check_hub_config
 from .nvidia_radio import (
@@ -25,6 +21,7 @@ from .nvidia_radio import (
     with_adaptors,
 )
 from .radio1d_arguments_radio import is_radio1d
+from .stored_tensors_radio import StoredTensor, read_integers, read_json, stored_tensors
 
 
 UNUSED_KEYS = (
@@ -40,33 +37,11 @@ _INNER = {
     r"(?<=\.ls[12]\.)gamma$": "grandma",  # RADIO1D's, where ViTs say `grandma`; heads have it in training files only
 }
 _INNER_PREFIX_TOKENS = PREFIX_TOKENS.replace("radio_model.model.", "radio_model.model.inner.")
-_WEIGHTS = "model.safetensors"
-_INTEGERS = {"I64": "q", "I32": "i"}
-_LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
-_FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 _BLOCKS = (
     (re.compile(r"radio_model\.model\.(?:inner\.)?blocks\.([0-9]{1,4})\."), "depth", "num_hidden_layers"),
     (re.compile(r"radio_model\.model\.decoder\.blocks\.([0-9]{1,4})\."), "decoder_depth", "decoder_depth"),
 )
 _PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-
-class StoredTensor(NamedTuple):
-    """Where a tensor lies in a safetensors file.
-
-    Attributes:
-        file: The file.
-        start: Its first byte there.
-        num_bytes: Its length.
-        dtype: Its data type, as safetensors names it.
-        shape: Its shape.
-    """
-
-    file: Path
-    start: int
-    num_bytes: int
-    dtype: str
-    shape: list[int]
 
 
 def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -217,7 +192,7 @@ def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) 
     if prefix is not None and len(prefix.shape) == 2:
         fields["num_registers"] = prefix.shape[0] - token_fields(args, of_hub_folder=True)["num_cls_tokens"]
     if SUMMARY_TOKENS in tensors and not has_one_token(args):
-        fields["summary_idxs"] = _read_integers(tensors[SUMMARY_TOKENS])
+        fields["summary_idxs"] = read_integers(SUMMARY_TOKENS, tensors[SUMMARY_TOKENS])
     return fields
 
 
@@ -237,111 +212,3 @@ def _table_sizes(patch_size: int, tensors: Mapping[str, StoredTensor]) -> dict[s
     if (table := tensors.get(FILLERS)) is not None and len(table.shape) == 2:
         fields["filler_grid_size"] = math.isqrt(table.shape[0])
     return fields
-
-
-def stored_tensors(folder: str | Path, place: Mapping[str, Any] | None = None) -> dict[str, StoredTensor]:
-    """Return where each tensor of a folder lies; nothing where the weights are not in safetensors files.
-
-    Args:
-        folder: A folder or the name of a Hub repository.
-        place: Where transformers shall look for it, such as a `revision`.
-
-    Raises:
-        ValueError: If an index or a file is damaged, or an index names files elsewhere.
-    """
-    place = place or {}
-    names = [_WEIGHTS]
-    index = _find(folder, f"{_WEIGHTS}.index.json", place)
-    if index is not None:
-        names = indexed_files(index)
-    files = [file for name in names if (file := _find(folder, name, place)) is not None]
-    return {key: tensor for file in files for key, tensor in _read_header(file).items()}
-
-
-def _find(folder: str | Path, name: str, place: Mapping[str, Any]) -> Path | None:
-    try:
-        found = cached_file(folder, name, **place)
-    except OSError:
-        return None  # transformers will say so where it needs the file
-    return None if found is None else Path(found)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds.
-
-    Raises:
-        ValueError: If it holds another thing.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is no valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must hold a JSON object, got {content!r:.60}.")
-    return content
-
-
-def indexed_files(index: Path) -> list[str]:
-    """Return the files that an index lists. They must lie beside it: an index of strangers must not read elsewhere.
-
-    Raises:
-        ValueError: If one does not, or the file is no index.
-    """
-    content = read_json(index)
-    files, metadata = content.get("weight_map"), content.get("metadata")
-    if not isinstance(files, dict) or not files:
-        raise ValueError(f"`weight_map` in {str(index)!r} must map tensors to files, got {files!r:.60}.")
-    for key, name in files.items():
-        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
-            raise ValueError(
-                f"`weight_map` in {str(index)!r} must name .safetensors files beside it, got {name!r:.60} for {key!r}."
-            )
-    if not isinstance(metadata, dict):  # transformers reads it
-        raise ValueError(f"`metadata` in {str(index)!r} must be an object, got {metadata!r:.60}.")
-    return sorted(set(files.values()))
-
-
-def _read_header(file: Path) -> dict[str, StoredTensor]:
-    """Return where each tensor of a safetensors file lies.
-
-    Raises:
-        ValueError: If the header is none, or names what is not in the file.
-    """
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = stream.read(size) if size <= _LARGEST_HEADER else b""
-    available = file.stat().st_size - 8 - size
-    try:
-        entries = json.loads(header)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(file)!r} is damaged or no safetensors file: {error}.") from error
-    if not isinstance(entries, dict):
-        raise ValueError(f"{str(file)!r} is damaged or no safetensors file: its header is {entries!r:.60}.")
-    entries.pop("__metadata__", None)
-    tensors = {key: _read_entry(file, 8 + size, available, key, entry) for key, entry in entries.items()}
-    end = 8 + size
-    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
-        if tensor.start != end:
-            raise ValueError(f"{str(file)!r} is damaged: {key!r} must begin at byte {end}, got {tensor.start}.")
-        end += tensor.num_bytes
-    return tensors
-
-
-def _read_entry(file: Path, start: int, available: int, key: str, entry: Any) -> StoredTensor:
-    match entry:
-        case {"dtype": str(dtype), "shape": [*sides], "data_offsets": [int(first), int(last)]} if (
-            0 <= first <= last <= available and all(isinstance(side, int) for side in sides)
-        ):
-            return StoredTensor(file, start + first, last - first, dtype, sides)
-    raise ValueError(f"{str(file)!r} is damaged: {key!r} must lie in {available} bytes, got {entry!r:.200}.")
-
-
-def _read_integers(tensor: StoredTensor) -> list[int]:
-    check_choice(f"dtype of {SUMMARY_TOKENS}", tensor.dtype, _INTEGERS)
-    integers = array(_INTEGERS[tensor.dtype])
-    if tensor.num_bytes != math.prod(tensor.shape) * integers.itemsize:
-        raise ValueError(f"{str(tensor.file)!r} is damaged: {SUMMARY_TOKENS!r} has another length than its shape.")
-    with tensor.file.open("rb") as stream:
-        stream.seek(tensor.start)
-        integers.frombytes(stream.read(tensor.num_bytes))
-    return integers.tolist()

@@ -17,7 +17,7 @@ from torch import Tensor
 from conversion.nvidia.training_archive import open_archive
 from modeling_radio.eradio_config_radio import is_eradio
 from modeling_radio.nvidia_arguments_radio import check_arguments, check_hub_config
-from modeling_radio.nvidia_folder_radio import indexed_files, read_json
+from modeling_radio.stored_tensors_radio import indexed_files, read_json
 
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

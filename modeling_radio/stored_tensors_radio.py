@@ -1,0 +1,154 @@
+"""Where the tensors of a folder lie: headers of safetensors files, and indices of several, read with distrust."""
+
+import json
+import math
+import re
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers.utils import cached_file
+
+from .messages_radio import check_choice
+
+
+_WEIGHTS = "model.safetensors"
+_INTEGERS = {"I64": "q", "I32": "i"}
+_LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+_FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies in a safetensors file.
+
+    Attributes:
+        file: The file.
+        start: Its first byte there.
+        num_bytes: Its length.
+        dtype: Its data type, as safetensors names it.
+        shape: Its shape.
+    """
+
+    file: Path
+    start: int
+    num_bytes: int
+    dtype: str
+    shape: list[int]
+
+
+def stored_tensors(folder: str | Path, place: Mapping[str, Any] | None = None) -> dict[str, StoredTensor]:
+    """Return where each tensor of a folder lies; nothing where the weights are not in safetensors files.
+
+    Args:
+        folder: A folder or the name of a Hub repository.
+        place: Where transformers shall look for it, such as a `revision`.
+
+    Raises:
+        ValueError: If an index or a file is damaged, or an index names files elsewhere.
+    """
+    place = place or {}
+    names = [_WEIGHTS]
+    index = _find(folder, f"{_WEIGHTS}.index.json", place)
+    if index is not None:
+        names = indexed_files(index)
+    files = [file for name in names if (file := _find(folder, name, place)) is not None]
+    return {key: tensor for file in files for key, tensor in _read_header(file).items()}
+
+
+def _find(folder: str | Path, name: str, place: Mapping[str, Any]) -> Path | None:
+    try:
+        found = cached_file(folder, name, **place)
+    except OSError:
+        return None  # transformers will say so where it needs the file
+    return None if found is None else Path(found)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises:
+        ValueError: If it holds another thing.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is no valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {content!r:.60}.")
+    return content
+
+
+def indexed_files(index: Path) -> list[str]:
+    """Return the files that an index lists. They must lie beside it: an index of strangers must not read elsewhere.
+
+    Raises:
+        ValueError: If one does not, or the file is no index.
+    """
+    content = read_json(index)
+    files, metadata = content.get("weight_map"), content.get("metadata")
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"`weight_map` in {str(index)!r} must map tensors to files, got {files!r:.60}.")
+    for key, name in files.items():
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+            raise ValueError(
+                f"`weight_map` in {str(index)!r} must name .safetensors files beside it, got {name!r:.60} for {key!r}."
+            )
+    if not isinstance(metadata, dict):  # transformers reads it
+        raise ValueError(f"`metadata` in {str(index)!r} must be an object, got {metadata!r:.60}.")
+    return sorted(set(files.values()))
+
+
+def _read_header(file: Path) -> dict[str, StoredTensor]:
+    """Return where each tensor of a safetensors file lies.
+
+    Raises:
+        ValueError: If the header is none, or names what is not in the file.
+    """
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = stream.read(size) if size <= _LARGEST_HEADER else b""
+    available = file.stat().st_size - 8 - size
+    try:
+        entries = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(file)!r} is damaged or no safetensors file: {error}.") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{str(file)!r} is damaged or no safetensors file: its header is {entries!r:.60}.")
+    entries.pop("__metadata__", None)
+    tensors = {key: _read_entry(file, 8 + size, available, key, entry) for key, entry in entries.items()}
+    end = 8 + size
+    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
+        if tensor.start != end:
+            raise ValueError(f"{str(file)!r} is damaged: {key!r} must begin at byte {end}, got {tensor.start}.")
+        end += tensor.num_bytes
+    return tensors
+
+
+def _read_entry(file: Path, start: int, available: int, key: str, entry: Any) -> StoredTensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*sides], "data_offsets": [int(first), int(last)]} if (
+            0 <= first <= last <= available and all(isinstance(side, int) for side in sides)
+        ):
+            return StoredTensor(file, start + first, last - first, dtype, sides)
+    raise ValueError(f"{str(file)!r} is damaged: {key!r} must lie in {available} bytes, got {entry!r:.200}.")
+
+
+def read_integers(name: str, tensor: StoredTensor) -> list[int]:
+    """Return the whole numbers of a tensor.
+
+    Args:
+        name: Of the tensor, for messages.
+        tensor: Where it lies.
+
+    Raises:
+        ValueError: If it holds something else, or has another length than its shape.
+    """
+    check_choice(f"dtype of {name}", tensor.dtype, _INTEGERS)
+    integers = array(_INTEGERS[tensor.dtype])
+    if tensor.num_bytes != math.prod(tensor.shape) * integers.itemsize:
+        raise ValueError(f"{str(tensor.file)!r} is damaged: {name!r} has another length than its shape.")
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.start)
+        integers.frombytes(stream.read(tensor.num_bytes))
+    return integers.tolist()

@@ -1,0 +1,106 @@
+"""Files of weights and their indices, read with distrust before any weight is: what is damaged is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from reference_cases import write_hub_folder
+
+from conversion.from_nvidia import convert
+from modeling_radio import RadioModel
+
+
+SUMMARY = "radio_model.summary_idxs"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_hub_folder("c_radio_v4_slots_tiny", tmp_path / "hub")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"\xff" * 8 + data[8:], lambda data: b""])
+def test_damaged_weights_are_named(damage, folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"model.safetensors' is damaged or no safetensors file"):
+        RadioModel.from_pretrained(folder)
+
+
+def test_a_folder_without_weights_is_for_transformers_to_refuse(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model.safetensors"):
+        RadioModel.from_pretrained(folder)
+
+
+INDICES = [
+    ("[]", "must hold a JSON object, got \\[\\]"),
+    ("{", "is no valid JSON"),
+    ("[" * 100_000, "is no valid JSON"),
+    ("{}", "`weight_map` in '.*' must map tensors to files, got None"),
+    ('{"weight_map": ["model.safetensors"]}', "`weight_map` in '.*' must map tensors to files"),
+    ('{"weight_map": {"weight": 5}}', "must name .safetensors files beside it, got 5 for 'weight'"),
+    ('{"weight_map": {"weight": ["a"]}}', "must name .safetensors files beside it, got \\['a'\\] for 'weight'"),
+    ('{"weight_map": {"weight": "config.json"}}', "must name .safetensors files beside it, got 'config.json'"),
+    ('{"weight_map": {"weight": "model.safetensors"}}', "`metadata` in '.*' must be an object, got None"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), INDICES)
+def test_damaged_indices_are_refused_by_name(text, message, folder):
+    (folder / "model.safetensors.index.json").write_text(text)
+    for opened in (RadioModel.from_pretrained, convert):
+        with pytest.raises(ValueError, match=rf"model\.safetensors\.index\.json' {message}|^{message}"):
+            opened(folder)
+
+
+@pytest.mark.parametrize("place", ["../elsewhere/model.safetensors", "{}/elsewhere/model.safetensors", "a/../b"])
+def test_an_index_reads_nothing_outside_of_its_folder(place, folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere" / "model.safetensors")
+    index = {"weight_map": {"weight": place.format(tmp_path)}, "metadata": {}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"`weight_map` in .* must name \.safetensors files beside it, got '"):
+        RadioModel.from_pretrained(folder)
+
+
+def write_header(folder: Path, header: str) -> None:
+    content = header.encode()
+    (folder / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content + bytes(64))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("[]", "5", "[" * 100_000, '{"a": 5}', '{"a": {}}'),
+        '{"a": {"dtype": "I64", "shape": [2], "data_offsets": [0, 1000000000000000]}}',
+        '{"a": {"dtype": "I64", "shape": [2], "data_offsets": [-50, 16]}}',
+        '{"a": {"dtype": "I64", "shape": [2], "data_offsets": ["x", 16]}}',
+        '{"a": {"dtype": "I64", "shape": ["x"], "data_offsets": [0, 16]}}',
+        '{"a": {"dtype": 5, "shape": [2], "data_offsets": [0, 16]}}',
+    ],
+)
+def test_headers_that_lie_are_named(header, folder):
+    """Not one byte is read of what they promise."""
+    write_header(folder, header)
+    with pytest.raises(ValueError, match=r"model\.safetensors' is damaged"):
+        RadioModel.from_pretrained(folder)
+
+
+def test_a_summary_of_half_a_number_is_refused(folder):
+    file = folder / "model.safetensors"
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header[SUMMARY]["shape"] = [1]
+    text = json.dumps(header).encode().ljust(size)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(ValueError, match=f"is damaged: '{SUMMARY}' has another length than its shape"):
+        RadioModel.from_pretrained(folder)
+
+
+def test_tensors_with_gaps_between_them_are_refused(folder):
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"data_offsets":[0,', b'"data_offsets":[4,', 1))
+    with pytest.raises(ValueError, match=r"is damaged: '.*' must begin at byte [0-9]+, got [0-9]+\."):
+        RadioModel.from_pretrained(folder)
