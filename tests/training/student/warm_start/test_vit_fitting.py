@@ -5,10 +5,12 @@ import torch
 from tiny_vits import PATCH, SIDE, VITS, around_first_block, build_vit
 
 from modeling_radio import RadioConfig, RadioModel
+from training.demo_kit.packages import PackageUnavailableError
 from training.recipe import RecipeError
 from training.student.warm_start.vit import VitTrunk
 from training.student.warm_start.vit_fitting import fit_vit
 from training.student.warm_start.vit_sources import vit_of
+from training.teachers.embedded import Dinov2SaliencyTeacher
 
 
 ROTARY = [name for name in VITS if "dinov3" in name]
@@ -221,3 +223,23 @@ def test_the_error_names_the_preset_that_fits() -> None:
     student.config = config
     with pytest.raises(RecipeError, match=r"or `student.preset` to one of \[.*'radio-s'"):
         fit_vit(student, trunk, "a/b")
+
+
+@pytest.mark.packages
+def test_a_real_network_is_taken_whole() -> None:
+    """The demo's DINOv2-S at its own patch and grid: its blocks up to the eleventh, with the class token."""
+    try:
+        teacher = Dinov2SaliencyTeacher("dinov2-s-saliency")
+    except PackageUnavailableError as error:
+        pytest.skip(str(error))
+    trunk = vit_of(teacher.network, teacher.image_mean, teacher.image_std)
+    side = 37 * 14
+    student = student_for(trunk, patch_size=14, max_img_size=side)
+    assert fit_vit(student, trunk, "dinov2-s-saliency").added == []
+    pixel_values = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    pixel_values = torch.nn.functional.interpolate(pixel_values, (side, side), mode="bilinear")
+    answer = teacher.encode((pixel_values - teacher.mean) / teacher.std)
+    with torch.no_grad():
+        output = student(pixel_values, feature_format="NCHW")
+    torch.testing.assert_close(output.features, answer.features, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(output.summary, answer.summary, rtol=1e-3, atol=1e-3)
