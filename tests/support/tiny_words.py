@@ -9,7 +9,7 @@ from transformers import BertTokenizer
 from modeling_radio import RadioConfig, RadioModel
 from training.evaluation.models.sentences import SentenceEncoder
 from training.teachers.base import Teacher
-from training.teachers.embedded import EfficientNetLite0Teacher
+from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
 
 
 NAMES = ["cat", "dog", "grass", "ice", "bird", "fish", "coin", "tree", "rock", "sky", "sea", "bug"]
@@ -33,7 +33,7 @@ class TinyNetwork(nn.Module):
         return F.avg_pool2d(mixed, 32), [F.avg_pool2d(mixed[:, :4], 16)]
 
 
-class TinyClassifier(EfficientNetLite0Teacher):
+class TinyClassifier(EfficientNetLiteTeacher):
     """The teacher with that network."""
 
     def __init__(self, name: str = "efficientnet-lite0") -> None:

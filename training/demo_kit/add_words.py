@@ -30,7 +30,7 @@ from training.evaluation.models.sentences import PACKAGE, SentenceEncoder
 from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.task_settings import TaskSettings
 from training.recipe import Recipe, RecipeCommand, RecipeError, TeacherRecipe
-from training.teachers.embedded import EfficientNetLite0Teacher
+from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
 from training.teachers.registry import build_teachers
 from training.views.images import build_images
 from training.words.measurement import TeacherWords, measure_words, segment_scenes
@@ -86,11 +86,11 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint])
     recipe = settings.load_recipe()
     entry, radio = _classifier(recipe), open_checkpoint(settings.checkpoint).model
-    check_adaptor(radio, entry.name, EfficientNetLite0Teacher.SUMMARY_DIM)
+    check_adaptor(radio, entry.name, EfficientNetLiteTeacher.SUMMARY_DIM)
     clock, size_px = Clock(), min(radio.preferred_resolution)
     with clock.phase("fetch"):
         teacher = build_teachers([entry], radio.patch_size)[entry.name]
-        assert isinstance(teacher, EfficientNetLite0Teacher)  # its kind says so
+        assert isinstance(teacher, EfficientNetLiteTeacher)  # its kind says so
         encoder = SentenceEncoder()
         data = DemoData.load(recipe.data.source, size_px)
         images = unlabeled_images(recipe.data.source, size_px)
@@ -147,7 +147,7 @@ def _processor(checkpoint: Path, radio: RadioModel) -> RadioImageProcessor:
     return RadioImageProcessor.from_model_config(radio.config)
 
 
-def draw_words(student: RadioTextFeatures, teacher: EfficientNetLite0Teacher, data: DemoData, path: Path) -> None:
+def draw_words(student: RadioTextFeatures, teacher: EfficientNetLiteTeacher, data: DemoData, path: Path) -> None:
     """Draw held-out scenes beside what student and teacher call the objects in them."""
     scenes = data.segmentation
     images, truth, names = scenes.test_images[:NUM_SHOWN], scenes.test_masks[:NUM_SHOWN], scenes.class_names

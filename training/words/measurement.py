@@ -19,7 +19,7 @@ from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.dense.segmentation import measure_open_vocabulary
 from training.evaluation.tasks.zero_shot import TEMPLATES, measure_zero_shot
-from training.teachers.embedded import EfficientNetLite0Teacher
+from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
 
 
 class TeacherWords(TeacherFeatures):
@@ -32,7 +32,7 @@ class TeacherWords(TeacherFeatures):
 
     text_adaptor: str | None = None
 
-    def __init__(self, teacher: EfficientNetLite0Teacher, student: RadioTextFeatures) -> None:
+    def __init__(self, teacher: EfficientNetLiteTeacher, student: RadioTextFeatures) -> None:
         name = f"teacher {teacher.name}"
         super().__init__(teacher, patch_size=student.patch_size, size_px=student.size_px, name=name)
         self.student, self.classifier = student, teacher
@@ -52,7 +52,7 @@ class TeacherWords(TeacherFeatures):
 
 
 def measure_words(
-    student: RadioTextFeatures, teacher: EfficientNetLite0Teacher, data: EvaluationData, settings: TaskSettings
+    student: RadioTextFeatures, teacher: EfficientNetLiteTeacher, data: EvaluationData, settings: TaskSettings
 ) -> list[Measurement]:
     """Measure zero-shot accuracy and open-vocabulary segmentation of a student with words, and of its teacher.
 

@@ -19,7 +19,7 @@ from foundation.machine.timing import ProgressBar
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.sentences_radio import SentenceTower
 from training.evaluation.models.sentences import MAX_LENGTH, SentenceEncoder
-from training.teachers.embedded import EfficientNetLite0Teacher
+from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
 from training.words.names import LearnedMap
 from training.words.ridge import Regression, embed_variants, without_direction
 
@@ -48,7 +48,7 @@ class Answers:
 
 
 @torch.no_grad()
-def ask(radio: RadioModel, adaptor: str, teacher: EfficientNetLite0Teacher, images: Tensor) -> Answers:
+def ask(radio: RadioModel, adaptor: str, teacher: EfficientNetLiteTeacher, images: Tensor) -> Answers:
     """Run student and teacher over unlabeled images.
 
     Args:

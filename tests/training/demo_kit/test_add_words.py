@@ -32,7 +32,7 @@ def _tiny(monkeypatch):
     monkeypatch.setattr(add_words.DemoData, "load", lambda source, size_px: draw_data())
     noise = torch.randint(0, 256, (12, 3, SIZE_PX, SIZE_PX), dtype=torch.uint8)
     monkeypatch.setattr(add_words, "unlabeled_images", lambda source, size_px: noise)
-    monkeypatch.setattr(add_words.EfficientNetLite0Teacher, "SUMMARY_DIM", SUMMARY_DIM)
+    monkeypatch.setattr(add_words.EfficientNetLiteTeacher, "SUMMARY_DIM", SUMMARY_DIM)
 
 
 def test_a_folder_with_words_its_card_numbers_and_picture(student, tmp_path, capsys):

@@ -16,7 +16,7 @@ from training.evaluation.models.sentences import SentenceEncoder
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.classification import labels_of
-from training.teachers.embedded import EfficientNetLite0Teacher
+from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
 
 
 TEMPLATES = {"openai": OPENAI_TEMPLATES, "simple": SIMPLE_TEMPLATES, "plain": PLAIN_TEMPLATES}
@@ -41,7 +41,7 @@ def measure_zero_shot(evaluation: Evaluation) -> list[Measurement]:
         return _by_texts(evaluation, evaluation.model)
     measurements = []
     for name, teacher in evaluation.teachers.items():
-        if isinstance(teacher, TeacherFeatures) and isinstance(teacher.teacher, EfficientNetLite0Teacher):
+        if isinstance(teacher, TeacherFeatures) and isinstance(teacher.teacher, EfficientNetLiteTeacher):
             measurements += _by_classifier(evaluation, name, teacher, teacher.teacher)
     if not measurements:
         raise ValueError(
@@ -64,7 +64,7 @@ def _by_texts(evaluation: Evaluation, model: TextModel) -> list[Measurement]:
 
 
 def _by_classifier(
-    evaluation: Evaluation, name: str, teacher: TeacherFeatures, classifier: EfficientNetLite0Teacher
+    evaluation: Evaluation, name: str, teacher: TeacherFeatures, classifier: EfficientNetLiteTeacher
 ) -> list[Measurement]:
     """Measure a teacher and the adaptor for it by the names of the classes that its classifier sees."""
     examples = evaluation.examples("labels")

@@ -14,7 +14,7 @@ from training.evaluation.tasks import zero_shot
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.zero_shot import measure_zero_shot
 from training.teachers.answers import TeacherOutput
-from training.teachers.embedded import EfficientNetLite0Teacher
+from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ class ColorWords:
         return torch.tensor([[float("red" in text), float("green" in text)] for text in texts]) + 0.01
 
 
-class ColorClassifier(EfficientNetLite0Teacher):
+class ColorClassifier(EfficientNetLiteTeacher):
     """Answers with the mean color, and takes red and green for classes of ImageNet."""
 
     def __init__(self) -> None:

