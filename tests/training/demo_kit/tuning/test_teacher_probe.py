@@ -7,7 +7,8 @@ from torch import nn
 
 from training.demo_kit.tuning import teacher_probe
 from training.demo_kit.tuning.teacher_probe import probe_teacher
-from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher, TeacherOutput
+from training.teachers.answers import TeacherOutput
+from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 
 class MeanColor(Teacher):

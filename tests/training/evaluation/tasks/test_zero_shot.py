@@ -14,6 +14,7 @@ from training.evaluation.tasks import zero_shot
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.zero_shot import measure_zero_shot
 from training.teachers.answers import TeacherOutput
+from training.teachers.base import Teacher
 from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
 
 
@@ -81,9 +82,7 @@ class ColorClassifier(EfficientNetLiteTeacher):
     """Answers with the mean color, and takes red and green for classes of ImageNet."""
 
     def __init__(self) -> None:
-        torch.nn.Module.__init__(self)
-        self.register_buffer("mean", torch.zeros(1))
-        self.run = None
+        Teacher.__init__(self, "teacher_a", summary_dim=3, feature_dim=3, patch_size=8)
 
     def answer(self, pixel_values):
         return TeacherOutput(pixel_values.mean((2, 3)), F.avg_pool2d(pixel_values, 8))
