@@ -10,7 +10,7 @@ from training.recipe import RecipeError
 from training.student.warm_start.vit import VitTrunk
 from training.student.warm_start.vit_fitting import fit_vit
 from training.student.warm_start.vit_sources import vit_of
-from training.teachers.embedded import Dinov2SaliencyTeacher
+from training.teachers.embedded.dinov2_saliency import Dinov2SaliencyTeacher
 
 
 ROTARY = [name for name in VITS if "dinov3" in name]
