@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reference_cases import REFERENCE
 from transformers import AutoVideoProcessor, pipeline
 from transformers.video_utils import VideoMetadata
 
+from conversion.from_nvidia import main as from_nvidia
 from modeling_radio import (
     RadioConfig,
     RadioForImageClassification,
     RadioImageProcessor,
+    RadioModel,
     RadioVideoProcessor,
     video_processing_radio,
 )
@@ -149,3 +152,14 @@ def test_files_that_cannot_be_read_are_refused(processor, monkeypatch):
         processor("clip.mp4", return_tensors="pt")
     with pytest.raises(ValueError, match="must hold files that tell how many frames"):
         processor.sample_frames(VideoMetadata(total_num_frames=0))
+
+
+def test_a_converted_folder_has_settings_for_clips_and_a_card_that_says_so(tmp_path):
+    source = REFERENCE / "radio_video_tiny" / "checkpoint.pth.tar"
+    for _ in range(2):  # its own files may be replaced
+        assert from_nvidia([str(source), str(tmp_path / "ours"), "--overwrite"]) == 0
+    assert (tmp_path / "ours" / "video_preprocessor_config.json").is_file()
+    inputs = AutoVideoProcessor.from_pretrained(tmp_path / "ours", size=32)(FRAMES, return_tensors="pt")
+    with torch.no_grad():
+        assert RadioModel.from_pretrained(tmp_path / "ours")(**inputs).summary.shape == (1, 4, 64)
+    assert "2 frames make a group" in (tmp_path / "ours" / "README.md").read_text()

@@ -54,7 +54,7 @@ class RadioFeatures:
         self.num_tokens: int | None = None
         self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
         if size_px is not None:
-            check_multiple("`size`", size_px, size_px, model.patch_size, largest_side(model.config))
+            check_multiple("`size`", size_px, size_px, model.min_resolution_step, largest_side(model.config))
         self._size_px = size_px
 
     @property
