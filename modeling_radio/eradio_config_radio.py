@@ -36,6 +36,7 @@ _RATIO = Rule(
     "1, 2 or a list of these",
     lambda value: value in (1, 2) or (listed(integer(1, 2)).holds(value) and len(value) > 0),
 )
+_OFF = (None, False, [], {}, "")  # also 0: whatever an argument that is not known here does, it is not asked for
 _ANYTHING = Rule("anything", lambda value: True)
 
 
@@ -114,6 +115,8 @@ def check_eradio(arguments: Mapping[str, Any]) -> None:
             raise ValueError(f"`eradio.{name}` must be given.")
     for name, value in arguments.items():
         rule = _RULES.get(name) or _FIXED.get(name)
+        if rule is None and value in _OFF:
+            continue
         if rule is None:
             raise ValueError(f"`eradio.{name}` is no argument of E-RADIO.{did_you_mean(name, [*_RULES, *_FIXED])}")
         rule.check(f"eradio.{name}", value)

@@ -47,6 +47,12 @@ def test_arguments_that_cannot_be_right(changes, message):
         check_eradio({**ARGUMENTS, **changes})
 
 
+def test_arguments_that_are_off_need_not_be_known():
+    check_eradio({**ARGUMENTS, "use_shift": False, "drop_rate": 0.0, "norm": None})
+    with pytest.raises(ValueError, match=r"`eradio.use_shift` is no argument of E-RADIO"):
+        check_eradio({**ARGUMENTS, "use_shift": True})
+
+
 def test_arguments_that_are_missing():
     with pytest.raises(ValueError, match=r"`eradio.depths` must be given"):
         check_eradio({name: value for name, value in ARGUMENTS.items() if name != "depths"})

@@ -52,6 +52,19 @@ def test_native_radio_gives_equal_outputs_of_frames_and_clips(size, stored, conv
             assert torch.equal(theirs.features, ours.features.view_as(theirs.features))
 
 
+@pytest.mark.parametrize("frames", [2, 3, 4])
+@torch.no_grad()
+def test_native_radio_gives_equal_outputs_of_other_groups(frames, tmp_path):
+    model, clip = build(frames), torch.rand(1, 2 * frames - 1, 3, 48, 80)
+    model.save_pretrained(tmp_path)
+    native = NativeRadioModel.from_pretrained(tmp_path).eval()
+    normalized = native.make_preprocessor_external()(torch.cat([clip, clip[:, -1:]], dim=1)[0])
+    packed = native(normalized.reshape(2, 3 * frames, 48, 80))
+    ours = model(pixel_values_videos=clip)
+    assert torch.equal(packed.summary, ours.summary[0])
+    assert torch.equal(packed.features, ours.features[0])
+
+
 def test_frames_of_a_clip_share_the_stored_position_crop(stored, converted):
     draws, expected = stored["96x128/training/draws"], stored["96x128/training/positions"]
     generator = converted.radio_model.model.patch_generator
