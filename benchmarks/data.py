@@ -35,7 +35,8 @@ from training.demo_kit.packages import cache_dir
 from training.recipe import Recipe, load_recipe
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images
-from training.views.loaders import PartitionStreams, build_view_loader
+from training.views.loading.build import build_view_loader
+from training.views.loading.streamed import PartitionStreams
 from training.views.regions import STUDENT, Sight
 
 

@@ -23,7 +23,7 @@ from training.teachers.registry import check_image_sizes, place_teacher, teacher
 from training.views.admission import admit_images, smallest_used_px
 from training.views.batches import BatchPlan
 from training.views.images import build_training_images
-from training.views.loaders import PartitionStreams
+from training.views.loading.streamed import PartitionStreams
 
 
 def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionStreams:

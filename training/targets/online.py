@@ -15,8 +15,9 @@ from training.targets.examples import AverageView, Example, Target
 from training.teachers.base import Teacher
 from training.views.batches import Batch
 from training.views.crops import change_colors, draw_colors, draw_flips, draw_shifts
-from training.views.loaders import PartitionStreams, build_view_loader
-from training.views.motions import draw_motions, way_between
+from training.views.loading.build import build_view_loader
+from training.views.loading.streamed import PartitionStreams
+from training.views.moving.motions import draw_motions, way_between
 from training.views.regions import AVERAGE, STUDENT, Seen, Sight
 from training.views.shapes import Grid
 
@@ -51,7 +52,7 @@ class OnlineTargets:
     ) -> None:
         self.recipe, self.patch_size = recipe, patch_size
         self.teachers, self.device = teachers, device
-        self.views = build_view_loader(images, recipe, pin_memory=device.type == "cuda")
+        self.views = build_view_loader(images, recipe, device)
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
         for parts in self._parts_at_once(self.views.views(plan, self._sights)):

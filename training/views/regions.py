@@ -5,7 +5,7 @@ Where the recipe has motions, crops are turned, zoomed and tilted besides (`moti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from training.data.decoding import DRAFT_GAP, Size, to_tensor
 from training.recipe import ViewsRecipe
-from training.views.motions import Matrix, from_square, is_still, move_crop
-from training.views.quadrangles import cut_quadrangle, extent
+from training.views.moving.motions import Matrix, from_square, is_still, move_crop
+from training.views.moving.quadrangles import cut_quadrangle, extent
 from training.views.shapes import Grid
 
 
@@ -84,16 +84,35 @@ def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
         views: The recipe's section, with the bounds of scale and aspect ratio.
     """
     picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
-    region = choose_region((picture.height, picture.width), sight, views)
+
+    def cut(crop: Region, corners: Matrix | None, size: Size) -> Tensor:
+        return _seen(picture, crop, corners, size, is_flipped=sight.is_flipped)
+
+    return look_with(cut, (picture.height, picture.width), sight, views)
+
+
+def look_with(
+    cut: Callable[[Region, Matrix | None, Size], Tensor], image_size: Size, sight: Sight, views: ViewsRecipe
+) -> Seen:
+    """Return what each viewer sees of an image, whose pixels a function cuts out.
+
+    Args:
+        cut: Returns uint8 `(3, height, width)` of a crop of the image, mirrored where the sight is; or of a quadrangle,
+            where its corners are given; and of the asked height and width.
+        image_size: Its height and width.
+        sight: What is wanted.
+        views: The recipe's section.
+    """
+    region = choose_region(image_size, sight, views)
     seen: dict[tuple[Region, tuple[float, ...], Size], Tensor] = {}
     pixels, places = {}, {}
     for viewer in sight.shifts:
-        shift = _possible_shift(region, sight.grid, sight.shifts[viewer], (picture.height, picture.width))
+        shift = _possible_shift(region, sight.grid, sight.shifts[viewer], image_size)
         crop, motion = _displaced(region, sight.grid, shift), _motion_of(viewer, sight, views)
-        corners = move_crop(crop, (picture.height, picture.width), motion, views) if motion else None
+        corners = move_crop(crop, image_size, motion, views) if motion else None
         for size in sight.sizes[viewer]:
             if (crop, motion, size) not in seen:
-                seen[crop, motion, size] = _seen(picture, crop, corners, size, is_flipped=sight.is_flipped)
+                seen[crop, motion, size] = cut(crop, corners, size)
         pixels[viewer] = tuple(seen[crop, motion, size] for size in sight.sizes[viewer])
         places[viewer] = torch.tensor(shift) if not sight.motions else torch.from_numpy(_place_of(crop, corners))
     return Seen(sight.grid, pixels, places)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.recipe import RecipeError, ViewsRecipe
-from training.views.motions import from_square, is_still, move_crop, way_between
+from training.views.moving.motions import from_square, is_still, move_crop, way_between
 
 
 VIEWS = ViewsRecipe(max_rotation_degrees=30, max_zoom=1.5, max_perspective=0.1)

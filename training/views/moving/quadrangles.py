@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from training.data.decoding import Size
-from training.views.motions import Matrix, from_square
+from training.views.moving.motions import Matrix, from_square
 
 
 SUPERSAMPLING = 2

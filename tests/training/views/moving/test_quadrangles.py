@@ -5,7 +5,7 @@ from photographs import picture
 from PIL import Image
 
 from training.data.decoding import to_tensor
-from training.views.quadrangles import cut_quadrangle, extent
+from training.views.moving.quadrangles import cut_quadrangle, extent
 
 
 def test_a_turned_square_shows_what_lies_under_it() -> None:

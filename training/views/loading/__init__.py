@@ -1,0 +1,1 @@
+"""What loads what is seen of images: by number, or of streams."""

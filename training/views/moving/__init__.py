@@ -1,0 +1,1 @@
+"""Crops that are turned, zoomed and tilted, and how they lie."""
