@@ -208,8 +208,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "525cd0b2e174fcf18f777865d22e1da9794e3b0b2c78243bca36970560883757"),
-        ("c_radio_v4_h", [SOURCE], "cb28ab4405c0b370d1fb9d2283f748a1d7b40a9ae49fad4e206d7054ee1b8bee"),
+        ("demo", [], "d3f1500fff4ce56aea0e89ed4fef8fbfe613f8a69f9228ee59b6ee8934faf959"),
+        ("c_radio_v4_h", [SOURCE], "8ce7ebbb0079de878efabf37cae4cbd41f448c3934009f426bf959f1d3720d60"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
