@@ -60,6 +60,7 @@ class RadioTeacher(Teacher):
             feature_dim=feature_dim,
             patch_size=config.patch_size,
             native_size_px=min(config.preferred_resolution),
+            size_multiple=config.resolution_step,
         )
         self.adaptor_name = adaptor_name
         self.network = network.to(WEIGHT_DTYPES[weights_dtype])  # pyrefly: ignore[bad-argument-type]
@@ -91,10 +92,14 @@ class RadioTeacher(Teacher):
         return TeacherOutput(None if self.summary_dim is None else answer.summary, features)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Return the backbone's blocks; none of an adaptor, nor where a window by default orders tokens otherwise."""
+        """Return the backbone's blocks where each answers with a token for every patch, in their order.
+
+        Of an adaptor there are none, nor of E-RADIO, of RADIO1D, or where windows by default order tokens otherwise.
+        """
         config = self.network.config
         is_windowed = config.vitdet_window_size is not None and config.has_windowed_blocks
-        return () if self.adaptor_name is not None or is_windowed else self.network.radio_model.model.blocks
+        is_plain = config.eradio is None and not config.num_mergings and not is_windowed
+        return self.network.radio_model.model.blocks if is_plain and self.adaptor_name is None else ()
 
 
 def _open_network(name: str, source: str) -> RadioModel:

@@ -8,8 +8,10 @@ from reference_cases import write_hub_folder
 from small_recipes import small_recipe
 from tiny_adaptors import build_model_with_adaptors
 from tiny_distillation import distil, install_tiny_world
+from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
 from training.recipe import load_recipe
 from training.recipe_sections.networks import RunOptions
 from training.student.build import student_config
@@ -205,3 +207,32 @@ def test_a_student_learns_from_it_and_its_adaptor_in_a_run(folder, recipe_file, 
     other = "teachers=" + json.dumps([*teachers[:2], teachers[2] | {"options": {"adaptor_name": "teacher_a"}}])
     with pytest.raises(ValueError, match="must be 'native' or 'fixed' for a teacher with a summary, got 'mosaic'"):
         distil(recipe_file, str(tmp_path / "other"), other)
+
+
+def save_eradio(folder):
+    small = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "full_features_head_dim": 12, "cpb_mlp_hidden": 8}
+    arguments = PUBLISHED["eradio"] | small | {"window_size": [None, None, [4, 4], 4], "num_heads": [1, 1, 2, 4]}
+    torch.manual_seed(0)
+    model = RadioModel(RadioConfig(**eradio_fields(arguments))).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def save_radio1d(folder):
+    model = build_radio1d()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("save", [save_eradio, save_radio1d])
+def test_radios_of_other_kinds_answer_but_their_blocks_have_other_grids(save, tmp_path):
+    model = save(tmp_path)
+    teacher = build_teacher("r", kind="radio", source=str(tmp_path))
+    assert teacher.input_sizes(3, 4) == ((48 if save is save_radio1d else 64, 64),)
+    images = torch.rand(1, 3, 64, 128)
+    expected = model(images, feature_format="NCHW", adaptor_names=[])
+    answer = teacher.answer(images)
+    torch.testing.assert_close(answer.features, expected.features)
+    assert (teacher.summary_dim or 0) == expected.summary.shape[1]
+    with pytest.raises(ValueError, match=r"`taps\.targets` must be 'last'"):
+        teacher.use_depths([0.5])
