@@ -54,6 +54,11 @@ class OnnxRadio(nn.Module):
                 parts = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
                 self.names += [f"{adaptor.name}_{part}" for part, size in parts.items() if size is not None]
 
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs after the pixels."""
+        return ()
+
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         output = self.model(pixel_values, window_size=self.window_size, adaptor_names=self.adaptors, return_dict=True)
         tensors = {"summary": output.summary, "features": output.features}
@@ -62,12 +67,33 @@ class OnnxRadio(nn.Module):
         return tuple(tensors[name] for name in self.names)
 
 
+class OnnxRadioEncoder(OnnxRadio):
+    """RADIO1D's encoder, with a second input: the number of global tokens, an integer without dimensions.
+
+    Attributes:
+        names: "global_tokens" `(batch, num_tokens, channels)` and "global_summary".
+    """
+
+    def __init__(self, model: RadioModel) -> None:
+        super().__init__(model, [], None)
+        self.names = ["global_tokens", "global_summary"]
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        return (torch.tensor(1),)
+
+    def forward(self, pixel_values: Tensor, num_tokens: Tensor) -> tuple[Tensor, ...]:  # pyrefly: ignore[bad-override]
+        output = self.model(pixel_values, num_tokens=num_tokens, decode=False, return_dict=True)
+        return output.global_tokens, output.global_summary
+
+
 def export_onnx(
     model: RadioModel,
     *,
     adaptors: Sequence[str] | None = None,
     window_size: int | None = None,
     opset: int = DEFAULT_OPSET,
+    encoder: bool = False,
 ) -> tuple[OnnxRadio, ONNXProgram]:
     """Return a model as an ONNX program; nothing is written.
 
@@ -79,35 +105,46 @@ def export_onnx(
         adaptors: Adaptors whose outputs are wanted; `None` takes the model's own list.
         window_size: Side of the ViTDet windows in tokens; `None` is global attention.
         opset: ONNX operator set.
+        encoder: RADIO1D's encoder alone, with the number of global tokens as the input `num_tokens`: from 0 to what an
+            image has. Without, that number is the configuration's.
 
     Returns:
         The wrapped model, whose `names` are those of the outputs, and the program.
 
     Raises:
-        ValueError: If an adaptor is unknown, the window does not fit the largest image, or the exporter does not know
+        ValueError: If an adaptor is unknown, `encoder` is asked for of another network or of one whose tokens depend on
+            their number, the window does not fit the largest image, or the exporter does not know
             the operator set.
     """
     names = (model.config.adaptor_names or []) if adaptors is None else adaptors
     for name in names:
         model.config.adaptor(name, argument="adaptors")
+    if encoder and (not model.config.num_mergings or model.config.progressive_reduction):
+        raise ValueError(
+            "`encoder` must be false but for a RADIO1D without `progressive_reduction`, got true. Other networks have "
+            "no global tokens, or a graph for each number of them."
+        )
     step = size_step(model, window_size)
     largest = model.max_resolution // step
     if largest < 2:
         raise ValueError(f"`window_size` must leave two windows in {model.max_resolution} px, got {window_size}.")
-    wrapped = OnnxRadio(model.eval(), names, window_size).eval()
+    wrapped = OnnxRadioEncoder(model.eval()) if encoder else OnnxRadio(model.eval(), names, window_size)
+    wrapped.eval()
     rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
     # Different sizes, none of them 1, so that the tracer takes none for a constant or two for one.
     example = torch.rand(2, model.config.num_channels, 2 * step, min(3, largest) * step, dtype=model.dtype)
+    inputs = ["pixel_values", *(["num_tokens"] if encoder else [])]
+    shapes = {"pixel_values": {0: Dim("batch", min=1), 2: step * rows, 3: step * cols}, "num_tokens": {}}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
         program = torch.onnx.export(
             wrapped,
-            (example,),
+            (example, *wrapped.example),
             dynamo=True,
             opset_version=opset,
-            input_names=["pixel_values"],
+            input_names=inputs,
             output_names=wrapped.names,
-            dynamic_shapes={"pixel_values": {0: Dim("batch", min=1), 2: step * rows, 3: step * cols}},
+            dynamic_shapes={name: shapes[name] for name in inputs},
             verbose=False,
         )
     assert program is not None  # the old exporter alone returns nothing
@@ -167,11 +204,14 @@ def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, float]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = dict.fromkeys(wrapped.names, 0.0)
     for images in _sample_images(wrapped):
+        inputs = (images, *wrapped.example)
         with torch.no_grad():
-            expected = wrapped(images)
-        outputs = session.run(wrapped.names, {"pixel_values": images.numpy()})
+            expected = wrapped(*inputs)
+        names = [entry.name for entry in session.get_inputs()]
+        given = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        outputs = session.run(wrapped.names, given)
         for name, output, tensor in zip(wrapped.names, outputs, expected, strict=True):
-            difference = (torch.from_numpy(output) - tensor).abs().max().item()
+            difference = (torch.from_numpy(output) - tensor).abs().amax().item() if tensor.numel() else 0.0
             differences[name] = max(differences[name], difference if difference == difference else float("inf"))
     return differences
 
@@ -195,6 +235,7 @@ class OnnxSettings(Settings):
         adaptors: Adaptors to export; by default all that the checkpoint's `adaptor_names` lists.
         window_size: ViTDet window in tokens; height and width must then be multiples of patch x window.
         opset: ONNX operator set.
+        encoder: Export RADIO1D's encoder alone, with the number of global tokens as a second input.
         verify: Compare with onnxruntime at several sizes.
         tolerance: Largest absolute difference that is accepted.
         overwrite: Replace the output if it exists.
@@ -205,6 +246,7 @@ class OnnxSettings(Settings):
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     window_size: int | None = Field(None, ge=1)
     opset: int = Field(DEFAULT_OPSET, ge=1)
+    encoder: bool = False
     verify: bool = True
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
     overwrite: bool = False
@@ -223,11 +265,18 @@ def _run(settings: OnnxSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=(".onnx",), overwrite=settings.overwrite)
     model = open_model(settings.checkpoint).float()
     window_size = settings.window_size
-    exported = export_onnx(model, adaptors=settings.adaptors, window_size=window_size, opset=settings.opset)
+    exported = export_onnx(
+        model,
+        adaptors=settings.adaptors,
+        window_size=window_size,
+        opset=settings.opset,
+        encoder=settings.encoder,
+    )
     write_beside(settings.output, partial(_save_and_check, *exported, settings))
     remove_stale_weights(settings.output)
     step = size_step(model, window_size)
-    print(f"{settings.output}: pixel_values of any batch, height and width multiples of {step} px")
+    tokens = ", num_tokens an integer from 0 to what an image has" if settings.encoder else ""
+    print(f"{settings.output}: pixel_values of any batch, height and width multiples of {step} px{tokens}")
 
 
 def _save_and_check(wrapped: OnnxRadio, program: ONNXProgram, settings: OnnxSettings, path: Path) -> None:

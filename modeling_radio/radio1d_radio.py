@@ -65,6 +65,11 @@ def count_tokens(config: RadioConfig, wanted: TokensWanted, grid: Resolution, nu
     wanted = config.num_tokens if wanted is None else wanted
     if wanted is None:
         return TokenCounts(available)
+    if isinstance(wanted, Tensor) and torch.compiler.is_exporting():
+        count = wanted.item()  # decided when the program runs, which takes it as it is
+        torch._check(count >= 0)
+        torch._check(count <= available)
+        return TokenCounts(count)  # pyrefly: ignore[bad-argument-type]
     if isinstance(wanted, Tensor):
         wanted = wanted.tolist()
     counts = [wanted] if isinstance(wanted, int) else wanted
@@ -192,10 +197,10 @@ class Radio1dDecoder(RadioLearnedTokens):
             fillers = resize_position_table(fillers.float().unflatten(1, (side, side)), *grid, align_corners=False)
         fillers = fillers.to(tokens.dtype)
         if counts.by_image is None:
-            return torch.cat([tokens, fillers[:, counts.longest :].expand(len(tokens), -1, -1)], dim=1)
+            return torch.cat([tokens, fillers[:, counts.longest :].expand(tokens.shape[0], -1, -1)], dim=1)
         length = fillers.shape[1]
         padded = F.pad(tokens, (0, 0, 0, length - counts.longest))
-        return torch.where(counts.mask(len(tokens), length, tokens.device)[:, :, None], padded, fillers)
+        return torch.where(counts.mask(tokens.shape[0], length, tokens.device)[:, :, None], padded, fillers)
 
 
 class Radio1dTransformer(RadioVisionTransformer):
@@ -293,7 +298,7 @@ class Radio1dTransformer(RadioVisionTransformer):
             return encoded, kept, attentions, None
         prefix, patches = encoded.tensor_split([self.config.num_prefix_tokens], dim=1)
         tokens = patches[:, : counts.longest]
-        mask = counts.mask(len(tokens), counts.longest, tokens.device)
+        mask = counts.mask(tokens.shape[0], counts.longest, tokens.device)
         if counts.by_image is not None:
             tokens = tokens.masked_fill(~mask[:, :, None], 0)
         decoded = self.decoder(tokens, counts, grid) if decode else encoded

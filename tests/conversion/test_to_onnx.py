@@ -3,8 +3,10 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
+from tiny_radio1d import build_radio1d
 
 from conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
 from modeling_radio import RadioConfig, RadioModel
@@ -214,3 +216,33 @@ def test_what_is_no_number_reaches_every_output_and_is_refused_in_weights(export
     assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx")]) == 1
     assert "hold NaN or infinity: radio_model.model.blocks.0.mlp.fc1.weight" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.slow
+def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
+    model = build_radio1d()
+    model.save_pretrained(tmp_path / "in")
+    assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx"), "--encoder"]) == 0
+    assert "num_tokens an integer" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert [entry.name for entry in session.get_inputs()] == ["pixel_values", "num_tokens"]
+    for batch_size, height, width, count in ((1, 64, 96, 6), (3, 48, 80, 1), (2, 128, 32, 0)):
+        images = torch.rand(batch_size, 3, height, width)
+        tokens, summary = session.run(None, {"pixel_values": images.numpy(), "num_tokens": np.array(count)})
+        with torch.no_grad():
+            expected = model(images, num_tokens=count, decode=False)
+        torch.testing.assert_close(torch.from_numpy(tokens), expected.global_tokens, rtol=0, atol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(summary), expected.global_summary, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_radio1d_with_its_decoder(tmp_path):
+    build_radio1d().save_pretrained(tmp_path / "in")
+    assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx")]) == 0  # compared at several sizes
+
+
+@pytest.mark.parametrize("fields", [None, {"progressive_reduction": True}])
+def test_an_encoder_whose_tokens_cannot_be_counted_is_refused(fields):
+    model = RadioModel(RadioConfig.from_preset("radio-test")) if fields is None else build_radio1d(**fields)
+    with pytest.raises(ValueError, match="`encoder` must be false but for a RADIO1D without `progressive_reduction`"):
+        export_onnx(model, encoder=True)
