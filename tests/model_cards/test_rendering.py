@@ -14,6 +14,21 @@ def test_a_name_without_a_value_is_an_error():
         render_card("converted.md", config, ModelCardData(), "folder")
 
 
+def test_a_radio1d_says_how_many_tokens_and_that_native_does_not_open_it():
+    from model_cards.rendering import render_part
+
+    def usage(config: RadioConfig) -> str:
+        values = {"unpublished": "", "native_differences": config.native_differences(), "task": "x", "source": "folder"}
+        return render_part("usage.md", config=config, **values)
+
+    merged = usage(RadioConfig.from_preset("radio-test", downscale_levels=[2]))
+    assert "`model(pixel_values, num_tokens=16)`" in merged
+    assert "transformers' native `RadioModel` does not open it." in merged
+    plain = usage(RadioConfig.from_preset("radio-test", use_final_norm=True))
+    assert "num_tokens" not in plain
+    assert "gives other outputs" in plain
+
+
 HOSTILE = (
     *("<script>alert(1)</script>", "a|b|c", "# heading", "a\n# heading", "a\n---\nb", "---", "===", "- item", "+ item"),
     *("1. item", "12) item", "`code`", "``", "**bold**", "_stressed_", "~~gone~~", "~~~", "> quoted", "&lt;", "&#35;"),
