@@ -14,6 +14,7 @@ import torch
 from comparisons import assert_close_by_name
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioForObjectDetection, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
@@ -162,3 +163,36 @@ def test_folder_holds_every_file_that_its_code_names(saved):
         defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
         imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
         assert class_name in defined | imported
+
+
+RADIO1D_ELSEWHERE = """
+import sys
+import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("radio1d", trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+with torch.no_grad():
+    out = model(torch.load("images.pt"), num_tokens=[1, 5])
+torch.save([out.summary, out.features, out.global_tokens], "outputs.pt")
+model.save_pretrained("again")
+plain = AutoModel.from_pretrained("plain", trust_remote_code=True)
+assert len([name for name in sys.modules if name.endswith(".radio1d_radio")]) == 1  # of the other folder
+"""
+
+
+def test_radio1d_opens_with_trust_in_a_fresh_process(tmp_path, run_elsewhere):
+    model, images = build_radio1d(), torch.rand(2, 3, 64, 96)
+    model.save_pretrained(tmp_path / "radio1d")
+    RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path / "plain")
+    torch.save(images, tmp_path / "images.pt")
+    run_elsewhere(RADIO1D_ELSEWHERE, tmp_path)
+    with torch.no_grad():
+        out = model(images, num_tokens=[1, 5])
+    for own, elsewhere in zip(
+        (out.summary, out.features, out.global_tokens),
+        torch.load(tmp_path / "outputs.pt", weights_only=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(elsewhere, own, rtol=0, atol=1e-6)
+    assert (tmp_path / "again" / "radio1d_radio.py").is_file()
