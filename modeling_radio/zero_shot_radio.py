@@ -135,8 +135,8 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     @can_return_tuple
     def forward(  # noqa: PLR0913
         self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         return_loss: bool | None = None,
         window_size: WindowSize = None,
@@ -144,6 +144,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         position_ids: Tensor | None = None,
         output_hidden_states: StatesWanted = None,
         output_attentions: bool | None = None,
+        text_embeds: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> RadioZeroShotOutput:
         """Compare images with texts.
@@ -159,19 +160,27 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
             output_hidden_states: As in `RadioModel.forward`, of the text tower too.
             output_attentions: As in `RadioModel.forward`, and of the text tower, which gives none but with
                 `attn_implementation="eager"`.
+            text_embeds: In place of `input_ids` what `embed_texts` or `embed_classes` returned, `(num_texts,
+                text_dim)`.
             kwargs: As in `RadioModel.forward`.
 
         Returns:
             `RadioZeroShotOutput`.
 
         Raises:
-            ValueError: If texts are too long, or the loss is wanted of unequal numbers of images and texts; otherwise
-                as `RadioModel.forward`.
+            ValueError: If images are missing, texts are missing, too long or given twice, or the loss is wanted of
+                unequal numbers of images and texts; otherwise as `RadioModel.forward`.
         """
         check_call_arguments(self, kwargs)
         asked: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        if pixel_values is None:
+            raise ValueError("`pixel_values` must be given, got None.")
+        if (input_ids is None) == (text_embeds is None):
+            raise ValueError("Either `input_ids` or `text_embeds` must be given, got both or neither.")
         images = self.get_image_features(pixel_values, window_size, return_dict=True, **asked)
-        texts = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **asked)
+        texts = BaseModelOutputWithPooling(pooler_output=text_embeds)
+        if input_ids is not None:
+            texts = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **asked)
         has_more = images.hidden_states is not None or images.attentions is not None
         image_embeds = _normalize(cast(Tensor, images.pooler_output))
         text_embeds = _normalize(cast(Tensor, texts.pooler_output))

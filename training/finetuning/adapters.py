@@ -16,14 +16,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME
 
 from foundation.files import write_folder
-from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
-from modeling_radio.network_radio import BLOCKS
+from modeling_radio.network_radio import ADAPTORS, BLOCKS
 from modeling_radio.peft_radio import check_adapter_weights
 from training.finetuning.settings import FinetuneSettings
 
@@ -43,7 +43,14 @@ def valid_targets(model: RadioPreTrainedModel) -> list[str]:
 
 
 def head_names(model: RadioPreTrainedModel) -> list[str]:
-    """Return the names of what a task model has beside its backbone and a teacher's text tower."""
+    """Return the names of what a task model has beside its backbone and a teacher's text tower.
+
+    Where images are compared with texts it is the last layer of the adaptor that stands among them.
+    """
+    if isinstance(model, RadioForZeroShotImageClassification):
+        name = f"{ADAPTORS}.{model.image_adaptor.name}.head_mlp"
+        layers = model.get_submodule(name).named_modules(prefix=name)
+        return [[name for name, module in layers if isinstance(module, nn.Linear)][-1]]
     return [name for name, _ in model.named_children() if name not in (BACKBONE, TEXT_TOWER)]
 
 
@@ -109,6 +116,7 @@ def save_adapter(
     path: Path,
     base: str,
     weights: dict[str, Tensor] | None = None,
+    extras: Sequence[PreTrainedTokenizerBase] = (),
 ) -> None:
     """Write an adapter folder, replaced as a whole if it exists.
 
@@ -121,6 +129,7 @@ def save_adapter(
         path: Folder to write.
         base: Folder or Hub id of the base, for `base_model_name_or_path`; of a folder the absolute path.
         weights: All of the model's, whole, if it is sharded.
+        extras: What else belongs into the folder.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
@@ -130,7 +139,8 @@ def save_adapter(
     def write(folder: Path) -> None:
         model.save_pretrained(str(folder), state_dict=weights)
         _config_to_open(base_model).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        for part in (processor, *extras):
+            part.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's template, all blanks
         _make_portable(folder / ADAPTER_CONFIG_NAME, base)
         _name_magnitudes(folder / ADAPTER_SAFE_WEIGHTS_NAME)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
 from foundation.files import write_folder
-from modeling_radio import RadioConfig, RadioPreTrainedModel
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.detection_labels_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import did_you_mean
 from modeling_radio.network_radio import BLOCKS
 from modeling_radio.resolution_radio import Resolution
 from modeling_radio.window_choice_radio import choose_without_budget
-from training.finetuning.adapters import BACKBONE, add_adapter
-from training.finetuning.settings import BOX_TASKS, FinetuneSettings
+from training.finetuning.adapters import BACKBONE, add_adapter, head_names
+from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
+
+
+TRUNK = f"{BACKBONE}.model"
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,16 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
     """Return the configuration of a task's model, given that of its checkpoint.
 
     Raises:
-        ValueError: If the settings change a field that does not exist or that the labels or other settings decide, or
-            images have fewer patches than a detector has queries.
+        ValueError: If the settings change a field that does not exist or that the labels or other settings decide,
+            images have fewer patches than a detector has queries, or there is no tower for the texts of a task.
     """
     settings = task.settings
+    if settings.task == ZERO_SHOT and config.text_tower is None:
+        raise ValueError(
+            f"`checkpoint` {settings.checkpoint!r} has no text tower: make a folder with one by `python -m "
+            "conversion.from_nvidia ... --text-tower ID`, of the demo's student by `python -m "
+            "training.demo_kit.add_words`."
+        )
     decided = {**task.config_fields(), **_window_fields(config, task)}
     known = [field.name for field in dataclasses.fields(RadioConfig)]
     for name, value in settings.config.items():
@@ -113,10 +122,16 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
     dtype = torch.bfloat16 if settings.uses_adapter and computes_in_bfloat16(settings) else torch.float32
     options = {"quantization_config": quantization(settings)} if settings.quantize else {}
     model = open_task_model(task, settings.checkpoint, report, config=config, dtype=dtype, **options)
+    task.prepare(model)
     if settings.uses_adapter:
         return add_adapter(prepared_if_quantized(model, settings), settings)
     if settings.tune == "head":
-        model.get_submodule(BACKBONE).requires_grad_(False)
+        model.requires_grad_(False)
+    elif isinstance(model, RadioForZeroShotImageClassification):
+        model.requires_grad_(False)  # texts, and adaptors that no image is compared by
+        model.get_submodule(TRUNK).requires_grad_(True)
+    for name in head_names(model):
+        model.get_submodule(name).requires_grad_(True)
     return model
 
 
@@ -201,7 +216,11 @@ def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
 
 
 def save_plain(
-    model: RadioPreTrainedModel, processor: RadioImageProcessor, path: Path, weights: dict[str, Tensor] | None = None
+    model: RadioPreTrainedModel,
+    processor: RadioImageProcessor,
+    path: Path,
+    weights: dict[str, Tensor] | None = None,
+    extras: Sequence[PreTrainedTokenizerBase] = (),
 ) -> None:
     """Write model and processor as a folder that the Auto classes open.
 
@@ -210,6 +229,7 @@ def save_plain(
         processor: Saved beside it.
         path: Folder to write.
         weights: All of the model's, whole, if it is sharded.
+        extras: What else belongs into the folder.
 
     Raises:
         WriteError: If it cannot be written; an older folder is intact.
@@ -217,6 +237,7 @@ def save_plain(
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder, state_dict=weights)
-        processor.save_pretrained(folder)
+        for part in (processor, *extras):
+            part.save_pretrained(folder)
 
     write_folder(path, write)

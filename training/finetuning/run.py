@@ -167,12 +167,13 @@ class FinetuningRun:
         if broken:
             raise diverged(f"{len(broken)} of {len(trained)} trained weights are not finite, such as {broken[0]}")
         if not settings.uses_adapter:
-            save_plain(model, self.processor, final, weights)
+            save_plain(model, self.processor, final, weights, self.task.extras())
             return
-        save_adapter(model, self.processor, final, settings.checkpoint, weights)
+        save_adapter(model, self.processor, final, settings.checkpoint, weights, self.task.extras())
         if settings.merge:
             base = open_task_model(self.task, settings.checkpoint, config=self.config, dtype=torch.float32)
-            save_plain(merge_adapter(base, final), self.processor, settings.output / MERGED)
+            merged = merge_adapter(base, final)
+            save_plain(merged, self.processor, settings.output / MERGED, extras=self.task.extras())
 
     def _report(self, line: str) -> None:
         """Print a line once, however many processes there are."""

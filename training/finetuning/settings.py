@@ -11,6 +11,8 @@ from foundation.files import write_text
 from foundation.settings import Settings, SettingsError, require
 
 
+ZERO_SHOT = "zero-shot-image-classification"
+LABEL_TASKS = ("image-classification", ZERO_SHOT)
 BOX_TASKS = ("object-detection", "instance-segmentation")
 ADAPTER_METHODS = ("lora", "dora", "rslora")
 BALANCED = "balanced"
@@ -156,6 +158,7 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
         "object-detection",
         "instance-segmentation",
         "depth-estimation",
+        "zero-shot-image-classification",
     ]
     data: str = Field(min_length=1)
     output: Path = Field(default_factory=lambda earlier: Path("runs") / f"finetune-{earlier.get('task')}")

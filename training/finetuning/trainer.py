@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalPrediction
 from foundation.files import write_file
 from foundation.interruption import TrainingDivergedError
 from foundation.ranks import any_rank, fsdp_plugin
-from modeling_radio.network_radio import BLOCKS, RadioNetwork
+from modeling_radio.network_radio import ADAPTORS, BLOCKS, RadioNetwork
 from training.finetuning.adapters import BACKBONE
 from training.finetuning.checkpoints import SealCheckpoints
 from training.finetuning.pictures import draw_predictions, predict_examples
@@ -50,6 +50,7 @@ class FinetuningTrainer(Trainer):
         **options: Any,
     ):
         self.metrics = BatchMetrics(task.build_score())
+        options |= {} if task.loss_function is None else {"compute_loss_func": task.loss_function}
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
         super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples(), SealCheckpoints()], **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
@@ -82,7 +83,7 @@ class FinetuningTrainer(Trainer):
         frozen_part(model).eval()
         when = f"in step {self.state.global_step + 1}" if model.training else f"after step {self.state.global_step}"
         try:
-            result = super().compute_loss(model, inputs, *args, **options)
+            result = super().compute_loss(model, dict(inputs), *args, **options)  # which may take the labels out
         except ValueError as error:  # transformers' loss of boxes matches none that are not finite
             if answers_are_finite(model, inputs):
                 raise
@@ -183,7 +184,7 @@ def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
 def frozen_part(model: nn.Module) -> nn.Module:
     """Return what learns nothing: the backbone if it has no trained weights, else its patch generator."""
     network = next(module for module in model.modules() if isinstance(module, RadioNetwork))
-    is_frozen = not any(parameter.requires_grad for parameter in network.parameters())
+    is_frozen = not any(parameter.requires_grad for parameter in network.model.parameters())
     return network if is_frozen else network.model.patch_generator
 
 
@@ -213,7 +214,7 @@ def parameter_groups(
 
 def _learning_rate(name: str, depth: int, learning_rates: tuple[float, float], layer_decay: float) -> float:
     backbone_rate, head_rate = learning_rates
-    if f"{BACKBONE}." not in name:
+    if f"{BACKBONE}." not in name or f"{ADAPTORS}." in name:
         return head_rate
     found = _BLOCK.search(name)
     if found:

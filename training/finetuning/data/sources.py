@@ -29,7 +29,7 @@ from training.data.labeled.opening import (
     with_columns,
 )
 from training.data.labeled.readable import readable_tables
-from training.finetuning.settings import BOX_TASKS, FinetuneSettings
+from training.finetuning.settings import BOX_TASKS, LABEL_TASKS, FinetuneSettings
 
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 TARGET_COLUMNS = {
-    "image-classification": ("label", "labels", "class", "fine_label", "cls"),
+    **dict.fromkeys(LABEL_TASKS, ("label", "labels", "class", "fine_label", "cls")),
     "semantic-segmentation": ("mask", "annotation", "label", "labels", "segmentation", "semantic_segmentation"),
     "object-detection": ("objects", "annotations"),
     "instance-segmentation": ("objects", "annotations"),
@@ -80,7 +80,7 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
     columns = _choose_columns(settings, tables[TRAIN].column_names)
     tables = readable_tables({split: with_columns(table, columns) for split, table in tables.items()})
     problem_type = None
-    if settings.task == "image-classification":
+    if settings.task in LABEL_TASKS:
         column = next(name for name, role in columns.items() if role == "target")
         tables, class_names, problem_type = _read_labels(tables, settings, column)
     train = tables[TRAIN]
@@ -111,13 +111,13 @@ def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
         if settings.task in BOX_TASKS:
             tables, class_names = read_boxes(path, with_masks=settings.task == "instance-segmentation")
             return tables
-        if settings.task == "image-classification" and (files := find_csv(path)):
+        if settings.task in LABEL_TASKS and (files := find_csv(path)):
             return read_csv_labels(files)
         if not path.is_dir():
             raise ValueError(
                 f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."
             )
-        if settings.task == "image-classification":
+        if settings.task in LABEL_TASKS:
             return _open_class_folders(path)
         class_names = read_class_names(path) or ()
         return (read_mask_folder if settings.task == "semantic-segmentation" else read_depth_folder)(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from transformers import PreTrainedTokenizerBase
 
 from foundation.seeds import derive_seed
 from modeling_radio import RadioPreTrainedModel
@@ -53,6 +54,7 @@ class FinetuningTask(ABC):
         best_metric: The metric by which the best checkpoint is chosen.
         greater_is_better: Whether more of it is better.
         has_thresholds: Whether an answer counts from a certainty on, since an image may have several or none.
+        loss_function: Of outputs, labels and `num_items_in_batch`; `None` where the model computes it.
         head_learning_rate: Peak learning rate of the head where the settings give none.
         class_names: In the order of their ids; empty where the task has no classes.
     """
@@ -61,6 +63,7 @@ class FinetuningTask(ABC):
     best_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = True
     has_thresholds: ClassVar[bool] = False
+    loss_function: ClassVar[Callable[..., Tensor] | None] = None
     head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
@@ -108,6 +111,13 @@ class FinetuningTask(ABC):
     @abstractmethod
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
         """Draw what a model makes of one image, on the scale of its truth."""
+
+    def prepare(self, model: RadioPreTrainedModel) -> None:  # noqa: B027  (most tasks need nothing)
+        """Take from the model what the task needs of it, before anything is trained."""
+
+    def extras(self) -> list[PreTrainedTokenizerBase]:
+        """Return what else belongs into the folder of a tuned model."""
+        return []
 
     def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
         """Return the ids of what each image of a table shows, one for each label; `None` for a task without classes.

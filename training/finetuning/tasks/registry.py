@@ -11,6 +11,7 @@ from training.finetuning.tasks.depth import DepthTask
 from training.finetuning.tasks.detection import DetectionTask
 from training.finetuning.tasks.instances import InstanceSegmentationTask
 from training.finetuning.tasks.segmentation import SegmentationTask
+from training.finetuning.tasks.zero_shot import ZeroShotTask
 
 
 TASK_CLASSES: dict[str, type[FinetuningTask]] = {
@@ -19,6 +20,7 @@ TASK_CLASSES: dict[str, type[FinetuningTask]] = {
     "object-detection": DetectionTask,
     "instance-segmentation": InstanceSegmentationTask,
     "depth-estimation": DepthTask,
+    "zero-shot-image-classification": ZeroShotTask,
 }
 
 CLASSIFICATION_CLASSES: dict[ProblemType, type[FinetuningTask]] = {
@@ -30,6 +32,6 @@ CLASSIFICATION_CLASSES: dict[ProblemType, type[FinetuningTask]] = {
 
 def build_task(settings: FinetuneSettings, images: LabeledImages) -> FinetuningTask:
     """Return the task that the settings name; for image classification the labels decide which kind it is."""
-    if images.problem_type is not None:
+    if settings.task == "image-classification" and images.problem_type is not None:
         return CLASSIFICATION_CLASSES[images.problem_type](settings, images)
     return TASK_CLASSES[settings.task](settings, images)
