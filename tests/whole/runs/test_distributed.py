@@ -90,6 +90,12 @@ BALANCED_AND_BOUND = (*BALANCED[2:], BOUND, "partitions.high.teachers=[semantic]
 DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
 NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared, normalizer_images: 40}")
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
+COMPONENTS = (UNEVEN, "views={teachers: cached, cache_dir: components, cache_format: pca_int8, cache_components: 12}")
+MOVING = (
+    UNEVEN,
+    "views={crop_scale: [0.3, 0.6], max_rotation_degrees: 20, max_zoom: 1.2, max_perspective: 0.05}",
+    "mesa={weight: 0.5, start_step: 1}",
+)
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
 
 
@@ -130,6 +136,8 @@ SCENARIOS = {
     "ddp-uncertainty": Scenario((*BALANCED_AND_BOUND, "balancing.method=uncertainty", "contrastive.kind=dense")),
     "ddp-contrasts": Scenario((*ONE_TEACHER_EACH, "contrastive={weight: 0.5, bank_size: 13}")),
     "ddp-cached": Scenario(CACHED),
+    "ddp-components": Scenario(COMPONENTS),
+    "ddp-moving": Scenario(MOVING),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),
     "ddp-nan": Scenario(NAN_ON_RANK_1),
     "fsdp-nan": Scenario(NAN_ON_RANK_1, use_fsdp=True),

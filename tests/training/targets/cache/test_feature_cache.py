@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foundation.interruption import Interrupted
 from training.recipe import RecipeError, ViewsRecipe
+from training.targets.cache.contents import CacheContents
 from training.targets.cache.feature_cache import (
     FeatureCache,
     TeacherAnswers,
@@ -21,6 +22,7 @@ from training.targets.cache.feature_cache import (
 )
 from training.targets.cache.formats import HalfPrecision
 from training.teachers.answers import TeacherOutput
+from training.views.images import build_training_images
 
 
 @pytest.fixture
@@ -187,3 +189,22 @@ def test_runs_that_build_one_cache_share_the_work(tmp_path: Path, small_shards: 
     assert sum(map(len, seen)) == NUM_IMAGES
     assert names(tmp_path) == WHOLE
     assert torch.equal(FeatureCache(tmp_path, contents).images(range(NUM_IMAGES)), Images().images)
+
+
+def test_a_cache_of_one_form_of_data_serves_another_of_the_same_images(
+    tmp_path: Path, write_source: Callable[..., str]
+) -> None:
+    """Images are known by content: of a Parquet file as of a webdataset shard."""
+    data, folder = CACHED.data, tmp_path / "features"
+    opened = {
+        kind: build_training_images(data.replace(source=write_source(kind, 5, num_shards=1)), is_square=True)
+        for kind in ("parquet", "webdataset")
+    }
+    contents = {kind: CacheContents.of(CACHED, PATCH, images, TEACHERS) for kind, images in opened.items()}
+    answers = TeacherAnswers(TEACHERS, SIDE // PATCH, CPU, HalfPrecision())
+    write_feature_cache(folder, contents["parquet"], opened["parquet"], answers)
+    written = (folder / WHOLE[1]).stat().st_mtime_ns
+    write_feature_cache(folder, contents["webdataset"], opened["webdataset"], answers)
+    assert (folder / WHOLE[1]).stat().st_mtime_ns == written
+    cache = FeatureCache(folder, contents["webdataset"])
+    assert torch.equal(cache.images(range(5)), torch.stack([opened["webdataset"][index] for index in range(5)]))
