@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from foundation.errors import UserError
-from foundation.interruption import Interrupted, TrainingDivergedError
+from foundation.interruption import Interrupted, OutOfTime, TrainingDivergedError
 
 
 EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
@@ -36,6 +36,9 @@ def run_command(
     """
     try:
         run()
+    except OutOfTime as end:
+        print(end)  # as the user wanted it
+        return 0
     except (Interrupted, KeyboardInterrupt) as interruption:
         return _end(name, str(interruption) or interrupted, EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:

@@ -1,12 +1,17 @@
 """Why a run ends early: a request by Ctrl-C or SIGTERM, answered between two steps, or divergence."""
 
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
     """The run stopped because it was asked to; the message says how to go on."""
+
+
+class OutOfTime(Interrupted):
+    """The run stopped because the time is over that it was given; the message says how to go on."""
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -16,14 +21,24 @@ class TrainingDivergedError(ArithmeticError):
 class StopRequest:
     """While entered, the first SIGINT or SIGTERM only sets `is_set`; a second one interrupts at once.
 
-    Outside of the main thread, where Python allows no signal handlers, it does nothing.
+    Outside of the main thread, where Python allows no signal handlers, it does nothing. A time limit sets it too.
+
+    Attributes:
+        is_asked: Whether a signal has come.
+        deadline: Second of `time.monotonic` from which it is set without a signal; None for no limit.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
-        self.is_set = False
+    def __init__(self, deadline: float | None = None) -> None:
+        self.is_asked = False
+        self.deadline = deadline
         self._previous: dict[int, Callable | int | None] = {}
+
+    @property
+    def is_set(self) -> bool:
+        """Whether to stop: a signal has come, or the time is over."""
+        return self.is_asked or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def __enter__(self) -> "StopRequest":
         try:
@@ -38,7 +53,7 @@ class StopRequest:
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.is_set = True
+        self.is_asked = True
         self._restore()
 
     def _restore(self) -> None:

@@ -1,6 +1,7 @@
 """Distil a student: `python -m training.distill --recipe NAME`, or the same under `accelerate launch -m`."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +19,14 @@ class DistillSettings(RecipeCommand):
         list_recipes: Print the names of the recipes and end.
         restart: Start anew; refuses an output that is not empty.
         stop_at: End this session with a checkpoint at this step, counted over all stages.
+        max_minutes: End this session with a checkpoint after so many minutes; the same command goes on.
     """
 
     output: Path | None = None
     list_recipes: bool = False
     restart: bool = False
     stop_at: int | None = Field(None, gt=0)
+    max_minutes: float | None = Field(None, gt=0)
 
 
 COMMAND = Command(
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _distil(settings: DistillSettings) -> None:
+    deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
     if settings.list_recipes:
         print("\n".join(list_recipes()))
         return
@@ -49,7 +53,9 @@ def _distil(settings: DistillSettings) -> None:
 
     from training.distillation.stages import run_recipe
 
-    final = run_recipe(recipe, settings.output, is_restart=settings.restart, stop_at=settings.stop_at)
+    final = run_recipe(
+        recipe, settings.output, is_restart=settings.restart, stop_at=settings.stop_at, deadline=deadline
+    )
     state = PartialState()
     if state.is_main_process:
         print(

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from foundation.command import EXIT_INTERRUPTED, run_command
 from foundation.errors import UserError
-from foundation.interruption import Interrupted, TrainingDivergedError
+from foundation.interruption import Interrupted, OutOfTime, TrainingDivergedError
 
 
 run_finetune = functools.partial(run_command, "finetune", show_traceback=False)
@@ -51,6 +51,11 @@ def test_errors_of_data_workers_come_without_their_traceback(kind, capsys):
 def test_traceback_lets_errors_pass(error):
     with pytest.raises(type(error)):
         run_finetune(failing(error), show_traceback=True)
+
+
+def test_the_end_of_the_time_that_was_given_is_no_failure(capsys):
+    assert run_finetune(failing(OutOfTime("Stopped after step 3: the same command resumes."))) == 0
+    assert capsys.readouterr() == ("Stopped after step 3: the same command resumes.\n", "")
 
 
 def test_bugs_pass():

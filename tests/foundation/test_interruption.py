@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -30,6 +31,13 @@ def test_the_second_signal_interrupts_at_once():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert stop.is_set
+
+
+def test_it_is_set_once_the_time_is_over_without_having_been_asked_for():
+    assert not StopRequest(deadline=time.monotonic() + 1000).is_set
+    over = StopRequest(deadline=time.monotonic() - 1)
+    assert over.is_set
+    assert not over.is_asked
 
 
 def test_handlers_come_back():

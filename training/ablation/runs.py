@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -32,7 +33,7 @@ from training.ablation.raw_results import (
 from training.ablation.study import OpenedStudy, open_study
 from training.distillation.stages import run_recipe
 from training.evaluation.provenance import describe_run
-from training.recipe import RecipeError, decisive_part
+from training.recipe import Recipe, RecipeError, decisive_part
 
 
 POLL_SECONDS = 1.0
@@ -95,6 +96,8 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
     missing = missing_runs(opened)
     if not missing:
         return
+    for arm, _ in missing:
+        _check_sources(arm, opened.recipes[arm])  # now, not hours later when its turn comes
     held_out = HeldOut.load(opened)
     _claim_held_out(opened, held_out)
     bar = tqdm(total=len(missing), desc=opened.name, unit="run")
@@ -107,6 +110,17 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
         else:
             for _ in _run_side_by_side(opened, output, missing, num_jobs):
                 bar.update()
+
+
+def _check_sources(arm: str, recipe: Recipe) -> None:
+    """Refuse a teacher from a folder that is not there."""
+    for entry in recipe.teachers:
+        is_repository = entry.source is None or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", entry.source) is not None
+        if not is_repository and not Path(str(entry.source)).is_dir():
+            raise RecipeError(
+                f"`teachers.{entry.name}.source` of arm {arm!r} must be a folder that is there, got {entry.source!r}. "
+                "Make it first; the study's file says what it is."
+            )
 
 
 def missing_runs(opened: OpenedStudy) -> list[tuple[str, int]]:

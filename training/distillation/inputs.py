@@ -1,12 +1,14 @@
 """What a run learns from: its images, its teachers, and what turns both into targets, as the recipe says."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from foundation.interruption import StopRequest
+from foundation.interruption import Interrupted, OutOfTime, StopRequest
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
 from training.distillation.watching.data_record import describe_left_out, left_out_of, write_data_record
@@ -108,7 +110,7 @@ def open_targets(
     assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
     contents = _cache_contents(recipe, accelerator, images, teachers)
     folder = contents.default_folder() if recipe.views.cache_dir is None else Path(recipe.views.cache_dir)
-    with stop_request:
+    with stop_request, _out_of_time(stop_request):
         write_feature_cache(
             folder,
             contents,
@@ -121,6 +123,17 @@ def open_targets(
         )
     accelerator.wait_for_everyone()
     return CachedTargets(recipe, patch_size, FeatureCache(folder, contents), accelerator.device)
+
+
+@contextlib.contextmanager
+def _out_of_time(stop_request: StopRequest) -> Iterator[None]:
+    """Tell an end by the clock from one that was asked for."""
+    try:
+        yield
+    except Interrupted as error:
+        if stop_request.is_asked:
+            raise
+        raise OutOfTime(str(error)) from error
 
 
 def _cache_contents(

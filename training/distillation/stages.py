@@ -13,7 +13,12 @@ from training.student.build import check_student_views
 
 
 def run_recipe(
-    recipe: Recipe, output: Path | None = None, *, is_restart: bool = False, stop_at: int | None = None
+    recipe: Recipe,
+    output: Path | None = None,
+    *,
+    is_restart: bool = False,
+    stop_at: int | None = None,
+    deadline: float | None = None,
 ) -> Path | None:
     """Run a recipe, stage by stage if it has stages, from wherever an earlier session stopped.
 
@@ -22,6 +27,7 @@ def run_recipe(
         output: Folder of the run; `runs/NAME` by default. With stages, each is a run of its own in `stages/STAGE`.
         is_restart: Refuse a folder that is not empty instead of resuming from it.
         stop_at: End the session with a checkpoint after this many steps, counted over all stages.
+        deadline: Second of `time.monotonic` after which the session ends with a checkpoint; None for no limit.
 
     Returns:
         The exported folder `final`, that of the last stage, or None if the run stopped before its end.
@@ -30,7 +36,7 @@ def run_recipe(
         RecipeError: If the recipe names something unknown, or does not fit the output folder.
         UserError: If another run is at work in that folder, none of its checkpoints is intact, or another process of
             this run has ended.
-        Interrupted: After SIGINT or SIGTERM, once the state is saved.
+        Interrupted: After SIGINT or SIGTERM, once the state is saved; `OutOfTime` after the deadline.
         TrainingDivergedError: After too many non-finite steps in a row, or if most steps of the run were such.
     """
     output = Path("runs") / recipe.name if output is None else output
@@ -41,14 +47,18 @@ def run_recipe(
         check_student_views(stage)  # before the folder is made
     build_accelerator(recipe, output)  # the ranks must find each other before one of them locks the folder for all
     with lost_ranks_named(), sole_run(output):
-        return _run_all(recipe, stages, output, stop_at) if stages else Distiller(recipe, output).run(stop_at)
+        if stages:
+            return _run_all(recipe, stages, output, stop_at, deadline)
+        return Distiller(recipe, output, deadline=deadline).run(stop_at)
 
 
-def _run_all(recipe: Recipe, stages: list[Recipe], output: Path, stop_at: int | None) -> Path | None:
+def _run_all(
+    recipe: Recipe, stages: list[Recipe], output: Path, stop_at: int | None, deadline: float | None
+) -> Path | None:
     folders = [output / "stages" / stage.name for stage in stages]
     sources = [None, *(folder / "final" for folder in folders)]
     # All are built now, so that a folder that does not fit a stage is refused before the first one runs.
-    distillers = [Distiller(*arguments) for arguments in zip(stages, folders, sources, strict=False)]
+    distillers = [Distiller(*arguments, deadline=deadline) for arguments in zip(stages, folders, sources, strict=False)]
     is_main_process = distillers[0].accelerator.is_main_process
     if is_main_process:
         remove_partial(output)

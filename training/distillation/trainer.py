@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foundation.files import remove_partial, write_file, write_text
-from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
+from foundation.interruption import Interrupted, OutOfTime, StopRequest, TrainingDivergedError
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from modeling_radio import RadioModel
@@ -92,19 +92,26 @@ class Distiller:
         output: Folder of the run; `runs/NAME` by default. Gets `recipe.yaml`, `checkpoints/`, `logs/`, `pictures/`
             and `final/`.
         init_from: Folder to start from instead of `student.init_from`: a stage knows that of the stage before.
+        deadline: Second of `time.monotonic` after which the session ends with a checkpoint; None for no limit.
 
     Raises:
         RecipeError: If the recipe names something unknown, or does not fit the output folder's checkpoints.
         CheckpointError: If none of these checkpoints is intact.
     """
 
-    def __init__(self, recipe: Recipe, output: Path | None = None, init_from: Path | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        output: Path | None = None,
+        init_from: Path | None = None,
+        deadline: float | None = None,
+    ) -> None:
         check_trackers(recipe.logging.trackers)
         check_student_views(recipe)
         self.recipe = recipe
         self.output = Path("runs") / recipe.name if output is None else output
         self.init_from = recipe.student.init_from if init_from is None else str(init_from)
-        self.stop_request = StopRequest()
+        self.stop_request = StopRequest(deadline)
         self.accelerator = build_accelerator(recipe, self.output)
         self.device = self.accelerator.device
         self.resumed_from = on_first_rank(lambda: newest_checkpoint(self.output / "checkpoints"))
@@ -128,7 +135,7 @@ class Distiller:
             The exported folder, or None if the run stopped before its end.
 
         Raises:
-            Interrupted: After SIGINT or SIGTERM, once the state is saved.
+            Interrupted: After SIGINT or SIGTERM, once the state is saved; `OutOfTime` after the deadline.
             TrainingDivergedError: After too many non-finite steps in a row; the last checkpoint is from
                 before them. Or in the end, if most steps were skipped as such; checkpoints are kept.
         """
@@ -187,7 +194,7 @@ class Distiller:
         self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
         self.metrics = HeldOutMetrics.of_run(recipe, self.model.config, teachers, accelerator)
         self.step = 0
-        self._must_stop = self._is_writing = False
+        self._must_stop = self._is_asked_to = self._is_writing = False
         self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
         if self.resumed_from is None:
             self._calibrate()
@@ -374,8 +381,8 @@ class Distiller:
         norm = whole_norm(torch.nn.utils.clip_grad_norm_(self.student.parameters(), max_norm))
         is_bad = ~(torch.isfinite(norm) & torch.isfinite(values["loss"]))
         # The one place of a step where Python waits for the device: what it decides here must be the same on all ranks.
-        flags = [is_bad, self.stop_request.is_set, self.writer.is_busy]
-        is_bad, self._must_stop, self._is_writing = any_rank(flags, self.device)
+        flags = [is_bad, self.stop_request.is_set, self.stop_request.is_asked, self.writer.is_busy]
+        is_bad, self._must_stop, self._is_asked_to, self._is_writing = any_rank(flags, self.device)
         if is_bad:
             self._count_bad_step(values)
         else:
@@ -471,7 +478,8 @@ class Distiller:
         if self._must_stop:
             self._save()
             self.writer.finish()
-            raise Interrupted(
+            kind = Interrupted if self._is_asked_to else OutOfTime
+            raise kind(
                 f"Stopped after step {self.step} of {self.recipe.schedule.num_steps}, saved in "
                 f"{str(self.output / 'checkpoints')!r}: the same command resumes."
             )

@@ -51,6 +51,18 @@ def test_all_arms_of_a_seed_come_before_the_next_seed(opened: OpenedStudy, disti
     }
 
 
+def test_a_teacher_from_a_folder_that_is_not_there_is_refused_before_the_first_run(
+    opened: OpenedStudy, distilled: list[Path]
+) -> None:
+    (semantic, segmenter), recipe = opened.recipes["dropping"].teachers, opened.recipes["dropping"]
+    absent = semantic.replace(kind="radio", source="runs/demo/final")
+    recipes = {**opened.recipes, "dropping": recipe.replace(teachers=[absent, segmenter])}
+    message = r"^`teachers.semantic.source` of arm 'dropping' must be a folder that is there, got 'runs/demo/final'"
+    with pytest.raises(RecipeError, match=message):
+        runs.run_study(opened._replace(recipes=recipes), Path("out"), 1)
+    assert distilled == []
+
+
 def test_curves_stay_with_the_raw_result_where_the_study_wants_them(
     opened: OpenedStudy, recipe_file: str, distilled: list[Path]
 ) -> None:
