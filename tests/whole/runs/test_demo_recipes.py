@@ -87,7 +87,7 @@ def test_two_steps() -> None:
 
 def test_sessions_without_time_go_on_from_each_other_to_the_same_student() -> None:
     recipe = small_recipe(*EXACT)
-    with pytest.raises(OutOfTime, match="^Stopped while computing teacher features; the same command goes on"):
+    with pytest.raises(OutOfTime, match=r"^Stopped while computing teacher features; the same command goes on"):
         run_recipe(recipe, Path("parts"), deadline=time.monotonic())
     run_recipe(recipe, Path("whole"))
     for step in range(1, NUM_STEPS + 1):
