@@ -73,6 +73,10 @@ MODELS = {
         t.MetaClip2Model(t.MetaClip2Config(vision_config=VIT, text_config=SIZES, projection_dim=24)),
         t.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64),
     ),
+    "tipsv2": lambda: (
+        t.Tipsv2Model(t.Tipsv2Config(vision_config=DINOV2, text_config={**SIZES, "vocab_size": 50})),
+        t.Tipsv2ImageProcessor(**SQUARE),
+    ),
     "sam": lambda: (t.SamModel(sam_config()), t.SamImageProcessor(size={"longest_edge": 64}, pad_size=SQUARE["size"])),
 }
 
@@ -144,6 +148,7 @@ EXPECTED = {
     "siglip": lambda model, pixels: of_pooled(model.vision_model, pixels),
     "siglip_vision_model": of_pooled,
     "metaclip_2": lambda model, pixels: of_pooled(model.vision_model, pixels, 1),
+    "tipsv2": lambda model, pixels: of_class_token(model.vision_model, pixels, 2),
     "sam": of_sam,
 }
 
