@@ -227,10 +227,11 @@ def test_half_precision_is_near_float32(model, dtype):
 
 
 @pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["4 bits", "8 bits"])
+@pytest.mark.parametrize("family", ["c-radio_v4", "c-radio_v4-1d"])
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt")
-def test_quantized_by_bitsandbytes_is_near_float32(options, tmp_path):
+def test_quantized_by_bitsandbytes_is_near_float32(options, family, tmp_path):
     pytest.importorskip("bitsandbytes")
-    model = build("c-radio_v4", hidden_size=64, adaptors=[])  # one block of NF4
+    model = build(family, hidden_size=64, adaptors=[])  # one block of NF4
     model.save_pretrained(tmp_path / "whole")
     quantized = RadioModel.from_pretrained(tmp_path / "whole", quantization_config=BitsAndBytesConfig(**options))
     batch = images(model)
