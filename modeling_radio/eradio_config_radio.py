@@ -1,11 +1,12 @@
-"""Arguments of E-RADIO's network: the published ones, what each may be, and the configuration that follows."""
+"""Arguments of E-RADIO's network: what each may be, and the configuration that follows; imported where there is one."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from .config_checks_radio import COUNT, FLAG, LARGEST, MOST_BLOCKS, Rule, integer, listed, number
 from .messages_radio import did_you_mean
+from .nvidia_arguments_radio import ERADIO
+from .releases_radio import RELEASES
 
 
 STRIDE = 16
@@ -13,19 +14,7 @@ STRIDE = 16
 _LEVELS = 4
 _ATTENTION_LEVELS = (2, 3)
 
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "eradio": {
-        "dim": 192,
-        "in_dim": 64,
-        "depths": [3, 3, 5, 5],
-        "num_heads": [2, 4, 8, 16],
-        "window_size": [None, None, [16, 16], 16],
-        "mlp_ratio": 4,
-        "sr_ratio": [1, 1, [2, 1], 1],
-        "cpb_mlp_hidden": 512,
-        "full_features_head_dim": 1536,
-    }
-}
+PUBLISHED: dict[str, dict[str, Any]] = {ERADIO: RELEASES["e-radio_v2"].fields["eradio"]}
 """By the name of NVIDIA's architecture (`args.model`), the arguments of the networks that it published."""
 
 _WINDOW = Rule(
@@ -71,14 +60,6 @@ _FIXED: dict[str, Rule] = {
     "layer_scale_conv": _only(None),
     "qkv_bias": FLAG,  # NVIDIA's attention has none, whatever it says
 }
-
-
-_MODEL = re.compile(r"e-?radio")
-
-
-def is_eradio(args: Mapping[str, Any]) -> bool:
-    """Whether training arguments of NVIDIA's are those of an E-RADIO."""
-    return _MODEL.match(str(args.get("model"))) is not None
 
 
 def arguments_of(args: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:

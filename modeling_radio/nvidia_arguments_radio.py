@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .config_checks_radio import FLAG, LARGEST, MAPPING, MOST_BLOCKS, Rule, integer, listed, number
-from .eradio_config_radio import is_eradio
 
 
 def _is_line(value: Any) -> bool:
@@ -85,6 +84,16 @@ _SOURCE = {
     "layer_scale": FLAG,
 }
 _NEEDED_OF_FOLDERS = ("cpe_max_size", "mlp_version")
+
+
+ERADIO = "eradio"
+"""NVIDIA's name of the architecture of the E-RADIO that it published."""
+_ERADIOS = re.compile(r"e-?radio")
+
+
+def is_eradio(args: Mapping[str, Any]) -> bool:
+    """Whether training arguments of NVIDIA's are those of an E-RADIO."""
+    return _ERADIOS.match(str(args.get("model"))) is not None
 
 
 def check_arguments(args: Any, file: str) -> None:

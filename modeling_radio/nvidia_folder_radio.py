@@ -9,9 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .eradio_config_radio import is_eradio
 from .network_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
-from .nvidia_arguments_radio import check_hub_config
+from .nvidia_arguments_radio import check_hub_config, is_eradio
 from .nvidia_radio import (
     backbone_fields,
     has_one_token,

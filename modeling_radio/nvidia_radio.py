@@ -4,8 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .eradio_config_radio import PUBLISHED, arguments_of, eradio_fields, is_eradio
-from .nvidia_arguments_radio import check_hub_config
+from .nvidia_arguments_radio import ERADIO, check_hub_config, is_eradio
 from .radio1d_arguments_radio import MODEL, is_radio1d, merging_fields, prefix_counts
 from .releases_radio import DINO_FIELDS, RELEASES, SIZES, Release, Size
 from .resolution_radio import round_to_step
@@ -159,7 +158,7 @@ def _release_that_looks_so(args: Mapping[str, Any], shape: Mapping[str, Any]) ->
         looks = None if size is None else (release.family, size.hidden_size, size.num_hidden_layers)
         if release.family is not None and seen == looks:
             return release
-    return RELEASES["e-radio_v2"] if args.get("model") in PUBLISHED else None
+    return RELEASES["e-radio_v2"] if args.get("model") == ERADIO else None
 
 
 def _family(args: Mapping[str, Any], shape: Mapping[str, Any]) -> str | None:
@@ -201,6 +200,8 @@ def backbone_fields(args: Mapping[str, Any], beside: Mapping[str, Any] | None = 
     name = args["model"]
     kwargs = {key: value for key, value in (args.get("model_kwargs") or {}).items() if value is not None}
     if is_eradio(args):
+        from .eradio_config_radio import arguments_of, eradio_fields
+
         plain = {"use_layer_scale": False, "use_patch_bias": False}
         return {**eradio_fields(arguments_of(args, beside)), **plain}
     if name in _DINO_STUDENTS:

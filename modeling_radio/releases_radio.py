@@ -12,8 +12,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .eradio_config_radio import PUBLISHED, eradio_fields
-
 
 def mlp_ratio_for(intermediate_size: int, hidden_size: int) -> float:
     """Return the smallest number whose product with `hidden_size` truncates to `intermediate_size`.
@@ -132,7 +130,22 @@ _V3: dict[str, Any] = {"family": "c-radio_v3", "tokens": FOUR_TEACHERS, "preferr
 _V4: dict[str, Any] = {"family": "c-radio_v4", "tokens": THREE_TEACHERS, "preferred_px": 512}
 _V25_G = {**DINO_FIELDS, "use_swiglu_ffn": True, "max_img_size": 1792, "vitdet_num_global": 8}
 
-_ERADIO = eradio_fields(PUBLISHED["eradio"])
+_ERADIO = {
+    "eradio": {
+        "dim": 192,
+        "in_dim": 64,
+        "depths": [3, 3, 5, 5],
+        "num_heads": [2, 4, 8, 16],
+        "window_size": [None, None, [16, 16], 16],
+        "mlp_ratio": 4,
+        "sr_ratio": [1, 1, [2, 1], 1],
+        "cpb_mlp_hidden": 512,
+        "full_features_head_dim": 1536,
+    },
+    "hidden_size": 1536,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 1,
+}
 
 RELEASES = {
     release.version: release

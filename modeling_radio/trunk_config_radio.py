@@ -6,7 +6,6 @@ from typing import Any
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .config_checks_radio import LARGEST
-from .eradio_config_radio import eradio_fields
 from .releases_radio import mlp_ratio_for
 from .resolution_radio import round_to_step
 
@@ -163,6 +162,8 @@ class TrunkFields:
 
     def _check_eradio(self, arguments: dict[str, Any]) -> None:
         """Refuse what no E-RADIO has: other shapes than its arguments', temporal patches, normalizers of blocks."""
+        from .eradio_config_radio import eradio_fields
+
         wanted = eradio_fields(arguments) | {"video_temporal_patch_size": None, "num_intermediate_normalizers": 0}
         for name, value in wanted.items():
             if getattr(self, name) != value:

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from conversion.nvidia.source import NvidiaCheckpoint
-from modeling_radio.eradio_config_radio import is_eradio
 from modeling_radio.merging_config_radio import MergingFields
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.network_radio import FILLERS
+from modeling_radio.nvidia_arguments_radio import is_eradio
 from modeling_radio.nvidia_radio import (
     backbone_fields,
     has_one_token,

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from conversion.nvidia.training_archive import open_archive
-from modeling_radio.eradio_config_radio import is_eradio
-from modeling_radio.nvidia_arguments_radio import check_arguments, check_hub_config
+from modeling_radio.nvidia_arguments_radio import check_arguments, check_hub_config, is_eradio
 from modeling_radio.stored_tensors_radio import indexed_files, read_json
 
 

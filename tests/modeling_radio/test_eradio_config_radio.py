@@ -11,9 +11,9 @@ from modeling_radio.eradio_config_radio import (
     arguments_of,
     check_eradio,
     eradio_fields,
-    is_eradio,
     published_name,
 )
+from modeling_radio.nvidia_arguments_radio import is_eradio
 
 
 ARGUMENTS = json.loads((REFERENCE / "e_radio_tiny" / "eradio_arguments.json").read_text())
