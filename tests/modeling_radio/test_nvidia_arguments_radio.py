@@ -122,4 +122,4 @@ def test_all_faults_are_named_at_once():
 
 
 def test_what_is_not_read_may_be_anything():
-    check_arguments({"model": "x", "teachers": TEACHERS, "lr": "x", "model_kwargs": {"img_size": [1, 2]}}, "file")
+    check_arguments({"model": "x", "teachers": TEACHERS, "lr": "x", "model_kwargs": {"drop_rate": [1, 2]}}, "file")
