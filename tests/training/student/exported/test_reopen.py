@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training.student import reopen
+from training.student.exported import reopen
 from training.student.exported.reopen import ReopenError, reopen_elsewhere
 
 
