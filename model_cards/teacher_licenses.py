@@ -1,142 +1,95 @@
-"""Licenses of published teachers' weights, each with where and when it was read, and what they ask of a student.
+"""What the licenses of teachers ask of a student; which teacher has which, the catalog of published teachers says.
 
-The one place where these facts stand. A license is not advice: whether weights have a say in what is learned from
-answers is settled nowhere that we know, and none of these licenses says what its training images allow.
+This is not advice: whether weights have a say in what is learned from answers is settled nowhere that we know, and none
+of these licenses says what the images allow that a teacher was trained on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
-from model_cards.licenses import PERMISSIVE
+from model_cards.licenses import OPEN_MODEL_LICENSE, PERMISSIVE, SOURCE_CODE_LICENSE
 from model_cards.results import Source
 
 
 Asks = Literal["nothing", "naming", "own terms", "no commerce", "unknown"]
 
 WORDS: dict[Asks, str] = {
+    "nothing": "asks for its notice with copies of the weights",
     "naming": "asks that its makers are named wherever what is made of it is shared",
-    "own terms": "has terms of its own, which bind who uses its weights or outputs: read them",
+    "own terms": "has terms of its own, which may bind who uses its weights or outputs: read them",
     "no commerce": "is for research or non-commercial use: a student of it should not be sold or used in a product",
     "unknown": "is not known here: ask its makers",
 }
-"""What a license that asks for something asks, after its name."""
+"""What a license asks, after its name."""
+
+DOUBT = "in doubt: "
+"""Begins the part of `Source.license`, after a semicolon, that says what its sources leave open."""
 
 
-@dataclass(frozen=True)
-class TeacherLicense:
-    """What is known of the license of some repositories on the Hub.
+class Terms(NamedTuple):
+    """What a license asks of who learns from the answers.
 
     Attributes:
-        pattern: Of their ids, as `fnmatch` reads it.
-        license: Of the weights: SPDX identifier or the license's name.
-        asks: What it asks of who learns from the answers.
-        source: Where it was read.
-        date: Of what was read there: of the license's text, a commit, or the page as it was stored.
-        is_gated: Whether the Hub gives the weights only to who accepts the license.
+        asks: In a word.
+        link: Its text.
+        date: Of that text, or of when it was read.
+        is_gated: Whether the Hub gives weights under it only to who accepts it.
     """
 
-    pattern: str
-    license: str
     asks: Asks
-    source: str
+    link: str
     date: str
     is_gated: bool = False
 
 
-def _hub(repository: str) -> str:
-    return f"https://huggingface.co/{repository}"
+_HUB = "https://huggingface.co"
 
-
-_AMLR = ("Apple ML Research Model License", "no commerce", _hub("apple/DFN5B-CLIP-ViT-H-14-378/blob/main/LICENSE"))
-_DEPTH = "https://github.com/DepthAnything/Depth-Anything-V2"
-
-TEACHER_LICENSES = (
-    TeacherLicense(
-        "google/siglip2-*", "Apache-2.0", "nothing", _hub("google/siglip2-giant-opt-patch16-384"), "2025-02"
-    ),
-    TeacherLicense("google/siglip-*", "Apache-2.0", "nothing", _hub("google/siglip-so400m-patch14-384"), "2024"),
-    # Its code is Apache-2.0; "all other materials", so the weights, are not.
-    TeacherLicense("google/tipsv2-*", "CC-BY-4.0", "naming", "https://github.com/google-deepmind/tips", "2026-06-01"),
-    # CC-BY-NC-4.0 before.
-    TeacherLicense(
-        "facebook/dinov2-*", "Apache-2.0", "nothing", _hub("facebook/dinov2-base/commit/369b130"), "2023-09-06"
-    ),
-    TeacherLicense(
-        "facebook/dinov3-*",
-        "DINOv3 License",
+TERMS = {
+    "dinov3-license": Terms(
         "own terms",
-        _hub("facebook/dinov3-vitl16-pretrain-lvd1689m/blob/main/LICENSE.md"),
-        "2025-08-19",
+        f"{_HUB}/facebook/dinov3-vitl16-pretrain-lvd1689m/blob/main/LICENSE.md",
+        "of 2025-08-19",
         is_gated=True,
     ),
-    TeacherLicense("facebook/sam-vit-*", "Apache-2.0", "nothing", _hub("facebook/sam-vit-huge"), "2023-04"),
-    TeacherLicense("facebook/sam2*hiera*", "Apache-2.0", "nothing", _hub("facebook/sam2-hiera-large-hf"), "2025"),
-    TeacherLicense(
-        "facebook/sam3*",
-        "SAM License",
-        "own terms",
-        _hub("facebook/sam3/blob/main/LICENSE"),
-        "2025-11-19",
-        is_gated=True,
+    "sam-license": Terms("own terms", f"{_HUB}/facebook/sam3/blob/main/LICENSE", "of 2025-11-19", is_gated=True),
+    str(OPEN_MODEL_LICENSE.name): Terms("own terms", str(OPEN_MODEL_LICENSE.link), "read in November 2026"),
+    str(SOURCE_CODE_LICENSE.name): Terms("no commerce", str(SOURCE_CODE_LICENSE.link), "read in November 2026"),
+    "apple-ascl": Terms("own terms", f"{_HUB}/apple/DFN5B-CLIP-ViT-H-14-378/blob/main/LICENSE", "of 2023-10-30"),
+    "apple-amlr": Terms("no commerce", f"{_HUB}/apple/DFN5B-CLIP-ViT-H-14-378/blob/main/LICENSE", "of 2025"),
+    "fair-noncommercial-research-license": Terms(
+        "no commerce", "https://github.com/facebookresearch/EUPE/blob/main/LICENSE.md", "of 2026-04-14"
     ),
-    TeacherLicense("apple/DFN*-CLIP-*", *_AMLR, "2025"),
-    TeacherLicense("depth-anything/Depth-Anything-V2-Small*", "Apache-2.0", "nothing", _DEPTH, "2024-06-13"),
-    TeacherLicense("depth-anything/Depth-Anything-V2-*", "CC-BY-NC-4.0", "no commerce", _DEPTH, "2024"),
-    TeacherLicense(
-        "facebook/EUPE-*",
-        "FAIR Noncommercial Research License",
-        "no commerce",
-        "https://github.com/facebookresearch/EUPE/blob/main/LICENSE.md",
-        "2026-04-14",
+    "cc-by-nc-4.0": Terms("no commerce", "https://creativecommons.org/licenses/by-nc/4.0/legalcode", "version 4.0"),
+    "cc-by-nc-sa-4.0": Terms(
+        "no commerce", "https://creativecommons.org/licenses/by-nc-sa/4.0/legalcode", "version 4.0"
     ),
-    TeacherLicense(
-        "nvidia/C-RADIO*",
-        "NVIDIA Open Model License",
-        "own terms",
-        "https://www.nvidia.com/en-us/agreements/enterprise-software/nvidia-open-model-license/",
-        "2026-01-27",
-    ),
-    TeacherLicense(
-        "nvidia/*RADIO*",
-        "NVIDIA Source Code License-NC",
-        "no commerce",
-        "https://github.com/NVlabs/RADIO/blob/main/LICENSE",
-        "2026-05-29",
-    ),
-)
-"""The first whose pattern fits counts."""
+    "cc-by-4.0": Terms("naming", "https://creativecommons.org/licenses/by/4.0/legalcode", "version 4.0"),
+}
+"""By the license's name in lower case, as the Hub writes it; the permissive ones are `PERMISSIVE`."""
 
 
-def find_teacher_license(hub_id: str | None) -> TeacherLicense | None:
-    """Return what is known of a repository's license; None where nothing is."""
-    if hub_id is None:
-        return None
-    return next((each for each in TEACHER_LICENSES if fnmatchcase(hub_id, each.pattern)), None)
-
-
-def what_it_asks(source: Source) -> Asks:
-    """Return what the license of something that was learned from asks."""
-    known = find_teacher_license(source.hub_id)
-    if known is not None and known.license == source.license:
-        return known.asks
-    for each in TEACHER_LICENSES:
-        if each.license == source.license:
-            return each.asks
-    parts = [part.rpartition(" is ")[2].strip() for part in source.license.split(";")]  # "MIT; the base is Apache-2.0"
+def what_it_asks(license: str) -> Asks:
+    """Return what a license asks, also of several things: "MIT; the base is Apache-2.0"."""
+    parts = [part.rpartition(" is ")[2].strip() for part in license.partition(DOUBT)[0].rstrip("; ").split(";")]
+    if len(parts) == 1 and parts[0].lower() in TERMS:
+        return TERMS[parts[0].lower()].asks
     return "nothing" if all(PERMISSIVE.fullmatch(part) for part in parts) else "unknown"
 
 
-def warnings_of(sources: list[Source]) -> list[str]:
-    """Return a sentence for each source whose license asks for something, in Markdown's plain text."""
+def warnings_of(sources: Iterable[Source]) -> list[str]:
+    """Return a sentence for each source whose license asks for something, or whose license is in doubt."""
     sentences = []
     for source in sources:
-        asks = what_it_asks(source)
-        if asks != "nothing":
-            known = find_teacher_license(source.hub_id)
-            gate = " The Hub gives its weights only to who accepts it." if known is not None and known.is_gated else ""
-            read = "" if known is None else f" Read at {known.source} ({known.date})."
-            sentences.append(f"{source.name}: the license ({source.license}) {WORDS[asks]}.{gate}{read}")
+        asks, doubt = what_it_asks(source.license), source.license.partition(DOUBT)[2]
+        name = source.license.partition(DOUBT)[0].rstrip("; ")
+        if asks == "nothing" and not doubt:
+            continue
+        terms = TERMS.get(name.lower())
+        sentence = f"{source.name}: the license ({name}) {WORDS[asks]}."
+        if terms is not None:
+            gate = " The Hub gives its weights only to who accepts it." if terms.is_gated else ""
+            sentence += f"{gate} Its text: {terms.link} ({terms.date})."
+        sentences.append(sentence + (f" In doubt: {doubt}." if doubt else ""))
     return sentences

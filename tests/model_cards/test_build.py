@@ -178,7 +178,7 @@ def test_a_card_without_results_says_what_the_folder_inherits(checkpoint, tmp_pa
     folder = shutil.copytree(checkpoint, tmp_path / "model")
     assert "### What the student inherits" not in build_card(folder).text
     hub_id = "facebook/dinov3-vit7b16-pretrain-lvd1689m"
-    dino = Source("dino_v3", "features (4096)", "DINOv3 License", "hub", hub_id=hub_id)
+    dino = Source("dino_v3", "features (4096)", "dinov3-license", "hub", hub_id=hub_id)
     start = Source("start", "weights", "CC-BY-NC-4.0", "org/start", hub_id="org/start")
     Heritage([dino], [start]).save(folder)
     card = build_card(folder)

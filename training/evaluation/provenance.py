@@ -11,12 +11,14 @@ from foundation.machine.hardware import describe_machine, versions_of
 from foundation.machine.timing import Clock
 from model_cards.build import license_of
 from model_cards.heritage import Heritage
+from model_cards.licenses import nvidia_license
 from model_cards.results import Source
-from model_cards.teacher_licenses import find_teacher_license
+from model_cards.teacher_licenses import DOUBT
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.packages import PACKAGES, Package
 from training.recipe import Recipe, TeacherRecipe
+from training.teachers.published.catalog import family_of
 
 
 PACKAGE_OF_KIND = {
@@ -55,8 +57,17 @@ def _published(name: str, role: str, origin: str) -> Source:
         license = license_of(folder)
         named = "see its origin" if license is None else license.name or license.id
         return Source(name, role, named, f"folder {folder.resolve().name}")
-    known = find_teacher_license(origin)
-    return Source(name, role, "see its origin" if known is None else known.license, origin, hub_id=origin)
+    return Source(name, role, _license_of_published(origin), origin, hub_id=origin if "/" in origin else None)
+
+
+def _license_of_published(origin: str) -> str:
+    """Return the license of a Hub id or of timm's name, with what its sources leave open."""
+    family = family_of(origin)
+    if family is not None:
+        return f"{family.license}; {DOUBT}{family.doubt}" if family.doubt else family.license
+    owner, _, model = origin.partition("/")
+    nvidias = nvidia_license(model) if owner == "nvidia" else None
+    return "see its origin" if nvidias is None else str(nvidias.name)
 
 
 def heritage_of(config: RadioConfig, recipe: Recipe) -> Heritage:

@@ -42,6 +42,26 @@ def test_a_folder_is_named_without_its_path_and_with_the_license_of_its_card(tmp
     assert (source.license, source.origin) == ("mit", f"folder {tmp_path.name}")
 
 
+@pytest.mark.parametrize(
+    ("source", "license", "hub_id"),
+    [
+        ("facebook/dinov3-vit7b16-pretrain-lvd1689m", "dinov3-license; in doubt: what", True),
+        ("facebook/dinov2-with-registers-giant", "apache-2.0", True),
+        ("nvidia/RADIO-L", "nvidia-source-code-license-nc", True),
+        ("nvidia/C-RADIOv2-B", "nvidia-open-model-license", True),
+        ("vit_pe_core_base_patch16_224.fb", "apache-2.0", False),
+        ("org/mine", "see its origin", True),
+    ],
+)
+def test_a_published_teacher_has_the_license_of_the_catalog(source, license, hub_id):
+    described = teacher_source(
+        TeacherRecipe(name="t", kind="k", source=source),
+        RadioAdaptorConfig(name="t", hidden_size=8, feature_dim=8),
+    )
+    assert described.license.startswith(license)
+    assert described.hub_id == (source if hub_id else None)
+
+
 def heritage(name, *changes):
     recipe = load_recipe(name, ["data.source=images", *changes])
     adaptors = [{"name": entry.name, "hidden_size": 8, "feature_dim": 8} for entry in recipe.teachers]
@@ -66,7 +86,7 @@ def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_
     entry = f"teachers=[{{name: radio, kind: radio, source: {tmp_path}}}]"
     of_student = heritage("demo", entry, "student.init_from=facebook/dinov2-small")
     assert [each.name for each in of_student.teachers] == ["radio", "radio: siglip2-g", "radio: dino_v3", "radio: sam3"]
-    assert [(each.license, each.role) for each in of_student.weights] == [("Apache-2.0", "weights")]
+    assert [(each.license, each.role) for each in of_student.weights] == [("apache-2.0", "weights")]
     warm = heritage("demo", "student.init_from=dinov2-s-saliency").weights
     assert [(each.name, each.license) for each in warm] == [("dinov2-s-saliency", "MIT; the DINOv2 base is Apache-2.0")]
 

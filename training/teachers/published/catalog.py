@@ -291,6 +291,11 @@ FAMILIES = (
 """All families, in the order of the table."""
 
 
+def family_of(source: str) -> Family | None:
+    """Return the family of a Hub id or of timm's name; None for what is not in the catalog."""
+    return next((family for family in FAMILIES if source in family.sources), None)
+
+
 def table() -> str:
     """Return the table of all families, Markdown."""
     header = ("kind", "models", "license, and where it says so", "native px", "normalization, and where it says so")
