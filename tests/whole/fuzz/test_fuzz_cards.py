@@ -36,7 +36,7 @@ VALUES = st.recursive(
 )
 RESULTS = Results(
     measurements=[Measurement("student", "knn", "accuracy", "stamps", 0.5, 0), Measurement("a", "b", "c", "d", 0.1)],
-    teachers=[Source("teacher_a", "dense features", "MIT", "package a 1.0", hub_id="org/teacher-a")],
+    teachers=[Source("teacher_a", "dense features", "CC-BY-NC-4.0", "package a 1.0", hub_id="org/teacher-a")],
     datasets=[Source("stamps", "kNN", "GPL-2.0-or-later", "package c 3.0", "99 images of 14 classes")],
     run={"command": "make demo", "seconds": {"train": 12.0}},
     remarks=["small"],
