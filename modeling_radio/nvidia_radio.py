@@ -323,8 +323,11 @@ def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _head_versions(args: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the versions of a teacher's two MLPs: its own settings override the run's, for each head apart."""
-    teacher = next(teacher for teacher in args["teachers"] if teacher["name"] == name)
+    """Return the versions of a teacher's two MLPs: its own settings override the run's, for each head apart.
+
+    A Hub folder may describe an adaptor of which its run lists no teacher.
+    """
+    teacher: Mapping[str, Any] = next((teacher for teacher in args["teachers"] if teacher["name"] == name), {})
     summary = teacher.get("mlp_version") or args["mlp_version"]
     dense = teacher.get("spatial_mlp_version") or summary
     return {"mlp_version": summary, "feature_mlp_version": None if dense in (summary, "attn") else dense}

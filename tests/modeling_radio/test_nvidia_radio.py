@@ -210,6 +210,9 @@ def test_a_head_of_a_hub_folder_reads_the_token_that_the_folder_names():
     assert RadioConfig.from_dict(config).adaptor("sam").token_index == 0
     config["adaptor_configs"]["sam"]["head_idx"] = 5
     assert RadioConfig.from_dict(config).adaptor("sam").token_index == 5
+    args["teachers"][1]["name"] = "another"  # the run lists no teacher of this adaptor's name
+    adaptor = RadioConfig.from_dict(config).adaptor("sam")
+    assert (adaptor.token_index, adaptor.mlp_version, adaptor.feature_mlp_version) == (5, "v2", None)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ class DataSettings(Settings):
         classes: Names of the classes in the order of their ids; None takes what the data says.
         class_weights: "balanced" (not for lists of labels), one weight for each class, or None; classification and
             semantic segmentation only.
-        sampler: Which images an epoch has: "balanced" shows every class equally often (one class an image),
-            "repeat-factor" repeats images of rare classes; None shows each image once.
+        sampler: Which images an epoch has; None shows each once. "balanced" shows every class equally often (one class
+            an image), "repeat-factor" repeats images of rare classes.
         repeat_threshold: Share of the images below which "repeat-factor" takes a class for rare.
         image_column: Column of the images; None finds it.
         target_column: Column of the labels, masks, boxes or depth maps; None finds it.

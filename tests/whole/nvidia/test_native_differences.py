@@ -90,6 +90,8 @@ CASES: dict[str, list[dict]] = {
     "detection_num_queries": [{"detection_num_queries": 7}],
     "detection_num_groups": [{"detection_num_groups": 1}],
     "detection_window_size": [{"detection_window_size": None}, {"detection_window_size": "global"}],
+    "temperature": [{"temperature": 2.0}],
+    "score_thresholds": [{"score_thresholds": [0.5, 0.25]}],
     "adaptors": [
         {"adaptors": HEADS},
         {"adaptors": [{**HEADS[0], "token_index": 10}], "nvidia_source": {"args": {}}},  # native has no heads
