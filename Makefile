@@ -49,7 +49,7 @@ $(VENV)/installed-train: pyproject.toml | $(BIN)/pip
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
-	$(PIP) install --editable ".[tasks,evaluate,extract,export,docs,dev]"
+	$(PIP) install --editable ".[tasks,evaluate,extract,video,export,docs,dev]"
 	touch $@ $(VENV)/installed-train $(VENV)/installed-docs
 
 $(VENV)/installed-docs: pyproject.toml | $(BIN)/pip
