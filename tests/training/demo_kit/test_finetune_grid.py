@@ -2,8 +2,9 @@
 
 import pytest
 
-from training.demo_kit.finetune_grid import main
+from training.demo_kit.finetune_grid import REPORT, RESULTS_DIR, main
 from training.demo_kit.tuning.experiments import EXPERIMENTS, METHODS, arms_of
+from training.demo_kit.tuning.report import build_report
 from training.demo_kit.tuning.runs import Grid
 
 
@@ -13,6 +14,11 @@ def test_without_training_the_page_alone_is_written(tmp_path, capsys):
     page = (tmp_path / "page.md").read_text()
     assert [name for name in EXPERIMENTS if f"## {name}\n" in page] == list(EXPERIMENTS)
     assert "Wrote" in capsys.readouterr().out
+
+
+def test_the_committed_page_is_that_of_the_committed_results():
+    """`python -m training.demo_kit.finetune_grid --no-train` was run after the last change."""
+    assert REPORT.read_text(encoding="utf-8") == build_report(RESULTS_DIR)
 
 
 @pytest.mark.parametrize(

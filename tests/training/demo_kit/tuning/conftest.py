@@ -34,12 +34,14 @@ def student(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def shades(monkeypatch, own_datasets_cache, one_picture):
-    """Let there be one task alone."""
+def shades(own_datasets_cache, one_picture):
+    """Let there be one task alone, and afterwards the others in their order, which the page has."""
     options = {"steps": 2, "batch_size": 2, "lora_rank": 2}
     after = {"LoRA after head": Arm({"tune": "lora"}, "first the head", after="head")}
     experiment = Experiment("image-classification", write_shades, 32, options, "frozen linear probe", after, True)
-    for name in list(EXPERIMENTS):
-        monkeypatch.delitem(EXPERIMENTS, name)
-    monkeypatch.setitem(EXPERIMENTS, TASK, experiment)
-    return TASK
+    others = dict(EXPERIMENTS)
+    EXPERIMENTS.clear()
+    EXPERIMENTS[TASK] = experiment
+    yield TASK
+    EXPERIMENTS.clear()
+    EXPERIMENTS.update(others)
