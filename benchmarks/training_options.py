@@ -11,7 +11,6 @@ banks are full and windows are in every step. Prints a table and writes it with 
 
 import ctypes
 import multiprocessing
-import re
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from benchmarks.compare_native import report
 from benchmarks.training_worker import StepTimer
 from foundation.command_line import Command
 from foundation.errors import check_choice
+from foundation.machine.memory import peak_memory_mb
 from foundation.settings import Settings
 from training.distillation.memory import keep_freed_memory
 from training.distillation.trainer import Distiller
@@ -125,8 +125,7 @@ def memory_of_a_step(timer: StepTimer) -> float:
     ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is held; proc(5)
     timer.run(1)
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(peak) * 1024 / 1e6
+    return peak_memory_mb()
 
 
 class Worker:

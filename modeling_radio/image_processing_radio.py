@@ -18,7 +18,7 @@ from .configuration_radio import RadioConfig
 from .image_reading_radio import check_values, fetch, flatten, read_image, read_label_maps, to_rgb
 from .messages_radio import did_you_mean
 from .post_processing_radio import PostProcessing
-from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together
+from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together, settings_of_model
 from .resolution_radio import check_multiple, read_exact_size, read_size, resized_resolution
 
 
@@ -112,13 +112,7 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
             config: The model's configuration.
             overrides: Any option of this class.
         """
-        fitting = {
-            "patch_size": config.patch_size,
-            "max_img_size": config.max_img_size,
-            "size": {"shortest_edge": min(config.preferred_resolution)},
-            "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
-        }
-        return cls(**{**fitting, **overrides})
+        return cls(**{**settings_of_model(config), **overrides})
 
     def get_output_size(self, height: int, width: int, size: Any = None) -> tuple[int, int]:
         """Return the height and width in pixels that an image of `height` by `width` is resized to.

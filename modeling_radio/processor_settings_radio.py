@@ -8,6 +8,7 @@ import torch
 from transformers.image_utils import ChannelDimension, PILImageResampling
 from transformers.utils.generic import TensorType
 
+from .configuration_radio import RadioConfig
 from .messages_radio import did_you_mean
 from .resolution_radio import is_pixels, read_exact_size, read_size
 
@@ -40,6 +41,16 @@ _SERVICE_KEYS = (
     *("auto_map", "processor_class"),
     *("feature_extractor_type", "image_processor_type", "video_processor_type"),
 )
+
+
+def settings_of_model(config: RadioConfig) -> dict[str, Any]:
+    """Return the settings of a processor that follow from the model: its patch, largest side, preferred resolution."""
+    return {
+        "patch_size": config.patch_size,
+        "max_img_size": config.max_img_size,
+        "size": {"shortest_edge": min(config.preferred_resolution)},
+        "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
+    }
 
 
 def is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ from .configuration_radio import RadioConfig
 from .image_processing_radio import RadioImageProcessor, resize_to_pixels
 from .image_reading_radio import check_values, read_image, to_rgb
 from .messages_radio import did_you_mean
-from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together
+from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together, settings_of_model
 from .resolution_radio import read_size
 
 
@@ -92,13 +92,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
             config: The model's configuration.
             overrides: Any option of this class.
         """
-        fitting = {
-            "patch_size": config.patch_size,
-            "max_img_size": config.max_img_size,
-            "size": {"shortest_edge": min(config.preferred_resolution)},
-            "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
-        }
-        return cls(**{**fitting, **overrides})
+        return cls(**{**settings_of_model(config), **overrides})
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def preprocess(self, videos: Any, **settings: Any) -> BatchFeature:

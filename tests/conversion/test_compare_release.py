@@ -8,7 +8,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from local_hub import Repository, local_hub
+from local_hub import Repository, hub_in_place
 from reference_cases import write_release
 from safetensors.torch import load_file, save_file
 
@@ -42,14 +42,11 @@ def converted(release) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    with local_hub() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
+    with hub_in_place(monkeypatch) as server:
         template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield server
-    huggingface_hub.close_session()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import huggingface_hub
+import pytest
+
 
 TOKEN = "hf_right"
 
@@ -252,6 +255,18 @@ huggingface_hub.hf_api.api.endpoint = constants.ENDPOINT
 os.environ.update(HF_ENDPOINT={endpoint!r}, HF_HOME={home!r}, HF_TOKEN={token!r}, HF_HUB_OFFLINE="0")
 """
 """Begins code that asks a Hub of ours, with a cache of its own, in a process that has imported its client before."""
+
+
+@contextmanager
+def hub_in_place(patch: pytest.MonkeyPatch, token: str | None = None) -> Iterator[LocalHub]:
+    """Serve an empty Hub that this process asks in place of Hugging Face's, with a token if one is given."""
+    patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    if token is not None:
+        patch.setenv("HF_TOKEN", token)
+    with local_hub() as hub:
+        patch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        yield hub
+    huggingface_hub.close_session()
 
 
 @contextmanager

@@ -52,6 +52,24 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def student(tmp_path):
+    torch.manual_seed(0)
+    RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path / "student")
+    return tmp_path / "student"
+
+
+def write_shades(folder, size, draw):
+    """Dark and light images; those of another draw have other noise."""
+    random = np.random.default_rng(draw)
+    for split, count in (("train", 4), ("validation", 3)):
+        for name, shade in (("dark", 40), ("light", 200)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                noise = random.integers(0, 50, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(noise + np.uint8(shade)).save(folder / split / name / f"{number}.png")
+
+
 def save_picture(path, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -5,9 +5,8 @@ import re
 import subprocess
 import sys
 
-import huggingface_hub
 import pytest
-from local_hub import TOKEN, VISIT, local_hub
+from local_hub import TOKEN, VISIT, hub_in_place
 from PIL import Image
 from tiny_tuning import tuning_settings
 
@@ -67,12 +66,8 @@ def quick_processes(elsewhere, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    with local_hub() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub_in_place(monkeypatch, TOKEN) as server:
         yield server
-    huggingface_hub.close_session()
 
 
 def usage_of(files):

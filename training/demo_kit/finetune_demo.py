@@ -17,7 +17,7 @@ from torch import nn
 
 from foundation.command_line import Command
 from foundation.fields import OneOf
-from foundation.files import write_file, write_folder, write_text
+from foundation.files import write_file, write_text
 from foundation.settings import Settings
 from model_cards.results import Table
 from modeling_radio import RadioConfig
@@ -34,7 +34,6 @@ from training.finetuning.tasks.registry import build_task
 from training.pictures.curves import Curve, draw_curves
 
 
-FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
 NUM_PICTURED = 8  # our choice
 SMOOTHING_RECORDS = 5  # our choice: the loss is recorded every ten steps, and its picture shows means over 50
 
@@ -86,12 +85,9 @@ class Comparison:
         """Return what one run measured."""
         results = self._folder(method, seed) / RESULTS
         if not results.is_file():
-            data = self._data(seed)
-            if not data.is_dir():
-                write_folder(
-                    data, lambda folder: self.experiment.write(folder, self.experiment.size, FIRST_DRAW + seed)
-                )
-            run = FinetuningRun(self._settings(method, seed))
+            settings = self._settings(method, seed)
+            self.experiment.write_data(settings)
+            run = FinetuningRun(settings)
             if method == UNTRAINED:
                 run.trainer.evaluate()
                 untrained = {"metrics": run.trainer.metrics.latest, "trainable_parameters": 0, "seconds": 0.0}
@@ -101,19 +97,13 @@ class Comparison:
         return json.loads(results.read_text())
 
     def _settings(self, method: str, seed: int) -> FinetuneSettings:
-        size, options = self.experiment.size, self.experiment.options
-        own: dict[str, Any] = {
-            "checkpoint": str(self.checkpoint),
-            "task": self.experiment.task,
-            "data": str(self._data(seed)),
-            "output": self._folder(method, seed),
-            "tune": HEAD if method == UNTRAINED else method,
-            "size": (size, size),
-            "evaluate_every": options["steps"],
-            "num_workers": 0,
-            "seed": seed,
-        }
-        return FinetuneSettings(**own, **options)
+        return self.experiment.settings(
+            seed,
+            checkpoint=str(self.checkpoint),
+            data=str(self.output / f"data-{seed}"),
+            output=self._folder(method, seed),
+            tune=HEAD if method == UNTRAINED else method,
+        )
 
     def _reopen(self, task: FinetuningTask, method: str, seed: int) -> nn.Module:
         """Open what a run saved, as a user would."""
@@ -125,9 +115,6 @@ class Comparison:
 
     def _folder(self, method: str, seed: int) -> Path:
         return self.output / f"{method}-{seed}"
-
-    def _data(self, seed: int) -> Path:
-        return self.output / f"data-{seed}"
 
 
 def _read_losses(run: Path) -> Curve:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foundation.files import write_file
@@ -15,6 +16,15 @@ from training.pictures.features import DPI
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
+
+
+def label_panel(axes: Axes, title: str, x_label: str, font_size: int) -> None:
+    """Give a panel of curves its title, in the largest letters, its axis, a grid and a legend."""
+    axes.set_title(title, fontsize=font_size)
+    axes.set_xlabel(x_label, fontsize=font_size - 1)
+    axes.tick_params(labelsize=font_size - 2)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=font_size - 2, frameon=False)
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
@@ -32,11 +42,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
         # The first steps lie far above all others: cut off, so that the rest can be seen.
         all_values = [value for _, values in curves.values() for value in values]
         axes.set_ylim(0.95 * min(all_values), 1.05 * np.quantile(all_values, 0.95))
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=7, frameon=False)
+        label_panel(axes, title, "step", font_size=9)
     write_file(path, figure.savefig)
 
 
@@ -61,11 +67,7 @@ def draw_runs(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path, q
             for steps, values in runs:
                 axes.plot(steps, values, color=color, linewidth=0.5, alpha=0.6)
             axes.plot(*mean_curve(runs), color=color, linewidth=1.6, label=label)
-        axes.set_title(title, fontsize=8)
-        axes.set_xlabel("step", fontsize=7)
-        axes.tick_params(labelsize=6)
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=6, frameon=False)
+        label_panel(axes, title, "step", font_size=8)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     figure.supylabel(quantity, fontsize=7)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from foundation.files import write_file
 from model_cards.results import Measurement
+from training.pictures.curves import label_panel
 from training.pictures.features import DPI
 
 
@@ -50,9 +51,5 @@ def draw_token_curves(panels: Mapping[str, Mapping[str, ValuesByCount]], path: P
         ticks = sorted({count for by_count in curves.values() for count in by_count})
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(count) for count in ticks])
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("global tokens", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=7, frameon=False)
+        label_panel(axes, title, "global tokens", font_size=9)
     write_file(path, figure.savefig)

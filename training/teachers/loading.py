@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
+from modeling_radio.messages_radio import check_choice
 from training.teachers.answers import teacher_error
 
 
 Weights = Literal["pretrained", "random"]
 WEIGHT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+def check_weights(name: str, weights: str, weights_dtype: str = "float32") -> None:
+    """Raise a ValueError if a teacher's option `weights` or `weights_dtype` is none of those that there are."""
+    error = functools.partial(teacher_error, name)
+    check_choice("weights", weights, get_args(Weights), error=error)
+    check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
 
 
 def loading_turn() -> FileLock:

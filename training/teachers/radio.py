@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from foundation.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.messages_radio import check_choice
 from modeling_radio.resolution_radio import largest_side
 from training.recipe_sections.networks import Precision
 from training.teachers.answers import TeacherOutput, resample_features, teacher_error
 from training.teachers.base import Teacher
-from training.teachers.loading import WEIGHT_DTYPES, Weights, check_model_type, explain_failure, find_folder
+from training.teachers.loading import (
+    WEIGHT_DTYPES,
+    Weights,
+    check_model_type,
+    check_weights,
+    explain_failure,
+    find_folder,
+)
 from training.teachers.published.architectures import published_config
 
 
@@ -48,9 +53,7 @@ class RadioTeacher(Teacher):
         weights: Weights = "pretrained",
         weights_dtype: Precision = "float32",
     ) -> None:
-        error = functools.partial(teacher_error, name)
-        check_choice("weights", weights, ("pretrained", "random"), error=error)
-        check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
+        check_weights(name, weights, weights_dtype)
         network = (_open_network if weights == "pretrained" else _random_network)(name, source)
         config = network.config
         summary_dim, feature_dim = _widths(name, config, adaptor_name)

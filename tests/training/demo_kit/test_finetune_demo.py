@@ -1,35 +1,15 @@
 """The comparison of LoRA with a frozen backbone, on a tiny model and made-up images."""
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
+from tuning_fixtures import write_shades
 
-from modeling_radio import RadioConfig, RadioModel
 from training.demo_kit import finetune_demo
 from training.demo_kit.finetune_demo import main
 from training.demo_kit.tuning.experiments import EXPERIMENTS, Experiment
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
-
-def write_shades(folder, size, draw):
-    """Dark and light images; those of another draw have other noise."""
-    random = np.random.default_rng(draw)
-    for split, count in (("train", 4), ("validation", 3)):
-        for name, shade in (("dark", 40), ("light", 200)):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                noise = random.integers(0, 50, (size, size, 3), dtype=np.uint8)
-                Image.fromarray(noise + np.uint8(shade)).save(folder / split / name / f"{number}.png")
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path / "student")
-    return tmp_path / "student"
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +19,8 @@ def _tiny(monkeypatch, own_datasets_cache, one_picture):
     monkeypatch.setitem(EXPERIMENTS, "image-classification", experiment)
 
 
-def test_each_method_runs_once_for_every_seed(checkpoint, tmp_path, capsys, monkeypatch):
-    command = ["--task", "image-classification", "--checkpoint", str(checkpoint), "--output", str(tmp_path / "runs")]
+def test_each_method_runs_once_for_every_seed(student, tmp_path, capsys, monkeypatch):
+    command = ["--task", "image-classification", "--checkpoint", str(student), "--output", str(tmp_path / "runs")]
     assert main([*command, "--seeds", "0,1"]) == 0
     output = tmp_path / "runs" / "image-classification"
     table = (output / "table.md").read_text()

@@ -2,11 +2,10 @@
 
 import shutil
 
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi
-from local_hub import TOKEN, local_hub
+from local_hub import TOKEN, hub_in_place
 from tiny_tuning import tuning_settings
 
 from model_cards.build import write_card
@@ -54,11 +53,8 @@ def adapter_folder(made_adapter, tmp_path):
 @pytest.fixture
 def hub(monkeypatch):
     """Return a fresh Hub that this process asks in place of Hugging Face's."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with local_hub() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
+    with hub_in_place(monkeypatch) as server:
         yield server
-    huggingface_hub.close_session()
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """An adapter's whole way: tuned, published, opened by name elsewhere, merged, exported; its answers stay the same."""
 
-import huggingface_hub
 import pytest
 import torch
-from local_hub import TOKEN, VISIT, local_hub
+from local_hub import TOKEN, VISIT, hub_in_place
 from PIL import Image
 from tiny_tuning import run_settings
 from tuning_fixtures import one_picture, own_datasets_cache, save_picture
@@ -80,12 +79,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch):
-    with local_hub() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub_in_place(monkeypatch, TOKEN) as server:
         yield server
-    huggingface_hub.close_session()
 
 
 def tune(base, data, output):

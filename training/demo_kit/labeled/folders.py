@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,8 @@ def write_objects(folder: Path, size: int, draw: int) -> None:
         size: Side of the images in pixels.
         draw: See `detection_set`.
     """
-    scenes = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
-    for split, chosen in (("train", scenes.train), ("validation", scenes.test)):
-        for index, scene in enumerate(chosen):
-            _save(to_pil_image(scene.image), folder / split / f"{index}.png")
-        text = json.dumps(_coco(chosen, scenes.class_names))
-        (folder / split / "_annotations.coco.json").write_text(text)
+    for split, scenes, names in _write_scenes(folder, size, draw):
+        (split / "_annotations.coco.json").write_text(json.dumps(_coco(scenes, names)))
 
 
 def write_subjects(folder: Path, size: int, draw: int) -> None:
@@ -89,14 +85,21 @@ def write_subjects(folder: Path, size: int, draw: int) -> None:
         size: Side of the images in pixels.
         draw: See `detection_set`.
     """
-    scenes = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
-    for split, chosen in (("train", scenes.train), ("validation", scenes.test)):
+    for split, scenes, names in _write_scenes(folder, size, draw):
         lines = []
-        for index, scene in enumerate(chosen):
+        for index, scene in enumerate(scenes):
+            labels = [names[number] for number in sorted(set(scene.labels.tolist()))]
+            lines.append(json.dumps({"file_name": f"{index}.png", "labels": labels}))
+        (split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _write_scenes(folder: Path, size: int, draw: int) -> Iterator[tuple[Path, Sequence[Composite], Sequence[str]]]:
+    """Write images by number; yield the folder of each split with its scenes and the names of the classes."""
+    drawn = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
+    for split, scenes in (("train", drawn.train), ("validation", drawn.test)):
+        for index, scene in enumerate(scenes):
             _save(to_pil_image(scene.image), folder / split / f"{index}.png")
-            names = [scenes.class_names[number] for number in sorted(set(scene.labels.tolist()))]
-            lines.append(json.dumps({"file_name": f"{index}.png", "labels": names}))
-        (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+        yield folder / split, scenes, drawn.class_names
 
 
 def _coco(scenes: Sequence[Composite], names: Sequence[str]) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foundation.files import write_folder
 from training.demo_kit.labeled.folders import write_digits, write_masks, write_objects, write_subjects
+from training.finetuning.settings import FinetuneSettings
 
 
+FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
 UNTRAINED, HEAD, LORA = "untrained", "head", "lora"
 
 
@@ -56,6 +59,23 @@ class Experiment:
     frozen: str
     arms: Mapping[str, Arm] = field(default_factory=dict)
     teachers: bool = False
+
+    def settings(self, seed: int, **own: Any) -> FinetuneSettings:
+        """Return the settings of one run, which is measured once, after its last step.
+
+        Args:
+            seed: Of the run and of its images.
+            own: Checkpoint, data and output of the run, and what it changes of `options`.
+        """
+        options = {"size": (self.size, self.size), **self.options, **own}
+        return FinetuneSettings(task=self.task, evaluate_every=options["steps"], num_workers=0, seed=seed, **options)  # pyrefly: ignore[bad-argument-type]
+
+    def write_data(self, settings: FinetuneSettings) -> None:
+        """Write the images of a run if they are not there yet."""
+        data, size = Path(settings.data), settings.size
+        assert size is not None
+        if not data.is_dir():
+            write_folder(data, lambda folder: self.write(folder, size[0], FIRST_DRAW + settings.seed))
 
     @property
     def method_names(self) -> dict[str, str]:

@@ -6,8 +6,6 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import resource
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +16,7 @@ import torch
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
-from foundation.files import write_folder
+from foundation.machine.memory import peak_memory_mb
 from foundation.machine.timing import Clock
 from modeling_radio import RadioConfig, RadioModel
 from training.demo_kit.tuning.experiments import EXPERIMENTS, Arm, Experiment, arms_of
@@ -36,12 +34,10 @@ from training.finetuning.run import FINAL, RESULTS, FinetuningRun
 from training.finetuning.settings import FinetuneSettings
 
 
-FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
 PLACES = ("checkpoint", "data", "output", "num_workers", "seed")
 """Settings that decide nothing, or are said elsewhere."""
 DATA_LOCK = "data.lock"
 DIGEST_LENGTH = 12
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -68,16 +64,13 @@ class Grid:
         """
         experiment = EXPERIMENTS[name]
         arm = arms_of(experiment)[arm_name]
-        size = arm.options.get("size", (experiment.size, experiment.size))
-        options: dict[str, Any] = {**experiment.options, **arm.options, "size": size, "task": experiment.task}
-        return FinetuneSettings(
+        height, _ = arm.options.get("size", (experiment.size, experiment.size))
+        return experiment.settings(
+            seed,
             checkpoint=str(self._checkpoint(name, arm, seed)),
-            data=str(self.output / name / f"data-{seed}-{size[0]}"),
+            data=str(self.output / name / f"data-{seed}-{height}"),
             output=self.output / name / f"{slug(arm_name)}-{seed}",
-            evaluate_every=options["steps"],
-            num_workers=0,
-            seed=seed,
-            **options,
+            **arm.options,
         )
 
     def _checkpoint(self, name: str, arm: Arm, seed: int) -> Path:
@@ -159,28 +152,13 @@ class Grid:
         """Write the images and the random weights that are not there yet."""
         from filelock import FileLock
 
-        data, size = Path(settings.data), settings.size
-        assert size is not None
-        data.parent.mkdir(parents=True, exist_ok=True)
+        Path(settings.data).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.output / DATA_LOCK):  # runs side by side share them
-            if not data.is_dir():
-                write_folder(data, lambda folder: experiment.write(folder, size[0], FIRST_DRAW + settings.seed))
+            experiment.write_data(settings)
             if arm.is_random and not Path(settings.checkpoint).is_dir():
                 config = RadioConfig.from_pretrained(self.checkpoint).without_adaptors()
                 torch.manual_seed(settings.seed)
                 RadioModel(config).save_pretrained(settings.checkpoint)
-
-
-def peak_memory_mb() -> float:
-    """Return the largest resident memory that this process had, in megabytes.
-
-    On Linux by `/proc`: `getrusage` there also counts that of the process which started this one.
-    """
-    if STATUS.is_file():
-        (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024 / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _prepare_process() -> None:

@@ -194,6 +194,17 @@ class RadioTextFeatures(RadioFeatures):
         return self._tower
 
 
+def radio_model(model: FeatureModel, task: str) -> RadioFeatures:
+    """Return a model of which a task looks at the blocks.
+
+    Raises:
+        ValueError: If it is not a RADIO model.
+    """
+    if not isinstance(model, RadioFeatures):
+        raise ValueError(f"`{task}` needs a RADIO model, got {model.name!r}. Leave the task out.")
+    return model
+
+
 def open_radio(
     folder: Path,
     *,

@@ -9,7 +9,7 @@ import torch
 from foundation.machine.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.metrics.network_statistics import BlockStatistics, block_statistics
-from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.models.radio import radio_model
 from training.evaluation.tasks.base import Evaluation
 
 
@@ -21,9 +21,7 @@ _LARGEST = ("logit", "activation")
 @torch.no_grad()
 def measure_model_statistics(evaluation: Evaluation) -> list[Measurement]:
     """Measure sizes of weights, logits and activations, and the entropy of attention, of every block."""
-    model = evaluation.model
-    if not isinstance(model, RadioFeatures):
-        raise ValueError(f"`model_statistics` needs a RADIO model, got {model.name!r}. Leave the task out.")
+    model = radio_model(evaluation.model, "model_statistics")
     images = evaluation.examples("images").images
     step = -(-len(images) // MAX_IMAGES)
     passes = [

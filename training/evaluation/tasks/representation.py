@@ -17,7 +17,7 @@ from training.evaluation.metrics.equivariance.position_predictor import position
 from training.evaluation.metrics.equivariance.shift_error import shift_error
 from training.evaluation.metrics.feature_statistics import channel_statistics
 from training.evaluation.metrics.self_supervised import lidar, rank_me
-from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.models.radio import radio_model
 from training.evaluation.tasks.base import Evaluation, summary_or_mean
 
 
@@ -96,9 +96,7 @@ class _Shifted:
 @torch.no_grad()
 def measure_block_norms(evaluation: Evaluation) -> list[Measurement]:
     """Measure the mean and the largest length of patch tokens after each block: outliers stand out in the latter."""
-    model = evaluation.model
-    if not isinstance(model, RadioFeatures):
-        raise ValueError(f"`block_norms` needs a RADIO model, got {model.name!r}. Leave the task out.")
+    model = radio_model(evaluation.model, "block_norms")
     images = evaluation.examples("images").images
     means, largest = [], []
     for index in ProgressBar(range(len(images)), desc="norms", leave=False, disable=None):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from modeling_radio.messages_radio import check_choice
-from training.teachers.answers import TeacherOutput, resize_images, teacher_error
+from training.teachers.answers import TeacherOutput, resize_images
 from training.teachers.base import HALF_MEAN, HALF_STD, Teacher
 from training.teachers.embedded.base import load_pickled_weights, only_file, package_folder
-from training.teachers.loading import Weights
+from training.teachers.loading import Weights, check_weights
 
 
 class EfficientNetLiteTeacher(Teacher):
@@ -48,7 +46,7 @@ class EfficientNetLiteTeacher(Teacher):
     network: Any
 
     def __init__(self, name: str, *, source: str | None = None, weights: Weights = "pretrained"):
-        check_choice("weights", weights, get_args(Weights), error=functools.partial(teacher_error, name))
+        check_weights(name, weights)
         super().__init__(
             name,
             summary_dim=self.SUMMARY_DIM,

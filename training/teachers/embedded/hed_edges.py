@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
-from modeling_radio.messages_radio import check_choice
-from training.teachers.answers import TeacherOutput, teacher_error
+from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
 from training.teachers.embedded.base import only_file, package_folder
-from training.teachers.loading import Weights
+from training.teachers.loading import Weights, check_weights
 
 
 CELL_PX = 16
@@ -49,7 +46,7 @@ class HedEdgesTeacher(Teacher):
     is_convolutional = True
 
     def __init__(self, name: str, *, source: str | None = None, weights: Weights = "pretrained"):
-        check_choice("weights", weights, get_args(Weights), error=functools.partial(teacher_error, name))
+        check_weights(name, weights)
         super().__init__(name, summary_dim=None, feature_dim=PLACES**2, patch_size=CELL_PX)
         self.network = HedNetwork()
         if weights == "pretrained":

@@ -7,18 +7,22 @@ type that the weights are kept in). `docs/guides/teachers.md` lists them with th
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
 
-from modeling_radio.messages_radio import check_choice
 from training.recipe_sections.networks import Precision
-from training.teachers.answers import teacher_error
 from training.teachers.base import Teacher
 from training.teachers.depths import longest_list
-from training.teachers.loading import WEIGHT_DTYPES, Weights, check_model_type, load_config, load_pretrained
+from training.teachers.loading import (
+    WEIGHT_DTYPES,
+    Weights,
+    check_model_type,
+    check_weights,
+    load_config,
+    load_pretrained,
+)
 from training.teachers.published.architectures import published_config
 
 
@@ -88,9 +92,7 @@ def open_network(
     """Return a network of transformers, given how it is opened by the checkpoint's model type."""
     import transformers
 
-    error = functools.partial(teacher_error, name)
-    check_choice("weights", weights, ("pretrained", "random"), error=error)
-    check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
+    check_weights(name, weights, weights_dtype)
     config = published_config(source) if weights == "random" else None
     if config is None:
         config = load_config(source, name)

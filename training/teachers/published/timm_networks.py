@@ -20,7 +20,7 @@ from modeling_radio.messages_radio import check_choice
 from training.recipe_sections.networks import Precision
 from training.teachers.answers import TeacherOutput, teacher_error, tokens_to_map
 from training.teachers.base import Teacher
-from training.teachers.loading import WEIGHT_DTYPES, Weights
+from training.teachers.loading import WEIGHT_DTYPES, Weights, check_weights
 
 
 Summary = Literal["pooled", "projected", "none"]
@@ -121,8 +121,7 @@ class TimmTeacher(Teacher):
     ) -> None:
         error = functools.partial(teacher_error, name)
         check_choice("summary", summary, ("pooled", "projected", "none"), error=error)
-        check_choice("weights", weights, ("pretrained", "random"), error=error)
-        check_choice("weights_dtype", weights_dtype, WEIGHT_DTYPES, error=error)
+        check_weights(name, weights, weights_dtype)
         model_name = _model_name(source)
         try:
             with torch.device("meta"):

@@ -1,18 +1,16 @@
 """Runs of the comparison: what is missing, what each starts from, and that nothing is run twice."""
 
 import json
-import mmap
 from multiprocessing.pool import ThreadPool
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from training.demo_kit.tuning import runs
 from training.demo_kit.tuning.raw_results import RawResultError, load_result, load_results
-from training.demo_kit.tuning.runs import STATUS, Grid, peak_memory_mb, run_grid
+from training.demo_kit.tuning.runs import Grid, run_grid
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -76,15 +74,3 @@ def test_those_that_go_on_are_run_last(grid, shades, monkeypatch):
     wanted = [(shades, "LoRA after head", 0), (shades, "head", 0), (shades, "LoRA", 0)]
     assert set(run_grid(grid, wanted, 1)) == set(wanted)
     assert order[-1] == (shades, "LoRA after head", 0)
-
-
-@pytest.mark.skipif(not STATUS.is_file(), reason="needs /proc")
-def test_memory_is_the_largest_that_the_process_had():
-    before = peak_memory_mb()
-    (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmRSS:")]
-    free_mb = before - int(line.split()[1]) * 1024 / 1e6
-    with mmap.mmap(-1, int((free_mb + 100) * 1e6)) as held:  # pages of its own: what was freed before is not used again
-        pages = np.frombuffer(held, np.uint8)
-        pages[:: mmap.PAGESIZE] = 1
-        del pages
-    assert peak_memory_mb() - before == pytest.approx(100, abs=30)
