@@ -1,5 +1,8 @@
 """The one way through the network: what it keeps, and the random numbers of training, given per image."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -188,3 +191,14 @@ def test_the_last_dense_linear_writes_the_dense_features(head: dict) -> None:
 def test_a_network_without_summary_tokens_has_an_empty_summary():
     model = RadioModel(RadioConfig.from_preset("radio-test", summary_idxs=[])).eval()
     assert model(torch.rand(2, 3, 32, 32)).summary.shape == (2, 0)
+
+
+def test_a_plain_network_imports_no_other_architecture():
+    code = (
+        "import sys, torch, modeling_radio as m; model = m.RadioModel(m.RadioConfig.from_preset('radio-test')); "
+        "model(torch.rand(1, 3, 32, 32)); print(*[name for name in sys.modules if name.startswith('modeling_radio')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = run.stdout.split()
+    assert "modeling_radio.network_radio" in imported
+    assert [name for name in imported if "eradio_" in name or "radio1d_radio" in name] == []

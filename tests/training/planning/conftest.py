@@ -1,11 +1,29 @@
 """A plan of a tiny student with two teachers of published architectures, counted once for all tests."""
 
+from collections.abc import Iterator
+
 import pytest
 from tiny_plans import RECIPE
 
+from training.planning import networks as networks_of_plans
 from training.planning.networks import Networks
 from training.planning.plan import Plan
-from training.recipe import Recipe, load_recipe
+from training.planning.teachers import TeacherCost
+from training.recipe import Recipe, TeacherRecipe, load_recipe
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _each_teacher_is_built_once() -> Iterator[None]:
+    """Let all plans share what a teacher costs: building it takes seconds, each size that is counted more."""
+    known: dict[tuple[str, int], TeacherCost] = {}
+
+    def cost_of(entry: TeacherRecipe, patch_size: int) -> TeacherCost:
+        key = (entry.model_dump_json(), patch_size)
+        return known.get(key) or known.setdefault(key, TeacherCost(entry, patch_size))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks_of_plans, "TeacherCost", cost_of)
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from training.finetuning.data.sources import load_images
+from training.finetuning.run import learning_rates
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask, build_examples
 from training.finetuning.tasks.classification import MultiLabelTask
@@ -18,9 +19,6 @@ from training.finetuning.tasks.registry import build_task
 from training.finetuning.tasks.segmentation import SegmentationTask
 from training.teachers.base import Teacher
 from training.teachers.registry import build_teacher
-
-
-HEAD_LEARNING_RATE = 1e-3  # the command's default
 
 
 def probe_teacher(kind: str, settings: FinetuneSettings) -> dict[str, Any]:
@@ -93,7 +91,7 @@ def _train(head: nn.Module, task: FinetuningTask, examples: TensorDataset) -> No
     assert settings.steps is not None
     generator = torch.Generator().manual_seed(settings.seed)
     loader = DataLoader(examples, settings.batch_size, shuffle=True, generator=generator)
-    rate = settings.head_learning_rate or HEAD_LEARNING_RATE
+    _, rate = learning_rates(settings)
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     head.train()

@@ -1,5 +1,6 @@
 """What a person sees of a run: parts alone, and whole runs on the tiny world of `tiny_distillation.py`."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -134,9 +135,11 @@ def test_an_outlier_patch_shows_in_the_maximum_of_its_block() -> None:
 
 def scalars_of(run: str) -> dict[str, dict[int, float]]:
     accumulator = EventAccumulator(f"{run}/logs").Reload()
-    return {
-        tag: {event.step: event.value for event in accumulator.Scalars(tag)} for tag in accumulator.Tags()["scalars"]
+    # Files of one second are read in the order of their names, which is not that of their numbers.
+    events = {
+        tag: sorted(accumulator.Scalars(tag), key=attrgetter("wall_time")) for tag in accumulator.Tags()["scalars"]
     }
+    return {tag: {event.step: event.value for event in of_tag} for tag, of_tag in events.items()}
 
 
 def test_records_say_where_the_time_goes_and_how_large_features_are(recipe_file: str) -> None:
