@@ -1,5 +1,6 @@
 # make demo    distil a small student from real teachers, reopen it and show what it learned (runs/demo/)
 # make test    lint, format, types and the test suite
+# make tour    pages and app in a browser, notebooks and scripts, as tests (Debian's `chromium` is installed where root may)
 # make docs    the documentation site, strictly (site/); `make docs-live` serves it and follows changes
 # All build .venv on first use; `make demo PYTHON=python3.12` picks another interpreter for it.
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip
 export OMP_WAIT_POLICY ?= passive
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: demo test lint format docs docs-live clean
+.PHONY: demo test tour lint format docs docs-live clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed-train
@@ -20,7 +21,12 @@ demo: $(VENV)/installed-train
 
 # One process a core, each with one thread; a file's tests stay together, since they share what they train.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not hub" -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not hub and not tour" -n auto --maxprocesses 4 --dist loadfile
+
+tour: $(VENV)/installed-dev
+	@command -v chromium google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq chromium; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "tour and not gpu and not hub" -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -49,7 +55,7 @@ $(VENV)/installed-train: pyproject.toml | $(BIN)/pip
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
-	$(PIP) install --editable ".[tasks,evaluate,extract,video,export,docs,dev]"
+	$(PIP) install --editable ".[tasks,evaluate,extract,video,export,app,notebooks,docs,dev]"
 	touch $@ $(VENV)/installed-train $(VENV)/installed-docs
 
 $(VENV)/installed-docs: pyproject.toml | $(BIN)/pip
