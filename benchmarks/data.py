@@ -28,10 +28,10 @@ from tqdm import tqdm
 from benchmarks.compare_native import report
 from foundation.command_line import Command
 from foundation.fields import OneOf
+from foundation.packages.fetching import cache_dir
 from foundation.settings import Settings
 from training.data.decoding import EncodedImage, UnusableImageError, image_size
 from training.demo_kit.assets import load_demo_assets
-from training.demo_kit.packages import cache_dir
 from training.recipe import Recipe, load_recipe
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from training.demo_kit.packages import PackageUnavailableError
+from foundation.packages.pinned import PackageUnavailableError
 from training.teachers.base import Teacher
 from training.teachers.registry import build_teacher
 

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from foundation.packages.fetching import fetch_package
+from foundation.packages.pinned import PackageUnavailableError
 from modeling_radio.messages_radio import check_choice
 from training.data.image_table import Split
 from training.data.sources import DEMO_SOURCES
-from training.demo_kit.packages import PackageUnavailableError, fetch_if_available, fetch_package, package_named
+from training.demo_kit.packages import fetch_if_available, package_named
 
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 
 from foundation.machine.hardware import describe_machine, versions_of
 from foundation.machine.timing import Clock
+from foundation.packages.pinned import Package
 from model_cards.build import license_of
 from model_cards.heritage import Heritage
 from model_cards.licenses import nvidia_license
@@ -16,7 +17,7 @@ from model_cards.results import Source
 from model_cards.teacher_licenses import DOUBT
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import DemoAssets
-from training.demo_kit.packages import PACKAGES, Package
+from training.demo_kit.packages import PACKAGES
 from training.recipe import Recipe, TeacherRecipe
 from training.teachers.published.catalog import family_of
 

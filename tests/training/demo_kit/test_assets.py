@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from foundation.packages.pinned import PackageUnavailableError
 from training.demo_kit import assets as demo_assets
 from training.demo_kit.assets import (
     EMOJI_CLASSES,
@@ -9,7 +10,6 @@ from training.demo_kit.assets import (
     read_stamps,
     read_twemoji,
 )
-from training.demo_kit.packages import PackageUnavailableError
 
 
 def touch_picture(path):

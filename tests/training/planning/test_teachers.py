@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.demo_kit.packages import PackageUnavailableError
+from foundation.packages.pinned import PackageUnavailableError
 from training.planning.networks import Networks
 from training.planning.teachers import PACKAGED, TeacherCost
 from training.recipe import TeacherRecipe

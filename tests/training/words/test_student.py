@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torchvision.io import write_png
 from transformers import AutoTokenizer
 
+from foundation.packages.pinned import PackageUnavailableError
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor
 from modeling_radio.sentences_radio import SentenceTower
-from training.demo_kit.packages import PackageUnavailableError
 from training.evaluation.models.sentences import SentenceEncoder
 from training.words.names import learn_map
 from training.words.ridge import as_layer

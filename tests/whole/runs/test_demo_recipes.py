@@ -15,9 +15,9 @@ from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVi
 from two_processes import run_on_both_ranks, run_two_processes
 
 from foundation.interruption import OutOfTime
+from foundation.packages.pinned import PackageUnavailableError
 from modeling_radio import RadioModel
 from training.ablation.study import open_study
-from training.demo_kit.packages import PackageUnavailableError
 from training.distillation.stages import run_recipe
 from training.planning.cards import CARDS
 from training.planning.plan import Plan

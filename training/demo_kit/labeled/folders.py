@@ -18,10 +18,11 @@ from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import to_pil_image
 
+from foundation.packages.fetching import fetch_package
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.composites import Composite, detection_set
 from training.demo_kit.evaluation_sets import segmentation_set
-from training.demo_kit.packages import fetch_package, package_named
+from training.demo_kit.packages import package_named
 
 
 NUM_SCENES, NUM_VALIDATION = 4000, 400  # training scenes, and validation images of every kind; our choice

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from foundation.packages.fetching import fetch_package
 from training.demo_kit.assets import EMOJI_CLASSES
 from training.demo_kit.labeled.folders import write_digits
-from training.demo_kit.packages import fetch_package, package_named
+from training.demo_kit.packages import package_named
 
 
 DIGIT_SIZE = 64  # our choice: handwriting of 8 px is enlarged before it is kept, smoothly

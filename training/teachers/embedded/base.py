@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.demo_kit.packages import fetch_package, package_named
+from foundation.packages.fetching import fetch_package
+from training.demo_kit.packages import package_named
 from training.teachers.answers import teacher_error
 
 

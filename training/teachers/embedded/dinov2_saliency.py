@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from training.demo_kit.packages import cache_dir
+from foundation.packages.fetching import cache_dir
 from training.teachers.answers import TeacherOutput, teacher_error, tokens_to_map
 from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
 from training.teachers.converted.dinov2_from_onnx import (

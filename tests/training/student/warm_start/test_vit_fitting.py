@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_vits import PATCH, SIDE, VITS, around_first_block, build_vit
 
+from foundation.packages.pinned import PackageUnavailableError
 from modeling_radio import RadioConfig, RadioModel
-from training.demo_kit.packages import PackageUnavailableError
 from training.recipe import RecipeError
 from training.student.warm_start.vit import VitTrunk
 from training.student.warm_start.vit_fitting import fit_vit
