@@ -15,8 +15,9 @@ from training.evaluation.data.demo import load_photographs
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.report.build import check_page
-from training.evaluation.report.gallery import PHOTOGRAPH_PX, Gallery, gallery_sections, write_gallery
-from training.evaluation.report.gallery_tasks import open_task_models, task_section
+from training.evaluation.report.gallery.photographs import PHOTOGRAPH_PX, Gallery
+from training.evaluation.report.gallery.sections import gallery_sections, write_gallery
+from training.evaluation.report.gallery.tuned import open_task_models, task_section
 from training.evaluation.run import build_references
 from training.recipe import Recipe, RecipeCommand
 from training.student.build import build_student

@@ -120,7 +120,8 @@ def decode_rgb(
         with _open(image, smallest_px) as file:
             if least_scale is not None and file.format == "JPEG":
                 scale = least_scale(_upright_size(file))
-                file.draft("RGB", tuple(math.ceil(scale * side) for side in file.size))
+                width, height = file.size
+                file.draft("RGB", (math.ceil(scale * width), math.ceil(scale * height)))
             return _to_rgb(ImageOps.exif_transpose(file))
     except _UNREADABLE as error:
         raise _unusable(error) from error

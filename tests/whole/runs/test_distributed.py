@@ -96,6 +96,12 @@ MOVING = (
     "views={crop_scale: [0.3, 0.6], max_rotation_degrees: 20, max_zoom: 1.2, max_perspective: 0.05}",
     "mesa={weight: 0.5, start_step: 1}",
 )
+FEWER_TOKENS = (
+    "student.config.downscale_levels=[1]",
+    "student.config.decoder_depth=1",
+    "student.num_tokens=triangular",
+    "partitions=[{name: low, sizes_px: [32, 64], batch_size: 5}]",
+)
 NAN_ON_RANK_1 = (SAVED_BETWEEN, "teachers.segmenter.kind=failing_on_rank_1", "optimizer.max_bad_steps=2")
 
 
@@ -138,6 +144,8 @@ SCENARIOS = {
     "ddp-cached": Scenario(CACHED),
     "ddp-components": Scenario(COMPONENTS),
     "ddp-moving": Scenario(MOVING),
+    "ddp-tokens": Scenario(FEWER_TOKENS),
+    "fsdp-tokens": Scenario(FEWER_TOKENS, use_fsdp=True),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),
     "ddp-nan": Scenario(NAN_ON_RANK_1),
     "fsdp-nan": Scenario(NAN_ON_RANK_1, use_fsdp=True),

@@ -244,7 +244,14 @@ def test_small_recipe_is_planned(name: str, tiny_world: Path, tmp_path: Path, mo
 
 
 # Merged tokens have no windows: `tests/training/student/test_token_counts.py` has runs with them.
-@pytest.mark.parametrize("name", [name for name in SHIPPED if SHIPPED[name].stages])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in DIFFERENT else pytest.mark.slow)
+        for name, shipped in SHIPPED.items()
+        if shipped.stages
+    ],
+)
 def test_two_windowed_steps_of_every_stage_with_the_real_teacher_classes(
     name: str, tiny_world: Path, tmp_path: Path, passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

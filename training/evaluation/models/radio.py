@@ -125,7 +125,12 @@ class RadioFeatures:
         """Return the backbone's answer with ViTDet windows of a side in tokens, or with "global" attention."""
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.model(
-                pixels, window_size=window_size, feature_format="NCHW", adaptor_names=[], return_dict=True
+                pixels,
+                window_size=window_size,
+                num_tokens=self.num_tokens,
+                feature_format="NCHW",
+                adaptor_names=[],
+                return_dict=True,
             )
         return Encoding(output.summary, cast(Tensor, output.features))
 

@@ -11,7 +11,7 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioImageProcessor,
 )
-from training.evaluation.report.gallery_tasks import open_task_models, task_section
+from training.evaluation.report.gallery.tuned import open_task_models, task_section
 
 
 PHOTOGRAPHS = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,8 @@ from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
-from training.evaluation.report.gallery import (
-    PHOTOGRAPH_PX,
-    Gallery,
+from training.evaluation.report.gallery.photographs import PHOTOGRAPH_PX, Gallery
+from training.evaluation.report.gallery.sections import (
     gallery_sections,
     sizes_of,
     with_windowed_blocks,
@@ -52,7 +51,7 @@ def gallery(tiny_model, photographs):
 
 
 def test_sections_of_the_page(gallery):
-    features, sizes, windows = gallery_sections(gallery)
+    features, sizes, depth, windows = gallery_sections(gallery)
     captions = [picture.caption.partition(" x")[0] for picture in features.rows[0].pictures]
     assert captions == [
         "photograph",
@@ -64,7 +63,7 @@ def test_sections_of_the_page(gallery):
         "alike the ring: backbone",
     ]
     assert [picture.pixels.shape[1] for picture in features.rows[1].pictures] == [224, 8, 8, 8, 8, 8, 8]
-    for section in (features, sizes, windows):
+    for section in (features, sizes, depth, windows):
         assert [row.title for row in section.rows] == ["one <b>", "two"]
         for picture in section.rows[0].pictures:
             assert picture.pixels.float().std() > 15, f"{picture.caption} is uniform"
@@ -128,6 +127,6 @@ def test_the_page_names_what_it_shows(gallery, tmp_path):
         tmp_path / "index.html", list(gallery_sections(gallery)), title="Two", text="t", credits=["one <b>, by nobody"]
     )
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert page.count("<img") == 2 * (7 + 7 + 4)
+    assert page.count("<img") == 2 * (7 + 7 + 3 + 4)
     assert "one &lt;b&gt;, by nobody" in page
     assert "http" not in page.partition("</style>")[2]

@@ -1,0 +1,1 @@
+"""The gallery: photographs through one model and those tuned from it."""
