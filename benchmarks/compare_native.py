@@ -6,40 +6,26 @@ Prints a table and writes it with date, machine and versions to `benchmarks/resu
 process that loads one model and runs one image.
 """
 
-import json
-import os
-import platform
-import re
 import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from datetime import date
 from functools import partial
-from pathlib import Path
-from typing import Annotated
 
 import torch
-import torchvision
 import transformers
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.radio import RadioModel as NativeRadioModel
 
+from benchmarks.measuring.results import report
+from benchmarks.measuring.settings import NetworkSettings, check_sizes
 from foundation.command_line import Command
-from foundation.fields import OneOf
-from foundation.files import write_text
-from foundation.machine.hardware import processor_name
 from foundation.machine.timing import fastest_seconds
-from foundation.settings import Settings
-from foundation.tables import markdown
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.resolution_radio import check_multiple, largest_side
 
 
-RESULTS = Path(__file__).parent / "results"
-DTYPES = ("float32", "bfloat16", "float16")
 WINDOW_SIZE = 8
 VARIANTS = ("native", "ours", f"ours, window {WINDOW_SIZE}")
 SECONDS_PER_CASE = 8.0  # our choice: enough alternating rounds for a stable minimum at every size
@@ -97,50 +83,7 @@ def measure(preset: str, sizes: list[int], dtypes: list[str]) -> list[dict[str, 
     return rows
 
 
-def report(program: str, preset: str, rows: list[dict[str, object]]) -> None:
-    """Print a program's rows as a table and write them, with what they depend on, to `benchmarks/results/`."""
-    machine = describe_machine()
-    processor = re.sub(r"[^a-z0-9]+", "-", str(machine["processor"]).lower()).strip("-")
-    path = RESULTS / f"{program}_{preset}_{machine['date']}_{processor}.json"
-    write_text(path, json.dumps({"machine": machine, "preset": preset, "rows": rows}, indent=2) + "\n")
-    table = markdown(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
-    print(f"\n{table}\n\n{json.dumps(machine)}\nWrote {path}.")
-
-
-def describe_machine() -> dict[str, object]:
-    """Return what the numbers depend on."""
-    return {
-        "date": date.today().isoformat(),
-        "processor": _processor_name(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def _processor_name() -> str:
-    info = Path("/proc/cpuinfo")
-    flags = " with AMX" if info.is_file() and "amx_tile" in info.read_text() else ""
-    return f"{os.cpu_count()} x {processor_name()}{flags}"
-
-
-class BenchmarkSettings(Settings):
-    """What shall be timed.
-
-    Attributes:
-        preset: Shape of the model.
-        sizes: Image sides in pixels.
-        dtypes: Data types.
-    """
-
-    preset: Annotated[str, OneOf(RadioConfig.presets)] = "radio_v2.5-b"
-    sizes: list[int] = [224, 512, 1024]
-    dtypes: Annotated[list[str], OneOf(DTYPES)] = ["float32", "bfloat16"]
-
-
-COMMAND = Command("benchmarks.compare_native", __doc__.partition("\n")[0], BenchmarkSettings)
+COMMAND = Command("benchmarks.compare_native", __doc__.partition("\n")[0], NetworkSettings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,19 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return COMMAND.run(_measure_and_report, arguments)
 
 
-def check_sizes(settings: BenchmarkSettings) -> None:
-    """Refuse image sides that the preset cannot have, before any long work.
-
-    Raises:
-        ValueError: If one is no multiple of its patch in its range.
-    """
-    config = RadioConfig.from_preset(settings.preset)
-    for size in settings.sizes:
-        check_multiple("`sizes`", size, size, config.patch_size, largest_side(config))
-
-
-def _measure_and_report(settings: BenchmarkSettings) -> None:
-    check_sizes(settings)
+def _measure_and_report(settings: NetworkSettings) -> None:
+    check_sizes(settings.preset, settings.sizes)
     transformers.utils.logging.disable_progress_bar()
     rows = measure(settings.preset, settings.sizes, settings.dtypes)
     report("compare_native", settings.preset, rows)

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.compare_native import report
+from benchmarks.measuring.results import report
 from foundation.command_line import Command
 from foundation.fields import OneOf
 from foundation.packages.fetching import cache_dir

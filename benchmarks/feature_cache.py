@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from benchmarks.compare_native import report
+from benchmarks.measuring.results import report
 from foundation.command_line import Command
 from foundation.machine.timing import ProgressBar
 from training.distillation.inputs import load_teachers

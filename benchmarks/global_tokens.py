@@ -17,20 +17,23 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.compare_native import DTYPES, check_sizes, report, time_variants
+from benchmarks.measuring.results import report
+from benchmarks.measuring.settings import DTYPES, NetworkSettings, check_sizes
+from benchmarks.measuring.turns import take_turns
 from foundation.command_line import Command
 from foundation.fields import OneOf
-from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
 
 
-def build_calls(preset: str, dtype: torch.dtype, tokens: Sequence[int]) -> dict[str, Callable[[Tensor], Any]]:
+def build_calls(
+    preset: str, dtype: torch.dtype, tokens: Sequence[int], device: str = "cpu"
+) -> dict[str, Callable[[Tensor], Any]]:
     """Return what is timed by name: the plain network, and RADIO1D with and without its decoder."""
     depth = RadioConfig.from_preset(preset).num_hidden_layers
     merged = {"downscale_levels": [depth * 3 // 4]}
     variants = {"plain": {}, "1d": merged, "progressive": {**merged, "progressive_reduction": True}}
     models = {
-        name: RadioModel(RadioConfig.from_preset(preset, **fields)).eval().to(dtype)
+        name: RadioModel(RadioConfig.from_preset(preset, **fields)).eval().to(device, dtype)
         for name, fields in variants.items()
     }
     calls: dict[str, Callable[[Tensor], Any]] = {
@@ -43,33 +46,30 @@ def build_calls(preset: str, dtype: torch.dtype, tokens: Sequence[int]) -> dict[
     return calls
 
 
-def measure(preset: str, sizes: Sequence[int], dtypes: Sequence[str], tokens: Sequence[int]) -> list[dict[str, object]]:
+@torch.inference_mode()
+def measure(settings: "GlobalTokensSettings") -> list[dict[str, object]]:
     """Return one row per size and dtype: milliseconds of each variant, and how much faster than the plain network."""
     rows = []
-    for dtype in dtypes:
-        calls = build_calls(preset, getattr(torch, dtype), tokens)
-        for size in tqdm(sizes, desc=dtype):
-            seconds = time_variants(calls, torch.rand(1, 3, size, size, dtype=getattr(torch, dtype)))
+    for dtype in settings.dtypes:
+        calls = build_calls(settings.preset, getattr(torch, dtype), settings.tokens, settings.device)
+        for size in tqdm(settings.sizes, desc=dtype):
+            image = torch.rand(1, 3, size, size, dtype=getattr(torch, dtype), device=settings.device)
+            turns = take_turns({name: partial(call, image) for name, call in calls.items()}, device=settings.device)
             row: dict[str, object] = {"dtype": dtype, "size_px": size}
-            row |= {f"{name}, ms": round(1000 * seconds[name], 1) for name in calls}
+            row |= {f"{name}, ms": turns.milliseconds(name) for name in calls}
             others = [name for name in calls if name != "plain"]
-            row |= {f"{name}, times as fast": round(seconds["plain"] / seconds[name], 2) for name in others}
+            row |= {f"{name}, times as fast": str(turns.times_as_fast(name, "plain")) for name in others}
             rows.append(row)
     return rows
 
 
-class GlobalTokensSettings(Settings):
-    """What shall be timed.
+class GlobalTokensSettings(NetworkSettings):
+    """As of other networks; here only float32 by default.
 
     Attributes:
-        preset: Shape of the plain network.
-        sizes: Image sides in pixels.
-        dtypes: Data types.
         tokens: Numbers of global tokens of the encoder that reduces them progressively.
     """
 
-    preset: Annotated[str, OneOf(RadioConfig.presets)] = "radio_v2.5-b"
-    sizes: list[int] = [224, 512, 1024]
     dtypes: Annotated[list[str], OneOf(DTYPES)] = ["float32"]
     tokens: list[Annotated[int, Field(ge=0)]] = [1, 16, 64]
 
@@ -83,9 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_and_report(settings: GlobalTokensSettings) -> None:
-    check_sizes(settings)
-    rows = measure(settings.preset, settings.sizes, settings.dtypes, settings.tokens)
-    report("global_tokens", settings.preset, rows)
+    check_sizes(settings.preset, settings.sizes)
+    report("global_tokens", settings.preset, measure(settings), device=settings.device)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from benchmarks.compare_native import report
+from benchmarks.measuring.results import report
 from foundation.command_line import Command
 from foundation.settings import Settings, require
 

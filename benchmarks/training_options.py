@@ -9,12 +9,12 @@ banks are full and windows are in every step. Prints a table and writes it with 
 `benchmarks/results/`. For Linux.
 """
 
-import ctypes
 import multiprocessing
 import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -23,11 +23,11 @@ import torch
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from benchmarks.compare_native import report
+from benchmarks.measuring.new_process import peak_mb_of
+from benchmarks.measuring.results import report
 from benchmarks.training_worker import StepTimer
 from foundation.command_line import Command
 from foundation.errors import check_choice
-from foundation.machine.memory import peak_memory_mb
 from foundation.settings import Settings
 from training.distillation.memory import keep_freed_memory
 from training.distillation.trainer import Distiller
@@ -115,17 +115,9 @@ def serve(changes: Sequence[str], folder: Path, connection: Connection) -> None:
             bank.add(torch.randn_like(bank.rows))
     timer = StepTimer(distiller)
     timer.run(WARM_UP_STEPS)
-    connection.send(memory_of_a_step(timer))
+    connection.send(peak_mb_of(partial(timer.run, 1)))
     while num_steps := connection.recv():
         connection.send(timer.run(num_steps))
-
-
-def memory_of_a_step(timer: StepTimer) -> float:
-    """Return the most memory that this process holds during a step, in MB, whatever it held before."""
-    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is held; proc(5)
-    timer.run(1)
-    return peak_memory_mb()
 
 
 class Worker:

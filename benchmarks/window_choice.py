@@ -13,7 +13,9 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from benchmarks.compare_native import BenchmarkSettings, check_sizes, report, time_variants
+from benchmarks.compare_native import time_variants
+from benchmarks.measuring.results import report
+from benchmarks.measuring.settings import NetworkSettings, check_sizes
 from foundation.command_line import Command
 from modeling_radio import RadioConfig, RadioModel
 
@@ -50,7 +52,7 @@ def measure(preset: str, sizes: list[int], dtypes: list[str]) -> list[dict[str, 
     return rows
 
 
-class WindowSettings(BenchmarkSettings):
+class WindowSettings(NetworkSettings):
     """As of the comparison with the native model."""
 
     sizes: list[int] = [512, 1024]
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_and_report(settings: WindowSettings) -> None:
-    check_sizes(settings)
+    check_sizes(settings.preset, settings.sizes)
     report("window_choice", settings.preset, measure(settings.preset, settings.sizes, settings.dtypes))
 
 

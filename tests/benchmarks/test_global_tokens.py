@@ -1,10 +1,13 @@
 """RADIO1D is timed beside the plain network of the same shape."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from benchmarks import global_tokens
-from benchmarks.global_tokens import build_calls, measure
+from benchmarks.global_tokens import build_calls
+from benchmarks.measuring.turns import Turns
 
 
 def test_what_is_timed_is_what_is_named() -> None:
@@ -20,10 +23,14 @@ def test_what_is_timed_is_what_is_named() -> None:
 
 
 def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(global_tokens, "time_variants", lambda calls, image: dict.fromkeys(calls, 0.5) | {"plain": 1.0})
-    (row,) = measure("radio-test", [32], ["float32"], [1])
-    assert row["plain, ms"] == 1000.0
-    assert row["progressive encoder, 1, times as fast"] == 2.0
+    def timed(calls: dict[str, Callable[[], object]], device: str) -> Turns[str]:
+        return Turns({**{name: [0.5, 0.4] for name in calls}, "plain": [1.0, 0.8]})
+
+    monkeypatch.setattr(global_tokens, "take_turns", timed)
+    settings = global_tokens.GlobalTokensSettings(preset="radio-test", sizes=[32], tokens=[1])
+    (row,) = global_tokens.measure(settings)
+    assert row["plain, ms"] == 900
+    assert row["progressive encoder, 1, times as fast"] == "2.00 (2.00 to 2.00)"
 
 
 def test_sizes_that_do_not_fit_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

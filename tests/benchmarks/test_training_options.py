@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import training_options as options
@@ -38,22 +37,6 @@ def test_an_untrained_upsampler_fits_the_teacher_that_is_timed(tmp_path: Path) -
     options.save_untrained_upsampler(tmp_path / "upsampler")
     config = load_upsampler(tmp_path / "upsampler").config
     assert (config.input_size_px, config.grid, config.kind) == (64, 4, "efficientnet-lite0")
-
-
-class Steps:
-    """In place of a `StepTimer`: a step holds some memory for a moment."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self.num_bytes = num_bytes
-
-    def run(self, num_steps: int) -> dict[str, float]:
-        return {"sum": float(np.ones(self.num_bytes, dtype=np.uint8).sum())}
-
-
-def test_memory_is_that_of_a_step_and_not_of_what_was_before() -> None:
-    Steps(2**27).run(1)
-    small, large = (options.memory_of_a_step(Steps(size)) for size in (2**20, 2**26))  # type: ignore[arg-type]
-    assert large - small == pytest.approx((2**26 - 2**20) / 1e6, abs=8)
 
 
 def test_more_is_the_median_over_rounds_of_the_same_round() -> None:

@@ -1,0 +1,35 @@
+"""Files of results are written whole, and read again."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measuring import results
+from benchmarks.measuring.machine import describe_machine, file_name_of
+from benchmarks.measuring.results import load_results, report
+
+
+def test_what_is_reported_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    rows = [{"size_px": 224, "ours, ms": 1.5}, {"size_px": 512, "native, ms": 2.5}]
+    path = report("speed", "tiny", rows, facts={"peak, GFLOP/s": 7})
+    printed = capsys.readouterr().out
+    assert "| size_px | ours, ms | native, ms |" in printed
+    assert "| 512 |  | 2.5 |" in printed
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    (result,) = load_results("speed", tmp_path)
+    assert (result.subject, result.rows, result.facts) == ("tiny", rows, {"peak, GFLOP/s": 7})
+    assert result.machine == describe_machine()
+    assert load_results("spee", tmp_path) == []
+
+
+def test_the_file_is_named_by_what_computed() -> None:
+    machine = {"date": "2026-01-02", "processor": "2 x AMD EPYC"}
+    assert file_name_of(machine) == "2026-01-02_2-x-amd-epyc"
+    assert file_name_of({**machine, "gpu": "NVIDIA H100 80GB HBM3"}) == "2026-01-02_nvidia-h100-80gb-hbm3"
+
+
+def test_stored_results_are_readable() -> None:
+    assert {result.machine["torch"] for result in load_results("training_options")} >= {"2.13.0+cpu"}
