@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -24,6 +24,7 @@ from foundation.files import write_beside
 from foundation.settings import Settings
 from modeling_radio import RadioModel
 from modeling_radio.eradio_config_radio import trained_window
+from modeling_radio.outputs_radio import RadioModelOutput
 
 
 DEFAULT_OPSET = 20
@@ -61,10 +62,15 @@ class OnnxRadio(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         output = self.model(pixel_values, window_size=self.window_size, adaptor_names=self.adaptors, return_dict=True)
-        tensors = {"summary": output.summary, "features": output.features}
-        for name, adaptor in output.adaptors.items():
-            tensors |= {f"{name}_summary": adaptor.summary, f"{name}_features": adaptor.features}
+        tensors = self.read(output)
         return tuple(tensors[name] for name in self.names)
+
+    def read(self, output: RadioModelOutput) -> dict[str, Tensor]:
+        """Return the tensors of an output by name."""
+        tensors: dict[str, Any] = {"summary": output.summary, "features": output.features}
+        for name, adaptor in (output.adaptors or {}).items():
+            tensors |= {f"{name}_summary": adaptor.summary, f"{name}_features": adaptor.features}
+        return tensors
 
 
 class OnnxRadioEncoder(OnnxRadio):
@@ -129,11 +135,26 @@ def export_onnx(
     if largest < 2:
         raise ValueError(f"`window_size` must leave two windows in {model.max_resolution} px, got {window_size}.")
     wrapped = OnnxRadioEncoder(model.eval()) if encoder else OnnxRadio(model.eval(), names, window_size)
+    return wrapped, export_wrapped(wrapped, step, opset)
+
+
+def export_wrapped(wrapped: OnnxRadio, step: int, opset: int = DEFAULT_OPSET) -> ONNXProgram:
+    """Return a wrapped model as an ONNX program of any batch, height and width.
+
+    Args:
+        wrapped: It is put into evaluation mode.
+        step: Number of pixels that height and width are multiples of, at least twice; see `size_step`.
+        opset: ONNX operator set.
+
+    Raises:
+        ValueError: If the exporter does not know the operator set.
+    """
     wrapped.eval()
+    model, largest = wrapped.model, wrapped.model.max_resolution // step
     rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
     # Different sizes, none of them 1, so that the tracer takes none for a constant or two for one.
     example = torch.rand(2, model.config.num_channels, 2 * step, min(3, largest) * step, dtype=model.dtype)
-    inputs = ["pixel_values", *(["num_tokens"] if encoder else [])]
+    inputs = ["pixel_values", *(["num_tokens"] if wrapped.example else [])]
     shapes = {"pixel_values": {0: Dim("batch", min=1), 2: step * rows, 3: step * cols}, "num_tokens": {}}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
@@ -152,7 +173,7 @@ def export_onnx(
         raise ValueError(
             f"`opset` must be one that PyTorch can export to, got {opset}: it wrote {program.model.opset_imports['']}."
         )
-    return wrapped, program
+    return program
 
 
 def save_onnx(wrapped: OnnxRadio, program: ONNXProgram, path: Path) -> None:
