@@ -1,14 +1,12 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
 import math
-import re
-import secrets
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -16,11 +14,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.onnx import ONNXProgram
 
+from conversion.graphs.files import remove_stale_weights, write_graph
+from conversion.graphs.parity import Parity, compare, require_cosine, require_difference
+from conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
 from conversion.opening import check_file_output, open_model
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.fields import Spelling, read_names
-from foundation.files import write_beside
+from foundation.files import scratch_folder, write_beside
 from foundation.settings import Settings
 from modeling_radio import RadioModel
 from modeling_radio.eradio_config_radio import trained_window
@@ -29,10 +30,10 @@ from modeling_radio.outputs_radio import RadioModelOutput
 
 DEFAULT_OPSET = 20
 """Oldest operator set that has GELU as one operator."""
-EXTERNAL_DATA_BYTES = 2 * 1024**3
-"""A protobuf file cannot be larger: beyond, the weights go to a file of their own beside it."""
 DEFAULT_TOLERANCE = 1e-4
 """Largest absolute difference to PyTorch in float32: the two runtimes add up in different orders."""
+
+AnyPrecision = Literal["fp32", Precision]
 
 
 class OnnxRadio(nn.Module):
@@ -59,6 +60,11 @@ class OnnxRadio(nn.Module):
     def example(self) -> tuple[Tensor, ...]:
         """Inputs after the pixels."""
         return ()
+
+    @property
+    def checked_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """Batches, rows and columns to check a graph with; rows and columns count the least steps of a side."""
+        return (1, 1, 1), (1, 3, 2), (3, 2, 5), (2, 4, 4)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         output = self.model(pixel_values, window_size=self.window_size, adaptor_names=self.adaptors, return_dict=True)
@@ -87,6 +93,10 @@ class OnnxRadioEncoder(OnnxRadio):
     @property
     def example(self) -> tuple[Tensor, ...]:
         return (torch.tensor(1),)
+
+    @property
+    def checked_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        return super().checked_sizes[1:]  # an image of one patch has no global token to ask for
 
     def forward(self, pixel_values: Tensor, num_tokens: Tensor) -> tuple[Tensor, ...]:  # pyrefly: ignore[bad-override]
         output = self.model(pixel_values, num_tokens=num_tokens, decode=False, return_dict=True)
@@ -176,30 +186,17 @@ def export_wrapped(wrapped: OnnxRadio, step: int, opset: int = DEFAULT_OPSET) ->
     return program
 
 
-def save_onnx(wrapped: OnnxRadio, program: ONNXProgram, path: Path) -> None:
-    """Write what `export_onnx` returned; weights of more than 2 GB go to `NAME.xxxxxxxx.data` beside the file.
+def save_onnx(program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32") -> None:
+    """Write what `export_onnx` returned, in float32 or another precision of `convert_precision`.
 
-    That name is new each time, so that an older model goes on with its own weights until the new one is in its place.
+    More than 2 GB of weights go to `NAME.xxxxxxxx.data` beside the file.
     """
-    from onnxscript import ir
-
-    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in wrapped.state_dict().values())
-    is_large = num_bytes > EXTERNAL_DATA_BYTES
-    ir.save(program.model, path, external_data=f"{path.name}.{secrets.token_hex(4)}.data" if is_large else None)
-
-
-def remove_stale_weights(path: Path) -> None:
-    """Remove the weights beside an exported file that it does not name: of an older one, or of a killed export."""
-    from onnxscript import ir
-
-    pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.data")
-    found = [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
-    if found:
-        weights = ir.load(path).graph.initializers.values()
-        used = {value.const_value.location for value in weights if isinstance(value.const_value, ir.ExternalTensor)}
-        for file in found:
-            if file.name not in used:
-                file.unlink()
+    if precision == "fp32":
+        write_graph(program.model, path)
+    else:
+        with scratch_folder(path.parent) as scratch:
+            write_graph(program.model, scratch / "fp32.onnx")
+            convert_precision(scratch / "fp32.onnx", path, precision)
 
 
 def size_step(model: RadioModel, window_size: int | None) -> int:
@@ -214,27 +211,25 @@ def size_step(model: RadioModel, window_size: int | None) -> int:
     return model.config.resolution_step * (window_size or model.config.vitdet_window_size or trained)
 
 
-def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, float]:
+def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, Parity]:
     """Run an exported file with onnxruntime at several sizes and batches, beside the model itself.
 
     Returns:
-        Per output name, the largest absolute difference.
+        Per output name, how far the two are apart.
     """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    differences = dict.fromkeys(wrapped.names, 0.0)
+    names = [entry.name for entry in session.get_inputs()]
+    parities = dict.fromkeys(wrapped.names, Parity())
     for images in _sample_images(wrapped):
         inputs = (images, *wrapped.example)
         with torch.no_grad():
             expected = wrapped(*inputs)
-        names = [entry.name for entry in session.get_inputs()]
-        given = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        outputs = session.run(wrapped.names, given)
+        outputs = session.run(wrapped.names, {name: each.numpy() for name, each in zip(names, inputs, strict=True)})
         for name, output, tensor in zip(wrapped.names, outputs, expected, strict=True):
-            difference = (torch.from_numpy(output) - tensor).abs().amax().item() if tensor.numel() else 0.0
-            differences[name] = max(differences[name], difference if difference == difference else float("inf"))
-    return differences
+            parities[name] += compare(torch.from_numpy(output), tensor)
+    return parities
 
 
 def _sample_images(wrapped: OnnxRadio) -> Iterator[Tensor]:
@@ -242,7 +237,7 @@ def _sample_images(wrapped: OnnxRadio) -> Iterator[Tensor]:
     step = size_step(model, wrapped.window_size if isinstance(wrapped.window_size, int) else None)
     largest = model.max_resolution // step
     generator = torch.Generator().manual_seed(0)
-    for batch_size, rows, cols in ((1, 1, 1), (1, 3, 2), (3, 2, 5), (2, 4, 4)):
+    for batch_size, rows, cols in wrapped.checked_sizes:
         height, width = (min(count, largest) * step for count in (rows, cols))
         yield torch.rand(batch_size, model.config.num_channels, height, width, generator=generator, dtype=model.dtype)
 
@@ -257,8 +252,10 @@ class OnnxSettings(Settings):
         window_size: ViTDet window in tokens; height and width must then be multiples of patch x window.
         opset: ONNX operator set.
         encoder: Export RADIO1D's encoder alone, with the number of global tokens as a second input.
+        precision: "fp16" for GPUs and "int8" for CPUs; inputs and outputs are float32 in any case.
         verify: Compare with onnxruntime at several sizes.
-        tolerance: Largest absolute difference that is accepted.
+        tolerance: Largest absolute difference that is accepted of "fp32".
+        least_cosine: Smallest mean cosine with PyTorch that is accepted of "fp16" and "int8"; by default .999 and .995.
         overwrite: Replace the output if it exists.
     """
 
@@ -268,8 +265,10 @@ class OnnxSettings(Settings):
     window_size: int | None = Field(None, ge=1)
     opset: int = Field(DEFAULT_OPSET, ge=1)
     encoder: bool = False
+    precision: AnyPrecision = "fp32"
     verify: bool = True
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
+    least_cosine: float | None = Field(None, ge=-1, le=1)
     overwrite: bool = False
 
 
@@ -301,16 +300,18 @@ def _run(settings: OnnxSettings) -> None:
 
 
 def _save_and_check(wrapped: OnnxRadio, program: ONNXProgram, settings: OnnxSettings, path: Path) -> None:
-    save_onnx(wrapped, program, path)
+    save_onnx(program, path, settings.precision)
     if not settings.verify:
         return
-    differences = check_onnx(wrapped, path)
-    for name, difference in differences.items():
-        print(f"{name:<40}{difference:>12.2e}")
-    if not all(difference <= settings.tolerance for difference in differences.values()):
-        raise ValueError(
-            f"onnxruntime differs by up to {max(differences.values()):.2e}, more than {settings.tolerance:g}."
-        )
+    parities = check_onnx(wrapped, path)
+    print(f"{'output':<40}{'largest difference':>20}{'mean cosine':>14}{'lowest':>10}")
+    for name, parity in parities.items():
+        print(f"{name:<40}{parity.largest_difference:>20.2e}{parity.mean_cosine:>14.6f}{parity.lowest_cosine:>10.4f}")
+    if settings.precision == "fp32":
+        require_difference(parities, settings.tolerance)
+    else:
+        least = settings.least_cosine
+        require_cosine(parities, LEAST_COSINE[settings.precision] if least is None else least)
 
 
 if __name__ == "__main__":

@@ -75,8 +75,39 @@ def test_an_e_radio_is_exported_for_sizes_that_its_windows_divide(window, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("precision", "largest_part", "tolerance"), [("fp16", 0.6, 0.01), ("int8", 0.9, 0.1)])
+def test_other_precisions(precision, largest_part, tolerance, tmp_path, capsys):
+    source = save_tiny(tmp_path / "in", adaptors=ADAPTORS)
+    model = RadioModel.from_pretrained(source).eval()
+    save_onnx(export_onnx(model)[1], tmp_path / "fp32.onnx")
+    assert main([str(source), str(tmp_path / "out.onnx"), "--precision", precision]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["output", "largest", "difference", "mean", "cosine", "lowest"]
+    assert [line.split()[0] for line in lines[1:-1]] == OUTPUTS
+    assert all(0.998 < float(line.split()[2]) <= 1 for line in lines[1:-1])
+    assert (tmp_path / "out.onnx").stat().st_size < largest_part * (tmp_path / "fp32.onnx").stat().st_size
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    images = torch.rand(3, 3, 96, 160)
+    (features,) = session.run(["features"], {"pixel_values": images.numpy()})
+    with torch.no_grad():
+        expected = model(images).features
+    difference = (torch.from_numpy(features) - expected).abs().amax()
+    assert 1e-4 < difference < tolerance
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["fp32.onnx", "in", "out.onnx"]
+
+
+@pytest.mark.slow
+def test_a_precision_that_loses_too_much_is_refused_and_nothing_is_left(tmp_path, capsys):
+    source = save_tiny(tmp_path / "in")
+    arguments = [str(source), str(tmp_path / "out.onnx"), "--precision", "int8"]
+    assert main([*arguments, "--least-cosine", "1"]) == 1
+    assert re.search("mean cosine of '.*' with PyTorch is .*, less than 1: this precision", capsys.readouterr().err)
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.slow
 def test_chosen_adaptors_and_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("conversion.to_onnx.EXTERNAL_DATA_BYTES", 0)
+    monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
     source = save_tiny(tmp_path / "in", adaptors=ADAPTORS, use_cropped_positions=False)
     assert main([str(source), str(tmp_path / "out.onnx"), "--adaptors", "sam3"]) == 0
     first, _, weights = sorted(file.name for file in tmp_path.iterdir())
@@ -95,7 +126,7 @@ def test_chosen_adaptors_and_weights_in_a_file_of_their_own(tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_a_kill_between_weights_and_graph_leaves_the_older_model_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("conversion.to_onnx.EXTERNAL_DATA_BYTES", 0)
+    monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
     path, images = tmp_path / "out.onnx", torch.rand(1, 3, 32, 32).numpy()
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -130,10 +161,10 @@ def test_an_operator_set_that_the_exporter_does_not_know_is_refused(opset, tmp_p
 def test_a_changed_graph_is_noticed(tmp_path):
     model = RadioModel.from_pretrained(save_tiny(tmp_path / "in")).eval()
     wrapped, program = export_onnx(model)
-    save_onnx(wrapped, program, tmp_path / "out.onnx")
+    save_onnx(program, tmp_path / "out.onnx")
     with torch.no_grad():
         model.radio_model.model.patch_generator.pos_embed += 1
-    assert check_onnx(wrapped, tmp_path / "out.onnx")["features"] > 0.1
+    assert check_onnx(wrapped, tmp_path / "out.onnx")["features"].largest_difference > 0.1
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
@@ -142,6 +173,10 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         ([str(source), str(tmp_path / "out.onnx"), "--adaptors", "sam"], "got 'sam'. Did you mean 'sam3'?"),
         ([str(source), str(tmp_path / "out.onnx"), "--window-size", "16"], "must leave two windows in"),
         ([str(tmp_path), str(tmp_path / "out.onnx")], "`checkpoint` must be a folder with a config.json"),
+        (
+            [str(source), str(tmp_path / "out.onnx"), "--precision", "int4"],
+            "`precision` must be one of ['fp32', 'fp16', 'int8'], got",
+        ),
         ([str(source), str(tmp_path / "out.onnx"), "--opset=-3"], "`opset` must be an integer of at least 1, got -3"),
     ):
         assert main(arguments) == 1
@@ -170,7 +205,7 @@ def exported(request, tmp_path_factory):
     """A model, its window, and a session of its exported graph."""
     folder = tmp_path_factory.mktemp("onnx")
     model = RadioModel.from_pretrained(save_tiny(folder / "in", adaptors=ADAPTORS)).eval()
-    save_onnx(*export_onnx(model, window_size=request.param), folder / "out.onnx")
+    save_onnx(export_onnx(model, window_size=request.param)[1], folder / "out.onnx")
     session = onnxruntime.InferenceSession(str(folder / "out.onnx"), providers=["CPUExecutionProvider"])
     return model, request.param, session
 

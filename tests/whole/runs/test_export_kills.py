@@ -10,8 +10,9 @@ from killing import is_killed
 from reference_cases import REFERENCE
 
 from conversion.from_nvidia import main as from_nvidia
+from conversion.graphs.files import remove_stale_weights
 from conversion.to_nvidia import main as to_nvidia
-from conversion.to_onnx import export_onnx, remove_stale_weights, save_onnx
+from conversion.to_onnx import export_onnx, save_onnx
 from foundation.files import check_output, write_beside
 from modeling_radio import RadioConfig, RadioModel
 
@@ -87,13 +88,13 @@ def test_onnx_with_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     """After a kill between its two files the older graph goes on with its own weights."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr("conversion.to_onnx.EXTERNAL_DATA_BYTES", 0)
+    monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
     config = RadioConfig.from_preset("radio-test", num_hidden_layers=1)
-    exported = [export_onnx(RadioModel(config).eval()) for _ in range(2)]
+    exported = [export_onnx(RadioModel(config).eval())[1] for _ in range(2)]
     output, draw = tmp_path / "out.onnx", random.Random(0)
 
     def write(number: int) -> None:
-        write_beside(output, lambda path: save_onnx(*exported[number], path))
+        write_beside(output, lambda path: save_onnx(exported[number], path))
         remove_stale_weights(output)
 
     def weights() -> str:

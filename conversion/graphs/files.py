@@ -1,0 +1,44 @@
+"""ONNX files: a graph alone, or a graph with its weights in a file beside it."""
+
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from onnxscript import ir
+
+
+EXTERNAL_DATA_BYTES = 2 * 1024**3
+"""A protobuf file cannot be larger: beyond, the weights go to a file of their own beside it."""
+
+
+def write_graph(graph: "ir.Model", path: Path) -> None:
+    """Write an ONNX model, without what the exporter notes of the source files and folders that it came from.
+
+    More than 2 GB of weights go to `NAME.xxxxxxxx.data` beside the file. That name is new each time, so that an older
+    model goes on with its own weights until the new one is in its place.
+    """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    from onnxscript import ir
+
+    ClearMetadataAndDocStringPass()(graph)
+    tensors = (value.const_value for value in graph.graph.initializers.values())
+    num_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    is_large = num_bytes > EXTERNAL_DATA_BYTES
+    ir.save(graph, path, external_data=f"{path.name}.{secrets.token_hex(4)}.data" if is_large else None)
+
+
+def remove_stale_weights(path: Path) -> None:
+    """Remove the weights beside an exported file that it does not name: of an older one, or of a killed export."""
+    from onnxscript import ir
+
+    pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.data")
+    found = [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
+    if found:
+        weights = ir.load(path).graph.initializers.values()
+        used = {value.const_value.location for value in weights if isinstance(value.const_value, ir.ExternalTensor)}
+        for file in found:
+            if file.name not in used:
+                file.unlink()

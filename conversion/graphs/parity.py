@@ -1,0 +1,80 @@
+"""How far a graph's outputs are from those of the model that it was made from, and what is refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences of one output over several inputs, which add up with `+`.
+
+    Attributes:
+        largest_difference: Largest absolute difference; infinity where one of the two is not a number.
+        sum_of_cosines: Over all vectors, which run along an output's last dimension.
+        num_vectors: How many there were.
+        lowest_cosine: Of all vectors.
+    """
+
+    largest_difference: float = 0.0
+    sum_of_cosines: float = 0.0
+    num_vectors: int = 0
+    lowest_cosine: float = 1.0
+
+    @property
+    def mean_cosine(self) -> float:
+        """Mean over the vectors; 1 where there are none."""
+        return self.sum_of_cosines / self.num_vectors if self.num_vectors else 1.0
+
+    def __add__(self, other: "Parity") -> "Parity":
+        return Parity(
+            max(self.largest_difference, other.largest_difference),
+            self.sum_of_cosines + other.sum_of_cosines,
+            self.num_vectors + other.num_vectors,
+            min(self.lowest_cosine, other.lowest_cosine),
+        )
+
+
+def compare(output: Tensor, expected: Tensor) -> Parity:
+    """Compare an output with what is expected, of one shape; cosines are of the vectors along the last dimension.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if output.shape != expected.shape:
+        raise ValueError(f"`output` must have the shape {tuple(expected.shape)}, got {tuple(output.shape)}.")
+    if not expected.numel():
+        return Parity()
+    output, expected = output.double(), expected.double()
+    if not (output.isfinite().all() and expected.isfinite().all()):
+        return Parity(float("inf"), 0.0, 1, 0.0)
+    cosines = cosine_similarity(output, expected, dim=-1)
+    difference = (output - expected).abs().amax().item()
+    return Parity(difference, cosines.sum().item(), cosines.numel(), cosines.amin().item())
+
+
+def require_difference(parities: Mapping[str, Parity], tolerance: float) -> None:
+    """Refuse outputs that differ by more than a tolerance.
+
+    Raises:
+        ValueError: If one does.
+    """
+    largest = max(parity.largest_difference for parity in parities.values())
+    if not largest <= tolerance:
+        raise ValueError(f"The graph differs from PyTorch by up to {largest:.2e}, more than {tolerance:g}.")
+
+
+def require_cosine(parities: Mapping[str, Parity], least: float) -> None:
+    """Refuse outputs whose mean cosine with what is expected is lower than a bound.
+
+    Raises:
+        ValueError: If one is.
+    """
+    name, parity = min(parities.items(), key=lambda item: item[1].mean_cosine)
+    if not parity.mean_cosine >= least:
+        raise ValueError(
+            f"The mean cosine of {name!r} with PyTorch is {parity.mean_cosine:.4f}, less than {least:g}: this "
+            "precision loses too much of this model. Take another one, or accept it with --least-cosine."
+        )

@@ -1,0 +1,46 @@
+"""Differences and cosines add up over inputs, and what is too far away is refused by name."""
+
+import pytest
+import torch
+
+from conversion.graphs.parity import Parity, compare, require_cosine, require_difference
+
+
+def test_vectors_run_along_the_last_dimension():
+    expected = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+    parity = compare(torch.tensor([[[1.0, 0.0], [2.0, 2.0]]]), expected)
+    assert (parity.largest_difference, parity.num_vectors) == (2, 2)
+    assert parity.lowest_cosine == pytest.approx(0.5**0.5)
+    assert parity.mean_cosine == pytest.approx((1 + 0.5**0.5) / 2)
+    both = parity + compare(expected[:, :1], expected[:, :1])
+    assert (both.largest_difference, both.num_vectors, both.lowest_cosine) == (2, 3, parity.lowest_cosine)
+    assert both.mean_cosine == pytest.approx((2 + 0.5**0.5) / 3)
+
+
+def test_nothing_differs_from_nothing():
+    assert compare(torch.zeros(0, 3), torch.zeros(0, 3)) == Parity()
+
+
+@pytest.mark.parametrize("sides", [(torch.nan, 1.0), (1.0, torch.nan), (torch.inf, torch.inf)])
+def test_what_is_no_number_is_refused_in_every_way(sides):
+    output, expected = (torch.tensor([[side, 1.0]]) for side in sides)
+    parities = {"good": Parity(), "features": compare(output, expected)}
+    with pytest.raises(ValueError, match="by up to inf"):
+        require_difference(parities, 1e9)
+    with pytest.raises(ValueError, match=r"mean cosine of 'features' with PyTorch is 0\.0000, less than 0\.5"):
+        require_cosine(parities, 0.5)
+
+
+def test_bounds():
+    parities = {"summary": Parity(0.1, 0.99, 1, 0.99), "features": Parity(0.2, 1.9, 2, 0.9)}
+    require_difference(parities, 0.2)
+    require_cosine(parities, 0.95)
+    with pytest.raises(ValueError, match=r"differs from PyTorch by up to 2.00e-01, more than 0\.1"):
+        require_difference(parities, 0.1)
+    with pytest.raises(ValueError, match=r"of 'features' with PyTorch is 0\.9500, less than 0\.96"):
+        require_cosine(parities, 0.96)
+
+
+def test_shapes_must_be_equal():
+    with pytest.raises(ValueError, match=r"`output` must have the shape \(2, 3\), got \(1, 3\)"):
+        compare(torch.zeros(1, 3), torch.zeros(2, 3))
