@@ -15,6 +15,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {
     "README.md": "index.md",
+    "notebooks/README.md": "guides/notebooks.md",
     "training/README.md": "training.md",
     "training/LOG.md": "log.md",
     "training/ABLATIONS.md": "ablations.md",

@@ -12,7 +12,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"foundation", "modeling_radio", "training", "conversion", "model_cards", "benchmarks", "tests"}
+PACKAGES = {"foundation", "modeling_radio", "training", "conversion", "model_cards", "benchmarks", "notebooks", "tests"}
 
 # Which packages a package may import besides itself.
 ARROWS = {
@@ -21,7 +21,8 @@ ARROWS = {
     "model_cards": {"modeling_radio", "foundation"},
     "conversion": {"modeling_radio", "foundation", "model_cards"},
     "training": {"modeling_radio", "foundation", "model_cards"},
-    "benchmarks": PACKAGES - {"tests"},
+    "benchmarks": PACKAGES - {"notebooks", "tests"},
+    "notebooks": {"foundation"},
 }
 
 # The folders of `training/` from top to bottom: each imports only what stands on lower lines. What is on the first line

@@ -18,6 +18,7 @@ PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (
         *ROOT.glob("*.md"),
+        ROOT / "notebooks" / "README.md",
         ROOT / "training" / "README.md",
         ROOT / "training" / "ABLATIONS.md",
         ROOT / "training" / "FINETUNING.md",

@@ -14,8 +14,8 @@ from foundation.command_line import Command
 from training.recipe import Recipe, load_recipe
 
 
-OURS = ("training", "conversion", "model_cards", "benchmarks")
-OTHERS = {"source", "tensorboard", "hf", "git", "cd", "pre-commit"}
+OURS = ("training", "conversion", "model_cards", "benchmarks", "notebooks")
+OTHERS = {"uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 INLINE = re.compile(r"^([A-Z_]+=\S+ )*(python|accelerate|torchrun) .*-m \w|^make \w|^pip install \S")
 EXTRAS = set(PROJECT["optional-dependencies"])

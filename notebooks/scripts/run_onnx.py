@@ -1,0 +1,60 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#     "numpy>=1.26,<3",
+#     "onnxruntime>=1.20,<2",
+#     "pillow>=10.4",
+# ]
+# ///
+"""Run an exported model without torch: `python -m conversion.to_onnx FOLDER GRAPH` made the graph.
+
+Prints what comes out for an image and how long it takes; `--output` keeps it as `.npz`.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+
+def main() -> None:
+    """Read the arguments, run the graph, print what comes out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("graph", type=Path, help="file that ends in .onnx")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--size", type=int, default=256, help="height and width in pixels, a multiple of the patch")
+    parser.add_argument("--repeat", type=int, default=3, help="passes of which the fastest is told")
+    parser.add_argument("--output", type=Path, help="file to write, such as features.npz")
+    given = parser.parse_args()
+
+    fastest_first = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [provider for provider in fastest_first if provider in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(str(given.graph), providers=providers)
+    picture = Image.open(given.image).convert("RGB").resize((given.size, given.size), Image.Resampling.BICUBIC)
+    # Pixels in [0, 1], channels first: the graph normalizes inside, as the model does.
+    pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1)[None] / 255
+    (name,) = [entry.name for entry in session.get_inputs()]
+    names = [entry.name for entry in session.get_outputs()]
+    answers: dict[str, Any] = {}
+    seconds: list[float] = []
+    for _ in range(max(given.repeat, 1)):
+        start = time.perf_counter()
+        answers = dict(zip(names, session.run(names, {name: pixels}), strict=True))
+        seconds.append(time.perf_counter() - start)
+    for key, value in answers.items():
+        print(f"{key} {value.shape}")
+    print(f"{min(seconds) * 1000:.1f} ms by {session.get_providers()[0]}")
+    if given.output is not None:
+        unfinished = given.output.with_name(given.output.name + ".unfinished")
+        with unfinished.open("wb") as file:
+            np.savez_compressed(file, **answers)
+        unfinished.replace(given.output)
+        print(f"Wrote {given.output}")
+
+
+if __name__ == "__main__":
+    main()
