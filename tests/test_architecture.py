@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,12 @@ REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers"} | set(sys.stdlib
 LAZY_PACKAGES = {"av", "datasets", "evaluate", "faiss", "peft", "pyarrow", "pytorch_ood", "sklearn"}
 
 
+@cache
+def tree_of(path):
+    """The syntax tree of a file, which no test changes."""
+    return ast.parse(path.read_text())
+
+
 def python_files(*folders):
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in paths]
@@ -98,7 +105,7 @@ def nodes_that_run_on_import(tree):
 @pytest.mark.parametrize("path", python_files(*ARROWS))
 def test_packages_import_only_along_the_arrows(path):
     package = path.relative_to(ROOT).parts[0]
-    imported = imported_packages(ast.walk(ast.parse(path.read_text())))
+    imported = imported_packages(ast.walk(tree_of(path)))
     assert imported & PACKAGES <= ARROWS[package] | {package}
 
 
@@ -130,7 +137,7 @@ def test_folders_of_training_import_only_downward(path):
     name = ".".join(path.relative_to(ROOT / "training").with_suffix("").parts).removesuffix(".__init__")
     line, own = place_in_order(name)
     upward = []
-    for module in imported_modules(ast.parse(path.read_text()), "training"):
+    for module in imported_modules(tree_of(path), "training"):
         other_line, other = place_in_order(module.removeprefix("training."))
         if other != own and other_line <= line:
             upward.append(module)
@@ -140,7 +147,7 @@ def test_folders_of_training_import_only_downward(path):
 @pytest.mark.parametrize("path", python_files("modeling_radio"))
 def test_network_is_ready_to_travel_as_remote_code(path):
     assert path.parent == ROOT / "modeling_radio", "the folder is flat"
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     assert imported_packages(ast.walk(tree)) <= REMOTE_CODE_PACKAGES
     relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     assert all(node.level == 1 and node.module for node in relative), "`from .name import ...` only"
@@ -155,15 +162,22 @@ def is_run_by_evaluate(path):
     return (path.parent / "example.json").is_file() and path.stem in (path.parent.name, "app")
 
 
+@cache
+def imported_by_any():
+    """Modules that a file of any package imports names from."""
+    nodes = (node for param in python_files(*ARROWS) for node in ast.walk(tree_of(*param.values)))
+    return {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
 @pytest.mark.parametrize("path", [param for param in python_files("training") if is_run_by_evaluate(*param.values)])
 def test_nothing_imports_what_evaluate_runs(path):
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    assert not [param.id for param in python_files(*ARROWS) if f"from {name} " in param.values[0].read_text()]
+    assert name not in imported_by_any()
 
 
 @pytest.mark.parametrize("path", python_files("foundation", "training", "conversion", "model_cards"))
 def test_packages_that_may_be_missing_are_imported_inside_functions(path):
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     assert is_run_by_evaluate(path) or not imported_packages(nodes_that_run_on_import(tree)) & LAZY_PACKAGES
 
 
@@ -206,7 +220,7 @@ def free_loads(tree):
 
 @pytest.mark.parametrize("path", python_files(*ARROWS))
 def test_no_file_of_strangers_runs_code(path):
-    assert not list(free_loads(ast.parse(path.read_text())))
+    assert not list(free_loads(tree_of(path)))
 
 
 @pytest.mark.parametrize(
