@@ -34,6 +34,7 @@ from .messages_radio import check_blocks, check_choice
 from .network_radio import SUMMARY_TOKENS, RadioNetwork
 from .nvidia_folder_radio import UNUSED_KEYS, arguments_for_video, check_loaded, opening_arguments
 from .nvidia_interface_radio import NvidiaInterface, build_network
+from .opening_radio import garbage_collection_paused
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair
 from .peft_radio import check_adapter_versions, check_adapter_weights, config_of_hub_adapter, find_adapter_base
 from .readout_radio import read_out
@@ -156,6 +157,7 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
 
     @classmethod
     @torch.inference_mode(mode=False)
+    @garbage_collection_paused()
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any) -> Any:
         """Open a checkpoint, or an adapter: then the base that it names, with its head and its adapter.
 

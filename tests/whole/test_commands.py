@@ -31,6 +31,8 @@ MODULES = (
     "conversion.to_onnx",
     "model_cards.build",
     "benchmarks.compare_native",
+    "benchmarks.loading",
+    "benchmarks.stack",
     "benchmarks.window_choice",
 )
 
