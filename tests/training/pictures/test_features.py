@@ -21,6 +21,16 @@ def test_basis_finds_the_directions_in_order_of_variance(features):
     torch.testing.assert_close(components.T @ components, torch.eye(3, dtype=torch.float64))
 
 
+def test_random_projections_find_nearly_the_same_basis(features):
+    before = torch.random.get_rng_state()
+    near = fit_pca_basis(features, approximate=True)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    exact = fit_pca_basis(features)
+    assert not torch.equal(near.components, exact.components)
+    torch.testing.assert_close(near.components, exact.components, rtol=0, atol=1e-4)
+    torch.testing.assert_close(pca_colors(features, near), pca_colors(features, exact), rtol=0, atol=1e-3)
+
+
 def test_colors_fill_the_range_and_ignore_outliers(features):
     features[0, 5, 0, 0] = 1e4
     colors = pca_colors(features, fit_pca_basis(features))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -14,14 +13,13 @@ from training.evaluation.data.base import Examples, Part
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.report.page import Picture, Row, Section
+from training.pictures.class_colors import class_color
 from training.pictures.features import fit_pca_basis, pca_colors
 
 
 SHOWN_PX = 224
 """Side of the pictures, our choice: sharp on a phone, and a page of some hundred stays below 5 MB."""
 OPACITY = 0.55
-GOLDEN_ANGLE = 0.618033988749895
-"""Of the color circle, so that any number of classes in a row have different hues."""
 
 
 def square(image: Tensor) -> Tensor:
@@ -157,12 +155,6 @@ def overlaid(image: Tensor, mask: Tensor, bare: Collection[int] = (IGNORE_INDEX,
         is_bare &= mask != index
     mixed = (image * (1 - OPACITY) + colors * OPACITY).round().to(torch.uint8)
     return torch.where(is_bare, image, mixed)
-
-
-def class_color(index: int) -> tuple[int, int, int]:
-    """Return the color of a class, bytes of RGB."""
-    red, green, blue = colorsys.hsv_to_rgb(index * GOLDEN_ANGLE % 1, 0.75, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _label(part: Part, examples: Examples, index: int) -> str:

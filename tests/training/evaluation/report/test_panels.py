@@ -7,12 +7,12 @@ from training.evaluation.data.base import Examples, Part, Stacked
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.report.panels import (
-    class_color,
     neighbor_section,
     overlaid,
     overlay_section,
     pca_section,
 )
+from training.pictures.class_colors import class_color
 
 
 def images(count=3, height=40, width=60):
@@ -83,4 +83,3 @@ def test_predictions_of_several_models_stand_beside_the_truth():
     plain = overlay_section(list(scenes), list(masks), predictions, ("Background", "cat", "dog", "never seen"))
     assert [name for name, _ in plain.legend] == ["cat", "dog"]
     assert torch.equal(plain.rows[0].pictures[3].pixels, plain.rows[0].pictures[0].pixels)  # all background
-    assert len({class_color(index) for index in range(150)}) == 150

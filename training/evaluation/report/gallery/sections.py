@@ -17,7 +17,8 @@ from training.evaluation.models.radio import RadioFeatures, RadioTextFeatures
 from training.evaluation.report.gallery.inside import depth_section, token_section
 from training.evaluation.report.gallery.photographs import PHOTOGRAPH_PX, Gallery
 from training.evaluation.report.page import Section, render
-from training.evaluation.report.panels import SHOWN_PX, class_color, overlaid
+from training.evaluation.report.panels import SHOWN_PX, overlaid
+from training.pictures.class_colors import class_color
 from training.pictures.features import pca_colors
 from training.pictures.foreground import most_salient_places
 from training.pictures.similarity import marked, similarity_colors, similarity_maps

@@ -17,7 +17,8 @@ from modeling_radio import (
     RadioImageProcessor,
 )
 from training.evaluation.report.page import Picture, Row, Section
-from training.evaluation.report.panels import class_color, overlaid
+from training.evaluation.report.panels import overlaid
+from training.pictures.class_colors import class_color
 from training.pictures.similarity import similarity_colors
 
 

@@ -1,0 +1,64 @@
+"""The command: what it refuses in one line, what it serves, and the Space that it writes."""
+
+import pytest
+
+from training.app import page
+from training.app.__main__ import main
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """How pages were launched."""
+    calls = []
+    monkeypatch.setattr(page.gr.Blocks, "launch", lambda self, **options: calls.append((self, options)))
+    return calls
+
+
+def test_it_serves_where_it_is_told(texts, photograph, launched):
+    arguments = ["--port", "7999", "--device", "cpu", "--dtype", "bfloat16", "--host", "0.0.0.0", "--share"]
+    assert main([str(texts), *arguments, "--examples", photograph]) == 0
+    ((served, options),) = launched
+    assert (options["server_name"], options["server_port"], options["share"]) == ("0.0.0.0", 7999, True)
+    assert not served.analytics_enabled
+    texts_shown = [block.value for block in served.blocks.values() if isinstance(block, page.gr.Markdown)]
+    assert "on cpu, bfloat16." in texts_shown[1]
+
+
+def test_by_default_this_machine_alone_is_served(texts, launched):
+    assert main([str(texts)]) == 0
+    ((_, options),) = launched
+    assert (options["server_name"], options["server_port"], options["share"]) == ("127.0.0.1", None, False)
+
+
+def test_a_space_is_written_whole_or_not_at_all(texts, tmp_path, capsys, launched):
+    space = tmp_path / "space"
+    assert main([str(texts), "--space", str(space)]) == 0
+    assert "`python app.py` in it shows it" in capsys.readouterr().out
+    assert (space / "examples" / "00-photograph.jpg").is_file()
+    assert main([str(texts), "--space", str(space)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    (space / "mine.txt").write_text("")
+    assert main([str(texts), "--space", str(space), "--overwrite"]) == 0
+    assert not (space / "mine.txt").exists()
+    assert launched == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere/at/all"], "nowhere/at/all"),
+        (["{texts}", "--device", "tpu"], "`device` must be one of"),
+        (["{texts}", "--dtype", "int8"], "`dtype` must be"),
+        (["{texts}", "--port", "0"], "`port` must be"),
+        (["{texts}", "--examples", "missing.jpg"], "`examples` must be files of photographs, got 'missing.jpg'"),
+        (["no where", "--space", "{tmp}/space"], "`checkpoint` must be a folder or a Hub id"),
+        (["{texts}", "--space", "{texts}", "--overwrite"], "must not be or hold what is read"),
+    ],
+)
+def test_bad_input_is_one_line(texts, tmp_path, arguments, message, capsys, launched):
+    assert main([each.format(texts=texts, tmp=tmp_path) for each in arguments]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert launched == []
+    assert not (tmp_path / "space").exists()

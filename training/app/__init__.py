@@ -1,0 +1,1 @@
+"""The Gradio app: look at a checkpoint from a browser, on this machine or as a Space."""

@@ -1,0 +1,80 @@
+"""Opens a page about a checkpoint: features, what is alike, words, windows and its task; or writes it as a Space."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from transformers.utils import logging as transformers_logging
+
+from foundation.command_line import Command
+from foundation.files import check_output
+from foundation.settings import Settings, SettingsError
+from training.app.space import Space, write_space
+
+
+EXAMPLES = [Path("docs/photograph.jpg")]
+
+
+class AppSettings(Settings):
+    """What is shown, and where.
+
+    Attributes:
+        checkpoint: Folder or Hub id of a backbone, a tuned model, an adapter or a model with a text tower.
+        device: Where the model runs, such as cpu or cuda:1; by default the first GPU, if there is one.
+        dtype: What it computes in.
+        num_global: Blocks that attend globally where windows are on; by default as the checkpoint has it.
+        examples: Photographs to begin with.
+        host: Address that is listened at; 0.0.0.0 lets other machines in.
+        port: Port that is listened at; by default the first free one from 7860 on.
+        share: Also make an address that others can reach for a week, through a tunnel of Gradio's.
+        space: Write a folder for a Space of the Hub instead, which needs nothing of this repository.
+        overwrite: Replace that folder if it exists.
+    """
+
+    checkpoint: str = Field(min_length=1)
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    num_global: int | None = Field(None, gt=0)
+    examples: list[Path] = EXAMPLES
+    host: str = "127.0.0.1"
+    port: int | None = Field(None, gt=0, lt=65536)
+    share: bool = False
+    space: Path | None = None
+    overwrite: bool = False
+
+
+COMMAND = Command("training.app", __doc__, AppSettings, positionals=("checkpoint",))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return COMMAND.run(_run, arguments, interrupted="closed", extra="app")
+
+
+def _run(settings: AppSettings) -> None:
+    for path in settings.examples:
+        if not path.is_file():
+            raise SettingsError(f"`examples` must be files of photographs, got {str(path)!r}.")
+    if settings.space is None:
+        _serve(settings)
+        return
+    checkpoint = Path(settings.checkpoint)
+    check_output(settings.space, overwrite=settings.overwrite, inputs=[checkpoint, *settings.examples])
+    space = Space(settings.checkpoint, settings.dtype, settings.num_global, tuple(settings.examples))
+    write_space(space, settings.space)
+    print(f"{settings.space}: `python app.py` in it shows it; `hf upload ORG/NAME . --repo-type space` uploads it.")
+
+
+def _serve(settings: AppSettings) -> None:
+    from training.app.page import App, build_page, launch_options
+
+    transformers_logging.disable_progress_bar()
+    app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global)
+    page = build_page(app, settings.examples)
+    page.launch(server_name=settings.host, server_port=settings.port, share=settings.share, **launch_options())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
