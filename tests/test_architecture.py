@@ -40,6 +40,7 @@ ORDER = (
         "publish",
         "extract",
         "gallery",
+        "app",
         "feature_video",
         "plan",
         "demo_kit.add_words",

@@ -24,6 +24,7 @@ MODULES = (
     "training.extract",
     "training.gallery",
     "training.feature_video",
+    "training.app.__main__",
     "training.demo_kit.finetune_demo",
     "conversion.from_nvidia",
     "conversion.compare_release",
@@ -48,7 +49,7 @@ def test_help_explains_every_option(module, capsys):
         command.read(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"usage: python -m {module} ")
+    assert shown.startswith(f"usage: python -m {module.removesuffix('.__main__')} ")
     texts = field_texts(command.settings)
     assert [name for name in command.settings.model_fields if not texts.get(name)] == []
     words = " ".join(shown.split())

@@ -189,8 +189,8 @@ def add_windows(app: App, asked: Asked) -> None:
             info="Patches on a side; without windows comes first",
         )
         button = gr.Button("Compare", variant="primary")
-        headers = ["windows", "milliseconds", "times faster", "cosine"]
-        table = gr.Dataframe(headers=headers, label="Time and likeness", interactive=False, wrap=True)
+        headers = ["windows", "ms", "faster", "cosine"]
+        table = gr.Dataframe(headers=headers, label="Time and likeness", interactive=False)
         said = _said("windows")
         pictures = _gallery("Principal components, in the colors of those without windows")
 

@@ -81,10 +81,12 @@ def check(words: list[str], *, is_whole: bool) -> None:
 
 def check_module(module: str, words: list[str], *, is_whole: bool) -> None:
     package = module.partition(".")[0]
-    assert importlib.util.find_spec(module) is not None, f"no module {module!r}"
+    found = importlib.util.find_spec(module)
+    assert found is not None, f"no module {module!r}"
     if package not in OURS or module.startswith("training.evaluation.harnesses"):
         return
-    command = importlib.import_module(module).COMMAND
+    is_folder = found.submodule_search_locations is not None
+    command = importlib.import_module(f"{module}.__main__" if is_folder else module).COMMAND
     assert isinstance(command, Command)
     if words == ["--help"] or (not words and not is_whole):
         return
