@@ -103,7 +103,9 @@ def build_page(app: App, examples: Sequence[Path] = ()) -> gr.Blocks:
         examples: Photographs to begin with; the first one is there when the page opens.
     """
     pictures = [str(path.resolve()) for path in examples]
-    with gr.Blocks(title=app.title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+    with gr.Blocks(
+        title=app.title, analytics_enabled=False, fill_width=True, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
+    ) as page:
         gr.Markdown(f"# {app.title}")
         description = gr.Markdown(app.describe())
         with gr.Row():
