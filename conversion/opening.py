@@ -12,6 +12,7 @@ from modeling_radio import RadioModel
 
 
 _MAX_NAMES = 4
+_OF_TEXTS = ("text_tower.", "logit_scale", "logit_bias")
 
 
 def check_file_output(path: Path, checkpoint: Path, *, endings: tuple[str, ...], overwrite: bool) -> None:
@@ -35,10 +36,14 @@ def check_file_output(path: Path, checkpoint: Path, *, endings: tuple[str, ...],
         raise ValueError(f"`output` must be a file, got the folder {str(path)!r}. Name another output.")
 
 
-def open_model(checkpoint: Path) -> RadioModel:
+def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
     """Open a folder of ours, or one in the layout of NVIDIA's Hub repositories.
 
     What a folder has besides, such as the head of a task, is left out with a warning.
+
+    Args:
+        checkpoint: The folder.
+        with_texts: Whether its text tower is exported too, so that there is nothing to warn of.
 
     Returns:
         The model in evaluation mode.
@@ -54,7 +59,9 @@ def open_model(checkpoint: Path) -> RadioModel:
             f"{str(checkpoint)!r} is quantized, which no other format has. Export it before quantizing it."
         )
     model, others = open_checkpoint(checkpoint)
-    _warn_of_others(checkpoint, others, has_text_tower=model.config.text_tower is not None)
+    if with_texts:
+        others = [key for key in others if not key.startswith(_OF_TEXTS)]
+    _warn_of_others(checkpoint, others, has_text_tower=not with_texts and model.config.text_tower is not None)
     return model
 
 

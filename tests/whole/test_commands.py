@@ -30,6 +30,7 @@ MODULES = (
     "conversion.compare_release",
     "conversion.to_nvidia",
     "conversion.to_onnx",
+    "conversion.to_web",
     "model_cards.build",
     "benchmarks.compare_native",
     "benchmarks.loading",

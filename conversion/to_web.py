@@ -1,0 +1,115 @@
+"""Writes a static page that runs a checkpoint in the browser: a folder for any web server, or for a static Space."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from transformers.utils import logging as transformers_logging
+
+from conversion.opening import open_model
+from conversion.release.cases import PHOTOGRAPH
+from conversion.web.build import build_site
+from conversion.web.plan import plan_page, with_windowed_blocks
+from conversion.web.precision import PrecisionChoice
+from conversion.web.runtime import BUILDS, find_runtime
+from conversion.web.site import Sample, check_samples, check_site_output, describe_model
+from conversion.web.texts import open_texts
+from foundation.checkpoints import read_config
+from foundation.command import one_line_warnings
+from foundation.command_line import Command
+from foundation.fields import Spelling, read_names
+from foundation.files import write_folder
+from foundation.settings import Settings
+from modeling_radio.zero_shot_radio import DenseSource
+
+
+TITLES = {PHOTOGRAPH: "Otters on a rock"}
+"""Of pictures of ours; others are called as their files."""
+
+
+def _read_sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",")]
+
+
+def _read_pictures(text: str) -> list[Path]:
+    return [Path(name.strip()) for name in text.split(",")]
+
+
+class WebSettings(Settings):
+    """What the page shall be.
+
+    Attributes:
+        checkpoint: Folder with config.json and weights; with a text tower the page also finds words.
+        site: Folder to write.
+        adaptors: Teachers whose spaces are shown, as far as they have dense features; by default the model's own list.
+        sizes: Pixels of a picture's longer side that may be chosen; by default three up to 512 or what the model takes.
+            Up to three times as large as that, since positions were cropped in training.
+        window_size: Side of the ViTDet windows in patches that may be switched on, 0 for none; by default 4, where the
+            network can have them. A third of a shallow network's blocks stays global.
+        precision: Of the weights; "auto" measures all three and takes the fastest in WebAssembly that agrees with fp32.
+        words: Whether to add a text tower that the folder has.
+        dense_source: Where patches get their place among texts; by default the summary head, and the dense features
+            where the texts are a sentence encoder's. See `segment` of the model.
+        webgpu: Whether browsers with a GPU may use it, for 27 MB more on the server.
+        runtime: Folder that has the runtime's files at any depth, such as a node_modules; by default the pinned npm
+            packages are fetched, and their SHA-256 verified.
+        pictures: Sample pictures, JPEG, PNG or WebP; by default a photograph of ours.
+        heading: A line about the model; by default its name and size.
+        overwrite: Replace an earlier site.
+    """
+
+    checkpoint: Path
+    site: Path
+    adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
+    sizes: Annotated[list[Annotated[int, Field(ge=1)]] | None, Spelling(_read_sizes, "PX,PX")] = None
+    window_size: int | None = Field(None, ge=0)
+    precision: PrecisionChoice = "auto"
+    words: bool = True
+    dense_source: DenseSource | None = None
+    webgpu: bool = True
+    runtime: Path | None = None
+    pictures: Annotated[list[Path], Spelling(_read_pictures, "FILE,FILE")] = Field([PHOTOGRAPH], min_length=1)
+    heading: str | None = None
+    overwrite: bool = False
+
+
+COMMAND = Command("conversion.to_web", __doc__, WebSettings, positionals=("checkpoint", "site"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    with one_line_warnings(COMMAND.name):
+        return COMMAND.run(_run, arguments, extra="export")
+
+
+def _run(settings: WebSettings) -> None:
+    transformers_logging.disable_progress_bar()  # models load in no time
+    samples = [Sample(path, TITLES.get(path, path.stem)) for path in settings.pictures]
+    read = [settings.checkpoint, *settings.pictures, *([settings.runtime] if settings.runtime else [])]
+    check_site_output(settings.site, overwrite=settings.overwrite, inputs=read)
+    check_samples(samples)
+    has_words = settings.words and read_config(settings.checkpoint).get("text_tower") is not None
+    model = with_windowed_blocks(open_model(settings.checkpoint, with_texts=has_words).float())
+    backends = list(BUILDS) if settings.webgpu else ["wasm"]
+    runtime = find_runtime(settings.runtime, backends=backends, with_tokenizers=has_words)
+    texts = open_texts(settings.checkpoint) if has_words else None
+    plan = plan_page(
+        model,
+        texts,
+        adaptors=settings.adaptors,
+        sizes=settings.sizes,
+        window_size=settings.window_size,
+        dense_source=settings.dense_source,
+    )
+    title = settings.heading or describe_model(model, settings.checkpoint.resolve().name)
+    write_folder(
+        settings.site,
+        lambda folder: build_site(folder, model, texts, plan, runtime, samples, settings.precision, title),
+    )
+    print(f"\nWrote {settings.site}. To look at it: cd {settings.site} && python -m http.server, http://localhost:8000")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

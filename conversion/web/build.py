@@ -1,0 +1,218 @@
+"""Fills the folder of a page: graphs in the chosen precision, words, runtime, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from conversion.graphs.parity import Parity, compare, require_difference
+from conversion.onnx_precision import convert_precision
+from conversion.web.graphs import WebRadio, write_graphs
+from conversion.web.plan import Plan
+from conversion.web.positions import keep_offered_positions
+from conversion.web.precision import (
+    PRECISIONS,
+    Candidate,
+    Feeds,
+    PrecisionChoice,
+    WebPrecision,
+    choose,
+    describe,
+    measure,
+    run_graph,
+)
+from conversion.web.runtime import copy_runtime
+from conversion.web.site import Sample, copy_page, copy_samples, write_description, write_space_card
+from conversion.web.texts import Texts, write_tokenizer, write_tower
+from conversion.web.weights import share_weights
+from foundation.files import scratch_folder
+from modeling_radio import RadioImageProcessor, RadioModel
+
+
+TOLERANCE = 1e-3
+"""Largest absolute difference of float32 features to PyTorch that is accepted."""
+PATIENCE_MS = 500
+"""A picture is first seen at the largest size that takes no longer; our choice."""
+WEIGHTS = "model.weights"
+
+
+def build_site(
+    site: Path,
+    model: RadioModel,
+    texts: Texts | None,
+    plan: Plan,
+    runtime: Mapping[str, Path],
+    samples: Sequence[Sample],
+    precision: PrecisionChoice,
+    title: str,
+) -> None:
+    """Fill an empty folder.
+
+    Args:
+        site: The folder.
+        model: That the page runs, in float32; it is changed: its position table is cropped.
+        texts: Its text side, if the page is to find words.
+        plan: What the page offers.
+        runtime: Files by name, as of `find_runtime`.
+        samples: Pictures.
+        precision: Of the weights; "auto" chooses by measurement.
+        title: A line about the model.
+
+    Raises:
+        ValueError: If the exported graph is not the model.
+    """
+    (site / "model").mkdir()
+    model.config.max_resolution = max(plan.sizes[-1], model.max_resolution)
+    keep_offered_positions(model, [size // model.patch_size for size in plan.sizes])
+    feeds = [{"pixel_values": _pixels(model, sample.path, plan.sizes[-1], plan.window_step)} for sample in samples]
+    with scratch_folder(site) as scratch:
+        wrapped = plan.wrap(model)
+        graphs = write_graphs(wrapped, plan.steps, scratch)
+        for name, path in graphs.items():
+            _check(wrapped[name], path, feeds)
+        found = _weigh(graphs, feeds, runtime, precision)
+        chosen = _take(found, precision)
+        tables = [describe(found, chosen, "model")]
+        models = {}
+        for backend in ("wasm", "webgpu"):
+            if f"ort.{backend}.min.mjs" in runtime:
+                taken = chosen.precision if backend == "wasm" else _for_gpu(found, chosen)
+                models[backend] = _place(graphs, scratch / taken, site / "model" / taken, taken)
+        words = None
+        if texts is not None and plan.text_space is not None:
+            words, table = _write_texts(texts, plan, runtime, precision, scratch, site)
+            tables.append(table)
+    told = {
+        "title": title,
+        "patch_size": model.patch_size,
+        "step": plan.step,
+        "window": None if plan.window is None else _describe_window(model, plan),
+        "sizes": plan.sizes,
+        "default_size": first_size(plan.sizes, chosen.milliseconds),
+        "spaces": [asdict(space) for space in plan.spaces],
+        "models": models,
+        "texts": words,
+        "runtime": copy_runtime(dict(runtime), site),
+        "samples": copy_samples(samples, site),
+    }
+    copy_page(site)
+    write_description(told, site)
+    measured = "\n\n".join(tables)
+    write_space_card(title, measured, site)
+    print(measured)
+
+
+def _describe_window(model: RadioModel, plan: Plan) -> dict[str, Any]:
+    blocks = model.config.num_hidden_layers
+    windowed = blocks - len(model.config.global_blocks)
+    return {"size": plan.window, "step": plan.window_step, "windowed_blocks": windowed, "blocks": blocks}
+
+
+def _pixels(model: RadioModel, path: Path, size: int, step: int) -> Any:
+    processor = RadioImageProcessor.from_model_config(
+        model.config, size={"longest_edge": size}, size_divisor=step, max_img_size=size
+    )
+    with Image.open(path) as image:
+        return processor(image, return_tensors="np")["pixel_values"]
+
+
+def _check(wrapped: WebRadio, path: Path, feeds: Sequence[Feeds]) -> None:
+    """Refuse a graph that does not answer as the model does."""
+    parities = dict.fromkeys(wrapped.names, Parity())
+    for feed in feeds:
+        with torch.no_grad():
+            expected = wrapped(torch.from_numpy(feed["pixel_values"]))
+        for name, output, tensor in zip(wrapped.names, run_graph(path, feed), expected, strict=True):
+            parities[name] += compare(torch.from_numpy(output), tensor)
+    require_difference(parities, TOLERANCE)
+
+
+def _weigh(
+    graphs: Mapping[str, Path], feeds: Sequence[Feeds], runtime: Mapping[str, Path], precision: PrecisionChoice
+) -> list[Candidate]:
+    """Convert graphs to every precision that comes into question; compare and time the first graph in each."""
+    wanted = PRECISIONS if precision == "auto" else tuple(dict.fromkeys(("fp32", precision)))
+    first, *_ = graphs
+    paths: dict[WebPrecision, Path] = {}
+    for each in wanted:
+        folder = graphs[first].parent / each
+        folder.mkdir(exist_ok=True)
+        for name, path in graphs.items():
+            target = folder / path.name
+            if each == "fp32":
+                target.write_bytes(path.read_bytes())
+            else:
+                convert_precision(path, target, each)
+            if name == first:
+                paths[each] = target
+    return measure(paths, feeds, runtime)
+
+
+def _take(found: Sequence[Candidate], precision: PrecisionChoice) -> Candidate:
+    if precision == "auto":
+        return choose(found)
+    return next(each for each in found if each.precision == precision)
+
+
+def _for_gpu(found: Sequence[Candidate], chosen: Candidate) -> WebPrecision:
+    """Return the precision for WebGPU, which has no 8 bits: what was chosen, else float16 where that agrees."""
+    if chosen.precision != "int8":
+        return chosen.precision
+    others = [each for each in found if each.precision != "int8"]
+    return choose([Candidate(each.precision, each.path, each.agreement, None) for each in others]).precision
+
+
+def _place(graphs: Mapping[str, Path], source: Path, folder: Path, precision: WebPrecision) -> dict[str, Any]:
+    """Move graphs of one precision into the site, with their weights in one file; return what the page is told."""
+    if not folder.exists():
+        folder.mkdir()
+        moved = []
+        for path in graphs.values():
+            moved.append(folder / path.name)
+            (source / path.name).rename(moved[-1])
+        share_weights(moved, folder / WEIGHTS)
+    place = f"model/{folder.name}"
+    first, *_ = graphs
+    return {
+        "precision": precision,
+        "weights": f"{place}/{WEIGHTS}",
+        "graphs": {name: f"{place}/{path.name}" for name, path in graphs.items()},
+        "bytes": (folder / WEIGHTS).stat().st_size + (folder / graphs[first].name).stat().st_size,
+    }
+
+
+def _write_texts(
+    texts: Texts, plan: Plan, runtime: Mapping[str, Path], precision: PrecisionChoice, scratch: Path, site: Path
+) -> tuple[dict[str, Any], str]:
+    """Write the text tower and its tokenizer; return what the page is told, and the table of its precisions."""
+    assert plan.text_space is not None
+    write_tower(texts, scratch / "texts.onnx")
+    found = _weigh({"texts": scratch / "texts.onnx"}, [{"input_ids": texts.sample_tokens.numpy()}], runtime, precision)
+    chosen = _take(found, precision)
+    target = site / "model" / "texts.onnx"
+    chosen_bytes, table = chosen.path.stat().st_size, describe(found, chosen, "words")
+    chosen.path.rename(target)
+    write_tokenizer(texts.tokenizer, site / "model" / "tokenizer")
+    told = {
+        "graph": "model/texts.onnx",
+        "tokenizer": "model/tokenizer",
+        "precision": chosen.precision,
+        "bytes": chosen_bytes,
+        "output": plan.text_space.output,
+        "upsample": plan.text_space.scale,
+        **texts.describe(),
+    }
+    return told, table
+
+
+def first_size(sizes: Sequence[int], milliseconds: float | None) -> int:
+    """Return the size that a picture is first seen at: the largest that is quick, by the time of the largest of all."""
+    if milliseconds is None:
+        return sizes[(len(sizes) - 1) // 2]
+    quick = [size for size in sizes if milliseconds * (size / sizes[-1]) ** 2 <= PATIENCE_MS]
+    return max(quick, default=sizes[0])

@@ -1,0 +1,100 @@
+// The controls of the page: what they show, and what they ask for.
+
+import { MASK_COLORS } from "./drawing.js";
+
+export const element = (id) => document.getElementById(id);
+
+/** Make an element; `properties` may have `dataset` and others of the element's own names. */
+export function make(tag, properties = {}, ...children) {
+  const { dataset, ...rest } = properties;
+  const made = Object.assign(document.createElement(tag), rest);
+  Object.assign(made.dataset, dataset);
+  made.append(...children);
+  return made;
+}
+
+export const percent = (share) => `${Math.round(100 * share)} %`;
+export const decimal = (value) => value.toFixed(2).replace("-", "−");
+
+/** Say something to screen readers; the page shows it anyway. */
+export function announce(text) {
+  element("announce").textContent = text;
+}
+
+/** Offer the site's sizes; `onChoice` is told the pixels of the longest side. */
+export function offerSizes(site, onChoice) {
+  for (const size of site.sizes) {
+    const input = make("input", { type: "radio", name: "size", value: size, checked: size === site.default_size });
+    input.addEventListener("change", () => onChoice(size));
+    element("sizes").append(make("label", {}, input, make("span", {}, `${size} px`)));
+  }
+}
+
+/** Offer the site's sample pictures; `onChoice` is told the one that is wanted. */
+export function offerSamples(site, base, onChoice) {
+  for (const sample of site.samples) {
+    const picture = make("img", { src: new URL(sample.file, base).href, alt: "", width: 44, height: 40 });
+    const button = make("button", { type: "button", title: sample.title }, picture);
+    button.setAttribute("aria-label", `Sample picture: ${sample.title}`);
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => onChoice(sample));
+    element("samples").append(button);
+  }
+}
+
+/** Mark which sample is shown, none for a picture of the user's own. */
+export function markSample(site, shown) {
+  site.samples.forEach((sample, i) => element("samples").children[i].setAttribute("aria-pressed", String(sample === shown)));
+}
+
+/** Show how long the model took, and beside windows what they are worth. */
+export function showTime({ height, width, rows, cols, milliseconds, comparison }) {
+  const took = (value) => `${Math.round(value)} ms`;
+  const lines = [`${width} × ${height} pixels, ${cols} × ${rows} patches: `, make("b", {}, took(milliseconds))];
+  if (comparison) {
+    lines.push(` with windows, ${took(comparison.milliseconds)} without. Features agree to ${decimal(comparison.agreement)}.`);
+  }
+  element("time").replaceChildren(...lines);
+}
+
+/** Show for every space what share of the picture is alike to the cursor's patch. */
+export function showPoint(maps, titles) {
+  if (!maps) {
+    element("point").replaceChildren("Click a point of the picture or of any map, or move the cursor with the arrow keys.");
+    return;
+  }
+  const { row, col } = maps[0];
+  const items = maps.map(({ name, cosines }) => make("li", {}, make("span", {}, titles[name]), make("b", {}, percent(shareAlike(cosines)))));
+  element("point").replaceChildren(
+    `Row ${row + 1}, column ${col + 1}. So much of the picture is like this patch, by cosines in the upper half of their range:`,
+    make("ul", {}, ...items),
+  );
+}
+
+/** Share of patches in the upper half of a map's range of cosines. */
+export function shareAlike(cosines) {
+  const lowest = cosines.reduce((least, value) => Math.min(least, value), 1);
+  return cosines.reduce((count, cosine) => count + (cosine >= (1 + lowest) / 2), 0) / cosines.length;
+}
+
+/** Show the words with their colors and the shares of the picture that they have. */
+export function showLegend(words, shares) {
+  const items = words.map((word, i) => {
+    const swatch = make("i");
+    swatch.style.background = MASK_COLORS[i % MASK_COLORS.length];
+    return make("li", {}, swatch, make("span", {}, word), make("span", {}, percent(shares[i])));
+  });
+  element("legend").replaceChildren(...items);
+}
+
+/** Show that files load, or that something is under way. */
+export function showProgress({ stage, done, total }) {
+  const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+  const isDownload = total > 1;
+  const text = isDownload ? `${stage}: ${megabytes(Math.min(done, total))} of ${megabytes(total)} MB` : `${stage} …`;
+  element("loading-text").textContent = text;
+  const bar = element("loading-bar");
+  if (isDownload) bar.value = Math.min(done / total, 1);
+  else bar.removeAttribute("value");
+  return text;
+}

@@ -1,0 +1,47 @@
+// Words to vectors, and vectors to the share of certainty with which a patch shows a word.
+
+import { cosinesWith, meanDirection, unitRows } from "./similarity.js";
+
+/** What a word is weighed against in each patch (the relevancy of LERF, https://arxiv.org/abs/2303.09553). */
+export const REFERENCES = ["object", "things", "stuff", "texture"];
+
+/** Tokens of prompts as one matrix, padded as the text tower was trained with. */
+export function tokenize(tokenizer, prompts, { max_length: maxLength, padding }) {
+  const sequences = prompts.map((prompt) => truncate(tokenizer.encode(prompt).ids, maxLength));
+  const length = padding.to === "max_length" ? maxLength : Math.max(...sequences.map((ids) => ids.length));
+  const tokens = new BigInt64Array(prompts.length * length).fill(BigInt(padding.id));
+  sequences.forEach((ids, row) => ids.forEach((id, column) => (tokens[row * length + column] = BigInt(id))));
+  return { tokens, dims: [prompts.length, length] };
+}
+
+/** The first tokens and the last, which ends the text. */
+function truncate(ids, length) {
+  return ids.length <= length ? ids : [...ids.slice(0, length - 1), ids[ids.length - 1]];
+}
+
+/** One unit vector for each word: the mean of its prompts' unit vectors. */
+export function classVectors(embeddings, numWords, numPrompts, width) {
+  const units = unitRows(embeddings, numWords * numPrompts, width);
+  return Array.from({ length: numWords }, (_, word) => {
+    const rows = Array.from({ length: numPrompts }, (_, prompt) => {
+      const row = word * numPrompts + prompt;
+      return units.subarray(row * width, (row + 1) * width);
+    });
+    return meanDirection(rows, width);
+  });
+}
+
+/**
+ * How sure each patch is of each word, in [0, 1]: the smallest probability of the word beside one of the references.
+ *
+ * `units` are the patches as unit vectors, `scale` is what cosines are multiplied by.
+ */
+export function relevancies(units, count, width, words, references, scale) {
+  const highest = new Float32Array(count).fill(-Infinity);
+  for (const reference of references) {
+    cosinesWith(units, count, width, reference).forEach((cosine, i) => (highest[i] = Math.max(highest[i], cosine)));
+  }
+  return words.map((word) => {
+    return cosinesWith(units, count, width, word).map((cosine, i) => 1 / (1 + Math.exp(scale * (highest[i] - cosine))));
+  });
+}

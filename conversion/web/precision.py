@@ -1,0 +1,130 @@
+"""Which precision a page's graphs have: the fastest in WebAssembly among those that agree with float32."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from conversion.graphs.parity import compare
+from conversion.web.runtime import BUILDS
+
+
+WebPrecision = Literal["fp32", "fp16", "int8"]
+PrecisionChoice = Literal["auto", "fp32", "fp16", "int8"]
+PRECISIONS: tuple[WebPrecision, ...] = ("fp32", "fp16", "int8")
+LEAST_AGREEMENT = 0.999
+"""Mean cosine with float32 in every output. Our choice: maps and colors then look the same."""
+NEGLIGIBLE = 1.1
+"""How many times slower a smaller file may be and still be taken: within the noise of such times. Our choice."""
+TIMEOUT_S = 600.0
+"""Of all times together; our choice, a ViT-B takes some tens of seconds."""
+
+Feeds = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A graph in one precision.
+
+    Attributes:
+        precision: Of its weights.
+        path: Its file.
+        agreement: Lowest mean cosine of an output with float32.
+        milliseconds: Of a pass in WebAssembly on one thread; `None` where nothing could measure it.
+    """
+
+    precision: WebPrecision
+    path: Path
+    agreement: float
+    milliseconds: float | None
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the file."""
+        return self.path.stat().st_size / 1e6
+
+
+def measure(paths: Mapping[WebPrecision, Path], feeds: Sequence[Feeds], runtime: Mapping[str, Path]) -> list[Candidate]:
+    """Compare and time graphs that are to be the same.
+
+    Args:
+        paths: The files; float32 must be among them.
+        feeds: Inputs to compare on; the first is timed.
+        runtime: Files of ONNX Runtime Web by name. Times are of its WebAssembly build in Node.js, where that is.
+    """
+    expected = [run_graph(paths["fp32"], each) for each in feeds]
+    agreements = {name: _agreement(path, feeds, expected) for name, path in paths.items()}
+    times = time_in_wasm(paths, feeds[0], runtime)
+    return [Candidate(name, path, agreements[name], times.get(name)) for name, path in paths.items()]
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the fastest of those that agree with float32, or a smaller one as fast; the smallest without times."""
+    fitting = [each for each in candidates if each.agreement >= LEAST_AGREEMENT]
+    timed = [each.milliseconds for each in fitting if each.milliseconds is not None]
+    if len(timed) == len(fitting):
+        fitting = [each for each in fitting if each.milliseconds <= NEGLIGIBLE * min(timed)]  # pyrefly: ignore
+    return min(fitting, key=lambda each: each.megabytes)
+
+
+def run_graph(path: Path, feed: Feeds) -> list[np.ndarray]:
+    """Return the outputs of a graph by onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    outputs: Any = session.run(None, feed)
+    return outputs
+
+
+def _agreement(path: Path, feeds: Sequence[Feeds], expected: Sequence[list[np.ndarray]]) -> float:
+    lowest = 1.0
+    for feed, wanted in zip(feeds, expected, strict=True):
+        for given, output in zip(run_graph(path, feed), wanted, strict=True):
+            lowest = min(lowest, compare(torch.from_numpy(given), torch.from_numpy(output)).mean_cosine)
+    return lowest
+
+
+def time_in_wasm(
+    paths: Mapping[WebPrecision, Path], feed: Feeds, runtime: Mapping[str, Path]
+) -> dict[WebPrecision, float]:
+    """Return milliseconds of a pass in WebAssembly on one thread; nothing where Node.js is missing or fails."""
+    node = shutil.which("node")
+    build = BUILDS["wasm"]
+    if node is None or any(name not in runtime for name in vars(build).values()):
+        return {}
+    (name, values), *_ = feed.items()
+    encoded = base64.b64encode(values.tobytes()).decode()
+    asked = {
+        "files": {role: str(runtime[file].resolve()) for role, file in vars(build).items()},
+        "graphs": {precision: str(path.resolve()) for precision, path in paths.items()},
+        "input": {"name": name, "type": str(values.dtype), "dims": list(values.shape), "data": encoded},
+    }
+    script = Path(__file__).with_name("time_graphs.mjs")
+    try:
+        done = subprocess.run(
+            [node, str(script)], input=json.dumps(asked), capture_output=True, text=True, check=True, timeout=TIMEOUT_S
+        )
+        return json.loads(done.stdout)
+    except (subprocess.SubprocessError, OSError, ValueError):
+        return {}
+
+
+def describe(candidates: Sequence[Candidate], chosen: Candidate, title: str) -> str:
+    """Return a table of what was measured."""
+    lines = [f"{title:<28}{'MB':>8}{'cosine with fp32':>20}{'ms in WebAssembly':>20}"]
+    for each in candidates:
+        took = "not measured" if each.milliseconds is None else f"{each.milliseconds:.0f}"
+        mark = "  <- chosen" if each is chosen else ""
+        lines.append(f"{each.precision:<28}{each.megabytes:>8.1f}{each.agreement:>20.5f}{took:>20}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,153 @@
+"""The folder of a page: its files, what it is told of the model, sample pictures, and the card of a static Space."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from foundation.files import check_output
+from modeling_radio import RadioConfig, RadioModel
+
+
+PAGE = Path(__file__).with_name("page")
+DESCRIPTION = "site.json"
+ENTRIES = {"index.html", "page", "runtime", "model", "samples", DESCRIPTION, "README.md", ".gitattributes"}
+"""What a site consists of: all of it can be written again."""
+PICTURE_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+"""Formats that every browser opens, and how their files' names end here."""
+ISOLATION = ("cross-origin-embedder-policy: require-corp", "cross-origin-opener-policy: same-origin")
+"""Headers with which browsers give WebAssembly several threads."""
+
+
+def check_site_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None:
+    """Refuse a folder whose replacement would lose something, before any long work.
+
+    Args:
+        path: Folder to be written.
+        overwrite: Whether an earlier site may be replaced.
+        inputs: Files and folders that the command reads.
+
+    Raises:
+        ValueError: If `path` exists and `overwrite` is off, is or holds an input or the working directory, or holds
+            what is no part of a site.
+    """
+    check_output(path, overwrite=overwrite, inputs=inputs)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"`site` must be a folder, got the file {str(path)!r}. Name another output.")
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise ValueError(f"`site` must not be or hold the working directory, got {str(path)!r}. Name a new folder.")
+    entries = {entry.name for entry in path.iterdir()}
+    if entries and (DESCRIPTION not in entries or entries - ENTRIES):
+        strangers = ", ".join(sorted(entries - ENTRIES)) or f"a folder without {DESCRIPTION}"
+        raise ValueError(
+            f"--overwrite replaces sites only, and {str(path)!r} holds something else: {strangers}. Name another "
+            "output, or remove that folder yourself."
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture that the page offers.
+
+    Attributes:
+        path: Its file.
+        title: What is on it.
+    """
+
+    path: Path
+    title: str
+
+
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Refuse sample pictures that browsers do not open.
+
+    Raises:
+        ValueError: If one cannot be read, or is of another format than `PICTURE_FORMATS`.
+    """
+    for path in (sample.path for sample in samples):
+        try:
+            with Image.open(path) as image:
+                image.verify()
+                kind = image.format
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"`pictures` must be image files, got {str(path)!r}: {error}.") from error
+        if kind not in PICTURE_FORMATS:
+            raise ValueError(
+                f"`pictures` must be {', '.join(PICTURE_FORMATS)}, which all browsers open, got {kind}: {str(path)!r}."
+            )
+
+
+def copy_samples(samples: Sequence[Sample], site: Path) -> list[dict[str, str]]:
+    """Copy sample pictures into a site; return what the page is told of them."""
+    (site / "samples").mkdir()
+    told = []
+    for number, sample in enumerate(samples, start=1):
+        with Image.open(sample.path) as image:
+            name = f"samples/{number}{PICTURE_FORMATS[str(image.format)]}"
+        shutil.copyfile(sample.path, site / name)
+        told.append({"file": name, "title": sample.title.replace("_", " ").replace("-", " ")})
+    return told
+
+
+def copy_page(site: Path) -> None:
+    """Copy the page itself: `index.html` stands in the site's root, all else in `page/`."""
+    shutil.copytree(PAGE, site / "page")
+    (site / "page" / "index.html").replace(site / "index.html")
+
+
+def describe_model(model: RadioModel, name: str) -> str:
+    """Return a line about a model for people."""
+    config: RadioConfig = model.config
+    millions = sum(parameter.numel() for parameter in model.radio_model.model.parameters()) / 1e6
+    return f"{name}: {config.hidden_size} wide, {config.num_hidden_layers} blocks, {millions:.1f} M parameters"
+
+
+def write_description(told: Mapping[str, Any], site: Path) -> None:
+    """Write what the page is told of the model."""
+    (site / DESCRIPTION).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def write_space_card(title: str, measured: str, site: Path) -> None:
+    """Write the card with which the folder is a static Space of the Hub, and how its files are stored there."""
+    front_matter = [
+        f"title: {json.dumps(title.partition(':')[0])}",
+        "emoji: 🔭",
+        "colorFrom: blue",
+        "colorTo: green",
+        "sdk: static",
+        "app_file: index.html",
+        "pinned: false",
+        "custom_headers:",
+        *(f"  {header}" for header in ISOLATION),
+    ]
+    text = [
+        "---",
+        *front_matter,
+        "---",
+        "",
+        "# RADIO in this browser",
+        "",
+        f"{title}. A page without a server: the model runs in the browser, on the visitor's device, and pictures never",
+        "leave it. `python -m http.server` in this folder serves it too, at http://localhost:8000.",
+        "",
+        "Precisions that were measured (ONNX Runtime against float32; WebAssembly in Node.js, one thread):",
+        "",
+        "```",
+        measured,
+        "```",
+        "",
+        "`runtime/` is ONNX Runtime Web (MIT) and, where there are words, tokenizers.js by Hugging Face (Apache-2.0).",
+        "The weights are under the license of the checkpoint that they come from.",
+        "",
+    ]
+    (site / "README.md").write_text("\n".join(text), encoding="utf-8")
+    large = ("*.wasm", "*.onnx", "*.weights")
+    (site / ".gitattributes").write_text("".join(f"{each} filter=lfs diff=lfs merge=lfs -text\n" for each in large))

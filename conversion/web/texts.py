@@ -1,0 +1,123 @@
+"""The words of a page: a text tower as an ONNX graph, its tokenizer, and what the page must know of both."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers import AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from conversion.graphs.files import write_graph
+from conversion.to_onnx import DEFAULT_OPSET
+from modeling_radio import RadioForZeroShotImageClassification
+from modeling_radio.text_radio import SIMPLE_TEMPLATES, fill_templates
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+SAMPLE_WORDS = ("animal", "sky", "a wooden house", "Golden Gate Bridge", "naïve café, 2nd floor!")
+"""What the tower's precisions are compared on; our choice: short and long, with what tokenizers trip over."""
+
+
+class OnnxTexts(nn.Module):
+    """Tokens `(num_texts, length)` to embeddings `(num_texts, text_dim)`, as `embed_texts` asks for them: no mask."""
+
+    def __init__(self, model: RadioForZeroShotImageClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        embeds: Any = self.model.get_text_features(input_ids, return_dict=True).pooler_output
+        return embeds
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A model's text side.
+
+    Attributes:
+        model: With the tower.
+        tokenizer: Of its folder, with a `tokenizer.json`.
+    """
+
+    model: RadioForZeroShotImageClassification
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def sample_tokens(self) -> Tensor:
+        """Prompts of `SAMPLE_WORDS` as the tower takes them, `(num_texts, length)`."""
+        prompts = [prompt for word in SAMPLE_WORDS for prompt in fill_templates(word, SIMPLE_TEMPLATES)]
+        return self.tokens(prompts)
+
+    def tokens(self, prompts: list[str]) -> Tensor:
+        """Return the tokens of texts, padded as `embed_texts` pads them, `(num_texts, length)`."""
+        padding = "max_length" if self.model.use_sigmoid else True
+        length = self.model.max_text_length
+        options: dict[str, Any] = {"padding": padding, "truncation": True, "max_length": length}
+        return self.tokenizer(prompts, return_tensors="pt", **options)["input_ids"]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the page must know: prompts, padding, width and scale."""
+        padding = {"id": self.tokenizer.pad_token_id, "to": "max_length" if self.model.use_sigmoid else "longest"}
+        return {
+            "templates": list(SIMPLE_TEMPLATES),
+            "max_length": self.model.max_text_length,
+            "padding": padding,
+            "width": self.model.text_width,
+            "scale": self.model.logit_scale.exp().item(),
+        }
+
+
+def open_texts(checkpoint: Path) -> Texts:
+    """Open the text side of a folder that has one.
+
+    Raises:
+        ValueError: If its tokenizer cannot be opened or has no form that the page reads.
+    """
+    model = RadioForZeroShotImageClassification.from_pretrained(checkpoint, attn_implementation="eager").float().eval()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The tokenizer of {str(checkpoint)!r} cannot be opened: {str(error).splitlines()[0]}"
+        ) from error
+    if tokenizer is None or not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer of {str(checkpoint)!r} must have a tokenizer.json, which browsers read, got "
+            f"{type(tokenizer).__name__}. Save it as a fast one, or leave words out: --no-words."
+        )
+    return Texts(model, tokenizer)
+
+
+def write_tower(texts: Texts, path: Path) -> None:
+    """Export the text tower in float32; any number of texts, and any length up to the longest."""
+    example = texts.sample_tokens
+    longest = texts.model.max_text_length
+    length = None if texts.model.use_sigmoid else Dim("length", min=2, max=longest)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
+        program = torch.onnx.export(
+            OnnxTexts(texts.model).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=DEFAULT_OPSET,
+            input_names=["input_ids"],
+            output_names=["text_embeds"],
+            dynamic_shapes={"input_ids": {0: Dim("texts", min=1), **({} if length is None else {1: length})}},
+            verbose=False,
+        )
+    assert program is not None  # the old exporter alone returns nothing
+    write_graph(program.model, path)
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the two files of a tokenizer that the page reads."""
+    tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        if path.name not in TOKENIZER_FILES:
+            path.unlink()

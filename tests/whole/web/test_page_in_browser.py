@@ -1,0 +1,368 @@
+"""The page in a browser: what it computes, what it asks for, keys, screens, and what it says where it cannot work."""
+
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import PATIENCE_MS, chromium, playwright, watched
+from PIL import Image
+from serving import serve
+from tiny_site import save_picture, save_words
+from torch.nn import functional as F
+from transformers import AutoTokenizer
+
+from conversion.to_web import main
+from conversion.web.runtime import find_runtime
+from foundation.packages.pinned import PackageUnavailableError
+from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+
+
+pytestmark = pytest.mark.tour
+TIMES = "\N{MULTIPLICATION SIGN}"
+FLAGS = ["--sizes", "64,96", "--window-size", "2", "--precision", "fp32"]
+ASK = """async ([address, backend, questions]) => {
+  const { Engine } = await import(address + "page/client.js");
+  const engine = new Engine(() => {});
+  const opened = await engine.ask("open", { address, backend });
+  const { readPicture } = await import(address + "page/picture.js");
+  const blob = await (await fetch(address + opened.site.samples[0].file)).blob();
+  const { rgba, height, width } = await readPicture(blob);
+  const answers = [];
+  for (const [command, given] of questions) {
+    answers.push(await engine.ask(command, command === "see" ? { rgba, height, width, ...given } : given));
+  }
+  const plain = (_, value) => (ArrayBuffer.isView(value) ? Array.from(value) : value);
+  return JSON.stringify({ opened, answers }, plain);
+}"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_words(tmp_path_factory.mktemp("page") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def site(checkpoint):
+    try:
+        find_runtime(None, backends=["wasm", "webgpu"], with_tokenizers=True)
+    except PackageUnavailableError as error:
+        pytest.skip(f"the runtime cannot be fetched: {error}")
+    picture, folder = save_picture(checkpoint.parent / "otter.png"), checkpoint.parent / "site"
+    assert main([str(checkpoint), str(folder), *FLAGS, "--pictures", str(picture)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def driver():
+    with playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(driver):
+    with chromium(driver) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with serve(site) as url:
+        yield f"{url}/"
+
+
+@pytest.fixture
+def watch(browser, address):
+    """The page, loaded; nothing may have gone wrong or gone out when the test is over."""
+    with watched(browser) as opened:
+        opened.page.goto(address)
+        opened.wait('html[data-state="ready"]:not([data-busy])')
+        yield opened
+        assert opened.errors == []
+        assert opened.outside(address) == []
+
+
+def text(watch, selector):
+    return " ".join(watch.page.locator(selector).inner_text().split())
+
+
+def settle(watch):
+    """Wait until the page has done what was asked of it."""
+    watch.page.wait_for_timeout(50)
+    watch.wait("html:not([data-busy])")
+
+
+def ask(watch, address, *questions, backend="wasm"):
+    found = json.loads(watch.page.evaluate(ASK, [address, backend, list(questions)]))
+    return found["opened"], found["answers"]
+
+
+def as_array(answer):
+    return np.array(answer["features"], dtype=np.float32).reshape(answer["count"], answer["width"])
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_features_are_those_of_pytorch_and_onnxruntime(watch, address, site, checkpoint, window):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = RadioModel.from_pretrained(checkpoint).eval()
+    step = 16 * (window or 1)
+    processor = RadioImageProcessor.from_model_config(model.config, size={"longest_edge": 96}, size_divisor=step)
+    pixels = processor(Image.open(site / "samples" / "1.png"), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        output = model(pixels, window_size=window or "global", adaptor_names=["clip-a", "sam-b"])
+    names = {"backbone": output.features, **{name: each.features for name, each in output.adaptors.items()}}
+    questions = [["see", {"size": 96, "windows": bool(window)}], *(["features", {"name": name}] for name in names)]
+    opened, (seen, *answers) = ask(watch, address, *questions)
+    assert (opened["backend"], opened["precision"]) == ("wasm", "fp32")
+    assert (seen["height"], seen["width"]) == tuple(pixels.shape[-2:])
+    graph = site / "model" / "fp32" / ("windows.onnx" if window else "global.onnx")
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    for answer, (name, wanted) in zip(answers, names.items(), strict=True):
+        found = as_array(answer)
+        np.testing.assert_allclose(found, wanted[0].numpy(), atol=1e-3, rtol=0)
+        output_name = "features" if name == "backbone" else f"{name}_features"
+        (native,) = session.run([output_name], {"pixel_values": pixels.numpy()})
+        np.testing.assert_allclose(found, native[0], atol=1e-3, rtol=0)
+    if window:
+        assert 0.5 < seen["comparison"]["agreement"] < 0.99999  # windows act
+
+
+def test_what_is_alike_and_words_are_those_of_the_model(watch, address, site, checkpoint):
+    model = RadioForZeroShotImageClassification.from_pretrained(checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    processor = RadioImageProcessor.from_model_config(model.config, size={"longest_edge": 64})
+    pixels = processor(Image.open(site / "samples" / "1.png"), return_tensors="pt")["pixel_values"]
+    words, references = ["otter", "the rocks"], ["object", "things", "stuff", "texture"]
+    with torch.no_grad():
+        classes = model.embed_classes(tokenizer, [*words, *references])
+        logits = model.segment(pixels, classes, source="features").logits[0].flatten(1)
+        features = RadioModel.from_pretrained(checkpoint).eval()(pixels).features[0]
+    wanted = torch.sigmoid(logits[:2] - logits[2:].amax(dim=0))
+    questions = (["see", {"size": 64, "windows": False}], ["alike", {"x": 0.9, "y": 0.1}], ["words", {"words": words}])
+    _, (seen, alike, found) = ask(watch, address, *questions)
+    np.testing.assert_allclose(np.array(found["maps"]), wanted.numpy(), atol=1e-3)
+    units = F.normalize(features, dim=1)
+    index = int(0.1 * seen["rows"]) * seen["cols"] + int(0.9 * seen["cols"])
+    np.testing.assert_allclose(np.array(alike[0]["cosines"]), (units @ units[index]).numpy(), atol=1e-3)
+    assert [each["name"] for each in alike] == ["backbone", "clip-a", "sam-b"]
+
+
+def test_webgpu_gives_the_same_features(driver, address):
+    """On a GPU that Chromium computes on the CPU (SwiftShader), where that is built in."""
+    questions = (["see", {"size": 64, "windows": False}], ["features", {"name": "backbone"}])
+    gpu = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+    with chromium(driver, *gpu) as browser, watched(browser) as watch:
+        watch.page.goto(f"{address}?backend=wasm")
+        watch.wait('html[data-state="ready"]:not([data-busy])')
+        has_adapter = watch.page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())")
+        if not has_adapter:
+            pytest.skip("this Chromium has no WebGPU adapter in software")
+        answers = [ask(watch, address, *questions, backend=backend) for backend in ("wasm", "webgpu")]
+        assert [opened["backend"] for opened, _ in answers] == ["wasm", "webgpu"]
+        first, second = (as_array(features) for _, (_, features) in answers)
+        np.testing.assert_allclose(second, first, atol=1e-3)
+        assert watch.errors == []
+
+
+def test_without_an_adapter_the_page_runs_in_webassembly(watch):
+    assert text(watch, "#backend").startswith("WebAssembly, 1 thread · fp32")
+    assert text(watch, "#model-name").startswith("tiny: 32 wide, 3 blocks")
+    assert "webgpu" not in " ".join(watch.requests)
+
+
+def test_an_isolated_page_gets_threads(browser, site):
+    headers = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+    with serve(site, headers) as url, watched(browser) as watch:
+        watch.page.goto(url)
+        watch.wait('html[data-state="ready"]')
+        count = min(watch.page.evaluate("navigator.hardwareConcurrency"), 4)
+        assert f"WebAssembly, {count} thread" in text(watch, "#backend")
+        assert watch.errors == []
+
+
+def test_keys_alone_reach_everything(watch):
+    page = watch.page
+    page.locator("#picture").focus()
+    page.keyboard.press("ArrowRight")  # shows the cursor in the middle
+    settle(watch)
+    rows, cols = 4, 6
+    assert text(watch, "#announce").startswith(f"Row {rows // 2 + 1}, column {cols // 2 + 1}. Alike: Backbone")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    settle(watch)
+    assert text(watch, "#announce").startswith(f"Row {rows // 2}, column {cols // 2 + 2}.")
+    page.keyboard.press("Shift+ArrowLeft")
+    settle(watch)
+    assert text(watch, "#announce").startswith(f"Row {rows // 2}, column 1.")
+    assert page.locator("#maps canvas").first.get_attribute("aria-label").endswith("of the picture is alike.")
+    page.keyboard.press("Escape")
+    settle(watch)
+    assert "principal components" in page.locator("#maps canvas").first.get_attribute("aria-label")
+
+    page.locator('#sizes input[value="96"]').focus()
+    page.keyboard.press("ArrowLeft")
+    settle(watch)
+    assert f"64 {TIMES} 48 pixels, 4 {TIMES} 3 patches" in text(watch, "#time")
+    page.locator("#windows").focus()
+    page.keyboard.press("Space")
+    settle(watch)
+    assert re.search(
+        rf"64 {TIMES} 32 pixels.* with windows, \d+ ms without\. Features agree to 0\.\d\d", text(watch, "#time")
+    )
+    page.locator("#words").fill("otter, sky, otter")
+    page.keyboard.press("Enter")
+    settle(watch)
+    assert [item.split("\n")[0] for item in page.locator("#legend li").all_inner_texts()] == ["otter", "sky"]
+    before = text(watch, "#legend")
+    page.locator("#threshold").focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowRight")
+    assert text(watch, "#threshold-value") == "80 %"
+    assert text(watch, "#legend") != before
+    page.locator("#forget").press("Enter")
+    settle(watch)
+    assert not page.locator("#found").is_visible()
+
+
+def test_what_can_be_reached_by_tab_shows_where_it_is(watch):
+    page = watch.page
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        found = page.evaluate("""() => {
+          const element = document.activeElement;
+          const frame = element.id === "file" ? document.querySelector('label[for="file"]') :
+            element.closest(".choice") ? element.nextElementSibling : element;
+          return [element.id || element.name || element.tagName, getComputedStyle(frame).outlineStyle];
+        }""")
+        reached.append(found)
+    names = [name for name, _ in reached]
+    for name in ("picture", "file", "size", "windows", "words", "view"):
+        assert name in names
+    assert all(outline == "solid" for name, outline in reached if name not in ("BODY", "HTML"))
+
+
+def test_screen_readers_hear_names_of_all_controls(watch):
+    tree = watch.page.locator("body").aria_snapshot()
+    for line in (
+        'heading "RADIO in this browser" [level=1]',
+        'button "Choose a picture"',
+        'button "Sample picture: otter"',
+        'radiogroup "Longest side in pixels"',
+        'radio "96 px" [checked]',
+        f'switch "Windows of 2 {TIMES} 2 patches',
+        'textbox "Words, separated by commas"',
+        'radiogroup "What the maps show"',
+        'img "clip-a: principal components as colors, 6 by 4 patches."',
+    ):
+        assert line in tree
+    assert 'application "otter"' in tree
+
+
+def test_pictures_are_chosen_dropped_and_pasted(watch, tmp_path):
+    page = watch.page
+    page.set_input_files("#file", save_picture(tmp_path / "tall.png", (60, 120)))
+    settle(watch)
+    assert f"48 {TIMES} 96 pixels" in text(watch, "#time")
+    assert page.locator("#picture").get_attribute("aria-label") == "tall.png"
+    data = list(save_picture(tmp_path / "wide.png", (120, 40)).read_bytes())
+    for kind, field in (("drop", "dataTransfer"), ("paste", "clipboardData")):
+        page.evaluate(
+            """([bytes, kind, field]) => {
+              const transfer = new DataTransfer();
+              transfer.items.add(new File([Uint8Array.from(bytes)], kind + ".png", { type: "image/png" }));
+              const event = kind === "drop" ? new DragEvent(kind, { dataTransfer: transfer, bubbles: true })
+                : new ClipboardEvent(kind, { clipboardData: transfer, bubbles: true });
+              document.body.dispatchEvent(event);
+            }""",
+            [data, kind, field],
+        )
+        settle(watch)
+        assert page.locator("#picture").get_attribute("aria-label") == f"{kind}.png"
+        assert f"96 {TIMES} 32 pixels" in text(watch, "#time")
+    (tmp_path / "text.png").write_text("no picture")
+    page.set_input_files("#file", tmp_path / "text.png")
+    settle(watch)
+    assert text(watch, "#notice").startswith("This file is no picture")
+    page.locator("#samples button").click()
+    settle(watch)
+    assert text(watch, "#notice") == ""
+    assert page.locator("#samples button").get_attribute("aria-pressed") == "true"
+
+
+def test_a_click_moves_the_cursor_of_all_maps(watch):
+    for selector, (row, col) in (("#picture", (1, 4)), ('#maps figure[data-space="sam-b"] canvas', (3, 0))):
+        box = watch.page.locator(selector).bounding_box()
+        place = {"x": (col + 0.5) * box["width"] / 6, "y": (row + 0.5) * box["height"] / 4}
+        watch.page.locator(selector).click(position=place)
+        settle(watch)
+        assert text(watch, "#point").startswith(f"Row {row + 1}, column {col + 1}.")
+    assert watch.page.locator('[name="view"][value="alike"]').is_checked()
+    assert watch.page.locator("#scale").is_visible()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("name", "width", "height"), [("desktop", 1280, 860), ("phone", 360, 740)])
+def test_screens(browser, address, tmp_path, name, width, height, dark):
+    """Nothing sticks out of a phone; set RADIO_SCREENSHOTS to a folder to look at them."""
+    with watched(browser, width=width, height=height, dark=dark) as watch:
+        watch.page.goto(address)
+        watch.wait('html[data-state="ready"]:not([data-busy])')
+        assert watch.page.evaluate("document.documentElement.scrollWidth") <= width
+        for selector in ("#picture", "#sizes", "#words", "#maps figure:last-child"):
+            box = watch.page.locator(selector).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+        shot = watch.page.screenshot(full_page=True)
+        folder = Path(os.environ.get("RADIO_SCREENSHOTS") or tmp_path)
+        (folder / f"{name}-{'dark' if dark else 'light'}.png").write_bytes(shot)
+        pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("L"))
+        assert (np.median(pixels) < 64) == dark
+        assert len(np.unique(pixels)) > 100  # there is a picture
+
+
+def test_a_page_opened_as_a_file_says_how_to_serve_it(browser, site):
+    with watched(browser) as watch:
+        watch.page.goto((site / "index.html").as_uri())
+        watch.wait('html[data-state="unable"]')
+        assert "python -m http.server" in text(watch, "#trouble")
+        assert watch.page.locator("#trouble").is_visible()
+        assert not watch.page.locator("#loading").is_visible()
+
+
+def test_a_browser_without_webassembly_is_told_so(driver, address):
+    with chromium(driver, "--disable-gpu", "--js-flags=--noexpose_wasm") as browser, watched(browser) as watch:
+        watch.page.goto(address)
+        watch.wait('html[data-state="unable"]')
+        assert "no WebAssembly" in text(watch, "#trouble")
+        assert not any("model.weights" in url for url in watch.requests)
+
+
+def test_a_missing_file_is_named(browser, site, tmp_path):
+    copied = shutil.copytree(site, tmp_path / "site")
+    (copied / "model" / "fp32" / "model.weights").unlink()
+    with serve(copied) as url, watched(browser) as watch:
+        watch.page.goto(url)
+        watch.wait('html[data-state="unable"]')
+        assert "model.weights: the server answers 404" in text(watch, "#trouble")
+
+
+def test_the_first_answer_comes_in_seconds_and_loading_is_told(browser, address):
+    with watched(browser) as watch:
+        told = []
+        watch.page.expose_function("tell", lambda line: told.append(line))
+        watch.page.add_init_script("""addEventListener("DOMContentLoaded", () => {
+          const line = document.getElementById("loading-text");
+          new MutationObserver(() => tell(line.textContent)).observe(line, { childList: true });
+        })""")
+        watch.page.goto(address)
+        watch.wait('html[data-state="ready"]')
+        since = watch.page.evaluate("performance.now()")
+        assert since < PATIENCE_MS / 4
+        assert any(re.fullmatch(r"Loading the model: \d+\.\d of \d+\.\d MB", line) for line in told)
+        assert told[-1] == "Looking at the first picture …"
