@@ -55,7 +55,7 @@ $(VENV)/installed-train: pyproject.toml | $(BIN)/pip
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/pip
-	$(PIP) install --editable ".[tasks,evaluate,extract,video,export,app,notebooks,docs,dev]"
+	$(PIP) install --editable ".[tasks,evaluate,extract,video,export,int8,serve,app,notebooks,docs,dev]"
 	touch $@ $(VENV)/installed-train $(VENV)/installed-docs
 
 $(VENV)/installed-docs: pyproject.toml | $(BIN)/pip

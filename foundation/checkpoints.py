@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from foundation.errors import first_few
 from modeling_radio import RadioConfig, RadioModel
@@ -88,8 +90,17 @@ def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """Return the plain tensors that a tensor consists of, such as torchao's 8-bit weights and their scales."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(vars(tensor)[name])]
+
+
 def _check_finite(checkpoint: Path, model: RadioModel) -> None:
-    broken = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    broken = [
+        key for key, tensor in model.state_dict().items() if not all(part.isfinite().all() for part in _parts(tensor))
+    ]
     if broken:
         raise ValueError(
             f"The weights in {str(checkpoint)!r} must be finite, but {len(broken)} hold NaN or infinity: "

@@ -1,0 +1,74 @@
+"""8 bits by torchao: one line opens a folder so, it acts, and what is saved opens again and answers the same."""
+
+import pytest
+import torch
+from task_models import EVERY_MODEL, build, images, tensors_of
+from torch.nn.functional import cosine_similarity
+from transformers import AutoModel, TorchAoConfig
+
+from foundation.checkpoints import open_checkpoint
+from modeling_radio import RadioModel
+
+
+quantization = pytest.importorskip("torchao.quantization", reason="needs the extra `int8`")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def config(**options):
+    return TorchAoConfig(quantization.Int8DynamicActivationInt8WeightConfig(), **options)
+
+
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_every_model_opens_acts_and_opens_again(name, tmp_path):
+    model_class, _ = EVERY_MODEL[name]
+    plain = build(name).eval()
+    plain.save_pretrained(tmp_path / "plain")
+    quantized = model_class.from_pretrained(tmp_path / "plain", quantization_config=config()).eval()
+    quantized.save_pretrained(tmp_path / "int8")
+    again = model_class.from_pretrained(tmp_path / "int8").eval()
+    pixel_values = images(2)
+    with torch.no_grad():
+        expected, output, repeated = (
+            tensors_of(model(pixel_values=pixel_values))[0] for model in (plain, quantized, again)
+        )
+    assert not torch.equal(output, expected)
+    assert cosine_similarity(output.flatten(), expected.flatten(), dim=0) > 0.99
+    assert torch.equal(output, repeated)
+    sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("int8", "plain")]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_saved_folder_opens_as_strangers_open_it_and_as_our_commands_do(tmp_path):
+    build("backbone with adaptors").save_pretrained(tmp_path / "plain")
+    model = AutoModel.from_pretrained(tmp_path / "plain", trust_remote_code=True, quantization_config=config()).eval()
+    model.save_pretrained(tmp_path / "int8")
+    pixel_values = images(2)
+    with torch.no_grad():
+        expected = model(pixel_values).features
+        for again in (
+            AutoModel.from_pretrained(tmp_path / "int8", trust_remote_code=True),
+            open_checkpoint(tmp_path / "int8").model,
+        ):
+            assert torch.equal(again.eval()(pixel_values).features, expected)
+
+
+def test_broken_weights_in_8_bits_are_refused(tmp_path):
+    model = build("backbone with adaptors")
+    with torch.no_grad():
+        model.radio_model.model.blocks[0].mlp.fc1.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "plain")
+    RadioModel.from_pretrained(tmp_path / "plain", quantization_config=config()).save_pretrained(tmp_path / "int8")
+    with pytest.raises(ValueError, match=r"NaN or infinity: radio_model\.model\.blocks\.0\.mlp\.fc1\.weight"):
+        open_checkpoint(tmp_path / "int8")
+
+
+def test_parts_stay_as_they_are_on_request(tmp_path):
+    build("backbone with adaptors").save_pretrained(tmp_path / "plain")
+    options = config(modules_to_not_convert=["radio_model.adaptors"])
+    model = RadioModel.from_pretrained(tmp_path / "plain", quantization_config=options)
+    kinds = {
+        name.startswith("radio_model.adaptors"): type(weight).__name__
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2 and name.endswith(("fc1.weight", "qkv.weight"))
+    }
+    assert kinds == {True: "Parameter", False: "Int8Tensor"}
