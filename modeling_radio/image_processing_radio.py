@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import group_images_by_shape, reorder_images
-from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict
+from transformers.image_utils import ChannelDimension, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils.generic import TensorType
 
@@ -17,13 +16,10 @@ from .annotations_radio import Geometry, detection_targets, instance_labels, sem
 from .configuration_radio import RadioConfig
 from .image_reading_radio import check_values, fetch, flatten, read_image, read_label_maps, to_rgb
 from .messages_radio import did_you_mean
+from .pixels_radio import join_images, resize_images
 from .post_processing_radio import PostProcessing
 from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together, settings_of_model
-from .resolution_radio import check_multiple, read_exact_size, read_size, resized_resolution
-
-
-# Our choice: mid gray lies near the published `norm_mean`, so the normalized padding is close to zero.
-PAD_VALUE = 0.5
+from .resolution_radio import read_exact_size, read_size, resized_resolution
 
 
 class RadioImageProcessorKwargs(ImagesKwargs, total=False):
@@ -234,15 +230,13 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
     ) -> BatchFeature:
         """Read images, resize and join them, and bring labels to their geometry; arguments as of `preprocess`."""
         read = self._prepare_image_like_inputs(images, **settings)
-        pixel_values = self._resize_all(read, settings)
-        inputs = BatchFeature(data=self._join(pixel_values, settings), tensor_type=settings["return_tensors"])
+        resized = self._resize_all(read, settings)
+        inputs = BatchFeature(data=join_images(resized, settings), tensor_type=settings["return_tensors"])
         if segmentation_maps is None and annotations is None:
             return inputs
         if settings["do_pack"]:
             raise ValueError("`do_pack` must be False with labels, got True. Use `do_pad=True` or one exact `size`.")
-        sizes = (
-            [tuple(image.shape[-2:]) for image in several] for several in (read, pixel_values, inputs["pixel_values"])
-        )
+        sizes = ([tuple(image.shape[-2:]) for image in several] for several in (read, resized, inputs["pixel_values"]))
         geometries = list(map(Geometry, *sizes))
         tensor_type = settings["return_tensors"]
         if annotations is not None:
@@ -261,95 +255,17 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         return inputs
 
     def _resize_all(self, images: list[Tensor], options: dict[str, Any]) -> list[Tensor]:
-        """Resize and rescale images that `process_image` returned."""
+        """Resize images that `process_image` returned."""
         # Joining unlike images would change their dtype, and with it how resizing rounds.
         is_mixed = len({(image.dtype, image.device, len(image)) for image in images}) > 1
         groups, places = group_images_by_shape(images, disable_grouping=is_mixed or options["disable_grouping"])
-        pixels = {key: resize_to_pixels(self, group, options) for key, group in groups.items()}
-        return list(reorder_images(pixels, places))
-
-    def _join(self, pixel_values: list[Tensor], options: dict[str, Any]) -> dict[str, Any]:
-        """Return images of any sizes as the model takes them, as `do_pack`, `do_pad` and `return_tensors` say."""
-        if options["do_pack"]:
-            return _pack(pixel_values, options["patch_size"])
-        if options["do_pad"]:
-            step = options["size_divisor"] or options["patch_size"]
-            return _pad(pixel_values, options["pad_size"], step, options["max_img_size"])
-        return {"pixel_values": pixel_values if options["return_tensors"] is None else _stack(pixel_values)}
-
-
-def resize_to_pixels(backend: TorchvisionBackend, images: Tensor, options: dict[str, Any]) -> Tensor:
-    """Return images of one shape resized and in [0, 1], float32 `(batch, channels, height, width)`.
-
-    Args:
-        backend: The processor of images or clips, which resizes.
-        images: Of any size, with values that `check_values` has seen.
-        options: The processor's, complete.
-
-    Raises:
-        ValueError: If they are not to be resized and their size is not valid.
-    """
-    height, width = images.shape[-2:]
-    step = options["size_divisor"] or options["patch_size"]
-    if options["do_resize"]:
-        target = resized_resolution(height, width, options["size"], step, options["max_img_size"])
-        if target != (height, width):
-            size = SizeDict(height=target.height, width=target.width)
-            images = backend.resize(images, size, resample=options["resample"])
-    else:
-        check_multiple("`images` with `do_resize=False`", height, width, step, options["max_img_size"])
-    images = images.to(torch.float32)
-    if options["do_rescale"]:
-        images = images * options["rescale_factor"]
-    return images.clamp(0, 1)
-
-
-def _stack(images: list[Tensor]) -> Tensor:
-    """Return images of one size in one batch."""
-    shapes = {tuple(image.shape[-2:]) for image in images}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"`images` must become one size to fit one batch, got {len(shapes)} different sizes {sorted(shapes)}. Give "
-            "one exact `size={'height': ..., 'width': ...}`, `do_pad=True` to pad to the largest, `do_pack=True` for "
-            "packed patches, or `return_tensors=None` for a list."
-        )
-    return torch.stack(images)
-
-
-def _pad(images: list[Tensor], pad_size: SizeDict | None, step: int, max_img_size: int) -> dict[str, Tensor]:
-    """Return all images in one batch, padded at the right and bottom, and where they are."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
-    if pad_size is not None:
-        if not (pad_size.height and pad_size.width) or pad_size.height < height or pad_size.width < width:
-            raise ValueError(
-                f"`pad_size` must have a height and width of at least {height} and {width}, the largest image's, got "
-                f"{dict(pad_size)}."
-            )
-        height, width = (-(-side // step) * step for side in (pad_size.height, pad_size.width))
-        check_multiple("`pad_size`", height, width, step, max_img_size)
-    pixel_values, masks = [], []
-    for image in images:
-        margins = (0, width - image.shape[-1], 0, height - image.shape[-2])
-        pixel_values.append(F.pad(image, margins, value=PAD_VALUE))
-        masks.append(F.pad(torch.ones_like(image[0], dtype=torch.long), margins))
-    return {"pixel_values": torch.stack(pixel_values), "pixel_mask": torch.stack(masks)}
+        resized = {key: resize_images(self, group, options) for key, group in groups.items()}
+        return list(reorder_images(resized, places))
 
 
 def _convert_each(tensors: list[Tensor], tensor_type: str | TensorType | None) -> list[Any]:
     """Return tensors of different shapes, which no batch could hold, in the form that is wanted."""
     return [tensor.numpy() if tensor_type == "np" else tensor for tensor in tensors]
-
-
-def _pack(images: list[Tensor], patch_size: int) -> dict[str, Tensor]:
-    """Return the channel-major patches of all images in one tensor, and each image's rows and columns."""
-    patches = []
-    grids = []
-    for image in images:
-        channels, rows, cols = image.shape[0], image.shape[1] // patch_size, image.shape[2] // patch_size
-        grid = image.reshape(channels, rows, patch_size, cols, patch_size)
-        patches.append(grid.permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1))  # -> (rows * cols, channels * patch**2)
-        grids.append((rows, cols))
-    return {"pixel_values": torch.cat(patches), "image_grid_hw": torch.tensor(grids)}
 
 
 # `save_pretrained` then copies this file and names it in `auto_map`, also when it runs as remote code.

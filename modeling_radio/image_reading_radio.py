@@ -160,7 +160,8 @@ def _read_pil(image: Any, convert_rgb: bool) -> Tensor:
             )
         return tensor.to(torch.uint8 if image.mode == "I" and high <= 255 else torch.uint16)
     if convert_rgb and image.mode != "F":
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
     return tvF.pil_to_tensor(image)
 
 
@@ -202,8 +203,10 @@ def check_values(image: Tensor, full_scale: float) -> Tensor:
                 f"`do_rescale` must be False for floats that seem to lie in [0, 1] already (the largest is "
                 f"{image.amax():g}), got True. Pass `do_rescale=False`, or uint8 pixels."
             )
-    low, high = image.aminmax()
     tolerance = RANGE_TOLERANCE * full_scale
+    if image.dtype == torch.uint8 and full_scale + tolerance >= 255:
+        return image  # whatever its values
+    low, high = image.aminmax()
     if not (low >= -tolerance and high <= full_scale + tolerance):  # also true of NaN
         raise ValueError(
             f"`images` must lie in [0, {full_scale:g}], got [{low:g}, {high:g}]. Give uint8, uint16 (scaled by "

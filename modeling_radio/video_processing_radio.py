@@ -12,9 +12,10 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
 from .configuration_radio import RadioConfig
-from .image_processing_radio import RadioImageProcessor, resize_to_pixels
+from .image_processing_radio import RadioImageProcessor
 from .image_reading_radio import check_values, read_image, to_rgb
 from .messages_radio import did_you_mean
+from .pixels_radio import resize_images, to_pixels
 from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together, settings_of_model
 from .resolution_radio import read_size
 
@@ -167,7 +168,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
     # pyrefly: ignore[bad-override]  (options by name only)
     def _preprocess(self, videos: list[Tensor], return_tensors: Any = None, **settings: Any) -> BatchFeature:
         full_scale = 1 / settings["rescale_factor"] if settings["do_rescale"] else 1.0
-        clips = [resize_to_pixels(self, check_values(video, full_scale), settings) for video in videos]
+        clips = [resize_images(self, check_values(video, full_scale), settings) for video in videos]
         shapes = sorted({tuple(clip.shape) for clip in clips})
         if return_tensors is not None and len(shapes) > 1:
             raise ValueError(
@@ -176,8 +177,11 @@ class RadioVideoProcessor(BaseVideoProcessor):
                 "`size={'height': ..., 'width': ...}` and `num_frames` with `do_sample_frames=True`, or "
                 "`return_tensors=None` for a list."
             )
-        joined = clips if return_tensors is None else torch.stack(clips)
-        return BatchFeature({"pixel_values_videos": joined}, tensor_type=return_tensors)
+        if return_tensors is None:
+            return BatchFeature({"pixel_values_videos": [to_pixels(clip, settings) for clip in clips]})
+        return BatchFeature(
+            {"pixel_values_videos": to_pixels(torch.stack(clips), settings)}, tensor_type=return_tensors
+        )
 
 
 def _white(frame: Tensor) -> float:

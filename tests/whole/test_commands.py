@@ -34,6 +34,7 @@ MODULES = (
     "model_cards.build",
     "benchmarks.compare_native",
     "benchmarks.loading",
+    "benchmarks.preprocessing",
     "benchmarks.stack",
     "benchmarks.window_choice",
 )
