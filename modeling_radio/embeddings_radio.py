@@ -20,6 +20,11 @@ POSITION_DRAWS = 4
 """Random numbers that decide one image's crop: scale, aspect ratio, column, row."""
 
 
+def is_recorded() -> bool:
+    """Return whether the pass is compiled, exported or traced, so that its sizes and tensors may stand for others."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bool) -> Tensor:
     """Resize a table of positions `(1, old_rows, old_cols, hidden)` bilinearly, to `(1, rows * cols, hidden)`."""
     maps = table.permute(0, 3, 1, 2).contiguous()  # as NVIDIA's, which torch sums up in another order than strided ones
@@ -164,8 +169,7 @@ class RadioPatchGenerator(RadioLearnedTokens):
         than finding out whether it did, for which the host would wait for the device.
         """
         table = self.pos_embed
-        is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if is_recorded or table.device.type != "cpu" or (torch.is_grad_enabled() and table.requires_grad):
+        if is_recorded() or table.device.type != "cpu" or (torch.is_grad_enabled() and table.requires_grad):
             return self._resize_positions(rows, cols).to(dtype)
         return self.resized.get(table, (rows, cols, dtype), lambda: self._resize_positions(rows, cols).to(dtype))
 
