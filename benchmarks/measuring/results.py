@@ -40,7 +40,13 @@ def report(
     Rows may have different columns; the table has all of them, in the order in which they appear.
     """
     machine = describe_machine(device)
-    content = {"machine": machine, "preset": subject, **({"facts": facts} if facts else {}), "rows": rows}
+    content = {
+        "program": program,
+        "machine": machine,
+        "preset": subject,
+        **({"facts": facts} if facts else {}),
+        "rows": rows,
+    }
     path = RESULTS / f"{program}_{subject}_{file_name_of(machine)}.json"
     write_text(path, json.dumps(content, indent=2) + "\n")
     print(f"\n{table_of(rows)}\n\n{json.dumps({**machine, **(facts or {})})}\nWrote {path}.")
@@ -58,5 +64,7 @@ def load_results(program: str, folder: Path | None = None) -> list[Result]:
     found = []
     for path in sorted((folder or RESULTS).glob(f"{program}_*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content["program"] != program:
+            continue  # whose name begins alike
         found.append(Result(program, content["machine"], content["preset"], content["rows"], content.get("facts", {})))
     return sorted(found, key=lambda result: result.machine["date"])

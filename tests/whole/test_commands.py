@@ -32,11 +32,11 @@ MODULES = (
     "conversion.to_onnx",
     "conversion.to_web",
     "model_cards.build",
-    "benchmarks.compare_native",
+    "benchmarks.global_tokens",
+    "benchmarks.inference",
     "benchmarks.loading",
     "benchmarks.preprocessing",
     "benchmarks.stack",
-    "benchmarks.window_choice",
 )
 
 

@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.inference`: each returns rows of one table."""
