@@ -12,6 +12,7 @@ dynamic int8 is worth is `benchmarks.int8`'s.
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -20,6 +21,8 @@ from pydantic import model_validator
 
 from benchmarks.contenders.registry import COMPILED, CONTENDERS
 from benchmarks.contenders.shapes import Place
+from benchmarks.data import find_photographs
+from benchmarks.inference_parts.fidelity import measure_fidelity
 from benchmarks.inference_parts.large import measure_large
 from benchmarks.inference_parts.memory import measure_cold_start, measure_memory
 from benchmarks.inference_parts.packed import measure_packed
@@ -35,7 +38,8 @@ from modeling_radio import RadioConfig
 
 
 LARGEST_PX = 2048
-PARTS = ("speed", "windows", "packed", "memory", "large")
+PARTS = ("speed", "windows", "packed", "memory", "fidelity", "large")
+NUM_PHOTOGRAPHS = 16
 QUICK_SECONDS = 1.0
 SECONDS = 8.0
 """Our choices: for the rounds of one size, in which all contenders take turns."""
@@ -46,12 +50,16 @@ class InferenceBenchmark(NetworkSettings):
 
     Attributes:
         contenders: Names of networks; all by default.
-        parts: Of speed, windows, packed, memory, and large, which is for GPUs.
+        parts: Of speed, windows, packed, memory, fidelity, and large, which is for GPUs.
+        student: Folder of a trained student, of which fidelity is measured; without one that part is left out.
+        photographs: Folder of JPEGs for it; by default the demo's packages.
         quick: Whether to look only: few rounds, no image above 512 px on a CPU, no 2048 px.
     """
 
     contenders: list[str] = list(CONTENDERS)
     parts: Annotated[list[str], OneOf(PARTS)] = list(PARTS)
+    student: Path | None = None
+    photographs: Path | None = None
     quick: bool = False
 
     @model_validator(mode="after")
@@ -89,7 +97,11 @@ def run(settings: InferenceBenchmark) -> None:
             names = [name for name in settings.contenders if name != COMPILED]
             write(part, measure_memory(settings.preset, sizes, places[0], names))
             write("cold_start", measure_cold_start(settings.preset, places[0], 1 if settings.quick else 3))
-        elif on_gpu:
+        elif part == "fidelity" and settings.student is not None:
+            photographs = find_photographs(settings.photographs, NUM_PHOTOGRAPHS)
+            rows = measure_fidelity(settings.student, photographs, sizes, settings.device)
+            report("inference_fidelity", settings.student.name, rows, device=settings.device)
+        elif part == "large" and on_gpu:
             write(part, measure_large(Place("cuda", torch.bfloat16), limits[Place("cuda", torch.bfloat16)], **pace))
 
 

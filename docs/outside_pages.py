@@ -20,6 +20,7 @@ OUTSIDE = {
     "training/LOG.md": "log.md",
     "training/ABLATIONS.md": "ablations.md",
     "training/FINETUNING.md": "finetuning.md",
+    "benchmarks/RESULTS.md": "benchmark_results.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }

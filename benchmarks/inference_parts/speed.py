@@ -16,7 +16,14 @@ from modeling_radio import RadioConfig
 
 FULL_BATCH_TOKENS = 2**15
 """Our choice: patches of a full batch on a GPU, 32 images of 512 px, which keep an H100 busy in any of its parts."""
+LARGEST_WARMED_UP = 512
+"""Our choice: at the next size a round of all contenders takes a minute."""
 Row = dict[str, object]
+
+
+def needs_warm_up(size: int, place: Place) -> bool:
+    """Return whether a round before the first is worth its time: above some size on a CPU setting up is nothing."""
+    return place.device != "cpu" or size <= LARGEST_WARMED_UP
 
 
 def full_batch(size: int, patch_size: int) -> int:
@@ -56,7 +63,8 @@ def measure_speed(
         batch = (batch_of or {}).get(size, 1)
         images = torch.rand(batch, config.num_channels, size, size, device=place.device).to(place.dtype)
         calls = {name: partial(encode, images) for name, encode in kept.items()}
-        turns = take_turns(calls, min_rounds=min_rounds, budget_seconds=budget_seconds, device=place.device)
+        pace = {"min_rounds": min_rounds, "budget_seconds": budget_seconds, "warm_up": needs_warm_up(size, place)}
+        turns = take_turns(calls, **pace, device=place.device)
         rows += rows_of(Shape.of(config), size, batch, place, turns, limits)
     add_exponents(rows)
     return rows

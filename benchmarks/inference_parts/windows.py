@@ -13,14 +13,14 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from benchmarks.contenders.shapes import Place, Shape
-from benchmarks.inference_parts.speed import Row
+from benchmarks.inference_parts.speed import Row, needs_warm_up
 from benchmarks.measuring.turns import spread_of, take_turns
 from modeling_radio import RadioConfig, RadioModel
 
 
-SHARE_ROUNDS = 3
+SHARE_ROUNDS = 2
 TIMED = "timed_sdpa"
-WINDOWS = (8, 16, 32)
+WINDOWS = (8, 16)
 """Our choice of the trained sizes."""
 
 
@@ -98,7 +98,8 @@ def measure_windows(
         images = torch.rand(1, config.num_channels, size, size, device=place.device).to(place.dtype)
         choices = {None: "global", **{window: window for window in windows if window < side}}
         calls = {window: partial(model, images, window_size=choice) for window, choice in choices.items()}
-        turns = take_turns(calls, min_rounds=min_rounds, budget_seconds=budget_seconds, device=place.device)
+        pace = {"min_rounds": min_rounds, "budget_seconds": budget_seconds, "warm_up": needs_warm_up(size, place)}
+        turns = take_turns(calls, **pace, device=place.device)
         share = attention_share(model, images, share_rounds)
         limit = amdahl_limit(shape, share)
         for window in choices:

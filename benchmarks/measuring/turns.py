@@ -60,19 +60,19 @@ def take_turns(
     min_rounds: int = MIN_ROUNDS,
     budget_seconds: float = BUDGET_SECONDS,
     device: str | torch.device = "cpu",
+    warm_up: bool = True,
 ) -> Turns[Name]:
-    """Run calls one after the other, round after round, every other round in reverse.
-
-    A round before, which sets kernels up, does not count. Of a GPU each call is waited for.
+    """Run calls one after the other, round after round, every other round in reverse. Of a GPU each is waited for.
 
     Args:
         calls: What to time, by name.
         min_rounds: Rounds, at least.
         budget_seconds: Go on with further rounds until so much time is over.
         device: Where they run.
+        warm_up: Whether to run a round before, which sets kernels up and does not count.
     """
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-    for call in calls.values():
+    for call in calls.values() if warm_up else ():
         call()
     seconds: dict[Name, list[float]] = {name: [] for name in calls}
     order, began, rounds = list(calls), time.perf_counter(), 0

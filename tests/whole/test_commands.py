@@ -32,6 +32,7 @@ MODULES = (
     "conversion.to_onnx",
     "conversion.to_web",
     "model_cards.build",
+    "benchmarks.all",
     "benchmarks.global_tokens",
     "benchmarks.inference",
     "benchmarks.loading",

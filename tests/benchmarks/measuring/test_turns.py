@@ -10,6 +10,11 @@ def test_calls_take_turns_and_every_other_round_is_reversed() -> None:
     calls: list[str] = []
     timed = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, min_rounds=3, budget_seconds=0)
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"  # the first sets up
+    calls.clear()
+    take_turns(
+        {name: lambda name=name: calls.append(name) for name in "ab"}, min_rounds=1, budget_seconds=0, warm_up=False
+    )
+    assert calls == ["a", "b"]
     assert {name: len(seconds) for name, seconds in timed.seconds.items()} == {"a": 3, "b": 3}
 
 

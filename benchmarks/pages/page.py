@@ -1,0 +1,150 @@
+"""Writes `benchmarks/RESULTS.md` from the stored results: the newest of each benchmark, subject and machine."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.measuring.results import RESULTS, Result, load_results, table_of
+from benchmarks.pages.figures import DRAWINGS, draw, figure_of, is_current
+from foundation.files import write_text
+
+
+PAGE = RESULTS.parent / "RESULTS.md"
+HEAD = """# What the benchmarks measured
+
+Written by `python -m benchmarks.all --parts page` from `benchmarks/results/`: the newest result of each benchmark and
+machine. Ratios are medians of those of the same round, with quartiles in brackets; above 1 the one named first is
+faster. [Benchmarks](../docs/benchmarks.md) says what follows from it.
+"""
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Section(NamedTuple):
+    """Results of one program.
+
+    Attributes:
+        program: Whose results.
+        title: Of the section.
+        text: What was done, in a sentence.
+        condense: Makes the rows of the table from those that are stored.
+    """
+
+    program: str
+    title: str
+    text: str
+    condense: Callable[[Rows], Rows] = lambda rows: rows
+
+
+def condense_speed(rows: Rows) -> Rows:
+    """Return one row for each contender, data type and batch: milliseconds and the ratio to native at each size."""
+    table: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        batch = "one" if row["batch"] == 1 else "full"
+        key = (row["dtype"], batch, row["contender"])
+        line = table.setdefault(key, {"dtype": row["dtype"], "batch": batch, "network": row["contender"]})
+        line[f"{row['size_px']} px, ms"] = row["ms"]
+        line[f"{row['size_px']} px, times native"] = row["times as fast as native"].split()[0]
+        line[f"{row['size_px']} px, share of peak"] = row["share of peak"]
+        if "exponent" in row:
+            line[f"exponent to {row['size_px']} px"] = row["exponent"]
+    return list(table.values())
+
+
+def condense_best(rows: Rows) -> Rows:
+    """Return ours beside the fastest of native, timm and plain code at equal work, at each size."""
+    columns = ("dtype", "size_px", "batch", "best of equal work", "times as fast as that")
+    return [{column: row[column] for column in columns} for row in rows if "best of equal work" in row]
+
+
+SECTIONS = (
+    Section(
+        "inference_speed",
+        "Ours beside the fastest at equal work",
+        "Ours, global attention, and the fastest of native, timm and plain code, token for token the same work.",
+        condense_best,
+    ),
+    Section(
+        "inference_speed",
+        "All networks",
+        "Random weights in the shape of the preset. SigLIP2 and SAM3 have patch tokens only, SAM3 windows of 24.",
+        condense_speed,
+    ),
+    Section(
+        "inference_windows",
+        "Windows",
+        "Ours with windows beside ours with global attention. The Amdahl limit is that of a pass without the attention "
+        "of windowed blocks, of which the share was timed in the same run.",
+    ),
+    Section(
+        "inference_packed",
+        "Mixed sizes",
+        "Sixteen images of eight sizes: sides of 48 to 96 px (thumbnails) and 160 to 320 px (photographs).",
+    ),
+    Section("inference_memory", "Memory", "Weights and one image at most, each network in a process of its own."),
+    Section(
+        "inference_cold_start", "Cold start", "From the start of a process to the features of one image of 224 px."
+    ),
+    Section(
+        "inference_fidelity",
+        "Cosine over the size of the image",
+        "A trained student's features beside those in float32 with global attention, on photographs.",
+    ),
+    Section("inference_large", "Published shapes", "On a GPU, bfloat16."),
+    Section("int8", "Linear layers in 8 bits", "`python -m benchmarks.int8`."),
+    Section("stack", "One pass for three teachers", "`python -m benchmarks.stack`."),
+    Section("loading", "from_pretrained", "`python -m benchmarks.loading`."),
+    Section("preprocessing", "Preprocessing", "`python -m benchmarks.preprocessing`."),
+    Section("training", "The distillation step", "`python -m benchmarks.training`."),
+    Section("training_options", "Options of the step", "`python -m benchmarks.training_options`."),
+    Section("serving", "A server under load", "`python -m benchmarks.serving`."),
+    Section("global_tokens", "RADIO1D", "`python -m benchmarks.global_tokens`."),
+    Section("feature_cache", "Cached features", "`python -m benchmarks.feature_cache`."),
+    Section("data", "Data", "`python -m benchmarks.data`."),
+)
+
+
+def newest(results: Sequence[Result]) -> list[Result]:
+    """Return the last result of each subject and machine, whatever its threads."""
+    found = {(result.subject, result.machine["processor"], result.machine.get("gpu")): result for result in results}
+    return list(found.values())
+
+
+def build_page(folder: Path = RESULTS) -> str:
+    """Return the page of the results in a folder."""
+    parts, drawn = [HEAD], set()
+    for section in SECTIONS:
+        results = newest(load_results(section.program, folder))
+        if results:
+            parts.append(f"## {section.title}\n\n{section.text}\n")
+        for result in results:
+            parts.append(f"{caption(result)}\n")
+            parts.append(f"{table_of(section.condense(result.rows))}\n")
+            if section.program in DRAWINGS and figure_of(result) not in drawn:
+                drawn.add(figure_of(result))
+                place = os.path.relpath(figure_of(result), PAGE.parent)
+                parts.append(f"![{section.title}: {DRAWINGS[section.program].quantity}]({place})\n")
+    return "\n".join(parts)
+
+
+def caption(result: Result) -> str:
+    """Return what the numbers of a result depend on, in a line."""
+    machine = result.machine
+    where = ", ".join([*([machine["gpu"]] if "gpu" in machine else []), machine["processor"]])
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm") if name in machine)
+    facts = "".join(f"; {name} {value}" for name, value in result.facts.items())
+    return f"**{result.subject}**, {where}, {machine['threads']} threads, {machine['date']}; {versions}{facts}"
+
+
+def drawn_results(folder: Path = RESULTS) -> list[Result]:
+    """Return the results that have figures on the page."""
+    return [result for program in DRAWINGS for result in newest(load_results(program, folder))]
+
+
+def write_page() -> None:
+    """Write the page, and those figures that are not current."""
+    for result in drawn_results():
+        if not is_current(result, figure_of(result)):
+            draw(result, figure_of(result))
+    write_text(PAGE, build_page())
+    print(f"Wrote {PAGE}.")

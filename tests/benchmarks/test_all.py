@@ -1,0 +1,59 @@
+"""What runs where, and that every part takes its arguments."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import all as all_benchmarks
+from benchmarks.all import PARTS, AllSettings
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would run; `stack` fails."""
+    seen: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess:
+        seen.append(command)
+        return subprocess.CompletedProcess(command, int("benchmarks.stack" in command))
+
+    monkeypatch.setattr(all_benchmarks.subprocess, "run", run)
+    monkeypatch.setattr(all_benchmarks, "write_page", lambda: seen.append(["page"]))
+    return seen
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_parts_read_their_arguments(name: str, device: str, quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    arguments = PARTS[name].arguments(AllSettings(device=device, quick=quick, student=Path("student")))
+    if arguments is not None:
+        settings = importlib.import_module(f"benchmarks.{name}").COMMAND.read(arguments)
+        assert device == "cpu" or settings.device == device
+
+
+def test_no_part_needs_datasets() -> None:
+    """In a new process: importing them all imports it nowhere."""
+    modules = ", ".join(f"benchmarks.{name}" for name in (*PARTS, "all"))
+    code = f"import sys, {modules}; sys.exit('datasets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_all_run_even_if_one_fails(commands: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert all_benchmarks.main(["--quick", "--student=folder"]) == 1
+    names = [name for name, part in PARTS.items() if part.cpu is not None]
+    assert commands[-1] == ["page"]
+    assert [command[:3] for command in commands[:-1]] == [
+        [sys.executable, "-m", f"benchmarks.{each}"] for each in names
+    ]
+    assert commands[0][3:] == ["--student=folder", "--quick"]
+    assert "stack failed; see above. All others are written." in capsys.readouterr().err
+
+
+def test_parts_are_chosen(commands: list[list[str]]) -> None:
+    assert all_benchmarks.main(["--parts=page"]) == 0
+    assert commands == [["page"]]
