@@ -176,7 +176,7 @@ def test_nothing_imports_what_evaluate_runs(path):
     assert name not in imported_by_any()
 
 
-@pytest.mark.parametrize("path", python_files("foundation", "training", "conversion", "model_cards"))
+@pytest.mark.parametrize("path", python_files("foundation", "training", "conversion", "model_cards", "benchmarks"))
 def test_packages_that_may_be_missing_are_imported_inside_functions(path):
     tree = tree_of(path)
     assert is_run_by_evaluate(path) or not imported_packages(nodes_that_run_on_import(tree)) & LAZY_PACKAGES
