@@ -75,6 +75,7 @@ def run(settings: AllSettings) -> None:
     Raises:
         UserError: In the end, if some failed.
     """
+    settings.check_device()
     failed = []
     for name in settings.parts:
         if name == PAGE:

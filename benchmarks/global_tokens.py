@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_and_report(settings: GlobalTokensSettings) -> None:
+    settings.check_device()
     check_sizes(settings.preset, settings.sizes)
     report("global_tokens", settings.preset, measure(settings), device=settings.device)
 

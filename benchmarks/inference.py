@@ -71,6 +71,7 @@ class InferenceBenchmark(NetworkSettings):
 
 def run(settings: InferenceBenchmark) -> None:
     """Measure, print and write all parts."""
+    settings.check_device()
     check_sizes(settings.preset, settings.sizes)
     transformers.utils.logging.disable_progress_bar()
     on_gpu = settings.device == "cuda"

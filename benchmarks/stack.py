@@ -265,6 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_and_report(settings: StackSettings) -> None:
+    settings.check_device()
     facts = {"depth_share": settings.share, "dtype": settings.dtype, "batch_size": settings.batch_size}
     name = settings.student.rpartition("/")[2].lower()
     report("stack", name, measure(settings), device=settings.device, facts=facts)

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import torch
-from pydantic import model_validator
 
 from foundation.fields import OneOf
 from foundation.settings import Settings, require
@@ -23,10 +22,13 @@ class DeviceSettings(Settings):
 
     device: Annotated[str, OneOf(("cpu", "cuda"))] = "cpu"
 
-    @model_validator(mode="after")
-    def _check_device(self) -> "DeviceSettings":
+    def check_device(self) -> None:
+        """Refuse a GPU where there is none, before any long work.
+
+        Raises:
+            ValueError: If there is none.
+        """
         require(self.device == "cpu" or torch.cuda.is_available(), "device", self.device, "'cpu': there is no GPU here")
-        return self
 
 
 class NetworkSettings(DeviceSettings):
