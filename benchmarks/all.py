@@ -48,6 +48,8 @@ GPU = ("--device=cuda",)
 PARTS: dict[str, Part] = {
     "inference": Part((), (*GPU, "--dtypes=float32,bfloat16,float16"), ("--quick",), takes_student=True),
     "stack": Part((), GPU, ("--rounds=2",)),
+    "int8": Part((), None, ("--no-onnx", "--no-compiled", "--sizes=224", "--window-px=512"), takes_student=True),
+    "preprocessing": Part((), (), ("--rounds=2", "--budget-seconds=0")),
     "loading": Part((), None, ("--preset=radio_v2.5-b", "--rounds=2", "--caches=warm")),
     "global_tokens": Part((), (*GPU, "--dtypes=bfloat16"), ("--sizes=224",)),
 }

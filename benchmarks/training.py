@@ -26,7 +26,7 @@ from foundation.settings import Settings, require
 
 
 HERE = Path(__file__).parents[1]
-WORKER = Path(__file__).with_name("training_worker.py")
+WORKER = HERE / "benchmarks" / "measuring" / "steps.py"
 WARM_UP_STEPS = 10  # until kernels are set up and memory is there
 Timing = dict[str, float]
 

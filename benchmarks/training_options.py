@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from benchmarks.measuring.new_process import peak_mb_of
 from benchmarks.measuring.results import report
-from benchmarks.training_worker import StepTimer
+from benchmarks.measuring.steps import StepTimer
 from foundation.command_line import Command
 from foundation.errors import check_choice
 from foundation.settings import Settings

@@ -1,6 +1,6 @@
 """One checkout's share of `benchmarks.training`: builds a run of the checkout it stands in, and times steps when asked.
 
-    python training_worker.py RUN_DIR CHANGES...        in the checkout's root
+    python steps.py RUN_DIR CHANGES...        in the checkout's root
 
 Answers every line "NUM_STEPS" of its input with a line of JSON. Knows no more of the project than what all its versions
 have, so that it can time an older one: `Distiller` with `_build`, `_train_step`, `optimizer`, `ema` and `source`.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_distillation import assert_same_tensors, distil, last_state
 
-from benchmarks.training_worker import StepTimer
+from benchmarks.measuring.steps import StepTimer
 from training.distillation.trainer import Distiller
 from training.recipe import load_recipe
 
