@@ -43,7 +43,7 @@ def photograph() -> str:
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory) -> Path:
-    """The folder of a model with a text tower and two teachers' spaces; two of its six blocks have windows."""
+    """The folder of a model with a text tower and two teachers' spaces; four of its six blocks may have windows."""
     torch.manual_seed(0)
     config = RadioConfig.from_preset(
         "radio-test", num_hidden_layers=6, preferred_resolution=[128, 128], adaptors=ADAPTORS
