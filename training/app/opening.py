@@ -11,6 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 import modeling_radio
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel, RadioPreTrainedModel
+from modeling_radio.auto_map_radio import TASK_OF_CLASS
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_folder_radio import check_fit
 
@@ -56,7 +57,7 @@ class Opened:
     @property
     def has_head(self) -> bool:
         """Whether it was tuned for a task of its own."""
-        return "For" in type(self.model).__name__ and self.zero_shot is None
+        return type(self.model).__name__ in TASK_OF_CLASS and self.zero_shot is None
 
     @property
     def dense_adaptors(self) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from modeling_radio.auto_map_radio import task_of
 from modeling_radio.resolution_radio import largest_side
@@ -140,7 +141,7 @@ def _add_questions(app: App, pictures: Sequence[str], description: gr.Markdown) 
         height=320,
         elem_id="photograph",
     )
-    image.preprocess = _path_of
+    image.preprocess = _uploaded
     resolution = gr.Slider(
         step * min(patches, max(usual // step, 1)),
         largest_side(config) // step * step,
@@ -173,12 +174,20 @@ def _add_questions(app: App, pictures: Sequence[str], description: gr.Markdown) 
     return Asked(image, resolution, windows)
 
 
-def _path_of(payload: Any) -> str | None:
+def _uploaded(payload: Any) -> str | None:
     """Return the uploaded file unread: `read_photograph` says more clearly than Gradio what is wrong with one.
 
     A class of our own would make Gradio write a `.pyi` beside this file.
+
+    Raises:
+        gr.Error: If it is another file of this machine. Gradio 6.31 itself checks only what says to be a file (`meta`).
     """
-    return None if payload is None else payload.path
+    if payload is None:
+        return None
+    path = Path(payload.path).resolve()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("`image` must be a file that was uploaded, got another one.", print_exception=False)
+    return str(path)
 
 
 def launch_options() -> dict[str, Any]:

@@ -42,7 +42,7 @@ from training.app.page import App, build_page, launch_options
 
 FOLDER = Path(__file__).parent
 CHECKPOINT = {checkpoint}
-EXAMPLES = sorted((FOLDER / "examples").iterdir())
+EXAMPLES = sorted((FOLDER / "examples").glob("*"))
 
 demo = build_page(App(CHECKPOINT, dtype={dtype!r}, num_global={num_global!r}, title={title!r}), EXAMPLES)
 

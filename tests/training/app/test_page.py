@@ -5,13 +5,20 @@ import socket
 from pathlib import Path
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
 import training.app
-from modeling_radio import RadioConfig, RadioForDepthEstimation, RadioForImageClassification, RadioModel
+from modeling_radio import (
+    RadioConfig,
+    RadioForDepthEstimation,
+    RadioForImageClassification,
+    RadioForSemanticSegmentation,
+    RadioModel,
+)
 from training.app.answers import Explorer
 from training.app.page import App, build_page, launch_options
 
@@ -111,6 +118,17 @@ def test_bad_input_is_one_clear_error(client, photograph, tmp_path, arguments, m
     assert str(tmp_path) not in str(caught.value)
 
 
+def test_files_of_the_server_cannot_be_asked_for(address, texts):
+    """The page reads files that were uploaded to it, and no others."""
+    for path in (str(texts / "config.json"), str(Path(__file__))):
+        for said in ({}, {"meta": {"_type": "gradio.FileData"}}):
+            asked = httpx.post(f"{address}gradio_api/call/features", json={"data": [{"path": path, **said}, 64, "off"]})
+            answer = httpx.get(f"{address}gradio_api/call/features/{asked.json()['event_id']}", timeout=60).text
+            assert "event: error" in answer
+            assert "uploaded" in answer
+        assert httpx.get(f"{address}gradio_api/file={path}").status_code == 403
+
+
 def test_a_task_over_its_function(save_tuned, photograph):
     page = build_page(App(str(save_tuned(RadioForDepthEstimation)), "cpu"))
     (predict,) = [fn for fn in page.fns.values() if fn.api_name == "predict"]
@@ -166,14 +184,14 @@ def browser():
 class Visit:
     """The page in a browser, with what it asked for elsewhere and what it complained of."""
 
-    def __init__(self, browser, address: str, **options) -> None:
+    def __init__(self, browser, address: str, shown: str = ".pictures:visible img", **options) -> None:
         self.page = browser.new_page(**options)
         self.elsewhere, self.complaints = [], []
         self.page.on("request", lambda request: self._note(request.url, address))
         self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(address)
-        self.page.wait_for_selector(".pictures:visible img")
+        self.page.wait_for_selector(shown, state="attached" if shown.startswith("#") else "visible")
 
     def _note(self, url: str, address: str) -> None:
         if not url.startswith((address, "data:", "blob:")):
@@ -215,6 +233,18 @@ def test_a_visit(browser, address, tmp_path):
     page.get_by_text("which cannot be read").wait_for()
     assert [text for text in visit.complaints if "broken" not in text and "404" not in text] == []
     visit.end()
+
+
+@pytest.mark.tour
+def test_a_visit_to_a_tuned_model(browser, save_tuned, photograph):
+    page = build_page(App(str(save_tuned(RadioForSemanticSegmentation)), "cpu"), [Path(photograph)])
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    visit = Visit(browser, address, shown="#task-said", viewport={"width": 1280, "height": 900})
+    visit.page.get_by_role("button", name="Show the answer").click()
+    visit.wait_for("task", "Share of the photograph")
+    assert visit.page.get_by_label("Least score").count() == 0, "which is for objects"
+    visit.end()
+    page.close()
 
 
 @pytest.mark.tour
