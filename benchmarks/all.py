@@ -51,6 +51,7 @@ PARTS: dict[str, Part] = {
     "int8": Part((), None, ("--no-onnx", "--no-compiled", "--sizes=224", "--window-px=512"), takes_student=True),
     "preprocessing": Part((), (), ("--rounds=2", "--budget-seconds=0")),
     "loading": Part((), None, ("--preset=radio_v2.5-b", "--rounds=2", "--caches=warm")),
+    "training": Part((), None, ("--rounds=2", "--steps=1")),
     "global_tokens": Part((), (*GPU, "--dtypes=bfloat16"), ("--sizes=224",)),
 }
 """By the name of their module."""

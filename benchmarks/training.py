@@ -1,135 +1,240 @@
-"""Times the demo's distillation step, its parts and its data, beside that of another checkout of this project.
+"""Times distillation steps beside other trainers at equal student, teacher and batch, and the student's part of them.
 
-    python -m benchmarks.training [--against PATH] [--rounds 10] [--steps 10] [--num-images 1024]
+    python -m benchmarks.training [--peer-python PYTHON] [--batch-size 16] [--rounds 5] [--steps 4]
 
-Both run with this Python, each in a process of its own that computes its teachers' features first, and take turns of a
-few steps in one run. Ratios are medians over the rounds. "wall, ms" and "CPU, ms" are those of one step, the latter of
-all cores together; on a machine that does other work the latter tells more. Prints a table and writes it with date,
-machine and versions to `benchmarks/results/`.
+A ViT-Ti/16 (192 wide, 12 blocks) learns from DINOv2-S/14, both of random weights, from crops of 224 px of one folder of
+JPEGs, in bfloat16 by autocast with AdamW, data decoded in the process that trains. The contenders are ours without what
+the others lack (MESA, DAMP), a plain loop after UNIC (`benchmarks/peers/plain_loop.py`) and, where a Python that has it
+is given, lightly-train's distillation; each is a process of its own, and they take turns of a few steps.
+
+The student's part of a step is all of it but data and teachers: passes, losses, clipping, optimizer, moving average.
+Beside it stands the bare forward and backward pass of the same network on the same images, of this recipe and of the
+demo's. How a step grows with ranks is on paper: gradients of all weights averaged in a ring, nothing of it hidden.
 """
 
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.measuring import steps
+from benchmarks.measuring.new_process import ROOT, run_anew
 from benchmarks.measuring.results import report
+from benchmarks.measuring.step_process import StepProcess, Timing
+from benchmarks.measuring.steps import StepTimer
+from benchmarks.measuring.turns import Turns, spread_of, take_turns
+from benchmarks.preprocessing import draw_picture
 from foundation.command_line import Command
 from foundation.settings import Settings, require
+from training.distillation.trainer import Distiller
+from training.recipe import load_recipe
+from training.student.packing import answer_groups
 
 
-HERE = Path(__file__).parents[1]
-WORKER = HERE / "benchmarks" / "measuring" / "steps.py"
-WARM_UP_STEPS = 10  # until kernels are set up and memory is there
-Timing = dict[str, float]
+OURS = "ours"
+SUBJECT = "vit-ti"
+WARM_UP_STEPS = 2
+SIDE_PX = 224
+STORED_PX = 320
+NUM_PICTURES = 128
+NUM_STEPS = 10**6  # of the schedule, whose end no benchmark reaches
+LINK_BYTES_PER_SECOND = 12.5e9
+"""Between two ranks: Ethernet of 100 Gbit/s. Our choice: what rented machines with one GPU have at most."""
+RANKS = (1, 2, 8, 64)
+FLOAT_BYTES = 4
 
 
-class Checkout:
-    """A process that runs the demo's steps of a checkout when asked.
-
-    Args:
-        root: The checkout.
-        scratch: Folder for the run and its feature cache.
-        changes: Of the demo's recipe.
-    """
-
-    def __init__(self, root: Path, scratch: Path, changes: Sequence[str]) -> None:
-        self.root = root
-        command = [sys.executable, str(WORKER), str(scratch / "run"), f"views.cache_dir={scratch / 'cache'}", *changes]
-        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
-        self._process = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self._answer()
-
-    def time(self, num_steps: int) -> Timing:
-        """Return seconds per step, as `StepTimer.run`."""
-        assert self._process.stdin is not None
-        print(num_steps, file=self._process.stdin, flush=True)
-        return json.loads(self._answer())
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"The steps of {str(self.root)!r} ended with status {self._process.wait()}; see above.")
-        return line
+def recipe_changes(folder: Path, batch_size: int) -> list[str]:
+    """Return the changes of the demo's recipe that make it the student, teacher and batch of the comparison."""
+    return [
+        f"data={{source: '{folder}', num_images: null, image_size_px: {STORED_PX}, num_workers: 0}}",
+        "views={teachers: online, brightness: 0.0, contrast: 0.0}",
+        f"partitions=[{{name: all, sizes_px: [{SIDE_PX}], batch_size: {batch_size}}}]",
+        "teachers=[{name: dinov2-s, kind: dinov2, source: facebook/dinov2-small, precision: bfloat16,"
+        " options: {weights: random}}]",
+        f"student.config={{hidden_size: 192, num_hidden_layers: 12, num_attention_heads: 3, max_img_size: {SIDE_PX},"
+        f" preferred_resolution: [{SIDE_PX}, {SIDE_PX}]}}",
+        "student.passes_at_once=1",
+        "student.attention=sdpa",
+        "optimizer.name=adamw",
+        "standardization.calibration_steps=1",
+        f"schedule={{num_steps: {NUM_STEPS}, warmup_steps: 1}}",
+    ]
 
 
-def measure(roots: dict[str, Path], settings: "TrainingBenchmark") -> dict[str, list[Timing]]:
-    """Return the timings of every round by checkout, which took turns."""
-    num_steps = WARM_UP_STEPS + settings.rounds * settings.steps
-    changes = [f"data.num_images={settings.num_images}", f"schedule.num_steps={num_steps}", "schedule.warmup_steps=10"]
-    rounds: dict[str, list[Timing]] = {name: [] for name in roots}
+def draw_pictures(folder: Path, number: int = NUM_PICTURES) -> None:
+    """Write smooth pictures of noise as JPEGs."""
+    for each in range(number):
+        draw_picture(STORED_PX, STORED_PX, each).save(folder / f"{each:04d}.jpg", quality=90)
+
+
+def commands(folder: Path, scratch: Path, batch_size: int, peer_python: str | None) -> dict[str, list[str]]:
+    """Return by name the programs that take turns."""
+    common = [str(folder), str(batch_size), str(WARM_UP_STEPS)]
+    found = {
+        OURS: [sys.executable, steps.__file__, str(scratch / "run"), *recipe_changes(folder, batch_size)],
+        "plain loop": [sys.executable, "-m", "benchmarks.peers.plain_loop", *common],
+    }
+    if peer_python is not None:
+        lightly = ["-m", "benchmarks.peers.lightly_loop", *common, str(scratch / "lightly")]
+        found["lightly-train"] = [peer_python, *lightly]
+    return found
+
+
+def time_trainers(settings: "TrainingBenchmark") -> dict[str, list[Timing]]:
+    """Return what a step took of each trainer in each round."""
+    rounds: dict[str, list[Timing]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        checkouts = {name: Checkout(root, Path(scratch, name), changes) for name, root in roots.items()}
-        for checkout in checkouts.values():
-            checkout.time(WARM_UP_STEPS)
+        folder = Path(scratch, "pictures")
+        folder.mkdir()
+        draw_pictures(folder)
+        programs = commands(folder, Path(scratch), settings.batch_size, settings.peer_python)
+        trainers = {name: StepProcess(name, command, ROOT) for name, command in programs.items()}
+        trainers[OURS].time(WARM_UP_STEPS)  # the others have done so
         for _ in tqdm(range(settings.rounds), desc="rounds"):
-            for name, checkout in checkouts.items():
-                rounds[name].append(checkout.time(settings.steps))
-        for checkout in checkouts.values():
-            checkout.close()
+            for name, trainer in trainers.items():
+                rounds.setdefault(name, []).append(trainer.time(settings.steps))
+        for trainer in trainers.values():
+            trainer.close()
     return rounds
 
 
-def summarize(rounds: dict[str, list[Timing]]) -> list[dict[str, object]]:
-    """Return one row per checkout: medians of its timings in ms; how many times as fast the first one is.
-
-    Args:
-        rounds: By checkout, the present one first; those of one round stand at the same place.
-    """
-    present = next(iter(rounds.values()))
+def summarize(rounds: Mapping[str, Sequence[Timing]], batch_size: int) -> list[dict[str, object]]:
+    """Return one row for each trainer; ours says also what its parts took."""
+    turns = Turns({name: [timing["wall"] for timing in timings] for name, timings in rounds.items()})
     rows = []
     for name, timings in rounds.items():
-        row: dict[str, object] = {"checkout": name}
+        row: dict[str, object] = {
+            "trainer": name,
+            "step, ms": turns.milliseconds(name),
+            "images per second": round(1000 * batch_size / turns.milliseconds(name), 1),
+            "ours is times as fast": str(turns.times_as_fast(OURS, name)),
+        }
         for part in timings[0]:
-            label = {"wall": "wall, ms", "cpu": "CPU, ms"}.get(part, f"{part}, ms")
-            row[label] = round(1000 * statistics.median(timing[part] for timing in timings), 1)
-        for part, label in (("wall", "ratio of wall times"), ("cpu", "ratio of CPU times")):
-            ratios = [theirs[part] / ours[part] for theirs, ours in zip(timings, present, strict=True)]
-            row[label] = round(statistics.median(ratios), 2)
+            if part not in ("wall", "cpu"):
+                row[f"{part}, ms"] = round(1000 * statistics.median(timing[part] for timing in timings), 1)
         rows.append(row)
     return rows
 
 
-def commit_of(root: Path) -> str:
-    """Return a checkout's commit, shortened, with a mark where files differ from it; "unknown" without git."""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+def student_share(name: str, recipe: str, changes: Sequence[str], num_rounds: int, run_dir: str) -> dict[str, Any]:
+    """Return what the student's part of a step takes beside the bare passes of its network on the same images.
+
+    Args:
+        name: For the table.
+        recipe: Name or file.
+        changes: Of the recipe.
+        num_rounds: Turns of both.
+        run_dir: Folder of the run.
+    """
+    distiller = Distiller(load_recipe(recipe, changes), Path(run_dir))
+    distiller._build()
+    timer = StepTimer(distiller)
+    parts = [next(timer.examples) for _ in range(distiller.plan.batches_per_step)]
+    steps: list[Timing] = []
+    calls: dict[str, Callable[[], object]] = {
+        "step": lambda: steps.append(timer.run(1)),
+        "bare": lambda: run_bare(distiller, parts),
+    }
+    turns = take_turns(calls, min_rounds=num_rounds, budget_seconds=0)
+    student = [timing["wall"] - timing["data"] for timing in steps[1:]]  # the first one is not timed
+    both = Turns({"student": student, "bare": turns.seconds["bare"]})
+    row: dict[str, Any] = {
+        "recipe": name,
+        "trained weights": sum(each.numel() for each in distiller.student.parameters() if each.requires_grad),
+        "student's part, ms": both.milliseconds("student"),
+        "bare passes, ms": both.milliseconds("bare"),
+        "share": str(spread_of([bare / own for own, bare in zip(*both.seconds.values(), strict=True)])),
+    }
+    for part in ("passes", "optimizer", "average"):
+        row[f"{part}, ms"] = round(1000 * statistics.median(timing[part] for timing in steps[1:]), 1)
+    return row
+
+
+def run_bare(distiller: Distiller, parts: Sequence[Any]) -> None:
+    """Run the student forward and backward on what a step sees, each answer's mean being the loss, and nothing else."""
+    parameters = [each for each in distiller.student.parameters() if each.requires_grad]
+    for each in parameters:
+        each.grad = None
+
+    def work(part: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        batch, example = part
+        draws = batch.uniform("student", distiller.model.num_draws)
+        with distiller.accelerator.autocast():
+            answer = answer_groups(
+                distiller.student, example.pixel_values, distiller.model.patch_size, window_size="global", draws=draws
+            )
+        heads = answer.adaptors.values()
+        answers = [each for head in heads for each in (*head.features, head.summary) if each is not None]
+        return torch.stack([each.float().mean() for each in answers]).sum(), {}
+
+    if distiller.parallel_passes is not None:
+        list(distiller.parallel_passes.run(parts, work, parameters))
+        return
+    for part in parts:
+        work(part)[0].backward()
+
+
+def measure_shares(settings: "TrainingBenchmark") -> list[dict[str, Any]]:
+    """Return the rows of `student_share`, each measured in a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "pictures")
+        folder.mkdir()
+        draw_pictures(folder)
+        small = ["data.num_images=256", f"schedule={{num_steps: {NUM_STEPS}, warmup_steps: 1}}"]
+        small += [f"views.cache_dir={scratch}/cache", "data.num_workers=0", "standardization.calibration_steps=2"]
+        recipes = {"demo": small, OURS: recipe_changes(folder, settings.batch_size)}
+        return [
+            run_anew(student_share, name, "demo", changes, settings.rounds * settings.steps, f"{scratch}/{name}").value
+            for name, changes in recipes.items()
+        ]
+
+
+def growth_on_paper(step_seconds: float, num_parameters: int) -> list[dict[str, object]]:
+    """Return by the number of ranks what is exchanged, and the share of a step that computes if none of it is hidden.
+
+    A ring sends 2 (n - 1) / n of all gradients from each of n ranks.
+
+    Args:
+        step_seconds: Of one rank alone.
+        num_parameters: That are trained, each with a gradient in float32.
+    """
+    rows = []
+    for ranks in RANKS:
+        sent = 2 * (ranks - 1) / ranks * num_parameters * FLOAT_BYTES
+        share = step_seconds / (step_seconds + sent / LINK_BYTES_PER_SECOND)
+        rows.append({"ranks, on paper": ranks, "sent by each, MB": round(sent / 1e6, 1), "computing": round(share, 3)})
+    return rows
 
 
 class TrainingBenchmark(Settings):
-    """What shall be timed.
+    """What takes turns.
 
     Attributes:
-        against: Root of another checkout of this project; None times the present one alone.
-        rounds: Turns of each checkout.
+        peer_python: A Python that has lightly-train and timm; None leaves it out.
+        batch_size: Images of a step.
+        rounds: Turns of each trainer.
         steps: Steps of a turn.
-        num_images: Images that the teachers answer before.
     """
 
-    against: Path | None = None
-    rounds: int = Field(10, gt=0)
-    steps: int = Field(10, gt=0)
-    num_images: int = Field(1024, gt=63)
+    peer_python: str | None = None
+    batch_size: int = Field(16, gt=1)
+    rounds: int = Field(5, gt=0)
+    steps: int = Field(4, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingBenchmark":
-        is_checkout = self.against is None or (self.against / "training/recipes/demo.yaml").is_file()
-        require(is_checkout, "against", str(self.against), "the root of a checkout of this project")
+        is_there = self.peer_python is None or Path(self.peer_python).is_file()
+        require(is_there, "peer_python", self.peer_python, "the path of a Python that has lightly-train and timm")
+        rule = f"at most {NUM_PICTURES}, the number of pictures"
+        require(self.batch_size <= NUM_PICTURES, "batch_size", self.batch_size, rule)
         return self
 
 
@@ -142,10 +247,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_and_report(settings: TrainingBenchmark) -> None:
-    roots = {f"present ({commit_of(HERE)})": HERE}
-    if settings.against is not None:
-        roots[f"other ({commit_of(settings.against)})"] = settings.against.resolve()
-    report("training", "demo", summarize(measure(roots, settings)))
+    rounds = time_trainers(settings)
+    seconds = statistics.median(timing["wall"] for timing in rounds[OURS])
+    report("training", SUBJECT, summarize(rounds, settings.batch_size), facts={"batch_size": settings.batch_size})
+    shares = measure_shares(settings)
+    report("training_student", SUBJECT, shares)
+    (num_parameters,) = (share["trained weights"] for share in shares if share["recipe"] == OURS)
+    on_paper = growth_on_paper(seconds, num_parameters)
+    report("training_ranks", SUBJECT, on_paper, facts={"bytes per second of a link": LINK_BYTES_PER_SECOND})
 
 
 if __name__ == "__main__":

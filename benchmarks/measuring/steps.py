@@ -1,4 +1,4 @@
-"""One checkout's share of `benchmarks.training`: builds a run of the checkout it stands in, and times steps when asked.
+"""One checkout's share of `benchmarks.checkouts`: builds a run of where it stands, and times steps when asked.
 
     python steps.py RUN_DIR CHANGES...        in the checkout's root
 

@@ -95,7 +95,24 @@ SECTIONS = (
     Section("stack", "One pass for three teachers", "`python -m benchmarks.stack`."),
     Section("loading", "from_pretrained", "`python -m benchmarks.loading`."),
     Section("preprocessing", "Preprocessing", "`python -m benchmarks.preprocessing`."),
-    Section("training", "The distillation step", "`python -m benchmarks.training`."),
+    Section(
+        "training",
+        "The distillation step beside other trainers",
+        "Equal student, teacher and batch, random weights, images decoded in the process that trains: "
+        "`python -m benchmarks.training`. Data is the time of images and teacher, the rest is the student's.",
+    ),
+    Section(
+        "training_student",
+        "The student's part of the step",
+        "All of a step but images and teachers, beside the bare forward and backward pass of the same network on the same "
+        "images: the share is that of the bare passes in it.",
+    ),
+    Section(
+        "training_ranks",
+        "Growth with ranks, on paper",
+        "Not measured: gradients averaged in a ring, none of it hidden behind the backward pass.",
+    ),
+    Section("checkouts", "The step of two checkouts", "`python -m benchmarks.checkouts`."),
     Section("training_options", "Options of the step", "`python -m benchmarks.training_options`."),
     Section("serving", "A server under load", "`python -m benchmarks.serving`."),
     Section("global_tokens", "RADIO1D", "`python -m benchmarks.global_tokens`."),

@@ -33,11 +33,13 @@ MODULES = (
     "conversion.to_web",
     "model_cards.build",
     "benchmarks.all",
+    "benchmarks.checkouts",
     "benchmarks.global_tokens",
     "benchmarks.inference",
     "benchmarks.loading",
     "benchmarks.preprocessing",
     "benchmarks.stack",
+    "benchmarks.training",
 )
 
 
