@@ -104,8 +104,8 @@ SECTIONS = (
     Section(
         "training_student",
         "The student's part of the step",
-        "All of a step but images and teachers, beside the bare forward and backward pass of the same network on the same "
-        "images: the share is that of the bare passes in it.",
+        "All of a step but images and teachers, beside the bare forward and backward pass of the same network on the "
+        "same images: the share is that of the bare passes in it.",
     ),
     Section(
         "training_ranks",
