@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 
-PATIENCE_MS = 120_000
+PATIENCE_MS = 60_000
 """Longest time that a page may take for anything; machines that test are busy."""
 
 

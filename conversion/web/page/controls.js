@@ -14,7 +14,6 @@ export function make(tag, properties = {}, ...children) {
 }
 
 export const percent = (share) => `${Math.round(100 * share)} %`;
-export const decimal = (value) => value.toFixed(2).replace("-", "−");
 
 /** Say something to screen readers; the page shows it anyway. */
 export function announce(text) {
@@ -52,7 +51,7 @@ export function showTime({ height, width, rows, cols, milliseconds, comparison }
   const took = (value) => `${Math.round(value)} ms`;
   const lines = [`${width} × ${height} pixels, ${cols} × ${rows} patches: `, make("b", {}, took(milliseconds))];
   if (comparison) {
-    lines.push(` with windows, ${took(comparison.milliseconds)} without. Features agree to ${decimal(comparison.agreement)}.`);
+    lines.push(` with windows, ${took(comparison.milliseconds)} without. Features agree to ${comparison.agreement.toFixed(3)}.`);
   }
   element("time").replaceChildren(...lines);
 }

@@ -138,6 +138,7 @@ async function findWords() {
   state.masks = state.words.length ? await engine.ask("words", { words: state.words }) : null;
   element("words-note").textContent = "";
   draw();
+  element("frame").scrollIntoView({ block: "nearest" }); // on a phone the masks are far above
   if (state.masks) announce(`Found: ${[...element("legend").children].map((item) => item.textContent).join(", ")}.`);
 }
 

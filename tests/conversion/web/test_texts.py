@@ -2,9 +2,13 @@
 
 import pytest
 import torch
-from tiny_site import build_tokenizer, save_words
+from tiny_sentences import build_sentence_tower
+from tiny_site import WIDTH, build_radio, build_tokenizer, save_words
+from tiny_texts import build_dual_encoder
 
-from conversion.web.texts import TOKENIZER_FILES, open_texts, write_tokenizer
+from conversion.web.precision import run_graph
+from conversion.web.texts import TOKENIZER_FILES, Texts, open_texts, write_tokenizer, write_tower
+from modeling_radio import RadioForZeroShotImageClassification
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +43,20 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match=r"tokenizer of .* cannot be opened"):
         open_texts(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sentence", "clip", "siglip", "siglip2"])
+def test_towers_of_all_kinds_are_exported_for_any_number_and_length_of_texts(kind, tmp_path):
+    pytest.importorskip("onnxscript")
+    source = build_sentence_tower(WIDTH) if kind == "sentence" else build_dual_encoder(kind, WIDTH)
+    model = RadioForZeroShotImageClassification.from_parts(build_radio(), source, "clip-a").eval()
+    model.text_tower.set_attn_implementation("eager")
+    texts = Texts(model, build_tokenizer())
+    write_tower(texts, tmp_path / "texts.onnx")
+    for prompts in (["otter"], ["a photo of the sky", "otter", "rock"]):
+        tokens = texts.tokens(prompts)
+        with torch.no_grad():
+            wanted = model.get_text_features(tokens).pooler_output
+        (found,) = run_graph(tmp_path / "texts.onnx", {"input_ids": tokens.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=1e-5)
