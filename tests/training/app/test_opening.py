@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
+from local_hub import Repository, hub_in_place
 from reference_cases import write_hub_folder
 from tiny_tuning import tuning_settings
 
@@ -72,6 +74,35 @@ def test_a_folder_of_nvidias_opens(tmp_path):
     opened = open_model(str(write_hub_folder("c_radio_v4_tiny", tmp_path / "nvidia")), "cpu")
     assert type(opened.model) is RadioModel
     assert opened.processor.patch_size == opened.model.config.patch_size
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Return a Hub of our own, and a function that puts a folder there."""
+    with hub_in_place(monkeypatch) as server:
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        # The client by which transformers lists a tokenizer's files was made for the Hub that was asked first.
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
+
+        def publish(folder, name):
+            repository = server.repositories[f"models/{name}"] = Repository(private=False)
+            repository.commit({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()})
+
+        yield publish
+
+
+def test_checkpoints_of_the_hub_open_by_their_names(hub, texts, tmp_path):
+    hub(texts, "org/texts")
+    hub(write_hub_folder("c_radio_v4_tiny", tmp_path / "nvidia"), "nvidia/C-RADIOv4-H")
+    opened = open_model("org/texts", "cpu")
+    assert opened.zero_shot is not None
+    assert opened.tokenizer("cat").input_ids
+    assert opened.processor.size == RadioImageProcessor.from_pretrained(texts).size
+    assert type(open_model("nvidia/C-RADIOv4-H", "cpu").model) is RadioModel
+    with pytest.raises(OSError, match="org/nothing"):
+        open_model("org/nothing", "cpu")
 
 
 def test_types_and_global_blocks_are_as_asked_for(backbone):
