@@ -39,7 +39,7 @@ CONTRAST = {
 MAX_UPLOAD = "40mb"
 """Of a photograph; our choice, above what cameras write."""
 KEPT_SECONDS = 3600
-"""Until photographs of visitors are deleted, and how often it is looked; our choice."""
+"""That photographs of visitors are kept at least, and between two looks for older ones; our choice."""
 SMALLEST_PATCHES = 4
 """Of the shorter side that can be chosen; our choice: fewer show nothing."""
 
