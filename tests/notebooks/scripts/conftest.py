@@ -3,67 +3,37 @@
 from pathlib import Path
 
 import pytest
-import torch
 from documentation import ROOT
-from PIL import Image
-from tiny_sentences import build_sentence_tower
-from tiny_texts import build_word_tokenizer
+from tiny_folders import build_radio, save_pictures, save_radio, save_words
 
-from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio import RadioModel
 
 
 SCRIPTS = ROOT / "notebooks" / "scripts"
-TEXT_WIDTH = 12
-ADAPTORS = [
-    {"name": "words", "summary_dim": TEXT_WIDTH, "feature_dim": TEXT_WIDTH, "hidden_size": 24},
-    {"name": "dense", "summary_dim": None, "feature_dim": 20, "hidden_size": 24},
-]
-COLORS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
-NUM_PICTURES = 10
-"""Of each color."""
 
 
 @pytest.fixture(scope="session")
 def radio() -> RadioModel:
-    """The tiny backbone with an adaptor that has texts and one without a summary."""
-    torch.manual_seed(0)
-    return RadioModel(RadioConfig.from_preset("radio-test", adaptors=ADAPTORS, preferred_resolution=[64, 64])).eval()
+    """The backbone that is in all folders."""
+    return build_radio()
 
 
 @pytest.fixture(scope="session")
-def model(radio, tmp_path_factory) -> Path:
+def model(tmp_path_factory) -> Path:
     """Its folder."""
-    folder = tmp_path_factory.mktemp("model")
-    radio.save_pretrained(folder)
-    RadioImageProcessor.from_model_config(radio.config).save_pretrained(folder)
-    return folder
+    return save_radio(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")
-def words(radio, tmp_path_factory) -> Path:
-    """The folder of the same backbone with a text tower."""
-    folder = tmp_path_factory.mktemp("words")
-    torch.manual_seed(1)
-    zero_shot = RadioForZeroShotImageClassification.from_parts(radio, build_sentence_tower(TEXT_WIDTH), "words")
-    zero_shot.save_pretrained(folder)
-    RadioImageProcessor.from_model_config(radio.config).save_pretrained(folder)
-    tokenizer = build_word_tokenizer()
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    tokenizer.save_pretrained(folder)
-    return folder
+def words(tmp_path_factory) -> Path:
+    """The folder with texts."""
+    return save_words(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """A folder of classes, `red/` and `blue/`, whose images differ a little."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for name, color in COLORS.items():
-        (folder / name).mkdir()
-        for number in range(NUM_PICTURES):
-            shade = tuple(min(255, part + 3 * number) for part in color)
-            Image.new("RGB", (80 + number, 64), shade).save(folder / name / f"{number}.png")
-    (folder / "notes.txt").write_text("no image")
-    return folder
+    """A folder of classes."""
+    return save_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

@@ -1,0 +1,55 @@
+"""Saved folders as readers of notebooks and scripts have them, with tiny random models, and pictures."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tiny_sentences import build_sentence_tower
+from tiny_texts import build_word_tokenizer
+
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+
+
+TEXT_WIDTH = 12
+ADAPTORS = [
+    {"name": "words", "summary_dim": TEXT_WIDTH, "feature_dim": TEXT_WIDTH, "hidden_size": 24},
+    {"name": "dense", "summary_dim": None, "feature_dim": 20, "hidden_size": 24},
+]
+COLORS = {"red": (220, 30, 30), "blue": (30, 60, 220)}
+
+
+def build_radio() -> RadioModel:
+    """Return a backbone with an adaptor that has texts and one without a summary."""
+    torch.manual_seed(0)
+    return RadioModel(RadioConfig.from_preset("radio-test", adaptors=ADAPTORS, preferred_resolution=[64, 64])).eval()
+
+
+def save_radio(folder: Path) -> Path:
+    """Save that backbone with its processor."""
+    radio = build_radio()
+    radio.save_pretrained(folder)
+    RadioImageProcessor.from_model_config(radio.config).save_pretrained(folder)
+    return folder
+
+
+def save_words(folder: Path) -> Path:
+    """Save the same backbone with a text tower."""
+    radio = build_radio()
+    zero_shot = RadioForZeroShotImageClassification.from_parts(radio, build_sentence_tower(TEXT_WIDTH), "words")
+    zero_shot.save_pretrained(folder)
+    RadioImageProcessor.from_model_config(radio.config).save_pretrained(folder)
+    tokenizer = build_word_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_pictures(folder: Path, num_each: int = 10) -> Path:
+    """Save two classes of pictures, `red/` and `blue/`, that differ a little, beside a file that is no image."""
+    for name, color in COLORS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(num_each):
+            shade = tuple(min(255, part + 3 * number) for part in color)
+            Image.new("RGB", (80 + number, 64), shade).save(folder / name / f"{number}.png")
+    (folder / "notes.txt").write_text("no image")
+    return folder
