@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -75,14 +76,14 @@ def build_site(
         graphs = write_graphs(wrapped, plan.steps, scratch)
         for name, path in graphs.items():
             _check(wrapped[name], path, feeds)
-        found = _weigh(graphs, feeds, runtime, precision)
+        found = _weigh(graphs["global"], feeds, runtime, precision)
         chosen = _take(found, precision)
         tables = [describe(found, chosen, "model")]
         models = {}
         for backend in ("wasm", "webgpu"):
             if f"ort.{backend}.min.mjs" in runtime:
                 taken = chosen.precision if backend == "wasm" else _for_gpu(found, chosen)
-                models[backend] = _place(graphs, scratch / taken, site / "model" / taken, taken)
+                models[backend] = _place(graphs, taken, site)
         words = None
         if texts is not None and plan.text_space is not None:
             words, table = _write_texts(texts, plan, runtime, precision, scratch, site)
@@ -132,25 +133,24 @@ def _check(wrapped: WebRadio, path: Path, feeds: Sequence[Feeds]) -> None:
     require_difference(parities, TOLERANCE)
 
 
+def _convert(path: Path, precision: WebPrecision) -> Path:
+    """Return a float32 file in a precision, in a folder of that name beside it; made once."""
+    target = path.parent / precision / path.name
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        if precision == "fp32":
+            shutil.copyfile(path, target)
+        else:
+            convert_precision(path, target, precision)
+    return target
+
+
 def _weigh(
-    graphs: Mapping[str, Path], feeds: Sequence[Feeds], runtime: Mapping[str, Path], precision: PrecisionChoice
+    path: Path, feeds: Sequence[Feeds], runtime: Mapping[str, Path], precision: PrecisionChoice
 ) -> list[Candidate]:
-    """Convert graphs to every precision that comes into question; compare and time the first graph in each."""
+    """Convert a graph to every precision that comes into question; compare and time it in each."""
     wanted = PRECISIONS if precision == "auto" else tuple(dict.fromkeys(("fp32", precision)))
-    first, *_ = graphs
-    paths: dict[WebPrecision, Path] = {}
-    for each in wanted:
-        folder = graphs[first].parent / each
-        folder.mkdir(exist_ok=True)
-        for name, path in graphs.items():
-            target = folder / path.name
-            if each == "fp32":
-                target.write_bytes(path.read_bytes())
-            else:
-                convert_precision(path, target, each)
-            if name == first:
-                paths[each] = target
-    return measure(paths, feeds, runtime)
+    return measure({each: _convert(path, each) for each in wanted}, feeds, runtime)
 
 
 def _take(found: Sequence[Candidate], precision: PrecisionChoice) -> Candidate:
@@ -167,22 +167,20 @@ def _for_gpu(found: Sequence[Candidate], chosen: Candidate) -> WebPrecision:
     return choose([Candidate(each.precision, each.path, each.agreement, None) for each in others]).precision
 
 
-def _place(graphs: Mapping[str, Path], source: Path, folder: Path, precision: WebPrecision) -> dict[str, Any]:
-    """Move graphs of one precision into the site, with their weights in one file; return what the page is told."""
-    if not folder.exists():
-        folder.mkdir()
-        moved = []
-        for path in graphs.values():
-            moved.append(folder / path.name)
-            (source / path.name).rename(moved[-1])
-        share_weights(moved, folder / WEIGHTS)
-    place = f"model/{folder.name}"
-    first, *_ = graphs
+def _place(graphs: Mapping[str, Path], precision: WebPrecision, site: Path) -> dict[str, Any]:
+    """Put graphs in one precision into the site, with their weights in one file; return what the page is told."""
+    place = Path("model") / precision
+    targets = {name: place / path.name for name, path in graphs.items()}
+    if not (site / place).exists():
+        (site / place).mkdir()
+        for name, path in graphs.items():
+            _convert(path, precision).rename(site / targets[name])
+        share_weights([site / target for target in targets.values()], site / place / WEIGHTS)
     return {
         "precision": precision,
-        "weights": f"{place}/{WEIGHTS}",
-        "graphs": {name: f"{place}/{path.name}" for name, path in graphs.items()},
-        "bytes": (folder / WEIGHTS).stat().st_size + (folder / graphs[first].name).stat().st_size,
+        "weights": f"{place.as_posix()}/{WEIGHTS}",
+        "graphs": {name: target.as_posix() for name, target in targets.items()},
+        "bytes": sum((site / each).stat().st_size for each in (place / WEIGHTS, targets["global"])),
     }
 
 
@@ -192,17 +190,17 @@ def _write_texts(
     """Write the text tower and its tokenizer; return what the page is told, and the table of its precisions."""
     assert plan.text_space is not None
     write_tower(texts, scratch / "texts.onnx")
-    found = _weigh({"texts": scratch / "texts.onnx"}, [{"input_ids": texts.sample_tokens.numpy()}], runtime, precision)
+    feeds = [{"input_ids": texts.sample_tokens.numpy()}]
+    found = _weigh(scratch / "texts.onnx", feeds, runtime, precision)
     chosen = _take(found, precision)
-    target = site / "model" / "texts.onnx"
-    chosen_bytes, table = chosen.path.stat().st_size, describe(found, chosen, "words")
-    chosen.path.rename(target)
+    table = describe(found, chosen, "words")
+    target = chosen.path.rename(site / "model" / "texts.onnx")
     write_tokenizer(texts.tokenizer, site / "model" / "tokenizer")
     told = {
         "graph": "model/texts.onnx",
         "tokenizer": "model/tokenizer",
         "precision": chosen.precision,
-        "bytes": chosen_bytes,
+        "bytes": target.stat().st_size,
         "output": plan.text_space.output,
         "upsample": plan.text_space.scale,
         **texts.describe(),
