@@ -231,11 +231,14 @@ class TrainingBenchmark(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingBenchmark":
-        is_there = self.peer_python is None or Path(self.peer_python).is_file()
-        require(is_there, "peer_python", self.peer_python, "the path of a Python that has lightly-train and timm")
         rule = f"at most {NUM_PICTURES}, the number of pictures"
         require(self.batch_size <= NUM_PICTURES, "batch_size", self.batch_size, rule)
         return self
+
+    def check_peer(self) -> None:
+        """Refuse a peer's Python that is not there, before any long work."""
+        is_there = self.peer_python is None or Path(self.peer_python).is_file()
+        require(is_there, "peer_python", self.peer_python, "the path of a Python that has lightly-train and timm")
 
 
 COMMAND = Command("benchmarks.training", __doc__.partition("\n")[0], TrainingBenchmark)
@@ -247,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_and_report(settings: TrainingBenchmark) -> None:
+    settings.check_peer()
     rounds = time_trainers(settings)
     seconds = statistics.median(timing["wall"] for timing in rounds[OURS])
     report("training", SUBJECT, summarize(rounds, settings.batch_size), facts={"batch_size": settings.batch_size})
