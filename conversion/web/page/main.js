@@ -24,6 +24,7 @@ const state = {
   maps: null, // cosines by space, as of the cursor
   words: [],
   masks: null,
+  working: 0, // questions that are not answered yet
 };
 const canvases = new Map(); // of the spaces, by name
 
@@ -43,6 +44,7 @@ function fail(error) {
 
 /** Do something that takes a while, and show that. */
 async function busily(work) {
+  state.working++;
   page.toggleAttribute("data-busy", true);
   element("notice").textContent = "";
   try {
@@ -50,7 +52,7 @@ async function busily(work) {
   } catch (error) {
     fail(error);
   } finally {
-    page.toggleAttribute("data-busy", false);
+    page.toggleAttribute("data-busy", --state.working > 0);
   }
 }
 

@@ -157,11 +157,12 @@ def test_webgpu_gives_the_same_features(driver, address):
     questions = (["see", {"size": 64, "windows": False}], ["features", {"name": "backbone"}])
     gpu = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
     with chromium(driver, *gpu) as browser, watched(browser) as watch:
-        watch.page.goto(f"{address}?backend=wasm")
+        watch.page.goto(address)
         watch.wait('html[data-state="ready"]:not([data-busy])')
         has_adapter = watch.page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())")
         if not has_adapter:
             pytest.skip("this Chromium has no WebGPU adapter in software")
+        assert text(watch, "#backend").startswith("WebAssembly"), "an adapter without a GPU is slower by far"
         answers = [ask(watch, address, *questions, backend=backend) for backend in ("wasm", "webgpu")]
         assert [opened["backend"] for opened, _ in answers] == ["wasm", "webgpu"]
         first, second = (as_array(features) for _, (_, features) in answers)
