@@ -1,17 +1,41 @@
 """Opens the folder that an export reads, and refuses files that an export would lose something by."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from conversion.from_nvidia import convert
 from foundation.checkpoints import open_checkpoint, read_config
 from foundation.errors import first_few
 from foundation.files import check_output
-from modeling_radio import RadioModel
+from modeling_radio import (
+    RadioForDepthEstimation,
+    RadioForImageClassification,
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForSemanticSegmentation,
+    RadioForUniversalSegmentation,
+    RadioModel,
+)
+from modeling_radio.heads_radio import RadioTaskModel
+from modeling_radio.nvidia_folder_radio import check_fit
 
 
 _MAX_NAMES = 4
+
+TASK_MODELS: dict[str, type[RadioTaskModel]] = {
+    each.__name__: each
+    for each in (
+        RadioForImageClassification,
+        RadioForSemanticSegmentation,
+        RadioForDepthEstimation,
+        RadioForObjectDetection,
+        RadioForInstanceSegmentation,
+        RadioForUniversalSegmentation,
+    )
+}
+"""By the name in `architectures`."""
 _OF_TEXTS = ("text_tower.", "logit_scale", "logit_bias")
 
 
@@ -54,15 +78,43 @@ def open_model(checkpoint: Path, *, with_texts: bool = False) -> RadioModel:
     config = read_config(checkpoint)
     if "args" in config:
         return convert(checkpoint)
-    if config.get("quantization_config") is not None:
-        raise ValueError(
-            f"{str(checkpoint)!r} is quantized, which no other format has. Export it before quantizing it."
-        )
+    _check_not_quantized(checkpoint, config)
     model, others = open_checkpoint(checkpoint)
     if with_texts:
         others = [key for key in others if not key.startswith(_OF_TEXTS)]
     _warn_of_others(checkpoint, others, has_text_tower=not with_texts and model.config.text_tower is not None)
     return model
+
+
+def open_task_model(checkpoint: Path) -> RadioTaskModel:
+    """Open a folder that a task model was saved in, with its head.
+
+    Returns:
+        The model in evaluation mode, of the class that was saved.
+
+    Raises:
+        ValueError: If it holds no task model, is quantized, or has weights that are missing, unknown, of another shape
+            or not finite.
+    """
+    config = read_config(checkpoint)
+    names = config.get("architectures") or [None]
+    if names[0] not in TASK_MODELS:
+        raise ValueError(
+            f"`checkpoint` must hold a model of a task for `head`, got {str(checkpoint)!r} of the class {names[0]!r}. "
+            f"Known are {', '.join(TASK_MODELS)}."
+        )
+    _check_not_quantized(checkpoint, config)
+    open_checkpoint(checkpoint)  # refuses a backbone that is damaged
+    model, loaded = TASK_MODELS[names[0]].from_pretrained(checkpoint, output_loading_info=True)
+    check_fit(sorted(loaded["unexpected_keys"]), sorted(loaded["missing_keys"]), [])
+    return model.eval()
+
+
+def _check_not_quantized(checkpoint: Path, config: Mapping[str, Any]) -> None:
+    if config.get("quantization_config") is not None:
+        raise ValueError(
+            f"{str(checkpoint)!r} is quantized, which no other format has. Export it before quantizing it."
+        )
 
 
 def _warn_of_others(checkpoint: Path, keys: Iterable[str], *, has_text_tower: bool) -> None:

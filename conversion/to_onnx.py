@@ -1,31 +1,28 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
-import math
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
-from torch.export import Dim
+from pydantic import Field, model_validator
+from torch import Tensor
 from torch.onnx import ONNXProgram
 
 from conversion.graphs.files import remove_stale_weights, write_graph
-from conversion.graphs.parity import Parity, compare, require_cosine, require_difference
+from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, FlatTask
+from conversion.graphs.parity import Parity, compare_graph, print_parities, require_cosine, require_difference
 from conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
-from conversion.opening import check_file_output, open_model
+from conversion.opening import check_file_output, open_model, open_task_model
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.fields import Spelling, read_names
 from foundation.files import scratch_folder, write_beside
-from foundation.settings import Settings
+from foundation.settings import Settings, require
 from modeling_radio import RadioModel
-from modeling_radio.eradio_config_radio import trained_window
-from modeling_radio.outputs_radio import RadioModelOutput
 
 
 DEFAULT_OPSET = 20
@@ -36,73 +33,6 @@ DEFAULT_TOLERANCE = 1e-4
 AnyPrecision = Literal["fp32", Precision]
 
 
-class OnnxRadio(nn.Module):
-    """A model whose outputs are a flat tuple: pixels `(batch, channels, height, width)` to the tensors of `names`.
-
-    Attributes:
-        names: "summary", "features" and, per adaptor, "NAME_summary" and "NAME_features" as far as it has them.
-            Features are token sequences `(batch, tokens, channels)`.
-    """
-
-    def __init__(self, model: RadioModel, adaptors: Sequence[str], window_size: int | None) -> None:
-        super().__init__()
-        self.model = model
-        self.adaptors = list(adaptors)
-        of_network = "global" if model.config.eradio is None else None
-        self.window_size = of_network if window_size is None else window_size
-        self.names = ["summary", "features"]
-        for adaptor in model.config.adaptor_configs:
-            if adaptor.name in self.adaptors:
-                parts = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
-                self.names += [f"{adaptor.name}_{part}" for part, size in parts.items() if size is not None]
-
-    @property
-    def example(self) -> tuple[Tensor, ...]:
-        """Inputs after the pixels."""
-        return ()
-
-    @property
-    def checked_sizes(self) -> tuple[tuple[int, int, int], ...]:
-        """Batches, rows and columns to check a graph with; rows and columns count the least steps of a side."""
-        return (1, 1, 1), (1, 3, 2), (3, 2, 5), (2, 4, 4)
-
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(pixel_values, window_size=self.window_size, adaptor_names=self.adaptors, return_dict=True)
-        tensors = self.read(output)
-        return tuple(tensors[name] for name in self.names)
-
-    def read(self, output: RadioModelOutput) -> dict[str, Tensor]:
-        """Return the tensors of an output by name."""
-        tensors: dict[str, Any] = {"summary": output.summary, "features": output.features}
-        for name, adaptor in (output.adaptors or {}).items():
-            tensors |= {f"{name}_summary": adaptor.summary, f"{name}_features": adaptor.features}
-        return tensors
-
-
-class OnnxRadioEncoder(OnnxRadio):
-    """RADIO1D's encoder, with a second input: the number of global tokens, an integer without dimensions.
-
-    Attributes:
-        names: "global_tokens" `(batch, num_tokens, channels)` and "global_summary".
-    """
-
-    def __init__(self, model: RadioModel) -> None:
-        super().__init__(model, [], None)
-        self.names = ["global_tokens", "global_summary"]
-
-    @property
-    def example(self) -> tuple[Tensor, ...]:
-        return (torch.tensor(1),)
-
-    @property
-    def checked_sizes(self) -> tuple[tuple[int, int, int], ...]:
-        return super().checked_sizes[1:]  # an image of one patch has no global token to ask for
-
-    def forward(self, pixel_values: Tensor, num_tokens: Tensor) -> tuple[Tensor, ...]:  # pyrefly: ignore[bad-override]
-        output = self.model(pixel_values, num_tokens=num_tokens, decode=False, return_dict=True)
-        return output.global_tokens, output.global_summary
-
-
 def export_onnx(
     model: RadioModel,
     *,
@@ -110,7 +40,8 @@ def export_onnx(
     window_size: int | None = None,
     opset: int = DEFAULT_OPSET,
     encoder: bool = False,
-) -> tuple[OnnxRadio, ONNXProgram]:
+    fixed_size: Sequence[int] | None = None,
+) -> tuple[FlatModel, ONNXProgram]:
     """Return a model as an ONNX program; nothing is written.
 
     Input `pixel_values`: RGB in [0, 1], any batch; height and width are multiples of the patch, or of patch times
@@ -123,6 +54,7 @@ def export_onnx(
         opset: ONNX operator set.
         encoder: RADIO1D's encoder alone, with the number of global tokens as the input `num_tokens`: from 0 to what an
             image has. Without, that number is the configuration's.
+        fixed_size: The one height and width in pixels that the graph takes; `None` leaves them open.
 
     Returns:
         The wrapped model, whose `names` are those of the outputs, and the program.
@@ -133,49 +65,27 @@ def export_onnx(
             the operator set.
     """
     names = (model.config.adaptor_names or []) if adaptors is None else adaptors
-    for name in names:
-        model.config.adaptor(name, argument="adaptors")
-    if encoder and (not model.config.num_mergings or model.config.progressive_reduction):
-        raise ValueError(
-            "`encoder` must be false but for a RADIO1D without `progressive_reduction`, got true. Other networks have "
-            "no global tokens, or a graph for each number of them."
-        )
-    step = size_step(model, window_size)
-    largest = model.max_resolution // step
-    if largest < 2:
-        raise ValueError(f"`window_size` must leave two windows in {model.max_resolution} px, got {window_size}.")
-    wrapped = OnnxRadioEncoder(model.eval()) if encoder else OnnxRadio(model.eval(), names, window_size)
-    return wrapped, export_wrapped(wrapped, step, opset)
+    wrapped = FlatEncoder(model) if encoder else FlatRadio(model, names, window_size, fixed_size)
+    return wrapped, export_flat(wrapped, opset)
 
 
-def export_wrapped(wrapped: OnnxRadio, step: int, opset: int = DEFAULT_OPSET) -> ONNXProgram:
-    """Return a wrapped model as an ONNX program of any batch, height and width.
-
-    Args:
-        wrapped: It is put into evaluation mode.
-        step: Number of pixels that height and width are multiples of, at least twice; see `size_step`.
-        opset: ONNX operator set.
+def export_flat(wrapped: FlatModel, opset: int = DEFAULT_OPSET) -> ONNXProgram:
+    """Return a wrapped model as an ONNX program of any batch, height and width, unless its size is fixed.
 
     Raises:
         ValueError: If the exporter does not know the operator set.
     """
-    wrapped.eval()
-    model, largest = wrapped.model, wrapped.model.max_resolution // step
-    rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
-    # Different sizes, none of them 1, so that the tracer takes none for a constant or two for one.
-    example = torch.rand(2, model.config.num_channels, 2 * step, min(3, largest) * step, dtype=model.dtype)
-    inputs = ["pixel_values", *(["num_tokens"] if wrapped.example else [])]
-    shapes = {"pixel_values": {0: Dim("batch", min=1), 2: step * rows, 3: step * cols}, "num_tokens": {}}
+    inputs = wrapped.example_inputs()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
         program = torch.onnx.export(
             wrapped,
-            (example, *wrapped.example),
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=opset,
-            input_names=inputs,
+            input_names=list(inputs),
             output_names=wrapped.names,
-            dynamic_shapes={name: shapes[name] for name in inputs},
+            dynamic_shapes=wrapped.dynamic_shapes(),
             verbose=False,
         )
     assert program is not None  # the old exporter alone returns nothing
@@ -199,19 +109,7 @@ def save_onnx(program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32"
             convert_precision(scratch / "fp32.onnx", path, precision)
 
 
-def size_step(model: RadioModel, window_size: int | None) -> int:
-    """Return the number of pixels that height and width of an exported model are multiples of.
-
-    The graph of an E-RADIO stretches no map to whole windows, so that they must fit the coarsest level.
-    """
-    arguments = model.config.eradio
-    if arguments is None:
-        return model.patch_size * (window_size or 1)
-    trained = math.lcm(*(trained_window(arguments, level) for level in (2, 3)))
-    return model.config.resolution_step * (window_size or model.config.vitdet_window_size or trained)
-
-
-def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, Parity]:
+def check_onnx(wrapped: FlatModel, path: Path) -> dict[str, Parity]:
     """Run an exported file with onnxruntime at several sizes and batches, beside the model itself.
 
     Returns:
@@ -220,26 +118,12 @@ def check_onnx(wrapped: OnnxRadio, path: Path) -> dict[str, Parity]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    parities = dict.fromkeys(wrapped.names, Parity())
-    for images in _sample_images(wrapped):
-        inputs = (images, *wrapped.example)
-        with torch.no_grad():
-            expected = wrapped(*inputs)
-        outputs = session.run(wrapped.names, {name: each.numpy() for name, each in zip(names, inputs, strict=True)})
-        for name, output, tensor in zip(wrapped.names, outputs, expected, strict=True):
-            parities[name] += compare(torch.from_numpy(output), tensor)
-    return parities
 
+    def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        answers = session.run(wrapped.names, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return [torch.from_numpy(answer) for answer in answers]
 
-def _sample_images(wrapped: OnnxRadio) -> Iterator[Tensor]:
-    model = wrapped.model
-    step = size_step(model, wrapped.window_size if isinstance(wrapped.window_size, int) else None)
-    largest = model.max_resolution // step
-    generator = torch.Generator().manual_seed(0)
-    for batch_size, rows, cols in wrapped.checked_sizes:
-        height, width = (min(count, largest) * step for count in (rows, cols))
-        yield torch.rand(batch_size, model.config.num_channels, height, width, generator=generator, dtype=model.dtype)
+    return compare_graph(wrapped, run)
 
 
 class OnnxSettings(Settings):
@@ -252,6 +136,8 @@ class OnnxSettings(Settings):
         window_size: ViTDet window in tokens; height and width must then be multiples of patch x window.
         opset: ONNX operator set.
         encoder: Export RADIO1D's encoder alone, with the number of global tokens as a second input.
+        head: Export the model of a task with its head, in place of features.
+        fixed_size: Height and width in pixels where the graph shall take no others; detectors need it.
         precision: "fp16" for GPUs and "int8" for CPUs; inputs and outputs are float32 in any case.
         verify: Compare with onnxruntime at several sizes.
         tolerance: Largest absolute difference that is accepted of "fp32".
@@ -265,11 +151,21 @@ class OnnxSettings(Settings):
     window_size: int | None = Field(None, ge=1)
     opset: int = Field(DEFAULT_OPSET, ge=1)
     encoder: bool = False
+    head: bool = False
+    fixed_size: list[Annotated[int, Field(gt=0)]] | None = Field(None, min_length=2, max_length=2)
     precision: AnyPrecision = "fp32"
     verify: bool = True
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
     least_cosine: float | None = Field(None, ge=-1, le=1)
     overwrite: bool = False
+
+    @model_validator(mode="after")
+    def _check_head(self) -> "OnnxSettings":
+        if self.head:
+            rule = "left out with `head`, whose outputs are those of the task"
+            require(not self.adaptors, "adaptors", self.adaptors, rule)
+            require(not self.encoder, "encoder", self.encoder, rule)
+        return self
 
 
 COMMAND = Command("conversion.to_onnx", __doc__, OnnxSettings, positionals=("checkpoint", "output"))
@@ -283,30 +179,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: OnnxSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=(".onnx",), overwrite=settings.overwrite)
-    model = open_model(settings.checkpoint).float()
-    window_size = settings.window_size
-    exported = export_onnx(
-        model,
-        adaptors=settings.adaptors,
-        window_size=window_size,
-        opset=settings.opset,
-        encoder=settings.encoder,
-    )
-    write_beside(settings.output, partial(_save_and_check, *exported, settings))
+    if settings.head:
+        wrapped = FlatTask(open_task_model(settings.checkpoint).float(), settings.window_size, settings.fixed_size)
+        program = export_flat(wrapped, settings.opset)
+    else:
+        wrapped, program = export_onnx(
+            open_model(settings.checkpoint).float(),
+            adaptors=settings.adaptors,
+            window_size=settings.window_size,
+            opset=settings.opset,
+            encoder=settings.encoder,
+            fixed_size=settings.fixed_size,
+        )
+    write_beside(settings.output, partial(_save_and_check, wrapped, program, settings))
     remove_stale_weights(settings.output)
-    step = size_step(model, window_size)
     tokens = ", num_tokens an integer from 0 to what an image has" if settings.encoder else ""
-    print(f"{settings.output}: pixel_values of any batch, height and width multiples of {step} px{tokens}")
+    print(f"{settings.output}: pixel_values of any batch, {wrapped.sizes_in_words()}{tokens}")
 
 
-def _save_and_check(wrapped: OnnxRadio, program: ONNXProgram, settings: OnnxSettings, path: Path) -> None:
+def _save_and_check(wrapped: FlatModel, program: ONNXProgram, settings: OnnxSettings, path: Path) -> None:
     save_onnx(program, path, settings.precision)
     if not settings.verify:
         return
     parities = check_onnx(wrapped, path)
-    print(f"{'output':<40}{'largest difference':>20}{'mean cosine':>14}{'lowest':>10}")
-    for name, parity in parities.items():
-        print(f"{name:<40}{parity.largest_difference:>20.2e}{parity.mean_cosine:>14.6f}{parity.lowest_cosine:>10.4f}")
+    print_parities(parities)
     if settings.precision == "fp32":
         require_difference(parities, settings.tolerance)
     else:

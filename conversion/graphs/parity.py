@@ -1,10 +1,13 @@
 """How far a graph's outputs are from those of the model that it was made from, and what is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+
+from conversion.graphs.models import FlatModel
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,32 @@ def compare(output: Tensor, expected: Tensor) -> Parity:
     cosines = cosine_similarity(output, expected, dim=-1)
     difference = (output - expected).abs().amax().item()
     return Parity(difference, cosines.sum().item(), cosines.numel(), cosines.amin().item())
+
+
+def compare_graph(wrapped: FlatModel, run: Callable[[Mapping[str, Tensor]], Sequence[Tensor]]) -> dict[str, Parity]:
+    """Run a graph beside the model that it was made from, at several sizes and batches.
+
+    Args:
+        wrapped: The model.
+        run: Runs the graph on inputs by name, and returns the outputs in their order.
+
+    Returns:
+        Per output name, how far the two are apart.
+    """
+    parities = dict.fromkeys(wrapped.names, Parity())
+    for inputs in wrapped.checked_inputs():
+        with torch.no_grad():
+            expected = wrapped(**inputs)
+        for name, output, tensor in zip(wrapped.names, run(inputs), expected, strict=True):
+            parities[name] += compare(output, tensor)
+    return parities
+
+
+def print_parities(parities: Mapping[str, Parity]) -> None:
+    """Print a line for each output."""
+    print(f"{'output':<40}{'largest difference':>20}{'mean cosine':>14}{'lowest':>10}")
+    for name, parity in parities.items():
+        print(f"{name:<40}{parity.largest_difference:>20.2e}{parity.mean_cosine:>14.6f}{parity.lowest_cosine:>10.4f}")
 
 
 def require_difference(parities: Mapping[str, Parity], tolerance: float) -> None:

@@ -73,7 +73,7 @@ def build_site(
     feeds = [{"pixel_values": _pixels(model, sample.path, plan.sizes[-1], plan.window_step)} for sample in samples]
     with scratch_folder(site) as scratch:
         wrapped = plan.wrap(model)
-        graphs = write_graphs(wrapped, plan.steps, scratch)
+        graphs = write_graphs(wrapped, scratch)
         for name, path in graphs.items():
             _check(wrapped[name], path, feeds)
         found = _weigh(graphs["global"], feeds, runtime, precision)

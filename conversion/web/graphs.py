@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from conversion.graphs.files import write_graph
-from conversion.to_onnx import OnnxRadio, export_wrapped
+from conversion.graphs.models import FlatRadio
+from conversion.to_onnx import export_flat
 from modeling_radio import RadioModel
 from modeling_radio.outputs_radio import RadioModelOutput
 
@@ -18,7 +19,7 @@ TEXT_PATCHES = "text_patches"
 """Output with patches in the space of the texts, where no adaptor's features are that."""
 
 
-class WebRadio(OnnxRadio):
+class WebRadio(FlatRadio):
     """A model's dense features alone; patches may also go to the space of texts by a summary head, as in `segment`.
 
     Args:
@@ -75,16 +76,15 @@ def find_spaces(model: RadioModel, adaptors: Sequence[str]) -> list[Space]:
     return spaces
 
 
-def write_graphs(wrapped: Mapping[str, WebRadio], step: Mapping[str, int], folder: Path) -> dict[str, Path]:
+def write_graphs(wrapped: Mapping[str, WebRadio], folder: Path) -> dict[str, Path]:
     """Export wrapped models to float32 files; return them by the same names.
 
     Args:
         wrapped: By the names of their files.
-        step: For each what height and width are multiples of, px.
         folder: Where to write.
     """
     paths = {}
     for name, model in wrapped.items():
         paths[name] = folder / f"{name}.onnx"
-        write_graph(export_wrapped(model, step[name]).model, paths[name])
+        write_graph(export_flat(model).model, paths[name])
     return paths

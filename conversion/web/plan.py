@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from conversion.to_onnx import size_step
+from conversion.graphs.models import size_step
 from conversion.web.graphs import TEXT_PATCHES, Space, WebRadio, find_spaces
 from conversion.web.texts import Texts
 from modeling_radio import RadioModel
@@ -57,11 +57,6 @@ class Plan:
         windows = {"global": None} if self.window is None else {"global": None, "windows": self.window}
         return {name: WebRadio(model, self.adaptors, window, self.text_head) for name, window in windows.items()}
 
-    @property
-    def steps(self) -> dict[str, int]:
-        """Pixels that both sides are multiples of, for each graph."""
-        return {"global": self.step, "windows": self.window_step}
-
 
 def plan_page(
     model: RadioModel,
@@ -94,7 +89,7 @@ def plan_page(
     computed = [space.name for space in spaces[1:]]
     if text_space is not None and text_head is None and text_space.name not in computed:
         computed.append(text_space.name)
-    step = size_step(model, None)
+    step = size_step(model.config, None)
     window = _choose_window(model, window_size)
     window_step = step if window is None else step * window
     return Plan(

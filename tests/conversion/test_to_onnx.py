@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from task_models import build
 from tiny_radio1d import build_radio1d
 
 from conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
@@ -105,6 +107,46 @@ def test_a_precision_that_loses_too_much_is_refused_and_nothing_is_left(tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
+TASKS = {
+    "classifier": ["logits"],
+    "linear segmenter": ["logits"],
+    "DPT segmenter": ["logits"],
+    "depth": ["predicted_depth"],
+    "detector": ["logits", "pred_boxes"],
+    "instance segmenter": ["logits", "pred_boxes", "pred_masks"],
+    "universal segmenter": ["class_queries_logits", "masks_queries_logits", "pred_boxes"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_heads_of_tasks_by_the_names_of_their_outputs(task, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = build(task)
+    model.save_pretrained(tmp_path / "in")
+    is_detector = "pred_boxes" in TASKS[task]
+    words = [str(tmp_path / "in"), str(tmp_path / "out.onnx"), "--head"]
+    assert main([*words, *(["--fixed-size", "80,112"] if is_detector else [])]) == 0
+    assert ("80 x 112 px" if is_detector else "multiples of 16 px") in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_outputs()]
+    assert names == TASKS[task]
+    pixel_values = torch.rand(3, 3, *((80, 112) if is_detector else (48, 128)))
+    with torch.no_grad():
+        expected = model(pixel_values) if is_detector else model(pixel_values, window_size="global")
+    for name, value in zip(names, session.run(names, {"pixel_values": pixel_values.numpy()}), strict=True):
+        torch.testing.assert_close(torch.from_numpy(value), expected[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_graph_of_one_size(tmp_path, capsys):
+    source = save_tiny(tmp_path / "in", adaptors=ADAPTORS)
+    assert main([str(source), str(tmp_path / "out.onnx"), "--fixed-size", "48,64", "--adaptors", "none"]) == 0
+    assert "any batch, 48 x 64 px" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, 48, 64]
+
+
 @pytest.mark.slow
 def test_chosen_adaptors_and_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr("conversion.graphs.files.EXTERNAL_DATA_BYTES", 0)
@@ -177,6 +219,9 @@ def test_bad_input_is_one_line(tmp_path, capsys):
             [str(source), str(tmp_path / "out.onnx"), "--precision", "int4"],
             "`precision` must be one of ['fp32', 'fp16', 'int8'], got",
         ),
+        ([str(source), str(tmp_path / "out.onnx"), "--head"], "must hold a model of a task for `head`"),
+        ([str(source), str(tmp_path / "out.onnx"), "--head", "--encoder"], "`encoder` must be left out with `head`"),
+        ([str(source), str(tmp_path / "out.onnx"), "--fixed-size", "50,64"], "The nearest valid size is 48 x 64"),
         ([str(source), str(tmp_path / "out.onnx"), "--opset=-3"], "`opset` must be an integer of at least 1, got -3"),
     ):
         assert main(arguments) == 1
@@ -274,6 +319,21 @@ def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
 def test_radio1d_with_its_decoder(tmp_path):
     build_radio1d().save_pretrained(tmp_path / "in")
     assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx")]) == 0  # compared at several sizes
+
+
+def test_a_detector_needs_a_size_and_weights_of_its_head(tmp_path, capsys):
+    build("detector").save_pretrained(tmp_path / "in")
+    words = [str(tmp_path / "in"), str(tmp_path / "out.onnx"), "--head"]
+    assert main(words) == 1
+    assert "`fixed_size` must be given for a detector, such as 512,512" in capsys.readouterr().err
+    build("classifier").save_pretrained(tmp_path / "classifier")
+    tensors = load_file(tmp_path / "classifier" / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}
+    assert len(kept) < len(tensors)
+    save_file(kept, tmp_path / "classifier" / "model.safetensors", metadata={"format": "pt"})
+    assert main([str(tmp_path / "classifier"), *words[1:]]) == 1
+    assert re.search(r"do not fit the architecture\. \d missing: classifier", capsys.readouterr().err)
+    assert not (tmp_path / "out.onnx").exists()
 
 
 @pytest.mark.parametrize("fields", [None, {"progressive_reduction": True}])

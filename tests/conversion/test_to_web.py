@@ -37,7 +37,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys):
 
 
 def test_a_graph_that_is_not_the_model_is_refused_and_nothing_is_left(tmp_path, capsys, monkeypatch):
-    def write(wrapped, steps, folder):
+    def write(wrapped, folder):
         (folder / "global.onnx").write_text("")
         return {"global": folder / "global.onnx"}
 

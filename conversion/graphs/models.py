@@ -1,0 +1,221 @@
+"""Models whose outputs are a flat tuple of named tensors, as graphs have them, and the sizes of their images."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers.utils import ModelOutput
+
+from modeling_radio import RadioModel
+from modeling_radio.configuration_radio import RadioConfig
+from modeling_radio.detection_radio import RadioDetectionModel
+from modeling_radio.eradio_config_radio import trained_window
+from modeling_radio.heads_radio import RadioTaskModel
+from modeling_radio.outputs_radio import RadioModelOutput
+from modeling_radio.resolution_radio import check_resolution, largest_side
+
+
+NO_ANSWERS = {"loss", "last_hidden_state"}
+"""Tensors in the output of a task model that are not what it was tuned for."""
+
+
+class FlatModel(nn.Module):
+    """A model whose outputs are a flat tuple: pixels `(batch, channels, height, width)` to the tensors of `names`.
+
+    Args:
+        model: It is put into evaluation mode.
+        window_size: Side of the ViTDet windows in tokens; `None` is global attention.
+        fixed_size: The one height and width in pixels that the graph takes; `None` leaves them open.
+
+    Attributes:
+        names: Of the outputs.
+        step: Number of pixels that height and width are multiples of.
+
+    Raises:
+        ValueError: If the window does not fit the largest image twice, or the fixed size is none that the model takes.
+    """
+
+    names: list[str]
+
+    def __init__(self, model: Any, window_size: int | None = None, fixed_size: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.model = model.eval()
+        of_network = "global" if self.config.eradio is None else None
+        self.window_size = of_network if window_size is None else window_size
+        self.step, self.fixed_size = size_step(self.config, window_size), fixed_size
+        if largest_side(self.config) // self.step < 2:
+            raise ValueError(
+                f"`window_size` must leave two windows in {largest_side(self.config)} px, got {window_size}."
+            )
+        if fixed_size is not None:
+            check_resolution(self.config, *fixed_size, argument="fixed_size")
+        self.eval()
+
+    @property
+    def config(self) -> RadioConfig:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def example(self) -> dict[str, Tensor]:
+        """Inputs after the pixels, by name."""
+        return {}
+
+    @property
+    def checked_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """Batches, rows and columns to check a graph with; rows and columns count steps of a side."""
+        return (1, 1, 1), (1, 3, 2), (3, 2, 5), (2, 4, 4)
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        """Return inputs to trace with, by name.
+
+        The sizes differ and none of them is 1, so that a tracer takes none for a constant or two for one.
+        """
+        largest = largest_side(self.config) // self.step
+        size = self.fixed_size or (2 * self.step, min(3, largest) * self.step)
+        return {"pixel_values": self._images(2, *size), **self.example}
+
+    def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
+        """Return which dimensions of the inputs are open, as `torch.export` wants it."""
+        largest = largest_side(self.config) // self.step
+        rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
+        sides = {2: self.step * rows, 3: self.step * cols} if self.fixed_size is None else {}
+        return {"pixel_values": {0: Dim("batch", min=1), **sides}, **{name: {} for name in self.example}}
+
+    def checked_inputs(self) -> Iterator[dict[str, Tensor]]:
+        """Yield inputs to check a graph with, by name."""
+        largest = largest_side(self.config) // self.step
+        for batch_size, rows, cols in self.checked_sizes:
+            size = self.fixed_size or tuple(min(count, largest) * self.step for count in (rows, cols))
+            yield {"pixel_values": self._images(batch_size, *size), **self.example}
+
+    def sizes_in_words(self) -> str:
+        """Return which heights and widths the graph takes."""
+        if self.fixed_size is None:
+            return f"height and width multiples of {self.step} px"
+        return "{} x {} px".format(*self.fixed_size)
+
+    def _images(self, batch_size: int, height: int, width: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        shape = (batch_size, self.config.num_channels, height, width)
+        return torch.rand(shape, generator=generator, dtype=self.model.dtype)
+
+
+class FlatRadio(FlatModel):
+    """A RADIO model.
+
+    Attributes:
+        names: "summary", "features" and, per adaptor, "NAME_summary" and "NAME_features" as far as it has them.
+            Features are token sequences `(batch, tokens, channels)`.
+    """
+
+    def __init__(
+        self,
+        model: RadioModel,
+        adaptors: Sequence[str],
+        window_size: int | None = None,
+        fixed_size: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(model, window_size, fixed_size)
+        for name in adaptors:
+            model.config.adaptor(name, argument="adaptors")
+        self.adaptors = list(adaptors)
+        self.names = ["summary", "features"]
+        for adaptor in model.config.adaptor_configs:
+            if adaptor.name in self.adaptors:
+                parts = {"summary": adaptor.summary_dim, "features": adaptor.feature_dim}
+                self.names += [f"{adaptor.name}_{part}" for part, size in parts.items() if size is not None]
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        output = self.model(pixel_values, window_size=self.window_size, adaptor_names=self.adaptors, return_dict=True)
+        tensors = self.read(output)
+        return tuple(tensors[name] for name in self.names)
+
+    def read(self, output: RadioModelOutput) -> dict[str, Tensor]:
+        """Return the tensors of an output by name."""
+        tensors: dict[str, Any] = {"summary": output.summary, "features": output.features}
+        for name, adaptor in (output.adaptors or {}).items():
+            tensors |= {f"{name}_summary": adaptor.summary, f"{name}_features": adaptor.features}
+        return tensors
+
+
+class FlatEncoder(FlatModel):
+    """RADIO1D's encoder, with a second input: the number of global tokens, an integer without dimensions.
+
+    Attributes:
+        names: "global_tokens" `(batch, num_tokens, channels)` and "global_summary".
+
+    Raises:
+        ValueError: If the model is another network, or one whose tokens depend on their number.
+    """
+
+    def __init__(self, model: RadioModel) -> None:
+        if not model.config.num_mergings or model.config.progressive_reduction:
+            raise ValueError(
+                "`encoder` must be false but for a RADIO1D without `progressive_reduction`, got true. Other networks "
+                "have no global tokens, or a graph for each number of them."
+            )
+        super().__init__(model)
+        self.names = ["global_tokens", "global_summary"]
+
+    @property
+    def example(self) -> dict[str, Tensor]:
+        return {"num_tokens": torch.tensor(1)}
+
+    @property
+    def checked_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        return super().checked_sizes[1:]  # an image of one patch has no global token to ask for
+
+    def forward(self, pixel_values: Tensor, num_tokens: Tensor) -> tuple[Tensor, ...]:
+        output = self.model(pixel_values, num_tokens=num_tokens, decode=False, return_dict=True)
+        return output.global_tokens, output.global_summary
+
+
+class FlatTask(FlatModel):
+    """A task model with its head.
+
+    Attributes:
+        names: Those of its outputs: "logits" of classifiers and segmenters, "predicted_depth", and "logits",
+            "pred_boxes" and "pred_masks" of detectors.
+
+    Raises:
+        ValueError: If it is a detector and no size is fixed.
+    """
+
+    def __init__(
+        self, model: RadioTaskModel, window_size: int | None = None, fixed_size: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(model, window_size, fixed_size)
+        is_detector = isinstance(model, RadioDetectionModel)
+        if is_detector and fixed_size is None:
+            raise ValueError(
+                "`fixed_size` must be given for a detector, such as 512,512: its graph has a grid of proposals for one "
+                "size of images."
+            )
+        if is_detector and window_size is None:
+            self.window_size = None  # what it was tuned with
+        with torch.no_grad():
+            output = self._run(self.example_inputs()["pixel_values"])
+        self.names = [name for name, value in output.items() if isinstance(value, Tensor) and name not in NO_ANSWERS]
+
+    def _run(self, pixel_values: Tensor) -> ModelOutput:
+        return self.model(pixel_values=pixel_values, window_size=self.window_size, return_dict=True)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        output = self._run(pixel_values)
+        return tuple(output[name] for name in self.names)
+
+
+def size_step(config: RadioConfig, window_size: int | None) -> int:
+    """Return the number of pixels that height and width of an exported model are multiples of.
+
+    The graph of an E-RADIO stretches no map to whole windows, so that they must fit the coarsest level.
+    """
+    arguments = config.eradio
+    if arguments is None:
+        return config.patch_size * (window_size or 1)
+    trained = math.lcm(*(trained_window(arguments, level) for level in (2, 3)))
+    return config.resolution_step * (window_size or config.vitdet_window_size or trained)
