@@ -41,12 +41,15 @@ def read(path: Path) -> NotebookNode:
     return cast("NotebookNode", nbformat.read(path, as_version=4))
 
 
-def execute(path: Path, parameters: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> NotebookNode:
-    """Run all cells in a new kernel, in the folder of the notebooks, and return the notebook with its outputs.
+def execute(
+    path: Path, parameters: Mapping[str, Any] | None = None, *, folder: Path = FOLDER, timeout: float | None = None
+) -> NotebookNode:
+    """Run all cells in a new kernel and return the notebook with its outputs.
 
     Args:
         path: The notebook; it is not written.
         parameters: Values that replace those of the cell tagged `parameters`; each must have a name that it assigns.
+        folder: Working folder; the notebooks' own, as Jupyter has it.
         timeout: Seconds that a cell may take; None for any time.
 
     Raises:
@@ -62,7 +65,7 @@ def execute(path: Path, parameters: Mapping[str, Any] | None = None, *, timeout:
         notebook,
         timeout=timeout,
         kernel_name="python3",
-        resources={"metadata": {"path": str(FOLDER)}},
+        resources={"metadata": {"path": str(folder)}},
         extra_arguments=[JPEG],
     )
     return client.execute()

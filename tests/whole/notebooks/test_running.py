@@ -12,6 +12,7 @@ from tiny_texts import build_word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, pipeline
 
 from modeling_radio import RadioModel
+from notebooks.store import FOLDER, execute
 
 
 pytest.importorskip("ipykernel", reason="needs the extra `notebooks`")
@@ -48,6 +49,17 @@ def test_open_and_look(printed, model, tmp_path):
     windows = [line for line in text.splitlines() if line.startswith("window")]
     assert numbers(windows[0])[-1] == pytest.approx(1)
     assert numbers(windows[-1])[-1] < 1
+
+
+def test_without_a_model_random_weights_are_taken_and_it_is_said(tmp_path):
+    folder = tmp_path / "clone" / "notebooks"
+    folder.mkdir(parents=True)
+    photograph = {"IMAGE": str(ROOT / "docs" / "photograph.jpg"), "SIDE": 64}
+    notebook = execute(FOLDER / "01_open_and_look.ipynb", photograph, folder=folder, timeout=120)
+    text = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "There is no runs/demo/final yet" in text
+    assert "adaptors: one-teacher, another" in text
+    assert (tmp_path / "clone" / "runs" / "untrained" / "config.json").is_file()
 
 
 def test_words(printed, words, pictures):
