@@ -16,6 +16,7 @@ from .position_cache_radio import PositionCache
 # 3:4 and 4:3 (https://arxiv.org/abs/2312.06709, appendix C).
 MIN_CROP_AREA = 0.1
 MAX_CROP_ASPECT = 4 / 3
+RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
 POSITION_DRAWS = 4
 """Random numbers that decide one image's crop: scale, aspect ratio, column, row."""
 
@@ -26,9 +27,18 @@ def is_recorded() -> bool:
 
 
 def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bool) -> Tensor:
-    """Resize a table of positions `(1, old_rows, old_cols, hidden)` bilinearly, to `(1, rows * cols, hidden)`."""
-    maps = table.permute(0, 3, 1, 2).contiguous()  # as NVIDIA's, which torch sums up in another order than strided ones
-    image = F.interpolate(maps, (rows, cols), mode="bilinear", align_corners=align_corners)
+    """Resize a table of positions `(1, old_rows, old_cols, hidden)` bilinearly, to `(1, rows * cols, hidden)`.
+
+    In float32 and in one piece of memory as NVIDIA's, since torch sums strided maps up in another order. On a CPU some
+    channels at a time: the whole table, copied, may be larger than all that an image takes.
+    """
+    maps = table.permute(0, 3, 1, 2)
+    parts = [maps] if is_recorded() or table.device.type != "cpu" else maps.split(RESIZED_CHANNELS, dim=1)
+    resized = [
+        F.interpolate(part.contiguous().float(), (rows, cols), mode="bilinear", align_corners=align_corners)
+        for part in parts
+    ]
+    image = torch.cat(resized, dim=1) if len(resized) > 1 else resized[0]
     return image.flatten(2).transpose(1, 2)
 
 
@@ -174,7 +184,8 @@ class RadioPatchGenerator(RadioLearnedTokens):
         return self.resized.get(table, (rows, cols, dtype), lambda: self._resize_positions(rows, cols).to(dtype))
 
     def _resize_positions(self, rows: int, cols: int) -> Tensor:
-        table, align_corners = self._table(), self.config.pos_embed_align_corners
+        table = self.pos_embed.unflatten(1, 2 * (self.config.position_grid_size,))
+        align_corners = self.config.pos_embed_align_corners
         if not self.config.use_cropped_positions:
             return resize_position_table(table[:, :rows, :cols], rows, cols, align_corners)
         side = cast(int, torch.sym_max(rows, cols))  # `max` would fix the longer side under export
@@ -182,7 +193,3 @@ class RadioPatchGenerator(RadioLearnedTokens):
         # Cropped by index, not by slice: under export a slice would tie the strides to the grid's shape.
         row, col = (torch.arange(size, device=tokens.device) for size in (rows, cols))
         return tokens[:, (row[:, None] * side + col).flatten()]
-
-    def _table(self) -> Tensor:
-        """The table in float32, `(1, grid, grid, hidden)`."""
-        return self.pos_embed.float().unflatten(1, 2 * (self.config.position_grid_size,))

@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_radio import RadioConfig
-from modeling_radio.embeddings_radio import MAX_CROP_ASPECT, MIN_CROP_AREA, POSITION_DRAWS, RadioPatchGenerator
+from modeling_radio.embeddings_radio import (
+    MAX_CROP_ASPECT,
+    MIN_CROP_AREA,
+    POSITION_DRAWS,
+    RESIZED_CHANNELS,
+    RadioPatchGenerator,
+    resize_position_table,
+)
 
 
 def sampled_as_an_image(table: Tensor, rows: int, cols: int, uniform: Tensor) -> Tensor:
@@ -42,3 +49,16 @@ def test_a_crop_is_sampled_as_an_image_is(side: int, rows: int, cols: int) -> No
 
     torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(generator.pos_embed.grad[0], table.grad.flatten(0, 1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(3, 5), (12, 12), (7, 20)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_some_channels_at_a_time_give_the_same_bits(
+    dtype: torch.dtype, size: tuple[int, int], align_corners: bool
+) -> None:
+    """As of the whole table in float32, in one piece."""
+    table = torch.randn(1, 12, 12, 2 * RESIZED_CHANNELS + 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    whole = table.float().permute(0, 3, 1, 2).contiguous()
+    expected = F.interpolate(whole, size, mode="bilinear", align_corners=align_corners).flatten(2).transpose(1, 2)
+    assert torch.equal(resize_position_table(table, *size, align_corners), expected)
