@@ -52,7 +52,6 @@ PARTS: dict[str, Part] = {
     "preprocessing": Part((), (), ("--rounds=2", "--budget-seconds=0")),
     "loading": Part((), None, ("--preset=radio_v2.5-b", "--rounds=2", "--caches=warm")),
     "training": Part((), None, ("--rounds=2", "--steps=1")),
-    "global_tokens": Part((), (*GPU, "--dtypes=bfloat16"), ("--sizes=224",)),
 }
 """By the name of their module."""
 PAGE = "page"

@@ -23,6 +23,7 @@ from benchmarks.contenders.registry import COMPILED, CONTENDERS
 from benchmarks.contenders.shapes import Place
 from benchmarks.data import find_photographs
 from benchmarks.inference_parts.fidelity import measure_fidelity
+from benchmarks.inference_parts.global_tokens import measure_global_tokens
 from benchmarks.inference_parts.large import measure_large
 from benchmarks.inference_parts.memory import measure_cold_start, measure_memory
 from benchmarks.inference_parts.packed import measure_packed
@@ -38,7 +39,7 @@ from modeling_radio import RadioConfig
 
 
 LARGEST_PX = 2048
-PARTS = ("speed", "windows", "packed", "memory", "fidelity", "large")
+PARTS = ("speed", "windows", "packed", "memory", "fidelity", "global_tokens", "large")
 NUM_PHOTOGRAPHS = 16
 QUICK_SECONDS = 1.0
 SECONDS = 8.0
@@ -50,7 +51,7 @@ class InferenceBenchmark(NetworkSettings):
 
     Attributes:
         contenders: Names of networks; all by default.
-        parts: Of speed, windows, packed, memory, fidelity, and large, which is for GPUs.
+        parts: Of speed, windows, packed, memory, fidelity, global_tokens (RADIO1D), and large, which is for GPUs.
         student: Folder of a trained student, of which fidelity is measured; without one that part is left out.
         photographs: Folder of JPEGs for it; by default the demo's packages.
         quick: Whether to look only: few rounds, no image above 512 px on a CPU, no 2048 px.
@@ -102,6 +103,10 @@ def run(settings: InferenceBenchmark) -> None:
             photographs = find_photographs(settings.photographs, NUM_PHOTOGRAPHS)
             rows = measure_fidelity(settings.student, photographs, sizes, settings.device)
             report("inference_fidelity", settings.student.name, rows, device=settings.device)
+        elif part == "global_tokens":
+            write(
+                part, measure_global_tokens(settings.preset, [size for size in sizes if size <= 512], places[0], **pace)
+            )
         elif part == "large" and on_gpu:
             write(part, measure_large(Place("cuda", torch.bfloat16), limits[Place("cuda", torch.bfloat16)], **pace))
 

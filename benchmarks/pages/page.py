@@ -90,6 +90,7 @@ SECTIONS = (
         "Cosine over the size of the image",
         "A trained student's features beside those in float32 with global attention, on photographs.",
     ),
+    Section("inference_global_tokens", "RADIO1D", "One image; the plain network is the same without mergings."),
     Section("inference_large", "Published shapes", "On a GPU, bfloat16."),
     Section("int8", "Linear layers in 8 bits", "`python -m benchmarks.int8`."),
     Section("stack", "One pass for three teachers", "`python -m benchmarks.stack`."),
@@ -115,7 +116,6 @@ SECTIONS = (
     Section("checkouts", "The step of two checkouts", "`python -m benchmarks.checkouts`."),
     Section("training_options", "Options of the step", "`python -m benchmarks.training_options`."),
     Section("serving", "A server under load", "`python -m benchmarks.serving`."),
-    Section("global_tokens", "RADIO1D", "`python -m benchmarks.global_tokens`."),
     Section("feature_cache", "Cached features", "`python -m benchmarks.feature_cache`."),
     Section("data", "Data", "`python -m benchmarks.data`."),
 )

@@ -11,8 +11,8 @@ from benchmarks import all as all_benchmarks
 from benchmarks.all import PARTS, AllSettings
 
 
-PROCESSOR_ONLY = ("preprocessing",)
-"""Part of a whole measurement on a GPU's machine, but run by its processor."""
+WITHOUT_A_DEVICE = ("preprocessing",)
+"""Parts that the processor of a GPU's machine runs."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_parts_read_their_arguments(name: str, device: str, quick: bool, monkeyp
     arguments = PARTS[name].arguments(AllSettings(device=device, quick=quick, student=Path("student")))
     if arguments is not None:
         settings = importlib.import_module(f"benchmarks.{name}").COMMAND.read(arguments)
-        assert device == "cpu" or name in PROCESSOR_ONLY or settings.device == device
+        assert device == "cpu" or name in WITHOUT_A_DEVICE or settings.device == device
 
 
 def test_all_run_even_if_one_fails(commands: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:

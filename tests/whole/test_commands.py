@@ -36,7 +36,6 @@ MODULES = (
     "model_cards.build",
     "benchmarks.all",
     "benchmarks.checkouts",
-    "benchmarks.global_tokens",
     "benchmarks.inference",
     "benchmarks.int8",
     "benchmarks.serving",
