@@ -9,8 +9,8 @@ changes the time. Calls take turns in one run.
 
 On a GPU the networks have their published depth. On a CPU they have a share of their blocks, the same share for all,
 since seven billion weights fit few machines: widths, tokens, windows and the share of blocks with global attention
-stay as published, so all that blocks do shrinks by one factor. What is no block (patches, RADIO's adaptors,
-preprocessing) stays whole, which favors the teachers.
+stay as published. What a network takes without adaptors then counts as often as its share fits in, preprocessing and
+adaptors, which have no such share, count once: "whole" is what the published networks take.
 """
 
 import sys
@@ -58,7 +58,6 @@ CLASSES: dict[str, tuple[type[PreTrainedModel], str]] = {
 
 KNOWN_TEACHERS = tuple(source for source, (config_class, _) in PUBLISHED.items() if config_class in CLASSES)
 ALL_TEACHERS = "all teachers"
-PARTS = ("preprocessing", "network")
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Contender:
         size_from: Where this is published.
         preprocess: From uint8 images `(3, height, width)` to pixel values.
         network: From pixel values to features.
+        backbone: The same without adaptors, of which a teacher has none.
         model: Whose network it is.
     """
 
@@ -79,6 +79,7 @@ class Contender:
     size_from: str
     preprocess: Callable[[list[Tensor]], Tensor]
     network: Callable[[Tensor], Any]
+    backbone: Callable[[Tensor], Any]
     model: PreTrainedModel
 
 
@@ -119,24 +120,23 @@ def build_teacher(source: str, share: int, dtype: torch.dtype, device: str) -> C
     processor = getattr(transformers, processor_name)(size={"height": size_px, "width": size_px})
     model = build(model_class, config, dtype, device)
     origin = source if source.endswith(str(size_px)) else f"{processor_name}'s default"
-    return Contender(source, size_px, origin, _preprocessing(processor, dtype, device), model, model)
+    return Contender(source, size_px, origin, _preprocessing(processor, dtype, device), model, model, model)
 
 
-def build_students(source: str, share: int, dtype: torch.dtype, device: str) -> list[Contender]:
-    """Return RADIO with its adaptors at its preferred resolution, and on SAM3's grid with windows: one network."""
+def build_students(source: str, share: int, dtype: torch.dtype, device: str, windowed: bool) -> list[Contender]:
+    """Return RADIO with its adaptors at its preferred resolution, and if `windowed` on SAM3's grid with windows."""
     model = build(RadioModel, with_share_of_blocks(published_config(source), share), dtype, device)
 
     def at(size_px: int, size_from: str, window_size: int | str) -> Contender:
         name = source if window_size == "global" else f"{source}, window {window_size}"
         processor = RadioImageProcessor.from_model_config(model.config, size={"height": size_px, "width": size_px})
         preprocess = _preprocessing(processor, dtype, device)
-        return Contender(name, size_px, size_from, preprocess, partial(model, window_size=window_size), model)
+        network = partial(model, window_size=window_size)
+        return Contender(name, size_px, size_from, preprocess, network, partial(network, adaptor_names=[]), model)
 
     preferred = min(model.config.preferred_resolution)
-    return [
-        at(preferred, "its preferred_resolution", "global"),
-        at(SAM3_GRID_PX, "SAM3's 72 x 72 tokens", WINDOW_SIZE),
-    ]
+    students = [at(preferred, "its preferred_resolution", "global")]
+    return [*students, at(SAM3_GRID_PX, "SAM3's 72 x 72 tokens", WINDOW_SIZE)] if windowed else students
 
 
 def _preprocessing(processor: Any, dtype: torch.dtype, device: str) -> Callable[[list[Tensor]], Tensor]:
@@ -146,29 +146,49 @@ def _preprocessing(processor: Any, dtype: torch.dtype, device: str) -> Callable[
     return preprocess
 
 
-def count_flops(contender: Contender, batch_size: int) -> float:
-    """Return the floating-point operations of one pass over a batch, a multiplication and an addition being two."""
+def count_flops(contender: Contender, batch_size: int) -> dict[str, float]:
+    """Return the floating-point operations of one pass over a batch, a multiplication and an addition being two.
+
+    By part: "network", and of what has adaptors "backbone".
+    """
     weight = next(contender.model.parameters())
     pixels = torch.zeros(batch_size, 3, *2 * (contender.size_px,), dtype=weight.dtype, device=weight.device)
-    with FlopCounterMode(display=False) as counter:
-        contender.network(pixels)
-    return float(counter.get_total_flops())
+    counts = {}
+    for part in parts_of(contender)[1:]:
+        with FlopCounterMode(display=False) as counter:
+            getattr(contender, part)(pixels)
+        counts[part] = float(counter.get_total_flops())
+    return counts
+
+
+def parts_of(contender: Contender) -> tuple[str, ...]:
+    """Return what is timed of a contender."""
+    own = () if contender.backbone is contender.network else ("backbone",)
+    return ("preprocessing", "network", *own)
+
+
+def whole_of(parts: Mapping[str, float], share: int) -> float:
+    """Return what a published network takes: its backbone `share` times, all else once."""
+    backbone = parts.get("backbone", parts["network"])
+    return parts.get("preprocessing", 0.0) + share * backbone + parts["network"] - backbone
 
 
 @torch.inference_mode()
 def measure(settings: "StackSettings") -> list[dict[str, object]]:
     """Return one row for each network, one for all teachers, and of each student how many times as fast it is."""
     dtype, device, share = getattr(torch, settings.dtype), settings.device, settings.share
-    students = build_students(settings.student, share, dtype, device)
+    students = build_students(settings.student, share, dtype, device, settings.has_windows)
     teachers = [build_teacher(source, share, dtype, device) for source in settings.teachers]
     images = settings.batch_size * [torch.randint(0, 256, (3, IMAGE_PX, IMAGE_PX), dtype=torch.uint8, device=device)]
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     for each in (*students, *teachers):
+        pixels = each.preprocess(images)
         calls[each.name, "preprocessing"] = partial(each.preprocess, images)
-        calls[each.name, "network"] = partial(each.network, each.preprocess(images))
+        calls |= {(each.name, part): partial(getattr(each, part), pixels) for part in parts_of(each)[1:]}
     turns = take_turns(calls, min_rounds=settings.rounds, budget_seconds=0, device=device)
-    teraflops = {each.name: count_flops(each, settings.batch_size) / 1e12 for each in (*students, *teachers)}
-    return summarize(students, teachers, turns, teraflops)
+    both = (*students, *teachers)
+    teraflops = {each.name: whole_of(count_flops(each, settings.batch_size), share) / 1e12 for each in both}
+    return summarize(students, teachers, turns, teraflops, share)
 
 
 def summarize(
@@ -176,24 +196,26 @@ def summarize(
     teachers: Sequence[Contender],
     turns: Turns[tuple[str, str]],
     teraflops: Mapping[str, float],
+    share: int,
 ) -> list[dict[str, object]]:
-    """Return the rows of what took turns; a whole is the sum of its parts in each round.
+    """Return the rows of what took turns; a whole is that of the published network, in each round.
 
     Args:
         students: Of one network.
         teachers: All that it replaces.
         turns: By contender and part.
-        teraflops: Operations of each contender's network, in 10**12.
+        teraflops: Operations of each contender's published network, in 10**12.
+        share: All had one of so many of their blocks.
     """
     both = (*students, *teachers)
-    parts = {each.name: [(each.name, part) for part in PARTS] for each in both}
-    parts[ALL_TEACHERS] = [part for each in teachers for part in parts[each.name]]
     teraflops = {**teraflops, ALL_TEACHERS: sum(teraflops[each.name] for each in teachers)}
-    wholes = Turns({name: _sum([turns.seconds[part] for part in own]) for name, own in parts.items()})
+    seconds = {each.name: _whole_seconds(each, turns, share) for each in both}
+    seconds[ALL_TEACHERS] = [sum(one) for one in zip(*(seconds[each.name] for each in teachers), strict=True)]
+    wholes = Turns(seconds)
     rows = [
         {
             **_facts(each),
-            **{f"{part}, ms": turns.milliseconds((each.name, part)) for part in PARTS},
+            **{f"{part}, ms": turns.milliseconds((each.name, part)) for part in parts_of(each)},
             **_whole(each.name, wholes, teraflops),
         }
         for each in both
@@ -204,9 +226,11 @@ def summarize(
     return [*rows, {"network": ALL_TEACHERS, **_whole(ALL_TEACHERS, wholes, teraflops)}]
 
 
-def _sum(parts: Sequence[Sequence[float]]) -> list[float]:
-    """Return the sums of the parts' seconds in each round."""
-    return [sum(seconds) for seconds in zip(*parts, strict=True)]
+def _whole_seconds(each: Contender, turns: Turns[tuple[str, str]], share: int) -> list[float]:
+    """Return what the published network takes from an image on, in each round."""
+    parts = parts_of(each)
+    rounds = zip(*(turns.seconds[each.name, part] for part in parts), strict=True)
+    return [whole_of(dict(zip(parts, seconds, strict=True)), share) for seconds in rounds]
 
 
 def _facts(each: Contender) -> dict[str, object]:
@@ -231,6 +255,7 @@ class StackSettings(DeviceSettings):
         teachers: Hub ids of the networks that it replaces.
         dtype: Data type of all.
         batch_size: Images of a pass.
+        windowed: Whether RADIO also runs on SAM3's grid with windows; None is on a GPU only.
         depth_share: All networks have one of so many of their blocks; None is 1 on a GPU and 4 on a CPU.
         rounds: Turns of each.
     """
@@ -239,6 +264,7 @@ class StackSettings(DeviceSettings):
     teachers: Annotated[list[str], OneOf(KNOWN_TEACHERS)] = list(TEACHERS)
     dtype: Annotated[str, OneOf(DTYPES)] = "bfloat16"
     batch_size: int = Field(1, gt=0)
+    windowed: bool | None = None
     depth_share: int | None = Field(None, gt=0)
     rounds: int = Field(MIN_ROUNDS, gt=0)
 
@@ -249,6 +275,11 @@ class StackSettings(DeviceSettings):
             rule = f"a number that divides the {depths} blocks of {source}, all and those with global attention"
             require(all(depth % self.share == 0 for depth in depths), "depth_share", self.share, rule)
         return self
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether RADIO also runs with windows."""
+        return self.device == "cuda" if self.windowed is None else self.windowed
 
     @property
     def share(self) -> int:

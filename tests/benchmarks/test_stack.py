@@ -38,7 +38,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_tiny")
 def test_every_contender_goes_from_an_image_to_features() -> None:
-    students = stack.build_students("radio", 2, torch.float32, "cpu")
+    students = stack.build_students("radio", 2, torch.float32, "cpu", windowed=True)
     teachers = [stack.build_teacher(source, 2, torch.float32, "cpu") for source in stack.TEACHERS]
     image = torch.randint(0, 256, (3, 80, 80), dtype=torch.uint8)
     seen = [each.preprocess([image, image]) for each in (*students, *teachers)]
@@ -55,11 +55,26 @@ def test_every_contender_goes_from_an_image_to_features() -> None:
 @pytest.mark.usefixtures("_tiny")
 def test_a_share_of_blocks_is_that_share_of_their_operations() -> None:
     def flops(share: int) -> float:
-        return stack.count_flops(stack.build_teacher("sam3", share, torch.float32, "cpu"), 1)
+        return stack.count_flops(stack.build_teacher("sam3", share, torch.float32, "cpu"), 1)["network"]
 
     whole, half, quarter = (flops(share) for share in (1, 2, 4))
     assert (half - quarter) * 2 == pytest.approx(whole - half)
     assert quarter > whole / 4  # patches are embedded all the same
+
+
+def test_a_whole_counts_the_backbone_as_often_as_its_share_fits_in() -> None:
+    assert stack.whole_of({"preprocessing": 1, "network": 7, "backbone": 5}, 4) == 1 + 4 * 5 + 2
+    assert stack.whole_of({"preprocessing": 1, "network": 7}, 4) == 1 + 4 * 7
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_adaptors_are_counted_once() -> None:
+    (half,) = stack.build_students("radio", 2, torch.float32, "cpu", windowed=False)
+    (published,) = stack.build_students("radio", 1, torch.float32, "cpu", windowed=False)
+    whole = stack.count_flops(published, 1)
+    assert whole["network"] > whole["backbone"]
+    patches = 2 * 9 * 768 * 32  # are of the backbone, and no block
+    assert stack.whole_of(stack.count_flops(half, 1), 2) == whole["network"] + patches
 
 
 @pytest.mark.usefixtures("_tiny")
@@ -70,11 +85,11 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         return Turns({name: [0.1, 0.2] if "radio" in str(name).lower() else [0.5, 1.0] for name in calls})
 
     monkeypatch.setattr(stack, "take_turns", timed)
-    rows = stack.measure(StackSettings(depth_share=2, dtype="float32"))
+    rows = stack.measure(StackSettings(depth_share=2, dtype="float32", windowed=True))
     student, windowed, *teachers, together = rows
     assert [row["blocks"] for row in teachers] == [4, 4, 4]
-    assert student["whole, ms"] == pytest.approx(300)
-    assert together["whole, ms"] == pytest.approx(1000 * 3 * 1.5)
+    assert student["whole, ms"] == pytest.approx(150 + 2 * 150)  # what adaptors add takes no time here
+    assert together["whole, ms"] == pytest.approx(1000 * 3 * (0.75 + 2 * 0.75))
     assert student["times as fast as all teachers"] == "15.00 (15.00 to 15.00)"
     assert together["TFLOP"] == pytest.approx(sum(row["TFLOP"] for row in teachers), rel=0.02)
     assert windowed["network"] == f"{stack.STUDENTS[0]}, window 8"
