@@ -35,6 +35,7 @@ from conversion.to_onnx import export_onnx, save_onnx
 from foundation.command_line import Command
 from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.resolution_radio import largest_side
 from training.evaluation.run import run_evaluations
 from training.evaluation.settings import EvaluationSettings
 
@@ -116,6 +117,7 @@ def onnx_calls(model: RadioModel, folder: Path) -> dict[str, Callable[[Tensor], 
     return {f"ONNX {name}": partial(run, session) for name, session in sessions.items()}
 
 
+@torch.inference_mode()
 def time_sizes(settings: Int8Settings, models: Mapping[str, RadioModel], folder: Path) -> list[Row]:
     """Return a row for each size: milliseconds, how many times as fast as float32, and cosines with it."""
     calls: dict[str, Callable[[Tensor], Any]] = {name: partial(features_of, model) for name, model in models.items()}
@@ -140,6 +142,7 @@ def time_sizes(settings: Int8Settings, models: Mapping[str, RadioModel], folder:
     return rows
 
 
+@torch.inference_mode()
 def time_windows(models: Mapping[str, RadioModel], size: int) -> tuple[list[Row], list[Row]]:
     """Return the times of global attention and windows in both precisions, and where they go."""
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -186,10 +189,14 @@ def photographs_of(settings: Int8Settings, model: RadioModel, size: int) -> Iter
 
 
 def measure_quality(settings: Int8Settings, student: Path, folder: Path) -> list[Row]:
-    """Return a row for each precision: kNN and mIoU of a student, and cosines with float32 on photographs."""
+    """Return a row for each precision: kNN and mIoU of a student, and cosines with float32 on photographs.
+
+    Sizes that the student does not take become the largest that it does.
+    """
     models = open_both(student)
+    largest = largest_side(models["float32"].config)
     cosines: Row = {}
-    for size in settings.sizes:
+    for size in dict.fromkeys(min(size, largest) for size in settings.sizes):
         with torch.inference_mode():
             pairs = [
                 mean_cosine(*(features_of(model, image) for model in models.values()))
@@ -231,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure_and_report(settings: Int8Settings) -> None:
     check_sizes(settings.preset, [*settings.sizes, *([] if settings.window_px is None else [settings.window_px])])
-    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         torch.manual_seed(0)
         RadioModel(RadioConfig.from_preset(settings.preset)).save_pretrained(folder / "random")

@@ -90,16 +90,18 @@ def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _parts(tensor: Tensor) -> list[Tensor]:
+def plain_parts(tensor: Tensor) -> list[Tensor]:
     """Return the plain tensors that a tensor consists of, such as torchao's 8-bit weights and their scales."""
     if not is_traceable_wrapper_subclass(tensor):
         return [tensor]
-    return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(vars(tensor)[name])]
+    return [part for name in tensor.__tensor_flatten__()[0] for part in plain_parts(vars(tensor)[name])]
 
 
 def _check_finite(checkpoint: Path, model: RadioModel) -> None:
     broken = [
-        key for key, tensor in model.state_dict().items() if not all(part.isfinite().all() for part in _parts(tensor))
+        key
+        for key, tensor in model.state_dict().items()
+        if not all(part.isfinite().all() for part in plain_parts(tensor))
     ]
     if broken:
         raise ValueError(

@@ -10,6 +10,7 @@ from transformers.utils import is_torchao_available
 from benchmarks import int8
 from benchmarks.measuring.turns import Turns
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
+from modeling_radio.resolution_radio import largest_side
 
 
 needs_torchao = pytest.mark.skipif(not is_torchao_available(), reason="needs the extra `int8`")
@@ -100,11 +101,13 @@ def test_quality_of_a_student(monkeypatch, tmp_path):
         return {"knn, accuracy": 0.5}
 
     monkeypatch.setattr(int8, "evaluate", evaluate)
-    settings = int8.Int8Settings(**PLAIN, sizes=[64], photographs=tmp_path)
+    settings = int8.Int8Settings(**PLAIN, sizes=[64, 8000], photographs=tmp_path)
     plain, quantized = int8.measure_quality(settings, tmp_path / "student", tmp_path)
     assert plain == {"precision": "float32", "knn, accuracy": 0.5}
     assert quantized["precision"] == "int8"
     assert 0.98 < quantized["lowest at 64 px"] <= quantized["cosine at 64 px"] < 1
+    largest = largest_side(model.config)
+    assert {name for name in quantized if name.startswith("cosine")} == {"cosine at 64 px", f"cosine at {largest} px"}
     assert measured[0][0] is torch.nn.Parameter
     assert measured[1][0].__name__ == "Int8Tensor"
     assert measured[0][1] != measured[1][1]

@@ -8,6 +8,7 @@ from transformers import AutoModel, TorchAoConfig
 
 from foundation.checkpoints import open_checkpoint
 from modeling_radio import RadioModel
+from training.evaluation.models.radio import open_radio
 
 
 quantization = pytest.importorskip("torchao.quantization", reason="needs the extra `int8`")
@@ -50,6 +51,14 @@ def test_a_saved_folder_opens_as_strangers_open_it_and_as_our_commands_do(tmp_pa
             open_checkpoint(tmp_path / "int8").model,
         ):
             assert torch.equal(again.eval()(pixel_values).features, expected)
+
+
+def test_evaluations_know_a_folder_in_8_bits_from_others(tmp_path):
+    build("backbone with adaptors").save_pretrained(tmp_path / "plain")
+    quantized = RadioModel.from_pretrained(tmp_path / "plain", quantization_config=config()).eval()
+    quantized.save_pretrained(tmp_path / "int8")
+    plain, int8, again = (open_radio(tmp_path / name, size_px=64) for name in ("plain", "int8", "int8"))
+    assert plain.fingerprint() != int8.fingerprint() == again.fingerprint()
 
 
 def test_broken_weights_in_8_bits_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, runtime_checkable
@@ -10,6 +11,7 @@ from typing import Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
+from foundation.checkpoints import plain_parts
 from foundation.settings import hash_of
 from model_cards.results import Source
 from modeling_radio.messages_radio import check_choice
@@ -168,7 +170,7 @@ class Stacked:
 def tensor_fingerprint(*tensors: Tensor) -> str:
     """Return a hash of the shapes, types and bytes of tensors."""
     content = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
+    for tensor in itertools.chain.from_iterable(map(plain_parts, tensors)):
         content.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
