@@ -62,6 +62,15 @@ def test_a_share_of_blocks_is_that_share_of_their_operations() -> None:
     assert quarter > whole / 4  # patches are embedded all the same
 
 
+@pytest.mark.usefixtures("_tiny")
+def test_attention_is_counted() -> None:
+    (student,) = stack.build_students("radio", 1, torch.float32, "cpu", windowed=False)
+    config = student.model.config
+    fused = stack.count_flops(student, 1)
+    config._attn_implementation = "eager"
+    assert stack.count_flops(student, 1) == fused
+
+
 def test_a_whole_counts_the_backbone_as_often_as_its_share_fits_in() -> None:
     assert stack.whole_of({"preprocessing": 1, "network": 7, "backbone": 5}, 4) == 1 + 4 * 5 + 2
     assert stack.whole_of({"preprocessing": 1, "network": 7}, 4) == 1 + 4 * 7
