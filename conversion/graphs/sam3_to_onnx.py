@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Sam3Part(nn.Module):
     def __init__(self, model: Sam3Model) -> None:
         super().__init__()
         self.model = model.eval()
-        self.levels = tuple(f"fpn_{level}" for level in range(len(model.config.vision_config.scale_factors) - 1))
+        self.levels = tuple(f"fpn_{level}" for level in range(len(cast(Any, model.config.vision_config).scale_factors) - 1))
 
 
 class ImageEncoder(Sam3Part):
@@ -129,11 +129,16 @@ PARTS: dict[str, type[Sam3Part]] = {"image_encoder": ImageEncoder, "text_encoder
 """By the name of its file."""
 
 
+def _image_side(model: Sam3Model) -> int:
+    """Return the side of the images in pixels."""
+    return cast(Any, model.vision_encoder.config.backbone_config).image_size
+
+
 def example_inputs(model: Sam3Model, batch_size: int) -> dict[str, dict[str, Tensor]]:
     """Return random inputs by part and name; those of the detector come from the two encoders."""
     generator = torch.Generator().manual_seed(0)
-    side = model.vision_encoder.config.backbone_config.image_size
-    text = model.config.text_config
+    side = _image_side(model)
+    text = cast(Any, model.config.text_config)
     shape = (batch_size, text.max_position_embeddings)
     ids = torch.randint(4, text.vocab_size, shape, generator=generator)
     mask = torch.ones(shape, dtype=torch.long)
@@ -213,7 +218,7 @@ def _run(settings: Sam3Settings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint])
     model = open_sam3(settings.checkpoint)
     write_folder(settings.output, partial(_write_parts, model, settings.tolerance))
-    side = model.vision_encoder.config.backbone_config.image_size
+    side = _image_side(model)
     print(f"{settings.output}: images of {side} x {side} px, any batch; the detector takes pairs of image and text")
 
 
