@@ -48,7 +48,8 @@ class Sam3Part(nn.Module):
     def __init__(self, model: Sam3Model) -> None:
         super().__init__()
         self.model = model.eval()
-        self.levels = tuple(f"fpn_{level}" for level in range(len(cast(Any, model.config.vision_config).scale_factors) - 1))
+        num_levels = len(cast(Any, model.config.vision_config).scale_factors) - 1
+        self.levels = tuple(f"fpn_{level}" for level in range(num_levels))
 
 
 class ImageEncoder(Sam3Part):
