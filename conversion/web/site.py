@@ -77,7 +77,7 @@ def check_samples(samples: Sequence[Sample]) -> None:
             with Image.open(path) as image:
                 image.verify()
                 kind = image.format
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"`pictures` must be image files, got {str(path)!r}: {error}.") from error
         if kind not in PICTURE_FORMATS:
             raise ValueError(

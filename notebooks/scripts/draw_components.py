@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 
 
@@ -42,7 +42,7 @@ def main() -> None:
 
     processor = AutoImageProcessor.from_pretrained(given.model, trust_remote_code=True)
     model = AutoModel.from_pretrained(given.model, trust_remote_code=True).eval().to(given.device)
-    picture = Image.open(given.image).convert("RGB")
+    picture = ImageOps.exif_transpose(Image.open(given.image)).convert("RGB")
     scale = (given.size or max(model.preferred_resolution)) / max(picture.size)
     height, width = model.get_nearest_supported_resolution(round(picture.height * scale), round(picture.width * scale))
     inputs = processor(picture, size={"height": height, "width": width}, return_tensors="pt").to(given.device)

@@ -19,7 +19,7 @@ import json
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModel
 
@@ -42,6 +42,10 @@ def main() -> None:
     paths = sorted(path for path in given.images.rglob("*") if path.suffix.lower() in ENDINGS)
     if not paths:
         parser.error(f"no images below {given.images}")
+    if given.batch_size < 1:
+        parser.error(f"--batch-size must be 1 or more, got {given.batch_size}")
+    if not given.output.parent.is_dir():
+        parser.error(f"there is no folder {given.output.parent} to write to")
 
     processor = AutoImageProcessor.from_pretrained(given.model, trust_remote_code=True)
     model = AutoModel.from_pretrained(given.model, trust_remote_code=True).eval().to(given.device)
@@ -52,7 +56,8 @@ def main() -> None:
     height, width = model.get_nearest_supported_resolution(side, side)
     summaries, features = [], []
     for start in range(0, len(paths), given.batch_size):
-        pictures = [Image.open(path).convert("RGB") for path in paths[start : start + given.batch_size]]
+        chosen = paths[start : start + given.batch_size]
+        pictures = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in chosen]
         inputs = processor(pictures, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
         out = model(**inputs, feature_format="NCHW", adaptor_names=[given.adaptor] if given.adaptor else [])
         answer = out.adaptors[given.adaptor] if given.adaptor else out

@@ -38,6 +38,10 @@ def main() -> None:
     parser.add_argument("--cut", type=float, default=0.7, help="cosine below which two frames are told as a cut")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
+    if given.every < 1:
+        parser.error(f"--every must be 1 or more, got {given.every}")
+    if not given.output.parent.is_dir():
+        parser.error(f"there is no folder {given.output.parent} to write to")
 
     processor = AutoImageProcessor.from_pretrained(given.model, trust_remote_code=True)
     model = AutoModel.from_pretrained(given.model, trust_remote_code=True).eval().to(given.device)

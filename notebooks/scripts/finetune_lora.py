@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 
@@ -48,6 +48,10 @@ def read_arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.output.exists():
         parser.error(f"{given.output} is there already")
+    if min(given.steps, given.rank, given.batch_size) < 1:
+        parser.error("--steps, --rank and --batch-size must be 1 or more")
+    if not given.data.is_dir():
+        parser.error(f"{given.data} is no folder")
     given.names = sorted(path.name for path in given.data.iterdir() if path.is_dir())
     given.train, given.held_out = split(given.data, given.names)
     if len(given.names) < 2 or not given.train:
@@ -83,7 +87,7 @@ def main() -> None:
     model.to(given.device).print_trainable_parameters()
 
     def batch(examples: Examples) -> dict[str, torch.Tensor]:
-        pictures = [Image.open(path).convert("RGB") for path, _ in examples]
+        pictures = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path, _ in examples]
         inputs = processor(pictures, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
         return {**inputs, "labels": torch.tensor([label for _, label in examples], device=given.device)}
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def main() -> None:
@@ -34,7 +34,8 @@ def main() -> None:
     fastest_first = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [provider for provider in fastest_first if provider in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(given.graph), providers=providers)
-    picture = Image.open(given.image).convert("RGB").resize((given.size, given.size), Image.Resampling.BICUBIC)
+    picture = ImageOps.exif_transpose(Image.open(given.image)).convert("RGB")
+    picture = picture.resize((given.size, given.size), Image.Resampling.BICUBIC)
     # Pixels in [0, 1], channels first: the graph normalizes inside, as the model does.
     pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1)[None] / 255
     (name,) = [entry.name for entry in session.get_inputs()]

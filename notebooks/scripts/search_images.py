@@ -23,6 +23,11 @@ ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 TILE = 192  # pixels
 
 
+def read(path: Path) -> Image.Image:
+    """Return an image as it is shown: turned as its camera says."""
+    return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+
+
 @torch.inference_mode()
 def main() -> None:
     """Read the arguments, encode the images, print and draw the best."""
@@ -40,6 +45,8 @@ def main() -> None:
     paths = sorted(path for path in paths if path.resolve() != given.query.resolve())
     if not paths:
         parser.error(f"no other images below {given.images}")
+    if min(given.top, given.batch_size) < 1:
+        parser.error("--top and --batch-size must be 1 or more")
 
     processor = AutoImageProcessor.from_pretrained(given.model, trust_remote_code=True)
     model = AutoModel.from_pretrained(given.model, trust_remote_code=True).eval().to(given.device)
@@ -49,7 +56,7 @@ def main() -> None:
     height, width = model.preferred_resolution
 
     def encode(chosen: list[Path]) -> torch.Tensor:
-        pictures = [Image.open(path).convert("RGB") for path in chosen]
+        pictures = [read(path) for path in chosen]
         inputs = processor(pictures, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
         out = model(**inputs, adaptor_names=[given.adaptor] if given.adaptor else [])
         return normalize((out.adaptors[given.adaptor] if given.adaptor else out).summary.float().cpu(), dim=-1)
@@ -64,7 +71,7 @@ def main() -> None:
     if given.sheet is not None:
         sheet = Image.new("RGB", (TILE * (1 + len(found)), TILE))
         for place, path in enumerate([given.query, *found]):
-            sheet.paste(ImageOps.fit(Image.open(path).convert("RGB"), (TILE, TILE)), (place * TILE, 0))
+            sheet.paste(ImageOps.fit(read(path), (TILE, TILE)), (place * TILE, 0))
         sheet.save(given.sheet)
         print(f"Wrote {given.sheet}")
 

@@ -15,7 +15,7 @@ import colorsys
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     processor = AutoImageProcessor.from_pretrained(given.model, trust_remote_code=True)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     model = AutoModelForZeroShotImageClassification.from_pretrained(given.model, trust_remote_code=True).eval()
-    picture = Image.open(given.image).convert("RGB")
+    picture = ImageOps.exif_transpose(Image.open(given.image)).convert("RGB")
     scale = (given.size or max(model.config.preferred_resolution)) / max(picture.size)
     step = model.config.patch_size
     height, width = (max(step, round(side * scale / step) * step) for side in (picture.height, picture.width))

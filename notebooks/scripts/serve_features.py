@@ -21,6 +21,7 @@ import argparse
 import asyncio
 import io
 import signal
+import struct
 import sys
 import warnings
 from collections import Counter
@@ -31,9 +32,16 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
+
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""That are read; Pillow knows more, one of which (EPS) it lets Ghostscript run as a program."""
+
+READERS_RAISE = (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
+"""Of Pillow, on what is no image or a damaged one."""
 
 
 class Batcher:
@@ -93,13 +101,13 @@ def decode(body: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(body))
+            image = Image.open(io.BytesIO(body), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise HTTPException(413, f"An image may have {max_pixels} pixels, got {image.width} x {image.height}.")
-        return image.convert("RGB")
+        return ImageOps.exif_transpose(image).convert("RGB")  # turned as its camera says
     except Image.DecompressionBombError as error:
         raise HTTPException(413, f"An image may have {max_pixels} pixels.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # as Pillow's readers raise
+    except READERS_RAISE as error:
         raise HTTPException(400, "The body must be an image, such as JPEG or PNG.") from error
 
 
@@ -161,6 +169,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     given = parser.parse_args()
+    if min(given.max_batch, given.max_waiting) < 1:
+        parser.error("--max-batch and --max-waiting must be 1 or more")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn ends in order, then raises the signal again
     uvicorn.run(build_app(given), host=given.host, port=given.port, log_level="info", access_log=False)
 

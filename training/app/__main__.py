@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
 from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
@@ -14,7 +15,7 @@ from foundation.settings import Settings, SettingsError
 from training.app.space import Space, write_space
 
 
-EXAMPLES = [Path("docs/photograph.jpg")]
+EXAMPLES = [Path(__file__).parents[2] / "docs" / "photograph.jpg"]
 
 
 class AppSettings(Settings):
@@ -55,16 +56,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: AppSettings) -> None:
     for path in settings.examples:
-        if not path.is_file():
-            raise SettingsError(f"`examples` must be files of photographs, got {str(path)!r}.")
+        _check_photograph(path)
     if settings.space is None:
         _serve(settings)
         return
     checkpoint = Path(settings.checkpoint)
     check_output(settings.space, overwrite=settings.overwrite, inputs=[checkpoint, *settings.examples])
+    if checkpoint.is_dir() and settings.space.resolve().is_relative_to(checkpoint.resolve()):
+        raise SettingsError(f"`space` must not lie in the checkpoint, which is copied, got {str(settings.space)!r}.")
     space = Space(settings.checkpoint, settings.dtype, settings.num_global, tuple(settings.examples))
     write_space(space, settings.space)
     print(f"{settings.space}: `python app.py` in it shows it; `hf upload ORG/NAME . --repo-type space` uploads it.")
+
+
+def _check_photograph(path: Path) -> None:
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SettingsError(f"`examples` must be files of photographs, got {str(path)!r}.") from error
 
 
 def _serve(settings: AppSettings) -> None:

@@ -15,7 +15,7 @@ from training.app.answers import Explorer
 from training.app.errors import clear_errors
 from training.app.opening import DTYPES, Opened, devices, open_model
 from training.app.passes import AUTOMATIC, NO_WINDOWS, OWN_WINDOWS
-from training.app.tabs import HIDDEN, Asked, add_alike, add_features, add_task, add_windows, add_words
+from training.app.tabs import HIDDEN, Asked, add_alike, add_features, add_task, add_windows, add_words, plain
 
 
 STYLE = """
@@ -91,7 +91,7 @@ class App:
         """Say what the model is, in Markdown."""
         model, config = self.opened.model, self.opened.model.config
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        adaptors = ", ".join(self.opened.dense_adaptors) or "none"
+        adaptors = plain(", ".join(self.opened.dense_adaptors)) or "none"
         return (
             f"`{type(model).__name__}`, {millions:.3g} million parameters, {config.num_hidden_layers} blocks, "
             f"patches of {config.patch_size} px; teachers' spaces: {adaptors}; on {model.device}, {self.opened.dtype}."
@@ -109,7 +109,7 @@ def build_page(app: App, examples: Sequence[Path] = ()) -> gr.Blocks:
     with gr.Blocks(
         title=app.title, analytics_enabled=False, fill_width=True, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
     ) as page:
-        gr.Markdown(f"# {app.title}")
+        gr.Markdown(f"# {plain(app.title)}")
         description = gr.Markdown(app.describe())
         with gr.Row():
             with gr.Column(scale=2, min_width=300):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import torch
@@ -13,6 +14,11 @@ from modeling_radio.image_processing_radio import RadioImageProcessor
 
 MAX_PIXELS = 100_000_000
 """Of a photograph; our choice, above what cameras give, and 300 MB of memory."""
+
+
+Image.init()
+FORMATS = sorted({"AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"} & Image.OPEN.keys())
+"""That are read; Pillow knows more, one of which (EPS) it lets Ghostscript run as a program."""
 
 
 def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> Tensor:
@@ -29,7 +35,7 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
         raise ValueError("`image` must be a photograph, got none. Choose one first.")
     path = Path(path)
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise ValueError(
@@ -38,7 +44,13 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
                 )
             turned = ImageOps.exif_transpose(opened)
             turned.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on broken files
+    except (
+        LookupError,
+        OSError,
+        SyntaxError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:  # what Pillow raises on broken files
         raise ValueError(
             f"`image` must be a picture in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
         ) from error

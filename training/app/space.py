@@ -51,7 +51,7 @@ if __name__ == "__main__":
 '''
 
 CARD = """---
-title: {title}
+title: {quoted}
 emoji: 🔭
 colorFrom: green
 colorTo: gray
@@ -133,7 +133,8 @@ def _write(space: Space, folder: Path) -> None:
     start = START.format(checkpoint=where, dtype=space.dtype, num_global=space.num_global, title=title)
     (folder / "app.py").write_text(start, encoding="utf-8")
     card = CARD.format(
-        title=json.dumps(title),
+        title=title,
+        quoted=json.dumps(title, ensure_ascii=False),
         gradio=importlib.metadata.version("gradio"),
         python=PYTHON,
         models="" if space.is_copied else f"models:\n- {space.checkpoint}\n",

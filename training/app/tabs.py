@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import gradio as gr
@@ -36,6 +37,11 @@ class Asked(NamedTuple):
     image: gr.Image
     resolution: gr.Slider
     windows: gr.Dropdown
+
+
+def plain(text: str) -> str:
+    """Return a text for Markdown in which names of a checkpoint are no picture, link, formula or HTML."""
+    return re.sub(r"[\\`*\[<$]", r"\\\g<0>", text)
 
 
 def _gallery(label: str) -> gr.Gallery:
@@ -234,7 +240,7 @@ def add_task(app: App, asked: Asked, title: str) -> None:
         with clear_errors():
             limit = TUNED if is_tuned and config.score_thresholds is not None else threshold
             found = predict(app.opened, image, limit, progress)
-        return found.told, found.scores, found.picture, found.regions
+        return plain(found.told), found.scores, found.picture, found.regions
 
     inputs, outputs = [asked.image, threshold, is_tuned], [said, scores, depth, regions]
     button.click(answer, inputs, outputs, api_name="predict", concurrency_id=QUEUE)

@@ -50,6 +50,9 @@ def test_pictures_that_browsers_do_not_open_are_refused(tmp_path):
         check_samples([Sample(tmp_path / "text.jpg", "a")])
     with pytest.raises(ValueError, match="`pictures` must be image files"):
         check_samples([Sample(tmp_path / "missing.jpg", "a")])
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ValueError, match=r"`pictures` must be image files, got .*bomb\.png"):
+        check_samples([Sample(tmp_path / "bomb.png", "a")])
 
 
 def test_samples_are_copied_as_they_are(tmp_path):

@@ -33,10 +33,34 @@ def test_an_adaptor_gives_its_own_space(output_of, model, pictures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(["--adaptor", "cat"], "must be one of words, dense"), ([], "no images below")]
+    ("options", "message"),
+    [
+        (["--adaptor", "cat"], "must be one of words, dense"),
+        (["--batch-size", 0], "--batch-size must be 1 or more, got 0"),
+        ([], "no images below"),
+    ],
 )
 def test_what_cannot_be_is_told_and_writes_nothing(options, message, run_script, model, pictures, tmp_path):
     done = run_script("extract_features", model, pictures if options else tmp_path, "features.safetensors", *options)
     assert done.returncode == 2
     assert message in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_missing_is_told_before_the_work(run_script, model, pictures, tmp_path):
+    done = run_script("extract_features", model, pictures, "missing/features.safetensors")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no folder missing" in done.stderr
+
+
+def test_photographs_are_turned_as_their_camera_says(output_of, model, tmp_path):
+    upright = Image.linear_gradient("L").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    (tmp_path / "both").mkdir()
+    upright.save(tmp_path / "both" / "0.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "both" / "1.png", exif=exif)
+    output_of("extract_features", model, "both", "features.safetensors")
+    with safe_open(tmp_path / "features.safetensors", "pt") as file:
+        summary = file.get_tensor("summary")
+    torch.testing.assert_close(summary[1], summary[0], rtol=0, atol=1e-5)

@@ -28,6 +28,12 @@ def post(server, body, **options):
     return httpx.post(f"{server.url}/features", content=body, timeout=60, trust_env=False, **options)
 
 
+def eps():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "EPS")
+    return buffer.getvalue()
+
+
 def png(width, height):
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), (10, 200, 30)).save(buffer, "PNG")
@@ -60,7 +66,7 @@ def test_dense_features_on_request(server, radio):
     assert "features" not in post(server, body).json()
 
 
-@pytest.mark.parametrize("body", [b"", b"no image", png(64, 64)[:60], encode_images(1, 96)[0][:300]])
+@pytest.mark.parametrize("body", [b"", b"no image", png(64, 64)[:60], eps(), encode_images(1, 96)[0][:300]])
 def test_what_is_no_image_is_400(server, body):
     answer = post(server, body)
     assert (answer.status_code, answer.json()["detail"]) == (400, "The body must be an image, such as JPEG or PNG.")
@@ -88,3 +94,9 @@ def test_its_end_answers_what_it_took(model):
     assert (end["exit status"], end["other"]) == (0, 0)
     assert end["answered"] >= 1
     assert end["answered"] + end["not taken"] == 64
+
+
+def test_no_endless_queue_is_asked_for(run_script, model):
+    done = run_script("serve_features", model, "--max-waiting", 0)
+    assert done.returncode == 2
+    assert "--max-batch and --max-waiting must be 1 or more" in done.stderr

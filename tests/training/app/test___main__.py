@@ -30,6 +30,12 @@ def test_by_default_this_machine_alone_is_served(texts, launched):
     assert (options["server_name"], options["server_port"], options["share"]) == ("127.0.0.1", None, False)
 
 
+def test_it_is_run_from_any_folder(texts, tmp_path, launched, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(texts)]) == 0
+    assert len(launched) == 1
+
+
 def test_a_space_is_written_whole_or_not_at_all(texts, tmp_path, capsys, launched):
     space = tmp_path / "space"
     assert main([str(texts), "--space", str(space)]) == 0
@@ -51,6 +57,8 @@ def test_a_space_is_written_whole_or_not_at_all(texts, tmp_path, capsys, launche
         (["{texts}", "--dtype", "int8"], "`dtype` must be"),
         (["{texts}", "--port", "0"], "`port` must be"),
         (["{texts}", "--examples", "missing.jpg"], "`examples` must be files of photographs, got 'missing.jpg'"),
+        (["{texts}", "--examples", "{texts}/config.json"], "`examples` must be files of photographs, got"),
+        (["{texts}", "--space", "{texts}/space"], "`space` must not lie in the checkpoint"),
         (["no where", "--space", "{tmp}/space"], "`checkpoint` must be a folder or a Hub id"),
         (["{texts}", "--space", "{texts}", "--overwrite"], "must not be or hold what is read"),
     ],

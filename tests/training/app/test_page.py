@@ -159,6 +159,13 @@ def test_gradio_writes_nothing_beside_the_sources(app):
     assert not list(Path(training.app.__file__).parent.glob("*.pyi"))
 
 
+def test_names_of_a_checkpoint_are_no_markdown(texts):
+    picture = "![seen](http://2130706433/a)<img src=x>$x$"
+    page = build_page(App(str(texts), title=picture))
+    title = next(block.value for block in page.blocks.values() if isinstance(block, gr.Markdown))
+    assert title == r"# !\[seen](http://2130706433/a)\<img src=x>\$x\$"
+
+
 def test_titles_tell_folders_of_one_name_apart(app, texts):
     assert app.title == f"{texts.parent.name}/texts"
     assert "0.1" in app.describe()

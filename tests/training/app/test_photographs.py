@@ -51,3 +51,10 @@ def test_what_cannot_be_read_is_refused(picture, tmp_path, monkeypatch):
     monkeypatch.setattr(photographs, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="at most 0 megapixels, got 64 x 64"):
         read_photograph(picture(Image.new("RGB", (64, 64)), "large.png"), PROCESSOR)
+
+
+def test_no_format_that_another_program_reads(tmp_path):
+    path = tmp_path / "program.eps"
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(ValueError, match="`image` must be a picture"):
+        read_photograph(path, PROCESSOR)

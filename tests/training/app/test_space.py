@@ -53,6 +53,7 @@ def test_its_card_and_its_packages(texts, tmp_path):
     assert re.fullmatch(r"6\.\d+\.\d+", card["sdk_version"])
     assert len(card["short_description"]) <= 60, "which the Hub refuses otherwise"
     assert "models" not in card
+    assert f"\n# {card['title']}\n" in (folder / "README.md").read_text(encoding="utf-8")
     assert all(re.fullmatch(r"\w+~=\d+\.\d+", line) for line in requirements(folder))
     assert not {"peft~=0", "gradio"} & {line.split("~")[0] for line in requirements(folder)}
     text = "".join(path.read_text() for path in [folder / "app.py", folder / "README.md"])
