@@ -5,22 +5,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.export import ExportedProgram
 
-from conversion.graphs.models import FlatModel, FlatRadio, FlatTask
+from conversion.graphs.models import FlatModel
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
-from conversion.opening import check_file_output, open_model, open_task_model
+from conversion.graphs.settings import GraphSettings
+from conversion.opening import check_file_output
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
-from foundation.fields import Spelling, read_names
 from foundation.files import write_file
-from foundation.settings import Settings, require
 
 
 DEFAULT_TOLERANCE = 1e-3
@@ -59,42 +57,20 @@ def check_package(wrapped: FlatModel, path: Path) -> dict[str, Parity]:
     """
     package = aoti_load_package(str(path))
 
-    def run(inputs: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        return package(**inputs)
+    def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        return list(package(**inputs))
 
-    return compare_graph(wrapped, run)
+    return compare_graph(wrapped, run, wrapped.checked_inputs())
 
 
-class AotiSettings(Settings):
-    """What shall be compiled.
+class AotiSettings(GraphSettings):
+    """What shall be compiled, to a file .pt2.
 
     Attributes:
-        checkpoint: Folder with config.json and weights.
-        output: File to write, .pt2.
-        adaptors: Adaptors to compile; by default all that the checkpoint's `adaptor_names` lists.
-        window_size: ViTDet window in tokens; height and width must then be multiples of patch x window.
-        head: Compile the model of a task with its head, in place of features.
-        fixed_size: Height and width in pixels where the package shall take no others; detectors need it.
-        verify: Compare with the model at several sizes.
         tolerance: Largest absolute difference that is accepted.
-        overwrite: Replace the output if it exists.
     """
 
-    checkpoint: Path
-    output: Path
-    adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
-    window_size: int | None = Field(None, ge=1)
-    head: bool = False
-    fixed_size: list[Annotated[int, Field(gt=0)]] | None = Field(None, min_length=2, max_length=2)
-    verify: bool = True
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
-    overwrite: bool = False
-
-    @model_validator(mode="after")
-    def _check_head(self) -> "AotiSettings":
-        rule = "left out with `head`, whose outputs are those of the task"
-        require(not (self.head and self.adaptors), "adaptors", self.adaptors, rule)
-        return self
 
 
 COMMAND = Command("conversion.to_aoti", __doc__, AotiSettings, positionals=("checkpoint", "output"))
@@ -108,18 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: AotiSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=(".pt2",), overwrite=settings.overwrite)
-    wrapped = _open(settings)
+    wrapped = settings.wrap()
     write_file(settings.output, partial(_compile_and_check, wrapped, settings))
     outputs = ", ".join(wrapped.names)
     print(f"{settings.output}: pixel_values of any batch, {wrapped.sizes_in_words()}; outputs {outputs}")
-
-
-def _open(settings: AotiSettings) -> FlatModel:
-    if settings.head:
-        return FlatTask(open_task_model(settings.checkpoint).float(), settings.window_size, settings.fixed_size)
-    model = open_model(settings.checkpoint).float()
-    names = (model.config.adaptor_names or []) if settings.adaptors is None else settings.adaptors
-    return FlatRadio(model, names, settings.window_size, settings.fixed_size)
 
 
 def _compile_and_check(wrapped: FlatModel, settings: AotiSettings, path: Path) -> None:

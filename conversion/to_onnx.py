@@ -1,32 +1,28 @@
 """Exports a checkpoint to ONNX with dynamic batch, height and width, and checks it against onnxruntime."""
 
 import sys
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 from torch.onnx import ONNXProgram
 
-from conversion.graphs.files import remove_stale_weights, write_graph
-from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, FlatTask
+from conversion.graphs.exporting import DEFAULT_OPSET, export_graph
+from conversion.graphs.files import open_graph, remove_stale_weights, write_graph
+from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_cosine, require_difference
+from conversion.graphs.settings import GraphSettings
 from conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
-from conversion.opening import check_file_output, open_model, open_task_model
+from conversion.opening import check_file_output, open_model
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
-from foundation.fields import Spelling, read_names
 from foundation.files import scratch_folder, write_beside
-from foundation.settings import Settings, require
+from foundation.settings import require
 from modeling_radio import RadioModel
 
 
-DEFAULT_OPSET = 20
-"""Oldest operator set that has GELU as one operator."""
 DEFAULT_TOLERANCE = 1e-4
 """Largest absolute difference to PyTorch in float32: the two runtimes add up in different orders."""
 
@@ -40,7 +36,6 @@ def export_onnx(
     window_size: int | None = None,
     opset: int = DEFAULT_OPSET,
     encoder: bool = False,
-    fixed_size: Sequence[int] | None = None,
 ) -> tuple[FlatModel, ONNXProgram]:
     """Return a model as an ONNX program; nothing is written.
 
@@ -54,7 +49,6 @@ def export_onnx(
         opset: ONNX operator set.
         encoder: RADIO1D's encoder alone, with the number of global tokens as the input `num_tokens`: from 0 to what an
             image has. Without, that number is the configuration's.
-        fixed_size: The one height and width in pixels that the graph takes; `None` leaves them open.
 
     Returns:
         The wrapped model, whose `names` are those of the outputs, and the program.
@@ -64,8 +58,7 @@ def export_onnx(
             their number, the window does not fit the largest image, or the exporter does not know
             the operator set.
     """
-    names = (model.config.adaptor_names or []) if adaptors is None else adaptors
-    wrapped = FlatEncoder(model) if encoder else FlatRadio(model, names, window_size, fixed_size)
+    wrapped = FlatEncoder(model) if encoder else FlatRadio(model, adaptors, window_size)
     return wrapped, export_flat(wrapped, opset)
 
 
@@ -75,25 +68,7 @@ def export_flat(wrapped: FlatModel, opset: int = DEFAULT_OPSET) -> ONNXProgram:
     Raises:
         ValueError: If the exporter does not know the operator set.
     """
-    inputs = wrapped.example_inputs()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
-        program = torch.onnx.export(
-            wrapped,
-            tuple(inputs.values()),
-            dynamo=True,
-            opset_version=opset,
-            input_names=list(inputs),
-            output_names=wrapped.names,
-            dynamic_shapes=wrapped.dynamic_shapes(),
-            verbose=False,
-        )
-    assert program is not None  # the old exporter alone returns nothing
-    if program.model.opset_imports[""] != opset:  # the exporter only warns
-        raise ValueError(
-            f"`opset` must be one that PyTorch can export to, got {opset}: it wrote {program.model.opset_imports['']}."
-        )
-    return program
+    return export_graph(wrapped, wrapped.example_inputs(), wrapped.names, wrapped.dynamic_shapes(), opset)
 
 
 def save_onnx(program: ONNXProgram, path: Path, precision: AnyPrecision = "fp32") -> None:
@@ -115,57 +90,34 @@ def check_onnx(wrapped: FlatModel, path: Path) -> dict[str, Parity]:
     Returns:
         Per output name, how far the two are apart.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        answers = session.run(wrapped.names, {name: tensor.numpy() for name, tensor in inputs.items()})
-        return [torch.from_numpy(answer) for answer in answers]
-
-    return compare_graph(wrapped, run)
+    return compare_graph(wrapped, open_graph(path), wrapped.checked_inputs())
 
 
-class OnnxSettings(Settings):
-    """What shall be exported.
+class OnnxSettings(GraphSettings):
+    """What shall be exported, to a file .onnx.
 
     Attributes:
-        checkpoint: Folder with config.json and weights.
-        output: File to write, .onnx.
-        adaptors: Adaptors to export; by default all that the checkpoint's `adaptor_names` lists.
-        window_size: ViTDet window in tokens; height and width must then be multiples of patch x window.
         opset: ONNX operator set.
         encoder: Export RADIO1D's encoder alone, with the number of global tokens as a second input.
-        head: Export the model of a task with its head, in place of features.
-        fixed_size: Height and width in pixels where the graph shall take no others; detectors need it.
         precision: "fp16" for GPUs and "int8" for CPUs; inputs and outputs are float32 in any case.
-        verify: Compare with onnxruntime at several sizes.
         tolerance: Largest absolute difference that is accepted of "fp32".
         least_cosine: Smallest mean cosine with PyTorch that is accepted of "fp16" and "int8"; by default .999 and .995.
-        overwrite: Replace the output if it exists.
     """
 
-    checkpoint: Path
-    output: Path
-    adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
-    window_size: int | None = Field(None, ge=1)
     opset: int = Field(DEFAULT_OPSET, ge=1)
     encoder: bool = False
-    head: bool = False
-    fixed_size: list[Annotated[int, Field(gt=0)]] | None = Field(None, min_length=2, max_length=2)
     precision: AnyPrecision = "fp32"
-    verify: bool = True
     tolerance: float = Field(DEFAULT_TOLERANCE, ge=0)
     least_cosine: float | None = Field(None, ge=-1, le=1)
-    overwrite: bool = False
 
     @model_validator(mode="after")
-    def _check_head(self) -> "OnnxSettings":
-        if self.head:
-            rule = "left out with `head`, whose outputs are those of the task"
-            require(not self.adaptors, "adaptors", self.adaptors, rule)
-            require(not self.encoder, "encoder", self.encoder, rule)
+    def _check_encoder(self) -> "OnnxSettings":
+        rule = "left out with `head`, whose outputs are those of the task"
+        require(not (self.head and self.encoder), "encoder", self.encoder, rule)
         return self
+
+    def wrap(self) -> FlatModel:
+        return FlatEncoder(open_model(self.checkpoint).float()) if self.encoder else super().wrap()
 
 
 COMMAND = Command("conversion.to_onnx", __doc__, OnnxSettings, positionals=("checkpoint", "output"))
@@ -179,18 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: OnnxSettings) -> None:
     check_file_output(settings.output, settings.checkpoint, endings=(".onnx",), overwrite=settings.overwrite)
-    if settings.head:
-        wrapped = FlatTask(open_task_model(settings.checkpoint).float(), settings.window_size, settings.fixed_size)
-        program = export_flat(wrapped, settings.opset)
-    else:
-        wrapped, program = export_onnx(
-            open_model(settings.checkpoint).float(),
-            adaptors=settings.adaptors,
-            window_size=settings.window_size,
-            opset=settings.opset,
-            encoder=settings.encoder,
-            fixed_size=settings.fixed_size,
-        )
+    wrapped = settings.wrap()
+    program = export_flat(wrapped, settings.opset)
     write_beside(settings.output, partial(_save_and_check, wrapped, program, settings))
     remove_stale_weights(settings.output)
     tokens = ", num_tokens an integer from 0 to what an image has" if settings.encoder else ""

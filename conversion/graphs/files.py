@@ -1,14 +1,21 @@
-"""ONNX files: a graph alone, or a graph with its weights in a file beside it."""
+"""ONNX files: a graph alone, or a graph with its weights in a file beside it; written, and opened to be run."""
 
 import re
 import secrets
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 
 if TYPE_CHECKING:
     from onnxscript import ir
 
+
+RunGraph = Callable[[Mapping[str, Tensor]], list[Tensor]]
+"""Runs a graph on inputs by name, and returns all outputs in their order."""
 
 EXTERNAL_DATA_BYTES = 2 * 1024**3
 """A protobuf file cannot be larger: beyond, the weights go to a file of their own beside it."""
@@ -28,6 +35,21 @@ def write_graph(graph: "ir.Model", path: Path) -> None:
     num_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     is_large = num_bytes > EXTERNAL_DATA_BYTES
     ir.save(graph, path, external_data=f"{path.name}.{secrets.token_hex(4)}.data" if is_large else None)
+
+
+def open_graph(path: Path) -> RunGraph:
+    """Open a file with onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        answers = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return [torch.from_numpy(answer) for answer in answers]
+
+    return run
 
 
 def remove_stale_weights(path: Path) -> None:

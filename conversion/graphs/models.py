@@ -107,6 +107,12 @@ class FlatModel(nn.Module):
 class FlatRadio(FlatModel):
     """A RADIO model.
 
+    Args:
+        model: The model.
+        adaptors: Adaptors whose outputs are wanted; `None` takes the model's own list.
+        window_size: As of `FlatModel`.
+        fixed_size: As of `FlatModel`.
+
     Attributes:
         names: "summary", "features" and, per adaptor, "NAME_summary" and "NAME_features" as far as it has them.
             Features are token sequences `(batch, tokens, channels)`.
@@ -115,14 +121,14 @@ class FlatRadio(FlatModel):
     def __init__(
         self,
         model: RadioModel,
-        adaptors: Sequence[str],
+        adaptors: Sequence[str] | None = None,
         window_size: int | None = None,
         fixed_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__(model, window_size, fixed_size)
-        for name in adaptors:
+        self.adaptors = list((model.config.adaptor_names or []) if adaptors is None else adaptors)
+        for name in self.adaptors:
             model.config.adaptor(name, argument="adaptors")
-        self.adaptors = list(adaptors)
         self.names = ["summary", "features"]
         for adaptor in model.config.adaptor_configs:
             if adaptor.name in self.adaptors:

@@ -1,13 +1,23 @@
 """How far a graph's outputs are from those of the model that it was made from, and what is refused."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from conversion.graphs.models import FlatModel
+from conversion.graphs.files import RunGraph
+
+
+class NamedOutputs(Protocol):
+    """A module whose outputs are a tuple of tensors with names."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -58,21 +68,22 @@ def compare(output: Tensor, expected: Tensor) -> Parity:
     return Parity(difference, cosines.sum().item(), cosines.numel(), cosines.amin().item())
 
 
-def compare_graph(wrapped: FlatModel, run: Callable[[Mapping[str, Tensor]], Sequence[Tensor]]) -> dict[str, Parity]:
-    """Run a graph beside the model that it was made from, at several sizes and batches.
+def compare_graph(module: NamedOutputs, run: RunGraph, inputs: Iterable[Mapping[str, Tensor]]) -> dict[str, Parity]:
+    """Run a graph beside the module that it was made from.
 
     Args:
-        wrapped: The model.
-        run: Runs the graph on inputs by name, and returns the outputs in their order.
+        module: It takes the inputs in their order.
+        run: Runs the graph.
+        inputs: All that are compared, by name.
 
     Returns:
         Per output name, how far the two are apart.
     """
-    parities = dict.fromkeys(wrapped.names, Parity())
-    for inputs in wrapped.checked_inputs():
+    parities = dict.fromkeys(module.names, Parity())
+    for given in inputs:
         with torch.no_grad():
-            expected = wrapped(**inputs)
-        for name, output, tensor in zip(wrapped.names, run(inputs), expected, strict=True):
+            expected = module(*given.values())
+        for name, output, tensor in zip(module.names, run(given), expected, strict=True):
             parities[name] += compare(output, tensor)
     return parities
 

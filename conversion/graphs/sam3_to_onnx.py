@@ -4,7 +4,6 @@ The image encoder runs once for an image, the text encoder once for a text, and 
 """
 
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,9 +19,10 @@ from transformers import Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from conversion.graphs.files import write_graph
-from conversion.graphs.parity import Parity, compare, print_parities, require_difference
-from conversion.to_onnx import DEFAULT_OPSET, DEFAULT_TOLERANCE
+from conversion.graphs.exporting import DEFAULT_OPSET, export_graph
+from conversion.graphs.files import open_graph, write_graph
+from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
+from conversion.to_onnx import DEFAULT_TOLERANCE
 from foundation.checkpoints import read_config
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
@@ -162,32 +162,13 @@ def export_part(part: Sam3Part, inputs: Mapping[str, Tensor], path: Path, opset:
     open_batches = tuple({0: batch} for _ in inputs)
     # The detector takes any number of maps: all of its inputs are one argument to the tracer.
     shapes = (open_batches,) if isinstance(part, Detector) else open_batches
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            part,
-            tuple(inputs.values()),
-            dynamo=True,
-            opset_version=opset,
-            input_names=list(part.inputs),
-            output_names=list(part.names),
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
-    assert program is not None  # the old exporter alone returns nothing
-    write_graph(program.model, path)
+    named = dict(zip(part.inputs, inputs.values(), strict=True))
+    write_graph(export_graph(part, named, part.names, shapes, opset).model, path)
 
 
 def check_part(part: Sam3Part, path: Path, inputs: Mapping[str, Tensor]) -> dict[str, Parity]:
     """Run a file with onnxruntime beside the part; return per output how far the two are apart."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    answers = session.run(list(part.names), {name: tensor.numpy() for name, tensor in inputs.items()})
-    with torch.no_grad():
-        expected = part(*inputs.values())
-    pairs = zip(part.names, answers, expected, strict=True)
-    return {name: compare(torch.from_numpy(answer), tensor) for name, answer, tensor in pairs}
+    return compare_graph(part, open_graph(path), [inputs])
 
 
 class Sam3Settings(Settings):

@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
+from torch import Tensor
 
+from conversion.graphs.files import open_graph
 from conversion.graphs.parity import compare
 from conversion.web.runtime import BUILDS
 
@@ -28,7 +28,7 @@ NEGLIGIBLE = 1.1
 TIMEOUT_S = 600.0
 """Of all times together; our choice, a ViT-B takes some tens of seconds."""
 
-Feeds = dict[str, np.ndarray]
+Feeds = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def measure(paths: Mapping[WebPrecision, Path], feeds: Sequence[Feeds], runtime:
         feeds: Inputs to compare on; the first is timed.
         runtime: Files of ONNX Runtime Web by name. Times are of its WebAssembly build in Node.js, where that is.
     """
-    expected = [run_graph(paths["fp32"], each) for each in feeds]
+    run = open_graph(paths["fp32"])
+    expected = [run(each) for each in feeds]
     agreements = {name: _agreement(path, feeds, expected) for name, path in paths.items()}
     times = time_in_wasm(paths, feeds[0], runtime)
     return [Candidate(name, path, agreements[name], times.get(name)) for name, path in paths.items()]
@@ -76,22 +77,11 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     return min(fitting, key=lambda each: each.megabytes)
 
 
-def run_graph(path: Path, feed: Feeds) -> list[np.ndarray]:
-    """Return the outputs of a graph by onnxruntime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    outputs: Any = session.run(None, feed)
-    return outputs
-
-
-def _agreement(path: Path, feeds: Sequence[Feeds], expected: Sequence[list[np.ndarray]]) -> float:
-    lowest = 1.0
+def _agreement(path: Path, feeds: Sequence[Feeds], expected: Sequence[list[Tensor]]) -> float:
+    run, lowest = open_graph(path), 1.0
     for feed, wanted in zip(feeds, expected, strict=True):
-        for given, output in zip(run_graph(path, feed), wanted, strict=True):
-            lowest = min(lowest, compare(torch.from_numpy(given), torch.from_numpy(output)).mean_cosine)
+        for given, output in zip(run(feed), wanted, strict=True):
+            lowest = min(lowest, compare(given, output).mean_cosine)
     return lowest
 
 
@@ -103,7 +93,8 @@ def time_in_wasm(
     build = BUILDS["wasm"]
     if node is None or any(name not in runtime for name in vars(build).values()):
         return {}
-    (name, values), *_ = feed.items()
+    (name, tensor), *_ = feed.items()
+    values = tensor.numpy()
     encoded = base64.b64encode(values.tobytes()).decode()
     asked = {
         "files": {role: str(runtime[file].resolve()) for role, file in vars(build).items()},

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from conversion.graphs.exporting import export_graph
 from conversion.graphs.files import write_graph
-from conversion.to_onnx import DEFAULT_OPSET
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.text_radio import SIMPLE_TEMPLATES, fill_templates
 
@@ -96,23 +94,11 @@ def open_texts(checkpoint: Path) -> Texts:
 
 def write_tower(texts: Texts, path: Path) -> None:
     """Export the text tower in float32; any number of texts, and any length up to the longest."""
-    example = texts.sample_tokens
     longest = texts.model.max_text_length
     length = None if texts.model.use_sigmoid else Dim("length", min=2, max=longest)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
-        program = torch.onnx.export(
-            OnnxTexts(texts.model).eval(),
-            (example,),
-            dynamo=True,
-            opset_version=DEFAULT_OPSET,
-            input_names=["input_ids"],
-            output_names=["text_embeds"],
-            dynamic_shapes={"input_ids": {0: Dim("texts", min=1), **({} if length is None else {1: length})}},
-            verbose=False,
-        )
-    assert program is not None  # the old exporter alone returns nothing
-    write_graph(program.model, path)
+    shapes = {"input_ids": {0: Dim("texts", min=1), **({} if length is None else {1: length})}}
+    tower = OnnxTexts(texts.model).eval()
+    write_graph(export_graph(tower, {"input_ids": texts.sample_tokens}, ["text_embeds"], shapes).model, path)
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from tiny_site import save_picture, save_plain, save_runtime, save_words
 
+from conversion.graphs import parity
 from conversion.to_web import main
 from conversion.web import build
 from conversion.web.build import first_size
@@ -42,8 +43,10 @@ def test_a_graph_that_is_not_the_model_is_refused_and_nothing_is_left(tmp_path, 
         return {"global": folder / "global.onnx"}
 
     monkeypatch.setattr(build, "write_graphs", write)
-    monkeypatch.setattr(build, "run_graph", lambda path, feed: [feed["pixel_values"].mean(1).reshape(1, -1, 32)] * 3)
-    monkeypatch.setattr(build, "compare", lambda output, expected: build.Parity(0.1, 1.0, 1, 1.0))
+    monkeypatch.setattr(
+        build, "open_graph", lambda path: lambda feed: [feed["pixel_values"].mean(1).reshape(1, -1, 32)] * 3
+    )
+    monkeypatch.setattr(parity, "compare", lambda output, expected: parity.Parity(0.1, 1.0, 1, 1.0))
     source, runtime = save_plain(tmp_path / "in"), save_runtime(tmp_path / "runtime")
     assert main([str(source), str(tmp_path / "site"), "--runtime", str(runtime)]) == 1
     assert "differs from PyTorch by up to 1.00e-01, more than 0.001" in capsys.readouterr().err

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_site import build_radio
 
+from conversion.graphs.files import open_graph
 from conversion.web.graphs import TEXT_PATCHES, WebRadio, find_spaces, write_graphs
-from conversion.web.precision import run_graph
 
 
 def test_spaces_are_those_with_dense_features():
@@ -27,10 +27,10 @@ def test_a_graph_answers_as_the_model_and_takes_patches_to_the_texts(tmp_path):
     head = model.radio_model.adaptor("clip-a").head_mlp
     wrapped = WebRadio(model, ["clip-a"], None, head)
     assert wrapped.names == ["features", "clip-a_features", TEXT_PATCHES]
-    paths = write_graphs({"global": wrapped}, {"global": 16}, tmp_path)
+    paths = write_graphs({"global": wrapped}, tmp_path)
     images = torch.rand(1, 3, 64, 48)
     with torch.no_grad():
         wanted = wrapped(images)
     torch.testing.assert_close(wanted[2], head(wanted[0]))
-    for found, tensor in zip(run_graph(paths["global"], {"pixel_values": images.numpy()}), wanted, strict=True):
-        torch.testing.assert_close(torch.from_numpy(found), tensor, rtol=0, atol=1e-4)
+    for found, tensor in zip(open_graph(paths["global"])({"pixel_values": images}), wanted, strict=True):
+        torch.testing.assert_close(found, tensor, rtol=0, atol=1e-4)

@@ -6,7 +6,7 @@ from tiny_sentences import build_sentence_tower
 from tiny_site import WIDTH, build_radio, build_tokenizer, save_words
 from tiny_texts import build_dual_encoder
 
-from conversion.web.precision import run_graph
+from conversion.graphs.files import open_graph
 from conversion.web.texts import TOKENIZER_FILES, Texts, open_texts, write_tokenizer, write_tower
 from modeling_radio import RadioForZeroShotImageClassification
 
@@ -58,5 +58,5 @@ def test_towers_of_all_kinds_are_exported_for_any_number_and_length_of_texts(kin
         tokens = texts.tokens(prompts)
         with torch.no_grad():
             wanted = model.get_text_features(tokens).pooler_output
-        (found,) = run_graph(tmp_path / "texts.onnx", {"input_ids": tokens.numpy()})
-        torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=1e-5)
+        (found,) = open_graph(tmp_path / "texts.onnx")({"input_ids": tokens})
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
