@@ -24,6 +24,7 @@ from .nvidia_interface_radio import build_network
 from .outputs_radio import RadioZeroShotOutput, to_map
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
+from .sentences_radio import SentenceTower
 from .text_radio import (
     SIMPLE_TEMPLATES,
     TextSource,
@@ -126,6 +127,11 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
     def use_sigmoid(self) -> bool:
         """Whether each text is judged for itself (SigLIP), or one of all is right (CLIP)."""
         return self.logit_bias is not None
+
+    @property
+    def usual_dense_source(self) -> DenseSource:
+        """Where patches are among texts, for `segment`: in the dense features beside a sentence encoder's texts."""
+        return "features" if isinstance(self.text_tower, SentenceTower) else "summary_head"
 
     @property
     def max_text_length(self) -> int:

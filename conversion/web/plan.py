@@ -15,7 +15,6 @@ from conversion.web.graphs import TEXT_PATCHES, Space, WebRadio, find_spaces
 from conversion.web.texts import Texts
 from modeling_radio import RadioModel
 from modeling_radio.resolution_radio import check_multiple
-from modeling_radio.sentences_radio import SentenceTower
 from modeling_radio.zero_shot_radio import DenseSource
 
 
@@ -149,7 +148,7 @@ def _text_space(model: RadioModel, texts: Texts, source: DenseSource | None) -> 
     """Return where words meet patches: an adaptor's features, or its summary head's answer to patches."""
     adaptor = texts.model.image_adaptor
     if source is None:
-        source = "features" if isinstance(texts.model.text_tower, SentenceTower) else "summary_head"
+        source = texts.model.usual_dense_source
     if source == "features":
         if adaptor.feature_dim != texts.model.text_width:
             raise ValueError(

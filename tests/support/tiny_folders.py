@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from tiny_sentences import build_sentence_tower
@@ -53,3 +54,21 @@ def save_pictures(folder: Path, num_each: int = 10) -> Path:
             Image.new("RGB", (80 + number, 64), shade).save(folder / name / f"{number}.png")
     (folder / "notes.txt").write_text("no image")
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the backbone."""
+    return save_radio(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with texts."""
+    return save_words(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two classes."""
+    return save_pictures(tmp_path_factory.mktemp("pictures"))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from training.app.drawing import Picture, fit_basis, heat_picture, marked_picture, pca_picture, shown
 from training.app.opening import Opened
 from training.app.passes import (
+    BACKBONE,
     NO_WINDOWS,
     Pass,
     Passes,
@@ -128,8 +129,10 @@ class Explorer:
 
     def _timed(self, pixels: Tensor, name: str) -> tuple[Tensor, float]:
         window = read_window(name)
-        features, _ = time_backbone(self.opened, pixels, window)
-        return features, statistics.median(time_backbone(self.opened, pixels, window)[1] for _ in range(TIMED_RUNS))
+        maps, _ = time_backbone(self.opened, pixels, window)
+        return maps[BACKBONE], statistics.median(
+            time_backbone(self.opened, pixels, window)[1] for _ in range(TIMED_RUNS)
+        )
 
     def _windows_act(self) -> str:
         """Say that windows change nothing, where no block has any."""

@@ -74,6 +74,25 @@ def devices() -> list[str]:
     return ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
 
 
+def read_radio_config(checkpoint: str) -> dict[str, Any]:
+    """Return what the `config.json` of a checkpoint says, ours or in NVIDIA's layout.
+
+    Args:
+        checkpoint: Folder or Hub id.
+
+    Raises:
+        ValueError: If it is no RADIO model.
+        OSError: If there is no such folder or repository.
+    """
+    values, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    if "args" not in values and values.get("model_type") != modeling_radio.RadioConfig.model_type:
+        raise ValueError(
+            f"`checkpoint` must be a RADIO model, got {checkpoint!r} with the `model_type` "
+            f"{values.get('model_type')!r:.60}."
+        )
+    return values
+
+
 def open_model(
     checkpoint: str, device: str | None = None, dtype: str = "float32", num_global: int | None = None
 ) -> Opened:
@@ -92,13 +111,8 @@ def open_model(
     device = devices()[0] if device is None else device
     check_choice("device", device, devices())
     check_choice("dtype", dtype, DTYPES)
-    values, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    values = read_radio_config(checkpoint)
     is_nvidias = "args" in values
-    if not is_nvidias and values.get("model_type") != modeling_radio.RadioConfig.model_type:
-        raise ValueError(
-            f"`checkpoint` must be a RADIO model, got {checkpoint!r} with the `model_type` "
-            f"{values.get('model_type')!r:.60}."
-        )
     options: dict[str, Any] = {} if num_global is None else {"vitdet_num_global": num_global}
     (name,) = (values.get("architectures") or ["RadioModel"])[:1]
     model_class = RadioModel if is_nvidias else MODELS.get(name, RadioModel)

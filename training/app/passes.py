@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,12 +80,17 @@ def make_pixels(opened: Opened, photograph: Tensor, size_px: int) -> Tensor:
 
 
 @torch.inference_mode()
-def time_backbone(opened: Opened, pixels: Tensor, window: WindowSize) -> tuple[Tensor, float]:
-    """Return the backbone's features `(1, dim, rows, cols)` on the CPU, and milliseconds of a pass without adaptors."""
+def time_backbone(
+    opened: Opened, pixels: Tensor, window: WindowSize, adaptors: Sequence[str] = ()
+) -> tuple[dict[str, Tensor], float]:
+    """Return dense maps of the backbone and of adaptors as of `Pass`, and milliseconds of the pass."""
     start = _now(pixels.device)
-    output = opened.backbone(pixels, window_size=window, adaptor_names=[], feature_format="NCHW", return_dict=True)
+    output = opened.backbone(
+        pixels, window_size=window, adaptor_names=list(adaptors), feature_format="NCHW", return_dict=True
+    )
     milliseconds = 1000 * (_now(pixels.device) - start)
-    return output.features.float().cpu(), milliseconds
+    maps = {BACKBONE: output.features, **{name: output.adaptors[name].features for name in adaptors}}
+    return {name: each.float().cpu() for name, each in maps.items()}, milliseconds
 
 
 class Passes:
@@ -94,7 +100,6 @@ class Passes:
         self.opened = opened
         self._kept: OrderedDict[tuple[str, int, WindowSize], Pass] = OrderedDict()
 
-    @torch.inference_mode()
     def run(self, photograph: Tensor, size_px: int, window: WindowSize) -> Pass:
         """Return the dense features of a photograph; arguments as of `make_pixels` and of `RadioModel.forward`.
 
@@ -112,15 +117,9 @@ class Passes:
 
     def _encode(self, photograph: Tensor, size_px: int, window: WindowSize) -> Pass:
         pixels = make_pixels(self.opened, photograph, size_px)
-        names = self.opened.dense_adaptors
-        start = _now(pixels.device)
-        output = self.opened.backbone(
-            pixels, window_size=window, adaptor_names=names, feature_format="NCHW", return_dict=True
-        )
-        milliseconds = 1000 * (_now(pixels.device) - start)
-        maps = {BACKBONE: output.features, **{name: output.adaptors[name].features for name in names}}
+        maps, milliseconds = time_backbone(self.opened, pixels, window, self.opened.dense_adaptors)
         height, width = pixels.shape[-2:]
-        return Pass({name: each.float().cpu() for name, each in maps.items()}, (height, width), milliseconds)
+        return Pass(maps, (height, width), milliseconds)
 
 
 def _now(device: torch.device) -> float:

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedConfig
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 import modeling_radio
 from foundation.files import write_folder
 from modeling_radio.peft_radio import HUB_ID, find_adapter_base
+from training.app.opening import read_radio_config
 
 
 ROOT = Path(modeling_radio.__file__).parents[1]
@@ -110,9 +110,7 @@ def write_space(space: Space, folder: Path) -> None:
     if not space.is_copied and not HUB_ID.fullmatch(space.checkpoint):
         raise ValueError(f"`checkpoint` must be a folder or a Hub id (ORG/NAME), got {space.checkpoint!r}.")
     if space.is_copied:
-        values, _ = PreTrainedConfig.get_config_dict(space.checkpoint)
-        if "args" not in values and values.get("model_type") != modeling_radio.RadioConfig.model_type:
-            raise ValueError(f"`checkpoint` must be a RADIO model, got {space.checkpoint!r}.")
+        read_radio_config(space.checkpoint)
     write_folder(folder, lambda temporary: _write(space, temporary))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
@@ -11,7 +11,6 @@ from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
 from modeling_radio.zero_shot_radio import DenseSource
 from training.app.drawing import Picture, hex_color
 from training.app.errors import clear_errors
-from training.app.opening import Opened
 from training.app.passes import AUTOMATIC
 from training.app.photographs import read_photograph
 from training.app.tasks import MAX_OBJECTS, OBJECTS, names_of, predict
@@ -131,6 +130,8 @@ def add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
 
 def add_words(app: App, asked: Asked) -> None:
     """Add where words are, and which fit the whole photograph."""
+    model = app.opened.zero_shot
+    assert model is not None
     with gr.Tab("Words", id="words"):
         gr.Markdown(
             "Any words: each patch goes to the one that it is most alike, and so does the whole photograph. Names of "
@@ -140,7 +141,7 @@ def add_words(app: App, asked: Asked) -> None:
         others = gr.Textbox("background", label="What else may be there", info="Competes for patches, is not drawn")
         source = gr.Dropdown(
             [("the head of the summary", "summary_head"), ("the teacher's dense features", "features")],
-            value=_best_source(app.opened),
+            value=model.usual_dense_source,
             label="Patches through",
         )
         button = gr.Button("Show the words", variant="primary")
@@ -167,14 +168,6 @@ def add_words(app: App, asked: Asked) -> None:
     outputs = [masks, said, scores, pictures]
     button.click(find, inputs, outputs, api_name="words", concurrency_id=QUEUE)
     gr.on([words.submit, others.submit], find, inputs, outputs, **HIDDEN)
-
-
-def _best_source(opened: Opened) -> DenseSource:
-    """Return where patches are among texts: in dense features made for that, else behind the summary's head."""
-    model = opened.zero_shot
-    assert model is not None
-    summary_head, features = get_args(DenseSource)
-    return features if model.image_adaptor.name.endswith("-words") else summary_head
 
 
 def add_windows(app: App, asked: Asked) -> None:

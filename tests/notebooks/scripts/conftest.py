@@ -1,13 +1,13 @@
 """What the scripts find: tiny random models, pictures of two classes, and a process that knows no more."""
 
-from pathlib import Path
-
 import pytest
 from documentation import ROOT
-from tiny_folders import build_radio, save_pictures, save_radio, save_words
+from tiny_folders import build_radio, model, pictures, words
 
 from modeling_radio import RadioModel
 
+
+__all__ = ["model", "pictures", "words"]
 
 SCRIPTS = ROOT / "notebooks" / "scripts"
 
@@ -16,24 +16,6 @@ SCRIPTS = ROOT / "notebooks" / "scripts"
 def radio() -> RadioModel:
     """The backbone that is in all folders."""
     return build_radio()
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
-    """Its folder."""
-    return save_radio(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def words(tmp_path_factory) -> Path:
-    """The folder with texts."""
-    return save_words(tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """A folder of classes."""
-    return save_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

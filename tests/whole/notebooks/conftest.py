@@ -1,30 +1,14 @@
 """A place where notebooks run: tiny random models where readers have trained ones."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from tiny_folders import save_pictures, save_radio, save_words
+from tiny_folders import model, pictures, words
 
 from notebooks.store import FOLDER, execute
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
-    """A folder of a backbone with two adaptors."""
-    return save_radio(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def words(tmp_path_factory) -> Path:
-    """A folder with texts."""
-    return save_words(tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """A folder of two classes."""
-    return save_pictures(tmp_path_factory.mktemp("pictures"))
+__all__ = ["model", "pictures", "words"]
 
 
 @pytest.fixture
