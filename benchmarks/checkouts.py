@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, model_validator
-from tqdm import tqdm
 
 from benchmarks.measuring.results import report
-from benchmarks.measuring.step_process import StepProcess, Timing
+from benchmarks.measuring.step_process import StepProcess, Timing, take_step_turns
 from foundation.command_line import Command
 from foundation.settings import Settings, require
 
@@ -45,17 +44,11 @@ def measure(roots: dict[str, Path], settings: "CheckoutsBenchmark") -> dict[str,
     """Return the timings of every round by checkout, which took turns."""
     num_steps = WARM_UP_STEPS + settings.rounds * settings.steps
     changes = [f"data.num_images={settings.num_images}", f"schedule.num_steps={num_steps}", "schedule.warmup_steps=10"]
-    rounds: dict[str, list[Timing]] = {name: [] for name in roots}
     with tempfile.TemporaryDirectory() as scratch:
         checkouts = {name: start(root, Path(scratch, name), changes) for name, root in roots.items()}
         for checkout in checkouts.values():
             checkout.time(WARM_UP_STEPS)
-        for _ in tqdm(range(settings.rounds), desc="rounds"):
-            for name, checkout in checkouts.items():
-                rounds[name].append(checkout.time(settings.steps))
-        for checkout in checkouts.values():
-            checkout.close()
-    return rounds
+        return take_step_turns(checkouts, settings.rounds, settings.steps)
 
 
 def summarize(rounds: dict[str, list[Timing]]) -> list[dict[str, object]]:

@@ -30,6 +30,7 @@ from benchmarks.data import find_photographs
 from benchmarks.measuring.results import report, table_of
 from benchmarks.measuring.settings import check_sizes
 from benchmarks.measuring.turns import Turns, take_turns
+from conversion.graphs.files import RunGraph, open_graph
 from conversion.onnx_precision import convert_precision
 from conversion.to_onnx import export_onnx, save_onnx
 from foundation.command_line import Command
@@ -100,21 +101,15 @@ def mean_cosine(features: Tensor, others: Tensor) -> float:
 
 def onnx_calls(model: RadioModel, folder: Path) -> dict[str, Callable[[Tensor], Any]]:
     """Return functions that run a model with onnxruntime in both precisions, with as many threads as PyTorch has."""
-    import onnxruntime
-
     save_onnx(export_onnx(model, adaptors=[])[1], folder / "float32.onnx")
     convert_precision(folder / "float32.onnx", folder / "int8.onnx", "int8")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    sessions = {
-        name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
-        for name in ("float32", "int8")
-    }
+    graphs = {name: open_graph(folder / f"{name}.onnx", torch.get_num_threads()) for name in ("float32", "int8")}
 
-    def run(session: Any, images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["features"], {"pixel_values": images.numpy()})[0])
+    def run(graph: RunGraph, images: Tensor) -> Tensor:
+        _, features = graph({"pixel_values": images})
+        return features
 
-    return {f"ONNX {name}": partial(run, session) for name, session in sessions.items()}
+    return {f"ONNX {name}": partial(run, graph) for name, graph in graphs.items()}
 
 
 @torch.inference_mode()
@@ -181,7 +176,7 @@ def shares_of(call: Callable[[], object]) -> Row:
     return {f"{kind}, ms": round(milliseconds, 1) for kind, milliseconds in spent.items()}
 
 
-def photographs_of(settings: Int8Settings, model: RadioModel, size: int) -> Iterator[Tensor]:
+def photographs_of(settings: Int8Settings, size: int) -> Iterator[Tensor]:
     """Yield the middle squares of photographs, `(1, 3, size, size)` in [0, 1]."""
     for path in find_photographs(settings.photographs, NUM_PHOTOGRAPHS):
         image = decode_image(str(path), mode="RGB").float() / 255
@@ -200,7 +195,7 @@ def measure_quality(settings: Int8Settings, student: Path, folder: Path) -> list
         with torch.inference_mode():
             pairs = [
                 mean_cosine(*(features_of(model, image) for model in models.values()))
-                for image in photographs_of(settings, models["float32"], size)
+                for image in photographs_of(settings, size)
             ]
         cosines |= {f"cosine at {size} px": round(sum(pairs) / len(pairs), 4), f"lowest at {size} px": min(pairs)}
     saved = folder / "int8"

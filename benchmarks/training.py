@@ -22,12 +22,11 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from tqdm import tqdm
 
 from benchmarks.measuring import steps
 from benchmarks.measuring.new_process import ROOT, run_anew
 from benchmarks.measuring.results import report
-from benchmarks.measuring.step_process import StepProcess, Timing
+from benchmarks.measuring.step_process import StepProcess, Timing, take_step_turns
 from benchmarks.measuring.steps import StepTimer
 from benchmarks.measuring.turns import Turns, spread_of, take_turns
 from benchmarks.preprocessing import draw_picture
@@ -90,7 +89,6 @@ def commands(folder: Path, scratch: Path, batch_size: int, peer_python: str | No
 
 def time_trainers(settings: "TrainingBenchmark") -> dict[str, list[Timing]]:
     """Return what a step took of each trainer in each round."""
-    rounds: dict[str, list[Timing]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "pictures")
         folder.mkdir()
@@ -98,12 +96,7 @@ def time_trainers(settings: "TrainingBenchmark") -> dict[str, list[Timing]]:
         programs = commands(folder, Path(scratch), settings.batch_size, settings.peer_python)
         trainers = {name: StepProcess(name, command, ROOT) for name, command in programs.items()}
         trainers[OURS].time(WARM_UP_STEPS)  # the others have done so
-        for _ in tqdm(range(settings.rounds), desc="rounds"):
-            for name, trainer in trainers.items():
-                rounds.setdefault(name, []).append(trainer.time(settings.steps))
-        for trainer in trainers.values():
-            trainer.close()
-    return rounds
+        return take_step_turns(trainers, settings.rounds, settings.steps)
 
 
 def summarize(rounds: Mapping[str, Sequence[Timing]], batch_size: int) -> list[dict[str, object]]:

@@ -1,9 +1,11 @@
 """Opens the folder of a model so that nothing in it is made up: its weights are all there, whole and sound."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -69,6 +71,16 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     check_fit(unknown, sorted(loaded["missing_keys"]), sorted(misshapen))
     _check_finite(checkpoint, model)
     return OpenedCheckpoint(model.eval(), [key for key in unexpected if key not in unknown])
+
+
+def with_global_blocks(model: RadioModel, num_global: int) -> RadioModel:
+    """Return a model so many of whose blocks attend globally in ViTDet mode, in evaluation mode; weights are shared."""
+    config = copy.deepcopy(model.config)
+    config.vitdet_num_global, config.vitdet_num_windowed = num_global, None
+    with torch.device("meta"):
+        changed = RadioModel(config)
+    changed.load_state_dict(model.state_dict(), assign=True)
+    return changed.eval()
 
 
 def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:

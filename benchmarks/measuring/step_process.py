@@ -3,8 +3,10 @@
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 
 Timing = dict[str, float]
@@ -48,3 +50,20 @@ class StepProcess:
         if not line:
             raise RuntimeError(f"The steps of {self.name!r} ended with status {self._process.wait()}; see above.")
         return line
+
+
+def take_step_turns(processes: Mapping[str, StepProcess], rounds: int, num_steps: int) -> dict[str, list[Timing]]:
+    """Let processes run steps in turns, and end them; return the timings of every round by name.
+
+    Args:
+        processes: By name; they are warm.
+        rounds: Turns of each.
+        num_steps: Of a turn.
+    """
+    timings: dict[str, list[Timing]] = {name: [] for name in processes}
+    for _ in tqdm(range(rounds), desc="rounds"):
+        for name, process in processes.items():
+            timings[name].append(process.time(num_steps))
+    for process in processes.values():
+        process.close()
+    return timings

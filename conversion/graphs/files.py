@@ -37,12 +37,13 @@ def write_graph(graph: "ir.Model", path: Path) -> None:
     ir.save(graph, path, external_data=f"{path.name}.{secrets.token_hex(4)}.data" if is_large else None)
 
 
-def open_graph(path: Path) -> RunGraph:
-    """Open a file with onnxruntime on the CPU."""
+def open_graph(path: Path, num_threads: int = 0) -> RunGraph:
+    """Open a file with onnxruntime on the CPU, with so many threads; 0 leaves their number to it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = num_threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:

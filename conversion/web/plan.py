@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from conversion.graphs.models import size_step
 from conversion.web.graphs import TEXT_PATCHES, Space, WebRadio, find_spaces
 from conversion.web.texts import Texts
+from foundation.checkpoints import with_global_blocks
 from modeling_radio import RadioModel
 from modeling_radio.resolution_radio import check_multiple
 from modeling_radio.zero_shot_radio import DenseSource
@@ -101,14 +100,10 @@ def with_windowed_blocks(model: RadioModel) -> RadioModel:
 
     Where all of a shallow network's blocks attend globally, a third of them stays global, as in conversion.
     """
-    config = copy.deepcopy(model.config)
+    config = model.config
     if config.has_windowed_blocks or config.num_hidden_layers < 2 or not _has_windows(model):
         return model
-    config.vitdet_num_global, config.vitdet_num_windowed = max(config.num_hidden_layers // 3, 1), None
-    with torch.device("meta"):
-        changed = RadioModel(config)
-    changed.load_state_dict(model.state_dict(), assign=True)
-    return changed.eval()
+    return with_global_blocks(model, max(config.num_hidden_layers // 3, 1))
 
 
 def _has_windows(model: RadioModel) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torchvision.transforms.v2.functional import resize
 
+from foundation.checkpoints import with_global_blocks
 from foundation.files import write_text
-from modeling_radio import RadioModel
 from modeling_radio.text_radio import SIMPLE_TEMPLATES
 from modeling_radio.zero_shot_radio import DenseSource
 from training.evaluation.models.radio import RadioFeatures, RadioTextFeatures
@@ -126,10 +125,7 @@ def with_windowed_blocks(model: RadioFeatures) -> RadioFeatures:
     """Return a model itself, or one that is too shallow for its number of global blocks with half as many as blocks."""
     if model.model.config.has_windowed_blocks:
         return model
-    config = copy.deepcopy(model.model.config)
-    config.vitdet_num_global = config.num_hidden_layers // 2
-    network = RadioModel(config).eval().to(model.model.dtype).to(model.device)  # pyrefly: ignore[bad-argument-type]
-    network.load_state_dict(model.model.state_dict())
+    network = with_global_blocks(model.model, model.model.config.num_hidden_layers // 2)
     return RadioFeatures(network, model.processor, name=model.name, size_px=model.size_px, dtype=model.dtype)
 
 
