@@ -18,7 +18,7 @@ from .layout_radio import AttentionLayout, Segments, variable_lengths
 
 LONG_SEGMENT = 1024
 """Tokens from which on attention on a CPU reads queries, keys and values faster where each head's stand together. Our
-choice, as measured on two processors (docs/benchmarks.md): shorter ones are read from where the projection put them."""
+choice, as measured on an AMD EPYC (docs/benchmarks.md): shorter ones are read from where the projection put them."""
 
 PATH_DRAWS = 2
 """Random numbers that decide which of a block's branches one image skips: attention, MLP."""
@@ -119,7 +119,8 @@ class RadioMLP(nn.Module):
         """Return whether GELU is all that reads its input."""
         is_plain = type(wide) is Tensor and wide.device.type == "cpu" and not wide.requires_grad and not is_recorded()
         is_exact_gelu = isinstance(self.act, GELUActivation) and self.act.act is F.gelu
-        return is_plain and is_exact_gelu and not self.fc1._forward_hooks and not self.act._forward_hooks
+        hooks = self.fc1._forward_hooks, self.act._forward_pre_hooks, self.act._forward_hooks
+        return is_plain and is_exact_gelu and not any(hooks)
 
 
 class RadioSwiGLU(nn.Module):

@@ -57,6 +57,11 @@ def test_gelu_leaves_what_a_hook_reads(mlp: RadioMLP, tokens: Tensor) -> None:
             mlp(tokens)
             handle.remove()
             assert torch.equal(seen[0], wide if module is mlp.fc1 else mlp.act(wide))
+        seen = []
+        handle = mlp.act.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        mlp(tokens)
+        handle.remove()
+        assert torch.equal(seen[0], wide)
         assert overwritten(mlp, tokens) is not None
 
 
