@@ -1,9 +1,11 @@
 """Chromium without a window, for tests of pages, and what it says meanwhile."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +36,13 @@ class Watch:
     def wait(self, selector: str) -> None:
         """Wait until something is there. Scripts of tests may not wait inside the page, whose policy forbids them."""
         self.page.locator(selector).first.wait_for(state="attached", timeout=PATIENCE_MS)
+
+
+def take_picture(page: Any, name: str, folder: Path) -> bytes:
+    """Write a PNG of a whole page to a folder, or to the one that RADIO_SCREENSHOTS names, to look at it; return it."""
+    kept = Path(os.environ.get("RADIO_SCREENSHOTS") or folder)
+    kept.mkdir(parents=True, exist_ok=True)
+    return page.screenshot(path=kept / f"{name}.png", full_page=True)
 
 
 def find_chromium() -> str:

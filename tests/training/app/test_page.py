@@ -1,13 +1,14 @@
 """The page: what stands on it for each kind of model, its API, and, as part of the tour, itself in a browser."""
 
-import shutil
 import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
 import httpx
 import numpy as np
 import pytest
+from browser import chromium, playwright, take_picture, watched
 from gradio_client import Client, handle_file
 from PIL import Image
 
@@ -177,105 +178,80 @@ def test_titles_tell_folders_of_one_name_apart(app, texts):
 
 @pytest.fixture(scope="module")
 def browser():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("needs Debian's `chromium`, or Google Chrome")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with playwright() as started, chromium(started) as opened:
+        yield opened
 
 
-class Visit:
-    """The page in a browser, with what it asked for elsewhere and what it complained of."""
+@contextmanager
+def visit(browser, address: str, shown: str = ".pictures:visible img", **options):
+    """Open the page, which in the end must have asked for nothing elsewhere and complained of nothing."""
+    with watched(browser, **options) as watch:
+        watch.page.goto(address)
+        watch.page.wait_for_selector(shown, state="attached" if shown.startswith("#") else "visible")
+        yield watch
+    assert watch.outside(address) == []
+    assert watch.errors == []
 
-    def __init__(self, browser, address: str, shown: str = ".pictures:visible img", **options) -> None:
-        self.page = browser.new_page(**options)
-        self.elsewhere, self.complaints = [], []
-        self.page.on("request", lambda request: self._note(request.url, address))
-        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(address)
-        self.page.wait_for_selector(shown, state="attached" if shown.startswith("#") else "visible")
 
-    def _note(self, url: str, address: str) -> None:
-        if not url.startswith((address, "data:", "blob:")):
-            self.elsewhere.append(url)
-
-    def said(self, name: str) -> str:
-        return self.page.locator(f"#{name}-said").inner_text()
-
-    def wait_for(self, name: str, text: str) -> None:
-        self.page.locator(f"#{name}-said", has_text=text).wait_for()
-
-    def width(self) -> int:
-        return self.page.evaluate("document.documentElement.scrollWidth")
-
-    def end(self) -> None:
-        self.page.close()
-        assert self.elsewhere == []
-        assert self.complaints == []
+def wait_for(page, name: str, text: str) -> None:
+    page.locator(f"#{name}-said", has_text=text).wait_for()
 
 
 @pytest.mark.tour
 def test_a_visit(browser, address, tmp_path):
-    visit = Visit(browser, address, viewport={"width": 1280, "height": 900})
-    page = visit.page
-    assert "224 x 128 px" in visit.said("features"), "the first photograph is answered at once"
-    box = page.locator("#photograph img").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.5)
-    visit.wait_for("alike", "Patch 13 of 14 across")
-    page.get_by_role("tab", name="Words").click()
-    page.get_by_role("textbox", name="With commas between").fill("cat, dog")
-    page.get_by_role("textbox", name="With commas between").press("Enter")
-    visit.wait_for("words", "Share of the photograph")
-    page.get_by_role("tab", name="Windows").click()
-    page.get_by_role("button", name="Compare").click()
-    visit.wait_for("windows", "median of")
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    page.locator("#photograph").get_by_label("Remove Image").first.click()
-    page.locator("#photograph input[type=file]").set_input_files(tmp_path / "broken.jpg")
-    page.get_by_text("which cannot be read").wait_for()
-    assert [text for text in visit.complaints if "broken" not in text and "404" not in text] == []
-    visit.end()
+    with visit(browser, address) as watch:
+        page = watch.page
+        assert "224 x 128 px" in page.locator("#features-said").inner_text(), "the first photograph is answered at once"
+        box = page.locator("#photograph img").bounding_box()
+        page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.5)
+        wait_for(page, "alike", "Patch 13 of 14 across")
+        page.get_by_role("tab", name="Words").click()
+        page.get_by_role("textbox", name="With commas between").fill("cat, dog")
+        page.get_by_role("textbox", name="With commas between").press("Enter")
+        wait_for(page, "words", "Share of the photograph")
+        page.get_by_role("tab", name="Windows").click()
+        page.get_by_role("button", name="Compare").click()
+        wait_for(page, "windows", "median of")
+        (tmp_path / "broken.jpg").write_bytes(b"no picture")
+        page.locator("#photograph").get_by_label("Remove Image").first.click()
+        page.locator("#photograph input[type=file]").set_input_files(tmp_path / "broken.jpg")
+        page.get_by_text("which cannot be read").wait_for()
+        assert [text for text in watch.errors if "broken" not in text and "404" not in text] == []
 
 
 @pytest.mark.tour
 def test_a_visit_to_a_tuned_model(browser, save_tuned, photograph):
     page = build_page(App(str(save_tuned(RadioForSemanticSegmentation)), "cpu"), [Path(photograph)])
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-    visit = Visit(browser, address, shown="#task-said", viewport={"width": 1280, "height": 900})
-    visit.page.get_by_role("button", name="Show the answer").click()
-    visit.wait_for("task", "Share of the photograph")
-    assert visit.page.get_by_label("Least score").count() == 0, "which is for objects"
-    visit.end()
+    with visit(browser, address, shown="#task-said") as watch:
+        watch.page.get_by_role("button", name="Show the answer").click()
+        wait_for(watch.page, "task", "Share of the photograph")
+        assert watch.page.get_by_label("Least score").count() == 0, "which is for objects"
     page.close()
 
 
 @pytest.mark.tour
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_wider_than_the_screen(browser, address, scheme):
-    visit = Visit(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    for tab in ("Alike", "Words", "Windows", "Features"):
-        visit.page.get_by_role("tab", name=tab).click()
-        assert visit.width() <= 390
-    dark = visit.page.evaluate("document.body.classList.contains('dark')")
-    assert dark == (scheme == "dark")
-    visit.end()
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, address, scheme, tmp_path):
+    """Set RADIO_SCREENSHOTS to a folder to look at it."""
+    with visit(browser, address, width=390, height=844, dark=scheme == "dark") as watch:
+        for tab in ("Alike", "Words", "Windows", "Features"):
+            watch.page.get_by_role("tab", name=tab).click()
+            assert watch.page.evaluate("document.documentElement.scrollWidth") <= 390
+        take_picture(watch.page, f"app-phone-{scheme}", tmp_path)
+        dark = watch.page.evaluate("document.body.classList.contains('dark')")
+        assert dark == (scheme == "dark")
 
 
 @pytest.mark.tour
 def test_it_can_be_used_from_the_keyboard(browser, address):
-    visit = Visit(browser, address, viewport={"width": 1280, "height": 900})
-    page = visit.page
-    page.get_by_role("tab", name="Features").focus()
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("Enter")
-    page.get_by_role("tab", name="Alike").press("Enter")
-    page.get_by_label("Across").first.focus()
-    page.get_by_role("button", name="Show what is alike").press("Enter")
-    visit.wait_for("alike", "Patch 8 of 14 across, 5 of 8 down.")
-    assert all(page.locator(".pictures:visible img").nth(index).get_attribute("alt") for index in range(4))
-    visit.end()
+    with visit(browser, address) as watch:
+        page = watch.page
+        page.get_by_role("tab", name="Features").focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        page.get_by_role("tab", name="Alike").press("Enter")
+        page.get_by_label("Across").first.focus()
+        page.get_by_role("button", name="Show what is alike").press("Enter")
+        wait_for(page, "alike", "Patch 8 of 14 across, 5 of 8 down.")
+        assert all(page.locator(".pictures:visible img").nth(index).get_attribute("alt") for index in range(4))

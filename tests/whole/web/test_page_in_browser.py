@@ -2,15 +2,13 @@
 
 import io
 import json
-import os
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from browser import PATIENCE_MS, chromium, playwright, watched
+from browser import PATIENCE_MS, chromium, playwright, take_picture, watched
 from PIL import Image
 from serving import serve
 from tiny_site import save_picture, save_words
@@ -319,9 +317,7 @@ def test_screens(browser, address, tmp_path, name, width, height, dark):
             box = watch.page.locator(selector).bounding_box()
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= width
-        shot = watch.page.screenshot(full_page=True)
-        folder = Path(os.environ.get("RADIO_SCREENSHOTS") or tmp_path)
-        (folder / f"{name}-{'dark' if dark else 'light'}.png").write_bytes(shot)
+        shot = take_picture(watch.page, f"{name}-{'dark' if dark else 'light'}", tmp_path)
         pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("L"))
         assert (np.median(pixels) < 64) == dark
         assert len(np.unique(pixels)) > 100  # there is a picture
