@@ -69,6 +69,18 @@ def save_parquet(path: Path, labels: list) -> None:
     Dataset.from_dict({"img": pictures, "label": labels}, features=features).to_parquet(path)
 
 
+def save_shards(folder: Path, num_shards: int = 4, images_each: int = 3, label=lambda number: number % 2) -> Path:
+    """Save training and validation images as Parquet files: each of a gray level of its own, which `label` is of."""
+    folder.mkdir()
+    numbers = range(num_shards * images_each)
+    shards = {f"train-{shard}": numbers[shard * images_each :][:images_each] for shard in range(num_shards)}
+    for name, levels in {**shards, "validation-0": range(4)}.items():
+        pictures = [Image.new("RGB", (WIDTH, HEIGHT), (level,) * 3) for level in levels]
+        table = Dataset.from_dict({"image": pictures, "label": [label(level) for level in levels]})
+        table.cast_column("image", ImageFeature()).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
 class StopAfter(TrainerCallback):
     """Ends a run after the checkpoint of a step."""
 

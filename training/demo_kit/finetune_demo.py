@@ -29,7 +29,8 @@ from training.finetuning.models import open_task_model
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.run import FINAL, RESULTS, FinetuningRun, write_results
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import FinetuningTask, build_examples
+from training.finetuning.tasks.base import FinetuningTask
+from training.finetuning.tasks.examples import build_examples
 from training.finetuning.tasks.registry import build_task
 from training.pictures.curves import Curve, draw_curves
 

@@ -10,7 +10,8 @@ from accelerate.utils import send_to_device
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from training.finetuning.tasks.base import Batch, Examples, FinetuningTask
+from training.finetuning.tasks.base import Batch, FinetuningTask
+from training.finetuning.tasks.examples import Examples
 
 
 NUM_PICTURED = 6  # our choice: as many columns as fit a screen

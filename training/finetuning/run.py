@@ -36,7 +36,8 @@ from training.finetuning.models import (
     save_plain,
 )
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import Examples, build_examples, count_labels
+from training.finetuning.tasks.base import count_labels
+from training.finetuning.tasks.examples import Examples, build_examples, build_training_examples
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
 from training.finetuning.trainer import FinetuningTrainer, diverged
 
@@ -211,7 +212,7 @@ class FinetuningRun:
         return checkpoint
 
     def _build_trainer(self) -> FinetuningTrainer:
-        settings, images = self.settings, self.task.images
+        settings = self.settings
         # Known only now: labels decide which classification it is.
         self.arguments.metric_for_best_model = self.task.best_metric
         self.arguments.greater_is_better = self.task.greater_is_better
@@ -222,8 +223,8 @@ class FinetuningRun:
             pictures=settings.output / PICTURES,
             model=self.model,
             args=self.arguments,
-            train_dataset=build_examples(self.task, images.train, "training image", is_training=True),
-            eval_dataset=build_examples(self.task, images.validation, "validation image", is_training=False),
+            train_dataset=build_training_examples(self.task),
+            eval_dataset=build_examples(self.task, self.task.images.validation, "validation image", is_training=False),
             data_collator=self.task.collate,
         )
         if settings.patience is not None:

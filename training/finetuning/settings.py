@@ -60,6 +60,8 @@ class DataSettings(Settings):
 
     Attributes:
         size: Height and width in pixels that images are resized to; None takes the checkpoint's preferred one.
+        streaming: Read the training images in order while training, without a copy on the disk: for labels of whole
+            images in Parquet or webdataset files or on the Hub; needs `steps` and `evaluate_every`.
         classes: Names of the classes in the order of their ids; None takes what the data says.
         class_weights: "balanced" (not for lists of labels), one weight for each class, or None; classification and
             semantic segmentation only.
@@ -80,6 +82,7 @@ class DataSettings(Settings):
     title: ClassVar[str] = "data"
 
     size: Annotated[tuple[int, int] | None, Spelling(read_size, "PX|HxW")] = None
+    streaming: bool = False
     classes: tuple[str, ...] | None = Field(None, min_length=1)
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     sampler: Literal["balanced", "repeat-factor"] | None = None
@@ -181,6 +184,19 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
             from modeling_radio.window_choice_radio import check_window_size  # takes seconds; `--help` need not wait
 
             check_window_size(self.window_size)
+        return self
+
+    @model_validator(mode="after")
+    def _check_streaming(self) -> "FinetuneSettings":
+        if not self.streaming:
+            return self
+        if self.task not in LABEL_TASKS:
+            raise SettingsError(f"`streaming` is not for {self.task}, whose labels are looked at before the run.")
+        for name in ("steps", "evaluate_every"):
+            require(getattr(self, name) is not None, name, None, "a number with `streaming`, which has no epochs")
+        for name in ("sampler", "class_weights"):
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), tuple):
+                raise SettingsError(f"`{name}` {getattr(self, name)!r} counts the images: leave it or `streaming` out.")
         return self
 
     @property

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
@@ -22,7 +24,8 @@ from modeling_radio.network_radio import ADAPTORS, BLOCKS, RadioNetwork
 from training.finetuning.adapters import BACKBONE
 from training.finetuning.checkpoints import SealCheckpoints
 from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.tasks.base import Examples, FinetuningTask, Score
+from training.finetuning.tasks.base import FinetuningTask, Score
+from training.finetuning.tasks.examples import Examples, StreamedExamples
 from training.student.parameters import is_decayed
 
 
@@ -66,6 +69,20 @@ class FinetuningTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the training images in batches; of a stream, whose readers share it out among the ranks themselves."""
+        examples = self.train_dataset
+        if not isinstance(examples, StreamedExamples):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            examples,
+            self.args.train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=min(self.args.dataloader_num_workers, examples.stream.num_readers),
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
         """Return autocast in the run's precision, which Accelerate's sharded models do not enter by themselves."""

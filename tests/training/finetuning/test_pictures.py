@@ -9,7 +9,7 @@ from modeling_radio import RadioConfig
 from training.finetuning.data.augmentation import build_transform
 from training.finetuning.data.sources import load_images
 from training.finetuning.pictures import draw_predictions, predict_examples
-from training.finetuning.tasks.base import Examples
+from training.finetuning.tasks.examples import Examples
 from training.finetuning.tasks.registry import build_task
 
 

@@ -15,7 +15,7 @@ from datasets import Image as ImageFeature
 from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_tuning import TINY_DETECTOR, TINY_DPT, StopAfter, run_settings
+from tiny_tuning import TINY_DETECTOR, TINY_DPT, StopAfter, run_settings, save_shards
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture, save_palette_mask
 
@@ -131,6 +131,23 @@ def test_resumed_run_equals_an_undisturbed_one(tune, base, class_folders, tmp_pa
     assert resumed.trainer.state.global_step == whole.trainer.state.global_step == 6
     for name, weights in trainable_state(whole).items():
         assert torch.equal(resumed_state[name], weights), name
+
+
+def test_a_resumed_run_over_a_stream_equals_an_undisturbed_one(base, tmp_path):
+    # Twelve images: the stop lies within the first pass, the end within the second.
+    shards = save_shards(tmp_path / "shards")
+    options = {"streaming": True, "classes": ("even", "odd"), "steps": 8, "evaluate_every": 4, "batch_size": 2}
+    options |= {"num_workers": 2, "tune": "lora"}
+    states = {}
+    for name, stops in {"stopped": [4, 8], "whole": [8]}.items():
+        for stop in stops:
+            run = FinetuningRun(run_settings(base, shards, tmp_path / name, **options))
+            run.trainer.add_callback(StopAfter(stop))
+            run.trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path / name))
+        assert run.trainer.state.global_step == 8
+        states[name] = trainable_state(run)
+    for name, weights in states["whole"].items():
+        assert torch.equal(states["stopped"][name], weights), name
 
 
 def test_a_damaged_newest_checkpoint_makes_no_difference(base, class_folders, tmp_path, caplog):

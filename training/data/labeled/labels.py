@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modeling_radio.classification_radio import ProblemType
@@ -11,16 +12,17 @@ from training.data.labeled.layouts import TRAIN, Tables
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 Label = str | int
 
 
-def find_problem_type(table: Dataset) -> ProblemType:
-    """Return what the type of the column `target` stands for: lists, floats, or one class for each image."""
+def find_problem_type(table: Dataset | IterableDataset, column: str = "target") -> ProblemType:
+    """Return what the type of a column of labels stands for: lists, floats, or one class for each image."""
     from datasets import LargeList, List, Value
 
-    feature = table.features["target"]
+    assert table.features is not None  # only a stream may have none, and that is refused where it is opened
+    feature = table.features[column]
     if isinstance(feature, (List, LargeList)):
         return "multi_label_classification"
     if isinstance(feature, Value) and feature.dtype.startswith("float"):
@@ -37,11 +39,14 @@ def check_numbers(tables: Tables, column: str) -> None:
     """
     for split, table in tables.items():
         for index, label in enumerate(table["target"][:]):
-            if not isinstance(label, (int, float)) or not math.isfinite(label):
-                raise ValueError(
-                    f"The label of {_name(split, index, column)} is {label!r}, which is no finite number: label the "
-                    "image, or leave it out."
-                )
+            _check_number(label, _name(split, index, column))
+
+
+def _check_number(label: Any, image: str) -> None:
+    if not isinstance(label, (int, float)) or not math.isfinite(label):
+        raise ValueError(
+            f"The label of {image} is {label!r}, which is no finite number: label the image, or leave it out."
+        )
 
 
 def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -> tuple[Tables, tuple[str, ...]]:
@@ -57,7 +62,7 @@ def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -
             learned: two, or one where an image may have none.
     """
     labels = {split: _read_labels(table, split, column) for split, table in tables.items()}
-    names = names or _find_names(tables[TRAIN], labels[TRAIN])
+    names = names or stated_names(tables[TRAIN]) or name_classes(label for image in labels[TRAIN] for label in image)
     ids = {name: number for number, name in enumerate(names)}
     numbers = {
         split: [_number(image, ids, _name(split, index, column)) for index, image in enumerate(images)]
@@ -78,28 +83,32 @@ def number_classes(tables: Tables, column: str, names: tuple[str, ...] | None) -
 def _read_labels(table: Dataset, split: str, column: str) -> list[list[Label]]:
     """Return the labels of each image, one or several, as they are stored."""
     has_lists = find_problem_type(table) == "multi_label_classification"
-    labels = []
-    for index, label in enumerate(table["target"][:]):
-        several = label if has_lists else [label]
-        if several is None or not all(isinstance(one, (str, int)) for one in several):
-            empty = " (an empty list stands for no class)" if has_lists else ""
-            raise ValueError(
-                f"The label of {_name(split, index, column)} is {label!r}, but classes are names or whole numbers: "
-                f"label the image{empty}, or leave it out."
-            )
-        labels.append(several)
-    return labels
+    return [
+        _read_label(label, _name(split, index, column), has_lists=has_lists)
+        for index, label in enumerate(table["target"][:])
+    ]
 
 
-def _find_names(table: Dataset, labels: list[list[Label]]) -> tuple[str, ...]:
+def _read_label(label: Any, image: str, *, has_lists: bool) -> list[Label]:
+    several = label if has_lists else [label]
+    if several is None or not all(isinstance(one, (str, int)) for one in several):
+        empty = " (an empty list stands for no class)" if has_lists else ""
+        raise ValueError(
+            f"The label of {image} is {label!r}, but classes are names or whole numbers: label the image{empty}, or "
+            "leave it out."
+        )
+    return several
+
+
+def stated_names(table: Dataset | IterableDataset, column: str = "target") -> tuple[str, ...] | None:
+    """Return the names of the classes that the type of a column of labels states, or None if it states none."""
     from datasets import ClassLabel, LargeList, List
 
-    feature: Any = table.features["target"]
+    assert table.features is not None
+    feature: Any = table.features[column]
     if isinstance(feature, (List, LargeList)):
         feature = feature.feature
-    if isinstance(feature, ClassLabel):
-        return tuple(feature.names)
-    return name_classes(label for image in labels for label in image)
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 
 def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
@@ -124,6 +133,36 @@ def class_ids(labels: Sequence[Label], ids: Mapping[str, int], where: str) -> li
                 f"{', ...' if len(ids) > 10 else ''}): correct it, or give all `classes`."
             )
     return numbers
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Reads labels one by one, where they cannot all be looked at before.
+
+    Attributes:
+        problem_type: What they are.
+        names: Of the classes, in the order of their ids; empty for measured numbers.
+        column: Their column.
+    """
+
+    problem_type: ProblemType
+    names: tuple[str, ...]
+    column: str
+
+    def read(self, row: Mapping[str, Any], image: str) -> float | int | list[int]:
+        """Return the label of a row as a task reads it: a number, the id of a class, or several.
+
+        Raises:
+            ValueError: If it is missing, no finite number, or none of the classes; the message names `image`.
+        """
+        label, image = row[self.column], f"{image} (column {self.column!r})"
+        if self.problem_type == "regression":
+            _check_number(label, image)
+            return label
+        has_lists = self.problem_type == "multi_label_classification"
+        ids = {name: number for number, name in enumerate(self.names)}
+        numbers = _number(_read_label(label, image, has_lists=has_lists), ids, image)
+        return numbers if has_lists else numbers[0]
 
 
 def _number(labels: Sequence[Label], ids: Mapping[str, int], image: str) -> list[int]:

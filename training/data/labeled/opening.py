@@ -14,7 +14,10 @@ from training.data.sources import BUILDERS, as_patterns, expand_files
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
+
+Streams = dict[str, "IterableDataset"]
+"""Streams by split, at least "train"."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,39 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
         if any(path.rglob(f"*{suffix}")):
             return _load_folder(builder, path, suffix, names)
     return read_folder(path)
+
+
+def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
+    """Open a source to be read in order, without a copy on the disk.
+
+    Args:
+        source: A `.parquet` or `.tar` file, or a pattern or a folder of them; or a data set of the Hub.
+        names: What each split may be called.
+
+    Returns:
+        The streams by split, as `open_tables` returns tables; each knows its columns.
+
+    Raises:
+        ValueError: If nothing is there, it cannot be opened, or it is laid out in another way.
+    """
+    path = Path(source).expanduser()
+    suffix = path.suffix if not source.startswith(HUB_PREFIX) else ""
+    below = next((ending for ending in BUILDERS if path.is_dir() and any(path.rglob(f"*{ending}"))), None)
+    if suffix in BUILDERS:
+        streams = _load_files(BUILDERS[suffix], expand_files(source), source, names, streaming=True)
+    elif not path.exists():
+        streams = _open_hub(source, names, streaming=True)
+    elif below is not None:
+        streams = _load_folder(BUILDERS[below], path, below, names, streaming=True)
+    else:
+        raise ValueError(
+            f"`streaming` is for {' and '.join(BUILDERS)} files and data sets of the Hub, whose copy it saves; "
+            f"{source!r} is opened where it lies: leave it out."
+        )
+    for split, stream in streams.items():
+        if stream.features is None:
+            raise ValueError(f"{source!r} does not say which columns its split {split!r} has: convert it to Parquet.")
+    return streams
 
 
 def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
@@ -106,16 +142,14 @@ def _is_hidden(name: str) -> bool:
     return name.startswith((".", "__"))
 
 
-def by_split(opened: Any, names: SplitNames = SPLIT_NAMES) -> Tables:
+def by_split(opened: Any, names: SplitNames = SPLIT_NAMES) -> dict[str, Any]:
     """Return splits under our two names; a lone table is the training split, "test" stands in for "validation".
 
     Args:
-        opened: A table of `datasets`, or several.
+        opened: A table or stream of `datasets`, or several by name.
         names: What each of the two may be called; the first that exists counts.
     """
-    from datasets import DatasetDict
-
-    if not isinstance(opened, DatasetDict):
+    if not isinstance(opened, dict):
         return {TRAIN: opened}
     tables = {str(split): table for split, table in opened.items()}
     found = {ours: next((name for name in theirs if name in tables), None) for ours, theirs in names.items()}
@@ -153,7 +187,7 @@ def with_columns(table: Dataset, roles: dict[str, str]) -> Dataset:
     return table.rename_columns({old: new for old, new in roles.items() if old != new})
 
 
-def _open_hub(source: str, names: SplitNames) -> Tables:
+def _open_hub(source: str, names: SplitNames, *, streaming: bool = False) -> dict[str, Any]:
     name = source.removeprefix(HUB_PREFIX)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"`data` {source!r} does not exist.")
@@ -161,7 +195,7 @@ def _open_hub(source: str, names: SplitNames) -> Tables:
 
     dataset, _, config = name.partition(":")
     try:
-        return by_split(load_dataset(dataset, config or None), names)
+        return by_split(load_dataset(dataset, config or None, streaming=streaming), names)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -175,24 +209,29 @@ def _open_saved(path: Path, names: SplitNames) -> Tables:
     return by_split(load_from_disk(str(path)), names)
 
 
-def _load_folder(builder: str, path: Path, suffix: str, names: SplitNames) -> Tables:
+def _load_folder(
+    builder: str, path: Path, suffix: str, names: SplitNames, *, streaming: bool = False
+) -> dict[str, Any]:
     """Open all files of one kind below a folder; folders or names such as `train-0` tell splits apart."""
     from datasets import load_dataset
 
     if builder == "parquet":
-        return by_split(load_dataset(builder, data_dir=str(path)), names)
+        return by_split(load_dataset(builder, data_dir=str(path), streaming=streaming), names)
     roots = {split: [path / name for name in theirs if (path / name).is_dir()] for split, theirs in names.items()}
     files = {split: sorted(map(str, found[0].rglob(f"*{suffix}"))) for split, found in roots.items() if found}
     if not files:
         files = {TRAIN: sorted(map(str, path.rglob(f"*{suffix}")))}
-    return by_split(load_dataset(builder, data_files={split: as_patterns(found) for split, found in files.items()}))
+    patterns = {split: as_patterns(found) for split, found in files.items()}
+    return by_split(load_dataset(builder, data_files=patterns, streaming=streaming))
 
 
-def _load_files(builder: str, files: list[str], source: str, names: SplitNames) -> Tables:
+def _load_files(
+    builder: str, files: list[str], source: str, names: SplitNames, *, streaming: bool = False
+) -> dict[str, Any]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        return by_split(load_dataset(builder, data_files=as_patterns(files)), names)
+        return by_split(load_dataset(builder, data_files=as_patterns(files), streaming=streaming), names)
     except (ValueError, OSError, DatasetsError) as error:
         raise ValueError(f"`data` {source!r} cannot be opened: {str(error).splitlines()[0]}") from error

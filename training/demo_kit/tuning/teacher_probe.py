@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from training.finetuning.data.sources import load_images
 from training.finetuning.run import learning_rates
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import FinetuningTask, build_examples
+from training.finetuning.tasks.base import FinetuningTask
 from training.finetuning.tasks.classification import MultiLabelTask
+from training.finetuning.tasks.examples import build_examples
 from training.finetuning.tasks.registry import build_task
 from training.finetuning.tasks.segmentation import SegmentationTask
 from training.teachers.base import Teacher

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from accelerate import PartialState
+
 from foundation.seeds import derive_seed
 from modeling_radio.classification_radio import ProblemType
 from training.data.labeled.boxes import read_boxes
 from training.data.labeled.coco import holds_coco
 from training.data.labeled.csv_labels import find_csv, read_csv_labels
-from training.data.labeled.labels import check_numbers, find_problem_type, number_classes
+from training.data.labeled.labels import (
+    LabelReader,
+    check_numbers,
+    find_problem_type,
+    number_classes,
+    stated_names,
+)
 from training.data.labeled.layouts import (
     TRAIN,
     VALIDATION,
@@ -25,15 +33,17 @@ from training.data.labeled.opening import (
     IMAGE_COLUMNS,
     choose_column,
     open_class_folders,
+    open_streams,
     open_tables,
     with_columns,
 )
 from training.data.labeled.readable import readable_tables
+from training.finetuning.data.streams import LabeledStream, collect
 from training.finetuning.settings import BOX_TASKS, LABEL_TASKS, FinetuneSettings
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
 TARGET_COLUMNS = {
@@ -56,6 +66,7 @@ class LabeledImages:
         class_names: In the order of their ids; empty if the source names none.
         remark: One line for people: what the source is and how it was split.
         problem_type: What the labels of image classification are; None for other tasks.
+        stream: The training images if they are streamed; `train` is empty then.
     """
 
     train: Dataset
@@ -63,6 +74,7 @@ class LabeledImages:
     class_names: tuple[str, ...]
     remark: str
     problem_type: ProblemType | None = None
+    stream: LabeledStream | None = None
 
 
 def load_images(settings: FinetuneSettings) -> LabeledImages:
@@ -72,6 +84,8 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
         ValueError: If nothing is there, it is not laid out as the task needs, a column is missing, a label is wrong, or
             two classes have one name.
     """
+    if settings.streaming:
+        return _load_streams(settings)
     tables, class_names = _open(settings)
     class_names = settings.classes or class_names
     _require_distinct(class_names)
@@ -91,6 +105,62 @@ def load_images(settings: FinetuneSettings) -> LabeledImages:
         how = f"a seeded split of {settings.validation_share:.0%}"
     remark = f"{settings.data}: {len(train)} training and {len(validation)} validation images ({how})"
     return LabeledImages(train, validation, class_names, remark, problem_type)
+
+
+def _load_streams(settings: FinetuneSettings) -> LabeledImages:
+    """Open the training images as a stream, and read the validation images into memory."""
+    streams = open_streams(settings.data)
+    missing = next((split for split in (TRAIN, VALIDATION) if split not in streams), None)
+    if missing is not None:
+        raise ValueError(
+            f"`streaming` needs splits for training and validation; {settings.data!r} has {', '.join(streams)}."
+        )
+    roles = _choose_columns(settings, list(streams[TRAIN].features or ()))
+    image_column, column = sorted(roles, key=lambda name: roles[name])  # "image" comes before "target"
+    images = {split: _encoded(streams[split], image_column, column) for split in (TRAIN, VALIDATION)}
+    labels, state = _label_reader(settings, images[TRAIN], column), PartialState()
+    seed = derive_seed(settings.seed, "stream")
+    ranks = (state.process_index, state.num_processes)
+    stream = LabeledStream(settings.data, images[TRAIN], image_column, labels, seed, *ranks)
+    validation = collect(images[VALIDATION], image_column, labels, settings.data)
+    remark = f"{settings.data}: a stream of training images and {len(validation)} validation images (its own split)"
+    empty = cast("Dataset", validation.select([]))
+    return LabeledImages(empty, validation, labels.names, remark, labels.problem_type, stream)
+
+
+def _encoded(stream: IterableDataset, image_column: str, column: str) -> IterableDataset:
+    """Return two columns of a stream, images as they are encoded."""
+    from datasets import Image
+
+    assert stream.features is not None
+    if isinstance(stream.features[image_column], Image):
+        stream = stream.cast_column(image_column, Image(decode=False))
+    return stream.select_columns([image_column, column])
+
+
+def _label_reader(settings: FinetuneSettings, images: IterableDataset, column: str) -> LabelReader:
+    problem_type = find_problem_type(images, column)
+    if problem_type == "regression":
+        _refuse_classes_of_numbers(settings, column)
+        return LabelReader(problem_type, (), column)
+    names = settings.classes or stated_names(images, column)
+    if names is None:
+        raise ValueError(
+            f"Column {column!r} of {settings.data!r} does not say which classes there are, and `streaming` cannot look "
+            "before: give `classes`, their names in the order of their ids."
+        )
+    _require_distinct(names)
+    if len(names) < 2 and problem_type == "single_label_classification":
+        raise ValueError(f"`classes` must be at least two names, got {names!r}.")
+    return LabelReader(problem_type, names, column)
+
+
+def _refuse_classes_of_numbers(settings: FinetuneSettings, column: str) -> None:
+    if settings.classes is not None:
+        raise ValueError(
+            f"`classes` names classes, but column {column!r} of {settings.data!r} has floats, which are measured "
+            "numbers: leave `classes` out, or store the ids of classes as integers."
+        )
 
 
 def _require_distinct(class_names: tuple[str, ...]) -> None:
@@ -153,11 +223,7 @@ def _read_labels(
     problem_type = find_problem_type(tables[TRAIN])
     if problem_type != "regression":
         return *number_classes(tables, column, settings.classes), problem_type
-    if settings.classes is not None:
-        raise ValueError(
-            f"`classes` names classes, but column {column!r} of {settings.data!r} has floats, which are measured "
-            "numbers: leave `classes` out, or store the ids of classes as integers."
-        )
+    _refuse_classes_of_numbers(settings, column)
     check_numbers(tables, column)
     return tables, (), problem_type
 

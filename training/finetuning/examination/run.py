@@ -17,7 +17,8 @@ from training.finetuning.examination.calibration import best_thresholds, calibra
 from training.finetuning.examination.evidence import Evidence, join
 from training.finetuning.examination.pictures import describe_worst, draw_confusion, draw_precision_recall
 from training.finetuning.pictures import NUM_PICTURED, draw_predictions, predict_examples
-from training.finetuning.tasks.base import Batch, Examples, FinetuningTask
+from training.finetuning.tasks.base import Batch, FinetuningTask
+from training.finetuning.tasks.examples import Examples
 
 
 CONFUSION, CURVES, WORST = "confusion.png", "precision_recall.png", "worst.png"

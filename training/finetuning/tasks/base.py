@@ -5,22 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
-from foundation.seeds import derive_seed
 from modeling_radio import RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.data.labeled.readable import image_paths
-from training.finetuning.data.augmentation import Sample, build_transform
+from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.label_counts import LabelCounts, count_classes
-from training.finetuning.data.sampling import draw_images, epoch_length, image_weights
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.examination.evidence import Evidence, Ranking
 from training.finetuning.settings import FinetuneSettings
@@ -155,72 +151,6 @@ class FinetuningTask(ABC):
         return tv_tensors.Image(pixels.round().to(torch.uint8))
 
 
-TaskType = TypeVar("TaskType", bound=FinetuningTask)
-
-
-class Examples(Dataset[Batch], Generic[TaskType]):
-    """Rows as model inputs. Item `index` depends on (seed, epoch, index) alone, so that a resumed run repeats it.
-
-    Args:
-        rows: The table, columns `image` and `target`.
-        task: Reads rows and encodes labels.
-        transform: Of samples; draws from torch's global generator.
-        seed: Of the augmentation.
-        name: For messages, such as "training image".
-        weights: How often each row is wanted an epoch, `(num_rows,)`; `None` for once.
-    """
-
-    def __init__(
-        self,
-        rows: Any,
-        task: TaskType,
-        transform: torch.nn.Module,
-        seed: int,
-        name: str,
-        weights: torch.Tensor | None = None,
-    ):
-        self.rows, self.task, self.transform, self.seed, self.name = rows, task, transform, seed, name
-        self.weights = weights
-        self.epoch = 0
-        self._drawn: tuple[int, list[int]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows) if self.weights is None else epoch_length(self.weights)
-
-    def row_of(self, index: int) -> int:
-        """Return the row that stands for an index in this epoch."""
-        if self.weights is None:
-            return index
-        if self._drawn is None or self._drawn[0] != self.epoch:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "sampler", self.epoch))
-            self._drawn = self.epoch, draw_images(self.weights, generator).tolist()
-        return self._drawn[1][index]
-
-    def __getitem__(self, index: int) -> Batch:
-        row = self.row_of(index)
-        sample = self.task.read(read_row(self.rows, row, self.name), f"{self.name} {row}")
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(self.seed, "augmentation", self.epoch, index))
-            sample = self.transform(sample)
-        return {"pixel_values": sample["image"].as_subclass(torch.Tensor), "labels": self.task.labels(sample)}
-
-
-def read_row(rows: Any, index: int, name: str) -> Mapping[str, Any]:
-    """Return a row with its pictures decoded; `name` is for messages.
-
-    Raises:
-        ValueError: If one cannot be decoded; the message names its file.
-    """
-    try:
-        return rows[index]
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
-        paths = [path for column in rows.column_names for path in image_paths(rows.select([index]), column) if path]
-        where = f"{name} {index}" + (f" ({', '.join(paths)})" if paths else "")
-        raise ValueError(
-            f"The pictures of {where} cannot be decoded: {error}. Replace the file, or remove it."
-        ) from error
-
-
 def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> None:
     """Raise a `ValueError` if a map `(height, width)` is not as large as its image `(3, height, width)`."""
     if image.shape[-2:] != target.shape[-2:]:
@@ -229,11 +159,16 @@ def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> N
 
 
 def count_labels(task: FinetuningTask) -> LabelCounts | None:
-    """Return which classes the images of a task show, of masks the first ones; `None` for a task without classes.
+    """Return which classes the images of a task show, of masks the first ones.
+
+    Returns:
+        The counts; `None` for a task without classes, or if its training images are a stream.
 
     Raises:
         ValueError: If a label is none of a class.
     """
+    if task.images.stream is not None:
+        return None
     splits = {"training image": task.images.train, "validation image": task.images.validation}
     counts = []
     for name, rows in splits.items():
@@ -242,17 +177,3 @@ def count_labels(task: FinetuningTask) -> LabelCounts | None:
             return None
         counts.append(count_classes(classes, len(task.class_names), len(rows)))
     return LabelCounts(task.class_names, *counts)
-
-
-def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -> Examples[TaskType]:
-    """Return a split of a task as model inputs; `name` is for messages."""
-    settings, weights = task.settings, None
-    if is_training and settings.sampler is not None:
-        classes = task.classes_of(rows, name)
-        if classes is None:
-            raise ValueError(
-                f"`sampler` {settings.sampler!r} is for classes, but the labels are numbers: leave it out."
-            )
-        weights = image_weights(settings.sampler, classes, len(task.class_names), settings.repeat_threshold)
-    transform = build_transform(settings, task.size, is_training=is_training)
-    return Examples(rows, task, transform, settings.seed, name, weights)

@@ -25,15 +25,9 @@ from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.examination.evidence import Evidence, count_confusion
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import (
-    MAX_COUNTED_MASKS,
-    Batch,
-    FinetuningTask,
-    Score,
-    read_row,
-    require_same_size,
-)
+from training.finetuning.tasks.base import MAX_COUNTED_MASKS, Batch, FinetuningTask, Score, require_same_size
 from training.finetuning.tasks.class_weights import choose_weights
+from training.finetuning.tasks.examples import read_row
 
 
 logger = logging.getLogger(__name__)

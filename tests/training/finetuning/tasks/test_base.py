@@ -1,11 +1,11 @@
-"""Images of any mode are read, and augmentation repeats itself."""
+"""Images of any mode are read, and examples joined."""
 
 import pytest
 import torch
-from tiny_tuning import build_task, load, picture
+from tiny_tuning import build_task, picture
 from torchvision import tv_tensors
 
-from training.finetuning.tasks.base import Examples, read_row, require_same_size
+from training.finetuning.tasks.base import require_same_size
 from training.finetuning.tasks.classification import ClassificationTask
 
 
@@ -26,27 +26,6 @@ def test_what_is_no_image_is_named(task):
         task.read_image("nothing.png", "image 7")
 
 
-def test_a_file_that_breaks_off_is_named(class_folders):
-    path = class_folders / "cat" / "1.png"
-    path.write_bytes(path.read_bytes()[:2000])
-    rows = load(class_folders, "image-classification", validation_share=0.2)
-    tables = ((rows.train, "training image"), (rows.validation, "validation image"))
-    broken = [
-        (table, number, name) for table, name in tables for number in range(len(table)) if is_broken(table, number)
-    ]
-    ((table, number, name),) = broken
-    with pytest.raises(ValueError, match=rf"of {name} {number} \({path}\) cannot be decoded: .*truncated\. Replace"):
-        read_row(table, number, name)
-
-
-def is_broken(table, number):
-    try:
-        table[number]
-    except OSError:
-        return True
-    return False
-
-
 def test_examples_are_joined(task):
     examples = [
         {"pixel_values": torch.full((3, 2, 2), float(number)), "labels": torch.tensor(number)} for number in (1, 2)
@@ -62,22 +41,3 @@ def test_maps_are_as_large_as_their_images():
         ValueError, match=r"The mask of image 7 has 6 x 4 pixels but its image 4 x 6 \(height x width\)"
     ):
         require_same_size(torch.zeros(3, 4, 6), torch.zeros(6, 4), "image 7", "mask")
-
-
-def test_augmentation_depends_on_seed_epoch_and_index_alone(task):
-    rows = [{"image": picture(), "target": 1}] * 3
-
-    def draw(index, seed=0, epoch=0):
-        examples = Examples(rows, task, RandomShift(), seed, "image")
-        examples.epoch = epoch
-        return examples[index]["pixel_values"].sum().item()
-
-    before = torch.get_rng_state()
-    assert draw(0) == draw(0)
-    assert len({draw(0), draw(1), draw(0, seed=1), draw(0, epoch=1)}) == 4
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-class RandomShift(torch.nn.Module):
-    def forward(self, sample):
-        return {**sample, "image": tv_tensors.Image(sample["image"] / 255 + torch.rand(1))}

@@ -13,8 +13,8 @@ from tiny_tuning import build_task, tuning_settings
 from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_lengths
 
 from training.finetuning.data.augmentation import build_transform
-from training.finetuning.tasks.base import Examples
 from training.finetuning.tasks.detection import NO_OBJECT
+from training.finetuning.tasks.examples import Examples
 from training.finetuning.tasks.instances import InstanceSegmentationTask, decode_mask
 
 

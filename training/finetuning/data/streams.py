@@ -1,0 +1,133 @@
+"""Labeled images that are read in order while training goes on, so that they need no room on the disk."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import tqdm
+
+from foundation.seeds import derive_seed
+from training.data.decoding import EncodedImage, SkippedImages
+from training.data.labeled.labels import LabelReader
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+logger = logging.getLogger(__name__)
+
+SHUFFLED_TOGETHER = 1000  # our choice: encoded images that wait in memory, some 100 MB; files are shuffled as wholes
+FILES_AT_ONCE = 1  # `datasets` mixes ten by default, with threads whose end takes 5 s in each pass
+
+
+@dataclass(frozen=True)
+class LabeledStream:
+    """Endless passes through the training images of a source, in another order each time.
+
+    What a reader gets depends on the seed, its rank and its worker alone, so that a resumed run reads it again.
+
+    Attributes:
+        source: What the user called the data set.
+        images: One column of encoded images, `image_column`, and that of the labels.
+        image_column: Its name.
+        labels: Reads the labels.
+        seed: Decides the order.
+        rank: Of this process.
+        num_ranks: Processes that share the images.
+    """
+
+    source: str
+    images: IterableDataset
+    image_column: str
+    labels: LabelReader
+    seed: int
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def num_readers(self) -> int:
+        """How many workers of a rank can read side by side: one for each of its files."""
+        return self._of_rank(self.images).num_shards
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of this rank, and in a worker those of this worker.
+
+        `image` is as Pillow opens it, `target` as a task reads it. Images that cannot be opened are left out, and named
+        in the log.
+
+        Raises:
+            ValueError: If a label is missing or none of the classes, or no image can be opened.
+        """
+        from datasets import Image
+
+        feature, skipped = Image(), SkippedImages()
+        for number_of_pass in itertools.count():
+            seed = derive_seed(self.seed, "pass", number_of_pass) % 2**32
+            shuffled = self.images.shuffle(seed, buffer_size=SHUFFLED_TOGETHER, max_buffer_input_shards=FILES_AT_ONCE)
+            num_read = 0
+            for index, row in enumerate(self._of_rank(shuffled)):
+                stored, where = _stored_image(
+                    row, self.image_column, f"training image {index} of pass {number_of_pass}"
+                )
+                try:
+                    picture = feature.decode_example(stored)
+                except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
+                    skipped.add(where, error)
+                    continue
+                num_read += 1
+                yield {"image": picture, "target": self.labels.read(row, where)}
+            if num_read == 0:
+                raise ValueError(f"None of the training images of {self.source!r} can be opened; the log names them.")
+
+    def _of_rank(self, images: IterableDataset) -> IterableDataset:
+        """Return the files of this rank, or every n-th image where files cannot be shared out evenly."""
+        from datasets.distributed import split_dataset_by_node
+
+        return split_dataset_by_node(images, self.rank, self.num_ranks)
+
+
+def collect(images: IterableDataset, image_column: str, labels: LabelReader, source: str) -> Dataset:
+    """Return validation images, which are read again and again, as a table in memory: encoded, with their labels read.
+
+    Args:
+        images: As in `LabeledStream`.
+        image_column: The column of the images.
+        labels: Reads the labels.
+        source: What the user called the data set.
+
+    Returns:
+        Columns `image` and `target`.
+
+    Raises:
+        ValueError: If a label is missing or none of the classes, or no image can be opened.
+    """
+    from datasets import Dataset, Features, Image, List, Value
+
+    kept, skipped = {"image": [], "target": []}, SkippedImages()
+    for index, row in enumerate(tqdm(images, desc="validation images", unit="image")):
+        stored, where = _stored_image(row, image_column, f"validation image {index}")
+        content = Path(stored["path"]) if stored["bytes"] is None and stored["path"] else stored["bytes"] or b""
+        if skipped.check(EncodedImage(where, content), min_side_px=1):
+            kept["image"].append(stored)
+            kept["target"].append(labels.read(row, where))
+    if not kept["image"]:
+        raise ValueError(f"None of the validation images of {source!r} can be opened; the log names them.")
+    target = {
+        "regression": Value("float64"),
+        "multi_label_classification": List(Value("int64")),
+        "single_label_classification": Value("int64"),
+    }[labels.problem_type]
+    return Dataset.from_dict(kept, features=Features({"image": Image(), "target": target}))
+
+
+def _stored_image(row: dict[str, Any], column: str, name: str) -> tuple[dict[str, Any], str]:
+    """Return `bytes` and `path` of an encoded image, and what it is called: its file, or else `name`."""
+    value = row[column]
+    stored: dict[str, Any] = {"bytes": value} if isinstance(value, bytes) else value or {}
+    stored = {"bytes": None, "path": None, **stored}
+    return stored, stored["path"] or name
