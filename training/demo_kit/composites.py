@@ -34,12 +34,14 @@ class Composite:
         boxes: float32 `(num_objects, 4)`: left, top, right, bottom in pixels, tight around what is visible.
         labels: int64 `(num_objects,)`, indices into the set's class names.
         masks: bool `(num_objects, size, size)`, what is visible of each object.
+        shares: float32 `(num_objects,)`, the longer side of each object, hidden parts included, over the scene's.
     """
 
     image: Tensor
     boxes: Tensor
     labels: Tensor
     masks: Tensor
+    shares: Tensor
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def compose_objects(bank: PixelBank, size: int, max_objects: int, random: np.ran
     owners = np.full((size, size), -1)  # which object each pixel shows
     areas: list[int] = []  # of each object before others hide parts of it
     labels: list[int] = []
+    shares: list[float] = []
     for _ in range(random.integers(0, max_objects + 1)):
         index = random.integers(len(bank.objects))
         cut_out, corner = _place(bank.objects[index], size, random)
@@ -98,9 +101,11 @@ def compose_objects(bank: PixelBank, size: int, max_objects: int, random: np.ran
         owners[opaque] = len(labels)
         areas.append(int(opaque.sum()))
         labels.append(bank.labels[index])
+        shares.append(max(cut_out.size) / size)
     masks = torch.from_numpy(owners) == torch.arange(len(labels)).view(-1, 1, 1)
     boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # from the last pixel to its far edge
-    return Composite(to_tensor(scene), boxes, torch.tensor(labels, dtype=torch.long), masks)
+    numbers = torch.tensor(labels, dtype=torch.long)
+    return Composite(to_tensor(scene), boxes, numbers, masks, torch.tensor(shares, dtype=torch.float32))
 
 
 def _place(cut_out: Image.Image, size: int, random: np.random.Generator) -> tuple[Image.Image, tuple[int, int]]:

@@ -25,6 +25,8 @@ from training.demo_kit.evaluation_sets import segmentation_set
 from training.demo_kit.packages import package_named
 
 
+# Our choices: an object as large as the scene stands one meter away, so that all stand between 2 and 5 meters.
+WHOLE_SCENE_METERS, BACKGROUND_METERS = 1.0, 8.0
 NUM_SCENES, NUM_VALIDATION = 4000, 400  # training scenes, and validation images of every kind; our choice
 
 
@@ -94,12 +96,33 @@ def write_subjects(folder: Path, size: int, draw: int) -> None:
         (split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _write_scenes(folder: Path, size: int, draw: int) -> Iterator[tuple[Path, Sequence[Composite], Sequence[str]]]:
+def write_depths(folder: Path, size: int, draw: int) -> None:
+    """Write scenes whose depth is made, since no package has a measured one: `train/`, with `images/` and `depth/`.
+
+    An object's distance is told by its size alone, as if all were equally large; the photograph behind them is far.
+
+    Args:
+        folder: Folder to write into.
+        size: Side of the images in pixels.
+        draw: See `detection_set`.
+    """
+    for split, scenes, _ in _write_scenes(folder, size, draw, below="images"):
+        (split / "depth").mkdir()
+        for index, scene in enumerate(scenes):
+            meters = np.full((size, size), BACKGROUND_METERS, np.float32)
+            for mask, share in zip(scene.masks.numpy(), scene.shares.tolist(), strict=True):
+                meters[mask] = WHOLE_SCENE_METERS / share
+            np.save(split / "depth" / f"{index}.npy", meters)
+
+
+def _write_scenes(
+    folder: Path, size: int, draw: int, below: str = ""
+) -> Iterator[tuple[Path, Sequence[Composite], Sequence[str]]]:
     """Write images by number; yield the folder of each split with its scenes and the names of the classes."""
     drawn = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
     for split, scenes in (("train", drawn.train), ("validation", drawn.test)):
         for index, scene in enumerate(scenes):
-            _save(to_pil_image(scene.image), folder / split / f"{index}.png")
+            _save(to_pil_image(scene.image), folder / split / below / f"{index}.png")
         yield folder / split, scenes, drawn.class_names
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.files import write_folder
-from training.demo_kit.labeled.folders import write_digits, write_masks, write_objects, write_subjects
+from training.demo_kit.labeled.folders import write_depths, write_digits, write_masks, write_objects, write_subjects
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -174,6 +174,13 @@ EXPERIMENTS = {
     ),
     "instance-segmentation": Experiment(
         "instance-segmentation", write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"
+    ),
+    "depth-estimation": Experiment(
+        "depth-estimation",
+        write_depths,
+        128,
+        {**SEGMENTER, "config": {"dpt_hidden_size": 64}},
+        "DPT on the frozen backbone",
     ),
 }
 

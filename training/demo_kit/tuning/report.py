@@ -73,7 +73,7 @@ def build_table(name: str, results: Mapping[tuple[str, int], TuningResult]) -> s
     metrics = list(dict.fromkeys(metric for result in results.values() for metric in result.metrics))
     best = best_metric(experiment, metrics)
     columns = [best, *(metric for metric in metrics if metric != best)]
-    header = ["", "seeds", "trained", "share", "seconds", "MB", f"{best}, to head", *columns]
+    header = ["", "seeds", "trained", "share", "seconds", "MB", f"{best}, to head{_lower(experiment)}", *columns]
     rows = []
     for arm, runs in by_arm.items():
         first = next(iter(runs.values()))
@@ -90,6 +90,10 @@ def build_table(name: str, results: Mapping[tuple[str, int], TuningResult]) -> s
             ]
         )
     return markdown(header, rows)
+
+
+def _lower(experiment: Experiment) -> str:
+    return "" if TASK_CLASSES[experiment.task].greater_is_better else " (lower is better)"
 
 
 def best_metric(experiment: Experiment, metrics: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from training.demo_kit.labeled import folders as labeled_folders
-from training.demo_kit.labeled.folders import write_digits, write_masks, write_objects
+from training.demo_kit.labeled.folders import write_depths, write_digits, write_masks, write_objects
 from training.finetuning.tasks.instances import decode_mask
 
 
@@ -92,3 +92,27 @@ def test_run_lengths_begin_outside():
     assert labeled_folders._run_lengths(mask) == {"counts": [0, 2, 1, 1], "size": [2, 2]}
     assert labeled_folders._run_lengths(~mask) == {"counts": [2, 1, 1], "size": [2, 2]}
     assert labeled_folders._run_lengths(torch.ones(2, 3, dtype=torch.bool)) == {"counts": [0, 6], "size": [2, 3]}
+
+
+def test_larger_objects_are_nearer(tmp_path):
+    write_depths(tmp_path / "depths", 64, 1)
+    write_objects(tmp_path / "objects", 64, 1)
+    found = []
+    for split, count in (("train", 6), ("validation", 4)):
+        coco = json.loads((tmp_path / "objects" / split / "_annotations.coco.json").read_text())
+        for index in range(count):
+            image = tmp_path / "depths" / split / "images" / f"{index}.png"
+            assert (pixels(image) == pixels(tmp_path / "objects" / split / f"{index}.png")).all()
+            meters = np.load(tmp_path / "depths" / split / "depth" / f"{index}.npy")
+            assert meters.shape == (64, 64)
+            outside = np.ones((64, 64), bool)
+            for object_ in (each for each in coco["annotations"] if each["image_id"] == index):
+                mask = decode_mask(object_["segmentation"], (64, 64), "scene").astype(bool)
+                outside &= ~mask
+                (distance,) = set(meters[mask].tolist())
+                found.append((max(object_["bbox"][2:]), distance))
+            assert (meters[outside] == 8).all()
+    assert len(found) > 5
+    for side, distance in found:
+        assert 64 / distance >= side - 1, "what is visible is no larger than the object"
+    assert any(64 / distance <= side + 2 for side, distance in found)
