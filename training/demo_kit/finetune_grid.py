@@ -31,6 +31,7 @@ class GridSettings(Settings):
         seeds: One run of each for each.
         jobs: Runs side by side, each with one thread.
         checkpoint: Folder of the student, by default that of `make demo`.
+        words: Folder of the student with words, by default that of `training.demo_kit.add_words`.
         output: Folder of the runs.
         results: Folder of the raw results.
         report: Markdown file to write.
@@ -42,6 +43,7 @@ class GridSettings(Settings):
     seeds: list[int] = [0, 1, 2]
     jobs: int = Field(1, gt=0)
     checkpoint: Path = Path("runs/demo/final")
+    words: Path = Path("runs/demo/words")
     output: Path = Path("runs/finetune-grid")
     results: Path = RESULTS_DIR
     report: Path = REPORT
@@ -75,7 +77,7 @@ def _run(settings: GridSettings) -> None:
     from training.demo_kit.tuning.runs import Grid, run_grid
 
     if settings.train:
-        grid = Grid(settings.checkpoint, settings.output, settings.results)
+        grid = Grid(settings.checkpoint, settings.words, settings.output, settings.results)
         missing = grid.missing(settings.tasks, settings.arms, settings.seeds)
         for task, arm, seed in tqdm(run_grid(grid, missing, settings.jobs), total=len(missing), unit="run"):
             tqdm.write(f"{task}: {arm}, seed {seed}")

@@ -1,5 +1,7 @@
 """The command runs what is missing, writes the page, and refuses names that are none."""
 
+from pathlib import Path
+
 import pytest
 
 from training.demo_kit.finetune_grid import REPORT, RESULTS_DIR, main
@@ -39,11 +41,18 @@ def test_names_fit_into_a_list():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_arm_has_valid_settings(name, tmp_path):
-    grid = Grid(tmp_path, tmp_path, tmp_path)
+    grid = Grid(tmp_path, tmp_path, tmp_path, tmp_path)
     arms = arms_of(EXPERIMENTS[name])
-    assert set(METHODS) <= set(arms)
+    missing = set(METHODS) - set(arms)
+    assert all(METHODS[arm].is_random and EXPERIMENTS[name].has_words for arm in missing)
     for arm in arms:
         settings = grid.settings(name, arm, 0)
         assert settings.task == EXPERIMENTS[name].task
     outputs = {grid.settings(name, arm, 0).output for arm in arms}
     assert len(outputs) == len(arms)  # no two names have one folder
+
+
+def test_words_are_tuned_on_the_student_that_has_them(tmp_path):
+    grid = Grid(tmp_path / "student", tmp_path / "words", tmp_path, tmp_path)
+    folders = {name: Path(grid.settings(name, "LoRA", 0).checkpoint).name for name in EXPERIMENTS}
+    assert [name for name, folder in folders.items() if folder == "words"] == ["zero-shot-image-classification"]

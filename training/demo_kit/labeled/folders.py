@@ -96,6 +96,21 @@ def write_subjects(folder: Path, size: int, draw: int) -> None:
         (split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
 
 
+def write_single_subjects(folder: Path, size: int, draw: int) -> None:
+    """Write the scenes that show one class alone, once or several times: `train/CLASS/` and `validation/CLASS/`.
+
+    Args:
+        folder: Folder to write into.
+        size: Side of the images in pixels.
+        draw: See `detection_set`.
+    """
+    for split, scenes, names in _draw_scenes(size, draw):
+        for index, scene in enumerate(scenes):
+            shown = set(scene.labels.tolist())
+            if len(shown) == 1:
+                _save(to_pil_image(scene.image), folder / split / names[shown.pop()] / f"{index}.png")
+
+
 def write_depths(folder: Path, size: int, draw: int) -> None:
     """Write scenes whose depth is made, since no package has a measured one: `train/`, with `images/` and `depth/`.
 
@@ -119,11 +134,17 @@ def _write_scenes(
     folder: Path, size: int, draw: int, below: str = ""
 ) -> Iterator[tuple[Path, Sequence[Composite], Sequence[str]]]:
     """Write images by number; yield the folder of each split with its scenes and the names of the classes."""
-    drawn = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
-    for split, scenes in (("train", drawn.train), ("validation", drawn.test)):
+    for split, scenes, names in _draw_scenes(size, draw):
         for index, scene in enumerate(scenes):
             _save(to_pil_image(scene.image), folder / split / below / f"{index}.png")
-        yield folder / split, scenes, drawn.class_names
+        yield folder / split, scenes, names
+
+
+def _draw_scenes(size: int, draw: int) -> Iterator[tuple[str, Sequence[Composite], Sequence[str]]]:
+    """Yield each split with its scenes and the names of the classes."""
+    drawn = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
+    yield "train", drawn.train, drawn.class_names
+    yield "validation", drawn.test, drawn.class_names
 
 
 def _coco(scenes: Sequence[Composite], names: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from foundation.files import write_folder
-from training.demo_kit.labeled.folders import write_depths, write_digits, write_masks, write_objects, write_subjects
+from training.demo_kit.labeled.folders import (
+    write_depths,
+    write_digits,
+    write_masks,
+    write_objects,
+    write_single_subjects,
+    write_subjects,
+)
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -50,6 +57,7 @@ class Experiment:
         frozen: Name of the method that trains the head alone.
         arms: Ways of tuning that this task has beside `METHODS`.
         teachers: Whether the demo's teachers can be probed with the same head.
+        has_words: Whether the student is the one with a text tower, which random weights have no use for.
     """
 
     task: str
@@ -59,6 +67,7 @@ class Experiment:
     frozen: str
     arms: Mapping[str, Arm] = field(default_factory=dict)
     teachers: bool = False
+    has_words: bool = False
 
     def settings(self, seed: int, **own: Any) -> FinetuneSettings:
         """Return the settings of one run, which is measured once, after its last step.
@@ -175,6 +184,14 @@ EXPERIMENTS = {
     "instance-segmentation": Experiment(
         "instance-segmentation", write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"
     ),
+    "zero-shot-image-classification": Experiment(
+        "zero-shot-image-classification",
+        write_single_subjects,
+        128,
+        {"steps": 400, "batch_size": 32, **WHOLE_IMAGES},
+        "projection on the frozen backbone",
+        has_words=True,
+    ),
     "depth-estimation": Experiment(
         "depth-estimation",
         write_depths,
@@ -194,7 +211,7 @@ METHODS: Mapping[str, Arm] = {
         {"tune": "full", "learning_rate": 5e-4}, "a ViT of equal size that was never trained", is_random=True
     ),
 }
-"""Of every task. Names have no commas: the command takes them in a list."""
+"""Of every task that can have them. Names have no commas: the command takes them in a list."""
 
 TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
 """The demo's, probed with a linear head where a task has one."""
@@ -204,4 +221,5 @@ def arms_of(experiment: Experiment) -> dict[str, Arm]:
     """Return all ways of tuning for a task by name, its teachers' probes last."""
     teachers = TEACHERS if experiment.teachers else ()
     probes = {f"teacher {name}": Arm({}, "a linear head on the frozen teacher", teacher=name) for name in teachers}
-    return {**METHODS, **experiment.arms, **probes}
+    methods = {name: arm for name, arm in METHODS.items() if not (arm.is_random and experiment.has_words)}
+    return {**methods, **experiment.arms, **probes}

@@ -27,7 +27,8 @@ python -m training.demo_kit.finetune_grid --tasks object-detection --seeds 0    
 python -m training.demo_kit.finetune_grid --no-train                            # this page alone
 ```
 
-All ways of tuning start from the student of `make demo`, and for one seed have the same images, order and number of
+All ways of tuning start from the student of `make demo` (for words, from what `python -m training.demo_kit.add_words`
+makes of it), and for one seed have the same images, order and number of
 steps unless their name says otherwise; they are measured once, after the last step, on images whose objects and
 photographs (or digits) no training image shows. "Full from random weights" is a ViT of the student's shape that was
 never trained; a teacher has a linear head on its frozen answers. A cell is the mean over seeds and their standard

@@ -46,11 +46,13 @@ class Grid:
 
     Attributes:
         checkpoint: Folder of the student.
+        words: Folder of the student with words.
         output: Folder of the runs.
         results: Folder of the raw results.
     """
 
     checkpoint: Path
+    words: Path
     output: Path
     results: Path
 
@@ -78,13 +80,17 @@ class Grid:
             return self.output / "random" / f"seed-{seed}"
         if arm.after is not None:
             return self.output / name / f"{slug(arm.after)}-{seed}" / FINAL
-        return self.checkpoint
+        return self._student_folder(EXPERIMENTS[name])
 
-    def student(self) -> dict[str, Any]:
-        """Return what tells a student apart from others: its shape and a part of the digest of its weights."""
-        config = RadioConfig.from_pretrained(self.checkpoint)
+    def _student_folder(self, experiment: Experiment) -> Path:
+        return self.words if experiment.has_words else self.checkpoint
+
+    def student(self, name: str) -> dict[str, Any]:
+        """Return what tells an experiment's student apart from others: its shape, a part of the weights' digest."""
+        folder = self._student_folder(EXPERIMENTS[name])
+        config = RadioConfig.from_pretrained(folder)
         shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
-        weights = (self.checkpoint / SAFE_WEIGHTS_NAME).read_bytes()
+        weights = (folder / SAFE_WEIGHTS_NAME).read_bytes()
         digest = hashlib.sha256(weights).hexdigest()[:DIGEST_LENGTH]
         return {**{name: getattr(config, name) for name in shape}, "weights": digest}
 
@@ -137,7 +143,7 @@ class Grid:
                 name,
                 arm_name,
                 seed,
-                self.student(),
+                self.student(name),
                 self._decisive(name, arm_name, seed),
                 found["metrics"],
                 found["trainable_parameters"],

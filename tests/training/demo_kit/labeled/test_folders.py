@@ -8,7 +8,14 @@ import torch
 from PIL import Image
 
 from training.demo_kit.labeled import folders as labeled_folders
-from training.demo_kit.labeled.folders import write_depths, write_digits, write_masks, write_objects
+from training.demo_kit.labeled.folders import (
+    write_depths,
+    write_digits,
+    write_masks,
+    write_objects,
+    write_single_subjects,
+    write_subjects,
+)
 from training.finetuning.tasks.instances import decode_mask
 
 
@@ -92,6 +99,20 @@ def test_run_lengths_begin_outside():
     assert labeled_folders._run_lengths(mask) == {"counts": [0, 2, 1, 1], "size": [2, 2]}
     assert labeled_folders._run_lengths(~mask) == {"counts": [2, 1, 1], "size": [2, 2]}
     assert labeled_folders._run_lengths(torch.ones(2, 3, dtype=torch.bool)) == {"counts": [0, 6], "size": [2, 3]}
+
+
+def test_single_subjects_are_those_of_their_folders(tmp_path):
+    write_single_subjects(tmp_path / "single", 64, 1)
+    write_subjects(tmp_path / "all", 64, 1)
+    for split in ("train", "validation"):
+        lines = (tmp_path / "all" / split / "metadata.jsonl").read_text().splitlines()
+        subjects = {row["file_name"]: row["labels"] for row in map(json.loads, lines)}
+        expected = {(labels[0], name) for name, labels in subjects.items() if len(labels) == 1}
+        found = {(path.parent.name, path.name) for path in (tmp_path / "single" / split).rglob("*.png")}
+        assert found == expected
+        assert found
+        for label, name in found:
+            assert (pixels(tmp_path / "single" / split / label / name) == pixels(tmp_path / "all" / split / name)).all()
 
 
 def test_larger_objects_are_nearer(tmp_path):

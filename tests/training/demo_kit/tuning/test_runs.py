@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 @pytest.fixture
 def grid(student, tmp_path):
-    return Grid(student, tmp_path / "runs", tmp_path / "raw")
+    return Grid(student, tmp_path / "words", tmp_path / "runs", tmp_path / "raw")
 
 
 def test_runs_that_are_done_are_not_missing_and_those_of_other_settings_are_refused(grid, shades):
