@@ -38,6 +38,7 @@ from training.data.labeled.opening import (
     with_columns,
 )
 from training.data.labeled.readable import readable_tables
+from training.data.sources import ImageColumn
 from training.finetuning.data.streams import LabeledStream, collect
 from training.finetuning.settings import BOX_TASKS, LABEL_TASKS, FinetuneSettings
 
@@ -121,8 +122,8 @@ def _load_streams(settings: FinetuneSettings) -> LabeledImages:
     labels, state = _label_reader(settings, images[TRAIN], column), PartialState()
     seed = derive_seed(settings.seed, "stream")
     ranks = (state.process_index, state.num_processes)
-    stream = LabeledStream(settings.data, images[TRAIN], image_column, labels, seed, *ranks)
-    validation = collect(images[VALIDATION], image_column, labels, settings.data)
+    stream = LabeledStream(images[TRAIN], ImageColumn(settings.data, image_column), labels, seed, *ranks)
+    validation = collect(images[VALIDATION], stream.column, labels)
     remark = f"{settings.data}: a stream of training images and {len(validation)} validation images (its own split)"
     empty = cast("Dataset", validation.select([]))
     return LabeledImages(empty, validation, labels.names, remark, labels.problem_type, stream)

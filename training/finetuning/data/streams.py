@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ from accelerate.utils import tqdm
 from foundation.seeds import derive_seed
 from training.data.decoding import EncodedImage, SkippedImages
 from training.data.labeled.labels import LabelReader
+from training.data.sources import ImageColumn
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-
-logger = logging.getLogger(__name__)
 
 SHUFFLED_TOGETHER = 1000  # our choice: encoded images that wait in memory, some 100 MB; files are shuffled as wholes
 FILES_AT_ONCE = 1  # `datasets` mixes ten by default, with threads whose end takes 5 s in each pass
@@ -32,18 +30,16 @@ class LabeledStream:
     What a reader gets depends on the seed, its rank and its worker alone, so that a resumed run reads it again.
 
     Attributes:
-        source: What the user called the data set.
-        images: One column of encoded images, `image_column`, and that of the labels.
-        image_column: Its name.
+        images: A column of encoded images, and one of labels.
+        column: Reads the images.
         labels: Reads the labels.
         seed: Decides the order.
         rank: Of this process.
         num_ranks: Processes that share the images.
     """
 
-    source: str
     images: IterableDataset
-    image_column: str
+    column: ImageColumn
     labels: LabelReader
     seed: int
     rank: int = 0
@@ -71,18 +67,18 @@ class LabeledStream:
             shuffled = self.images.shuffle(seed, buffer_size=SHUFFLED_TOGETHER, max_buffer_input_shards=FILES_AT_ONCE)
             num_read = 0
             for index, row in enumerate(self._of_rank(shuffled)):
-                stored, where = _stored_image(
-                    row, self.image_column, f"training image {index} of pass {number_of_pass}"
-                )
+                image = self.column.read(row, f"training image {index} of pass {number_of_pass}")
                 try:
-                    picture = feature.decode_example(stored)
+                    picture = feature.decode_example(_stored(image))
                 except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
-                    skipped.add(where, error)
+                    skipped.add(image.name, error)
                     continue
                 num_read += 1
-                yield {"image": picture, "target": self.labels.read(row, where)}
+                yield {"image": picture, "target": self.labels.read(row, image.name)}
             if num_read == 0:
-                raise ValueError(f"None of the training images of {self.source!r} can be opened; the log names them.")
+                raise ValueError(
+                    f"None of the training images of {self.column.source!r} can be opened; the log names them."
+                )
 
     def _of_rank(self, images: IterableDataset) -> IterableDataset:
         """Return the files of this rank, or every n-th image where files cannot be shared out evenly."""
@@ -91,14 +87,13 @@ class LabeledStream:
         return split_dataset_by_node(images, self.rank, self.num_ranks)
 
 
-def collect(images: IterableDataset, image_column: str, labels: LabelReader, source: str) -> Dataset:
+def collect(images: IterableDataset, column: ImageColumn, labels: LabelReader) -> Dataset:
     """Return validation images, which are read again and again, as a table in memory: encoded, with their labels read.
 
     Args:
-        images: As in `LabeledStream`.
-        image_column: The column of the images.
+        images: A column of encoded images, and one of labels.
+        column: Reads the images.
         labels: Reads the labels.
-        source: What the user called the data set.
 
     Returns:
         Columns `image` and `target`.
@@ -110,13 +105,12 @@ def collect(images: IterableDataset, image_column: str, labels: LabelReader, sou
 
     kept, skipped = {"image": [], "target": []}, SkippedImages()
     for index, row in enumerate(tqdm(images, desc="validation images", unit="image")):
-        stored, where = _stored_image(row, image_column, f"validation image {index}")
-        content = Path(stored["path"]) if stored["bytes"] is None and stored["path"] else stored["bytes"] or b""
-        if skipped.check(EncodedImage(where, content), min_side_px=1):
-            kept["image"].append(stored)
-            kept["target"].append(labels.read(row, where))
+        image = column.read(row, f"validation image {index}")
+        if skipped.check(image, min_side_px=1):
+            kept["image"].append(_stored(image))
+            kept["target"].append(labels.read(row, image.name))
     if not kept["image"]:
-        raise ValueError(f"None of the validation images of {source!r} can be opened; the log names them.")
+        raise ValueError(f"None of the validation images of {column.source!r} can be opened; the log names them.")
     target = {
         "regression": Value("float64"),
         "multi_label_classification": List(Value("int64")),
@@ -125,9 +119,7 @@ def collect(images: IterableDataset, image_column: str, labels: LabelReader, sou
     return Dataset.from_dict(kept, features=Features({"image": Image(), "target": target}))
 
 
-def _stored_image(row: dict[str, Any], column: str, name: str) -> tuple[dict[str, Any], str]:
-    """Return `bytes` and `path` of an encoded image, and what it is called: its file, or else `name`."""
-    value = row[column]
-    stored: dict[str, Any] = {"bytes": value} if isinstance(value, bytes) else value or {}
-    stored = {"bytes": None, "path": None, **stored}
-    return stored, stored["path"] or name
+def _stored(image: EncodedImage) -> dict[str, Any]:
+    """Return an encoded image as `datasets` stores it."""
+    is_file = isinstance(image.content, Path)
+    return {"bytes": None if is_file else image.content, "path": str(image.content) if is_file else None}
