@@ -44,12 +44,20 @@ class ImageColumn:
     name: str
 
     def read(self, row: dict[str, Any], place: str) -> EncodedImage:
-        """Return the image of a row; `place`, for example "row 7", names it where the row itself does not."""
+        """Return the image of a row; `place`, for example "row 7", names it where the row itself does not.
+
+        A file that lies elsewhere, as those of image folders on the Hub that are streamed, is read at once.
+        """
         value = row[self.name]
         content = value if isinstance(value, bytes) else (value or {}).get("bytes")
         path = None if isinstance(value, bytes) else (value or {}).get("path")
         shard = row.get("__url__", self.source)
         name = f"{shard}: {path or place}"
+        if content is None and path is not None and _URL.match(path):
+            import fsspec  # comes with `datasets`, whose addresses of files it reads
+
+            with fsspec.open(path, "rb") as file:
+                return EncodedImage(path, file.read())  # pyrefly: ignore[missing-attribute]
         if content is None and path is not None:
             return EncodedImage(path, Path(path))
         return EncodedImage(name, content or b"")

@@ -4,10 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import pytest
 
 from training.data.decoding import decode_rgb
-from training.data.sources import expand_braces, is_image_folder, open_stream, open_table, stream_fingerprint
+from training.data.sources import (
+    ImageColumn,
+    expand_braces,
+    is_image_folder,
+    open_stream,
+    open_table,
+    stream_fingerprint,
+)
 from training.recipe import DataRecipe
 from training.recipe_sections.images import SourceRecipe
 
@@ -24,6 +32,16 @@ def table_numbers(source: SourceRecipe) -> list[int]:
 def stream_numbers(source: SourceRecipe) -> list[int]:
     dataset, column = open_stream(source)
     return [decode_rgb(column.read(row, "")).getpixel((0, 0))[0] for row in dataset]
+
+
+def test_files_that_lie_elsewhere_are_read() -> None:
+    """As those of an image folder on the Hub, which a stream names alone."""
+    fsspec.filesystem("memory").pipe_file("/pictures/1.png", b"encoded")
+    column = ImageColumn("org/name", "image")
+    image = column.read({"image": {"bytes": None, "path": "memory://pictures/1.png"}}, "row 0")
+    assert image == ("memory://pictures/1.png", b"encoded")
+    local = column.read({"image": {"bytes": None, "path": "pictures/1.png"}}, "row 0")
+    assert local == ("pictures/1.png", Path("pictures/1.png"))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
