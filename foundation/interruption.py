@@ -3,7 +3,12 @@
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from types import FrameType, TracebackType
+from typing import Any, NoReturn, TypeVar
+
+
+Result = TypeVar("Result")
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
@@ -65,3 +70,45 @@ def ignore_stop_signals(worker: int = 0) -> None:
     """Let a data worker live on until its parent has finished the step (`worker_init_fn` of a DataLoader)."""
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+_stop: Event | None = None
+"""Of a process of a pool: set once all shall stop."""
+
+
+def prepare_stoppable(stop: Event, prepare: Callable[..., None], *arguments: Any) -> None:
+    """Set a process of a pool up (its `initializer`), so that SIGTERM reaches what it runs, and ends it never idle.
+
+    An idle process waits with a lock in its hands that the others need: if it died, they would wait for ever.
+
+    Args:
+        stop: Set before the signal is sent: what is about to begin must not.
+        prepare: What else there is to set up.
+        arguments: Of it.
+    """
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    prepare(*arguments)
+
+
+def run_stoppable(run: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a function in a process of a pool that `prepare_stoppable` set up; SIGTERM interrupts it at once.
+
+    Within a `StopRequest` of its own it goes on to the end of what must not be left half done.
+
+    Raises:
+        Interrupted: If it was asked to stop.
+    """
+    assert _stop is not None  # `prepare_stoppable` came first
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if _stop.is_set():
+            _interrupt()
+        return run(*arguments)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _interrupt(number: int = signal.SIGTERM, frame: FrameType | None = None) -> NoReturn:
+    raise Interrupted("Stopped: the same command goes on.")

@@ -1,11 +1,14 @@
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+import side_by_side
 
-from foundation.interruption import StopRequest, ignore_stop_signals
+from foundation.interruption import Interrupted, StopRequest, ignore_stop_signals, prepare_stoppable, run_stoppable
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +67,28 @@ def test_data_workers_live_on():
     ignore_stop_signals()
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_reaches_what_a_pool_runs_and_ends_no_idle_process(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(2, context, prepare_stoppable, (stop, side_by_side.prepare, "", [], tmp_path, ""))
+    with pool:
+        lingering = pool.submit(run_stoppable, side_by_side.linger, "first")
+        pool.submit(run_stoppable, side_by_side.run, "one", 0).result(timeout=30)  # after it, its process is idle
+        wait_for((tmp_path / "first-started").exists)
+        assert len(multiprocessing.active_children()) == 2
+        stop.set()
+        for process in multiprocessing.active_children():
+            process.terminate()
+        assert isinstance(lingering.exception(timeout=20), Interrupted)
+        too_late = pool.submit(run_stoppable, side_by_side.linger, "second")
+        assert isinstance(too_late.exception(timeout=20), Interrupted)  # and the pool is not broken
+    assert not (tmp_path / "second-started").exists()
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -28,6 +28,13 @@ def run(arm: str, seed: int) -> None:
     (_place / f"{arm}-{seed}").write_text("")
 
 
+def linger(name: str) -> str:
+    """Go on until a signal ends it."""
+    (_place / f"{name}-started").write_text("")
+    time.sleep(60)
+    return name
+
+
 def stop(number: int, frame: FrameType | None) -> None:
     """Note that the run was asked to stop, and end it."""
     (_place / "stopped").write_text("")

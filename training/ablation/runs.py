@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from foundation.interruption import Interrupted, StopRequest
+from foundation.interruption import Interrupted, StopRequest, prepare_stoppable, run_stoppable
 from foundation.machine.timing import Clock
 from modeling_radio import RadioModel
 from training.ablation.curves import read_curves
@@ -177,16 +177,18 @@ def _run_side_by_side(
     opened: OpenedStudy, output: Path, missing: list[tuple[str, int]], num_jobs: int
 ) -> Iterator[None]:
     """Yield once for each run that is done."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
     pool = ProcessPoolExecutor(
         min(num_jobs, len(missing)),
-        multiprocessing.get_context("spawn"),
-        _prepare,
-        (opened.source, opened.study.seeds, output, multiprocessing.get_start_method()),
+        context,
+        prepare_stoppable,
+        (stop, _prepare, opened.source, opened.study.seeds, output, multiprocessing.get_start_method()),
     )
     left = iter(missing)
     with pool, StopRequest() as request:
         # No run waits in the pool: after a stop none must begin.
-        running = {pool.submit(_run, *run) for run in itertools.islice(left, num_jobs)}
+        running = {pool.submit(run_stoppable, _run, *run) for run in itertools.islice(left, num_jobs)}
         try:
             while running:
                 done, running = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -195,8 +197,9 @@ def _run_side_by_side(
                     yield
                 if request.is_set:
                     raise Interrupted("Stopped: the same command goes on.")
-                running |= {pool.submit(_run, *run) for run in itertools.islice(left, len(done))}
+                running |= {pool.submit(run_stoppable, _run, *run) for run in itertools.islice(left, len(done))}
         except BaseException:
+            stop.set()
             for process in multiprocessing.active_children():
                 process.terminate()  # a run writes a checkpoint, and ends; the pool waits for it
             raise
