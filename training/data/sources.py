@@ -53,14 +53,16 @@ class ImageColumn:
         path = None if isinstance(value, bytes) else (value or {}).get("path")
         shard = row.get("__url__", self.source)
         name = f"{shard}: {path or place}"
-        if content is None and path is not None and _URL.match(path):
-            import fsspec  # comes with `datasets`, whose addresses of files it reads
-
-            with fsspec.open(path, "rb") as file:
-                return EncodedImage(path, file.read())  # pyrefly: ignore[missing-attribute]
         if content is None and path is not None:
-            return EncodedImage(path, Path(path))
+            return EncodedImage(path, _read_address(path) if _URL.match(path) else Path(path))
         return EncodedImage(name, content or b"")
+
+
+def _read_address(address: str) -> bytes:
+    import fsspec  # comes with `datasets`, whose addresses of files it reads
+
+    with fsspec.open(address, "rb") as file:
+        return file.read()  # pyrefly: ignore[missing-attribute]
 
 
 class TableRows:

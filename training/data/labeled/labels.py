@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modeling_radio.classification_radio import ProblemType
@@ -160,9 +161,12 @@ class LabelReader:
             _check_number(label, image)
             return label
         has_lists = self.problem_type == "multi_label_classification"
-        ids = {name: number for number, name in enumerate(self.names)}
-        numbers = _number(_read_label(label, image, has_lists=has_lists), ids, image)
+        numbers = _number(_read_label(label, image, has_lists=has_lists), self._ids, image)
         return numbers if has_lists else numbers[0]
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
 
 
 def _number(labels: Sequence[Label], ids: Mapping[str, int], image: str) -> list[int]:

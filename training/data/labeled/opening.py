@@ -42,16 +42,10 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
         ValueError: If nothing is there or it cannot be opened.
     """
     path = Path(source).expanduser()
-    if path.suffix in BUILDERS and not source.startswith(HUB_PREFIX):
-        return _load_files(BUILDERS[path.suffix], expand_files(source), source, names)
-    if not path.exists():
-        return _open_hub(source, names)
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
         return _open_saved(path, names)
-    for suffix, builder in BUILDERS.items() if path.is_dir() else ():
-        if any(path.rglob(f"*{suffix}")):
-            return _load_folder(builder, path, suffix, names)
-    return read_folder(path)
+    tables = _open_shards_or_hub(source, path, names, streaming=False)
+    return read_folder(path) if tables is None else tables
 
 
 def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
@@ -68,15 +62,8 @@ def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
         ValueError: If nothing is there, it cannot be opened, or it is laid out in another way.
     """
     path = Path(source).expanduser()
-    suffix = path.suffix if not source.startswith(HUB_PREFIX) else ""
-    below = next((ending for ending in BUILDERS if path.is_dir() and any(path.rglob(f"*{ending}"))), None)
-    if suffix in BUILDERS:
-        streams = _load_files(BUILDERS[suffix], expand_files(source), source, names, streaming=True)
-    elif not path.exists():
-        streams = _open_hub(source, names, streaming=True)
-    elif below is not None:
-        streams = _load_folder(BUILDERS[below], path, below, names, streaming=True)
-    else:
+    streams = _open_shards_or_hub(source, path, names, streaming=True)
+    if streams is None:
         raise ValueError(
             f"`streaming` is for {' and '.join(BUILDERS)} files and data sets of the Hub, whose copy it saves; "
             f"{source!r} is opened where it lies: leave it out."
@@ -85,6 +72,18 @@ def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
         if stream.features is None:
             raise ValueError(f"{source!r} does not say which columns its split {split!r} has: convert it to Parquet.")
     return streams
+
+
+def _open_shards_or_hub(source: str, path: Path, names: SplitNames, *, streaming: bool) -> dict[str, Any] | None:
+    """Return tables or streams of Parquet or webdataset files or of a data set of the Hub; None of anything else."""
+    if path.suffix in BUILDERS and not source.startswith(HUB_PREFIX):
+        return _load_files(BUILDERS[path.suffix], expand_files(source), source, names, streaming=streaming)
+    if not path.exists():
+        return _open_hub(source, names, streaming=streaming)
+    for suffix, builder in BUILDERS.items() if path.is_dir() else ():
+        if any(path.rglob(f"*{suffix}")):
+            return _load_folder(builder, path, suffix, names, streaming=streaming)
+    return None
 
 
 def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
@@ -187,7 +186,7 @@ def with_columns(table: Dataset, roles: dict[str, str]) -> Dataset:
     return table.rename_columns({old: new for old, new in roles.items() if old != new})
 
 
-def _open_hub(source: str, names: SplitNames, *, streaming: bool = False) -> dict[str, Any]:
+def _open_hub(source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
     name = source.removeprefix(HUB_PREFIX)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"`data` {source!r} does not exist.")
@@ -209,9 +208,7 @@ def _open_saved(path: Path, names: SplitNames) -> Tables:
     return by_split(load_from_disk(str(path)), names)
 
 
-def _load_folder(
-    builder: str, path: Path, suffix: str, names: SplitNames, *, streaming: bool = False
-) -> dict[str, Any]:
+def _load_folder(builder: str, path: Path, suffix: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
     """Open all files of one kind below a folder; folders or names such as `train-0` tell splits apart."""
     from datasets import load_dataset
 
@@ -225,9 +222,7 @@ def _load_folder(
     return by_split(load_dataset(builder, data_files=patterns, streaming=streaming))
 
 
-def _load_files(
-    builder: str, files: list[str], source: str, names: SplitNames, *, streaming: bool = False
-) -> dict[str, Any]:
+def _load_files(builder: str, files: list[str], source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 

@@ -117,7 +117,8 @@ def _load_streams(settings: FinetuneSettings) -> LabeledImages:
             f"`streaming` needs splits for training and validation; {settings.data!r} has {', '.join(streams)}."
         )
     roles = _choose_columns(settings, list(streams[TRAIN].features or ()))
-    image_column, column = sorted(roles, key=lambda name: roles[name])  # "image" comes before "target"
+    names = {role: name for name, role in roles.items()}
+    image_column, column = names["image"], names["target"]
     images = {split: _encoded(streams[split], image_column, column) for split in (TRAIN, VALIDATION)}
     labels, state = _label_reader(settings, images[TRAIN], column), PartialState()
     seed = derive_seed(settings.seed, "stream")
