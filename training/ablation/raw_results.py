@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ HELD_OUT = "held_out.json"
 DIGITS = 5
 """Of the numbers in the files; our choice: differences of interest are in the third."""
 MAX_DIFFERENCES_SHOWN = 3
+ROUNDING = 0.02
+"""How far sums over the same images may be apart, relative to them. Our choice: decoders and resizes of two machines
+round pixels differently, which moved such sums by up to .005; other images move them by much more."""
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _File = TypeVar("_File")
 
@@ -60,6 +64,17 @@ class HeldOutSums:
     def num_sources(self) -> int:
         """How many pictures the images are made of."""
         return len(self.weights[CONSISTENCY])
+
+    def is_of_the_images_of(self, other: "HeldOutSums") -> bool:
+        """Whether both were measured on the same images, to what machines round differently."""
+        if (self.num_images, self.size_px, self.sizes_px) != (other.num_images, other.size_px, other.sizes_px):
+            return False
+        lengths, others = ({name: len(sums) for name, sums in each.weights.items()} for each in (self, other))
+        return lengths == others and all(
+            math.isclose(*pair, rel_tol=ROUNDING)
+            for name, own in self.weights.items()
+            for pair in zip(own, other.weights[name], strict=True)
+        )
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Runner:
         result = RunResult(
             arm,
             seed,
-            self.held_out.fingerprint,
+            load_raw(self.opened.folder / HELD_OUT, HeldOutSums).fingerprint,  # of the machine that came first
             decisive_part(recipe.to_dict()),
             sums,
             numbers,
@@ -137,14 +137,13 @@ def missing_runs(opened: OpenedStudy) -> list[tuple[str, int]]:
 def _claim_held_out(opened: OpenedStudy, held_out: HeldOut) -> None:
     """Write what the study is measured on, or refuse other images than those of its raw results."""
     path, now = opened.folder / HELD_OUT, held_out.references()
-    if path.is_file():
-        before = load_raw(path, HeldOutSums)
-        if (before.fingerprint, before.sizes_px) != (now.fingerprint, now.sizes_px):
-            raise RecipeError(
-                f"Held-out images must be those of {str(path)!r}, got others: the packages that could be reached, "
-                "`num_images` or `sizes_px` have changed. Delete that folder to measure anew."
-            )
-    save_raw(path, now)
+    if not path.is_file():
+        save_raw(path, now)
+    elif not load_raw(path, HeldOutSums).is_of_the_images_of(now):
+        raise RecipeError(
+            f"Held-out images must be those of {str(path)!r}, got others: the packages that could be reached, "
+            "`num_images` or `sizes_px` have changed. Delete that folder to measure anew."
+        )
 
 
 _runner: Runner | None = None

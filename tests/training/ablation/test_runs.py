@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from toy_studies import STUDY, save_toy_results, write_study
 from foundation.interruption import Interrupted
 from training.ablation import runs
 from training.ablation.held_out import HeldOut
-from training.ablation.raw_results import RunResult, load_raw
+from training.ablation.raw_results import HeldOutSums, RunResult, load_raw, save_raw
 from training.ablation.study import OpenedStudy, open_study
 from training.recipe import Recipe, RecipeError
 from training.student.build import build_student
@@ -89,6 +90,29 @@ def test_what_was_measured_on_other_images_is_not_mixed_in(opened: OpenedStudy, 
     with pytest.raises(RecipeError, match="Held-out images must be those of"):
         runs.run_study(opened, Path("out"), 1)
     assert distilled == []
+
+
+def test_a_study_goes_on_where_pixels_are_rounded_otherwise(
+    opened: OpenedStudy, held_out: HeldOut, distilled: list[Path]
+) -> None:
+    """Decoders and resizes of two machines differ by single levels, and with them the fingerprints."""
+    runs.run_study(opened, Path("out"), 1)
+    before = load_raw(opened.folder / "held_out.json", HeldOutSums)
+    rounded = {name: [value * 1.004 for value in sums] for name, sums in before.weights.items() if "error" in name}
+    elsewhere = replace(before, fingerprint="elsewhere", weights={**before.weights, **rounded})
+    save_raw(opened.folder / "held_out.json", elsewhere)
+    for path in opened.folder.glob("*.seed-*.json"):
+        save_raw(path, replace(load_raw(path, RunResult), held_out="elsewhere"))
+    (opened.folder / "dropping.seed-1.json").unlink()
+    runs.run_study(opened, Path("again"), 1)
+    assert distilled[-1] == Path("again/dropping/seed-1")
+    assert load_raw(opened.folder / "dropping.seed-1.json", RunResult).held_out == "elsewhere"
+    assert load_raw(opened.folder / "held_out.json", HeldOutSums).fingerprint == "elsewhere"
+    (opened.folder / "dropping.seed-1.json").unlink()
+    other = {name: [value * 1.04 for value in sums] for name, sums in rounded.items()}
+    save_raw(opened.folder / "held_out.json", replace(elsewhere, weights={**elsewhere.weights, **other}))
+    with pytest.raises(RecipeError, match="Held-out images must be those of"):
+        runs.run_study(opened, Path("again"), 1)
 
 
 SIDE_BY_SIDE = STUDY.replace("plain", "one").replace("seeds: [0, 1]", "seeds: [0, 1, 2]")
