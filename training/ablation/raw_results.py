@@ -65,7 +65,7 @@ class HeldOutSums:
         """How many pictures the images are made of."""
         return len(self.weights[CONSISTENCY])
 
-    def is_of_the_images_of(self, other: "HeldOutSums") -> bool:
+    def is_of_the_images_of(self, other: HeldOutSums) -> bool:
         """Whether both were measured on the same images, to what machines round differently."""
         if (self.num_images, self.size_px, self.sizes_px) != (other.num_images, other.size_px, other.sizes_px):
             return False
