@@ -53,12 +53,17 @@ def open_graph(path: Path, num_threads: int = 0) -> RunGraph:
     return run
 
 
+def find_weights(path: Path) -> list[Path]:
+    """Return the files of weights beside an exported file; those that an older one or a killed export left, too."""
+    pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.data")
+    return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
+
+
 def remove_stale_weights(path: Path) -> None:
-    """Remove the weights beside an exported file that it does not name: of an older one, or of a killed export."""
+    """Remove the weights beside an exported file that it does not name."""
     from onnxscript import ir
 
-    pattern = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.data")
-    found = [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
+    found = find_weights(path)
     if found:
         weights = ir.load(path).graph.initializers.values()
         used = {value.const_value.location for value in weights if isinstance(value.const_value, ir.ExternalTensor)}

@@ -26,6 +26,7 @@ from conversion.web.precision import (
     choose,
     describe,
     measure,
+    refuse_size,
 )
 from conversion.web.runtime import copy_runtime
 from conversion.web.site import Sample, copy_page, copy_samples, write_description, write_space_card
@@ -123,14 +124,13 @@ def _pixels(model: RadioModel, path: Path, size: int, step: int) -> Tensor:
 
 
 def _convert(path: Path, precision: WebPrecision) -> Path:
-    """Return a float32 file in a precision, in a folder of that name beside it; made once."""
+    """Return a float32 file in a precision: itself, or another in a folder of that name beside it, made once."""
+    if precision == "fp32":
+        return path
     target = path.parent / precision / path.name
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
-        if precision == "fp32":
-            shutil.copyfile(path, target)
-        else:
-            convert_precision(path, target, precision)
+        convert_precision(path, target, precision)
     return target
 
 
@@ -145,7 +145,10 @@ def _weigh(
 def _take(found: Sequence[Candidate], precision: PrecisionChoice) -> Candidate:
     if precision == "auto":
         return choose(found)
-    return next(each for each in found if each.precision == precision)
+    taken = next(each for each in found if each.precision == precision)
+    if not taken.is_one_file:
+        refuse_size([taken])
+    return taken
 
 
 def _for_gpu(found: Sequence[Candidate], chosen: Candidate) -> WebPrecision:
@@ -163,7 +166,7 @@ def _place(graphs: Mapping[str, Path], precision: WebPrecision, site: Path) -> d
     if not (site / place).exists():
         (site / place).mkdir()
         for name, path in graphs.items():
-            _convert(path, precision).rename(site / targets[name])
+            shutil.copyfile(_convert(path, precision), site / targets[name])
         share_weights([site / target for target in targets.values()], site / place / WEIGHTS)
     return {
         "precision": precision,
@@ -178,8 +181,9 @@ def _write_texts(
 ) -> tuple[dict[str, Any], str]:
     """Write the text tower and its tokenizer; return what the page is told, and the table of its precisions."""
     assert plan.text_space is not None
-    write_tower(texts, scratch / "texts.onnx")
+    tower = write_tower(texts, scratch / "texts.onnx")
     feeds = [{"input_ids": texts.sample_tokens}]
+    require_difference(compare_graph(tower, open_graph(scratch / "texts.onnx"), feeds), TOLERANCE)
     found = _weigh(scratch / "texts.onnx", feeds, runtime, precision)
     chosen = _take(found, precision)
     table = describe(found, chosen, "words")

@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from torch import Tensor
 
-from conversion.graphs.files import open_graph
+from conversion.graphs.files import EXTERNAL_DATA_BYTES, find_weights, open_graph
 from conversion.graphs.parity import compare
 from conversion.web.runtime import BUILDS
 
@@ -49,8 +49,13 @@ class Candidate:
 
     @property
     def megabytes(self) -> float:
-        """Size of the file."""
-        return self.path.stat().st_size / 1e6
+        """Size of the file, and of weights beside it."""
+        return sum(each.stat().st_size for each in (self.path, *find_weights(self.path))) / 1e6
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether the weights are in the file, as a browser takes them; 2 GB and more are not."""
+        return not find_weights(self.path)
 
 
 def measure(paths: Mapping[WebPrecision, Path], feeds: Sequence[Feeds], runtime: Mapping[str, Path]) -> list[Candidate]:
@@ -64,17 +69,36 @@ def measure(paths: Mapping[WebPrecision, Path], feeds: Sequence[Feeds], runtime:
     run = open_graph(paths["fp32"])
     expected = [run(each) for each in feeds]
     agreements = {name: _agreement(path, feeds, expected) for name, path in paths.items()}
-    times = time_in_wasm(paths, feeds[0], runtime)
+    times = time_in_wasm({name: path for name, path in paths.items() if not find_weights(path)}, feeds[0], runtime)
     return [Candidate(name, path, agreements[name], times.get(name)) for name, path in paths.items()]
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the fastest of those that agree with float32, or a smaller one as fast; the smallest without times."""
-    fitting = [each for each in candidates if each.agreement >= LEAST_AGREEMENT]
+    """Return the fastest of those that agree with float32, or a smaller one as fast; the smallest without times.
+
+    Raises:
+        ValueError: If none that agrees is one file.
+    """
+    fitting = [each for each in candidates if each.agreement >= LEAST_AGREEMENT and each.is_one_file]
+    if not fitting:
+        refuse_size(candidates)
     timed = [each.milliseconds for each in fitting if each.milliseconds is not None]
     if len(timed) == len(fitting):
         fitting = [each for each in fitting if each.milliseconds <= NEGLIGIBLE * min(timed)]  # pyrefly: ignore
     return min(fitting, key=lambda each: each.megabytes)
+
+
+def refuse_size(candidates: Sequence[Candidate]) -> NoReturn:
+    """Say that a browser cannot open these.
+
+    Raises:
+        ValueError: Always.
+    """
+    sizes = ", ".join(f"{each.precision} {each.megabytes / 1e3:.1f} GB" for each in candidates)
+    raise ValueError(
+        f"`precision` must be one whose weights have less than {EXTERNAL_DATA_BYTES / 1e9:.1f} GB, got {sizes}. Take "
+        "int8, a smaller checkpoint, or leave words out (--no-words) where the text tower is the large one."
+    )
 
 
 def _agreement(path: Path, feeds: Sequence[Feeds], expected: Sequence[list[Tensor]]) -> float:

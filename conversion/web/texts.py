@@ -25,13 +25,15 @@ SAMPLE_WORDS = ("animal", "sky", "a wooden house", "Golden Gate Bridge", "naïve
 class OnnxTexts(nn.Module):
     """Tokens `(num_texts, length)` to embeddings `(num_texts, text_dim)`, as `embed_texts` asks for them: no mask."""
 
+    names = ("text_embeds",)
+
     def __init__(self, model: RadioForZeroShotImageClassification) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor) -> tuple[Tensor]:
         embeds: Any = self.model.get_text_features(input_ids, return_dict=True).pooler_output
-        return embeds
+        return (embeds,)
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,14 @@ def open_texts(checkpoint: Path) -> Texts:
     return Texts(model, tokenizer)
 
 
-def write_tower(texts: Texts, path: Path) -> None:
-    """Export the text tower in float32; any number of texts, and any length up to the longest."""
+def write_tower(texts: Texts, path: Path) -> OnnxTexts:
+    """Export the text tower in float32; any number of texts, and any length up to the longest. Return what was."""
     longest = texts.model.max_text_length
     length = None if texts.model.use_sigmoid else Dim("length", min=2, max=longest)
     shapes = {"input_ids": {0: Dim("texts", min=1), **({} if length is None else {1: length})}}
     tower = OnnxTexts(texts.model).eval()
-    write_graph(export_graph(tower, {"input_ids": texts.sample_tokens}, ["text_embeds"], shapes).model, path)
+    write_graph(export_graph(tower, {"input_ids": texts.sample_tokens}, tower.names, shapes).model, path)
+    return tower
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from task_models import build
+from tiny_eradio import build_eradio
 from tiny_radio1d import build_radio1d
 
 from conversion.to_onnx import check_onnx, export_onnx, main, save_onnx
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
 
 
 pytest.importorskip("onnxscript")
@@ -60,9 +60,7 @@ def test_command_exports_and_checks(window, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 2])
 def test_an_e_radio_is_exported_for_sizes_that_its_windows_divide(window, tmp_path, capsys):
-    small = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "full_features_head_dim": 12, "cpb_mlp_hidden": 8}
-    arguments = PUBLISHED["eradio"] | small | {"window_size": [None, None, [4, 4], 4], "num_heads": [1, 1, 2, 4]}
-    model = RadioModel(RadioConfig(**eradio_fields(arguments))).eval()
+    model = build_eradio()
     model.save_pretrained(tmp_path / "in")
     flags = ["--window-size", str(window)] if window else []
     assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx"), *flags]) == 0  # compares at several sizes

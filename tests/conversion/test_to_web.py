@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
-from tiny_site import save_picture, save_plain, save_runtime, save_words
+from tiny_eradio import build_eradio
+from tiny_site import build_radio, save_picture, save_plain, save_runtime, save_words
 
-from conversion.graphs import parity
+from conversion.graphs import files, parity
 from conversion.to_web import main
 from conversion.web import build
 from conversion.web.build import first_size
@@ -60,8 +62,23 @@ def test_a_picture_is_first_seen_at_the_largest_size_that_is_quick(milliseconds,
     assert first_size([128, 192, 256], milliseconds) == size
 
 
+@pytest.mark.tour
+@pytest.mark.parametrize(
+    ("build_model", "size"),
+    [(build_eradio, 128), (partial(build_radio, downscale_levels=[2], decoder_depth=1, vitdet_num_global=None), 64)],
+    ids=["E-RADIO", "RADIO1D"],
+)
+def test_other_networks_have_pages_without_windows(build_model, size, tmp_path):
+    build_model().save_pretrained(tmp_path / "in")
+    flags = ["--runtime", str(save_runtime(tmp_path / "runtime")), "--sizes", str(size), "--precision", "fp32"]
+    assert main([str(tmp_path / "in"), str(tmp_path / "site"), *flags]) == 0  # which compares features with PyTorch's
+    told = json.loads((tmp_path / "site" / "site.json").read_text())
+    assert told["window"] is None
+    assert list(told["models"]["wasm"]["graphs"]) == ["global"]
+
+
 @pytest.mark.slow
-def test_a_site_is_whole_and_its_position_table_cropped(tmp_path, capsys):
+def test_a_site_is_whole_and_its_position_table_cropped(tmp_path, capsys, monkeypatch):
     onnx = pytest.importorskip("onnx")
     source, runtime = save_words(tmp_path / "in"), save_runtime(tmp_path / "runtime")
     picture, site = save_picture(tmp_path / "my_otter.png"), tmp_path / "site"
@@ -89,6 +106,13 @@ def test_a_site_is_whole_and_its_position_table_cropped(tmp_path, capsys):
     assert main([str(source), str(site), *flags]) == 1
     assert "exists already" in capsys.readouterr().err
     shutil.rmtree(site / "model")
+    monkeypatch.setattr(files, "EXTERNAL_DATA_BYTES", 1.3 * weights)  # float32 is too large, float16 is not
+    assert main([str(source), str(site), *flags, "--overwrite", "--no-words", "--precision", "fp32"]) == 1
+    assert "`precision` must be one whose weights" in capsys.readouterr().err
+    assert main([str(source), str(site), *flags, "--overwrite", "--no-words"]) == 0
+    models = json.loads((site / "site.json").read_text())["models"]
+    assert {name: model["precision"] for name, model in models.items()} == {"wasm": "int8", "webgpu": "fp16"}
+    monkeypatch.undo()
     assert main([str(source), str(site), *flags, "--overwrite", "--no-words", "--precision", "fp32"]) == 0
     assert json.loads((site / "site.json").read_text())["texts"] is None
     assert not list(tmp_path.glob(".*"))

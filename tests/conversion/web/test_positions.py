@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
+from tiny_eradio import build_eradio
 from tiny_site import build_radio
 
 from conversion.web.positions import keep_offered_positions
-from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
 
 
 @pytest.mark.parametrize("fields", [{}, {"use_cropped_positions": False}, {"pos_embed_align_corners": True}])
@@ -40,9 +39,7 @@ def test_one_table_whatever_the_grid_keeps_its_corner():
 
 
 def test_a_network_without_a_table_stays_as_it_is():
-    small = {"dim": 8, "in_dim": 8, "depths": [1, 1, 1, 1], "full_features_head_dim": 12, "cpb_mlp_hidden": 8}
-    arguments = PUBLISHED["eradio"] | small | {"window_size": [None, None, [4, 4], 4], "num_heads": [1, 1, 2, 4]}
-    model = RadioModel(RadioConfig(**eradio_fields(arguments))).eval()
+    model = build_eradio()
     before = str(model)
     keep_offered_positions(model, [8])
     assert str(model) == before

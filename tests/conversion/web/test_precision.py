@@ -36,6 +36,16 @@ def test_the_fastest_that_agrees_and_of_equals_the_smallest(tmp_path, int8, fp16
     assert line.startswith(chosen)
 
 
+def test_weights_beside_a_file_are_counted_and_not_chosen(tmp_path):
+    found = [candidate(tmp_path, "fp32", 1, 1.0, None), candidate(tmp_path, "fp16", 2, 1.0, 100)]
+    (tmp_path / "fp32.0123abcd.data").write_bytes(bytes(3_000_000))
+    assert found[0].megabytes == 4
+    assert choose(found).precision == "fp16"
+    (tmp_path / "fp16.0123abcd.data").write_bytes(bytes(1_000_000))
+    with pytest.raises(ValueError, match=r"less than 2.1 GB, got fp32 0.0 GB, fp16 0.0 GB. Take int8"):
+        choose(found)
+
+
 def test_without_node_nothing_is_timed(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert time_in_wasm({"fp32": Path("a.onnx")}, {}, {}) == {}

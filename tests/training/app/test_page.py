@@ -232,13 +232,14 @@ def test_a_visit_to_a_tuned_model(browser, save_tuned, photograph):
 
 @pytest.mark.tour
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_wider_than_the_screen(browser, address, scheme, tmp_path):
+@pytest.mark.parametrize(("name", "width", "height"), [("phone", 390, 844), ("desktop", 1280, 860)])
+def test_nothing_is_wider_than_the_screen(browser, address, name, width, height, scheme, tmp_path):
     """Set RADIO_SCREENSHOTS to a folder to look at it."""
-    with visit(browser, address, width=390, height=844, dark=scheme == "dark") as watch:
+    with visit(browser, address, width=width, height=height, dark=scheme == "dark") as watch:
         for tab in ("Alike", "Words", "Windows", "Features"):
             watch.page.get_by_role("tab", name=tab).click()
-            assert watch.page.evaluate("document.documentElement.scrollWidth") <= 390
-        take_picture(watch.page, f"app-phone-{scheme}", tmp_path)
+            assert watch.page.evaluate("document.documentElement.scrollWidth") <= width
+        take_picture(watch.page, f"app-{name}-{scheme}", tmp_path)
         dark = watch.page.evaluate("document.body.classList.contains('dark')")
         assert dark == (scheme == "dark")
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from conversion.to_web import main
+from conversion.web.precision import time_in_wasm
 from conversion.web.runtime import find_runtime
 from foundation.packages.pinned import PackageUnavailableError
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
@@ -83,6 +84,7 @@ def watch(browser, address):
         yield opened
         assert opened.errors == []
         assert opened.outside(address) == []
+        assert any("model.weights" in url for url in opened.requests), "requests of the page's worker are seen too"
 
 
 def text(watch, selector):
@@ -139,15 +141,19 @@ def test_what_is_alike_and_words_are_those_of_the_model(watch, address, site, ch
     with torch.no_grad():
         classes = model.embed_classes(tokenizer, [*words, *references])
         logits = model.segment(pixels, classes, source="features").logits[0].flatten(1)
-        features = RadioModel.from_pretrained(checkpoint).eval()(pixels).features[0]
+        output = RadioModel.from_pretrained(checkpoint).eval()(pixels, adaptor_names=["clip-a", "sam-b"])
     wanted = torch.sigmoid(logits[:2] - logits[2:].amax(dim=0))
     questions = (["see", {"size": 64, "windows": False}], ["alike", {"x": 0.9, "y": 0.1}], ["words", {"words": words}])
     _, (seen, alike, found) = ask(watch, address, *questions)
     np.testing.assert_allclose(np.array(found["maps"]), wanted.numpy(), atol=1e-3)
-    units = F.normalize(features, dim=1)
-    index = int(0.1 * seen["rows"]) * seen["cols"] + int(0.9 * seen["cols"])
-    np.testing.assert_allclose(np.array(alike[0]["cosines"]), (units @ units[index]).numpy(), atol=1e-3)
     assert [each["name"] for each in alike] == ["backbone", "clip-a", "sam-b"]
+    maps = {"backbone": output.features, **{name: each.features for name, each in output.adaptors.items()}}
+    for each, (name, scale) in zip(alike, {"backbone": 1, "clip-a": 1, "sam-b": 2}.items(), strict=True):
+        units = F.normalize(maps[name][0], dim=1)
+        rows, cols = seen["rows"] * scale, seen["cols"] * scale
+        assert len(units) == rows * cols
+        cosines = units @ units[int(0.1 * rows) * cols + int(0.9 * cols)]
+        np.testing.assert_allclose(np.array(each["cosines"]), cosines.numpy(), atol=1e-3)
 
 
 def test_webgpu_gives_the_same_features(driver, address):
@@ -172,6 +178,38 @@ def test_without_an_adapter_the_page_runs_in_webassembly(watch):
     assert text(watch, "#backend").startswith("WebAssembly, 1 thread · fp32")
     assert text(watch, "#model-name").startswith("tiny: 32 wide, 3 blocks")
     assert "webgpu" not in " ".join(watch.requests)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_smaller_weights_give_features_alike(browser, checkpoint, site, tmp_path, precision):
+    """What "auto" takes where it agrees: of these random weights, 8 bits keep less."""
+    flags = [*FLAGS[:-1], precision, "--no-words", "--no-webgpu", "--pictures", str(checkpoint.parent / "otter.png")]
+    assert main([str(checkpoint), str(tmp_path / "site"), *flags]) == 0
+    answers = []
+    for folder in (site, tmp_path / "site"):
+        with serve(folder) as url, watched(browser) as watch:
+            watch.page.goto(f"{url}/")
+            watch.wait('html[data-state="ready"]:not([data-busy])')
+            questions = (["see", {"size": 96, "windows": False}], ["features", {"name": "backbone"}])
+            opened, (_, features) = ask(watch, f"{url}/", *questions)
+            assert f"thread · {opened['precision']}" in text(watch, "#backend")
+            assert watch.errors == []
+            answers.append(torch.tensor(as_array(features)))
+    assert opened["precision"] == precision
+    assert F.cosine_similarity(*answers).mean() > {"fp16": 0.9999, "int8": 0.99}[precision]
+    assert not torch.equal(*answers)
+
+
+def test_graphs_are_timed_in_webassembly(site, checkpoint):
+    """With Node.js, in the site's own runtime; the text tower has its weights inside, which is asked for here."""
+    if shutil.which("node") is None:
+        pytest.skip("no Node.js on this machine")
+    graph = site / "model" / "texts.onnx"
+    tokens = AutoTokenizer.from_pretrained(checkpoint)(["an otter"], return_tensors="pt", padding="max_length")
+    runtime = find_runtime(None, backends=["wasm"], with_tokenizers=False)
+    times = time_in_wasm({"fp32": graph, "int8": graph}, {"input_ids": tokens["input_ids"]}, runtime)
+    assert set(times) == {"fp32", "int8"}
+    assert all(0 < milliseconds < PATIENCE_MS for milliseconds in times.values())
 
 
 def test_an_isolated_page_gets_threads(browser, site):
@@ -321,6 +359,17 @@ def test_screens(browser, address, tmp_path, name, width, height, dark):
         pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("L"))
         assert (np.median(pixels) < 64) == dark
         assert len(np.unique(pixels)) > 100  # there is a picture
+        watch.page.locator("#windows").click()
+        watch.page.locator("#words").fill("otter, sky")
+        watch.page.keyboard.press("Enter")
+        settle(watch)
+        watch.page.locator("#maps canvas").first.click()
+        settle(watch)
+        assert watch.page.evaluate("document.documentElement.scrollWidth") <= width
+        asked = take_picture(watch.page, f"{name}-{'dark' if dark else 'light'}-asked", tmp_path)
+        assert asked != shot
+        assert watch.errors == []
+        assert watch.outside(address) == []
 
 
 def test_a_page_opened_as_a_file_says_how_to_serve_it(browser, site):
