@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import steps
+from benchmarks.measuring.limits import measure_limits
 from benchmarks.measuring.new_process import ROOT, run_anew
 from benchmarks.measuring.results import report
 from benchmarks.measuring.step_process import StepProcess, Timing, take_step_turns
@@ -131,6 +133,10 @@ def student_share(name: str, recipe: str, changes: Sequence[str], num_rounds: in
     distiller._build()
     timer = StepTimer(distiller)
     parts = [next(timer.examples) for _ in range(distiller.plan.batches_per_step)]
+    with FlopCounterMode(display=False) as counter:
+        run_bare(distiller, parts, in_threads=False)  # it counts those of its own thread
+    dtype = torch.bfloat16 if distiller.recipe.mixed_precision == "bf16" else torch.float32
+    peak = measure_limits("cpu", dtype).gflops
     steps: list[Timing] = []
     calls: dict[str, Callable[[], object]] = {
         "step": lambda: steps.append(timer.run(1)),
@@ -148,11 +154,18 @@ def student_share(name: str, recipe: str, changes: Sequence[str], num_rounds: in
     }
     for part in ("passes", "optimizer", "average"):
         row[f"{part}, ms"] = round(1000 * statistics.median(timing[part] for timing in steps[1:]), 1)
-    return row
+    gflop = counter.get_total_flops() / 1e9
+    return row | {"GFLOP": round(gflop, 3), "at the measured peak, ms": round(1000 * gflop / peak, 1)}
 
 
-def run_bare(distiller: Distiller, parts: Sequence[Any]) -> None:
-    """Run the student forward and backward on what a step sees, each answer's mean being the loss, and nothing else."""
+def run_bare(distiller: Distiller, parts: Sequence[Any], in_threads: bool = True) -> None:
+    """Run the student forward and backward on what a step sees, each answer's mean being the loss, and nothing else.
+
+    Args:
+        distiller: Whose student it is.
+        parts: The batches of a step.
+        in_threads: Whether parts may run side by side as the recipe says.
+    """
     parameters = [each for each in distiller.student.parameters() if each.requires_grad]
     for each in parameters:
         each.grad = None
@@ -168,7 +181,7 @@ def run_bare(distiller: Distiller, parts: Sequence[Any]) -> None:
         answers = [each for head in heads for each in (*head.features, head.summary) if each is not None]
         return torch.stack([each.float().mean() for each in answers]).sum(), {}
 
-    if distiller.parallel_passes is not None:
+    if in_threads and distiller.parallel_passes is not None:
         list(distiller.parallel_passes.run(parts, work, parameters))
         return
     for part in parts:

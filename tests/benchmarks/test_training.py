@@ -91,6 +91,8 @@ def test_the_student_has_a_share_of_its_step(recipe_file: str, passes_at_once: i
     assert row["recipe"] == "tiny"
     assert row["bare passes, ms"] > 0
     assert row["student's part, ms"] > row["optimizer, ms"] + row["average, ms"]
+    assert row["GFLOP"] > 0
+    assert row["at the measured peak, ms"] < row["bare passes, ms"]
 
 
 @pytest.mark.usefixtures("one_thread", "tiny_world")
