@@ -2,16 +2,16 @@
 
 import json
 import shutil
-from functools import partial
 
 import pytest
 from tiny_eradio import build_eradio
-from tiny_site import build_radio, save_picture, save_plain, save_runtime, save_words
+from tiny_site import save_picture, save_plain, save_runtime, save_words
 
 from conversion.graphs import files, parity
 from conversion.to_web import main
 from conversion.web import build
 from conversion.web.build import first_size
+from modeling_radio import RadioConfig, RadioModel
 
 
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys):
@@ -64,12 +64,15 @@ def test_a_picture_is_first_seen_at_the_largest_size_that_is_quick(milliseconds,
 
 @pytest.mark.tour
 @pytest.mark.parametrize(
-    ("build_model", "size"),
-    [(build_eradio, 128), (partial(build_radio, downscale_levels=[2], decoder_depth=1, vitdet_num_global=None), 64)],
+    ("model", "size"),
+    [
+        (build_eradio(), 128),
+        (RadioModel(RadioConfig.from_preset("radio-test", downscale_levels=[3], decoder_depth=2)), 64),
+    ],
     ids=["E-RADIO", "RADIO1D"],
 )
-def test_other_networks_have_pages_without_windows(build_model, size, tmp_path):
-    build_model().save_pretrained(tmp_path / "in")
+def test_other_networks_have_pages_without_windows(model, size, tmp_path):
+    model.save_pretrained(tmp_path / "in")
     flags = ["--runtime", str(save_runtime(tmp_path / "runtime")), "--sizes", str(size), "--precision", "fp32"]
     assert main([str(tmp_path / "in"), str(tmp_path / "site"), *flags]) == 0  # which compares features with PyTorch's
     told = json.loads((tmp_path / "site" / "site.json").read_text())
