@@ -1,6 +1,5 @@
-"""What maps the backbone's features into another space: the adaptors, each into its teacher's, and normalizers."""
+"""What maps the backbone's features into the space of a teacher: its adaptor, of a summary head and a dense head."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -130,33 +129,3 @@ def _build_mlp(config: RadioConfig, version: str, width: int, output: int, inner
     if version == "v1":
         return RadioHeadMLPv1(config.hidden_size, width, output)
     return RadioHeadMLP(config.hidden_size, width, output, inner)
-
-
-class RadioFeatureNormalizer(nn.Module):
-    """Shifts and rotates final features, `(..., hidden)`, into a standardized space (some RADIOv2.5 checkpoints)."""
-
-    def __init__(self, config: RadioConfig) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(config.hidden_size))
-        self.register_buffer("tx", torch.eye(config.hidden_size))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) @ self.tx.T
-
-
-class RadioIntermediateNormalizer(nn.Module):
-    """Standardizes features of intermediate blocks: a mean and a scale for each block, one rotation for each or all."""
-
-    def __init__(self, config: RadioConfig) -> None:
-        super().__init__()
-        num_layers, size = config.num_intermediate_normalizers, config.hidden_size
-        rotations = (num_layers, 1, 1) if config.intermediate_rotation_per_layer else (1, 1)
-        self.register_buffer("alphas", torch.ones(num_layers))
-        self.register_buffer("means", torch.zeros(num_layers, size))
-        self.register_buffer("rotation", torch.eye(size).repeat(rotations))
-
-    def forward(self, features: Tensor, blocks: list[int]) -> Tensor:
-        """Standardize averaged outputs of `blocks`: mean and scale are averaged too, the rotation is the last one's."""
-        rotation = self.rotation if self.rotation.ndim == 2 else self.rotation[blocks[-1]]
-        alpha, mean = self.alphas[blocks].mean(), self.means[blocks].mean(dim=0)
-        return alpha * (features - mean) @ rotation.T

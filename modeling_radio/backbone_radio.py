@@ -14,8 +14,9 @@ from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .load_report_radio import NewHeadReport
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
-from .network_radio import ADAPTORS, NetworkPass
+from .network_radio import ADAPTORS
 from .nvidia_interface_radio import build_network
+from .outputs_radio import NetworkPass
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowSize

@@ -13,7 +13,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .heads_radio import RadioDPTNeck, RadioTaskModel, build_dpt_config
-from .network_radio import NetworkPass
+from .outputs_radio import NetworkPass
 from .requested_outputs_radio import StatesWanted
 from .views_radio import View, ViewOptions, average_maps, require_pixels
 from .window_choice_radio import WindowSize

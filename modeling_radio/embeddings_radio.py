@@ -1,6 +1,5 @@
 """From pixels to tokens: input normalization, patch projection, cropped position embeddings, prefix tokens."""
 
-import math
 from typing import cast
 
 import torch
@@ -8,17 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_radio import RadioConfig
-from .layout_radio import ImagePack
+from .packs_radio import ImagePack
 from .position_cache_radio import PositionCache
+from .position_crops_radio import POSITION_DRAWS, sample_crops
 
 
-# AM-RADIO's cropped position embeddings: a crop covers 10 % of the table's area or more, with an aspect ratio between
-# 3:4 and 4:3 (https://arxiv.org/abs/2312.06709, appendix C).
-MIN_CROP_AREA = 0.1
-MAX_CROP_ASPECT = 4 / 3
 RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
-POSITION_DRAWS = 4
-"""Random numbers that decide one image's crop: scale, aspect ratio, column, row."""
 
 
 def is_recorded() -> bool:
@@ -40,20 +34,6 @@ def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bo
     ]
     image = torch.cat(resized, dim=1) if len(resized) > 1 else resized[0]
     return image.flatten(2).transpose(1, 2)
-
-
-def _spread(count: int, start: Tensor, extent: Tensor) -> Tensor:
-    """Return `count` places from each start over its extent, `(batch, count)` from `(batch, 1)`."""
-    return torch.linspace(0, 1, count, device=start.device) * extent + start
-
-
-def _neighbors(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Return the two of `side` grid points around each place in [0, 1], and their shares in it, `(..., 2)` each."""
-    cells = (places * (side - 1)).clamp(0, side - 1)
-    lower = cells.floor()
-    upper_share = cells - lower
-    points = torch.stack([lower, lower + 1], dim=-1).long().clamp(max=side - 1)
-    return points, torch.stack([1 - upper_share, upper_share], dim=-1)
 
 
 class RadioInputConditioner(nn.Module):
@@ -156,21 +136,7 @@ class RadioPatchGenerator(RadioLearnedTokens):
             cols: Columns of patches.
             uniform: Numbers in [0, 1) that decide the crops, `(batch, POSITION_DRAWS)`.
         """
-        side = self.config.position_grid_size
-        scale = math.sqrt(MIN_CROP_AREA) + uniform[:, 0] * (1 - math.sqrt(MIN_CROP_AREA))
-        aspect = torch.exp((2 * uniform[:, 1] - 1) * math.log(MAX_CROP_ASPECT))
-        extent = torch.stack([scale * aspect, scale / aspect], dim=1).clamp(max=1)  # (batch, xy), of the table
-        offset = uniform[:, 2:] * (1 - extent)
-        x, x_shares = _neighbors(_spread(cols, offset[:, :1], extent[:, :1]), side)
-        y, y_shares = _neighbors(_spread(rows, offset[:, 1:], extent[:, 1:]), side)
-        # (batch, rows, cols, two rows of the table, two columns of it)
-        index = y[:, :, None, :, None] * side + x[:, None, :, None, :]
-        shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None, :]
-        # Not grid_sample, whose backward pass writes a whole table for every image.
-        sampled = F.embedding_bag(
-            index.view(-1, 4), self.pos_embed[0].float(), mode="sum", per_sample_weights=shares.view(-1, 4)
-        )
-        return sampled.unflatten(0, (len(uniform), rows * cols))
+        return sample_crops(self.pos_embed[0], self.config.position_grid_size, (rows, cols), uniform)
 
     def resized_positions(self, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
         """Return the evaluation position embeddings `(1, rows * cols, hidden)` of a grid.

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batches_radio import batch_of_call
 from .config_checks_radio import COUNT
 from .configuration_radio import RadioConfig
 from .eradio_config_radio import as_list, trained_window
@@ -21,11 +22,10 @@ from .eradio_layers_radio import (
     EradioNeckProjection,
     EradioStem,
 )
-from .inputs_radio import check_images, warn_of_pixel_range
-from .network_radio import NetworkPass
+from .inputs_radio import warn_of_pixel_range
 from .nvidia_interface_radio import NvidiaNetwork
+from .outputs_radio import NetworkPass
 from .resolution_radio import Resolution
-from .video_radio import images_of_call
 from .window_choice_radio import WindowSize
 
 
@@ -203,14 +203,13 @@ class EradioNetwork(NvidiaNetwork):
                 f"Blocks {sorted(keep)} cannot be read: E-RADIO has no blocks of one width, only its final features. "
                 "Take a head that reads these, or a RADIO that is a plain ViT."
             )
-        images, clips = images_of_call(pixel_values, image_grid_hw, pixel_values_videos, config)
-        grid = check_images(images, config, "pixel_values" if clips is None else "pixel_values_videos")
+        batch = batch_of_call(pixel_values, image_grid_hw, pixel_values_videos, config)
         if not self._warned_of_pixel_range:
-            self._warned_of_pixel_range = warn_of_pixel_range(images)
-        features = self.model(self.input_conditioner(images), self._window(window_size, grid))
+            self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
+        features = self.model(self.input_conditioner(batch.pixels), self._window(window_size, batch.grid))
         features = features.flatten(2).transpose(1, 2)
         tokens = torch.cat([features.mean(dim=1, keepdim=True), features], dim=1)
-        return NetworkPass(tokens, tokens, {}, None, None, grid, None, None if clips is None else clips.num_clips)
+        return NetworkPass(tokens, tokens, {}, None, None, batch.grid, num_clips=batch.num_clips)
 
     def _window(self, window_size: WindowSize, grid: Resolution) -> int | None:
         """Return the side of the windows of a call, `None` for that of the training."""

@@ -11,8 +11,9 @@ from transformers.models.dpt.modeling_dpt import DPTNeck
 from .configuration_radio import RadioConfig
 from .load_report_radio import NewHeadReport
 from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
-from .network_radio import ADAPTORS, NetworkPass
+from .network_radio import ADAPTORS
 from .nvidia_interface_radio import build_network
+from .outputs_radio import NetworkPass
 
 
 class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .config_checks_radio import LARGEST, WORD, integer, listed
 from .configuration_radio import RadioConfig
-from .embeddings_radio import POSITION_DRAWS
 from .encoder_radio import PATH_DRAWS
-from .layout_radio import ImagePack
 from .messages_radio import check_choice
+from .packs_radio import ImagePack
+from .position_crops_radio import POSITION_DRAWS
 from .resolution_radio import Resolution, check_resolution, largest_side
 
 

@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .adaptors_radio import RadioIntermediateNormalizer
 from .configuration_radio import RadioConfig
-from .network_radio import NetworkPass, RadioNetwork
+from .network_radio import RadioNetwork
+from .normalizers_radio import RadioIntermediateNormalizer
+from .outputs_radio import NetworkPass
 
 
 Aggregation = Literal["sparse", "dense"]

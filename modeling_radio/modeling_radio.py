@@ -23,7 +23,6 @@ from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs
 
-from .adaptors_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner, RadioLearnedTokens
@@ -32,6 +31,7 @@ from .inputs_radio import check_feature_format, check_names, count_draws, count_
 from .intermediate_radio import Aggregation, average_blocks, check_widths, group_blocks
 from .messages_radio import check_blocks, check_choice
 from .network_radio import SUMMARY_TOKENS, RadioNetwork
+from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from .nvidia_folder_radio import UNUSED_KEYS, arguments_for_video, check_loaded, opening_arguments
 from .nvidia_interface_radio import NvidiaInterface, build_network
 from .opening_radio import garbage_collection_paused

@@ -1,22 +1,22 @@
 """Everything with weights behind `RadioModel` and the task models, and the one way of an image through it."""
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .adaptors_radio import RadioAdaptor, RadioFeatureNormalizer, RadioIntermediateNormalizer
+from .adaptors_radio import RadioAdaptor
+from .batches_radio import ImageBatch, batch_of_call
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioInputConditioner
 from .encoder_radio import RadioVisionTransformer
-from .inputs_radio import check_images, check_merging, check_pack, count_draws, split_draws, warn_of_pixel_range
-from .layout_radio import AttentionLayout, ImagePack
+from .inputs_radio import check_merging, split_draws, warn_of_pixel_range
 from .messages_radio import check_choice
-from .outputs_radio import GlobalTokens, to_map
+from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
+from .outputs_radio import NetworkPass, to_map
 from .requested_outputs_radio import StatesWanted, check_attentions, gather_states, join_runs, wanted_states
 from .resolution_radio import Resolution
-from .video_radio import images_of_call
 from .window_choice_radio import WindowSize, resolve_window
 
 
@@ -32,41 +32,6 @@ PREFIX_TOKENS = f"{PATCH_GENERATOR}.cls_token.token"
 DECODER_PREFIX = "radio_model.model.decoder.prefix_tokens"
 FILLERS = "radio_model.model.decoder.filler_tokens"
 SUMMARY_TOKENS = "radio_model.summary_idxs"
-
-
-class NetworkPass(NamedTuple):
-    """One pass of images through the transformer.
-
-    Attributes:
-        tokens: Output after the final norm, `(batch, length, hidden)`; of packed images `(1, length, hidden)`.
-        embedded: What the first block read, of the same shape.
-        kept: By 0-based block, its output, of the same shape; the last one's before the final norm, unlike `tokens`.
-        hidden_states: On request `embedded` and the output of every block, or of some with `None` in place of others;
-            of packed images `(length, hidden)`, image after image in the order of the call.
-        attentions: On request the weights of each block, as `join_runs` gives them.
-        grid: Rows and columns of patches of each image, or of the largest one of a pack.
-        pack: Order of packed images; `None` where all are of one size.
-        num_clips: Clips of video, whose groups of frames are the batch; `None` of images.
-        encoded: Of RADIO1D, what its encoder gave; blocks, hidden states and attentions are the encoder's too, `tokens`
-            the decoder's.
-        is_decoded: Whether that decoder ran; without it `tokens` are the encoder's.
-    """
-
-    tokens: Tensor
-    embedded: Tensor
-    kept: dict[int, Tensor]
-    hidden_states: tuple[Tensor | None, ...] | None
-    attentions: tuple[Tensor, ...] | None
-    grid: Resolution
-    pack: ImagePack | None
-    num_clips: int | None = None
-    encoded: GlobalTokens | None = None
-    is_decoded: bool = True
-
-    def outputs_of(self, blocks: Sequence[int], last: int) -> list[Tensor]:
-        """Return the outputs of blocks that stand for one token a patch: of RADIO1D's `last` one, the decoder's."""
-        kept = self.kept if self.encoded is None else {**self.kept, last: self.tokens}
-        return [kept[block] for block in blocks]
 
 
 class RadioNetwork(nn.Module):
@@ -115,49 +80,25 @@ class RadioNetwork(nn.Module):
         check_merging(config, num_tokens, decode=decode, is_packed=image_grid_hw is not None)
         places = wanted_states(output_hidden_states, config)
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
-        images, clips = images_of_call(pixel_values, image_grid_hw, pixel_values_videos, config)
-        pack = None if image_grid_hw is None else check_pack(images, image_grid_hw, config)
-        if pack is None:
-            grid = check_images(images, config, "pixel_values" if clips is None else "pixel_values_videos")
-            num_images = images.shape[0] if clips is None else clips.num_clips
-        else:
-            grid, num_images = pack.largest_grid, len(pack.grids)
-        if draws is None and pack is not None and self.training:  # of each image, as where they are not packed
-            draws = torch.rand(num_images, count_draws(config), device=images.device)
-        position_draws, path_draws = split_draws(draws, config, num_images)
-        if pack is None and not self._warned_of_pixel_range:
-            self._warned_of_pixel_range = warn_of_pixel_range(images)
-        window = resolve_window(config, window_size, grid)
+        batch = batch_of_call(pixel_values, image_grid_hw, pixel_values_videos, config)
+        draws = batch.draw(self.training) if draws is None else draws
+        position_draws, path_draws = split_draws(draws, config, batch.num_images)
+        if batch.pack is None and not self._warned_of_pixel_range:
+            self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
+        window = resolve_window(config, window_size, batch.grid)
         if with_attentions:
-            check_attentions(config, pack is not None)
+            check_attentions(config, batch.pack is not None)
 
-        if pack is None:
-            pixels = self.input_conditioner(images)
-            if clips is not None:
-                pixels, path_draws = clips.group(pixels), clips.spread(path_draws)
-                position_draws = clips.share_positions(position_draws, self.training)
-            is_temporal = clips is not None and clips.is_temporal
-            generator = self.model.patch_generator
-            embedded = generator(generator.split_patches(pixels), *grid, position_draws, temporal=is_temporal)
-            layout = AttentionLayout.for_grid(*grid, config.num_prefix_tokens, window, embedded.device)
-        else:
-            embedded = self._embed_packed(images, pack, position_draws)
-            layout = pack.layout(window, embedded.device)
-            path_draws = None if path_draws is None else pack.spread(path_draws)
+        embedded = batch.embed(self, position_draws)
+        layout = self.plan(batch, window, embedded, num_tokens=num_tokens, decode=decode, full_length=full_length)
         keep = {*keep, *(place - 1 for place in places or () if place)}
-        encoded = None
-        if config.num_mergings:
-            from .radio1d_radio import count_tokens
-
-            counts = None if full_length else count_tokens(config, num_tokens, grid, embedded.shape[0])
-            arguments = (embedded, grid, counts, keep, path_draws, bool(with_attentions), decode)
-            tokens, kept, runs, encoded = self.model(*arguments)
-        else:
-            tokens, kept, runs = self.model(embedded, layout, keep, path_draws, bool(with_attentions))
-        states = None if places is None else gather_states(places, [embedded, *map(kept.get, range(len(runs)))], pack)
+        draws_of_paths = batch.spread(path_draws)
+        tokens, kept, runs, *encoded = self.model(embedded, layout, keep, draws_of_paths, bool(with_attentions))
+        outputs = [embedded, *map(kept.get, range(len(runs)))]
+        states = None if places is None else gather_states(places, outputs, batch.pack)
         weights = tuple(join_runs(each, tokens.shape[0]) for each in runs) if with_attentions else None
-        num_clips = None if clips is None else clips.num_clips
-        return NetworkPass(tokens, embedded, kept, states, weights, grid, pack, num_clips, encoded, decode)
+        passed = NetworkPass(tokens, embedded, kept, states, weights, batch.grid, batch.pack, batch.num_clips)
+        return passed._replace(encoded=encoded[0], is_decoded=decode) if encoded else passed
 
     @property
     def input_embeddings(self) -> nn.Module:
@@ -169,12 +110,12 @@ class RadioNetwork(nn.Module):
         self.model.patch_generator.embedder = value
 
     def build_trunk(self, config: RadioConfig) -> nn.Module:
-        """Return what stands between conditioner and adaptors; what no plain ViT has is imported where it is built."""
-        if not config.num_mergings:
-            return RadioVisionTransformer(config)
-        from .radio1d_radio import Radio1dTransformer
+        """Return what stands between conditioner and adaptors."""
+        return RadioVisionTransformer(config)
 
-        return Radio1dTransformer(config)
+    def plan(self, batch: ImageBatch, window: int | None, embedded: Tensor, **elastic: Any) -> Any:
+        """Return what the trunk is told of a batch: who attends to whom, and of RADIO1D how many tokens there are."""
+        return batch.layout(window, embedded.device)
 
     def adaptor(self, name: str) -> RadioAdaptor:
         """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""
@@ -197,20 +138,5 @@ class RadioNetwork(nn.Module):
             tokens: Of the whole sequence.
             grid: Rows and columns of patches of the images.
             block: -1 is the patch embedding.
-
-        Raises:
-            ValueError: If tokens of the map were cut.
         """
-        features, grid = self.patch_features(tokens), self.config.block_grid(grid, block)
-        if features.shape[1] != grid.height * grid.width:
-            raise ValueError(
-                f"Block {block} has {features.shape[1]} of {grid.height} x {grid.width} tokens left, no map: "
-                "`progressive_reduction` cuts them. `get_intermediate_features` runs without it."
-            )
-        return to_map(features, grid)
-
-    def _embed_packed(self, patches: Tensor, pack: ImagePack, draws: Tensor | None) -> Tensor:
-        """Return the tokens `(1, length, hidden)` of flattened patches in the order of `pack`."""
-        size = self.config.patch_size
-        patches = self.input_conditioner(patches.view(-1, self.config.num_channels, size, size)).flatten(1)
-        return self.model.patch_generator(patches, *pack.largest_grid, draws, pack)
+        return to_map(self.patch_features(tokens), grid)

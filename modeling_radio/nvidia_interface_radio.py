@@ -201,11 +201,15 @@ class NvidiaNetwork(NvidiaNames, RadioNetwork):
 
 def build_network(config: RadioConfig, use_adaptors: bool = True) -> NvidiaNetwork:
     """Return the network of a configuration; an architecture besides the plain ViT is imported where it is built."""
-    if config.eradio is None:
-        return NvidiaNetwork(config, use_adaptors)
-    from .eradio_network_radio import EradioNetwork
+    if config.eradio is not None:
+        from .eradio_network_radio import EradioNetwork
 
-    return EradioNetwork(config, use_adaptors)
+        return EradioNetwork(config, use_adaptors)
+    if config.num_mergings:
+        from .radio1d_radio import Radio1dNetwork
+
+        return Radio1dNetwork(config, use_adaptors)
+    return NvidiaNetwork(config, use_adaptors)
 
 
 class NvidiaInterface(NvidiaNames):

@@ -1,7 +1,7 @@
-"""What the backbone and the zero-shot model return, as transformers' `ModelOutput`."""
+"""What a pass through the network gives, and what the models return of it, as transformers' `ModelOutput`."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
+from .packs_radio import ImagePack
 from .resolution_radio import Resolution
 
 
@@ -87,6 +88,41 @@ class GlobalTokens(NamedTuple):
     tokens: Tensor
     prefix: Tensor
     mask: Tensor
+
+
+class NetworkPass(NamedTuple):
+    """One pass of images through the transformer.
+
+    Attributes:
+        tokens: Output after the final norm, `(batch, length, hidden)`; of packed images `(1, length, hidden)`.
+        embedded: What the first block read, of the same shape.
+        kept: By 0-based block, its output, of the same shape; the last one's before the final norm, unlike `tokens`.
+        hidden_states: On request `embedded` and the output of every block, or of some with `None` in place of others;
+            of packed images `(length, hidden)`, image after image in the order of the call.
+        attentions: On request the weights of each block, as `join_runs` gives them.
+        grid: Rows and columns of patches of each image, or of the largest one of a pack.
+        pack: Order of packed images; `None` where all are of one size.
+        num_clips: Clips of video, whose groups of frames are the batch; `None` of images.
+        encoded: Of RADIO1D, what its encoder gave; blocks, hidden states and attentions are the encoder's too, `tokens`
+            the decoder's.
+        is_decoded: Whether that decoder ran; without it `tokens` are the encoder's.
+    """
+
+    tokens: Tensor
+    embedded: Tensor
+    kept: dict[int, Tensor]
+    hidden_states: tuple[Tensor | None, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    grid: Resolution
+    pack: ImagePack | None = None
+    num_clips: int | None = None
+    encoded: GlobalTokens | None = None
+    is_decoded: bool = True
+
+    def outputs_of(self, blocks: Sequence[int], last: int) -> list[Tensor]:
+        """Return the outputs of blocks that stand for one token a patch: of RADIO1D's `last` one, the decoder's."""
+        kept = self.kept if self.encoded is None else {**self.kept, last: self.tokens}
+        return [kept[block] for block in blocks]
 
 
 @dataclass

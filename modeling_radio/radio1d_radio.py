@@ -7,18 +7,20 @@ References:
 """
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from .batches_radio import ImageBatch
 from .config_checks_radio import integer
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioLearnedTokens, resize_position_table
 from .encoder_radio import RadioAttention, RadioBlock, RadioMLP, RadioVisionTransformer
-from .outputs_radio import GlobalTokens
+from .nvidia_interface_radio import NvidiaNetwork
+from .outputs_radio import GlobalTokens, to_map
 from .resolution_radio import Resolution
 
 
@@ -47,6 +49,20 @@ class TokenCounts(NamedTuple):
         counts = [self.longest] if self.by_image is None else self.by_image
         taken = torch.arange(length, device=device) < torch.tensor(counts, device=device)[:, None]
         return taken.expand(batch_size, -1)
+
+
+class TokenPlan(NamedTuple):
+    """What the trunk of RADIO1D is told of a batch.
+
+    Attributes:
+        grid: Rows and columns of patches of each image.
+        counts: How many global tokens go through the decoder; `None` runs the encoder alone, over all tokens.
+        decode: Whether the decoder runs.
+    """
+
+    grid: Resolution
+    counts: TokenCounts | None = None
+    decode: bool = True
 
 
 def count_tokens(config: RadioConfig, wanted: TokensWanted, grid: Resolution, num_images: int) -> TokenCounts:
@@ -271,28 +287,25 @@ class Radio1dTransformer(RadioVisionTransformer):
     def forward(  # pyrefly: ignore[bad-override]
         self,
         hidden_states: Tensor,
-        grid: Resolution,
-        counts: TokenCounts | None = None,
+        layout: TokenPlan,
         keep: Collection[int] = (),
         draws: Tensor | None = None,
         with_attentions: bool = False,
-        decode: bool = True,
     ) -> tuple[Tensor, dict[int, Tensor], list[list[Tensor]], GlobalTokens | None]:
         """Run encoder and decoder.
 
         Args:
             hidden_states: Tokens from the patch generator, `(batch, length, hidden)`.
-            grid: Rows and columns of patches.
-            counts: How many global tokens go through the decoder; `None` runs the encoder alone, over all tokens.
+            layout: How many tokens go where.
             keep: 0-based blocks of the encoder whose output is wanted too.
             draws: As in `RadioVisionTransformer.forward`.
             with_attentions: Whether to return the encoder's attention weights.
-            decode: Whether to run the decoder.
 
         Returns:
             The decoder's output, `(batch, prefix + rows * cols, hidden)`, without it the encoder's; what
             `RadioVisionTransformer.forward` returns of blocks; the global tokens.
         """
+        grid, counts, decode = layout
         encoded, kept, attentions = self.encode(hidden_states, grid, counts, keep, draws, with_attentions)
         if counts is None:
             return encoded, kept, attentions, None
@@ -303,3 +316,41 @@ class Radio1dTransformer(RadioVisionTransformer):
             tokens = tokens.masked_fill(~mask[:, :, None], 0)
         decoded = self.decoder(tokens, counts, grid) if decode else encoded
         return decoded, kept, attentions, GlobalTokens(tokens, prefix, mask)
+
+
+class Radio1dNetwork(NvidiaNetwork):
+    """The network behind the models of a RADIO1D."""
+
+    def build_trunk(self, config: RadioConfig) -> nn.Module:
+        return Radio1dTransformer(config)
+
+    def plan(self, batch: ImageBatch, window: int | None, embedded: Tensor, **elastic: Any) -> TokenPlan:
+        """Return how many tokens go where.
+
+        Args:
+            batch: Images of one size, or clips.
+            window: Always `None`: merged tokens attend globally.
+            embedded: What the first block reads.
+            elastic: `num_tokens`, `decode` and `full_length` of the call.
+
+        Raises:
+            ValueError: If `num_tokens` is no number of at least 0, or not one for each image.
+        """
+        if elastic["full_length"]:
+            return TokenPlan(batch.grid)
+        counts = count_tokens(self.config, elastic["num_tokens"], batch.grid, embedded.shape[0])
+        return TokenPlan(batch.grid, counts, elastic["decode"])
+
+    def block_map(self, tokens: Tensor, grid: Resolution, block: int) -> Tensor:
+        """Return the patch tokens behind a block as a map, coarser behind each merging.
+
+        Raises:
+            ValueError: If tokens of the map were cut.
+        """
+        features, grid = self.patch_features(tokens), self.config.block_grid(grid, block)
+        if features.shape[1] != grid.height * grid.width:
+            raise ValueError(
+                f"Block {block} has {features.shape[1]} of {grid.height} x {grid.width} tokens left, no map: "
+                "`progressive_reduction` cuts them. `get_intermediate_features` runs without it."
+            )
+        return to_map(features, grid)

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .layout_radio import ImagePack
-from .network_radio import NetworkPass, RadioNetwork
-from .outputs_radio import FeatureFormat, RadioAdaptorOutput, RadioModelOutput, to_map
+from .network_radio import RadioNetwork
+from .outputs_radio import FeatureFormat, NetworkPass, RadioAdaptorOutput, RadioModelOutput, to_map
+from .packs_radio import ImagePack
 from .resolution_radio import Resolution
-from .video_radio import by_clip
 
 
 Reading = tuple[Tensor | None, Tensor | None, dict[str, RadioAdaptorOutput]]
@@ -51,7 +50,11 @@ def read_out(
         global_mask=None if passed.encoded is None else passed.encoded.mask,
         global_summary=None if passed.encoded is None else network.summarize(passed.encoded.prefix),
     )
-    return output if passed.num_clips is None else by_clip(output, passed.num_clips)
+    if passed.num_clips is None:
+        return output
+    from .video_radio import by_clip
+
+    return by_clip(output, passed.num_clips)
 
 
 def _read_images(

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from .config_checks_radio import integer
 from .configuration_radio import RadioConfig
-from .layout_radio import ImagePack
+from .packs_radio import ImagePack
 
 
 StatesWanted = bool | int | Sequence[int] | None

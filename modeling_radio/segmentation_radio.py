@@ -19,7 +19,7 @@ from .heads_radio import (
     count_classes,
     weighted_cross_entropy,
 )
-from .network_radio import NetworkPass
+from .outputs_radio import NetworkPass
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .views_radio import View, ViewOptions, average_maps, require_pixels

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
+from .batches_radio import ImageBatch
 from .configuration_radio import RadioConfig
-from .embeddings_radio import POSITION_DRAWS
+from .position_crops_radio import POSITION_DRAWS
 
 
-class Clips:
+class Clips(ImageBatch):
     """A batch of clips as the network takes it: groups of frames, each of which becomes one image's tokens.
 
     A group is `config.video_temporal_patch_size` frames, whose patches are projected together; the last frame is
@@ -22,12 +23,12 @@ class Clips:
         config: What decides the number of frames in a group.
 
     Attributes:
-        frames: As given.
+        pixels: All frames, clip after clip, `(clips * frames, channels, height, width)`.
         group_size: Frames of a group.
         num_groups: Groups of each clip.
 
     Raises:
-        ValueError: If it is no such tensor; height, width and type are for `check_images` to check, of `images`.
+        ValueError: If it is no such tensor.
 
     References:
         Temporal patches: transformers' `RadioModel`, and NVIDIA's Nemotron-3-Nano-Omni, whose vision encoder it is.
@@ -40,30 +41,28 @@ class Clips:
                 "`pixel_values_videos` must be a tensor of the shape (clips, frames, channels, height, width) with at "
                 f"least one frame, got {shape}."
             )
-        self.frames = frames
+        super().__init__(frames.flatten(0, 1), config, "pixel_values_videos")
+        self.num_clips = self.num_images = frames.shape[0]
         self.is_temporal = config.video_temporal_patch_size is not None
         self.group_size = config.video_temporal_patch_size or 1
         self.num_groups = -(-frames.shape[1] // self.group_size)
 
-    @property
-    def num_clips(self) -> int:
-        """Clips of the batch."""
-        return self.frames.shape[0]
+    def embed(self, network: Any, draws: Tensor | None) -> Tensor:
+        """Return the tokens `(clips * groups, length, hidden)`; the groups of a clip share its `draws`."""
+        generator = network.model.patch_generator
+        patches = generator.split_patches(self._group(network.input_conditioner(self.pixels)))
+        draws = self._share_positions(draws, network.training)
+        return generator(patches, *self.grid, draws, temporal=self.is_temporal)
 
-    @property
-    def images(self) -> Tensor:
-        """All frames, clip after clip, `(clips * frames, channels, height, width)`."""
-        return self.frames.flatten(0, 1)
-
-    def group(self, images: Tensor) -> Tensor:
-        """Join what was made of `images` to groups, `(clips * groups, group_size * channels, height, width)`."""
-        frames = images.unflatten(0, self.frames.shape[:2])
+    def _group(self, frames: Tensor) -> Tensor:
+        """Join all frames to groups, `(clips * groups, group_size * channels, height, width)`."""
+        frames = frames.unflatten(0, (self.num_images, -1))
         missing = self.num_groups * self.group_size - frames.shape[1]
         if missing:
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
         return frames.unflatten(1, (self.num_groups, self.group_size)).flatten(2, 3).flatten(0, 1)
 
-    def share_positions(self, draws: Tensor | None, training: bool) -> Tensor | None:
+    def _share_positions(self, draws: Tensor | None, training: bool) -> Tensor | None:
         """Return the random numbers that decide each group's position crop: those of its clip.
 
         Args:
@@ -71,35 +70,12 @@ class Clips:
             training: Whether they are.
         """
         if draws is None and training:
-            draws = torch.rand(self.num_clips, POSITION_DRAWS, device=self.frames.device)
+            draws = torch.rand(self.num_images, POSITION_DRAWS, device=self.pixels.device)
         return self.spread(draws)
 
-    def spread(self, by_clip: Tensor | None) -> Tensor | None:
+    def spread(self, by_image: Tensor | None) -> Tensor | None:
         """Repeat what belongs to each clip for each of its groups, `(clips, ...)` to `(clips * groups, ...)`."""
-        return None if by_clip is None else by_clip.repeat_interleave(self.num_groups, dim=0)
-
-
-def images_of_call(images: Any, image_grid_hw: Any, videos: Any, config: RadioConfig) -> tuple[Any, Clips | None]:
-    """Return the images of a call, yet unchecked, or the frames of its clips, and these.
-
-    Args:
-        images: What was given as `pixel_values`.
-        image_grid_hw: Grids of packed images.
-        videos: What was given as `pixel_values_videos`.
-        config: What decides the number of frames in a group.
-
-    Raises:
-        ValueError: If there are images and clips, or neither, or the clips are none.
-    """
-    if videos is None:
-        if images is None:
-            raise ValueError("`pixel_values` or `pixel_values_videos` must be given, got None for both.")
-        return images, None
-    for name, value in (("pixel_values", images), ("image_grid_hw", image_grid_hw)):
-        if value is not None:
-            raise ValueError(f"`{name}` must be None with `pixel_values_videos`, got both. Call once for each.")
-    clips = Clips(videos, config)
-    return clips.images, clips
+        return None if by_image is None else by_image.repeat_interleave(self.num_groups, dim=0)
 
 
 def by_clip(value: Any, num_clips: int) -> Any:

@@ -19,7 +19,7 @@ from modeling_radio import (
     RadioPreTrainedModel,
 )
 from modeling_radio.heads_radio import weighted_cross_entropy
-from modeling_radio.network_radio import NetworkPass
+from modeling_radio.outputs_radio import NetworkPass
 from modeling_radio.resolution_radio import Resolution
 
 

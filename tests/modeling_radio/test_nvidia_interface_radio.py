@@ -11,8 +11,7 @@ from torch import nn
 
 from conversion.from_nvidia import convert
 from modeling_radio import RadioBackbone, RadioConfig, RadioForImageClassification, RadioModel
-from modeling_radio.network_radio import NetworkPass
-from modeling_radio.outputs_radio import RadioPair
+from modeling_radio.outputs_radio import NetworkPass, RadioPair
 from modeling_radio.resolution_radio import Resolution
 
 

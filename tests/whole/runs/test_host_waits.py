@@ -29,7 +29,7 @@ ON_THE_CPU = {
     "online.py:_sights": "turns such draws into plain numbers",
     "inputs_radio.py:warn_of_pixel_range": "looks at pixels only there",
     "position_cache_radio.py": "used only there",
-    "layout_radio.py:__init__": "a pack's grids, which the trainer leaves there",
+    "packs_radio.py:__init__": "a pack's grids, which the trainer leaves there",
     "ema.py": "counts its updates there",
     "contrasts/summaries.py": "counts what banks have there",
 }
