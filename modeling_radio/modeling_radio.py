@@ -289,7 +289,8 @@ class RadioModel(RadioPreTrainedModel):
                 `attn_implementation` is. Not of packed images.
             return_dict: `False` returns what NVIDIA's classes do: the pair `(summary, features)` and nothing else, or
                 with adaptors a dictionary of such pairs, by "backbone" and the adaptors' names, theirs in float32;
-                `None` takes `config.return_dict`.
+                `None` takes `config.return_dict`. Without RADIO1D's decoder the pair is `(global_summary,
+                global_tokens)`.
             pixel_mask: What `RadioImageProcessor` returns with `do_pad=True`, accepted so that `model(**inputs)` works.
                 It changes nothing: the model sees the padding as gray image.
             draws: Uniform numbers in [0, 1), `(batch, model.num_draws)`, that decide each image's position crop and
@@ -302,8 +303,9 @@ class RadioModel(RadioPreTrainedModel):
                 for the groups after that for the clips: `summary` `(batch, groups, ...)`, `features`
                 `(batch, groups, rows * cols, hidden_size)`. `draws` are those of each clip, whose groups share them; in
                 training without `draws` the groups of a clip share one position crop.
-            num_tokens: Global tokens of RADIO1D that go through its decoder: one number, or one for each image; `None`
-                takes `config.num_tokens`, and without it all. More than an image has are all.
+            num_tokens: Global tokens of RADIO1D that go through its decoder: one number, or one for each image, of
+                clips one for each group of frames, clip after clip; `None` takes `config.num_tokens`, and without it
+                all. More than an image has are all.
             decode: `False` stops after RADIO1D's encoder: only `global_tokens`, `global_mask` and `global_summary`, and
                 hidden states and attentions on request.
             kwargs: What transformers, peft and other vision models' callers add, as far as it asks for nothing that is

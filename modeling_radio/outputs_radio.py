@@ -173,12 +173,20 @@ class RadioModelOutput(ModelOutput):
     def __getitem__(self, k: Any) -> Any:
         if not isinstance(k, str) or k in self:
             return super().__getitem__(k)
-        return {"backbone": RadioPair(self.summary, self.features), **self._adaptor_pairs()}[k]
+        return {"backbone": self._backbone_pair(), **self._adaptor_pairs()}[k]
 
     def to_pairs(self) -> "RadioPair | dict[str, RadioPair]":
-        """Return NVIDIA's answer: summary and features, or with adaptors such a pair by name, "backbone" first."""
-        backbone = RadioPair(self.summary, self.features)
+        """Return NVIDIA's answer: summary and features, or with adaptors such a pair by name, "backbone" first.
+
+        Where RADIO1D's decoder did not run, the pair is the encoder's: `global_summary` and `global_tokens`.
+        """
+        backbone = self._backbone_pair()
         return {"backbone": backbone, **self._adaptor_pairs()} if self.adaptors else backbone
+
+    def _backbone_pair(self) -> RadioPair:
+        if self.features is None and self.global_tokens is not None:
+            return RadioPair(self.global_summary, self.global_tokens)
+        return RadioPair(self.summary, self.features)
 
     def _adaptor_pairs(self) -> dict[str, RadioPair]:
         """Return the adaptors' outputs, which NVIDIA's code gives in float32 whatever the backbone runs in."""

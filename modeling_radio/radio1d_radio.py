@@ -72,7 +72,7 @@ def count_tokens(config: RadioConfig, wanted: TokensWanted, grid: Resolution, nu
         config: Says what "all" are, and how many where the call does not say.
         wanted: What the call asks for; more than there are means all, which is said once.
         grid: Rows and columns of patches of each image.
-        num_images: Of the batch.
+        num_images: Of the batch; of clips all groups of frames.
 
     Raises:
         ValueError: If that is no number of at least 0, or not one for each image.
@@ -92,12 +92,12 @@ def count_tokens(config: RadioConfig, wanted: TokensWanted, grid: Resolution, nu
     if not isinstance(counts, Sequence) or not all(map(integer(0).holds, counts)):
         raise ValueError(f"`num_tokens` must be None, or integers of at least 0, got {wanted!r}.")
     if len(counts) != 1 and len(counts) != num_images:
-        raise ValueError(f"`num_tokens` must have one number for each of the {num_images} images, got {len(counts)}.")
-    if max(counts) > available:
-        logger.warning_once(
-            f"`num_tokens` is limited to what an image has: {available} for {grid.height} x {grid.width} patches, got "
-            f"{max(counts)}. This is said once."
+        raise ValueError(
+            f"`num_tokens` must have one number for each of the {num_images} images, got {len(counts)}. Of clips each "
+            "group of frames is one."
         )
+    if max(counts) > available:
+        logger.warning_once("`num_tokens` is more than an image has, so it gets all that there are. This is said once.")
     counts = [min(count, available) for count in counts]
     return TokenCounts(max(counts), counts if len(set(counts)) > 1 else None)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from comparisons import assert_close_by_name
 from tiny_radio1d import FIELDS, build_radio1d
+from transformers.testing_utils import CaptureLogger
 
 from modeling_radio import (
     RadioBackbone,
@@ -13,6 +14,7 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
+from modeling_radio.radio1d_radio import logger
 
 
 TWICE = {"downscale_levels": [0, 2], "decoder_depth": 3, "decoder_upscale_levels": [1, 2]}
@@ -102,20 +104,24 @@ def test_without_the_decoder_there_is_what_the_encoder_gives():
     assert list(encoded) == ["global_tokens", "global_mask", "global_summary"]
     assert torch.equal(encoded.global_tokens, whole.global_tokens)
     assert torch.equal(encoded.global_summary, whole.global_summary)
+    pair = run(model, batch, num_tokens=2, decode=False, return_dict=False)
+    assert torch.equal(pair.summary, whole.global_summary)
+    assert torch.equal(pair.features, whole.global_tokens)
     ran = []
     model.radio_model.model.decoder.register_forward_hook(lambda *_: ran.append(True))
     run(model, batch, decode=False)
     assert not ran
 
 
-def test_more_tokens_than_there_are_are_all_which_is_said_once(caplog):
+def test_more_tokens_than_there_are_are_all_which_is_said_once():
     model, batch = build_radio1d(), images(rows=3, cols=5)
-    from transformers.utils import logging
-
-    logging.get_logger("modeling_radio.radio1d_radio").warning_once.cache_clear()
-    with caplog.at_level("WARNING"):
-        outputs = [run(model, batch, num_tokens=7) for _ in range(2)]
+    logger.warning_once.cache_clear()
+    with CaptureLogger(logger) as told:
+        outputs = [run(model, batch, num_tokens=count) for count in (7, 8)]
+        larger = run(model, images(), num_tokens=9)
+    assert told.out.count("`num_tokens` is more than an image has") == 1
     assert [out.global_tokens.shape[1] for out in outputs] == [3, 3]  # 15 // 4, of a padded grid of 6
+    assert larger.global_tokens.shape[1] == 6
     assert torch.equal(outputs[0].features, run(model, batch).features)
 
 
@@ -173,6 +179,19 @@ def test_a_plain_network_refuses_tokens_in_one_sentence(options):
     name = next(iter(options))
     with pytest.raises(ValueError, match=rf"`{name}` must be .* This network has one token for each patch"):
         RadioModel(RadioConfig(**plain))(images(), **options)
+
+
+def test_groups_of_frames_have_tokens_of_their_own():
+    model, clips = build_radio1d(video_temporal_patch_size=2), torch.rand(2, 3, 3, 64, 96)
+    counts = [1, 6, 4, 2]  # of two groups in each clip
+    out = run(model, None, pixel_values_videos=clips, num_tokens=counts)
+    assert out.features.shape == (2, 2, 24, 16)
+    assert out.global_tokens.shape == (2, 2, 6, 32)
+    assert out.global_mask.sum(2).flatten().tolist() == counts
+    second = run(model, None, pixel_values_videos=clips[1:, :2], num_tokens=4)
+    torch.testing.assert_close(out.features[1, 0], second.features[0, 0], rtol=0, atol=2e-6)
+    with pytest.raises(ValueError, match=r"one number for each of the 4 images, got 2\. Of clips each group"):
+        run(model, None, pixel_values_videos=clips, num_tokens=[1, 2])
 
 
 def test_every_parameter_gets_a_gradient_also_with_a_number_for_each_image():
