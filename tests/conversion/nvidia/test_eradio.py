@@ -13,7 +13,7 @@ from conversion.nvidia.eradio import relative_positions
 from conversion.to_nvidia import main as to_nvidia
 from conversion.to_nvidia import training_file_content
 from conversion.verification import compare_with_reference, largest_difference
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioModel, eradio_config_radio
 from modeling_radio.eradio_config_radio import eradio_fields
 
 
@@ -73,21 +73,37 @@ def test_without_its_arguments_a_file_is_refused(tmp_path):
         convert(tmp_path / "checkpoint.pth.tar")
 
 
-@pytest.mark.parametrize("cpe_max_size", [None, 2048])
-def test_a_hub_folder_opens(cpe_max_size, tmp_path):
+def write_hub_layout(folder, **changes):
     content = load_training_file("e_radio_tiny")
     state = {
         key.replace("base_model.", "radio_model.model.").replace("input_cond", "radio_model.input_cond"): tensor
         for key, tensor in content["state_dict"].items()
     }
-    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    args = {**vars(content["args"]), "amp_dtype": "bfloat16", "dtype": "float32", "cpe_max_size": cpe_max_size}
-    (tmp_path / "config.json").write_text(json.dumps({"args": args, "version": "e-radio_v2"}))
+    teachers = content["args"].teachers  # the file lists them, though the mean of the features stands for all
+    places = [place for place, teacher in enumerate(teachers) if teacher.get("use_summary", True)]
+    state["radio_model.summary_idxs"] = torch.tensor(places)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    args = {**vars(content["args"]), "amp_dtype": "bfloat16", "dtype": "float32", **changes}
+    (folder / "config.json").write_text(json.dumps({"args": args, "version": "e-radio_v2"}))
+
+
+@pytest.mark.parametrize("cpe_max_size", [None, 2048])
+def test_a_hub_folder_opens(cpe_max_size, tmp_path):
+    write_hub_layout(tmp_path, cpe_max_size=cpe_max_size)
     (tmp_path / "eradio_arguments.json").write_text(json.dumps(ARGUMENTS))
     comparisons = compare_with_reference(convert(tmp_path), CASE / "expected.safetensors")
     assert largest_difference(comparisons) <= 1e-5
     with pytest.raises(ValueError, match=r"convert it with conversion.from_nvidia"):
         RadioModel.from_pretrained(tmp_path)
+
+
+def test_a_published_one_opens_from_the_hub_layout_itself(tmp_path, monkeypatch):
+    monkeypatch.setitem(eradio_config_radio.PUBLISHED, "eradio", ARGUMENTS)  # a small one in its place
+    write_hub_layout(tmp_path, model="eradio")
+    model, report = RadioModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    comparisons = compare_with_reference(model.eval(), CASE / "expected.safetensors")
+    assert largest_difference(comparisons) <= 1e-5
 
 
 def test_the_published_one_needs_no_file():

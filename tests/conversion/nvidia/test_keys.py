@@ -60,6 +60,8 @@ def test_each_layout_is_known(theirs, ours):
         "radio_model.model.reg_token",
         "module.base_model.input_conditioner.norm_mean",
         "_heads.2.fc1.weight",
+        "base_model.dynamic_rate_vec",
+        "base_model.dynamic_rate_projector.weight",
     ],
 )
 def test_leftovers_are_dropped(key):
