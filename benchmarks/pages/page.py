@@ -90,7 +90,11 @@ SECTIONS = (
         "Cosine over the size of the image",
         "A trained student's features beside those in float32 with global attention, on photographs.",
     ),
-    Section("inference_global_tokens", "RADIO1D", "One image; the plain network is the same without mergings."),
+    Section(
+        "inference_global_tokens",
+        "RADIO1D",
+        "One image; the plain network is the same without mergings. At 224 px 64 tokens mean all 49 that there are.",
+    ),
     Section("inference_large", "Published shapes", "On a GPU, bfloat16."),
     Section("int8", "Linear layers in 8 bits", "`python -m benchmarks.int8`."),
     Section("stack", "One pass for three teachers", "`python -m benchmarks.stack`."),

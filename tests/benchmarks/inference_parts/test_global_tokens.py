@@ -28,6 +28,8 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         return Turns({**{name: [0.5, 0.4] for name in calls}, "plain": [1.0, 0.8]})
 
     monkeypatch.setattr(global_tokens, "take_turns", timed)
-    (row,) = measure_global_tokens("radio-test", [32], Place(), tokens=[1])
+    row, larger = measure_global_tokens("radio-test", [32, 64], Place(), tokens=[1, 4])
     assert row["plain, ms"] == 900
+    assert not any("progressive encoder, 4" in name for name in row)  # 2 x 2 patches are one token
+    assert larger["progressive encoder, 4, ms"] == 450
     assert row["progressive encoder, 1, times as fast"] == "2.00 (2.00 to 2.00)"
