@@ -296,9 +296,8 @@ def test_what_is_no_number_reaches_every_output_and_is_refused_in_weights(export
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.slow
 def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
-    model = build_radio1d()
+    model = build_radio1d(num_hidden_layers=2)
     model.save_pretrained(tmp_path / "in")
     assert main([str(tmp_path / "in"), str(tmp_path / "out.onnx"), "--encoder"]) == 0
     assert "num_tokens an integer" in capsys.readouterr().out

@@ -16,7 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_radio1d import build_radio1d
 
-from modeling_radio import RadioConfig, RadioForObjectDetection, RadioModel
+from modeling_radio import (
+    RadioConfig,
+    RadioForImageClassification,
+    RadioForObjectDetection,
+    RadioModel,
+    RadioVideoProcessor,
+)
 from modeling_radio.image_processing_radio import RadioImageProcessor
 
 
@@ -165,6 +171,38 @@ def test_folder_holds_every_file_that_its_code_names(saved):
         assert class_name in defined | imported
 
 
+CLIPS_ELSEWHERE = """
+import torch
+from transformers import AutoVideoProcessor, pipeline
+
+processor = AutoVideoProcessor.from_pretrained("clips", trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules."), type(processor).__module__
+frames = torch.load("frames.pt")
+pixels = processor(frames, return_tensors="pt")["pixel_values_videos"]
+classify = pipeline("video-classification", model="clips", trust_remote_code=True)
+for part in (classify, classify.model):
+    assert type(part).__module__.startswith("transformers_modules."), type(part).__module__
+scores = {entry["label"]: entry["score"] for entry in classify(frames, num_frames=len(frames))}
+torch.save({"pixels": pixels, "scores": torch.tensor([scores[f"LABEL_{index}"] for index in range(3)])}, "outputs.pt")
+"""
+
+
+def test_clips_are_read_and_classified_with_trust_in_a_fresh_process(tmp_path, run_elsewhere):
+    config = RadioConfig.from_preset("radio-test", video_temporal_patch_size=2, num_labels=3, num_hidden_layers=2)
+    model, processor = RadioForImageClassification(config).eval(), RadioVideoProcessor.from_model_config(config)
+    model.save_pretrained(tmp_path / "clips")
+    processor.save_pretrained(tmp_path / "clips")
+    frames = torch.randint(0, 256, (5, 80, 100, 3), dtype=torch.uint8)
+    torch.save(frames, tmp_path / "frames.pt")
+    run_elsewhere(CLIPS_ELSEWHERE, tmp_path)
+    outputs = torch.load(tmp_path / "outputs.pt", weights_only=True)
+    inputs = processor(frames, return_tensors="pt")
+    assert torch.equal(outputs["pixels"], inputs["pixel_values_videos"])
+    with torch.no_grad():
+        expected = model(**inputs).logits.softmax(dim=-1)[0]
+    torch.testing.assert_close(outputs["scores"], expected, rtol=0, atol=1e-6)
+
+
 RADIO1D_ELSEWHERE = """
 import sys
 import torch
@@ -176,8 +214,10 @@ with torch.no_grad():
     out = model(torch.load("images.pt"), num_tokens=[1, 5])
 torch.save([out.summary, out.features, out.global_tokens], "outputs.pt")
 model.save_pretrained("again")
-plain = AutoModel.from_pretrained("plain", trust_remote_code=True)
+plain = AutoModel.from_pretrained("plain", trust_remote_code=True).eval()
+plain(torch.load("images.pt"))
 assert len([name for name in sys.modules if name.endswith(".radio1d_radio")]) == 1  # of the other folder
+assert not [name for name in sys.modules if name.endswith(".video_radio")]
 """
 
 
