@@ -36,9 +36,9 @@ def save_tiny(folder, **overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [None, 2])
-def test_command_exports_and_checks(window, tmp_path, capsys):
-    source = save_tiny(tmp_path / "in", adaptors=ADAPTORS)
+@pytest.mark.parametrize(("window", "frames"), [(None, None), (2, None), (None, 2)])
+def test_command_exports_and_checks(window, frames, tmp_path, capsys):
+    source = save_tiny(tmp_path / "in", adaptors=ADAPTORS, video_temporal_patch_size=frames)
     arguments = [str(source), str(tmp_path / "out.onnx"), *(["--window-size", str(window)] if window else [])]
     assert main(arguments) == 0
     assert f"multiples of {16 * (window or 1)} px" in capsys.readouterr().out

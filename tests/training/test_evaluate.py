@@ -24,7 +24,8 @@ def test_bad_input_is_one_line(arguments, message, capsys):
     assert message in errors
 
 
-def test_measurements_over_tokens_are_drawn_beside_the_results(tmp_path, capsys):
+@pytest.mark.parametrize("frames", [None, 2])
+def test_measurements_over_tokens_are_drawn_beside_the_results(frames, tmp_path, capsys):
     noise = np.random.default_rng(0)
     for split in ("train", "test"):
         for name in ("ant", "bee"):
@@ -33,7 +34,7 @@ def test_measurements_over_tokens_are_drawn_beside_the_results(tmp_path, capsys)
             for index in range(4):
                 image = noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)
                 Image.fromarray(image).save(folder / f"{index}.png")
-    model = build_radio1d()
+    model = build_radio1d(video_temporal_patch_size=frames)
     model.save_pretrained(tmp_path / "model")
     RadioImageProcessor.from_model_config(model.config, size={"shortest_edge": 64}).save_pretrained(tmp_path / "model")
     data, results = tmp_path / "insects", tmp_path / "RESULT.json"

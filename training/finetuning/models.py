@@ -27,6 +27,7 @@ from modeling_radio.window_choice_radio import choose_without_budget
 from training.finetuning.adapters import BACKBONE, add_adapter, head_names
 from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
+from training.student.parameters import freeze_projection_of_clips
 
 
 TRUNK = f"{BACKBONE}.model"
@@ -132,6 +133,7 @@ def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str
         model.get_submodule(TRUNK).requires_grad_(True)
     for name in head_names(model):
         model.get_submodule(name).requires_grad_(True)
+    freeze_projection_of_clips(model)
     return model
 
 

@@ -18,6 +18,7 @@ from modeling_radio.layout_radio import AttentionLayout, Segments
 from modeling_radio.messages_radio import did_you_mean
 from modeling_radio.resolution_radio import largest_side
 from training.recipe import Recipe, RecipeError, TeacherRecipe
+from training.student.parameters import freeze_projection_of_clips
 from training.student.regularizers.damp import add_damp
 from training.student.regularizers.spectral import add_spectral_scales
 from training.student.token_counts import check_merging
@@ -27,7 +28,7 @@ from training.views.windows import check_windows, fitting_windows
 
 
 def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> RadioModel:
-    """Return a student with fresh weights, the same for the same seed.
+    """Return a student with fresh weights, the same for the same seed; it learns from images, nothing of clips.
 
     Args:
         recipe: The recipe.
@@ -37,6 +38,7 @@ def build_student(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> Radio
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         student = RadioModel(student_config(recipe, teachers))
     student.set_attn_implementation(recipe.student.attention)
+    freeze_projection_of_clips(student)
     if recipe.student.positions == "sincos":
         table = student.radio_model.model.patch_generator.pos_embed
         with torch.no_grad():

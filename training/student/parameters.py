@@ -4,12 +4,27 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
+from modeling_radio.network_radio import ADAPTORS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS
 
 
 STACKED_MATRICES = {"attn.qkv": 3, "mlp.w12": 2}
 """Linear layers of a block that hold several matrices of equal shape, one above the other: query, key and value; gate
 and value of SwiGLU. Each has a spectral norm of its own, as in NVIDIA's inference code, and is a matrix to Muon."""
+
+
+CLIPS = f"{PATCH_GENERATOR}.video_embedder.weight"
+"""Where the projection of clips stands, of a network that has temporal patches."""
+
+
+def freeze_projection_of_clips(model: nn.Module) -> None:
+    """Freeze what images do not reach, where a network has it: DDP would wait for its gradient.
+
+    Args:
+        model: Around `radio_model`, changed in place.
+    """
+    for name, parameter in model.named_parameters():
+        if name == CLIPS:
+            parameter.requires_grad_(False)
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:

@@ -9,6 +9,7 @@ from datasets import load_dataset
 from killing import run_until
 from two_forks import run_two_forks
 
+from modeling_radio import RadioModel
 from training.evaluation.features import Wanted, encode_each
 from training.evaluation.models.radio import open_radio
 from training.extraction import run
@@ -67,6 +68,13 @@ def test_rows_equal_what_the_model_says(extract, settings, tmp_path, dtype, tole
             assert ((found - tensor).abs() <= tolerance * largest).all(), column
     assert len(grids) == 3
     assert "teacher-b/summary" not in row
+
+
+def test_a_checkpoint_of_clips_reads_images_as_any_other(extract, checkpoint, tmp_path):
+    RadioModel.from_pretrained(checkpoint, video_temporal_patch_size=2).save_pretrained(tmp_path / "clips")
+    extract(output=tmp_path / "images", dense=True)
+    extract(output=tmp_path / "of_clips", dense=True, checkpoint=tmp_path / "clips")
+    assert same_files(tmp_path / "images", tmp_path / "of_clips")
 
 
 def test_two_kills_change_nothing(extract, settings, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples
 from training.finetuning.run import FINAL, MERGED, FinetuningRun, training_arguments
+from training.student.parameters import CLIPS
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -105,13 +106,22 @@ def test_head_leaves_the_backbone_bit_equal(base, class_folders, tmp_path, capsy
     assert f"Training {head:,} of " in capsys.readouterr().out
 
 
-def test_full_moves_everything(base, class_folders, tmp_path):
+@pytest.mark.parametrize("frames", [None, 2])
+def test_full_moves_everything(frames, base, class_folders, tmp_path):
+    if frames is not None:  # of clips, whose projection no image reaches
+        RadioModel.from_pretrained(base, video_temporal_patch_size=frames).save_pretrained(tmp_path / "base")
+        base = tmp_path / "base"
     options = {"tune": "full", "layer_decay": 0.7, "gradient_checkpointing": True, "precision": "bf16", "steps": 3}
-    FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options)).run()
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
+    run.run()
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "run" / "final" / "model.safetensors")
     for index in range(4):
         name = f"radio_model.model.blocks.{index}.mlp.fc1.weight"
         assert not torch.equal(before[name], after[name])
+    frozen = [name for name, parameter in run.model.named_parameters() if not parameter.requires_grad]
+    assert frozen == [name for name in after if name == CLIPS]
+    assert len(frozen) == (frames is not None)
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
 
 
 @pytest.mark.parametrize("tune", ["lora", "full"])

@@ -8,8 +8,10 @@ from comparisons import assert_close_by_name
 from small_recipes import small_recipe
 
 from modeling_radio import RadioModel
+from modeling_radio.network_radio import ADAPTORS
 from training.recipe import PartitionRecipe, Recipe, RecipeError, StudentRecipe, load_recipe
 from training.student.build import build_student, checkpoint_blocks, compile_blocks, student_config, student_patch_size
+from training.student.parameters import CLIPS
 from training.views.shapes import Grid
 from training.views.windows import fitting_windows
 
@@ -79,6 +81,14 @@ def gradients(student: RadioModel) -> dict[str, torch.Tensor]:
     output = student.train()(images, draws=draws)
     (output.features.square().mean() + output.adaptors["dense"].summary.square().mean()).backward()
     return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+
+
+def test_no_gradient_is_waited_for_that_images_do_not_give() -> None:
+    config = {"video_temporal_patch_size": 2}
+    student = build_student(recipe_with(StudentRecipe(preset="radio-test", config=config)), TEACHERS)
+    trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    assert set(student.state_dict()) - trained - {name for name, _ in student.named_buffers()} == {CLIPS}
+    assert all(name.startswith(ADAPTORS) for name in trained - set(gradients(student)))
 
 
 COMPILED = (

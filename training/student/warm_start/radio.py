@@ -12,6 +12,7 @@ from modeling_radio.embeddings_radio import resize_position_table
 from modeling_radio.network_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from training.recipe import RecipeError
 from training.student.exported.normalizers import remove_normalizers
+from training.student.parameters import CLIPS
 from training.student.warm_start.report import WarmStart
 from training.student.warm_start.widening import NOISE, check_widening, is_new, start_prefix, widen
 from training.targets.phi_s import FeatureStandardizer
@@ -41,8 +42,6 @@ TRUNK_FIELDS = (
     "eradio",
 )
 """Fields of the configuration that decide what the trunk's weights mean."""
-CLIPS = "radio_model.model.patch_generator.video_embedder.weight"
-"""Where the projection of clips stands, which a student may have although its source has none."""
 
 
 def open_source(source: str, config: RadioConfig, blocks: Sequence[int] | None = None) -> RadioModel:
