@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 import training.teachers.registry
+from foundation.files import write_file
 from training.data.image_table import Images
 from training.distillation import inputs, trainer
 from training.distillation.saving.tensor_files import SavedTensors
+from training.distillation.watching import tracking
 from training.recipe import DataRecipe, load_recipe
 from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
@@ -90,6 +92,11 @@ class NoiseImages(Images):
 def install_tiny_world(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(training.teachers.registry.TEACHER_KINDS, "tiny", TinyTeacher)
     patch.setattr(inputs, "build_training_images", NoiseImages)
+
+
+def leave_progress_undrawn(patch: pytest.MonkeyPatch) -> None:
+    """Let runs that are measured write an empty picture of their progress: drawing takes longer than all else."""
+    patch.setattr(tracking, "draw_progress", lambda series, path: write_file(path, Path.touch))
 
 
 def distil(recipe_file: str, output: str, *overrides: str, stop_at: int | None = None) -> Path | None:

@@ -178,6 +178,7 @@ def run_scenarios(recipe_file: str) -> None:
     torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
     tiny.install_tiny_world(patch)
+    tiny.leave_progress_undrawn(patch)
     patch.setitem(tiny.training.teachers.registry.TEACHER_KINDS, "failing_on_rank_1", FailingOnRank1)
     patch.setattr(tiny.NoiseImages, "fingerprint", fingerprint_on_this_rank)
     let_accelerate_shard_on_cpus(patch)
@@ -233,6 +234,7 @@ def write_pictures(folder: Path) -> None:
 
 def prepare_this_process(patch: pytest.MonkeyPatch, folder: Path) -> None:
     tiny.install_tiny_world(patch)
+    tiny.leave_progress_undrawn(patch)
     patch.chdir(folder)
 
 
