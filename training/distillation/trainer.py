@@ -227,7 +227,7 @@ class Distiller:
             optimizer: Of all of its parameters.
         """
         options = self.recipe.student
-        self.blueprint = blueprint(self.model)
+        self.blueprint = blueprint(self.accelerator, self.model)
         if options.gradient_checkpointing:
             checkpoint_blocks(self.model)
         if options.compile:
@@ -345,7 +345,9 @@ class Distiller:
         Call it after fetching the batch: starting a data loader draws from torch's generator, and not in every step.
         """
         part = "all" if self.recipe.damp.is_shared else batch.rows[0]
-        torch.manual_seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
+        # On a CPU the other one would format a traceback for each kind of device that is not there.
+        seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+        seed(derive_seed(self.recipe.seed, "noise", batch.partition, batch.step, part))
 
     def _losses(self, batch: Batch, example: Example) -> dict[str, Tensor]:
         """Compare the student with every teacher and its average: losses by name, `"loss"` being the weighted sum."""

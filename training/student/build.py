@@ -182,12 +182,17 @@ def _config(recipe: Recipe, fields: dict[str, Any]) -> RadioConfig:
     _check_keys("student.config", recipe.student.config, RadioConfig)
     try:
         preset = recipe.student.preset
-        start = {} if preset is None else {"eradio": RadioConfig.from_preset(preset).eradio}
+        start = {} if preset is None else {"eradio": _eradio_of(preset)}
         if {**start, **fields}.get("eradio") is not None:
             raise ValueError(f"`preset` must be a ViT's, got {preset!r}: an E-RADIO is not trained here.")
         return RadioConfig(**fields) if preset is None else RadioConfig.from_preset(preset, **fields)
     except ValueError as error:
         raise RecipeError(f"`student`: {error}") from error
+
+
+@functools.cache
+def _eradio_of(preset: str) -> dict[str, Any] | None:
+    return RadioConfig.from_preset(preset).eradio
 
 
 def _adaptors(recipe: Recipe, teachers: Mapping[str, TeacherShape]) -> list[dict[str, Any]]:
