@@ -1,33 +1,31 @@
 """Two real processes of one machine that work together (gloo), told what `accelerate launch` would tell them."""
 
 import argparse
-import contextlib
 import gc
+import multiprocessing
 import os
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from accelerate.utils import prepare_multi_gpu_env
-from tiny_distillation import environment, trainer
+from tiny_distillation import trainer
 
 
 CONFIGS = Path(trainer.__file__).parents[1] / "accelerate_configs"
 
 
-def run_two_processes(script: str, folder: Path, *arguments: str) -> None:
-    """Run a script in two processes with the working directory `folder`, where each leaves a log, and wait for both.
+def run_two_processes(work: Callable[[], object], folder: Path) -> None:
+    """Do something in two processes with the working directory `folder`, where each leaves a log, and wait for both.
 
-    It is started once, and must call `run_on_both_ranks`.
+    They are forks of this one, with what it has imported: most of the work of starting a process.
     """
     variables = {
-        **environment(),
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
@@ -35,31 +33,31 @@ def run_two_processes(script: str, folder: Path, *arguments: str) -> None:
         "ACCELERATE_USE_CPU": "true",
         **fsdp_settings(),
     }
-    command = [sys.executable, script, *arguments]
-    with log_file(folder, 0).open("w") as log:
-        first = subprocess.Popen(
-            command, cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_be_rank, args=(rank, work, folder, variables)) for rank in range(2)]
     try:
-        assert first.wait(timeout=600) == 0, read_logs(folder)
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join()
+        assert [process.exitcode for process in ranks] == [0, 0], read_logs(folder)
     finally:
-        with contextlib.suppress(ProcessLookupError):  # both have ended
-            os.killpg(first.pid, signal.SIGKILL)
+        for process in ranks:
+            process.kill()
 
 
-def run_on_both_ranks(run: Callable[[], None]) -> None:
-    """In the script: become two processes, which share what was imported: most of the work of starting one."""
+def _be_rank(rank: int, work: Callable[[], object], folder: Path, variables: dict[str, str]) -> None:
     gc.freeze()  # or garbage collection would copy what is shared
-    second = os.fork()
-    rank = 0 if second else 1
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    if rank == 1:
-        with log_file(Path(), rank).open("w") as log:
-            os.dup2(log.fileno(), sys.stdout.fileno())
-            os.dup2(log.fileno(), sys.stderr.fileno())
-    run()
-    if rank == 0:
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
+    os.chdir(folder)
+    os.environ |= {**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    log = os.open(log_file(folder, rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", 1, closefd=False) for descriptor in (1, 2))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+    work()
+    torch.distributed.destroy_process_group()
 
 
 def read_logs(folder: Path) -> str:

@@ -12,7 +12,7 @@ from comparisons import assert_close_by_name
 from PIL import Image
 from tiny_distillation import last_state
 from transformers import Dinov2Config, Dinov2Model, SiglipVisionConfig, SiglipVisionModel
-from two_processes import run_on_both_ranks, run_two_processes
+from two_processes import run_two_processes
 
 from foundation.interruption import OutOfTime
 from foundation.packages.pinned import PackageUnavailableError
@@ -100,7 +100,7 @@ def test_sessions_without_time_go_on_from_each_other_to_the_same_student() -> No
 
 
 def test_two_processes_do_the_same(tmp_path: Path) -> None:
-    run_two_processes(__file__, tmp_path)
+    run_two_processes(lambda: run_recipe(small_recipe(*EXACT), Path("two")), tmp_path)
     run_recipe(small_recipe(*EXACT), Path("one"))
     one, two = (last_state(name, NUM_STEPS) for name in ("one", "two"))
     one, two = ({key: value for key, value in each.items() if "optimizer/" not in key} for each in (one, two))
@@ -130,14 +130,3 @@ def test_two_steps_with_the_teachers_themselves() -> None:
         pytest.skip(str(error))
     assert final is not None
     assert RadioModel.from_pretrained(final).config.adaptor("nanodet-g").summary_dim == 384
-
-
-def run_exact() -> None:
-    """Run by each of the two processes."""
-    torch.set_num_threads(1)
-    run_recipe(small_recipe(*EXACT), Path("two"))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    run_on_both_ranks(run_exact)

@@ -28,7 +28,6 @@ from two_processes import (
     launcher_arguments,
     let_accelerate_shard_on_cpus,
     log_file,
-    run_on_both_ranks,
     run_two_processes,
 )
 
@@ -175,7 +174,6 @@ def fingerprint_on_this_rank(images: tiny.NoiseImages) -> str:
 
 def run_scenarios(recipe_file: str) -> None:
     """Run by each of the two processes; writes what went wrong beside the outputs."""
-    torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
     tiny.install_tiny_world(patch)
     tiny.leave_progress_undrawn(patch)
@@ -200,7 +198,6 @@ def run_scenarios(recipe_file: str) -> None:
         run_recipe(load_recipe(recipe_file, SETTINGS), Path("locked"))
     except UserError as error:
         error_file("locked", PartialState().process_index).write_text(str(error))
-    torch.distributed.destroy_process_group()
 
 
 def error_file(scenario: str, rank: int) -> Path:
@@ -220,7 +217,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 distil(name, *scenario.overrides, stop_at=scenario.session[0])
         os.truncate("ddp-damaged/checkpoints/step_00000002/optimizer.safetensors", 7)
         with sole_run(Path("locked")):
-            run_two_processes(__file__, folder, "tiny.yaml")
+            run_two_processes(lambda: run_scenarios("tiny.yaml"), folder)
         yield folder
 
 
@@ -404,7 +401,3 @@ def test_fsdp_of_version_1_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(ValueError, match="FSDP version 1 is not supported: set `fsdp_version: 2`"):
         build_accelerator(load_recipe("demo"), Path("run"))
-
-
-if __name__ == "__main__":
-    run_on_both_ranks(lambda: run_scenarios(sys.argv[1]))

@@ -24,7 +24,6 @@ from two_processes import (
     choose_sharding,
     let_accelerate_shard_on_cpus,
     log_file,
-    run_on_both_ranks,
     run_two_processes,
 )
 
@@ -145,7 +144,6 @@ def tune(name: str, scenario: Scenario) -> dict[str, Any]:
 
 def run_scenarios(scenarios: dict[str, Scenario]) -> None:
     """Run by each of the two processes."""
-    torch.set_num_threads(1)
     datasets.config.HF_DATASETS_CACHE = Path("cache")
     patch = pytest.MonkeyPatch()
     let_accelerate_shard_on_cpus(patch)
@@ -156,7 +154,6 @@ def run_scenarios(scenarios: dict[str, Scenario]) -> None:
         sys.stdout.flush()
         torch.save(tune(name, scenario), result_file(name, PartialState().process_index))
     average_norm()
-    torch.distributed.destroy_process_group()
 
 
 def average_norm() -> None:
@@ -202,7 +199,9 @@ def two_ranks(request, tmp_path_factory):
     torch.manual_seed(0)
     config = RadioConfig.from_preset("radio-test", preferred_resolution=[32, 48])
     RadioModel(config).save_pretrained(folder / "base")
-    run_two_processes(__file__, folder, request.param)
+    for name in ("peft", "torchmetrics", "torch.utils.tensorboard", "torch.distributed.fsdp"):
+        importlib.import_module(name)  # else each rank would, in its first run
+    run_two_processes(lambda: run_scenarios(GROUPS[request.param]), folder)
     return Ended(folder, GROUPS[request.param])
 
 
@@ -266,9 +265,3 @@ def test_running_statistics_are_averaged(two_ranks):
         norm = torch.load(two_ranks.folder / f"norm-{rank}.pt", weights_only=True)
         assert norm["running_mean"].tolist() == [0.5]  # of 0 and 1
         assert norm["running_var"].tolist() == [1.5]  # of 1 and 2
-
-
-if __name__ == "__main__":
-    for name in ("peft", "torchmetrics", "torch.utils.tensorboard", "torch.distributed.fsdp"):
-        importlib.import_module(name)  # else each rank would, in its first run
-    run_on_both_ranks(lambda: run_scenarios(GROUPS[sys.argv[1]]))

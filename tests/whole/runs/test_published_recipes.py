@@ -1,6 +1,5 @@
 """Recipes for real teachers: full-size on the meta device, and a few real steps of every stage with tiny ones."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-from two_processes import run_on_both_ranks, run_two_processes
+from two_processes import run_two_processes
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.layout_radio import AttentionLayout
@@ -302,10 +301,8 @@ def in_float32(name: str) -> Recipe:
 
 def run_generations(names: Sequence[str]) -> None:
     """Run by each of the two processes: the last stage of each recipe."""
-    torch.set_num_threads(1)
     for name in names:
         run_recipe(in_float32(name), Path(f"two-{name}"))
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +313,7 @@ def two_ranks(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         patch.chdir(folder)
         for name in DIFFERENT:
             write_small(name, tiny_world)
-    run_two_processes(__file__, folder, *DIFFERENT)
+    run_two_processes(lambda: run_generations(DIFFERENT), folder)
     return folder
 
 
@@ -335,7 +332,3 @@ def trained(output: str) -> dict[str, torch.Tensor]:
     """Return student, average and statistics; the gradients in the optimizer's moments go up to a thousand."""
     state = last_state(output, NUM_STEPS)
     return {name: tensor for name, tensor in state.items() if not name.startswith("optimizer/")}
-
-
-if __name__ == "__main__":
-    run_on_both_ranks(lambda: run_generations(sys.argv[1:]))

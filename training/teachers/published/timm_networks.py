@@ -125,8 +125,10 @@ class TimmTeacher(Teacher):
         model_name = _model_name(source)
         try:
             with torch.device("meta"):
-                shapes = _find_shapes(create_network(model_name, pretrained=False), summary, layer)
-            network = create_network(model_name, pretrained=weights == "pretrained")
+                outline = create_network(model_name, pretrained=False)
+                shapes = _find_shapes(outline, summary, layer)
+            is_planned = weights == "random" and torch.get_default_device().type == "meta"
+            network = outline if is_planned else create_network(model_name, pretrained=weights == "pretrained")
         except ValueError as problem:
             raise error(str(problem)) from problem
         is_dynamic = shapes.runs_at_any_size and not network.pretrained_cfg.get("fixed_input_size", False)
