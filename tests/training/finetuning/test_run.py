@@ -12,6 +12,7 @@ import torch
 import transformers
 from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
+from matplotlib.figure import Figure
 from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
@@ -49,6 +50,19 @@ TASKS = {
 }
 
 
+@pytest.fixture
+def drawn() -> None:
+    """Of tests whose pictures are drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures_elsewhere(request, monkeypatch):
+    """Let the other tests write empty files: drawing takes a third of a tiny run."""
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path: Path(path).touch())
+
+
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_trains_and_its_adapter_merges(task, base, tmp_path, request):
     fixture, model_class, metric, config = TASKS[task]
@@ -74,6 +88,7 @@ def test_each_task_trains_and_its_adapter_merges(task, base, tmp_path, request):
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_instance_segmentation_trains_and_its_adapter_merges(base, outlines_folder, tmp_path, monkeypatch):
     # transformers' loss of masks fails for a batch of one image and 6 queries: it compares at 6 * 4 / 16 points.
     monkeypatch.setattr("training.finetuning.trainer.predict_examples", predict_examples)
@@ -405,6 +420,7 @@ def test_training_arguments_carry_the_settings(base, class_folders, tmp_path):
     assert arguments.max_grad_norm == pytest.approx(0.1)
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize(
     ("labels", "metric", "is_greater_better"),
     [
