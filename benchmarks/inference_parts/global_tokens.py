@@ -58,8 +58,8 @@ def measure_global_tokens(
     place: Place,
     *,
     tokens: Sequence[int] = TOKENS,
-    budget_seconds: float = 20.0,
-    min_rounds: int = 7,
+    budget_seconds: float = 8.0,
+    min_rounds: int = 3,
 ) -> list[Row]:
     """Return one row for each size: milliseconds of each variant, and how much faster than the plain network.
 

@@ -67,7 +67,7 @@ def cosine(result: Result) -> Panels:
 
 DRAWINGS: dict[str, Drawing] = {
     "inference_speed": Drawing(latency, "ms", True),
-    "inference_memory": Drawing(memory, "MB, weights included", True),
+    "inference_memory": Drawing(memory, "MB, weights included", False),
     "inference_fidelity": Drawing(cosine, "cosine with float32, global attention", False),
 }
 """By program."""
@@ -78,8 +78,8 @@ def figure_of(result: Result) -> Path:
     return PICTURES / f"{result.program}_{file_name_of(dict(result.machine))}.png"
 
 
-def draw(result: Result, path: Path) -> None:
-    """Draw a result's figure and write it; a reader never sees half of it."""
+def build_figure(result: Result) -> Figure:
+    """Return a result's figure."""
     drawing = DRAWINGS[result.program]
     panels = drawing.panels_of(result)
     figure = Figure(figsize=(4.6 * len(panels), 3.8), dpi=100, facecolor="white", layout="constrained")
@@ -90,7 +90,12 @@ def draw(result: Result, path: Path) -> None:
         _scale(axes, sorted({size for sizes, _ in curves.values() for size in sizes}), drawing)
         label_panel(axes, title, "image side, px", font_size=9)
         axes.set_ylabel(drawing.quantity, fontsize=8)
-    metadata = {SOURCE: digest_of(result)}
+    return figure
+
+
+def draw(result: Result, path: Path) -> None:
+    """Write a result's figure; a reader never sees half of it."""
+    figure, metadata = build_figure(result), {SOURCE: digest_of(result)}
     write_file(path, lambda temporary: figure.savefig(temporary, metadata=metadata))
 
 

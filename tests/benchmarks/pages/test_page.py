@@ -70,6 +70,14 @@ def test_machines_stand_beside_each_other() -> None:
     assert newest([first, third, second]) == [second, third]
 
 
+def test_numbers_stand_along_both_axes_of_all_figures() -> None:
+    for result in drawn_results():
+        for axes in figures.build_figure(result).axes:
+            (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+            assert sum(left <= place <= right for place in axes.get_xticks()) >= 2
+            assert sum(bottom <= place <= top for place in axes.get_yticks()) >= 2, result.program
+
+
 def test_figures_draw_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "PICTURES", tmp_path / "pictures")
     rows = {
