@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 from PIL import Image
 
 from benchmarks.contenders.registry import OURS
@@ -123,5 +124,7 @@ def _scale(axes: Axes, sizes: Sequence[Any], drawing: Drawing) -> None:
     if drawing.is_logarithmic:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
