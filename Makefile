@@ -22,7 +22,8 @@ demo: $(VENV)/installed-train
 # One process a core, four at most, each with one thread (three on two cores were no faster). A file's tests stay
 # together, since they share what they train. Bytecode is written even where a container's environment says otherwise:
 # each process, and each that it starts, would compile all modules and tests again.
-PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	--no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -m "not slow and not gpu and not hub and not tour"

@@ -22,6 +22,7 @@ from pydantic import model_validator
 from benchmarks.contenders.registry import COMPILED, CONTENDERS
 from benchmarks.contenders.shapes import Place
 from benchmarks.data import find_photographs
+from benchmarks.inference_parts.choices import measure_choices
 from benchmarks.inference_parts.fidelity import measure_fidelity
 from benchmarks.inference_parts.global_tokens import measure_global_tokens
 from benchmarks.inference_parts.large import measure_large
@@ -39,7 +40,7 @@ from modeling_radio import RadioConfig
 
 
 LARGEST_PX = 2048
-PARTS = ("speed", "windows", "packed", "memory", "fidelity", "global_tokens", "large")
+PARTS = ("speed", "windows", "packed", "memory", "fidelity", "global_tokens", "choices", "large")
 NUM_PHOTOGRAPHS = 16
 QUICK_SECONDS = 1.0
 SECONDS = {"cpu": 40.0, "cuda": 2.0}
@@ -52,7 +53,8 @@ class InferenceBenchmark(NetworkSettings):
 
     Attributes:
         contenders: Names of networks; all by default.
-        parts: Of speed, windows, packed, memory, fidelity, global_tokens (RADIO1D), and large, which is for GPUs.
+        parts: Of speed, windows, packed, memory, fidelity, global_tokens (RADIO1D), choices (what ours could do
+            otherwise), and large, which is for GPUs.
         student: Folder of a trained student, of which fidelity is measured; without one that part is left out.
         photographs: Folder of JPEGs for it; by default the demo's packages.
         quick: Whether to look only: few rounds, no image above 512 px on a CPU, no 2048 px.
@@ -89,13 +91,17 @@ def run(settings: InferenceBenchmark) -> None:
     def write(part: str, rows: list[dict[str, object]]) -> None:
         report(f"inference_{part}", settings.preset, rows, device=settings.device, facts=facts)
 
+    small = [size for size in sizes if size <= 512]
+    timed = {
+        "speed": lambda: _speed(settings, sizes, places, limits, pace),
+        "windows": lambda: _windows(settings, sizes, places, pace),
+        "packed": lambda: [row for place in places for row in measure_packed(settings.preset, place, **pace)],
+        "global_tokens": lambda: measure_global_tokens(settings.preset, small, places[0], **pace),
+        "choices": lambda: [row for place in places for row in measure_choices(settings.preset, small, place, **pace)],
+    }
     for part in settings.parts:
-        if part == "speed":
-            write(part, _speed(settings, sizes, places, limits, pace))
-        elif part == "windows":
-            write(part, _windows(settings, sizes, places, pace))
-        elif part == "packed":
-            write(part, [row for place in places for row in measure_packed(settings.preset, place, **pace)])
+        if part in timed:
+            write(part, timed[part]())
         elif part == "memory":
             names = [name for name in settings.contenders if name != COMPILED]
             write(part, measure_memory(settings.preset, sizes, places[0], names))
@@ -104,10 +110,6 @@ def run(settings: InferenceBenchmark) -> None:
             photographs = find_photographs(settings.photographs, NUM_PHOTOGRAPHS)
             rows = measure_fidelity(settings.student, photographs, sizes, settings.device)
             report("inference_fidelity", settings.student.name, rows, device=settings.device)
-        elif part == "global_tokens":
-            write(
-                part, measure_global_tokens(settings.preset, [size for size in sizes if size <= 512], places[0], **pace)
-            )
         elif part == "large" and on_gpu:
             write(part, measure_large(Place("cuda", torch.bfloat16), limits[Place("cuda", torch.bfloat16)], **pace))
 

@@ -95,6 +95,12 @@ SECTIONS = (
         "RADIO1D",
         "One image; the plain network is the same without mergings. At 224 px 64 tokens mean all 49 that there are.",
     ),
+    Section(
+        "inference_choices",
+        "Other choices",
+        "Times as fast as ours with global attention; windows of 8 that leave a rest of one patch along both sides, "
+        "beside windows that leave none, by patch.",
+    ),
     Section("inference_large", "Published shapes", "On a GPU, bfloat16."),
     Section("int8", "Linear layers in 8 bits", "`python -m benchmarks.int8`."),
     Section("stack", "One pass for three teachers", "`python -m benchmarks.stack`."),
