@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from benchmarks.contenders.registry import OURS, WINDOW
 from benchmarks.contenders.shapes import Place
 from benchmarks.inference_parts.speed import Row
-from benchmarks.measuring.turns import take_turns
+from benchmarks.measuring.turns import Spread, take_turns
 from modeling_radio import RadioConfig, RadioModel
 
 
-WINDOW = 8
-OURS, EVEN, RAGGED = "ours", "even windows", "ragged windows"
+EVEN, RAGGED = "even windows", "ragged windows"
 
 
 def build_calls(preset: str, place: Place, size: int) -> dict[str, Callable[[], Any]]:
@@ -82,6 +82,6 @@ def measure_choices(
         row |= {f"{name}, times as fast": str(turns.times_as_fast(name, OURS)) for name in others}
         side = size // RadioConfig.from_preset(preset).patch_size
         ragged = turns.times_as_fast(RAGGED, EVEN)
-        by_patch = type(ragged)(*(((side + 1) / side) ** 2 * number for number in ragged))
+        by_patch = Spread(*(((side + 1) / side) ** 2 * number for number in ragged))
         rows.append(row | {f"{RAGGED}, by patch": str(by_patch)})
     return rows
