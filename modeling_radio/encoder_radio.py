@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import is_flash_attention_requested
 
+from .attention_functions_radio import blocked_attention_forward, eager_attention_forward, is_faster_in_blocks
 from .configuration_radio import RadioConfig
 from .embeddings_radio import RadioPatchGenerator, is_recorded
 from .layout_radio import AttentionLayout, Segments, variable_lengths
@@ -22,24 +23,6 @@ choice, as measured on an AMD EPYC (docs/benchmarks.md): shorter ones are read f
 
 PATH_DRAWS = 2
 """Random numbers that decide which of a block's branches one image skips: attention, MLP."""
-
-
-def eager_attention_forward(
-    module: "RadioAttention",
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: None,
-    scaling: float,
-    dropout: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Plain attention that also returns its weights; arguments are those of transformers' attention functions.
-
-    Query, key and value have the shape `(batch, heads, length, head_dim)`, the mixed values `(batch, length, heads,
-    head_dim)` and the weights `(batch, heads, length, length)`. There is never a mask: segments take its place.
-    """
-    weights = F.dropout((query @ key.transpose(2, 3) * scaling).softmax(dim=-1), p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class RadioAttention(nn.Module):
@@ -94,6 +77,8 @@ class RadioAttention(nn.Module):
         implementation = "eager" if is_eager else str(self.config._attn_implementation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
+        if implementation == "sdpa" and not dropout and is_faster_in_blocks(qkv):
+            attend = blocked_attention_forward
         return attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **lengths)
 
 

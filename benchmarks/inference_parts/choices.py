@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from benchmarks.contenders.registry import OURS, WINDOW
 from benchmarks.contenders.shapes import Place
 from benchmarks.inference_parts.speed import Row
 from benchmarks.measuring.turns import Spread, take_turns
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioModel, encoder_radio
 
 
 EVEN, RAGGED = "even windows", "ragged windows"
@@ -36,6 +37,7 @@ def build_calls(preset: str, place: Place, size: int) -> dict[str, Callable[[], 
     calls: dict[str, Callable[[], Any]] = {
         OURS: partial(model, image, window_size="global"),
         "eager attention": partial(_eager, model, image),
+        "SDPA": partial(_sdpa, model, image),
         "SDPA by the plain kernel": partial(_plain_kernel, model, image),
         EVEN: partial(model, image, window_size=WINDOW),
         RAGGED: partial(model, larger, window_size=WINDOW),
@@ -54,9 +56,14 @@ def _eager(model: RadioModel, image: Tensor) -> Any:
         model.config._attn_implementation = before
 
 
+def _sdpa(model: RadioModel, image: Tensor) -> Any:
+    with patch.object(encoder_radio, "is_faster_in_blocks", lambda qkv: False):
+        return model(image, window_size="global")
+
+
 def _plain_kernel(model: RadioModel, image: Tensor) -> Any:
     with sdpa_kernel(SDPBackend.MATH):
-        return model(image, window_size="global")
+        return _sdpa(model, image)
 
 
 def _autocast(model: RadioModel, image: Tensor, place: Place) -> Any:

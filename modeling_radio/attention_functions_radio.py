@@ -1,0 +1,71 @@
+"""Attention functions of our own, with the arguments and shapes of transformers' own: plain, and in blocks on a CPU."""
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .embeddings_radio import is_recorded
+
+
+SCORES_OF_A_BLOCK = 2**20
+"""Scores that attention in blocks holds at once. Our choice, as measured on an AMD EPYC (docs/benchmarks.md): 2 MiB in
+bfloat16 stay in its caches, and the products are large enough to be fast."""
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Plain attention that also returns its weights; arguments are those of transformers' attention functions.
+
+    Query, key and value have the shape `(batch, heads, length, head_dim)`, the mixed values `(batch, length, heads,
+    head_dim)` and the weights `(batch, heads, length, length)`. There is never a mask: segments take its place.
+    """
+    weights = F.dropout((query @ key.transpose(2, 3) * scaling).softmax(dim=-1), p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Return whether this CPU has fast products of bfloat16 (AVX512-BF16) and no tiles for them (AMX).
+
+    With tiles, PyTorch's own attention makes use of them; without either, bfloat16 is slow whatever one does.
+    """
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+
+
+def is_faster_in_blocks(qkv: Tensor) -> bool:
+    """Return whether `blocked_attention_forward` is the fastest way to do without gradients what SDPA does."""
+    is_bfloat16 = qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16
+    return is_bfloat16 and not is_recorded() and not qkv.requires_grad and multiplies_bfloat16()
+
+
+def blocked_attention_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """Exact attention by plain products, as many scores at a time as the processor's caches hold; without dropout.
+
+    On a CPU with AVX512-BF16 it takes two thirds of the time of PyTorch's kernel (docs/benchmarks.md). Shapes are those
+    of `eager_attention_forward`, which it equals but for rounding; it returns no weights.
+    """
+    batch, heads, length, head_dim = query.shape
+    query, key, value = (query * scaling).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+    mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
+    rows = min(length, max(1, SCORES_OF_A_BLOCK // length))  # of one head
+    together = max(1, SCORES_OF_A_BLOCK // length**2)  # heads
+    for first in range(0, batch * heads, together):
+        head = slice(first, first + together)
+        keys, values = key[head].transpose(1, 2), value[head]
+        for row in range(0, length, rows):
+            block = slice(row, row + rows)
+            weights = torch.bmm(query[head, block], keys).softmax(dim=-1)
+            torch.bmm(weights, values, out=mixed[head, block])
+    return mixed.unflatten(0, (batch, heads)).transpose(1, 2), None

@@ -1,0 +1,88 @@
+"""Attention in blocks: equal to PyTorch's, and in its place exactly where it is faster."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling_radio import RadioConfig, RadioModel, attention_functions_radio, encoder_radio
+from modeling_radio.attention_functions_radio import blocked_attention_forward
+
+
+SHAPE = (2, 3, 7, 4)  # batch, heads, length, head_dim
+
+
+@pytest.fixture
+def model() -> RadioModel:
+    torch.manual_seed(0)
+    return RadioModel(RadioConfig.from_preset("radio-test")).eval().to(torch.bfloat16)
+
+
+@pytest.fixture
+def lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lengths of the segments that were attended to in blocks, on a processor for which blocks are faster."""
+    seen: list[int] = []
+
+    def watched(module: torch.nn.Module, query: torch.Tensor, *others: object, **options: float) -> object:
+        seen.append(query.shape[2])
+        return blocked_attention_forward(module, query, *others, **options)
+
+    monkeypatch.setattr(attention_functions_radio, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(encoder_radio, "blocked_attention_forward", watched)
+    return seen
+
+
+@pytest.mark.parametrize("scores", [1, 14, 49, 100, 10**6])  # a row, two rows, a head, two heads, all
+@pytest.mark.parametrize("is_strided", [False, True])
+def test_blocks_of_any_size_equal_sdpa(scores, is_strided, monkeypatch):
+    monkeypatch.setattr(attention_functions_radio, "SCORES_OF_A_BLOCK", scores)
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 7, 3, 4).transpose(1, 2) if is_strided else torch.randn(SHAPE) for _ in range(3)
+    )
+    mixed, weights = blocked_attention_forward(torch.nn.Identity(), query, key, value, None, scaling=0.3)
+    torch.testing.assert_close(mixed, F.scaled_dot_product_attention(query, key, value, scale=0.3).transpose(1, 2))
+    assert weights is None
+
+
+def test_bfloat16_is_as_near_as_two_roundings():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 300, 64) for _ in range(3))
+    rounded = [tensor.bfloat16() for tensor in (query, key, value)]
+    exact = F.scaled_dot_product_attention(*(tensor.double() for tensor in rounded)).transpose(1, 2)
+    mixed, _ = blocked_attention_forward(torch.nn.Identity(), *rounded, None, scaling=1 / 8)
+    assert (mixed.double() - exact).norm() / exact.norm() < 2**-7
+
+
+@pytest.mark.parametrize(("window", "expected"), [("global", {4 * 4}), (2, {4, 4 * 4})])
+def test_network_in_bfloat16_uses_blocks_and_answers_alike(window, expected, model, lengths, monkeypatch):
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    prefix = model.config.num_cls_tokens + model.config.num_registers
+    with torch.no_grad():
+        answer = model(pixels, window_size=window)
+        assert {length - prefix * (length > 4) for length in lengths} == expected
+        monkeypatch.setattr(encoder_radio, "is_faster_in_blocks", lambda qkv: False)
+        other = model(pixels, window_size=window)
+    assert not torch.equal(answer.features, other.features)  # roundings differ
+    torch.testing.assert_close(answer.features, other.features, atol=0.05, rtol=0.05)
+
+
+def test_what_needs_another_function_keeps_it(model, lengths, monkeypatch):
+    pixels = torch.rand(1, 3, 64, 64)
+    model(pixels.bfloat16())  # gradients
+    with torch.no_grad():
+        model(pixels.bfloat16(), output_attentions=True)
+        model.float()(pixels)  # float32
+        model.bfloat16()
+        torch.compile(model, backend="eager")(pixels.bfloat16())
+        monkeypatch.setattr(attention_functions_radio, "multiplies_bfloat16", lambda: False)
+        model(pixels.bfloat16())
+    assert not lengths
+
+
+def test_processor_is_asked(monkeypatch):
+    ask = attention_functions_radio.multiplies_bfloat16.__wrapped__
+    for has_products in (False, True):
+        for has_tiles in (False, True):
+            monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=has_products: answer)
+            monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda answer=has_tiles: answer)
+            assert ask() == (has_products and not has_tiles)
