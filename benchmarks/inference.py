@@ -19,7 +19,7 @@ import torch
 import transformers
 from pydantic import model_validator
 
-from benchmarks.contenders.registry import COMPILED, CONTENDERS
+from benchmarks.contenders.registry import COMPILED, CONTENDERS, contenders_on
 from benchmarks.contenders.shapes import Place
 from benchmarks.data import find_photographs
 from benchmarks.inference_parts.choices import measure_choices
@@ -103,7 +103,7 @@ def run(settings: InferenceBenchmark) -> None:
         if part in timed:
             write(part, timed[part]())
         elif part == "memory":
-            names = [name for name in settings.contenders if name != COMPILED]
+            names = [name for name in contenders_on(settings.device, settings.contenders) if name != COMPILED]
             write(part, measure_memory(settings.preset, sizes, places[0], names))
             write("cold_start", measure_cold_start(settings.preset, places[0], 1 if settings.quick else 3))
         elif part == "fidelity" and settings.student is not None:
@@ -118,7 +118,7 @@ def _speed(settings, sizes, places, limits, pace) -> list[dict[str, object]]:
     """Return the rows of one image, and on a GPU of full batches up to 2048 px."""
     rows, patch_size = [], RadioConfig.from_preset(settings.preset).patch_size
     for place in places:
-        options = {"names": settings.contenders, **pace}
+        options = {"names": contenders_on(place.device, settings.contenders), **pace}
         if place.device == "cuda":
             sizes = sorted({*sizes, LARGEST_PX})
             batches = {size: full_batch(size, patch_size) for size in sizes}

@@ -37,6 +37,7 @@ from .nvidia_interface_radio import NvidiaInterface, build_network
 from .opening_radio import garbage_collection_paused
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair
 from .peft_radio import check_adapter_versions, check_adapter_weights, config_of_hub_adapter, find_adapter_base
+from .prepacking_radio import PrepackedInference
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowBudget, WindowSize
@@ -60,7 +61,7 @@ def _keep_packing(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # pyrefly: ignore[bad-argument-type]
 
 
-class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
+class RadioPreTrainedModel(WindowBudget, PrepackedInference, NvidiaInterface, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
     config_class = RadioConfig

@@ -161,7 +161,8 @@ def predict(
         whole = is_global or layout.window_order is None
         latency += cost.milliseconds(layout.global_segments if whole else layout.window_segments, batch_size)
     weight = transformer.patch_generator.embedder.weight
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in transformer.parameters())
+    tensors = [*transformer.parameters(), *transformer.buffers()]  # prepacked weights are no parameters
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return latency, (weights + _activation_bytes(transformer, weight, layout, batch_size)) / 2**30
 
 

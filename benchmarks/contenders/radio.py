@@ -16,18 +16,18 @@ Encode = Callable[[Tensor], Tensor]
 """From images `(batch, 3, height, width)` in [0, 1] to tokens `(batch, length, width)`."""
 
 
-def build_ours(config: RadioConfig, place: Place, *, compiled: bool = False) -> RadioModel:
+def build_ours(config: RadioConfig, place: Place, *, compiled: bool = False, prepacked: bool = False) -> RadioModel:
     """Return our model; `compiled` compiles its blocks, whose code is the same, once for all of them and all sizes."""
     model = RadioModel(config).eval().to(place.device, place.dtype)
     if compiled:
         for block in model.radio_model.model.blocks:
             block.compile(dynamic=None)
-    return model
+    return model.prepack_weights() if prepacked else model
 
 
-def encode_with_ours(config: RadioConfig, place: Place, window: int | str = "global", compiled: bool = False) -> Encode:
-    """Return a function that runs our model with a window."""
-    model = build_ours(config, place, compiled=compiled)
+def encode_with_ours(config: RadioConfig, place: Place, window: int | str = "global", **changes: bool) -> Encode:
+    """Return a function that runs our model with a window; `changes` are those of `build_ours`."""
+    model = build_ours(config, place, **changes)
     return lambda images: model(images, window_size=window).last_hidden_state
 
 

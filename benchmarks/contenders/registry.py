@@ -1,6 +1,6 @@
 """All contenders by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ choice."""
 OURS = "ours"
 WINDOWED = f"ours, window {WINDOW}"
 COMPILED = "ours, compiled"
+PREPACKED = "ours, prepacked"
 NATIVE = "native"
-EQUAL_WORK = (OURS, COMPILED, NATIVE, "timm RADIO", "timm ViT", "plain code")
+EQUAL_WORK = (OURS, COMPILED, PREPACKED, NATIVE, "timm RADIO", "timm ViT", "plain code")
 """Contenders that do the same work in the same shape, token for token."""
 
 
@@ -50,6 +51,7 @@ def _patch_tokens(shape: Shape, rows: int, cols: int) -> Work:
 CONTENDERS: dict[str, Contender] = {
     OURS: Contender(radio.encode_with_ours, _all_tokens),
     COMPILED: Contender(partial(radio.encode_with_ours, compiled=True), _all_tokens),
+    PREPACKED: Contender(partial(radio.encode_with_ours, prepacked=True), _all_tokens),
     WINDOWED: Contender(partial(radio.encode_with_ours, window=WINDOW), partial(radio.ours_work, window=WINDOW)),
     NATIVE: Contender(radio.encode_with_native, _all_tokens),
     "timm RADIO": Contender(radio.encode_with_timm, _all_tokens),
@@ -59,3 +61,8 @@ CONTENDERS: dict[str, Contender] = {
     "SigLIP2": Contender(peers.encode_with_siglip2, _patch_tokens),
     "SAM3": Contender(peers.encode_with_sam3, peers.sam3_work, by_size=True),
 }
+
+
+def contenders_on(device: str, names: Sequence[str]) -> list[str]:
+    """Return those of the names that run on a device: weights are prepacked for a CPU alone."""
+    return [name for name in names if device == "cpu" or name != PREPACKED]

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.contenders.registry import COMPILED, CONTENDERS, EQUAL_WORK
+from benchmarks.contenders.registry import COMPILED, CONTENDERS, EQUAL_WORK, PREPACKED, contenders_on
 from benchmarks.contenders.shapes import Place, Shape, flops_of
 from modeling_radio import RadioConfig
 
@@ -18,7 +18,7 @@ SIGLIP2_POSITIONS = 2 * 256 * SHAPE.width
 
 
 @pytest.mark.parametrize("size", [64, 160])
-@pytest.mark.parametrize("name", EAGER)
+@pytest.mark.parametrize("name", [name for name in EAGER if name != PREPACKED])  # whose products nothing counts
 def test_work_is_what_is_multiplied(name: str, size: int) -> None:
     contender, side = CONTENDERS[name], size // SHAPE.patch_size
     encode = contender.encoder(CONFIG, Place(), size)
@@ -35,6 +35,11 @@ def test_contenders_run_in_the_type_that_is_asked_for(name: str) -> None:
     encode = CONTENDERS[name].encoder(CONFIG, Place("cpu", torch.bfloat16), 64)
     with torch.no_grad():
         assert encode(torch.rand(2, 3, 64, 64).bfloat16()).dtype == torch.bfloat16
+
+
+def test_prepacked_weights_are_for_a_cpu() -> None:
+    assert set(CONTENDERS) - set(contenders_on("cuda", list(CONTENDERS))) == {PREPACKED}
+    assert contenders_on("cpu", list(CONTENDERS)) == list(CONTENDERS)
 
 
 def test_equal_work_is_equal() -> None:

@@ -23,7 +23,7 @@ def test_networks_are_timed(monkeypatch) -> None:
     built = large.build_ours
     monkeypatch.setattr(large, "build_ours", lambda config, place, compiled=False: built(config, place))
     small = Published("radio-test", 160, SMALL_SAM3, "radio-test", 64, 2)
-    rows = measure_large(Place(), Limits(100, 10), small, budget_seconds=0, min_rounds=1)
+    rows = measure_large(Place(), Limits(10, 10), small, budget_seconds=0, min_rounds=1)
     assert [row["network"] for row in rows] == [
         "radio-test, window 8, 160 px",
         "SAM3, 56 px",

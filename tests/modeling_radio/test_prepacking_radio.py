@@ -1,0 +1,140 @@
+"""Prepacked weights: the same features, of a model that is for inference on a CPU alone and says so."""
+
+import copy
+import re
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel, prepacking_radio
+from modeling_radio.prepacking_radio import PrepackedLinear
+
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch has no oneDNN")
+IMAGES = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model() -> RadioModel:
+    torch.manual_seed(0)
+    return RadioModel(RadioConfig.from_preset("radio-test")).eval()
+
+
+def linear_layers(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if type(module) is nn.Linear]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", ["global", 2])
+def test_features_stay(model, dtype, window):
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("bfloat16 is not for this processor")
+    model, images = model.to(dtype), IMAGES.to(dtype)
+    layers = len(linear_layers(model))
+    with torch.no_grad():
+        expected = model(images, window_size=window)
+    assert model.prepack_weights() is model
+    assert not linear_layers(model)
+    assert sum(isinstance(module, PrepackedLinear) for module in model.modules()) == layers > 0
+    answer = model(images, window_size=window)  # without `no_grad`, and yet without gradients
+    assert not answer.features.requires_grad
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    for name in ("features", "summary"):
+        torch.testing.assert_close(answer[name], expected[name], **tolerance)
+        assert answer[name].dtype == dtype
+    model.prepack_weights()  # again
+    assert torch.equal(model(images, window_size=window).features, answer.features)
+
+
+def test_heads_and_adaptors_are_prepacked_too():
+    torch.manual_seed(0)
+    model = RadioForImageClassification(RadioConfig.from_preset("radio-test", num_labels=3)).eval()
+    with torch.no_grad():
+        expected = model(IMAGES).logits
+    assert isinstance(model.prepack_weights().classifier[-1], PrepackedLinear)
+    torch.testing.assert_close(model(IMAGES).logits, expected)
+
+
+def test_no_weights_are_held_twice(model):
+    before = sum(parameter.numel() for parameter in model.parameters())
+    packed = sum(layer.weight.numel() + (layer.bias is not None) * layer.out_features for layer in linear_layers(model))
+    model.prepack_weights()
+    assert sum(parameter.numel() for parameter in model.parameters()) == before - packed
+
+
+def test_what_it_is_not_for_is_refused_before_anything_changes(model, tmp_path):
+    model.prepack_weights()
+    expected = model(IMAGES).features
+    refused: dict[str, Any] = {
+        "cannot go to cpu in torch.bfloat16": lambda: model.bfloat16(),
+        "cannot go to meta in torch.float32": lambda: model.to("meta"),
+        "gives no gradients": lambda: model(IMAGES.clone().requires_grad_()),
+        "is not saved": model.state_dict,
+        "has no weights to save": lambda: model.save_pretrained(tmp_path / "saved"),
+    }
+    for message, call in refused.items():
+        with pytest.raises(RuntimeError, match=f"{message}.*from_pretrained"):
+            call()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="autocast included"):
+        model(IMAGES)
+    assert not (tmp_path / "saved").exists()
+    assert torch.equal(model.to("cpu").float()(IMAGES).features, expected)
+
+
+def test_copies_and_compiled_models_answer_alike(model):
+    expected = model.prepack_weights()(IMAGES).features
+    assert torch.equal(copy.deepcopy(model)(IMAGES).features, expected)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(IMAGES).features, expected)
+
+
+def test_opened_folder_is_prepacked_in_one_line(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path, trust_remote_code=True).prepack_weights()
+    with torch.no_grad():
+        torch.testing.assert_close(again(IMAGES).features, model(IMAGES).features)
+
+
+def test_windows_are_chosen_with_the_weights_counted(model):
+    budget = {"max_memory_gib": 8.0}
+    choice = model.choose_window_size(64, 64, **budget)
+    assert copy.deepcopy(model).prepack_weights().choose_window_size(64, 64, **budget).memory_gib == choice.memory_gib
+
+
+def test_weights_that_cannot_be_prepacked_are_left(model, monkeypatch):
+    half = copy.deepcopy(model).half()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False)
+    with pytest.raises(ValueError, match=re.escape("weights in torch.float16") + ".*`dtype` one of torch.float32"):
+        half.prepack_weights()
+    assert linear_layers(half)
+    with pytest.raises(ValueError, match="on 'meta'.*model.to\\(\"cpu\"\\)"):
+        model.to("meta").prepack_weights()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_adapters_are_merged_first(model):
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv"]))
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        model.prepack_weights()
+    merged = tuned.merge_and_unload()
+    assert not linear_layers(merged.prepack_weights())
+
+
+def test_quantized_layers_stay(model):
+    torchao = pytest.importorskip("torchao.quantization")
+    torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig(), lambda module, name: "qkv" in name)
+    with torch.no_grad():
+        expected = model(IMAGES).features
+    model.prepack_weights()
+    assert len(linear_layers(model)) == model.config.num_hidden_layers
+    torch.testing.assert_close(model(IMAGES).features, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_missing_library_is_named(model, monkeypatch):
+    monkeypatch.setattr(prepacking_radio.torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="needs oneDNN"):
+        model.prepack_weights()
