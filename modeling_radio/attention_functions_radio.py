@@ -56,7 +56,7 @@ def blocked_attention_forward(
     On a CPU with AVX512-BF16 it takes two thirds of the time of PyTorch's kernel (docs/benchmarks.md). Shapes are those
     of `eager_attention_forward`, which it equals but for rounding; it returns no weights.
     """
-    batch, heads, length, _ = query.shape
+    batch, heads, length = query.shape[:3]
     query, key, value = (query * scaling).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
     mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
     rows = min(length, max(1, SCORES_OF_A_BLOCK // length))  # of one head

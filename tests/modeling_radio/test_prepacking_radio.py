@@ -111,7 +111,7 @@ def test_weights_that_cannot_be_prepacked_are_left(model, monkeypatch):
     with pytest.raises(ValueError, match=re.escape("weights in torch.float16") + ".*`dtype` one of torch.float32"):
         half.prepack_weights()
     assert linear_layers(half)
-    with pytest.raises(ValueError, match="on 'meta'.*model.to\\(\"cpu\"\\)"):
+    with pytest.raises(ValueError, match=re.escape("on 'meta': call `model.to")):
         model.to("meta").prepack_weights()
 
 
