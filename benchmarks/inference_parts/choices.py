@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.contenders.registry import OURS, WINDOW
 from benchmarks.contenders.shapes import Place
+from benchmarks.inference_parts.gpu_choices import build_gpu_calls
 from benchmarks.inference_parts.speed import Row
 from benchmarks.measuring.turns import Spread, take_turns
 from modeling_radio import RadioConfig, RadioModel, encoder_radio
@@ -45,7 +46,7 @@ def build_calls(preset: str, place: Place, size: int) -> dict[str, Callable[[], 
     if place.dtype != torch.float32:
         original = RadioModel(config).eval().to(place.device)
         calls["autocast of float32 weights"] = partial(_autocast, original, image.float(), place)
-    return calls
+    return calls if place.device == "cpu" else calls | build_gpu_calls(model, image)
 
 
 def _eager(model: RadioModel, image: Tensor) -> Any:

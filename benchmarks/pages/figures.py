@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
@@ -84,10 +85,12 @@ def build_figure(result: Result) -> Figure:
     drawing = DRAWINGS[result.program]
     panels = drawing.panels_of(result)
     figure = Figure(figsize=(4.6 * len(panels), 3.8), dpi=100, facecolor="white", layout="constrained")
+    colors = colormaps["tab20"].colors
+    colors = [*colors[::2], *colors[1::2]]  # ten strong ones, then ten light ones
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for label, (sizes, values) in curves.items():
+        for (label, (sizes, values)), color in zip(curves.items(), colors, strict=False):
             is_ours = label.startswith(OURS)
-            axes.plot(sizes, values, marker="o", markersize=3, linewidth=2 if is_ours else 1, label=label)
+            axes.plot(sizes, values, marker="o", markersize=3, linewidth=2 if is_ours else 1, label=label, color=color)
         _scale(axes, sorted({size for sizes, _ in curves.values() for size in sizes}), drawing)
         label_panel(axes, title, "image side, px", font_size=9)
         axes.set_ylabel(drawing.quantity, fontsize=8)

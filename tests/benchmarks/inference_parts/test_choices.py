@@ -16,7 +16,7 @@ def test_choices_are_other_ways_to_the_same_features(dtype: torch.dtype) -> None
         features = {name: call().features.float() for name, call in calls.items()}
     assert features["even windows"].shape == features["ours"].shape == (1, 100, 32)
     assert features["ragged windows"].shape == (1, 121, 32)
-    for name in ("eager attention", "SDPA by the plain kernel"):
+    for name in ("eager attention", "SDPA", "SDPA by the plain kernel"):
         torch.testing.assert_close(features[name], features["ours"], atol=0.1, rtol=0)
     assert ("autocast of float32 weights" in features) == (dtype == torch.bfloat16)
     assert not torch.equal(features["even windows"], features["ours"])  # windows act
