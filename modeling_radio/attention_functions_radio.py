@@ -10,9 +10,14 @@ from torch import Tensor, nn
 from .embeddings_radio import is_recorded
 
 
-SCORES_OF_A_BLOCK = 2**20
-"""Scores that attention in blocks holds at once. Our choice, as measured on an AMD EPYC (docs/benchmarks.md): 2 MiB in
+SCORES_OF_A_BLOCK = 2**21
+"""Scores that attention in blocks holds at once. Our choice, as measured on an AMD EPYC (docs/benchmarks.md): 4 MiB in
 bfloat16 stay in its caches, and the products are large enough to be fast."""
+SAMPLED_KEYS = 16
+"""Keys, evenly apart, whose mean stands for that of all. Our choice: as good, and costs nothing."""
+MOST_THREADS = 2
+"""Threads up to which blocks, one after the other, were measured to be faster; PyTorch's kernel shares heads out among
+any number."""
 
 
 def eager_attention_forward(
@@ -43,9 +48,18 @@ def multiplies_bfloat16() -> bool:
 
 
 def is_faster_in_blocks(qkv: Tensor) -> bool:
-    """Return whether `blocked_attention_forward` is the fastest way to do without gradients what SDPA does."""
-    is_bfloat16 = qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16
-    return is_bfloat16 and not is_recorded() and not qkv.requires_grad and multiplies_bfloat16()
+    """Return whether `blocked_attention_forward` is the fastest way to do without gradients what SDPA does.
+
+    Not where somebody chose a kernel of SDPA: `torch.nn.attention.sdpa_kernel` means what it says.
+    """
+    is_bfloat16 = type(qkv) is Tensor and qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16
+    is_fast = is_bfloat16 and torch.get_num_threads() <= MOST_THREADS and multiplies_bfloat16()
+    return is_fast and not is_recorded() and not qkv.requires_grad and not _is_kernel_chosen()
+
+
+def _is_kernel_chosen() -> bool:
+    kernels = torch.backends.cuda  # of a CPU too
+    return not (kernels.flash_sdp_enabled() and kernels.mem_efficient_sdp_enabled() and kernels.math_sdp_enabled())
 
 
 def blocked_attention_forward(
@@ -53,19 +67,19 @@ def blocked_attention_forward(
 ) -> tuple[Tensor, None]:
     """Exact attention by plain products, as many scores at a time as the processor's caches hold; without dropout.
 
-    On a CPU with AVX512-BF16 it takes two thirds of the time of PyTorch's kernel (docs/benchmarks.md). Shapes are those
-    of `eager_attention_forward`, which it equals but for rounding; it returns no weights.
+    On a CPU with AVX512-BF16 it takes two thirds of the time of PyTorch's kernel (docs/benchmarks.md). Scores are
+    rounded to the inputs' type; keys lose the mean of some before, which adds one number to all scores of a row and so
+    changes no weight, lest that number take the digits. Shapes are those of `eager_attention_forward`, which it equals
+    but for rounding; it returns no weights.
     """
     batch, heads, length = query.shape[:3]
+    key = key - key[:, :, :: max(1, length // SAMPLED_KEYS)].mean(dim=2, keepdim=True)
     query, key, value = (query * scaling).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
-    mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
     rows = min(length, max(1, SCORES_OF_A_BLOCK // length))  # of one head
     together = max(1, SCORES_OF_A_BLOCK // length**2)  # heads
-    for first in range(0, batch * heads, together):
-        head = slice(first, first + together)
-        keys, values = key[head].transpose(1, 2), value[head]
-        for row in range(0, length, rows):
-            block = slice(row, row + rows)
-            weights = torch.bmm(query[head, block], keys).softmax(dim=-1)
-            torch.bmm(weights, values, out=mixed[head, block])
-    return mixed.unflatten(0, (batch, heads)).transpose(1, 2), None
+    mixed = []
+    for queries, keys, values in zip(*(tensor.split(together) for tensor in (query, key, value)), strict=True):
+        keys = keys.transpose(1, 2)
+        blocks = [torch.bmm(torch.bmm(block, keys).softmax(dim=-1), values) for block in queries.split(rows, dim=1)]
+        mixed.append(torch.cat(blocks, dim=1) if len(blocks) > 1 else blocks[0])
+    return torch.cat(mixed).unflatten(0, (batch, heads)).transpose(1, 2), None

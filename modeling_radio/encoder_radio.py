@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN, GELUActivation
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import is_flash_attention_requested
@@ -77,7 +78,7 @@ class RadioAttention(nn.Module):
         implementation = "eager" if is_eager else str(self.config._attn_implementation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
-        if implementation == "sdpa" and not dropout and is_faster_in_blocks(qkv):
+        if attend is sdpa_attention_forward and not self.training and is_faster_in_blocks(qkv):
             attend = blocked_attention_forward
         return attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **lengths)
 

@@ -12,6 +12,14 @@ from torch import Tensor, nn
 AGAIN = "Open the model again with `from_pretrained` and leave out `prepack_weights()`."
 
 
+class _Product(torch.autograd.Function):
+    """What a prepacked layer computes; PyTorch then says itself that it has no derivative, forward or backward."""
+
+    @staticmethod
+    def forward(_: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+
+
 class PrepackedLinear(nn.Module):
     """A linear layer for inference whose weight lies in the order in which oneDNN's products read it.
 
@@ -35,41 +43,52 @@ class PrepackedLinear(nn.Module):
         """Map `(..., in_features)` to `(..., out_features)`; outside of the graphs of `torch.compile`.
 
         Raises:
-            RuntimeError: If gradients are asked for, or the input has another type than the weight.
+            RuntimeError: If gradients are asked for, or the input has another type or width than the weight.
         """
         if inputs.requires_grad and torch.is_grad_enabled():
             self._refuse("gives no gradients")
         if inputs.dtype != self.weight.dtype:
             self._refuse(f"of {self.weight.dtype} cannot read {inputs.dtype}, autocast included")
-        return torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
+        if inputs.shape[-1] != self.in_features:
+            raise RuntimeError(f"The layer reads inputs {self.in_features} wide, got the shape {tuple(inputs.shape)}.")
+        return _Product.apply(inputs, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Return what `print` shows of the layer."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
-    def check_stays(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Refuse what moves tensors elsewhere or makes another type of them.
-
-        Raises:
-            RuntimeError: If `fn` does.
-        """
-        like = torch.empty(0, dtype=self.weight.dtype)
-        moved = fn(like)
-        if (moved.device, moved.dtype) != (like.device, like.dtype):
-            self._refuse(f"stays on the CPU in {like.dtype}, and cannot go to {moved.device} in {moved.dtype}")
-
     def _refuse(self, what: str) -> NoReturn:
         raise RuntimeError(f"A layer with prepacked weights {what}. {AGAIN}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PrepackedLinear":
-        self.check_stays(fn)
+        _check_stays(fn, self.weight.dtype)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         self._refuse("is not saved")
 
+    def _load_from_state_dict(self, *_: Any) -> None:  # pyrefly: ignore[bad-override]
+        self._refuse("takes no other weights")
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        self._refuse("is not pickled, nor sent to another process")
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "PrepackedLinear":
-        return copy.copy(self)  # nothing of it changes
+        other = type(self).__new__(type(self))  # with the same tensors, of which nothing changes
+        other.__dict__ = {
+            name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(self).items()
+        }
+        return other
+
+
+def _check_stays(fn: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    """Refuse what moves tensors of a type elsewhere, or makes another type of them."""
+    moved = fn(torch.empty(0, dtype=dtype))
+    if (moved.device.type, moved.dtype) != ("cpu", dtype):
+        raise RuntimeError(
+            f"A model with prepacked weights stays on the CPU in {dtype}, and cannot go to {moved.device} in "
+            f"{moved.dtype}. {AGAIN}"
+        )
 
 
 class PrepackedInference:
@@ -86,32 +105,34 @@ class PrepackedInference:
             The model itself.
 
         Raises:
-            ValueError: If weights are not on the CPU, in a type that oneDNN lacks here, or belong to a PEFT adapter, or
-                PyTorch was built without oneDNN. The model is as it was.
+            ValueError: If weights are not on the CPU, in a type that oneDNN lacks here, or of a PEFT adapter, if a
+                layer has hooks, or PyTorch was built without oneDNN. The model is as it was.
         """
         model: Any = self
-        layers = [
-            (module, name, child)
+        if any(hasattr(module, "base_layer") for module in model.modules()):
+            raise ValueError("Adapters of peft are not prepacked: call `merge_and_unload()` of the model first.")
+        places = [
+            (module, name)
             for module in model.modules()
             for name, child in module.named_children()
             if type(child) is nn.Linear and type(child.weight) is nn.Parameter and type(child.weight.data) is Tensor
         ]
-        if any(hasattr(module, "base_layer") for module in model.modules()):
-            raise ValueError("Adapters of peft are not prepacked: call `merge_and_unload()` of the model first.")
-        for _, _, layer in layers:
-            _check_weight(layer.weight)
-        for module, name, layer in layers:
-            setattr(module, name, PrepackedLinear(layer))
+        for module, name in places:
+            _check_layer(getattr(module, name), name)
+        for module, name in places:
+            setattr(module, name, PrepackedLinear(getattr(module, name)))
+        self._block_costs = None  # of `choose_window_size`: other times
         return model.eval().requires_grad_(requires_grad=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        for layer in self._prepacked_layers():  # before anything else moves
-            layer.check_stays(fn)
-        return super()._apply(fn, recurse)  # pyrefly: ignore[missing-attribute]
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load as PyTorch does, but nothing into a model whose weights are prepacked.
 
-    def _prepacked_layers(self) -> list[PrepackedLinear]:
-        model: Any = self
-        return [module for module in model.modules() if isinstance(module, PrepackedLinear)]
+        Raises:
+            RuntimeError: If they are; nothing is loaded.
+        """
+        if self._is_prepacked():
+            raise RuntimeError(f"`load_state_dict` has no weights to load into: they are prepacked. {AGAIN}")
+        return super().load_state_dict(*args, **kwargs)  # pyrefly: ignore[missing-attribute]
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> Any:
         """Save as transformers does, but nothing of a model whose weights are prepacked.
@@ -119,18 +140,29 @@ class PrepackedInference:
         Raises:
             RuntimeError: If they are; nothing is written.
         """
-        if self._prepacked_layers():
+        if self._is_prepacked():
             raise RuntimeError(f"`save_pretrained` has no weights to save: they are prepacked. {AGAIN}")
         return super().save_pretrained(save_directory, *args, **kwargs)  # pyrefly: ignore[missing-attribute]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        model: Any = self
+        if self._is_prepacked():  # before anything of it moves
+            _check_stays(fn, model.dtype)
+        return super()._apply(fn, recurse)  # pyrefly: ignore[missing-attribute]
 
-def _check_weight(weight: Tensor) -> None:
+    def _is_prepacked(self) -> bool:
+        model: Any = self
+        return any(isinstance(module, PrepackedLinear) for module in model.modules())
+
+
+def _check_layer(layer: nn.Linear, name: str) -> None:
+    weight = layer.weight
     if not torch.backends.mkldnn.is_available():
         raise ValueError("`prepack_weights` needs oneDNN, with which this PyTorch was not built (macOS has none).")
     if weight.device.type != "cpu":
         raise ValueError(
             f"`prepack_weights` is for models on the CPU, got weights on {str(weight.device)!r}: "
-            'call `model.to("cpu")` first, or leave it out.'
+            "open the model there, without `device_map`, or leave it out."
         )
     has_type = {
         torch.float32: True,
@@ -142,3 +174,5 @@ def _check_weight(weight: Tensor) -> None:
             f"`prepack_weights` got weights in {weight.dtype}, of which oneDNN has no products on this processor: open "
             f"the model with `dtype` one of {', '.join(str(dtype) for dtype, has in has_type.items() if has)}."
         )
+    if any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)):
+        raise ValueError(f"`prepack_weights` would lose the hooks on a layer {name!r}: remove them, and hook others.")

@@ -1,6 +1,7 @@
 """Prepacked weights: the same features, of a model that is for inference on a CPU alone and says so."""
 
 import copy
+import pickle
 import re
 from typing import Any
 
@@ -84,19 +85,32 @@ def test_what_it_is_not_for_is_refused_before_anything_changes(model, tmp_path):
         "gives no gradients": lambda: model(IMAGES.clone().requires_grad_()),
         "is not saved": model.state_dict,
         "has no weights to save": lambda: model.save_pretrained(tmp_path / "saved"),
+        "has no weights to load into": lambda: model.load_state_dict({}, strict=False),
+        "takes no other weights": lambda: model.radio_model.load_state_dict({}, strict=False),
+        "is not pickled": lambda: pickle.dumps(model),
     }
     for message, call in refused.items():
         with pytest.raises(RuntimeError, match=f"{message}.*from_pretrained"):
             call()
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="autocast included"):
         model(IMAGES)
+    with pytest.raises(RuntimeError, match="setup_context"):  # PyTorch's own words: the function has no derivative
+        torch.func.jvp(lambda images: model(images).features, (IMAGES,), (torch.ones_like(IMAGES),))
+    layer = next(module for module in model.modules() if isinstance(module, PrepackedLinear))
+    with pytest.raises(RuntimeError, match=f"inputs {layer.in_features} wide, got the shape"):
+        layer(torch.rand(2, layer.in_features + 1))
     assert not (tmp_path / "saved").exists()
     assert torch.equal(model.to("cpu").float()(IMAGES).features, expected)
 
 
 def test_copies_and_compiled_models_answer_alike(model):
     expected = model.prepack_weights()(IMAGES).features
-    assert torch.equal(copy.deepcopy(model)(IMAGES).features, expected)
+    other, seen = copy.deepcopy(model), []
+    layers = [next(each for each in one.modules() if isinstance(each, PrepackedLinear)) for one in (model, other)]
+    layers[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    assert torch.equal(other(IMAGES).features, expected)
+    assert torch.equal(model(IMAGES).features, expected)
+    assert len(seen) == 1
     compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(compiled(IMAGES).features, expected)
 
@@ -114,13 +128,42 @@ def test_windows_are_chosen_with_the_weights_counted(model):
     assert copy.deepcopy(model).prepack_weights().choose_window_size(64, 64, **budget).memory_gib == choice.memory_gib
 
 
+def test_times_before_are_forgotten(model):
+    model.choose_window_size(64, 64, max_latency_ms=1e4)
+    assert model._block_costs
+    assert not model.prepack_weights()._block_costs
+
+
+def test_hooks_are_not_lost(model):
+    layer = linear_layers(model)[0]
+    handle = layer.register_forward_hook(lambda module, inputs, output: None)
+    with pytest.raises(ValueError, match="would lose the hooks on a layer"):
+        model.prepack_weights()
+    assert layer in linear_layers(model)
+    handle.remove()
+    model.prepack_weights()
+
+
+def test_detectors_stay_as_they_are_under_a_cast_that_changes_nothing():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("bfloat16 is not for this processor")
+    model = build("detector").to(torch.bfloat16).prepack_weights()
+    model.to(torch.bfloat16)
+    assert {layer.weight.dtype for layer in model.modules() if isinstance(layer, PrepackedLinear)} == {
+        torch.float32,
+        torch.bfloat16,
+    }
+    with pytest.raises(RuntimeError, match=r"cannot go to cpu in torch\.float32"):
+        model.float()
+
+
 def test_weights_that_cannot_be_prepacked_are_left(model, monkeypatch):
     half = copy.deepcopy(model).half()
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False)
     with pytest.raises(ValueError, match=re.escape("weights in torch.float16") + ".*`dtype` one of torch.float32"):
         half.prepack_weights()
     assert linear_layers(half)
-    with pytest.raises(ValueError, match=re.escape("on 'meta': call `model.to")):
+    with pytest.raises(ValueError, match=r"on 'meta': open the model there, without `device_map`"):
         model.to("meta").prepack_weights()
 
 
