@@ -243,11 +243,12 @@ def _measure_and_report(settings: Int8Settings) -> None:
         if settings.window_px is not None:
             facts["windows"], facts["profile"] = time_windows(models, settings.window_px)
         del models
-        if settings.student is not None:
-            facts["quality"] = measure_quality(settings, settings.student, folder)
+        quality = measure_quality(settings, settings.student, folder) if settings.student is not None else None
     for name, table in facts.items():
         print(f"\n{name}\n\n{table_of(table)}")
     report("int8", settings.preset, rows, facts=facts)
+    if quality is not None and settings.student is not None:
+        report("int8_quality", settings.student.name, quality)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ SCORES_OF_A_BLOCK = 2**21
 bfloat16 stay in its caches, and the products are large enough to be fast."""
 SAMPLED_KEYS = 16
 """Keys, evenly apart, whose mean stands for that of all. Our choice: as good, and costs nothing."""
+LEAST_SCORES = 2**18
+"""Scores of a call from which on blocks save more time than their small steps take. Our choice: a few windows stay with
+PyTorch's kernel, a whole image of 224 px does not."""
 MOST_THREADS = 2
 """Threads up to which blocks, one after the other, were measured to be faster; PyTorch's kernel shares heads out among
 any number."""
@@ -47,14 +50,17 @@ def multiplies_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
-def is_faster_in_blocks(qkv: Tensor) -> bool:
+def is_faster_in_blocks(query: Tensor) -> bool:
     """Return whether `blocked_attention_forward` is the fastest way to do without gradients what SDPA does.
 
-    Not where somebody chose a kernel of SDPA: `torch.nn.attention.sdpa_kernel` means what it says.
+    By the query, `(batch, heads, length, head_dim)`. Not where somebody chose a kernel of SDPA:
+    `torch.nn.attention.sdpa_kernel` means what it says.
     """
-    is_bfloat16 = type(qkv) is Tensor and qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16
-    is_fast = is_bfloat16 and torch.get_num_threads() <= MOST_THREADS and multiplies_bfloat16()
-    return is_fast and not is_recorded() and not qkv.requires_grad and not _is_kernel_chosen()
+    is_bfloat16 = type(query) is Tensor and query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if not is_bfloat16 or is_recorded() or query.requires_grad or _is_kernel_chosen():
+        return False
+    scores = query.shape[:3].numel() * query.shape[2]
+    return scores >= LEAST_SCORES and torch.get_num_threads() <= MOST_THREADS and multiplies_bfloat16()
 
 
 def _is_kernel_chosen() -> bool:

@@ -78,7 +78,7 @@ class RadioAttention(nn.Module):
         implementation = "eager" if is_eager else str(self.config._attn_implementation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
-        if attend is sdpa_attention_forward and not self.training and is_faster_in_blocks(qkv):
+        if attend is sdpa_attention_forward and not self.training and is_faster_in_blocks(query):
             attend = blocked_attention_forward
         return attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **lengths)
 

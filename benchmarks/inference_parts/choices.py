@@ -58,7 +58,7 @@ def _eager(model: RadioModel, image: Tensor) -> Any:
 
 
 def _sdpa(model: RadioModel, image: Tensor) -> Any:
-    with patch.object(encoder_radio, "is_faster_in_blocks", lambda qkv: False):
+    with patch.object(encoder_radio, "is_faster_in_blocks", lambda query: False):
         return model(image, window_size="global")
 
 

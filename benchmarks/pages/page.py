@@ -103,6 +103,7 @@ SECTIONS = (
     ),
     Section("inference_large", "Published shapes", "On a GPU, bfloat16."),
     Section("int8", "Linear layers in 8 bits", "`python -m benchmarks.int8`."),
+    Section("int8_quality", "What 8 bits cost a trained student", "`python -m benchmarks.int8 --student FOLDER`."),
     Section("stack", "One pass for three teachers", "`python -m benchmarks.stack`."),
     Section("loading", "from_pretrained", "`python -m benchmarks.loading`."),
     Section("preprocessing", "Preprocessing", "`python -m benchmarks.preprocessing`."),

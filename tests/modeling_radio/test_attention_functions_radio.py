@@ -29,6 +29,7 @@ def lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return blocked_attention_forward(module, query, *others, **options)
 
     monkeypatch.setattr(attention_functions_radio, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(attention_functions_radio, "LEAST_SCORES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(encoder_radio, "blocked_attention_forward", watched)
     return seen
@@ -67,7 +68,7 @@ def test_network_in_bfloat16_uses_blocks_and_answers_alike(window, expected, mod
     with torch.no_grad():
         answer = model(pixels, window_size=window)
         assert {length - prefix * (length > 4) for length in lengths} == expected
-        monkeypatch.setattr(encoder_radio, "is_faster_in_blocks", lambda qkv: False)
+        monkeypatch.setattr(encoder_radio, "is_faster_in_blocks", lambda query: False)
         other = model(pixels, window_size=window)
     assert not torch.equal(answer.features, other.features)  # roundings differ
     torch.testing.assert_close(answer.features, other.features, atol=0.05, rtol=0.05)
@@ -91,6 +92,9 @@ def test_what_needs_another_function_keeps_it(model, lengths, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(torch, "get_num_threads", lambda: 3)
             model(pixels.bfloat16())
+        with monkeypatch.context() as patch:
+            patch.setattr(attention_functions_radio, "LEAST_SCORES", 2**18)
+            model(pixels.bfloat16())  # few scores
         monkeypatch.setattr(attention_functions_radio, "multiplies_bfloat16", lambda: False)
         model(pixels.bfloat16())
     assert not lengths
