@@ -7,12 +7,12 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 from tqdm import tqdm
 
 from benchmarks.contenders.registry import OURS, WINDOW
 from benchmarks.contenders.shapes import Place
-from benchmarks.inference_parts.gpu_choices import build_gpu_calls
+from benchmarks.inference_parts.gpu_choices import build_gpu_calls, run_by_kernel
 from benchmarks.inference_parts.speed import Row
 from benchmarks.measuring.turns import Spread, take_turns
 from modeling_radio import RadioConfig, RadioModel, encoder_radio
@@ -39,7 +39,7 @@ def build_calls(preset: str, place: Place, size: int) -> dict[str, Callable[[], 
         OURS: partial(model, image, window_size="global"),
         "eager attention": partial(_eager, model, image),
         "SDPA": partial(_sdpa, model, image),
-        "SDPA by the plain kernel": partial(_plain_kernel, model, image),
+        "SDPA by the plain kernel": partial(run_by_kernel, model, image, SDPBackend.MATH),
         EVEN: partial(model, image, window_size=WINDOW),
         RAGGED: partial(model, larger, window_size=WINDOW),
     }
@@ -60,11 +60,6 @@ def _eager(model: RadioModel, image: Tensor) -> Any:
 def _sdpa(model: RadioModel, image: Tensor) -> Any:
     with patch.object(encoder_radio, "is_faster_in_blocks", lambda query: False):
         return model(image, window_size="global")
-
-
-def _plain_kernel(model: RadioModel, image: Tensor) -> Any:
-    with sdpa_kernel(SDPBackend.MATH):
-        return _sdpa(model, image)
 
 
 def _autocast(model: RadioModel, image: Tensor, place: Place) -> Any:

@@ -24,11 +24,17 @@ UNSUPPORTED = (AssertionError, ImportError, NotImplementedError, RuntimeError, V
 
 def build_gpu_calls(model: RadioModel, image: Tensor) -> dict[str, Callable[[], Any]]:
     """Return by name what runs here; what does not is named on the error stream with its reason."""
-    ways = {name: partial(_by_kernel, model, image, kernel) for name, kernel in KERNELS.items()}
+    ways = {name: partial(run_by_kernel, model, image, kernel) for name, kernel in KERNELS.items()}
     ways["compiled, CUDA graphs"] = partial(_prepared(_graphs, model), image)
     ways["FP8"] = partial(_prepared(_fp8, model), image)
     ways["FlashAttention 3"] = partial(_prepared(_flash_attention_3, model), image)
     return {name: call for name, call in ways.items() if _runs(name, call)}
+
+
+def run_by_kernel(model: RadioModel, image: Tensor, kernel: SDPBackend) -> Any:
+    """Return what the model answers where SDPA may take one kernel only."""
+    with sdpa_kernel(kernel):
+        return model(image, window_size="global")
 
 
 def _runs(name: str, call: Callable[[], Any]) -> bool:
@@ -38,11 +44,6 @@ def _runs(name: str, call: Callable[[], Any]) -> bool:
         print(f"{name} is left out: {str(error).partition(chr(10))[0]}", file=sys.stderr)
         return False
     return True
-
-
-def _by_kernel(model: RadioModel, image: Tensor, kernel: SDPBackend) -> Any:
-    with sdpa_kernel(kernel):
-        return model(image, window_size="global")
 
 
 def _prepared(prepare: Callable[[RadioModel], Any], model: RadioModel) -> Callable[[Tensor], Any]:
