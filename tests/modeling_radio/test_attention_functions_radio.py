@@ -74,6 +74,19 @@ def test_network_in_bfloat16_uses_blocks_and_answers_alike(window, expected, mod
     torch.testing.assert_close(answer.features, other.features, atol=0.05, rtol=0.05)
 
 
+@torch.no_grad()
+def test_blocks_act_at_the_sizes_of_recipes(model, lengths, monkeypatch):
+    """A batch of 64 images of 128 px, as the demo's, has scores enough; windows of two patches of one image do not."""
+    monkeypatch.setattr(attention_functions_radio, "LEAST_SCORES", 2**18)
+    pixels = torch.rand(64, 3, 128, 128).bfloat16()
+    model(pixels, window_size="global")
+    prefix = model.config.num_cls_tokens + model.config.num_registers
+    assert set(lengths) == {8 * 8 + prefix}
+    lengths.clear()
+    model(pixels[:1], window_size=2)
+    assert not lengths
+
+
 def test_what_needs_another_function_keeps_it(model, lengths, monkeypatch):
     pixels = torch.rand(1, 3, 64, 64)
     model(pixels.bfloat16())  # gradients
