@@ -26,6 +26,8 @@ CPU = torch.device("cpu")
 class MeanColor(nn.Module):
     """A teacher whose features are the mean colors of cells: equivariant to whole-cell shifts and mirroring."""
 
+    can_share_cores = True
+
     def __init__(self, cell_px: int = PATCH, has_summary: bool = True) -> None:
         super().__init__()
         self.cell_px, self.has_summary = cell_px, has_summary

@@ -1,11 +1,9 @@
 """Passes of one step that run at the same time, on threads of one process.
 
-On a CPU most operations of a small network are too small to be worth sharing among cores: passes with a core each are
-faster, and equal to one after the other up to the rounding of their sum.
+They are equal to one after the other up to the rounding of their sum.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -13,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from foundation.machine.threads import sharing_threads
 from training.recipe import Recipe
 
 
@@ -28,8 +27,7 @@ class ParallelPasses:
     """
 
     def __init__(self, num_at_once: int) -> None:
-        num_threads = max(1, torch.get_num_threads() // num_at_once)
-        self._pool = ThreadPoolExecutor(num_at_once, "pass", lambda: torch.set_num_threads(num_threads))
+        self._pool = sharing_threads(num_at_once, "pass")
 
     def run(
         self, parts: Sequence[Part], work: Callable[[Part], tuple[Tensor, Losses]], parameters: Sequence[nn.Parameter]

@@ -119,6 +119,7 @@ class Teacher(nn.Module):
         self.runs_at_any_size = runs_at_any_size
         self.default_mode: RunModeName = default_mode
         self.listener: BlockListener | None = None
+        self.is_compiled = False
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(self.image_std).view(1, 3, 1, 1))
         self.set_run_mode()
@@ -196,6 +197,15 @@ class Teacher(nn.Module):
     def compile_network(self) -> None:
         """Compile `encode` with `torch.compile`; that happens at the first call, and again for other input sizes."""
         self.encode = torch.compile(self.encode)
+        self.is_compiled = True
+
+    @property
+    def can_share_cores(self) -> bool:
+        """Whether threads may call it at once, each with its share of a CPU's cores.
+
+        One pass at a time can be listened to, or compiled.
+        """
+        return self.mean.device.type == "cpu" and not self.is_compiled and self.listener is None
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Run the network.

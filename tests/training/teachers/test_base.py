@@ -234,8 +234,10 @@ def test_a_compiled_network_gives_the_same(monkeypatch):
     monkeypatch.setattr(torch, "compile", compile_eagerly)
     teacher, images = EchoTeacher(), torch.rand(1, 3, 32, 32)
     expected = teacher.answer(images)
+    assert teacher.can_share_cores
     teacher.compile_network()
     assert compiled == ["encode"]
+    assert not teacher.can_share_cores
     torch.testing.assert_close(teacher.answer(images).features, expected.features)
 
 

@@ -91,7 +91,9 @@ def test_a_folder_in_nvidias_layout_is_a_teacher_too(tmp_path):
 
 def test_its_blocks_answer_but_an_adaptor_has_none(folder):
     teacher, pixel_values = build(folder), torch.rand(2, 3, 32, 32)
+    assert teacher.can_share_cores
     teacher.use_depths([1.0])
+    assert not teacher.can_share_cores  # one pass at a time can be listened to
     last, inner = teacher([[pixel_values]])[0].features.chunk(2, dim=1)
     # One block and no final norm: the tap is the normed answer.
     torch.testing.assert_close(inner, torch.nn.functional.layer_norm(last.movedim(1, -1), (16,)).movedim(-1, 1))

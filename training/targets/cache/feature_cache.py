@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 from foundation.files import write_file, write_text
 from foundation.interruption import Interrupted, ignore_stop_signals
+from foundation.machine.threads import sharing_threads
 from foundation.machine.timing import ProgressBar
 from training.data.image_table import Images
 from training.recipe import RecipeError
@@ -32,7 +33,10 @@ from training.teachers.base import Teacher
 
 
 IMAGES_PER_FORWARD = 32
-"""Images that a teacher sees at once; divides a shard. Our choice: keeps cores busy in little memory."""
+"""Images that teachers see at once; divides a shard. Our choice: keeps cores busy in little memory."""
+IMAGES_PER_THREAD = 8
+"""On a CPU these are divided among threads, each with at least so many. Our choice: an image takes a core 25.8 ms of
+the demo's teachers in batches of 8 and 24.6 in batches of 32 (AMD EPYC with AVX512-BF16, 2026-11-26)."""
 
 
 class FeatureCache:
@@ -165,14 +169,22 @@ class TeacherAnswers:
         self, teachers: Mapping[str, Teacher], num_cells: int, device: torch.device, feature_format: FeatureFormat
     ) -> None:
         self.teachers, self.num_cells, self.device, self.format = teachers, num_cells, device, feature_format
+        can_share = all(teacher.can_share_cores for teacher in teachers.values())
+        most = max(1, IMAGES_PER_FORWARD // IMAGES_PER_THREAD)
+        self._num_parts = min(torch.get_num_threads(), most) if can_share else 1
+        self._pool = sharing_threads(self._num_parts, "teachers")
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Entries:
         """Return `images` and each teacher's entries for `(n, 3, side, side)` uint8 images.
 
         Raises:
             RecipeError: If a teacher gives values that the format cannot hold.
         """
+        parts = list(self._pool.map(self._answer, images.chunk(self._num_parts)))
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    @torch.no_grad()
+    def _answer(self, images: Tensor) -> Entries:
         pixel_values = images.to(self.device).float() / 255
         entries = {"images": images}
         for name, teacher in self.teachers.items():

@@ -47,6 +47,39 @@ def test_grid_that_is_no_multiple_is_resampled() -> None:
     assert entries["odd.features"].dtype == torch.float16
 
 
+class Heard(MeanColor):
+    """Notes the threads that call it; `meeting` lets them go on together."""
+
+    def __init__(self, meeting: threading.Barrier | None = None) -> None:
+        super().__init__()
+        self.threads, self.meeting = [], meeting
+
+    def answer(self, pixel_values: Tensor) -> TeacherOutput:
+        self.threads.append(threading.current_thread().name)
+        if self.meeting is not None:
+            self.meeting.wait()
+        return super().answer(pixel_values)
+
+
+def test_threads_share_the_images_and_answer_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    teacher = Heard(threading.Barrier(3, timeout=20))  # which breaks if they come one after the other
+    divided = TeacherAnswers({"color": teacher}, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
+    assert len(set(teacher.threads)) == 3
+    monkeypatch.undo()
+    whole = TeacherAnswers({"color": MeanColor()}, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
+    assert divided.keys() == whole.keys()
+    assert all(torch.equal(divided[key], whole[key]) for key in whole)
+
+
+def test_a_teacher_that_cannot_share_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    teacher = Heard()
+    teacher.can_share_cores = False
+    TeacherAnswers({"color": teacher, "other": MeanColor()}, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
+    assert len(teacher.threads) == 1
+
+
 def test_missing_shards_are_computed_and_others_kept(tmp_path: Path, small_shards: None) -> None:
     recipe = recipe_with(ViewsRecipe(teachers="cached"))
     contents = contents_of(recipe)
