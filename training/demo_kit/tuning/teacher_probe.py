@@ -51,7 +51,7 @@ def probe_teacher(kind: str, settings: FinetuneSettings) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "trainable_parameters": trained,
-        "parameters": trained + sum(parameter.numel() for parameter in teacher.parameters()),
+        "parameters": trained + sum(weight.numel() for weight in teacher.state_dict().values()),  # some are buffers
         "seconds": time.perf_counter() - started,
     }
 
