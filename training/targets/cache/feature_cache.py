@@ -172,7 +172,7 @@ class TeacherAnswers:
         can_share = all(teacher.can_share_cores for teacher in teachers.values())
         most = max(1, IMAGES_PER_FORWARD // IMAGES_PER_THREAD)
         self._num_parts = min(torch.get_num_threads(), most) if can_share else 1
-        self._pool = sharing_threads(self._num_parts, "teachers")
+        self._pool = sharing_threads(self._num_parts, "teachers") if self._num_parts > 1 else None
 
     def __call__(self, images: Tensor) -> Entries:
         """Return `images` and each teacher's entries for `(n, 3, side, side)` uint8 images.
@@ -180,6 +180,8 @@ class TeacherAnswers:
         Raises:
             RecipeError: If a teacher gives values that the format cannot hold.
         """
+        if self._pool is None:
+            return self._answer(images)
         parts = list(self._pool.map(self._answer, images.chunk(self._num_parts)))
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
