@@ -128,7 +128,7 @@ class Grid:
         arm = arms_of(experiment)[arm_name]
         if arm.after is not None and not Path(settings.checkpoint).is_dir():
             self.run(name, arm.after, seed)
-        self._prepare(experiment, arm, settings)
+        self.prepare(name, arm_name, seed)
         clock = Clock(report=lambda line: None)
         with clock.phase("run"):
             if arm.teacher is not None:
@@ -154,14 +154,16 @@ class Grid:
             ),
         )
 
-    def _prepare(self, experiment: Experiment, arm: Arm, settings: FinetuneSettings) -> None:
-        """Write the images and the random weights that are not there yet."""
+    def prepare(self, name: str, arm_name: str, seed: int) -> None:
+        """Write a run's images and random weights if they are not there yet."""
         from filelock import FileLock
 
+        experiment, settings = EXPERIMENTS[name], self.settings(name, arm_name, seed)
+        is_random = arms_of(experiment)[arm_name].is_random
         Path(settings.data).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.output / DATA_LOCK):  # runs side by side share them
             experiment.write_data(settings)
-            if arm.is_random and not Path(settings.checkpoint).is_dir():
+            if is_random and not Path(settings.checkpoint).is_dir():
                 config = RadioConfig.from_pretrained(self.checkpoint).without_adaptors()
                 torch.manual_seed(settings.seed)
                 RadioModel(config).save_pretrained(settings.checkpoint)
@@ -184,9 +186,17 @@ def run_grid(grid: Grid, runs: Sequence[tuple[str, str, int]], jobs: int) -> Ite
     # Those that go on with another one wait until all others are done.
     later = [run for run in runs if arms_of(EXPERIMENTS[run[0]])[run[1]].after is not None]
     context = multiprocessing.get_context("spawn")
+    # Images are written by processes that make no run, whose memory would count them.
+    writers = {grid.settings(*run).data: run for run in runs}
+    with context.Pool(1, _prepare_process, maxtasksperchild=1) as pool:
+        pool.map(partial(_prepare_one, grid), writers.values(), chunksize=1)
     for part in ([run for run in runs if run not in later], later):
         with context.Pool(jobs, _prepare_process, maxtasksperchild=1) as pool:
             yield from pool.imap_unordered(partial(_run_one, grid), part, chunksize=1)
+
+
+def _prepare_one(grid: Grid, run: tuple[str, str, int]) -> None:
+    grid.prepare(*run)
 
 
 def _run_one(grid: Grid, run: tuple[str, str, int]) -> tuple[str, str, int]:

@@ -50,9 +50,7 @@ def test_an_arm_that_goes_on_starts_from_the_model_of_the_other_one(grid, shades
 
 def test_random_weights_are_others_for_each_seed_and_have_the_shape_of_the_student(grid, shades):
     for seed in (1, 2):  # the student's own is 0
-        settings = grid.settings(shades, "full from random weights", seed)
-        experiment = runs.EXPERIMENTS[shades]
-        grid._prepare(experiment, runs.arms_of(experiment)["full from random weights"], settings)
+        grid.prepare(shades, "full from random weights", seed)
     first, second, student = (
         load_file(folder / "model.safetensors")
         for folder in (grid.output / "random" / "seed-1", grid.output / "random" / "seed-2", grid.checkpoint)
@@ -72,5 +70,7 @@ def test_those_that_go_on_are_run_last(grid, shades, monkeypatch):
     monkeypatch.setattr(runs.multiprocessing, "get_context", lambda method: threads)
     monkeypatch.setattr(Grid, "run", lambda self, *run: order.append(run))
     wanted = [(shades, "LoRA after head", 0), (shades, "head", 0), (shades, "LoRA", 0)]
+    monkeypatch.setattr(Grid, "prepare", lambda self, *run: order.append("images"))
     assert set(run_grid(grid, wanted, 1)) == set(wanted)
+    assert order.pop(0) == "images"  # once for the three runs, and first
     assert order[-1] == (shades, "LoRA after head", 0)
