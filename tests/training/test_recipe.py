@@ -208,7 +208,7 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "d3f1500fff4ce56aea0e89ed4fef8fbfe613f8a69f9228ee59b6ee8934faf959"),
+        ("demo", [], "92fa33f4dd08164da4c7260aaa45ef23a2f8ab31ee314ba42aef9dba835a4220"),
         ("c_radio_v4_h", [SOURCE], "8ce7ebbb0079de878efabf37cae4cbd41f448c3934009f426bf959f1d3720d60"),
     ],
 )

@@ -71,9 +71,11 @@ def test_each_gpu_sends_almost_twice_the_gradients(plan: Plan, recipe: Recipe) -
 def test_cached_teachers_answer_every_image_once() -> None:
     recipe = load_recipe("demo", ["schedule.num_steps=10", "schedule.warmup_steps=1"])
     plan = Plan(recipe, 1)
-    once = 12_000 * sum(teacher.flops(128, 1) for teacher in plan.networks.teachers.values())
+    num_images = recipe.data.num_images
+    assert num_images is not None
+    once = num_images * sum(teacher.flops(128, 1) for teacher in plan.networks.teachers.values())
     assert plan.flops() - plan.flops(with_teachers=False) == pytest.approx(once)
-    assert plan.files_read() == 12_000
+    assert plan.files_read() == num_images
 
 
 @pytest.mark.parametrize("cache_format", ["float16", "int8", "pca", "pca_int8"])
