@@ -136,7 +136,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     for name, text in STAND_INS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    paths = [folder, folder / "packages", ROOT, ROOT / "tests" / "support"]
+    paths = [folder, folder / "packages", ROOT, ROOT / "tests" / "support" / "models"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/models/radio"],
         cwd=folder,

@@ -17,7 +17,7 @@ ADAPTORS = [
     {"name": "clip-a", "summary_dim": WIDTH, "feature_dim": WIDTH, "hidden_size": 16},
     {"name": "sam-b", "token_index": 1, "summary_dim": None, "feature_dim": 8, "hidden_size": 16, "upsample_factor": 2},
 ]
-PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
+PHOTOGRAPH = Path(__file__).parents[3] / "docs" / "photograph.jpg"
 
 
 def build_radio(**changes: object) -> RadioModel:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 
-PAGE = Path(__file__).parents[2] / "conversion" / "web" / "page"
+PAGE = Path(__file__).parents[3] / "conversion" / "web" / "page"
 
 
 def run_module(name: str, expression: str, given: Any = None, *, setup: str = "") -> Any:

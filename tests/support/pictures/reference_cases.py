@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from conversion.nvidia.folding import fold_spectral
 
 
-REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+REFERENCE = Path(__file__).parents[2] / "data" / "reference"
 STAND_IN = REFERENCE.parent / "nvidia_stand_in"
 """Remote code in place of NVIDIA's: our own words, its names."""
 HUB_PREFIXES = {
