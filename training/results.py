@@ -59,7 +59,8 @@ Frozen features on every labeled set that packages carry. No set of natural phot
 none says what a backbone is worth on your images: `python -m training.evaluate CHECKPOINT --data FOLDER` does.
 Brackets are 95 % intervals over resampled images. kNN has 20 neighbors, and 5 of Tux Paint's; without a train
 split each image is compared with all others, and the regression predicts by folds. "Mean features" are the
-dense features averaged over the image. All models see images of the student's size.
+dense features averaged over the image. All models see images of the student's size, but other students, which see
+images of their own.
 """
 
 
@@ -68,6 +69,7 @@ class ResultsSettings(RecipeCommand):
 
     Attributes:
         student: Folder with config.json and weights, such as that of `make demo`.
+        others: Folders of more students, each at its own size; a folder `final` goes by the name of that above it.
         output: Page to write; the numbers go beside it, as JSON.
         sets: What to measure on.
         max_images: Measure a seeded choice of so many images of each split, for a quick look.
@@ -75,6 +77,7 @@ class ResultsSettings(RecipeCommand):
     """
 
     student: Path = Path("runs/demo/final")
+    others: list[Path] = []
     output: Path = Path("docs/RESULTS.md")
     sets: Annotated[list[str], OneOf([DEMO, *LABELED_PACKAGES])] = Field([DEMO, *LABELED_PACKAGES], min_length=1)
     max_images: int | None = Field(None, gt=0)
@@ -116,7 +119,8 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
     recipe = settings.load_recipe()
     student = open_radio(settings.student)
     teachers = build_teachers(reachable_teachers(recipe), student.patch_size)
-    models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px), *_networks(student)]
+    others = [open_radio(folder, name=_name(folder)) for folder in settings.others]
+    models: list[FeatureModel] = [RawPixels(student.patch_size, student.size_px), *_networks(student), *others]
     models += [
         TeacherFeatures(teacher, patch_size=student.patch_size, size_px=student.size_px, name=f"teacher {name}")
         for name, teacher in teachers.items()
@@ -130,7 +134,8 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
             data, title, remark = open_set(name, settings, student.size_px)
             tasks = [*TASKS_OF_LABELS, *(["segmentation_probe"] if "masks" in data.kinds() else [])]
             for model in models:
-                measurements += measure(Evaluation(model, data, _task_settings(name), store), tasks)
+                seen = open_set(name, settings, model.size_px)[0] if model in others else data
+                measurements += measure(Evaluation(model, seen, _task_settings(name), store), tasks)
         part = data.part("labels")
         titles[name] = (title, f"{remark} {_counts(data)}")
         sources += _sources(name, data)
@@ -171,6 +176,10 @@ def page(results: Results, titles: dict[str, tuple[str, str]]) -> str:
     lines += ["", "## Sources", ""]
     lines += [f"- {source.name}: {source.origin}; {source.license}" for source in results.datasets]
     return "\n".join(lines) + "\n"
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().parent.name if folder.name == "final" else folder.name
 
 
 def _networks(student: RadioFeatures) -> list[FeatureModel]:

@@ -57,6 +57,31 @@ def test_one_command_writes_the_page_and_its_numbers(student, tmp_path, monkeypa
     assert "Wrote" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("own_datasets_cache", "one_thread")
+def test_other_students_see_images_of_their_own_size(student, tmp_path, monkeypatch):
+    other = tmp_path / "longer" / "final"
+    model = RadioModel.from_pretrained(student)
+    model.config.preferred_resolution = [32, 32]
+    model.save_pretrained(other)
+    RadioImageProcessor.from_model_config(model.config).save_pretrained(other)
+    sizes = {}
+    open_set = results.open_set
+
+    def opened(name, settings, size_px):
+        sizes[size_px] = name
+        return open_set(name, settings, size_px)
+
+    monkeypatch.setattr(results, "open_set", opened)
+    monkeypatch.setitem(results.LABELED_PACKAGES, "uci-digits", results.LABELED_PACKAGES["toy"])
+    output = tmp_path / "RESULTS.md"
+    arguments = ["--student", str(student), "--others", str(other), "--output", str(output), "--sets", "uci-digits"]
+    assert main([*arguments, "--cache", str(tmp_path / "cache")]) == 0
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in output.read_text().splitlines() if "|" in line}
+    assert list(rows)[2:] == ["raw pixels", "random ViT", "student", "longer"]
+    assert rows["student"] != rows["longer"]  # the same weights
+    assert set(sizes) == {16, 32}
+
+
 def test_without_a_student_it_is_one_line(tmp_path, capsys):
     assert main(["--student", str(tmp_path / "none")]) == 1
     error = capsys.readouterr().err
