@@ -17,7 +17,7 @@ from foundation.command_line import Command
 from foundation.fields import OneOf
 from foundation.files import write_folder, write_text
 from foundation.machine.timing import Clock
-from foundation.settings import hash_of
+from foundation.settings import hash_of, require
 from model_cards.results import Measurement, Results, Source, build_tables
 from training.data.sources import DEMO_SOURCES
 from training.demo_kit.labeled.packages import LABELED_PACKAGES
@@ -125,6 +125,10 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
         TeacherFeatures(teacher, patch_size=student.patch_size, size_px=student.size_px, name=f"teacher {name}")
         for name, teacher in teachers.items()
     ]
+    names = [model.name for model in models]
+    require(
+        len(set(names)) == len(names), "others", settings.others, f"folders whose names make rows of their own: {names}"
+    )
     store = FeatureStore(settings.cache / "features", num_workers=2)
     measurements: list[Measurement] = []
     titles, sources, fingerprints = {}, [], {}
@@ -134,7 +138,8 @@ def measure_sets(settings: ResultsSettings, command: str) -> tuple[Results, dict
             data, title, remark = open_set(name, settings, student.size_px)
             tasks = [*TASKS_OF_LABELS, *(["segmentation_probe"] if "masks" in data.kinds() else [])]
             for model in models:
-                seen = open_set(name, settings, model.size_px)[0] if model in others else data
+                is_alike = model.size_px == student.size_px
+                seen = data if is_alike else open_set(name, settings, model.size_px)[0]
                 measurements += measure(Evaluation(model, seen, _task_settings(name), store), tasks)
         part = data.part("labels")
         titles[name] = (title, f"{remark} {_counts(data)}")

@@ -81,6 +81,13 @@ def test_other_students_see_images_of_their_own_size(student, tmp_path, monkeypa
     assert "| longer" in output.read_text()
 
 
+def test_students_of_one_name_are_refused(student, tmp_path, capsys):
+    output = tmp_path / "RESULTS.md"
+    assert main(["--student", str(student), "--others", str(student), "--output", str(output)]) == 1
+    assert "`others` must be folders whose names make rows of their own" in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_without_a_student_it_is_one_line(tmp_path, capsys):
     assert main(["--student", str(tmp_path / "none")]) == 1
     error = capsys.readouterr().err
