@@ -28,7 +28,7 @@ class GridSettings(Settings):
     Attributes:
         tasks: Names of tasks; by default all.
         arms: Ways of tuning, as the report names them; by default all that a task has.
-        seeds: One run of each for each.
+        seeds: One run of each for each, but of those that take long, which seed 0 alone runs unless they are named.
         jobs: Runs side by side, each with one thread.
         checkpoint: Folder of the student, by default that of `make demo`.
         words: Folder of the student with words, by default that of `training.demo_kit.add_words`.

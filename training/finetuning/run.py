@@ -133,7 +133,7 @@ class FinetuningRun:
                 **examined.results,
                 "trainable_parameters": self.share.trainable,
                 "parameters": self.share.total,
-                "seconds": clock.seconds["training"] + clock.seconds["saving"],
+                "seconds": self.trainer.seconds_before + clock.seconds["training"] + clock.seconds["saving"],
             }
             write_results(output, results)
         return metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +16,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalPrediction
 
 from foundation.files import write_file
@@ -55,10 +57,16 @@ class FinetuningTrainer(Trainer):
         self.metrics = BatchMetrics(task.build_score())
         options |= {} if task.loss_function is None else {"compute_loss_func": task.loss_function}
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
-        super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples(), SealCheckpoints()], **options)
+        super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples(), SealCheckpoints(), TrainingTime()], **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin = fsdp_plugin()
+
+    @property
+    def seconds_before(self) -> float:
+        """How long the run had trained when the checkpoint was written from which it went on, in seconds."""
+        (timer,) = [each for each in self.callback_handler.callbacks if isinstance(each, TrainingTime)]
+        return timer.seconds_before
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW (or what `args.optim` names) over groups of one learning rate and weight decay each."""
@@ -173,6 +181,28 @@ class EpochOfExamples(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         kwargs["train_dataloader"].dataset.epoch = int((state.epoch or 0) + 1e-6)
+
+
+class TrainingTime(TrainerCallback, ExportableState):
+    """Keeps in each checkpoint how long the run has trained, however often it was interrupted.
+
+    Args:
+        seconds_before: Of the checkpoint from which the run goes on.
+    """
+
+    def __init__(self, seconds_before: float = 0.0):
+        self.seconds_before = seconds_before
+        self._began = time.perf_counter()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._began = time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as transformers wants it."""
+        seconds = self.seconds_before + time.perf_counter() - self._began
+        return {"args": {"seconds_before": seconds}, "attributes": {}}
 
 
 @torch.no_grad()

@@ -36,7 +36,8 @@ from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples
-from training.finetuning.run import FINAL, MERGED, FinetuningRun, training_arguments
+from training.finetuning.run import FINAL, MERGED, RESULTS, FinetuningRun, training_arguments
+from training.finetuning.trainer import TrainingTime
 from training.student.parameters import CLIPS
 
 
@@ -223,6 +224,19 @@ def test_resumed_run_is_no_more_patient(base, class_folders, tmp_path):
     resumed = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
     resumed.run()
     assert resumed.trainer.state.global_step == 4  # as without the stop: three evaluations without a better metric
+
+
+def test_seconds_count_from_the_first_beginning_on(base, class_folders, tmp_path):
+    options = {"steps": 3, "evaluate_every": 1}
+    first = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
+    first.trainer.remove_callback(TrainingTime)
+    first.trainer.add_callback(TrainingTime(1000.0))  # as if it went on itself
+    first.trainer.add_callback(StopAfter(2))
+    first.trainer.train()
+    second = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
+    assert second.trainer.seconds_before == 0
+    second.run()
+    assert 1000 < second.trainer.seconds_before < json.loads((tmp_path / "run" / RESULTS).read_text())["seconds"]
 
 
 def test_one_run_at_a_time(base, class_folders, tmp_path):

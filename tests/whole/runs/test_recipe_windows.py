@@ -1,5 +1,6 @@
-"""The windows that the shipped recipes draw change what the student answers, at their own sizes and depth."""
+"""The windows that the shipped recipes and studies draw change what the student answers, at their own sizes and depth."""
 
+from collections.abc import Mapping
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from modeling_radio import RadioConfig, RadioModel
 from training import plan
+from training.ablation.study import list_studies, open_study
 from training.distillation.stages import run_recipe
 from training.recipe import PartitionRecipe, Recipe, RecipeError, list_recipes, load_recipe, stage_recipes
 from training.student.build import check_student_views, student_patch_size
@@ -37,13 +39,23 @@ class Case(NamedTuple):
 
 
 def load(name: str) -> list[Recipe]:
+    """Return the stages of a recipe, or of an arm, which is named STUDY/ARM."""
+    if "/" in name:
+        study, arm = name.split("/")
+        return [arms_of(study)[arm]]
     recipe = load_recipe(name, ["data.source=images"])
     return stage_recipes(recipe) or [recipe]
 
 
+@cache
+def arms_of(study: str) -> Mapping[str, Recipe]:
+    return open_study(study).recipes
+
+
 def cases() -> list[object]:
     seen, found = set(), []
-    for name in list_recipes():
+    arms = [f"{study}/{arm}" for study in list_studies() for arm in arms_of(study)]
+    for name in [*list_recipes(), *arms]:
         for stage in load(name):
             for partition in stage.partitions:
                 for size in partition.sizes_px if partition.vitdet_windows else []:
@@ -66,7 +78,7 @@ def build(name: str) -> RadioModel:
     return RadioModel(config).eval()
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", list_recipes())  # a study does not open without this check
 def test_every_window_of_every_stage_could_act(name: str) -> None:
     for stage in load(name):
         check_student_views(stage)

@@ -5,7 +5,7 @@ All numbers are our choice. They are those of the comparison in docs/guides/tune
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Experiment:
         options: Settings that all methods share.
         frozen: Name of the method that trains the head alone.
         arms: Ways of tuning that this task has beside `METHODS`.
+        seed_0_alone: Arms that other seeds run only when they are named, because they take long.
         teachers: Whether the demo's teachers can be probed with the same head.
         has_words: Whether the student is the one with a text tower, which random weights have no use for.
     """
@@ -66,6 +67,7 @@ class Experiment:
     options: dict[str, Any]
     frozen: str
     arms: Mapping[str, Arm] = field(default_factory=dict)
+    seed_0_alone: Collection[str] = ()
     teachers: bool = False
     has_words: bool = False
 
@@ -96,7 +98,7 @@ WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are compose
 
 AUGMENTED = {"crop_area_min": 0.35, "color_jitter": 0.2}  # the command's own
 SEGMENTER: dict[str, Any] = {
-    "steps": 800,
+    "steps": 400,
     "batch_size": 16,
     "head_learning_rate": 2e-3,
     "learning_rate": 1e-3,
@@ -106,7 +108,7 @@ SEGMENTER: dict[str, Any] = {
 
 DETECTOR_SIZE = 192  # more patches than at 128 pixels: boxes fit closer
 DETECTOR: dict[str, Any] = {
-    "steps": 1500,
+    "steps": 750,
     "batch_size": 16,
     "head_learning_rate": 7e-4,
     "max_grad_norm": 0.1,
@@ -117,9 +119,9 @@ DETECTOR: dict[str, Any] = {
 FEW_CLASSES = {"flip_probability": 0.0, **WHOLE_IMAGES}
 
 DETECTION_ARMS = {
-    "head for twice the steps": Arm({"tune": "head", "steps": 3000}, "the decoder may only lack time"),
+    "head for twice the steps": Arm({"tune": "head", "steps": 1500}, "the decoder may only lack time"),
     "LoRA for twice the steps": Arm(
-        {"tune": "lora", "steps": 3000}, "adapters learn little from a decoder of random weights"
+        {"tune": "lora", "steps": 1500}, "adapters learn little from a decoder of random weights"
     ),
     "LoRA after head": Arm(
         {"tune": "lora"},
@@ -154,7 +156,7 @@ EXPERIMENTS = {
         "image-classification",
         write_subjects,
         128,
-        {"steps": 400, "batch_size": 32, **WHOLE_IMAGES},
+        {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
         "frozen linear probe",
         teachers=True,
     ),
@@ -180,15 +182,21 @@ EXPERIMENTS = {
         DETECTOR,
         "decoder on the frozen backbone",
         DETECTION_ARMS,
+        seed_0_alone={"DoRA", "rsLoRA", *DETECTION_ARMS},
     ),
     "instance-segmentation": Experiment(
-        "instance-segmentation", write_objects, DETECTOR_SIZE, DETECTOR, "decoder on the frozen backbone"
+        "instance-segmentation",
+        write_objects,
+        DETECTOR_SIZE,
+        DETECTOR,
+        "decoder on the frozen backbone",
+        seed_0_alone={"DoRA", "rsLoRA"},
     ),
     "zero-shot-image-classification": Experiment(
         "zero-shot-image-classification",
         write_single_subjects,
         128,
-        {"steps": 400, "batch_size": 32, **WHOLE_IMAGES},
+        {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
         "projection on the frozen backbone",
         has_words=True,
     ),

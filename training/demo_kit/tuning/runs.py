@@ -99,7 +99,7 @@ class Grid:
 
         Args:
             names: Tasks.
-            arms: Ways of tuning; of none of them, all that a task has.
+            arms: Ways of tuning; of none of them, all that a task has for a seed.
             seeds: Seeds.
 
         Raises:
@@ -108,9 +108,9 @@ class Grid:
         missing = []
         for seed in seeds:
             for name in names:
-                done = load_results(self.results, name)
-                chosen = [arm for arm in arms_of(EXPERIMENTS[name]) if not arms or arm in arms]
-                for arm in chosen:
+                done, experiment = load_results(self.results, name), EXPERIMENTS[name]
+                planned = [arm for arm in arms_of(experiment) if seed == 0 or arm not in experiment.seed_0_alone]
+                for arm in [arm for arm in arms_of(experiment) if arm in (arms or planned)]:
                     if (arm, seed) not in done:
                         missing.append((name, arm, seed))
                     elif done[arm, seed].settings != self._decisive(name, arm, seed):

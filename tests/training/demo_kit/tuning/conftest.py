@@ -14,7 +14,9 @@ def shades(own_datasets_cache, one_picture):
     """Let there be one task alone, and afterwards the others in their order, which the page has."""
     options = {"steps": 2, "batch_size": 2, "lora_rank": 2}
     after = {"LoRA after head": Arm({"tune": "lora"}, "first the head", after="head")}
-    experiment = Experiment("image-classification", write_shades, 32, options, "frozen linear probe", after, True)
+    experiment = Experiment(
+        "image-classification", write_shades, 32, options, "frozen linear probe", after, teachers=True
+    )
     others = dict(EXPERIMENTS)
     EXPERIMENTS.clear()
     EXPERIMENTS[TASK] = experiment

@@ -1,6 +1,7 @@
 """Runs of the comparison: what is missing, what each starts from, and that nothing is run twice."""
 
 import json
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from unittest.mock import Mock
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from training.demo_kit.tuning import runs
+from training.demo_kit.tuning.experiments import EXPERIMENTS
 from training.demo_kit.tuning.raw_results import RawResultError, load_result, load_results
 from training.demo_kit.tuning.runs import Grid, run_grid
 
@@ -39,6 +41,12 @@ def test_runs_that_are_done_are_not_missing_and_those_of_other_settings_are_refu
     path.write_text(json.dumps(content))
     with pytest.raises(RawResultError, match=r"lora\.seed-0\.json' is of other settings. Delete it to run it again"):
         grid.missing([shades], arms, [0])
+
+
+def test_what_takes_long_is_for_seed_0_alone_unless_named(grid, shades, monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, shades, replace(EXPERIMENTS[shades], seed_0_alone={"DoRA"}))
+    assert {seed for _, arm, seed in grid.missing([shades], [], [0, 1, 2]) if arm == "DoRA"} == {0}
+    assert grid.missing([shades], ["DoRA"], [1]) == [(shades, "DoRA", 1)]
 
 
 def test_an_arm_that_goes_on_starts_from_the_model_of_the_other_one(grid, shades):
