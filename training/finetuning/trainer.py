@@ -56,8 +56,9 @@ class FinetuningTrainer(Trainer):
     ):
         self.metrics = BatchMetrics(task.build_score())
         options |= {} if task.loss_function is None else {"compute_loss_func": task.loss_function}
+        callbacks = [EpochOfExamples(), SealCheckpoints(), TrainingTime()]
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
-        super().__init__(compute_metrics=self.metrics, callbacks=[EpochOfExamples(), SealCheckpoints(), TrainingTime()], **options)
+        super().__init__(compute_metrics=self.metrics, callbacks=callbacks, **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin = fsdp_plugin()

@@ -1,4 +1,4 @@
-"""The windows that the shipped recipes and studies draw change what the student answers, at their own sizes and depth."""
+"""The windows that shipped recipes and studies draw change what the student answers, at their own sizes and depth."""
 
 from collections.abc import Mapping
 from functools import cache
