@@ -104,7 +104,7 @@ def test_the_page_shows_what_was_found(extract, settings, colors, tmp_path):
     hits = search(asked)
     write_found_page(asked, hits)
     page = (tmp_path / "found.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 4  # the query and three others
+    assert page.count("data:image/webp;base64,") == 4  # the query and three others
     assert "1.000 train/warm/red.png" in page
     assert "Measurements" not in page
     search(asked)  # a page of ours is replaced
