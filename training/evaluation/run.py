@@ -10,7 +10,7 @@ from pathlib import Path
 from foundation.machine.timing import Clock
 from foundation.ranks import device_of_process, rank_and_count
 from foundation.settings import hash_of
-from model_cards.results import Results
+from model_cards.results import Measurement, Results
 from training.evaluation.data.base import EvaluationData, check_kind
 from training.evaluation.data.opening import open_data
 from training.evaluation.features import FeatureStore
@@ -26,6 +26,10 @@ from training.evaluation.tasks.base import Evaluation, Task
 from training.evaluation.tasks.registry import TASKS
 from training.recipe import Recipe, RecipeError
 from training.teachers.registry import build_teachers
+
+
+BRIEF_NUMBERS = 3
+"""Of a task that are printed at once; our choice, they fit into a line."""
 
 
 def evaluate(settings: EvaluationSettings, recipe: Recipe) -> Results:
@@ -73,7 +77,9 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
             evaluation.expect(TASKS[name].kind, TASKS[name].wanted(evaluation.model))
         for name in measured:
             with clock.phase(name):
-                measurements += TASKS[name].measure(evaluation)
+                measured_now = TASKS[name].measure(evaluation)
+            clock.report(_brief(evaluation.model.name, measured_now))
+            measurements += measured_now
     run = describe_run(_command(settings, names), clock)
     results = Results(
         measurements,
@@ -92,6 +98,12 @@ def _command(settings: EvaluationSettings, tasks: Sequence[str]) -> str:
     words += [] if settings.data is None else ["--data", settings.data]
     words += ["--compare", ",".join(settings.compare)] if settings.compare else []
     return shlex.join(words)
+
+
+def _brief(model: str, measurements: Sequence[Measurement]) -> str:
+    """Return a line of the first numbers of a task, for who waits for the others."""
+    shown = [f"{each.metric} {each.value:.3f}" for each in measurements[:BRIEF_NUMBERS]]
+    return f"  {model}: {'; '.join(shown)}{'; ...' if len(measurements) > len(shown) else ''}"
 
 
 def _is_measured(task: Task, model: FeatureModel, checkpoint: FeatureModel, compared: Sequence[FeatureModel]) -> bool:
