@@ -81,8 +81,8 @@ def _write(settings: GallerySettings) -> None:
     write_gallery(
         page,
         [*sections, *(task_section(task, gallery.shown(), names) for task in tasks)],
-        title=f"{len(chosen)} photographs through {settings.checkpoint.name}",
-        text=f"{settings.checkpoint}, images of {model.size_px} px, patches of {model.patch_size}.",
+        title=f"{len(chosen)} photographs through {settings.checkpoint}",
+        text=f"Images of {model.size_px} px, patches of {model.patch_size}.",
         credits=names,
     )
     print(f"Open {page}: {len(chosen)} photographs.")
