@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from model_cards.results import Measurement, Results, Source
 from training.evaluation.report.page import Picture, Row, Section, write_page
@@ -89,13 +90,18 @@ def test_no_request_leaves_it(page):
 def test_pictures_are_inside_and_described(page):
     images = [attributes for tag, attributes in read(page).elements if tag == "img"]
     assert [image["alt"] for image in images] == [f"Query {NASTY}", "Map"]
-    kinds = []
     for image in images:
-        kind, content = re.fullmatch(r"data:image/(\w+);base64,(.*)", image["src"]).groups()
+        (content,) = re.fullmatch(r"data:image/webp;base64,(.*)", image["src"]).groups()
         opened = Image.open(io.BytesIO(base64.b64decode(content)))
         assert (str(opened.width), str(opened.height)) == (image["width"], image["height"])
-        kinds.append(kind)
-    assert kinds == ["jpeg", "png"]
+
+
+def test_maps_keep_every_pixel_and_photographs_take_less():
+    pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    uris = [Picture(pixels, "", is_grid=is_grid).uri for is_grid in (True, False)]
+    grid, photograph = (base64.b64decode(uri.partition(",")[2]) for uri in uris)
+    assert torch.equal(pil_to_tensor(Image.open(io.BytesIO(grid)).convert("RGB")), pixels)
+    assert len(photograph) < len(grid)
 
 
 def test_names_are_shown_as_they_are(page):
