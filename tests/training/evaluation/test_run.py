@@ -66,7 +66,9 @@ def test_a_folder_of_images_is_measured_and_described(settings, capsys):
     assert {"torch", "scikit-learn"} <= set(results.run["versions"])
     assert [source.name for source in results.datasets] == ["noisy"]
     assert "21 images measured, 42 to learn from" in results.remarks[0]
-    assert "knn" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "knn" in printed
+    assert f"  {knn[0].model}: {knn[0].metric} {knn[0].value:.3f}" in printed
 
 
 def test_a_second_time_the_features_are_there(settings, monkeypatch):
