@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
@@ -36,7 +37,7 @@ from training.finetuning.settings import FinetuneSettings
 
 PLACES = ("checkpoint", "data", "output", "num_workers", "seed")
 """Settings that decide nothing, or are said elsewhere."""
-DATA_LOCK = "data.lock"
+LOCK = ".lock"
 DIGEST_LENGTH = 12
 
 
@@ -156,17 +157,20 @@ class Grid:
 
     def prepare(self, name: str, arm_name: str, seed: int) -> None:
         """Write a run's images and random weights if they are not there yet."""
-        from filelock import FileLock
-
         experiment, settings = EXPERIMENTS[name], self.settings(name, arm_name, seed)
         is_random = arms_of(experiment)[arm_name].is_random
         Path(settings.data).parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.output / DATA_LOCK):  # runs side by side share them
+        with FileLock(settings.data + LOCK):  # runs side by side share them
             experiment.write_data(settings)
-            if is_random and not Path(settings.checkpoint).is_dir():
-                config = RadioConfig.from_pretrained(self.checkpoint).without_adaptors()
-                torch.manual_seed(settings.seed)
-                RadioModel(config).save_pretrained(settings.checkpoint)
+        if is_random:
+            self._write_random_weights(Path(settings.checkpoint), settings.seed)
+
+    def _write_random_weights(self, folder: Path, seed: int) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}{LOCK}"):
+            if not folder.is_dir():
+                torch.manual_seed(seed)
+                RadioModel(RadioConfig.from_pretrained(self.checkpoint).without_adaptors()).save_pretrained(folder)
 
 
 def _prepare_process() -> None:
@@ -188,7 +192,7 @@ def run_grid(grid: Grid, runs: Sequence[tuple[str, str, int]], jobs: int) -> Ite
     context = multiprocessing.get_context("spawn")
     # Images are written by processes that make no run, whose memory would count them.
     writers = {grid.settings(*run).data: run for run in runs}
-    with context.Pool(1, _prepare_process, maxtasksperchild=1) as pool:
+    with context.Pool(jobs, _prepare_process, maxtasksperchild=1) as pool:
         pool.map(partial(_prepare_one, grid), writers.values(), chunksize=1)
     for part in ([run for run in runs if run not in later], later):
         with context.Pool(jobs, _prepare_process, maxtasksperchild=1) as pool:

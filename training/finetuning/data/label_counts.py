@@ -52,11 +52,13 @@ class LabelCounts:
         names: Of the classes, in the order of their ids.
         train: Of the training images.
         validation: Of the validation images.
+        is_accuracy_measured: Whether images have one class each, and answers are right or wrong.
     """
 
     names: tuple[str, ...]
     train: ClassCounts
     validation: ClassCounts
+    is_accuracy_measured: bool = False
 
     def table(self, max_rows: int | None = None) -> str:
         """Return a Markdown table, the commonest class first; of too many classes the middle is left out."""
@@ -76,7 +78,10 @@ class LabelCounts:
         return markdown(["class", "id", *columns], rows, aligned=True)
 
     def remarks(self) -> list[str]:
-        """Return a line for everything that will hurt: classes that are never seen, or never measured, or rare."""
+        """Return a line for everything that will hurt: classes that are never seen, or never measured, or rare.
+
+        Where accuracy is measured, the first line says what it has to beat.
+        """
         in_train, in_validation = self.train.images > 0, self.validation.images > 0
         found = {
             "No image shows": ~in_train & ~in_validation,
@@ -88,6 +93,11 @@ class LabelCounts:
             for what, which in found.items()
             if which.any()
         ]
+        if self.is_accuracy_measured:
+            commonest = int(self.train.images.argmax())
+            share = int(self.validation.images[commonest]) / self.validation.num_images
+            name = self.names[commonest]
+            lines.insert(0, f"Always answering {name!r}, the commonest, has an accuracy of {share:.3f}.")
         if any(counts.num_images < counts.total for counts in (self.train, self.validation)):
             lines.append(f"Counted in the first {self.train.num_images:,} images; there may be more classes.")
         occurring = self.train.images[in_train]

@@ -176,4 +176,4 @@ def count_labels(task: FinetuningTask) -> LabelCounts | None:
         if classes is None:
             return None
         counts.append(count_classes(classes, len(task.class_names), len(rows)))
-    return LabelCounts(task.class_names, *counts)
+    return LabelCounts(task.class_names, *counts, is_accuracy_measured=task.best_metric == "accuracy")

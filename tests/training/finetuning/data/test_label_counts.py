@@ -33,6 +33,12 @@ def test_what_will_hurt_is_a_line_each():
     assert counts([[0], [1]], [[0], [1]], names=("cat", "dog")).remarks() == []
 
 
+def test_what_accuracy_has_to_beat_comes_first():
+    train, validation = count_classes([[1], [1], [0]], 2), count_classes([[1], [0], [0], [0]], 2)
+    (line,) = LabelCounts(("cat", "dog"), train, validation, is_accuracy_measured=True).remarks()
+    assert line == "Always answering 'dog', the commonest, has an accuracy of 0.250."
+
+
 def test_of_many_classes_the_middle_is_left_out():
     names = tuple(f"class {number}" for number in range(9))
     found = counts([[number] for number in range(9) for _ in range(9 - number)], [[0]], names)
