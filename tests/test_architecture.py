@@ -44,7 +44,6 @@ ORDER = (
         "feature_video",
         "plan",
         "demo_kit.add_words",
-        "demo_kit.finetune_demo",
         "demo_kit.finetune_grid",
     ),
     ("demo_kit.tuning",),

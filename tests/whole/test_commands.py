@@ -25,7 +25,6 @@ MODULES = (
     "training.gallery",
     "training.feature_video",
     "training.app.__main__",
-    "training.demo_kit.finetune_demo",
     "conversion.from_nvidia",
     "conversion.compare_release",
     "conversion.to_nvidia",

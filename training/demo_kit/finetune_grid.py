@@ -1,7 +1,7 @@
 """Every way of tuning on every task of the demo, over seeds: `python -m training.demo_kit.finetune_grid`.
 
 A run whose raw result lies in training/studies/tuning is not repeated, wherever it was made. From all of them
-training/FINETUNING.md is written.
+training/FINETUNING.md is written, with pictures of all scores and of what the first seed's models make of images.
 """
 
 import logging
@@ -40,7 +40,7 @@ class GridSettings(Settings):
 
     tasks: list[str] = list(EXPERIMENTS)
     arms: list[str] = []
-    seeds: list[int] = [0, 1, 2]
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
     jobs: int = Field(1, gt=0)
     checkpoint: Path = Path("runs/demo/final")
     words: Path = Path("runs/demo/words")
@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(settings: GridSettings) -> None:
     # transformers imports bitsandbytes wherever it is installed, and that says at once what it cannot download.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from training.demo_kit.tuning.report import build_report  # these take seconds, which `--help` need not wait for
+    # These take seconds, which `--help` need not wait for.
+    from training.demo_kit.tuning.pictures import draw_runs, draw_scores
+    from training.demo_kit.tuning.report import build_report
     from training.demo_kit.tuning.runs import Grid, run_grid
 
     if settings.train:
@@ -82,6 +84,9 @@ def _run(settings: GridSettings) -> None:
         for task, arm, seed in tqdm(run_grid(grid, missing, settings.jobs), total=len(missing), unit="run"):
             tqdm.write(f"{task}: {arm}, seed {seed}")
             write_text(settings.report, build_report(settings.results))
+        for name in settings.tasks:
+            draw_runs(grid, name, settings.seeds[0])
+    draw_scores(settings.results)
     write_text(settings.report, build_report(settings.results))
     print(f"Wrote {settings.report}.")
 

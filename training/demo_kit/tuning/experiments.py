@@ -1,6 +1,6 @@
 """What is tuned on, and how: tasks with their data and common settings, and ways of tuning that each change these.
 
-All numbers are our choice. They are those of the comparison in docs/guides/tune.md, or what is tried against them.
+All numbers are our choice, made on other images (draw 0), or what is tried against them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from training.finetuning.settings import FinetuneSettings
 
 
 FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
-UNTRAINED, HEAD, LORA = "untrained", "head", "lora"
+HEAD, LORA, FULL = "head", "LoRA", "full"  # arms; a teacher's is its name after the next word
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Experiment:
         write: Writes the images below a folder; it takes their side in pixels and which draw of them.
         size: Side of the images in pixels.
         options: Settings that all methods share.
-        frozen: Name of the method that trains the head alone.
+        frozen: What the method is that trains the head alone.
         arms: Ways of tuning that this task has beside `METHODS`.
         seed_0_alone: Arms that other seeds run only when they are named, because they take long.
         teachers: Whether the demo's teachers can be probed with the same head.
@@ -88,11 +89,6 @@ class Experiment:
         if not data.is_dir():
             write_folder(data, lambda folder: self.write(folder, size[0], FIRST_DRAW + settings.seed))
 
-    @property
-    def method_names(self) -> dict[str, str]:
-        """Return the names of the methods in tables and pictures."""
-        return {UNTRAINED: "untrained head", HEAD: self.frozen, LORA: "LoRA"}
-
 
 WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
 
@@ -116,6 +112,7 @@ DETECTOR: dict[str, Any] = {
     **WHOLE_IMAGES,
 }
 
+COSTLY = {"DoRA", "rsLoRA"}  # where a run takes minutes, one seed of what LoRA is nearly
 FEW_CLASSES = {"flip_probability": 0.0, **WHOLE_IMAGES}
 
 DETECTION_ARMS = {
@@ -188,6 +185,7 @@ EXPERIMENTS = {
         128,
         {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
         "frozen linear probe",
+        seed_0_alone=COSTLY,
         teachers=True,
     ),
     "semantic-segmentation": Experiment(
@@ -204,8 +202,9 @@ EXPERIMENTS = {
         "semantic-segmentation",
         write_masks,
         128,
-        {**SEGMENTER, "config": {"segmentation_head": "dpt", "dpt_hidden_size": 64}},
+        {**SEGMENTER, "config": {"segmentation_head": "dpt", "dpt_hidden_size": 32}},
         "DPT on the frozen backbone",
+        seed_0_alone=COSTLY,
     ),
     "object-detection": Experiment(
         "object-detection",
@@ -214,7 +213,7 @@ EXPERIMENTS = {
         DETECTOR,
         "decoder on the frozen backbone",
         DETECTION_ARMS,
-        seed_0_alone={"DoRA", "rsLoRA", *DETECTION_ARMS},
+        seed_0_alone=COSTLY | DETECTION_ARMS.keys(),
     ),
     "instance-segmentation": Experiment(
         "instance-segmentation",
@@ -222,7 +221,7 @@ EXPERIMENTS = {
         DETECTOR_SIZE,
         DETECTOR,
         "decoder on the frozen backbone",
-        seed_0_alone={"DoRA", "rsLoRA"},
+        seed_0_alone=COSTLY,
     ),
     "zero-shot-image-classification": Experiment(
         "zero-shot-image-classification",
@@ -230,23 +229,25 @@ EXPERIMENTS = {
         128,
         {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
         "projection on the frozen backbone",
+        seed_0_alone=COSTLY,
         has_words=True,
     ),
     "depth-estimation": Experiment(
         "depth-estimation",
         write_depths,
         128,
-        {**SEGMENTER, "config": {"dpt_hidden_size": 64}},
+        {**SEGMENTER, "config": {"dpt_hidden_size": 32}},
         "DPT on the frozen backbone",
+        seed_0_alone=COSTLY,
     ),
 }
 
 METHODS: Mapping[str, Arm] = {
     HEAD: Arm({"tune": "head"}, "the frozen backbone"),
-    "LoRA": Arm({"tune": "lora"}, "low-rank adapters"),
+    LORA: Arm({"tune": "lora"}, "low-rank adapters"),
     "DoRA": Arm({"tune": "dora"}, "adapters with magnitudes"),
     "rsLoRA": Arm({"tune": "rslora"}, "adapters whose scale does not fall with the rank"),
-    "full": Arm({"tune": "full", "layer_decay": 0.75}, "everything"),
+    FULL: Arm({"tune": "full", "layer_decay": 0.75}, "everything"),
     "full from random weights": Arm(
         {"tune": "full", "learning_rate": 5e-4}, "a ViT of equal size that was never trained", is_random=True
     ),
@@ -260,6 +261,6 @@ TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
 def arms_of(experiment: Experiment) -> dict[str, Arm]:
     """Return all ways of tuning for a task by name, its teachers' probes last."""
     teachers = TEACHERS if experiment.teachers else ()
-    probes = {f"teacher {name}": Arm({}, "a linear head on the frozen teacher", teacher=name) for name in teachers}
+    probes = {f"{TEACHER} {name}": Arm({}, "a linear head on the frozen teacher", teacher=name) for name in teachers}
     methods = {name: arm for name, arm in METHODS.items() if not (arm.is_random and experiment.has_words)}
     return {**methods, **experiment.arms, **probes}

@@ -15,6 +15,8 @@ from training.finetuning.tasks.registry import TASK_CLASSES
 
 
 CONCLUSIONS = "conclusions.md"
+SCORES, PREDICTIONS, LOSSES = "scores.png", "predictions.webp", "losses.png"
+"""Pictures among the raw results: the first beside the tasks' folders, the others in each."""
 
 HEADER = """# Tuning compared
 
@@ -47,7 +49,8 @@ def build_report(folder: Path) -> str:
         RawResultError: If one is damaged.
     """
     sections = [f"## {name}\n\n{_section(name, folder)}\n" for name in EXPERIMENTS]
-    return "\n".join([HEADER, *sections])
+    pictures = [f"{line}\n" for line in _pictures(folder, ".", {SCORES: "Scores of every task"})]
+    return "\n".join([HEADER, *pictures, *sections])
 
 
 def _section(name: str, folder: Path) -> str:
@@ -61,9 +64,17 @@ def _section(name: str, folder: Path) -> str:
     if missing:
         rows = [[arm, planned[arm].reason] for arm in missing]
         parts += ["Not run yet:", markdown(["arm", "what it is, or what would explain its winning"], rows)]
+    shown = {PREDICTIONS: f"What models of {name} make of held-out images", LOSSES: f"Training losses of {name}"}
+    parts += _pictures(folder, name, shown)
     conclusions = folder / name / CONCLUSIONS
     text = conclusions.read_text(encoding="utf-8").strip() if conclusions.is_file() else "Not drawn yet."
     return "\n\n".join([*parts, f"**Conclusions.** {text}"])
+
+
+def _pictures(folder: Path, name: str, titles: Mapping[str, str]) -> list[str]:
+    """Return the lines that show those pictures of a task that were drawn."""
+    place = Path("studies", "tuning", name)
+    return [f"![{title}]({place / file})" for file, title in titles.items() if (folder / name / file).is_file()]
 
 
 def build_table(name: str, results: Mapping[tuple[str, int], TuningResult]) -> str:

@@ -1,0 +1,131 @@
+"""Pictures of the comparison: all scores at a glance, and what tuned models make of held-out images."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import nn
+
+from foundation.files import write_file
+from modeling_radio import RadioConfig
+from training.demo_kit.tuning.experiments import EXPERIMENTS, FULL, HEAD, LORA, METHODS, TEACHER, Experiment, arms_of
+from training.demo_kit.tuning.raw_results import TuningResult, load_results
+from training.demo_kit.tuning.report import LOSSES, PREDICTIONS, SCORES, best_metric
+from training.demo_kit.tuning.runs import Grid
+from training.finetuning.adapters import open_adapter
+from training.finetuning.checkpoints import last_checkpoint
+from training.finetuning.data.sources import load_images
+from training.finetuning.models import open_task_model
+from training.finetuning.pictures import draw_predictions, predict_examples
+from training.finetuning.run import FINAL
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.base import FinetuningTask
+from training.finetuning.tasks.examples import build_examples
+from training.finetuning.tasks.registry import TASK_CLASSES, build_task
+from training.pictures.curves import Curve, draw_curves
+from training.pictures.features import DPI
+
+
+PICTURED = (HEAD, LORA, FULL)
+NUM_PICTURED = 8  # our choice
+SMOOTHING_RECORDS = 5  # our choice: the loss is recorded every ten steps, and its picture shows means over 50
+COLUMNS = 2
+
+
+def draw_scores(folder: Path) -> None:
+    """Draw what every task's methods score, each seed as a dot and their mean as a bar, into the folder of raw results.
+
+    Args:
+        folder: Of the raw results; a task without any has no panel.
+
+    Raises:
+        RawResultError: If one is damaged.
+    """
+    known = {name: load_results(folder, name) for name in EXPERIMENTS}
+    panels = {name: results for name, results in known.items() if results}
+    if not panels:
+        return
+    num_rows = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(4.6 * COLUMNS, 2.3 * num_rows), dpi=DPI, facecolor="white", layout="constrained")
+    grid = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
+    for axes, (name, results) in zip(grid, panels.items(), strict=False):
+        _draw_panel(axes, name, results)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    write_file(folder / SCORES, figure.savefig)
+
+
+def _draw_panel(axes: Axes, name: str, results: Mapping[tuple[str, int], TuningResult]) -> None:
+    experiment = EXPERIMENTS[name]
+    metric = best_metric(experiment, [metric for result in results.values() for metric in result.metrics])
+    scores: dict[str, list[float]] = {}
+    for arm in arms_of(experiment):
+        if arm in METHODS or arm.startswith(TEACHER):
+            found = [result.metrics[metric] for (run, _), result in results.items() if run == arm]
+            scores |= {arm: found} if found else {}
+    for row, (arm, values) in enumerate(scores.items()):
+        color = "C2" if arm.startswith(TEACHER) else "0.5" if arm == HEAD else "C0"
+        axes.barh(row, statistics.mean(values), height=0.6, color=color, alpha=0.35)
+        axes.scatter(values, [row] * len(values), s=9, color=color)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    axes.tick_params(labelsize=7)
+    axes.grid(axis="x", alpha=0.25)
+    better = "higher" if TASK_CLASSES[experiment.task].greater_is_better else "lower"
+    axes.set_title(f"{name}: {metric} ({better} is better)", fontsize=8)
+
+
+def draw_runs(grid: Grid, name: str, seed: int) -> None:
+    """Draw what models make of held-out images, and their training losses, into a task's folder of raw results.
+
+    Nothing is drawn where a model does not lie in the grid's output, because it was tuned elsewhere.
+
+    Args:
+        grid: Where the runs lie.
+        name: Of `EXPERIMENTS`.
+        seed: Of the runs.
+    """
+    settings = {arm: grid.settings(name, arm, seed) for arm in PICTURED}
+    if not all((each.output / FINAL).is_dir() for each in settings.values()):
+        return
+    experiment, folder = EXPERIMENTS[name], grid.results / name
+    task = build_task(settings[HEAD], load_images(settings[HEAD]))
+    examples = build_examples(task, task.images.validation, "validation image", is_training=False)
+    predicted = {
+        _title(experiment, arm): predict_examples(task, _reopen(task, each), examples, NUM_PICTURED)
+        for arm, each in settings.items()
+    }
+    first = next(iter(predicted.values()))
+    rows = {title: found.predictions for title, found in predicted.items()}
+    figure = draw_predictions(task, first.images, first.references, rows)
+    write_file(folder / PREDICTIONS, figure.savefig)
+    losses = {_title(experiment, arm): _read_losses(each.output) for arm, each in settings.items()}
+    draw_curves({f"{name}: training loss": losses}, folder / LOSSES)
+
+
+def _title(experiment: Experiment, arm: str) -> str:
+    return experiment.frozen if arm == HEAD else arm
+
+
+def _reopen(task: FinetuningTask, settings: FinetuneSettings) -> nn.Module:
+    """Open what a run saved, as a user would."""
+    final = settings.output / FINAL
+    if not settings.uses_adapter:
+        return open_task_model(task, str(final))
+    base = open_task_model(task, settings.checkpoint, config=RadioConfig.from_pretrained(final))
+    return open_adapter(base, final)
+
+
+def _read_losses(run: Path) -> Curve:
+    """Return the recorded training losses of a finished run, as running means."""
+    checkpoint = last_checkpoint(run)
+    assert checkpoint is not None
+    history = json.loads((Path(checkpoint) / "trainer_state.json").read_text())["log_history"]
+    records = [(record["step"], record["loss"]) for record in history if "loss" in record]
+    groups = [records[start : start + SMOOTHING_RECORDS] for start in range(0, len(records), SMOOTHING_RECORDS)]
+    return [group[-1][0] for group in groups], [statistics.mean(loss for _, loss in group) for group in groups]
