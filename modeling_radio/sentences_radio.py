@@ -69,7 +69,8 @@ class SentenceTower(PreTrainedModel):
     def __init__(self, config: SentenceTowerConfig) -> None:
         super().__init__(config)
         encoder: Any = config.encoder
-        self.encoder = AutoModel.from_config(encoder)
+        # Not in the type that its own configuration names: `dtype` of `from_pretrained` is for the whole model.
+        self.encoder = AutoModel.from_config(encoder, dtype=torch.get_default_dtype())
         self.projection = nn.Linear(encoder.hidden_size, config.projection_dim)
         self.post_init()
 

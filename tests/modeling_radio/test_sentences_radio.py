@@ -160,6 +160,19 @@ def test_saved_folder_opens_with_equal_weights(model, tmp_path):
     assert plain.config.text_tower is None
 
 
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_whole_tower_opens_in_the_type_that_is_asked_for(model, saved, dtype, tmp_path):
+    model.to(saved).save_pretrained(tmp_path)
+    again = RadioForZeroShotImageClassification.from_pretrained(tmp_path, dtype=dtype)
+    assert {weight.dtype for weight in again.text_tower.parameters()} == {dtype}
+    texts, mask = texts_of_two_lengths()
+    embeds = again.get_text_features(texts, mask).pooler_output
+    assert embeds.dtype == dtype
+    expected = model.float().get_text_features(texts, mask).pooler_output
+    torch.testing.assert_close(embeds.float(), expected, atol=0.05, rtol=0.05)
+
+
 def test_attention_implementation_reaches_the_encoder(model, tmp_path):
     model.save_pretrained(tmp_path)
     again = RadioForZeroShotImageClassification.from_pretrained(tmp_path, attn_implementation="eager")
