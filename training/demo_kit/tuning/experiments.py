@@ -218,7 +218,7 @@ EXPERIMENTS = {
     "instance-segmentation": Experiment(
         "instance-segmentation",
         write_objects,
-        DETECTOR_SIZE,
+        128,  # masks take longer than boxes
         DETECTOR,
         "decoder on the frozen backbone",
         seed_0_alone=COSTLY,

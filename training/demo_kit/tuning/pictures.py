@@ -9,22 +9,17 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import nn
 
 from foundation.files import write_file
-from modeling_radio import RadioConfig
 from training.demo_kit.tuning.experiments import EXPERIMENTS, FULL, HEAD, LORA, METHODS, TEACHER, Experiment, arms_of
 from training.demo_kit.tuning.raw_results import TuningResult, load_results
 from training.demo_kit.tuning.report import LOSSES, PREDICTIONS, SCORES, best_metric
 from training.demo_kit.tuning.runs import Grid
-from training.finetuning.adapters import open_adapter
+from training.demo_kit.tuning.saved import reopen
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.data.sources import load_images
-from training.finetuning.models import open_task_model
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.run import FINAL
-from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import FinetuningTask
 from training.finetuning.tasks.examples import build_examples
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
 from training.pictures.curves import Curve, draw_curves
@@ -97,7 +92,7 @@ def draw_runs(grid: Grid, name: str, seed: int) -> None:
     task = build_task(settings[HEAD], load_images(settings[HEAD]))
     examples = build_examples(task, task.images.validation, "validation image", is_training=False)
     predicted = {
-        _title(experiment, arm): predict_examples(task, _reopen(task, each), examples, NUM_PICTURED)
+        _title(experiment, arm): predict_examples(task, reopen(task, each), examples, NUM_PICTURED)
         for arm, each in settings.items()
     }
     first = next(iter(predicted.values()))
@@ -110,15 +105,6 @@ def draw_runs(grid: Grid, name: str, seed: int) -> None:
 
 def _title(experiment: Experiment, arm: str) -> str:
     return experiment.frozen if arm == HEAD else arm
-
-
-def _reopen(task: FinetuningTask, settings: FinetuneSettings) -> nn.Module:
-    """Open what a run saved, as a user would."""
-    final = settings.output / FINAL
-    if not settings.uses_adapter:
-        return open_task_model(task, str(final))
-    base = open_task_model(task, settings.checkpoint, config=RadioConfig.from_pretrained(final))
-    return open_adapter(base, final)
 
 
 def _read_losses(run: Path) -> Curve:

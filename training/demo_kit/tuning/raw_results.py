@@ -33,6 +33,7 @@ class TuningResult:
         student: Shape of the student, and a part of the digest of its weights.
         settings: What decided the result, without places.
         metrics: On the held-out images, after the last step.
+        training_metrics: Those on as many images of the training; none of a teacher's probe.
         trainable_parameters: How many numbers were trained.
         parameters: How many there are, the head included.
         seconds: Of training, with one evaluation.
@@ -48,6 +49,7 @@ class TuningResult:
     student: dict[str, Any]
     settings: dict[str, Any]
     metrics: dict[str, float]
+    training_metrics: dict[str, float]
     trainable_parameters: int
     parameters: int
     seconds: float

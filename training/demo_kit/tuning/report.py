@@ -30,12 +30,13 @@ python -m training.demo_kit.finetune_grid --no-train                            
 ```
 
 All ways of tuning start from the student of `make demo` (for words, from what `python -m training.demo_kit.add_words`
-makes of it), and for one seed have the same images, order and number of
-steps unless their name says otherwise; they are measured once, after the last step, on images whose objects and
-photographs (or digits) no training image shows. "Full from random weights" is a ViT of the student's shape that was
-never trained; a teacher has a linear head on its frozen answers. A cell is the mean over seeds and their standard
-deviation; "to head" is the mean difference to the head alone over the seeds that both have, with its standard error.
-Seconds are those of one thread, memory the largest of the whole process, with PyTorch and the images.
+makes of it), and for one seed have the same images, order and number of steps unless their name says otherwise. They
+are measured once, after the last step, on images whose objects and photographs (or digits) no training image shows.
+"Full from random weights" is a ViT of the student's shape that was never trained; a teacher has a linear head on its
+frozen answers. A cell is the mean over seeds and their standard deviation; "to head" is the mean difference to the head
+alone over the seeds that both have, with its standard error; "training images" is the same metric on as many images of
+the training. All compute in bfloat16. Seconds are those of one thread, memory the largest of the whole process, with
+PyTorch and the images.
 """
 
 
@@ -85,7 +86,9 @@ def build_table(name: str, results: Mapping[tuple[str, int], TuningResult]) -> s
     metrics = list(dict.fromkeys(metric for result in results.values() for metric in result.metrics))
     best = best_metric(experiment, metrics)
     columns = [best, *(metric for metric in metrics if metric != best)]
-    header = ["", "seeds", "trained", "share", "seconds", "MB", f"{best}, to head{_lower(experiment)}", *columns]
+    costs = ["trained", "share", "seconds", "MB"]
+    seen = f"{best}, training images"
+    header = ["", "seeds", *costs, f"{best}, to head{_lower(experiment)}", columns[0], seen, *columns[1:]]
     rows = []
     for arm, runs in by_arm.items():
         first = next(iter(runs.values()))
@@ -98,7 +101,9 @@ def build_table(name: str, results: Mapping[tuple[str, int], TuningResult]) -> s
                 f"{mean(run.seconds for run in runs.values()):.0f}",
                 f"{mean(run.peak_memory_mb for run in runs.values()):,.0f}",
                 "" if arm == HEAD else _difference(runs, by_arm.get(HEAD, {}), best),
-                *(_spread([run.metrics[each] for run in runs.values() if each in run.metrics]) for each in columns),
+                *_spreads([run.metrics for run in runs.values()], columns[:1]),
+                *_spreads([run.training_metrics for run in runs.values()], columns[:1]),
+                *_spreads([run.metrics for run in runs.values()], columns[1:]),
             ]
         )
     return markdown(header, rows)
@@ -122,7 +127,10 @@ def _difference(runs: Mapping[int, TuningResult], others: Mapping[int, TuningRes
     return f"{mean(values):+.3f}{error}"
 
 
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return f"{mean(values):.3f}" + (f" +- {stdev(values):.3f}" if len(values) > 1 else "")
+def _spreads(runs: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> list[str]:
+    cells = []
+    for metric in metrics:
+        values = [run[metric] for run in runs if metric in run]
+        spread = f" +- {stdev(values):.3f}" if len(values) > 1 else ""
+        cells.append(f"{mean(values):.3f}{spread}" if values else "-")
+    return cells

@@ -29,6 +29,7 @@ from training.demo_kit.tuning.raw_results import (
     save_result,
     slug,
 )
+from training.demo_kit.tuning.saved import measure_training_images
 from training.demo_kit.tuning.teacher_probe import probe_teacher
 from training.evaluation.provenance import describe_run
 from training.finetuning.run import FINAL, RESULTS, FinetuningRun
@@ -137,6 +138,9 @@ class Grid:
             else:
                 FinetuningRun(settings).run()
                 found = json.loads((settings.output / RESULTS).read_text())
+        memory_mb = peak_memory_mb()
+        with clock.phase("training images"):
+            training_metrics = {} if arm.teacher is not None else measure_training_images(settings)
         command = "python -m training.demo_kit.finetune_grid"
         save_result(
             self.results,
@@ -147,10 +151,11 @@ class Grid:
                 self.student(name),
                 self._decisive(name, arm_name, seed),
                 found["metrics"],
+                training_metrics,
                 found["trainable_parameters"],
                 found["parameters"],
                 found["seconds"],
-                peak_memory_mb(),
+                memory_mb,
                 describe_run(command, clock),
             ),
         )

@@ -8,7 +8,8 @@ from training.demo_kit.tuning.raw_results import RawResultError, TuningResult, l
 def result(**fields):
     given = {"experiment": "task", "arm": "LoRA, 1e-4", "seed": 3, "student": {}, "settings": {"steps": 2}}
     numbers = {"trainable_parameters": 5, "parameters": 9, "seconds": 1.0, "peak_memory_mb": 2.0}
-    return TuningResult(**{**given, **numbers, "metrics": {"accuracy": 0.123456789}, **fields})
+    metrics = {"metrics": {"accuracy": 0.123456789}, "training_metrics": {}}
+    return TuningResult(**{**given, **numbers, **metrics, **fields})
 
 
 def test_a_result_has_its_name_and_few_digits(tmp_path):

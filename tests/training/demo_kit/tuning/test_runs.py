@@ -31,7 +31,7 @@ def test_runs_that_are_done_are_not_missing_and_those_of_other_settings_are_refu
     path = grid.results / shades / "lora.seed-0.json"
     result = load_result(path)
     assert 0 < result.trainable_parameters < result.parameters
-    assert set(result.metrics) == {"accuracy", "balanced_accuracy", "f1"}
+    assert set(result.metrics) == set(result.training_metrics) == {"accuracy", "balanced_accuracy", "f1"}
     assert result.settings["lora_rank"] == 2
     assert result.peak_memory_mb > 50
     assert not {"checkpoint", "data", "output"} & result.settings.keys()
