@@ -18,17 +18,17 @@ from training.finetuning.tasks.registry import build_task
 
 
 def reopen(task: FinetuningTask, settings: FinetuneSettings) -> nn.Module:
-    """Open what a run saved.
+    """Open what a run saved, and let the task take from it what it needs.
 
     Args:
         task: Of the run.
         settings: Of the run.
     """
     final = settings.output / FINAL
-    if not settings.uses_adapter:
-        return open_task_model(task, str(final))
-    base = open_task_model(task, settings.checkpoint, config=RadioConfig.from_pretrained(final))
-    return open_adapter(base, final)
+    opened = str(final) if not settings.uses_adapter else settings.checkpoint
+    model = open_task_model(task, opened, config=RadioConfig.from_pretrained(final))
+    task.prepare(model)
+    return open_adapter(model, final) if settings.uses_adapter else model
 
 
 def measure_training_images(settings: FinetuneSettings) -> dict[str, float]:
