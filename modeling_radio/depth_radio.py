@@ -12,7 +12,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
-from .heads_radio import RadioDPTNeck, RadioTaskModel, build_dpt_config
+from .heads_radio import RadioDPTNeck, RadioTaskModel, build_dpt_config, keep_variance
 from .outputs_radio import NetworkPass
 from .requested_outputs_radio import StatesWanted
 from .views_radio import View, ViewOptions, average_maps, require_pixels
@@ -31,6 +31,7 @@ class RadioDepthHead(nn.Module):
         dpt_config = build_dpt_config(config)
         self.neck = RadioDPTNeck(config, dpt_config)
         self.head = DPTDepthEstimationHead(dpt_config)
+        keep_variance(self.head)
         # DPT ends in a ReLU, where pixels that start at depth 0 would get no gradient.
         self.head.head[-1] = nn.Softplus()
 

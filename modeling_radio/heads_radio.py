@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DPTConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.models.dpt.modeling_dpt import DPTNeck
 
 from .configuration_radio import RadioConfig
@@ -14,6 +15,10 @@ from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
 from .network_radio import ADAPTORS
 from .nvidia_interface_radio import build_network
 from .outputs_radio import NetworkPass
+
+
+KEEPS_VARIANCE = "keeps_variance"
+"""Mark of a convolution; see `keep_variance`."""
 
 
 class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
@@ -55,6 +60,9 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
             PreTrainedModel._init_weights(self, module)
         else:
             super()._init_weights(module)
+        if getattr(module, KEEPS_VARIANCE, False):
+            inputs = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.in_channels
+            init.normal_(module.weight, std=inputs**-0.5)
 
     def class_weights(self, logits: Tensor) -> Tensor:
         """Return the weight of each class in the loss, `(num_labels,)`, 1 where the configuration gives none.
@@ -112,6 +120,7 @@ class RadioDPTNeck(nn.Module):
         self.neck = DPTNeck(dpt_config)
         # The coarsest map has nothing to be fused with: this layer would never run, which DDP refuses.
         del self.neck.fusion_stage.layers[0].residual_layer1
+        keep_variance(self.neck)
         for layer in self.neck.fusion_stage.layers:
             layer.register_forward_pre_hook(_fit_residual)
 
@@ -122,6 +131,22 @@ class RadioDPTNeck(nn.Module):
             norm(outputs[block][:, self.first_token :]) for norm, block in zip(self.norms, self.blocks, strict=True)
         ]
         return self.neck(tokens, *passed.grid)
+
+
+def keep_variance(decoder: nn.Module) -> None:
+    """Let a decoder's convolutions start so that each answers with the variance of what it gets, whatever its width.
+
+    transformers' fixed standard deviation of 0.02 does so for the 256 channels of DPT. With 32 the last of some twenty
+    convolutions would answer with a thousandth, and learn hardly anything in hundreds of steps. Weights of standard
+    deviation `1 / sqrt(inputs)` are LeCun's; transposed convolutions have strides as wide as their kernels, so that
+    each place has one tap of every input.
+
+    References:
+        Efficient BackProp, section 4.6. http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf
+    """
+    for module in decoder.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            setattr(module, KEEPS_VARIANCE, True)
 
 
 def _fit_residual(_layer: nn.Module, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

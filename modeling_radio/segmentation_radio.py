@@ -17,6 +17,7 @@ from .heads_radio import (
     RadioTaskModel,
     build_dpt_config,
     count_classes,
+    keep_variance,
     weighted_cross_entropy,
 )
 from .outputs_radio import NetworkPass
@@ -50,6 +51,7 @@ class RadioDPTSegmentationHead(nn.Module):
         dpt_config = build_dpt_config(config)
         self.neck = RadioDPTNeck(config, dpt_config)
         self.head = DPTSemanticSegmentationHead(dpt_config)
+        keep_variance(self.head)
 
     def forward(self, passed: NetworkPass) -> Tensor:
         return self.head(self.neck(passed))

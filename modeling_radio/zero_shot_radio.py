@@ -190,7 +190,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         has_more = images.hidden_states is not None or images.attentions is not None
         image_embeds = _normalize(cast(Tensor, images.pooler_output))
         text_embeds = _normalize(cast(Tensor, texts.pooler_output))
-        text_embeds = text_embeds.to(image_embeds.device)  # towers may be on different ones
+        text_embeds = text_embeds.to(image_embeds)  # towers may be on different devices, and texts of an earlier call
         logits_per_text = self._to_logits(text_embeds @ image_embeds.t())
         return RadioZeroShotOutput(
             loss=self._contrastive_loss(logits_per_text) if return_loss else None,
@@ -368,7 +368,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
                 f"`text_embeds` must have the shape (num_classes, {width}), got {tuple(text_embeds.shape)}."
             )
         patches = self.aligned_patches(pixel_values, source, window_size)
-        cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds))
+        cosines = torch.einsum("bdrc,nd->bnrc", _normalize(patches, dim=1), _normalize(text_embeds).to(patches))
         return SemanticSegmenterOutput(logits=self._to_logits(cosines))
 
     def aligned_patches(

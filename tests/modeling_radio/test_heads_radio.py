@@ -106,6 +106,27 @@ def test_new_heads_start_as_those_built_directly(head, backbone_folder):
             torch.testing.assert_close(opened[name], built, rtol=0, atol=0.03 if built.numel() == 1 else 0)
 
 
+@pytest.mark.parametrize("width", [8, 32, 256])
+@pytest.mark.parametrize("name", ["segmentation_dpt", "depth"])
+def test_new_decoders_answer_with_the_variance_that_they_get_at_any_width(name, width, backbone_folder):
+    """With transformers' fixed deviation the last map of 32 channels had a thousandth, and hardly learned."""
+    head = HEADS[name]
+    options = {"num_labels": NUM_LABELS, "dpt_hidden_size": width, **head.fields}
+    for model in (head.build(dpt_hidden_size=width), head.model_class.from_pretrained(backbone_folder, **options)):
+        decoder = model.get_submodule(head.module)
+        stds = {}
+
+        def keep(module, _, maps, stds=stds):
+            stds[module] = maps[-1].std().item()
+
+        decoder.neck.register_forward_hook(keep)
+        decoder.head.head[0].register_forward_hook(lambda module, _, map_, stds=stds: keep(module, _, [map_], stds))
+        with torch.no_grad():
+            model.eval()(images())
+        assert len(stds) == 2
+        assert all(0.2 < std < 10 for std in stds.values()), stds
+
+
 def test_a_plain_model_opens_the_folder_of_a_head(head, backbone_folder, tmp_path):
     model = head.model_class.from_pretrained(backbone_folder, num_labels=NUM_LABELS, **head.fields)
     model.save_pretrained(tmp_path)

@@ -102,6 +102,8 @@ SEGMENTER: dict[str, Any] = {
     **WHOLE_IMAGES,
 }
 
+DPT: dict[str, Any] = {**SEGMENTER, "head_learning_rate": 1e-3}  # twenty convolutions without norms between them
+
 DETECTOR_SIZE = 192  # more patches than at 128 pixels: boxes fit closer
 DETECTOR: dict[str, Any] = {
     "steps": 500,
@@ -202,7 +204,7 @@ EXPERIMENTS = {
         "semantic-segmentation",
         write_masks,
         128,
-        {**SEGMENTER, "config": {"segmentation_head": "dpt", "dpt_hidden_size": 32}},
+        {**DPT, "config": {"segmentation_head": "dpt", "dpt_hidden_size": 32}},
         "DPT on the frozen backbone",
         seed_0_alone=COSTLY,
     ),
@@ -236,7 +238,7 @@ EXPERIMENTS = {
         "depth-estimation",
         write_depths,
         128,
-        {**SEGMENTER, "config": {"dpt_hidden_size": 32}},
+        {**DPT, "config": {"dpt_hidden_size": 32}},
         "DPT on the frozen backbone",
         seed_0_alone=COSTLY,
     ),
