@@ -60,7 +60,7 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
             PreTrainedModel._init_weights(self, module)
         else:
             super()._init_weights(module)
-        if getattr(module, KEEPS_VARIANCE, False):
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and getattr(module, KEEPS_VARIANCE, False):
             inputs = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.in_channels
             init.normal_(module.weight, std=inputs**-0.5)
 
