@@ -25,6 +25,7 @@ def test_images_differ():
     assert len(set(encode_images(20, 32))) == 20
 
 
+@pytest.mark.tour
 def test_a_server_that_cannot_start_says_why(tmp_path):
     with pytest.raises(RuntimeError, match="ended before it served"), serving.serve(tmp_path / "nothing"):
         pass

@@ -88,6 +88,7 @@ def visit(elsewhere, hub, tmp_path):
     return run
 
 
+@pytest.mark.tour
 def test_published_names_open_elsewhere(folders, hub, visit, tmp_path, capsys):
     model, adapter = folders
     assert main([str(model), "org/c-radiov4"]) == 0

@@ -77,6 +77,7 @@ for folder in sorted(pathlib.Path("alone").iterdir()):
 """
 
 
+@pytest.mark.tour
 def test_folders_alone_and_spaces_open_in_a_process_without_this_repository(run_elsewhere, tmp_path):
     for folder in MODULES:
         shutil.copytree(folder, tmp_path / "alone" / folder.name, ignore=shutil.ignore_patterns("__pycache__"))

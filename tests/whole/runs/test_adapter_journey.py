@@ -19,6 +19,7 @@ from training.publish import main as publish
 __all__ = ["one_picture", "own_datasets_cache"]
 
 pytestmark = [
+    pytest.mark.tour,
     pytest.mark.usefixtures("one_thread", "own_datasets_cache", "one_picture"),
     # peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),

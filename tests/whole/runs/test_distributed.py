@@ -40,6 +40,8 @@ from training.distillation.watching.run_history import RunHistory
 from training.recipe import load_recipe
 
 
+pytestmark = pytest.mark.tour
+
 SHORT = ("schedule.num_steps=5", "standardization={calibration_steps: 1, estimation_steps: 3, refit_every_steps: 2}")
 # A small epsilon would turn the rounding of a gradient that should be zero into a full step of Adam.
 SMOOTH = ("optimizer.learning_rate=0.1", "optimizer.eps=1")

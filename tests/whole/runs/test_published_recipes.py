@@ -317,6 +317,7 @@ def two_ranks(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.mark.tour
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_two_windowed_steps_on_two_processes_equal_those_on_one(
     name: str, two_ranks: Path, passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
