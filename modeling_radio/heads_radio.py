@@ -17,8 +17,8 @@ from .nvidia_interface_radio import build_network
 from .outputs_radio import NetworkPass
 
 
-KEEPS_VARIANCE = "keeps_variance"
-"""Mark of a convolution; see `keep_variance`."""
+FIRST_STD = "first_std"
+"""Attribute of a convolution: the standard deviation that its weights start with; see `keep_variance`."""
 
 
 class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
@@ -60,9 +60,9 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
             PreTrainedModel._init_weights(self, module)
         else:
             super()._init_weights(module)
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and getattr(module, KEEPS_VARIANCE, False):
-            inputs = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.in_channels
-            init.normal_(module.weight, std=inputs**-0.5)
+        std = getattr(module, FIRST_STD, None)
+        if std is not None:
+            init.normal_(module.get_parameter("weight"), std=std)
 
     def class_weights(self, logits: Tensor) -> Tensor:
         """Return the weight of each class in the loss, `(num_labels,)`, 1 where the configuration gives none.
@@ -146,7 +146,8 @@ def keep_variance(decoder: nn.Module) -> None:
     """
     for module in decoder.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            setattr(module, KEEPS_VARIANCE, True)
+            inputs = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.in_channels
+            setattr(module, FIRST_STD, inputs**-0.5)
 
 
 def _fit_residual(_layer: nn.Module, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -120,7 +120,7 @@ def test_new_decoders_answer_with_the_variance_that_they_get_at_any_width(name, 
             stds[module] = maps[-1].std().item()
 
         decoder.neck.register_forward_hook(keep)
-        decoder.head.head[0].register_forward_hook(lambda module, _, map_, stds=stds: keep(module, _, [map_], stds))
+        decoder.head.head[0].register_forward_hook(keep)
         with torch.no_grad():
             model.eval()(images())
         assert len(stds) == 2

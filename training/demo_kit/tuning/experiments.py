@@ -23,8 +23,7 @@ from training.finetuning.settings import FinetuneSettings
 
 
 FIRST_DRAW = 1  # draw 0 is that of the demo's evaluation, on which settings were chosen
-HEAD, LORA, FULL = "head", "LoRA", "full"  # arms; a teacher's is its name after the next word
-TEACHER = "teacher"
+HEAD, LORA, FULL = "head", "LoRA", "full"
 
 
 @dataclass(frozen=True)
@@ -263,6 +262,6 @@ TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
 def arms_of(experiment: Experiment) -> dict[str, Arm]:
     """Return all ways of tuning for a task by name, its teachers' probes last."""
     teachers = TEACHERS if experiment.teachers else ()
-    probes = {f"{TEACHER} {name}": Arm({}, "a linear head on the frozen teacher", teacher=name) for name in teachers}
+    probes = {f"teacher {name}": Arm({}, "a linear head on the frozen teacher", teacher=name) for name in teachers}
     methods = {name: arm for name, arm in METHODS.items() if not (arm.is_random and experiment.has_words)}
     return {**methods, **experiment.arms, **probes}

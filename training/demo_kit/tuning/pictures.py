@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foundation.files import write_file
-from training.demo_kit.tuning.experiments import EXPERIMENTS, FULL, HEAD, LORA, METHODS, TEACHER, Experiment, arms_of
+from training.demo_kit.tuning.experiments import EXPERIMENTS, FULL, HEAD, LORA, METHODS, Experiment, arms_of
 from training.demo_kit.tuning.raw_results import TuningResult, load_results
 from training.demo_kit.tuning.report import LOSSES, PREDICTIONS, SCORES, best_metric
 from training.demo_kit.tuning.runs import Grid
@@ -59,12 +59,13 @@ def _draw_panel(axes: Axes, name: str, results: Mapping[tuple[str, int], TuningR
     experiment = EXPERIMENTS[name]
     metric = best_metric(experiment, [metric for result in results.values() for metric in result.metrics])
     scores: dict[str, list[float]] = {}
-    for arm in arms_of(experiment):
-        if arm in METHODS or arm.startswith(TEACHER):
+    arms = arms_of(experiment)
+    for arm in arms:
+        if arm in METHODS or arms[arm].teacher is not None:
             found = [result.metrics[metric] for (run, _), result in results.items() if run == arm]
             scores |= {arm: found} if found else {}
     for row, (arm, values) in enumerate(scores.items()):
-        color = "C2" if arm.startswith(TEACHER) else "0.5" if arm == HEAD else "C0"
+        color = "C2" if arms[arm].teacher is not None else "0.5" if arm == HEAD else "C0"
         axes.barh(row, statistics.mean(values), height=0.6, color=color, alpha=0.35)
         axes.scatter(values, [row] * len(values), s=9, color=color)
     axes.set_yticks(range(len(scores)), list(scores))
