@@ -173,6 +173,15 @@ def test_the_whole_tower_opens_in_the_type_that_is_asked_for(model, saved, dtype
     torch.testing.assert_close(embeds.float(), expected, atol=0.05, rtol=0.05)
 
 
+def test_texts_of_another_precision_than_the_images_are_taken(model):
+    texts, pixels = normalize(torch.rand(3, WIDTH), dim=1), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(pixel_values=pixels, text_embeds=texts).logits_per_image
+        found = model.bfloat16()(pixel_values=pixels.bfloat16(), text_embeds=texts).logits_per_image
+        assert model.segment(pixels.bfloat16(), texts, source="summary_head").logits.shape[:2] == (2, 3)
+    torch.testing.assert_close(found.float(), expected, atol=0.3, rtol=0.05)
+
+
 def test_attention_implementation_reaches_the_encoder(model, tmp_path):
     model.save_pretrained(tmp_path)
     again = RadioForZeroShotImageClassification.from_pretrained(tmp_path, attn_implementation="eager")
