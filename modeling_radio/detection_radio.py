@@ -28,7 +28,7 @@ from .backbone_radio import RadioMapNorm
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .detection_labels_radio import are_boxes, check_boxes, check_fields, check_num_queries
-from .detector_radio import RadioInstanceSegmenter, RadioObjectDetector, build_detector
+from .detector_radio import RadioInstanceSegmenter, RadioObjectDetector, build_detector, initialize_detector
 from .heads_radio import RadioTaskModel, count_classes
 from .outputs_radio import to_map
 from .requested_outputs_radio import StatesWanted
@@ -47,18 +47,13 @@ class RadioDetectionModel(RadioTaskModel):
     detector: RadioObjectDetector | RadioInstanceSegmenter
 
     def initialize_weights(self) -> None:
-        """Give every weight that no checkpoint holds its starting value.
-
-        transformers skips modules without parameters in remote code, but RF-DETR initializes sampling points, score
-        biases and box proposals there.
-        """
+        """Give every weight that no checkpoint holds its starting value."""
         super().initialize_weights()
         with torch.no_grad():
             for module in self.detector.modules():
                 if isinstance(module, RadioMapNorm):
                     self._init_weights(module)  # RF-DETR tells layer norms by the name of their class
-                elif not list(module.parameters(recurse=False)):
-                    self.detector._init_weights(module)
+            initialize_detector(self.detector)
 
     def _set_gradient_checkpointing(  # pyrefly: ignore[bad-override]
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs: Any

@@ -112,10 +112,10 @@ def test_windows(model_class):
     model = model_class(tiny_config(vitdet_num_windowed=1)).eval()
     batch = images()
     with torch.no_grad():
-        everywhere = model(batch, window_size="global").pred_boxes
-        windowed = model(batch, window_size=2).pred_boxes
+        everywhere = model(batch, window_size="global").logits
+        windowed = model(batch, window_size=2).logits
         model.config.detection_window_size = 2
-        torch.testing.assert_close(model(batch).pred_boxes, windowed, rtol=0, atol=0)
+        torch.testing.assert_close(model(batch).logits, windowed, rtol=0, atol=0)
     assert not torch.equal(everywhere, windowed)
 
 
@@ -253,11 +253,17 @@ def test_new_detector_on_a_backbone_is_finite_and_seeded(model_class, tmp_path):
         assert torch.equal(weights, states[1][name]), name
 
 
-def test_starting_values_are_those_of_rf_detr(tmp_path):
-    """They are set by modules without weights of their own, which remote code would pass over."""
+@pytest.mark.parametrize("model_class", MODELS)
+def test_starting_values_are_those_of_rf_detr(model_class, tmp_path):
+    """Deviations follow the width, and modules without weights of their own set theirs, also in remote code."""
     RadioModel(tiny_config()).save_pretrained(tmp_path)
-    for model in (RadioForObjectDetection(tiny_config()), RadioForObjectDetection.from_pretrained(tmp_path)):
-        detector = model.detector
+    for model in (model_class(tiny_config()), model_class.from_pretrained(tmp_path)):
+        detector = model.detector if model_class is RadioForObjectDetection else model.detector.model
+        width = model.config.detection_hidden_size
+        assert not detector.model.reference_point_embed.weight.any()
+        assert detector.model.query_feat.weight.std().item() == pytest.approx(1, rel=0.2)
+        for query in (detector.model.decoder.layers[0].self_attn.q_proj, detector.model.enc_output[0]):
+            assert query.weight.std().item() == pytest.approx(width**-0.5, rel=0.1)  # Glorot's
         torch.testing.assert_close(detector.class_embed.bias.sigmoid(), torch.full((3,), 0.01))
         assert not detector.bbox_embed.layers[-1].weight.any()
         for layer in detector.model.decoder.layers:

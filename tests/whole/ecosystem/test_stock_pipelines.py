@@ -118,7 +118,7 @@ def test_batches_of_different_sizes_give_what_each_image_gives_alone(stock, name
             assert (together == alone).float().mean() > 0.9999  # two classes of equal logits
     first, second, third, _ = outputs["alone"]
     assert torch.equal(first, third)
-    assert first.shape != second.shape or (first - second).abs().max() > 1e-3
+    assert first.shape != second.shape or (first - second).abs().max() > 5e-4
 
 
 def test_batches_of_a_model_without_adaptors():

@@ -220,7 +220,7 @@ EXPERIMENTS = {
         "instance-segmentation",
         write_objects,
         128,  # masks take longer than boxes
-        DETECTOR,
+        {**DETECTOR, "steps": 300},
         "decoder on the frozen backbone",
         seed_0_alone=COSTLY,
     ),
