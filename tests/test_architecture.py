@@ -76,8 +76,13 @@ def tree_of(path):
 
 
 def python_files(*folders):
-    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in paths]
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def wrong_files(paths, find):
+    """What `find` objects to in each file, without the files in which it finds nothing."""
+    found = {str(path.relative_to(ROOT)): find(path) for path in paths}
+    return {name: objections for name, objections in found.items() if objections}
 
 
 def imported_packages(nodes):
@@ -102,11 +107,12 @@ def nodes_that_run_on_import(tree):
             waiting.extend(ast.iter_child_nodes(node))
 
 
-@pytest.mark.parametrize("path", python_files(*ARROWS))
-def test_packages_import_only_along_the_arrows(path):
-    package = path.relative_to(ROOT).parts[0]
-    imported = imported_packages(ast.walk(tree_of(path)))
-    assert imported & PACKAGES <= ARROWS[package] | {package}
+def test_packages_import_only_along_the_arrows():
+    def against_the_arrows(path):
+        package = path.relative_to(ROOT).parts[0]
+        return (imported_packages(ast.walk(tree_of(path))) & PACKAGES) - ARROWS[package] - {package}
+
+    assert not wrong_files(python_files(*ARROWS), against_the_arrows)
 
 
 def place_in_order(name):
@@ -132,19 +138,19 @@ def imported_modules(tree, package):
         yield from (name for name in names if name.startswith(f"{package}."))
 
 
-@pytest.mark.parametrize("path", [param for param in python_files("training") if param.id != "training/__init__.py"])
-def test_folders_of_training_import_only_downward(path):
-    name = ".".join(path.relative_to(ROOT / "training").with_suffix("").parts).removesuffix(".__init__")
-    line, own = place_in_order(name)
-    upward = []
-    for module in imported_modules(tree_of(path), "training"):
-        other_line, other = place_in_order(module.removeprefix("training."))
-        if other != own and other_line <= line:
-            upward.append(module)
-    assert not upward
+def test_folders_of_training_import_only_downward():
+    def upward(path):
+        name = ".".join(path.relative_to(ROOT / "training").with_suffix("").parts).removesuffix(".__init__")
+        line, own = place_in_order(name)
+        modules = imported_modules(tree_of(path), "training")
+        places = {module: place_in_order(module.removeprefix("training.")) for module in modules}
+        return [module for module, (there, other) in places.items() if other != own and there <= line]
+
+    package = ROOT / "training" / "__init__.py"
+    assert not wrong_files([path for path in python_files("training") if path != package], upward)
 
 
-@pytest.mark.parametrize("path", python_files("modeling_radio"))
+@pytest.mark.parametrize("path", python_files("modeling_radio"), ids=lambda path: path.name)
 def test_network_is_ready_to_travel_as_remote_code(path):
     assert path.parent == ROOT / "modeling_radio", "the folder is flat"
     tree = tree_of(path)
@@ -171,9 +177,9 @@ def test_the_network_proper_stays_small():
     assert sum(lines) < MOST_LINES_OF_NETWORK
 
 
-@pytest.mark.parametrize("path", python_files("modeling_radio"))
-def test_files_that_travel_stay_short(path):
-    assert count_lines(path) < MOST_LINES_OF_A_FILE
+def test_files_that_travel_stay_short():
+    lines = {path.name: count_lines(path) for path in python_files("modeling_radio")}
+    assert not {name for name, count in lines.items() if count >= MOST_LINES_OF_A_FILE}
 
 
 def is_run_by_evaluate(path):
@@ -184,20 +190,23 @@ def is_run_by_evaluate(path):
 @cache
 def imported_by_any():
     """Modules that a file of any package imports names from."""
-    nodes = (node for param in python_files(*ARROWS) for node in ast.walk(tree_of(*param.values)))
+    nodes = (node for path in python_files(*ARROWS) for node in ast.walk(tree_of(path)))
     return {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
-@pytest.mark.parametrize("path", [param for param in python_files("training") if is_run_by_evaluate(*param.values)])
-def test_nothing_imports_what_evaluate_runs(path):
-    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    assert name not in imported_by_any()
+def test_nothing_imports_what_evaluate_runs():
+    run = [path for path in python_files("training") if is_run_by_evaluate(path)]
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in run}
+    assert names
+    assert not names & imported_by_any()
 
 
-@pytest.mark.parametrize("path", python_files("foundation", "training", "conversion", "model_cards", "benchmarks"))
-def test_packages_that_may_be_missing_are_imported_inside_functions(path):
-    tree = tree_of(path)
-    assert is_run_by_evaluate(path) or not imported_packages(nodes_that_run_on_import(tree)) & LAZY_PACKAGES
+def test_packages_that_may_be_missing_are_imported_inside_functions():
+    def imported_at_once(path):
+        return imported_packages(nodes_that_run_on_import(tree_of(path))) & LAZY_PACKAGES
+
+    paths = python_files("foundation", "training", "conversion", "model_cards", "benchmarks")
+    assert not wrong_files([path for path in paths if not is_run_by_evaluate(path)], imported_at_once)
 
 
 UNPICKLING_PACKAGES = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
@@ -237,9 +246,8 @@ def free_loads(tree):
                 yield ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", python_files(*ARROWS))
-def test_no_file_of_strangers_runs_code(path):
-    assert not list(free_loads(tree_of(path)))
+def test_no_file_of_strangers_runs_code():
+    assert not wrong_files(python_files(*ARROWS), lambda path: list(free_loads(tree_of(path))))
 
 
 @pytest.mark.parametrize(
@@ -264,15 +272,12 @@ def test_code_that_would_run_code_of_strangers_is_found(code):
     assert list(free_loads(ast.parse(code)))
 
 
-def files_of_tests():
-    names = sorted(path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py"))
-    return [pytest.param(name, id=str(name)) for name in names if name.parts[0] in PACKAGES]
-
-
-@pytest.mark.parametrize("name", files_of_tests())
-def test_every_test_file_is_named_after_what_it_tests(name):
+def test_every_test_file_is_named_after_what_it_tests():
     """What spans several files stands in `tests/whole`."""
-    assert (ROOT / name.with_name(name.name.removeprefix("test_"))).is_file()
+    names = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    names = [name for name in names if name.parts[0] in PACKAGES]
+    assert names
+    assert not [name for name in names if not (ROOT / name.with_name(name.name.removeprefix("test_"))).is_file()]
 
 
 def test_no_file_names_a_path_of_one_machine():
