@@ -28,7 +28,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "training.finetune",
     "Tune a checkpoint for a task on labeled images. A run that was stopped goes on with the same command. "
-    "docs/guides/tune.md has a recipe for each task.",
+    "docs/guides/train/tune.md has a recipe for each task.",
     FinetuneSettings,
     positionals=("checkpoint",),
     add_shorthands=_add_lora,

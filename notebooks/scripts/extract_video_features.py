@@ -13,7 +13,7 @@
 """Encode the frames of a clip, and say where it cuts: how alike each frame's summary is to the one before.
 
 Read the file again with `safetensors.torch.load_file`: `seconds` (frames), `summary` (frames, dim) and `features`
-(frames, dim, rows, cols). A model with temporal patches takes whole clips: see docs/guides/open.md.
+(frames, dim, rows, cols). A model with temporal patches takes whole clips: see docs/guides/use/open.md.
 """
 
 import argparse

@@ -21,11 +21,11 @@ def hook():
 @pytest.mark.parametrize(
     ("page", "link", "expected"),
     [
-        ("index.md", "[a](docs/guides/open.md#b)", "[a](guides/open.md#b)"),
+        ("index.md", "[a](docs/guides/use/open.md#b)", "[a](guides/use/open.md#b)"),
         ("index.md", "![a](docs/photograph.jpg)", "![a](photograph.jpg)"),
-        ("guides/open.md", "[log](../../training/LOG.md)", "[log](../log.md)"),
-        ("guides/open.md", "[`a`](tune.md)", "[`a`](tune.md)"),
-        ("training.md", "[a [b] c](../docs/guides/tune.md)", "[a [b] c](guides/tune.md)"),
+        ("guides/use/open.md", "[log](../../../training/LOG.md)", "[log](../../log.md)"),
+        ("guides/use/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
+        ("training.md", "[a [b] c](../docs/guides/train/tune.md)", "[a [b] c](guides/train/tune.md)"),
         ("training.md", "[log](LOG.md)", "[log](log.md)"),
         ("index.md", "[license](LICENSE)", "license"),
         ("index.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
@@ -33,7 +33,7 @@ def hook():
         ("index.md", '<img src="docs/pictures/a.svg">', '<img src="pictures/a.svg">'),
         ("index.md", '<a href="https://arxiv.org">', '<a href="https://arxiv.org">'),
         ("index.md", "[a](nothing.md)", "[a](nothing.md)"),
-        ("index.md", "```python\nx[0](docs/guides/open.md)\n```", "```python\nx[0](docs/guides/open.md)\n```"),
+        ("index.md", "```python\nx[0](docs/guides/use/open.md)\n```", "```python\nx[0](docs/guides/use/open.md)\n```"),
     ],
 )
 def test_links_of_files_are_links_of_the_site(hook, page, link, expected):

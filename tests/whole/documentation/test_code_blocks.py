@@ -36,7 +36,7 @@ GIVEN = {
 }
 """What a reader has, by the name in a block that tells it."""
 
-OTHER_FOLDERS = {"docs/guides/convert.md": "with-nvidia-outputs"}
+OTHER_FOLDERS = {"docs/guides/share/convert.md": "with-nvidia-outputs"}
 """Pages whose code runs in another folder of the world."""
 
 PRELUDE = """

@@ -2,7 +2,7 @@
 
 A kind is a subclass of `PublishedTeacher` in a file of this folder. Patch and native size are the checkpoint's. All
 take `weights` (pretrained, or random ones of the same architecture, to plan or measure a run) and `weights_dtype` (the
-type that the weights are kept in). `docs/guides/teachers.md` lists them with their licenses.
+type that the weights are kept in). `docs/guides/train/teachers.md` lists them with their licenses.
 """
 
 from __future__ import annotations

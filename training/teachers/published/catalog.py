@@ -1,8 +1,8 @@
 """What is known of published teachers: where they are, under which license, at which size, and how pixels come.
 
 Read in November 2026. A license is named as the Hub names it; under which terms a student may stand is for its maker to
-decide, and `doubt` says what the sources leave open. The table of `docs/guides/teachers.md` is `table()`. Tests build
-every network here and compare sizes and normalization with it, and licenses with those that timm states.
+decide, and `doubt` says what the sources leave open. The table of `docs/guides/train/teachers.md` is `table()`. Tests
+build every network here and compare sizes and normalization with it, and licenses with those that timm states.
 """
 
 from __future__ import annotations

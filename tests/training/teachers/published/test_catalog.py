@@ -42,7 +42,7 @@ def test_every_published_kind_and_every_architecture_has_a_place():
 
 
 def test_the_guide_shows_the_catalog():
-    text = (ROOT / "docs" / "guides" / "teachers.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "train" / "teachers.md").read_text(encoding="utf-8")
     assert table() in text
     for kind, name in PACKAGE_OF_KIND.items():
         package = PACKAGES[name]
