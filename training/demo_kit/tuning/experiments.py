@@ -170,6 +170,11 @@ SEGMENTER_ARMS = {
 }
 """The same for masks, with augmentation, windows and resolution."""
 
+DEPTH_ARMS = {
+    "LoRA at 2e-4": Arm({"tune": "lora", "learning_rate": 2e-4}, "adapters learn too fast"),
+}
+"""Depth of scenes that few photographs make is learned by heart soon."""
+
 EXPERIMENTS = {
     "image-classification": Experiment(
         "image-classification",
@@ -239,6 +244,7 @@ EXPERIMENTS = {
         128,
         {**DPT, "config": {"dpt_hidden_size": 32}},
         "DPT on the frozen backbone",
+        DEPTH_ARMS,
         seed_0_alone=COSTLY,
     ),
 }
