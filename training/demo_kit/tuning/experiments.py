@@ -170,6 +170,12 @@ SEGMENTER_ARMS = {
 }
 """The same for masks, with augmentation, windows and resolution."""
 
+INSTANCE_ARMS = {
+    "head for twice the steps": Arm({"tune": "head", "steps": 600}, "the decoder lacks time"),
+    "LoRA for twice the steps": Arm({"tune": "lora", "steps": 600}, "adapters learn little from an untrained decoder"),
+}
+"""Masks are most of the loss, and keep boxes from learning as fast as alone."""
+
 DEPTH_ARMS = {
     "LoRA at 2e-4": Arm({"tune": "lora", "learning_rate": 2e-4}, "adapters learn too fast"),
 }
@@ -227,7 +233,8 @@ EXPERIMENTS = {
         128,  # masks take longer than boxes
         {**DETECTOR, "steps": 300},
         "decoder on the frozen backbone",
-        seed_0_alone=COSTLY,
+        INSTANCE_ARMS,
+        seed_0_alone=COSTLY | INSTANCE_ARMS.keys(),
     ),
     "zero-shot-image-classification": Experiment(
         "zero-shot-image-classification",
