@@ -12,6 +12,7 @@ from documentation import ROOT
 
 pytest.importorskip("mkdocs", reason="needs the extra `docs`")
 pytest.importorskip("mkdocstrings_handlers.python", reason="needs the extra `docs`")
+pytestmark = pytest.mark.tour
 
 
 def build(root: Path, output: Path) -> subprocess.CompletedProcess[str]:

@@ -122,6 +122,7 @@ def test_a_student_of_the_demos_student_has_the_same_heads_and_answers_in_the_sa
 
 
 @pytest.mark.packages
+@pytest.mark.tour
 def test_two_steps_with_the_teachers_themselves() -> None:
     data = "data={num_images: 8, image_size_px: 64, num_workers: 0}"
     try:

@@ -34,7 +34,7 @@ from training.finetuning.settings import FinetuneSettings
 from training.finetuning.trainer import average_statistics
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [pytest.mark.tour, pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")]
 
 NUM_VALIDATION = 3  # an odd number: the last batch of two ranks is padded
 
