@@ -147,7 +147,7 @@ def initialize_detector(detector: RadioObjectDetector | RadioInstanceSegmenter) 
     decoder of 96 channels then starts nearly deaf and hardly learns in hundreds of steps.
 
     Source: https://github.com/roboflow/rf-detr, `_reset_parameters` of the transformer and `LWDETR`: Glorot's uniform
-    distribution in the decoder, PyTorch's own start elsewhere.
+    distribution in the decoder, PyTorch's own start elsewhere. Biases stay at 0.
     """
     boxes = detector.model if isinstance(detector, RadioInstanceSegmenter) else detector
     for module in detector.modules():
