@@ -79,7 +79,7 @@ def _run_client(package: Package, command: Sequence[str], download: Path, client
     with log_path.open("wb") as log, _byte_progress(package) as progress:
         process = subprocess.Popen(command, cwd=download, env=environment, stdout=log, stderr=log)
         try:
-            return_code = _wait_with_progress(process, [download, client_cache], progress)
+            return_code = _wait_with_progress(process, package, [download, client_cache], progress)
         except BaseException:
             process.kill()
             process.wait()
@@ -94,15 +94,17 @@ def _byte_progress(package: Package) -> ProgressBar:
     return ProgressBar(total=package.archive_bytes, desc=package.name, unit="B", unit_scale=True, leave=False)
 
 
-def _wait_with_progress(process: subprocess.Popen, folders: Sequence[Path], progress: ProgressBar) -> int:
+def _wait_with_progress(
+    process: subprocess.Popen, package: Package, folders: Sequence[Path], progress: ProgressBar
+) -> int:
     deadline = time.monotonic() + CLIENT_TIMEOUT_S
     while (return_code := process.poll()) is None:
         if time.monotonic() > deadline:
-            raise PackageUnavailableError(f"{progress.desc}: no result within {CLIENT_TIMEOUT_S:.0f} s.")
-        arrived = min(sum(map(_folder_bytes, folders)), progress.total)
-        progress.update(max(arrived - progress.n, 0))
+            raise PackageUnavailableError(f"{package.name}: no result within {CLIENT_TIMEOUT_S:.0f} s.")
+        arrived = sum(map(_folder_bytes, folders))
+        progress.update(max(min(arrived, package.archive_bytes) - progress.n, 0))
         time.sleep(PROGRESS_INTERVAL_S)
-    progress.update(progress.total - progress.n if return_code == 0 else 0)
+    progress.update(package.archive_bytes - progress.n if return_code == 0 else 0)
     return return_code
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor, device
+import torch
+from torch import Tensor
 
 
 class FeaturePair(Protocol):
@@ -69,7 +70,7 @@ class FeatureModel(Protocol):
         ...
 
     @property
-    def device(self) -> device:
+    def device(self) -> torch.device:
         """Where it runs."""
         ...
 

@@ -28,7 +28,9 @@ def cut_quadrangle(picture: Image.Image, corners: Matrix, size: Size) -> Image.I
     fine = (SUPERSAMPLING * size[1], SUPERSAMPLING * size[0])
     source, offset, scale = _reduced(picture, corners, fine)
     matrix = from_square((corners - offset) * scale) @ np.diag([1 / fine[0], 1 / fine[1], 1])
-    read = source.transform(fine, Image.Transform.PERSPECTIVE, matrix.flatten()[:8].tolist(), Image.Resampling.BICUBIC)
+    read = source.transform(
+        fine, Image.Transform.PERSPECTIVE, [float(entry) for entry in matrix.flat[:8]], Image.Resampling.BICUBIC
+    )
     return read.resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
