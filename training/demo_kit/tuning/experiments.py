@@ -5,7 +5,7 @@ All numbers are our choice, made on other images (draw 0), or what is tried agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class Experiment:
         frozen: What the method is that trains the head alone.
         arms: Ways of tuning that this task has beside `METHODS`.
         seed_0_alone: Arms that other seeds run only when they are named, because they take long.
-        teachers: Whether the demo's teachers can be probed with the same head.
-        has_words: Whether the student is the one with a text tower, which random weights have no use for.
+        teachers: Which of the demo's teachers can be probed with a head of one layer.
+        has_words: Whether the student is the one with a text tower.
     """
 
     task: str
@@ -68,7 +68,7 @@ class Experiment:
     frozen: str
     arms: Mapping[str, Arm] = field(default_factory=dict)
     seed_0_alone: Collection[str] = ()
-    teachers: bool = False
+    teachers: Sequence[str] = ()
     has_words: bool = False
 
     def settings(self, seed: int, **own: Any) -> FinetuneSettings:
@@ -112,6 +112,9 @@ DETECTOR: dict[str, Any] = {
     "config": {"detection_num_queries": 20, "detection_hidden_size": 96, "detection_num_groups": 3},
     **WHOLE_IMAGES,
 }
+
+TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
+"""The demo's."""
 
 COSTLY = {"DoRA", "rsLoRA"}  # where a run takes minutes, one seed of what LoRA is nearly
 FEW_CLASSES = {"flip_probability": 0.0, **WHOLE_IMAGES}
@@ -189,7 +192,7 @@ EXPERIMENTS = {
         {"steps": 200, "batch_size": 32, **FEW_CLASSES},
         "frozen linear probe",
         CLASSIFIER_ARMS,
-        teachers=True,
+        teachers=TEACHERS,
     ),
     "multi-label": Experiment(
         "image-classification",
@@ -198,7 +201,7 @@ EXPERIMENTS = {
         {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
         "frozen linear probe",
         seed_0_alone=COSTLY,
-        teachers=True,
+        teachers=TEACHERS,
     ),
     "semantic-segmentation": Experiment(
         "semantic-segmentation",
@@ -208,7 +211,7 @@ EXPERIMENTS = {
         "frozen linear probe",
         SEGMENTER_ARMS,
         seed_0_alone=SEGMENTER_ARMS,
-        teachers=True,
+        teachers=TEACHERS,
     ),
     "semantic-segmentation-dpt": Experiment(
         "semantic-segmentation",
@@ -243,6 +246,7 @@ EXPERIMENTS = {
         {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
         "projection on the frozen backbone",
         seed_0_alone=COSTLY,
+        teachers=TEACHERS[:1],  # in whose space the words are
         has_words=True,
     ),
     "depth-estimation": Experiment(
@@ -253,6 +257,7 @@ EXPERIMENTS = {
         "DPT on the frozen backbone",
         DEPTH_ARMS,
         seed_0_alone=COSTLY,
+        teachers=TEACHERS,
     ),
 }
 
@@ -266,15 +271,12 @@ METHODS: Mapping[str, Arm] = {
         {"tune": "full", "learning_rate": 5e-4}, "a ViT of equal size that was never trained", is_random=True
     ),
 }
-"""Of every task that can have them. Names have no commas: the command takes them in a list."""
-
-TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
-"""The demo's, probed with a linear head where a task has one."""
+"""Of every task. Names have no commas: the command takes them in a list."""
 
 
 def arms_of(experiment: Experiment) -> dict[str, Arm]:
     """Return all ways of tuning for a task by name, its teachers' probes last."""
-    teachers = TEACHERS if experiment.teachers else ()
-    probes = {f"teacher {name}": Arm({}, "a linear head on the frozen teacher", teacher=name) for name in teachers}
-    methods = {name: arm for name, arm in METHODS.items() if not (arm.is_random and experiment.has_words)}
-    return {**methods, **experiment.arms, **probes}
+    probes = {
+        f"teacher {name}": Arm({}, "one layer on the frozen teacher", teacher=name) for name in experiment.teachers
+    }
+    return {**METHODS, **experiment.arms, **probes}

@@ -10,16 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
 
+from foundation.files import write_folder
 from foundation.machine.memory import peak_memory_mb
 from foundation.machine.timing import Clock
-from modeling_radio import RadioConfig, RadioModel
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from training.demo_kit.tuning.experiments import EXPERIMENTS, Arm, Experiment, arms_of
 from training.demo_kit.tuning.raw_results import (
     RawResultError,
@@ -79,7 +81,7 @@ class Grid:
 
     def _checkpoint(self, name: str, arm: Arm, seed: int) -> Path:
         if arm.is_random:
-            return self.output / "random" / f"seed-{seed}"
+            return self.output / "random" / f"{'words' if EXPERIMENTS[name].has_words else 'seed'}-{seed}"
         if arm.after is not None:
             return self.output / name / f"{slug(arm.after)}-{seed}" / FINAL
         return self._student_folder(EXPERIMENTS[name])
@@ -168,14 +170,22 @@ class Grid:
         with FileLock(settings.data + LOCK):  # runs side by side share them
             experiment.write_data(settings)
         if is_random:
-            self._write_random_weights(Path(settings.checkpoint), settings.seed)
+            folder = Path(settings.checkpoint)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}{LOCK}"):
+                if not folder.is_dir():
+                    torch.manual_seed(settings.seed)
+                    write_folder(folder, self._write_random_words if experiment.has_words else self._write_random)
 
-    def _write_random_weights(self, folder: Path, seed: int) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}{LOCK}"):
-            if not folder.is_dir():
-                torch.manual_seed(seed)
-                RadioModel(RadioConfig.from_pretrained(self.checkpoint).without_adaptors()).save_pretrained(folder)
+    def _write_random(self, folder: Path) -> None:
+        RadioModel(RadioConfig.from_pretrained(self.checkpoint).without_adaptors()).save_pretrained(folder)
+
+    def _write_random_words(self, folder: Path) -> None:
+        """Write random weights beside the student's text tower, which stays."""
+        model = RadioForZeroShotImageClassification.from_pretrained(self.words)
+        model.radio_model.load_state_dict(RadioModel(model.config).radio_model.state_dict())
+        model.save_pretrained(folder)
+        cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(self.words)).save_pretrained(folder)
 
 
 def _prepare_process() -> None:

@@ -1,4 +1,4 @@
-"""A linear head on a frozen teacher of the demo, trained as long as the student's, on the same labels."""
+"""A head of one layer on a frozen teacher of the demo, trained as long as the student's, on the same labels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from training.demo_kit.tuning.teacher_heads import TeacherHead, head_class
 from training.finetuning.data.sources import load_images
 from training.finetuning.run import learning_rates
 from training.finetuning.settings import FinetuneSettings
@@ -17,7 +16,6 @@ from training.finetuning.tasks.base import FinetuningTask
 from training.finetuning.tasks.classification import MultiLabelTask
 from training.finetuning.tasks.examples import build_examples
 from training.finetuning.tasks.registry import build_task
-from training.finetuning.tasks.segmentation import SegmentationTask
 from training.teachers.base import Teacher
 from training.teachers.registry import build_teacher
 
@@ -26,7 +24,8 @@ def probe_teacher(kind: str, settings: FinetuneSettings) -> dict[str, Any]:
     """Train a linear head on a teacher's answers, and measure it as `FinetuningRun` does.
 
     The head is that of the student's probe: layer norm and a linear layer on the summary, or batch norm and one on each
-    place of the features. Images are not augmented, so that the teacher answers once for each.
+    place of the features (for depth, too, where the student has DPT's decoder); for words, a projection among the
+    texts. Images are not augmented, so that the teacher answers once for each.
 
     Args:
         kind: Of the teacher.
@@ -36,15 +35,18 @@ def probe_teacher(kind: str, settings: FinetuneSettings) -> dict[str, Any]:
         `metrics`, `trainable_parameters`, `parameters` and `seconds` as in a run's results.
 
     Raises:
-        ValueError: If the task has no linear head, or the teacher no summary where one is classified.
+        ValueError: If the task has no such head, or the teacher no summary where one is classified.
         PackageError: If the package with the weights cannot be fetched.
     """
     started = time.perf_counter()
     teacher = build_teacher(kind, kind=kind)
     task = build_task(settings, load_images(settings))
-    train = _answers(teacher, task, task.images.train, "training image")
-    validation = _answers(teacher, task, task.images.validation, "validation image")
-    head = _head(task, train.tensors[0])
+    kind_of_head = head_class(task)
+    is_dense = kind_of_head.is_dense
+    train = _answers(teacher, task, task.images.train, "training image", is_dense=is_dense)
+    validation = _answers(teacher, task, task.images.validation, "validation image", is_dense=is_dense)
+    torch.manual_seed(settings.seed)
+    head = kind_of_head(task, *train.tensors)
     _train(head, task, train)
     metrics = _measure(head, task, validation)
     trained = sum(parameter.numel() for parameter in head.parameters())
@@ -57,14 +59,14 @@ def probe_teacher(kind: str, settings: FinetuneSettings) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _answers(teacher: Teacher, task: FinetuningTask, rows: Any, name: str) -> TensorDataset:
+def _answers(teacher: Teacher, task: FinetuningTask, rows: Any, name: str, *, is_dense: bool) -> TensorDataset:
     """Return what the teacher says of each image, and its labels."""
     examples = build_examples(task, rows, name, is_training=False)
-    loader = DataLoader(examples, task.settings.batch_size, collate_fn=task.collate)
+    loader = DataLoader(examples, task.settings.batch_size)
     answers, labels = [], []
     for batch in loader:
         found = teacher.answer(batch["pixel_values"])
-        answer = found.features if isinstance(task, SegmentationTask) else found.summary
+        answer = found.features if is_dense else found.summary
         if answer is None:
             raise ValueError(f"`teacher` {teacher.name!r} has no summary to classify by.")
         answers.append(answer.float())
@@ -72,22 +74,7 @@ def _answers(teacher: Teacher, task: FinetuningTask, rows: Any, name: str) -> Te
     return TensorDataset(torch.cat(answers), torch.cat(labels))
 
 
-def _head(task: FinetuningTask, answers: Tensor) -> nn.Module:
-    torch.manual_seed(task.settings.seed)
-    width, num_classes = answers.shape[1], len(task.class_names)
-    if isinstance(task, SegmentationTask):
-        return nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, num_classes, 1))
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_classes))
-
-
-def _logits(head: nn.Module, task: FinetuningTask, answers: Tensor, labels: Tensor) -> Tensor:
-    logits = head(answers)
-    if isinstance(task, SegmentationTask):
-        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-    return logits
-
-
-def _train(head: nn.Module, task: FinetuningTask, examples: TensorDataset) -> None:
+def _train(head: TeacherHead, task: FinetuningTask, examples: TensorDataset) -> None:
     settings = task.settings
     assert settings.steps is not None
     generator = torch.Generator().manual_seed(settings.seed)
@@ -97,8 +84,7 @@ def _train(head: nn.Module, task: FinetuningTask, examples: TensorDataset) -> No
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     head.train()
     for _, (answers, labels) in zip(range(settings.steps), _endless(loader), strict=False):
-        loss = _loss(_logits(head, task, answers, labels), labels, task)
-        loss.backward()
+        head.loss(head(answers), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -109,20 +95,9 @@ def _endless(loader: DataLoader) -> Any:
         yield from loader
 
 
-def _loss(logits: Tensor, labels: Tensor, task: FinetuningTask) -> Tensor:
-    if isinstance(task, MultiLabelTask):
-        return F.binary_cross_entropy_with_logits(logits, labels)
-    ignored = task.ignore_index if isinstance(task, SegmentationTask) else -100
-    return F.cross_entropy(logits, labels, ignore_index=ignored)
-
-
 @torch.no_grad()
-def _measure(head: nn.Module, task: FinetuningTask, examples: TensorDataset) -> dict[str, float]:
+def _measure(head: TeacherHead, task: FinetuningTask, examples: TensorDataset) -> dict[str, float]:
     score, head = task.build_score(), head.eval()
     for answers, labels in DataLoader(examples, task.settings.batch_size):
-        logits = _logits(head, task, answers, labels)
-        if isinstance(task, MultiLabelTask):
-            score.update(logits.sigmoid(), labels.long())
-        else:
-            score.update(logits.argmax(dim=1) if isinstance(task, SegmentationTask) else logits, labels)
+        score.update(head.decide(head(answers)), labels.long() if isinstance(task, MultiLabelTask) else labels)
     return {name: float(value) for name, value in score.compute().items()}

@@ -3,7 +3,7 @@
 import pytest
 from tuning_fixtures import write_shades
 
-from training.demo_kit.tuning.experiments import EXPERIMENTS, Arm, Experiment
+from training.demo_kit.tuning.experiments import EXPERIMENTS, TEACHERS, Arm, Experiment
 
 
 TASK = "shades"
@@ -15,7 +15,7 @@ def shades(own_datasets_cache, one_picture):
     options = {"steps": 2, "batch_size": 2, "lora_rank": 2}
     after = {"LoRA after head": Arm({"tune": "lora"}, "first the head", after="head")}
     experiment = Experiment(
-        "image-classification", write_shades, 32, options, "frozen linear probe", after, teachers=True
+        "image-classification", write_shades, 32, options, "frozen linear probe", after, teachers=TEACHERS
     )
     others = dict(EXPERIMENTS)
     EXPERIMENTS.clear()

@@ -71,6 +71,19 @@ def test_random_weights_are_others_for_each_seed_and_have_the_shape_of_the_stude
     assert not torch.equal(first[name], student[name])
 
 
+def test_random_weights_beside_a_text_tower_are_those_of_the_images_alone(grid, shades, zero_shot_folder):
+    EXPERIMENTS[shades] = replace(EXPERIMENTS[shades], task="zero-shot-image-classification", has_words=True)
+    grid = replace(grid, words=zero_shot_folder)
+    grid.prepare(shades, "full from random weights", 1)
+    folder = grid.output / "random" / "words-1"
+    before, after = (load_file(path / "model.safetensors") for path in (zero_shot_folder, folder))
+    assert before.keys() == after.keys()
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith(("text_tower.", "logit_"))} <= kept
+    assert "radio_model.model.blocks.0.attn.qkv.weight" not in kept
+    grid.run(shades, "full from random weights", 1)  # it opens, with the tokenizer
+
+
 def test_those_that_go_on_are_run_last(grid, shades, monkeypatch):
     order = []
     # Threads in place of processes, which would not know of what is replaced here.

@@ -1,5 +1,6 @@
 """A linear head on a teacher learns what the teacher tells apart."""
 
+import numpy as np
 import pytest
 import torch
 from tiny_tuning import tuning_settings
@@ -69,6 +70,37 @@ def test_masks_are_told_apart_in_each_place(tmp_path):
             Image.fromarray(shade.numpy()).save(tmp_path / split / "masks" / f"{number}.png")
     found = probe_teacher("mean", settings(tmp_path, task="semantic-segmentation"))
     assert found["metrics"]["pixel_accuracy"] > 0.9
+
+
+def test_depth_follows_what_is_seen_in_each_place(tmp_path):
+    from PIL import Image
+
+    for number in range(4):
+        for split in ("train", "validation"):
+            shade = np.zeros((32, 32), dtype=np.uint8)
+            shade[:, 16 * (number % 2) :] = 200
+            (tmp_path / split / "images").mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / "depth").mkdir(exist_ok=True)
+            Image.fromarray(shade).convert("RGB").save(tmp_path / split / "images" / f"{number}.png")
+            np.save(tmp_path / split / "depth" / f"{number}.npy", np.where(shade, 8.0, 4.0).astype(np.float32))
+    found = probe_teacher("mean", settings(tmp_path, task="depth-estimation"))
+    assert found["metrics"]["abs_rel"] < 0.15  # the mean logarithm alone has .35
+    assert found["trainable_parameters"] == 3 * 2 + 3 + 1
+
+
+def test_words_move_with_a_projection(data, zero_shot_folder):
+    task = "zero-shot-image-classification"
+    for split in ("train", "validation"):  # the tiny tokenizer knows few words
+        (data / split / "dark").rename(data / split / "cat")
+        (data / split / "light").rename(data / split / "dog")
+    found = probe_teacher("mean", settings(data, task=task, checkpoint=str(zero_shot_folder)))
+    assert found["metrics"]["accuracy"] == 1.0  # the texts' tower is random: a constant answer has .5
+    assert found["trainable_parameters"] == 3 * 16 + 16
+
+
+def test_boxes_take_more_than_one_layer(outlines_folder):
+    with pytest.raises(ValueError, match="`task` must be one that a head of one layer can do, got 'object-detection'"):
+        probe_teacher("mean", settings(outlines_folder, task="object-detection"))
 
 
 def test_a_teacher_without_a_summary_classifies_nothing(data):
