@@ -119,6 +119,9 @@ TEACHERS = ("efficientnet-lite0", "dinov2-s-saliency", "nanodet-g")
 COSTLY = {"DoRA", "rsLoRA"}  # where a run takes minutes, one seed of what LoRA is nearly
 FEW_CLASSES = {"flip_probability": 0.0, **WHOLE_IMAGES}
 
+LORA_WITH_DECAY = "LoRA with layer decay"
+DECAYED = Arm({"tune": "lora", "layer_decay": 0.75}, "lower blocks have to stay, as full tuning's do")
+
 DETECTION_ARMS = {
     "head for twice the steps": Arm({"tune": "head", "steps": 1000}, "the decoder may only lack time"),
     "LoRA for twice the steps": Arm(
@@ -134,6 +137,7 @@ DETECTION_ARMS = {
     "LoRA at 2e-3": Arm({"tune": "lora", "learning_rate": 2e-3}, "adapters learn too slowly"),
     "LoRA on qkv alone": Arm({"tune": "lora", "lora_targets": ("qkv",)}, "fewer parameters to fit 134 cut-outs with"),
     "LoRA with norms": Arm({"tune": "lora", "train_norms": True}, "frozen norms hold features where they are"),
+    LORA_WITH_DECAY: DECAYED,
     "LoRA with free gradients": Arm(
         {"tune": "lora", "max_grad_norm": 1.0}, "clipping to 0.1 follows the decoder's gradients"
     ),
@@ -181,8 +185,10 @@ INSTANCE_ARMS = {
 
 DEPTH_ARMS = {
     "LoRA at 2e-4": Arm({"tune": "lora", "learning_rate": 2e-4}, "adapters learn too fast"),
+    LORA_WITH_DECAY: DECAYED,
+    "full without decay": Arm({"tune": "full", "layer_decay": 1.0}, "lower blocks have to change as much"),
 }
-"""Depth of scenes that few photographs make is learned by heart soon."""
+"""Depth of scenes that few photographs make is learned by heart soon; full tuning gains there, adapters do not."""
 
 EXPERIMENTS = {
     "image-classification": Experiment(
