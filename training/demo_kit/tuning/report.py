@@ -34,10 +34,10 @@ makes of it), and for one seed have the same images, order and number of steps u
 are measured once, after the last step, on images whose objects and photographs (or digits) no training image shows.
 "Full from random weights" is a ViT of the student's shape that was never trained (for words beside the same text
 tower); a teacher has one layer on its frozen answers, for depth, too, where the others have a decoder; boxes and
-instances take a decoder, which teachers have none of. A cell is the mean over seeds and their standard deviation; "to head" is the mean difference to the head
-alone over the seeds that both have, with its standard error; "training images" is the same metric on as many images of
-the training. All compute in bfloat16. Seconds are those of one thread, memory the largest of the whole process, with
-PyTorch and the images.
+instances take a decoder, which teachers have none of. A cell is the mean over seeds and their standard deviation; "to
+head" is the mean difference to the head alone over the seeds that both have, with its standard error; "training images"
+is the same metric on as many images of the training. All compute in bfloat16. Seconds are those of one thread, memory
+the largest of the whole process, with PyTorch and the images.
 """
 
 
