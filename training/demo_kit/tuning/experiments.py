@@ -163,6 +163,13 @@ CLASSIFIER_ARMS = {
 }
 """What the command's own rates, rank and targets are held against, where a run takes half a minute."""
 
+MULTI_LABEL_ARMS = {
+    "head at 4e-3": Arm({"tune": "head", "head_learning_rate": 4e-3}, "the head learns too slowly"),
+    "LoRA at 2e-3": Arm({"tune": "lora", "learning_rate": 2e-3}, "adapters learn too slowly"),
+    "full at 2e-4": Arm({"tune": "full", "learning_rate": 2e-4, "layer_decay": 0.75}, "the backbone learns too slowly"),
+}
+"""Four times the command's own rates, which a backbone of a quarter of ViT-B's width may take."""
+
 SEGMENTER_ARMS = {
     "head at 1e-2": Arm({"tune": "head", "head_learning_rate": 1e-2}, "the head learns too slowly"),
     "LoRA at 2e-4": Arm({"tune": "lora", "learning_rate": 2e-4}, "adapters learn too fast"),
@@ -206,6 +213,7 @@ EXPERIMENTS = {
         128,
         {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
         "frozen linear probe",
+        MULTI_LABEL_ARMS,
         seed_0_alone=COSTLY,
         teachers=TEACHERS,
     ),
