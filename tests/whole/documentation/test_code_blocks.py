@@ -67,7 +67,13 @@ def program(block: Block, endpoint: str) -> str:
     return PRELUDE.format(endpoint=endpoint, ours=ours, paths=[str(ROOT)] if ours else []) + given + block.text
 
 
-@pytest.mark.parametrize("block", blocks("python", "py"), ids=lambda block: block.place)
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=block.place, marks=() if block.page == "README.md" else pytest.mark.tour)
+        for block in blocks("python", "py")
+    ],
+)
 def test_blocks_run(block, world, elsewhere):
     folder = world.folder / OTHER_FOLDERS.get(block.page, "")
     done = elsewhere.run(program(block, world.hub.endpoint), folder)

@@ -43,9 +43,9 @@ EVERYTHING = (
     ("views", "optimizer", "others"),
     [
         ("online", "adamw", ()),
-        ("cached", "lamb", ()),
-        ("online", "muon", ()),
-        ("online", "lamb", tiny.PACKED),
+        pytest.param("cached", "lamb", (), marks=pytest.mark.tour),
+        pytest.param("online", "muon", (), marks=pytest.mark.tour),
+        pytest.param("online", "lamb", tiny.PACKED, marks=pytest.mark.tour),
         ("cached", "muon", tiny.PACKED),
     ],
 )
@@ -113,7 +113,9 @@ def test_run_killed_at_random_moments_equals_an_undisturbed_one(
     assert left[0] == left[1]
 
 
-@pytest.mark.parametrize(("views", "optimizer"), [("online", "lamb"), ("cached", "muon")])
+@pytest.mark.parametrize(
+    ("views", "optimizer"), [("online", "lamb"), pytest.param("cached", "muon", marks=pytest.mark.tour)]
+)
 def test_run_killed_while_it_trains_on_and_saves_equals_an_undisturbed_one(
     recipe_file: str, views: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

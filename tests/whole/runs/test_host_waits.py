@@ -82,11 +82,16 @@ def _has_mask(args: tuple) -> bool:
     ("views", "optimizer", "more"),
     [
         ("online", "lamb", ["student.gradient_checkpointing=true"]),
-        ("cached", "adamw", ["optimizer.trunk_frozen_steps=3"]),
-        ("online", "muon", ["damp={sigma: 0.1}"]),
+        pytest.param("cached", "adamw", ["optimizer.trunk_frozen_steps=3"], marks=pytest.mark.tour),
+        pytest.param("online", "muon", ["damp={sigma: 0.1}"], marks=pytest.mark.tour),
         ("online", "lamb", [*tiny.PACKED, "partitions.low.accumulation_steps=2"]),
         ("online", "adamw", ["contrastive={weight: 0.1, kind: dense}", "balancing={method: dwa}"]),
-        ("online", "adamw", ["contrastive={weight: 0.1}", "balancing={method: teacher_dropping}"]),
+        pytest.param(
+            "online",
+            "adamw",
+            ["contrastive={weight: 0.1}", "balancing={method: teacher_dropping}"],
+            marks=pytest.mark.tour,
+        ),
     ],
 )
 def test_a_step_waits_once(recipe_file: str, views: str, optimizer: str, more: list[str]) -> None:
