@@ -32,6 +32,8 @@ from training.student.parameters import freeze_projection_of_clips
 
 TRUNK = f"{BACKBONE}.model"
 
+_OF_UNTUNED = ".original_module."
+
 
 @dataclass(frozen=True)
 class TrainableShare:
@@ -42,12 +44,18 @@ class TrainableShare:
 
     @classmethod
     def of(cls, model: nn.Module) -> TrainableShare:
-        """Count a model's parameters."""
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-        return cls(sum(size for size, is_trained in sizes if is_trained), sum(size for size, _ in sizes))
+        """Count a model's parameters, without the heads as they were that peft keeps beside the trained ones."""
+        kept = [(_num_weights(weight), weight) for name, weight in model.named_parameters() if _OF_UNTUNED not in name]
+        return cls(sum(size for size, weight in kept if weight.requires_grad), sum(size for size, _ in kept))
 
     def __str__(self) -> str:
         return f"{self.trainable:,} of {self.total:,} parameters ({self.trainable / self.total:.2%})"
+
+
+def _num_weights(parameter: nn.Parameter) -> int:
+    """Return how many numbers a parameter has: bitsandbytes packs those of four bits in pairs."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
 
 
 def open_config(checkpoint: str) -> RadioConfig:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_tuning import run_settings, tuning_settings
 
-from modeling_radio import RadioConfig, RadioForImageClassification
+from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from training.finetuning.models import configure, open_config
 from training.finetuning.run import FinetuningRun
 
@@ -54,6 +54,23 @@ def test_fewer_patches_than_queries(base, coco_folder, tmp_path):
         ValueError, match="`detection_num_queries` must be at most 6 for images of 2 x 3 patches, got 100"
     ):
         FinetuningRun(run_settings(base, coco_folder, tmp_path / "run", task="object-detection"))
+
+
+@pytest.mark.parametrize("options", [{}, {"train_norms": True}, {"quantize": 4}, {"quantize": 8}])
+def test_the_share_counts_each_weight_once(options, class_folders, tmp_path):
+    """The heads and norms that peft keeps untrained are none of the model's, and weights of four bits are not half."""
+    if "quantize" in options:
+        pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    config = RadioConfig.from_preset("radio-test", hidden_size=64, preferred_resolution=[32, 48])  # one block of NF4
+    RadioModel(config).save_pretrained(tmp_path / "base")
+    head = FinetuningRun(run_settings(tmp_path / "base", class_folders, tmp_path / "head"))
+    lora = FinetuningRun(run_settings(tmp_path / "base", class_folders, tmp_path / "lora", tune="lora", **options))
+    adapters = sum(weight.numel() for name, weight in lora.model.named_parameters() if ".lora_" in name)
+    assert adapters > 0
+    assert lora.share.total == head.share.total + adapters
+    norms = 4 * config.hidden_size * config.num_hidden_layers if options.get("train_norms") else 0
+    assert lora.share.trainable == head.share.trainable + adapters + norms
 
 
 def test_quantization_without_bitsandbytes(base, class_folders, tmp_path, monkeypatch):
