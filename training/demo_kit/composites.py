@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -60,7 +60,12 @@ class DetectionSet:
 
 
 def detection_set(
-    assets: DemoAssets, size: int, num_train: int = NUM_TRAIN_SCENES, num_test: int = NUM_TEST_SCENES, draw: int = 0
+    assets: DemoAssets,
+    size: int,
+    num_train: int = NUM_TRAIN_SCENES,
+    num_test: int = NUM_TEST_SCENES,
+    draw: int = 0,
+    every: int = 1,
 ) -> DetectionSet:
     """Return scenes with the assets' segmentation classes as objects; always the same ones.
 
@@ -70,15 +75,16 @@ def detection_set(
         num_train: Number of training scenes.
         num_test: Number of test scenes.
         draw: Each number gives other scenes of the same objects and photographs.
+        every: Training scenes show every object (1), every second one (2), and so on.
 
     Raises:
         ValueError: If the size or a number is not positive.
     """
-    if min(size, num_train, num_test) < 1:
-        numbers = f"{size}, {num_train} and {num_test}"
-        raise ValueError(f"`size`, `num_train` and `num_test` must be positive, got {numbers}.")
+    if min(size, num_train, num_test, every) < 1:
+        numbers = f"{size}, {num_train}, {num_test} and {every}"
+        raise ValueError(f"`size`, `num_train`, `num_test` and `every` must be positive, got {numbers}.")
     return DetectionSet(
-        train=_scenes(assets, "train", size, num_train, draw),
+        train=_scenes(assets, "train", size, num_train, draw, every),
         test=_scenes(assets, "held_out", size, num_test, draw),
         class_names=assets.segmentation_classes,
     )
@@ -129,7 +135,10 @@ def _hides_too_much(opaque: np.ndarray, owners: np.ndarray, areas: list[int]) ->
     return any(left < MIN_VISIBLE_SHARE * area for left, area in zip(visible, areas, strict=True))
 
 
-def _scenes(assets: DemoAssets, split: Split, size: int, num_scenes: int, draw: int) -> tuple[Composite, ...]:
+def _scenes(
+    assets: DemoAssets, split: Split, size: int, num_scenes: int, draw: int, every: int = 1
+) -> tuple[Composite, ...]:
     bank = evaluation_bank(assets, split, assets.segmentation_classes)
+    bank = replace(bank, objects=bank.objects[::every], labels=bank.labels[::every])
     seeds = ([DETECTION_SEEDS[split], index, draw] for index in range(num_scenes))
     return tuple(compose_objects(bank, size, MAX_OBJECTS, np.random.default_rng(seed)) for seed in seeds)

@@ -74,7 +74,7 @@ def _run(settings: GridSettings) -> None:
     # transformers imports bitsandbytes wherever it is installed, and that says at once what it cannot download.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # These take seconds, which `--help` need not wait for.
-    from training.demo_kit.tuning.pictures import draw_runs, draw_scores
+    from training.demo_kit.tuning.pictures import draw_lengths, draw_runs, draw_scores
     from training.demo_kit.tuning.report import build_report
     from training.demo_kit.tuning.runs import Grid, run_grid
 
@@ -87,6 +87,8 @@ def _run(settings: GridSettings) -> None:
         for name in settings.tasks:
             draw_runs(grid, name, settings.seeds[0])
     draw_scores(settings.results)
+    for name in EXPERIMENTS:
+        draw_lengths(settings.results, name)
     write_text(settings.report, build_report(settings.results))
     print(f"Wrote {settings.report}.")
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.demo_kit.composites import MAX_OBJECTS, detection_set
+from training.demo_kit.composites import MAX_OBJECTS, compose_objects, detection_set
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,23 @@ def test_scenes_are_always_the_same_ones(assets, scenes):
     assert not torch.equal(other.test[1].image, scenes.test[1].image)
 
 
+def test_every_second_object_alone(assets, monkeypatch):
+    banks = []
+
+    def noted(bank, *others):
+        banks.append(bank)
+        return compose_objects(bank, *others)
+
+    monkeypatch.setattr("training.demo_kit.composites.compose_objects", noted)
+    detection_set(assets, 96, num_train=1, num_test=1)
+    detection_set(assets, 96, num_train=1, num_test=1, every=2)
+    train, test, fewer, test_again = banks
+    assert fewer.objects == train.objects[::2]
+    assert fewer.labels == train.labels[::2]
+    assert len(fewer.objects) < len(train.objects)
+    assert test_again.objects == test.objects
+
+
 def test_wrong_numbers(assets):
-    with pytest.raises(ValueError, match="must be positive, got 96, 0 and 1"):
+    with pytest.raises(ValueError, match="must be positive, got 96, 0, 1 and 1"):
         detection_set(assets, 96, num_train=0, num_test=1)

@@ -68,15 +68,16 @@ def write_masks(folder: Path, size: int, draw: int) -> None:
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in scenes.class_names))
 
 
-def write_objects(folder: Path, size: int, draw: int) -> None:
+def write_objects(folder: Path, size: int, draw: int, every: int = 1) -> None:
     """Write scenes with boxes and outlines as COCO json: `train/_annotations.coco.json`, the images beside it.
 
     Args:
         folder: Folder to write into.
         size: Side of the images in pixels.
         draw: See `detection_set`.
+        every: See `detection_set`.
     """
-    for split, scenes, names in _write_scenes(folder, size, draw):
+    for split, scenes, names in _write_scenes(folder, size, draw, every=every):
         (split / "_annotations.coco.json").write_text(json.dumps(_coco(scenes, names)))
 
 
@@ -131,18 +132,18 @@ def write_depths(folder: Path, size: int, draw: int) -> None:
 
 
 def _write_scenes(
-    folder: Path, size: int, draw: int, below: str = ""
+    folder: Path, size: int, draw: int, below: str = "", every: int = 1
 ) -> Iterator[tuple[Path, Sequence[Composite], Sequence[str]]]:
     """Write images by number; yield the folder of each split with its scenes and the names of the classes."""
-    for split, scenes, names in _draw_scenes(size, draw):
+    for split, scenes, names in _draw_scenes(size, draw, every):
         for index, scene in enumerate(scenes):
             _save(to_pil_image(scene.image), folder / split / below / f"{index}.png")
         yield folder / split, scenes, names
 
 
-def _draw_scenes(size: int, draw: int) -> Iterator[tuple[str, Sequence[Composite], Sequence[str]]]:
+def _draw_scenes(size: int, draw: int, every: int = 1) -> Iterator[tuple[str, Sequence[Composite], Sequence[str]]]:
     """Yield each split with its scenes and the names of the classes."""
-    drawn = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw)
+    drawn = detection_set(load_demo_assets(), size, NUM_SCENES, NUM_VALIDATION, draw, every)
     yield "train", drawn.train, drawn.class_names
     yield "validation", drawn.test, drawn.class_names
 

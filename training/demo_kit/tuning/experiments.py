@@ -33,6 +33,7 @@ class Arm:
     Attributes:
         options: Settings in place of the experiment's.
         reason: What it is, or what would be true if it won.
+        every: Its training scenes show every object (1), every second one (2), and so on.
         after: The arm whose model, with the same seed, it goes on with.
         is_random: Whether the backbone starts from random weights.
         teacher: The kind of teacher that takes the backbone's place.
@@ -40,6 +41,7 @@ class Arm:
 
     options: Mapping[str, Any]
     reason: str
+    every: int = 1
     after: str | None = None
     is_random: bool = False
     teacher: str | None = None
@@ -51,7 +53,8 @@ class Experiment:
 
     Attributes:
         task: Of `training.finetune`.
-        write: Writes the images below a folder; it takes their side in pixels and which draw of them.
+        write: Writes the images below a folder; it takes their side in pixels, which draw of them and, where an arm
+            shows fewer objects, `every`.
         size: Side of the images in pixels.
         options: Settings that all methods share.
         frozen: What the method is that trains the head alone.
@@ -62,7 +65,7 @@ class Experiment:
     """
 
     task: str
-    write: Callable[[Path, int, int], None]
+    write: Callable[..., None]
     size: int
     options: dict[str, Any]
     frozen: str
@@ -81,12 +84,13 @@ class Experiment:
         options = {"size": (self.size, self.size), "precision": "bf16", **self.options, **own}  # as on a GPU by itself
         return FinetuneSettings(task=self.task, evaluate_every=options["steps"], num_workers=0, seed=seed, **options)  # pyrefly: ignore[bad-argument-type]
 
-    def write_data(self, settings: FinetuneSettings) -> None:
-        """Write the images of a run if they are not there yet."""
+    def write_data(self, settings: FinetuneSettings, every: int = 1) -> None:
+        """Write the images of a run, with every object or some, if they are not there yet."""
         data, size = Path(settings.data), settings.size
         assert size is not None
         if not data.is_dir():
-            write_folder(data, lambda folder: self.write(folder, size[0], FIRST_DRAW + settings.seed))
+            fewer = {} if every == 1 else {"every": every}
+            write_folder(data, lambda folder: self.write(folder, size[0], FIRST_DRAW + settings.seed, **fewer))
 
 
 WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
@@ -123,6 +127,8 @@ LORA_WITH_DECAY = "LoRA with layer decay"
 DECAYED = Arm({"tune": "lora", "layer_decay": 0.75}, "lower blocks have to stay, as full tuning's do")
 
 DETECTION_ARMS = {
+    "head for half the steps": Arm({"tune": "head", "steps": 250}, "the decoder may only lack time"),
+    "LoRA for half the steps": Arm({"tune": "lora", "steps": 250}, "the decoder may only lack time"),
     "head for twice the steps": Arm({"tune": "head", "steps": 1000}, "the decoder may only lack time"),
     "LoRA for twice the steps": Arm(
         {"tune": "lora", "steps": 1000}, "adapters learn little from a decoder of random weights"
@@ -143,6 +149,8 @@ DETECTION_ARMS = {
     ),
     "head augmented": Arm({"tune": "head", **AUGMENTED}, "the decoder fits the cut-outs that it sees"),
     "LoRA augmented": Arm({"tune": "lora", **AUGMENTED}, "adapters fit the cut-outs that they see"),
+    "head on a quarter": Arm({"tune": "head"}, "what adapters learn beyond the head is the cut-outs they see", every=4),
+    "LoRA on a quarter": Arm({"tune": "lora"}, "what adapters learn beyond the head is the cut-outs they see", every=4),
     "head at 256 px": Arm({"tune": "head", "size": (256, 256)}, "small boxes need a finer grid"),
     "LoRA at 256 px": Arm({"tune": "lora", "size": (256, 256)}, "small boxes need a finer grid"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from foundation.files import write_file
 from training.demo_kit.tuning.experiments import EXPERIMENTS, FULL, HEAD, LORA, METHODS, Experiment, arms_of
 from training.demo_kit.tuning.raw_results import TuningResult, load_results
-from training.demo_kit.tuning.report import LOSSES, PREDICTIONS, SCORES, best_metric
+from training.demo_kit.tuning.report import LOSSES, PREDICTIONS, SCORES, STEPS, best_metric
 from training.demo_kit.tuning.runs import Grid
 from training.demo_kit.tuning.saved import reopen
 from training.finetuning.checkpoints import last_checkpoint
@@ -22,11 +22,12 @@ from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.run import FINAL
 from training.finetuning.tasks.examples import build_examples
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
-from training.pictures.curves import Curve, draw_curves
+from training.pictures.curves import Curve, draw_curves, label_panel
 from training.pictures.features import DPI
 
 
 PICTURED = (HEAD, LORA, FULL)
+LENGTHS = (" for half the steps", "", " for twice the steps")
 NUM_PICTURED = 8  # our choice
 SMOOTHING_RECORDS = 5  # our choice: the loss is recorded every ten steps, and its picture shows means over 50
 COLUMNS = 2
@@ -53,6 +54,43 @@ def draw_scores(folder: Path) -> None:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     write_file(folder / SCORES, figure.savefig)
+
+
+def draw_lengths(folder: Path, name: str) -> None:
+    """Draw what the head alone and LoRA score after more and more steps, on held-out images and those of the training.
+
+    Each length is a run of its own, whose learning rate falls to 0, so that none is a stop on the way of another. The
+    points are means over the seeds that all lengths have; nothing is drawn of a single length.
+
+    Args:
+        folder: Of the raw results.
+        name: Of `EXPERIMENTS`.
+
+    Raises:
+        RawResultError: If a raw result is damaged.
+    """
+    results, experiment = load_results(folder, name), EXPERIMENTS[name]
+    metric = best_metric(experiment, [metric for result in results.values() for metric in result.metrics])
+    known = {length: _common_seeds(results, [f"{start}{length}" for start in (HEAD, LORA)]) for length in LENGTHS}
+    lengths = [length for length in LENGTHS if known[length]]
+    seeds = sorted(set.intersection(*(known[length] for length in lengths))) if lengths else []
+    if len(lengths) < 2 or not seeds:
+        return
+    figure = Figure(figsize=(5.2, 3.2), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    for color, start in zip(("0.4", "C0"), (HEAD, LORA), strict=True):
+        found = [[results[f"{start}{length}", seed] for seed in seeds] for length in lengths]
+        steps = [each[0].settings["steps"] for each in found]
+        for label, style, key in (("held out", "o-", "metrics"), ("training images", "s--", "training_metrics")):
+            values = [statistics.mean(getattr(run, key)[metric] for run in each) for each in found]
+            axes.plot(steps, values, style, color=color, label=f"{start}, {label}", linewidth=1.2, markersize=4)
+    label_panel(axes, f"{name}: {metric}, seeds {', '.join(map(str, seeds))}", "steps of a run", font_size=9)
+    write_file(folder / name / STEPS, figure.savefig)
+
+
+def _common_seeds(results: Mapping[tuple[str, int], TuningResult], arms: Sequence[str]) -> set[int]:
+    """Return the seeds with which all of some arms were run."""
+    return set.intersection(*({seed for run, seed in results if run == arm} for arm in arms))
 
 
 def _draw_panel(axes: Axes, name: str, results: Mapping[tuple[str, int], TuningResult]) -> None:

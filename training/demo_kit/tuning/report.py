@@ -15,7 +15,7 @@ from training.finetuning.tasks.registry import TASK_CLASSES
 
 
 CONCLUSIONS = "conclusions.md"
-SCORES, PREDICTIONS, LOSSES = "scores.png", "predictions.webp", "losses.png"
+SCORES, PREDICTIONS, LOSSES, STEPS = "scores.png", "predictions.webp", "losses.png", "steps.png"
 """Pictures among the raw results: the first beside the tasks' folders, the others in each."""
 
 HEADER = """# Tuning compared
@@ -31,13 +31,18 @@ python -m training.demo_kit.finetune_grid --no-train                            
 
 All ways of tuning start from the student of `make demo` (for words, from what `python -m training.demo_kit.add_words`
 makes of it), and for one seed have the same images, order and number of steps unless their name says otherwise. They
-are measured once, after the last step, on images whose objects and photographs (or digits) no training image shows.
-"Full from random weights" is a ViT of the student's shape that was never trained (for words beside the same text
-tower); a teacher has one layer on its frozen answers, for depth, too, where the others have a decoder; boxes and
-instances take a decoder, which teachers have none of. A cell is the mean over seeds and their standard deviation; "to
-head" is the mean difference to the head alone over the seeds that both have, with its standard error; "training images"
-is the same metric on as many images of the training. All compute in bfloat16. Seconds are those of one thread, memory
-the largest of the whole process, with PyTorch and the images.
+are measured once, after the last step, on images whose objects and photographs (or digits) no training image shows. All
+compute in bfloat16.
+
+"Full from random weights" is a ViT of the student's shape, which is timm's `VisionTransformer` in all but its class
+tokens, that was never trained; for words it stands beside the same text tower. A teacher has one layer on its frozen
+answers, for depth, too, where the others have a decoder. For boxes, instances and DPT teachers have none.
+
+A cell is the mean over seeds and their standard deviation. "To head" is the mean difference to the head alone over the
+seeds that both have, with its standard error; what has one seed has none, and differs by chance as much as seeds do.
+"Training images" is the same metric on as many images of the training. Seconds are those of one thread while another
+run, and at times more, was at work beside it: compare them roughly. Memory is the largest of the whole process, with
+PyTorch and the images.
 """
 
 
@@ -66,7 +71,11 @@ def _section(name: str, folder: Path) -> str:
     if missing:
         rows = [[arm, planned[arm].reason] for arm in missing]
         parts += ["Not run yet:", markdown(["arm", "what it is, or what would explain its winning"], rows)]
-    shown = {PREDICTIONS: f"What models of {name} make of held-out images", LOSSES: f"Training losses of {name}"}
+    shown = {
+        PREDICTIONS: f"What models of {name} make of held-out images",
+        LOSSES: f"Training losses of {name}",
+        STEPS: f"Scores of {name} after runs of several lengths",
+    }
     parts += _pictures(folder, name, shown)
     conclusions = folder / name / CONCLUSIONS
     text = conclusions.read_text(encoding="utf-8").strip() if conclusions.is_file() else "Not drawn yet."

@@ -71,10 +71,11 @@ class Grid:
         experiment = EXPERIMENTS[name]
         arm = arms_of(experiment)[arm_name]
         height, _ = arm.options.get("size", (experiment.size, experiment.size))
+        fewer = "" if arm.every == 1 else f"-every-{arm.every}"
         return experiment.settings(
             seed,
             checkpoint=str(self._checkpoint(name, arm, seed)),
-            data=str(self.output / name / f"data-{seed}-{height}"),
+            data=str(self.output / name / f"data-{seed}-{height}{fewer}"),
             output=self.output / name / f"{slug(arm_name)}-{seed}",
             **arm.options,
         )
@@ -165,11 +166,11 @@ class Grid:
     def prepare(self, name: str, arm_name: str, seed: int) -> None:
         """Write a run's images and random weights if they are not there yet."""
         experiment, settings = EXPERIMENTS[name], self.settings(name, arm_name, seed)
-        is_random = arms_of(experiment)[arm_name].is_random
+        arm = arms_of(experiment)[arm_name]
         Path(settings.data).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(settings.data + LOCK):  # runs side by side share them
-            experiment.write_data(settings)
-        if is_random:
+            experiment.write_data(settings, arm.every)
+        if arm.is_random:
             folder = Path(settings.checkpoint)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}{LOCK}"):

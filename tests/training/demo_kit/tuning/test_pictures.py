@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.demo_kit.tuning.experiments import EXPERIMENTS
-from training.demo_kit.tuning.pictures import PICTURED, draw_runs, draw_scores
-from training.demo_kit.tuning.report import LOSSES, PREDICTIONS, SCORES, build_report
+from training.demo_kit.tuning.experiments import EXPERIMENTS, Arm
+from training.demo_kit.tuning.pictures import PICTURED, draw_lengths, draw_runs, draw_scores
+from training.demo_kit.tuning.report import LOSSES, PREDICTIONS, SCORES, STEPS, build_report
 from training.demo_kit.tuning.runs import Grid
 
 
@@ -34,6 +34,20 @@ def test_runs_are_drawn_once_all_of_them_lie_in_the_output_and_the_page_shows_th
         with Image.open(folder / name) as picture:
             assert picture.width > 300
         assert f"](studies/tuning/{shades}/{name})" in build_report(grid.results)
+
+
+def test_lengths_are_drawn_once_there_are_two(grid, shades):
+    twice = {f"{arm} for twice the steps": Arm({"tune": arm.lower(), "steps": 4}, "time") for arm in ("head", "LoRA")}
+    EXPERIMENTS[shades] = replace(EXPERIMENTS[shades], arms=twice)
+    path = grid.results / shades / STEPS
+    for arm in ("head", "LoRA", *twice):
+        draw_lengths(grid.results, shades)
+        assert not path.exists()
+        grid.run(shades, arm, 0)
+    draw_lengths(grid.results, shades)
+    with Image.open(path) as picture:
+        assert picture.width > 300
+    assert f"](studies/tuning/{shades}/{STEPS})" in build_report(grid.results)
 
 
 def test_scores_change_with_what_was_run(grid, shades):
