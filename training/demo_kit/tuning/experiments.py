@@ -81,7 +81,8 @@ class Experiment:
             seed: Of the run and of its images.
             own: Checkpoint, data and output of the run, and what it changes of `options`.
         """
-        options = {"size": (self.size, self.size), "precision": "bf16", **self.options, **own}  # as on a GPU by itself
+        usual = {"size": (self.size, self.size), "precision": "bf16", **RATES[own.get("tune", "head")]}  # as on a GPU
+        options = {**usual, **self.options, **own}
         return FinetuneSettings(task=self.task, evaluate_every=options["steps"], num_workers=0, seed=seed, **options)  # pyrefly: ignore[bad-argument-type]
 
     def write_data(self, settings: FinetuneSettings, every: int = 1) -> None:
@@ -92,6 +93,15 @@ class Experiment:
             fewer = {} if every == 1 else {"every": every}
             write_folder(data, lambda folder: self.write(folder, size[0], FIRST_DRAW + settings.seed, **fewer))
 
+
+RATES: Mapping[str, Mapping[str, float]] = {
+    "head": {},
+    "lora": {"learning_rate": 5e-4},
+    "dora": {"learning_rate": 5e-4},
+    "rslora": {"learning_rate": 5e-4},
+    "full": {"learning_rate": 5e-5},
+}
+"""Where neither a task nor an arm has another: usual for backbones of the published sizes."""
 
 WHOLE_IMAGES = {"crop_area_min": 1.0, "color_jitter": 0.0}  # scenes are composed anew, and digits fill their image
 
@@ -210,7 +220,7 @@ EXPERIMENTS = {
         "image-classification",
         write_digits,
         64,  # eight times the digits' own
-        {"steps": 200, "batch_size": 32, **FEW_CLASSES},
+        {"steps": 200, "batch_size": 32, "head_learning_rate": 1e-3, **FEW_CLASSES},
         "frozen linear probe",
         CLASSIFIER_ARMS,
         teachers=TEACHERS,
@@ -219,7 +229,7 @@ EXPERIMENTS = {
         "image-classification",
         write_subjects,
         128,
-        {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
+        {"steps": 200, "batch_size": 32, "head_learning_rate": 1e-3, **WHOLE_IMAGES},
         "frozen linear probe",
         MULTI_LABEL_ARMS,
         seed_0_alone=COSTLY,
@@ -265,7 +275,7 @@ EXPERIMENTS = {
         "zero-shot-image-classification",
         write_single_subjects,
         128,
-        {"steps": 200, "batch_size": 32, **WHOLE_IMAGES},
+        {"steps": 200, "batch_size": 32, "head_learning_rate": 1e-4, **WHOLE_IMAGES},
         "projection on the frozen backbone",
         seed_0_alone=COSTLY,
         teachers=TEACHERS[:1],  # in whose space the words are
