@@ -191,6 +191,7 @@ MULTI_LABEL_ARMS = {
 SEGMENTER_ARMS = {
     "head at 1e-2": Arm({"tune": "head", "head_learning_rate": 1e-2}, "the head learns too slowly"),
     "LoRA at 2e-4": Arm({"tune": "lora", "learning_rate": 2e-4}, "adapters learn too fast"),
+    "LoRA at 4e-3": Arm({"tune": "lora", "learning_rate": 4e-3}, "adapters learn too slowly"),
     "LoRA of rank 32": Arm({"tune": "lora", "lora_rank": 32}, "adapters lack room"),
     "LoRA on qkv alone": Arm({"tune": "lora", "lora_targets": ("qkv",)}, "attention is all that has to change"),
     "full at 2e-4": Arm({"tune": "full", "learning_rate": 2e-4, "layer_decay": 0.75}, "the backbone learns too fast"),
@@ -210,10 +211,12 @@ INSTANCE_ARMS = {
 
 DEPTH_ARMS = {
     "LoRA at 2e-4": Arm({"tune": "lora", "learning_rate": 2e-4}, "adapters learn too fast"),
+    "LoRA at 4e-3": Arm({"tune": "lora", "learning_rate": 4e-3}, "adapters learn too slowly"),
+    "LoRA of rank 64": Arm({"tune": "lora", "lora_rank": 64}, "adapters lack room"),
     LORA_WITH_DECAY: DECAYED,
     "full without decay": Arm({"tune": "full", "layer_decay": 1.0}, "lower blocks have to change as much"),
 }
-"""Depth of scenes that few photographs make is learned by heart soon; full tuning gains there, adapters do not."""
+"""Depth of scenes that few photographs make is learned by heart soon; full tuning gained there, adapters did not."""
 
 EXPERIMENTS = {
     "image-classification": Experiment(
