@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import TrainerCallback
@@ -58,6 +58,17 @@ def save_labels(path: Path, feature, labels: list) -> Path:
     pictures = [Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)) for _ in labels]
     features = Features({"image": ImageFeature(), "label": feature})
     Dataset.from_dict({"image": pictures, "label": labels}, features=features).save_to_disk(path)
+    return path
+
+
+def save_splits(path: Path, feature, train: list, validation: list) -> Path:
+    """Save two splits of gray images, number n of level 20 n, with labels of a type."""
+    features = Features({"image": ImageFeature(), "label": feature})
+    tables = {}
+    for name, labels in {"train": train, "validation": validation}.items():
+        pictures = [Image.new("RGB", (WIDTH, HEIGHT), (20 * number,) * 3) for number in range(len(labels))]
+        tables[name] = Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+    DatasetDict(tables).save_to_disk(path)
     return path
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 from datasets import Image as ImageFeature
 from matplotlib.figure import Figure
 from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_tuning import TINY_DETECTOR, TINY_DPT, StopAfter, run_settings, save_shards
+from tiny_tuning import TINY_DETECTOR, TINY_DPT, StopAfter, run_settings, save_shards, save_splits
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture, save_palette_mask
 
@@ -258,6 +258,48 @@ def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
     run.run()
     assert run.trainer.state.global_step == 3  # nothing improves on the first evaluation
     assert run.trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+
+
+class SpoilHead(TrainerCallback):
+    """Turns the head's answers around at the end of a step, before it is measured and saved."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == self.step:
+            for parameter in list(model.parameters())[-2:]:  # of its last layer
+                parameter.data *= -100
+
+
+TARGETS = {
+    "accuracy": (ClassLabel(names=["common", "rare"]), [0, 0, 0, 0, 0, 1]),
+    "mean_absolute_error": (Value("float32"), [1.0] * 6),  # the less the better
+}
+
+
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["whole", "resumed"])
+@pytest.mark.parametrize(("metric", "tune"), [("accuracy", "full"), ("mean_absolute_error", "lora")])
+def test_the_best_state_is_kept_when_later_ones_are_worse(metric, tune, is_stopped, base, tmp_path):
+    feature, labels = TARGETS[metric]
+    data, output = save_splits(tmp_path / "data", feature, labels, labels[:2]), tmp_path / "run"
+    options = {"tune": tune, "steps": 4, "evaluate_every": 1, "head_learning_rate": 0.05}
+    run = FinetuningRun(run_settings(base, data, output, **options))
+    run.trainer.add_callback(SpoilHead(3))
+    if is_stopped:
+        run.trainer.add_callback(StopAfter(3))
+        run.trainer.train()
+        run = FinetuningRun(run_settings(base, data, output, **options))
+    found = run.run()[metric]
+    measured = [entry[f"eval_{metric}"] for entry in run.trainer.state.log_history if f"eval_{metric}" in entry]
+    best = max(measured[:2]) if metric == "accuracy" else min(measured[:2])
+    assert abs(measured[3] - best) > 0.5
+    assert found == pytest.approx(best)
+    name = "model.safetensors" if tune == "full" else "adapter_model.safetensors"
+    folders = (FINAL, f"checkpoint-{1 + measured.index(best)}", "checkpoint-4")
+    final, kept, last = (load_file(output / folder / name) for folder in folders)
+    assert all(torch.equal(final[key], weights) for key, weights in kept.items())
+    assert any(not torch.equal(final[key], weights) for key, weights in last.items())
 
 
 class Spoil(TrainerCallback):
