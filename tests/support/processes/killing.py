@@ -4,12 +4,16 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from threading import RLock
+
+from tqdm import tqdm
 
 
 def run_until(work: Callable[[], object], is_time: Callable[[], bool]) -> int:
     """Start `work` in a forked process; kill it when it is time. Return its exit status, 9 for killed."""
     process = os.fork()
     if process == 0:
+        own_progress_bars()
         try:
             work()
         finally:
@@ -34,3 +38,10 @@ def is_killed(work: Callable[[], object], has_begun: Callable[[], bool], delay: 
         return moment is not None and time.monotonic() >= moment
 
     return run_until(work, is_time) == signal.SIGKILL
+
+
+def own_progress_bars(bars: type[tqdm] = tqdm) -> None:
+    """Give this process locks of its own: all forks share tqdm's, which nobody gives back for one that is killed."""
+    bars.set_lock(RLock())
+    for each in bars.__subclasses__():
+        own_progress_bars(each)
