@@ -1,19 +1,19 @@
 """Tuning that is killed again and again ends as one that was left alone, and leaves nothing behind."""
 
 import random
-import signal
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from killing import run_until
+from killing import is_killed
 from safetensors.torch import load_file
 from tiny_distillation import assert_same_tensors
 from tiny_tuning import run_settings
 from tuning_fixtures import base, class_folders, one_picture, own_datasets_cache
 
-from training.finetuning.checkpoints import sealed_checkpoints
-from training.finetuning.run import FinetuningRun
+from foundation.files import TEMPORARY_PREFIX
+from training.distillation.saving.manifests import MANIFEST
+from training.finetuning.run import FINAL, MERGED, SETTINGS, FinetuningRun
 
 
 __all__ = ["base", "class_folders", "one_picture", "own_datasets_cache"]
@@ -24,33 +24,50 @@ pytestmark = [
 ]
 
 
-def tune(base: Path, data: Path, output: Path, steps: int) -> None:
-    """Tune adapters with all that draws random numbers; a checkpoint after each step."""
-    options = {"tune": "lora", "lora_dropout": 0.2, "evaluate_every": 1, "batch_size": 1, "merge": True}
-    options |= {"config": {"drop_path_rate": 0.2}}
+METHODS = {
+    "lora": {"tune": "lora", "lora_dropout": 0.2, "merge": True},
+    "full": {"tune": "full", "layer_decay": 0.7},
+}
+WEIGHTS = {
+    "lora": (f"{FINAL}/adapter_model.safetensors", f"{MERGED}/model.safetensors"),
+    "full": (f"{FINAL}/model.safetensors",),
+}
+
+# What appears in the folder of a run, and by how many seconds a kill follows it at most.
+BEGUN = (SETTINGS, 0.2)
+CHECKPOINT = (f"checkpoint-*/{MANIFEST}", 0.2)  # about the time between two
+HALF_CHECKPOINT = ("checkpoint-*", 0.02)
+HALF_FINAL, HALF_MERGED = ((f"{TEMPORARY_PREFIX}{name}-*", 0.01) for name in (FINAL, MERGED))
+
+TRIES = 5  # a run that is saved may be faster than its killer
+
+
+def tune(base: Path, data: Path, output: Path, method: str, steps: int) -> None:
+    """Tune with all that draws random numbers; a checkpoint after each step."""
+    options = {"evaluate_every": 1, "batch_size": 1, "config": {"drop_path_rate": 0.2}, **METHODS[method]}
     FinetuningRun(run_settings(base, data, output, steps=steps, **options)).run()
 
 
-def kill_and_finish(base: Path, data: Path, folder: Path, *, kills: int, steps: int, seed: int) -> None:
-    """Kill a run at random moments, let it finish and compare it with an undisturbed one."""
+def kill_and_finish(
+    base: Path, data: Path, folder: Path, method: str, moments: Sequence[tuple[str, float]], *, steps: int, seed: int
+) -> None:
+    """Kill a run at some moments, let it finish and compare it with an undisturbed one."""
     killed, whole = folder / "killed", folder / "whole"
     draw = random.Random(seed)
-    for _ in range(kills):
-        before = sealed_checkpoints(killed)[-1:]
-        moment = None
-
-        def is_time(before: list[Path] = before) -> bool:
-            """Whether a random moment has passed since the session's first checkpoint."""
-            nonlocal moment
-            if moment is None and sealed_checkpoints(killed)[-1:] != before:
-                moment = time.monotonic() + draw.uniform(0, 0.3)  # about the time between two checkpoints
-            return moment is not None and time.monotonic() >= moment
-
-        status = run_until(lambda: tune(base, data, killed, steps), is_time)
-        assert status == signal.SIGKILL, "the run ended before its last kill"
-    tune(base, data, killed, steps)
-    tune(base, data, whole, steps)
-    for name in ("final/adapter_model.safetensors", "merged/model.safetensors"):
+    for pattern, longest in moments:
+        for _ in range(TRIES):
+            before = set(killed.glob(pattern))
+            if is_killed(
+                lambda: tune(base, data, killed, method, steps),
+                lambda pattern=pattern, before=before: bool(set(killed.glob(pattern)) - before),
+                draw.uniform(0, longest),
+            ):
+                break
+        else:
+            pytest.fail(f"the run ended before it was killed at {pattern}")
+    tune(base, data, killed, method, steps)
+    tune(base, data, whole, method, steps)
+    for name in WEIGHTS[method]:
         assert_same_tensors(load_file(whole / name), load_file(killed / name))
     assert files(killed) == files(whole)
 
@@ -61,9 +78,15 @@ def files(output: Path) -> set[Path]:
 
 
 def test_one_kill(base, class_folders, tmp_path):
-    kill_and_finish(base, class_folders, tmp_path, kills=1, steps=3, seed=1)
+    kill_and_finish(base, class_folders, tmp_path, "lora", [CHECKPOINT], steps=3, seed=1)
 
 
-@pytest.mark.slow
-def test_ten_kills(base, class_folders, tmp_path):
-    kill_and_finish(base, class_folders, tmp_path, kills=10, steps=40, seed=0)
+@pytest.mark.tour
+@pytest.mark.parametrize(
+    ("method", "saving"),
+    [("lora", [HALF_FINAL, HALF_MERGED, HALF_FINAL]), ("full", [HALF_FINAL] * 3)],
+    ids=METHODS,
+)
+def test_ten_kills(method, saving, base, class_folders, tmp_path):
+    moments = [BEGUN, *[CHECKPOINT, HALF_CHECKPOINT] * 3, *saving]
+    kill_and_finish(base, class_folders, tmp_path, method, moments, steps=20, seed=0)
