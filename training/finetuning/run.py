@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin, parse_flag_from_env
 from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
@@ -29,6 +29,7 @@ from training.finetuning.learning_rate import RangeTest, run_range_test
 from training.finetuning.models import (
     TrainableShare,
     build_model,
+    compile_blocks,
     computes_in_bfloat16,
     configure,
     open_config,
@@ -84,6 +85,8 @@ class FinetuningRun:
         self.model = build_model(self.config, self.task, self._report)
         self.share = TrainableShare.of(self.model)
         self._report(f"Training {self.share}.")
+        if settings.compile:
+            compile_blocks(self.model)
         self.trainer = self._build_trainer()
 
     def run(self) -> dict[str, float]:
@@ -286,9 +289,14 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
 
 
 def _check_launch(settings: FinetuneSettings) -> None:
-    """Refuse DeepSpeed, FSDP 1 and FSDP with quantization."""
+    """Refuse DeepSpeed, FSDP 1, FSDP with quantization, and models compiled as a whole."""
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise ValueError("DeepSpeed is not supported: launch with DDP or FSDP, as in training/accelerate_configs.")
+    if TorchDynamoPlugin().backend != DynamoBackend.NO:
+        raise ValueError(
+            "`dynamo_backend` of Accelerate, which compiles the whole model, is not supported: leave it out, and set "
+            "`compile`, which compiles its blocks."
+        )
     if fsdp_plugin() is not None and settings.quantize is not None:
         raise ValueError(
             f"`quantize` {settings.quantize} is not supported with FSDP: launch with DDP, or leave it out."

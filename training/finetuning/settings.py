@@ -115,6 +115,8 @@ class ScheduleSettings(Settings):
         max_grad_norm: Gradients are clipped to this norm; 0 clips nothing.
         precision: "bf16" computes in bfloat16, "fp32" does not; "auto" takes bfloat16 on a GPU that has it.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
+        compile: Compile every block with `torch.compile`: faster steps after a wait at the start; needs a compiler for
+            C++ on a CPU.
         evaluate_every: Steps between evaluations; None evaluates after every epoch.
         patience: Evaluations without a better metric after which the run ends; None never ends early.
         find_learning_rate: Do not train: step at ever higher learning rates, and suggest some.
@@ -135,6 +137,7 @@ class ScheduleSettings(Settings):
     max_grad_norm: float = Field(1.0, ge=0)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     gradient_checkpointing: bool = False
+    compile: bool = False
     evaluate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
     find_learning_rate: bool = False

@@ -245,6 +245,29 @@ def test_several_adapters_switch_per_call(base_folder, tmp_path, pixels):
         torch.testing.assert_close(logits(model, pixels), logits(open_base(base_folder), pixels))
 
 
+def test_several_adapters_switch_in_a_compiled_model(base_folder, tmp_path, pixels):
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    model = None
+    for number, name in enumerate(("farm", "zoo")):
+        adapted = trained(add_adapter(open_base(base_folder), settings(lora_rank=2 + number)), seed=number)
+        model = open_adapter(model or open_base(base_folder), save(adapted, tmp_path / name), name).eval()
+    compiled = torch.compile(model, backend=count)
+    answers = {}
+    for expected_graphs, name in ((1, "zoo"), (2, "farm"), (2, "zoo")):
+        model.set_adapter(name)
+        answers[name] = logits(model, pixels)
+        assert_equal_outputs(logits(compiled, pixels), answers[name])
+        assert len(graphs) == expected_graphs  # one for each adapter, whole
+    assert not torch.allclose(answers["zoo"], answers["farm"], atol=1e-3)
+    torch._dynamo.reset()
+
+
 @pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter refuses adapters with heads")
 def test_adapters_loaded_by_transformers_switch_by_a_function_of_peft(base_folder, tmp_path, pixels):
     model, expected = open_base(base_folder), {}

@@ -1,16 +1,20 @@
-"""The model of a run: its configuration, what it is opened from, and what is refused."""
+"""The model of a run: its configuration, what it is opened from, how its blocks compute, and what is refused."""
 
 import shutil
+from functools import partial
 from unittest.mock import Mock
 
 import pytest
 import torch
+from comparisons import assert_close_by_name
 from safetensors.torch import load_file, save_file
-from tiny_tuning import run_settings, tuning_settings
+from tiny_tuning import StopAfter, run_settings, tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
-from training.finetuning.models import configure, open_config
-from training.finetuning.run import FinetuningRun
+from modeling_radio.encoder_radio import RadioBlock
+from training.finetuning.adapters import open_adapter
+from training.finetuning.models import compile_blocks, configure, open_config
+from training.finetuning.run import FINAL, MERGED, FinetuningRun
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -71,6 +75,78 @@ def test_the_share_counts_each_weight_once(options, class_folders, tmp_path):
     assert lora.share.total == head.share.total + adapters
     norms = 4 * config.hidden_size * config.num_hidden_layers if options.get("train_norms") else 0
     assert lora.share.trainable == head.share.trainable + adapters + norms
+
+
+def blocks_of(run):
+    return [module for module in run.model.modules() if isinstance(module, RadioBlock)]
+
+
+COMPILED = (
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="compiling on a CPU needs a C++ compiler"),
+)
+
+
+@pytest.fixture
+def passes(request, monkeypatch):
+    """A list to which each pass through a graph of blocks adds it; the graphs are compiled by the parameter."""
+    passed = []
+
+    def compile_graph(graph, inputs):
+        compiled = torch._dynamo.lookup_backend(request.param)(graph, inputs)
+
+        def run(*values):
+            passed.append(graph)
+            return compiled(*values)
+
+        return run
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("training.finetuning.run.compile_blocks", partial(compile_blocks, backend=compile_graph))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield passed
+    torch._dynamo.reset()
+
+
+LORA, FULL = {"tune": "lora", "merge": True}, {"tune": "full"}
+
+
+@pytest.mark.parametrize(
+    ("passes", "options"),
+    [
+        ("eager", LORA),
+        pytest.param(
+            "aot_eager", {**LORA, "gradient_checkpointing": True, "precision": "bf16"}, marks=pytest.mark.slow
+        ),
+        pytest.param("aot_eager", FULL, marks=pytest.mark.slow),
+        pytest.param("inductor", LORA, marks=COMPILED),
+    ],
+    indirect=["passes"],
+)
+def test_compiled_blocks_learn_the_same(options, passes, base, class_folders, tmp_path):
+    options, is_merged = {"steps": 4, "evaluate_every": 2, **options}, "merge" in options
+    expected = FinetuningRun(run_settings(base, class_folders, tmp_path / "plain", **options)).run()
+    assert not passes
+
+    settings = run_settings(base, class_folders, tmp_path / "compiled", compile=True, **options)
+    stopped = FinetuningRun(settings)
+    stopped.trainer.add_callback(StopAfter(2))
+    stopped.trainer.train()
+    assert len(passes) >= 2 * len(blocks_of(stopped))  # all blocks in both steps
+    assert FinetuningRun(settings).run() == pytest.approx(expected)
+
+    saved = sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.safetensors"))
+    assert len(saved) == (4 if is_merged else 3)  # with two checkpoints
+    for path in saved:
+        weights = [load_file(tmp_path / name / path) for name in ("compiled", "plain")]
+        assert_close_by_name(*weights, atol=1e-5, what=str(path))
+    if is_merged:
+        merged = RadioForImageClassification.from_pretrained(tmp_path / "compiled" / MERGED).eval()
+        opened = RadioForImageClassification.from_pretrained(base, num_labels=2).eval()
+        opened = open_adapter(opened, tmp_path / "compiled" / FINAL).eval()
+        pixels = torch.rand(1, 3, 32, 48)
+        with torch.no_grad():
+            torch.testing.assert_close(opened(pixels).logits, merged(pixels).logits, atol=1e-5, rtol=0)
 
 
 def test_quantization_without_bitsandbytes(base, class_folders, tmp_path, monkeypatch):
