@@ -36,7 +36,7 @@ from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples
-from training.finetuning.run import FINAL, MERGED, RESULTS, FinetuningRun, training_arguments
+from training.finetuning.run import FINAL, MERGED, RESULTS, SETTINGS, FinetuningRun, training_arguments
 from training.finetuning.trainer import TrainingTime
 from training.student.parameters import CLIPS
 
@@ -250,6 +250,18 @@ def test_output_of_other_settings_is_kept(base, class_folders, tmp_path):
     FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).run()
     with pytest.raises(ValueError, match="holds a run with another steps, seed: choose another folder"):
         FinetuningRun(run_settings(base, class_folders, tmp_path / "run", steps=3, seed=1))
+
+
+def test_run_from_before_a_setting_existed_is_none_of_other_settings(base, class_folders, tmp_path):
+    settings = run_settings(base, class_folders, tmp_path / "run")
+    metrics = FinetuningRun(settings).run()
+    path = tmp_path / "run" / SETTINGS
+    path.write_text(
+        json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "compile"})
+    )
+    with pytest.raises(ValueError, match="holds a run with another compile"):
+        FinetuningRun(settings.replace(compile=True))
+    assert FinetuningRun(settings).run() == metrics
 
 
 def test_early_stop_and_best_checkpoint(base, class_folders, tmp_path):
