@@ -220,8 +220,11 @@ def test_gradient_checkpointing_changes_no_gradient(base_folder, pixels):
         if is_checkpointed:
             model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
+        norm, passes = model.get_submodule("base_model.model.radio_model.model.blocks.0.norm1"), []
+        norm.register_forward_hook(lambda *_: passes.append(norm))
         torch.manual_seed(7)  # of the random positions
         model(pixels, labels=torch.tensor([0, 2])).loss.backward()
+        assert len(passes) == (2 if is_checkpointed else 1)
         return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     plain, checkpointed = gradients(False), gradients(True)

@@ -9,6 +9,7 @@ import torch
 from comparisons import assert_close_by_name
 from safetensors.torch import load_file, save_file
 from tiny_tuning import StopAfter, run_settings, tuning_settings
+from torch.autograd.graph import saved_tensors_hooks
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.encoder_radio import RadioBlock
@@ -60,14 +61,20 @@ def test_fewer_patches_than_queries(base, coco_folder, tmp_path):
         FinetuningRun(run_settings(base, coco_folder, tmp_path / "run", task="object-detection"))
 
 
+def save_wide_base(folder) -> RadioConfig:
+    """Write a backbone whose linear layers fill at least one block of NF4."""
+    torch.manual_seed(0)
+    config = RadioConfig.from_preset("radio-test", hidden_size=64, preferred_resolution=[32, 48])
+    RadioModel(config).save_pretrained(folder)
+    return config
+
+
 @pytest.mark.parametrize("options", [{}, {"train_norms": True}, {"quantize": 4}, {"quantize": 8}])
 def test_the_share_counts_each_weight_once(options, class_folders, tmp_path):
     """The heads and norms that peft keeps untrained are none of the model's, and weights of four bits are not half."""
     if "quantize" in options:
         pytest.importorskip("bitsandbytes")
-    torch.manual_seed(0)
-    config = RadioConfig.from_preset("radio-test", hidden_size=64, preferred_resolution=[32, 48])  # one block of NF4
-    RadioModel(config).save_pretrained(tmp_path / "base")
+    config = save_wide_base(tmp_path / "base")
     head = FinetuningRun(run_settings(tmp_path / "base", class_folders, tmp_path / "head"))
     lora = FinetuningRun(run_settings(tmp_path / "base", class_folders, tmp_path / "lora", tune="lora", **options))
     adapters = sum(weight.numel() for name, weight in lora.model.named_parameters() if ".lora_" in name)
@@ -79,6 +86,38 @@ def test_the_share_counts_each_weight_once(options, class_folders, tmp_path):
 
 def blocks_of(run):
     return [module for module in run.model.modules() if isinstance(module, RadioBlock)]
+
+
+def train_and_count_saved(settings):
+    """Return a run after its steps, and how many bytes its passes kept for the backward ones."""
+    run, sizes = FinetuningRun(settings), []
+
+    def count(tensor):
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        run.trainer.train()
+    return run, sum(sizes)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(bits, class_folders, tmp_path):
+    if bits is not None:
+        pytest.importorskip("bitsandbytes")
+    save_wide_base(tmp_path / "base")
+    runs, kept = {}, {}
+    for is_checkpointed in (False, True):
+        options = {"tune": "lora", "quantize": bits, "steps": 3, "gradient_checkpointing": is_checkpointed}
+        output = tmp_path / str(is_checkpointed)
+        settings = run_settings(tmp_path / "base", class_folders, output, **options)
+        runs[is_checkpointed], kept[is_checkpointed] = train_and_count_saved(settings)
+    assert kept[True] < kept[False] / 4
+    losses = [run.trainer.state.log_history[-1]["train_loss"] for run in runs.values()]
+    assert losses[0] == losses[1]
+    weights = [{n: p for n, p in run.model.named_parameters() if p.requires_grad} for run in runs.values()]
+    assert_close_by_name(weights[1], weights[0], atol=1e-6)
+    assert all(weight.any() for name, weight in weights[1].items() if "lora_B" in name)  # they start at zero
 
 
 COMPILED = (
