@@ -88,6 +88,25 @@ def blocks_of(run):
     return [module for module in run.model.modules() if isinstance(module, RadioBlock)]
 
 
+@pytest.mark.parametrize("tune", ["lora", "full"])
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_what_blocks_compute_in(precision, dtype, tune, base, class_folders, tmp_path):
+    """Of weights only what adapters keep frozen is in it, and with it what blocks pass on; what is trained is not."""
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", tune=tune, precision=precision, steps=1))
+    computed, passed_on = set(), set()
+    for block in blocks_of(run):
+        block.register_forward_hook(lambda module, inputs, output: passed_on.add(output[0].dtype))
+        for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            layer.register_forward_hook(lambda module, inputs, output: computed.add((module.training, output.dtype)))
+    run.trainer.train()
+    assert computed == {(True, dtype), (False, dtype)}  # evaluation, too
+    trained = {weight.dtype for weight in run.model.parameters() if weight.requires_grad}
+    frozen = {weight.dtype for weight in run.model.radio_model.parameters() if not weight.requires_grad}
+    assert trained == {torch.float32}  # adapters and heads
+    assert frozen == ({dtype} if tune == "lora" else set())
+    assert passed_on == {dtype if tune == "lora" else torch.float32}
+
+
 def train_and_count_saved(settings):
     """Return a run after its steps, and how many bytes its passes kept for the backward ones."""
     run, sizes = FinetuningRun(settings), []
