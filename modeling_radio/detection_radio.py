@@ -33,7 +33,7 @@ from .heads_radio import RadioTaskModel, count_classes
 from .outputs_radio import to_map
 from .requested_outputs_radio import StatesWanted
 from .resolution_radio import Resolution
-from .views_radio import ObjectsOfViews, View, ViewOptions, fit_whole, require_pixels
+from .views_radio import ObjectsOfViews, ViewOptions, fit_whole, require_pixels
 from .window_choice_radio import WindowSize
 
 
@@ -250,7 +250,7 @@ class RadioForObjectDetection(RadioDetectionModel):
         views = list(chosen.take(self.config, pixel_values))
         if chosen.tile_size is not None and len(views) > 1:
             whole = fit_whole(self.config, pixel_values, chosen.tile_size)
-            views.append(View(whole, (0.0, 0.0, 1.0, 1.0), is_flipped=False))
+            views.extend(ViewOptions(flip=chosen.flip).take(self.config, whole))
         for view in views:
             output = self(view.pixel_values, window_size=window_size, return_dict=True)
             found.add(view, output.logits, output.pred_boxes)

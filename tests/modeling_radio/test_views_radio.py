@@ -4,11 +4,13 @@ import pytest
 import torch
 from task_models import build, images, tiny_config
 
+from modeling_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import Resolution
 from modeling_radio.views_radio import ObjectsOfViews, View, ViewOptions, average_maps, mean_of_probabilities
 
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+BEST_OBJECTS = 4  # as many as every way to look leaves
 
 
 def places(size, **options):
@@ -106,6 +108,11 @@ def lively(name):
 
 
 def answer_of(name, output):
+    """Return what is compared: of a detector the best objects, best first, with score, class and corners in a row."""
+    if name == "detector":
+        (found,) = RadioImageProcessor().post_process_object_detection(output, threshold=0.0)
+        rows = torch.cat([found["scores"][:, None], found["labels"][:, None], found["boxes"]], dim=1)
+        return rows[:BEST_OBJECTS]
     return output.predicted_depth if name == "depth" else output.logits
 
 
@@ -119,12 +126,14 @@ def test_one_look_at_the_whole_image_is_the_plain_answer(name):
         assert found.logits.shape == (2, 3, 64, 96)
         torch.testing.assert_close(found.logits.exp().sum(dim=1), torch.ones(2, 64, 96))
         return
+    if name == "detector":
+        expected = plain.logits.where(found.logits > -torch.inf, -torch.inf)  # boxes that overlap are merged
+        assert (found.logits > -torch.inf).any()
+        torch.testing.assert_close(found.logits, expected, atol=1e-5, rtol=1e-4)
+        return
     actual, expected = answer_of(name, found), answer_of(name, plain)
     if name == "classifier":
         actual, expected = actual.softmax(-1), expected.softmax(-1)
-    if name == "detector":
-        expected = expected.where(actual > -torch.inf, -torch.inf)  # boxes that overlap are merged
-        assert (actual > -torch.inf).any()
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -135,23 +144,58 @@ def test_one_look_at_the_whole_image_is_the_plain_answer(name):
         ("linear segmenter", {"tile_size": 48}),
         ("DPT segmenter", {"scales": (1.0, 1.5)}),
         ("depth", {"tile_size": 48}),
-        ("detector", {"tile_size": 64, "flip": True}),
+        ("detector", {"tile_size": 64}),
+        ("detector", {"flip": True}),
+        ("detector", {"scales": (1.0, 1.5)}),
     ],
 )
 def test_each_option_changes_the_answer(name, options):
     model, pixels = lively(name), images(1, (64, 96))
     found, plain = answer_of(name, model.predict(pixels, **options)), answer_of(name, model.predict(pixels))
-    assert found.shape != plain.shape or not torch.allclose(found, plain, atol=1e-4)
+    assert found.shape == plain.shape
+    assert not torch.allclose(found, plain, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["classifier", "linear segmenter", "depth"])
-def test_with_flip_an_image_and_its_mirror_image_have_one_answer(name):
+def test_two_equal_looks_are_one_unless_the_threshold_keeps_both():
+    model, pixels = lively("detector"), images(1, (64, 96))
+    once, merged, both = (
+        answer_of("detector", model.predict(pixels, **options))
+        for options in ({}, {"scales": (1.0, 1.0)}, {"scales": (1.0, 1.0), "nms_threshold": 1.0})
+    )
+    torch.testing.assert_close(merged, once, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both[::2], both[1::2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both[::2], once[: BEST_OBJECTS // 2], atol=1e-5, rtol=1e-4)
+
+
+MIRRORED_TILES = {"tile_size": 64, "tile_overlap": 0.5}  # of 96 pixels two, each the other's mirror image
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("classifier", {}),
+        ("linear segmenter", {}),
+        ("linear segmenter", MIRRORED_TILES),
+        ("depth", {}),
+        ("depth", MIRRORED_TILES),
+        ("detector", {}),
+        ("detector", MIRRORED_TILES),
+    ],
+)
+def test_with_flip_an_image_and_its_mirror_image_have_one_answer(name, options):
     model, pixels = lively(name), images(1, (64, 96))
-    mirrored = answer_of(name, model.predict(pixels.flip(-1), flip=True))
-    found = answer_of(name, model.predict(pixels, flip=True))
-    expected = mirrored if name == "classifier" else mirrored.flip(-1)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(answer_of(name, model.predict(pixels)), found, atol=1e-5)
+    found, mirrored = (
+        answer_of(name, model.predict(image, flip=True, **options)) for image in (pixels, pixels.flip(-1))
+    )
+    if name == "detector":
+        left, right = mirrored[:, 2].clone(), mirrored[:, 4].clone()
+        mirrored[:, 2], mirrored[:, 4] = 1 - right, 1 - left
+    elif name != "classifier":
+        mirrored = mirrored.flip(-1)
+    torch.testing.assert_close(found, mirrored, atol=1e-4, rtol=1e-4)
+    without = answer_of(name, model.predict(pixels, **options))
+    assert found.shape == without.shape
+    assert not torch.allclose(without, found, atol=1e-5)
 
 
 def test_images_beyond_the_largest_size_are_seen_in_tiles():
