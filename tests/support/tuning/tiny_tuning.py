@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import TrainerCallback
@@ -70,6 +70,24 @@ def save_splits(path: Path, feature, train: list, validation: list) -> Path:
         tables[name] = Dataset.from_dict({"image": pictures, "label": labels}, features=features)
     DatasetDict(tables).save_to_disk(path)
     return path
+
+
+def stripes(*classes: int) -> Image.Image:
+    """Return a mask with a stripe for each class."""
+    ids = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    for number, each in enumerate(classes):
+        ids[:, 8 * number :] = each
+    return Image.fromarray(ids)
+
+
+def objects(*classes: int) -> dict:
+    """Return the label of an image with a box for each class, as `object_features` describes it."""
+    return {"bbox": [[8 * number, 6, 20, 12] for number in range(len(classes))], "category": list(classes)}
+
+
+def object_features(classes: ClassLabel) -> dict:
+    """Return the type of such labels."""
+    return {"bbox": List(List(Value("float32"), 4)), "category": List(classes)}
 
 
 def save_parquet(path: Path, labels: list) -> None:
