@@ -231,7 +231,7 @@ class RadioForObjectDetection(RadioDetectionModel):
     ) -> RfDetrObjectDetectionOutput:
         """Find objects by several looks at each image, of which one box is kept for an object.
 
-        With tiles the whole image is looked at too, as large as a tile, for the objects that no tile holds.
+        With tiles the whole image is looked at too, with as many pixels as a tile, for the objects that no tile holds.
 
         Args:
             pixel_values: As in `forward`, with tiles of any size that the patch divides.

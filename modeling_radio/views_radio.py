@@ -227,10 +227,13 @@ def mean_of_probabilities(logits: Sequence[Tensor], problem_type: str | None) ->
 
 
 def fit_whole(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tensor:
-    """Return images made so small that they are one tile."""
+    """Return images made so small that they have no more pixels than a tile, and if they are long, few less.
+
+    A detector needs as many patches as it has queries, which a long image as wide as a tile would not have.
+    """
     height, width = pixel_values.shape[-2:]
-    factor = tile_size / max(height, width)
-    target = nearest_multiple(height * factor, width * factor, config.resolution_step, tile_size)
+    factor = min(1.0, tile_size / (height * width) ** 0.5, largest_side(config) / max(height, width))
+    target = nearest_resolution(config, round(height * factor), round(width * factor))
     return F.interpolate(pixel_values, target, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 

@@ -41,7 +41,7 @@ def pipeline_of(name):
         ("classifier", {"flip": True, "scales": (1, 0.5)}, [(64, 64), (64, 64), (32, 32), (32, 32)]),
         ("linear segmenter", {"tile_size": 64, "tile_overlap": 0}, [(64, 64)] * 4),
         ("depth", {"tile_size": 96, "flip": True}, [(96, 96)] * 4),
-        ("detector", {"tile_size": 96, "threshold": 0.0}, [(96, 96)] * 2 + [(64, 96)]),
+        ("detector", {"tile_size": 96, "threshold": 0.0}, [(96, 96)] * 2 + [(80, 112)]),
     ],
 )
 def test_options_reach_the_model_and_tiles_are_of_the_image_as_it_is(name, options, seen, photo):

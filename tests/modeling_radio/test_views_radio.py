@@ -6,7 +6,7 @@ from task_models import build, images, tiny_config
 
 from modeling_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import Resolution
-from modeling_radio.views_radio import ObjectsOfViews, View, ViewOptions, average_maps, mean_of_probabilities
+from modeling_radio.views_radio import ObjectsOfViews, View, ViewOptions, average_maps, fit_whole, mean_of_probabilities
 
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -196,6 +196,28 @@ def test_with_flip_an_image_and_its_mirror_image_have_one_answer(name, options):
     without = answer_of(name, model.predict(pixels, **options))
     assert found.shape == without.shape
     assert not torch.allclose(without, found, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((96, 96), (64, 64)),
+        ((48, 240), (32, 144)),
+        ((240, 48), (144, 32)),
+        ((32, 80), (32, 80)),
+        ((16, 800), (16, 256)),
+    ],
+)
+def test_whole_images_beside_tiles_have_as_many_pixels_as_a_tile(size, expected):
+    config = tiny_config(max_img_size=256)
+    assert fit_whole(config, images(1, size), 64).shape[-2:] == expected
+
+
+def test_a_long_image_beside_its_tiles_has_patches_for_all_queries():
+    """As wide as a tile it would be 16 x 64 pixels, four patches for twelve queries."""
+    model = build("detector")
+    tiles, queries = 5, model.config.detection_num_queries
+    assert model.predict(images(1, (48, 240)), tile_size=64).logits.shape[1] == (tiles + 1) * queries
 
 
 def test_images_beyond_the_largest_size_are_seen_in_tiles():
