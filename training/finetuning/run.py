@@ -36,10 +36,11 @@ from training.finetuning.models import (
     open_task_model,
     save_plain,
 )
+from training.finetuning.rates import learning_rates
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import count_labels
 from training.finetuning.tasks.examples import Examples, build_examples, build_training_examples
-from training.finetuning.tasks.registry import TASK_CLASSES, build_task
+from training.finetuning.tasks.registry import build_task
 from training.finetuning.trainer import FinetuningTrainer, diverged
 
 
@@ -47,10 +48,6 @@ FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "set
 LABELS = "labels.md"
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
-
-# Our choices: the usual peaks of AdamW for adapters, which start from zero, and for weights that are good already.
-ADAPTER_LEARNING_RATE = 5e-4
-FULL_LEARNING_RATE = 5e-5
 
 
 class FinetuningRun:
@@ -84,7 +81,8 @@ class FinetuningRun:
         set_seed(self.settings.seed)
         self.model = build_model(self.config, self.task, self._report)
         self.share = TrainableShare.of(self.model)
-        self._report(f"Training {self.share}.")
+        self.learning_rates = learning_rates(self.settings, self.config)
+        self._report(f"Training {self.share}; peaks of the learning rate: {self._describe_rates()}.")
         if settings.compile:
             compile_blocks(self.model)
         self.trainer = self._build_trainer()
@@ -184,6 +182,11 @@ class FinetuningRun:
         if self.arguments.process_index == 0:
             print(line, flush=True)
 
+    def _describe_rates(self) -> str:
+        backbone, head = self.learning_rates
+        trained = {"head": None, "full": "backbone"}.get(self.settings.tune, "adapters")
+        return f"head {head:.2g}" if trained is None else f"{trained} {backbone:.2g}, head {head:.2g}"
+
     def _report_labels(self) -> None:
         """Say which classes there are, and what of it will hurt."""
         if self.label_counts is not None:
@@ -217,12 +220,13 @@ class FinetuningRun:
 
     def _build_trainer(self) -> FinetuningTrainer:
         settings = self.settings
-        # Known only now: labels decide which classification it is.
+        # Known only now: labels decide which classification it is, and the model's width how fast it learns.
+        self.arguments.learning_rate = self.learning_rates[0]
         self.arguments.metric_for_best_model = self.task.best_metric
         self.arguments.greater_is_better = self.task.greater_is_better
         trainer = FinetuningTrainer(
             task=self.task,
-            learning_rates=learning_rates(settings),
+            learning_rates=self.learning_rates,
             layer_decay=settings.layer_decay,
             pictures=settings.output / PICTURES,
             model=self.model,
@@ -234,15 +238,6 @@ class FinetuningRun:
         if settings.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(settings.patience))
         return trainer
-
-
-def learning_rates(settings: FinetuneSettings) -> tuple[float, float]:
-    """Return the peaks of the backbone (or its adapters) and of the head."""
-    backbone = settings.learning_rate
-    if backbone is None:
-        backbone = ADAPTER_LEARNING_RATE if settings.uses_adapter else FULL_LEARNING_RATE
-    head = settings.head_learning_rate
-    return backbone, TASK_CLASSES[settings.task].head_learning_rate if head is None else head
 
 
 def write_results(output: Path, results: dict[str, Any]) -> None:
@@ -264,7 +259,6 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         gradient_accumulation_steps=settings.accumulation,
         num_train_epochs=settings.epochs,
         max_steps=settings.steps or -1,
-        learning_rate=learning_rates(settings)[0],
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_share,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,

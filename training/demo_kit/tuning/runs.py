@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,7 @@ class Grid:
                 for arm in [arm for arm in arms_of(experiment) if arm in (arms or planned)]:
                     if (arm, seed) not in done:
                         missing.append((name, arm, seed))
-                    elif done[arm, seed].settings != self._decisive(name, arm, seed):
+                    elif _with_newer(done[arm, seed].settings) != self._decisive(name, arm, seed):
                         path = result_path(self.results, name, arm, seed)
                         raise RawResultError(f"{str(path)!r} is of other settings. Delete it to run it again.")
         return missing
@@ -187,6 +187,12 @@ class Grid:
         model.radio_model.load_state_dict(RadioModel(model.config).radio_model.state_dict())
         model.save_pretrained(folder)
         cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(self.words)).save_pretrained(folder)
+
+
+def _with_newer(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an earlier run with the defaults of those that did not exist then."""
+    fields = {name: field for name, field in FinetuneSettings.model_fields.items() if name not in PLACES}
+    return {**{name: field.default for name, field in fields.items() if not field.is_required()}, **stored}
 
 
 def _prepare_process() -> None:

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from training.demo_kit.tuning.teacher_heads import TeacherHead, head_class
 from training.finetuning.data.sources import load_images
-from training.finetuning.run import learning_rates
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
 from training.finetuning.tasks.classification import MultiLabelTask
@@ -77,10 +76,10 @@ def _answers(teacher: Teacher, task: FinetuningTask, rows: Any, name: str, *, is
 def _train(head: TeacherHead, task: FinetuningTask, examples: TensorDataset) -> None:
     settings = task.settings
     assert settings.steps is not None
+    assert settings.head_learning_rate is not None  # every experiment with a linear head has one
     generator = torch.Generator().manual_seed(settings.seed)
     loader = DataLoader(examples, settings.batch_size, shuffle=True, generator=generator)
-    _, rate = learning_rates(settings)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.head_learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     head.train()
     for _, (answers, labels) in zip(range(settings.steps), _endless(loader), strict=False):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
 
-from modeling_radio import RadioPreTrainedModel
+from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.label_counts import LabelCounts, count_classes
@@ -51,7 +51,7 @@ class FinetuningTask(ABC):
         greater_is_better: Whether more of it is better.
         has_thresholds: Whether an answer counts from a certainty on, since an image may have several or none.
         loss_function: Of outputs, labels and `num_items_in_batch`; `None` where the model computes it.
-        head_learning_rate: Peak learning rate of the head where the settings give none.
+        head_learning_rate: Peak learning rate of the head where the settings give none; of a linear head on a ViT-B.
         class_names: In the order of their ids; empty where the task has no classes.
     """
 
@@ -67,6 +67,11 @@ class FinetuningTask(ABC):
         self.images = images
         self.class_names = images.class_names
         self.processor = RadioImageProcessor()
+
+    @classmethod
+    def has_linear_head(cls, config: RadioConfig) -> bool:
+        """Return whether the head is one layer on the backbone, whose learning rate follows the backbone's width."""
+        return False
 
     @property
     def size(self) -> tuple[int, int]:

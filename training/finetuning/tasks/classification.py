@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_radio import RadioForImageClassification
+from modeling_radio import RadioConfig, RadioForImageClassification
 from modeling_radio.classification_radio import ProblemType
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
@@ -32,6 +32,10 @@ class ClassificationTask(FinetuningTask):
     model_class = RadioForImageClassification
     best_metric = "accuracy"
     problem_type: ClassVar[ProblemType] = "single_label_classification"
+
+    @classmethod
+    def has_linear_head(cls, config: RadioConfig) -> bool:
+        return True
 
     def config_fields(self) -> dict[str, Any]:
         fields = {**super().config_fields(), "problem_type": self.problem_type}

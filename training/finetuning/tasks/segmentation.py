@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from foundation.errors import first_few
-from modeling_radio import RadioForSemanticSegmentation
+from modeling_radio import RadioConfig, RadioForSemanticSegmentation
 from training.data.labeled.targets import read_mask
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
@@ -58,6 +58,10 @@ class SegmentationTask(FinetuningTask):
         self._require_two_classes()
         if not self.class_names:
             self.class_names = tuple(f"class {number}" for number in range(self._count_classes()))
+
+    @classmethod
+    def has_linear_head(cls, config: RadioConfig) -> bool:
+        return config.segmentation_head == "linear"
 
     def config_fields(self) -> dict[str, Any]:
         fields = {**super().config_fields(), "semantic_loss_ignore_index": self.ignore_index}

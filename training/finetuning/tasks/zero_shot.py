@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from modeling_radio import RadioForZeroShotImageClassification, RadioPreTrainedModel
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.examination.evidence import Evidence
 from training.finetuning.settings import FinetuneSettings
@@ -48,6 +48,10 @@ class ZeroShotTask(ClassificationTask):
         super().__init__(settings, images)
         if images.problem_type != self.problem_type:
             raise ValueError(f"The labels of {settings.data!r} must be one class an image for {settings.task}.")
+
+    @classmethod
+    def has_linear_head(cls, config: RadioConfig) -> bool:
+        return False  # a projection of the adaptor
 
     def config_fields(self) -> dict[str, Any]:
         return {}

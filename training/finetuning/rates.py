@@ -1,0 +1,44 @@
+"""Peaks of the learning rate where the settings give none: by task, way of tuning and the backbone's width."""
+
+from __future__ import annotations
+
+from modeling_radio import RadioConfig
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.registry import TASK_CLASSES
+
+
+REFERENCE_WIDTH = 768
+"""Channels of a ViT-B, for which the rates below and those of the tasks are given."""
+
+ADAPTER_LEARNING_RATE, FULL_LEARNING_RATE = 5e-4, 5e-5
+"""Our choices, the usual peaks for adapters, which start from zero, and for weights that are good already.
+`training/FINETUNING.md` measures them, scaled, on a small backbone."""
+
+
+def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[float, float]:
+    """Return the peaks of the backbone (or its adapters) and of the head.
+
+    Args:
+        settings: Of the run; what they give is taken as it is.
+        config: Of the run's model.
+    """
+    backbone, head, task = settings.learning_rate, settings.head_learning_rate, TASK_CLASSES[settings.task]
+    if backbone is None:
+        backbone = ADAPTER_LEARNING_RATE if settings.uses_adapter else FULL_LEARNING_RATE
+        backbone = scaled_rate(backbone, config.hidden_size)
+    if head is None:
+        head = task.head_learning_rate
+        head = scaled_rate(head, config.hidden_size) if task.has_linear_head(config) else head
+    return backbone, head
+
+
+def scaled_rate(rate: float, width: int) -> float:
+    """Return the learning rate for matrices with `width` inputs that does what `rate` does in a ViT-B.
+
+    Adam moves each weight by about the rate, whatever the gradient, and so what a matrix answers by as many times that
+    as it has inputs.
+
+    References:
+        Yang et al., Tensor Programs V, table 3. https://arxiv.org/abs/2203.03466
+    """
+    return rate * REFERENCE_WIDTH / width
