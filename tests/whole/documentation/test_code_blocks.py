@@ -36,6 +36,22 @@ GIVEN = {
 }
 """What a reader has, by the name in a block that tells it."""
 
+CHECKED = {
+    folder: f"""
+        import torch
+        from transformers import pipeline
+        classify = pipeline("image-classification", model="{folder}", trust_remote_code=True)
+        assert classify.image_processor.size == {{"height": 224, "width": 224}}
+        assert classify.model.config.id2label == {{0: "cat", 1: "dog"}}
+        pixels = torch.rand(2, 3, 224, 224)
+        with torch.no_grad():
+            found, expected = (each(pixels).logits for each in (classify.model, model.eval()))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    """
+    for folder in ("runs/by-trainer/final", "runs/by-accelerate")
+}
+"""What holds after a block, by the folder that it writes: this opens like any other, and answers as the model does."""
+
 OTHER_FOLDERS = {"docs/guides/share/convert.md": "with-nvidia-outputs"}
 """Pages whose code runs in another folder of the world."""
 
@@ -55,16 +71,18 @@ def is_ours(code: str) -> bool:
     return re.search(rf"^(from|import) ({'|'.join(OURS)})\b", code, re.MULTILINE) is not None
 
 
-def given_for(code: str) -> str:
-    texts = [text for name, text in GIVEN.items() if name in code]
+def texts_for(code: str, known: dict[str, str]) -> str:
+    """Return the texts whose names a block holds."""
+    texts = [text for name, text in known.items() if name in code]
     return "".join(re.sub(r"^ {8}", "", text, flags=re.MULTILINE) + "\n" for text in texts)
 
 
 def program(block: Block, endpoint: str) -> str:
-    """Return what runs a block: what is there before it, and the block."""
-    given = given_for(block.text)
+    """Return what runs a block: what is there before it, the block, and what holds after it."""
+    given = texts_for(block.text, GIVEN)
     ours = OURS if is_ours(block.text) or is_ours(given) else ()
-    return PRELUDE.format(endpoint=endpoint, ours=ours, paths=[str(ROOT)] if ours else []) + given + block.text
+    prelude = PRELUDE.format(endpoint=endpoint, ours=ours, paths=[str(ROOT)] if ours else [])
+    return prelude + given + block.text + texts_for(block.text, CHECKED)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +97,11 @@ def test_blocks_run(block, world, elsewhere):
     done = elsewhere.run(program(block, world.hub.endpoint), folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert world.hub.unknown == []
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_what_is_checked_is_in_one_block(name):
+    assert sum(name in block.text for block in blocks("python", "py")) == 1
 
 
 def test_a_block_that_fails_is_told(world, elsewhere):
