@@ -40,7 +40,7 @@ from training.finetuning.rates import learning_rates
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import count_labels
 from training.finetuning.tasks.examples import Examples, build_examples, build_training_examples
-from training.finetuning.tasks.registry import build_task
+from training.finetuning.tasks.registry import TASK_CLASSES, build_task
 from training.finetuning.trainer import FinetuningTrainer, diverged
 
 
@@ -249,6 +249,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
     """Return the options of transformers' `Trainer`."""
     strategy = "epoch" if settings.evaluate_every is None else "steps"
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    task = TASK_CLASSES[settings.task]
     # transformers is renaming the option; the old name warns where the new one exists.
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     renamed: dict[str, Any] = {checkpointing: settings.gradient_checkpointing}
@@ -262,7 +263,7 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_share,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
+        max_grad_norm=task.max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm,
         bf16=computes_in_bfloat16(settings),
         eval_strategy=strategy,
         eval_steps=settings.evaluate_every,

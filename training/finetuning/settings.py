@@ -113,7 +113,7 @@ class ScheduleSettings(Settings):
         layer_decay: Factor on the learning rate from each block to the one below it; 1 is uniform.
         weight_decay: Of matrices; biases, norms, tokens and positions have none.
         warmup_share: Share of the steps with rising learning rate.
-        max_grad_norm: Gradients are clipped to this norm; 0 clips nothing.
+        max_grad_norm: Gradients are clipped to this norm; 0 clips nothing, None takes the task's, 1 or for boxes 0.1.
         precision: "bf16" computes in bfloat16, "fp32" does not; "auto" takes bfloat16 on a GPU that has it.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         compile: Compile every block with `torch.compile`: faster steps after a wait at the start; needs a compiler for
@@ -135,7 +135,7 @@ class ScheduleSettings(Settings):
     layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.01, ge=0)
     warmup_share: float = Field(0.1, ge=0, lt=1)
-    max_grad_norm: float = Field(1.0, ge=0)
+    max_grad_norm: float | None = Field(None, ge=0)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False

@@ -26,6 +26,7 @@ from tiny_tuning import (
     save_shards,
     save_splits,
     stripes,
+    tuning_settings,
 )
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture, save_palette_mask
@@ -497,6 +498,8 @@ def test_training_arguments_carry_the_settings(base, class_folders, tmp_path):
     assert (arguments.eval_steps, arguments.save_steps) == (5, 5)
     assert arguments.seed == 4
     assert arguments.max_grad_norm == pytest.approx(0.1)
+    tasks = {task: tuning_settings(task) for task in ("image-classification", "object-detection")}
+    assert [training_arguments(each).max_grad_norm for each in tasks.values()] == [1.0, 0.1]
 
 
 @pytest.mark.usefixtures("drawn")

@@ -26,7 +26,7 @@ def settings(task="image-classification", **options):
         ({"learning_rate": -1e-3}, "`learning_rate` must be a number of at least 0, or null, got -0.001"),
         ({"head_learning_rate": -1e-3}, "`head_learning_rate` must be a number of at least 0, or null, got -0.001"),
         ({"weight_decay": -0.1}, "`weight_decay` must be a number of at least 0, got -0.1"),
-        ({"max_grad_norm": -1.0}, "`max_grad_norm` must be a number of at least 0, got -1.0"),
+        ({"max_grad_norm": -1.0}, "`max_grad_norm` must be a number of at least 0, or null, got -1.0"),
         ({"num_workers": -1}, "`num_workers` must be an integer of at least 0, got -1"),
         ({"validation_share": 1.0}, r"`validation_share` must be a number in \(0, 1\), got 1.0"),
         ({"layer_decay": 1.5}, r"`layer_decay` must be a number in \(0, 1\], got 1.5"),

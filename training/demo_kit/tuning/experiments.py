@@ -81,7 +81,8 @@ class Experiment:
             seed: Of the run and of its images.
             own: Checkpoint, data and output of the run, and what it changes of `options`.
         """
-        usual = {"size": (self.size, self.size), "precision": "bf16", **RATES[own.get("tune", "head")]}  # as on a GPU
+        usual = {"size": (self.size, self.size), "precision": "bf16", "max_grad_norm": 1.0}  # as on a GPU
+        usual |= RATES[own.get("tune", "head")]
         options = {**usual, **self.options, **own}
         return FinetuneSettings(task=self.task, evaluate_every=options["steps"], num_workers=0, seed=seed, **options)  # pyrefly: ignore[bad-argument-type]
 

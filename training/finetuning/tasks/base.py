@@ -52,6 +52,7 @@ class FinetuningTask(ABC):
         has_thresholds: Whether an answer counts from a certainty on, since an image may have several or none.
         loss_function: Of outputs, labels and `num_items_in_batch`; `None` where the model computes it.
         head_learning_rate: Peak learning rate of the head where the settings give none; of a linear head on a ViT-B.
+        max_grad_norm: What gradients are clipped to where the settings give none.
         class_names: In the order of their ids; empty where the task has no classes.
     """
 
@@ -61,6 +62,7 @@ class FinetuningTask(ABC):
     has_thresholds: ClassVar[bool] = False
     loss_function: ClassVar[Callable[..., Tensor] | None] = None
     head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights
+    max_grad_norm: ClassVar[float] = 1.0  # our choice, and the usual one
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         self.settings = settings

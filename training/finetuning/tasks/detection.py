@@ -51,6 +51,7 @@ class DetectionTask(FinetuningTask):
     best_metric = "map"
     has_thresholds = True
     head_learning_rate = 1e-4  # as in RF-DETR, https://arxiv.org/abs/2511.09554
+    max_grad_norm = 0.1  # as in DETR, appendix A.4, https://arxiv.org/abs/2005.12872
     parts: ClassVar[tuple[str, ...]] = ("bbox", "category")
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
