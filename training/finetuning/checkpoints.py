@@ -31,6 +31,25 @@ class SealCheckpoints(TrainerCallback):
             write_manifest(folder)
 
 
+class BestThatIsLeft(TrainerCallback):
+    """Takes the checkpoint from which a run goes on for its best one where that was damaged and removed.
+
+    `Trainer` would go on comparing with the metric of what is lost, and save the last state in the end.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.best_metric is None or state.best_model_checkpoint is not None:
+            return
+        name = f"eval_{args.metric_for_best_model}"
+        found = [record for record in state.log_history if name in record and record["step"] == state.global_step]
+        state.best_metric, state.best_global_step = (found[-1][name], state.global_step) if found else (None, None)
+        if found:
+            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            state.best_model_checkpoint = str(folder)
+
+
 def sealed_checkpoints(output: Path) -> list[Path]:
     """Return the checkpoints of a run that were written to their end, oldest first, whether intact or not."""
     return [path for path in _all_checkpoints(output) if (path / MANIFEST).is_file()]

@@ -24,7 +24,7 @@ from foundation.interruption import TrainingDivergedError
 from foundation.ranks import any_rank, fsdp_plugin
 from modeling_radio.network_radio import ADAPTORS, BLOCKS, RadioNetwork
 from training.finetuning.adapters import BACKBONE
-from training.finetuning.checkpoints import SealCheckpoints
+from training.finetuning.checkpoints import BestThatIsLeft, SealCheckpoints
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.tasks.base import FinetuningTask, Score
 from training.finetuning.tasks.examples import Examples, StreamedExamples
@@ -56,7 +56,7 @@ class FinetuningTrainer(Trainer):
     ):
         self.metrics = BatchMetrics(task.build_score())
         options |= {} if task.loss_function is None else {"compute_loss_func": task.loss_function}
-        callbacks = [EpochOfExamples(), SealCheckpoints(), TrainingTime()]
+        callbacks = [EpochOfExamples(), SealCheckpoints(), BestThatIsLeft(), TrainingTime()]
         # pyrefly: ignore[bad-argument-type]  (`batch_eval_metrics` adds an argument to the call)
         super().__init__(compute_metrics=self.metrics, callbacks=callbacks, **options)
         self.task, self.learning_rates, self.layer_decay, self.pictures = task, learning_rates, layer_decay, pictures

@@ -325,6 +325,26 @@ def test_the_best_state_is_kept_when_later_ones_are_worse(metric, tune, is_stopp
     assert any(not torch.equal(final[key], weights) for key, weights in last.items())
 
 
+def test_a_damaged_best_checkpoint_leaves_the_best_of_the_others(base, tmp_path, caplog):
+    data, output = save_splits(tmp_path / "data", Value("float32"), [1.0] * 6, [1.0] * 2), tmp_path / "run"
+    settings = run_settings(base, data, output, tune="full", steps=4, evaluate_every=1, head_learning_rate=0.05)
+    run = FinetuningRun(settings)
+    run.trainer.add_callback(SpoilHead(3))
+    run.trainer.add_callback(StopAfter(3))
+    run.trainer.train()
+    best = Path(run.trainer.state.best_model_checkpoint)
+    assert best.name in ("checkpoint-1", "checkpoint-2")
+    os.truncate(best / "model.safetensors", 100)
+    run = FinetuningRun(settings)
+    run.trainer.add_callback(SpoilHead(4))
+    run.run()
+    assert f"{best.name} is removed" in caplog.text
+    measured = [entry["eval_mean_absolute_error"] for entry in run.trainer.state.log_history if "eval_loss" in entry]
+    assert measured[2] < measured[3]
+    final, kept = (load_file(output / folder / "model.safetensors") for folder in (FINAL, "checkpoint-3"))
+    assert all(torch.equal(final[key], weights) for key, weights in kept.items())
+
+
 class Spoil(TrainerCallback):
     """Makes the weights NaN after the checkpoint of a step."""
 
