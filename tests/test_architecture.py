@@ -45,6 +45,7 @@ ORDER = (
         "plan",
         "demo_kit.add_words",
         "demo_kit.finetune_grid",
+        "demo_kit.test_time",
     ),
     ("demo_kit.tuning",),
     ("ablation", "finetuning", "publishing", "extraction"),

@@ -16,10 +16,7 @@ from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings, require
 from training.demo_kit.tuning.experiments import EXPERIMENTS, arms_of
-
-
-RESULTS_DIR = Path(__file__).parents[1] / "studies" / "tuning"
-REPORT = Path(__file__).parents[1] / "FINETUNING.md"
+from training.demo_kit.tuning.raw_results import REPORT, RESULTS_DIR
 
 
 class GridSettings(Settings):

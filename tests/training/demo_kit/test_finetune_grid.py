@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from training.demo_kit.finetune_grid import REPORT, RESULTS_DIR, main
+from training.demo_kit.finetune_grid import main
 from training.demo_kit.tuning.experiments import EXPERIMENTS, METHODS, arms_of
+from training.demo_kit.tuning.raw_results import REPORT, RESULTS_DIR
 from training.demo_kit.tuning.report import build_report
 from training.demo_kit.tuning.runs import Grid
 

@@ -14,6 +14,8 @@ from foundation.errors import UserError
 from foundation.files import write_text
 
 
+RESULTS_DIR = Path(__file__).parents[2] / "studies" / "tuning"
+REPORT = Path(__file__).parents[2] / "FINETUNING.md"
 DIGITS = 5  # our choice: differences of interest are in the third
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -71,15 +73,16 @@ def save_result(folder: Path, result: TuningResult) -> None:
     """Write a raw result; a reader never sees half of it."""
     path = result_path(folder, result.experiment, result.arm, result.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(_rounded(asdict(result)), indent=1) + "\n")
+    write_text(path, json.dumps(rounded(asdict(result)), indent=1) + "\n")
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return what goes into a file, with numbers of few digits."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return value
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
 
 
 def load_result(path: Path) -> TuningResult:

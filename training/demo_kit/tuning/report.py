@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from foundation.tables import markdown
+from training.demo_kit.tuning.cells import difference, spread
 from training.demo_kit.tuning.experiments import EXPERIMENTS, HEAD, Experiment, arms_of
 from training.demo_kit.tuning.raw_results import TuningResult, load_results
+from training.demo_kit.tuning.test_time.report import build_section
 from training.finetuning.tasks.classification import MultiLabelTask
 from training.finetuning.tasks.registry import TASK_CLASSES
 
@@ -50,12 +51,13 @@ def build_report(folder: Path) -> str:
     """Return the text of `FINETUNING.md`.
 
     Args:
-        folder: Of the raw results; `TASK/conclusions.md` may lie beside them.
+        folder: Of the raw results; `TASK/conclusions.md` may lie beside them, and those of the options at test time.
 
     Raises:
         RawResultError: If one is damaged.
     """
     sections = [f"## {name}\n\n{_section(name, folder)}\n" for name in EXPERIMENTS]
+    sections.append(f"## Test-time options\n\n{build_section(folder, CONCLUSIONS)}\n")
     pictures = [f"{line}\n" for line in _pictures(folder, ".", {SCORES: "Scores of every task"})]
     return "\n".join([HEADER, *pictures, *sections])
 
@@ -130,17 +132,9 @@ def best_metric(experiment: Experiment, metrics: Sequence[str]) -> str:
 
 
 def _difference(runs: Mapping[int, TuningResult], others: Mapping[int, TuningResult], metric: str) -> str:
-    values = [runs[seed].metrics[metric] - others[seed].metrics[metric] for seed in sorted(runs.keys() & others.keys())]
-    if not values:
-        return "-"
-    error = f" +- {stdev(values) / sqrt(len(values)):.3f}" if len(values) > 1 else ""
-    return f"{mean(values):+.3f}{error}"
+    seeds = sorted(runs.keys() & others.keys())
+    return difference([runs[seed].metrics[metric] - others[seed].metrics[metric] for seed in seeds])
 
 
 def _spreads(runs: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> list[str]:
-    cells = []
-    for metric in metrics:
-        values = [run[metric] for run in runs if metric in run]
-        spread = f" +- {stdev(values):.3f}" if len(values) > 1 else ""
-        cells.append(f"{mean(values):.3f}{spread}" if values else "-")
-    return cells
+    return [spread([run[metric] for run in runs if metric in run]) for metric in metrics]
