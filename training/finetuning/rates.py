@@ -8,11 +8,7 @@ from training.finetuning.tasks.registry import TASK_CLASSES
 
 
 REFERENCE_WIDTH = 768
-"""Channels of a ViT-B, for which the rates below and those of the tasks are given."""
-
-ADAPTER_LEARNING_RATE, FULL_LEARNING_RATE = 5e-4, 5e-5
-"""Our choices, the usual peaks for adapters, which start from zero, and for weights that are good already.
-`training/FINETUNING.md` measures them, scaled, on a small backbone."""
+"""Channels of a ViT-B, for which tasks give their rates."""
 
 
 def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[float, float]:
@@ -24,7 +20,7 @@ def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[flo
     """
     backbone, head, task = settings.learning_rate, settings.head_learning_rate, TASK_CLASSES[settings.task]
     if backbone is None:
-        backbone = ADAPTER_LEARNING_RATE if settings.uses_adapter else FULL_LEARNING_RATE
+        backbone = task.adapter_learning_rate if settings.uses_adapter else task.full_learning_rate
         backbone = scaled_rate(backbone, config.hidden_size)
     if head is None:
         head = task.head_learning_rate

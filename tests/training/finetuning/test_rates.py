@@ -13,11 +13,19 @@ def config(width=192, **fields):
 
 
 @pytest.mark.parametrize(
-    ("tune", "width", "rate"),
-    [("lora", 768, 5e-4), ("dora", 192, 2e-3), ("rslora", 1536, 2.5e-4), ("full", 768, 5e-5), ("full", 192, 2e-4)],
+    ("task", "tune", "width", "rate"),
+    [
+        ("image-classification", "lora", 768, 5e-4),
+        ("semantic-segmentation", "dora", 192, 2e-3),
+        ("depth-estimation", "rslora", 1536, 2.5e-4),
+        ("image-classification", "full", 768, 5e-5),
+        ("image-classification", "full", 192, 2e-4),
+        ("object-detection", "lora", 192, 4e-4),
+        ("instance-segmentation", "full", 192, 4e-5),
+    ],
 )
-def test_backbones_and_adapters_follow_the_width(tune, width, rate):
-    assert learning_rates(tuning_settings(tune=tune), config(width))[0] == pytest.approx(rate)
+def test_backbones_and_adapters_follow_the_width(task, tune, width, rate):
+    assert learning_rates(tuning_settings(task, tune=tune), config(width))[0] == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ seeds that both have, with its standard error; what has one seed has none, and d
 "Training images" is the same metric on as many images of the training. Seconds are those of one thread while another
 run, and at times more, was at work beside it: compare them roughly. Memory is the largest of the whole process, with
 PyTorch and the images.
+
+The pictures show Tux Paint's stamps and photographs of the demo's packages, some of them GPL-2+
+([sources](../docs/guides/train/demo.md#what-the-demo-fetches)), and UCI's digits (CC-BY-4.0).
 """
 
 

@@ -51,6 +51,8 @@ class FinetuningTask(ABC):
         greater_is_better: Whether more of it is better.
         has_thresholds: Whether an answer counts from a certainty on, since an image may have several or none.
         loss_function: Of outputs, labels and `num_items_in_batch`; `None` where the model computes it.
+        adapter_learning_rate: Peak learning rate of adapters on a ViT-B where the settings give none.
+        full_learning_rate: The same of the backbone itself.
         head_learning_rate: Peak learning rate of the head where the settings give none; of a linear head on a ViT-B.
         max_grad_norm: What gradients are clipped to where the settings give none.
         class_names: In the order of their ids; empty where the task has no classes.
@@ -61,6 +63,10 @@ class FinetuningTask(ABC):
     greater_is_better: ClassVar[bool] = True
     has_thresholds: ClassVar[bool] = False
     loss_function: ClassVar[Callable[..., Tensor] | None] = None
+    # Our choices, the usual peaks of AdamW for adapters, which start from zero, and for weights that are good already.
+    # training/FINETUNING.md measures them, scaled to the width, on a small backbone.
+    adapter_learning_rate: ClassVar[float] = 5e-4
+    full_learning_rate: ClassVar[float] = 5e-5
     head_learning_rate: ClassVar[float] = 1e-3  # our choice for heads that start from random weights
     max_grad_norm: ClassVar[float] = 1.0  # our choice, and the usual one
 
