@@ -53,8 +53,9 @@ class Scenario(NamedTuple):
     stop_at: int | None = None
 
 
-LORA = {"tune": "lora", "lora_rank": 2, "merge": True}
-FULL = {"tune": "full", "learning_rate": 1e-3, "gradient_checkpointing": True}
+# Rates for so narrow a backbone would be many times higher, and roundings of bfloat16 with them.
+LORA = {"tune": "lora", "lora_rank": 2, "merge": True, "learning_rate": 5e-4, "head_learning_rate": 1e-3}
+FULL = {"tune": "full", "learning_rate": 1e-3, "head_learning_rate": 1e-3, "gradient_checkpointing": True}
 BOXES = {  # its loss sums the number of boxes over all ranks
     "task": "object-detection",
     "data": "boxes.json",
