@@ -84,7 +84,8 @@ def draw_lengths(folder: Path, name: str) -> None:
         for label, style, key in (("held out", "o-", "metrics"), ("training images", "s--", "training_metrics")):
             values = [statistics.mean(getattr(run, key)[metric] for run in each) for each in found]
             axes.plot(steps, values, style, color=color, label=f"{start}, {label}", linewidth=1.2, markersize=4)
-    label_panel(axes, f"{name}: {metric}, seeds {', '.join(map(str, seeds))}", "steps of a run", font_size=9)
+    of_seeds = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    label_panel(axes, f"{name}: {metric}, {of_seeds}", "steps of a run", font_size=9)
     write_file(folder / name / STEPS, figure.savefig)
 
 
