@@ -198,9 +198,8 @@ class FinetuningRun:
         has_begun = bool(sealed_checkpoints(output)) or (output / RESULTS).is_file()
         if not (path.is_file() and has_begun):
             return
-        before, now = json.loads(path.read_text()), self.settings.to_dict()
-        defaults = {name: field.default for name, field in FinetuneSettings.model_fields.items()}  # of newer settings
-        changed = [name for name in now if before.get(name, defaults[name]) != now[name]]
+        before, now = FinetuneSettings.with_newer(json.loads(path.read_text())), self.settings.to_dict()
+        changed = [name for name in now if before.get(name) != now[name]]
         if changed:
             raise ValueError(
                 f"`output` {str(self.settings.output)!r} holds a run with another {', '.join(changed)}: choose another "

@@ -1,6 +1,7 @@
 """What one fine-tuning run is asked to do, checked before anything is loaded."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -207,6 +208,12 @@ class FinetuneSettings(ScheduleSettings, DataSettings, MethodSettings):
     def uses_adapter(self) -> bool:
         """Whether low-rank adapters are trained."""
         return self.tune in ADAPTER_METHODS
+
+    @classmethod
+    def with_newer(cls, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what an earlier run wrote with the defaults of the settings that did not exist then."""
+        fields = cls.model_fields.items()
+        return {**{name: field.default for name, field in fields if not field.is_required()}, **stored}
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON."""

@@ -189,7 +189,7 @@ MULTI_LABEL_ARMS = {
     "LoRA at 2e-3": Arm({"tune": "lora", "learning_rate": 2e-3}, "adapters learn too slowly"),
     "full at 2e-4": Arm({"tune": "full", "learning_rate": 2e-4, "layer_decay": 0.75}, "the backbone learns too slowly"),
 }
-"""Four times the command's own rates, which a backbone of a quarter of ViT-B's width may take."""
+"""Four times the usual rates, which the command takes by itself at a quarter of ViT-B's width."""
 
 SEGMENTER_ARMS = {
     "head at 1e-2": Arm({"tune": "head", "head_learning_rate": 1e-2}, "the head learns too slowly"),

@@ -118,14 +118,15 @@ class Grid:
                 for arm in [arm for arm in arms_of(experiment) if arm in (arms or planned)]:
                     if (arm, seed) not in done:
                         missing.append((name, arm, seed))
-                    elif _with_newer(done[arm, seed].settings) != self._decisive(name, arm, seed):
+                    elif _decisive_of(FinetuneSettings.with_newer(done[arm, seed].settings)) != self._decisive(
+                        name, arm, seed
+                    ):
                         path = result_path(self.results, name, arm, seed)
                         raise RawResultError(f"{str(path)!r} is of other settings. Delete it to run it again.")
         return missing
 
     def _decisive(self, name: str, arm: str, seed: int) -> dict[str, Any]:
-        settings = self.settings(name, arm, seed).to_dict()
-        return json.loads(json.dumps({key: value for key, value in settings.items() if key not in PLACES}))
+        return _decisive_of(json.loads(json.dumps(self.settings(name, arm, seed).to_dict())))
 
     def run(self, name: str, arm_name: str, seed: int) -> None:
         """Make one run and write its raw result."""
@@ -189,10 +190,8 @@ class Grid:
         cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(self.words)).save_pretrained(folder)
 
 
-def _with_newer(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an earlier run with the defaults of those that did not exist then."""
-    fields = {name: field for name, field in FinetuneSettings.model_fields.items() if name not in PLACES}
-    return {**{name: field.default for name, field in fields.items() if not field.is_required()}, **stored}
+def _decisive_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in PLACES}
 
 
 def _prepare_process() -> None:
