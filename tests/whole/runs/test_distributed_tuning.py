@@ -69,6 +69,8 @@ QUICK = {
 SLOW = {
     "ddp-full": Scenario(FULL),
     "ddp-boxes": Scenario(BOXES),
+    "ddp-dora": Scenario({**LORA, "tune": "dora"}),
+    "ddp-qlora": Scenario({**LORA, "quantize": 4}),
     "fsdp-lora": Scenario(LORA, use_fsdp=True),
     "ddp-lora-resumed": Scenario(LORA, stop_at=2),
     "fsdp-lora-resumed": Scenario(LORA, use_fsdp=True, stop_at=2),
@@ -133,10 +135,11 @@ def tune(name: str, scenario: Scenario) -> dict[str, Any]:
         run = FinetuningRun(chosen)
         counts = count_scored(run)
         metrics = run.run()
-    is_sharded = any(isinstance(parameter, DTensor) for parameter in run.trainer.model.parameters())
+    model = run.trainer.model
     return {
         "weights": trained_weights(run),
-        "is_sharded": is_sharded,
+        "is_sharded": any(isinstance(parameter, DTensor) for parameter in model.parameters()),
+        "is_quantized": any(parameter.dtype == torch.uint8 for parameter in model.parameters()),  # two weights a byte
         "metrics": metrics,
         "scored": counts[:-1],
         "written": written,
@@ -210,6 +213,7 @@ def test_both_ranks_end_with_equal_weights_and_metrics(two_ranks):
     for name, scenario in two_ranks.scenarios.items():
         first, second = two_ranks.results(name)
         assert first["is_sharded"] == scenario.use_fsdp
+        assert first["is_quantized"] == ("quantize" in scenario.options)
         assert first["metrics"] == second["metrics"]
         for parameter, weights in first["weights"].items():
             assert torch.equal(second["weights"][parameter], weights), (name, parameter)
