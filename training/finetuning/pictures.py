@@ -66,17 +66,23 @@ def draw_predictions(
 ) -> Figure:
     """Return a figure with a column for each image: the truth, then a row for each model.
 
+    Where the truth covers the image, a row above shows it bare.
+
     Args:
         task: Draws.
         images: RGB in [0, 1], `(count, 3, height, width)`.
         references: The truth, as in `PredictedExamples`.
         predictions: Those of each model by its title.
     """
-    rows, columns = 1 + len(predictions), len(images)
+    rows, columns = task.covers_image + 1 + len(predictions), len(images)
     figure = Figure(figsize=(columns * PICTURE_INCHES, rows * PICTURE_INCHES), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for column, image in enumerate(images.movedim(1, -1)):
-        truth, *others = grid[:, column]
+        *bare, truth = grid[: task.covers_image + 1, column]
+        others = grid[task.covers_image + 1 :, column]
+        for ax in bare:
+            ax.set_title("image", fontsize=7)
+            ax.imshow(image.numpy())
         truth.set_title("truth", fontsize=7)
         task.draw_truth(truth, image, references[column])
         for ax, (title, predicted) in zip(others, predictions.items(), strict=True):

@@ -44,8 +44,10 @@ def test_each_model_has_a_row_below_the_truth(name, request, tmp_path):
     assert not torch.equal(first.predictions, second.predictions)
     columns = {"frozen": first.predictions, "adapted": second.predictions}
     figure = draw_predictions(task, first.images, first.references, columns)
-    assert len(figure.axes) == 3 * len(examples)
-    assert [ax.get_title() for ax in figure.axes[len(examples) :: len(examples)]] == ["frozen", "adapted"]
+    titles = [ax.get_title() for ax in figure.axes[:: len(examples)]]
+    assert len(figure.axes) == len(titles) * len(examples)
+    assert titles[-2:] == ["frozen", "adapted"]
+    assert titles[:-3] == (["image"] if name == "depth-estimation" else [])
     figure.savefig(tmp_path / "picture.png")
 
 
@@ -58,6 +60,20 @@ def test_a_classification_names_the_true_class_and_shows_shares(class_folders):
     assert truth.get_title() == "dog"
     assert [label.get_text() for label in chart.get_yticklabels()] == ["dog", "cat"]
     assert [bar.get_width() for bar in chart.patches] == pytest.approx([0.119, 0.881], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "drawn"), [((0.9, 0.1, 0.4), (0.9, 0.4)), ((0.2, 0.1, 0.1), (0.2,)), ((0.1, 0.1, 0.05), (0.1, 0.1))]
+)
+def test_of_uncertain_boxes_the_most_certain_is_drawn(coco_folder, scores, drawn):
+    task, _ = open_examples("object-detection", coco_folder)
+    ax = Figure().add_subplot()
+    boxes = torch.tensor([[0.1, 0.1, 0.5, 0.5, 0.0, score] for score in scores])
+    task.draw_prediction(ax, torch.zeros(32, 48, 3), boxes, boxes)
+    *shown, last = (text.get_text() for text in ax.texts)
+    is_certain = max(scores) > 0.3
+    assert [float(text.split()[-1]) for text in (*shown, last) if "above" not in text] == list(drawn)
+    assert ("nothing above 0.3" in last) == (not is_certain)
 
 
 def test_models_run_in_evaluation_mode_on_as_many_images_as_there_are(class_folders):

@@ -50,6 +50,7 @@ class FinetuningTask(ABC):
         best_metric: The metric by which the best checkpoint is chosen.
         greater_is_better: Whether more of it is better.
         has_thresholds: Whether an answer counts from a certainty on, since an image may have several or none.
+        covers_image: Whether drawings of truth and predictions hide the image below them.
         loss_function: Of outputs, labels and `num_items_in_batch`; `None` where the model computes it.
         adapter_learning_rate: Peak learning rate of adapters on a ViT-B where the settings give none.
         full_learning_rate: The same of the backbone itself.
@@ -62,6 +63,7 @@ class FinetuningTask(ABC):
     best_metric: ClassVar[str]
     greater_is_better: ClassVar[bool] = True
     has_thresholds: ClassVar[bool] = False
+    covers_image: ClassVar[bool] = False
     loss_function: ClassVar[Callable[..., Tensor] | None] = None
     # Our choices, the usual peaks of AdamW for adapters, which start from zero, and for weights that are good already.
     # training/FINETUNING.md measures them, scaled to the width, on a small backbone.

@@ -31,6 +31,7 @@ class DepthTask(FinetuningTask):
     model_class = RadioForDepthEstimation
     best_metric = "abs_rel"
     greater_is_better = False
+    covers_image = True
 
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
