@@ -83,7 +83,8 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
 
     Raises:
         ValueError: If the settings change a field that does not exist or that the labels or other settings decide,
-            images have fewer patches than a detector has queries, or there is no tower for the texts of a task.
+            images have fewer patches than a detector has queries, a window would change nothing, or there is no tower
+            for the texts of a task.
     """
     settings = task.settings
     if settings.task == ZERO_SHOT and config.text_tower is None:
@@ -100,9 +101,19 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
         if decided.get(name, value) != value:
             raise ValueError(f"`config` cannot set {name!r}: the labels and the settings decide it ({decided[name]}).")
     configured = RadioConfig.from_dict({**config.to_dict(), **decided, **settings.config})
+    _check_window_acts(configured, settings.window_size)
     if settings.task in BOX_TASKS:  # now, and not in the first step
         check_num_queries(configured, _grid(config, task))
     return configured
+
+
+def _check_window_acts(config: RadioConfig, window: int | str | None) -> None:
+    if isinstance(window, int) and config.eradio is None and not config.has_windowed_blocks:
+        raise ValueError(
+            f"`window_size` {window} has no effect: all {config.num_hidden_layers} blocks attend globally, as "
+            f"`vitdet_num_global` is {config.vitdet_num_global}. Add `config.vitdet_num_global=N` with half of the "
+            "blocks or fewer, or leave the window out."
+        )
 
 
 def _grid(config: RadioConfig, task: FinetuningTask) -> Resolution:

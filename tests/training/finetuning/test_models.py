@@ -43,6 +43,16 @@ def test_windows_in_the_configuration(task, window, field, expected):
     assert getattr(configure(checkpoint, task_of(chosen)), field) == expected
 
 
+@pytest.mark.parametrize("task", ["image-classification", "object-detection"])
+def test_a_window_that_would_change_nothing(task):
+    chosen = tuning_settings(task, window_size=3, size=(32, 48))
+    checkpoint = RadioConfig.from_preset("radio-test", vitdet_num_global=4, detection_num_queries=6)
+    with pytest.raises(ValueError, match=r"`window_size` 3 has no effect: .* Add `config.vitdet_num_global=N`"):
+        configure(checkpoint, task_of(chosen))
+    chosen = chosen.model_copy(update={"config": {"vitdet_num_global": 2}})
+    assert configure(checkpoint, task_of(chosen)).has_windowed_blocks
+
+
 def test_automatic_window_of_a_large_image():
     chosen = tuning_settings("depth-estimation", window_size="auto", size=(1024, 1024))
     config = configure(RadioConfig.from_preset("radio-test", vitdet_num_global=2), task_of(chosen))
