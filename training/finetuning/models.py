@@ -29,6 +29,7 @@ from training.finetuning.adapters import BACKBONE, add_adapter, head_names
 from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
 from training.student.parameters import freeze_projection_of_clips
+from training.views.windows import more_windowed
 
 
 TRUNK = f"{BACKBONE}.model"
@@ -109,10 +110,9 @@ def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
 
 def _check_window_acts(config: RadioConfig, window: int | str | None) -> None:
     if isinstance(window, int) and config.eradio is None and not config.has_windowed_blocks:
+        remedy = more_windowed(config, "model", "config")
         raise ValueError(
-            f"`window_size` {window} has no effect: all {config.num_hidden_layers} blocks attend globally, as "
-            f"`vitdet_num_global` is {config.vitdet_num_global}. Add `config.vitdet_num_global=N` with half of the "
-            "blocks or fewer, or leave the window out."
+            f"`window_size` must be left out where all blocks attend globally: {window} has no effect. {remedy}"
         )
 
 

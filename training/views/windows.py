@@ -66,7 +66,8 @@ def check_windows(recipe: Recipe, partition: PartitionRecipe, config: RadioConfi
     path = f"partitions.{partition.name}.vitdet_windows"
     if not config.has_windowed_blocks:
         raise RecipeError(
-            f"`{path}` must be null where all blocks attend globally, got {windows}. {_more_windowed(config)}"
+            f"`{path}` must be null where all blocks attend globally, got {windows}. "
+            f"{more_windowed(config, 'student', 'student.config')}"
         )
     if not partition.vitdet_ragged and (partition.token_budget is not None or not recipe.views.is_square):
         raise RecipeError(
@@ -91,15 +92,21 @@ def check_windows(recipe: Recipe, partition: PartitionRecipe, config: RadioConfi
         )
 
 
-def _more_windowed(config: RadioConfig) -> str:
-    """Return how the student comes by windowed blocks."""
+def more_windowed(config: RadioConfig, owner: str, section: str) -> str:
+    """Return how a network whose blocks all attend globally comes by windowed ones.
+
+    Args:
+        config: Of the network.
+        owner: What the network is called, as in "student".
+        section: Where its fields are set, as in "student.config".
+    """
     depth = config.num_hidden_layers
     if depth == 1:
-        return "The student's only block is its last, which always does."
+        return f"The {owner}'s only block is its last, which always does."
     if config.vitdet_num_windowed is not None:
-        return "Set `student.config.vitdet_num_windowed` to at least 1."
+        return f"Set `{section}.vitdet_num_windowed` to at least 1."
     return (
-        f"Set `student.config.vitdet_num_global` to at most {depth // 2} (now {config.vitdet_num_global}, of {depth} "
+        f"Set `{section}.vitdet_num_global` to at most {depth // 2} (now {config.vitdet_num_global}, of {depth} "
         "blocks)."
     )
 

@@ -47,8 +47,13 @@ def test_windows_in_the_configuration(task, window, field, expected):
 def test_a_window_that_would_change_nothing(task):
     chosen = tuning_settings(task, window_size=3, size=(32, 48))
     checkpoint = RadioConfig.from_preset("radio-test", vitdet_num_global=4, detection_num_queries=6)
-    with pytest.raises(ValueError, match=r"`window_size` 3 has no effect: .* Add `config.vitdet_num_global=N`"):
+    with pytest.raises(
+        ValueError, match=r"`window_size` .*: 3 has no effect. Set `config.vitdet_num_global` to at most 2"
+    ):
         configure(checkpoint, task_of(chosen))
+    none_windowed = RadioConfig.from_preset("radio-test", vitdet_num_windowed=0, detection_num_queries=6)
+    with pytest.raises(ValueError, match=r"3 has no effect. Set `config.vitdet_num_windowed` to at least 1\."):
+        configure(none_windowed, task_of(chosen))
     chosen = chosen.model_copy(update={"config": {"vitdet_num_global": 2}})
     assert configure(checkpoint, task_of(chosen)).has_windowed_blocks
 

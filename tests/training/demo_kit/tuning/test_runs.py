@@ -9,13 +9,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modeling_radio import RadioConfig, RadioModel
 from training.demo_kit.tuning import runs
-from training.demo_kit.tuning.experiments import EXPERIMENTS
+from training.demo_kit.tuning.experiments import EXPERIMENTS, arms_of
 from training.demo_kit.tuning.raw_results import RawResultError, load_result, load_results
 from training.demo_kit.tuning.runs import Grid, run_grid
+from training.finetuning.models import configure
+from training.recipe import load_recipe
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+WINDOWED = [
+    (experiment, arm)
+    for experiment in EXPERIMENTS.values()
+    for arm in arms_of(experiment).values()
+    if "window_size" in arm.options
+]
+"""Taken here, since a fixture leaves each test one task of its own."""
 
 
 @pytest.fixture
@@ -41,6 +53,18 @@ def test_runs_that_are_done_are_not_missing_and_those_of_other_settings_are_refu
     path.write_text(json.dumps(content))
     with pytest.raises(RawResultError, match=r"lora\.seed-0\.json' is of other settings. Delete it to run it again"):
         grid.missing([shades], arms, [0])
+
+
+def test_windows_of_an_arm_act_on_the_student_of_the_demo():
+    student = RadioConfig(**load_recipe("demo").student.config)
+    assert WINDOWED
+    for experiment, arm in WINDOWED:
+        settings = experiment.settings(0, checkpoint="demo", data="scenes", output="run", **arm.options)
+        config = configure(student, Mock(settings=settings, size=settings.size, config_fields=dict))
+        torch.manual_seed(0)
+        model, pixels = RadioModel(config).eval(), torch.rand(1, 3, *settings.size)
+        with torch.no_grad():
+            assert not torch.allclose(model(pixels).features, model(pixels, window_size="global").features, atol=1e-3)
 
 
 def test_what_takes_long_is_for_seed_0_alone_unless_named(grid, shades):
