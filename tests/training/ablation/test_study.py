@@ -117,3 +117,11 @@ def test_the_study_of_the_full_step_is_the_demo_beside_the_full_demo() -> None:
     assert list(opened.recipes) == ["demo", "demo_full"]
     assert {recipe.schedule.num_steps for recipe in opened.recipes.values()} == {1400}
     assert opened.recipes["demo_full"].spectral.is_used
+
+
+def test_upsampling_is_judged_by_the_teacher_at_the_images_size() -> None:
+    opened = open_study("upsampling")
+    (judge,) = opened.reference.teachers
+    assert (judge.run_mode, judge.input_size_px) == (None, None)
+    learned = {name: [entry.input_size_px for entry in recipe.teachers] for name, recipe in opened.recipes.items()}
+    assert learned == {"bilinear": [140], "tiles": [140], "featsharp": [140]}

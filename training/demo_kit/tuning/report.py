@@ -36,8 +36,8 @@ are measured once, after the last step, on images whose objects and photographs 
 compute in bfloat16.
 
 "Full from random weights" is a ViT of the student's shape, which is timm's `VisionTransformer` in all but its class
-tokens, that was never trained; for words it stands beside the same text tower. A teacher has one layer on its frozen
-answers, for depth, too, where the others have a decoder. For boxes, instances and DPT teachers have none.
+tokens, that was never trained; for words it stands beside the same text tower. A teacher has one linear layer on its
+frozen answers, for depth too, where the others have a decoder. For boxes, instances and DPT none was measured.
 
 A cell is the mean over seeds and their standard deviation. "To head" is the mean difference to the head alone over the
 seeds that both have, with its standard error; what has one seed has none, and differs by chance as much as seeds do.
