@@ -21,6 +21,7 @@ from foundation.machine.timing import Clock
 from modeling_radio import RadioModel
 from training.ablation.curves import read_curves
 from training.ablation.held_out import HeldOut
+from training.ablation.measures import SUMMARY, WORST
 from training.ablation.raw_results import (
     HELD_OUT,
     HeldOutSums,
@@ -99,6 +100,7 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
     for arm, _ in missing:
         _check_sources(arm, opened.recipes[arm])  # now, not hours later when its turn comes
     held_out = HeldOut.load(opened)
+    _check_primary(opened, held_out)
     _claim_held_out(opened, held_out)
     bar = tqdm(total=len(missing), desc=opened.name, unit="run")
     with bar:
@@ -121,6 +123,15 @@ def _check_sources(arm: str, recipe: Recipe) -> None:
                 f"`teachers.{entry.name}.source` of arm {arm!r} must be a folder that is there, got {entry.source!r}. "
                 "Make it first; the study's file says what it is."
             )
+
+
+def _check_primary(opened: OpenedStudy, held_out: HeldOut) -> None:
+    """Refuse a primary measure of a summary that its teacher does not have."""
+    known = [name for name in held_out.references().weights if name.startswith(SUMMARY)]
+    known += [f"{SUMMARY}/{WORST}"] if known else []
+    primary = opened.study.primary
+    if primary.startswith(SUMMARY) and primary not in known:
+        raise RecipeError(f"`primary` {primary!r} is of a teacher without a summary. Measures of summaries: {known}.")
 
 
 def missing_runs(opened: OpenedStudy) -> list[tuple[str, int]]:

@@ -58,7 +58,8 @@ class UncertaintyWeights(GroupWeights):
         if step < self.start_step:
             return
         slope = self.log_variances.sigmoid() - (-self.log_variances).exp() * self.means
-        self.log_variances -= UNCERTAINTY_RATE * slope.clamp(-1, 1)  # a loss far above 1 must not throw it away
+        slope = torch.where(self.num_seen > 0, slope.clamp(-1, 1), 0.0)  # a loss far above 1 must not throw it away
+        self.log_variances -= UNCERTAINTY_RATE * slope
 
     def wanted(self, step: int) -> Tensor:
         """Return one over the variances."""

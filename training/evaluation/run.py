@@ -67,7 +67,8 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
         check_kind(source, TASKS[name].kind, data.kinds())
     store = FeatureStore(settings.cache, batch_size=settings.batch_size, num_workers=settings.num_workers)
     find_teachers = partial(build_references, model, recipe)
-    baselines, compared = _baselines(settings, model), _compared(settings, model)
+    baselines = _baselines(settings, model)
+    compared = [each for each in _compared(settings, model) if each.name not in {known.name for known in baselines}]
     models = [*baselines, *compared, model]
     evaluations = [Evaluation(each, data, settings, store, find_teachers=find_teachers) for each in models]
     clock, measurements = Clock() if rank_and_count()[0] == 0 else Clock(report=lambda line: None), []
@@ -159,7 +160,9 @@ def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[Featu
         if name == "pixels":
             built[name] = RawPixels(model.patch_size, model.size_px)
         else:
-            built[name] = random_vit(model.model.config, size_px=model.size_px, seed=settings.random_seed)
+            built[name] = random_vit(
+                model.model.config, size_px=model.size_px, seed=settings.random_seed, device=model.device
+            )
     return list(built.values())
 
 

@@ -97,6 +97,7 @@ def run_range_test(trainer: FinetuningTrainer, num_steps: int = NUM_STEPS) -> Ra
 
     Raises:
         ValueError: If several processes train.
+        TrainingDivergedError: If the first loss is not finite.
 
     References:
         Smith 2017, section 3.3: Cyclical Learning Rates for Training Neural Networks. https://arxiv.org/abs/1506.01186
@@ -115,6 +116,8 @@ def run_range_test(trainer: FinetuningTrainer, num_steps: int = NUM_STEPS) -> Ra
         try:
             loss = _step(trainer, model, optimizer, inputs)
         except TrainingDivergedError:
+            if not test.losses:
+                raise  # no learning rate is to blame
             break
         test.factors.append(factor)
         test.losses.append(loss)

@@ -70,6 +70,9 @@ class FinetuningRun:
         self._check_output()
         _check_launch(settings)
         self.arguments = training_arguments(self.settings)  # joins the other processes, so that one of them reports
+        remark = use_one_gpu(self.arguments)
+        if remark is not None:
+            self._report(remark)
         images = load_images(self.settings)
         self._report(images.remark)
         self.task = build_task(self.settings, images)
@@ -281,6 +284,19 @@ def training_arguments(settings: FinetuneSettings) -> TrainingArguments:
         use_cpu=not torch.accelerator.is_available(),
         **renamed,
     )
+
+
+def use_one_gpu(arguments: TrainingArguments) -> str | None:
+    """Keep a process to one of several GPUs, and say so: `Trainer` would cut its batches with `nn.DataParallel`.
+
+    That wrapper cuts every tensor along its first dimension, also the objects of an image and the classes of a text
+    tower, and multiplies the batch.
+    """
+    if arguments.n_gpu <= 1:
+        return None
+    remark = f"One of {arguments.n_gpu} GPUs is used: start with `accelerate launch` to use all."
+    arguments._n_gpu = 1
+    return remark
 
 
 def _check_launch(settings: FinetuneSettings) -> None:

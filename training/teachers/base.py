@@ -22,7 +22,8 @@ recipe; a misspelt one is refused.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,7 @@ class Teacher(nn.Module):
 
     Attributes:
         mode: The way it runs.
+        options: The recipe's options of its kind.
         image_mean: Mean that the network was trained with, RGB of pixels in [0, 1].
         image_std: Standard deviation that it was trained with, in the same units.
         size_multiple: The network's input sides must be multiples of it; None means `patch_size`.
@@ -118,6 +120,7 @@ class Teacher(nn.Module):
         self.native_size_px = native_size_px
         self.runs_at_any_size = runs_at_any_size
         self.default_mode: RunModeName = default_mode
+        self.options: Mapping[str, Any] = {}
         self.listener: BlockListener | None = None
         self.is_compiled = False
         self.register_buffer("mean", torch.tensor(self.image_mean).view(1, 3, 1, 1))

@@ -93,6 +93,7 @@ def build_teacher(
     if source is None and parameters["source"].default is inspect.Parameter.empty:
         raise teacher_error(name, f"`kind` {kind!r} needs a `source`: a Hub id or a local folder.")
     teacher = teacher_class(name, source=source, **options)
+    teacher.options = options
     teacher.set_run_mode(run, grid_stride)
     if run is not None and run.upsampler is not None:
         _open_upsampler(teacher, run.upsampler, kind, source, options)

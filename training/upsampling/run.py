@@ -60,7 +60,8 @@ def _held_out_images(settings: UpsamplerSettings, recipe: Recipe, size: int) -> 
         return None
     try:
         return open_images(recipe.data, size, settings.measured_images, "held_out")
-    except ValueError:  # data that holds nothing out
+    except ValueError as error:  # data that holds nothing out
+        print(f"`measured_images` are not measured: {error}", flush=True)
         return None
 
 

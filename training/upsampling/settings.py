@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.recipe import RecipeCommand
 
@@ -56,6 +56,12 @@ class UpsamplerSettings(RecipeCommand):
     measured_images: int = Field(32, ge=0)
     pictured_images: int = Field(4, gt=0)
     device: str | None = None
+
+    @model_validator(mode="after")
+    def _check_views(self) -> UpsamplerSettings:
+        if self.views > self.num_views:
+            raise ValueError(f"`views` must be at most `num_views`, {self.num_views}, got {self.views}.")
+        return self
 
     def folder(self) -> Path:
         """Return the folder of the run."""

@@ -158,3 +158,14 @@ def test_a_stop_reaches_the_runs(run_both, recipe_file: str) -> None:
         run_both("slow")
     thread.join()
     assert {path.name for path in output.iterdir()} - {"one-0", "one-1"} == {"started", "stopped"}  # no run begins
+
+
+def test_a_primary_measure_of_a_summary_that_no_teacher_has(opened: OpenedStudy, distilled: list[Path]) -> None:
+    def asked(primary: str) -> OpenedStudy:
+        return opened._replace(study=opened.study.replace(primary=primary))
+
+    with pytest.raises(RecipeError, match=r"'summary_error/segmenter' is of a teacher without a summary.*semantic"):
+        runs.run_study(asked("summary_error/segmenter"), Path("out"), 1)
+    assert not distilled
+    runs.run_study(asked("summary_error/semantic"), Path("out"), 1)
+    assert distilled

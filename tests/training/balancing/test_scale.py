@@ -31,3 +31,9 @@ def test_a_huge_loss_does_not_throw_uncertainty_away() -> None:
     row = drive(weights_of("uncertainty"), lambda _: losses, range(12))[-1]
     assert 0.3 < row["weight/features/a"] < 1
     assert row["weight/features/a"] == pytest.approx(min(row.values()))
+
+
+def test_uncertainty_waits_for_losses() -> None:
+    weights = weights_of("uncertainty", start_step=0)
+    weights.end_period(0)
+    assert torch.equal(weights.log_variances, torch.zeros(5, dtype=weights.log_variances.dtype))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_tuning import run_settings
 
+from foundation.interruption import TrainingDivergedError
 from training.finetune import main
 from training.finetuning.learning_rate import RANGE, RangeTest, run_range_test
 from training.finetuning.run import FinetuningRun
@@ -44,6 +45,17 @@ def test_rates_rise_together_and_end_where_the_loss_diverges(base, class_folders
         assert rates == pytest.approx([1e-2 * factor, 1e-1 * factor])
     after = dict(run.model.named_parameters())
     assert any(not torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+def test_a_loss_that_never_was_finite_is_no_range(base, class_folders, tmp_path, monkeypatch):
+    run = FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
+
+    def diverge(*args):
+        raise TrainingDivergedError("The loss of step 1 is not finite.")
+
+    monkeypatch.setattr("training.finetuning.learning_rate._step", diverge)
+    with pytest.raises(TrainingDivergedError, match="step 1"):
+        run_range_test(run.trainer, num_steps=4)
 
 
 def test_command_draws_and_trains_nothing(base, class_folders, tmp_path, capsys, monkeypatch):

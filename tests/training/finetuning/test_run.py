@@ -47,7 +47,16 @@ from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples
-from training.finetuning.run import FINAL, LABELS, MERGED, RESULTS, SETTINGS, FinetuningRun, training_arguments
+from training.finetuning.run import (
+    FINAL,
+    LABELS,
+    MERGED,
+    RESULTS,
+    SETTINGS,
+    FinetuningRun,
+    training_arguments,
+    use_one_gpu,
+)
 from training.finetuning.trainer import TrainingTime
 from training.student.parameters import CLIPS
 
@@ -520,6 +529,14 @@ def test_training_arguments_carry_the_settings(base, class_folders, tmp_path):
     assert arguments.max_grad_norm == pytest.approx(0.1)
     tasks = {task: tuning_settings(task) for task in ("image-classification", "object-detection")}
     assert [training_arguments(each).max_grad_norm for each in tasks.values()] == [1.0, 0.1]
+
+
+def test_a_process_keeps_to_one_of_several_gpus(base, class_folders, tmp_path):
+    arguments = training_arguments(run_settings(base, class_folders, tmp_path))
+    assert use_one_gpu(arguments) is None
+    arguments._n_gpu = 4
+    assert use_one_gpu(arguments) == "One of 4 GPUs is used: start with `accelerate launch` to use all."
+    assert arguments.n_gpu == 1
 
 
 @pytest.mark.usefixtures("drawn")

@@ -53,6 +53,7 @@ def test_a_recipe_names_a_class_of_ones_own_by_its_import_path(my_module):
         precision="bfloat16",
     )
     teacher = teacher_of_recipe(entry, grid_stride=16)
+    assert teacher.options == {"width": 7}
     assert (teacher.run.run_mode, teacher.run.input_size_px, teacher.run.upsample, teacher.run.precision) == (
         "fixed",
         64,

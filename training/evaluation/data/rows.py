@@ -73,13 +73,17 @@ class Rows:
         return Examples(images, fingerprint, groups=groups, pictures=hash_of({"images": state})[:16], **known)
 
     def fingerprint(self, kind: Kind, known: Mapping[str, Any]) -> str:
-        """Return a hash of the files' names, sizes and times, or of the table, and of the targets."""
-        state = self._state([column for column in ("image", "mask") if column in self.table.column_names])
+        """Return a hash of files' names, sizes and times, or of the table, of targets, and of how they are read."""
+        state = self._state([column for column in ("image", "mask", "depth") if column in self.table.column_names])
         targets = {key: value.tolist() for key, value in known.items() if isinstance(value, Tensor)}
-        texts = known.get("captions", [])
-        return hash_of(
-            {"kind": kind if kind != "photographs" else "images", "state": state, "targets": targets, "texts": texts}
-        )[:16]
+        content = {
+            "kind": kind if kind != "photographs" else "images",
+            "state": state,
+            "targets": targets,
+            "texts": known.get("captions", []),
+        }
+        reading = {"masks": self.data.options.reduce_labels, "depth": self.data.options.depth_scale}.get(kind)
+        return hash_of(content | ({"reading": reading} if reading else {}))[:16]
 
     def _state(self, columns: Sequence[str]) -> str:
         return table_state(self.table, columns, self.data.source)
@@ -177,11 +181,17 @@ def choose_rows(table: Dataset, most: int, seed: int, split: str) -> Dataset:
 
 def table_state(table: Dataset, columns: Sequence[str], source: str) -> str:
     """Return what changes with the files of some columns, or with the table where it holds what is in them."""
-    paths = [path for column in columns for path in image_paths(table, column)]
+    paths = [path for column in columns for path in _paths(table, column)]
     if any(path is None for path in paths):
         return str(table._fingerprint)
     folder = Path(source).expanduser()
     return files_fingerprint({place_of(Path(path), folder): Path(path) for path in map(str, paths)})
+
+
+def _paths(table: Dataset, column: str) -> list[str | None]:
+    """Return the files of a column: of images, or of texts that name them, as those of depth maps do."""
+    is_text = getattr(table.features[column], "dtype", None) == "string"
+    return list(table.select_columns([column])[:][column]) if is_text else image_paths(table, column)
 
 
 def _texts(value: Any, where: str) -> list[str]:

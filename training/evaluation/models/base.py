@@ -70,6 +70,11 @@ class FeatureModel(Protocol):
         ...
 
     @property
+    def runs_at_any_size(self) -> bool:
+        """False where it takes images of its own size only."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where it runs."""
         ...

@@ -33,6 +33,7 @@ class RawPixels:
     name = RAW_PIXELS
     adaptor_names: tuple[str, ...] = ()
     max_size_px = MAX_SIZE_PX
+    runs_at_any_size = True
     device = torch.device("cpu")
 
     def __init__(self, patch_size: int, size_px: int) -> None:
@@ -52,15 +53,20 @@ class RawPixels:
         return Encoding(thumbnail.flatten(1), F.pixel_unshuffle(pixels, self.patch_size))
 
 
-def random_vit(config: RadioConfig, *, size_px: int, seed: int = 0) -> RadioFeatures:
+def random_vit(
+    config: RadioConfig, *, size_px: int, seed: int = 0, device: torch.device | None = None
+) -> RadioFeatures:
     """Return a network of the same architecture that was never trained.
 
     Args:
         config: Of the model beside which it stands.
         size_px: Shorter side of the images.
-        seed: Draws the weights; the global random state is left alone.
+        seed: Draws the weights, on the CPU; the global random state is left alone.
+        device: Where it runs; None for the CPU.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = RadioModel(config.without_adaptors())
+    if device is not None:
+        model = model.to(device)  # pyrefly: ignore[bad-argument-type]
     return RadioFeatures(model.eval(), name=RANDOM_VIT, size_px=size_px)

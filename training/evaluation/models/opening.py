@@ -32,7 +32,9 @@ def open_model(
     size_px: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> FeatureModel:
-    """Open a model to compare a RADIO model with, in eval mode on the same device; its row in tables is the name.
+    """Open a model to compare a RADIO model with, in eval mode on the same device.
+
+    Its row in tables is the name, that of a baseline its own.
 
     Args:
         name: One of the forms:
@@ -67,7 +69,7 @@ def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureM
     if name == "pixels":
         return RawPixels(beside.patch_size, size_px)
     if name == "random-vit":
-        return random_vit(beside.model.config, size_px=size_px)
+        return random_vit(beside.model.config, size_px=size_px, device=beside.device)
     if kind == "teacher":
         return _open_teacher(name, rest, beside, size_px)
     if kind in ("timm", "timm-random") and is_prefixed:

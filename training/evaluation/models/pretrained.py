@@ -50,7 +50,7 @@ class PretrainedFeatures:
         runs_at_any_size: bool = True,
     ) -> None:
         self.network, self.name, self.dtype = network, name, dtype
-        self._settings, self._size_px, self._runs_at_any_size = settings, size_px, runs_at_any_size
+        self._settings, self._size_px, self.runs_at_any_size = settings, size_px, runs_at_any_size
         square = self.preprocess_as_published(torch.full((3, PROBE_PX, PROBE_PX), 128, dtype=torch.uint8))
         self._native_px = min(square.shape[-2:])
         self.patch_size = square.shape[-2] // self.encode(square[None].to(self.device)).features.shape[-2]
@@ -65,7 +65,7 @@ class PretrainedFeatures:
     @property
     def max_size_px(self) -> int:
         """Largest side of the images: its only one where it runs at no other."""
-        return MAX_SIZE_PX if self._runs_at_any_size else self._native_px
+        return MAX_SIZE_PX if self.runs_at_any_size else self._native_px
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +119,7 @@ class PretrainedFeatures:
             raise ValueError(message) from error
 
     def _check_size(self, size_px: int | None) -> None:
-        if size_px is not None and not self._runs_at_any_size and size_px != self._native_px:
+        if size_px is not None and not self.runs_at_any_size and size_px != self._native_px:
             raise ValueError(f"`size` must be {self._native_px} for {self.name!r}, its only one, got {size_px}.")
 
 

@@ -77,6 +77,11 @@ class RadioFeatures:
         return largest_side(self.model.config)
 
     @property
+    def runs_at_any_size(self) -> bool:
+        """True of every RADIO model."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.device

@@ -30,6 +30,7 @@ class TeacherFeatures:
 
     adaptor_names: tuple[str, ...] = ()
     max_size_px = MAX_SIZE_PX
+    runs_at_any_size = True
 
     def __init__(self, teacher: Teacher, *, patch_size: int, size_px: int, name: str) -> None:
         self.teacher, self.patch_size, self.size_px, self.name = teacher, patch_size, size_px, name
@@ -40,8 +41,11 @@ class TeacherFeatures:
         return self.teacher.mean.device
 
     def fingerprint(self) -> str:
-        """Return a hash of its weights, and how it runs."""
-        return f"{tensor_fingerprint(*self.teacher.state_dict().values())} {self.teacher.run} {self.size_px}"
+        """Return a hash of its weights, and what else decides its answer: options may choose among layers."""
+        teacher = self.teacher
+        options = f"{type(teacher).__qualname__} {sorted(teacher.options.items())}"
+        weights = tensor_fingerprint(*teacher.state_dict().values())
+        return f"{options} {weights} {teacher.run} {teacher.grid_stride} {self.size_px}"
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
         """Return the image in [0, 1], its sides whole patches."""

@@ -229,9 +229,9 @@ class Task:
     of_compared: Callable[[FeatureModel], bool] = lambda model: False
 
 
-def any_model(model: FeatureModel) -> bool:
-    """Return that the task can be measured on any model."""
-    return True
+def takes_sizes(model: FeatureModel) -> bool:
+    """Return whether the model takes images of several sizes."""
+    return model.runs_at_any_size
 
 
 def knows_texts(model: FeatureModel) -> bool:

@@ -17,11 +17,14 @@ def measure_out_of_distribution(evaluation: Evaluation) -> list[Measurement]:
     """Measure how well the distance from known classes tells images of classes that were held out.
 
     A seeded share of the classes is known. Detectors see images of these alone, and then score images of all: of the
-    test split, or where there is none the half of the known images that they have not seen, and all others.
+    test split, or where there is none of the sources of which they have seen no image: half of those of known images
+    are seen.
     """
     from pytorch_ood.detector import KNN, Mahalanobis
 
     vectors, labels, seen, tested = _divided(evaluation)
+    test = evaluation.part("labels").test
+    groups = None if test.groups is None else test.groups[tested - (len(labels) - len(test))]  # a train split is first
     known = labels[seen]
     k = min(evaluation.settings.neighbors, smallest_class(known))
     detectors = {"kNN distance": KNN(None, k=k), "Mahalanobis": Mahalanobis(None)}
@@ -33,16 +36,18 @@ def measure_out_of_distribution(evaluation: Evaluation) -> list[Measurement]:
     for name, detector in detectors.items():
         detector.fit_features(vectors[seen], numbered)
         scores = detector.predict_features(vectors[tested]).cpu()
-        measurements.append(_auroc(evaluation, name, scores, is_unknown))
+        measurements.append(_auroc(evaluation, name, scores, is_unknown, groups))
     return measurements
 
 
-def _auroc(evaluation: Evaluation, name: str, scores: Tensor, is_unknown: Tensor) -> Measurement:
+def _auroc(evaluation: Evaluation, name: str, scores: Tensor, is_unknown: Tensor, groups: Tensor | None) -> Measurement:
     def statistic(weights: Tensor) -> Tensor:
         return weighted_auroc(scores, is_unknown, weights)
 
     settings = evaluation.settings
-    interval = bootstrap_interval(statistic, len(scores), num_resamples=settings.resamples, seed=settings.random_seed)
+    interval = bootstrap_interval(
+        statistic, len(scores), groups=groups, num_resamples=settings.resamples, seed=settings.random_seed
+    )
     value = statistic(torch.ones(1, len(scores), dtype=torch.float64)).item()
     return evaluation.measurement("out_of_distribution", f"AUROC, {name}", value, "labels", interval)
 
@@ -61,8 +66,9 @@ def _divided(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         tested = torch.arange(len(labels)) + len(stored_labels)
         return torch.cat([stored, vectors]), torch.cat([stored_labels, labels]), seen, tested
     known = (~torch.isin(labels, held_out)).nonzero().flatten()
-    shuffled = known[torch.randperm(len(known), generator=generator)]
-    seen = shuffled[: len(shuffled) // 2]
-    others = torch.ones(len(labels), dtype=torch.bool)
-    others[seen] = False
-    return vectors, labels, seen, others.nonzero().flatten()
+    groups = torch.arange(len(labels)) if part.test.groups is None else part.test.groups
+    sources = groups[known].unique()
+    if len(sources) < 2:
+        raise ValueError("`data` must have a train split or known images of several sources, got one source.")
+    is_seen = torch.isin(groups, sources[torch.randperm(len(sources), generator=generator)[: len(sources) // 2]])
+    return vectors, labels, known[is_seen[known]], (~is_seen).nonzero().flatten()

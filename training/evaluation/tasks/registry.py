@@ -14,7 +14,7 @@ from training.evaluation.tasks import (
     tokens,
     zero_shot,
 )
-from training.evaluation.tasks.base import Task, any_model, dense, knows_texts
+from training.evaluation.tasks.base import Task, dense, knows_texts, takes_sizes
 from training.evaluation.tasks.dense import correspondence, depth, segmentation
 
 
@@ -31,8 +31,8 @@ TASKS: dict[str, Task] = {
     "depth_probe": Task(depth.measure_depth_probe, "depth", dense, of_baselines=True),
     "patch_correspondence": Task(correspondence.measure_patch_correspondence, "photographs", of_baselines=True),
     "out_of_distribution": Task(outliers.measure_out_of_distribution, "labels", of_baselines=True),
-    "resolution_consistency": Task(resolution.measure_resolution_consistency, "photographs", of_compared=any_model),
-    "mode_switching": Task(resolution.measure_mode_switching, "labels", of_compared=any_model),
+    "resolution_consistency": Task(resolution.measure_resolution_consistency, "photographs", of_compared=takes_sizes),
+    "mode_switching": Task(resolution.measure_mode_switching, "labels", of_compared=takes_sizes),
     "window_consistency": Task(resolution.measure_window_consistency, "photographs"),
     "adaptor_fidelity": Task(fidelity.measure_adaptor_fidelity, "images", fidelity.adaptors),
     "fidelity_over_sizes": Task(fidelity.measure_fidelity_over_sizes, "photographs"),

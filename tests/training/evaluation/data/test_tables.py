@@ -1,6 +1,7 @@
 """Anybody's images in every form: what is known of them, how they are divided, and what is refused by name."""
 
 import io
+import os
 import shutil
 import tarfile
 
@@ -223,3 +224,15 @@ def test_bad_captions_are_named(tmp_path):
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="The caption of test image 1 must be a text or a list of texts, got ' '"):
         TableData(str(tmp_path / "x.parquet")).part("captions")
+
+
+def test_a_fingerprint_follows_depth_and_how_targets_are_read(depth_folder, voc_folder):
+    def fingerprint(folder, kind, **options):
+        return TableData(str(folder), DataOptions(**options)).part(kind).fingerprint
+
+    before = fingerprint(depth_folder, "depth")
+    assert fingerprint(depth_folder, "depth", depth_scale=500) != before
+    path = min((depth_folder / "depth").iterdir())
+    os.utime(path, (1, 1))
+    assert fingerprint(depth_folder, "depth") != before
+    assert fingerprint(voc_folder, "masks", reduce_labels=True) != fingerprint(voc_folder, "masks")

@@ -30,3 +30,4 @@ def test_a_random_network_depends_on_its_seed_and_disturbs_no_other(tiny_model):
     assert not torch.allclose(summaries[0], summaries[2])
     assert summaries[0].shape[0] == 1
     assert models[0].adaptor_names == ()
+    assert random_vit(tiny_model.config, size_px=32, device=torch.device("meta")).device.type == "meta"

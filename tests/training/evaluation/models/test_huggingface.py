@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from training.evaluation.models.base import FeatureModel, TextModel
 from training.evaluation.models.huggingface import open_huggingface
+from training.evaluation.tasks.base import takes_sizes
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -284,6 +285,7 @@ def test_sizes_that_a_network_does_not_take(tmp_path):
     save(tmp_path, "sam")
     with pytest.raises(ValueError, match="`size` must be 64 for 'mine', its only one, got 96"):
         open_huggingface(tmp_path, name="mine", size_px=96)
+    assert not takes_sizes(open_huggingface(tmp_path, name="mine")), "it is not asked for its consistency over sizes"
     t.Aimv2VisionModel(t.Aimv2VisionConfig(**VIT)).save_pretrained(tmp_path / "fixed")
     t.ViTImageProcessor(**SQUARE).save_pretrained(tmp_path / "fixed")
     with pytest.raises(ValueError, match=r"`size` 96 px fails in Aimv2VisionModel: .*Leave it out"):

@@ -26,3 +26,14 @@ def test_a_teacher_sees_whole_patches_and_normalizes_by_itself():
     encoding = model.encode(pixels[None])
     assert torch.allclose(encoding.summary, torch.ones(1, 3), atol=1e-6)
     assert encoding.features.shape == (1, 3, 3, 6)
+
+
+def test_the_fingerprint_knows_what_decides_an_answer():
+    def fingerprint(options=None, stride=8):
+        teacher = Colors()
+        teacher.set_run_mode(grid_stride=stride)
+        teacher.options = options or {}
+        return TeacherFeatures(teacher, patch_size=stride, size_px=24, name="t").fingerprint()
+
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint({"level": 0}), fingerprint({"level": 1}), fingerprint(stride=4)}) == 4

@@ -5,6 +5,7 @@ from sklearn.metrics import roc_auc_score
 from training.evaluation.data.base import Examples, Part, Stacked
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.task_settings import TaskSettings
+from training.evaluation.tasks import outliers
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.outliers import _divided, measure_out_of_distribution
 
@@ -14,10 +15,10 @@ class Shades:
 
     name = "shades"
 
-    def __init__(self, with_train: bool) -> None:
+    def __init__(self, with_train: bool, groups: torch.Tensor | None = None) -> None:
         labels = torch.arange(80) % 4
         images = (labels * 50)[:, None, None, None] + torch.randint(0, 40, (80, 3, 16, 16))
-        examples = Examples(Stacked(images.to(torch.uint8)), "x", labels=labels)
+        examples = Examples(Stacked(images.to(torch.uint8)), "x", labels=labels, groups=groups)
         names = tuple(f"shade {number}" for number in range(4))
         self.given = Part("shades", examples, examples if with_train else None, names)
 
@@ -42,3 +43,24 @@ def test_classes_that_were_held_out_are_told(with_train):
     assert value.value == pytest.approx(expected, abs=1e-3)
     assert value.low <= value.value <= value.high
     assert found["AUROC, Mahalanobis"].value > 0.8
+
+
+@pytest.mark.parametrize("with_train", [True, False])
+def test_sources_stay_together(with_train, monkeypatch):
+    data = Shades(with_train, torch.arange(80) // 8)
+    evaluation = Evaluation(RawPixels(8, 16), data, TaskSettings(neighbors=3))
+    seen, tested = _divided(evaluation)[2:]
+    if not with_train:
+        assert not set((seen // 8).tolist()) & set((tested // 8).tolist())
+    grouped = measure_out_of_distribution(evaluation)[0]
+    drawn = []
+    monkeypatch.setattr(outliers, "bootstrap_interval", lambda *args, groups, **options: drawn.append(groups))
+    assert measure_out_of_distribution(evaluation)[0].value == grouped.value
+    expected = torch.arange(80) // 8 if with_train else tested // 8
+    assert torch.equal(drawn[0], expected)
+
+
+def test_one_source_cannot_be_divided():
+    data = Shades(False, torch.zeros(80, dtype=torch.long))
+    with pytest.raises(ValueError, match="known images of several sources, got one"):
+        _divided(Evaluation(RawPixels(8, 16), data, TaskSettings(neighbors=3)))
