@@ -68,6 +68,7 @@ def training_file_content(model: RadioModel) -> dict[str, Any]:
     Raises:
         ValueError: If NVIDIA's code has no such architecture, or the configuration tells of arguments that no run had.
     """
+    _check_fixed(model.config)
     source = model.config.nvidia_source or {}
     check_source(source, "config.json")
     args = {**_DEFAULT_ARGS, **(source.get("args") or _build_args(model.config))}
@@ -163,6 +164,13 @@ def _dtype(value: Any) -> Any:
         return value
     dtypes = {str(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
     return dtypes.get(value if value.startswith("torch.") else f"torch.{value}", value)
+
+
+def _check_fixed(config: RadioConfig) -> None:
+    """Refuse what no argument tells NVIDIA's code, which would then compute something else."""
+    for field, fixed in {"hidden_act": "gelu", "layer_norm_eps": 1e-6}.items():
+        if config.eradio is None and getattr(config, field) != fixed:
+            raise ValueError(f"`{field}` must be {fixed!r} in NVIDIA's code, got {getattr(config, field)!r}.")
 
 
 def _build_args(config: RadioConfig) -> dict[str, Any]:

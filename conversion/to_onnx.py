@@ -11,7 +11,7 @@ from torch.onnx import ONNXProgram
 
 from conversion.graphs.exporting import DEFAULT_OPSET, export_graph
 from conversion.graphs.files import open_graph, remove_stale_weights, write_graph
-from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio
+from conversion.graphs.models import FlatEncoder, FlatModel, FlatRadio, Window
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_cosine, require_difference
 from conversion.graphs.settings import GraphSettings
 from conversion.onnx_precision import LEAST_COSINE, Precision, convert_precision
@@ -33,7 +33,7 @@ def export_onnx(
     model: RadioModel,
     *,
     adaptors: Sequence[str] | None = None,
-    window_size: int | None = None,
+    window_size: Window = None,
     opset: int = DEFAULT_OPSET,
     encoder: bool = False,
 ) -> tuple[FlatModel, ONNXProgram]:
@@ -45,7 +45,7 @@ def export_onnx(
     Args:
         model: Taken in evaluation mode.
         adaptors: Adaptors whose outputs are wanted; `None` takes the model's own list.
-        window_size: Side of the ViTDet windows in tokens; `None` is global attention.
+        window_size: Side of the ViTDet windows in tokens; `None` is the model's own default, "global" none.
         opset: ONNX operator set.
         encoder: RADIO1D's encoder alone, with the number of global tokens as the input `num_tokens`: from 0 to what an
             image has. Without, that number is the configuration's.

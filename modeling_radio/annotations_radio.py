@@ -249,19 +249,18 @@ def _read_panoptic(
     annotation: Mapping[str, Any], name: str, size: tuple[int, int], masks_path: str | Path | None, with_masks: bool
 ) -> dict[str, Tensor]:
     """Return the segments of an image in pixels of the original."""
-    segments = _entries(annotation, "segments_info", name)
+    segments = [entry for entry in _entries(annotation, "segments_info", name) if not entry.get("iscrowd")]
     ids = _integers(segments, "id", name)
     masks = _read_panoptic_map(annotation, name, size, masks_path) == ids.view(-1, 1, 1)
     kept = masks.flatten(1).any(dim=1)
     masks = masks[kept]
     classes = _integers(segments, "category_id", name)
-    crowds = [int(bool(segment.get("iscrowd"))) for segment in segments]
     target = {
         "image_id": _image_id(annotation, name),
         "class_labels": classes[kept],
         "boxes": mask_boxes(masks),
         "area": masks.flatten(1).sum(dim=1).float(),
-        "iscrowd": torch.tensor(crowds, dtype=torch.long)[kept],
+        "iscrowd": torch.zeros(int(kept.sum()), dtype=torch.long),
     }
     return {**target, "masks": masks} if with_masks else target
 

@@ -92,6 +92,10 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
             self.num_features[1:-1] = [config.block_hidden_size(block) for block in inner]
         self.post_init()
 
+    @staticmethod
+    def kept_of(config: RadioConfig) -> RadioConfig:
+        return config.without_adaptors()
+
     @can_return_tuple
     def forward(  # noqa: D417  # pyrefly: ignore[bad-override]
         self,

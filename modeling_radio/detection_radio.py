@@ -114,6 +114,9 @@ class RadioDetectionModel(RadioTaskModel):
         return to_map(features, passed.grid), wanted
 
     def _run_detector(self, maps: Tensor, mask: Tensor, labels: Sequence[Mapping[str, Tensor]] | None) -> Any:
+        # The loss reads the number of query groups here, also in evaluation, where there is only one, and so does the
+        # decoder's training pass.
+        self.detector.config.group_detr = self.config.detection_num_groups if self.detector.training else 1
         if labels is None:
             return self.detector(maps, pixel_mask=mask)
         if not isinstance(labels, Sequence) or len(labels) != len(maps):
@@ -123,8 +126,6 @@ class RadioDetectionModel(RadioTaskModel):
             self._check_shapes(label, index, maps)
         self._check_values(labels)
         targets = [self._target(label, maps) for label in labels]
-        # The loss reads the number of query groups here, also in evaluation, where there is only one.
-        self.detector.config.group_detr = self.config.detection_num_groups if self.detector.training else 1
         return self._detect_with_loss(maps, mask, targets)
 
     def _detect_with_loss(self, maps: Tensor, mask: Tensor, targets: list[dict[str, Tensor]]) -> Any:

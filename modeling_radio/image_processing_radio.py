@@ -61,7 +61,7 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
         pad_size: `{"height": h, "width": w}` to pad to instead of the largest image, and from there to the next whole
             patch: 600, which transformers' detection program asks for, becomes 608.
         do_reduce_labels: In `segmentation_maps` class 0 is background: it becomes 255, which is ignored, and all others
-            become one less.
+            become one less. Padding is 255 too, transformers' value, whatever `semantic_loss_ignore_index` says.
         resample: Filter for resizing, always antialiased.
         disable_grouping: Images of one shape are resized together where this is False, and one by one where it is
             True, with the same pixels. None (transformers' default) groups on accelerators only: on a CPU joining

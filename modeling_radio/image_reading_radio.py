@@ -1,11 +1,13 @@
 """Reading of images: PIL images, arrays and tensors of any layout become tensors of known shape and range."""
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_utils import ChannelDimension, is_pil_image, load_image_as_tensor
 from transformers.utils.generic import is_numpy_array, is_torch_tensor
@@ -16,9 +18,14 @@ RANGE_TOLERANCE = 1e-3
 
 MAX_SHOWN = 256  # our choice: characters of a text in an error; paths are shorter, base64 of pictures longer
 
+# The first bytes of files that may have transparent pixels; a WebP's follow its length.
+_PNG, _RIFF, _WEBP = b"\x89PNG", b"RIFF", b"WEBP"
+
 
 def fetch(images: Any) -> Any:
     """Return images as they were given, in lists as they were, but with paths, addresses and base64 texts read.
+
+    Files and base64 keep their transparency; of what an address gives transformers keeps the colors alone.
 
     Raises:
         ValueError: If there is no such file, or it is no image that torchvision reads.
@@ -29,7 +36,7 @@ def fetch(images: Any) -> Any:
         return images
     text = os.fspath(images)
     try:
-        return load_image_as_tensor(text)
+        return load_image_as_tensor(text) if text.startswith(("http://", "https://")) else _decode(_read_bytes(text))
     except (RuntimeError, ValueError, IndexError) as error:
         # Of the decoder, which does not know the name, or of what took it for base64, since there is no such file.
         shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
@@ -37,6 +44,22 @@ def fetch(images: Any) -> Any:
             f"`images` must be image files (JPEG, PNG, WebP, GIF), their addresses or base64, got {shown!r}. Open "
             "other kinds with PIL."
         ) from error
+
+
+def _read_bytes(text: str) -> bytes:
+    """Return the bytes of a file, or of base64 with or without `data:` before it."""
+    if os.path.isfile(text):  # False of what is too long for a name
+        return Path(text).read_bytes()
+    return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+
+
+def _decode(data: bytes) -> Tensor:
+    """Return an image file as `(channels, height, width)`: three, or four where some pixel is transparent."""
+    may_be_transparent = data.startswith(_PNG) or (data.startswith(_RIFF) and data[8:12] == _WEBP)
+    mode = ImageReadMode.RGB_ALPHA if may_be_transparent else ImageReadMode.RGB
+    image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode, apply_exif_orientation=True)
+    is_opaque = len(image) == 3 or bool((image[3].long() == torch.iinfo(image.dtype).max).all())
+    return image[:3] if is_opaque else image
 
 
 def flatten(images: Any) -> list[Any]:

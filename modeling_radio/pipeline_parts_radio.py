@@ -19,7 +19,8 @@ class AnySizeBatches:
 
     transformers joins the tensors of a batch along their first axis, which asks for one size. It keeps lists, so each
     tensor travels in a list until the model runs. Results are those of one image at a time. The model is asked for
-    outputs by name, which pipelines read, whatever its configuration says.
+    outputs by name, which pipelines read, whatever its configuration says. What a processor with `do_pad` adds is cut
+    off again: transformers' pipelines do not tell results of images from those of padding.
     """
 
     def check_model_type(self, supported_models: Any) -> None:
@@ -27,7 +28,7 @@ class AnySizeBatches:
 
     def preprocess(self, *args: Any, **options: Any) -> Any:
         """Return the inputs of one image, tensors in lists."""
-        inputs = super().preprocess(*args, **options)  # pyrefly: ignore[missing-attribute]
+        inputs = without_padding(super().preprocess(*args, **options))  # pyrefly: ignore[missing-attribute]
         for name, value in inputs.items():
             inputs[name] = [value] if isinstance(value, Tensor) else value
         return inputs
@@ -45,6 +46,15 @@ class AnySizeBatches:
         joined = [_join([images[index] for index in group]) for group in groups.values()]
         outputs = [run({**inputs, "return_dict": True}, **options) for inputs in joined]
         return outputs[0] if len(outputs) == 1 else _merge(outputs, list(groups.values()))
+
+
+def without_padding(inputs: Any) -> Any:
+    """Return the inputs of one image without `pixel_mask` and the padding below and to the right that it tells."""
+    mask = inputs.pop("pixel_mask", None)
+    if mask is not None:
+        rows, cols = int(mask[0, :, 0].sum()), int(mask[0, 0].sum())
+        inputs["pixel_values"] = inputs["pixel_values"][..., :rows, :cols]
+    return inputs
 
 
 def unwrap(value: Any) -> Any:
@@ -149,9 +159,10 @@ class SeveralViews(AnySizeBatches):
         inputs = super().preprocess(image, *args, **options)
         step = self.image_processor.size_divisor or self.image_processor.patch_size
         own = [round_to_step(side, step) for side in (image.height, image.width)]
-        pixels = self.image_processor(images=[image], size=own, max_img_size=max(own), return_tensors="pt")
+        pixels = self.image_processor(
+            images=[image], size=own, max_img_size=max(own), do_pad=False, pad_size=None, return_tensors="pt"
+        )
         inputs["pixel_values"] = [pixels["pixel_values"].to(self.dtype)]
-        inputs.pop("pixel_mask", None)
         return inputs
 
     def _forward(self, model_inputs: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from transformers.utils.generic import TensorType
 
 from .configuration_radio import RadioConfig
 from .messages_radio import did_you_mean
-from .resolution_radio import is_pixels, read_exact_size, read_size
+from .resolution_radio import is_pixels, largest_side, read_exact_size, read_size
 
 
 FLAGS = (
@@ -47,7 +47,7 @@ def settings_of_model(config: RadioConfig) -> dict[str, Any]:
     """Return the settings of a processor that follow from the model: its patch, largest side, preferred resolution."""
     return {
         "patch_size": config.patch_size,
-        "max_img_size": config.max_img_size,
+        "max_img_size": largest_side(config),
         "size": {"shortest_edge": min(config.preferred_resolution)},
         "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
     }

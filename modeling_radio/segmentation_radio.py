@@ -10,6 +10,7 @@ from transformers.models.dpt.modeling_dpt import DPTSemanticSegmentationHead
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from .annotations_radio import IGNORED_CLASS
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
 from .heads_radio import (
@@ -58,11 +59,20 @@ class RadioDPTSegmentationHead(nn.Module):
 
 
 class RadioForSemanticSegmentation(RadioTaskModel):
-    """RADIO with a head that gives each pixel a class; see `forward`. `config.segmentation_head` chooses the head."""
+    """RADIO with a head that gives each pixel a class; see `forward`. `config.segmentation_head` chooses the head.
+
+    Raises:
+        ValueError: If the default of `semantic_loss_ignore_index` is one of the classes, which would not be learned.
+    """
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
         config = self.config
+        if config.semantic_loss_ignore_index == IGNORED_CLASS < count_classes(config):
+            raise ValueError(
+                f"`semantic_loss_ignore_index` must not be its default, {IGNORED_CLASS}, with {count_classes(config)} "
+                "classes, of which that is one: set -100, and give it to pixels that do not count."
+            )
         heads = {"linear": RadioLinearSegmentationHead, "dpt": RadioDPTSegmentationHead}
         self.decode_head = heads[config.segmentation_head](config)
         self.post_init()

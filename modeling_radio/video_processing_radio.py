@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import PILImageResampling, is_pil_image
 from transformers.processing_utils import VideosKwargs
 from transformers.utils import is_av_available, is_torchcodec_available
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -111,7 +111,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
         unknown = [name for name in settings if name not in known and name != "return_tensors"]
         if unknown:
             raise TypeError(f"`{unknown[0]}` is no option of {type(self).__name__}.{did_you_mean(unknown[0], known)}")
-        return super().preprocess(videos, **settings)
+        return super().preprocess(_read_pil_frames(videos), **settings)
 
     def sample_frames(
         self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **settings: Any
@@ -153,7 +153,7 @@ class RadioVideoProcessor(BaseVideoProcessor):
         """Return each clip as `(frames, channels, height, width)`, its frames read as images are."""
         clips = [[read_image(frame, bool(do_convert_rgb), input_data_format) for frame in video] for video in videos]
         if do_convert_rgb:
-            clips = [[to_rgb(frame, _white(frame)) for frame in clip] for clip in clips]
+            clips = [[_to_rgb(frame) for frame in clip] for clip in clips]
         return [torch.stack(clip).to(device) for clip in clips]
 
     # pyrefly: ignore[bad-override]  (options by name only)
@@ -184,9 +184,29 @@ class RadioVideoProcessor(BaseVideoProcessor):
         )
 
 
-def _white(frame: Tensor) -> float:
-    """Return the value of white, which shows through transparent pixels: 1 of floats that do not exceed it."""
-    return 1.0 if frame.is_floating_point() and frame.amax() <= 1 else 255.0
+def _read_pil_frames(videos: Any) -> Any:
+    """Return clips as they were given, but those in lists of PIL images as arrays of RGB, as images are read.
+
+    Raises:
+        ValueError: If the frames of a clip differ in size.
+    """
+    if not isinstance(videos, (list, tuple)) or not videos:
+        return videos
+    if not is_pil_image(videos[0]):
+        return [_read_pil_frames(video) for video in videos]
+    frames = [_to_rgb(read_image(frame, True, None)) for frame in videos]
+    sizes = sorted({tuple(frame.shape[1:]) for frame in frames})
+    if len(sizes) > 1:
+        raise ValueError(f"The frames of a clip in `videos` must be of one size, got {sizes} (height, width).")
+    is_exact = all(frame.dtype == torch.uint8 for frame in frames)
+    return torch.stack(frames if is_exact else [frame.float() for frame in frames])
+
+
+def _to_rgb(frame: Tensor) -> Tensor:
+    """Return a frame in RGB on white: 1 of floats that do not exceed it, and else 255, to which 16 bits are scaled."""
+    if frame.dtype == torch.uint16:
+        frame = check_values(frame, 255.0)
+    return to_rgb(frame, 1.0 if frame.is_floating_point() and frame.amax() <= 1 else 255.0)
 
 
 # `save_pretrained` then copies this file and names it in `auto_map`, also when it runs as remote code.

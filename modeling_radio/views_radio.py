@@ -221,7 +221,8 @@ def mean_of_probabilities(logits: Sequence[Tensor], problem_type: str | None) ->
     stacked = torch.stack([each.float() for each in logits])
     if problem_type == "regression":
         return stacked.mean(0)
-    if problem_type == "multi_label_classification":
+    is_alone = problem_type is None and stacked.shape[-1] == 1  # one logit, which pipelines read by a sigmoid too
+    if problem_type == "multi_label_classification" or is_alone:
         return stacked.sigmoid().mean(0).logit()
     return stacked.log_softmax(-1).logsumexp(0).sub(torch.tensor(float(len(logits))).log())
 

@@ -160,17 +160,17 @@ def predict(
     for is_global in transformer.is_global:
         whole = is_global or layout.window_order is None
         latency += cost.milliseconds(layout.global_segments if whole else layout.window_segments, batch_size)
-    weight = transformer.patch_generator.embedder.weight
+    positions = transformer.patch_generator.pos_embed  # of the width and type of tokens, and never quantized
     tensors = [*transformer.parameters(), *transformer.buffers()]  # prepacked weights are no parameters
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return latency, (weights + _activation_bytes(transformer, weight, layout, batch_size)) / 2**30
+    return latency, (weights + _activation_bytes(transformer, positions, layout, batch_size)) / 2**30
 
 
 @torch.no_grad()
 def calibrate(transformer: RadioVisionTransformer) -> BlockCost:
     """Time one block on its own device over some lengths and windows, and fit `BlockCost` to the minima."""
     block: RadioBlock = transformer.blocks[0]  # pyrefly: ignore[bad-assignment]
-    weight = transformer.patch_generator.embedder.weight
+    positions = transformer.patch_generator.pos_embed  # of the width and type of tokens, and never quantized
     layouts: list[Segments] = [((1, length),) for length in _CALIBRATION_LENGTHS]
     layouts += [((2304 // 64, 64),), ((2304 // 256, 256),), ((16, 16),)]
     was_training = block.training
@@ -178,7 +178,7 @@ def calibrate(transformer: RadioVisionTransformer) -> BlockCost:
     times, sizes = [], []
     for segments in layouts:
         tokens, pairs, count = _size(segments, batch_size=1)
-        hidden_states = torch.randn(1, tokens, weight.shape[0], device=weight.device, dtype=weight.dtype)
+        hidden_states = torch.randn(1, tokens, positions.shape[-1], device=positions.device, dtype=positions.dtype)
         times.append(_minimum_milliseconds(block, hidden_states, segments))
         sizes.append([1.0, tokens, pairs, count])
     block.train(was_training)
@@ -314,7 +314,7 @@ def _fit_nonnegative(sizes: Tensor, times: Tensor) -> list[float]:
 
 
 def _activation_bytes(
-    transformer: RadioVisionTransformer, weight: Tensor, layout: AttentionLayout, batch_size: int
+    transformer: RadioVisionTransformer, positions: Tensor, layout: AttentionLayout, batch_size: int
 ) -> int:
     """Return the peak activation bytes of a pass without gradients.
 
@@ -330,4 +330,4 @@ def _activation_bytes(
     values = tokens * max(mlp, attention)
     if config._attn_implementation == "eager":
         values = max(values, tokens * attention + 2 * pairs * config.num_attention_heads)
-    return values * weight.element_size()
+    return values * positions.element_size()

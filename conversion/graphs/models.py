@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers.utils import ModelOutput
@@ -18,6 +19,9 @@ from modeling_radio.outputs_radio import RadioModelOutput
 from modeling_radio.resolution_radio import check_resolution, largest_side
 
 
+Window = Annotated[int, Field(ge=1)] | Literal["global"] | None
+"""Side of the ViTDet windows of a graph in tokens; None is the model's own default."""
+
 NO_ANSWERS = {"loss", "last_hidden_state"}
 """Tensors in the output of a task model that are not what it was tuned for."""
 
@@ -27,7 +31,7 @@ class FlatModel(nn.Module):
 
     Args:
         model: It is put into evaluation mode.
-        window_size: Side of the ViTDet windows in tokens; `None` is global attention.
+        window_size: Side of the ViTDet windows in tokens; `None` is the model's own default, "global" none.
         fixed_size: The one height and width in pixels that the graph takes; `None` leaves them open.
 
     Attributes:
@@ -40,11 +44,12 @@ class FlatModel(nn.Module):
 
     names: list[str]
 
-    def __init__(self, model: Any, window_size: int | None = None, fixed_size: Sequence[int] | None = None) -> None:
+    def __init__(self, model: Any, window_size: Window = None, fixed_size: Sequence[int] | None = None) -> None:
         super().__init__()
         self.model = model.eval()
-        of_network = "global" if self.config.eradio is None else None
-        self.window_size = of_network if window_size is None else window_size
+        if window_size is None and self.config.eradio is None:
+            window_size = (self.config.vitdet_window_size if self.config.has_windowed_blocks else None) or "global"
+        self.window_size = window_size
         self.step, self.fixed_size = size_step(self.config, window_size), fixed_size
         if largest_side(self.config) // self.step < 2:
             raise ValueError(
@@ -122,7 +127,7 @@ class FlatRadio(FlatModel):
         self,
         model: RadioModel,
         adaptors: Sequence[str] | None = None,
-        window_size: int | None = None,
+        window_size: Window = None,
         fixed_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__(model, window_size, fixed_size)
@@ -192,10 +197,10 @@ class FlatTask(FlatModel):
     """
 
     def __init__(
-        self, model: RadioTaskModel, window_size: int | None = None, fixed_size: Sequence[int] | None = None
+        self, model: RadioTaskModel, window_size: Window = None, fixed_size: Sequence[int] | None = None
     ) -> None:
-        super().__init__(model, window_size, fixed_size)
         is_detector = isinstance(model, RadioDetectionModel)
+        super().__init__(model, "global" if is_detector and window_size is None else window_size, fixed_size)
         if is_detector and fixed_size is None:
             raise ValueError(
                 "`fixed_size` must be given for a detector, such as 512,512: its graph has a grid of proposals for one "
@@ -215,12 +220,12 @@ class FlatTask(FlatModel):
         return tuple(output[name] for name in self.names)
 
 
-def size_step(config: RadioConfig, window_size: int | None) -> int:
+def size_step(config: RadioConfig, window_size: Window) -> int:
     """Return the number of pixels that height and width of an exported model are multiples of.
 
     The graph of an E-RADIO stretches no map to whole windows, so that they must fit the coarsest level.
     """
-    arguments = config.eradio
+    arguments, window_size = config.eradio, None if window_size == "global" else window_size
     if arguments is None:
         return config.patch_size * (window_size or 1)
     trained = math.lcm(*(trained_window(arguments, level) for level in (2, 3)))

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from conversion.graphs.models import FlatModel, FlatRadio, FlatTask
+from conversion.graphs.models import FlatModel, FlatRadio, FlatTask, Window
 from conversion.opening import open_model, open_task_model
-from foundation.fields import Spelling, read_names
+from foundation.fields import Spelling, read_names, read_yaml
 from foundation.settings import Settings, require
 
 
@@ -18,7 +18,8 @@ class GraphSettings(Settings):
         checkpoint: Folder with config.json and weights.
         output: File to write.
         adaptors: Adaptors whose outputs are wanted; by default all that the checkpoint's `adaptor_names` lists.
-        window_size: ViTDet window in tokens; height and width must then be multiples of patch x window.
+        window_size: ViTDet window in tokens, or "global"; None for the model's own default. Height and width must be
+            multiples of patch x window.
         head: Take the model of a task with its head, in place of features.
         fixed_size: Height and width in pixels where the graph shall take no others; detectors need it.
         verify: Compare with the model at several sizes.
@@ -28,7 +29,7 @@ class GraphSettings(Settings):
     checkpoint: Path
     output: Path
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
-    window_size: int | None = Field(None, ge=1)
+    window_size: Annotated[Window, Spelling(read_yaml, "TOKENS|global")] = None
     head: bool = False
     fixed_size: list[Annotated[int, Field(gt=0)]] | None = Field(None, min_length=2, max_length=2)
     verify: bool = True

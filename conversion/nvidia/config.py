@@ -76,16 +76,17 @@ def build_config_fields(
 
 def _eradio_fields(state: Mapping[str, Tensor], source: NvidiaCheckpoint, version: str | None) -> dict[str, Any]:
     """Return the fields of an E-RADIO: its arguments tell its shape, which the weights must then have."""
+    conditioner = {name: f"radio_model.input_conditioner.{name}" for name in ("norm_mean", "norm_std")}
+    missing = [key for key in conditioner.values() if key not in state]
+    if missing:
+        raise ValueError(f"This E-RADIO is damaged: it lacks {', '.join(missing)}.")
     shape = backbone_fields(source.args, source.eradio_arguments)
     told = {**(source.hub_config or {}), **({} if version is None else {"version": version})}
     return {
         **shape,
         **_normalizer_fields(state),
         **release_fields(source.args, shape, told),
-        **{
-            name: state[f"radio_model.input_conditioner.{name}"].flatten().tolist()
-            for name in ("norm_mean", "norm_std")
-        },
+        **{name: state[key].flatten().tolist() for name, key in conditioner.items()},
         "adaptors": [_adaptor_fields(state, source, adaptor) for adaptor in adaptor_names(state, source)],
     }
 

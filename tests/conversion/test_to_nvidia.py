@@ -152,6 +152,8 @@ def test_a_summary_of_a_hub_folder_that_no_training_file_tells(hub_folder):
         ({"use_swiglu_ffn": True}, "no ViT with SwiGLU"),
         ({"patch_size": 8}, "`patch_size` must be 14 or 16 in NVIDIA's code, got 8"),
         ({"summary_idxs": [1, 0]}, "`summary_idxs` must ascend in NVIDIA's code"),
+        ({"hidden_act": "quick_gelu"}, "`hidden_act` must be 'gelu' in NVIDIA's code, got 'quick_gelu'"),
+        ({"layer_norm_eps": 1e-5}, "`layer_norm_eps` must be 1e-06 in NVIDIA's code, got 1e-05"),
         (
             {"adaptors": [{"name": name, **HEAD} for name in "abcd"]},
             r"`adaptors` must be no more than the class tokens \(3\) in a training file, got 4",

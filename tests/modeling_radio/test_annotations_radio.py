@@ -143,6 +143,15 @@ def test_panoptic_segments_become_objects_with_masks(processor, panoptic):
     assert labels["masks"][0].sum() == 48 * 64
 
 
+def test_panoptic_crowds_are_left_out(processor, panoptic):
+    annotation, folder = panoptic
+    annotation["segments_info"][0]["iscrowd"] = 1
+    (labels,) = processor(make_pixels(), annotations=annotation, masks_path=folder, return_tensors="pt")["labels"]
+    assert labels["class_labels"].tolist() == [1]
+    assert labels["iscrowd"].tolist() == [0]
+    assert len(labels["masks"]) == 1
+
+
 @pytest.mark.parametrize("name", ["../secret.png", "missing.png", None])
 def test_panoptic_maps_must_lie_in_their_folder(processor, panoptic, name):
     annotation, folder = panoptic

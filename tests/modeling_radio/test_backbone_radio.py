@@ -98,3 +98,12 @@ def test_takes_what_the_processor_returns_for_images_of_different_sizes():
         (filtered,) = backbone.forward_with_filtered_kwargs(inputs["pixel_values"], foo=1).feature_maps
     assert torch.equal(found, expected)
     assert torch.equal(filtered, expected)
+
+
+def test_a_saved_backbone_promises_no_adaptors(tmp_path):
+    adaptors = [{"name": "dino_v3", "feature_dim": 8, "hidden_size": 8}]
+    RadioModel(RadioConfig.from_preset("radio-test", adaptors=adaptors)).save_pretrained(tmp_path / "full")
+    RadioBackbone.from_pretrained(tmp_path / "full").save_pretrained(tmp_path / "backbone")
+    model, info = RadioModel.from_pretrained(tmp_path / "backbone", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not model.config.adaptors

@@ -164,6 +164,15 @@ def test_images_without_objects_train(model):
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
+def test_training_without_labels_has_its_groups_after_an_evaluation_with_them(model):
+    model.eval()
+    model(images(), labels=some_labels())
+    assert model.detector.config.group_detr == 1
+    model.train()
+    model(images())
+    assert model.detector.config.group_detr == model.config.detection_num_groups > 1
+
+
 def test_evaluation_loss_counts_one_group_of_queries():
     several = RadioForObjectDetection(tiny_config(detection_num_groups=3)).eval()
     one = RadioForObjectDetection(tiny_config(detection_num_groups=1)).eval()

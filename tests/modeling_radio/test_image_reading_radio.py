@@ -1,5 +1,7 @@
 """Which images the processor accepts, and that every form of one image gives the same pixels."""
 
+import base64
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,18 @@ def test_paths_are_read(processor, tmp_path):
     assert torch.equal(process(processor, str(path)), expected)
     assert torch.equal(process(processor, path), expected)
     assert torch.equal(process(processor, [path, [pixels]]), expected.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_transparency_of_files_is_white_as_that_of_pil_images(suffix, processor, tmp_path):
+    pixels = np.concatenate([make_pixels(), np.full((*make_pixels().shape[:2], 1), 255, np.uint8)], axis=2)
+    pixels[:8, :, 3] = 0
+    path = tmp_path / f"logo.{suffix}"
+    Image.fromarray(pixels).save(path, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
+    expected = process(processor, Image.open(path))
+    assert (expected[..., :4, :] == 1).all()
+    assert torch.equal(process(processor, path), expected)
+    assert torch.equal(process(processor, base64.b64encode(path.read_bytes()).decode()), expected)
 
 
 @pytest.mark.parametrize("content", [b"no image", None], ids=["damaged", "missing"])

@@ -24,6 +24,9 @@ PIPELINES = {
 }
 
 
+TILES = {"tile_size": 96}
+
+
 @pytest.fixture
 def photo():
     torch.manual_seed(3)
@@ -89,3 +92,28 @@ def test_one_image_at_a_time(photo):
 def test_options_without_meaning_are_refused(name, option, photo):
     with pytest.raises(ValueError, match=f"`{option}` must be left out"):
         pipeline_of(name)(photo, **{option: 64})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("linear segmenter", {}),
+        ("depth", {}),
+        ("instance segmenter", {}),
+        ("detector", {"flip": True}),
+        ("depth", TILES),
+    ],
+)
+def test_padding_of_a_saved_processor_moves_nothing(name, options, photo):
+    model = build(name)
+    found = []
+    for settings in ({}, {"do_pad": True, "pad_size": {"height": 128, "width": 128}}):
+        processor = RadioImageProcessor(size={"height": 64, "width": 96}, **settings)
+        found.append(PIPELINES[name](model=model, image_processor=processor)(photo, **options))
+    plain, padded = found
+    if name == "depth":
+        assert torch.equal(plain["predicted_depth"], padded["predicted_depth"])
+        return
+    assert [answer["label"] for answer in plain] == [answer["label"] for answer in padded]
+    parts = [[answer.get("box") or answer["mask"].tobytes() for answer in answers] for answers in found]
+    assert parts[0] == parts[1]

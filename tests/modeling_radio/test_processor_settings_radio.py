@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from processor_cases import make_pixels
 
-from modeling_radio import RadioImageProcessor
+from modeling_radio import RadioConfig, RadioImageProcessor
 
 
 WRONG = [
@@ -93,3 +93,9 @@ def test_misspelt_settings_are_refused_and_what_transformers_writes_is_not(tmp_p
 def test_normalization_that_changes_nothing_may_be_given(value):
     inputs = RadioImageProcessor()(make_pixels(), image_mean=value, image_std=[1, 1, 1])
     assert inputs["pixel_values"][0].max() <= 1
+
+
+def test_the_longest_side_is_the_models_and_not_that_of_its_table():
+    config = RadioConfig.from_preset("radio-test", max_resolution=128)
+    assert config.max_img_size != 128
+    assert RadioImageProcessor.from_model_config(config).max_img_size == 128

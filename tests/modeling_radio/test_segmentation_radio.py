@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from task_models import SIZE, images, tiny_config
 
-from modeling_radio import RadioForSemanticSegmentation, RadioImageProcessor, RadioModel
+from modeling_radio import RadioConfig, RadioForSemanticSegmentation, RadioImageProcessor, RadioModel
 
 
 def build(**overrides):
@@ -103,3 +103,11 @@ def test_labels_may_have_a_size_of_their_own():
 def test_masks_of_another_shape_or_type(labels, message):
     with pytest.raises(ValueError, match=message):
         build()(images(), labels=labels)
+
+
+def test_the_ignored_label_is_no_class():
+    config = RadioConfig.from_preset("radio-test", num_labels=300)
+    with pytest.raises(ValueError, match="`semantic_loss_ignore_index` must not be its default, 255, with 300"):
+        RadioForSemanticSegmentation(config)
+    config.semantic_loss_ignore_index = -100
+    RadioForSemanticSegmentation(config)

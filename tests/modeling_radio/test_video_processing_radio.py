@@ -163,3 +163,28 @@ def test_a_converted_folder_has_settings_for_clips_and_a_card_that_says_so(tmp_p
     with torch.no_grad():
         assert RadioModel.from_pretrained(tmp_path / "ours")(**inputs).summary.shape == (1, 4, 64)
     assert "2 frames make a group" in (tmp_path / "ours" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "CMYK", "RGBA"])
+def test_frames_of_any_mode_are_read_as_images_are(mode, processor):
+    torch.manual_seed(0)
+    pixels = (torch.rand(2, 32, 48, 4) * 255).byte().numpy()
+    frames = [Image.fromarray(frame).convert(mode) for frame in pixels]
+    clip = processor(frames, size=(32, 48), return_tensors="pt")["pixel_values_videos"]
+    images = RadioImageProcessor()(frames, size=(32, 48), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(clip[0], images, rtol=0, atol=1e-6)
+
+
+def test_transparent_frames_of_16_bits(processor):
+    frames = np.full((1, 2, 32, 48, 4), 65535, np.uint16)
+    frames[..., :24, :3] = 0
+    frames[..., 3] = 32768
+    clip = processor(frames, size=(32, 48), return_tensors="pt")["pixel_values_videos"]
+    assert clip[0, 0, 0, 0, 0].item() == pytest.approx(0.5, abs=1e-3)
+    assert clip[0, 0, 0, 0, -1].item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_frames_of_one_clip_must_be_of_one_size(processor):
+    frames = [Image.new("RGB", (32, 32)), Image.new("RGB", (48, 32))]
+    with pytest.raises(ValueError, match="The frames of a clip in `videos` must be of one size"):
+        processor(frames, return_tensors="pt")

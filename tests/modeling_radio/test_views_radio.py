@@ -239,3 +239,9 @@ def test_images_beyond_the_largest_size_are_seen_in_tiles():
 def test_options_without_meaning_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         build(name).predict(images(1, (64, 96)), **options)
+
+
+def test_one_logit_of_no_stated_problem_is_a_yes_or_no():
+    logits = [torch.tensor([[2.0]]), torch.tensor([[-1.0]])]
+    mean = mean_of_probabilities(logits, None)
+    torch.testing.assert_close(mean.sigmoid(), (logits[0].sigmoid() + logits[1].sigmoid()) / 2)

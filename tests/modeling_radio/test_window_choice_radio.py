@@ -168,3 +168,14 @@ def test_measures_once_per_device_and_warns_when_nothing_fits():
     assert model.radio_model.model.blocks[0].training
     with pytest.raises(ValueError, match="nearest valid size is 256 x 224"):
         model.choose_window_size(250, 230, max_latency_ms=1.0)
+
+
+def test_costs_of_a_model_whose_linear_layers_are_quantized():
+    model = RadioModel(RadioConfig.from_preset("radio-test")).eval()
+    before = model.choose_window_size(64, 64).memory_gib
+    embedder = model.radio_model.model.patch_generator.embedder
+    embedder.weight = torch.nn.Parameter(
+        embedder.weight.to(torch.int8), requires_grad=False
+    )  # as bitsandbytes stores it
+    model._block_costs = None
+    assert 0.5 * before < model.choose_window_size(64, 64).memory_gib < before

@@ -115,3 +115,13 @@ def test_the_published_one_needs_no_file():
         "base_model.levels.3.blocks.4.attention_blocks.0.attn.pos_emb_funct.relative_coords_table"
     ]
     assert table.shape == (1, 31, 31, 2)
+
+
+@pytest.mark.parametrize("name", ["norm_mean", "norm_std"])
+def test_a_file_without_its_normalization_is_named(name, tmp_path):
+    content = load_training_file("e_radio_tiny")
+    del content["state_dict"][f"input_conditioner.{name}"]
+    torch.save(content, tmp_path / "checkpoint.pth.tar")
+    (tmp_path / "eradio_arguments.json").write_text(json.dumps(ARGUMENTS))
+    with pytest.raises(ValueError, match=rf"damaged: it lacks .*{name}"):
+        convert(tmp_path / "checkpoint.pth.tar")
