@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tarfile
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,15 @@ MAX_OPEN_SHARDS = 4
 """Shards of one source that are read side by side, so that neighbors in a file are not neighbors in a batch. Our
 choice: more means more connections, and more to read again after a restart."""
 
+_BROKEN_FILE = (tarfile.TarError, ValueError, OSError)
+"""What `datasets` raises at a shard that is cut short or damaged; Arrow's errors are among the last two."""
+
 
 class EndlessSource:
     """Endless passes through one rank's parts of a source, which take turns; shards in another order in each pass.
 
-    Images whose header says that they are unusable are left out, and so are those that filters leave out.
+    Images whose header says that they are unusable are left out, and so are those that filters leave out. A part of
+    which a shard breaks off ends there, until the next pass.
 
     Args:
         parts: Data sets of `datasets`, which this rank reads side by side.
@@ -98,7 +103,7 @@ class EndlessSource:
             "num_read": self._num_read,
             "num_usable": self._num_usable,
             "turns": list(self._turns),
-            "parts": [part.state_dict() for part in self._parts_of_pass],
+            "parts": [self._waiting.get(number, part.state_dict()) for number, part in enumerate(self._parts_of_pass)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -108,6 +113,7 @@ class EndlessSource:
         self._num_read, self._num_usable, self._turns = state["num_read"], state["num_usable"], deque(state["turns"])
         for part, part_state in zip(self._parts_of_pass, state["parts"], strict=True):
             part.load_state_dict(part_state)
+        self._waiting = dict(enumerate(state["parts"]))
 
     def start_pass(self, number: int) -> None:
         """Start pass `number` through the source."""
@@ -117,6 +123,8 @@ class EndlessSource:
         for part in self._parts_of_pass:
             part.set_epoch(derive_seed(self.seed, "pass", number))  # seeds the order of the shards
         self._rows: list[Generator[dict[str, Any]]] = [iter(part) for part in self._parts_of_pass]
+        # Loaded places of parts that have not been read since: until then `datasets` does not tell them.
+        self._waiting: dict[int, dict[str, Any]] = {}
 
     def close(self) -> None:
         """Close the files; `start_pass` or `load_state_dict` opens them again."""
@@ -127,7 +135,13 @@ class EndlessSource:
         """Yield a row of each part in turn, as long as it has one."""
         while self._turns:
             number = self._turns.popleft()
-            row = next(self._rows[number], None)
+            self._waiting.pop(number, None)
+            try:
+                row = next(self._rows[number], None)
+            except _BROKEN_FILE as error:
+                place = f"image {self._num_read + 1} of pass {self.number_of_pass} and what follows it in its part"
+                self.skipped.add(f"{self.column.source}: {place}", f"unreadable: {error}")
+                row = None
             if row is not None:
                 self._turns.append(number)
                 yield row
@@ -229,10 +243,13 @@ def open_image_stream(
 
 
 def _parts_of_rank(dataset: IterableDataset, rank: int, num_ranks: int) -> list[IterableDataset]:
-    """Return a rank's parts of a data set: shards of its own if there are enough, or else every n-th image."""
+    """Return a rank's parts of a data set: shards of its own if there are enough, or else every n-th image.
+
+    The first parts have one shard more where these do not divide evenly, so ranks take parts in turn.
+    """
     from datasets.distributed import split_dataset_by_node
 
     if dataset.num_shards < num_ranks:
         return [split_dataset_by_node(dataset, rank=rank, world_size=num_ranks)]
     num_parts = min(MAX_OPEN_SHARDS, dataset.num_shards // num_ranks)
-    return [dataset.shard(num_ranks * num_parts, rank * num_parts + part) for part in range(num_parts)]
+    return [dataset.shard(num_ranks * num_parts, rank + part * num_ranks) for part in range(num_parts)]

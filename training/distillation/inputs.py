@@ -1,7 +1,7 @@
 """What a run learns from: its images, its teachers, and what turns both into targets, as the recipe says."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -21,11 +21,12 @@ from training.targets.examples import TargetSource
 from training.targets.online import OnlineTargets
 from training.teachers.base import Teacher
 from training.teachers.loading import loading_turn
-from training.teachers.registry import check_image_sizes, place_teacher, teacher_of_recipe
+from training.teachers.registry import place_teacher, teacher_of_recipe
 from training.views.admission import admit_images, smallest_used_px
 from training.views.batches import BatchPlan
 from training.views.images import build_training_images
 from training.views.loading.streamed import PartitionStreams
+from training.views.shapes import extreme_grids
 
 
 def open_images(recipe: Recipe, accelerator: Accelerator) -> Images | PartitionStreams:
@@ -82,6 +83,18 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
             teachers[entry.name] = place_teacher(teacher, entry, device)
     check_image_sizes(recipe, teachers)
     return teachers
+
+
+def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
+    """Raise a ValueError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
+    is_online = recipe.views.teachers == "online"
+    for partition in recipe.partitions:
+        for name in teachers if partition.teachers is None else partition.teachers:
+            teacher, stride = teachers[name], teachers[name].grid_stride
+            for size in partition.sizes_px if is_online else [recipe.data.image_size_px]:
+                teacher.check_size(size, size)
+                for rows, cols in extreme_grids(recipe, partition, size, stride) if is_online else ():
+                    teacher.check_size(rows * stride, cols * stride)
 
 
 def open_targets(

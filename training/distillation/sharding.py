@@ -12,14 +12,19 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, fsdp2_prepare_model
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    fsdp2_prepare_model,
+)
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from foundation.ranks import copy_from_first_rank, fsdp_plugin
+from foundation.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin
 from modeling_radio import RadioModel
 from training.recipe import Recipe
 
@@ -35,6 +40,8 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         log_with=cast(Any, recipe.logging.trackers or None),
         project_dir=output,
         fsdp_plugin=fsdp_plugin(),
+        # One rank alone may look at a million files, fill a cache or load teachers for long.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
 
 

@@ -73,13 +73,13 @@ def _run_all(
 
 
 def _run_stages(distillers: list[Distiller], stop_at: int | None) -> bool:
-    """Run the stages that are not finished yet; return whether all are."""
+    """Run the stages that are not finished yet, and the last one, which exports again; return whether all are."""
     num_stages, num_steps = len(distillers), 0
     while distillers:
         distiller = distillers.pop(0)  # so that its networks are freed before the next stage's are built
         if stop_at is not None and stop_at <= num_steps:
             return False
-        if not distiller.is_finished:
+        if not (distillers and distiller.is_finished):
             number, name = num_stages - len(distillers), distiller.recipe.name
             distiller.accelerator.print(f"Stage {number} of {num_stages}: {name}", flush=True)
             if distiller.run(None if stop_at is None else stop_at - num_steps) is None:

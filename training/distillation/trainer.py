@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
-from foundation.files import remove_partial, write_file, write_text
+from foundation.files import WriteError, remove_partial, write_file, write_text
 from foundation.interruption import Interrupted, OutOfTime, StopRequest, TrainingDivergedError
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
@@ -142,7 +142,7 @@ class Distiller:
         if self.device.type == "cpu":
             keep_freed_memory()
         # A signal ends what comes before the first step at once: it may wait for a disk, and has nothing to save.
-        self._save_recipe()
+        on_first_rank(self._save_recipe)
         self._build()
         if self.resumed_from is not None:
             self._load(self.resumed_from)
@@ -158,10 +158,9 @@ class Distiller:
     # Setting up
 
     def _save_recipe(self) -> None:
-        if self.accelerator.is_main_process:
-            remove_partial(self.output)
-            remove_partial(self.output / "checkpoints")
-            write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
+        remove_partial(self.output)
+        remove_partial(self.output / "checkpoints")
+        write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
 
     def _build(self) -> None:
         """Build teachers, student, optimizer, average, statistics and the source of targets."""
@@ -316,7 +315,8 @@ class Distiller:
             self.contrasts.begin_step(parts)
         if self.parallel_passes is not None:
             with self._trunk_as_due():
-                losses = self.parallel_passes.run(parts, self._weighted_losses, list(self.student.parameters()))
+                learned = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+                losses = self.parallel_passes.run(parts, self._weighted_losses, learned)
                 yield from ((*part, own) for part, own in zip(parts, losses, strict=True))
             return
         for number in numbers:
@@ -462,7 +462,10 @@ class Distiller:
         if self.accelerator.is_main_process:
             standardizers = self.statistics.standardizers()
             answers = {name: standardizers[name].invert(output.adaptors[name].features) for name in standardizers}
-            log.record_picture(self.step, self.pictures.draw(self.step, answers))
+            try:
+                log.record_picture(self.step, self.pictures.draw(self.step, answers))
+            except WriteError as error:  # other ranks go on
+                self.accelerator.print(f"Step {self.step}: no picture. {error}", flush=True)
 
     def _measure(self, log: ProgressLog) -> None:
         """Measure the moving average, and what is exported, on held-out images if that is due; all ranks take part."""
@@ -507,10 +510,8 @@ class Distiller:
         network = cast(RadioModel, self.ema.module if self.recipe.ema.is_exported else self.model)
         normalizers = self._fit_normalizers(network)
         model = assemble(network, self.blueprint)
-        if self.accelerator.is_main_process:
-            standardizers = self.statistics.standardizers()
-            export_student(cast(RadioModel, model), standardizers, path, normalizers, self.heritage)
-        self.accelerator.wait_for_everyone()
+        standardizers = self.statistics.standardizers()
+        on_first_rank(lambda: export_student(cast(RadioModel, model), standardizers, path, normalizers, self.heritage))
         return path
 
     def _fit_normalizers(self, network: RadioModel) -> Normalizers | None:

@@ -115,7 +115,10 @@ def at_size(stage: Recipe, choose: Callable[[list[int]], int]) -> Recipe:
 
 
 def with_split_teachers(stage: Recipe) -> Recipe:
-    """Return a stage whose images are split evenly: each teacher sees its own, as in stage 1 of PHI-S, table 10."""
+    """Return a stage whose images are split evenly: each teacher sees its own, as in stage 1 of PHI-S, table 10.
+
+    Its partitions run on every rank.
+    """
     names = [teacher.name for teacher in stage.teachers]
     partitions = [
         p.replace(
@@ -123,6 +126,7 @@ def with_split_teachers(stage: Recipe) -> Recipe:
             batch_size=p.batch_size and max(p.batch_size // len(names), 1),
             token_budget=p.token_budget and max(p.token_budget // len(names), 1),
             teachers=[name],
+            rank_share=None,
         )
         for p in stage.partitions
         for name in names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -35,7 +36,8 @@ def loading_turn() -> FileLock:
     Together, the ranks of a machine would hold several copies of all weights in its memory at once; the first one's
     downloads serve the others.
     """
-    return FileLock(Path(tempfile.gettempdir()) / f"radio-teachers-{getpass.getuser()}.lock")
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # in a container a user may have no name
+    return FileLock(Path(tempfile.gettempdir()) / f"radio-teachers-{user}.lock")
 
 
 def find_folder(source: str) -> Path:

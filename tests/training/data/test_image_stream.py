@@ -59,6 +59,19 @@ def test_a_restarted_stream_goes_on_where_it_was(write_source: Callable[..., str
         stream.take(1)
 
 
+def test_parts_that_wait_after_a_restart_keep_their_places(write_source: Callable[..., str]) -> None:
+    source = write_source("parquet", 40, num_shards=4)
+    data = DataRecipe(source=source, streaming=True, shuffle_buffer=1)  # a block reads one of four parts
+    numbers = take(open_numbers(data), 40)
+    found, state = [], open_numbers(data).state_dict()
+    for _ in range(20):
+        stream = open_numbers(data)
+        stream.load_state_dict(json.loads(json.dumps(state)))
+        found += take(stream, 2)
+        state = stream.state_dict()
+    assert found == numbers
+
+
 def test_sources_are_mixed_by_weight(write_source: Callable[..., str]) -> None:
     other = SourceRecipe(source=write_source("parquet", 5, first=100), weight=0.2)
     data = DataRecipe(source=write_source("webdataset", 50), streaming=True, shuffle_buffer=400, mixed_in=[other])
@@ -150,4 +163,48 @@ def test_filtered_streams_go_on_exactly(filtered: DataRecipe, stop: int) -> None
 def test_stream_of_which_filters_leave_nothing_says_so(filtered: DataRecipe) -> None:
     stream = open_image_stream(filtered, 0, 0, 1, SkippedImages(), 500)
     with pytest.raises(ValueError, match=r"no usable image .*by filters {'too small': 12}.*laxer `data.filters`"):
+        stream.take(1)
+
+
+@pytest.mark.parametrize(("num_shards", "num_ranks"), [(44, 8), (21, 4)])
+def test_ranks_differ_by_at_most_one_shard(write_source: Callable[..., str], num_shards: int, num_ranks: int) -> None:
+    data = DataRecipe(source=write_source("parquet", num_shards, num_shards=num_shards), streaming=True)
+    streams = [open_numbers(data, rank, num_ranks) for rank in range(num_ranks)]
+    counts = [sum(part.num_shards for part in stream.sources[0].parts) for stream in streams]
+    assert sum(counts) == num_shards
+    assert max(counts) - min(counts) <= 1
+
+
+def cut_short(source: str, number: int) -> None:
+    """Cut an archive behind the header of its fifth file, and a Parquet file in the middle."""
+    path = sorted(path for path in Path(source).rglob("*") if path.is_file())[number]
+    end = path.stat().st_size // 2
+    if path.suffix == ".tar":
+        with tarfile.open(path) as archive:
+            end = archive.getmembers()[4].offset_data
+    path.write_bytes(path.read_bytes()[:end])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_a_broken_file_ends_its_part_of_the_pass(write_source: Callable[..., str], kind: str, caplog) -> None:
+    source = write_source(kind, 12, num_shards=3)
+    cut_short(source, 1)
+    data, skipped = DataRecipe(source=source, streaming=True, shuffle_buffer=2), SkippedImages()
+    numbers = take(open_image_stream(data, 0, 0, 1, skipped), 30)
+    assert 8 <= len(set(numbers)) < 12  # all of the other two
+    assert 2 <= len(skipped) <= 4  # once in each pass
+    assert f"skipping image {source}: image " in caplog.text
+    first = open_numbers(data)
+    for stop in range(1, 30):  # before, at and after the damaged place
+        first.take(1)
+        second = open_numbers(data)
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert take(second, 30 - stop) == numbers[stop:]
+
+
+def test_a_source_that_cannot_be_read_ends(write_source: Callable[..., str]) -> None:
+    source = write_source("parquet", 4, num_shards=1)
+    stream = open_numbers(DataRecipe(source=source, streaming=True))
+    cut_short(source, 0)
+    with pytest.raises(ValueError, match="has no usable image for one of the ranks"):
         stream.take(1)

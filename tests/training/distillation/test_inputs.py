@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_distillation import NoiseImages
+from tiny_distillation import NoiseImages, TinyTeacher
 
 import training.teachers.registry
 from foundation.interruption import StopRequest
-from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets
+from training.distillation.inputs import check_image_sizes, fingerprint_of, load_teachers, open_images, open_targets
 from training.distillation.sharding import build_accelerator
 from training.recipe import Recipe, load_recipe
 from training.targets.cached import CachedTargets
@@ -35,6 +35,15 @@ class Deep(Teacher):
 
     def blocks(self) -> list[torch.nn.Module]:
         return self.layers
+
+
+class Small(TinyTeacher):
+    """Takes small images only."""
+
+    def check_size(self, height: int, width: int) -> None:
+        super().check_size(height, width)
+        if max(height, width) > 160:
+            raise self._error(f"too large: {height} x {width}")
 
 
 def opened(recipe: Recipe, tmp_path: Path) -> tuple[NoiseImages, dict[str, Teacher], object]:
@@ -71,3 +80,24 @@ def test_only_teachers_that_taps_ask_are_asked_for_their_blocks(
     assert teachers["semantic"].listener is not None
     assert teachers["semantic"].listener.depths == (2 / 3,)
     assert teachers["segmenter"].listener is None  # at the end of the trunk, where it says what it always does
+
+
+def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(recipe_file: str) -> None:
+    partitions = "partitions=[{name: low, sizes_px: [32, 48], teachers: [semantic]}, {name: high, sizes_px: [128]}]"
+    recipe = load_recipe(recipe_file, [partitions])
+    teachers = load_teachers(recipe, CPU)
+    recipe.partitions[0].sizes_px = [32, 100]
+    with pytest.raises(ValueError, match=r"Teacher 'semantic': .* sides that are multiples of 16 px, got 100 x 100"):
+        check_image_sizes(recipe, teachers)
+    recipe.views.teachers, recipe.data.image_size_px = "cached", 96
+    check_image_sizes(recipe, teachers)
+
+
+def test_aspect_ratios_that_a_teacher_cannot_answer_are_found_at_the_start(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "small", Small)
+    settings = ["teachers.segmenter.kind=small", "partitions=[{name: high, sizes_px: [128], batch_size: 4}]"]
+    load_teachers(load_recipe(recipe_file, settings), CPU)
+    with pytest.raises(ValueError, match="Teacher 'segmenter': too large: 176 x 96"):
+        load_teachers(load_recipe(recipe_file, [*settings, "views={is_square: false, crop_aspect: [0.5, 2]}"]), CPU)

@@ -74,10 +74,12 @@ def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple
         torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("temporal_patch_size", ["null", "2"])  # what projects clips is frozen
 def test_parts_at_once_equal_parts_one_after_the_other_bit_for_bit(
-    recipe_file: str, monkeypatch: pytest.MonkeyPatch
+    recipe_file: str, temporal_patch_size: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ["views.teachers=cached", "partitions.low.accumulation_steps=2", "schedule.num_steps=3"]
+    settings.append(f"student.config.video_temporal_patch_size={temporal_patch_size}")
     distil(recipe_file, "one", *settings)
     losses, threads = trainer.Distiller._losses, set()
 

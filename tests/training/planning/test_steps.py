@@ -41,6 +41,12 @@ def test_split_teachers_see_images_of_their_own(networks: Networks, recipe: Reci
     assert split["low-siglip2-g"].teacher_flops == {"siglip2-g": pytest.approx(low.teacher_flops["siglip2-g"] / 2)}
 
 
+def test_split_teachers_need_no_ranks_of_their_own(networks: Networks, recipe: Recipe) -> None:
+    shared = recipe.replace(partitions=[partition.replace(rank_share=1) for partition in recipe.partitions])
+    costs = [plan_stage(networks, with_split_teachers(each), 2) for each in (shared, recipe)]
+    assert [cost.flops for cost in costs[0]] == [cost.flops for cost in costs[1]]
+
+
 def test_one_resolution_keeps_the_number_of_images(networks: Networks, recipe: Recipe) -> None:
     (low, _), (smallest, _) = (plan_stage(networks, each, 1) for each in (recipe, at_size(recipe, min)))
     assert smallest.images == low.images

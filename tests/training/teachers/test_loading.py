@@ -1,7 +1,11 @@
+import getpass
+import os
+
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from transformers import AutoConfig
 
+from training.teachers.loading import loading_turn
 from training.teachers.registry import build_teacher
 
 
@@ -22,3 +26,13 @@ def test_a_license_gate_is_one_line_that_says_what_to_do(monkeypatch, error, mes
     with pytest.raises(ValueError, match=f"Teacher 'd': no model at `source` 'org/model': {message}") as raised:
         build_teacher("d", kind="dinov3", source="org/model")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="users have no numbers here")
+def test_a_user_without_a_name_loads_teachers(monkeypatch):
+    def refuse():
+        raise KeyError("getpwuid(): uid not found: 4242")
+
+    monkeypatch.setattr(getpass, "getuser", refuse)
+    with loading_turn():
+        pass

@@ -5,9 +5,9 @@ import pytest
 import torch
 from small_recipes import small_recipe
 
-from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe, load_recipe
+from training.recipe import RecipeError, TeacherRecipe, load_recipe
 from training.teachers import registry
-from training.teachers.registry import build_teacher, check_image_sizes, place_teacher, teacher_of_recipe
+from training.teachers.registry import build_teacher, place_teacher, teacher_of_recipe
 
 
 MY_TEACHER = """
@@ -97,24 +97,6 @@ def test_a_teacher_goes_to_the_recipes_device_and_is_compiled_on_demand(my_modul
     assert len(compiled) == 1
     with pytest.raises(ValueError, match="Teacher 'mine': `device` 'gpu' cannot be used: "):
         placed(device="gpu")
-
-
-def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(my_module):
-    entries = [TeacherRecipe(name=name, kind=f"{my_module}:MyTeacher") for name in ("one", "other")]
-    partitions = [
-        PartitionRecipe(name="low", sizes_px=[32, 48], teachers=["one"]),
-        PartitionRecipe(name="high", sizes_px=[160], teachers=["other"]),
-    ]
-    recipe = Recipe(name="r", teachers=entries, data=DataRecipe(source="s"), partitions=partitions)
-    teachers = {entry.name: teacher_of_recipe(entry) for entry in entries}
-    check_image_sizes(recipe, teachers)
-    partitions[0].sizes_px = [32, 100]
-    with pytest.raises(
-        ValueError, match="Teacher 'one': `pixel_values` must have sides that are multiples of 16 px, got 100 x 100"
-    ):
-        check_image_sizes(recipe, teachers)
-    recipe.views.teachers, recipe.data.image_size_px = "cached", 96
-    check_image_sizes(recipe, teachers)
 
 
 def test_how_a_teacher_runs_is_no_option_of_its_kind():

@@ -303,8 +303,18 @@ def test_staged_run_resumes_in_the_right_stage(
     assert ("Stage 1" in capsys.readouterr().out) == (stop_at < 5)
     for stage, step in (("low", 5), ("high", 4)):
         tiny.assert_same_tensors(*(tiny.last_state(f"{run}/stages/{stage}", step) for run in ("whole", "parts")))
-    run_recipe(recipe, Path("parts"))  # finished: nothing to do
-    assert "Stage" not in capsys.readouterr().out
+
+
+def test_finished_staged_run_exports_its_last_stage_again(staged_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_recipe(load_recipe(staged_file), Path("run"))
+    before = tiny.last_state("run/stages/high", 4)
+    capsys.readouterr()
+    run_recipe(load_recipe(staged_file, ["export.feature_normalizer=true"]), Path("run"))
+    said = capsys.readouterr().out
+    assert "Stage 1" not in said
+    assert "Stage 2 of 2" in said
+    tiny.assert_same_tensors(before, tiny.last_state("run/stages/high", 4))
+    assert RadioModel.from_pretrained("run/final").radio_model.feature_normalizer is not None
 
 
 def test_staged_run_with_another_recipe_is_refused_before_anything_runs(staged_file: str) -> None:

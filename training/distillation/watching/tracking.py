@@ -14,6 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from PIL import Image
 from torch import Tensor
 
+from foundation.files import WriteError
 from foundation.machine.timing import ProgressBar
 from modeling_radio.messages_radio import check_choice
 from training.distillation.watching.losses_by_size import LOSS_KINDS
@@ -130,7 +131,10 @@ class ProgressLog:
             return
         self.accelerator.log(dict(values), step=step)
         self.history.add(step, values)
-        draw_progress(self.history.series(), self.folder / "pictures" / "progress.png")
+        try:
+            draw_progress(self.history.series(), self.folder / "pictures" / "progress.png")
+        except WriteError as error:  # other ranks go on
+            self.bar.say(f"Step {step}: no picture. {error}")
         self.bar.say(f"Step {step}, held-out images {describe_metrics(values)}.")
         sys.stdout.flush()  # a log file would get it much later
 

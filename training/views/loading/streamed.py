@@ -109,15 +109,20 @@ class StreamedViewLoader:
         return self._state
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Resume from each rank's state; with another number of ranks than before, begin a new pass."""
-        if len(states) == self.streams.num_ranks:
+        """Resume from each rank's state; where other ranks than before read a partition, begin a new pass."""
+        partitions, num_ranks = self.recipe.partitions, self.streams.num_ranks
+        before = {
+            partition.name: [rank for rank, state in enumerate(states) if partition.name in state]
+            for partition in partitions
+        }
+        if before == {name: list(ranks) for name, ranks in divide_ranks(partitions, num_ranks).items()}:
             self._state = states[self.streams.rank]
             return
         logger.warning(
-            "the checkpoint is of %d ranks and this run has %d: they share streamed data differently, so a new pass "
-            "through the data begins",
+            "the checkpoint is of %d ranks and this run has %d, or another `rank_share`: they share streamed data "
+            "differently, so a new pass through the data begins",
             len(states),
-            self.streams.num_ranks,
+            num_ranks,
         )
         passes = [source["pass"] for state in states for stream in state.values() for source in stream["sources"]]
         for stream in self.streams.streams.values():

@@ -76,3 +76,16 @@ def test_wrong_settings_are_refused(recipe_file: str, folder: Path, setting: str
     (folder / "0.png").rename("lonely/0.png")
     with pytest.raises(RecipeError, match=message):
         HeldOutPictures.of_run(load_recipe(recipe_file, ["logging.picture_every_steps=1", setting]), {}, CPU, folder)
+
+
+def test_a_run_goes_on_without_pictures_that_cannot_be_written(
+    recipe_file: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("run").mkdir()
+    Path("run/pictures").write_text("no folder", encoding="utf-8")
+    every_step = ["logging.picture_every_steps=1", "logging.metrics_every_steps=2"]
+    settings = [f"logging.picture_source={folder}", *every_step, "schedule={num_steps: 2, warmup_steps: 1}"]
+    assert tiny.distil(recipe_file, "run", *settings) == Path("run/final")
+    said = capfd.readouterr()
+    assert "Step 1: no picture. Cannot write 'run/pictures/step-1.png': " in said.out
+    assert "Step 2: no picture. Cannot write 'run/pictures/progress.png': " in said.out + said.err

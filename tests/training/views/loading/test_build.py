@@ -161,6 +161,28 @@ def test_another_number_of_ranks_begins_a_new_pass(write_source: Callable[..., s
     assert len(views) == 2
 
 
+@pytest.mark.parametrize("shares", [((2, 1), (1, 2)), ((2, 1), (None, None))], ids=str)
+def test_another_rank_share_begins_a_new_pass(write_source: Callable[..., str], shares: tuple, caplog) -> None:
+    data = DataRecipe(source=write_source("parquet", 24, num_shards=2), streaming=True, shuffle_buffer=1, num_workers=0)
+    before, after = (
+        recipe_with(
+            data,
+            [
+                PartitionRecipe(name="low", sizes_px=[32], batch_size=12, rank_share=low),
+                PartitionRecipe(name="high", sizes_px=[48], batch_size=6, rank_share=high),
+            ],
+        )
+        for low, high in shares
+    )
+    states = [json.loads([*run(before, 0, 1, rank=rank, num_ranks=3)][-1][2]) for rank in range(3)]
+    batches = [[*run(after, 1, 3, states, rank=rank, num_ranks=3)] for rank in range(3)]
+    assert caplog.text.count("or another `rank_share`") == 3
+    seen = [numbers(views) for rank in batches for batch, views, _ in rank if batch.partition == "low"]
+    assert sorted(chain(*seen)) == list(range(24))  # a pass
+    list(run(after, 3, 4, [json.loads(rank[-1][2]) for rank in batches], num_ranks=3))
+    assert caplog.text.count("or another `rank_share`") == 3
+
+
 def test_streams_cannot_be_cached() -> None:
     data = DataRecipe(source="org/images", streaming=True)
     with pytest.raises(RecipeError, match=r"`data.streaming` must be false with `views.teachers: cached`"):
