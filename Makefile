@@ -31,8 +31,8 @@ test: lint
 	$(PYTEST) -m "not slow and not gpu and not hub and not tour"
 
 tour: $(VENV)/installed-dev
-	@command -v chromium google-chrome >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
-		|| { apt-get update -qq && apt-get install -y -qq chromium; }
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ "$$(id -u)" != 0 ] \
+		|| ! command -v apt-get >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	$(PYTEST) -m "tour and not gpu and not hub"
 
 lint: $(VENV)/installed-dev

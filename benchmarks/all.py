@@ -4,9 +4,11 @@
 
 Each benchmark runs in a process of its own; one that fails is told and the others go on. No data set is needed. By
 estimate all takes about an hour on two cores, 17 minutes of it `inference`, and `--quick` a quarter of that; on a GPU
-less than ten minutes, which nobody has tried yet. What each took is printed.
+less than ten minutes, which nobody has tried yet. What each took is printed. A quick look writes no page, and its
+results to `runs/benchmarks-quick/`, so that it replaces nothing.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+from benchmarks.measuring.results import FOLDER_VARIABLE, QUICK_RESULTS
 from benchmarks.measuring.settings import DeviceSettings
 from benchmarks.pages.page import write_page
 from foundation.command_line import Command
@@ -64,7 +67,8 @@ class AllSettings(DeviceSettings):
     Attributes:
         parts: Names of benchmarks, and "page" for the page of all stored results.
         student: Folder of a trained student for what needs one; without it these measurements are left out.
-        quick: Whether to look only, with few rounds and small images.
+        quick: Whether to look only, with few rounds and small images. Results go to runs/benchmarks-quick, and there is
+            no page.
     """
 
     parts: Annotated[list[str], OneOf((*PARTS, PAGE))] = [*PARTS, PAGE]
@@ -79,17 +83,20 @@ def run(settings: AllSettings) -> None:
         UserError: In the end, if some failed.
     """
     settings.check_device()
-    failed = []
+    failed, environment = [], dict(os.environ)
+    if settings.quick:
+        environment[FOLDER_VARIABLE] = str(QUICK_RESULTS)
     for name in settings.parts:
         if name == PAGE:
-            write_page()
+            if not settings.quick:
+                write_page()
             continue
         arguments = PARTS[name].arguments(settings)
         if arguments is None:
             continue
         began = time.perf_counter()
         print(f"python -m benchmarks.{name} {' '.join(arguments)}", flush=True)
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=False)
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], env=environment, check=False)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
         if done.returncode:
             failed.append(name)

@@ -6,8 +6,8 @@
 Ours runs eager, compiled, in windows and packed, beside transformers' native RADIO, timm's RADIO (its NaFlexViT) and
 plain ViT, plain code, and transformers' DINOv3, SigLIP2 and SAM3 encoders. Ratios are medians over the rounds, with
 quartiles. On a GPU also full batches, 2048 px, and the published shapes of `large.py`. Prints tables and writes them
-with date, machine and versions to `benchmarks/results/`; the machine's limits are measured in the same run. What
-dynamic int8 is worth is `benchmarks.int8`'s.
+with date, machine and versions to `benchmarks/results/`, with `--quick` to `runs/benchmarks-quick/`; the machine's
+limits are measured in the same run. What dynamic int8 is worth is `benchmarks.int8`'s.
 """
 
 import sys
@@ -57,7 +57,8 @@ class InferenceBenchmark(NetworkSettings):
             otherwise), and large, which is for GPUs.
         student: Folder of a trained student, of which fidelity is measured; without one that part is left out.
         photographs: Folder of JPEGs for it; by default the demo's packages.
-        quick: Whether to look only: few rounds, no image above 512 px on a CPU, no 2048 px.
+        quick: Whether to look only: few rounds, no image above 512 px on a CPU, no 2048 px. Results go to
+            runs/benchmarks-quick.
     """
 
     contenders: list[str] = list(CONTENDERS)
@@ -89,7 +90,7 @@ def run(settings: InferenceBenchmark) -> None:
     facts |= {f"{dtype}, GFLOP/s": round(limits[place].gflops) for dtype, place in zip(dtypes, places, strict=True)}
 
     def write(part: str, rows: list[dict[str, object]]) -> None:
-        report(f"inference_{part}", settings.preset, rows, device=settings.device, facts=facts)
+        report(f"inference_{part}", settings.preset, rows, device=settings.device, facts=facts, is_quick=settings.quick)
 
     small = [size for size in sizes if size <= 512]
     timed = {
@@ -109,18 +110,19 @@ def run(settings: InferenceBenchmark) -> None:
         elif part == "fidelity" and settings.student is not None:
             photographs = find_photographs(settings.photographs, NUM_PHOTOGRAPHS)
             rows = measure_fidelity(settings.student, photographs, sizes, settings.device)
-            report("inference_fidelity", settings.student.name, rows, device=settings.device)
+            name = settings.student.name
+            report("inference_fidelity", name, rows, device=settings.device, is_quick=settings.quick)
         elif part == "large" and on_gpu:
             write(part, measure_large(Place("cuda", torch.bfloat16), limits[Place("cuda", torch.bfloat16)], **pace))
 
 
 def _speed(settings, sizes, places, limits, pace) -> list[dict[str, object]]:
-    """Return the rows of one image, and on a GPU of full batches up to 2048 px."""
+    """Return the rows of one image, and on a GPU of full batches, both up to 2048 px unless it is a quick look."""
     rows, patch_size = [], RadioConfig.from_preset(settings.preset).patch_size
     for place in places:
         options = {"names": contenders_on(place.device, settings.contenders), **pace}
         if place.device == "cuda":
-            sizes = sorted({*sizes, LARGEST_PX})
+            sizes = sizes if settings.quick else sorted({*sizes, LARGEST_PX})
             batches = {size: full_batch(size, patch_size) for size in sizes}
             rows += measure_speed(settings.preset, sizes, place, limits[place], batch_of=batches, **options)
         rows += measure_speed(settings.preset, sizes, place, limits[place], **options)

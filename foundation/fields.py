@@ -51,6 +51,7 @@ def read_names(text: str) -> list[str] | None:
 
 _YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
 _PYTHON_WORDS = re.compile(r"\b(None|True|False)\b")
+_NULLS = ("null", "Null", "NULL", "~")
 
 
 class Setting(NamedTuple):
@@ -152,8 +153,8 @@ def describe_type(field: FieldInfo) -> str:
 def read_text(text: str, field: FieldInfo | None) -> Any:
     """Return the value that a text on the command line stands for: YAML, but for these.
 
-    What can be text only is taken as it is, so that a folder may be called 001. A list may be written `a,b,c`. A field
-    with a `Spelling` has its own.
+    What can be text only is taken as it is, so that a folder may be called 001 or `exp #2`; there only null and quotes
+    around the text are YAML's. A list may be written `a,b,c`. A field with a `Spelling` has its own.
 
     Args:
         text: What the user wrote.
@@ -168,22 +169,27 @@ def read_text(text: str, field: FieldInfo | None) -> Any:
         if isinstance(rule, Spelling):
             return _read_spelling(text, rule)
     kinds = kinds_of(field.annotation)
-    is_text_only = kinds <= {str, Path, types.NoneType}
-    try:
-        value = read_yaml(text)
-    except ValueError:
-        if not is_text_only:
-            raise
-        return text
-    if is_text_only:
-        is_null = value is None and (text or Path not in kinds)  # an empty path is rather a shell's unset variable
-        return value if isinstance(value, str) or is_null else text
+    if kinds <= {str, Path, types.NoneType}:
+        is_null = text in _NULLS or (not text and Path not in kinds)  # an empty path is rather a shell's unset variable
+        return None if is_null else _without_quotes(text)
+    value = read_yaml(text)
     if text == "None" and types.NoneType in kinds:
         return text  # not a list of that name: the check of the field says what to write
     is_list = not kinds.isdisjoint({list, tuple})
     if is_list and isinstance(value, str | int | float) and (str not in kinds or "," in text):
         return [item.strip() for item in text.split(",")]
     return value
+
+
+def _without_quotes(text: str) -> str:
+    """Return what a text in quotes says; any other as it is."""
+    if not text.startswith(("'", '"')):
+        return text
+    try:
+        value = read_yaml(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str) else text
 
 
 def _read_spelling(text: str, rule: Spelling) -> Any:

@@ -33,6 +33,8 @@ from modeling_radio.sentences_radio import SentenceTowerConfig
 PICTURE = "features.png"
 """A picture of this name in the checkpoint folder is shown in the card."""
 _MODEL_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![-.])", re.ASCII)
+COST = ("seconds", "energy_kwh", "energy_of")
+"""What a run says of its time and energy."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -61,6 +63,7 @@ def build_card(
     """
     config = _read_config(checkpoint)
     results, heritage = _with_heritage(results or Results(measurements=[]), checkpoint)
+    results = replace(results, run=_with_own_cost(results.run))
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
     source, tables = model_id or PLACEHOLDER, build_tables(results.measurements)
     shown: dict[str, Any] = {
@@ -141,6 +144,14 @@ def _texts(config: RadioConfig) -> dict[str, bool]:
     adaptor = config.adaptor(str(config.text_adaptor)) if has_sentences else None
     is_dense = adaptor is not None and adaptor.feature_dim == adaptor.summary_dim
     return {"has_sentences": has_sentences, "has_dense_texts": is_dense}
+
+
+def _with_own_cost(run: dict[str, Any]) -> dict[str, Any]:
+    """Return a run without time and energy where those are not of this checkpoint: after a resume, or of more seeds."""
+    seconds, seeds = run.get("seconds"), run.get("seeds")
+    is_resumed = isinstance(seconds, dict) and any(phase.endswith("(resumed)") for phase in seconds)
+    is_of_more = isinstance(seeds, list) and len(seeds) > 1
+    return {key: value for key, value in run.items() if key not in COST} if is_resumed or is_of_more else run
 
 
 def _cost(run: dict[str, Any]) -> dict[str, str]:

@@ -110,7 +110,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
         [*pixels, *students, *teachers],
         teacher_sources(evaluation.untrained_student(seeds[0]).config, evaluation.recipe),
         evaluation.data.sources(),
-        describe_run(command, clock),
+        {**describe_run(command, clock), "seeds": list(seeds)},
         evaluation.data.remarks(),
     )
     curves = folders[0] / PROGRESS_PICTURE

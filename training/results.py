@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -82,6 +82,12 @@ class ResultsSettings(RecipeCommand):
     sets: Annotated[list[str], OneOf([DEMO, *LABELED_PACKAGES])] = Field([DEMO, *LABELED_PACKAGES], min_length=1)
     max_images: int | None = Field(None, gt=0)
     cache: Path = Path("runs/cache/results")
+
+    @model_validator(mode="after")
+    def _check(self) -> "ResultsSettings":
+        rule = "a page such as RESULTS.md: the numbers go beside it, as .json"
+        require(self.output.suffix != ".json", "output", str(self.output), rule)
+        return self
 
 
 COMMAND = Command("training.results", __doc__, ResultsSettings)

@@ -13,13 +13,15 @@ from tqdm import tqdm
 from benchmarks.inference_parts.speed import Row
 from benchmarks.inference_parts.windows import WINDOWS
 from modeling_radio import RadioModel
+from modeling_radio.resolution_radio import largest_side
 
 
 @torch.inference_mode()
 def measure_fidelity(folder: Path, photographs: Sequence[Path], sizes: Sequence[int], device: str) -> list[Row]:
     """Return one row for each size and way to run: mean cosine over the patches of all photographs.
 
-    A student without windowed blocks is opened with half of its blocks windowed, which it was not trained for.
+    A student without windowed blocks is opened with half of its blocks windowed, which it was not trained for. Sizes
+    that it does not take become the largest that it does.
 
     Args:
         folder: Of a trained student.
@@ -32,7 +34,8 @@ def measure_fidelity(folder: Path, photographs: Sequence[Path], sizes: Sequence[
     windowed = RadioModel.from_pretrained(folder, **fields).eval().to(device)
     low = RadioModel.from_pretrained(folder, dtype=torch.bfloat16).eval().to(device)
     rows: list[Row] = []
-    for size in tqdm(sizes, desc="fidelity"):
+    largest = largest_side(exact.config)
+    for size in tqdm(dict.fromkeys(min(size, largest) for size in sizes), desc="fidelity"):
         cosines: dict[str, list[float]] = {}
         for path in photographs:
             image = square(path, size).to(device)

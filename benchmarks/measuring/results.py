@@ -1,6 +1,7 @@
 """Files of results: `benchmarks/results/PROGRAM_SUBJECT_DATE_MACHINE.json`, each written whole."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,10 @@ from foundation.tables import markdown
 
 
 RESULTS = Path(__file__).parents[1] / "results"
+QUICK_RESULTS = Path("runs/benchmarks-quick")
+"""Where quick looks write, so that they replace nothing that was measured with care."""
+FOLDER_VARIABLE = "RADIO_BENCHMARK_RESULTS"
+"""Of the environment: another folder for what a process reports."""
 Row = Mapping[str, object]
 
 
@@ -33,11 +38,18 @@ class Result(NamedTuple):
 
 
 def report(
-    program: str, subject: str, rows: Sequence[Row], *, device: str = "cpu", facts: Mapping[str, object] | None = None
+    program: str,
+    subject: str,
+    rows: Sequence[Row],
+    *,
+    device: str = "cpu",
+    facts: Mapping[str, object] | None = None,
+    is_quick: bool = False,
 ) -> Path:
     """Print a program's rows as a table and write them, with what they depend on; return the file.
 
-    Rows may have different columns; the table has all of them, in the order in which they appear.
+    Rows may have different columns; the table has all of them, in the order in which they appear. Those of a quick look
+    have a folder of their own.
     """
     machine = describe_machine(device)
     content = {
@@ -47,7 +59,8 @@ def report(
         **({"facts": facts} if facts else {}),
         "rows": rows,
     }
-    path = RESULTS / f"{program}_{subject}_{file_name_of(machine)}.json"
+    folder = QUICK_RESULTS if is_quick else Path(os.environ.get(FOLDER_VARIABLE, RESULTS))
+    path = folder / f"{program}_{subject}_{file_name_of(machine)}.json"
     write_text(path, json.dumps(content, indent=2) + "\n")
     print(f"\n{table_of(rows)}\n\n{json.dumps({**machine, **(facts or {})})}\nWrote {path}.")
     return path

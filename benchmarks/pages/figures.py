@@ -77,7 +77,7 @@ DRAWINGS: dict[str, Drawing] = {
 
 def figure_of(result: Result) -> Path:
     """Return where a result's figure stands."""
-    return PICTURES / f"{result.program}_{file_name_of(dict(result.machine))}.png"
+    return PICTURES / f"{result.program}_{result.subject}_{file_name_of(dict(result.machine))}.png"
 
 
 def build_figure(result: Result) -> Figure:

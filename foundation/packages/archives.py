@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -53,11 +54,15 @@ def _unpack_wheel(archive: Path, destination: Path, keep: Sequence[str]) -> None
 
 
 def _unpack_tar(tar: tarfile.TarFile, destination: Path, keep: Sequence[str]) -> None:
-    """Unpack the kept files of an open tar; the `data` filter refuses links and paths that lead outside."""
+    """Unpack the kept files of an open tar, by hand: the oldest Pythons have no filter that keeps links out."""
     for member in tar:
         _refuse_unsafe_path(member.name.removeprefix("./"), is_link=False)
         if member.isfile() and _is_kept(member.name, keep):
-            tar.extract(member, destination, filter="data")
+            content, path = tar.extractfile(member), destination / member.name
+            assert content is not None  # as of every regular file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with content, path.open("wb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _unpack_deb(archive: Path, destination: Path, keep: Sequence[str]) -> None:

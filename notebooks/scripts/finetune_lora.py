@@ -95,7 +95,7 @@ def main() -> None:
     def accuracy() -> float:
         model.eval()
         starts = range(0, len(given.held_out), given.batch_size)
-        batches = [batch(given.held_out[start : start + given.batch_size]) for start in starts]
+        batches = (batch(given.held_out[start : start + given.batch_size]) for start in starts)  # one at a time
         right = sum((model(**each).logits.argmax(-1) == each["labels"]).sum().item() for each in batches)
         return right / len(given.held_out)
 

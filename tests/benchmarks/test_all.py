@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import all as all_benchmarks
 from benchmarks.all import PARTS, AllSettings
+from benchmarks.measuring.results import FOLDER_VARIABLE, QUICK_RESULTS
 
 
 WITHOUT_A_DEVICE = ("preprocessing",)
@@ -20,7 +21,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What would run; `stack` fails."""
     seen: list[list[str]] = []
 
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess:
+    def run(command: list[str], env: dict[str, str], check: bool) -> subprocess.CompletedProcess:
         seen.append(command)
         return subprocess.CompletedProcess(command, int("benchmarks.stack" in command))
 
@@ -41,16 +42,29 @@ def test_parts_read_their_arguments(name: str, device: str, quick: bool, monkeyp
 
 
 def test_all_run_even_if_one_fails(commands: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    assert all_benchmarks.main(["--quick", "--student=folder"]) == 1
+    assert all_benchmarks.main(["--student=folder"]) == 1
     names = [name for name, part in PARTS.items() if part.cpu is not None]
     assert commands[-1] == ["page"]
     assert [command[:3] for command in commands[:-1]] == [
         [sys.executable, "-m", f"benchmarks.{each}"] for each in names
     ]
-    assert commands[0][3:] == ["--student=folder", "--quick"]
+    assert commands[0][3:] == ["--student=folder"]
     assert "stack failed; see above. All others are written." in capsys.readouterr().err
 
 
 def test_parts_are_chosen(commands: list[list[str]]) -> None:
     assert all_benchmarks.main(["--parts=page"]) == 0
     assert commands == [["page"]]
+
+
+def test_a_quick_look_replaces_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[str], str]] = []
+
+    def run(command: list[str], env: dict[str, str], check: bool) -> subprocess.CompletedProcess:
+        seen.append((command[3:], env[FOLDER_VARIABLE]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(all_benchmarks.subprocess, "run", run)
+    monkeypatch.setattr(all_benchmarks, "write_page", lambda: pytest.fail("the page was written"))
+    assert all_benchmarks.main(["--quick", "--student=folder", "--parts=inference,page"]) == 0
+    assert seen == [(["--student=folder", "--quick"], str(QUICK_RESULTS))]

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import inference
+from benchmarks.contenders.shapes import Place
+from benchmarks.inference import InferenceBenchmark
 from benchmarks.measuring import results
 from benchmarks.measuring.limits import Limits
 from benchmarks.measuring.results import load_results
@@ -38,7 +41,7 @@ def test_a_missing_gpu_is_one_line(capsys, monkeypatch):
 
 
 def test_parts_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "QUICK_RESULTS", tmp_path)
     monkeypatch.setattr(inference, "measure_limits", lambda device, dtype: Limits(100.0, 10.0))
     monkeypatch.setattr(inference, "measure_packed", lambda preset, place, **pace: [{"dtype": str(place.dtype)}])
     arguments = ["--preset=radio-test", "--sizes=64,32", "--contenders=ours,native", "--parts=speed,packed", "--quick"]
@@ -49,3 +52,12 @@ def test_parts_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (dtype, size, name) for dtype in ("float32", "bfloat16") for size in (32, 64) for name in ("ours", "native")
     ]
     assert len(packed.rows) == 2
+
+
+@pytest.mark.parametrize(("quick", "largest"), [(True, 512), (False, 2048)])
+def test_a_quick_look_at_a_gpu_has_no_2048_px(quick: bool, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+    monkeypatch.setattr(inference, "measure_speed", lambda preset, sizes, *_, **__: seen.append(sizes) or [])
+    place = Place("cuda", torch.bfloat16)
+    inference._speed(InferenceBenchmark(quick=quick), [224, 512], [place], {place: Limits(1.0, 1.0)}, {})
+    assert [max(sizes) for sizes in seen] == [largest, largest]  # full batches and one image

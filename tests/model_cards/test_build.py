@@ -137,6 +137,15 @@ def test_every_figure_is_that_of_the_results_file(checkpoint, tmp_path):
     assert "12.5 s in all; 0.0042 kWh, counted by GPUs." in made
 
 
+@pytest.mark.parametrize("others", [{"seconds": {"distil (resumed)": 12.0}}, {"seeds": [0, 1]}])
+def test_time_and_energy_are_left_out_where_they_are_not_those_of_one_training(checkpoint, others):
+    run = {"machine": "a machine", "seconds": {"distil": 12.0}, "energy_kwh": 0.0042, "energy_of": "GPUs"}
+    assert "a machine; 12.0 s in all; 0.0042 kWh" in build_card(checkpoint, Results([], run={**run, "seeds": [0]})).text
+    text = build_card(checkpoint, Results([], run={**run, **others})).text.partition("### Hardware")[2]
+    assert "a machine.\n" in text
+    assert not any(word in text for word in ("12.0", "0.0042", "energy"))
+
+
 def test_what_is_no_number_is_not_published(checkpoint):
     values = {"accuracy": math.nan, "mIoU": math.inf, "AUROC, ViM": 0.5}
     measurements = [Measurement("student", "knn", metric, "stamps", value) for metric, value in values.items()]

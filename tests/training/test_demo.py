@@ -4,7 +4,7 @@ import pytest
 
 from model_cards.results import STUDENT, Results
 from training import demo
-from training.demo import main
+from training.demo import DemoSettings, main, run_demo
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,25 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
     assert errors.count("\n") == 1
     assert message in errors
     assert not (tmp_path / "demo").exists()
+
+
+def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypatch):
+    student = SimpleNamespace(config=None)
+    evaluation = SimpleNamespace(teachers=[], recipe=None, patch_size=16, size_px=64)
+    evaluation.data = SimpleNamespace(sources=list, remarks=list)
+    evaluation.of, evaluation.measure_backbone = lambda model: model, lambda one: []
+    evaluation.untrained_student = lambda seed: student
+    cards = {}
+    monkeypatch.setattr(demo, "StudentEvaluation", SimpleNamespace(load=lambda recipe: evaluation))
+    monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
+    monkeypatch.setattr(demo, "teacher_sources", lambda config, recipe: [])
+    monkeypatch.setattr(demo, "run_seed", lambda *arguments: [])
+    monkeypatch.setattr(demo, "write_card", lambda folder, results, name: cards.update({folder.parent.name: results}))
+    monkeypatch.setattr(demo, "write_closing_page", lambda *arguments, **options: None)
+    recipe = DemoSettings().load_recipe()
+    assert run_demo(recipe, tmp_path, [3], "").run["seeds"] == [3]
+    run_demo(recipe, tmp_path, [0, 1], "")
+    assert [cards[name].run["seeds"] for name in ("seed-0", "seed-1")] == [[0, 1], [0, 1]]
 
 
 @pytest.mark.slow

@@ -88,6 +88,15 @@ def test_students_of_one_name_are_refused(student, tmp_path, capsys):
     assert not output.exists()
 
 
+def test_a_page_does_not_take_the_place_of_its_numbers(tmp_path, capsys):
+    output = tmp_path / "RESULTS.json"
+    assert main(["--output", str(output)]) == 1
+    assert f"`output` must be a page such as RESULTS.md: the numbers go beside it, as .json, got '{output}'." in (
+        capsys.readouterr().err
+    )
+    assert not output.exists()
+
+
 def test_without_a_student_it_is_one_line(tmp_path, capsys):
     assert main(["--student", str(tmp_path / "none")]) == 1
     error = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from datasets import Features
 
 CARD = "README.md"
+MADE = "made.json"
+"""On what and when the rows were made, for cards that are written later."""
 _OF_MODEL = {
     SUMMARY: "what the model says of the whole image",
     MEAN_FEATURES: "mean of the features of all patches",
@@ -45,6 +48,8 @@ def finish(extraction: Extraction, written: Written) -> bool:
         columns = summary_columns(list(_types(output / extraction.shards[0].path)))
         build_indexes(output, extraction.shards, columns, settings.index)
     asked = settings.chosen_license()
+    if written.num_new:
+        write_text(output / MADE, json.dumps(_made_now(written), indent=2) + "\n")
     is_asked = asked is not None or settings.model_id is not None or settings.index is not None
     license = asked or inherited_license(settings.checkpoint, output)
     if is_asked or written.num_new or not (output / CARD).exists():
@@ -140,11 +145,10 @@ def _indexes(output: Path, split: str, names: Iterable[str]) -> dict[str, str]:
 
 def _made(extraction: Extraction, written: Written) -> list[tuple[str, str]]:
     """Return how the features were made, as far as it decides them or somebody may want to know."""
-    settings, model, run = extraction.settings, extraction.model, describe_run("", Clock())
-    facts = read_manifest(settings.output)
+    settings, model = extraction.settings, extraction.model
+    facts, path = read_manifest(settings.output), settings.output / MADE
     size = {"shortest_edge": settings.size} if settings.size else dict(model.processor.to_dict()["size"])
     sides = ", ".join(f"{name.replace('_', ' ')} {value} px" for name, value in size.items() if value is not None)
-    versions = {name: value for name, value in run["versions"].items() if name in ("python", "torch", "transformers")}
     made = {
         "model": f"{facts['model']['weights and processor']} (hash of weights, configuration and processor)",
         "images": f"{sides}; patches of {model.patch_size} px",
@@ -155,9 +159,19 @@ def _made(extraction: Extraction, written: Written) -> list[tuple[str, str]]:
         "principal components": settings.pca and f"{settings.pca}, from a choice of images, in {PCA_FILE}",
         "adaptors": ", ".join(facts["settings"]["adaptors"]),
         "files": f"{written.num_files}, {written.num_bytes / 1e6:.1f} MB",
+        **(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}),
+    }
+    return [(what, str(value)) for what, value in made.items() if value]
+
+
+def _made_now(written: Written) -> dict[str, str]:
+    """Return on what and when rows were made by this process, and how fast if they are all."""
+    run = describe_run("", Clock())
+    versions = {name: value for name, value in run["versions"].items() if name in ("python", "torch", "transformers")}
+    is_all = written.num_new == written.num_rows
+    return {
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else run["machine"],
-        "speed": written.num_new == written.num_rows and f"{written.num_new / written.seconds:.1f} images/s",
+        **({"speed": f"{written.num_new / written.seconds:.1f} images/s"} if is_all else {}),
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items()),
         "date": run["date"],
     }
-    return [(what, str(value)) for what, value in made.items() if value]

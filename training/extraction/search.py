@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def _embed(settings: ExtractionSettings, model: RadioFeatures, columns: Sequence
 
 def _is_image(query: str) -> bool:
     """Return whether a query is a file or looks like the name of an image."""
-    return Path(query).suffix.lower() in IMAGE_SUFFIXES or Path(query).is_file()
+    return Path(query).suffix.lower() in IMAGE_SUFFIXES or os.path.isfile(query)  # a text may be too long for a path
 
 
 def _read_image(path: Path) -> Tensor:
@@ -207,9 +208,11 @@ def _read_image(path: Path) -> Tensor:
 
 
 def _with_class_names(row: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a row with the names of its classes; a number that is none, such as -1 for an unknown one, stays."""
     from datasets import ClassLabel, Features
     from pyarrow.parquet import read_schema
 
     types = Features.from_arrow_schema(read_schema(path))
     classes = {name: kind for name, kind in types.items() if isinstance(kind, ClassLabel) and name in row}
-    return row | {name: kind.int2str(row[name]) for name, kind in classes.items() if row[name] is not None}
+    known = {name: kind for name, kind in classes.items() if row[name] in range(len(kind.names))}
+    return row | {name: kind.int2str(row[name]) for name, kind in known.items()}

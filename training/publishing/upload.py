@@ -18,6 +18,8 @@ from training.publishing.folders import Publication
 T = TypeVar("T")
 WAITS_S = (1.0, 4.0, 16.0)
 """Before a request is made again: our choice, long enough for a server that restarts."""
+UPLOAD_FAULTS = (HTTPError, OSError, RuntimeError)
+"""Of the commit, whose large files hf_xet sends: what it raises is no HTTPError."""
 KEPT = (".gitattributes",)
 """Files of a repository that no folder has."""
 
@@ -63,7 +65,7 @@ def publish(publication: Publication, api: HfApi, *, private: bool, revision: st
         raise PublishError(f"`revision` must be new, got {revision!r}, which {publication.repo_id} has. {state}")
     tag = revision or next(name for name in (f"v{number}" for number in range(1, len(tags) + 2)) if name not in tags)
     gone = sorted(old_files - publication.files.keys())
-    _ask(lambda: _commit(publication, api, gone, f"Publish {tag}"), "upload", state)
+    _ask(lambda: _commit(publication, api, gone, f"Publish {tag}"), "upload", state, faults=UPLOAD_FAULTS)
     state = f"All files are there; only the tag {tag!r} is missing: the same command with `--exist-ok` sets it."
     _ask(lambda: api.create_tag(**repo, tag=tag, exist_ok=True), "tag the version", state)
     kind = "datasets/" if publication.repo_type == "dataset" else ""
@@ -102,34 +104,35 @@ def _commit(publication: Publication, api: HfApi, gone: list[str], title: str) -
     )
 
 
-def _ask(request: Callable[[], T], what: str, state: str) -> T:
+def _ask(request: Callable[[], T], what: str, state: str, faults: tuple[type[Exception], ...] = (HTTPError,)) -> T:
     """Return the answer to a request, made again where it failed in passing.
 
     Args:
         request: Makes it.
         what: What it is for, in words.
         state: What is on the Hub if it fails for good.
+        faults: What it raises where it fails.
     """
     for wait_s in (*WAITS_S, None):
         try:
             return request()
-        except HTTPError as error:
+        except faults as error:
             if wait_s is None or not _passes(error):
                 raise PublishError(f"The Hub did not let us {what}: {_reason(error)} {state}") from error
         time.sleep(wait_s)
     raise AssertionError("the last wait is none")
 
 
-def _passes(error: HTTPError) -> bool:
-    """Return whether a failure is one of the network or of the server, not of what was asked."""
+def _passes(error: Exception) -> bool:
+    """Return whether a failure is one of the network or of the server, not of what was asked or of a file here."""
     if not isinstance(error, HfHubHTTPError):
-        return True  # no answer came
+        return not isinstance(error, FileNotFoundError | PermissionError)  # no answer came
     return error.response.status_code in (408, 429) or error.response.status_code >= 500
 
 
-def _reason(error: HTTPError) -> str:
+def _reason(error: Exception) -> str:
     if not isinstance(error, HfHubHTTPError):
-        return f"{error or type(error).__name__}."
+        return f"{str(error) or type(error).__name__}."
     status = error.response.status_code
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return f"it refuses the token ({status}). `hf auth login` with one that may write, or set HF_TOKEN."

@@ -29,6 +29,12 @@ def test_each_way_is_beside_float32(tmp_path: Path, photographs: list[Path]) -> 
     assert {row["photographs"] for row in rows} == {2}
 
 
+def test_sizes_end_with_the_students_own(tmp_path: Path, photographs: list[Path]) -> None:
+    RadioModel(RadioConfig.from_preset("radio-test", max_img_size=64)).save_pretrained(tmp_path / "student")
+    rows = measure_fidelity(tmp_path / "student", photographs[:1], [32, 512, 1024], "cpu")
+    assert [(row["size_px"], row["way"]) for row in rows] == [(32, "bfloat16"), (64, "bfloat16")]
+
+
 def test_the_square_in_the_middle_is_taken(photographs: list[Path]) -> None:
     image = square(photographs[0], 64)
     assert image.shape == (1, 3, 64, 64)

@@ -25,6 +25,13 @@ def test_what_is_reported_is_read_again(
     assert load_results("spee", tmp_path) == []
 
 
+def test_results_can_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "QUICK_RESULTS", tmp_path / "quick")
+    monkeypatch.setenv(results.FOLDER_VARIABLE, str(tmp_path / "named"))
+    assert report("speed", "tiny", [{"ms": 1}]).parent == tmp_path / "named"
+    assert report("speed", "tiny", [{"ms": 1}], is_quick=True).parent == tmp_path / "quick"
+
+
 def test_the_file_is_named_by_what_computed() -> None:
     machine = {"date": "2026-01-02", "processor": "2 x AMD EPYC"}
     assert file_name_of(machine) == "2026-01-02_2-x-amd-epyc"

@@ -78,6 +78,11 @@ def test_numbers_stand_along_both_axes_of_all_figures() -> None:
             assert sum(bottom <= place <= top for place in axes.get_yticks()) >= 2, result.program
 
 
+def test_results_of_two_subjects_have_figures_of_their_own() -> None:
+    first, second = (Result("inference_speed", MACHINE, subject, SPEED, {}) for subject in ("b", "h"))
+    assert figures.figure_of(first) != figures.figure_of(second)
+
+
 def test_figures_draw_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "PICTURES", tmp_path / "pictures")
     rows = {

@@ -145,6 +145,16 @@ def test_paths_that_lead_outside_are_refused(tmp_path, serve, name):
     assert not list(tmp_path.rglob("evil.png"))
 
 
+def test_a_tar_is_unpacked_by_pythons_without_filters_too(tmp_path, serve, monkeypatch):
+    extract = tarfile.TarFile.extract
+    monkeypatch.setattr(tarfile.TarFile, "extract", lambda self, member, path="": extract(self, member, path))
+    archive = write_tgz(tmp_path / "thing.tgz", {"./a/b/one.png": b"1", "two.py": b"2"})
+    serve(archive)
+    folder = fetch_package(pin(archive, "npm", keep=("*.png",)), tmp_path / "cache")
+    assert (folder / "a/b/one.png").read_bytes() == b"1"
+    assert not (folder / "two.py").exists()
+
+
 def test_links_in_a_tar_are_never_unpacked(tmp_path, serve):
     archive = tmp_path / "thing.tgz"
     with tarfile.open(archive, "w:gz") as tar:

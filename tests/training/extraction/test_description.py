@@ -8,8 +8,8 @@ from huggingface_hub import DatasetCard
 
 from model_cards.build import write_card
 from model_cards.licenses import License
-from training.extraction import run
-from training.extraction.description import CARD, finish, inherited_license
+from training.extraction import description, run
+from training.extraction.description import CARD, MADE, finish, inherited_license
 
 
 @pytest.fixture
@@ -117,3 +117,15 @@ def test_an_edited_card_stays_unless_something_is_new(made, tmp_path):
     (tmp_path / "out" / "data" / "train-00001-of-00005.parquet").unlink()
     path.write_text(path.read_text() + "\nMore.\n")
     assert "More." not in made().content
+
+
+def test_a_card_that_is_written_later_tells_what_the_rows_were_made_on(made, tmp_path, monkeypatch):
+    before = made().content
+    later = {"date": "2099-01-01 00:00 UTC", "machine": "another", "versions": {"torch": "9.9"}}
+    monkeypatch.setattr(description, "describe_run", lambda command, clock: later)
+    rows = re.findall(r"^\| (?:machine|speed|versions|date) \|.*", before, re.MULTILINE)
+    assert len(rows) == 4
+    text = made(license="mit").content
+    assert all(row in text for row in rows)
+    (tmp_path / "out" / MADE).unlink()  # as of data sets that are older
+    assert not any(word in made(license="mit").content for word in ("| date |", "2099", "another"))

@@ -2,6 +2,8 @@ import shutil
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageColumn
 from PIL import Image
 
 from modeling_radio import RadioModel
@@ -75,6 +77,23 @@ def test_a_text_is_compared_in_the_space_of_the_tower(extract, settings, colors,
     assert [hit.cosine for hit in others] != [hit.cosine for hit in hits]
     with pytest.raises(ValueError, match="`by` must be 'siglip2-g' for texts, got 'other'"):
         search(settings(checkpoint=zero_shot_folder, data=None, search="grass", by="other"))
+
+
+def test_a_text_may_be_longer_than_a_path(extract, settings, colors, zero_shot_folder):
+    extract(checkpoint=zero_shot_folder, data=str(colors), adaptors=["siglip2-g"])
+    assert len(search(settings(checkpoint=zero_shot_folder, data=None, search="a red cat, " * 500, top=2))) == 2
+
+
+def test_labels_outside_of_the_classes_stay_numbers(extract, settings, colors, tmp_path):
+    names = ["cold", "warm"]
+    paths = [str(colors / "test" / "cold" / f"{name}.png") for name in ("blue", "green", "gray")]
+    columns = {"image": ImageColumn(), "label": ClassLabel(names=names)}
+    rows = Dataset.from_dict({"image": paths, "label": [-1, 1, None]}, features=Features(columns))
+    rows.to_parquet(tmp_path / "rows" / "train.parquet")
+    extract(data=str(tmp_path / "rows"))
+    hits = search(settings(data=None, search=paths[0], top=3))
+    assert {hit.number: hit.row["label"] for hit in hits} == {0: -1, 1: "warm", 2: None}
+    assert "| -1" in to_table(hits)
 
 
 def test_what_cannot_be_searched_is_said(extract, settings, colors, checkpoint, zero_shot_folder, tmp_path):

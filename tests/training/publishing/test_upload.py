@@ -102,6 +102,45 @@ def test_what_fails_in_passing_is_asked_again(send, hub, where, fault):
     assert repository.tags == {"v1": repository.branches["main"]}
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (ConnectionError("refused"), "refused"),
+        (TimeoutError(), "TimeoutError"),
+        (OSError("I/O"), "I/O"),
+        (RuntimeError("CAS service error"), "CAS service error"),
+    ],
+)
+def test_faults_of_the_upload_itself_pass_too(send, hub, api, monkeypatch, fault, said):
+    """As hf_xet raises them: huggingface-hub makes no HTTPError of them."""
+    commit, faults = api.create_commit, [fault]
+
+    def create_commit(*arguments, **options):
+        if faults:
+            raise faults.pop()
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(api, "create_commit", create_commit)
+    assert send().endswith("/v1")
+    faults += [fault] * 99
+    with pytest.raises(PublishError, match=rf"did not let us upload: {said}\. The repository is as it was"):
+        send(exist_ok=True)
+    assert len(hub.repositories["models/org/name"].commits) == 2
+
+
+def test_a_file_that_is_gone_is_not_tried_again(send, api, monkeypatch):
+    calls = []
+
+    def create_commit(*arguments, **options):
+        calls.append(arguments)
+        raise FileNotFoundError("model.safetensors is gone")
+
+    monkeypatch.setattr(api, "create_commit", create_commit)
+    with pytest.raises(PublishError, match=r"model\.safetensors is gone"):
+        send()
+    assert len(calls) == 1
+
+
 def test_a_repository_whose_making_was_not_answered_is_taken_for_anothers(send, hub):
     """It may be: so nothing goes there before it is allowed."""
     hub.faults.append(("repos/create", "lost"))

@@ -1,6 +1,9 @@
 """What a repository says of itself on its host: badges, citation, forms, workflow, releases."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +88,17 @@ def test_readme_lists_every_extra() -> None:
     (table,) = re.findall(r"^\| extra \|.*\n\|.*\n((?:\|.*\n)+)", read("README.md"), re.MULTILINE)
     listed = {name for line in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
     assert listed == set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("browser", ["chromium", "google-chrome", None])
+def test_a_tour_installs_a_browser_only_where_there_is_none(browser: str | None, tmp_path: Path) -> None:
+    texts = {"bin/python": "", "bin/pip": "", "tools/id": "echo 0", "tools/apt-get": f"echo $1 >> {tmp_path}/installed"}
+    for name, text in {**texts, **({f"tools/{browser}": ""} if browser else {})}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "installed-dev").touch()
+    command = [str(shutil.which("make")), "tour", f"VENV={tmp_path}"]
+    subprocess.run(command, cwd=ROOT, env={"PATH": str(tmp_path / "tools")}, check=True)
+    assert (tmp_path / "installed").exists() == (browser is None)
