@@ -40,6 +40,14 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message} (--help lists all options).")
 
 
+class _Lengthen(argparse.Action):
+    """Lets a flag of a list be given several times: `--compare A --compare B` is `--compare A,B`."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
+
+
 class Command(Generic[S]):
     """A command whose options are declared as settings.
 
@@ -67,7 +75,7 @@ class Command(Generic[S]):
         self.name = module.rpartition(".")[2]
         self.settings, self.changes = settings, changes
         options = {"prog": f"python -m {module}", "argument_default": argparse.SUPPRESS, "allow_abbrev": False}
-        # Words that are no flags are told apart before they are parsed, so that changes may stand anywhere.
+        # Words that are no flags are told apart before they are parsed, so that positionals may stand anywhere.
         self._flags = _Parser(add_help=False, **options)
         _add_flags(self._flags, settings, leave_out=(*positionals, CHANGES))
         if add_shorthands is not None:
@@ -118,17 +126,29 @@ class Command(Generic[S]):
         Raises:
             SettingsError: If a flag, a field or a value cannot be.
         """
-        given, rest = self._flags.parse_known_args(list(words))
-        given, unknown = self._parser.parse_known_args([word for word in rest if not _CHANGE.match(word)], given)
+        words, changes = self._without_changes(words)
+        given, rest = self._flags.parse_known_args(words)
+        given, unknown = self._parser.parse_known_args(rest, given)
         for word in unknown:
             if word.startswith("-"):
                 flags = re.findall(r"--[a-z-]+", self._parser.format_help())
                 raise SettingsError(f"Unknown option {word!r}.{did_you_mean(word, flags)} --help lists all.")
         own, others = unknown, []  # what is neither flag nor change is refused as a change without "="
-        for word in filter(_CHANGE.match, rest):
+        for word in changes:
             (others if self._is_change_of_others(word) else own).append(word)
         values = {name: self._read(name, text) for name, text in vars(given).items() if name != "traceback"}
         return load(self.settings, [values | ({CHANGES: others} if others else {})], own)
+
+    def _without_changes(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return flags and positionals, and the changes among the words, which may stand anywhere.
+
+        What follows a flag that must have a value is its value, whatever it looks like.
+        """
+        needy = {flag for action in self._flags._actions if action.nargs is None for flag in action.option_strings}
+        others, changes = [], []
+        for before, word in zip(["", *words], words, strict=False):
+            (changes if _CHANGE.match(word) and before not in needy else others).append(word)
+        return others, changes
 
     def _is_change_of_others(self, word: str) -> bool:
         first, sign = re.split(r"([.=])", word)[:2]
@@ -186,7 +206,8 @@ def _add_flags(parser: argparse.ArgumentParser, model: type[Settings], leave_out
         elif kinds == {bool}:
             groups[title].add_argument(f"--{flag}", action="store_true", help=text)
         else:
-            groups[title].add_argument(f"--{flag}", metavar=_metavar(name, field), help=text)
+            action = _Lengthen if list in kinds else "store"
+            groups[title].add_argument(f"--{flag}", action=action, metavar=_metavar(name, field), help=text)
 
 
 def _metavar(name: str, field: FieldInfo) -> str:

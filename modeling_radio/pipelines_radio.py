@@ -42,8 +42,9 @@ class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline
     # pyrefly: ignore[bad-override]
     def _sanitize_parameters(self, threshold: float | str | None = None, **kwargs: Any) -> Any:
         before, forward, after = super()._sanitize_parameters(**kwargs)
-        if threshold is not None:
-            after = {**after, "limits": limits_of(self.model.config, threshold)}
+        if threshold is not None:  # of all labels, where nobody asks for the best few
+            every = {"top_k": self.model.config.num_labels}
+            after = {**every, **after, "limits": limits_of(self.model.config, threshold)}
         return before, forward, after
 
     # pyrefly: ignore[bad-override]

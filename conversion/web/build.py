@@ -77,7 +77,8 @@ def build_site(
         graphs = write_graphs(wrapped, scratch)
         for name, path in graphs.items():
             require_difference(compare_graph(wrapped[name], open_graph(path), feeds), TOLERANCE)
-        found = _weigh(graphs["global"], feeds, runtime, precision)
+        has_gpu = "ort.webgpu.min.mjs" in runtime
+        found = _weigh(graphs["global"], feeds, runtime, _wanted(precision, has_gpu=has_gpu))
         chosen = _take(found, precision)
         tables = [describe(found, chosen, "model")]
         models = {}
@@ -134,11 +135,18 @@ def _convert(path: Path, precision: WebPrecision) -> Path:
     return target
 
 
+def _wanted(precision: PrecisionChoice, *, has_gpu: bool = False) -> tuple[WebPrecision, ...]:
+    """Return the precisions that come into question, that for WebGPU, which has no 8 bits, among them."""
+    if precision == "auto":
+        return PRECISIONS
+    of_gpu: tuple[WebPrecision, ...] = ("fp16",) if has_gpu and precision == "int8" else ()
+    return tuple(dict.fromkeys(("fp32", *of_gpu, precision)))
+
+
 def _weigh(
-    path: Path, feeds: Sequence[Feeds], runtime: Mapping[str, Path], precision: PrecisionChoice
+    path: Path, feeds: Sequence[Feeds], runtime: Mapping[str, Path], wanted: Sequence[WebPrecision]
 ) -> list[Candidate]:
-    """Convert a graph to every precision that comes into question; compare and time it in each."""
-    wanted = PRECISIONS if precision == "auto" else tuple(dict.fromkeys(("fp32", precision)))
+    """Convert a graph to some precisions; compare and time it in each."""
     return measure({each: _convert(path, each) for each in wanted}, feeds, runtime)
 
 
@@ -184,7 +192,7 @@ def _write_texts(
     tower = write_tower(texts, scratch / "texts.onnx")
     feeds = [{"input_ids": texts.sample_tokens}]
     require_difference(compare_graph(tower, open_graph(scratch / "texts.onnx"), feeds), TOLERANCE)
-    found = _weigh(scratch / "texts.onnx", feeds, runtime, precision)
+    found = _weigh(scratch / "texts.onnx", feeds, runtime, _wanted(precision))
     chosen = _take(found, precision)
     table = describe(found, chosen, "words")
     target = chosen.path.rename(site / "model" / "texts.onnx")

@@ -158,3 +158,12 @@ def test_a_plain_option_may_have_the_name_of_a_section_of_something_else():
     settings = command.read(["section=y", "section.rate=0.3"])
     assert settings.section == "y"
     assert settings.changes == ["section.rate=0.3"]
+
+
+def test_a_list_may_be_given_in_parts():
+    assert TOY.read(["a", "--sizes", "1,2", "--sizes", "3"]).sizes == [1, 2, 3]
+
+
+def test_what_a_flag_asks_for_is_no_change():
+    settings = TOY.read(["a", "--output", "x=y", "--is-quick", "side=4"])
+    assert (settings.output, settings.is_quick, settings.side) == (Path("x=y"), True, (4, 4))

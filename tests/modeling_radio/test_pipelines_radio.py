@@ -3,9 +3,9 @@
 import pytest
 import torch
 from PIL import Image
-from task_models import build
+from task_models import build, tiny_config
 
-from modeling_radio import RadioImageProcessor
+from modeling_radio import RadioForImageClassification, RadioImageProcessor
 from modeling_radio.pipelines_radio import (
     RadioDepthEstimationPipeline,
     RadioImageClassificationPipeline,
@@ -117,3 +117,12 @@ def test_padding_of_a_saved_processor_moves_nothing(name, options, photo):
     assert [answer["label"] for answer in plain] == [answer["label"] for answer in padded]
     parts = [[answer.get("box") or answer["mask"].tobytes() for answer in answers] for answers in found]
     assert parts[0] == parts[1]
+
+
+def test_thresholds_count_for_all_labels_of_a_classifier(photo):
+    config = tiny_config(num_labels=9, problem_type="multi_label_classification", score_thresholds=[0.0] * 9)
+    model = RadioForImageClassification(config).eval()
+    pipe = RadioImageClassificationPipeline(model=model, image_processor=RadioImageProcessor(size=(64, 64)))
+    assert len(pipe(photo)) == 5
+    assert len(pipe(photo, threshold="tuned")) == len(pipe(photo, threshold=0.0)) == 9
+    assert len(pipe(photo, threshold="tuned", top_k=2)) == 2

@@ -30,6 +30,8 @@ def test_options_become_settings():
     assert (parsed.tune, parsed.lora_rank, parsed.size) == ("lora", 16, None)
     parsed = COMMAND.read(["base", "--task", "object-detection", "--data", "x", "--lora", "--tune", "dora", "size=64"])
     assert (parsed.tune, parsed.size) == ("dora", (64, 64))
+    parsed = COMMAND.read(["base", "--task", "object-detection", "--data", "x=y", "--lora", "steps=100"])
+    assert (parsed.tune, parsed.lora_rank, parsed.steps, parsed.data) == ("lora", 16, 100, "x=y")
 
 
 @pytest.mark.parametrize(("text", "window"), [("8", 8), ("global", "global"), ("auto", "auto")])

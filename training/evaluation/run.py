@@ -23,7 +23,7 @@ from training.evaluation.provenance import describe_run, teacher_sources
 from training.evaluation.report.build import check_page
 from training.evaluation.settings import EvaluationSettings
 from training.evaluation.tasks.base import Evaluation, Task
-from training.evaluation.tasks.registry import TASKS
+from training.evaluation.tasks.registry import TASKS, task_names
 from training.recipe import Recipe, RecipeError
 from training.teachers.registry import build_teachers
 
@@ -62,7 +62,7 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
     )
     source = settings.data or recipe.data.source
     data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
-    names = list(dict.fromkeys(settings.tasks))
+    names = task_names(settings.tasks, data.kinds())
     for name in names:
         check_kind(source, TASKS[name].kind, data.kinds())
     store = FeatureStore(settings.cache, batch_size=settings.batch_size, num_workers=settings.num_workers)

@@ -11,7 +11,7 @@ from foundation.fields import OneOf
 from training.data.sources import DEMO_SOURCES
 from training.evaluation.data.tables import IMAGENET, DataOptions
 from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.registry import TASKS
+from training.evaluation.tasks.registry import RETRIEVAL, TASKS
 from training.recipe import RecipeCommand
 
 
@@ -67,7 +67,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
 
     checkpoint: Path
     data: str | None = None
-    tasks: Annotated[list[str], OneOf(TASKS)] = Field(["knn", "segmentation_probe"], min_length=1)
+    tasks: Annotated[list[str], OneOf({**TASKS, RETRIEVAL: None})] = Field(["knn", "segmentation_probe"], min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
     size: int | None = Field(None, gt=0)
     output: Path | None = None

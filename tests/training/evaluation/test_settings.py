@@ -2,6 +2,7 @@ import pytest
 
 from foundation.settings import SettingsError
 from training.evaluation.settings import PRESETS, EvaluationSettings
+from training.evaluation.tasks.registry import task_names
 
 
 def test_something_must_be_measured():
@@ -31,3 +32,10 @@ def test_what_decides_the_numbers_is_told():
     told = EvaluationSettings(checkpoint="x", data="mine").of_tasks()
     assert {"neighbors", "random_seed", "size", "max_images", "precision"} <= set(told)
     assert not {"checkpoint", "output", "cache", "recipe"} & set(told)
+
+
+def test_retrieval_is_what_the_data_have_something_for():
+    settings = EvaluationSettings(checkpoint="x", tasks=["knn", "retrieval", "image_retrieval"])
+    assert task_names(settings.tasks, {"labels"}) == ["knn", "image_retrieval"]
+    assert task_names(settings.tasks, {"labels", "captions"}) == ["knn", "image_retrieval", "image_text_retrieval"]
+    assert task_names(["retrieval"], {"images"}) == ["image_retrieval"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
+from training.evaluation.data.base import Kind
 from training.evaluation.tasks import (
     classification,
     comparison,
@@ -50,3 +53,13 @@ TASKS: dict[str, Task] = {
     "position_predictor": Task(representation.measure_position_predictor, "images", of_baselines=True),
 }
 """What can be measured, by name."""
+
+RETRIEVAL = "retrieval"
+"""Short for the tasks of retrieval that the data have something for."""
+
+
+def task_names(asked: Sequence[str], kinds: Collection[Kind]) -> list[str]:
+    """Return names of `TASKS`, each once, in place of what was asked, which may have `RETRIEVAL`."""
+    tasks = [name for name in ("image_retrieval", "image_text_retrieval") if TASKS[name].kind in kinds]
+    retrieval = tasks or ["image_retrieval"]  # whose labels the data lack: that is said as of every task
+    return list(dict.fromkeys(name for word in asked for name in (retrieval if word == RETRIEVAL else [word])))

@@ -84,12 +84,22 @@ def task_section(task: TaskModel, photographs: Tensor, names: Sequence[str]) -> 
     return Section(f"Task: {task.folder.name}", f"{type(task.model).__name__} in {task.folder}.", rows, legend)
 
 
+def _class_of(task: TaskModel, logits: Tensor) -> str:
+    """Return the likeliest label with its score as the pipeline has it, or of a regression its numbers."""
+    config = task.model.config
+    if config.problem_type == "regression":
+        return ", ".join(f"{task.labels[index]} {value:.2f}" for index, value in enumerate(logits.tolist()))
+    logits = logits / config.temperature
+    is_multiple = config.problem_type == "multi_label_classification" or len(logits) == 1
+    score, label = (logits.sigmoid() if is_multiple else logits.softmax(dim=0)).max(dim=0)
+    return f"{task.labels[int(label)]}, {float(score):.2f}"
+
+
 def _drawn(task: TaskModel, outputs: Any, image: Tensor, seen: set[int]) -> tuple[Tensor, str]:
     """Return the picture of an answer and what it is; classes of pixels are added to `seen`."""
     size = [tuple(image.shape[1:])]
     if isinstance(task.model, RadioForImageClassification):
-        score, label = outputs.logits[0].softmax(dim=0).max(dim=0)
-        return image, f"{task.labels[int(label)]}, {float(score):.2f}"
+        return image, _class_of(task, outputs.logits[0])
     if isinstance(task.model, RadioForDepthEstimation):
         depth = task.processor.post_process_depth_estimation(outputs, size)[0]["predicted_depth"]
         near, far = float(depth.min()), float(depth.max())

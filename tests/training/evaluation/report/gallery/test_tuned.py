@@ -1,5 +1,7 @@
 """What tuned models say of photographs: each task in its own way, others refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from task_models import tiny_config
@@ -11,7 +13,7 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioImageProcessor,
 )
-from training.evaluation.report.gallery.tuned import open_task_models, task_section
+from training.evaluation.report.gallery.tuned import _class_of, open_task_models, task_section
 
 
 PHOTOGRAPHS = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -46,3 +48,13 @@ def test_other_tasks_are_refused(tmp_path):
     RadioForObjectDetection(tiny_config()).save_pretrained(tmp_path / "boxes")
     with pytest.raises(ValueError, match=r"`tasks` must be folders of .*got .*of 'RadioForObjectDetection'"):
         open_task_models([tmp_path / "boxes"])
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "shown"),
+    [(None, "b, 0.82"), ("multi_label_classification", "b, 0.95"), ("regression", "a 0.00, b 3.00")],
+)
+def test_scores_of_classifiers_are_those_of_their_problem(problem_type, shown):
+    config = tiny_config(num_labels=2, problem_type=problem_type, temperature=2.0 if problem_type is None else 1.0)
+    task = SimpleNamespace(model=SimpleNamespace(config=config), labels=["a", "b"])
+    assert _class_of(task, torch.tensor([0.0, 3.0])) == shown
