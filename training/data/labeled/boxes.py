@@ -18,12 +18,16 @@ LAYOUTS = (
 )
 
 
-def read_boxes(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...]]:
+def read_boxes(
+    source: Path, *, with_masks: bool, classes: tuple[str, ...] | None = None
+) -> tuple[Tables, tuple[str, ...]]:
     """Read images with objects; columns `image` and `objects` with `bbox` (left, top, width, height) and `category`.
 
     Args:
         source: A folder, or one file of labels.
         with_masks: Whether objects also have a `segmentation`, as `read_coco` gives it; YOLO's polygons have one, too.
+        classes: The classes' names in the order of their ids, where labels are names (VOC and CSV); `None` for all that
+            occur, sorted.
 
     Returns:
         The tables by split, and the names of the classes in the order of their ids.
@@ -41,9 +45,9 @@ def read_boxes(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ..
             "polygons."
         )
     if files := find_csv(source):
-        return read_csv_boxes(files)
+        return read_csv_boxes(files, classes)
     if holds_voc(source):
-        return read_voc(source)
+        return read_voc(source, classes)
     if source.is_dir() and any(source.rglob("*.json")):
         return read_coco(source, with_masks=with_masks)  # which says what is wrong with it
     raise ValueError(f"{source} has no labels of objects: give {LAYOUTS}.")

@@ -22,8 +22,11 @@ CORNERS = (
     ("x1", "y1", "x2", "y2"),
     ("left", "top", "right", "bottom"),
 )
-SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
-"""What columns may be called; letters' case does not count, and the first names that are all there do."""
+SIDES = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"))
+"""What columns may be called; letters' case does not count, and the first names that are all there do.
+
+Names that are a box's alone come first: `width` and `height` beside them are the image's.
+"""
 
 
 def find_csv(source: Path) -> dict[str, Path] | None:
@@ -40,15 +43,19 @@ def find_csv(source: Path) -> dict[str, Path] | None:
     return {split: path for split, path in found.items() if path} if found[TRAIN] else None
 
 
-def read_csv_boxes(files: Mapping[str, Path]) -> tuple[Tables, tuple[str, ...]]:
+def read_csv_boxes(files: Mapping[str, Path], classes: tuple[str, ...] | None = None) -> tuple[Tables, tuple[str, ...]]:
     """Read boxes in pixels, one a line: columns of the file, the class, and corners or corner and sides.
 
     A line with a file alone is an image without objects. Files are named from the CSV's folder or its `images/`.
 
+    Args:
+        files: The CSV of each split.
+        classes: The classes' names in the order of their ids; `None` for all that occur, sorted.
+
     Raises:
-        ValueError: If columns are missing, a number is none, or an image is not there.
+        ValueError: If columns are missing, a number is none, an image is not there, or `classes` lacks one.
     """
-    return object_tables({split: list(_read_objects(path).values()) for split, path in files.items()}, None)
+    return object_tables({split: list(_read_objects(path).values()) for split, path in files.items()}, classes)
 
 
 def _read_objects(path: Path) -> dict[str, ImageObjects]:
@@ -84,7 +91,7 @@ def read_csv_labels(files: Mapping[str, Path]) -> Tables:
     Labels are whole numbers where all of them are written so, then floats, else names.
 
     Raises:
-        ValueError: If columns are missing or an image is not there.
+        ValueError: If columns are missing, or an image is not there or has several lines.
     """
     read = {split: _read_labels(path) for split, path in files.items()}
     labels = [label for _, own in read.values() for label in own]
@@ -95,11 +102,21 @@ def read_csv_labels(files: Mapping[str, Path]) -> Tables:
 def _read_labels(path: Path) -> tuple[list[Path], list[str]]:
     rows, columns = _rows(path)
     file, name = _column(columns, FILE_COLUMNS, path), _column(columns, CLASS_COLUMNS, path)
-    images, labels = [], []
+    images: list[Path] = []
+    labels: list[str] = []
+    lines: dict[Path, int] = {}
     for line, row in rows:
         if not row[name]:
             raise ValueError(f"{path}, line {line} has no label.")
-        images.append(_image(path, row[file]))
+        image = _image(path, row[file])
+        if image in lines:
+            raise ValueError(
+                f"{path}, lines {lines[image]} and {line} both name {row[file]!r:.100}, but an image has one line: "
+                "write several labels as lists into `metadata.jsonl` beside the images, or choose `--task "
+                "object-detection` if the lines are boxes."
+            )
+        lines[image] = line
+        images.append(image)
         labels.append(row[name])
     require_files(images, str(path))
     return images, labels

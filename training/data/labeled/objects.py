@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import first_few
-from training.data.labeled.layouts import Tables
+from training.data.labeled.layouts import MAX_NAMED, Tables
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels."""
@@ -28,15 +31,20 @@ class ImageObjects:
         boxes: Of its objects.
         classes: Name of each, or its number.
         outlines: Polygon of each, x, y, x, y, ... in pixels; empty where the format has none.
+        num_empty: How many objects were left out since their box has no area.
     """
 
     image: Path
     boxes: list[Box] = field(default_factory=list)
     classes: list[str | int] = field(default_factory=list)
     outlines: list[list[float]] = field(default_factory=list)
+    num_empty: int = 0
 
     def add(self, box: Box, name: str | int, outline: list[float] | None = None) -> None:
-        """Add an object."""
+        """Add an object, or count it if its box has no area."""
+        if 0 in box[2:]:
+            self.num_empty += 1
+            return
         self.boxes.append(box)
         self.classes.append(name)
         if outline is not None:
@@ -50,17 +58,16 @@ def object_tables(
 
     Args:
         splits: The images of each.
-        names: Of the classes, which are numbered in the labels; `None` where labels have names: all that occur, sorted.
+        names: Of the classes in the order of their ids, whether labels have numbers or names; `None` where they have
+            names: all that occur, sorted.
         with_masks: Whether every object has an outline.
 
     Raises:
-        ValueError: If a split has no image, or a number is none of a class.
+        ValueError: If a split has no image, or a number or a name is none of a class.
     """
     if names is None:
         names = tuple(sorted({str(name) for images in splits.values() for image in images for name in image.classes}))
-        numbers: dict[str | int, int] = {name: number for number, name in enumerate(names)}
-    else:
-        numbers = {number: number for number in range(len(names))}
+    numbers: dict[str | int, int] = {key: number for number, name in enumerate(names) for key in (number, name)}
     return {split: _table(images, split, numbers, with_masks) for split, images in splits.items()}, names
 
 
@@ -69,6 +76,9 @@ def _table(images: Sequence[ImageObjects], split: str, numbers: Mapping[str | in
 
     if not images:
         raise ValueError(f"The split {split!r} has no images.")
+    num_empty = sum(image.num_empty for image in images)
+    if num_empty:
+        logger.warning("the split %r: left out %d boxes without an area", split, num_empty)
     features: dict[str, Any] = {"bbox": List(List(Value("float32"))), "category": List(Value("int64"))}
     if with_masks:
         features["segmentation"] = List(Value("string"))
@@ -80,9 +90,13 @@ def _table(images: Sequence[ImageObjects], split: str, numbers: Mapping[str | in
 def _row(image: ImageObjects, numbers: Mapping[str | int, int], with_masks: bool) -> dict[str, list[Any]]:
     unknown = [name for name in image.classes if name not in numbers]
     if unknown:
+        names = [name for name in numbers if isinstance(name, str)]
+        if isinstance(unknown[0], str):
+            known = f"which is not in `classes` ({first_few(names, MAX_NAMED)})"
+        else:
+            known = f"but there are {len(names)} classes, numbered from 0 to {len(names) - 1}"
         raise ValueError(
-            f"An object of {image.image} has the class {unknown[0]!r}, but there are {len(numbers)} classes, numbered "
-            f"from 0 to {len(numbers) - 1}: correct it, or name all classes."
+            f"An object of {image.image} has the class {unknown[0]!r:.60}, {known}: correct it, or name all classes."
         )
     row: dict[str, list[Any]] = {
         "bbox": [list(box) for box in image.boxes],

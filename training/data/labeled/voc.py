@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
+from foundation.errors import first_few
 from training.data.image_folder import IMAGE_SUFFIXES
-from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, VALIDATION, Tables
+from training.data.labeled.layouts import MAX_NAMED, SPLIT_NAMES, TRAIN, VALIDATION, Tables
 from training.data.labeled.objects import Box, ImageObjects, object_tables, read_number
 
 
@@ -23,14 +25,18 @@ def holds_voc(folder: Path) -> bool:
     return folder.is_dir() and any(_files(root) for root in _roots(folder).values())
 
 
-def read_voc(folder: Path) -> tuple[Tables, tuple[str, ...]]:
+def read_voc(folder: Path, classes: tuple[str, ...] | None = None) -> tuple[Tables, tuple[str, ...]]:
     """Read `Annotations/*.xml` with `JPEGImages/` and the lists of `ImageSets/Main`, or each xml beside its image.
 
     Folders such as `train/` and `valid/` may stand above. Objects that VOC calls difficult are left out, as its
     metric does, and counted in the log. VOC counts pixels from 1, and a box holds its last pixel.
 
+    Args:
+        folder: The data set.
+        classes: The classes' names in the order of their ids; `None` for all that occur, sorted.
+
     Raises:
-        ValueError: If an xml cannot be read or has no image.
+        ValueError: If an xml cannot be read or has no image, or `classes` lacks a name, or a list has no image.
 
     References:
         The PASCAL Visual Object Classes Challenge 2012 development kit, sections 4 and 8.
@@ -45,7 +51,7 @@ def read_voc(folder: Path) -> tuple[Tables, tuple[str, ...]]:
             num_difficult += skipped
     if num_difficult:
         logger.warning("%s: left out %d objects that are called difficult", folder, num_difficult)
-    return object_tables(_by_lists(folder, splits), None)
+    return object_tables(_by_lists(folder, splits), classes)
 
 
 def _roots(folder: Path) -> dict[str, Path]:
@@ -66,8 +72,20 @@ def _by_lists(folder: Path, splits: dict[str, list[ImageObjects]]) -> dict[str, 
     if len(splits) > 1 or not all(path.is_file() for path in lists.values()):
         return splits
     by_name = {image.image.stem: image for image in splits[TRAIN]}
-    names = {split: path.read_text(encoding="utf-8").split() for split, path in lists.items()}
-    return {split: [by_name[name] for name in listed if name in by_name] for split, listed in names.items()}
+    return {split: _listed(path, by_name) for split, path in lists.items()}
+
+
+def _listed(path: Path, images: Mapping[str, ImageObjects]) -> list[ImageObjects]:
+    """Return the images that a file lists, one a line, with or without the suffix of the file."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [Path(line).stem if Path(line).suffix.lower() in IMAGE_SUFFIXES else line for line in lines]
+    missing = [name for name in names if name not in images]
+    if missing:
+        shown = first_few(missing, MAX_NAMED)
+        logger.warning("%s: left out %d of %d names, which have no xml: %s", path, len(missing), len(names), shown)
+    if len(missing) == len(names):
+        raise ValueError(f"{path} lists no image that has an xml in {ANNOTATIONS}: write a name a line.")
+    return [images[name] for name in names if name in images]
 
 
 def _read(path: Path) -> tuple[ImageObjects, int]:

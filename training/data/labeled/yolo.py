@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 
+from training.data.decoding import EncodedImage, image_size
 from training.data.image_folder import IMAGE_SUFFIXES
 from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, Tables
 from training.data.labeled.objects import ImageObjects, object_tables, read_number
@@ -120,13 +120,12 @@ def _read(path: Path) -> ImageObjects:
     lines = [line.split() for line in labels.read_text(encoding="utf-8").splitlines()] if labels.is_file() else []
     if any(lines):
         try:
-            with Image.open(path) as picture:
-                size = picture.size
-        except OSError as error:
+            height, width = image_size(EncodedImage(str(path), path))  # upright, as images are trained
+        except ValueError as error:
             raise ValueError(f"The image {path} cannot be opened: {error}") from error
         for index, line in enumerate(lines, start=1):
             if line:
-                _add_line(image, line, size, f"{labels}, line {index}")
+                _add_line(image, line, (width, height), f"{labels}, line {index}")
     return image
 
 

@@ -181,7 +181,8 @@ def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
     def read_folder(path: Path) -> Tables:
         nonlocal class_names
         if settings.task in BOX_TASKS:
-            tables, class_names = read_boxes(path, with_masks=settings.task == "instance-segmentation")
+            with_masks = settings.task == "instance-segmentation"
+            tables, class_names = read_boxes(path, with_masks=with_masks, classes=settings.classes)
             return tables
         if settings.task in LABEL_TASKS and (files := find_csv(path)):
             return read_csv_labels(files)

@@ -21,7 +21,7 @@ class Calibration:
     """Fitted to a validation set, and measured on the same.
 
     Attributes:
-        temperature: What logits are divided by.
+        temperature: What logits are divided by; 1 where none is best, as where every answer is right.
         error_before: Expected calibration error without it, in [0, 1].
         error_after: With it.
     """
@@ -48,9 +48,15 @@ def calibrate(logits: Tensor, labels: Tensor) -> Calibration:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature of the least cross-entropy, found by bisection of its slope, which rises everywhere."""
+    """Return the temperature of the least cross-entropy, found by bisection of its slope, which rises everywhere.
+
+    It is 1 if the least lies beyond `LARGEST_TEMPERATURE` or its inverse: where every answer is right, the smaller the
+    better, and where they have nothing to do with the labels, the larger.
+    """
     bound = torch.tensor(LARGEST_TEMPERATURE).log().item()
     low, high = -bound, bound  # of the logarithm of what logits are multiplied by
+    if _slope(logits, labels, low) > 0 or _slope(logits, labels, high) <= 0:
+        return 1.0
     for _ in range(50):
         middle = (low + high) / 2
         if _slope(logits, labels, middle) > 0:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,19 +55,23 @@ class Evidence:
     labels: Tensor | None = None
 
 
-def join(parts: Sequence[Evidence]) -> Evidence:
-    """Return the evidence of several batches of one task as one."""
+def join(batches: Iterable[Evidence]) -> Evidence:
+    """Return the evidence of several batches of one task as one; of confusions no more than their sum is kept."""
+    parts, confusion = [], None
+    for batch in batches:
+        if batch.confusion is not None:
+            confusion = batch.confusion if confusion is None else confusion + batch.confusion
+        parts.append(replace(batch, confusion=None))
     first = parts[0]
     rankings = [part.ranking for part in parts if part.ranking is not None]
     ranking = None
     if rankings:
         joined = {name: torch.cat([getattr(each, name) for each in rankings]) for name in ("classes", "scores", "hits")}
         ranking = Ranking(**joined, num_truths=torch.stack([each.num_truths for each in rankings]).sum(0))
-    confusions = [part.confusion for part in parts if part.confusion is not None]
     return Evidence(
         torch.cat([part.errors for part in parts]),
         ranking,
-        torch.stack(confusions).sum(0) if confusions else None,
+        confusion,
         None if first.logits is None else torch.cat([part.logits for part in parts if part.logits is not None]),
         None if first.labels is None else torch.cat([part.labels for part in parts if part.labels is not None]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -44,15 +45,18 @@ def gather_evidence(task: FinetuningTask, model: nn.Module, examples: Examples) 
     loader = DataLoader(
         examples, settings.batch_size, collate_fn=task.collate, num_workers=settings.num_workers, shuffle=False
     )
-    device, parts = next(model.parameters()).device, []
     model.eval()
+    return join(_evidence_of_batches(task, model, loader))
+
+
+def _evidence_of_batches(task: FinetuningTask, model: nn.Module, loader: DataLoader) -> Iterator[Evidence]:
+    device = next(model.parameters()).device
     for batch in tqdm(loader, desc="examination", leave=False):
         inputs = cast(Batch, send_to_device(batch, device))
         with torch.no_grad():
             outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         predictions, references = task.compare(outputs, inputs)
-        parts.append(task.evidence(predictions.cpu(), references.cpu()))
-    return join(parts)
+        yield task.evidence(predictions.cpu(), references.cpu())
 
 
 def examine(task: FinetuningTask, evidence: Evidence) -> Examined:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from matplotlib.axes import Axes
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 from torchvision import tv_tensors
 from transformers import PreTrainedTokenizerBase
@@ -164,6 +165,11 @@ class FinetuningTask(ABC):
         except ValueError as error:
             raise ValueError(f"The image of {where} cannot be read: {error}") from error
         return tv_tensors.Image(pixels.round().to(torch.uint8))
+
+
+def with_file(where: str, picture: Any) -> str:
+    """Return the name of an image with the file of a picture, if it was opened from one: a split shuffles the rows."""
+    return f"{where} ({picture.filename})" if isinstance(picture, ImageFile) and picture.filename else where
 
 
 def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,13 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision import tv_tensors
 from torchvision.ops import box_convert, box_iou
 
-from modeling_radio import RadioForObjectDetection
+from modeling_radio import RadioForObjectDetection, RadioPreTrainedModel
 from training.data.labeled.labels import class_ids, name_classes
+from training.data.labeled.readable import image_paths
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.examination.evidence import Evidence, Ranking, join
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import Batch, FinetuningTask, Score
+from training.finetuning.tasks.base import Batch, FinetuningTask, Score, with_file
 
 
 NO_OBJECT = -100
@@ -59,15 +60,14 @@ class DetectionTask(FinetuningTask):
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         for name, table in (("training", images.train), ("validation", images.validation)):
-            self._check_objects(table["target"], name)
+            self._check_objects(table, name)
         self.class_names = self.class_names or self._find_names()
         self.ids = {name: number for number, name in enumerate(self.class_names)}
 
-    def _check_objects(self, targets: Iterable[Any], name: str) -> None:
+    def _check_objects(self, rows: Any, name: str) -> None:
         """Refuse a split without boxes, or whose boxes are all shares of the image; read up to one that is not."""
         has_boxes = False
-        for index, objects in enumerate(targets):
-            where = f"{name} image {index}"
+        for where, objects in _named_objects(rows, f"{name} image"):
             for part in self.parts:
                 read_objects(objects, where, part)
             boxes = _read_boxes(objects, where)
@@ -82,40 +82,67 @@ class DetectionTask(FinetuningTask):
         )
 
     def _find_names(self) -> tuple[str, ...]:
-        targets, feature = self.images.train["target"], _category_feature(self.images.train.features["target"])
+        feature = _category_feature(self.images.train.features["target"])
         if feature is not None:
             return tuple(feature.names)
         return name_classes(
             label
-            for index, objects in enumerate(targets)
-            for label in read_objects(objects, f"training image {index}", "category")
+            for where, objects in _named_objects(self.images.train, "training image")
+            for label in read_objects(objects, where, "category")
         )
 
+    def prepare(self, model: RadioPreTrainedModel) -> None:
+        """Refuse what would stop the run in its middle.
+
+        Raises:
+            ValueError: If an image has more objects than the model can find, or a box is not finite or empty.
+        """
+        most, largest = 0, ""
+        for name, rows in (("training image", self.images.train), ("validation image", self.images.validation)):
+            for where, objects in _named_objects(rows, name):
+                boxes = self._read_corners(objects, where)
+                self._check_boxes(boxes, None, where)
+                if len(boxes) > most:
+                    most, largest = len(boxes), where
+        limit = model.config.detection_num_queries
+        if most > limit:
+            raise ValueError(
+                f"No more than {limit} objects, `detection_num_queries`, can be found in one image, but {largest} has "
+                f"{most}, the most of all: set `config.detection_num_queries={most}`, or leave that image out."
+            )
+
     def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
-        named = ((f"{name} {index}", objects) for index, objects in enumerate(rows["target"]))
-        return [class_ids(read_objects(objects, where, "category"), self.ids, where) for where, objects in named]
+        return [
+            class_ids(read_objects(objects, where, "category"), self.ids, where)
+            for where, objects in _named_objects(rows, name)
+        ]
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
-        image, boxes = self.read_image(row["image"], where), _read_boxes(row["target"], where)
+        where = with_file(where, row["image"])
+        image, boxes = self.read_image(row["image"], where), self._read_corners(row["target"], where)
         labels = class_ids(read_objects(row["target"], where, "category"), self.ids, where)
         if len(labels) != len(boxes):
             raise ValueError(f"The objects of {where} have {len(boxes)} boxes but {len(labels)} classes.")
         height, width = image.shape[-2:]
-        boxes = box_convert(boxes, self.settings.box_format, "xyxy")
         self._check_boxes(boxes, (height, width), where)
         # pyrefly: ignore[unexpected-keyword]  (it takes the constructor of Tensor for that of the subclass)
         sample_boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
         return {"image": image, "boxes": sample_boxes, "labels": torch.tensor(labels, dtype=torch.long)}
 
-    def _check_boxes(self, boxes: Tensor, size: tuple[int, int], where: str) -> None:
-        height, width = size
-        is_left_or_above = (boxes[:, 2:] <= 0).any(dim=1)
-        is_right_or_below = (boxes[:, :2] >= boxes.new_tensor([width, height])).any(dim=1)
+    def _read_corners(self, objects: Any, where: str) -> Tensor:
+        return box_convert(_read_boxes(objects, where), self.settings.box_format, "xyxy")
+
+    def _check_boxes(self, boxes: Tensor, size: tuple[int, int] | None, where: str) -> None:
+        """Refuse boxes that are none, and where the image's height and width are known, those outside."""
         rules = {
             "is not finite": ~boxes.isfinite().all(dim=1),
             "is empty": (boxes[:, 2:] <= boxes[:, :2]).any(dim=1),
-            f"lies outside its {height} x {width} pixels": is_left_or_above | is_right_or_below,
         }
+        if size is not None:
+            height, width = size
+            is_left_or_above = (boxes[:, 2:] <= 0).any(dim=1)
+            is_right_or_below = (boxes[:, :2] >= boxes.new_tensor([width, height])).any(dim=1)
+            rules[f"lies outside its {height} x {width} pixels"] = is_left_or_above | is_right_or_below
         for problem, is_wrong in rules.items():
             if is_wrong.any():
                 raise ValueError(
@@ -242,6 +269,13 @@ def _missing_f1(image: Ranking) -> Tensor:
 def take_metrics(result: Mapping[str, Tensor], names: Sequence[str], prefix: str = "") -> dict[str, Tensor]:
     """Return some of torchmetrics' numbers, without their prefix; -1 stands for what does not occur."""
     return {name: result[prefix + name] for name in names if result[prefix + name] >= 0}
+
+
+def _named_objects(rows: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Return the objects of each row, with its number and its file, if it has one, for messages."""
+    paths = image_paths(rows, "image") if "image" in rows.column_names else [None] * len(rows)
+    for index, (path, objects) in enumerate(zip(paths, rows["target"], strict=True)):
+        yield f"{name} {index}" + (f" ({path})" if path else ""), objects
 
 
 def read_objects(objects: Any, where: str, part: str) -> Sequence[Any]:

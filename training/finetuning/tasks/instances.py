@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from modeling_radio import RadioForInstanceSegmentation
 from training.finetuning.data.augmentation import Sample
-from training.finetuning.tasks.base import Score
+from training.finetuning.tasks.base import Score, with_file
 from training.finetuning.tasks.detection import (
     METRICS,
     NO_OBJECT,
@@ -51,6 +51,7 @@ class InstanceSegmentationTask(DetectionTask):
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
         sample = super().read(row, where)
+        where = with_file(where, row["image"])
         size = sample["image"].shape[-2:]
         outlines = read_objects(row["target"], where, "segmentation")
         if len(outlines) != len(sample["boxes"]):

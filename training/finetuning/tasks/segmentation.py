@@ -12,7 +12,6 @@ from accelerate.utils import tqdm
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
-from PIL.ImageFile import ImageFile
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
@@ -25,7 +24,7 @@ from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.examination.evidence import Evidence, count_confusion
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import MAX_COUNTED_MASKS, Batch, FinetuningTask, Score, require_same_size
+from training.finetuning.tasks.base import MAX_COUNTED_MASKS, Batch, FinetuningTask, Score, require_same_size, with_file
 from training.finetuning.tasks.class_weights import choose_weights
 from training.finetuning.tasks.examples import read_row
 
@@ -125,7 +124,7 @@ class SegmentationTask(FinetuningTask):
         return classes
 
     def read(self, row: Mapping[str, Any], where: str) -> Sample:
-        where = _with_file(where, row["target"])
+        where = with_file(where, row["target"])
         image, mask = self.read_image(row["image"], where), read_mask(row["target"], where)
         require_same_size(image, mask, where, "mask")
         self._check_ids(mask, where)
@@ -181,13 +180,8 @@ def _read_masks(rows: Any, name: str, purpose: str, limit: int | None) -> Iterat
     rows = rows.select_columns(["target"])
     for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
         picture = read_row(rows, index, name)["target"]
-        where = _with_file(f"{name} {index}", picture)
+        where = with_file(f"{name} {index}", picture)
         yield where, read_mask(picture, where)
-
-
-def _with_file(where: str, picture: Any) -> str:
-    """Return the name of an image with the file of its mask, if it was opened from one: a split shuffles the rows."""
-    return f"{where} ({picture.filename})" if isinstance(picture, ImageFile) and picture.filename else where
 
 
 def _color(number: int) -> tuple[float, float, float]:

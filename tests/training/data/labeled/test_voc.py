@@ -48,6 +48,29 @@ def test_voc_counts_from_one_and_its_boxes_hold_their_last_pixel(voc, caplog):
     assert "left out 1 objects that are called difficult" in caplog.text
 
 
+def test_classes_are_in_the_given_order(voc):
+    images = load(voc, "object-detection", classes=("dog", "cat", "bird"))
+    assert images.class_names == ("dog", "cat", "bird")
+    assert [row["target"]["category"] for row in images.train] == [[0, 1], [0]]
+
+
+def test_lists_may_have_spaces_and_suffixes_and_say_what_is_missing(voc, caplog):
+    (voc / "JPEGImages" / "0.jpg").rename(voc / "JPEGImages" / "my dog.v2.jpg")
+    (voc / "Annotations" / "0.xml").unlink()
+    (voc / "Annotations" / "my dog.v2.xml").write_text(annotation("my dog.v2.jpg", ("dog", (1, 1, 48, 36), False)))
+    (voc / "ImageSets" / "Main" / "train.txt").write_text("my dog.v2\n1.jpg\nlost one\n")
+    with caplog.at_level(logging.WARNING):
+        images = load(voc, "object-detection")
+    assert (len(images.train), len(images.validation)) == (2, 1)
+    assert "left out 1 of 3 names, which have no xml: lost one" in caplog.text
+
+
+def test_a_list_without_an_image(voc):
+    (voc / "ImageSets" / "Main" / "val.txt").write_text("7\n8\n")
+    with pytest.raises(ValueError, match=r"val\.txt lists no image that has an xml"):
+        load(voc, "object-detection")
+
+
 def test_without_lists_the_images_are_split_by_seed(voc):
     for name in ("train", "val"):
         (voc / "ImageSets" / "Main" / f"{name}.txt").unlink()

@@ -1,8 +1,10 @@
 """YOLO's txt files, as a yaml names them and as folders lay them out."""
 
 import json
+import logging
 
 import pytest
+from PIL import Image
 from tiny_tuning import load
 from tuning_fixtures import HEIGHT, WIDTH, save_picture
 
@@ -41,6 +43,29 @@ def test_folders_without_a_yaml(yolo):
     (yolo / "classes.txt").write_text("dog\ncat\n")
     images = load(yolo, "object-detection")
     assert (images.class_names, len(images.train), len(images.validation)) == (("dog", "cat"), 2, 1)
+
+
+def test_shares_are_those_of_the_upright_image(yolo):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    Image.new("RGB", (HEIGHT, WIDTH)).save(yolo / "images" / "train" / "0.png", exif=exif)
+    images = load(yolo, "object-detection")
+    assert images.train[0]["image"].size == (WIDTH, HEIGHT)
+    assert images.train[0]["target"]["bbox"] == BOXES
+
+
+def test_an_image_too_large_to_decode_is_named(yolo, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(ValueError, match=r"0\.png cannot be opened: .*decompression bomb"):
+        load(yolo, "object-detection")
+
+
+def test_boxes_without_an_area_are_left_out(yolo, caplog):
+    (yolo / "labels" / "train" / "0.txt").write_text("1 0.5 0.5 0.25 0.5\n0 0.5 0.5 0 0.5\n")
+    with caplog.at_level(logging.WARNING):
+        images = load(yolo, "object-detection")
+    assert images.train[0]["target"] == {"bbox": BOXES[:1], "category": [1]}
+    assert "'train': left out 1 boxes without an area" in caplog.text
 
 
 def test_polygons_are_outlines(yolo):

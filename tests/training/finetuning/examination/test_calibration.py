@@ -42,9 +42,11 @@ def test_temperature_is_where_the_loss_is_least():
     assert loss(best) <= min(loss(best * 1.05), loss(best / 1.05))
 
 
-def test_answers_that_are_all_right_stay_finite():
-    found = calibrate(torch.eye(3).repeat(4, 1) * 9, torch.arange(3).repeat(4))
-    assert 0 < found.temperature < 1
+@pytest.mark.parametrize("sign", [1, -1])
+def test_answers_that_are_all_right_or_all_wrong_have_no_temperature(sign):
+    found = calibrate(torch.eye(3).repeat(4, 1) * 9 * sign, torch.arange(3).repeat(4))
+    assert found.temperature == 1
+    assert found.error_after == found.error_before
 
 
 def test_thresholds_have_the_best_f1():

@@ -1,5 +1,7 @@
 """Evidence of batches joins to that of a set, and rankings say what is right down to each answer."""
 
+import weakref
+
 import torch
 
 from training.finetuning.examination.evidence import Evidence, Ranking, count_confusion, join, rank_classes
@@ -20,6 +22,19 @@ def test_batches_join_to_what_one_batch_says():
         assert torch.equal(getattr(parts.ranking, name), getattr(whole.ranking, name))
     assert torch.equal(parts.confusion, 2 * confusion)
     assert list(whole.ranking.occurring()) == [0, 1, 2]
+
+
+def test_of_confusions_only_the_sum_is_kept():
+    living: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+
+    def batches():
+        for _ in range(9):
+            confusion = torch.ones(2, 2, dtype=torch.long)
+            living.add(confusion)
+            yield Evidence(torch.zeros(1), confusion=confusion)
+            assert len(living) <= 2
+
+    assert join(batches()).confusion.tolist() == [[9, 9], [9, 9]]
 
 
 def test_a_class_has_its_answers_from_the_best_down():

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from tiny_tuning import build_task, picture, tuning_settings
+from tuning_fixtures import save_picture
 
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.tasks.detection import NO_OBJECT, DetectionTask
@@ -125,6 +126,29 @@ def test_validation_needs_boxes_too():
     train, validation = (Dataset.from_dict({"target": [row]}) for row in (OBJECTS, {"bbox": [], "category": []}))
     with pytest.raises(ValueError, match="'data' has no boxes in its validation images"):
         DetectionTask(tuning_settings("object-detection"), LabeledImages(train, validation, ("a",), ""))
+
+
+def model_of(num_queries):
+    return SimpleNamespace(config=SimpleNamespace(detection_num_queries=num_queries))
+
+
+def test_more_objects_than_queries_are_refused_before_the_run(detection):
+    detection.prepare(model_of(2))
+    with pytest.raises(
+        ValueError, match=r"No more than 1 objects, .* training image 0 has 2, .*`config\.detection_num_queries=2`"
+    ):
+        detection.prepare(model_of(1))
+
+
+def test_boxes_that_are_none_are_refused_before_the_run_with_their_file(tmp_path):
+    save_picture(tmp_path / "a.png", 0)
+    columns = {"image": [str(tmp_path / "a.png")], "target": [{"bbox": [[9, 9, 4, 0]], "category": [0]}]}
+    task = build_task(
+        DetectionTask, "object-detection", ("a",), Dataset.from_dict(columns).cast_column("image", Image())
+    )
+    for check in (lambda: task.prepare(model_of(9)), lambda: task.read(task.images.train[0], "training image 0")):
+        with pytest.raises(ValueError, match=r"A box of training image 0 \(.*a\.png\) is empty"):
+            check()
 
 
 def detection_outputs(boxes, logits):
