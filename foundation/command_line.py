@@ -41,7 +41,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Lengthen(argparse.Action):
-    """Lets a flag of a list be given several times: `--compare A --compare B` is `--compare A,B`."""
+    """Lets a flag of a list be given several times: `--compare A --compare B` is `--compare A,B`.
+
+    Those of lists with a spelling of their own, such as `none`, win over earlier ones as other flags do.
+    """
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         before = getattr(namespace, self.dest, None)
@@ -206,7 +209,8 @@ def _add_flags(parser: argparse.ArgumentParser, model: type[Settings], leave_out
         elif kinds == {bool}:
             groups[title].add_argument(f"--{flag}", action="store_true", help=text)
         else:
-            action = _Lengthen if list in kinds else "store"
+            is_plain_list = list in kinds and not any(isinstance(rule, Spelling) for rule in field.metadata)
+            action = _Lengthen if is_plain_list else "store"
             groups[title].add_argument(f"--{flag}", action=action, metavar=_metavar(name, field), help=text)
 
 

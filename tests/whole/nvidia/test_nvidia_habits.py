@@ -78,8 +78,8 @@ def test_the_code_on_the_card_runs(folder, monkeypatch, capsys):
     blocks = (folder / "README.md").read_text().replace("ORG/NAME", folder.name).split("```python\n")[1:]
     exec("\n".join(block.split("```")[0] for block in blocks), {})
     printed = capsys.readouterr().out
-    assert "torch.Size([1, 128]) torch.Size([1, 64, 11, 16])" in printed
-    assert "sam3 torch.Size([1, 32]) torch.Size([1, 704, 32])" in printed
+    assert "torch.Size([1, 128]) torch.Size([1, 64, 32, 48])" in printed
+    assert "sam3 torch.Size([1, 32]) torch.Size([1, 6144, 32])" in printed
 
 
 def test_nearest_size_and_the_pair(model, stored, images):
