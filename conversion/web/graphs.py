@@ -32,7 +32,8 @@ class WebRadio(FlatRadio):
     def __init__(
         self, model: RadioModel, adaptors: Sequence[str], window_size: int | None, text_head: nn.Module | None
     ) -> None:
-        super().__init__(model, adaptors, window_size or "global")
+        of_network = "global" if model.config.eradio is None else None  # E-RADIO keeps its own windows
+        super().__init__(model, adaptors, window_size or of_network)
         self.text_head = text_head
         self.names = [name for name in self.names if name.endswith("features")]
         if text_head is not None:
