@@ -19,7 +19,7 @@ from foundation.files import write_text
 from foundation.settings import Settings, require
 from training.ablation.curves import draw_study_curves
 from training.ablation.figure import draw_study
-from training.ablation.report import build_report, build_section, build_table, load_results
+from training.ablation.report import build_report, build_section, build_tables, load_results
 from training.ablation.runs import missing_runs, run_study, with_seeds
 from training.ablation.study import OpenedStudy, open_study
 from training.ablation.tokens import draw_study_tokens
@@ -87,7 +87,7 @@ def ablate(settings: AblateSettings) -> None:
 
 
 def _summarize(opened: OpenedStudy) -> str:
-    """Draw the figure of a study, print its table and return its section."""
+    """Draw the figure of a study, print its tables and return its section."""
     results = load_results(opened)
     if results is None:
         print(f"{opened.name}: no raw results yet, {len(missing_runs(opened))} runs to make.")
@@ -95,7 +95,7 @@ def _summarize(opened: OpenedStudy) -> str:
         draw_study(opened, results)
         draw_study_curves(opened, results)
         draw_study_tokens(opened, results)
-        print(f"{opened.name}\n\n{build_table(opened, results, sorted({seed for _, seed in results.runs}))}\n")
+        print(f"{opened.name}\n\n{build_tables(opened, results)}\n")
     return build_section(opened, results)
 
 

@@ -120,6 +120,10 @@ class Recipe(RecipeSection):
         can_draw = not (self.contrastive.weight > 0 and self.contrastive.kind == "dense" and self.views.has_motions)
         rule = "'relational' or 'info_nce' where crops are turned, zoomed or tilted: cells are found by shifts"
         require(can_draw, "contrastive.kind", self.contrastive.kind, rule)
+        start, num_steps = self.balancing_times().start_step, self.schedule.num_steps
+        is_reached = self.balancing.method == "fixed" or start < num_steps
+        rule = f"below `schedule.num_steps`, {num_steps}, or no weight ever moves"
+        require(is_reached, "balancing.start_step", start, rule)
         for partition in self.partitions:
             can_window = partition.windows_px is None or self.views.teachers == "cached"
             rule = "null with `views.teachers: online`, whose views are cut by `views.crop_scale`"
@@ -131,8 +135,9 @@ class Recipe(RecipeSection):
 
         A hundredth and a tenth of the run are our choice: of 10,000 steps the period is AdaLoss's 100.
         """
-        own, num_steps = self.balancing, self.schedule.num_steps
-        start = min(max(self.schedule.warmup_steps, self.optimizer.trunk_frozen_steps), num_steps // 4)
+        own, num_steps, frozen_steps = self.balancing, self.schedule.num_steps, self.optimizer.trunk_frozen_steps
+        warm = min(self.schedule.warmup_steps, num_steps // 4)
+        start = warm if frozen_steps >= num_steps else max(warm, frozen_steps)  # a thawed trunk changes every rate
         return BalancingTimes(
             start if own.start_step is None else own.start_step,
             max(1, num_steps // 100) if own.period_steps is None else own.period_steps,

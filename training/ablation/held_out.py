@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foundation.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
 from training.ablation.measures import (
     CONSISTENCY,
@@ -127,12 +128,15 @@ class HeldOut:
         Args:
             model: A student.
             recipe: That it was trained with; its precision is the measurement's.
+
+        Raises:
+            TrainingDivergedError: If it says the same of everything, or what is not finite.
         """
         dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else None
         student = RadioFeatures(model.eval(), size_px=self.evaluation.size_px, dtype=dtype)
+        numbers = self._equivariance(student)
         scores = self._errors(student)
         scores[CONSISTENCY] = self._consistency(student)
-        numbers = self._equivariance(student)
         for found in self.evaluation.measure_backbone(self.evaluation.of(student, recipe.seed)):
             if (found.task, found.metric) in TASKS:
                 numbers[TASKS[found.task, found.metric]] = found.value
@@ -187,6 +191,8 @@ class HeldOut:
             for views in zip(*parts, strict=True)
         )
         whole = torch.cat([answer.features.float() for _, answer in self._answers(student, self.evaluation.size_px)])
+        if not whole.isfinite().all() or whole.var((0, 2, 3)).max() == 0:
+            raise TrainingDivergedError("The student's features are all equal, or not finite.")
         shift = (view.shift, view.shift)
         return {FIXED_PATTERN: fixed_pattern_energy(whole), SHIFT_ERROR: shift_error(first, second, shift)}
 

@@ -26,6 +26,7 @@ from training.ablation.measures import (
     WORST,
     of_tokens,
 )
+from training.ablation.statistics import effective_sources
 from training.recipe import Recipe, RecipeError, decisive_part
 
 
@@ -90,6 +91,7 @@ class RunResult:
         numbers: Measures that are no such sums.
         run: Machine, versions, date and seconds.
         curves: Steps and values of what the run measured on its way, where the study asks for it.
+        failure: Why there are no scores: the run diverged. Such a result stays, so that the study goes on and says so.
     """
 
     __pydantic_config__ = _STRICT
@@ -102,6 +104,7 @@ class RunResult:
     numbers: dict[str, float]
     run: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    failure: str = ""
 
 
 def result_path(folder: Path, arm: str, seed: int) -> Path:
@@ -175,12 +178,14 @@ class StudyResults:
 
     Attributes:
         held_out: What was measured on.
-        runs: By arm and seed.
+        runs: By arm and seed, those that have scores.
+        failures: By arm and seed, why others have none.
         bootstrap: How often each source was drawn, `(num_resamples, num_sources)`.
     """
 
     held_out: HeldOutSums
     runs: Mapping[tuple[str, int], RunResult]
+    failures: Mapping[tuple[str, int], str]
     bootstrap: Tensor
 
     def measures(self) -> list[str]:
@@ -211,6 +216,13 @@ class StudyResults:
         """Return a measure of a run on each draw of sources, `(num_resamples,)`; None for what is no sum over them."""
         result = self.runs[arm, seed]
         return None if measure in result.numbers else self._ratio(result, measure, self.bootstrap)
+
+    def num_effective_sources(self, measure: str) -> float:
+        """Return how many pictures carry a sum over images, of the worst teacher's the fewest of all teachers'."""
+        family, _, teacher = measure.partition("/")
+        of_teachers = [name for name in self.held_out.weights if name.startswith(f"{family}/")]
+        names = of_teachers if teacher == WORST else [measure]
+        return min(effective_sources(self.held_out.weights[name]) for name in names)
 
     def _ratio(self, result: RunResult, measure: str, draws: Tensor) -> Tensor:
         family, _, teacher = measure.partition("/")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from foundation.tables import markdown
-from training.ablation.measures import EXPLANATIONS, is_higher_better
+from training.ablation.measures import CONSISTENCY, EXPLANATIONS, is_higher_better
 from training.ablation.raw_results import HELD_OUT, HeldOutSums, StudyResults, load_raw, load_runs
 from training.ablation.statistics import Difference, draw_sources, holm, paired_difference
 from training.ablation.study import Comparison, OpenedStudy
@@ -42,7 +42,9 @@ training saw: scenes of real cut-outs on photographs, crops of photographs, cut-
 
 A cell is a mean over seeds and its standard error. Below it, the mean difference to the arm that the first row names,
 over the seeds that both have, with its 95 % interval: its variance is that between seeds, plus that of a bootstrap over
-the pictures that the images are made of (kNN, mIoU, fixed pattern and shift error: of seeds alone). Bold excludes zero.
+the pictures that the images are made of (kNN, mIoU, fixed pattern and shift error: of seeds alone). Most images are of
+a few pictures: an interval has the degrees of freedom of as many as carry them, which each study names. Bold excludes
+zero.
 **One measure of each study was chosen before the runs; its p-values are corrected by Holm for the study's comparisons,
 and only they decide.** The others describe, without correction: one of twenty such intervals excludes zero by chance.
 """
@@ -54,7 +56,8 @@ class Compared(NamedTuple):
     Attributes:
         pair: Which.
         difference: None with fewer than two seeds.
-        adjusted: Its p-value after Holm's correction, of the primary measure; else None.
+        adjusted: Its p-value after Holm's correction for all of the study's comparisons, of the primary measure; else
+            None.
     """
 
     pair: Comparison
@@ -73,17 +76,18 @@ def load_results(opened: OpenedStudy) -> StudyResults | None:
         return None
     held_out = load_raw(path, HeldOutSums)
     runs = load_runs(opened.folder, held_out, opened.recipes)
-    return StudyResults(held_out, runs, draw_sources(held_out.num_sources)) if runs else None
+    scored = {run: result for run, result in runs.items() if not result.failure}
+    failures = {run: result.failure for run, result in runs.items() if result.failure}
+    return StudyResults(held_out, scored, failures, draw_sources(held_out.num_sources)) if runs else None
 
 
 def compare(opened: OpenedStudy, results: StudyResults, measure: str, seeds: Sequence[int]) -> list[Compared]:
     """Return the differences of a measure, over those seeds that both arms were run with."""
     found = [(pair, _difference(results, pair, measure, seeds)) for pair in opened.comparisons()]
-    adjusted: dict[Comparison, float] = {}
-    if measure == opened.study.primary:
-        known = [(pair, difference.p_value) for pair, difference in found if difference is not None]
-        adjusted = dict(zip((pair for pair, _ in known), holm([p for _, p in known]), strict=True))
-    return [Compared(pair, difference, adjusted.get(pair)) for pair, difference in found]
+    adjusted: list[float | None] = [None] * len(found)
+    if measure == opened.study.primary:  # what has no p-value yet counts as well: the last run must not lift the others
+        adjusted = [*holm([1.0 if difference is None else difference.p_value for _, difference in found])]
+    return [Compared(*each, p_value) for each, p_value in zip(found, adjusted, strict=True)]
 
 
 def _difference(results: StudyResults, pair: Comparison, measure: str, seeds: Sequence[int]) -> Difference | None:
@@ -93,8 +97,9 @@ def _difference(results: StudyResults, pair: Comparison, measure: str, seeds: Se
     for seed in shared:
         own, other = (results.resampled(arm, seed, measure) for arm in pair)
         draws += [] if own is None or other is None else [own - other]
-    resampled = torch.stack(draws) if draws else None
-    return paired_difference(values, resampled, results.held_out.num_sources)
+    if not draws:
+        return paired_difference(values, None, 1)
+    return paired_difference(values, torch.stack(draws), results.num_effective_sources(measure))
 
 
 def build_table(opened: OpenedStudy, results: StudyResults, seeds: Sequence[int]) -> str:
@@ -103,7 +108,7 @@ def build_table(opened: OpenedStudy, results: StudyResults, seeds: Sequence[int]
     against = {pair.arm: pair.against for pair in opened.comparisons()}
     header = ["", *(f"{arm} (against {against[arm]})" if arm in against else arm for arm in arms)]
     counts = {arm: [seed for seed in results.seeds(arm) if seed in seeds] for arm in arms}
-    rows = [["seeds", *(", ".join(map(str, counts[arm])) or "none" for arm in arms)]]
+    rows = [["seeds", *(_seeds(counts[arm], results, arm, seeds) for arm in arms)]]
     primary = opened.study.primary
     for measure in [primary, *(name for name in results.measures() if name != primary)]:
         compared = {each.pair.arm: each for each in compare(opened, results, measure, seeds)}
@@ -113,6 +118,11 @@ def build_table(opened: OpenedStudy, results: StudyResults, seeds: Sequence[int]
             cells.append("<br>".join(filter(None, [_mean(values), _shown(compared.get(arm))])))
         rows.append([f"**{measure}** (primary)" if measure == primary else measure, *cells])
     return markdown(header, rows)
+
+
+def _seeds(scored: Sequence[int], results: StudyResults, arm: str, seeds: Sequence[int]) -> str:
+    failed = [f"{seed} failed" for seed in seeds if (arm, seed) in results.failures]
+    return ", ".join([*map(str, scored), *failed]) or "none"
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -136,12 +146,7 @@ def build_section(opened: OpenedStudy, results: StudyResults | None) -> str:
     study = opened.study
     if results is None:
         return f"{study.question.strip()}\n\nNot run yet. Primary measure: `{study.primary}`."
-    parts = [study.question.strip(), _facts(opened, results), build_table(opened, results, study.seeds)]
-    others = sorted({seed for _, seed in results.runs} - set(study.seeds))
-    if others:
-        shown = ", ".join(map(str, others))
-        parts += [f"Once more, with seeds {shown}:", build_table(opened, results, others)]
-        parts += [_replication(opened, results, others)]
+    parts = [study.question.strip(), _facts(opened, results), build_tables(opened, results)]
     if (opened.folder / FIGURE).is_file():
         parts.append(f"![Paired differences of the study {opened.name}](studies/{opened.name}/{FIGURE})")
     if (opened.folder / CURVES).is_file():
@@ -153,10 +158,24 @@ def build_section(opened: OpenedStudy, results: StudyResults | None) -> str:
     return "\n\n".join([*parts, f"**Conclusions.** {text}"])
 
 
+def build_tables(opened: OpenedStudy, results: StudyResults) -> str:
+    """Return the table of a study's seeds, and where it was run with others, theirs and what held."""
+    parts = [build_table(opened, results, opened.study.seeds)]
+    others = sorted({seed for _, seed in [*results.runs, *results.failures]} - set(opened.study.seeds))
+    if others:
+        shown = ", ".join(map(str, others))
+        parts += [f"Once more, with seeds {shown}:", build_table(opened, results, others)]
+        parts += [_replication(opened, results, others)]
+    if results.failures:
+        lines = [f"- {arm}, seed {seed}: {failure}" for (arm, seed), failure in results.failures.items()]
+        parts.append("\n".join(["Runs without scores, which means and differences leave out:", "", *lines]))
+    return "\n\n".join(parts)
+
+
 def _facts(opened: OpenedStudy, results: StudyResults) -> str:
     study, held_out = opened.study, results.held_out
     steps = sorted({recipe.schedule.num_steps for recipe in opened.recipes.values()})
-    done = sum(seed in study.seeds for _, seed in results.runs)
+    done = sum(seed in study.seeds for _, seed in [*results.runs, *results.failures])
     planned = len(study.seeds) * len(study.arms)
     state = "" if done == planned else f" **Not finished: {done} of {planned} runs.**"
     direction = "higher" if is_higher_better(study.primary) else "lower"
@@ -166,7 +185,8 @@ def _facts(opened: OpenedStudy, results: StudyResults) -> str:
         f"Recipe `{study.recipe}`{changes}: {' / '.join(map(str, steps))} steps{_batch(opened)}, data `{data.source}`"
         f" ({'all' if data.num_images is None else f'{data.num_images:,}'} images), teachers "
         f"{', '.join(f'`{teacher.name}`' for teacher in opened.reference.teachers)}. "
-        f"Measured on {held_out.num_images:,} images of {held_out.num_sources} source pictures at {held_out.size_px} px"
+        f"Measured on {held_out.num_images:,} images of {held_out.num_sources} source pictures (as much evidence as "
+        f"{results.num_effective_sources(CONSISTENCY):.0f} of equal share) at {held_out.size_px} px"
         f" (consistency: {', '.join(map(str, held_out.sizes_px))} px). "
         f"Primary measure: `{study.primary}`, {direction} is better.{state}"
     )
@@ -186,14 +206,20 @@ def _replication(opened: OpenedStudy, results: StudyResults, others: Sequence[in
         first = compare(opened, results, measure, opened.study.seeds)
         again = compare(opened, results, measure, others)
         for old, new in zip(first, again, strict=True):
-            if old.difference is None or new.difference is None or not old.difference.excludes_zero:
+            if old.difference is None or not old.difference.excludes_zero:
                 continue
-            is_same = old.difference.mean * new.difference.mean > 0
-            held = "held" if is_same and new.difference.excludes_zero else "same sign" if is_same else "other sign"
-            lines.append(
-                f"- `{measure}`, {old.pair.arm}: {old.difference.mean:+.4f}, then {new.difference.mean:+.4f}: {held}"
-            )
-    return "\n".join(["What excluded zero, and what became of it:", "", *(lines or ["- nothing did"])])
+            lines.append(f"- `{measure}`, {old.pair.arm}: {old.difference.mean:+.4f}, {_repeated(old, new)}")
+    return "\n".join(["What excluded zero, and what became of it:", "", *(lines or ["- nothing excluded zero"])])
+
+
+def _repeated(old: Compared, new: Compared) -> str:
+    """Say what became of a difference."""
+    assert old.difference is not None
+    if new.difference is None:
+        return "not repeated with two seeds yet"
+    is_same = old.difference.mean * new.difference.mean > 0
+    held = "held" if is_same and new.difference.excludes_zero else "same sign" if is_same else "other sign"
+    return f"then {new.difference.mean:+.4f}: {held}"
 
 
 def build_report(sections: Sequence[tuple[str, str]]) -> str:

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from foundation.interruption import Interrupted, StopRequest, prepare_stoppable, run_stoppable
+from foundation.errors import UserError
+from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
 from foundation.machine.timing import Clock
 from modeling_radio import RadioModel
 from training.ablation.curves import read_curves
@@ -35,6 +37,7 @@ from training.ablation.study import OpenedStudy, open_study
 from training.distillation.stages import run_recipe
 from training.evaluation.provenance import describe_run
 from training.recipe import Recipe, RecipeError, decisive_part
+from training.teachers.run_modes.featsharp import load_upsampler
 
 
 POLL_SECONDS = 1.0
@@ -58,16 +61,21 @@ class Runner:
     def run(self, arm: str, seed: int) -> None:
         """Distil a student, go on with it or take it as it is, measure it, and write its raw result.
 
+        The result of a run that diverges is that it did.
+
         Raises:
             Interrupted: If it was asked to stop, with a checkpoint.
         """
         folder, recipe = self.output / arm / f"seed-{seed}", self.opened.recipe(arm, seed)
-        clock = Clock(report=lambda line: None)
-        with clock.phase("distil"):
-            checkpoint = run_recipe(recipe, folder)
-        assert checkpoint is not None  # only a run that was told to stop early has none
-        with clock.phase("measure"):
-            sums, numbers = self.held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
+        clock, failure = Clock(report=lambda line: None), ""
+        try:
+            with clock.phase("distil"):
+                checkpoint = run_recipe(recipe, folder)
+            assert checkpoint is not None  # only a run that was told to stop early has none
+            with clock.phase("measure"):
+                sums, numbers = self.held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
+        except TrainingDivergedError as error:
+            sums, numbers, failure = {}, {}, str(error)
         result = RunResult(
             arm,
             seed,
@@ -77,6 +85,7 @@ class Runner:
             numbers,
             describe_run(f"python -m training.ablate {self.opened.name}", clock),
             {} if self.opened.study.curves_every_steps is None else read_curves(folder / "history.jsonl"),
+            failure,
         )
         save_raw(result_path(self.opened.folder, arm, seed), result)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays
@@ -115,8 +124,13 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
 
 
 def _check_sources(arm: str, recipe: Recipe) -> None:
-    """Refuse a teacher from a folder that is not there."""
+    """Refuse a teacher from a folder that is not there, and an upsampler that cannot be opened."""
     for entry in recipe.teachers:
+        if entry.upsampler is not None:
+            try:
+                load_upsampler(entry.upsampler)
+            except ValueError as error:
+                raise RecipeError(f"`teachers.{entry.name}` of arm {arm!r}: {error}") from error
         is_repository = entry.source is None or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", entry.source) is not None
         if not is_repository and not Path(str(entry.source)).is_dir():
             raise RecipeError(
@@ -208,6 +222,11 @@ def _run_side_by_side(
                 if request.is_set:
                     raise Interrupted("Stopped: the same command goes on.")
                 running |= {pool.submit(run_stoppable, _run, *run) for run in itertools.islice(left, len(done))}
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A run was killed by the system, most often for want of memory. The same command goes on; with a lower "
+                "`--jobs` it needs less."
+            ) from error
         except BaseException:
             stop.set()
             for process in multiprocessing.active_children():

@@ -26,7 +26,8 @@ class BalancingRecipe(RecipeSection):
             "gradnorm" cannot be had with FSDP.
         period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
             of the run.
-        start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run.
+        start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run, or for
+            the step at which a frozen trunk begins to learn.
         ramp_steps: Steps over which they move from 1 to what the method says; None for a tenth of the run.
     """
 
@@ -34,6 +35,13 @@ class BalancingRecipe(RecipeSection):
     period_steps: int | None = Field(None, gt=0)
     start_step: int | None = Field(None, ge=0)
     ramp_steps: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "BalancingRecipe":
+        for name in () if "method" in self.model_fields_set else ("period_steps", "start_step", "ramp_steps"):
+            rule = "left out where nothing moves: give a `method`, 'fixed' for none"
+            require(getattr(self, name) is None, name, getattr(self, name), rule)
+        return self
 
 
 class BalancingTimes(NamedTuple):
@@ -53,8 +61,8 @@ class ContrastiveRecipe(RecipeSection):
         weight: Factor of the loss, besides a teacher's `summary_weight` or, of the dense kind, `feature_weight`; 0 for
             none. 0.1 is a start.
         kind: Of summaries "relational" (as near to other images as the teacher is) or "info_nce" (nearer to its own
-            image than to others); of features "dense" (some cells of each image nearer to the teacher's of the same
-            place than to others, of any image).
+            image in the teacher than to others, not the other way round); of features "dense" (some cells of each image
+            nearer to the teacher's of the same place than to others, of any image).
         bank_size: Summaries of the steps before that an image is compared with as well, of each teacher; not used by
             the dense kind.
     """
@@ -62,6 +70,14 @@ class ContrastiveRecipe(RecipeSection):
     weight: float = Field(0.0, ge=0)
     kind: Literal["relational", "info_nce", "dense"] = "relational"
     bank_size: int = Field(4096, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ContrastiveRecipe":
+        about = {"kind": "relational", "bank_size": 4096}
+        for name, default in about.items() if "weight" not in self.model_fields_set else ():
+            rule = "left out where there is no such loss: give a `weight`, 0 for none"
+            require(getattr(self, name) == default, name, getattr(self, name), rule)
+        return self
 
 
 TAP_SCHEMES: dict[str, Matrix] = {

@@ -1,5 +1,6 @@
 """What stands in for a study's runs in processes side by side; it imports nothing that takes long."""
 
+import os
 import signal
 import sys
 import time
@@ -18,9 +19,11 @@ def prepare(source: str, seeds: list[int], output: Path, start_method: str) -> N
 
 
 def run(arm: str, seed: int) -> None:
-    """Write a file; an arm called "broken" fails, one called "slow" goes on until it is stopped."""
+    """Write a file; arms called "broken" and "killed" fail, one called "slow" goes on until it is stopped."""
     if arm == "broken":
         raise ValueError("It broke.")
+    if arm == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if arm == "slow":
         signal.signal(signal.SIGTERM, stop)
         (_place / "started").write_text("")

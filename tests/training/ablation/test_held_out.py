@@ -6,6 +6,7 @@ from drawn_assets import assets  # noqa: F401 - a fixture
 from torch import Tensor
 from torch.nn import functional as F
 
+from foundation.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
 from training.ablation import held_out as module
 from training.ablation.held_out import HeldOut
@@ -51,6 +52,15 @@ def test_errors_are_those_of_all_images_together(opened: OpenedStudy, held_out: 
     assert {len(each) for each in sums.values()} == {4}  # sources
     assert numbers.keys() == {"fixed_pattern", "shift_error", "knn"}
     assert -1 <= ratio(held_out, sums, "consistency") <= 1
+
+
+def test_a_student_that_says_the_same_of_everything_has_failed(
+    opened: OpenedStudy, held_out: HeldOut, student: RadioModel
+) -> None:
+    for parameter in student.parameters():
+        torch.nn.init.zeros_(parameter)
+    with pytest.raises(TrainingDivergedError, match="are all equal, or not finite"):
+        held_out.measure(student, opened.recipe("plain", 0))
 
 
 def angles(first: Tensor, second: Tensor) -> Tensor:

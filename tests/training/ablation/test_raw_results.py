@@ -13,7 +13,7 @@ from training.recipe import RecipeError
 def loaded(opened: OpenedStudy, bootstrap: torch.Tensor | None = None) -> StudyResults:
     held_out = load_raw(opened.folder / HELD_OUT, HeldOutSums)
     draws = torch.zeros(0, held_out.num_sources) if bootstrap is None else bootstrap
-    return StudyResults(held_out, load_runs(opened.folder, held_out, opened.recipes), draws)
+    return StudyResults(held_out, load_runs(opened.folder, held_out, opened.recipes), {}, draws)
 
 
 def test_sums_become_measures(opened: OpenedStudy) -> None:

@@ -10,7 +10,8 @@ import pytest
 import side_by_side
 from toy_studies import STUDY, save_toy_results, write_study
 
-from foundation.interruption import Interrupted
+from foundation.errors import UserError
+from foundation.interruption import Interrupted, TrainingDivergedError
 from training.ablation import runs
 from training.ablation.held_out import HeldOut
 from training.ablation.raw_results import HeldOutSums, RunResult, load_raw, save_raw
@@ -62,6 +63,41 @@ def test_a_teacher_from_a_folder_that_is_not_there_is_refused_before_the_first_r
     with pytest.raises(RecipeError, match=message):
         runs.run_study(opened._replace(recipes=recipes), Path("out"), 1)
     assert distilled == []
+
+
+def test_an_upsampler_that_is_not_there_is_refused_before_the_first_run(
+    opened: OpenedStudy, distilled: list[Path]
+) -> None:
+    (semantic, segmenter), recipe = opened.recipes["dropping"].teachers, opened.recipes["dropping"]
+    sharp = semantic.replace(run_mode="fixed", upsample="featsharp", upsampler="runs/sharp/upsampler")
+    recipes = {**opened.recipes, "dropping": recipe.replace(teachers=[sharp, segmenter])}
+    message = r"^`teachers.semantic` of arm 'dropping': `upsampler` must be a folder with config.json"
+    with pytest.raises(RecipeError, match=message):
+        runs.run_study(opened._replace(recipes=recipes), Path("out"), 1)
+    assert distilled == []
+
+
+def test_a_run_that_diverges_does_not_end_the_study(
+    opened: OpenedStudy, distilled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runs.run_recipe
+
+    def diverge(recipe: Recipe, folder: Path) -> Path:
+        if recipe.balancing.method == "teacher_dropping" and recipe.seed == 0:
+            raise TrainingDivergedError("Step 7: not finite.")
+        return whole(recipe, folder)
+
+    monkeypatch.setattr(runs, "run_recipe", diverge)
+    runs.run_study(opened, Path("out"), 1)
+    failed = load_raw(opened.folder / "dropping.seed-0.json", RunResult)
+    assert (failed.failure, failed.sums, failed.numbers) == ("Step 7: not finite.", {}, {})
+    assert load_raw(opened.folder / "dropping.seed-1.json", RunResult).failure == ""
+    assert runs.missing_runs(opened) == []
+
+
+def test_a_run_that_the_system_kills_is_told_in_a_line(run_both) -> None:
+    with pytest.raises(UserError, match=r"^A run was killed by the system"):
+        run_both("killed")
 
 
 def test_curves_stay_with_the_raw_result_where_the_study_wants_them(

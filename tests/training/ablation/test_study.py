@@ -48,6 +48,9 @@ def test_what_is_compared(opened: OpenedStudy, study: Study, pairs: list[str]) -
     assert opened._replace(study=study).comparisons() == expected
 
 
+DROPPING = "balancing.method=teacher_dropping, balancing.start_step=0, balancing.ramp_steps=0"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -62,16 +65,16 @@ def test_what_is_compared(opened: OpenedStudy, study: Study, pairs: list[str]) -
         ("seeds: [0, 1]", "seeds: []", "`seeds` must be"),
         ("seeds: [0, 1]", "seeds: [-1]", "`seeds` must be numbers of at least 0, got [-1]"),
         ("balancing.method=", "balancing.mehod=", "`arms.dropping`: Recipe"),
-        ("balancing.method=teacher_dropping", "data.num_images=3", "`data` of arm 'dropping' must be that of all"),
+        (DROPPING, "data.num_images=3", "`data` of arm 'dropping' must be that of all"),
         (
-            "balancing.method=teacher_dropping",
+            DROPPING,
             '"teachers=[{name: semantic, kind: tiny}]"',
             "`teachers` of arm 'dropping' must be ['semantic', 'segmenter']",
         ),
-        ("balancing.method=teacher_dropping", "seed=5", "`arms.dropping`: `changes` must leave out `seed`"),
-        ("balancing.method=teacher_dropping", '"stages=[{name: a}]"', "`stages` of arm 'dropping' must be empty"),
+        (DROPPING, "seed=5", "`arms.dropping`: `changes` must leave out `seed`"),
+        (DROPPING, '"stages=[{name: a}]"', "`stages` of arm 'dropping' must be empty"),
         (
-            "balancing.method=teacher_dropping",
+            DROPPING,
             '"partitions.low.sizes_px=[4096]"',
             "`arms.dropping`: `partitions.low.sizes_px` must be such that no image has a side of more than",
         ),

@@ -16,6 +16,13 @@ def test_a_warm_up_longer_than_the_run_leaves_time_for_weights() -> None:
     assert recipe_of("dwa").replace(schedule=schedule).balancing_times().start_step == 3
 
 
+@pytest.mark.parametrize(("frozen_steps", "start_step"), [(0, 2), (6, 6), (12, 2)])
+def test_losses_are_not_looked_at_before_a_frozen_trunk_learns(frozen_steps: int, start_step: int) -> None:
+    recipe = recipe_of("dwa")
+    frozen = recipe.replace(optimizer=recipe.optimizer.replace(trunk_frozen_steps=frozen_steps))
+    assert frozen.balancing_times().start_step == start_step
+
+
 @pytest.mark.parametrize("method", ["adaptive", "ada_loss", "dwa", "uncertainty"])
 def test_weights_are_1_up_to_the_start_and_move_after_it(method: str) -> None:
     rows = drive(weights_of(method), uneven, range(12))

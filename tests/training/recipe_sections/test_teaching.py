@@ -2,7 +2,7 @@ import pytest
 from small_recipes import small_recipe
 
 from training.recipe import Recipe, RecipeError, stage_recipes
-from training.recipe_sections.teaching import TAP_SCHEMES, TapsRecipe
+from training.recipe_sections.teaching import TAP_SCHEMES, BalancingRecipe, ContrastiveRecipe, TapsRecipe
 
 
 ROLES = {"a": "basic", "b": "semantic", "c": "task"}
@@ -33,6 +33,29 @@ def test_a_scheme_or_a_weight_switches_taps_on(taps: dict, is_used: bool) -> Non
 def test_what_is_about_taps_needs_some(taps: dict) -> None:
     with pytest.raises(RecipeError, match=f"`{next(iter(taps))}` must be left out where there are no taps: give a"):
         TapsRecipe(**taps)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [
+        (BalancingRecipe, {"start_step": 3}),
+        (BalancingRecipe, {"period_steps": 3}),
+        (BalancingRecipe, {"ramp_steps": 3}),
+        (ContrastiveRecipe, {"kind": "info_nce"}),
+        (ContrastiveRecipe, {"bank_size": 64}),
+    ],
+)
+def test_what_would_do_nothing_is_refused(section: type[BalancingRecipe | ContrastiveRecipe], settings: dict) -> None:
+    with pytest.raises(RecipeError, match=f"`{next(iter(settings))}` must be left out where .* give a"):
+        section(**settings)
+    off = {"method": "fixed"} if section is BalancingRecipe else {"weight": 0}
+    section(**settings, **off)  # a stage may switch off what the recipe has
+
+
+def test_weights_that_would_never_move_are_refused() -> None:
+    balancing, schedule = {"method": "dwa", "start_step": 12}, {"num_steps": 12}
+    with pytest.raises(RecipeError, match=r"`balancing.start_step` must be below `schedule.num_steps`, 12, or no"):
+        small_recipe(balancing=balancing, schedule=schedule)
 
 
 def test_what_is_left_out() -> None:
