@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ from training.teachers.base import Teacher
 from training.teachers.run_modes.tile_upsampling import cut_tiles, stitch_tiles
 from training.upsampling.views import WHOLE, View, draw_view, view_of_image
 from training.views.images import build_images, build_training_images
+
+
+KEPT_DTYPE = torch.bfloat16
 
 
 class PhotographCrops(Images):
@@ -87,7 +91,10 @@ class Example(NamedTuple):
 
 
 class Answers:
-    """A fixed-size teacher's answers, computed when they are first asked for and kept in half precision.
+    """A fixed-size teacher's answers, in half precision, on its device.
+
+    They are kept in the main memory as long as there is room; those that find none are computed at each use, and are
+    the same.
 
     Args:
         teacher: In the run mode "fixed".
@@ -95,14 +102,31 @@ class Answers:
         factor: Tiles along a side.
         seed: Decides the views, and in training the weights and the order of the images.
         largest_view: Largest side of a view over the image's.
+        memory_gb: Room for what is kept.
     """
 
-    def __init__(self, teacher: Teacher, images: Images, factor: int, seed: int, *, largest_view: float = 1.0) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        images: Images,
+        factor: int,
+        seed: int,
+        *,
+        largest_view: float = 1.0,
+        memory_gb: float = math.inf,
+    ) -> None:
         assert teacher.run.input_size_px is not None
         self.teacher, self.images, self.factor, self.seed = teacher, images, factor, seed
         self.largest_view = largest_view
         self.size = teacher.run.input_size_px
         self._kept: dict[tuple[int, int | str], Tensor] = {}
+        self._room = 1e9 * memory_gb
+
+    def num_bytes(self, num_images: int, num_views: int) -> int:
+        """Return what all answers to so many images take: to each as a whole, to its views and to its tiles."""
+        num_cells = (self.size // self.teacher.patch_size) ** 2
+        num_maps = 1 + num_views + self.factor**2
+        return num_images * num_maps * num_cells * self.teacher.feature_dim * KEPT_DTYPE.itemsize
 
     def pixels(self, index: int) -> Tensor:
         """Return image `index` on the teacher's device, RGB in [0, 1], `(1, 3, side, side)`."""
@@ -119,17 +143,29 @@ class Answers:
 
     def of_view(self, index: int, number: int) -> Tensor:
         """Return the features of a view, `(1, feature_dim, grid, grid)`."""
-        if (index, number) not in self._kept:
-            pixels = view_of_image(self.pixels(index), self.view(index, number), self.size)
-            self._kept[index, number] = self.run(pixels).bfloat16()
-        return self._kept[index, number].float()
+
+        def compute() -> Tensor:
+            return self.run(view_of_image(self.pixels(index), self.view(index, number), self.size))
+
+        return self._answer((index, number), compute)
 
     def of_tiles(self, index: int) -> Tensor:
         """Return the stitched features of an image's tiles, `(1, feature_dim, factor * grid, factor * grid)`."""
-        if (index, "tiles") not in self._kept:
+
+        def compute() -> Tensor:
             tiles = self.run(cut_tiles(self.pixels(index), self.factor, self.factor))
-            self._kept[index, "tiles"] = stitch_tiles(tiles, self.factor, self.factor).bfloat16()
-        return self._kept[index, "tiles"].float()
+            return stitch_tiles(tiles, self.factor, self.factor)
+
+        return self._answer((index, "tiles"), compute)
+
+    def _answer(self, key: tuple[int, int | str], compute: Callable[[], Tensor]) -> Tensor:
+        if key in self._kept:
+            return self._kept[key].to(self.teacher.mean.device).float()
+        answer = compute().to(KEPT_DTYPE)
+        if answer.nbytes <= self._room:
+            self._room -= answer.nbytes
+            self._kept[key] = answer.cpu()
+        return answer.float()
 
     def example(self, indices: Sequence[int], numbers: Sequence[int]) -> Example:
         """Return some images and, besides each as a whole, some of its views."""

@@ -10,6 +10,7 @@ from foundation.errors import check_choice
 from foundation.files import check_output, write_text
 from training.data.image_table import Images
 from training.recipe import Recipe, RecipeError, TeacherRecipe
+from training.targets.cache.forecast import size_words
 from training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
 from training.teachers.run_modes.featsharp import FeatSharp, save_upsampler
 from training.upsampling.answers import Answers, open_images
@@ -26,26 +27,31 @@ def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
         Interrupted: If the process was asked to stop.
     """
     folder = settings.folder()
-    check_output(folder / "upsampler", overwrite=settings.overwrite)
+    state = folder / STATE_FILE  # as long as it is there, the run has not ended
+    check_output(folder / "upsampler", overwrite=settings.overwrite or state.exists())
     entry = _entry(recipe, settings.teacher)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     teacher = place_teacher(teacher_of_recipe(entry), entry, device)
     size = teacher.run.input_size_px
     assert size is not None
     images = open_images(recipe.data, settings.factor * size, settings.num_images, "train")
-    answers = Answers(teacher, images, settings.factor, recipe.seed, largest_view=settings.largest_view)
+    memory = settings.memory_gb
+    answers = Answers(
+        teacher, images, settings.factor, recipe.seed, largest_view=settings.largest_view, memory_gb=memory
+    )
     form = upsampled_teacher(teacher, entry.kind, entry.source, entry.options)
-    trainer = UpsamplerTrainer(settings, form, answers)
+    trainer = UpsamplerTrainer(settings, form, answers, recipe.data)
+    print(_forecast(settings, answers, trainer.num_images), flush=True)
     trainer.run(folder)
     save_upsampler(trainer.upsampler, folder / "upsampler")
-    (folder / STATE_FILE).unlink(missing_ok=True)
     place = f"teachers.{entry.name}"
     said = f"Use it: {place}.run_mode=fixed {place}.upsample=featsharp {place}.upsampler={folder / 'upsampler'}"
     held_out = _held_out_images(settings, recipe, settings.factor * size)
-    if held_out is None:
-        return said
-    measured = Answers(teacher, held_out, settings.factor, recipe.seed)
-    return f"{_measure(settings, trainer.upsampler, measured)}\n\n{said}"
+    if held_out is not None:
+        measured = Answers(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
+        said = f"{_measure(settings, trainer.upsampler, measured)}\n\n{said}"
+    state.unlink(missing_ok=True)
+    return said
 
 
 def _entry(recipe: Recipe, name: str) -> TeacherRecipe:
@@ -53,6 +59,19 @@ def _entry(recipe: Recipe, name: str) -> TeacherRecipe:
     entries = {entry.name: entry for entry in recipe.teachers}
     check_choice("teacher", name, entries, error=RecipeError)
     return entries[name].replace(run_mode="fixed", upsample="bilinear", upsampler=None)
+
+
+def _forecast(settings: UpsamplerSettings, answers: Answers, num_images: int) -> str:
+    """Return a line that says how much memory the answers take, and what happens where that is too much."""
+    needed = answers.num_bytes(num_images, settings.num_views)
+    said = f"The answers of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
+    share = 1e9 * settings.memory_gb / needed
+    if share >= 1:
+        return f"{said} of memory."
+    return (
+        f"{said}: `memory_gb`, {settings.memory_gb:g}, keeps {share:.0%} of them, and the others are computed at each "
+        "use. Raise it where there is more memory, or lower `num_images` or `num_views`."
+    )
 
 
 def _held_out_images(settings: UpsamplerSettings, recipe: Recipe, size: int) -> Images | None:

@@ -28,6 +28,7 @@ class UpsamplerSettings(RecipeCommand):
             views show as much as a tile does, at the scale of a larger run.
         num_images: Different images that are trained on.
         num_views: Different views of each of them: a teacher's answers are remembered, so that few make a step cheap.
+        memory_gb: Main memory for the teacher's answers; those that find no room in it are computed at each use.
         learning_rate: Peak; FeatSharp's.
         warmup_steps: Steps with rising learning rate; FeatSharp's.
         max_grad_norm: Gradients are clipped to this norm; FeatSharp's.
@@ -48,6 +49,7 @@ class UpsamplerSettings(RecipeCommand):
     largest_view: float = Field(1.0, ge=MIN_SHARE, le=1)
     num_images: int = Field(4000, gt=0)
     num_views: int = Field(4, gt=0)
+    memory_gb: float = Field(8.0, ge=0)  # our choice: for a machine of 16 GB; small teachers' answers all fit
     learning_rate: float = Field(5e-4, gt=0)
     warmup_steps: int = Field(100, ge=0)
     max_grad_norm: float = Field(5.0, gt=0)

@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 from foundation.files import write_file
 from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
 from foundation.seeds import make_generator
+from foundation.settings import differences
+from training.recipe import DataRecipe, decisive_part
 from training.teachers.run_modes.featsharp import MIN_SCALE, FeatSharp, UpsampledTeacher, UpsamplerConfig
 from training.upsampling.answers import Answers, Example
 from training.upsampling.settings import UpsamplerSettings
@@ -22,7 +24,10 @@ from training.upsampling.views import ViewReader
 
 STATE_FILE = "training.pt"
 STATISTICS_IMAGES = 64  # our choice: some 10,000 tokens, from which one mean and one scale are known well
-FREE_SETTINGS = ("output", "overwrite", "save_every", "measured_images", "pictured_images", "device")
+FREE_SETTINGS = (
+    *("recipe", "changes"),  # what they come to decides
+    *("output", "overwrite", "memory_gb", "save_every", "measured_images", "pictured_images", "device"),
+)
 
 
 class UpsamplerTrainer(nn.Module):
@@ -32,9 +37,12 @@ class UpsamplerTrainer(nn.Module):
         settings: How it is trained.
         teacher: Whose features are made finer.
         answers: What that teacher says.
+        data: The recipe's section on the images.
     """
 
-    def __init__(self, settings: UpsamplerSettings, teacher: UpsampledTeacher, answers: Answers) -> None:
+    def __init__(
+        self, settings: UpsamplerSettings, teacher: UpsampledTeacher, answers: Answers, data: DataRecipe
+    ) -> None:
         super().__init__()
         self.settings, self.answers = settings, answers
         with torch.random.fork_rng(devices=[]):
@@ -47,6 +55,14 @@ class UpsamplerTrainer(nn.Module):
         self.to(answers.teacher.mean.device)
         self.optimizer = torch.optim.NAdam(self.parameters(), lr=settings.learning_rate)
         self.step = 0
+        own = {name: value for name, value in settings.to_dict().items() if name not in FREE_SETTINGS}
+        self._decisive: dict[str, Any] = {
+            **own,
+            "seed": answers.seed,
+            "teacher": {"name": settings.teacher, **answers.teacher.run.to_dict(), **teacher._asdict()},
+            **decisive_part({"data": data.to_dict()}),
+            "images": answers.images.fingerprint(),
+        }
 
     def fit_statistics(self) -> None:
         """Learn the features' mean and scale from the first images."""
@@ -79,18 +95,21 @@ class UpsamplerTrainer(nn.Module):
         """Take one step, a pure function of the state and its number; return its loss.
 
         Raises:
-            TrainingDivergedError: If the loss is not finite.
+            TrainingDivergedError: If the loss or its gradient is not finite; the weights are those of before.
         """
         settings = self.settings
         generator = make_generator(self.answers.seed, "step", self.step)
         indices = torch.randint(self.num_images, (settings.batch_size,), generator=generator).tolist()
         numbers = (1 + torch.randperm(settings.num_views, generator=generator)[: settings.views]).tolist()
         loss = self.loss(self.answers.example(indices, numbers))
-        if not loss.isfinite():
-            raise TrainingDivergedError(f"The loss of step {self.step} is not finite. Lower `learning_rate`.")
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters(), settings.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters(), settings.max_grad_norm)
+        for name, value in (("loss", loss), ("gradient", norm)):
+            if not value.isfinite():
+                raise TrainingDivergedError(
+                    f"The {name} of step {self.step} is not finite. Lower `learning_rate`, {settings.learning_rate}."
+                )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * self._share_of_rate()
         self.optimizer.step()
@@ -122,7 +141,7 @@ class UpsamplerTrainer(nn.Module):
     def save(self, path: Path) -> None:
         """Write all that a restart needs, whole or not at all."""
         parts = {"weights": self.state_dict(), "optimizer": self.optimizer.state_dict()}
-        content = {**parts, "step": self.step, "settings": self._decisive()}
+        content = {**parts, "step": self.step, "settings": self._decisive}
         write_file(path, lambda temporary: torch.save(content, temporary))
 
     def resume(self, path: Path) -> bool:
@@ -134,21 +153,16 @@ class UpsamplerTrainer(nn.Module):
         if not path.exists():
             return False
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        now = self._decisive()
-        changed = [name for name in now if saved["settings"].get(name) != now[name]]
+        changed = differences(saved["settings"], self._decisive)
         if changed:
             raise ValueError(
-                f"`{changed[0]}` must be {saved['settings'].get(changed[0])!r} as in the run that {str(path)!r} is of, "
-                f"got {now[changed[0]]!r}. Name another output, or delete that file."
+                f"{str(path)!r} is of a run with other settings ({'; '.join(changed)}). Go on with the same ones, name "
+                "another output, or delete that file."
             )
         self.load_state_dict(saved["weights"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
         return True
-
-    def _decisive(self) -> dict[str, Any]:
-        settings = {name: value for name, value in self.settings.to_dict().items() if name not in FREE_SETTINGS}
-        return {**settings, "form": self.upsampler.config.to_dict(), "seed": self.answers.seed}
 
     def _share_of_rate(self) -> float:
         settings = self.settings

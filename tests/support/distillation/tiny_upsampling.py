@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from training.data.image_table import Images
+from training.recipe_sections.images import DataRecipe
 from training.recipe_sections.networks import RunOptions
 from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
@@ -68,4 +69,5 @@ def tiny_trainer(output: Path, **changes: Any) -> UpsamplerTrainer:
     options |= {"learning_rate": 1e-2, "num_images": 8, "save_every": 4}
     settings = UpsamplerSettings(teacher="pattern", output=output, **{**options, **changes})
     form = UpsampledTeacher("pattern", None, {}, 6, SIDE, GRID)
-    return UpsamplerTrainer(settings, form, tiny_answers(largest_view=settings.largest_view))
+    answers = tiny_answers(settings.num_images, largest_view=settings.largest_view)
+    return UpsamplerTrainer(settings, form, answers, DataRecipe(source="blocks"))
