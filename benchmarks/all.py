@@ -1,11 +1,12 @@
-"""Runs all benchmarks of speed and memory on one machine, one after the other, and writes their page.
+"""Runs the benchmarks inference, stack, int8, preprocessing, loading and training, and writes the page of all results.
 
     python -m benchmarks.all [--device cuda] [--quick] [--student FOLDER] [--parts inference,page]
 
-Each benchmark runs in a process of its own; one that fails is told and the others go on. No data set is needed. By
-estimate all takes about an hour on two cores, 17 minutes of it `inference`, and `--quick` a quarter of that; on a GPU
-less than ten minutes, which nobody has tried yet. What each took is printed. A quick look writes no page, and its
-results to `runs/benchmarks-quick/`, so that it replaces nothing.
+The page also has results of `checkouts`, `training_options`, `serving`, `feature_cache` and `data`, which are run by
+hand. Each benchmark runs in a process of its own, one after the other; one that fails is told and the others go on. No
+data set is needed. By estimate they take about an hour on two cores, 17 minutes of it `inference`, and with `--quick` a
+quarter of that; on a GPU less than ten minutes, which nobody has tried yet. What each took is printed. A quick look
+writes no page, and its results to `runs/benchmarks-quick/`, so that it replaces nothing.
 """
 
 import os

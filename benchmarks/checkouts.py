@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from benchmarks.measuring.results import report
 from benchmarks.measuring.step_process import StepProcess, Timing, take_step_turns
@@ -93,11 +93,14 @@ class CheckoutsBenchmark(Settings):
     steps: int = Field(10, gt=0)
     num_images: int = Field(1024, gt=63)
 
-    @model_validator(mode="after")
-    def _check(self) -> "CheckoutsBenchmark":
+    def check_against(self) -> None:
+        """Refuse what is no checkout, before any long work.
+
+        Raises:
+            ValueError: If `against` is none.
+        """
         is_checkout = self.against is None or (self.against / "training/recipes/demo.yaml").is_file()
         require(is_checkout, "against", str(self.against), "the root of a checkout of this project")
-        return self
 
 
 COMMAND = Command("benchmarks.checkouts", __doc__.partition("\n")[0], CheckoutsBenchmark)
@@ -109,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_and_report(settings: CheckoutsBenchmark) -> None:
+    settings.check_against()
     roots = {f"present ({commit_of(HERE)})": HERE}
     if settings.against is not None:
         roots[f"other ({commit_of(settings.against)})"] = settings.against.resolve()

@@ -5,19 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import modeling_radio
 from conversion.from_nvidia import convert
 from foundation.checkpoints import open_checkpoint, read_config
 from foundation.errors import first_few
 from foundation.files import check_output
-from modeling_radio import (
-    RadioForDepthEstimation,
-    RadioForImageClassification,
-    RadioForInstanceSegmentation,
-    RadioForObjectDetection,
-    RadioForSemanticSegmentation,
-    RadioForUniversalSegmentation,
-    RadioModel,
-)
+from modeling_radio import RadioModel
 from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.nvidia_folder_radio import check_fit
 
@@ -25,15 +18,9 @@ from modeling_radio.nvidia_folder_radio import check_fit
 _MAX_NAMES = 4
 
 TASK_MODELS: dict[str, type[RadioTaskModel]] = {
-    each.__name__: each
-    for each in (
-        RadioForImageClassification,
-        RadioForSemanticSegmentation,
-        RadioForDepthEstimation,
-        RadioForObjectDetection,
-        RadioForInstanceSegmentation,
-        RadioForUniversalSegmentation,
-    )
+    name: model
+    for name in modeling_radio.__all__
+    if isinstance(model := getattr(modeling_radio, name), type) and issubclass(model, RadioTaskModel)
 }
 """By the name in `architectures`."""
 _OF_TEXTS = ("text_tower.", "logit_scale", "logit_bias")

@@ -11,12 +11,12 @@ from transformers.utils import logging as transformers_logging
 from conversion.opening import open_model
 from conversion.release.cases import PHOTOGRAPH
 from conversion.web.build import build_site
-from conversion.web.plan import plan_page, with_windowed_blocks
+from conversion.web.plan import plan_page
 from conversion.web.precision import PrecisionChoice
 from conversion.web.runtime import BUILDS, find_runtime
 from conversion.web.site import Sample, check_samples, check_site_output, describe_model
 from conversion.web.texts import open_texts
-from foundation.checkpoints import read_config
+from foundation.checkpoints import read_config, with_windowed_blocks
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.fields import Spelling, read_names

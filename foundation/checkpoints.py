@@ -83,6 +83,19 @@ def with_global_blocks(model: RadioModel, num_global: int) -> RadioModel:
     return changed.eval()
 
 
+def with_windowed_blocks(model: RadioModel) -> RadioModel:
+    """Return a model some of whose blocks have windows where they are asked for; weights are shared.
+
+    Where all of a shallow network's blocks attend globally, a third of them stays global, as in conversion. E-RADIO,
+    RADIO1D and a single block, which have no such windows, are returned as they are.
+    """
+    config = model.config
+    is_possible = config.num_hidden_layers > 1 and config.eradio is None and not config.num_mergings
+    if config.has_windowed_blocks or not is_possible:
+        return model
+    return with_global_blocks(model, max(config.num_hidden_layers // 3, 1))
+
+
 def _check_stored(checkpoint: Path, config: Mapping[str, Any]) -> None:
     """Refuse another kind of model, and weights of types of which transformers would silently make floats."""
     if config.get("model_type") != RadioConfig.model_type:

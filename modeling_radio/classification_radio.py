@@ -134,7 +134,7 @@ class RadioForImageClassification(RadioTaskModel):
         chosen.refuse("tile_size", "a class is that of a whole image")
         views = chosen.take(self.config, pixel_values)
         logits = [self(view.pixel_values, window_size=window_size, return_dict=True).logits for view in views]
-        return ImageClassifierOutput(logits=mean_of_probabilities(logits, self.config.problem_type))
+        return ImageClassifierOutput(logits=mean_of_probabilities(logits, self.config))
 
     def _pool(self, output: RadioModelOutput) -> Tensor:
         """Return what the classifier reads, `(batch, width)`, or of clips `(batch, groups, width)`."""

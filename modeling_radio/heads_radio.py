@@ -83,6 +83,7 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
     def check_classes(self, labels: Tensor, ignore_index: int | None = None, name: str = "`labels`") -> None:
         """Raise a `ValueError` that calls the labels `name` unless all of them are classes or `ignore_index`.
 
+        Labels are integers of any shape, `(batch,)` of images or `(batch, height, width)` of pixels.
         On a GPU a wrong label would otherwise end the process without telling which it was. Compiled models skip this.
         """
         if torch.compiler.is_compiling():

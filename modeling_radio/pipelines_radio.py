@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from .auto_map_radio import INSTANCE_SEGMENTER
+from .class_scores_radio import tempered
 from .image_processing_radio import RadioImageProcessor
 from .image_reading_radio import read_image
 from .pipeline_parts_radio import VIEW_OPTIONS, AnySizeBatches, SeveralViews, TunedThresholds, above, limits_of
@@ -50,8 +51,7 @@ class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline
     # pyrefly: ignore[bad-override]
     def postprocess(self, model_outputs: Any, limits: dict[str, float] | None = None, **options: Any) -> Any:
         """Return labels with their scores, best first; other arguments as in the base class."""
-        if self.model.config.problem_type != "regression":
-            model_outputs["logits"] = model_outputs["logits"] / self.model.config.temperature
+        model_outputs["logits"] = tempered(model_outputs["logits"], self.model.config)
         return above(super().postprocess(model_outputs, **options), limits)
 
 

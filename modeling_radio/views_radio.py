@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
+from .class_scores_radio import reading_of
 from .configuration_radio import RadioConfig
 from .resolution_radio import Resolution, largest_side, nearest_multiple, nearest_resolution
 
@@ -211,18 +212,20 @@ class ObjectsOfViews:
         return result.unflatten(0, (num_queries, num_classes))
 
 
-def mean_of_probabilities(logits: Sequence[Tensor], problem_type: str | None) -> Tensor:
+def mean_of_probabilities(logits: Sequence[Tensor], config: RadioConfig) -> Tensor:
     """Return logits whose probabilities are the means of those of several views, or for regression the mean number.
 
     Args:
         logits: Of each view, `(batch, num_labels)`.
-        problem_type: Of the configuration.
+        config: Of the classifier.
+
+    Returns:
+        `(batch, num_labels)`, float32.
     """
-    stacked = torch.stack([each.float() for each in logits])
-    if problem_type == "regression":
+    stacked, reading = torch.stack([each.float() for each in logits]), reading_of(config)
+    if reading == "none":
         return stacked.mean(0)
-    is_alone = problem_type is None and stacked.shape[-1] == 1  # one logit, which pipelines read by a sigmoid too
-    if problem_type == "multi_label_classification" or is_alone:
+    if reading == "sigmoid":
         return stacked.sigmoid().mean(0).logit()
     return stacked.log_softmax(-1).logsumexp(0).sub(torch.tensor(float(len(logits))).log())
 

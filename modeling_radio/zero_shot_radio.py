@@ -263,7 +263,15 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
         )
 
     def probabilities(self, logits_per_image: Tensor, dim: int = -1) -> Tensor:
-        """Return probabilities in [0, 1]: sigmoid with a SigLIP tower, softmax over `dim`, the texts, with CLIP's."""
+        """Return probabilities in [0, 1]: sigmoid with a SigLIP tower, softmax over `dim`, the texts, with CLIP's.
+
+        Args:
+            logits_per_image: `(num_images, num_texts)`, or of any shape with texts along `dim`.
+            dim: Axis of the texts.
+
+        Returns:
+            The shape of `logits_per_image`.
+        """
         return logits_per_image.sigmoid() if self.use_sigmoid else logits_per_image.softmax(dim=dim)
 
     def encode_text(self, texts: Tensor | Mapping[str, Tensor], normalize: bool = False) -> Tensor:

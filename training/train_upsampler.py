@@ -1,4 +1,7 @@
-"""Train FeatSharp for a frozen teacher: finer features, from tiles of the image; see training/teachers/featsharp.py."""
+"""Train FeatSharp for a frozen teacher: finer features, from tiles of the image.
+
+See training/teachers/run_modes/featsharp.py.
+"""
 
 import sys
 from collections.abc import Sequence

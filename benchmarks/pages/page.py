@@ -17,6 +17,8 @@ Written by `python -m benchmarks.all --parts page` from `benchmarks/results/`: t
 machine. Ratios are medians of those of the same round, with quartiles in brackets; above 1 the one named first is
 faster. [Benchmarks](../docs/benchmarks.md) says what follows from it.
 """
+LEAST_GROUPED = 10_000
+"""From here on numbers have commas between thousands, and no fraction."""
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -102,7 +104,11 @@ SECTIONS = (
         "beside windows that leave none, by patch.",
     ),
     Section("inference_large", "Published shapes", "On a GPU, bfloat16."),
-    Section("int8", "Linear layers in 8 bits", "`python -m benchmarks.int8`."),
+    Section(
+        "int8",
+        "Linear layers in 8 bits",
+        "`python -m benchmarks.int8`. Windows, and the profile of where the time goes, are at its `--window-px`.",
+    ),
     Section("int8_quality", "What 8 bits cost a trained student", "`python -m benchmarks.int8 --student FOLDER`."),
     Section("stack", "One pass for three teachers", "`python -m benchmarks.stack`."),
     Section("loading", "from_pretrained", "`python -m benchmarks.loading`."),
@@ -125,7 +131,7 @@ SECTIONS = (
         "Growth with ranks, on paper",
         "Not measured: gradients averaged in a ring, none of it hidden behind the backward pass.",
     ),
-    Section("checkouts", "The step of two checkouts", "`python -m benchmarks.checkouts`."),
+    Section("checkouts", "The step of two checkouts", "`python -m benchmarks.checkouts --against FOLDER`."),
     Section("training_options", "Options of the step", "`python -m benchmarks.training_options`."),
     Section("serving", "A server under load", "`python -m benchmarks.serving`."),
     Section("feature_cache", "Cached features", "`python -m benchmarks.feature_cache`."),
@@ -149,6 +155,7 @@ def build_page(folder: Path = RESULTS) -> str:
         for result in results:
             parts.append(f"{caption(result)}\n")
             parts.append(f"{table_of(section.condense(result.rows))}\n")
+            parts.extend(f"{name}:\n\n{table_of(value)}\n" for name, value in result.facts.items() if is_table(value))
             if section.program in DRAWINGS and figure_of(result) not in drawn:
                 drawn.add(figure_of(result))
                 place = os.path.relpath(figure_of(result), PAGE.parent)
@@ -161,8 +168,21 @@ def caption(result: Result) -> str:
     machine = result.machine
     where = ", ".join([*([machine["gpu"]] if "gpu" in machine else []), machine["processor"]])
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "timm") if name in machine)
-    facts = "".join(f"; {name} {value}" for name, value in result.facts.items())
+    facts = "".join(f"; {fact_text(name, value)}" for name, value in result.facts.items() if not is_table(value))
     return f"**{result.subject}**, {where}, {machine['threads']} threads, {machine['date']}; {versions}{facts}"
+
+
+def is_table(value: object) -> bool:
+    """Return whether a fact consists of rows, which stand in a table of their own."""
+    return isinstance(value, list)
+
+
+def fact_text(name: str, value: object) -> str:
+    """Return a fact in words, such as `dtype float32` or `requests: answered 12,000, lost 0`."""
+    if isinstance(value, Mapping):
+        return f"{name}: " + ", ".join(fact_text(*each) for each in value.items())
+    is_large = isinstance(value, int | float) and abs(value) >= LEAST_GROUPED
+    return f"{name} {value:,.0f}" if is_large else f"{name} {value}"
 
 
 def drawn_results(folder: Path = RESULTS) -> list[Result]:

@@ -11,7 +11,6 @@ from torch import nn
 from conversion.graphs.models import size_step
 from conversion.web.graphs import TEXT_PATCHES, Space, WebRadio, find_spaces
 from conversion.web.texts import Texts
-from foundation.checkpoints import with_global_blocks
 from modeling_radio import RadioModel
 from modeling_radio.resolution_radio import check_multiple
 from modeling_radio.zero_shot_radio import DenseSource
@@ -95,24 +94,8 @@ def plan_page(
     )
 
 
-def with_windowed_blocks(model: RadioModel) -> RadioModel:
-    """Return a model some of whose blocks have windows where they are asked for; weights are shared.
-
-    Where all of a shallow network's blocks attend globally, a third of them stays global, as in conversion.
-    """
-    config = model.config
-    if config.has_windowed_blocks or config.num_hidden_layers < 2 or not _has_windows(model):
-        return model
-    return with_global_blocks(model, max(config.num_hidden_layers // 3, 1))
-
-
-def _has_windows(model: RadioModel) -> bool:
-    """Return whether a network has windows that a call may choose, and a graph of any size."""
-    return model.config.eradio is None and not model.config.num_mergings
-
-
 def _choose_window(model: RadioModel, window_size: int | None) -> int | None:
-    is_possible = _has_windows(model) and model.config.has_windowed_blocks
+    is_possible = model.config.eradio is None and model.config.has_windowed_blocks  # E-RADIO's are its own
     fits = 2 * DEFAULT_WINDOW * model.patch_size <= model.max_resolution
     if window_size is None:
         return DEFAULT_WINDOW if is_possible and fits else None

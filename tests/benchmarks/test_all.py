@@ -52,6 +52,13 @@ def test_all_run_even_if_one_fails(commands: list[list[str]], capsys: pytest.Cap
     assert "stack failed; see above. All others are written." in capsys.readouterr().err
 
 
+def test_the_others_are_named() -> None:
+    folder = Path(all_benchmarks.__file__).parent
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__", "all"}
+    assert [name for name in names if name not in PARTS and f"`{name}`" not in all_benchmarks.__doc__] == []
+    assert all(name in all_benchmarks.__doc__.partition("\n")[0] for name in PARTS)
+
+
 def test_parts_are_chosen(commands: list[list[str]]) -> None:
     assert all_benchmarks.main(["--parts=page"]) == 0
     assert commands == [["page"]]

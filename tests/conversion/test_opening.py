@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from task_models import EVERY_MODEL
 
-from conversion.opening import check_file_output, open_model
+from conversion.opening import TASK_MODELS, check_file_output, open_model
 from conversion.to_nvidia import main as to_nvidia
 from conversion.to_onnx import main as to_onnx
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
+from modeling_radio.heads_radio import RadioTaskModel
 
 
 HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
@@ -25,6 +27,12 @@ def save_tiny(folder, kind=RadioModel):
     adaptors = [{"name": "siglip2-g", **HEAD}, {"name": "sam3", "token_index": 2, **HEAD}]
     kind(RadioConfig.from_preset("radio-test", num_hidden_layers=1, adaptors=adaptors)).save_pretrained(folder)
     return folder
+
+
+def test_every_task_model_can_be_exported_with_its_head():
+    kinds = {kind for kind, _ in EVERY_MODEL.values() if issubclass(kind, RadioTaskModel)}
+    assert set(TASK_MODELS.values()) == kinds
+    assert all(kind.__name__ == name for name, kind in TASK_MODELS.items())
 
 
 def drop_adaptor(tensors):

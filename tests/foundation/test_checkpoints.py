@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from foundation.checkpoints import open_checkpoint
+from foundation.checkpoints import open_checkpoint, with_windowed_blocks
 from modeling_radio import RadioConfig, RadioModel
 
 
@@ -103,3 +103,26 @@ def test_what_is_no_whole_model(folder, tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps({}))
     with pytest.raises(ValueError, match="`checkpoint` must be a whole model, got the adapter"):
         open_checkpoint(folder)
+
+
+def build(depth, **fields):
+    return RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=depth, hidden_size=16, **fields)).eval()
+
+
+@pytest.mark.parametrize(("depth", "global_blocks"), [(2, [1]), (4, [3]), (6, [2, 5])])
+def test_a_shallow_network_gets_blocks_with_windows_and_the_same_weights(depth, global_blocks):
+    model = build(depth, vitdet_num_global=depth)
+    changed = with_windowed_blocks(model)
+    assert changed.config.global_blocks == global_blocks
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = model(images).features
+        assert torch.equal(changed(images).features, whole)
+        assert not torch.allclose(changed(images, window_size=2).features, whole)
+    assert with_windowed_blocks(changed) is changed
+
+
+@pytest.mark.parametrize(("depth", "fields"), [(1, {}), (4, {"downscale_levels": [2], "decoder_depth": 1})])
+def test_networks_without_windows_stay_themselves(depth, fields):
+    model = build(depth, **fields)
+    assert with_windowed_blocks(model) is model

@@ -93,7 +93,7 @@ def test_of_overlapping_boxes_of_one_class_the_best_is_kept():
 )
 def test_probabilities_are_averaged(problem_type, normalize):
     logits = [torch.randn(2, 3), torch.randn(2, 3)]
-    mean = mean_of_probabilities(logits, problem_type)
+    mean = mean_of_probabilities(logits, tiny_config(num_labels=3, problem_type=problem_type))
     torch.testing.assert_close(normalize(mean), (normalize(logits[0]) + normalize(logits[1])) / 2)
 
 
@@ -243,5 +243,5 @@ def test_options_without_meaning_are_refused(name, options, message):
 
 def test_one_logit_of_no_stated_problem_is_a_yes_or_no():
     logits = [torch.tensor([[2.0]]), torch.tensor([[-1.0]])]
-    mean = mean_of_probabilities(logits, None)
+    mean = mean_of_probabilities(logits, tiny_config(num_labels=1))
     torch.testing.assert_close(mean.sigmoid(), (logits[0].sigmoid() + logits[1].sigmoid()) / 2)

@@ -17,6 +17,7 @@ from modeling_radio import (
     RadioForObjectDetection,
     RadioForSemanticSegmentation,
 )
+from modeling_radio.class_scores_radio import class_scores
 from modeling_radio.pipeline_parts_radio import limits_of
 from training.app.answers import Report
 from training.app.drawing import heat_picture, shown
@@ -82,13 +83,9 @@ def names_of(opened: Opened) -> dict[int, str]:
 
 def _classes(opened: Opened, outputs: Any, _photograph: Tensor, _options: dict[str, Any]) -> Prediction:
     config, names = opened.model.config, names_of(opened)
-    logits = outputs.logits[0].float() / config.temperature
+    scores = {names[index]: score for index, score in enumerate(class_scores(outputs.logits[0], config).tolist())}
     if config.problem_type == "regression":
-        numbers = ", ".join(f"{names[index]} {value:.3g}" for index, value in enumerate(logits.tolist()))
-        return Prediction(f"{numbers}.", scores={})
-    is_several = config.problem_type == "multi_label_classification" or config.num_labels == 1
-    probabilities = (logits.sigmoid() if is_several else logits.softmax(dim=0)).tolist()
-    scores = {names[index]: score for index, score in enumerate(probabilities)}
+        return Prediction(", ".join(f"{name} {number:.3g}" for name, number in scores.items()) + ".", scores={})
     best = max(scores, key=lambda name: scores[name])
     return Prediction(f"{best}, {scores[best]:.2f}.", scores=scores)
 

@@ -165,7 +165,7 @@ class FeatureStandardizer(nn.Module):
         return _map_tokens(features, lambda tokens: (tokens - self.float_mean) @ self.float_matrix.T)
 
     def invert(self, features: Tensor) -> Tensor:
-        """Return standardized features in the teacher's own space, float32 (Eq 50)."""
+        """Return standardized features `(batch, C, rows, cols)` in the teacher's own space, float32 (Eq 50)."""
         inverse, mean = self.inverse.float(), self.mean.float()
         return _map_tokens(features, lambda tokens: tokens @ inverse.T + mean)
 

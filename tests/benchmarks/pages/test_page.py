@@ -28,8 +28,10 @@ SPEED = [
 ]
 
 
-def store(folder: Path, program: str, rows: list[dict[str, object]], date: str = "2026-01-02") -> None:
-    content = {"program": program, "machine": {**MACHINE, "date": date}, "preset": "b", "rows": rows}
+def store(
+    folder: Path, program: str, rows: list[dict[str, object]], date: str = "2026-01-02", **others: object
+) -> None:
+    content = {"program": program, "machine": {**MACHINE, "date": date}, "preset": "b", "rows": rows, **others}
     (folder / f"{program}_b_{date}_some-cpu.json").write_text(json.dumps(content))
 
 
@@ -53,6 +55,14 @@ def test_each_number_has_its_machine_and_date(tmp_path: Path) -> None:
     assert "| float32 | one | ours | 2.0 | 1.10 | 0.5 | 4.0 | 1.10 | 0.5 | 1.2 |" in text
     assert "| teacher | ms |" in text
     assert text.count("![") == 1
+
+
+def test_facts_are_words_and_those_of_rows_are_tables(tmp_path: Path) -> None:
+    facts = {"dtype": "float32", "bytes": 12_500_000_000.0, "end": {"status": 0, "lost": 3}, "windows": [{"ms": 7.5}]}
+    store(tmp_path, "int8", [{"size_px": 224}], facts=facts)
+    text = build_page(tmp_path)
+    assert "; torch 2.13; dtype float32; bytes 12,500,000,000; end: status 0, lost 3\n\n| size_px |" in text
+    assert "| 224 |\n\nwindows:\n\n| ms |\n| --- |\n| 7.5 |\n" in text
 
 
 def test_speed_is_one_row_for_each_network() -> None:

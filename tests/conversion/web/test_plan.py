@@ -7,7 +7,7 @@ from tiny_site import build_radio, build_tokenizer
 from tiny_texts import build_dual_encoder
 
 from conversion.web.graphs import TEXT_PATCHES
-from conversion.web.plan import plan_page, with_windowed_blocks
+from conversion.web.plan import plan_page
 from conversion.web.texts import Texts
 from modeling_radio import RadioForZeroShotImageClassification
 
@@ -59,17 +59,6 @@ def test_windows_of_a_network_that_has_none_are_refused():
         plan_page(build_radio(vitdet_num_global=3), window_size=2)
     with pytest.raises(ValueError, match="must take RGB pictures, got 4"):
         plan_page(build_radio(num_channels=4, norm_mean=[0.5] * 4, norm_std=[0.5] * 4))
-
-
-def test_a_shallow_network_gets_blocks_with_windows_and_the_same_weights():
-    model = build_radio(vitdet_num_global=3)
-    changed = with_windowed_blocks(model)
-    assert changed.config.global_blocks == [2]
-    images = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(changed(images).features, model(images).features)
-        assert not torch.allclose(changed(images, window_size=2).features, model(images).features)
-    assert with_windowed_blocks(changed) is changed
 
 
 def test_words_meet_the_features_of_a_sentence_encoder_and_the_summary_head_of_others():

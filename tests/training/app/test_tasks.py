@@ -47,7 +47,7 @@ def test_a_classifier_gives_scores_at_its_temperature(save_tuned, photograph):
     assert found.told.startswith(max(found.scores, key=found.scores.get))
     several = predict(change(folder, problem_type="multi_label_classification"), photograph, 0.5)
     torch.testing.assert_close(torch.tensor(list(several.scores.values())), (logits / 2).sigmoid())
-    numbers = predict(change(folder, problem_type="regression", temperature=1.0), photograph, 0.5)
+    numbers = predict(change(folder, problem_type="regression"), photograph, 0.5)
     assert numbers.scores == {}
     assert (
         numbers.told

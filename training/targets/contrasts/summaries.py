@@ -36,15 +36,15 @@ class EmbeddingBank(nn.Module):
 
     @property
     def filled(self) -> Tensor:
-        """The rows that are there by now, in no particular order."""
+        """The rows that are there by now, `(num_filled, num_channels)`, in no particular order."""
         return self.rows[: min(int(self.num_added), len(self.rows))]
 
     def mean_with(self, rows: Tensor) -> Tensor:
-        """Return the mean of all rows that were ever added, and of some that are not yet."""
+        """Return the mean `(num_channels,)`, float64, of all rows ever added and of `(num_rows, num_channels)` more."""
         return (self.total + rows.double().sum(0)) / (int(self.num_added) + len(rows))
 
     def add(self, rows: Tensor) -> None:
-        """Put rows in place of the oldest ones."""
+        """Put rows `(num_rows, num_channels)` in place of the oldest ones."""
         self.total += rows.double().sum(0)
         first, size = int(self.num_added), len(self.rows)
         self.num_added += len(rows)

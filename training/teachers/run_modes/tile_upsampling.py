@@ -78,7 +78,16 @@ def cut_tiles(maps: Tensor, per_column: int, per_row: int) -> Tensor:
 
 
 def stitch_tiles(tiles: Tensor, per_column: int, per_row: int) -> Tensor:
-    """Put tiles together again: the inverse of `cut_tiles`."""
+    """Put tiles together again: the inverse of `cut_tiles`.
+
+    Args:
+        tiles: `(batch * per_column * per_row, channels, height, width)`.
+        per_column: Tiles below each other.
+        per_row: Tiles beside each other.
+
+    Returns:
+        `(batch, channels, per_column * height, per_row * width)`.
+    """
     rows = tiles.unflatten(0, (-1, per_column, per_row))
     # (batch, per_column, per_row, channels, height, width) -> each axis of tiles before its axis of pixels
     return rows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torchvision.transforms.v2.functional import resize
 
-from foundation.checkpoints import with_global_blocks
+from foundation.checkpoints import with_windowed_blocks
 from foundation.files import write_text
 from modeling_radio.text_radio import SIMPLE_TEMPLATES
 from modeling_radio.zero_shot_radio import DenseSource
@@ -105,7 +105,9 @@ def size_section(gallery: Gallery) -> Section:
 
 def window_section(gallery: Gallery) -> Section:
     """Show the backbone with ViTDet windows beside global attention, at the largest size of the strip."""
-    model = with_windowed_blocks(gallery.model)
+    own = gallery.model
+    network = with_windowed_blocks(own.model)
+    model = RadioFeatures(network, own.processor, name=own.name, size_px=own.size_px, dtype=own.dtype)
     config, size = model.model.config, sizes_of(model)[-1]
     cells = size // model.patch_size
     whole = gallery.maps_at(size)
@@ -119,14 +121,6 @@ def window_section(gallery: Gallery) -> Section:
         f"of {config.num_hidden_layers} blocks, beside attention over the whole image."
     )
     return Section("Windows", text, gallery.rows(columns))
-
-
-def with_windowed_blocks(model: RadioFeatures) -> RadioFeatures:
-    """Return a model itself, or one that is too shallow for its number of global blocks with half as many as blocks."""
-    if model.model.config.has_windowed_blocks:
-        return model
-    network = with_global_blocks(model.model, model.model.config.num_hidden_layers // 2)
-    return RadioFeatures(network, model.processor, name=model.name, size_px=model.size_px, dtype=model.dtype)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioImageProcessor,
 )
+from modeling_radio.class_scores_radio import class_scores
 from training.evaluation.report.page import Picture, Row, Section
 from training.evaluation.report.panels import overlaid
 from training.pictures.class_colors import class_color
@@ -86,12 +87,10 @@ def task_section(task: TaskModel, photographs: Tensor, names: Sequence[str]) -> 
 
 def _class_of(task: TaskModel, logits: Tensor) -> str:
     """Return the likeliest label with its score as the pipeline has it, or of a regression its numbers."""
-    config = task.model.config
-    if config.problem_type == "regression":
-        return ", ".join(f"{task.labels[index]} {value:.2f}" for index, value in enumerate(logits.tolist()))
-    logits = logits / config.temperature
-    is_multiple = config.problem_type == "multi_label_classification" or len(logits) == 1
-    score, label = (logits.sigmoid() if is_multiple else logits.softmax(dim=0)).max(dim=0)
+    scores = class_scores(logits, task.model.config)
+    if task.model.config.problem_type == "regression":
+        return ", ".join(f"{task.labels[index]} {value:.2f}" for index, value in enumerate(scores.tolist()))
+    score, label = scores.max(dim=0)
     return f"{task.labels[int(label)]}, {float(score):.2f}"
 
 

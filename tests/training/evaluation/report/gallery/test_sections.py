@@ -8,12 +8,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from training.evaluation.models.radio import RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.report.gallery.photographs import PHOTOGRAPH_PX, Gallery
-from training.evaluation.report.gallery.sections import (
-    gallery_sections,
-    sizes_of,
-    with_windowed_blocks,
-    write_gallery,
-)
+from training.evaluation.report.gallery.sections import gallery_sections, sizes_of, write_gallery
 from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
 
@@ -84,15 +79,6 @@ def test_sections_of_the_page(gallery):
 
 def test_sizes_end_where_the_model_does(tiny_model):
     assert sizes_of(RadioFeatures(tiny_model, size_px=64)) == [32, 48, 64]
-
-
-def test_a_model_with_windows_stays_itself(gallery):
-    changed = with_windowed_blocks(gallery.model)
-    assert changed is not gallery.model
-    assert with_windowed_blocks(changed) is changed
-    pixels = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(changed.encode(pixels).features, gallery.model.encode(pixels).features)
 
 
 def test_without_teachers_all_adaptors_are_shown(tiny_model, photographs):
