@@ -37,7 +37,7 @@ def detection_targets(
     Args:
         annotations: One for each image, in COCO's form: `{"image_id": ..., "annotations": [{"category_id": ..., "bbox":
             [left, top, width, height], ...}]}`, or `{"image_id": ..., "file_name": ..., "segments_info": [...]}`
-            (panoptic). Crowds, and boxes without area, are left out.
+            (panoptic). Crowds, and boxes without area, are left out. A `segmentation` is polygons or run lengths.
         geometries: Sizes of the images.
         masks_path: Folder of the panoptic maps that `file_name` names.
         with_masks: Also return `masks`; `None` does for panoptic annotations only.
@@ -151,6 +151,30 @@ def labeled_pixel_mask(labels: Any, pixel_values: Tensor) -> Tensor | None:
     return mask
 
 
+def fill_run_lengths(counts: Any, size: Sequence[int]) -> Tensor:
+    """Return COCO's run lengths, in turn of 0 and 1 and down the columns, as pixels.
+
+    Args:
+        counts: Integers, or COCO's short spelling of them, a text or its bytes.
+        size: Height and width of the image.
+
+    Returns:
+        0 and 1, `(height, width)`, uint8.
+
+    Raises:
+        ValueError: If they do not fill the image, which pycocotools does not check, or are no run lengths.
+        TypeError: If they are neither numbers nor a text.
+    """
+    height, width = size
+    counts = counts.tolist() if isinstance(counts, Tensor) or is_numpy_array(counts) else counts
+    lengths = counts if isinstance(counts, list) else _read_run_lengths(counts)
+    are_lengths = all(type(length) is int and length >= 0 for length in lengths)
+    if not are_lengths or sum(lengths) != height * width:
+        raise ValueError("the runs do not fill the image")
+    values = (torch.arange(len(lengths)) % 2).to(torch.uint8)
+    return values.repeat_interleave(torch.tensor(lengths, dtype=torch.long)).view(width, height).T
+
+
 def mask_boxes(masks: Tensor) -> Tensor:
     """Return the boxes around masks, none of which is empty.
 
@@ -240,9 +264,52 @@ def _read_objects(
         missing = [index for index, entry in enumerate(entries) if not entry.get("segmentation")]
         if missing:
             raise ValueError(f"`segmentation` of entry {missing[0]} of `{name}` must be there for masks, got none.")
-        outlines = [entry["segmentation"] for entry in entries]
-        target["masks"] = convert_coco_poly_to_mask(outlines, height, width, device=boxes.device)[kept]
+        masks = [
+            _read_outline(entry["segmentation"], (height, width), f"entry {index} of `{name}`")
+            for index, entry in enumerate(entries)
+        ]
+        target["masks"] = torch.stack(masks)[kept] if masks else torch.zeros(0, height, width, dtype=torch.uint8)
     return target
+
+
+def _read_outline(outline: Any, size: tuple[int, int], where: str) -> Tensor:
+    """Return an object by its polygons or run lengths as pixels, 0 and 1, `(height, width)`, uint8."""
+    if not isinstance(outline, Mapping):
+        return convert_coco_poly_to_mask([outline], *size, device=torch.device("cpu"))[0]
+    try:
+        if tuple(outline["size"]) != size:
+            raise ValueError("they are of another size")
+        return fill_run_lengths(outline["counts"], size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`segmentation` of {where} must be polygons or run lengths that fill the image, {size[0]} x {size[1]} "
+            f"(height x width), got {outline!s:.80}."
+        ) from error
+
+
+def _read_run_lengths(text: str | bytes) -> list[int]:
+    """Return the run lengths in COCO's short spelling.
+
+    Each character holds 6 bits: 5 of a number, lowest first, and whether more of it follow. From the fourth on, a
+    number is the difference from the run before the last.
+    """
+    lengths: list[int] = []
+    number = shift = 0
+    for character in text.encode() if isinstance(text, str) else text:
+        bits = character - 48
+        if not 0 <= bits < 64:
+            raise ValueError("a character is none of the spelling")
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << shift
+        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+        number = shift = 0
+    if shift:
+        raise ValueError("the last number has no end")
+    return lengths
 
 
 def _read_panoptic(

@@ -44,6 +44,7 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [*IGNORED_KEYS, rf"{re.escape(ADAPTORS)}\."]
+    _no_split_modules = [*RadioPreTrainedModel._no_split_modules, "DPTFeatureFusionLayer"]
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)

@@ -70,7 +70,16 @@ class RadioPreTrainedModel(WindowBudget, PrepackedInference, NvidiaInterface, Pr
     main_input_name = "pixel_values"
     input_modalities = "image"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["RadioBlock", "RadioPatchGenerator", "RadioMerging", "Radio1dDecoder"]
+    _no_split_modules = [
+        "RadioBlock",
+        "RadioPatchGenerator",
+        "RadioMerging",
+        "Radio1dDecoder",
+        "RadioHeadMLP",
+        "EradioConvolutions",
+        "EradioAttentionBlock",
+        "EradioNeck",
+    ]
     # accelerate lists no buffer of a module that it splits, and this one is not computed with.
     _no_placement_params = [SUMMARY_TOKENS]
     _supports_sdpa = True
@@ -94,6 +103,13 @@ class RadioPreTrainedModel(WindowBudget, PrepackedInference, NvidiaInterface, Pr
     def kept_of(config: RadioConfig) -> RadioConfig:
         """Return the configuration of what a model of this class keeps of a folder: it must promise nothing else."""
         return config
+
+    def post_init(self) -> None:
+        """Finish building, as every model does at the end of its `__init__`."""
+        super().post_init()
+        # accelerate takes each of these names for that of a module that is there.
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = present.intersection(self._no_split_modules or ())
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

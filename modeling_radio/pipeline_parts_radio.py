@@ -169,12 +169,15 @@ class SeveralViews(AnySizeBatches):
         views = {name: options.pop(name) for name in self.view_options if name in options}
         if not views:
             return super()._forward(model_inputs, **options)
-        if not isinstance(model_inputs["pixel_values"][0], Tensor):  # joined to a batch
+        is_joined = not isinstance(model_inputs["pixel_values"][0], Tensor)
+        if is_joined:
             count = len(model_inputs["pixel_values"])
             if count > 1:
                 raise ValueError(f"`batch_size` must be 1 with {', '.join(map(repr, views))}, got {count}.")
             model_inputs = {name: value[0] for name, value in model_inputs.items()}
         outputs = self.model.predict(unwrap(model_inputs["pixel_values"]), **views)
         if "target_size" in model_inputs:
-            outputs["target_size"] = unwrap(model_inputs["target_size"])
+            size = unwrap(model_inputs["target_size"])
+            # transformers takes a batch apart again: tensors and lists along their first axis.
+            outputs["target_size"] = [size] if is_joined and not isinstance(size, Tensor) else size
         return outputs

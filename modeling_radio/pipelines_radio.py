@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from .auto_map_radio import INSTANCE_SEGMENTER
-from .class_scores_radio import tempered
+from .class_scores_radio import Reading, reading_of, tempered
 from .image_processing_radio import RadioImageProcessor
 from .image_reading_radio import read_image
 from .pipeline_parts_radio import VIEW_OPTIONS, AnySizeBatches, SeveralViews, TunedThresholds, above, limits_of
@@ -84,7 +84,8 @@ class RadioObjectDetectionPipeline(TunedThresholds, SeveralViews, ObjectDetectio
 class RadioVideoClassificationPipeline(VideoClassificationPipeline):
     """Transformers' `video-classification` with a classifier of ours: `pipeline("video-classification", model=folder)`.
 
-    Options and results are the same. A video is whatever `RadioVideoProcessor` takes, also frames in memory.
+    Options and results are the same. A video is whatever `RadioVideoProcessor` takes, also frames in memory. A score is
+    that of logits divided by `config.temperature`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -115,6 +116,19 @@ class RadioVideoClassificationPipeline(VideoClassificationPipeline):
 
     def _forward(self, model_inputs: Any) -> Any:
         return self.model(**model_inputs, return_dict=True)
+
+    # pyrefly: ignore[bad-override]
+    def postprocess(self, model_outputs: Any, top_k: int = 5, function_to_apply: Reading | None = None) -> Any:
+        """Return labels with their scores, best first.
+
+        Args:
+            model_outputs: Of one video.
+            top_k: Largest number of labels.
+            function_to_apply: What makes scores of the logits; `None` takes that of the configuration.
+        """
+        config: Any = self.model.config
+        model_outputs["logits"] = tempered(model_outputs["logits"].float(), config)
+        return super().postprocess(model_outputs, top_k, function_to_apply or reading_of(config))
 
 
 class RadioZeroShotImageClassificationPipeline(AnySizeBatches, ZeroShotImageClassificationPipeline):
@@ -158,7 +172,8 @@ class RadioInstanceSegmentationPipeline(TunedThresholds, AnySizeBatches, ImageSe
 
     `pipeline("image-segmentation", model=folder, trust_remote_code=True)`: a model opened from a folder gets this
     class; for one in memory give it as `pipeline_class`. Options and results are those of the subtask "instance",
-    without `overlap_mask_area_threshold`, which divides a map without overlaps among the objects.
+    without `overlap_mask_area_threshold`, which divides a map without overlaps among the objects. There is one look at
+    an image: `tile_size` and the like are for boxes.
     """
 
     image_processor: RadioImageProcessor  # pyrefly: ignore[bad-override-mutable-attribute]
@@ -170,10 +185,11 @@ class RadioInstanceSegmentationPipeline(TunedThresholds, AnySizeBatches, ImageSe
             raise ValueError(f"`model` must be a {INSTANCE_SEGMENTER} for {type(self).__name__}, got a {name}.")
 
     def _sanitize_parameters(self, **kwargs: Any) -> Any:
-        if "overlap_mask_area_threshold" in kwargs:
-            raise ValueError(
-                "`overlap_mask_area_threshold` must be left out for a model of instances: their masks may overlap."
-            )
+        one_look = "their masks come from one look at an image; several are for boxes, in `object-detection`"
+        reasons = {"overlap_mask_area_threshold": "their masks may overlap", **dict.fromkeys(VIEW_OPTIONS, one_look)}
+        refused = next((name for name in reasons if name in kwargs), None)
+        if refused is not None:
+            raise ValueError(f"`{refused}` must be left out for a model of instances: {reasons[refused]}.")
         return super()._sanitize_parameters(**kwargs)
 
     # pyrefly: ignore[bad-override]

@@ -281,8 +281,8 @@ class Radio1dTransformer(RadioVisionTransformer):
 
     def _merge(self, tokens: Tensor, grid: Resolution, merge: int) -> Tensor:
         prefix, patches = tokens.tensor_split([self.config.num_prefix_tokens], dim=1)
-        prefix = self.prefix_proj_blocks[merge](prefix).to(patches.dtype)
-        return torch.cat([prefix, self.downscale_blocks[merge](patches, grid)], dim=1)
+        patches = self.downscale_blocks[merge](patches, grid)
+        return torch.cat([self.prefix_proj_blocks[merge](prefix).to(patches), patches], dim=1)
 
     def forward(  # pyrefly: ignore[bad-override]
         self,

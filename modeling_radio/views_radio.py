@@ -106,8 +106,13 @@ class ViewOptions:
             return images
         # Tiles bound what the model sees, so that the image itself may be of any size.
         bound = largest_side(config) if self.tile_size is None else int(LARGEST_SCALE * max(height, width))
-        target = nearest_multiple(height * scale, width * scale, config.resolution_step, bound)
-        return F.interpolate(images, target, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return _resized(images, nearest_multiple(height * scale, width * scale, config.resolution_step, bound))
+
+
+def _resized(images: Tensor, size: Resolution) -> Tensor:
+    """Return images with values in [0, 1] in another size, in float32 between: CPUs have no kernel for less."""
+    resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0, 1).to(images.dtype)
 
 
 def _tiles(height: int, width: int, tile: int | None, overlap: float, step: int) -> Iterator[tuple[int, ...]]:
@@ -237,8 +242,7 @@ def fit_whole(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tens
     """
     height, width = pixel_values.shape[-2:]
     factor = min(1.0, tile_size / (height * width) ** 0.5, largest_side(config) / max(height, width))
-    target = nearest_resolution(config, round(height * factor), round(width * factor))
-    return F.interpolate(pixel_values, target, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return _resized(pixel_values, nearest_resolution(config, round(height * factor), round(width * factor)))
 
 
 def require_pixels(pixel_values: Any) -> Resolution:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from processor_cases import make_pixels
 from transformers import DetrImageProcessor, Mask2FormerImageProcessor
+from tuning_fixtures import run_lengths
 
 from modeling_radio import RadioImageProcessor
 from modeling_radio.annotations_radio import IGNORED_CLASS, mask_boxes
@@ -56,6 +57,37 @@ def test_outlines_are_as_transformers_has_them_but_for_crowds(processor):
     assert labels["masks"].shape == (2, 96, 128)
     with_crowd = processor(images=image, **{**options, "annotations": objects()})["labels"][0]
     assert torch.equal(with_crowd["masks"], labels["masks"])
+
+
+@pytest.mark.parametrize("spelling", [str, bytes, list, np.array])
+def test_run_lengths_are_outlines(processor, spelling):
+    image, options = make_pixels(), {"return_segmentation_masks": True, "return_tensors": "pt"}
+    mask = np.zeros(image.shape[:2], dtype=np.uint8)
+    mask[8:24, 8:40] = 1  # the polygon
+    outline = run_lengths(mask, compressed=spelling in (str, bytes))
+    outline["counts"] = outline["counts"].encode() if spelling is bytes else spelling(outline["counts"])
+    found, expected = (
+        processor(image, annotations=annotation, **options)["labels"][0]
+        for annotation in (objects(segmentation=outline), objects())
+    )
+    assert found["masks"].dtype == expected["masks"].dtype
+    assert torch.equal(found["masks"], expected["masks"])
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"size": [7, 9], "counts": [63]},
+        {"size": [48, 64], "counts": [63]},
+        {"size": [48, 64], "counts": "PP"},
+        {"size": [48, 64], "counts": None},
+        {"counts": [63]},
+    ],
+)
+def test_run_lengths_that_do_not_fill_the_image_are_refused(processor, outline):
+    message = r"`segmentation` of entry 0 of `annotations\[0\]` must be polygons or run lengths that fill the image, 48"
+    with pytest.raises(ValueError, match=message):
+        processor(make_pixels(48, 64), annotations=objects(segmentation=outline), return_segmentation_masks=True)
 
 
 def test_boxes_are_shares_of_the_image_without_padding(processor):

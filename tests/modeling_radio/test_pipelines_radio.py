@@ -6,6 +6,7 @@ from PIL import Image
 from task_models import build, tiny_config
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
+from modeling_radio.pipeline_parts_radio import VIEW_OPTIONS
 from modeling_radio.pipelines_radio import (
     RadioDepthEstimationPipeline,
     RadioImageClassificationPipeline,
@@ -88,7 +89,31 @@ def test_one_image_at_a_time(photo):
     assert len(pipeline_of("classifier")([photo, photo], flip=True)) == 2
 
 
-@pytest.mark.parametrize(("name", "option"), [("classifier", "tile_size"), ("depth", "scales")])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("linear segmenter", {"flip": True}),
+        ("depth", TILES),
+        ("detector", {**TILES, "threshold": 0.0}),
+    ],
+)
+def test_a_list_of_one_image_may_have_a_batch_size(name, options, photo):
+    pipe = pipeline_of(name)
+    (found,), expected = pipe([photo], batch_size=2, **options), pipe(photo, **options)
+    if name == "depth":
+        assert torch.equal(found["predicted_depth"], expected["predicted_depth"])
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("classifier", "tile_size"),
+        ("depth", "scales"),
+        *[("instance segmenter", option) for option in (*VIEW_OPTIONS, "overlap_mask_area_threshold")],
+    ],
+)
 def test_options_without_meaning_are_refused(name, option, photo):
     with pytest.raises(ValueError, match=f"`{option}` must be left out"):
         pipeline_of(name)(photo, **{option: 64})

@@ -17,6 +17,8 @@ from modeling_radio import (
     RadioVideoProcessor,
     video_processing_radio,
 )
+from modeling_radio.class_scores_radio import class_scores, tempered
+from modeling_radio.pipelines_radio import RadioVideoClassificationPipeline
 
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (7, 80, 100, 3), dtype=np.uint8)
@@ -118,6 +120,22 @@ def classifier(tmp_path):
     model.save_pretrained(tmp_path / "classifier")
     RadioVideoProcessor.from_model_config(config).save_pretrained(tmp_path / "classifier")
     return model, tmp_path / "classifier"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_scores_of_clips_are_those_of_the_configuration(processor, num_labels):
+    fields = {"num_labels": num_labels, "temperature": 2.0, "num_hidden_layers": 1}
+    model = RadioForImageClassification(RadioConfig.from_preset("radio-test", **fields)).eval()
+    model.classifier[1].weight.normal_()
+    run = RadioVideoClassificationPipeline(model=model, video_processor=processor)
+    logits = model(**processor(FRAMES, num_frames=4, do_sample_frames=True, return_tensors="pt")).logits[0]
+    for options, expected in (
+        ({}, class_scores(logits, model.config)),
+        ({"function_to_apply": "none"}, tempered(logits, model.config)),
+    ):
+        found = torch.tensor([entry["score"] for entry in run(FRAMES, num_frames=4, **options)])
+        torch.testing.assert_close(found, expected.sort(descending=True).values)
 
 
 @torch.no_grad()

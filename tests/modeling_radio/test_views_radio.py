@@ -39,6 +39,16 @@ def test_scales_and_mirror_images_are_looks_of_their_own():
     assert torch.equal(views[3].pixel_values, views[2].pixel_values.flip(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_images_of_less_precision_are_resized_as_in_float32(dtype):
+    config, pixels = tiny_config(), images(1, (64, 96)).to(dtype)
+    resized = [next(ViewOptions(scales=(0.5,)).take(config, each)).pixel_values for each in (pixels, pixels.float())]
+    whole = [fit_whole(config, each, 48) for each in (pixels, pixels.float())]
+    for small, expected in (resized, whole):
+        assert small.dtype == dtype
+        assert torch.equal(small, expected.to(dtype))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -27,6 +27,8 @@ from training.student.exported.reopen import reopen_elsewhere
 PICKLES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5")
 """Files that may run code where they are opened, or that no loader of ours reads; what is inside is looked at too."""
 TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")
+NO_PATHS = ("nvidia_source", "id2label", "label2id")
+"""Fields of `config.json` that name no path of this machine: NVIDIA's own training arguments, and labels."""
 _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")
 _LOCAL_PATH = re.compile(
     r"""(?:^|(?<=[\s"'`=(,:\[]))(?:file://|~/|[A-Za-z]:\\\\?\w|/(?:[\w.-]+/)+[\w.-]*|/(?:home|root|tmp|mnt)\b)"""
@@ -181,7 +183,10 @@ def _texts(name: Path, content: Path | bytes) -> Iterator[str]:
     elif name.suffix == ".parquet" and isinstance(content, Path):
         yield from _texts_of_table(content)
     elif name.suffix == ".json" and name.name not in ("tokenizer.json", "vocab.json"):
-        yield from _strings(json.loads(_content(content)))
+        value = json.loads(_content(content))
+        if name.name == "config.json" and isinstance(value, dict):
+            value = {field: entry for field, entry in value.items() if field not in NO_PATHS}
+        yield from _strings(value)
     elif name.suffix in TEXTS and name.suffix != ".json":
         yield _content(content).decode(errors="replace")
 

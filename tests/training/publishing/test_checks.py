@@ -69,6 +69,19 @@ def test_paths_of_this_machine_are_refused(model_folder, path):
         check_files(published(model_folder))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"nvidia_source": {"args": {"output": "/lustre/runs/radio"}}},
+        {"id2label": {"0": "/m/01g317"}, "label2id": {"/m/01g317": 0}},
+    ],
+)
+def test_what_looks_like_a_path_in_labels_and_in_what_nvidia_wrote_is_none(model_folder, fields):
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | fields))
+    check_files(published(model_folder))
+
+
 def test_only_the_installed_code_travels(model_folder):
     check_code(published(model_folder))
     (model_folder / "evil.py").write_text("import os")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+import tarfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from foundation.errors import first_few
 from modeling_radio.messages_radio import did_you_mean
+from training.data.image_folder import IMAGE_SUFFIXES
 from training.data.labeled.layouts import MAX_NAMED, SPLIT_NAMES, TRAIN, SplitNames, Tables
 from training.data.sources import BUILDERS, as_patterns, expand_files
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+    from datasets.features.features import FeatureType
 
 Streams = dict[str, "IterableDataset"]
 """Streams by split, at least "train"."""
@@ -30,8 +34,8 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
     """Open a source with random access; `datasets` copies files to its cache.
 
     Args:
-        source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them; a data set that `datasets`
-            saved; or a data set of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
+        source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them, in which there are not more
+            images than such files; a data set that `datasets` saved; or one of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
         read_folder: Reads a folder of image files, or whatever else lies at the path.
         names: What each split may be called.
 
@@ -80,10 +84,30 @@ def _open_shards_or_hub(source: str, path: Path, names: SplitNames, *, streaming
         return _load_files(BUILDERS[path.suffix], expand_files(source), source, names, streaming=streaming)
     if not path.exists():
         return _open_hub(source, names, streaming=streaming)
-    for suffix, builder in BUILDERS.items() if path.is_dir() else ():
-        if any(path.rglob(f"*{suffix}")):
-            return _load_folder(builder, path, suffix, names, streaming=streaming)
-    return None
+    shards = _find_shards(path)
+    return _load_folder(path, shards, source, names, streaming=streaming) if shards else None
+
+
+def _find_shards(path: Path) -> list[Path]:
+    """Return the Parquet or else the webdataset files below a folder; none below one that has more images."""
+    shards: dict[str, list[Path]] = {suffix: [] for suffix in BUILDERS}
+    num_images = 0
+    for file in path.rglob("*") if path.is_dir() else ():
+        if file.suffix in shards and file.is_file():
+            shards[file.suffix].append(file)
+        num_images += file.suffix.lower() in IMAGE_SUFFIXES
+    found = next((sorted(files) for files in shards.values() if files), [])
+    if len(found) >= num_images:
+        return found
+    if found:
+        shown = first_few([str(file.relative_to(path)) for file in found], MAX_NAMED)
+        logger.warning(
+            "%s: read as a folder of images, of which it has %d; left out %s, which a pattern of theirs would read",
+            path,
+            num_images,
+            shown,
+        )
+    return []
 
 
 def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
@@ -181,9 +205,21 @@ def choose_column(
 
 
 def with_columns(table: Dataset, roles: dict[str, str]) -> Dataset:
-    """Return a table of some columns alone, under the names of their roles."""
+    """Return a table of some columns alone, under the names of their roles; encoded images become images."""
+    from datasets import Image
+
     table = cast("Dataset", table.with_format(None).select_columns(list(roles)))
-    return table.rename_columns({old: new for old, new in roles.items() if old != new})
+    table = table.rename_columns({old: new for old, new in roles.items() if old != new})
+    return table.cast_column("image", Image()) if _are_files(table.features["image"]) else table
+
+
+def _are_files(feature: FeatureType) -> bool:
+    """Return whether a column holds files as they are, which nothing in the table says are images."""
+    from datasets import Value
+
+    if isinstance(feature, dict):
+        return feature.get("bytes") in (Value("binary"), Value("large_binary"))
+    return feature in (Value("binary"), Value("large_binary"))
 
 
 def _open_hub(source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
@@ -208,25 +244,39 @@ def _open_saved(path: Path, names: SplitNames) -> Tables:
     return by_split(load_from_disk(str(path)), names)
 
 
-def _load_folder(builder: str, path: Path, suffix: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
-    """Open all files of one kind below a folder; folders or names such as `train-0` tell splits apart."""
+def _load_folder(
+    path: Path, shards: Sequence[Path], source: str, names: SplitNames, *, streaming: bool
+) -> dict[str, Any]:
+    """Open the files of one kind below a folder; folders or names such as `train-0` tell splits apart."""
     from datasets import load_dataset
 
-    if builder == "parquet":
-        return by_split(load_dataset(builder, data_dir=str(path), streaming=streaming), names)
-    roots = {split: [path / name for name in theirs if (path / name).is_dir()] for split, theirs in names.items()}
-    files = {split: sorted(map(str, found[0].rglob(f"*{suffix}"))) for split, found in roots.items() if found}
-    if not files:
-        files = {TRAIN: sorted(map(str, path.rglob(f"*{suffix}")))}
-    patterns = {split: as_patterns(found) for split, found in files.items()}
-    return by_split(load_dataset(builder, data_files=patterns, streaming=streaming))
+    suffix = shards[0].suffix
+    with _opening(source, f" as {suffix} files, of which it has {shards[0].relative_to(path)}"):
+        if suffix == ".parquet":
+            return by_split(load_dataset(BUILDERS[suffix], data_dir=str(path), streaming=streaming), names)
+        roots = {split: [path / name for name in theirs if (path / name).is_dir()] for split, theirs in names.items()}
+        files = {
+            split: [str(shard) for shard in shards if shard.is_relative_to(found[0])]
+            for split, found in roots.items()
+            if found
+        }
+        patterns = {split: as_patterns(found) for split, found in (files or {TRAIN: map(str, shards)}).items()}
+        return by_split(load_dataset(BUILDERS[suffix], data_files=patterns, streaming=streaming))
 
 
 def _load_files(builder: str, files: list[str], source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
     from datasets import load_dataset
+
+    with _opening(source):
+        return by_split(load_dataset(builder, data_files=as_patterns(files), streaming=streaming), names)
+
+
+@contextlib.contextmanager
+def _opening(source: str, how: str = "") -> Iterator[None]:
+    """Turn what `datasets` raises into one line."""
     from datasets.exceptions import DatasetsError
 
     try:
-        return by_split(load_dataset(builder, data_files=as_patterns(files), streaming=streaming), names)
-    except (ValueError, OSError, DatasetsError) as error:
-        raise ValueError(f"`data` {source!r} cannot be opened: {str(error).splitlines()[0]}") from error
+        yield
+    except (ValueError, OSError, tarfile.TarError, DatasetsError) as error:
+        raise ValueError(f"`data` {source!r} cannot be opened{how}: {str(error).splitlines()[0]}") from error

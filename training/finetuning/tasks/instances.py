@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from modeling_radio import RadioForInstanceSegmentation
+from modeling_radio.annotations_radio import fill_run_lengths
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.tasks.base import Score, with_file
 from training.finetuning.tasks.detection import (
@@ -133,7 +134,7 @@ def decode_mask(segmentation: Any, size: Sequence[int], where: str) -> np.ndarra
             return _fill_polygons(outline, size)
         shape = tuple(outline["size"])
         if shape == tuple(size):
-            return _fill_runs(outline["counts"], size)
+            return fill_run_lengths(outline["counts"], size).numpy()
     except (TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"An outline of {where} must be polygons of at least three points in the image or run lengths that fill "
@@ -153,42 +154,6 @@ def _fill_polygons(polygons: list[Any], size: Sequence[int]) -> np.ndarray:
     if not np.abs(np.concatenate(polygons)).max() <= 2 * max(size):  # pycocotools hangs on NaN
         raise ValueError("a point lies far outside of the image")
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
-
-
-def _fill_runs(counts: Any, size: Sequence[int]) -> np.ndarray:
-    """Return run lengths, in turn of 0 and 1 and down the columns, as pixels; pycocotools does not check their sum."""
-    height, width = size
-    lengths = counts if isinstance(counts, list) else _read_run_lengths(counts)
-    are_lengths = all(type(length) is int and length >= 0 for length in lengths)
-    if not are_lengths or sum(lengths) != height * width:
-        raise ValueError("the runs do not fill the image")
-    pixels = np.repeat(np.arange(len(lengths), dtype=np.uint8) % 2, lengths)
-    return pixels.reshape(width, height).T
-
-
-def _read_run_lengths(text: str | bytes) -> list[int]:
-    """Return the run lengths in COCO's short spelling.
-
-    Each character holds 6 bits: 5 of a number, lowest first, and whether more of it follow. From the fourth on, a
-    number is the difference from the run before the last.
-    """
-    lengths: list[int] = []
-    number = shift = 0
-    for character in text.encode() if isinstance(text, str) else text:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            raise ValueError("a character is none of the spelling")
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            number -= 1 << shift
-        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
-        number = shift = 0
-    if shift:
-        raise ValueError("the last number has no end")
-    return lengths
 
 
 def unpack_masks(rows: Tensor, size: tuple[int, int]) -> Tensor:

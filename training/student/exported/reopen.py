@@ -45,9 +45,8 @@ if natively:
         native = AutoModel.from_pretrained(checkpoint).eval()(**pixels)
     found |= {"native summary": native.summary, "native features": native.features}
 for name, adaptor in output.adaptors.items():
-    if adaptor.summary is not None:
-        found[f"{name} summary"] = adaptor.summary
-    found[f"{name} features"] = adaptor.features
+    answers_of_heads = {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}
+    found |= {head: answer for head, answer in answers_of_heads.items() if answer is not None}
 save_file({name: tensor.contiguous() for name, tensor in found.items()}, answers)
 """
 
@@ -95,9 +94,8 @@ def _outputs_here(checkpoint: Path, image: Image.Image) -> dict[str, Tensor]:
     if not model.config.native_differences():
         expected |= {"native summary": output.summary, "native features": output.features}
     for name, adaptor in output.adaptors.items():
-        if adaptor.summary is not None:
-            expected[f"{name} summary"] = adaptor.summary
-        expected[f"{name} features"] = adaptor.features
+        answers_of_heads = {f"{name} summary": adaptor.summary, f"{name} features": adaptor.features}
+        expected |= {head: answer for head, answer in answers_of_heads.items() if answer is not None}
     return expected
 
 

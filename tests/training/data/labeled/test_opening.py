@@ -2,8 +2,9 @@ import logging
 import shutil
 
 import pytest
+from datasets import Dataset
 
-from training.data.labeled.opening import open_class_folders
+from training.data.labeled.opening import open_class_folders, open_tables
 
 
 def paths_of(table):
@@ -61,6 +62,32 @@ def test_tables_beside_the_images_are_read(class_folders):
     shutil.copy(class_folders / "cat" / "1.png", class_folders / ".hidden" / "9.png")
     table = open_class_folders(class_folders)["train"]
     assert sorted(table["caption"]) == [f"number {number}" for number in range(6)]
+
+
+@pytest.mark.parametrize("name", ["pets.tar", "cat/old.parquet"])
+def test_a_folder_of_images_may_hold_a_few_other_files(class_folders, name, caplog):
+    (class_folders / name).write_bytes(b"anything")
+    with caplog.at_level(logging.WARNING):
+        tables = open_tables(str(class_folders), open_class_folders)
+    assert paths_of(tables["train"]) == [f"{number}.png" for number in range(6)]
+    assert f"read as a folder of images, of which it has 6; left out {name}" in caplog.text
+
+
+def test_shards_may_lie_in_any_folder_beside_a_picture(tmp_path, class_folders):
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    shutil.copy(class_folders / "cat" / "1.png", tmp_path / "hub" / "preview.png")
+    for split, count in (("train", 3), ("test", 2)):
+        rows = Dataset.from_dict({"number": list(range(count))})
+        rows.to_parquet(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet")
+    tables = open_tables(str(tmp_path / "hub"), open_class_folders)
+    assert {split: len(table) for split, table in tables.items()} == {"train": 3, "validation": 2}
+
+
+def test_shards_that_are_none_are_named(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "backup.tar").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"cannot be opened as \.tar files, of which it has deep/backup\.tar: "):
+        open_tables(str(tmp_path), open_class_folders)
 
 
 def test_folders_without_images_are_refused(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
 from PIL import Image as PilImage
 from tiny_tuning import load, save_labels, save_parquet
+from tuning_fixtures import HEIGHT, WIDTH
 
 
 def test_class_folders(class_folders):
@@ -49,6 +50,19 @@ def test_parquet_folder_with_numbers(tmp_path):
     save_parquet(tmp_path / "data" / "train-0.parquet", [2, 0, 2, 1])
     images = load(tmp_path / "data", "image-classification", classes=("x", "y", "z"))
     assert images.class_names == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [Value("binary"), Value("large_binary"), {"bytes": Value("binary"), "path": Value("string")}],
+)
+def test_encoded_images_of_no_stated_type(tmp_path, class_folders, feature):
+    files = [path.read_bytes() for path in sorted(class_folders.rglob("*.png"))]
+    images = [{"bytes": content, "path": None} for content in files] if isinstance(feature, dict) else files
+    features = Features({"jpg": feature, "label": Value("int64")})
+    Dataset.from_dict({"jpg": images, "label": [0, 1] * 3}, features=features).to_parquet(tmp_path / "data.parquet")
+    images = load(tmp_path / "data.parquet", "image-classification", validation_share=0.34)
+    assert {row["image"].size for split in (images.train, images.validation) for row in split} == {(WIDTH, HEIGHT)}
 
 
 def test_saved_dataset(tmp_path):

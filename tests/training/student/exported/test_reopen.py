@@ -17,7 +17,11 @@ def save(folder: Path, **fields) -> Path:
     config = RadioConfig.from_preset(
         "radio-test",
         num_hidden_layers=2,
-        adaptors=[{"name": "teacher", "hidden_size": 16, "summary_dim": 6, "feature_dim": 10}],
+        adaptors=[
+            {"name": "teacher", "hidden_size": 16, "summary_dim": 6, "feature_dim": 10},
+            {"name": "words", "hidden_size": 16, "summary_dim": 6},
+            {"name": "places", "hidden_size": 16, "feature_dim": 10},
+        ],
         **fields,
     )
     RadioModel(config).save_pretrained(folder)
