@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +20,12 @@ from .releases_radio import PRESETS
 
 # What a configuration is built from that is no field of its file.
 OTHER_ARGUMENTS = ("num_labels", "out_features", "out_indices", "attn_implementation", "output_attentions")
+LABELS = ("id2label", "label2id")
 # Fields of transformers' native configuration that follow from others.
 NATIVE_FIELDS = ("patch_dim", "video_patch_dim")
+# What is fitted to the classes, and forgotten with them.
+FITTED_LISTS = ("class_weights", "score_thresholds")
+FITTED = ("temperature", *FITTED_LISTS)
 # From here on (difflib's ratio) an unknown name is told to be a slip. Our choice: a letter of ten may be wrong.
 SLIP = 0.85
 
@@ -78,7 +82,7 @@ class RadioConfig(
         """Refuse a value that the field cannot hold, and once complete let follow what was not chosen itself."""
         check_field(key, value)
         is_complete = vars(self).get("_out_features") is not None
-        stale = self._stale_fields({key}) if is_complete else set()
+        stale = self._stale_fields({key: value}) if is_complete else set()
         super().__setattr__(key, value)
         if "intermediate_size" in stale or "mlp_ratio" in stale:
             vars(self).update(dict.fromkeys(stale, 0))
@@ -89,6 +93,7 @@ class RadioConfig(
             self.complete_adaptors()
         if "out_features" in stale:
             self.choose_stages()
+        vars(self).update({name: getattr(type(self), name) for name in FITTED if name in stale})
 
     def check(self) -> None:
         """Refuse what cannot be built.
@@ -179,7 +184,7 @@ class RadioConfig(
                 del kwargs[name]
         # transformers sets overrides one by one on the finished configuration: too late where they go together.
         own = {field.name for field in dataclasses.fields(cls)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
-        overrides = {name: kwargs.pop(name) for name in (*own, *OTHER_ARGUMENTS[1:3]) if name in kwargs}
+        overrides = {name: kwargs.pop(name) for name in (*own, *OTHER_ARGUMENTS[:3], *LABELS) if name in kwargs}
         return super().from_dict(cls._override(config_dict, overrides), **kwargs)
 
     @classmethod
@@ -278,9 +283,9 @@ class RadioConfig(
         if self.eradio is not None and not self.use_feature_pyramid and self.out_features != self.stage_names[-1:]:
             raise ValueError(f"`out_features` must be {self.stage_names[-1:]} for E-RADIO, got {self.out_features}.")
 
-    def _stale_fields(self, changed: Collection[str]) -> set[str]:
-        """Return what follows from changed fields, but for what was chosen itself."""
-        stale = set()
+    def _stale_fields(self, changed: Mapping[str, Any]) -> set[str]:
+        """Return what follows from changed fields, given with their new values, but for what was chosen itself."""
+        stale = self._stale_of_classes(changed)
         if not {"hidden_size", "mlp_ratio"}.isdisjoint(changed):
             stale.add("intermediate_size")
         if "intermediate_size" in changed:
@@ -291,6 +296,15 @@ class RadioConfig(
         if has_other_stages and self.out_features == self.default_stages:
             stale |= {"out_features", "out_indices"}
         return stale - set(changed)
+
+    def _stale_of_classes(self, changed: Mapping[str, Any]) -> set[str]:
+        """Return what cannot stay where the number of classes changes."""
+        names = changed.get("id2label")
+        num_labels = len(names) if isinstance(names, Mapping) else changed.get("num_labels", self.num_labels)
+        if self.num_labels in (None, num_labels):
+            return set()
+        fitting = {name for name in FITTED_LISTS if len(getattr(self, name) or ()) == num_labels}
+        return {*FITTED, *(() if "id2label" in changed else LABELS)} - fitting
 
     @classmethod
     def _override(cls, fields: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

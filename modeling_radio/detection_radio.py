@@ -30,6 +30,7 @@ from .configuration_radio import RadioConfig
 from .detection_labels_radio import are_boxes, check_boxes, check_fields, check_num_queries
 from .detector_radio import RadioInstanceSegmenter, RadioObjectDetector, build_detector, initialize_detector
 from .heads_radio import RadioTaskModel, count_classes
+from .modeling_radio import WHOLE_PARTS
 from .outputs_radio import to_map
 from .requested_outputs_radio import StatesWanted
 from .resolution_radio import Resolution
@@ -42,7 +43,7 @@ class RadioDetectionModel(RadioTaskModel):
 
     # In bfloat16 boxes would be off by pixels, and the loss's log(1 - p) infinite for confident queries.
     _keep_in_fp32_modules_strict = ["detector"]
-    _no_split_modules = ["RadioBlock", "RadioPatchGenerator", "RadioObjectDetector", "RadioInstanceSegmenter"]
+    _keep_in_fp32_modules = ["detector"]  # which quantizers read
 
     detector: RadioObjectDetector | RadioInstanceSegmenter
 
@@ -126,9 +127,6 @@ class RadioDetectionModel(RadioTaskModel):
             self._check_shapes(label, index, maps)
         self._check_values(labels)
         targets = [self._target(label, maps) for label in labels]
-        return self._detect_with_loss(maps, mask, targets)
-
-    def _detect_with_loss(self, maps: Tensor, mask: Tensor, targets: list[dict[str, Tensor]]) -> Any:
         return self.detector(maps, pixel_mask=mask, labels=targets)
 
     def _mask_of_patches(self, pixel_values: Tensor, pixel_mask: Tensor | None, grid: Resolution) -> Tensor:
@@ -176,6 +174,8 @@ class RadioForObjectDetection(RadioDetectionModel):
     clipped to 0.1, as in RF-DETR, and our choice of a tenth of it or less for the backbone and a short warm-up; a small
     detector on few images takes 1e-3.
     """
+
+    _no_split_modules = [*WHOLE_PARTS, "RadioObjectDetector"]
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
@@ -262,6 +262,8 @@ class RadioForObjectDetection(RadioDetectionModel):
 class RadioForInstanceSegmentation(RadioDetectionModel):
     """RADIO with RF-DETR's decoder and mask head: as `RadioForObjectDetection`, with a mask for each box."""
 
+    _no_split_modules = [*WHOLE_PARTS, "RadioInstanceSegmenter"]
+
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)
         self.detector = build_detector(RadioInstanceSegmenter, self.config)
@@ -313,12 +315,3 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
 
     def _target(self, label: Mapping[str, Tensor], maps: Tensor) -> dict[str, Tensor]:
         return {**super()._target(label, maps), "masks": label["masks"].to(maps)}
-
-    def _detect_with_loss(self, maps: Tensor, mask: Tensor, targets: list[dict[str, Tensor]]) -> Any:
-        if any(len(target["boxes"]) for target in targets):
-            return super()._detect_with_loss(maps, mask, targets)
-        # transformers' mask loss is an empty tensor where no image has an object: the boxes' loss is all there is.
-        output = self.detector(maps, pixel_mask=mask)
-        boxes = self.detector.model(maps, pixel_mask=mask, labels=targets)
-        output.loss, output.loss_dict = boxes.loss + 0 * output.pred_masks.sum(), boxes.loss_dict
-        return output

@@ -119,6 +119,17 @@ class RadioInstanceSegmenter(Float32Part, RfDetrForInstanceSegmentation):
         self.patch_size = config.patch_size
         self.model = RadioObjectDetector(config, detector_config)
 
+    def forward(
+        self, pixel_values: Tensor, pixel_mask: Tensor, labels: list[dict[str, Tensor]] | None = None, **kwargs: Any
+    ) -> Any:
+        if labels is None or any(len(label["boxes"]) for label in labels):
+            return super().forward(pixel_values, pixel_mask=pixel_mask, labels=labels, **kwargs)
+        # transformers' mask loss is an empty tensor where no image has an object: the boxes' loss is all there is.
+        output = super().forward(pixel_values, pixel_mask=pixel_mask, **kwargs)
+        boxes = self.model(pixel_values, pixel_mask=pixel_mask, labels=labels, **kwargs)
+        output.loss, output.loss_dict = boxes.loss + 0 * output.pred_masks.sum(), boxes.loss_dict
+        return output
+
     def segmentation_head(
         self,
         spatial_features: Tensor,

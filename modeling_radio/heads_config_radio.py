@@ -15,6 +15,8 @@ from .resolution_radio import round_to_step
 class ClassFields:
     """Classification of images and of pixels.
 
+    Where the number of classes changes, weights, temperature and thresholds that were fitted to the old ones go.
+
     Attributes:
         classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
             mean of the features.

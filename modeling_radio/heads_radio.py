@@ -11,7 +11,7 @@ from transformers.models.dpt.modeling_dpt import DPTNeck
 
 from .configuration_radio import RadioConfig
 from .load_report_radio import NewHeadReport
-from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
+from .modeling_radio import IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel
 from .network_radio import ADAPTORS
 from .nvidia_interface_radio import build_network
 from .outputs_radio import NetworkPass
@@ -44,7 +44,7 @@ class RadioTaskModel(NewHeadReport, RadioPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [*IGNORED_KEYS, rf"{re.escape(ADAPTORS)}\."]
-    _no_split_modules = [*RadioPreTrainedModel._no_split_modules, "DPTFeatureFusionLayer"]
+    _no_split_modules = [*WHOLE_PARTS, "DPTFeatureFusionLayer"]
 
     def __init__(self, config: RadioConfig) -> None:
         super().__init__(config)

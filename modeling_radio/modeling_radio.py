@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs
+from transformers.utils.loading_report import LoadStateDictInfo
 
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
@@ -36,7 +37,13 @@ from .nvidia_folder_radio import UNUSED_KEYS, arguments_for_video, check_loaded,
 from .nvidia_interface_radio import NvidiaInterface, build_network
 from .opening_radio import garbage_collection_paused
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair
-from .peft_radio import check_adapter_versions, check_adapter_weights, config_of_hub_adapter, find_adapter_base
+from .peft_radio import (
+    check_adapter_versions,
+    check_adapter_weights,
+    config_of_hub_adapter,
+    find_adapter_base,
+    source_of_weights,
+)
 from .prepacking_radio import PrepackedInference
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
@@ -48,6 +55,17 @@ if TYPE_CHECKING:
 
 # A text tower is for the zero-shot model alone.
 IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
+# Classes of modules that join tensors of different parts of theirs, which must lie on one device.
+WHOLE_PARTS = [
+    "RadioBlock",
+    "RadioPatchGenerator",
+    "RadioMerging",
+    "Radio1dDecoder",
+    "RadioHeadMLP",
+    "EradioConvolutions",
+    "EradioAttentionBlock",
+    "EradioNeck",
+]
 
 
 def _keep_packing(model: nn.Module) -> None:
@@ -61,6 +79,11 @@ def _keep_packing(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # pyrefly: ignore[bad-argument-type]
 
 
+def _model_of(opened: Any) -> Any:
+    """Return the model of what `from_pretrained` returned, which may be a model and a report."""
+    return opened[0] if isinstance(opened, tuple) else opened
+
+
 class RadioPreTrainedModel(WindowBudget, PrepackedInference, NvidiaInterface, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
@@ -70,16 +93,7 @@ class RadioPreTrainedModel(WindowBudget, PrepackedInference, NvidiaInterface, Pr
     main_input_name = "pixel_values"
     input_modalities = "image"
     supports_gradient_checkpointing = True
-    _no_split_modules = [
-        "RadioBlock",
-        "RadioPatchGenerator",
-        "RadioMerging",
-        "Radio1dDecoder",
-        "RadioHeadMLP",
-        "EradioConvolutions",
-        "EradioAttentionBlock",
-        "EradioNeck",
-    ]
+    _no_split_modules = WHOLE_PARTS
     # accelerate lists no buffer of a module that it splits, and this one is not computed with.
     _no_placement_params = [SUMMARY_TOKENS]
     _supports_sdpa = True
@@ -196,20 +210,30 @@ class RadioPreTrainedModel(WindowBudget, PrepackedInference, NvidiaInterface, Pr
             kwargs.pop("subfolder", None)
             kwargs["config"] = kwargs.get("config") or str(folder)
             kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(folder)}
-            opened = super().from_pretrained(base, *args, **kwargs)
-        _keep_packing(opened[0] if isinstance(opened, tuple) else opened)
+            opened = cls._open_folder(base, *args, **kwargs)
+        model = _model_of(opened)
+        vars(model).pop("_loaded", None)
+        _keep_packing(model)
         return opened
 
     @classmethod
     def _open_folder(cls, folder: str | Path | None, *args: Any, **kwargs: Any) -> Any:
         """Open a checkpoint as transformers does; one in NVIDIA's layout by what its weights tell, and only in full."""
-        opening = None if folder is None else opening_arguments(folder, kwargs)
+        source = None if folder is None else source_of_weights(folder, kwargs)
+        opening = None if source is None else opening_arguments(source, kwargs)
         if opening is None:
-            kwargs = kwargs if folder is None else arguments_for_video(folder, kwargs)
+            kwargs = kwargs if source is None else arguments_for_video(source, kwargs)
             return super().from_pretrained(folder, *args, **kwargs)
-        model, loaded = super().from_pretrained(folder, *args, **opening)  # pyrefly: ignore[not-iterable]
-        check_loaded(model.config, loaded)
-        return (model, loaded) if kwargs.get("output_loading_info") else model
+        opened = super().from_pretrained(folder, *args, **opening)
+        model = _model_of(opened)
+        check_loaded(model.config, model._loaded)
+        model._weight_conversions = []  # transformers would save the weights under NVIDIA's keys, but our configuration
+        return opened
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: LoadStateDictInfo) -> None:
+        """Keep the report of a folder's weights: where an adapter comes with them, transformers returns only its."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        self._loaded = loading_info.to_dict()
 
     def load_adapter(  # pyrefly: ignore[bad-override]
         self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any

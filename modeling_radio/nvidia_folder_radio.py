@@ -76,7 +76,6 @@ def opening_arguments(folder: str | Path, arguments: Mapping[str, Any]) -> dict[
         **arguments,
         "key_mapping": {**_INNER, **(arguments.get("key_mapping") or {})},
         "ignore_mismatched_sizes": True,  # `check_loaded` names them, with whatever else does not fit
-        "output_loading_info": True,
     }
     config = arguments.get("config")
     if not isinstance(config, PreTrainedConfig):

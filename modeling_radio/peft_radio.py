@@ -64,6 +64,21 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG_NAME).is_file() and not has_model
 
 
+def source_of_weights(name: str | Path, arguments: Mapping[str, Any]) -> str | Path:
+    """Return where transformers takes a model's weights from: the base of an adapter, or what is opened itself.
+
+    Args:
+        name: First argument of `from_pretrained`.
+        arguments: The others.
+    """
+    is_base = "_adapter_model_path" in (arguments.get("adapter_kwargs") or {})
+    if is_base or not is_peft_available() or Path(name, CONFIG_NAME).exists():
+        return name
+    options = {key: arguments[key] for key in (*DOWNLOAD_OPTIONS, "subfolder") if arguments.get(key) is not None}
+    path = find_adapter_config_file(str(name), **options)
+    return name if path is None else json.loads(Path(path).read_text()).get("base_model_name_or_path") or name
+
+
 def config_of_hub_adapter(
     config_class: type[PreTrainedConfig], name: str | Path, arguments: Mapping[str, Any]
 ) -> PreTrainedConfig | None:

@@ -179,6 +179,39 @@ def test_maps_that_were_chosen_stay_chosen():
         config.check()
 
 
+FITTED = {"class_weights": [1.0, 2.0], "temperature": 2.0, "score_thresholds": [0.25, 0.75]}
+
+
+def fitted(config: RadioConfig) -> dict:
+    return {name: getattr(config, name) for name in FITTED}
+
+
+def test_what_was_fitted_to_other_classes_is_forgotten(tmp_path):
+    tiny(id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, **FITTED).save_pretrained(tmp_path)
+    names = {0: "a", 1: "b", 2: "c"}
+    for changed in ({"num_labels": 3}, {"id2label": names}, {"num_labels": 3, "id2label": names}):
+        opened, later = RadioConfig.from_pretrained(tmp_path, **changed), RadioConfig.from_pretrained(tmp_path)
+        for name, value in changed.items():
+            setattr(later, name, value)
+        for config in (opened, later):
+            assert fitted(config) == {"class_weights": None, "temperature": 1.0, "score_thresholds": None}
+            assert config.id2label == changed.get("id2label", {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"})
+    for kept in ({}, {"num_labels": 2}, {"id2label": {0: "lion", 1: "tiger"}}):
+        config = RadioConfig.from_pretrained(tmp_path, **kept)
+        assert fitted(config) == FITTED
+        assert config.id2label == kept.get("id2label", {0: "cat", 1: "dog"})
+
+
+def test_what_is_given_for_other_classes_is_kept(tmp_path):
+    tiny(**FITTED).save_pretrained(tmp_path)
+    given = {"class_weights": [3.0, 2.0, 1.0], "temperature": 4.0, "score_thresholds": [0.1, 0.2, 0.3]}
+    assert fitted(RadioConfig.from_pretrained(tmp_path, num_labels=3, **given)) == given
+    config = RadioConfig.from_pretrained(tmp_path)
+    config.class_weights = given["class_weights"]
+    config.num_labels = 3
+    assert fitted(config) == {"class_weights": given["class_weights"], "temperature": 1.0, "score_thresholds": None}
+
+
 def test_presets_take_what_a_configuration_takes():
     config = tiny(out_indices=[1, 2], num_labels=5, attn_implementation="eager")
     assert (config.out_features, config.num_labels, config._attn_implementation) == (["stage1", "stage2"], 5, "eager")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from task_models import tiny_config
 from torch import nn
 from torchvision.ops import box_convert
+from transformers import BitsAndBytesConfig
 from transformers.utils.generic import ModelOutput
 
 from modeling_radio import (
@@ -164,6 +165,15 @@ def test_images_without_objects_train(model):
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
+def test_images_without_objects_are_one_pass_of_the_detector():
+    """FSDP gathers the weights of the whole for that pass."""
+    model, passes = RadioForInstanceSegmentation(tiny_config()), []
+    model.detector.register_forward_hook(lambda *_: passes.append("whole"))
+    model.detector.model.register_forward_hook(lambda *_: passes.append("boxes"))
+    model(images(), labels=[label(), label()])
+    assert passes == ["boxes", "whole"]
+
+
 def test_training_without_labels_has_its_groups_after_an_evaluation_with_them(model):
     model.eval()
     model(images(), labels=some_labels())
@@ -219,6 +229,17 @@ def test_bfloat16_checkpoint_keeps_the_detector_in_float32(model, tmp_path):
     assert half.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in half.detector.parameters()} == {torch.float32}
     assert torch.isfinite(half(images().bfloat16(), labels=some_labels()).loss)
+
+
+@pytest.mark.parametrize("options", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=["4 bits", "8 bits"])
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+def test_quantizers_leave_the_detector_in_float32(options, model, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    model.save_pretrained(tmp_path)
+    quantized = type(model).from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(**options))
+    assert type(quantized.radio_model.model.blocks[0].mlp.fc1) is not nn.Linear
+    assert_same_weights(quantized.detector, model.detector)
+    assert torch.isfinite(quantized(images(), labels=some_labels()).loss)
 
 
 # Saving and opening

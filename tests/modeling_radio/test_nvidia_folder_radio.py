@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparisons import assert_same_weights
+from peft import LoraConfig, get_peft_model
 from reference_cases import REFERENCE, load_training_file, write_hub_folder
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
@@ -150,6 +152,61 @@ def test_a_wrapped_dino_has_one_token_whatever_its_buffer_lists(tmp_path):
         comparisons = compare_with_reference(model, REFERENCE / "radio_v2.5_g_tiny" / "expected.safetensors")
         assert all(comparison.difference is not None for comparison in comparisons)
         assert largest_difference(comparisons) <= 1e-5
+
+
+def write_radio1d_folder(folder: Path) -> Path:
+    """A RADIO1D with LayerScale, which its files name as torch's other networks do."""
+    write_hub_folder("radio1d_tiny", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["args"]["model_kwargs"]["init_values"] = 1e-5
+    (folder / "config.json").write_text(json.dumps(config))
+    keys = {f"radio_model.model.blocks.{block}.ls{branch}.gamma": block for block in range(5) for branch in (1, 2)}
+    scales = {key: torch.rand(16 if block < 3 else 32) for key, block in keys.items()}
+    edit_weights(folder, lambda tensors: tensors.update(scales))
+    return folder
+
+
+@pytest.mark.parametrize("write_folder", [write_dino_folder, write_radio1d_folder])
+def test_what_is_saved_again_has_our_keys(write_folder, tmp_path):
+    direct = RadioModel.from_pretrained(write_folder(tmp_path / "hub"))
+    direct.save_pretrained(tmp_path / "saved")
+    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == direct.state_dict().keys()
+    assert_same_weights(RadioModel.from_pretrained(tmp_path / "saved"), direct)
+
+
+# peft asks a model for `is_gradient_checkpointing`, which transformers is renaming.
+trains_adapters = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def save_adapter(base: Path, folder: Path) -> RadioForImageClassification:
+    """Save an adapter with a head as our training does, and return its model."""
+    model = RadioForImageClassification.from_pretrained(base, num_labels=3)
+    lora = LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["classifier"], init_lora_weights=False)
+    adapted = get_peft_model(model, lora)
+    adapted.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    return adapted.eval()
+
+
+@trains_adapters
+@torch.no_grad()
+def test_an_adapter_is_opened_on_its_base(tmp_path):
+    base = write_dino_folder(tmp_path / "hub")
+    pixels = torch.rand(1, 3, 28, 42)
+    expected = save_adapter(base, tmp_path / "adapter")(pixels).logits
+    opened = RadioForImageClassification.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(opened(pixels).logits, expected)
+    (tmp_path / "adapter" / "config.json").unlink()  # transformers itself then finds the base
+    opened = RadioForImageClassification.from_pretrained(tmp_path / "adapter", num_labels=3)
+    torch.testing.assert_close(opened(pixels).logits, expected)
+
+
+@trains_adapters
+def test_an_adapter_whose_base_does_not_fit_is_refused(folder, tmp_path):
+    save_adapter(folder, tmp_path / "adapter")
+    edit_weights(folder, lambda tensors: tensors.update({"radio_model.model.blocks.2.norm1.bias": torch.ones(3)}))
+    with pytest.raises(ValueError, match=r"1 of another shape: radio_model\.model\.blocks\.2\.norm1\.bias"):
+        RadioForImageClassification.from_pretrained(tmp_path / "adapter")
 
 
 def test_one_token_for_all_in_a_hub_folder(folder):

@@ -6,7 +6,12 @@ import re
 import pytest
 
 from modeling_radio import peft_radio
-from modeling_radio.peft_radio import check_adapter_versions, check_adapter_weights, find_adapter_base
+from modeling_radio.peft_radio import (
+    check_adapter_versions,
+    check_adapter_weights,
+    find_adapter_base,
+    source_of_weights,
+)
 
 
 @pytest.fixture
@@ -111,3 +116,21 @@ def test_differences_are_one_message():
         check_adapter_weights("here", ["b", "a"], ["d", "c"], [("b", [1, 2], [1, 3])], "A remark.")
     with pytest.raises(ValueError, match=r"has no `a`\. Open"):
         check_adapter_weights("here", ["a"], [], [])
+
+
+def test_weights_are_those_of_the_base(folder, monkeypatch):
+    assert source_of_weights(folder, {}) == folder  # transformers takes a folder with a configuration for a whole model
+    (folder / "config.json").unlink()
+    assert source_of_weights(folder, {}) == "some/base"
+    asked = {}
+
+    def find(name, **options):
+        asked[name] = options
+        return str(folder / "adapter_config.json") if name == "org/adapter" else None
+
+    monkeypatch.setattr(peft_radio, "find_adapter_config_file", find)
+    assert source_of_weights("org/adapter", {"revision": "v1", "token": None, "num_labels": 3}) == "some/base"
+    assert source_of_weights("org/whole", {"subfolder": "a"}) == "org/whole"
+    assert asked == {"org/adapter": {"revision": "v1"}, "org/whole": {"subfolder": "a"}}
+    given = {"adapter_kwargs": {"_adapter_model_path": "org/other"}}
+    assert source_of_weights("org/adapter", given) == "org/adapter"
