@@ -20,6 +20,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, aligned: b
     return "\n".join([lines[0], separator, *lines[1:]])
 
 
+def one_line(text: str) -> str:
+    """Return a text in one line, with single spaces."""
+    return " ".join(text.split())
+
+
 def plain_cell(text: str) -> str:
     """Return a text as a cell of a Markdown table: one line, without what would end the cell or begin HTML."""
-    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
+    return one_line(text).replace("|", r"\|").replace("<", "&lt;")

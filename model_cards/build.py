@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import CardData, ModelCard
 
 from foundation.command_line import Command
 from foundation.files import write_text
@@ -32,6 +32,8 @@ from modeling_radio.sentences_radio import SentenceTowerConfig
 
 PICTURE = "features.png"
 """A picture of this name in the checkpoint folder is shown in the card."""
+RESULTS = "results.json"
+"""Lies beside a card that shows results, so that it can be written again with another license or name."""
 _MODEL_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![-.])", re.ASCII)
 COST = ("seconds", "energy_kwh", "energy_of")
 """What a run says of its time and energy."""
@@ -110,9 +112,19 @@ def write_card(
     name: str | None = None,
     license: License | None = None,
 ) -> Path:
-    """Write `README.md`, and `.eval_results/` for data sets of the Hub; arguments as in `build_card`."""
+    """Write `README.md`, its results as `results.json`, and `.eval_results/` for data sets of the Hub.
+
+    Arguments are those of `build_card`; without `results` the card shows those that lie in the folder.
+
+    Raises:
+        ValueError: If the folder is no RADIO checkpoint, or its `results.json` holds something else.
+    """
+    kept = results_of(checkpoint)
+    results = results or kept
     card = build_card(checkpoint, results, model_id=model_id, name=name, license=license)
     write_text(checkpoint / "README.md", str(card))
+    if results is not None:
+        results.save(checkpoint / RESULTS)
     write_eval_results(checkpoint, results or Results([]))
     return checkpoint / "README.md"
 
@@ -190,9 +202,10 @@ class CardSettings(Settings):
 
     Attributes:
         checkpoint: Folder with config.json and model.safetensors, or with an adapter.
-        results: File that training.evaluate or training.demo wrote, results.json.
+        results: File that training.evaluate or training.demo wrote, results.json; by default what the card in the
+            folder shows.
         model_id: ORG/NAME on the Hub; without it training.publish writes it.
-        name: Of the model; by default from the id, the version, or the folder.
+        name: Of the model; by default from the id, the results of the card in the folder, the version, or the folder.
         license: Of the weights, as the Hub names it, such as apache-2.0; by default that of the card in the folder.
         license_name: Where the license is "other": its name in lower-case letters, digits and hyphens.
         license_link: Where the license is "other": the address of its text, or LICENSE in the folder.
@@ -230,8 +243,8 @@ def check_model_id(model_id: str | None) -> None:
 def _write(settings: CardSettings) -> None:
     check_model_id(settings.model_id)
     license = _license(settings)
-    results = None if settings.results is None else Results.load(settings.results)
-    path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=settings.name, license=license)
+    results = results_of(settings.checkpoint) if settings.results is None else Results.load(settings.results)
+    path = write_card(settings.checkpoint, results, model_id=settings.model_id, name=_name(settings), license=license)
     print(f"Wrote {path}." + ("" if license else " It names no license yet: --license ID does."))
     for warning in warnings_of(_learned_from(settings.checkpoint, results)):
         print(f"Mind {warning}")
@@ -249,17 +262,37 @@ def _license(settings: CardSettings) -> License | None:
     return license_of(settings.checkpoint)
 
 
+def _name(settings: CardSettings) -> str | None:
+    """Return the name that was asked for, or that of the card which is replaced, as far as its results say one."""
+    data = None if settings.name or settings.model_id else _metadata(settings.checkpoint)
+    return settings.name if data is None else data.get("model_name")
+
+
+def results_of(folder: Path) -> Results | None:
+    """Return the results that lie beside the card in a folder; None where there are none.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    return Results.load(folder / RESULTS) if (folder / RESULTS).is_file() else None
+
+
 def license_of(folder: Path) -> License | None:
     """Return the license that the card in a folder names; None where there is no card, or it names none.
 
     Raises:
         ValueError: If the card's metadata cannot be read.
     """
-    card = folder / "README.md"
-    data = read_card(card.read_text(encoding="utf-8")).data if card.is_file() else None
+    data = _metadata(folder)
     if data is None or not data.get("license"):
         return None
     return License(str(data.get("license")), data.get("license_name"), data.get("license_link"))
+
+
+def _metadata(folder: Path) -> CardData | None:
+    """Return that of the card in a folder, None where there is no card."""
+    card = folder / "README.md"
+    return read_card(card.read_text(encoding="utf-8")).data if card.is_file() else None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
+from foundation.errors import check_choice
 from foundation.files import write_text
+from foundation.tables import one_line
 from model_cards.licenses import License
 from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig
@@ -58,7 +60,12 @@ def card_data(
         relation: One of `RELATIONS`, to the base models.
         results: What was measured.
         library: Of the Hub, which opens it.
+
+    Raises:
+        ValueError: If the Hub knows no such relation.
     """
+    if relation is not None:
+        check_choice("relation", relation, RELATIONS)
     results = results or Results([])
     hub_ids = _hub_ids(results)
     found = [_eval_result(measurement, hub_ids.get(measurement.dataset)) for measurement in _published(results)]
@@ -73,7 +80,7 @@ def card_data(
         base_model_relation=relation if bases else None,
         datasets=list(dict.fromkeys(learned_from)) or None,
         metrics=sorted({result.metric_type for result in found}) or None,
-        model_name=(_one_line(title) or "RADIO") if found else None,
+        model_name=(one_line(title) or "RADIO") if found else None,
         eval_results=found or None,
     )
 
@@ -116,7 +123,7 @@ def _published(results: Results) -> list[Measurement]:
 def _entry(measurement: Measurement, hub_id: str) -> EvalResultEntry:
     seed = "" if measurement.seed is None else f", seed {measurement.seed}"
     notes = f"{measurement.task} {measurement.metric}{seed}"
-    return EvalResultEntry(hub_id, _one_line(measurement.task), measurement.value, notes=_one_line(notes))
+    return EvalResultEntry(hub_id, one_line(measurement.task), measurement.value, notes=one_line(notes))
 
 
 def _hub_ids(results: Results) -> dict[str, str]:
@@ -127,17 +134,13 @@ def _eval_result(measurement: Measurement, hub_id: str | None) -> EvalResult:
     arguments: dict[str, Any] | None = None if measurement.seed is None else {"seed": measurement.seed}
     metric = hub_metric(measurement.metric)
     assert metric is not None
-    dataset = _one_line(measurement.dataset) or "unnamed"
+    dataset = one_line(measurement.dataset) or "unnamed"
     return EvalResult(
         task_type=TASK_OF_EVALUATION.get(measurement.task, FEATURE_EXTRACTION),
         dataset_type=hub_id or re.sub(r"[^\w./-]+", "-", dataset),
         dataset_name=dataset,
         metric_type=metric,
-        metric_name=_one_line(f"{measurement.task} {measurement.metric}"),
+        metric_name=one_line(f"{measurement.task} {measurement.metric}"),
         metric_value=measurement.value,
         metric_args=arguments,
     )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

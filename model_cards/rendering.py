@@ -9,9 +9,11 @@ import jinja2
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from foundation.tables import one_line
 from model_cards.metadata import pipeline_tag
 from model_cards.parameters import count_parameters
 from modeling_radio import RadioConfig
+from modeling_radio.resolution_radio import Resolution
 
 
 PLACEHOLDER = "ORG/NAME"
@@ -85,21 +87,27 @@ def _architecture(config: RadioConfig) -> dict[str, Any]:
     """Return what `architecture.md` names beyond the configuration."""
     height, width = config.preferred_resolution
     rows, cols = height // config.patch_size, width // config.patch_size
-    parameters = count_parameters(config)
-    return {"parameters": parameters, "height": height, "width": width, "rows": rows, "cols": cols}
+    return {
+        "parameters": count_parameters(config),
+        "height": height,
+        "width": width,
+        "rows": rows,
+        "cols": cols,
+        "most_global_tokens": config.count_global_tokens(Resolution(rows, cols)),
+    }
 
 
 def escaped(text: str) -> Raw:
     """Return a text as Markdown that shows it: in one line, without a meaning of its own."""
     if isinstance(text, Raw):
         return text
-    line = _SPECIAL.sub(lambda match: f"\\{match[0]}", _one_line(text))
+    line = _SPECIAL.sub(lambda match: f"\\{match[0]}", one_line(text))
     return Raw(_AT_START.sub(_without_meaning, line, count=1) if _AT_START.match(line) else line)
 
 
 def code_span(text: str) -> Raw:
     """Return a text as a code span, also for a cell of a table."""
-    line = _one_line(text).replace("|", "\\|")
+    line = one_line(str(text)).replace("|", "\\|")
     longest = max((len(run) for run in re.findall("`+", line)), default=0)
     fence, space = "`" * (longest + 1), " " if longest else ""
     return Raw(f"{fence}{space}{line}{space}{fence}")
@@ -107,10 +115,6 @@ def code_span(text: str) -> Raw:
 
 def _without_meaning(match: re.Match[str]) -> str:
     return f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())
 
 
 def _literal(text: str) -> Raw:

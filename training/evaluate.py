@@ -39,7 +39,7 @@ def _evaluate(settings: EvaluationSettings) -> None:
             draw_token_curves(panels, written[-1])
         if settings.report:
             written.append(settings.output.with_suffix(".html"))
-            write_page(written[-1], results, report_sections(evaluations, settings.tasks))
+            write_page(written[-1], results, report_sections(evaluations, {each.task for each in results.measurements}))
     tables = [table.to_markdown() for table in build_tables(results.measurements)]
     print("\n\n".join([*tables, *results.remarks]))
     if written:

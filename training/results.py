@@ -35,7 +35,7 @@ from training.evaluation.settings import PRESETS
 from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.registry import TASKS
-from training.recipe import RecipeCommand
+from training.recipe import Recipe, RecipeCommand
 from training.teachers.registry import build_teachers, reachable_teachers
 
 
@@ -90,7 +90,7 @@ class ResultsSettings(RecipeCommand):
         return self
 
 
-COMMAND = Command("training.results", __doc__, ResultsSettings)
+COMMAND = Command("training.results", __doc__, ResultsSettings, changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,8 @@ from model_cards.typed_json import load_typed
 from modeling_radio import RadioConfig
 
 
+CONVERTED = ", converted"
+"""Ends the title."""
 FILE = "conversion.json"
 """Lies in a converted folder, so that its card can be written again; a folder that was trained from it has none."""
 
@@ -64,7 +66,7 @@ def build_converted_card(config: RadioConfig, conversion: Conversion, source: st
     """
     license = _license(config.version, shown["license"])
     bases = [name for name in (conversion.source, conversion.text_source) if name and "/" in name]
-    title = f"{shown['title']}, converted"
+    title = f"{shown['title'].removesuffix(CONVERTED)}{CONVERTED}"
     data = card_data(
         config,
         title,

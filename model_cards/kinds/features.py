@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from foundation.tables import markdown
+from foundation.tables import markdown, one_line
 from model_cards.licenses import License
 from model_cards.rendering import PLACEHOLDER, Raw, code_span, escaped, render_part
 
@@ -80,7 +80,7 @@ def build_features_card(features: FeatureSet, license: License | None) -> Datase
     """
     known: dict[str, Any] = {"base_model": features.model_id} | ({} if license is None else license.metadata())
     data = DatasetCardData(
-        pretty_name=" ".join(features.title.split()),
+        pretty_name=one_line(features.title),
         task_categories=["image-feature-extraction"],
         size_categories=[size_category(sum(features.rows.values()))],
         source_datasets=[features.source_id] if features.source_id else None,

@@ -1,4 +1,4 @@
-from foundation.tables import markdown, plain_cell
+from foundation.tables import markdown, one_line, plain_cell
 
 
 def test_plain_table():
@@ -6,4 +6,5 @@ def test_plain_table():
 
 
 def test_names_stay_in_their_cells():
+    assert one_line(" one\n\n two\t") == "one two"
     assert plain_cell("one | <b>two</b>\nthree") == r"one \| &lt;b>two&lt;/b> three"

@@ -12,6 +12,7 @@ from documentation import PROJECT
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 from PIL import Image
+from tiny_radio1d import build_radio1d
 
 from model_cards.build import build_card, check_model_id, main, write_card
 from model_cards.heritage import Heritage
@@ -61,6 +62,7 @@ def test_numbers_come_from_the_configuration(checkpoint):
     assert f"| Parameters of the backbone | {counts.backbone:,} + {8 * 8 * 16:,} in the position table |" in text
     assert "| Width, depth, attention heads | 16, 2, 2 |" in text
     assert "Not measured." in text
+    assert "is a RADIO vision backbone: one plain vision transformer.\n" in text
 
 
 def test_output_shapes_are_what_the_model_gives(checkpoint):
@@ -77,6 +79,25 @@ def test_output_shapes_are_what_the_model_gives(checkpoint):
     for name, tensor in rows.items():
         assert f"| `{name}` | {tuple(tensor.shape)}" in text
     assert 'adaptors["teacher_b"].summary' not in text
+
+
+def test_a_radio1d_says_that_it_merges_and_decodes(tmp_path):
+    model = build_radio1d(preferred_resolution=[64, 96])
+    model.save_pretrained(tmp_path)
+    text = build_card(tmp_path).content
+    assert "one RADIO1D, a vision transformer that merges patches" in text
+    assert "plain vision transformer" not in text
+    assert "prefix tokens, which merges patches into global tokens, and a decoder back to one token a patch." in text
+    assert "| Mergings of 2 x 2 tokens | before block 1, counted from 0 |" in text
+    assert "| Global tokens | at most 6 of an image of 64 x 96 px, each 32 wide |\n| Decoder | 2 blocks; " in text
+    assert "tokens are split before block 1, counted from 0 |\n| Class tokens, registers |" in text
+    with torch.no_grad():
+        output = model(torch.zeros(1, 3, 64, 96))
+    assert f"| `global_tokens` | {tuple(output.global_tokens.shape)} |" in text
+    assert f"| `global_summary` | {tuple(output.global_summary.shape)} |" in text
+    model.config.num_tokens = 4
+    model.save_pretrained(tmp_path)
+    assert "| `global_tokens` | (1, 4, 32) |" in build_card(tmp_path).content
 
 
 def test_results_sources_and_remarks_are_listed(checkpoint):
@@ -222,6 +243,31 @@ def test_the_license_is_asked_for_once(checkpoint, tmp_path, capsys):
     assert (data.license, data.license_name, data.license_link) == ("other", "my-terms", link)
 
 
+def test_another_license_keeps_the_results(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    datasets = [Source("stamps", "evaluation", "MIT", "hub", hub_id="org/stamps")]
+    write_card(folder, dataclasses.replace(RESULTS, datasets=datasets), name="radio-mine")
+    before = (folder / "README.md").read_text()
+    assert main([str(folder), "--license", "mit"]) == 0
+    after = (folder / "README.md").read_text()
+    assert after.partition("### Use cases")[2] == before.partition("### Use cases")[2]
+    assert "| **student** (this checkpoint) | 0.457 | 0.300 |" in after
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.license, data.model_name) == ("mit", "radio-mine")
+    assert "\n# radio-mine\n" in after
+    assert [path.name for path in (folder / ".eval_results").iterdir()] == ["org--stamps.yaml"]
+
+
+def test_results_take_the_place_of_nothing_else(checkpoint, tmp_path, capsys):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / "results.json").write_text('{"mine": 1}')
+    RESULTS.save(tmp_path / "measured.json")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main([str(folder), "--results", str(tmp_path / "measured.json")]) == 1
+    assert f"{folder / 'results.json'} is no results file" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -274,12 +320,14 @@ def test_what_native_transformers_does_otherwise_is_named(checkpoint, tmp_path):
     assert "same backbone outputs" not in text
 
 
-def test_command_writes_a_valid_card_and_nothing_else(checkpoint, tmp_path):
-    before = set(checkpoint.iterdir())
+def test_command_writes_a_valid_card_its_results_and_nothing_else(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "radio-tiny")
+    before = set(folder.iterdir())
     RESULTS.save(tmp_path / "results.json")
-    assert main([str(checkpoint), "--results", str(tmp_path / "results.json")]) == 0
-    assert set(checkpoint.iterdir()) - before <= {checkpoint / "README.md"}
-    assert ModelCard.load(checkpoint / "README.md").data.model_name == "radio-tiny"
+    assert main([str(folder), "--results", str(tmp_path / "results.json")]) == 0
+    assert set(folder.iterdir()) - before <= {folder / "README.md", folder / "results.json"}
+    assert Results.load(folder / "results.json") == RESULTS
+    assert ModelCard.load(folder / "README.md").data.model_name == "radio-tiny"
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, capsys):

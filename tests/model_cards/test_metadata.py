@@ -31,3 +31,9 @@ def test_hostile_names_stay_texts_of_one_line(text):
     assert result.dataset_name == " ".join(text.split()) == data.model_name
     assert data.base_model == ["org/base"]
     assert "\n---" not in data.to_yaml()
+
+
+def test_a_relation_that_the_hub_does_not_know_is_refused():
+    config = RadioConfig.from_preset("radio-test")
+    with pytest.raises(ValueError, match=r"`relation` must be one of .*'finetune'.*, got 'finetuned'\. Did you mean"):
+        card_data(config, "t", None, tags=[], base_models=["org/base"], relation="finetuned")

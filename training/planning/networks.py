@@ -12,10 +12,17 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_radio import RadioModel
+from modeling_radio.encoder_radio import RadioBlock
 from training.planning.teachers import TeacherCost
 from training.recipe import Recipe
 from training.student.build import checkpoint_blocks, student_config, student_patch_size
 from training.student.taps import Tap, Taps, plan_taps, with_taps
+
+
+HALF_BYTES = 2
+"""Per number that is kept for the backward pass: bfloat16, under mixed precision."""
+FULL_BYTES = 4
+"""Per number of what blocks and norms take in, for tokens stay float32 from block to block; and of a target."""
 
 
 class StudentCost(NamedTuple):
@@ -23,7 +30,7 @@ class StudentCost(NamedTuple):
 
     Attributes:
         flops: Of forward and backward pass.
-        kept: Numbers kept for the backward pass.
+        kept: Bytes kept for the backward pass.
         kept_checkpointed: The same with `student.gradient_checkpointing`.
     """
 
@@ -78,7 +85,7 @@ class Networks:
 
 
 def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Tensor, int]:
-    """Return the loss of one image, and how many numbers are kept for its backward pass."""
+    """Return the loss of one image, and how many bytes are kept for its backward pass."""
     num_tokens = (size_px // student.patch_size) ** 2 + student.config.num_prefix_tokens
     learner = with_taps(student, heads)
     with _count_kept(learner, num_tokens) as sizes:
@@ -91,12 +98,17 @@ def _forward(student: RadioModel, heads: Taps | None, size_px: int) -> tuple[Ten
 
 @contextmanager
 def _count_kept(student: nn.Module, num_tokens: int) -> Iterator[dict[int, int]]:
-    """Note the size of every storage that autograd keeps, but for parameters and attention weights.
+    """Note the bytes of every storage that autograd keeps, but for parameters and attention weights.
 
-    The meta device computes attention in the plain way; the kernels of a GPU keep no attention weights.
+    The meta device knows no autocast, and computes attention in the plain way; the kernels of a GPU keep no attention
+    weights.
     """
     parameters = {parameter.untyped_storage()._cdata for parameter in student.parameters()}
     kept: dict[int, Tensor] = {}  # tensors, so that no storage is freed and its number given to another
+    full: dict[int, Tensor] = {}
+
+    def note_full(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        full[inputs[0].untyped_storage()._cdata] = inputs[0]
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
@@ -105,6 +117,11 @@ def _count_kept(student: nn.Module, num_tokens: int) -> Iterator[dict[int, int]]
         return tensor
 
     sizes: dict[int, int] = {}
+    takers = [module for module in student.modules() if isinstance(module, RadioBlock | nn.LayerNorm)]
+    hooks = [module.register_forward_pre_hook(note_full) for module in takers]
     with saved_tensors_hooks(note, lambda tensor: tensor):
         yield sizes
-    sizes.update({storage: tensor.numel() for storage, tensor in kept.items()})
+    for hook in hooks:
+        hook.remove()
+    for storage, tensor in kept.items():
+        sizes[storage] = tensor.numel() * (FULL_BYTES if storage in full else HALF_BYTES)

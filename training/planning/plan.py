@@ -8,8 +8,8 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from training.planning.cards import MEMORY_SHARE, Card
-from training.planning.networks import Networks
-from training.planning.steps import FULL_BYTES, HALF_BYTES, PartitionCost, plan_stage
+from training.planning.networks import FULL_BYTES, HALF_BYTES, Networks
+from training.planning.steps import PartitionCost, plan_stage
 from training.recipe import Recipe, RecipeError, stage_recipes
 from training.student.build import check_student_views
 from training.views.batches import BatchPlan
@@ -23,6 +23,8 @@ STUDENT_BYTES = 20
 moment of its matrices: for it this is too much."""
 AVERAGE_BYTES = 4
 """Of these the moving average, in which taps have no part."""
+CAST_BYTES = HALF_BYTES
+"""Per parameter: what autocast makes of it in a pass forward, kept for the way back; with FSDP too, and whole."""
 CHECKPOINT_BYTES = 16
 """Per parameter in a checkpoint: all of the above but the gradient."""
 
@@ -32,6 +34,7 @@ class Memory(NamedTuple):
 
     Attributes:
         student: Weights, gradients, optimizer and average, of the heads of taps too.
+        casts: Weights in bfloat16, from the pass forward to its way back.
         teachers: Weights.
         targets: Teachers' features of a pass.
         activations: What the student keeps for the backward pass.
@@ -39,6 +42,7 @@ class Memory(NamedTuple):
     """
 
     student: float
+    casts: float
     teachers: float
     targets: float
     activations: float
@@ -46,9 +50,8 @@ class Memory(NamedTuple):
 
     def total(self, *, is_checkpointed: bool) -> float:
         """Return the sum."""
-        return (
-            self.student + self.teachers + self.targets + (self.checkpointed if is_checkpointed else self.activations)
-        )
+        kept = self.checkpointed if is_checkpointed else self.activations
+        return self.student + self.casts + self.teachers + self.targets + kept
 
     def fits(self, card: Card) -> str:
         """Return in a word or two whether a card holds it."""
@@ -124,6 +127,7 @@ class Plan:
         """Return what each GPU holds at most."""
         return Memory(
             STUDENT_BYTES * self.networks.num_parameters + self.tap_bytes(),
+            CAST_BYTES * (self.networks.num_parameters + self.tap_parameters()),
             sum(teacher.weight_bytes for teacher in self.networks.teachers.values()),
             *(
                 max(sizes)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from foundation.tables import markdown
 from training.planning.cards import MEMORY_SHARE, Card
+from training.planning.networks import FULL_BYTES, HALF_BYTES
 from training.planning.plan import GIB, SECONDS_PER_HOUR, STUDENT_BYTES, Plan
-from training.planning.steps import FULL_BYTES, HALF_BYTES, at_size, with_split_teachers
+from training.planning.steps import at_size, with_split_teachers
 
 
 def describe(plan: Plan, cards: Sequence[Card], mfu: float, image_kb: float) -> str:
@@ -81,9 +82,10 @@ def steps_table(plan: Plan) -> str:
 def memory_table(plan: Plan) -> str:
     """Return a table of what each GPU holds at the largest pass."""
     memory = plan.memory()
-    sizes = [memory.student, memory.teachers, memory.targets, memory.activations]
+    sizes = [memory.student, memory.casts, memory.teachers, memory.targets, memory.activations]
     sums = [memory.total(is_checkpointed=checkpointed) for checkpointed in (False, True)]
-    header = ["GiB on each GPU", "student", "teachers", "targets", "activations", "sum", "sum, checkpointed"]
+    parts = ["student", "its bfloat16 copy", "teachers", "targets", "activations"]
+    header = ["GiB on each GPU", *parts, "sum", "sum, checkpointed"]
     return markdown(header, [["largest pass", *(f"{size / GIB:.1f}" for size in (*sizes, *sums))]])
 
 
@@ -133,13 +135,14 @@ def notes(plan: Plan, image_kb: float) -> str:
     lines = [
         "Assumed: the share of the peak (our choice: measure yours, and give it with `--mfu`; small students reach "
         f"less), {image_kb:g} kB for an image (our choice; `--image-kb`), float32 weights of teachers on the Hub, "
-        f"{HALF_BYTES} bytes for a number kept for the backward pass and {FULL_BYTES} for one of a target. A card fits "
-        f"what takes at most {MEMORY_SHARE:.0%} of its memory.",
+        f"{HALF_BYTES} bytes for a number kept for the backward pass, {FULL_BYTES} for one of a target, and for one "
+        f"that blocks and norms take in. A card fits what takes at most {MEMORY_SHARE:.0%} of its memory.",
         f"Ranks bound to a partition (`rank_share`) save no operations. They are all busy when the shares follow the "
         f"operations of a step: {split} in the last stage.",
         f"A cache of dense features at {side} px takes {_bytes(size)} per image: {_bytes(1e6 * size)} per million.",
         f"Every rank holds every teacher whole, {heaviest[0]} with {heaviest[1].weight_bytes / GIB:.1f} GiB. "
-        "`teachers.NAME.device` puts a teacher on another GPU.",
+        "A run of a single process may put some on other GPUs (`teachers.NAME.device`); ranks that share a machine may "
+        "not, for all would take the same one.",
     ]
     lines += [f"This many GPUs could not run stage {name} as it is: {why}" for name, why in plan.refusals()]
     return "\n".join(f"- {line}" for line in lines)

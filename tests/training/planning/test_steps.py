@@ -15,8 +15,8 @@ def test_step_averages_over_sizes_and_counts_each_partitions_teachers(networks: 
     assert low.teacher_flops.keys() == {"siglip2-g", "sam3"}
     assert high.teacher_flops == {"siglip2-g": pytest.approx(2 * networks.teachers["siglip2-g"].flops(128, 1))}
     assert high.flops == high.student_flops + high.teacher_flops["siglip2-g"]
-    # 2 bytes a number, 4 images at the largest size
-    assert low.activations == (8 * networks.student_cost(64).kept, 8 * networks.student_cost(64).kept_checkpointed)
+    # 4 images at the largest size
+    assert low.activations == (4 * networks.student_cost(64).kept, 4 * networks.student_cost(64).kept_checkpointed)
     assert low.targets == 4 * 4 * 16 * (1536 + 1024)  # 4 bytes a number, 4 images of 16 cells
 
 

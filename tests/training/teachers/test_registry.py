@@ -7,7 +7,7 @@ from small_recipes import small_recipe
 
 from training.recipe import RecipeError, TeacherRecipe, load_recipe
 from training.teachers import registry
-from training.teachers.registry import build_teacher, place_teacher, teacher_of_recipe
+from training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
 
 
 MY_TEACHER = """
@@ -102,6 +102,16 @@ def test_a_teacher_goes_to_the_recipes_device_and_is_compiled_on_demand(my_modul
 def test_how_a_teacher_runs_is_no_option_of_its_kind():
     with pytest.raises(RecipeError, match=r"must be written one level up, as teachers\.a\.precision"):
         TeacherRecipe(name="a", kind="k", options={"precision": "bfloat16"})
+
+
+def test_ranks_of_a_machine_cannot_share_one_gpu_by_its_number(monkeypatch):
+    entries = [TeacherRecipe(name="a", kind="k", device=device) for device in (None, "cuda", "cpu:0", "cuda:1")]
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    check_devices(entries)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    check_devices(entries[:-1])
+    with pytest.raises(ValueError, match=r"'a': `device` must be without a number where 8 ranks .*, got 'cuda:1', on"):
+        check_devices(entries)
 
 
 @pytest.mark.parametrize(

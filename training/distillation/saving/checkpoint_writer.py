@@ -40,11 +40,6 @@ class CheckpointWriter:
         self._written: Future[dict[str, FileFacts]] | None = None
 
     @property
-    def is_pending(self) -> bool:
-        """Whether a checkpoint waits for `finish`: the same on all ranks."""
-        return self._written is not None
-
-    @property
     def is_busy(self) -> bool:
         """Whether this rank still writes."""
         return self._written is not None and not self._written.done()

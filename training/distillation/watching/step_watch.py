@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioModel
+from training.evaluation.metrics.block_norms import block_norms
 
 
 PARTS = ("data", "teachers", "student")
@@ -79,24 +80,14 @@ class StepWatch:
                 torch.accelerator.synchronize(device)
 
 
-@torch.no_grad()
 def measure_block_norms(network: RadioModel, pixel_values: Tensor) -> dict[str, float]:
-    """Measure how long the patch tokens are after every block, which shows outlier patches as they grow.
-
-    Args:
-        network: The model, in eval mode; its attention is made global.
-        pixel_values: `(batch, 3, height, width)` in [0, 1].
+    """Measure how long the patch tokens are after every block; arguments are those of `block_norms`.
 
     Returns:
-        `block_norm_mean/BLOCK` and `block_norm_max/BLOCK`: Euclidean norms over channels, averaged over all patches of
-        all images, and the largest. BLOCK counts from 00.
-
-    References:
-        Outlier patches: "Vision Transformers Need Registers", https://arxiv.org/abs/2309.16588
+        `block_norm_mean/BLOCK` and `block_norm_max/BLOCK`: norms averaged over all patches of all images, and the
+        largest. BLOCK counts from 00.
     """
-    output = network(pixel_values, window_size="global", adaptor_names=[], output_hidden_states=True, return_dict=True)
-    first_patch = network.config.num_prefix_tokens
-    norms = [states[:, first_patch:].float().norm(dim=-1) for states in output.hidden_states[1:]]
+    norms = block_norms(network, pixel_values)
     extremes = torch.stack([torch.stack([norm.mean(), norm.max()]) for norm in norms]).tolist()
     named: dict[str, float] = {}
     for index, (mean, largest) in enumerate(extremes):

@@ -139,16 +139,6 @@ class RadioFeatures:
             )
         return Encoding(output.summary, cast(Tensor, output.features))
 
-    def block_norms(self, pixels: Tensor) -> list[Tensor]:
-        """Return the length of each patch token after each block, `(num_tokens,)` for each block, on the CPU.
-
-        Of RADIO1D these are the blocks of its encoder, with fewer tokens behind each merging.
-        """
-        output = self.model(pixels, adaptor_names=[], output_hidden_states=True, return_dict=True)
-        prefix = self.model.num_summary_tokens
-        norms = [tokens[:, prefix:].float().norm(dim=2).flatten() for tokens in output.hidden_states[1:]]
-        return [norm.cpu() for norm in norms]
-
 
 @runtime_checkable
 class PatchTextModel(TextModel, FeatureModel, Protocol):

@@ -60,6 +60,9 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
             "python -m training.distill --recipe demo --output runs/mine data.source=path/to/images "
             "data.num_images=null"
         ),
+        "Choose its license, which the card must name before others see it": (
+            f"python -m model_cards.build {checkpoint.as_posix()} --license ID"
+        ),
         "Publish it": f"python -m training.publish {checkpoint.as_posix()} ORG/NAME --private",
     }
 

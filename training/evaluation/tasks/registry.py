@@ -58,8 +58,14 @@ RETRIEVAL = "retrieval"
 """Short for the tasks of retrieval that the data have something for."""
 
 
-def task_names(asked: Sequence[str], kinds: Collection[Kind]) -> list[str]:
-    """Return names of `TASKS`, each once, in place of what was asked, which may have `RETRIEVAL`."""
-    tasks = [name for name in ("image_retrieval", "image_text_retrieval") if TASKS[name].kind in kinds]
-    retrieval = tasks or ["image_retrieval"]  # whose labels the data lack: that is said as of every task
+def task_names(asked: Sequence[str] | None, kinds: Collection[Kind]) -> list[str]:
+    """Return names of `TASKS`, each once, in place of what was asked: of `RETRIEVAL` and of None what `kinds` allow."""
+    if asked is None:
+        return _possible(("knn", "segmentation_probe"), kinds)
+    retrieval = _possible(("image_retrieval", "image_text_retrieval"), kinds)
     return list(dict.fromkeys(name for word in asked for name in (retrieval if word == RETRIEVAL else [word])))
+
+
+def _possible(names: Sequence[str], kinds: Collection[Kind]) -> list[str]:
+    """Return the tasks that the data have something for; else the first, whose lack is said as of every task."""
+    return [name for name in names if TASKS[name].kind in kinds] or [*names[:1]]

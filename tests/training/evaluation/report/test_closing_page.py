@@ -1,9 +1,11 @@
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from model_cards.build import COMMAND as BUILD
 from model_cards.results import Measurement, Results, Source
 from training.demo_kit.add_words import COMMAND as ADD_WORDS
 from training.distill import COMMAND as DISTILL
@@ -43,9 +45,17 @@ def test_it_has_picture_table_and_commands_and_loads_nothing(page, tmp_path):
     assert "How it learned" not in page
 
 
-@pytest.mark.parametrize("command", [ADD_WORDS, DISTILL, EVALUATE, FINETUNE, PUBLISH], ids=lambda command: command.name)
+@pytest.mark.parametrize(
+    "command", [ADD_WORDS, BUILD, DISTILL, EVALUATE, FINETUNE, PUBLISH], ids=lambda command: command.name
+)
 def test_each_command_reads_its_words(command, tmp_path):
     words = [shlex.split(text) for text in next_steps(tmp_path / "final").values()]
-    modules = (f"training.{command.name}", f"training.demo_kit.{command.name}")
+    modules = [f"{package}.{command.name}" for package in ("training", "training.demo_kit", "model_cards")]
     (arguments,) = [each[3:] for each in words if each[:2] == ["python", "-m"] and each[2] in modules]
     command.read(arguments)
+
+
+def test_the_license_comes_before_the_publication():
+    texts = list(next_steps(Path("runs/demo/final")).values())
+    assert texts[-2] == "python -m model_cards.build runs/demo/final --license ID"
+    assert texts[-1].startswith("python -m training.publish runs/demo/final ")

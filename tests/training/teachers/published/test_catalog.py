@@ -7,10 +7,9 @@ from documentation import ROOT
 from timm.models import get_pretrained_cfg
 
 from training.demo_kit.packages import PACKAGES
-from training.evaluation.provenance import PACKAGE_OF_KIND
 from training.teachers.published.architectures import PUBLISHED
 from training.teachers.published.catalog import FAMILIES, NORMALIZATIONS, TIMM, table
-from training.teachers.registry import TEACHER_KINDS, build_teacher
+from training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS, build_teacher
 
 
 PUBLISHED_KINDS = set(TEACHER_KINDS) - {
