@@ -166,6 +166,8 @@ def _open(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> Image.Image:
     path = image.content
     if isinstance(path, Path) and path.exists() and not path.is_file():
         raise UnusableImageError("no file with content, but a folder, pipe, socket or device")  # opening may never end
+    if path == b"":
+        raise UnusableImageError("no image in this sample")
     file = Image.open(io.BytesIO(image.content) if isinstance(image.content, bytes) else image.content)
     if min(file.size) < min_side_px:
         file.close()
@@ -193,7 +195,10 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _unusable(error: Exception) -> UnusableImageError:
-    return error if isinstance(error, UnusableImageError) else UnusableImageError(f"unreadable: {error}")
+    if isinstance(error, UnusableImageError):
+        return error
+    kind = "too large" if isinstance(error, Image.DecompressionBombError) else "unreadable"
+    return UnusableImageError(f"{kind}: {error}")
 
 
 def crop_to_shape(picture: Image.Image, height: int, width: int) -> Image.Image:

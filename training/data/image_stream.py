@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 import tarfile
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
+logger = logging.getLogger(__name__)
+
 NO_FILTERS = FiltersRecipe()
 MAX_OPEN_SHARDS = 4
 """Shards of one source that are read side by side, so that neighbors in a file are not neighbors in a batch. Our
 choice: more means more connections, and more to read again after a restart."""
+
+MAX_PIECES = 256
+"""Pieces that one part is read in: its shards, or as many groups of neighbors. Our choice: `datasets` lists all shards
+to open one, and takes every file of an image folder for one."""
 
 _BROKEN_FILE = (tarfile.TarError, ValueError, OSError)
 """What `datasets` raises at a shard that is cut short or damaged; Arrow's errors are among the last two."""
@@ -35,14 +42,17 @@ _BROKEN_FILE = (tarfile.TarError, ValueError, OSError)
 class EndlessSource:
     """Endless passes through one rank's parts of a source, which take turns; shards in another order in each pass.
 
-    Images whose header says that they are unusable are left out, and so are those that filters leave out. A part of
-    which a shard breaks off ends there, until the next pass.
+    Images whose header says that they are unusable are left out, and so are those that filters leave out, and what
+    follows a damaged place in a shard.
 
     Args:
         parts: Data sets of `datasets`, which this rank reads side by side.
         column: Their image column.
         seed: Decides the order of the shards.
         skipped: Counts unusable images.
+        num_shards: How many the source has, over all ranks.
+        share: Number of this rank among those that read these parts, and how many they are: each takes every n-th
+            image of a shard.
         filters: What else is left out; near duplicates are not looked for.
         used_px: The resolution that images are used at, pixels.
 
@@ -56,10 +66,14 @@ class EndlessSource:
         column: ImageColumn,
         seed: int,
         skipped: SkippedImages,
+        *,
+        num_shards: int,
+        share: tuple[int, int] = (0, 1),
         filters: FiltersRecipe = NO_FILTERS,
         used_px: int = 1,
     ) -> None:
         self.parts, self.column, self.seed, self.skipped = parts, column, seed, skipped
+        self.num_shards, self.share = num_shards, share
         self.filters, self.used_px = filters, used_px
         self.left_out: Counter[str] = Counter()
         self.start_pass(0)
@@ -99,52 +113,74 @@ class EndlessSource:
         """Return how far the source was read, as JSON values."""
         return {
             "left_out": dict(self.left_out),
+            "num_shards": self.num_shards,
             "pass": self.number_of_pass,
             "num_read": self._num_read,
             "num_usable": self._num_usable,
             "turns": list(self._turns),
-            "parts": [self._waiting.get(number, part.state_dict()) for number, part in enumerate(self._parts_of_pass)],
+            "places": [list(place) for place in self._places],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-        self.start_pass(state["pass"])
+        """Continue from what `state_dict` returned; if the source had other shards, with a new pass."""
         self.left_out = Counter(state["left_out"])
-        self._num_read, self._num_usable, self._turns = state["num_read"], state["num_usable"], deque(state["turns"])
-        for part, part_state in zip(self._parts_of_pass, state["parts"], strict=True):
-            part.load_state_dict(part_state)
-        self._waiting = dict(enumerate(state["parts"]))
+        if state.get("num_shards") != self.num_shards:
+            logger.warning(
+                "%s: the checkpoint is of other shards than the %d that are there now, so a new pass begins",
+                self.column.source,
+                self.num_shards,
+            )
+            self.start_pass(state["pass"] + 1)
+            return
+        self._open_pass(state["pass"], state["turns"], state["places"])
+        self._num_read, self._num_usable = state["num_read"], state["num_usable"]
 
     def start_pass(self, number: int) -> None:
         """Start pass `number` through the source."""
-        self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
-        self._turns = deque(range(len(self.parts)))
-        self._parts_of_pass = [copy.copy(part) for part in self.parts]  # which `datasets` gives no way to rewind
-        for part in self._parts_of_pass:
-            part.set_epoch(derive_seed(self.seed, "pass", number))  # seeds the order of the shards
-        self._rows: list[Generator[dict[str, Any]]] = [iter(part) for part in self._parts_of_pass]
-        # Loaded places of parts that have not been read since: until then `datasets` does not tell them.
-        self._waiting: dict[int, dict[str, Any]] = {}
+        self._open_pass(number, range(len(self.parts)), [(0, 0)] * len(self.parts))
 
     def close(self) -> None:
         """Close the files; `start_pass` or `load_state_dict` opens them again."""
         for rows in self._rows:
             rows.close()
 
+    def _open_pass(self, number: int, turns: Iterable[int], places: Iterable[Sequence[int]]) -> None:
+        """Go to a place of a pass.
+
+        Args:
+            number: Of the pass.
+            turns: Which parts have rows left, the next one first.
+            places: Of each part, how many pieces are done, and how many of this rank's rows of the next one.
+        """
+        self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
+        self._turns, self._places = deque(turns), [list(place) for place in places]
+        self._rows = [self._rows_of(part) for part in range(len(self.parts))]
+
     def _rows_left(self) -> Iterator[dict[str, Any]]:
         """Yield a row of each part in turn, as long as it has one."""
         while self._turns:
             number = self._turns.popleft()
-            self._waiting.pop(number, None)
-            try:
-                row = next(self._rows[number], None)
-            except _BROKEN_FILE as error:
-                place = f"image {self._num_read + 1} of pass {self.number_of_pass} and what follows it in its part"
-                self.skipped.add(f"{self.column.source}: {place}", f"unreadable: {error}")
-                row = None
+            row = next(self._rows[number], None)
             if row is not None:
                 self._turns.append(number)
                 yield row
+
+    def _rows_of(self, number: int) -> Generator[dict[str, Any]]:
+        """Yield the rows of a part that this pass has left, piece by piece."""
+        part, place = self.parts[number], self._places[number]
+        rank, num_ranks = self.share
+        num_pieces = min(part.num_shards, MAX_PIECES)
+        order = np.random.default_rng([self.seed, self.number_of_pass, number]).permutation(num_pieces)
+        for piece in map(int, order[place[0] :]):
+            first = (rank + piece) % num_ranks + place[1] * num_ranks
+            try:
+                for row in islice(part.shard(num_pieces, piece), first, None, num_ranks):
+                    place[1] += 1
+                    yield row
+            except _BROKEN_FILE as error:
+                lost = f"image {self._num_read + 1} of pass {self.number_of_pass} and what follows it in its shard"
+                self.skipped.add(f"{self.column.source}: {lost}", f"unreadable: {error}")
+            place[:] = place[0] + 1, 0
 
 
 class ImageStream:
@@ -235,21 +271,31 @@ def open_image_stream(
     sources = []
     for number, recipe in enumerate(recipes):
         dataset, column = open_stream(recipe)
-        parts = _parts_of_rank(dataset, rank, num_ranks)
-        own_seed = derive_seed(seed, "source", number)
-        sources.append(EndlessSource(parts, column, own_seed, skipped, data.filters, used_px))
+        parts, share = _parts_of_rank(dataset, rank, num_ranks)
+        source = EndlessSource(
+            parts,
+            column,
+            derive_seed(seed, "source", number),
+            skipped,
+            num_shards=dataset.num_shards,
+            share=share,
+            filters=data.filters,
+            used_px=used_px,
+        )
+        sources.append(source)
     weights = [recipe.weight for recipe in recipes]
     return ImageStream(sources, weights, derive_seed(seed, "blocks", rank), data.shuffle_buffer)
 
 
-def _parts_of_rank(dataset: IterableDataset, rank: int, num_ranks: int) -> list[IterableDataset]:
-    """Return a rank's parts of a data set: shards of its own if there are enough, or else every n-th image.
+def _parts_of_rank(
+    dataset: IterableDataset, rank: int, num_ranks: int
+) -> tuple[list[IterableDataset], tuple[int, int]]:
+    """Return a rank's parts of a data set, shards of its own if there are enough, or else all; and its share of them.
 
     The first parts have one shard more where these do not divide evenly, so ranks take parts in turn.
     """
-    from datasets.distributed import split_dataset_by_node
-
     if dataset.num_shards < num_ranks:
-        return [split_dataset_by_node(dataset, rank=rank, world_size=num_ranks)]
+        return [dataset], (rank, num_ranks)
     num_parts = min(MAX_OPEN_SHARDS, dataset.num_shards // num_ranks)
-    return [dataset.shard(num_ranks * num_parts, rank + part * num_ranks) for part in range(num_parts)]
+    parts = [dataset.shard(num_ranks * num_parts, rank + part * num_ranks) for part in range(num_parts)]
+    return parts, (0, 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import re
-from collections.abc import Iterable
+import tarfile
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,13 @@ from modeling_radio.messages_radio import did_you_mean
 from training.data.decoding import EncodedImage
 from training.data.fingerprints import content_fingerprint
 from training.data.image_folder import files_fingerprint, image_files, no_images_error
+from training.data.tar_shards import first_fields, is_image, read_samples
 from training.recipe import DataRecipe
 from training.recipe_sections.images import DEMO_SOURCES, SourceRecipe
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features, IterableDataset
+    from datasets import Dataset, DatasetBuilder, IterableDataset
 
 
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
@@ -186,9 +189,17 @@ def as_patterns(files: Iterable[str]) -> list[str]:
 
 
 def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
-    dataset = _load(source, streaming=streaming)  # before the import, which it explains when it fails
+    builder = _find_builder(source)  # before the imports, which it explains when they fail
     import datasets
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
+    if isinstance(builder, WebDataset):
+        return _open_shards(source, builder, streaming=streaming)
+    with _opening(source):
+        if not streaming:
+            builder.download_and_prepare()
+        as_asked = builder.as_streaming_dataset if streaming else builder.as_dataset
+        dataset: Any = as_asked(source.split or "train")
     features = dataset.features
     if features is None:
         raise ValueError(f"Data source {source.source!r} does not say which columns it has. Convert it to Parquet.")
@@ -199,16 +210,49 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
     return dataset.select_columns(kept), ImageColumn(source.source, column)
 
 
-def _load(source: SourceRecipe, *, streaming: bool) -> Dataset | IterableDataset:
-    """Call `load_dataset`, with each of its errors as one line."""
+def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bool) -> tuple[Any, ImageColumn]:
+    """Open webdataset shards, which `datasets` has found; its own reader would stop at a sidecar that is damaged."""
+    from datasets import Dataset, Features, Image, IterableDataset, Value
+
+    files = builder.config.data_files or {}
+    split = source.split or "train"
+    if split not in files:
+        raise ValueError(f"Data source {source.source!r} has no split {split!r}. Splits: {list(files)}.")
+    shards = list(files[split])
+    with _opening(source):
+        fields = {field: Image() if is_image(field) else Value("binary") for field in first_fields(shards)}
+    column, takes_others = _find_column(fields, source), source.column is None
+    features = Features({"image": {"path": Value("string"), "bytes": Value("binary")}, "__url__": Value("string")})
+    choice = {"column": column, "takes_others": takes_others}
+    arguments: dict[str, Any] = {"features": features, "gen_kwargs": {"shards": shards, **choice}}
+    with _opening(source):
+        if streaming:
+            dataset = IterableDataset.from_generator(read_samples, **arguments)
+        else:
+            contents = hash_of({"cache": builder.cache_dir, **choice})  # a folder for each state of the files
+            dataset = Dataset.from_generator(read_samples, **arguments, fingerprint=contents)
+    return dataset, ImageColumn(source.source, "image")
+
+
+def _find_builder(source: SourceRecipe) -> DatasetBuilder:
+    """Return what of `datasets` reads a source."""
     arguments = _load_arguments(source)
     try:
         import datasets  # not needed for the demo or a folder, and not everywhere installed
     except ImportError as error:
         raise ValueError(f"Data source {source.source!r} needs a package. Run `pip install 'datasets>=5'`.") from error
+    with _opening(source):
+        return datasets.load_dataset_builder(**arguments)
+
+
+@contextlib.contextmanager
+def _opening(source: SourceRecipe) -> Generator[None]:
+    """Turn what `datasets` raises into one line."""
+    from datasets.exceptions import DatasetsError
+
     try:
-        return datasets.load_dataset(**arguments, split=source.split or "train", streaming=streaming)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        yield
+    except (ValueError, OSError, tarfile.TarError, DatasetsError) as error:
         reason = " ".join(f"{error}: {error.__cause__}".split()) if error.__cause__ else " ".join(str(error).split())
         raise ValueError(f"Data source {source.source!r} cannot be opened: {reason.rstrip('.')}.") from error
 
@@ -257,7 +301,7 @@ def _files_below(folder: Path, suffix: str) -> list[str]:
     return sorted(map(str, folder.rglob(f"*{suffix}")))
 
 
-def _find_column(features: Features, source: SourceRecipe) -> str:
+def _find_column(features: Mapping[str, Any], source: SourceRecipe) -> str:
     """Return the column that holds the images: the asked one, the first of type Image, or one with a usual name."""
     import datasets
 

@@ -61,7 +61,7 @@ def test_a_jpeg_is_shrunk_while_it_is_decoded_but_not_below_the_asked_side() -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "unreadable"),
+        (b"", "no image in this sample"),
         (b"not a picture", "unreadable"),
         (encode(Image.new("RGB", (400, 31))).content, "too small: 400 x 31 px"),
         (Path("missing.png"), "unreadable.*No such file"),
@@ -82,11 +82,17 @@ def test_unusable_pixels() -> None:
         decode_rgb(encode(Image.new("F", (40, 40)), "TIFF"))
 
 
+def test_pixels_beyond_the_limit_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnusableImageError, match=r"too large: .*4096 pixels.* limit of 2000 pixels"):
+        check_header(encode(Image.new("RGB", (64, 64))))
+
+
 def test_skipped_images_are_counted_and_named(caplog, monkeypatch) -> None:
     monkeypatch.setattr(decoding, "MAX_NAMED_SKIPS", 2)
     skipped = SkippedImages()
     for number in range(5):
-        assert not skipped.check(EncodedImage(f"shard.tar: {number}.jpg", b""))
+        assert not skipped.check(EncodedImage(f"shard.tar: {number}.jpg", b"no image"))
     assert skipped.decode(encode(Image.new("RGB", (40, 40)))) is not None
     assert len(skipped) == 5
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3  # the first two, and every second one

@@ -3,12 +3,14 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from photographs import encode, flat, picture
 from PIL import Image
 
+from training.data import image_stream
 from training.data.decoding import SkippedImages, decode_rgb
 from training.data.image_stream import ImageStream, open_image_stream
 from training.recipe import DataRecipe
@@ -175,36 +177,88 @@ def test_ranks_differ_by_at_most_one_shard(write_source: Callable[..., str], num
     assert max(counts) - min(counts) <= 1
 
 
-def cut_short(source: str, number: int) -> None:
-    """Cut an archive behind the header of its fifth file, and a Parquet file in the middle."""
+def damage(source: str, number: int, *, is_cut: bool = True) -> None:
+    """Damage the header of an archive's seventh file, or cut it behind that, or a Parquet file in the middle."""
     path = sorted(path for path in Path(source).rglob("*") if path.is_file())[number]
-    end = path.stat().st_size // 2
-    if path.suffix == ".tar":
-        with tarfile.open(path) as archive:
-            end = archive.getmembers()[4].offset_data
-    path.write_bytes(path.read_bytes()[:end])
+    content = path.read_bytes()
+    if path.suffix != ".tar":
+        path.write_bytes(content[: len(content) // 2])
+        return
+    with tarfile.open(path) as archive:
+        start = archive.getmembers()[6].offset
+    path.write_bytes(content[: start + 512] if is_cut else content[:start] + b"?" * 512 + content[start + 512 :])
 
 
-@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_a_broken_file_ends_its_part_of_the_pass(write_source: Callable[..., str], kind: str, caplog) -> None:
+@pytest.mark.parametrize(
+    ("kind", "is_cut", "lost"),
+    [("parquet", True, {1, 4, 7, 10}), ("webdataset", True, {10}), ("webdataset", False, {7, 10})],
+    ids=["parquet", "cut shard", "damaged header"],
+)
+def test_a_damaged_shard_is_left_and_the_next_one_read(
+    write_source: Callable[..., str], monkeypatch: pytest.MonkeyPatch, kind: str, is_cut: bool, lost: set[int], caplog
+) -> None:
+    monkeypatch.setattr(image_stream, "MAX_OPEN_SHARDS", 1)  # one after the other
     source = write_source(kind, 12, num_shards=3)
-    cut_short(source, 1)
-    data, skipped = DataRecipe(source=source, streaming=True, shuffle_buffer=2), SkippedImages()
-    numbers = take(open_image_stream(data, 0, 0, 1, skipped), 30)
-    assert 8 <= len(set(numbers)) < 12  # all of the other two
-    assert 2 <= len(skipped) <= 4  # once in each pass
+    damage(source, 1, is_cut=is_cut)
+    num_left = 12 - len(lost)
+    data, skipped = DataRecipe(source=source, streaming=True, shuffle_buffer=1), SkippedImages()
+    numbers = take(open_image_stream(data, 0, 0, 1, skipped), 2 * num_left + 1)
+    for start in (0, num_left):
+        assert sorted(numbers[start : start + num_left]) == sorted(set(range(12)) - lost)
+    assert 2 <= len(skipped) <= 3  # once in each pass
     assert f"skipping image {source}: image " in caplog.text
+    if kind == "webdataset":
+        assert f"what follows it in its shard: unreadable: {source}/part-01.tar: " in caplog.text
     first = open_numbers(data)
-    for stop in range(1, 30):  # before, at and after the damaged place
+    for stop in range(1, num_left + 1):  # before, at and after the damaged place
         first.take(1)
         second = open_numbers(data)
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-        assert take(second, 30 - stop) == numbers[stop:]
+        assert take(second, num_left + 1) == numbers[stop : stop + num_left + 1]
+
+
+def test_many_shards_are_read_in_groups(write_source: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_stream, "MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr(image_stream, "MAX_PIECES", 2)
+    data = DataRecipe(source=write_source("folder", 7), streaming=True, shuffle_buffer=1)
+    first, second = open_numbers(data), open_numbers(data)
+    numbers = take(first, 14)
+    assert sorted(numbers[:7]) == sorted(numbers[7:]) == list(range(7))
+    assert all(following == number + 1 for number, following in pairwise(numbers[:7]) if number not in (3, 6))
+    second.take(5)
+    first.load_state_dict(json.loads(json.dumps(second.state_dict())))
+    assert take(first, 9) == numbers[5:]
+
+
+def test_ranks_that_share_shards_leave_a_damaged_one(write_source: Callable[..., str]) -> None:
+    source = write_source("webdataset", 12, num_shards=2)
+    damage(source, 0)
+    data = DataRecipe(source=source, streaming=True, shuffle_buffer=1)
+    seen = [set(take(open_numbers(data, rank, 3), 12)) for rank in range(3)]
+    assert set().union(*seen) >= {1, 3, 5, 7, 9, 11}
+    assert not seen[0] & seen[1] | seen[1] & seen[2] | seen[0] & seen[2]
+
+
+def test_another_number_of_shards_begins_a_new_pass(write_source: Callable[..., str], caplog) -> None:
+    source = write_source("parquet", 12, num_shards=4)
+    data = DataRecipe(source=source, streaming=True, shuffle_buffer=1)
+    before = open_numbers(data)
+    before.take(5)
+    state = json.loads(json.dumps(before.state_dict()))
+    (Path(source) / "part-03.parquet").unlink()
+    after, again = open_numbers(data), open_numbers(data)
+    after.load_state_dict(state)
+    assert f"{source}: the checkpoint is of other shards than the 3" in caplog.text
+    numbers = take(after, 9)
+    assert sorted(numbers) == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    assert after.state_dict()["sources"][0]["pass"] == 1
+    again.load_state_dict(state)
+    assert take(again, 9) == numbers
 
 
 def test_a_source_that_cannot_be_read_ends(write_source: Callable[..., str]) -> None:
     source = write_source("parquet", 4, num_shards=1)
     stream = open_numbers(DataRecipe(source=source, streaming=True))
-    cut_short(source, 0)
+    damage(source, 0)
     with pytest.raises(ValueError, match="has no usable image for one of the ranks"):
         stream.take(1)

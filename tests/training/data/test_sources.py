@@ -1,5 +1,7 @@
+import io
 import re
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,15 +158,15 @@ def test_what_the_hub_refuses_is_one_line(
         )
     asked = {}
 
-    def load_dataset(**arguments):
+    def load_dataset_builder(**arguments):
         asked.update(arguments)
         raise error
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     with pytest.raises(ValueError, match=f"Data source 'hub:org/name:small' cannot be opened: .*{message}") as caught:
         open_table(source_of("hub:org/name:small", split="val"))
     assert "\n" not in str(caught.value)
-    assert asked == {"path": "org/name", "name": "small", "split": "val", "streaming": False}
+    assert asked == {"path": "org/name", "name": "small"}
 
 
 def test_the_demo_is_no_stream() -> None:
@@ -186,6 +188,73 @@ def test_a_damaged_file_is_one_clear_line(write_source: Callable[..., str]) -> N
     with pytest.raises(ValueError, match="cannot be opened: ") as error:
         open_table(source_of(folder))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("open_source", [open_table, open_stream])
+def test_shards_of_which_none_can_be_read_are_one_clear_line(write_source, open_source: Callable) -> None:
+    folder = write_source("webdataset", 4)
+    for number in range(2):
+        Path(folder, f"part-0{number}.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cannot be opened: no sample .* any of its 2 shards: .*part-00\.tar: empty"):
+        open_source(source_of(folder))
+
+
+def test_a_table_of_a_damaged_shard_names_it(write_source: Callable[..., str]) -> None:
+    folder = write_source("webdataset", 4)
+    Path(folder, "part-01.tar").write_bytes(b"?" * 1024)
+    with pytest.raises(ValueError, match=r"cannot be opened: .*part-01\.tar: ") as error:
+        open_table(source_of(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_first_shard_does_not_end_a_stream(write_source: Callable[..., str]) -> None:
+    folder = write_source("webdataset", 6, num_shards=3)
+    Path(folder, "part-00.tar").write_bytes(bytes(10240))  # an archive without files
+    assert stream_numbers(source_of(folder)) == [1, 4, 2, 5]
+
+
+def test_shards_with_images_of_several_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    names = [f"{number}.jpg" for number in range(5)] + ["5.png", "6.jpeg", "7.JPG", "8.json"]
+    with tarfile.open(tmp_path / "mixed.tar", "w") as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 7
+            archive.addfile(member, io.BytesIO(b"content"))
+    source = source_of(str(tmp_path / "mixed.tar"))
+    dataset, column = open_stream(source)
+    images = [column.read(row, "") for row in dataset]
+    table = open_table(source)
+    assert [table[index] for index in range(len(table))] == images
+    assert [image.name for image in images] == [f"{tmp_path}/mixed.tar: {name}" for name in (*names[:8], "8")]
+    assert [image.content for image in images] == [b"content"] * 8 + [b""]
+    assert [column.read(row, "").content for row in open_stream(source.replace(column="jpg"))[0]].count(b"") == 4
+    with pytest.raises(ValueError, match=r"no column 'png'\. .*Columns: \['jpg'\]\. Give one as `data.column`"):
+        open_stream(source.replace(column="png"))
+    with pytest.raises(ValueError, match=r"no split 'val'"):
+        open_stream(source.replace(split="val"))
+
+
+def test_shards_of_the_hub_are_read_alike(write_source: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    folder = write_source("webdataset", 4)
+    files = {"train": f"{folder}/part-00.tar", "test": f"{folder}/part-01.tar"}
+    builder = datasets.load_dataset_builder("webdataset", data_files=files)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, name: builder)
+    assert stream_numbers(source_of("org/name")) == [0, 2]
+    assert table_numbers(source_of("org/name", split="test")) == stream_numbers(source_of("org/name", split="test"))
+    with pytest.raises(ValueError, match=r"no split 'val'\. Splits: \['train', 'test'\]"):
+        open_stream(source_of("org/name", split="val"))
+
+
+def test_a_table_follows_its_shards(write_source: Callable[..., str]) -> None:
+    folder = write_source("webdataset", 4)
+    assert table_numbers(source_of(folder)) == [0, 2, 1, 3]
+    other = Path(write_source("webdataset", 4, first=10))
+    for path in other.iterdir():
+        path.replace(Path(folder, path.name))
+    assert table_numbers(source_of(folder)) == [10, 12, 11, 13]
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])

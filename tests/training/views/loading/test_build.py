@@ -161,6 +161,16 @@ def test_another_number_of_ranks_begins_a_new_pass(write_source: Callable[..., s
     assert len(views) == 2
 
 
+def test_another_number_of_sources_begins_a_new_pass(write_source: Callable[..., str], caplog) -> None:
+    """As a recipe may where its change is allowed."""
+    data = DataRecipe(source=write_source("parquet", 20, num_shards=2), streaming=True, shuffle_buffer=5, num_workers=0)
+    *_, (_, _, state) = run(recipe_with(data), 0, 2)
+    mixed = data.replace(mixed_in=[{"source": data.source, "weight": 0.5}])
+    _, _, state = next(run(recipe_with(mixed), 2, 3, [json.loads(state)]))
+    assert "checkpoint is of another number of sources" in caplog.text
+    assert [source["pass"] for source in json.loads(state)["low"]["sources"]] == [1, 1]
+
+
 @pytest.mark.parametrize("shares", [((2, 1), (1, 2)), ((2, 1), (None, None))], ids=str)
 def test_another_rank_share_begins_a_new_pass(write_source: Callable[..., str], shares: tuple, caplog) -> None:
     data = DataRecipe(source=write_source("parquet", 24, num_shards=2), streaming=True, shuffle_buffer=1, num_workers=0)
