@@ -1,5 +1,7 @@
-"""Why a run ends early: a request by Ctrl-C or SIGTERM, answered between two steps, or divergence."""
+"""Why a run ends early: a request by Ctrl-C or a signal, answered between two steps, or divergence."""
 
+import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -9,6 +11,11 @@ from typing import Any, NoReturn, TypeVar
 
 
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+LAUNCHER_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""Read by PyTorch's launcher, and so by `accelerate launch`: seconds from a signal that it passes on to SIGKILL."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
@@ -24,7 +31,10 @@ class TrainingDivergedError(ArithmeticError):
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM only sets `is_set`; a second one interrupts at once.
+    """While entered, SIGINT, SIGTERM and SIGUSR1 only set `is_set`; a second SIGINT interrupts at once.
+
+    Of SIGTERM, and SIGUSR1, which batch systems send when the time is nearly over, any number may come: to a process
+    that a launcher has started both the launcher and the batch system send one.
 
     Outside of the main thread, where Python allows no signal handlers, it does nothing. A time limit sets it too.
 
@@ -33,7 +43,7 @@ class StopRequest:
         deadline: Second of `time.monotonic` from which it is set without a signal; None for no limit.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = tuple(each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGUSR1"))
 
     def __init__(self, deadline: float | None = None) -> None:
         self.is_asked = False
@@ -55,15 +65,22 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.is_asked = True
-        self._restore()
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+
+def warn_of_impatient_launcher() -> None:
+    """Say that a launcher may kill this process before its checkpoint is written, where it was not told to wait."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and LAUNCHER_PATIENCE not in os.environ:
+        logger.warning(
+            "after SIGTERM or Ctrl-C the launcher waits 30 seconds, then kills this run, whether or not its checkpoint "
+            "is complete: set %s to the seconds that one may take, or end the run by `--max-minutes`",
+            LAUNCHER_PATIENCE,
+        )
 
 
 def ignore_stop_signals(worker: int = 0) -> None:
@@ -79,7 +96,8 @@ _stop: Event | None = None
 def prepare_stoppable(stop: Event, prepare: Callable[..., None], *arguments: Any) -> None:
     """Set a process of a pool up (its `initializer`), so that SIGTERM reaches what it runs, and ends it never idle.
 
-    An idle process waits with a lock in its hands that the others need: if it died, they would wait for ever.
+    An idle process waits with a lock in its hands that the others need: if it died, they would wait for ever. SIGUSR1
+    is left to the process that has the pool, and to what runs within a `StopRequest` of its own.
 
     Args:
         stop: Set before the signal is sent: what is about to begin must not.
@@ -88,7 +106,8 @@ def prepare_stoppable(stop: Event, prepare: Callable[..., None], *arguments: Any
     """
     global _stop
     _stop = stop
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in set(StopRequest.SIGNALS) - {signal.SIGINT}:
+        signal.signal(number, signal.SIG_IGN)
     prepare(*arguments)
 
 

@@ -293,6 +293,11 @@ def with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str
     return result
 
 
+def setting_paths(values: Mapping[str, Any]) -> list[str]:
+    """Return `"section.field"` for every value of nested mappings; entries of lists stand under their names."""
+    return list(_flatten(values))
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `"section.field: old -> new"` for every value that two nested mappings do not share."""
     old_values, new_values = _flatten(old), _flatten(new)

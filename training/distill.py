@@ -20,6 +20,8 @@ class DistillSettings(RecipeCommand):
         restart: Start anew; refuses an output that is not empty.
         stop_at: End this session with a checkpoint at this step, counted over all stages.
         max_minutes: End this session with a checkpoint after so many minutes; the same command goes on.
+        allow_changes: Settings in which the recipe may differ from that of the checkpoint that the run goes on from,
+            for example data.source,optimizer.learning_rate; a section stands for all of its settings.
     """
 
     output: Path | None = None
@@ -27,6 +29,7 @@ class DistillSettings(RecipeCommand):
     restart: bool = False
     stop_at: int | None = Field(None, gt=0)
     max_minutes: float | None = Field(None, gt=0)
+    allow_changes: list[str] = []
 
 
 COMMAND = Command(
@@ -54,7 +57,12 @@ def _distil(settings: DistillSettings) -> None:
     from training.distillation.stages import run_recipe
 
     final = run_recipe(
-        recipe, settings.output, is_restart=settings.restart, stop_at=settings.stop_at, deadline=deadline
+        recipe,
+        settings.output,
+        is_restart=settings.restart,
+        stop_at=settings.stop_at,
+        deadline=deadline,
+        allowed_changes=settings.allow_changes,
     )
     state = PartialState()
     if state.is_main_process:

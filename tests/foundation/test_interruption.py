@@ -8,7 +8,15 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import side_by_side
 
-from foundation.interruption import Interrupted, StopRequest, ignore_stop_signals, prepare_stoppable, run_stoppable
+from foundation.interruption import (
+    LAUNCHER_PATIENCE,
+    Interrupted,
+    StopRequest,
+    ignore_stop_signals,
+    prepare_stoppable,
+    run_stoppable,
+    warn_of_impatient_launcher,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +35,34 @@ def test_the_first_signal_only_asks(number):
         assert stop.is_set
 
 
-def test_the_second_signal_interrupts_at_once():
+@pytest.mark.parametrize("first", StopRequest.SIGNALS)
+def test_the_second_ctrl_c_interrupts_at_once(first):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process starts with it ignored
     with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), first)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert stop.is_set
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_batch_system_and_launcher_both_send_is_one_request(number):
+    with StopRequest() as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert stop.is_set
+
+
+@pytest.mark.parametrize(("patience", "is_warned"), [(None, True), ("600", False)])
+def test_a_launcher_that_was_not_told_to_wait_is_warned_of(patience, is_warned, monkeypatch, caplog):
+    monkeypatch.delenv(LAUNCHER_PATIENCE, raising=False)
+    warn_of_impatient_launcher()
+    assert caplog.messages == []  # without a launcher
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    if patience is not None:
+        monkeypatch.setenv(LAUNCHER_PATIENCE, patience)
+    warn_of_impatient_launcher()
+    assert [LAUNCHER_PATIENCE in message for message in caplog.messages] == [True] * is_warned
 
 
 def test_it_is_set_once_the_time_is_over_without_having_been_asked_for():
@@ -65,8 +94,8 @@ def test_another_thread_may_enter_it():
 
 def test_data_workers_live_on():
     ignore_stop_signals()
-    os.kill(os.getpid(), signal.SIGINT)
-    os.kill(os.getpid(), signal.SIGTERM)
+    for number in StopRequest.SIGNALS:
+        os.kill(os.getpid(), number)
 
 
 def test_a_stop_reaches_what_a_pool_runs_and_ends_no_idle_process(tmp_path):
@@ -80,6 +109,7 @@ def test_a_stop_reaches_what_a_pool_runs_and_ends_no_idle_process(tmp_path):
         assert len(multiprocessing.active_children()) == 2
         stop.set()
         for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGUSR1)  # which a batch system sends to all of them
             process.terminate()
         assert isinstance(lingering.exception(timeout=20), Interrupted)
         too_late = pool.submit(run_stoppable, side_by_side.linger, "second")

@@ -21,7 +21,7 @@ from training.targets.examples import TargetSource
 from training.targets.online import OnlineTargets
 from training.teachers.base import Teacher
 from training.teachers.loading import loading_turn
-from training.teachers.registry import place_teacher, teacher_of_recipe
+from training.teachers.registry import check_devices, place_teacher, teacher_of_recipe
 from training.views.admission import admit_images, smallest_used_px
 from training.views.batches import BatchPlan
 from training.views.images import build_training_images
@@ -73,6 +73,7 @@ def plan_batches(
 
 def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
     """Load the teachers, on each machine one rank after the other; they are never wrapped, trained or saved."""
+    check_devices(recipe.teachers)
     patch_size, inner_depths = student_patch_size(recipe), recipe.inner_depths()
     teachers: dict[str, Teacher] = {}
     with loading_turn():

@@ -1,10 +1,14 @@
 """Runs a recipe: its stages one after the other, each starting from the exported weights of the one before."""
 
+import functools
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from foundation.files import remove_partial, write_file, write_folder
+from foundation.interruption import warn_of_impatient_launcher
 from foundation.ranks import lost_ranks_named
+from training.distillation.saving.checkpoints import check_allowed_changes
 from training.distillation.saving.output_lock import sole_run
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
@@ -19,6 +23,7 @@ def run_recipe(
     is_restart: bool = False,
     stop_at: int | None = None,
     deadline: float | None = None,
+    allowed_changes: Sequence[str] = (),
 ) -> Path | None:
     """Run a recipe, stage by stage if it has stages, from wherever an earlier session stopped.
 
@@ -28,6 +33,7 @@ def run_recipe(
         is_restart: Refuse a folder that is not empty instead of resuming from it.
         stop_at: End the session with a checkpoint after this many steps, counted over all stages.
         deadline: Second of `time.monotonic` after which the session ends with a checkpoint; None for no limit.
+        allowed_changes: Settings, or sections, in which the recipe may differ from that of the checkpoints.
 
     Returns:
         The exported folder `final`, that of the last stage, or None if the run stopped before its end.
@@ -36,7 +42,7 @@ def run_recipe(
         RecipeError: If the recipe names something unknown, or does not fit the output folder.
         UserError: If another run is at work in that folder, none of its checkpoints is intact, or another process of
             this run has ended.
-        Interrupted: After SIGINT or SIGTERM, once the state is saved; `OutOfTime` after the deadline.
+        Interrupted: After SIGINT, SIGTERM or SIGUSR1, once the state is saved; `OutOfTime` after the deadline.
         TrainingDivergedError: After too many non-finite steps in a row, or if most steps of the run were such.
     """
     output = Path("runs") / recipe.name if output is None else output
@@ -45,20 +51,24 @@ def run_recipe(
     stages = stage_recipes(recipe)
     for stage in stages or [recipe]:
         check_student_views(stage)  # before the folder is made
-    build_accelerator(recipe, output)  # the ranks must find each other before one of them locks the folder for all
+    check_allowed_changes(allowed_changes, [recipe, *stages])
+    # The ranks must find each other before one of them locks the folder for all.
+    if build_accelerator(recipe, output).is_main_process:
+        warn_of_impatient_launcher()
+    distiller = functools.partial(Distiller, deadline=deadline, allowed_changes=allowed_changes)
     with lost_ranks_named(), sole_run(output):
         if stages:
-            return _run_all(recipe, stages, output, stop_at, deadline)
-        return Distiller(recipe, output, deadline=deadline).run(stop_at)
+            return _run_all(recipe, stages, output, stop_at, distiller)
+        return distiller(recipe, output).run(stop_at)
 
 
 def _run_all(
-    recipe: Recipe, stages: list[Recipe], output: Path, stop_at: int | None, deadline: float | None
+    recipe: Recipe, stages: list[Recipe], output: Path, stop_at: int | None, distiller: Callable[..., Distiller]
 ) -> Path | None:
     folders = [output / "stages" / stage.name for stage in stages]
     sources = [None, *(folder / "final" for folder in folders)]
     # All are built now, so that a folder that does not fit a stage is refused before the first one runs.
-    distillers = [Distiller(*arguments, deadline=deadline) for arguments in zip(stages, folders, sources, strict=False)]
+    distillers = [distiller(*arguments) for arguments in zip(stages, folders, sources, strict=False)]
     is_main_process = distillers[0].accelerator.is_main_process
     if is_main_process:
         remove_partial(output)

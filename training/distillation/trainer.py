@@ -51,11 +51,12 @@ from training.distillation.sharding import (
 from training.distillation.skipped_steps import SkippedSteps
 from training.distillation.step_losses import compare_with_average, compare_with_teachers
 from training.distillation.watching.data_record import left_out_of_streams, write_data_record
+from training.distillation.watching.held_out_images import describe_lack
 from training.distillation.watching.held_out_metrics import HeldOutMetrics
 from training.distillation.watching.held_out_pictures import HeldOutPictures
 from training.distillation.watching.losses_by_size import LossesBySize
 from training.distillation.watching.step_watch import StepWatch, measure_block_norms
-from training.distillation.watching.tracking import ProgressLog, check_trackers
+from training.distillation.watching.tracking import ProgressLog, check_trackers, start_trackers
 from training.evaluation.provenance import heritage_of
 from training.pictures.progress import EXPORTED_PREFIX
 from training.recipe import Recipe, save_recipe
@@ -93,6 +94,7 @@ class Distiller:
             and `final/`.
         init_from: Folder to start from instead of `student.init_from`: a stage knows that of the stage before.
         deadline: Second of `time.monotonic` after which the session ends with a checkpoint; None for no limit.
+        allowed_changes: Settings, or sections, in which the recipe may differ from the newest checkpoint's.
 
     Raises:
         RecipeError: If the recipe names something unknown, or does not fit the output folder's checkpoints.
@@ -105,6 +107,7 @@ class Distiller:
         output: Path | None = None,
         init_from: Path | None = None,
         deadline: float | None = None,
+        allowed_changes: Sequence[str] = (),
     ) -> None:
         check_trackers(recipe.logging.trackers)
         check_student_views(recipe)
@@ -115,14 +118,17 @@ class Distiller:
         self.accelerator = build_accelerator(recipe, self.output)
         self.device = self.accelerator.device
         self.resumed_from = on_first_rank(lambda: newest_checkpoint(self.output / "checkpoints"))
+        self.changes: list[str] = []
         if self.resumed_from is not None:
-            check_same_recipe(self.resumed_from, read_state(self.resumed_from)["recipe"], recipe)
+            saved = read_state(self.resumed_from)["recipe"]
+            self.changes = check_same_recipe(self.resumed_from, saved, recipe, allowed_changes)
 
     @property
     def is_finished(self) -> bool:
         """Whether an earlier session trained to the end and exported the student."""
         last = checkpoint_path(self.output / "checkpoints", self.recipe.schedule.num_steps)
-        return self.resumed_from == last and (self.output / "final").is_dir()
+        is_trained = self.resumed_from is not None and self.resumed_from >= last
+        return is_trained and (self.output / "final").is_dir()
 
     def run(self, stop_at: int | None = None) -> Path | None:
         """Train to the end, from the newest checkpoint if there is one, and export the student.
@@ -135,7 +141,7 @@ class Distiller:
             The exported folder, or None if the run stopped before its end.
 
         Raises:
-            Interrupted: After SIGINT or SIGTERM, once the state is saved; `OutOfTime` after the deadline.
+            Interrupted: After SIGINT, SIGTERM or SIGUSR1, once the state is saved; `OutOfTime` after the deadline.
             TrainingDivergedError: After too many non-finite steps in a row; the last checkpoint is from
                 before them. Or in the end, if most steps were skipped as such; checkpoints are kept.
         """
@@ -151,7 +157,7 @@ class Distiller:
             self._train(num_steps if stop_at is None else min(stop_at, num_steps))
         if self.step < num_steps:
             return None
-        if summary := self.skipped.summary(num_steps):
+        if summary := self.skipped.summary(self.step):
             self.accelerator.print(summary, flush=True)
         return self._export()
 
@@ -192,8 +198,10 @@ class Distiller:
         self.losses_by_size = LossesBySize(recipe.partitions)
         self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
         self.metrics = HeldOutMetrics.of_run(recipe, self.model.config, teachers, accelerator)
+        if lack := describe_lack(recipe):
+            accelerator.print(lack, flush=True)
         self.step = 0
-        self._must_stop = self._is_asked_to = self._is_writing = False
+        self._is_skipped = self._must_stop = self._is_asked_to = self._is_writing = False
         self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)
         if self.resumed_from is None:
             self._calibrate()
@@ -251,13 +259,15 @@ class Distiller:
     def _train(self, last_step: int) -> None:
         recipe = self.recipe
         self.student.train()
-        self.accelerator.init_trackers("logs")
         num_steps, first_step = recipe.schedule.num_steps, self.step
+        start_trackers(self.accelerator, recipe, self.output, is_new=first_step == 0)
         log = ProgressLog(
             self.accelerator, recipe.logging, first_step, num_steps, self.plan.images_per_step, self.output
         )
         examples = self.source.examples(lambda: self.plan.steps(first_step, last_step))
         try:
+            if self.changes and self.step >= last_step:
+                self._save()  # with the new recipe: no step will
             while self.step < last_step:
                 if log.is_due(self.step + 1):
                     self.watch.begin_step()
@@ -283,13 +293,14 @@ class Distiller:
                 tracker.finish()
 
     def _train_step(self, examples: Iterator[tuple[Batch, Example]]) -> dict[str, Tensor]:
-        """Do one optimizer step; return the losses, weighted as they were added up."""
+        """Do one optimizer step; return the losses, weighted as they were added up, or none if it is skipped."""
         self._set_learning_rate()
         update_spectral_norms(self.model)
         changes = self.statistics.begin_step(self.step)
         follow_refits(changes, [self.model, cast(RadioModel, self.ema.module)], self.optimizer, self.taps)
         self.weights.begin_step(self.step)
-        self.optimizer.zero_grad()
+        # Ranks exchange gradients where they lie (`gradient_as_bucket_view`): others would be there beside them.
+        self.optimizer.zero_grad(set_to_none=not is_replicated(self.accelerator))
         values: dict[str, Tensor] = {}
         for batch, example, losses in self._passes(examples):
             self.losses_by_size.add(batch, losses)
@@ -304,7 +315,8 @@ class Distiller:
             if is_replicated(self.accelerator):
                 average_gradients(self.accelerator, self.student.parameters())
         values["gradient_norm"] = self._update_weights(values)
-        return values
+        self.losses_by_size.end_step(is_counted=not self._is_skipped)
+        return {} if self._is_skipped else values
 
     def _passes(self, examples: Iterator[tuple[Batch, Example]]) -> Iterator[tuple[Batch, Example, dict[str, Tensor]]]:
         """Run the step's passes forward and backward; yield what each saw, and its losses."""
@@ -384,8 +396,8 @@ class Distiller:
         is_bad = ~(torch.isfinite(norm) & torch.isfinite(values["loss"]))
         # The one place of a step where Python waits for the device: what it decides here must be the same on all ranks.
         flags = [is_bad, self.stop_request.is_set, self.stop_request.is_asked, self.writer.is_busy]
-        is_bad, self._must_stop, self._is_asked_to, self._is_writing = any_rank(flags, self.device)
-        if is_bad:
+        self._is_skipped, self._must_stop, self._is_asked_to, self._is_writing = any_rank(flags, self.device)
+        if self._is_skipped:
             self._count_bad_step(values)
         else:
             self.skipped.end_row()
@@ -501,6 +513,9 @@ class Distiller:
     def _load(self, folder: Path) -> None:
         saved = self.state.load(folder)
         self.step = saved["step"]
+        if self.changes:
+            changes = "; ".join(self.changes)
+            self.accelerator.print(f"Going on from step {self.step} with changes: {changes}.", flush=True)
         if self.accelerator.is_main_process:
             warn_of_other_data(folder, saved["data"], self.data_fingerprint)
 
@@ -516,7 +531,7 @@ class Distiller:
 
     def _fit_normalizers(self, network: RadioModel) -> Normalizers | None:
         """Fit normalizers to what the run would have seen next, if the recipe wants any; all ranks must take part."""
-        options, first_step = self.recipe.export, self.recipe.schedule.num_steps
+        options, first_step = self.recipe.export, self.step
         if not options.has_normalizers:
             return None
         num_steps = -(-options.normalizer_images // self.plan.images_per_step)

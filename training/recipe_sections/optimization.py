@@ -1,10 +1,10 @@
 """How weights move, and what acts on them while they do."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from training.recipe_sections.base import Decay, RecipeSection
+from training.recipe_sections.base import INDECISIVE, Decay, RecipeSection
 
 
 class OptimizerRecipe(RecipeSection):
@@ -35,7 +35,7 @@ class OptimizerRecipe(RecipeSection):
     clip_norm: float | None = Field(1.0, gt=0)
     trunk_frozen_steps: int = Field(0, ge=0)
     trunk_warmup_steps: int | None = Field(None, ge=0)
-    max_bad_steps: int = Field(10, gt=0)
+    max_bad_steps: Annotated[int, INDECISIVE] = Field(10, gt=0)
 
 
 class ScheduleRecipe(RecipeSection):

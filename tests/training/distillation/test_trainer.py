@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,9 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import accelerate.tracking
 import pytest
 import torch
+from accelerate.utils import LoggerType
 from filelock import FileLock
 from safetensors.torch import load_file, save, save_file
 from tiny_distillation import (
@@ -36,8 +41,9 @@ from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.distill import main
 from training.distillation import inputs, trainer
-from training.distillation.saving.checkpoints import CheckpointError
+from training.distillation.saving.checkpoints import CheckpointError, list_checkpoints
 from training.distillation.saving.manifests import write_manifest
+from training.distillation.watching.run_history import read_series
 from training.losses.reductions import REDUCTIONS
 from training.recipe import RecipeError, load_recipe
 from training.student.parameters import is_of_trunk
@@ -365,6 +371,9 @@ def test_non_finite_steps_are_skipped_then_the_run_gives_up(
     ):
         distil(recipe_file, "run", *settings)
     assert "Step 5 skipped: not finite: loss, features/segmenter on rank 0 (1 in a row)" in capsys.readouterr().out
+    losses = read_series(Path("run/history.jsonl"))["loss"]
+    assert losses[0] == [2, 4, 6]
+    assert all(map(math.isfinite, losses[1]))  # of the sixth step, which was skipped, the record says nothing
     # Two batches calibrated and five trained; then neither the weights nor that teacher's statistics moved.
     before, after = last_state("run", 5), last_state("run", 6)
     moments = [f"statistics/features.segmenter.{name}" for name in ("count", "total", "outer_total")]
@@ -403,7 +412,36 @@ def test_other_recipe_does_not_resume(recipe_file: str) -> None:
     distil(recipe_file, "run", stop_at=1)
     with pytest.raises(RecipeError, match=r"belongs to another recipe \(seed: 0 -> 1\): resume with the same"):
         distil(recipe_file, "run", "seed=1")
-    distil(recipe_file, "run", "logging.every_steps=1", stop_at=2)
+    distil(recipe_file, "run", "logging.every_steps=1", "optimizer.max_bad_steps=3", stop_at=2)
+
+
+def test_a_run_goes_on_with_changes_that_are_allowed(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--recipe", recipe_file, "--output", "run"]
+    assert main([*arguments, "--stop-at", "3"]) == 0
+    changed = [*arguments, "optimizer.learning_rate=1e-30", "--stop-at", "4"]
+    assert main(changed) == 1
+    assert "`training.distill --allow-changes optimizer.learning_rate` goes on" in capsys.readouterr().err
+    assert main([*changed, "--allow-changes", "optimizer.learning_rat"]) == 1
+    assert "Did you mean 'optimizer.learning_rate'?" in capsys.readouterr().err
+    assert main([*changed, "--allow-changes", "optimizer.learning_rate,data"]) == 0
+    line = "Going on from step 3 with changes: optimizer.learning_rate: 0.001 -> 1e-30."
+    assert line in capsys.readouterr().out.splitlines()
+    key = "student/radio_model.model.blocks.0.attn.qkv.weight"
+    assert torch.equal(last_state("run", 3)[key], last_state("run", 4)[key])
+    assert main([*arguments, "optimizer.learning_rate=1e-30", "--stop-at", "5"]) == 0  # what is saved has it
+
+
+def test_a_run_that_is_cut_short_exports_its_student(recipe_file: str) -> None:
+    arguments = ["--recipe", recipe_file, "--output", "run"]
+    assert main([*arguments, "--stop-at", "5"]) == 0
+    before, arguments = last_state("run", 5), [*arguments, "schedule.num_steps=4"]
+    assert main([*arguments, "--allow-changes", "schedule.num_steps"]) == 0
+    assert Path("run/final/config.json").is_file()
+    assert_same_tensors(before, last_state("run", 5))
+    assert main(arguments) == 0  # what is saved knows that it is over
+    arguments[-1] = "schedule.num_steps=6"
+    assert main([*arguments, "--allow-changes", "schedule"]) == 0
+    assert list_checkpoints(Path("run/checkpoints"))[-1].name == "step_00000006"
 
 
 @pytest.mark.parametrize("widths", ["{feature_dim: 9}", "{summary_dim: 10, feature_dim: 12}"])
@@ -605,6 +643,34 @@ def test_tensorboard_and_progress_bar(recipe_file: str, capsys: pytest.CaptureFi
     for name in (b"features/segmenter", b"summary/semantic", b"phi_s_scale/segmenter", b"dispersion/semantic"):
         assert name in content
     assert "images/s" in capsys.readouterr().err
+
+
+def test_weights_and_biases_get_one_run_with_its_recipe(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, Any]] = []
+    configurations: list[dict[str, Any]] = []
+    logged: list[int] = []
+
+    def init(**options: Any) -> SimpleNamespace:
+        started.append(options)
+        return SimpleNamespace(log=lambda values, step: logged.append(step), finish=lambda: None)
+
+    config = SimpleNamespace(update=lambda values, **options: configurations.append(values))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, config=config))
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [LoggerType.TENSORBOARD, LoggerType.WANDB])
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    settings = "logging.trackers=[tensorboard, wandb]"
+    distil(recipe_file, "a/run", settings, stop_at=2)
+    distil(recipe_file, "a/run", settings, stop_at=4)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    distil(recipe_file, "b/run", settings, stop_at=2)
+    first, again, other = started
+    assert first == again
+    assert (first["project"], first["name"], first["resume"]) == ("radio-distillation", "a/run", "allow")
+    assert (other["project"], other["name"]) == ("mine", "b/run")
+    assert first["id"] != other["id"]
+    assert configurations[0] == load_recipe(recipe_file, [settings]).to_dict()
+    assert logged == [2, 4, 2]
+    assert len(list(Path("a/run/logs").iterdir())) == 2  # one of each session
 
 
 # Runs in a process of its own: the command, with the tiny teachers and images.

@@ -1,15 +1,21 @@
 """Models over several devices, in memory and on disk, and as the graphs that torch makes of them."""
 
 import contextlib
+import json
 
 import accelerate
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from task_models import EVERY_MODEL, build, images, tensors_of
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+from reference_cases import REFERENCE
+from task_models import ADAPTORS, EVERY_MODEL, build, images, tensors_of
+from tiny_radio1d import build_radio1d
 from torch.export import Dim
+from transformers.integrations.accelerate import get_balanced_memory
 
-from modeling_radio import RadioForZeroShotImageClassification, RadioModel
+from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.eradio_config_radio import eradio_fields
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,6 +31,12 @@ def zero_shot(build_dual_encoder):
     fields = {"adaptors": [{"name": "siglip2-g", "summary_dim": 12, "feature_dim": 12, "hidden_size": 24}]}
     radio = RadioModel(build("maps").config.from_preset("radio-test", **fields)).eval()
     return RadioForZeroShotImageClassification.from_parts(radio, build_dual_encoder("siglip2", 12))
+
+
+@pytest.fixture
+def eradio():
+    arguments = json.loads((REFERENCE / "e_radio_tiny" / "eradio_arguments.json").read_text())
+    return RadioModel(RadioConfig(**eradio_fields(arguments), adaptors=ADAPTORS)).eval()
 
 
 TOKENS = torch.tensor([[4, 5, 6, 3] * 4, [4, 9, 3, 0] * 4])
@@ -72,6 +84,62 @@ def test_device_map_auto_splits_a_model_that_does_not_fit(name, tmp_path):
     assert_same_outputs(split.eval()(batch), model(batch))
 
 
+ANY_MODEL = [*EVERY_MODEL, "eradio", "zero_shot"]
+
+
+@pytest.fixture
+def any_model(request):
+    name = request.param
+    return build(name) if name in EVERY_MODEL else request.getfixturevalue(name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("any_model", ANY_MODEL, indirect=True)
+def test_what_is_sharded_by_default_is_there_and_called(any_model):
+    """FSDP gathers the weights of a part where that is called, and nowhere else."""
+    plugin = accelerate.FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    is_sharded_alone = fsdp2_prepare_auto_wrap_policy(plugin, any_model)
+    parts = {name: module for name, module in any_model.named_modules() if is_sharded_alone(module)}
+    assert {type(part).__name__ for part in parts.values()} == any_model._no_split_modules != set()
+    called = set()
+    for part in parts.values():
+        part.register_forward_pre_hook(lambda module, _: called.add(module))
+    inputs = {"input_ids": TOKENS} if isinstance(any_model, RadioForZeroShotImageClassification) else {}
+    any_model(pixel_values=images(2, (64, 96)), **inputs)
+    uncalled = [name for name, part in parts.items() if part not in called]
+    # Words are compared with summaries alone.
+    assert uncalled == (["radio_model.adaptors.siglip2-g.feat_mlp"] if inputs else [])
+
+
+@pytest.mark.parametrize("any_model", ANY_MODEL, indirect=True)
+def test_devices_are_filled_evenly(any_model):
+    size = any_model.get_memory_footprint()
+    memory = get_balanced_memory(any_model, {0: size, 1: size}, no_split_module_classes=any_model._no_split_modules)
+    assert size / 2 <= memory[0] <= size
+
+
+@pytest.mark.parametrize(
+    ("any_model", "kind"),
+    [
+        ("backbone with adaptors", "RadioHeadMLP"),
+        ("eradio", "EradioConvolutions"),
+        ("eradio", "EradioAttentionBlock"),
+        ("eradio", "EradioNeck"),
+        ("depth", "DPTFeatureFusionLayer"),
+        ("detector", "RadioObjectDetector"),
+        ("instance segmenter", "RadioInstanceSegmenter"),
+    ],
+    indirect=["any_model"],
+)
+def test_what_joins_its_parts_lies_on_one_device(any_model, kind):
+    size, no_split = any_model.get_memory_footprint(), list(any_model._no_split_modules)
+    wholes = [name for name, module in any_model.named_modules() if type(module).__name__ == kind]
+    for share in range(1, 100):
+        memory = {0: 1, 1: size * share // 100, "disk": size}
+        places = accelerate.infer_auto_device_map(any_model, memory, no_split_module_classes=no_split)
+        assert not [name for name in places for whole in wholes if name.startswith(f"{whole}.")]
+
+
 def move_to_meta(*modules):
     """Let modules compute on the meta device, the one other device that every machine has."""
     for module in modules:
@@ -93,6 +161,14 @@ def test_blocks_may_lie_on_several_devices(name, monkeypatch):
     output = model(batch, window_size=2, output_hidden_states=True)
     assert [each.shape for each in tensors_of(output)] == [each.shape for each in tensors_of(expected)]
     assert [state.device.type for state in output.hidden_states] == ["cpu"] * 3 + ["meta"] * 2
+
+
+@torch.no_grad()
+def test_blocks_behind_a_merging_may_lie_on_another_device():
+    model = build_radio1d(adaptors=[])
+    trunk = model.radio_model.model
+    move_to_meta(*trunk.downscale_blocks, *trunk.blocks[1:], trunk.norm, trunk.decoder)
+    assert model(images()).features.device.type == "meta"
 
 
 @torch.no_grad()

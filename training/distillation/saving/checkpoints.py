@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from foundation.errors import UserError
-from foundation.settings import differences, order_differences, with_defaults
+from foundation.errors import UserError, did_you_mean
+from foundation.settings import differences, order_differences, setting_paths, with_defaults
 from training.distillation.saving.manifests import find_damage
 from training.recipe import Recipe, RecipeError, decisive_part
 
@@ -17,6 +17,9 @@ from training.recipe import Recipe, RecipeError, decisive_part
 logger = logging.getLogger(__name__)
 
 MAX_DIFFERENCES_SHOWN = 5
+
+UNCHANGEABLE = ("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name")
+"""Settings, or sections of them, that say which network is trained and what its optimizer remembers."""
 
 
 class CheckpointError(UserError):
@@ -65,26 +68,64 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
 
 
-def check_same_recipe(checkpoint: Path, saved: dict[str, Any], recipe: Recipe) -> None:
-    """Refuse to resume a run with another recipe.
+def check_allowed_changes(names: Sequence[str], recipes: Iterable[Recipe]) -> None:
+    """Refuse names of allowed changes that are neither settings nor sections of any of some recipes.
+
+    Raises:
+        RecipeError: If there is such a name; the message suggests another.
+    """
+    paths = [path.split(".") for recipe in recipes for path in setting_paths(recipe.to_dict())]
+    known = {".".join(path[:length]) for path in paths for length in range(1, len(path) + 1)}
+    for name in names:
+        if name not in known:
+            raise RecipeError(
+                f"`allow_changes` must name settings of the recipe, or sections, got {name!r}."
+                f"{did_you_mean(name, sorted(known))}"
+            )
+
+
+def check_same_recipe(
+    checkpoint: Path, saved: dict[str, Any], recipe: Recipe, allowed: Sequence[str] = ()
+) -> list[str]:
+    """Refuse to resume a run with another recipe, but for changes that are allowed.
 
     Args:
         checkpoint: Folder of the checkpoint, for the message.
         saved: The checkpoint's resolved recipe. Settings that it lacks are newer than it, and had their defaults.
         recipe: This session's recipe.
+        allowed: Settings that may differ, for example "data.source", or sections. `UNCHANGEABLE` ones may not, nor the
+            order of teachers and partitions.
+
+    Returns:
+        The allowed changes that there are, `"section.field: old -> new"`.
 
     Raises:
-        RecipeError: If anything that decides the weights differs; the message lists what.
+        RecipeError: If anything else that decides the weights differs; the message lists what.
     """
     parts = decisive_part(with_defaults(Recipe, saved)), decisive_part(recipe.to_dict())
-    changed = [*order_differences(*parts), *differences(*parts)]
-    if not changed:
-        return
-    more = f" and {len(changed) - MAX_DIFFERENCES_SHOWN} more" if len(changed) > MAX_DIFFERENCES_SHOWN else ""
-    raise RecipeError(
-        f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(changed[:MAX_DIFFERENCES_SHOWN])}{more}): "
-        "resume with the same one, or give another --output."
+    orders, changes = order_differences(*parts), differences(*parts)
+    fixed = [*orders, *(change for change in changes if _is_of(change, UNCHANGEABLE))]
+    accepted = [change for change in changes if change not in fixed and _is_of(change, allowed)]
+    refused = [*orders, *(change for change in changes if change not in accepted)]
+    if not refused:
+        return accepted
+    more = f" and {len(refused) - MAX_DIFFERENCES_SHOWN} more" if len(refused) > MAX_DIFFERENCES_SHOWN else ""
+    names = ",".join(change.partition(": ")[0] for change in refused)
+    advice = (
+        f"Networks, optimizers and orders cannot be changed in a run ({fixed[0].partition(': ')[0]})."
+        if fixed
+        else f"`training.distill --allow-changes {names}` goes on with what is new."
     )
+    raise RecipeError(
+        f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(refused[:MAX_DIFFERENCES_SHOWN])}{more}): "
+        f"resume with the same one, or give another --output. {advice}"
+    )
+
+
+def _is_of(change: str, names: Iterable[str]) -> bool:
+    """Return whether a change is of one of some settings, or of a setting in one of some sections."""
+    path = change.partition(": ")[0]
+    return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
 def warn_of_other_data(checkpoint: Path, saved: str, now: str) -> None:

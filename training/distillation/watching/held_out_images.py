@@ -26,6 +26,18 @@ def held_out_source(recipe: Recipe) -> str | None:
     return None
 
 
+def describe_lack(recipe: Recipe) -> str:
+    """Return a line for the log of a run whose pictures or measurements have no images; empty for others."""
+    pictures, metrics = recipe.logging.picture_every_steps, recipe.logging.metrics_every_steps
+    is_asked_for = metrics is not None or (pictures is not None and pictures <= recipe.schedule.num_steps)
+    if not is_asked_for or held_out_source(recipe) is not None:
+        return ""
+    return (
+        f"No held-out images in `data.source` {recipe.data.source!r}, so no pictures and no measurements: set "
+        "`logging.picture_source` to a folder of images."
+    )
+
+
 def held_out_images(recipe: Recipe, size: int, max_images: int, switch: str) -> Tensor | None:
     """Return held-out images of a recipe, spread evenly over them, or None if its data has none.
 

@@ -25,6 +25,7 @@ class LossesBySize:
         self.sizes = sorted({size for each in partitions if each.token_budget is None for size in each.sizes_px})
         self._sums: dict[str, dict[int, Tensor]] = {}
         self._counts: dict[str, dict[int, float]] = {}
+        self._step: list[tuple[str, int, Tensor, float]] = []
 
     def add(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
         """Add a part of a step; only what its teachers are compared by.
@@ -41,10 +42,16 @@ class LossesBySize:
             if name.partition("/")[0] not in LOSS_KINDS:
                 continue
             teacher = teacher_of(name)
+            is_learned = not teacher or teacher in batch.teachers  # others have a loss of zero, for their gradients
+            self._step.append((name, batch.size_px, loss.detach() * share, share if is_learned else 0.0))
+
+    def end_step(self, *, is_counted: bool) -> None:
+        """Take what was added since the last call into the interval, or forget it."""
+        for name, size, loss, share in self._step if is_counted else ():
             sums, counts = self._sums.setdefault(name, {}), self._counts.setdefault(name, {})
-            if not teacher or teacher in batch.teachers:  # others have a loss of zero, for their gradients
-                sums[batch.size_px] = sums.get(batch.size_px, 0.0) + loss.detach() * share
-                counts[batch.size_px] = counts.get(batch.size_px, 0.0) + share
+            sums[size] = sums.get(size, 0.0) + loss
+            counts[size] = counts.get(size, 0.0) + share
+        self._step = []
 
     def end_interval(self, accelerator: Accelerator) -> dict[str, float]:
         """Return the mean losses over all steps and ranks since the last call; all ranks must take part.

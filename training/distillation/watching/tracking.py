@@ -1,7 +1,9 @@
 """What a person sees of a run: the progress bar, and the records of Accelerate's trackers."""
 
+import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +12,18 @@ from typing import Any, cast
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers
 from PIL import Image
 from torch import Tensor
 
-from foundation.files import WriteError
+from foundation.files import WriteError, write_text
 from foundation.machine.timing import ProgressBar
+from foundation.ranks import on_first_rank
 from modeling_radio.messages_radio import check_choice
 from training.distillation.watching.losses_by_size import LOSS_KINDS
 from training.distillation.watching.run_history import RunHistory
 from training.pictures.progress import draw_progress
-from training.recipe import LoggingRecipe, RecipeError
+from training.recipe import LoggingRecipe, Recipe, RecipeError
 
 
 PICTURE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NHWC"}, "wandb": {}, "swanlab": {}}
@@ -29,6 +32,9 @@ PICTURE_OPTIONS: dict[str, dict[str, str]] = {"tensorboard": {"dataformats": "NH
 Accelerate's other trackers take none, or in another form; the pictures are files in any case.
 """
 
+
+PROJECT = "radio-distillation"
+"""What the runs of all recipes are collected under by trackers that collect runs, unless `WANDB_PROJECT` says it."""
 
 SHOWN_METRICS = {
     "dense_fidelity_centered": "dense fidelity (centered)",
@@ -54,6 +60,37 @@ def check_trackers(names: Sequence[str]) -> None:
                 f"`logging.trackers`: {name!r} needs a package that is not installed: run `pip install {name}`, or "
                 f"choose of {installed}."
             )
+
+
+def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path, *, is_new: bool) -> None:
+    """Start the trackers of a recipe; all ranks must take part.
+
+    TensorBoard writes into `logs/`. Others get the recipe as the run's configuration; Weights & Biases also the run's
+    folder as its name, and a number by which a run that was stopped goes on there: it lies in `wandb_id.txt`.
+
+    Args:
+        accelerator: Holds the trackers afterwards.
+        recipe: The recipe.
+        folder: Of the run.
+        is_new: Whether the run begins, rather than goes on.
+    """
+    init_kwargs = {}
+    if "wandb" in recipe.logging.trackers:
+        run_id = on_first_rank(lambda: _wandb_id(folder / "wandb_id.txt", is_new=is_new))
+        init_kwargs["wandb"] = {"name": folder.as_posix(), "id": run_id, "resume": "allow"}
+    accelerator.log_with = [
+        TensorBoardTracker("logs", folder) if str(each) == "tensorboard" else each for each in accelerator.log_with
+    ]
+    accelerator.init_trackers(os.environ.get("WANDB_PROJECT", PROJECT), init_kwargs=init_kwargs)
+    for tracker in accelerator.trackers:
+        if tracker.name != "tensorboard":  # which would write a second folder, of plain numbers and texts only
+            tracker.store_init_configuration(recipe.to_dict())
+
+
+def _wandb_id(path: Path, *, is_new: bool) -> str:
+    if is_new or not path.exists():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8")
 
 
 class ProgressLog:
@@ -105,13 +142,14 @@ class ProgressLog:
         Args:
             step: Steps done so far.
             values: Scalars of this rank that are averaged over the interval and the ranks, `"loss"` among
-                them.
+                them; none of a step that all ranks skip, which has no part in the means.
             settings: Asked, on every rank, at the end of an interval for numbers that are recorded as they are.
         """
         self.bar.update(1)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
         self._num_steps += 1
+        self._num_counted += bool(values)
         if self.is_due(step):
             self._write(step, settings())
             self._start_interval()
@@ -151,14 +189,15 @@ class ProgressLog:
 
     def _start_interval(self) -> None:
         self._sums: dict[str, Tensor | float] = {}
-        self._num_steps = 0
+        self._num_steps = self._num_counted = 0
         self._started = time.perf_counter()
 
     def _write(self, step: int, settings: Mapping[str, float]) -> None:
-        means = {name: value / self._num_steps for name, value in self._sums.items()}
+        means = {name: value / self._num_counted for name, value in self._sums.items()}
         means = {name: float(value) for name, value in self.accelerator.reduce(means, reduction="mean").items()}
         rate = self._num_steps * self.images_per_step / (time.perf_counter() - self._started)
-        self.bar.set_postfix_str(f"loss {means['loss']:.3f}, {rate:.0f} images/s", refresh=False)
+        loss = f"loss {means['loss']:.3f}, " if means else ""
+        self.bar.set_postfix_str(f"{loss}{rate:.0f} images/s", refresh=False)
         numbers = {**means, **settings, "images_per_second": rate}
         self.accelerator.log(numbers, step=step)
         if self.history is not None:

@@ -109,21 +109,24 @@ class StreamedViewLoader:
         return self._state
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Resume from each rank's state; where other ranks than before read a partition, begin a new pass."""
+        """Resume from each rank's state; begin a new pass for other ranks of a partition, or more or fewer sources."""
         partitions, num_ranks = self.recipe.partitions, self.streams.num_ranks
         before = {
             partition.name: [rank for rank, state in enumerate(states) if partition.name in state]
             for partition in partitions
         }
-        if before == {name: list(ranks) for name, ranks in divide_ranks(partitions, num_ranks).items()}:
+        if before != {name: list(ranks) for name, ranks in divide_ranks(partitions, num_ranks).items()}:
+            logger.warning(
+                "the checkpoint is of %d ranks and this run has %d, or another `rank_share`: they share streamed data "
+                "differently, so a new pass through the data begins",
+                len(states),
+                num_ranks,
+            )
+        elif _num_sources(states[self.streams.rank]) != _num_sources(self._state):
+            logger.warning("the checkpoint is of another number of sources, so a new pass through the data begins")
+        else:
             self._state = states[self.streams.rank]
             return
-        logger.warning(
-            "the checkpoint is of %d ranks and this run has %d, or another `rank_share`: they share streamed data "
-            "differently, so a new pass through the data begins",
-            len(states),
-            num_ranks,
-        )
         passes = [source["pass"] for state in states for stream in state.values() for source in stream["sources"]]
         for stream in self.streams.streams.values():
             stream.start_pass(max(passes) + 1)
@@ -209,6 +212,10 @@ def _noting_states(
 
 def _states(streams: Mapping[str, ImageStream]) -> dict[str, Any]:
     return {name: stream.state_dict() for name, stream in streams.items()}
+
+
+def _num_sources(states: Mapping[str, Any]) -> dict[str, int]:
+    return {name: len(state["sources"]) for name, state in states.items()}
 
 
 def _unchanged(item: Any) -> Any:

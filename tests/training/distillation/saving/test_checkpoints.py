@@ -7,6 +7,7 @@ from small_recipes import small_recipe
 
 from training.distillation.saving.checkpoints import (
     CheckpointError,
+    check_allowed_changes,
     check_fits,
     check_same_recipe,
     list_checkpoints,
@@ -34,6 +35,33 @@ def test_other_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
     check_same_recipe(tmp_path, saved, load_recipe("demo", ["checkpoints.every_steps=7", "logging.every_steps=1"]))
     with pytest.raises(RecipeError, match=r"belongs to another recipe \(optimizer.learning_rate: .* -> 1.0\)"):
         check_same_recipe(tmp_path, saved, load_recipe("demo", ["optimizer.learning_rate=1"]))
+
+
+def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
+    saved = load_recipe("demo").to_dict()
+    recipe = load_recipe("demo", ["optimizer.learning_rate=1", "data.source=demo-pypi", "data.num_images=7"])
+    with pytest.raises(RecipeError, match=r"`training.distill --allow-changes data.source,data.num_images` goes on"):
+        check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate"])
+    accepted = check_same_recipe(tmp_path, saved, recipe, ["optimizer.learning_rate", "data", "mesa"])
+    assert [change.partition(":")[0] for change in accepted] == [
+        "data.source",
+        "data.num_images",
+        "optimizer.learning_rate",
+    ]
+    assert check_same_recipe(tmp_path, recipe.to_dict(), recipe, ["data"]) == []
+
+
+@pytest.mark.parametrize("change", ["student.config.hidden_size=96", "optimizer.name=lamb", "spectral.is_used=true"])
+def test_another_network_or_optimizer_is_never_allowed(tmp_path: Path, change: str) -> None:
+    path = change.partition("=")[0]
+    with pytest.raises(RecipeError, match=rf"orders cannot be changed in a run \({path}\)\.$"):
+        check_same_recipe(tmp_path, load_recipe("demo").to_dict(), load_recipe("demo", [change]), [path])
+
+
+def test_what_is_allowed_must_be_a_setting() -> None:
+    check_allowed_changes(["data.source", "teachers.nanodet-g.kind", "mesa"], [load_recipe("demo")])
+    with pytest.raises(RecipeError, match=r"^`allow_changes` must name .*'data.sorce'\. Did you mean 'data.source'\?"):
+        check_allowed_changes(["data.sorce"], [load_recipe("demo")])
 
 
 def test_teachers_in_another_order_are_refused(tmp_path: Path) -> None:

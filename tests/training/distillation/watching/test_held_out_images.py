@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.distillation.watching.held_out_images import held_out_images, held_out_source
+from training.distillation.watching.held_out_images import describe_lack, held_out_images, held_out_source
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.views.images import build_images
 
@@ -21,6 +21,16 @@ def test_where_held_out_images_come_from(recipe_file: str, folder: Path) -> None
     assert held_out_source(recipe_with(recipe_file, data__source=folder)) == str(folder)
     assert held_out_source(recipe_with(recipe_file, logging__picture_source=folder)) == str(folder)
     assert held_out_source(load_recipe("demo")) == "demo"
+
+
+def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: Path) -> None:
+    measured = {"logging__metrics_every_steps": 2}
+    line = describe_lack(recipe_with(recipe_file, **measured))
+    assert line.startswith("No held-out images in `data.source` 'noise'")
+    assert "set `logging.picture_source`" in line
+    assert describe_lack(recipe_with(recipe_file, logging__picture_every_steps=8)) == line
+    assert describe_lack(recipe_with(recipe_file)) == ""  # none are asked for within its few steps
+    assert describe_lack(recipe_with(recipe_file, **measured, logging__picture_source=folder)) == ""
 
 
 def test_images_are_spread_over_those_held_out(recipe_file: str, tmp_path: Path) -> None:

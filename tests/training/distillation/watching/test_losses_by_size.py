@@ -33,6 +33,9 @@ def test_means_are_by_size_over_steps_and_parts() -> None:
         for shift in (0.0, 1.0):  # two parts of two images
             values = {"loss": torch.zeros(()), "features/a": torch.tensor(step + shift), "mesa": torch.tensor(shift)}
             losses.add(replace(part, size_px=size, teachers=("a",)), {**values, "features/b": torch.zeros(())})
+        losses.end_step(is_counted=True)
+        losses.add(replace(part, size_px=size), {"features/a": torch.tensor(float("nan"))})
+        losses.end_step(is_counted=False)
     expected = {"features@32px/a": 3.5, "features@64px/a": 9.5, "mesa@32px": 0.5, "mesa@64px": 0.5}
     assert losses.end_interval(ONE_RANK) == pytest.approx(expected)
     assert losses.end_interval(ONE_RANK) == {}
@@ -49,6 +52,7 @@ def test_ranks_may_know_different_losses(monkeypatch: pytest.MonkeyPatch) -> Non
     for losses in ({"features/a": torch.ones(())}, {}):
         known = LossesBySize(recipe.partitions)
         known.add(part, losses)
+        known.end_step(is_counted=True)
         known.end_interval(cast(Accelerator, accelerator))
     assert exchanged == [(2, 4), (2, 2)]
 
@@ -57,6 +61,7 @@ def test_a_run_at_one_size_needs_none() -> None:
     recipe = small_recipe("a", partitions=[{"sizes_px": [32]}])
     losses = LossesBySize(recipe.partitions)
     losses.add(BatchPlan(recipe, 100, patch_size=16).step(0)[0], {"features/a": torch.ones(())})
+    losses.end_step(is_counted=True)
     assert losses.end_interval(ONE_RANK) == {}
 
 
@@ -69,6 +74,7 @@ def test_which_sizes_an_interval_drew_does_not_show_in_the_curve() -> None:
         step = batch.step + 1
         interval.append(0.9 - 0.2 * step / 1400 + _offset(batch))
         losses.add(batch, {"features/a": torch.tensor(interval[-1])})
+        losses.end_step(is_counted=True)
         if step % 20 == 0:
             plain.append(float(np.mean(interval)))
             interval.clear()

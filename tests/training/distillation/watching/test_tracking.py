@@ -56,7 +56,10 @@ def test_measurements_are_told_by_size_as_means_over_teachers() -> None:
     assert tracking.describe_metrics(values) == expected
 
 
-def test_time_that_is_spent_apart_does_not_slow_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def logged(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, every_steps: int
+) -> tuple[tracking.ProgressLog, list[dict], SimpleNamespace]:
+    """Return a log of one process, the records that it will hand to trackers, and its clock."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(tracking, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     records: list[dict] = []
@@ -66,8 +69,22 @@ def test_time_that_is_spent_apart_does_not_slow_the_images(tmp_path: Path, monke
         reduce=lambda values, reduction: values,
         log=lambda values, step: records.append(values),
     )
-    recipe = load_recipe("demo", ["logging.every_steps=1"]).logging
-    log = tracking.ProgressLog(cast(Accelerator, accelerator), recipe, 0, 10, 4, tmp_path)
+    recipe = load_recipe("demo", [f"logging.every_steps={every_steps}"]).logging
+    return tracking.ProgressLog(cast(Accelerator, accelerator), recipe, 0, 10, 4, folder), records, clock
+
+
+def test_a_skipped_step_has_no_part_in_the_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, records, clock = logged(monkeypatch, tmp_path, 3)
+    for step, loss in ((1, 2.0), (2, None), (3, 4.0), (4, None), (5, None), (6, None)):
+        clock.now += 1
+        log.record(step, {} if loss is None else {"loss": torch.tensor(loss)}, lambda: {"learning_rate": 0.1})
+    log.close()
+    rest = {"learning_rate": 0.1, "images_per_second": 4}
+    assert records == [{"loss": 3.0, **rest}, rest]
+
+
+def test_time_that_is_spent_apart_does_not_slow_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, records, clock = logged(monkeypatch, tmp_path, 1)
     with log.apart():
         clock.now += 100
     clock.now += 2
