@@ -124,7 +124,8 @@ def write_card(
     card = build_card(checkpoint, results, model_id=model_id, name=name, license=license)
     write_text(checkpoint / "README.md", str(card))
     if results is not None:
-        results.save(checkpoint / RESULTS)
+        numbers = [each for each in results.measurements if isfinite(each.value)]  # of others the file holds none
+        replace(results, measurements=numbers).save(checkpoint / RESULTS)
     write_eval_results(checkpoint, results or Results([]))
     return checkpoint / "README.md"
 
@@ -264,8 +265,13 @@ def _license(settings: CardSettings) -> License | None:
 
 def _name(settings: CardSettings) -> str | None:
     """Return the name that was asked for, or that of the card which is replaced, as far as its results say one."""
-    data = None if settings.name or settings.model_id else _metadata(settings.checkpoint)
-    return settings.name if data is None else data.get("model_name")
+    if settings.name or settings.model_id:
+        return settings.name
+    try:
+        data = _metadata(settings.checkpoint)
+    except ValueError:  # a damaged card is what a new one is for
+        return None
+    return None if data is None else data.get("model_name")
 
 
 def results_of(folder: Path) -> Results | None:

@@ -167,7 +167,7 @@ def fill_run_lengths(counts: Any, size: Sequence[int]) -> Tensor:
     """
     height, width = size
     counts = counts.tolist() if isinstance(counts, Tensor) or is_numpy_array(counts) else counts
-    lengths = counts if isinstance(counts, list) else _read_run_lengths(counts)
+    lengths = [_plain(number) for number in counts] if isinstance(counts, (list, tuple)) else _read_run_lengths(counts)
     are_lengths = all(type(length) is int and length >= 0 for length in lengths)
     if not are_lengths or sum(lengths) != height * width:
         raise ValueError("the runs do not fill the image")

@@ -51,7 +51,9 @@ class RadioImageClassificationPipeline(SeveralViews, ImageClassificationPipeline
     # pyrefly: ignore[bad-override]
     def postprocess(self, model_outputs: Any, limits: dict[str, float] | None = None, **options: Any) -> Any:
         """Return labels with their scores, best first; other arguments as in the base class."""
-        model_outputs["logits"] = tempered(model_outputs["logits"], self.model.config)
+        config: Any = self.model.config
+        model_outputs["logits"] = tempered(model_outputs["logits"], config)
+        options["function_to_apply"] = options.get("function_to_apply") or reading_of(config)
         return above(super().postprocess(model_outputs, **options), limits)
 
 
@@ -90,6 +92,14 @@ class RadioVideoClassificationPipeline(VideoClassificationPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         Pipeline.__init__(self, *args, **kwargs)  # the base class asks for PyAV before it knows whether to read files
+
+    # pyrefly: ignore[bad-override]
+    def _sanitize_parameters(self, function_to_apply: Reading | None = None, **kwargs: Any) -> Any:
+        asked: Any = {} if function_to_apply is None else {"function_to_apply": function_to_apply}
+        before, forward, after = super()._sanitize_parameters(**kwargs, **asked)
+        if not asked:
+            after.pop("function_to_apply", None)  # up to 5.17 a softmax where nobody asks for anything
+        return before, forward, after
 
     # pyrefly: ignore[bad-override]
     def preprocess(self, video: Any, num_frames: int | None = None, frame_sampling_rate: int = 1) -> Any:

@@ -85,7 +85,12 @@ def test_a_radio1d_says_that_it_merges_and_decodes(tmp_path):
     model = build_radio1d(preferred_resolution=[64, 96])
     model.save_pretrained(tmp_path)
     text = build_card(tmp_path).content
-    assert "one RADIO1D, a vision transformer that merges patches" in text
+    merging = (
+        "one RADIO1D, a vision transformer that merges patches into global tokens, with a decoder back to one token"
+    )
+    assert f"{merging} a patch.\n" in text
+    taught = build_card(tmp_path, dataclasses.replace(RESULTS, teachers=RESULTS.teachers[:1])).content
+    assert f"{merging} a patch, distilled, without labels, from 1 frozen teachers" in taught
     assert "plain vision transformer" not in text
     assert "prefix tokens, which merges patches into global tokens, and a decoder back to one token a patch." in text
     assert "| Mergings of 2 x 2 tokens | before block 1, counted from 0 |" in text
@@ -256,6 +261,21 @@ def test_another_license_keeps_the_results(checkpoint, tmp_path):
     assert (data.license, data.model_name) == ("mit", "radio-mine")
     assert "\n# radio-mine\n" in after
     assert [path.name for path in (folder / ".eval_results").iterdir()] == ["org--stamps.yaml"]
+
+
+def test_a_damaged_card_is_written_anew(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / "README.md").write_text("---\nlicense: [\n---\n")
+    assert main([str(folder), "--license", "mit"]) == 0
+    assert ModelCard.load(folder / "README.md").data.license == "mit"
+
+
+def test_what_is_no_number_is_not_kept(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    broken = dataclasses.replace(RESULTS.measurements[0], value=float("nan"))
+    write_card(folder, dataclasses.replace(RESULTS, measurements=[broken, *RESULTS.measurements[1:]]))
+    assert main([str(folder), "--license", "mit"]) == 0
+    assert Results.load(folder / "results.json").measurements == RESULTS.measurements[1:]
 
 
 def test_results_take_the_place_of_nothing_else(checkpoint, tmp_path, capsys):

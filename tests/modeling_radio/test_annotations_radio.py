@@ -59,7 +59,11 @@ def test_outlines_are_as_transformers_has_them_but_for_crowds(processor):
     assert torch.equal(with_crowd["masks"], labels["masks"])
 
 
-@pytest.mark.parametrize("spelling", [str, bytes, list, np.array])
+def numbers_of_numpy(counts):
+    return tuple(map(np.int64, counts))
+
+
+@pytest.mark.parametrize("spelling", [str, bytes, list, np.array, numbers_of_numpy])
 def test_run_lengths_are_outlines(processor, spelling):
     image, options = make_pixels(), {"return_segmentation_masks": True, "return_tensors": "pt"}
     mask = np.zeros(image.shape[:2], dtype=np.uint8)

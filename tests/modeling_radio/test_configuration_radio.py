@@ -196,6 +196,7 @@ def test_what_was_fitted_to_other_classes_is_forgotten(tmp_path):
         for config in (opened, later):
             assert fitted(config) == {"class_weights": None, "temperature": 1.0, "score_thresholds": None}
             assert config.id2label == changed.get("id2label", {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"})
+            assert config.label2id == {name: index for index, name in config.id2label.items()}
     for kept in ({}, {"num_labels": 2}, {"id2label": {0: "lion", 1: "tiger"}}):
         config = RadioConfig.from_pretrained(tmp_path, **kept)
         assert fitted(config) == FITTED

@@ -67,13 +67,15 @@ class Runner:
             Interrupted: If it was asked to stop, with a checkpoint.
         """
         folder, recipe = self.output / arm / f"seed-{seed}", self.opened.recipe(arm, seed)
-        clock, failure = Clock(report=lambda line: None), ""
+        clock, curves, failure = Clock(report=lambda line: None), {}, ""
         try:
             with clock.phase("distil"):
                 checkpoint = run_recipe(recipe, folder)
             assert checkpoint is not None  # only a run that was told to stop early has none
             with clock.phase("measure"):
                 sums, numbers = self.held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
+            if self.opened.study.curves_every_steps is not None:
+                curves = read_curves(folder / "history.jsonl")
         except TrainingDivergedError as error:
             sums, numbers, failure = {}, {}, str(error)
         result = RunResult(
@@ -84,7 +86,7 @@ class Runner:
             sums,
             numbers,
             describe_run(f"python -m training.ablate {self.opened.name}", clock),
-            {} if self.opened.study.curves_every_steps is None else read_curves(folder / "history.jsonl"),
+            curves,
             failure,
         )
         save_raw(result_path(self.opened.folder, arm, seed), result)

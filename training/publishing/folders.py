@@ -11,7 +11,7 @@ from typing import Literal
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from model_cards.build import WEIGHTS
+from model_cards.build import RESULTS, WEIGHTS
 from model_cards.kinds.adapters import BASE_PLACEHOLDER, is_adapter
 from model_cards.metadata import HUB_ID
 from model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
@@ -107,10 +107,14 @@ def _kind(folder: Path) -> Kind:
 
 
 def _is_published(path: Path, folder: Path) -> bool:
-    """Return whether a path is a file for others to see: no caches, nothing hidden but the Hub's own."""
+    """Return whether a path is a file for others to see.
+
+    These are no caches, nothing hidden but the Hub's own, and no results that the card was written from: it shows them,
+    and they name the command that measured and its folders.
+    """
     parts = path.relative_to(folder).parts
     hidden = [part for part in parts if part.startswith(".") and part != EVAL_RESULTS_FOLDER]
-    return path.is_file() and not hidden and "__pycache__" not in parts
+    return path.is_file() and not hidden and "__pycache__" not in parts and path != folder / RESULTS
 
 
 def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:

@@ -20,8 +20,10 @@ def test_hidden_files_and_caches_stay_here(model_folder):
     for name in (".git/config", "__pycache__/x.pyc", ".cache/a", ".eval_results/d.yaml"):
         (model_folder / name).parent.mkdir(exist_ok=True)
         (model_folder / name).write_text("x")
+    (model_folder / "results.json").write_text("{}")  # what the card was written from, and shows
     files = read_folder(model_folder, "org/name").files
     assert {name for name in files if "/" in name} == {".eval_results/d.yaml"}
+    assert "results.json" not in files
 
 
 def test_a_card_of_another_name_is_refused(model_folder):
