@@ -74,11 +74,15 @@ class StopRequest:
 
 
 def warn_of_impatient_launcher() -> None:
-    """Say that a launcher may kill this process before its checkpoint is written, where it was not told to wait."""
+    """Say that a launcher may kill this process before its checkpoint is written, where the environment says no limit.
+
+    Whether the launcher has been given `--shutdown-timeout` cannot be seen from here.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ and LAUNCHER_PATIENCE not in os.environ:
         logger.warning(
-            "after SIGTERM or Ctrl-C the launcher waits 30 seconds, then kills this run, whether or not its checkpoint "
-            "is complete: set %s to the seconds that one may take, or end the run by `--max-minutes`",
+            "after SIGTERM or Ctrl-C the launcher kills this run 30 seconds later, whether or not its checkpoint is "
+            "complete, unless it was told otherwise: by %s or `torchrun --shutdown-timeout`, the seconds that one may "
+            "take. `--max-minutes` ends a run without a signal",
             LAUNCHER_PATIENCE,
         )
 

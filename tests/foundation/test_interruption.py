@@ -62,7 +62,8 @@ def test_a_launcher_that_was_not_told_to_wait_is_warned_of(patience, is_warned, 
     if patience is not None:
         monkeypatch.setenv(LAUNCHER_PATIENCE, patience)
     warn_of_impatient_launcher()
-    assert [LAUNCHER_PATIENCE in message for message in caplog.messages] == [True] * is_warned
+    told = f"unless it was told otherwise: by {LAUNCHER_PATIENCE} or `torchrun --shutdown-timeout`"
+    assert [told in message for message in caplog.messages] == [True] * is_warned
 
 
 def test_it_is_set_once_the_time_is_over_without_having_been_asked_for():

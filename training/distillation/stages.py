@@ -51,7 +51,7 @@ def run_recipe(
     stages = stage_recipes(recipe)
     for stage in stages or [recipe]:
         check_student_views(stage)  # before the folder is made
-    check_allowed_changes(allowed_changes, [recipe, *stages])
+    check_allowed_changes(allowed_changes, stages or [recipe])
     # The ranks must find each other before one of them locks the folder for all.
     if build_accelerator(recipe, output).is_main_process:
         warn_of_impatient_launcher()

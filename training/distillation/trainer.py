@@ -6,6 +6,7 @@ the step, so a restarted run repeats an undisturbed one bit for bit.
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -125,10 +126,10 @@ class Distiller:
 
     @property
     def is_finished(self) -> bool:
-        """Whether an earlier session trained to the end and exported the student."""
+        """Whether an earlier session trained to the end and exported the student, and what is saved has this recipe."""
         last = checkpoint_path(self.output / "checkpoints", self.recipe.schedule.num_steps)
         is_trained = self.resumed_from is not None and self.resumed_from >= last
-        return is_trained and (self.output / "final").is_dir()
+        return is_trained and not self.changes and (self.output / "final").is_dir()
 
     def run(self, stop_at: int | None = None) -> Path | None:
         """Train to the end, from the newest checkpoint if there is one, and export the student.
@@ -504,7 +505,9 @@ class Distiller:
     # State
 
     def _save(self) -> None:
-        """Begin a checkpoint, which the next steps do not wait for."""
+        """Begin a checkpoint, which the next steps do not wait for; the last one puts an end to an older export."""
+        if self.step >= self.recipe.schedule.num_steps and self.accelerator.is_main_process:
+            shutil.rmtree(self.output / "final", ignore_errors=True)  # or a stage killed now would hand it on
         facts = {"step": self.step, "data": self.data_fingerprint, "recipe": self.recipe.to_dict()}
         places = self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
         if self.recipe.data.streaming and self.accelerator.is_main_process:

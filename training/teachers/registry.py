@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from foundation.ranks import rank_and_count
 from modeling_radio.messages_radio import check_choice, did_you_mean
 from training.demo_kit.packages import fetch_if_available
 from training.recipe import Recipe, TeacherRecipe
@@ -121,18 +122,20 @@ def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRI
 
 
 def check_devices(entries: Sequence[TeacherRecipe]) -> None:
-    """Refuse a GPU by its number where several ranks share a machine: all of them would take that one.
+    """Refuse a GPU by its number where several ranks share a machine, or may: all of them would take that one.
 
     Raises:
         ValueError: If a teacher has one, on each of the ranks.
     """
-    num_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this machine, as launchers tell
+    count = os.environ.get("LOCAL_WORLD_SIZE")  # of this machine, as PyTorch's launchers tell, but not srun and mpirun
+    num_ranks = rank_and_count()[1] if count is None else int(count)
     for entry in entries:
         if num_ranks > 1 and entry.device is not None and re.fullmatch(r"(?!cpu)\w+:\d+", entry.device):
+            share, remedy = ("may share", " and set LOCAL_WORLD_SIZE=1") if count is None else ("share", "")
             raise teacher_error(
                 entry.name,
-                f"`device` must be without a number where {num_ranks} ranks share a machine, got {entry.device!r}, on "
-                "which each would put a copy. Leave it out, or start a single process on the machine.",
+                f"`device` must be without a number where {num_ranks} ranks {share} a machine, got {entry.device!r}, "
+                f"on which each would put a copy. Leave it out, or start a single process on the machine{remedy}.",
             )
 
 

@@ -444,6 +444,28 @@ def test_a_run_that_is_cut_short_exports_its_student(recipe_file: str) -> None:
     assert list_checkpoints(Path("run/checkpoints"))[-1].name == "step_00000006"
 
 
+def test_a_run_that_is_extended_has_no_older_export_once_it_is_trained(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(distiller: trainer.Distiller) -> None:
+        raise KeyboardInterrupt
+
+    distil(recipe_file, "run")
+    recipe = load_recipe(recipe_file, ["schedule.num_steps=11"])
+    extended = trainer.Distiller(recipe, Path("run"), allowed_changes=["schedule"])
+    extended.run(stop_at=10)
+    assert Path("run/final").is_dir()
+    assert not trainer.Distiller(recipe, Path("run")).is_finished
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Distiller, "_export", die)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.Distiller(recipe, Path("run")).run()
+    assert list_checkpoints(Path("run/checkpoints"))[-1].name == "step_00000011"
+    assert not trainer.Distiller(recipe, Path("run")).is_finished
+    assert distil(recipe_file, "run", "schedule.num_steps=11") == Path("run/final")
+    assert trainer.Distiller(recipe, Path("run")).is_finished
+
+
 @pytest.mark.parametrize("widths", ["{feature_dim: 9}", "{summary_dim: 10, feature_dim: 12}"])
 def test_teachers_in_another_order_do_not_resume(recipe_file: str, widths: str) -> None:
     """Neither of other widths, where moments would be read beyond their ends, nor of equal ones, where heads swap."""

@@ -110,8 +110,19 @@ def test_ranks_of_a_machine_cannot_share_one_gpu_by_its_number(monkeypatch):
     check_devices(entries)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     check_devices(entries[:-1])
-    with pytest.raises(ValueError, match=r"'a': `device` must be without a number where 8 ranks .*, got 'cuda:1', on"):
+    with pytest.raises(ValueError, match=r"'a': `device` must be without a number where 8 ranks share .*'cuda:1', on"):
         check_devices(entries)
+
+
+def test_ranks_of_unknown_machines_cannot_have_a_gpu_by_its_number(monkeypatch):
+    """As srun and mpirun start them."""
+    entries = [TeacherRecipe(name="a", kind="k", device="cuda:1")]
+    monkeypatch.setattr("training.teachers.registry.rank_and_count", lambda: (0, 4))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match=r"4 ranks may share a machine, .* machine and set LOCAL_WORLD_SIZE=1\.$"):
+        check_devices(entries)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    check_devices(entries)
 
 
 @pytest.mark.parametrize(

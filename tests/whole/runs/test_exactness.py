@@ -327,6 +327,22 @@ def test_staged_run_with_another_recipe_is_refused_before_anything_runs(staged_f
         run_recipe(load_recipe(staged_file), Path("run"), is_restart=True)
 
 
+def test_stages_that_are_over_know_a_change_that_was_allowed(
+    staged_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--recipe", staged_file, "--output", "run"]
+    assert main([*arguments, "--stop-at", "6"]) == 0
+    before = tiny.last_state("run/stages/low", 5)
+    arguments.append("optimizer.learning_rate=1e-4")
+    assert main([*arguments, "--stop-at", "7", "--allow-changes", "stages.low.optimizer.learning_rate"]) == 1
+    assert "Did you mean 'optimizer.learning_rate'?" in capsys.readouterr().err
+    assert main([*arguments, "--stop-at", "7", "--allow-changes", "optimizer.learning_rate"]) == 0
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "Stage 1" not in capsys.readouterr().out
+    tiny.assert_same_tensors(before, tiny.last_state("run/stages/low", 5))
+
+
 def test_stages_draw_different_images(staged_file: str) -> None:
     low, high = stage_recipes(load_recipe(staged_file))
     assert low.seed != high.seed

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ logger = logging.getLogger(__name__)
 
 MAX_DIFFERENCES_SHOWN = 5
 
-UNCHANGEABLE = ("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name")
-"""Settings, or sections of them, that say which network is trained and what its optimizer remembers."""
+UNCHANGEABLE = (
+    *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name"),
+    *("balancing.method", "contrastive.kind", "contrastive.bank_size"),
+)
+"""Settings, or sections of them, that say which network is trained and what its optimizer and losses remember."""
 
 
 class CheckpointError(UserError):
@@ -74,14 +77,24 @@ def check_allowed_changes(names: Sequence[str], recipes: Iterable[Recipe]) -> No
     Raises:
         RecipeError: If there is such a name; the message suggests another.
     """
-    paths = [path.split(".") for recipe in recipes for path in setting_paths(recipe.to_dict())]
-    known = {".".join(path[:length]) for path in paths for length in range(1, len(path) + 1)}
+    known = {name for recipe in recipes for name in _names_of(recipe)}
     for name in names:
         if name not in known:
             raise RecipeError(
                 f"`allow_changes` must name settings of the recipe, or sections, got {name!r}."
                 f"{did_you_mean(name, sorted(known))}"
             )
+
+
+def _names_of(recipe: Recipe) -> set[str]:
+    """Return what the settings of a recipe, and its sections, are called."""
+    return {name for path in setting_paths(recipe.to_dict()) for name in _with_sections(path)}
+
+
+def _with_sections(path: str) -> list[str]:
+    """Return the name of a setting, then those of the sections that it is in, the smallest first."""
+    names = path.split(".")
+    return [".".join(names[:length]) for length in range(len(names), 0, -1)]
 
 
 def check_same_recipe(
@@ -93,8 +106,8 @@ def check_same_recipe(
         checkpoint: Folder of the checkpoint, for the message.
         saved: The checkpoint's resolved recipe. Settings that it lacks are newer than it, and had their defaults.
         recipe: This session's recipe.
-        allowed: Settings that may differ, for example "data.source", or sections. `UNCHANGEABLE` ones may not, nor the
-            order of teachers and partitions.
+        allowed: Settings that may differ, for example "data.source", or sections. `UNCHANGEABLE` ones may not, nor
+            which teachers there are, whether `contrastive` has a weight, and the order of teachers and partitions.
 
     Returns:
         The allowed changes that there are, `"section.field: old -> new"`.
@@ -104,22 +117,35 @@ def check_same_recipe(
     """
     parts = decisive_part(with_defaults(Recipe, saved)), decisive_part(recipe.to_dict())
     orders, changes = order_differences(*parts), differences(*parts)
-    fixed = [*orders, *(change for change in changes if _is_of(change, UNCHANGEABLE))]
+    fixed = [*orders, *(change for change in changes if _is_of(change, [*UNCHANGEABLE, *_of_one_only(*parts)]))]
     accepted = [change for change in changes if change not in fixed and _is_of(change, allowed)]
     refused = [*orders, *(change for change in changes if change not in accepted)]
     if not refused:
         return accepted
     more = f" and {len(refused) - MAX_DIFFERENCES_SHOWN} more" if len(refused) > MAX_DIFFERENCES_SHOWN else ""
-    names = ",".join(change.partition(": ")[0] for change in refused)
-    advice = (
-        f"Networks, optimizers and orders cannot be changed in a run ({fixed[0].partition(': ')[0]})."
-        if fixed
-        else f"`training.distill --allow-changes {names}` goes on with what is new."
-    )
+    if fixed:
+        path = fixed[0].partition(": ")[0]
+        advice = f"Networks, teachers, optimizers, losses that remember and orders cannot be changed in a run ({path})."
+    else:
+        names = ",".join(_nameable(refused, _names_of(recipe)))
+        advice = f"`training.distill --allow-changes {names}` goes on with what is new."
     raise RecipeError(
         f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(refused[:MAX_DIFFERENCES_SHOWN])}{more}): "
         f"resume with the same one, or give another --output. {advice}"
     )
+
+
+def _of_one_only(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the teachers, and the loss with a memory, that only one of two recipes has."""
+    before, after = ({f"teachers.{entry['name']}" for entry in part["teachers"]} for part in (saved, now))
+    is_switched = bool(saved["contrastive"]["weight"]) != bool(now["contrastive"]["weight"])
+    return [*sorted(before ^ after), *(["contrastive"] if is_switched else [])]
+
+
+def _nameable(changes: Iterable[str], known: Collection[str]) -> list[str]:
+    """Return names by which changes can be allowed: of what the recipe does not have any more, the section's."""
+    paths = [change.partition(": ")[0] for change in changes]
+    return list(dict.fromkeys(next((name for name in _with_sections(path) if name in known), path) for path in paths))
 
 
 def _is_of(change: str, names: Iterable[str]) -> bool:

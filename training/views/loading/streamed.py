@@ -109,7 +109,12 @@ class StreamedViewLoader:
         return self._state
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Resume from each rank's state; begin a new pass for other ranks of a partition, or more or fewer sources."""
+        """Resume from each rank's state; begin a new pass for other ranks of a partition, or more or fewer sources.
+
+        States of images by number are empty: after them streams are read from their start.
+        """
+        if not any(states):
+            return
         partitions, num_ranks = self.recipe.partitions, self.streams.num_ranks
         before = {
             partition.name: [rank for rank, state in enumerate(states) if partition.name in state]

@@ -51,8 +51,17 @@ def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
     assert check_same_recipe(tmp_path, recipe.to_dict(), recipe, ["data"]) == []
 
 
-@pytest.mark.parametrize("change", ["student.config.hidden_size=96", "optimizer.name=lamb", "spectral.is_used=true"])
-def test_another_network_or_optimizer_is_never_allowed(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "student.config.hidden_size=96",
+        "optimizer.name=lamb",
+        "spectral.is_used=true",
+        "balancing.method=dwa",
+        "contrastive.weight=0.1",
+    ],
+)
+def test_what_a_checkpoint_cannot_hold_is_never_allowed(tmp_path: Path, change: str) -> None:
     path = change.partition("=")[0]
     with pytest.raises(RecipeError, match=rf"orders cannot be changed in a run \({path}\)\.$"):
         check_same_recipe(tmp_path, load_recipe("demo").to_dict(), load_recipe("demo", [change]), [path])
@@ -62,6 +71,36 @@ def test_what_is_allowed_must_be_a_setting() -> None:
     check_allowed_changes(["data.source", "teachers.nanodet-g.kind", "mesa"], [load_recipe("demo")])
     with pytest.raises(RecipeError, match=r"^`allow_changes` must name .*'data.sorce'\. Did you mean 'data.source'\?"):
         check_allowed_changes(["data.sorce"], [load_recipe("demo")])
+
+
+def test_weight_of_contrasts_may_change_but_not_begin(tmp_path: Path) -> None:
+    saved = load_recipe("demo", ["contrastive.weight=0.1"]).to_dict()
+    for weight, is_accepted in ((0.2, True), (0, False)):
+        recipe = load_recipe("demo", [f"contrastive.weight={weight}"])
+        if is_accepted:
+            assert len(check_same_recipe(tmp_path, saved, recipe, ["contrastive"])) == 1
+        else:
+            with pytest.raises(RecipeError, match=r"cannot be changed in a run \(contrastive.weight\)\.$"):
+                check_same_recipe(tmp_path, saved, recipe, ["contrastive"])
+
+
+@pytest.mark.parametrize("names", [("semantic",), ("semantic", "segmenter", "newcomer"), ("semantic", "renamed")])
+def test_other_teachers_are_never_allowed(tmp_path: Path, names: tuple[str, ...]) -> None:
+    saved = small_recipe("semantic", "segmenter").to_dict()
+    with pytest.raises(RecipeError, match=r"cannot be changed in a run \(teachers\.(segmenter|newcomer)\.\w+\)\.$"):
+        check_same_recipe(tmp_path, saved, small_recipe(*names), ["teachers"])
+
+
+@pytest.mark.parametrize("change", ["partitions.low.name=renamed", "loss.features={mse: 1.0, gram: 0.1}"])
+def test_what_is_advised_can_be_followed(tmp_path: Path, change: str) -> None:
+    """Also where only one of the two recipes has the setting."""
+    plain, changed = load_recipe("demo"), load_recipe("demo", [change])
+    for saved, recipe in ((plain, changed), (changed, plain)):
+        with pytest.raises(RecipeError, match=r"`training.distill --allow-changes .*` goes on") as refused:
+            check_same_recipe(tmp_path, saved.to_dict(), recipe)
+        names = str(refused.value).partition("--allow-changes ")[2].partition("`")[0].split(",")
+        check_allowed_changes(names, [recipe])
+        assert check_same_recipe(tmp_path, saved.to_dict(), recipe, names)
 
 
 def test_teachers_in_another_order_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from operator import attrgetter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import tiny_distillation as tiny
@@ -96,23 +97,31 @@ def test_a_watched_step_keeps_its_first_images() -> None:
 # Norms
 
 
-def test_norms_are_of_the_patches_after_each_block() -> None:
-    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2)
+def norms_of_hidden_states(model: RadioModel, images: Tensor, window_size: int | Literal["global"]) -> dict[str, float]:
+    """Return the norms with attention in windows of a size, each image by itself."""
+    norms: dict[str, float] = {}
+    hidden_states = [
+        model(image[None], window_size=window_size, output_hidden_states=True).hidden_states for image in images
+    ]
+    for index, of_images in enumerate(list(zip(*hidden_states, strict=True))[1:]):
+        lengths = torch.cat(of_images)[:, model.config.num_prefix_tokens :].norm(dim=-1)
+        assert lengths.shape == (2, 16)
+        norms[f"block_norm_mean/{index:02}"] = lengths.mean().item()
+        norms[f"block_norm_max/{index:02}"] = lengths.max().item()
+    return norms
+
+
+@torch.no_grad()
+def test_norms_are_of_the_patches_after_each_block_with_the_model_s_own_windows() -> None:
+    """As those of `training.evaluate`: what is exported attends so by default."""
+    torch.manual_seed(0)
+    config = RadioConfig.from_preset("radio-test", num_hidden_layers=2, vitdet_num_global=1, vitdet_window_size=2)
     model = RadioModel(config).eval()
-    images = torch.rand(2, 3, 32, 48)
+    images = torch.rand(2, 3, 64, 64)
     norms = measure_block_norms(model, images)
     assert list(norms) == ["block_norm_mean/00", "block_norm_max/00", "block_norm_mean/01", "block_norm_max/01"]
-    for index in range(2):
-        outputs = []
-        hook = model.radio_model.model.blocks[index].register_forward_hook(
-            lambda _module, _inputs, output, outputs=outputs: outputs.append(output[0])
-        )
-        model(images, window_size="global")
-        hook.remove()
-        lengths = outputs[0][:, config.num_prefix_tokens :].norm(dim=-1)
-        assert lengths.shape == (2, 6)
-        assert norms[f"block_norm_mean/{index:02}"] == pytest.approx(lengths.mean().item(), rel=1e-5)
-        assert norms[f"block_norm_max/{index:02}"] == pytest.approx(lengths.max().item(), rel=1e-5)
+    assert norms == pytest.approx(norms_of_hidden_states(model, images, window_size=2), rel=1e-5)
+    assert norms != pytest.approx(norms_of_hidden_states(model, images, window_size="global"), rel=1e-4)
 
 
 def test_an_outlier_patch_shows_in_the_maximum_of_its_block() -> None:

@@ -171,6 +171,15 @@ def test_another_number_of_sources_begins_a_new_pass(write_source: Callable[...,
     assert [source["pass"] for source in json.loads(state)["low"]["sources"]] == [1, 1]
 
 
+def test_streams_begin_where_images_were_read_by_number(write_source: Callable[..., str]) -> None:
+    """As a recipe may where its change is allowed."""
+    data = DataRecipe(source=write_source("parquet", 20, num_shards=2), shuffle_buffer=5, num_workers=0)
+    *_, (_, _, state) = run(recipe_with(data), 0, 2)
+    streamed = recipe_with(data.replace(streaming=True))
+    _, views, _ = next(run(streamed, 2, 3, [json.loads(state)]))
+    assert torch.equal(views, next(run(streamed, 2, 3))[1])
+
+
 @pytest.mark.parametrize("shares", [((2, 1), (1, 2)), ((2, 1), (None, None))], ids=str)
 def test_another_rank_share_begins_a_new_pass(write_source: Callable[..., str], shares: tuple, caplog) -> None:
     data = DataRecipe(source=write_source("parquet", 24, num_shards=2), streaming=True, shuffle_buffer=1, num_workers=0)
