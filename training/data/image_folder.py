@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+
+from PIL import Image
 
 from foundation.settings import hash_of
 from modeling_radio.messages_radio import check_choice
@@ -17,6 +20,11 @@ from training.data.image_table import SPLITS, ImageTable, Split
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+NO_PICTURES = frozenset(
+    {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg", ".pfm", ".ps", ".wmf"}
+)
+"""What Pillow has a reader for, but are tables, films, drawings, or measures such as depth."""
+
 HELD_OUT_SHARE = 0.1  # our choice
 
 
@@ -86,6 +94,13 @@ def files_fingerprint(files: Mapping[str, Path]) -> str:
     state = hash_of({name: [fact.st_size, fact.st_mtime_ns] for name, fact in facts.items()})
     num_bytes = sum(fact.st_size for fact in facts.values())
     return f"{len(facts)} files, {num_bytes} bytes, names {hash_of(dict.fromkeys(facts))[:8]}, state {state[:16]}"
+
+
+@functools.cache
+def pillow_suffixes() -> frozenset[str]:
+    """Return the suffixes of all images that Pillow opens, `IMAGE_SUFFIXES` among them."""
+    opened = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return IMAGE_SUFFIXES | opened - NO_PICTURES
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -6,7 +6,6 @@ import logging
 import tarfile
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +51,7 @@ class EndlessSource:
         skipped: Counts unusable images.
         num_shards: How many the source has, over all ranks.
         share: Number of this rank among those that read these parts, and how many they are: each takes every n-th
-            image of a shard.
+            image of a part.
         filters: What else is left out; near duplicates are not looked for.
         used_px: The resolution that images are used at, pixels.
 
@@ -124,7 +123,7 @@ class EndlessSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned; if the source had other shards, with a new pass."""
         self.left_out = Counter(state["left_out"])
-        if state.get("num_shards") != self.num_shards:
+        if state["num_shards"] != self.num_shards:
             logger.warning(
                 "%s: the checkpoint is of other shards than the %d that are there now, so a new pass begins",
                 self.column.source,
@@ -137,7 +136,7 @@ class EndlessSource:
 
     def start_pass(self, number: int) -> None:
         """Start pass `number` through the source."""
-        self._open_pass(number, range(len(self.parts)), [(0, 0)] * len(self.parts))
+        self._open_pass(number, range(len(self.parts)), [(0, 0, 0)] * len(self.parts))
 
     def close(self) -> None:
         """Close the files; `start_pass` or `load_state_dict` opens them again."""
@@ -150,7 +149,8 @@ class EndlessSource:
         Args:
             number: Of the pass.
             turns: Which parts have rows left, the next one first.
-            places: Of each part, how many pieces are done, and how many of this rank's rows of the next one.
+            places: Of each part, how many pieces are done, how many of this rank's rows of the next one, and the rank
+                whose turn it is where that one begins.
         """
         self.number_of_pass, self._num_read, self._num_usable = number, 0, 0
         self._turns, self._places = deque(turns), [list(place) for place in places]
@@ -172,15 +172,17 @@ class EndlessSource:
         num_pieces = min(part.num_shards, MAX_PIECES)
         order = np.random.default_rng([self.seed, self.number_of_pass, number]).permutation(num_pieces)
         for piece in map(int, order[place[0] :]):
-            first = (rank + piece) % num_ranks + place[1] * num_ranks
+            first = (rank - place[2]) % num_ranks + place[1] * num_ranks
+            num_rows = 0
             try:
-                for row in islice(part.shard(num_pieces, piece), first, None, num_ranks):
-                    place[1] += 1
-                    yield row
+                for num_rows, row in enumerate(part.shard(num_pieces, piece), 1):
+                    if num_rows > first and (num_rows - 1 - first) % num_ranks == 0:
+                        place[1] += 1
+                        yield row
             except _BROKEN_FILE as error:
                 lost = f"image {self._num_read + 1} of pass {self.number_of_pass} and what follows it in its shard"
                 self.skipped.add(f"{self.column.source}: {lost}", f"unreadable: {error}")
-            place[:] = place[0] + 1, 0
+            place[:] = place[0] + 1, 0, (place[2] + num_rows) % num_ranks
 
 
 class ImageStream:

@@ -16,6 +16,7 @@ from foundation.settings import hash_of
 from modeling_radio.messages_radio import did_you_mean
 from training.data.decoding import EncodedImage
 from training.data.fingerprints import content_fingerprint
+from training.data.folder_kinds import BUILDERS, find_shards
 from training.data.image_folder import files_fingerprint, image_files, no_images_error
 from training.data.tar_shards import first_fields, is_image, read_samples
 from training.recipe import DataRecipe
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, IterableDataset
 
 
-BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "image_bytes")
 """Names under which files without Hugging Face's type information usually store encoded images."""
 
@@ -147,9 +147,13 @@ def _source_fingerprint(source: SourceRecipe) -> str:
 
 
 def is_image_folder(source: str) -> bool:
-    """Return whether a source is a local folder that holds neither Parquet files nor webdataset shards."""
+    """Return whether a source is a local folder that is not one of shards.
+
+    Raises:
+        ValueError: If it is a folder that may be either.
+    """
     folder = Path(source).expanduser()
-    return folder.is_dir() and not any(_files_below(folder, suffix) for suffix in BUILDERS)
+    return folder.is_dir() and not find_shards(folder)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -261,7 +265,7 @@ def _load_arguments(source: SourceRecipe) -> dict[str, Any]:
     """Return which builder of `datasets` reads a source, and its files.
 
     Raises:
-        ValueError: If a pattern matches no file, or the text is no kind of source.
+        ValueError: If a pattern matches no file, or the text is no kind of source, or it is a folder of several.
     """
     local = _local_files(source.source)
     if local is not None:
@@ -287,18 +291,13 @@ def _local_files(source: str) -> tuple[str, list[str]] | None:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return None
-    for suffix, builder in BUILDERS.items():
-        files = _files_below(folder, suffix)
-        if files:
-            return builder, files
+    shards = find_shards(folder)
+    if shards:
+        return BUILDERS[shards[0].suffix], [str(path) for path in shards]
     files = [str(path) for path in image_files(folder)]
     if not files:
         raise no_images_error(folder, 0)
     return "imagefolder", files
-
-
-def _files_below(folder: Path, suffix: str) -> list[str]:
-    return sorted(map(str, folder.rglob(f"*{suffix}")))
 
 
 def _find_column(features: Mapping[str, Any], source: SourceRecipe) -> str:

@@ -13,7 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
-from training.data.image_folder import IMAGE_SUFFIXES
+from training.data.image_folder import pillow_suffixes
 
 
 NUM_FIRST_SAMPLES = 5
@@ -36,8 +36,8 @@ class _Header(tarfile.TarInfo):
 
 
 def is_image(field: str) -> bool:
-    """Return whether files of a field, for example "jpg" or "left.png", are images."""
-    return Path(f"name.{field}").suffix.lower() in IMAGE_SUFFIXES
+    """Return whether files of a field, for example "jpg" or "left.png", are images that Pillow opens."""
+    return Path(f"name.{field}").suffix.lower() in pillow_suffixes()
 
 
 def first_fields(shards: Sequence[str]) -> list[str]:

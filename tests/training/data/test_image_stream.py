@@ -74,6 +74,26 @@ def test_parts_that_wait_after_a_restart_keep_their_places(write_source: Callabl
     assert found == numbers
 
 
+@pytest.mark.parametrize(("num_images", "num_shards", "num_ranks"), [(9, 3, 8), (7, 2, 3), (8, 6, 7)])
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_that_share_shards_take_turns_over_all(
+    write_source: Callable[..., str], num_images: int, num_shards: int, num_ranks: int, seed: int
+) -> None:
+    source = write_source("parquet", num_images, num_shards=num_shards)
+    data = DataRecipe(source=source, streaming=True, shuffle_buffer=1)
+    seen = []
+    for rank in range(num_ranks):
+        number = num_images // num_ranks + (rank < num_images % num_ranks)
+        seen += take(open_numbers(data, rank, num_ranks, seed=seed), number)
+        numbers = take(open_numbers(data, rank, num_ranks, seed=seed), 3 * number + 2)
+        for stop in range(3 * number):
+            first, second = (open_numbers(data, rank, num_ranks, seed=seed) for _ in range(2))
+            first.take(stop)
+            second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+            assert take(second, 3 * number + 2 - stop) == numbers[stop:]
+    assert sorted(seen) == list(range(num_images))
+
+
 def test_sources_are_mixed_by_weight(write_source: Callable[..., str]) -> None:
     other = SourceRecipe(source=write_source("parquet", 5, first=100), weight=0.2)
     data = DataRecipe(source=write_source("webdataset", 50), streaming=True, shuffle_buffer=400, mixed_in=[other])

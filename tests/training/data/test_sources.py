@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
+from training.data import folder_kinds
 from training.data.decoding import decode_rgb
 from training.data.sources import (
     ImageColumn,
@@ -60,6 +61,23 @@ def test_folders_files_and_patterns(write_source: Callable[..., str], kind: str)
 
 def test_an_image_folder_can_be_streamed(write_source: Callable[..., str]) -> None:
     folder = write_source("folder", 3)
+    assert is_image_folder(folder)
+    assert stream_numbers(source_of(folder)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["old.tar", "old.parquet"])
+def test_a_folder_of_two_kinds_is_refused(write_source: Callable[..., str], name: str) -> None:
+    folder = write_source("folder", 3)
+    Path(folder, name).touch()
+    for read in (is_image_folder, lambda path: open_stream(source_of(path)), lambda path: open_table(source_of(path))):
+        with pytest.raises(ValueError, match=r"3 images \(000\.png\).* pattern such as '.*; to read the images, move"):
+            read(folder)
+
+
+def test_a_stray_archive_does_not_hide_many_images(write_source: Callable[..., str], monkeypatch) -> None:
+    monkeypatch.setattr(folder_kinds, "MIN_IMAGES_PER_SHARD", 3)
+    folder = write_source("folder", 3)
+    Path(folder, "old.tar").touch()
     assert is_image_folder(folder)
     assert stream_numbers(source_of(folder)) == [0, 1, 2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.tar_shards import first_fields, read_samples
+from training.data.tar_shards import first_fields, is_image, read_samples
 
 
 def write_tar(path: Path, files: Mapping[str, bytes]) -> str:
@@ -81,3 +81,12 @@ def test_fields_are_those_of_the_first_shard_with_a_sample(tmp_path: Path) -> No
     assert first_fields([*bad, write_tar(tmp_path / "2.tar", {"a.txt": b"A", "a.png": b"A"})]) == ["txt", "png"]
     with pytest.raises(ValueError, match=r"no sample can be read from any of its 2 shards: .*0\.tar: empty file"):
         first_fields(bad)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [("jpg", True), ("JPG", True), ("left.png", True), ("jfif", True), ("jp2", True)]
+    + [(field, False) for field in ("json", "npy", "h5", "mpg", "ps", "depth.pfm", "pdf")],
+)
+def test_images_are_what_pillow_opens(field: str, expected: bool) -> None:
+    assert is_image(field) is expected

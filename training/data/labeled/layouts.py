@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundation.errors import first_few
+from training.data.folder_kinds import MAX_NAMED
 from training.data.image_folder import IMAGE_SUFFIXES
 
 
@@ -32,9 +33,6 @@ MASK_SUFFIXES = frozenset({".png"})
 DEPTH_SUFFIXES = frozenset({".png", ".npy"})
 CLASSES_FILE = "classes.txt"
 VOC_LISTS = Path("ImageSets") / "Segmentation"
-MAX_NAMED = 5
-"""Our choice: as many files that are left out are named."""
-
 Tables = dict[str, "Dataset"]
 """Tables by split, at least "train"."""
 

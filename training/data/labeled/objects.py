@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import first_few
-from training.data.labeled.layouts import MAX_NAMED, Tables
+from training.data.folder_kinds import MAX_NAMED
+from training.data.labeled.layouts import Tables
 
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tarfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from foundation.errors import first_few
 from modeling_radio.messages_radio import did_you_mean
-from training.data.image_folder import IMAGE_SUFFIXES
-from training.data.labeled.layouts import MAX_NAMED, SPLIT_NAMES, TRAIN, SplitNames, Tables
-from training.data.sources import BUILDERS, as_patterns, expand_files
+from training.data.folder_kinds import BUILDERS, MAX_NAMED, find_shards, is_hidden
+from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, SplitNames, Tables
+from training.data.sources import as_patterns, expand_files
 
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
     """Open a source with random access; `datasets` copies files to its cache.
 
     Args:
-        source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them, in which there are not more
-            images than such files; a data set that `datasets` saved; or one of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
+        source: A folder; a `.parquet` or `.tar` file, or a pattern or a folder of them (see `find_shards`); a data set
+            that `datasets` saved; or one of the Hub, `ORG/NAME` or `hub:ORG/NAME`.
         read_folder: Reads a folder of image files, or whatever else lies at the path.
         names: What each split may be called.
 
@@ -43,7 +44,7 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
         The tables by split, those for validation under one name; a source without splits is all "train".
 
     Raises:
-        ValueError: If nothing is there or it cannot be opened.
+        ValueError: If nothing is there, it cannot be opened, or it is a folder of images as well as of shards.
     """
     path = Path(source).expanduser()
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
@@ -84,30 +85,8 @@ def _open_shards_or_hub(source: str, path: Path, names: SplitNames, *, streaming
         return _load_files(BUILDERS[path.suffix], expand_files(source), source, names, streaming=streaming)
     if not path.exists():
         return _open_hub(source, names, streaming=streaming)
-    shards = _find_shards(path)
+    shards = find_shards(path)
     return _load_folder(path, shards, source, names, streaming=streaming) if shards else None
-
-
-def _find_shards(path: Path) -> list[Path]:
-    """Return the Parquet or else the webdataset files below a folder; none below one that has more images."""
-    shards: dict[str, list[Path]] = {suffix: [] for suffix in BUILDERS}
-    num_images = 0
-    for file in path.rglob("*") if path.is_dir() else ():
-        if file.suffix in shards and file.is_file():
-            shards[file.suffix].append(file)
-        num_images += file.suffix.lower() in IMAGE_SUFFIXES
-    found = next((sorted(files) for files in shards.values() if files), [])
-    if len(found) >= num_images:
-        return found
-    if found:
-        shown = first_few([str(file.relative_to(path)) for file in found], MAX_NAMED)
-        logger.warning(
-            "%s: read as a folder of images, of which it has %d; left out %s, which a pattern of theirs would read",
-            path,
-            num_images,
-            shown,
-        )
-    return []
 
 
 def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
@@ -135,7 +114,7 @@ def _split_folders(path: Path, names: SplitNames) -> dict[str, Path]:
     They are where all have a name of a split, or one that of training and another that of another split.
     """
     known = {name for split_names in (*names.values(), *SPLIT_NAMES.values()) for name in split_names}
-    folders = {folder.name: folder for folder in path.iterdir() if folder.is_dir() and not _is_hidden(folder.name)}
+    folders = {folder.name: folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder.name)}
     found = {
         split: next((folders[name] for name in theirs if name in folders), None) for split, theirs in names.items()
     }
@@ -155,14 +134,10 @@ def _image_and_metadata_files(folder: Path, root: Path) -> list[str]:
     images = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in ImageFolder.EXTENSIONS and not any(map(_is_hidden, path.relative_to(folder).parts))
+        if path.suffix.lower() in ImageFolder.EXTENSIONS and not any(map(is_hidden, path.relative_to(folder).parts))
     ]
     tables = {path for name in ImageFolder.METADATA_FILENAMES for path in (*folder.rglob(name), root / name)}
     return as_patterns(sorted(str(path) for path in (*images, *tables) if path.is_file()))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "__"))
 
 
 def by_split(opened: Any, names: SplitNames = SPLIT_NAMES) -> dict[str, Any]:
@@ -253,7 +228,8 @@ def _load_folder(
     suffix = shards[0].suffix
     with _opening(source, f" as {suffix} files, of which it has {shards[0].relative_to(path)}"):
         if suffix == ".parquet":
-            return by_split(load_dataset(BUILDERS[suffix], data_dir=str(path), streaming=streaming), names)
+            found = {split: as_patterns(map(str, files)) for split, files in _split_parquet(path, shards).items()}
+            return by_split(load_dataset(BUILDERS[suffix], data_files=found, streaming=streaming), names)
         roots = {split: [path / name for name in theirs if (path / name).is_dir()] for split, theirs in names.items()}
         files = {
             split: [str(shard) for shard in shards if shard.is_relative_to(found[0])]
@@ -262,6 +238,40 @@ def _load_folder(
         }
         patterns = {split: as_patterns(found) for split, found in (files or {TRAIN: map(str, shards)}).items()}
         return by_split(load_dataset(BUILDERS[suffix], data_files=patterns, streaming=streaming))
+
+
+def _split_parquet(path: Path, shards: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return Parquet files by split, told apart as `datasets` does of a folder in which there is nothing else."""
+    places = {shard: shard.relative_to(path) for shard in shards}
+    for split_of in (_split_of_hub, _split_of_folders, _split_of_name):
+        splits = {shard: split for shard, place in places.items() if (split := split_of(place)) is not None}
+        if splits:
+            left_out = [str(place) for shard, place in places.items() if shard not in splits]
+            if left_out:
+                logger.warning("%s: left out files of no split: %s", path, first_few(left_out, MAX_NAMED))
+            return {split: [shard for shard in splits if splits[shard] == split] for split in splits.values()}
+    return {TRAIN: list(shards)}
+
+
+def _split_of_hub(place: Path) -> str | None:
+    match = re.fullmatch(r"data/([^/]+)-\d{5}-of-\d{5}[^/]*", place.as_posix())
+    return match and match[1]
+
+
+def _split_of_folders(place: Path) -> str | None:
+    return next((split for part in place.parent.parts if (split := _split_of_words(part)) is not None), None)
+
+
+def _split_of_name(place: Path) -> str | None:
+    return _split_of_words(place.stem)
+
+
+def _split_of_words(text: str) -> str | None:
+    """Return the split whose name is a word of a text, numbers aside."""
+    from datasets.data_files import SPLIT_KEYWORDS
+
+    words = re.split(r"[-._ 0-9]+", text)
+    return next((str(split) for split, known in SPLIT_KEYWORDS.items() if not set(words).isdisjoint(known)), None)
 
 
 def _load_files(builder: str, files: list[str], source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:

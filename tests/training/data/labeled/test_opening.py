@@ -4,6 +4,7 @@ import shutil
 import pytest
 from datasets import Dataset
 
+from training.data import folder_kinds
 from training.data.labeled.opening import open_class_folders, open_tables
 
 
@@ -65,7 +66,8 @@ def test_tables_beside_the_images_are_read(class_folders):
 
 
 @pytest.mark.parametrize("name", ["pets.tar", "cat/old.parquet"])
-def test_a_folder_of_images_may_hold_a_few_other_files(class_folders, name, caplog):
+def test_a_folder_of_images_may_hold_a_few_other_files(class_folders, name, monkeypatch, caplog):
+    monkeypatch.setattr(folder_kinds, "MIN_IMAGES_PER_SHARD", 6)
     (class_folders / name).write_bytes(b"anything")
     with caplog.at_level(logging.WARNING):
         tables = open_tables(str(class_folders), open_class_folders)
@@ -81,6 +83,48 @@ def test_shards_may_lie_in_any_folder_beside_a_picture(tmp_path, class_folders):
         rows.to_parquet(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet")
     tables = open_tables(str(tmp_path / "hub"), open_class_folders)
     assert {split: len(table) for split, table in tables.items()} == {"train": 3, "validation": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train-00000-of-00001", "test-00000-of-00001"), {"train": 3, "validation": 2}),
+        (("train-0", "val-0"), {"train": 3, "validation": 2}),
+        (("part-00000-of-00002", "part-00001-of-00002"), {"train": 5}),
+    ],
+)
+def test_pictures_beside_parquet_files_are_not_read(tmp_path, class_folders, names, splits, caplog):
+    shutil.copytree(class_folders, tmp_path / "hub" / "assets" / "test")
+    for name, count in zip(names, (3, 2), strict=True):
+        Dataset.from_dict({"number": list(range(count))}).to_parquet(tmp_path / "hub" / f"{name}.parquet")
+    tables = open_tables(str(tmp_path / "hub"), open_class_folders)
+    assert {split: len(table) for split, table in tables.items()} == splits
+    assert "read as a folder of .parquet files, of which it has 2; left out assets/test/cat/1.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("a", "b"), {"train": 5}),
+        (("train/0", "eval-set/0"), {"train": 3, "validation": 2}),
+        (("my_train", "my_validation"), {"train": 3, "validation": 2}),
+        (("data/train-00000-of-00001", "old/train-1"), {"train": 3}),
+    ],
+)
+def test_splits_of_parquet_files_are_those_of_datasets(tmp_path, names, splits):
+    folder = tmp_path / "[tables]"
+    for name, count in zip(names, (3, 2), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict({"number": list(range(count))}).to_parquet(folder / f"{name}.parquet")
+    tables = open_tables(str(folder), open_class_folders)
+    assert {split: len(table) for split, table in tables.items()} == splits
+
+
+def test_a_folder_of_images_and_shards_is_refused(tmp_path, class_folders):
+    Dataset.from_dict({"number": [0]}).to_parquet(class_folders / "a.parquet")
+    with pytest.raises(ValueError, match=r"has several kinds of files: 6 images \(cat/1\.png\), 1 \.parquet files"):
+        open_tables(str(class_folders), open_class_folders)
+    assert len(open_tables(f"{class_folders}/**/*.parquet", open_class_folders)["train"]) == 1
 
 
 def test_shards_that_are_none_are_named(tmp_path):
