@@ -93,8 +93,8 @@ class RadioConfig(
             self.complete_adaptors()
         if "out_features" in stale:
             self.choose_stages()
-        if key == "id2label" and is_complete and isinstance(value, Mapping):
-            self.label2id = _numbers_of(value)
+        if key == "id2label" and is_complete:
+            vars(self).update(_numbers_of(value))
         vars(self).update({name: getattr(type(self), name) for name in FITTED if name in stale})
 
     def check(self) -> None:
@@ -313,15 +313,18 @@ class RadioConfig(
         """Return keyword arguments with others in their place, and without what followed from those."""
         if not overrides:
             return fields
-        names = overrides.get("id2label")
-        if isinstance(names, Mapping):
-            overrides = {"label2id": _numbers_of(names), **overrides}
+        overrides = {**_numbers_of(overrides.get("id2label")), **overrides}
         stale = cls(**fields)._stale_fields(overrides)
         if not {"out_features", "out_indices"}.isdisjoint(overrides):
             stale |= {"out_features", "out_indices"}
         return {**{name: value for name, value in fields.items() if name not in stale}, **overrides}
 
 
-def _numbers_of(names: Mapping[Any, str]) -> dict[str, int]:
-    """Return the `label2id` of an `id2label`."""
-    return {name: int(index) for index, name in names.items()}
+def _numbers_of(names: Any) -> dict[str, dict[str, int]]:
+    """Return the `label2id` that an `id2label` wants; none of what is not one, which transformers refuses."""
+    is_valid = isinstance(names, Mapping) and all(
+        str(index).isdecimal() and isinstance(name, str) for index, name in names.items()
+    )
+    if not is_valid:
+        return {}
+    return {"label2id": {name: int(index) for index, name in names.items()}}
