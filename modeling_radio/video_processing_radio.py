@@ -128,6 +128,10 @@ class RadioVideoProcessor(BaseVideoProcessor):
             if num_frames < 1:
                 raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
             num_frames = min(num_frames, metadata.total_num_frames)
+        elif fps is None and self.num_frames is None and self.fps is None:
+            num_frames = metadata.total_num_frames
+        elif fps is not None and metadata.fps is None:
+            raise ValueError(f"`fps` {fps} needs `video_metadata` with the `fps` of the clip itself, which has none.")
         return super().sample_frames(metadata, num_frames=num_frames, fps=fps, **settings)
 
     # pyrefly: ignore[bad-override]
@@ -167,6 +171,8 @@ class RadioVideoProcessor(BaseVideoProcessor):
 
     # pyrefly: ignore[bad-override]  (options by name only)
     def _preprocess(self, videos: list[Tensor], return_tensors: Any = None, **settings: Any) -> BatchFeature:
+        if settings.get("do_convert_rgb"):  # transformers 5.17 says so here, later ones where clips are read
+            videos = [torch.stack([_to_rgb(frame) for frame in video]) for video in videos]
         full_scale = 1 / settings["rescale_factor"] if settings["do_rescale"] else 1.0
         clips = [resize_images(self, check_values(video, full_scale), settings) for video in videos]
         shapes = sorted({tuple(clip.shape) for clip in clips})

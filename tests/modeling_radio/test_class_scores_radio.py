@@ -4,6 +4,8 @@ from typing import get_args
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from task_models import build, tiny_config
 from transformers import ImageClassificationPipeline
 
@@ -11,6 +13,9 @@ from modeling_radio import RadioImageProcessor
 from modeling_radio.class_scores_radio import class_scores
 from modeling_radio.classification_radio import ProblemType
 from modeling_radio.pipelines_radio import RadioImageClassificationPipeline
+
+
+KNOWS_REGRESSION = Version(transformers.__version__) >= Version("5.18")
 
 
 def answer(pipeline_class, config, logits):
@@ -34,8 +39,9 @@ def test_scores_are_those_of_pipelines(problem_type, num_labels):
     logits = torch.tensor([1.0, -2.0, 4.0])[:num_labels]
     scores = class_scores(logits, config)
     torch.testing.assert_close(scores, answer(RadioImageClassificationPipeline, config, logits))
-    of_transformers = logits if problem_type == "regression" else logits / 2
-    torch.testing.assert_close(scores, answer(ImageClassificationPipeline, config, of_transformers))
+    if problem_type != "regression" or KNOWS_REGRESSION:
+        of_transformers = logits if problem_type == "regression" else logits / 2
+        torch.testing.assert_close(scores, answer(ImageClassificationPipeline, config, of_transformers))
 
 
 def test_scores_of_several_images_in_half_precision_are_float32():

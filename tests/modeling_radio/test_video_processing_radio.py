@@ -70,7 +70,7 @@ def test_frames_per_second_need_the_clips_own(processor):
     metadata = {"total_num_frames": 7, "fps": 7.0}
     found = pixels(processor, FRAMES, do_sample_frames=True, fps=3, video_metadata=[metadata])
     assert found.shape[1] == 3
-    with pytest.raises(ValueError, match="no original FPS"):
+    with pytest.raises(ValueError, match="`fps` 3 needs `video_metadata`"):
         pixels(processor, FRAMES, do_sample_frames=True, fps=3)
 
 
