@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioModel
-from training.evaluation.metrics.block_norms import block_norms
+from training.evaluation.metrics.network_statistics import block_norms
 
 
 PARTS = ("data", "teachers", "student")

@@ -1,4 +1,4 @@
-"""What goes on inside a network, block by block: sizes of weights, of attention logits and of activations, entropy."""
+"""What goes on inside a network, block by block: sizes of weights, attention logits, activations, tokens; entropy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioModel
@@ -46,6 +47,25 @@ def block_statistics(model: RadioModel, pixels: Tensor) -> list[BlockStatistics]
         _root_mean_square([parameter for parameter in block.parameters() if parameter.ndim == 2]) for block in blocks
     ]
     return [BlockStatistics(weight, **found[index]) for index, weight in enumerate(weights)]
+
+
+@torch.no_grad()
+def block_norms(model: RadioModel, pixel_values: Tensor) -> list[Tensor]:
+    """Return the Euclidean norm over channels of each patch token after each block, `(num_tokens,)` of all images.
+
+    Attention is the model's own, with windows where its configuration has them. Of RADIO1D the blocks are those of its
+    encoder, with fewer tokens behind each merging.
+
+    Args:
+        model: In eval mode.
+        pixel_values: `(batch, 3, height, width)` in [0, 1].
+
+    References:
+        Outlier patches: "Vision Transformers Need Registers", https://arxiv.org/abs/2309.16588
+    """
+    output = model(pixel_values, adaptor_names=[], output_hidden_states=True, return_dict=True)
+    first_patch = model.config.num_prefix_tokens
+    return [tokens[:, first_patch:].float().norm(dim=2).flatten() for tokens in output.hidden_states[1:]]
 
 
 def _root_mean_square(matrices: list[Tensor]) -> float:

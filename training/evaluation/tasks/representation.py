@@ -11,12 +11,12 @@ from model_cards.results import Measurement
 from training.evaluation.data.base import Examples
 from training.evaluation.data.crops import CroppedViews, square
 from training.evaluation.features import Wanted
-from training.evaluation.metrics.block_norms import block_norms
 from training.evaluation.metrics.effective_rank.rank import effective_rank
 from training.evaluation.metrics.equivariance.fixed_pattern import fixed_pattern_energy
 from training.evaluation.metrics.equivariance.position_predictor import position_r2
 from training.evaluation.metrics.equivariance.shift_error import shift_error
 from training.evaluation.metrics.feature_statistics import channel_statistics
+from training.evaluation.metrics.network_statistics import block_norms
 from training.evaluation.metrics.self_supervised import lidar, rank_me
 from training.evaluation.models.radio import radio_model
 from training.evaluation.tasks.base import Evaluation, summary_or_mean

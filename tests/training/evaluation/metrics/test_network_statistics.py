@@ -7,7 +7,7 @@ import torch
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
-from training.evaluation.metrics.network_statistics import block_statistics
+from training.evaluation.metrics.network_statistics import block_norms, block_statistics
 
 
 @pytest.fixture
@@ -50,3 +50,17 @@ def test_a_network_without_blocks_is_refused():
     model = RadioModel(RadioConfig(**eradio_fields(PUBLISHED["eradio"] | small)))
     with pytest.raises(ValueError, match=r"got an E-RADIO\. Leave it out"):
         block_statistics(model, torch.rand(1, 3, 32, 32))
+
+
+def test_norms_are_with_the_windows_of_the_model():
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 2, "vitdet_num_global": 1}
+    model = RadioModel(RadioConfig.from_preset("radio-test", vitdet_window_size=2, **shape)).eval()
+    images = torch.rand(2, 3, 64, 96)
+    norms = block_norms(model, images)
+    assert [norm.shape for norm in norms] == [(2 * 4 * 6,)] * 2
+    for window, is_same in ((2, True), ("global", False)):
+        with torch.no_grad():
+            states = model(images, window_size=window, output_hidden_states=True).hidden_states
+        expected = states[1][:, model.config.num_prefix_tokens :].norm(dim=2).flatten()
+        assert torch.allclose(norms[0], expected) == is_same
