@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from toy_studies import save_toy_results
 
+from training.ablation.measures import CONSISTENCY
 from training.ablation.raw_results import HELD_OUT, HeldOutSums, RunResult, StudyResults, load_raw, load_runs
 from training.ablation.study import OpenedStudy
 from training.recipe import RecipeError
@@ -84,3 +86,20 @@ def test_settings_that_are_newer_than_a_result_had_their_defaults(opened: Opened
     del recipe["balancing"]
     edit(path, recipe=recipe)
     assert list(loaded(opened).runs) == [("plain", 0)]
+
+
+def held_out_sums(sums: list[float], **changes: object) -> HeldOutSums:
+    weights = {CONSISTENCY: [1.0, 4.0, 40.0], "dense_error/semantic": sums}
+    return replace(HeldOutSums("bits", 45, 96, [96, 128], weights), **changes)
+
+
+def test_images_are_known_by_their_sums_whatever_the_machine() -> None:
+    here = held_out_sums([10.0, 400.0, 4000.0])
+    # A picture of one image is rounded by more, relative to itself.
+    assert here.is_of_the_images_of(held_out_sums([10.3, 401.0, 3990.0], fingerprint="other bits"))
+    assert not here.is_of_the_images_of(held_out_sums([10.0, 400.0, 4100.0]))
+    assert not here.is_of_the_images_of(held_out_sums([100.0, 400.0, 4000.0]))
+    assert not here.is_of_the_images_of(held_out_sums([400.0, 10.0, 4000.0]))
+    moved = here.weights | {CONSISTENCY: [2.0, 3.0, 40.0]}
+    assert not here.is_of_the_images_of(replace(here, weights=moved))
+    assert not here.is_of_the_images_of(replace(here, num_images=46))
