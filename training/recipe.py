@@ -111,6 +111,8 @@ class Recipe(RecipeSection):
             require(is_valid, f"{section} (names)", names, "at least one, all different")
         self._check_teachers_of_partitions()
         self._check_taps()
+        if self.balancing.method == "adaptive":
+            self._check_roles("`balancing.method: adaptive`", "another method")
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
@@ -175,17 +177,20 @@ class Recipe(RecipeSection):
             )
         if scheme == "all":
             return
-        for entry in self.teachers:
-            if entry.role is None:
-                raise RecipeError(
-                    f"`teachers.{entry.name}.role` must be one of {list(get_args(Role))} with `taps.scheme` "
-                    f"{scheme!r}, got None. Say what the teacher is learned for, or choose the scheme 'all'."
-                )
+        self._check_roles(f"`taps.scheme` {scheme!r}", "the scheme 'all'")
         if not any(any(shares.values()) for shares in self.tap_shares()):
             raise RecipeError(
                 f"`taps.scheme` must give some teacher a share, got {scheme!r} with the roles "
                 f"{[entry.role for entry in self.teachers]}. Raise a number of one of these roles."
             )
+
+    def _check_roles(self, use: str, way_out: str) -> None:
+        for entry in self.teachers:
+            if entry.role is None:
+                raise RecipeError(
+                    f"`teachers.{entry.name}.role` must be one of {list(get_args(Role))} with {use}, got None. "
+                    f"Say what the teacher is learned for, or choose {way_out}."
+                )
 
     def _check_teachers_of_partitions(self) -> None:
         names = [teacher.name for teacher in self.teachers]

@@ -49,6 +49,21 @@ def test_every_recipe_survives_the_round_trip(name: str, tmp_path: Path) -> None
     assert load_recipe(str(path)) == recipe
 
 
+@pytest.mark.parametrize("name", list_recipes())
+def test_teachers_of_every_recipe_have_roles(name: str) -> None:
+    load_recipe(name, [SOURCE, "balancing.method=adaptive", "taps.weight=0.25", "taps.scheme=strict"])
+
+
+@pytest.mark.parametrize("name", ["c_radio_v4_so400m", "c_radio_v4_h"])
+def test_roles_are_those_of_the_founding_article(name: str) -> None:
+    roles = {teacher.name: teacher.role for teacher in load_recipe(name, [SOURCE]).teachers}
+    assert [next(role for own, role in roles.items() if part in own) for part in ("dino", "siglip", "sam")] == [
+        "basic",
+        "semantic",
+        "task",
+    ]
+
+
 def test_missing_value_is_named() -> None:
     with pytest.raises(RecipeError, match=r"`data.source` has no value: add data.source=\.\.\."):
         load_recipe("c_radio_v4_h")

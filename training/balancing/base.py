@@ -30,6 +30,12 @@ who counts less does so at all depths, and a rescaled loss is rescaled back at a
 MIN_LOSS = 1e-12
 """Floor of a loss that others are divided by. Our choice: far below any that is left to learn from."""
 
+WEIGHT_BOUNDS = (0.25, 3.0)
+"""So that no teacher takes all as one of AMTML-KD's did in AM-RADIO 3.4.1. Our choice."""
+
+NUM_BOUNDING_ROUNDS = 32
+"""Rounds of clipping and rescaling; each shrinks what is left to do several times over."""
+
 
 def teacher_of(name: str) -> str:
     """Return whose loss it is, given its name `KIND/TEACHER`, or `KIND/TEACHER@BLOCK` of a tap."""
@@ -233,3 +239,10 @@ def groups_of(recipe: Recipe, has_summary: Mapping[str, bool]) -> dict[str, list
 def sum_to_count(weights: Tensor) -> Tensor:
     """Scale weights of a group so that they sum to how many there are."""
     return weights * len(weights) / weights.sum()
+
+
+def bounded(weights: Tensor) -> Tensor:
+    """Return weights with a mean of 1, within `WEIGHT_BOUNDS`."""
+    for _ in range(NUM_BOUNDING_ROUNDS):
+        weights = sum_to_count(weights).clamp(*WEIGHT_BOUNDS)
+    return weights

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foundation.ranks import sum_over_ranks
 from modeling_radio import RadioModel
-from training.balancing.base import MIN_LOSS, LossTerm, RelativeRates, sum_to_count, teacher_of
+from training.balancing.base import MIN_LOSS, LossTerm, RelativeRates, bounded, teacher_of
 from training.recipe import Recipe
 from training.views.batches import Batch
 
@@ -22,8 +22,9 @@ class GradNorm(RelativeRates):
     """Weights with which each loss pulls at the trunk's last tokens in proportion to its inverse training rate^0.5.
 
     GradNorm moves weights toward that by gradient descent; here they are set to where it ends, with a mean of 1 in each
-    group. Its gradients are by shared weights, ours by shared outputs: parts of a step and ranks add up exactly, and
-    one pass back through the heads is enough for each loss.
+    group, and bounded like adaptive weights: a loss that hardly pulls any more would take all of its group. Its
+    gradients are by shared weights, ours by shared outputs: parts of a step and ranks add up exactly, and one pass back
+    through the heads is enough for each loss.
 
     References:
         Chen et al., ICML 2018, https://arxiv.org/abs/1711.02257
@@ -76,4 +77,4 @@ class GradNorm(RelativeRates):
     def follow(self, step: int, rates: Tensor) -> None:
         """Ask for gradients in proportion to the rates."""
         pulls = rates**RATE_POWER / self.norms.clamp(min=MIN_LOSS)
-        self.targets.copy_(torch.where((self.norms > 0).all(), self.by_group(sum_to_count, pulls), self.targets))
+        self.targets.copy_(torch.where((self.norms > 0).all(), self.by_group(bounded, pulls), self.targets))

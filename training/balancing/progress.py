@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from training.balancing.base import MIN_LOSS, PeriodWeights, RelativeRates, sum_to_count
-from training.recipe import Recipe, RecipeError
+from training.balancing.base import MIN_LOSS, PeriodWeights, RelativeRates, bounded
+from training.recipe import Recipe
 
 
 PRIORS = {"basic": (0.45, 0.30, 0.30), "semantic": (0.35, 0.45, 0.30), "task": (0.20, 0.25, 0.40)}
@@ -16,12 +16,6 @@ task's. Our choice: no source has such numbers."""
 
 DIFFICULTY_POWER = 0.5
 """How strongly a teacher that is learned slowly gains: GradNorm's alpha. Our choice, within the range that it tries."""
-
-WEIGHT_BOUNDS = (0.25, 3.0)
-"""So that no teacher takes all as one of AMTML-KD's did in AM-RADIO 3.4.1. Our choice."""
-
-NUM_BOUNDING_ROUNDS = 32
-"""Rounds of clipping and rescaling; each shrinks what is left to do several times over."""
 
 DWA_TEMPERATURE = 2.0
 """Liu et al., https://arxiv.org/abs/1803.10704."""
@@ -36,12 +30,6 @@ class AdaptiveWeights(RelativeRates):
 
     def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
         super().__init__(recipe, has_summary, device)
-        for entry in recipe.teachers:
-            if entry.role is None:
-                raise RecipeError(
-                    f"`teachers.{entry.name}.role` must be one of {list(PRIORS)} with `balancing.method: adaptive`, "
-                    "got None. Say what the teacher is learned for, or choose another method."
-                )
         roles = {entry.name: str(entry.role) for entry in recipe.teachers}
         self._roles = [roles[name] for names in self.groups.values() for name in names]
 
@@ -96,10 +84,3 @@ def prior_at(role: str, progress: float) -> float:
     first, second = (early, middle) if place < 1 else (middle, late)
     share = (1 - math.cos(math.pi * (place - (place >= 1)))) / 2
     return first + share * (second - first)
-
-
-def bounded(weights: Tensor) -> Tensor:
-    """Return weights with a mean of 1, within `WEIGHT_BOUNDS`."""
-    for _ in range(NUM_BOUNDING_ROUNDS):
-        weights = sum_to_count(weights).clamp(*WEIGHT_BOUNDS)
-    return weights

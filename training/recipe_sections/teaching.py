@@ -59,7 +59,7 @@ class ContrastiveRecipe(RecipeSection):
 
     Attributes:
         weight: Factor of the loss, besides a teacher's `summary_weight` or, of the dense kind, `feature_weight`; 0 for
-            none. 0.1 is a start.
+            none. 0.1 is a start, and cost dense features and masks in the study `weightings`.
         kind: Of summaries "relational" (as near to other images as the teacher is) or "info_nce" (nearer to its own
             image in the teacher than to others, not the other way round); of features "dense" (some cells of each image
             nearer to the teacher's of the same place than to others, of any image).

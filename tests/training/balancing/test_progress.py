@@ -2,8 +2,8 @@ import pytest
 import torch
 from driven_weights import drive, recipe_of, times, uneven, values, weights_of
 
-from training.balancing.progress import PRIORS, WEIGHT_BOUNDS, bounded, prior_at
-from training.balancing.registry import METHODS
+from training.balancing.base import WEIGHT_BOUNDS, bounded
+from training.balancing.progress import PRIORS, prior_at
 from training.recipe import RecipeError
 
 
@@ -69,7 +69,8 @@ def test_adaptive_needs_roles() -> None:
     recipe = recipe_of("adaptive")
     teachers = [entry.replace(role=None if entry.name == "b" else entry.role) for entry in recipe.teachers]
     with pytest.raises(RecipeError, match=r"^`teachers.b.role` must be one of \['basic', 'semantic', 'task'\] with"):
-        METHODS["adaptive"](recipe.replace(teachers=teachers), dict.fromkeys("abc", True), torch.device("cpu"))
+        recipe.replace(teachers=teachers)
+    recipe_of("dwa").replace(teachers=teachers)
 
 
 def test_dwa_is_its_formula() -> None:

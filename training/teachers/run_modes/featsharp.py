@@ -6,8 +6,10 @@ local attention answers what to add to the guide; a new network adds nothing.
 
 As published (https://arxiv.org/abs/2502.16025): inputs, removal of the pattern, local attention over 7 x 7 cells,
 SwiGLU, a residual on the guide. Our choices, for small machines: the block is `width` wide instead of twice the
-features, the guide is a bilateral filter over 3 x 3 cells, and PHI-S is left to a mean and one scale, since a squared
-error does not see its rotation. Written from descriptions of the paper. `training.train_upsampler` trains one.
+features, has 8 heads instead of 16, and starts from zeros in place of a LayerScale; the guide is a bilateral filter
+over 3 x 3 cells; views are 4 crops and mirror images without turns or tilts, read by attention over 4 x 4 samples of a
+cell; no uncertainty is learned, and seams of tiles count like the rest; PHI-S is left to a mean and one scale, since a
+squared error does not see its rotation. Written from descriptions of the paper. `training.train_upsampler` trains one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
+import pytest
 import torch
 from driven_weights import batch_of
 from small_recipes import small_recipe
 
+from training.losses.contrastive import SUMMARY_CONTRASTS, centered
 from training.student.packing import HeadAnswer
 from training.targets.contrasts.summaries import EmbeddingBank, SummaryContrasts
 from training.targets.examples import Example, Target
@@ -52,3 +54,22 @@ def test_images_are_found_among_the_candidates_of_all_parts() -> None:
     contrasts.begin_step([(batch_of(0, (0, 1, 2, 3, 4), 5, "a"), Example([], {"a": Target(summaries, [], None)}))])
     assert len(contrasts.banks["a"].filled) == 5
     assert max(float(each.max()) for each in found) < 0.7  # less than one wrong candidate would give
+
+
+@pytest.mark.parametrize("kind", ["relational", "info_nce"])
+def test_summaries_of_earlier_steps_are_candidates_too(kind: str) -> None:
+    draws = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
+    earlier, teacher, student = torch.nn.functional.normalize(draws, dim=-1).unbind(0)
+    batch, losses = batch_of(0, (0, 1, 2, 3), 4, "a"), {}
+    for size in (8, 0):
+        recipe = small_recipe("a", contrastive={"weight": 1.0, "kind": kind, "bank_size": size})
+        contrasts = SummaryContrasts(recipe, {"a": Shape()}, CPU)
+        contrasts.begin_step([(batch, Example([], {"a": Target(earlier, [], None)}))])
+        contrasts.end_step()
+        contrasts.begin_step([(batch, Example([], {"a": Target(teacher, [], None)}))])
+        losses[size] = contrasts.losses("a", batch, HeadAnswer(student, []), Target(teacher, [], None))
+        candidates = torch.cat([teacher, earlier[: 4 if size else 0]])
+        mean = torch.cat([teacher, earlier]).mean(0)
+        embeddings = (centered(each, mean) for each in (student, teacher, candidates))
+        torch.testing.assert_close(losses[size], SUMMARY_CONTRASTS[kind](*embeddings, torch.arange(4)))
+    assert (losses[8] - losses[0]).abs().min() > 1e-3
