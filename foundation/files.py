@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
@@ -21,6 +22,15 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # file systems that cannot do this for
 
 class WriteError(OSError):
     """Something could not be written; the message is one line, and what was there before is intact."""
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(2**20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:

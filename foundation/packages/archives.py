@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import shutil
 import stat
 import subprocess
@@ -14,15 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from foundation.packages.pinned import Package, PackageCorruptError
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for chunk in iter(lambda: file.read(2**20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def unpack(package: Package, archive: Path, destination: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from foundation.files import move_into_place, remove_partial, scratch_folder
-from foundation.packages.archives import hash_file, unpack
+from foundation.files import hash_file, move_into_place, remove_partial, scratch_folder
+from foundation.packages.archives import unpack
 from foundation.packages.clients import archive_version, download_archive, require_clients
 from foundation.packages.pinned import DiskSpaceError, Package, PackageCorruptError
 

@@ -96,6 +96,7 @@ class RunResult:
         run: Machine, versions, date and seconds.
         curves: Steps and values of what the run measured on its way, where the study asks for it.
         failure: Why there are no scores: the run diverged. Such a result stays, so that the study goes on and says so.
+        folders: By path in the recipe, a hash of the weights there: a teacher's own or its upsampler.
     """
 
     __pydantic_config__ = _STRICT
@@ -109,6 +110,7 @@ class RunResult:
     run: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     failure: str = ""
+    folders: dict[str, str] = field(default_factory=dict)
 
 
 def result_path(folder: Path, arm: str, seed: int) -> Path:
@@ -151,9 +153,11 @@ def load_runs(folder: Path, held_out: HeldOutSums, recipes: Mapping[str, Recipe]
         recipes: By arm, what they must be of. Settings that a result says nothing of had their defaults.
 
     Raises:
-        RecipeError: If one is damaged, or of another recipe or other images; the message says what to do.
+        RecipeError: If one is damaged, or of another recipe, other images or other weights in a folder that its recipe
+            names; the message says what to do.
     """
-    runs = {}
+    runs: dict[tuple[str, int], RunResult] = {}
+    folders: dict[str, str] = {}
     for arm, recipe in recipes.items():
         for path in sorted(folder.glob(f"{arm}.seed-*.json")):
             result = load_raw(path, RunResult)
@@ -162,6 +166,12 @@ def load_runs(folder: Path, held_out: HeldOutSums, recipes: Mapping[str, Recipe]
             if result.held_out != held_out.fingerprint:
                 raise RecipeError(f"{str(path)!r} was measured on other images. Delete it to run it again.")
             _check_recipe(path, result, recipe)
+            for name, weights in result.folders.items():
+                if folders.setdefault(name, weights) != weights:
+                    raise RecipeError(
+                        f"{str(path)!r} learned from other weights in {name!r} than a result before it. Delete it to "
+                        "run it again."
+                    )
             runs[arm, result.seed] = result
     return runs
 

@@ -18,8 +18,10 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from foundation.errors import UserError
+from foundation.files import hash_file
 from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
 from foundation.machine.timing import Clock
+from foundation.settings import hash_of
 from modeling_radio import RadioModel
 from training.ablation.curves import read_curves
 from training.ablation.held_out import HeldOut
@@ -88,6 +90,7 @@ class Runner:
             describe_run(f"python -m training.ablate {self.opened.name}", clock),
             curves,
             failure,
+            hash_folders(recipe),
         )
         save_raw(result_path(self.opened.folder, arm, seed), result)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays
@@ -139,6 +142,13 @@ def _check_sources(arm: str, recipe: Recipe) -> None:
                 f"`teachers.{entry.name}.source` of arm {arm!r} must be a folder that is there, got {entry.source!r}. "
                 "Make it first; the study's file says what it is."
             )
+
+
+def hash_folders(recipe: Recipe) -> dict[str, str]:
+    """Return by path a hash of the weights in each folder that a recipe names: another student, another upsampler."""
+    named = {str(path) for entry in recipe.teachers for path in (entry.source, entry.upsampler) if path is not None}
+    weights = {name: sorted(Path(name).glob("*.safetensors")) for name in sorted(named)}
+    return {name: hash_of({path.name: hash_file(path) for path in files}) for name, files in weights.items() if files}
 
 
 def _check_primary(opened: OpenedStudy, held_out: HeldOut) -> None:

@@ -10,8 +10,8 @@ from tiny_site import save_runtime
 
 from conversion.web import runtime
 from conversion.web.runtime import BUILDS, ORT, PACKAGES, TOKENIZER_SCRIPT, TOKENIZERS, copy_runtime, find_runtime
+from foundation.files import hash_file
 from foundation.packages import clients, fetching
-from foundation.packages.archives import hash_file
 from foundation.packages.pinned import PackageCorruptError, PackageUnavailableError
 
 

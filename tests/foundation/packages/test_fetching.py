@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from foundation.files import hash_file
 from foundation.packages import clients, fetching
-from foundation.packages.archives import hash_file
 from foundation.packages.fetching import MANIFEST_NAME, cache_dir, fetch_package, is_complete
 from foundation.packages.pinned import DiskSpaceError, Package, PackageCorruptError, PackageUnavailableError
 

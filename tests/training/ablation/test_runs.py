@@ -121,6 +121,19 @@ def test_a_run_with_a_raw_result_is_not_made_again(opened: OpenedStudy, distille
     assert distilled[1:] == [Path("elsewhere/plain/seed-2"), Path("elsewhere/dropping/seed-2")]
 
 
+def test_weights_in_folders_are_known_by_their_bytes(opened: OpenedStudy, tmp_path: Path) -> None:
+    recipe = opened.recipe("plain", 0)
+    assert runs.hash_folders(recipe) == {}
+    first, *others = recipe.teachers
+    sharp = recipe.replace(teachers=[first.replace(source=str(tmp_path)), *others])
+    hashes = set()
+    for content in (b"one", b"another"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        assert list(runs.hash_folders(sharp)) == [str(tmp_path)]
+        hashes.add(runs.hash_folders(sharp)[str(tmp_path)])
+    assert len(hashes) == 2
+
+
 def test_what_was_measured_on_other_images_is_not_mixed_in(opened: OpenedStudy, distilled: list[Path]) -> None:
     save_toy_results(opened, {("plain", 0): 0.5})
     with pytest.raises(RecipeError, match="Held-out images must be those of"):
