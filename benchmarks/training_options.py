@@ -62,6 +62,7 @@ def groups(upsampler: Path) -> dict[str, Group]:
         upsampler: Folder of one for EfficientNet, see `save_untrained_upsampler`.
     """
     methods = ("adaptive", "ada_loss", "dwa", "gradnorm", "uncertainty", "teacher_dropping")
+    schemes = ("strict", "reversed", "soft", "all")
     teacher = "teachers.efficientnet-lite0"
     return {
         "plain": Group(
@@ -72,7 +73,7 @@ def groups(upsampler: Path) -> dict[str, Group]:
                     f"contrastive {kind}": ["contrastive.weight=0.1", f"contrastive.kind={kind}"]
                     for kind in ("relational", "info_nce", "dense")
                 },
-                **{f"taps {scheme}": [f"taps={{scheme: {scheme}, decay_steps: 0}}"] for scheme in ("strict", "soft")},
+                **{f"taps {scheme}": [f"taps={{scheme: {scheme}, decay_steps: 0}}"] for scheme in schemes},
                 "mesa": ["mesa.weight=0.5"],
                 "damp": ["damp.sigma=0.1"],
                 "spectral": ["spectral.is_used=true"],

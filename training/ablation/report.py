@@ -42,9 +42,10 @@ training saw: scenes of real cut-outs on photographs, crops of photographs, cut-
 
 A cell is a mean over seeds and its standard error. Below it, the mean difference to the arm that the first row names,
 over the seeds that both have, with its 95 % interval: its variance is that between seeds, plus that of a bootstrap over
-the pictures that the images are made of (kNN, mIoU, fixed pattern and shift error: of seeds alone). Most images are of
-a few pictures: an interval has the degrees of freedom of as many as carry them, which each study names. Bold excludes
-zero.
+the pictures that the images are made of (kNN, mIoU, fixed pattern and shift error: of seeds alone, so that they say
+nothing of other images; kNN's 99 objects alone make a standard error of about .05). Most images are of a few pictures:
+an interval has the degrees of freedom of as many as carry them, which each study names. Bold excludes zero. Processors
+round differently; each raw result names its own.
 **One measure of each study was chosen before the runs; its p-values are corrected by Holm for the study's comparisons,
 and only they decide.** The others describe, without correction: one of twenty such intervals excludes zero by chance.
 """
