@@ -146,6 +146,18 @@ class Recipe(RecipeSection):
             max(1, num_steps // 10) if own.ramp_steps is None else own.ramp_steps,
         )
 
+    def idle_parts(self) -> list[str]:
+        """Return a line for each part that begins when the run is over, as those of published recipes in a short run."""
+        num_steps, starts = self.schedule.num_steps, {}
+        if self.mesa.weight > 0:
+            starts["mesa.start_step"] = (self.mesa.start_step, "MESA does nothing")
+        starts["optimizer.trunk_frozen_steps"] = (self.optimizer.trunk_frozen_steps, "the trunk stays as it begins")
+        return [
+            f"`{name}` is {start} and the run has {num_steps} steps: {what}. Lower it, or give the run more steps."
+            for name, (start, what) in starts.items()
+            if start >= num_steps
+        ]
+
     def tap_shares(self) -> list[dict[str, float]]:
         """Return for each of `taps.depths` what each teacher counts by at that tap; a scheme is met by roles."""
         scheme = self.taps.chosen_scheme

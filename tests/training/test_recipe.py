@@ -379,3 +379,11 @@ def test_several_losses_are_a_mapping_of_weights(tmp_path: Path) -> None:
 def test_windows_of_cached_images_are_refused_online() -> None:
     with pytest.raises(RecipeError, match=r"`partitions.low.windows_px` must be null with `views.teachers: online`"):
         load_recipe("demo", ["views.teachers=online", "partitions.low.windows_px=[64]"])
+
+
+def test_a_run_says_what_begins_after_its_end() -> None:
+    assert load_recipe("c_radio_v4_so400m", [SOURCE]).idle_parts() == []
+    mesa, trunk = load_recipe("c_radio_v4_so400m", [SOURCE, "schedule.num_steps=3000"]).idle_parts()
+    assert mesa.startswith("`mesa.start_step` is 75000 and the run has 3000 steps: MESA does nothing.")
+    assert trunk.startswith("`optimizer.trunk_frozen_steps` is 5000 and the run has 3000 steps: the trunk stays")
+    assert load_recipe("c_radio_v4_1d_h", [SOURCE]).optimizer.trunk_frozen_steps == 0

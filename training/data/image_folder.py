@@ -104,14 +104,14 @@ def pillow_suffixes() -> frozenset[str]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files below a folder, in order of their paths.
+    """Return the image files below a folder, of all types that Pillow opens, in order of their paths.
 
     Raises:
         ValueError: If the folder does not exist.
     """
     if not folder.is_dir():
         raise ValueError(f"Image folder {str(folder)!r} does not exist.")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in pillow_suffixes())
 
 
 def no_images_error(folder: Path, num_skipped: int) -> ValueError:

@@ -9,10 +9,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from foundation.interruption import Interrupted, OutOfTime, StopRequest
+from foundation.ranks import any_rank
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
 from training.distillation.watching.data_record import describe_left_out, left_out_of, write_data_record
-from training.recipe import Recipe
+from training.recipe import Recipe, RecipeError
 from training.student.build import student_patch_size
 from training.targets.cache.contents import CacheContents
 from training.targets.cache.feature_cache import FeatureCache, TeacherAnswers, write_feature_cache
@@ -87,15 +88,19 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
 
 
 def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
-    """Raise a ValueError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
+    """Raise a RecipeError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
     is_online = recipe.views.teachers == "online"
     for partition in recipe.partitions:
+        path = f"partitions.{partition.name}.sizes_px" if is_online else "data.image_size_px"
         for name in teachers if partition.teachers is None else partition.teachers:
             teacher, stride = teachers[name], teachers[name].grid_stride
             for size in partition.sizes_px if is_online else [recipe.data.image_size_px]:
-                teacher.check_size(size, size)
-                for rows, cols in extreme_grids(recipe, partition, size, stride) if is_online else ():
-                    teacher.check_size(rows * stride, cols * stride)
+                try:
+                    teacher.check_size(size, size)
+                    for rows, cols in extreme_grids(recipe, partition, size, stride) if is_online else ():
+                        teacher.check_size(rows * stride, cols * stride)
+                except ValueError as error:
+                    raise RecipeError(f"`{path}`, got {size}: {error}") from error
 
 
 def open_targets(
@@ -124,7 +129,7 @@ def open_targets(
     assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
     contents = _cache_contents(recipe, accelerator, images, teachers)
     folder = contents.default_folder() if recipe.views.cache_dir is None else Path(recipe.views.cache_dir)
-    with stop_request, _out_of_time(stop_request):
+    with stop_request, ends_on_all_ranks(accelerator, stop_request):
         write_feature_cache(
             folder,
             contents,
@@ -135,19 +140,24 @@ def open_targets(
             num_ranks=accelerator.num_processes,
             should_stop=lambda: stop_request.is_set,
         )
-    accelerator.wait_for_everyone()
     return CachedTargets(recipe, patch_size, FeatureCache(folder, contents), accelerator.device)
 
 
 @contextlib.contextmanager
-def _out_of_time(stop_request: StopRequest) -> Iterator[None]:
-    """Tell an end by the clock from one that was asked for."""
+def ends_on_all_ranks(accelerator: Accelerator, stop_request: StopRequest) -> Iterator[None]:
+    """Wait for all ranks; where one was stopped all are, by the clock or because it was asked for.
+
+    One that is done already would wait for ever for another whose time is over: that ends with a status of 0.
+    """
+    stopped = None
     try:
         yield
     except Interrupted as error:
-        if stop_request.is_asked:
-            raise
-        raise OutOfTime(str(error)) from error
+        stopped = error
+    is_stopped, is_asked = any_rank([stopped is not None, stop_request.is_asked], accelerator.device)
+    if is_stopped:
+        kind = Interrupted if is_asked else OutOfTime
+        raise kind(str(stopped or "Another process was stopped. The same command goes on.")) from stopped
 
 
 def _cache_contents(

@@ -138,7 +138,7 @@ def _feature_term(
     shifts = [None] * len(target.features) if target.shifts is None else target.shifts
     groups = zip(batch.groups, answer.features, target.features, shifts, strict=True)
     for (shape, _), ours, theirs, shift in groups:
-        maps = align_to_teacher(ours, statistics.standardize(name, theirs), shift)
+        maps = align_to_teacher(ours, statistics.standardize(name, theirs), shift, shape.grid)
         losses.append(compare(*maps))
         tokens.append(maps.valid.float().mean((1, 2)) * shape.grid.num_tokens)
     by_image, counts = torch.cat(losses), torch.cat(tokens)

@@ -24,7 +24,9 @@ class AlignedMaps(NamedTuple):
     valid: Tensor
 
 
-def align_to_teacher(student: Tensor, teacher: Tensor, shift: Tensor | None = None) -> AlignedMaps:
+def align_to_teacher(
+    student: Tensor, teacher: Tensor, shift: Tensor | None = None, patches: Sequence[int] | None = None
+) -> AlignedMaps:
     """Return both maps on the larger of their two grids, one moved into the frame of the other.
 
     With a shift, both crops must show an area of the same size, the teacher's displaced. Where a student's patch is a
@@ -35,9 +37,11 @@ def align_to_teacher(student: Tensor, teacher: Tensor, shift: Tensor | None = No
     Args:
         student: `(batch, C, rows, cols)`, output of the teacher's dense head.
         teacher: `(batch, C, teacher_rows, teacher_cols)`, standardized features, without gradients.
-        shift: `(batch, 2)` integers, rows and columns, in cells of the student's grid: teacher's crop minus
-            student's crop. Or `(batch, 3, 3)` homographies from the unit square of the teacher's crop to that of the
+        shift: `(batch, 2)` integers, rows and columns, in the student's patches: teacher's crop minus student's crop.
+            Or `(batch, 3, 3)` homographies from the unit square of the teacher's crop to that of the
             student's, points being (x, y, 1). None where both crops are the same.
+        patches: The student's rows and columns of patches, where its head gives several cells for each; None where it
+            gives one.
 
     Returns:
         The aligned maps in float32.
@@ -46,7 +50,7 @@ def align_to_teacher(student: Tensor, teacher: Tensor, shift: Tensor | None = No
         AM-RADIO 4 (the larger grid), https://arxiv.org/abs/2312.06709; C-RADIOv4 Eq 1 (shifts and overlap).
     """
     grid = (max(student.shape[2], teacher.shape[2]), max(student.shape[3], teacher.shape[3]))
-    student_grid = student.shape[2:]
+    student_grid = student.shape[2:] if patches is None else patches
     student, teacher = _resample(student.float(), grid), _resample(teacher.float(), grid)
     if shift is None:
         return AlignedMaps(student, teacher, torch.ones(len(student), *grid, dtype=torch.bool, device=student.device))

@@ -96,7 +96,7 @@ def compile_blocks(student: RadioModel, recipe: Recipe, backend: str | Callable 
     drops_paths = {rate > 0 for rate in student.radio_model.model.drop_path_rates}
     num_graphs = len(patterns) * len(drops_paths)
     dynamo = torch._dynamo.config
-    dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * num_graphs)  # pyrefly: ignore
+    dynamo.cache_size_limit = max(dynamo.cache_size_limit, 2 * num_graphs)  # its name in PyTorch 2.6, an alias later
     for block in student.radio_model.model.blocks:
         block.compile(backend=backend, dynamic=len(segments) > 1 or None)
     return num_graphs
@@ -161,12 +161,16 @@ def check_student_views(recipe: Recipe) -> None:
     """Refuse images that the student cannot take, and ViTDet windows that could not act, before anything is built.
 
     Raises:
-        RecipeError: If a size of a partition is too large, or as `check_windows` does.
+        RecipeError: If a size of a partition is too large or no multiple of the patch, or as `check_windows` does.
     """
     config = _config(recipe, recipe.student.config)
     check_merging(recipe, config)
     for partition in recipe.partitions:
         check_windows(recipe, partition, config)
+        wrong = [size for size in partition.sizes_px if size % config.patch_size]
+        if wrong:
+            path = f"partitions.{partition.name}.sizes_px"
+            raise RecipeError(f"`{path}` must be multiples of the patch, {config.patch_size} px, got {wrong}.")
         for size in partition.sizes_px:
             grids = extreme_grids(recipe, partition, size, config.patch_size)
             side = max(max(grid) for grid in grids) * config.patch_size

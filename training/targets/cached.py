@@ -52,10 +52,6 @@ class CachedTargets:
                         f"({patch_size}) and at most `data.image_size_px` ({side_px}) with cached features, got "
                         f"{window} px."
                     )
-            wrong = [size for size in partition.sizes_px if size % patch_size]
-            if wrong:
-                path = f"partitions.{partition.name}.sizes_px"
-                raise RecipeError(f"`{path}` must be multiples of the patch ({patch_size}), got {wrong}.")
         self.num_cells = side_px // patch_size
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:

@@ -39,6 +39,13 @@ def test_held_out_files_are_not_trained_on(folder):
     assert len(train.paths) + len(held_out.paths) == 20
 
 
+def test_all_types_that_pillow_opens_are_images(folder):
+    Image.new("RGB", (40, 64)).save(folder / "camera.JFIF", format="jpeg")
+    Image.new("RGB", (40, 64)).save(folder / "film.jp2")
+    paths = [*ImageFolder(folder, size=32).paths, *ImageFolder(folder, size=32, split="held_out").paths]
+    assert {"camera.JFIF", "film.jp2"} <= {path.name for path in paths}
+
+
 def test_unreadable_and_tiny_images_are_skipped_counted_and_named(folder, caplog):
     (folder / "text.jpg").write_text("not a picture")
     Image.new("RGB", (500, 8)).save(folder / "thin.png")

@@ -6,12 +6,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_distillation import NoiseImages, TinyTeacher
+from torch import distributed
+from two_forks import run_two_forks
 
 import training.teachers.registry
-from foundation.interruption import StopRequest
-from training.distillation.inputs import check_image_sizes, fingerprint_of, load_teachers, open_images, open_targets
+from foundation.interruption import Interrupted, OutOfTime, StopRequest
+from training.distillation.inputs import (
+    check_image_sizes,
+    ends_on_all_ranks,
+    fingerprint_of,
+    load_teachers,
+    open_images,
+    open_targets,
+)
 from training.distillation.sharding import build_accelerator
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, RecipeError, load_recipe
 from training.targets.cached import CachedTargets
 from training.targets.online import OnlineTargets
 from training.teachers.base import Teacher
@@ -87,10 +96,26 @@ def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(recipe_file: 
     recipe = load_recipe(recipe_file, [partitions])
     teachers = load_teachers(recipe, CPU)
     recipe.partitions[0].sizes_px = [32, 100]
-    with pytest.raises(ValueError, match=r"Teacher 'semantic': .* sides that are multiples of 16 px, got 100 x 100"):
+    message = r"^`partitions.low.sizes_px`, got 100: Teacher 'semantic': .* multiples of 16 px, got 100 x 100"
+    with pytest.raises(RecipeError, match=message):
         check_image_sizes(recipe, teachers)
     recipe.views.teachers, recipe.data.image_size_px = "cached", 96
     check_image_sizes(recipe, teachers)
+
+
+@pytest.mark.parametrize(("is_asked", "kind"), [(False, OutOfTime), (True, Interrupted)])
+def test_all_ranks_end_where_one_does(tmp_path: Path, is_asked: bool, kind: type) -> None:
+    def check() -> None:
+        stop_request, is_late = StopRequest(), distributed.get_rank() == 1
+        stop_request.is_asked = is_asked and is_late
+        with pytest.raises(Interrupted) as raised, ends_on_all_ranks(SimpleNamespace(device=CPU), stop_request):
+            if is_late:
+                raise Interrupted("Stopped.")
+        assert type(raised.value) is kind
+        with ends_on_all_ranks(SimpleNamespace(device=CPU), StopRequest()):
+            pass
+
+    run_two_forks(check, tmp_path)
 
 
 def test_aspect_ratios_that_a_teacher_cannot_answer_are_found_at_the_start(

@@ -23,6 +23,15 @@ def test_loss_is_exactly_zero_for_a_student_that_equals_the_shifted_teacher(shif
     assert maps.valid.sum() == max(6 - abs(shift[0]), 0) * max(6 - abs(shift[1]), 0)
 
 
+@pytest.mark.parametrize("shift", [(1, 0), (-2, 1)])
+def test_shift_counts_patches_where_a_head_gives_several_cells_for_each(shift: tuple[int, int]) -> None:
+    world = torch.randn(1, 3, 40, 40)  # in half patches
+    student, teacher = crop(world, 14, 14, 12), crop(world, 14 + 2 * shift[0], 14 + 2 * shift[1], 12)
+    maps = align_to_teacher(student, teacher, torch.tensor([shift]), patches=(6, 6))
+    assert mse_feature_loss(*maps).max() == 0
+    assert maps.valid.sum() == (12 - 2 * abs(shift[0])) * (12 - 2 * abs(shift[1]))
+
+
 def test_every_image_has_its_own_shift() -> None:
     world = torch.randn(3, 2, 12, 12)
     shifts = torch.tensor([[0, 1], [-2, 0], [1, -1]])

@@ -6,11 +6,19 @@ import pytest
 import torch
 from comparisons import assert_close_by_name
 from small_recipes import small_recipe
+from torch import nn
 
 from modeling_radio import RadioModel
 from modeling_radio.network_radio import ADAPTORS
 from training.recipe import PartitionRecipe, Recipe, RecipeError, StudentRecipe, load_recipe
-from training.student.build import build_student, checkpoint_blocks, compile_blocks, student_config, student_patch_size
+from training.student.build import (
+    build_student,
+    check_student_views,
+    checkpoint_blocks,
+    compile_blocks,
+    student_config,
+    student_patch_size,
+)
 from training.student.parameters import CLIPS
 from training.views.shapes import Grid
 from training.views.windows import fitting_windows
@@ -133,7 +141,7 @@ def test_graphs_are_as_many_as_foretold_over_all_sizes_and_windows(partition: di
         return module
 
     images = PartitionRecipe(**partition)
-    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+    with torch._dynamo.config.patch(cache_size_limit=1, fail_on_cache_limit_hit=True):
         assert compile_blocks(student, recipe_with().replace(partitions=[images]), backend=count) == expected
         for size_px in images.sizes_px:
             cells = size_px // student.patch_size
@@ -142,6 +150,14 @@ def test_graphs_are_as_many_as_foretold_over_all_sizes_and_windows(partition: di
                 output.features.sum().backward()
     assert len(graphs) == expected
     torch._dynamo.reset()
+
+
+def test_the_limit_of_graphs_is_raised_under_the_name_that_torch_2_6_has_for_it(monkeypatch) -> None:
+    student, older = build_student(recipe_with(), TEACHERS), SimpleNamespace(cache_size_limit=1)
+    monkeypatch.setattr(torch._dynamo, "config", older)
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **options: None)
+    num_graphs = compile_blocks(student, recipe_with())
+    assert older.cache_size_limit == 2 * num_graphs
 
 
 def test_packed_images_are_not_compiled() -> None:
@@ -177,3 +193,10 @@ def test_real_recipes_build_the_published_backbones(name: str, backbone: int) ->
     num_adaptor = sum(parameter.numel() for parameter in model.radio_model.adaptors.parameters())
     assert model.num_parameters() - num_adaptor == backbone
     assert config.summary_idxs == [0, 1]
+
+
+def test_sizes_that_are_no_whole_number_of_patches_are_refused() -> None:
+    recipe = recipe_with().replace(partitions=[PartitionRecipe(name="low", sizes_px=[64, 72])])
+    with pytest.raises(RecipeError, match=r"^`partitions.low.sizes_px` must be multiples of the patch, \d+ px, got"):
+        check_student_views(recipe)
+    check_student_views(recipe.replace(partitions=[PartitionRecipe(name="low", sizes_px=[64])]))

@@ -68,12 +68,6 @@ def test_window_that_does_not_fit_is_refused(tmp_path: Path, window: int) -> Non
         CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), CPU)
 
 
-def test_size_that_is_no_whole_number_of_patches_is_refused(tmp_path: Path) -> None:
-    recipe = recipe_with(ViewsRecipe(teachers="cached"), windows_px=[48], sizes_px=[48, 40])
-    with pytest.raises(RecipeError, match=r"`partitions.*.sizes_px` must be multiples of the patch .*got \[40\]"):
-        CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), CPU)
-
-
 def test_moving_average_sees_another_crop_that_the_shift_explains(tmp_path: Path) -> None:
     recipe = recipe_with(ViewsRecipe(teachers="cached", flip_probability=0.5, brightness=0.2, contrast=0.2))
     check_the_average_view(CachedTargets(recipe, PATCH, open_cache(recipe, tmp_path), CPU), recipe)

@@ -27,7 +27,8 @@ def writers_of(name: str, tensors: Mapping[str, Tensor], *, is_main_process: boo
         is_main_process: Whether to save what is whole.
 
     Returns:
-        Writers of files by name; none where other ranks write everything.
+        Writers of files by name; none where other ranks write everything. Of no tensors at all (an optimizer's before its
+        first step) there is a file too: that none is missing can be told.
     """
     number, count = 0, 1
     own: dict[str, Tensor] = {}
@@ -38,7 +39,7 @@ def writers_of(name: str, tensors: Mapping[str, Tensor], *, is_main_process: boo
             number, count = (number, count) if is_whole else place
             own[key] = local_parts([tensor])[0].detach().to("cpu", copy=True).contiguous()
     file = f"{name}.safetensors" if count == 1 else f"{name}-{number + 1:05d}-of-{count:05d}.safetensors"
-    return {file: partial(save_file, own)} if own else {}
+    return {file: partial(save_file, own)} if own or (is_main_process and not tensors) else {}
 
 
 class SavedTensors:

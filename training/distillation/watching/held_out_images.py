@@ -13,13 +13,23 @@ from training.views.images import build_images
 def held_out_source(recipe: Recipe) -> str | None:
     """Return where a recipe's held-out images come from, None for data that has none.
 
+    A folder that is streamed has none: all of its images are trained on.
+
     Raises:
-        RecipeError: If the recipe names something else than the demo's images or a folder.
+        RecipeError: If the recipe names something else than the demo's images or a folder, or a folder that is streamed.
     """
-    source = recipe.data.source if recipe.logging.picture_source is None else recipe.logging.picture_source
+    data, given = recipe.data, recipe.logging.picture_source
+    source = data.source if given is None else given
+    if data.streaming and source in (data.source, *(each.source for each in data.mixed_in)):
+        if given is None:
+            return None
+        raise RecipeError(
+            f"`logging.picture_source` must be images that are not trained on, got {given!r}, all of which are streamed. "
+            "Give another folder."
+        )
     if source in DEMO_SOURCES or is_image_folder(source):
         return source
-    if recipe.logging.picture_source is not None:
+    if given is not None:
         raise RecipeError(
             f"`logging.picture_source` must be one of {sorted(DEMO_SOURCES)} or a folder of images, got {source!r}."
         )

@@ -141,9 +141,9 @@ def read_trunk(  # noqa: PLR0913
             own = _rename(match[2], _IN_BLOCK, _PARAMETERS_IN_BLOCK)
             if own is None:
                 raise UnknownTrunkError(f"its blocks have a weight that RADIO's have no place for, {full_key!r}")
-            blocks[int(match[1])][own] = tensor.detach().float()
+            blocks[int(match[1])][own] = tensor.detach().float().cpu()
         elif (own := _rename(key, _OUTSIDE, _PARAMETERS_OUTSIDE)) is not None:
-            outside[own] = tensor.detach().float()
+            outside[own] = tensor.detach().float().cpu()
         elif _WITHOUT_EFFECT.fullmatch(key) is None:
             if _BEFORE_BLOCKS.fullmatch(key):
                 raise UnknownTrunkError(f"it has a layer before the first block that RADIO has not, {full_key!r}")

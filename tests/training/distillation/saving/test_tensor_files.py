@@ -53,6 +53,13 @@ def test_whole_tensors_are_one_file_which_one_rank_writes(tmp_path: Path) -> Non
     check_whole(tmp_path)
 
 
+def test_that_there_are_none_is_written_too(tmp_path: Path) -> None:
+    write(tmp_path, {}, is_main_process=False)
+    assert not list(tmp_path.iterdir())
+    write(tmp_path, {})
+    assert SavedTensors(tmp_path, "student").shapes == {}
+
+
 def test_later_changes_are_not_written(tmp_path: Path) -> None:
     tensors = {name: tensor.clone() for name, tensor in WHOLE.items()}
     writers = writers_of("student", tensors, is_main_process=True)

@@ -23,6 +23,20 @@ def test_where_held_out_images_come_from(recipe_file: str, folder: Path) -> None
     assert held_out_source(load_recipe("demo")) == "demo"
 
 
+def test_a_folder_that_is_streamed_holds_out_nothing(recipe_file: str, folder: Path, tmp_path: Path) -> None:
+    streamed = {"data": f"{{source: {folder}, num_images: null, streaming: true}}", "views__teachers": "online"}
+    assert held_out_source(recipe_with(recipe_file, **streamed)) is None
+    with pytest.raises(RecipeError, match="^`logging.picture_source` must be images that are not trained on, got"):
+        held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=folder))
+    mixed = {
+        **streamed,
+        "data": f"{{source: a/b, num_images: null, streaming: true, mixed_in: [{{source: {folder}, weight: 0.5}}]}}",
+    }
+    with pytest.raises(RecipeError, match="all of which are streamed"):
+        held_out_source(recipe_with(recipe_file, **mixed, logging__picture_source=folder))
+    assert held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=tmp_path)) == str(tmp_path)
+
+
 def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: Path) -> None:
     measured = {"logging__metrics_every_steps": 2}
     line = describe_lack(recipe_with(recipe_file, **measured))

@@ -31,6 +31,12 @@ def test_a_folder_of_transformers_opens_as_its_network(name: str, tmp_path: Path
     assert_same_trunk(trunk, vit_of(network))
 
 
+@pytest.mark.gpu
+def test_weights_are_read_from_a_gpu() -> None:
+    """Where a teacher is the source it lies there, and the new student does not yet."""
+    assert_same_trunk(vit_of(build_vit("siglip").cuda()), vit_of(build_vit("siglip")))
+
+
 def test_the_vision_tower_of_a_whole_siglip_opens(tmp_path: Path) -> None:
     vision = {**SIZES, **IMAGE}
     whole = SiglipModel(SiglipConfig(vision_config=vision, text_config=SIZES))
