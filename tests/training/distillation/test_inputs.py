@@ -108,12 +108,16 @@ def test_all_ranks_end_where_one_does(tmp_path: Path, is_asked: bool, kind: type
     def check() -> None:
         stop_request, is_late = StopRequest(), distributed.get_rank() == 1
         stop_request.is_asked = is_asked and is_late
-        with pytest.raises(Interrupted) as raised, ends_on_all_ranks(SimpleNamespace(device=CPU), stop_request):
-            if is_late:
-                raise Interrupted("Stopped.")
+
+        def work(*, is_stopped: bool) -> None:
+            with ends_on_all_ranks(SimpleNamespace(device=CPU), stop_request):
+                if is_stopped:
+                    raise Interrupted("Stopped.")
+
+        with pytest.raises(Interrupted) as raised:
+            work(is_stopped=is_late)
         assert type(raised.value) is kind
-        with ends_on_all_ranks(SimpleNamespace(device=CPU), StopRequest()):
-            pass
+        work(is_stopped=False)
 
     run_two_forks(check, tmp_path)
 
