@@ -147,7 +147,7 @@ class Recipe(RecipeSection):
         )
 
     def idle_parts(self) -> list[str]:
-        """Return a line for each part that begins when the run is over, as those of published recipes in a short run."""
+        """Return a line for each part that begins when the run is over, as of published recipes in a short run."""
         num_steps, starts = self.schedule.num_steps, {}
         if self.mesa.weight > 0:
             starts["mesa.start_step"] = (self.mesa.start_step, "MESA does nothing")

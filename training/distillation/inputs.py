@@ -95,12 +95,16 @@ def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
         for name in teachers if partition.teachers is None else partition.teachers:
             teacher, stride = teachers[name], teachers[name].grid_stride
             for size in partition.sizes_px if is_online else [recipe.data.image_size_px]:
-                try:
-                    teacher.check_size(size, size)
-                    for rows, cols in extreme_grids(recipe, partition, size, stride) if is_online else ():
-                        teacher.check_size(rows * stride, cols * stride)
-                except ValueError as error:
-                    raise RecipeError(f"`{path}`, got {size}: {error}") from error
+                _check_size(teacher, size, size, path)
+                for rows, cols in extreme_grids(recipe, partition, size, stride) if is_online else ():
+                    _check_size(teacher, rows * stride, cols * stride, path)
+
+
+def _check_size(teacher: Teacher, height: int, width: int, path: str) -> None:
+    try:
+        teacher.check_size(height, width)
+    except ValueError as error:
+        raise RecipeError(f"`{path}`: {error}") from error
 
 
 def open_targets(

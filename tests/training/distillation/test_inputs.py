@@ -96,7 +96,7 @@ def test_sizes_that_a_teacher_cannot_answer_are_found_at_the_start(recipe_file: 
     recipe = load_recipe(recipe_file, [partitions])
     teachers = load_teachers(recipe, CPU)
     recipe.partitions[0].sizes_px = [32, 100]
-    message = r"^`partitions.low.sizes_px`, got 100: Teacher 'semantic': .* multiples of 16 px, got 100 x 100"
+    message = r"^`partitions.low.sizes_px`: Teacher 'semantic': .* multiples of 16 px, got 100 x 100"
     with pytest.raises(RecipeError, match=message):
         check_image_sizes(recipe, teachers)
     recipe.views.teachers, recipe.data.image_size_px = "cached", 96

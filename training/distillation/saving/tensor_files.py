@@ -27,8 +27,8 @@ def writers_of(name: str, tensors: Mapping[str, Tensor], *, is_main_process: boo
         is_main_process: Whether to save what is whole.
 
     Returns:
-        Writers of files by name; none where other ranks write everything. Of no tensors at all (an optimizer's before its
-        first step) there is a file too: that none is missing can be told.
+        Writers of files by name; none where other ranks write everything. Of no tensors at all (an optimizer's
+        before its first step) there is a file too: that none is missing can be told.
     """
     number, count = 0, 1
     own: dict[str, Tensor] = {}

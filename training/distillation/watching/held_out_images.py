@@ -16,7 +16,7 @@ def held_out_source(recipe: Recipe) -> str | None:
     A folder that is streamed has none: all of its images are trained on.
 
     Raises:
-        RecipeError: If the recipe names something else than the demo's images or a folder, or a folder that is streamed.
+        RecipeError: If the recipe names something else than the demo's images or a folder, or one that is streamed.
     """
     data, given = recipe.data, recipe.logging.picture_source
     source = data.source if given is None else given
@@ -24,8 +24,8 @@ def held_out_source(recipe: Recipe) -> str | None:
         if given is None:
             return None
         raise RecipeError(
-            f"`logging.picture_source` must be images that are not trained on, got {given!r}, all of which are streamed. "
-            "Give another folder."
+            f"`logging.picture_source` must be images that are not trained on, got {given!r}, all of which are "
+            "streamed. Give another folder."
         )
     if source in DEMO_SOURCES or is_image_folder(source):
         return source
