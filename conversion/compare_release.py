@@ -96,7 +96,7 @@ class CompareReleaseSettings(Settings):
         images: Pictures; by default a photograph and noise.
         sizes: Such as 512 or 384x640 (height x width, px), rounded to what patches and windows divide; by default the
             preferred one and two more.
-        windows: Sides of ViTDet windows in tokens, beside global attention.
+        windows: Sides of ViTDet windows in tokens, beside global attention; E-RADIO and RADIO1D have none.
         adaptors: Adaptors to compare; all that the repository has by default.
         device: Where both run; "auto" takes a GPU if there is one.
         dtype: Of weights and pixels.

@@ -114,6 +114,9 @@ class OnnxSettings(GraphSettings):
     def _check_encoder(self) -> "OnnxSettings":
         rule = "left out with `head`, whose outputs are those of the task"
         require(not (self.head and self.encoder), "encoder", self.encoder, rule)
+        rule = "left out with `encoder`, which has global tokens alone, no windows, and takes any size"
+        for name in ("adaptors", "window_size", "fixed_size"):
+            require(not (self.encoder and getattr(self, name)), name, getattr(self, name), rule)
         return self
 
     def wrap(self) -> FlatModel:

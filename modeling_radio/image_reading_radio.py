@@ -25,7 +25,8 @@ _PNG, _RIFF, _WEBP = b"\x89PNG", b"RIFF", b"WEBP"
 def fetch(images: Any) -> Any:
     """Return images as they were given, in lists as they were, but with paths, addresses and base64 texts read.
 
-    Files and base64 keep their transparency; of what an address gives transformers keeps the colors alone.
+    Files and base64 keep their transparency; of what an address gives transformers keeps the colors alone. Of an
+    animation the first picture is read, as PIL gives it.
 
     Raises:
         ValueError: If there is no such file, or it is no image that torchvision reads.
@@ -36,7 +37,9 @@ def fetch(images: Any) -> Any:
         return images
     text = os.fspath(images)
     try:
-        return load_image_as_tensor(text) if text.startswith(("http://", "https://")) else _decode(_read_bytes(text))
+        if text.startswith(("http://", "https://")):
+            return _first_picture(load_image_as_tensor(text))
+        return _decode(_read_bytes(text))
     except (RuntimeError, ValueError, IndexError) as error:
         # Of the decoder, which does not know the name, or of what took it for base64, since there is no such file.
         shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
@@ -58,8 +61,14 @@ def _decode(data: bytes) -> Tensor:
     may_be_transparent = data.startswith(_PNG) or (data.startswith(_RIFF) and data[8:12] == _WEBP)
     mode = ImageReadMode.RGB_ALPHA if may_be_transparent else ImageReadMode.RGB
     image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode, apply_exif_orientation=True)
+    image = _first_picture(image)
     is_opaque = len(image) == 3 or bool((image[3].long() == torch.iinfo(image.dtype).max).all())
     return image[:3] if is_opaque else image
+
+
+def _first_picture(image: Tensor) -> Tensor:
+    """Return a single image: of an animated GIF, which is decoded as several, the first."""
+    return image[0] if image.ndim == 4 else image
 
 
 def flatten(images: Any) -> list[Any]:

@@ -21,7 +21,7 @@ _SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 _SEED, _NOISE_SIZE = 0, (512, 512)
 
 Cases = list[tuple[int | None, list[str]]]
-"""Window, and the sizes "HEIGHTxWIDTH" that are run with it; None is global attention."""
+"""Window, and the sizes "HEIGHTxWIDTH" that are run with it; None is global attention, of E-RADIO its own."""
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -40,7 +40,8 @@ def read_size(text: str) -> tuple[int, int]:
 def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]) -> Cases:
     """Return what to run: every size with global attention, and with each window.
 
-    NVIDIA's windows must divide the grid of patches, so that sizes are rounded to what divides.
+    NVIDIA's windows must divide the grid of patches, so that sizes are rounded to what divides. E-RADIO and RADIO1D
+    have no ViTDet windows, so that they run as they are alone.
 
     Args:
         config: Of the model.
@@ -49,8 +50,9 @@ def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]
     """
     wanted = [read_size(size) for size in sizes] or [tuple(config.preferred_resolution), *_DEFAULT_SIZES]
     cases: Cases = []
-    for window in (None, *dict.fromkeys(windows)):
-        step, largest = config.patch_size * (window or 1), largest_side(config)
+    is_plain = config.eradio is None and not config.num_mergings
+    for window in (None, *dict.fromkeys(windows if is_plain else ())):
+        step, largest = config.resolution_step * (window or 1), largest_side(config)
         if step > largest:
             raise ValueError(f"`windows` must be at most {largest // config.patch_size} for this model, got {window}.")
         rounded = [nearest_multiple(height, width, step, largest) for height, width in wanted]

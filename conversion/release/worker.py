@@ -30,10 +30,10 @@ def open_ours(request: dict[str, Any], window: int | None) -> Callable[[Tensor],
     """Return a function that answers images with a folder of ours."""
     options = {"trust_remote_code": True, "dtype": getattr(torch, request["dtype"])}
     model = AutoModel.from_pretrained(request["source"], **options).to(request["device"]).eval()
+    window_size = window or ("global" if model.config.eradio is None else None)  # E-RADIO attends in windows only
 
     def answer(pixels: Tensor) -> Named:
-        names = request["adaptors"]
-        output = model(pixels, window_size=window or "global", adaptor_names=names, return_dict=True)
+        output = model(pixels, window_size=window_size, adaptor_names=request["adaptors"], return_dict=True)
         return {
             name: (entry.summary, entry.features) for name, entry in {"backbone": output, **output.adaptors}.items()
         }

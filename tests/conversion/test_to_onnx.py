@@ -219,6 +219,13 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         ),
         ([str(source), str(tmp_path / "out.onnx"), "--head"], "must hold a model of a task for `head`"),
         ([str(source), str(tmp_path / "out.onnx"), "--head", "--encoder"], "`encoder` must be left out with `head`"),
+        *(
+            (
+                [str(source), str(tmp_path / "out.onnx"), "--encoder", flag, value],
+                f"`{flag[2:].replace('-', '_')}` must be left out with `encoder`, which has global tokens alone",
+            )
+            for flag, value in (("--adaptors", "sam3"), ("--window-size", "2"), ("--fixed-size", "48,64"))
+        ),
         ([str(source), str(tmp_path / "out.onnx"), "--fixed-size", "50,64"], "The nearest valid size is 48 x 64"),
         ([str(source), str(tmp_path / "out.onnx"), "--opset=-3"], "`opset` must be an integer of at least 1, got -3"),
     ):

@@ -1,6 +1,7 @@
 """Which images the processor accepts, and that every form of one image gives the same pixels."""
 
 import base64
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,6 +82,22 @@ def test_transparency_of_files_is_white_as_that_of_pil_images(suffix, processor,
     assert (expected[..., :4, :] == 1).all()
     assert torch.equal(process(processor, path), expected)
     assert torch.equal(process(processor, base64.b64encode(path.read_bytes()).decode()), expected)
+
+
+@pytest.mark.parametrize("num_pictures", [2, 5])
+def test_the_first_picture_of_an_animation_is_read(num_pictures, processor, tmp_path, monkeypatch):
+    pictures = [Image.new("RGB", (32, 48), (50 * number, 100, 150)) for number in range(num_pictures)]
+    path = tmp_path / "animation.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    expected = process(processor, Image.open(path))
+    assert expected.shape == (1, 3, 48, 32)
+    torch.testing.assert_close(process(processor, path), expected, atol=1e-2, rtol=0)
+    assert process(processor, [path, base64.b64encode(path.read_bytes()).decode()]).shape[0] == 2
+    # torchvision reads what an address gives, too.
+    monkeypatch.setattr(
+        "transformers.image_utils.httpx.get", lambda *_, **options: SimpleNamespace(content=path.read_bytes())
+    )
+    assert torch.equal(process(processor, "https://example.org/animation.gif"), process(processor, path))
 
 
 @pytest.mark.parametrize("content", [b"no image", None], ids=["damaged", "missing"])

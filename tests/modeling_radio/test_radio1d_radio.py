@@ -1,9 +1,12 @@
 """RADIO1D: what the number of tokens changes, what it does not, and what is refused. Values: `tests/conversion`."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from comparisons import assert_close_by_name
 from tiny_radio1d import FIELDS, build_radio1d
+from torch import nn
 from transformers.testing_utils import CaptureLogger
 
 from modeling_radio import (
@@ -14,7 +17,8 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
-from modeling_radio.radio1d_radio import logger
+from modeling_radio.radio1d_radio import count_tokens, logger
+from modeling_radio.resolution_radio import Resolution
 
 
 TWICE = {"downscale_levels": [0, 2], "decoder_depth": 3, "decoder_upscale_levels": [1, 2]}
@@ -82,6 +86,20 @@ def test_a_number_for_each_image_equals_one_image_at_a_time(as_tensor):
             torch.testing.assert_close(together[name][index], alone[name][0], rtol=0, atol=2e-6)
         predicted = together.adaptors["teacher_b"].features[index]
         torch.testing.assert_close(predicted, alone.adaptors["teacher_b"].features[0], rtol=0, atol=2e-6)
+
+
+class Counting(nn.Module):
+    def forward(self, wanted):
+        return torch.arange(count_tokens(RadioConfig(**FIELDS), wanted, Resolution(4, 6), 1).longest)
+
+
+def test_counts_as_tensors_under_torch_2_6_which_does_not_say_that_it_exports(monkeypatch):
+    known = {name: getattr(torch.compiler, name) for name in ("is_compiling", "is_dynamo_compiling")}
+    older = SimpleNamespace(**{**vars(torch), "compiler": SimpleNamespace(**known)})
+    monkeypatch.setattr("modeling_radio.radio1d_radio.torch", older)
+    program = torch.export.export(Counting(), (torch.tensor(3),), strict=False).module()
+    for count in (2, 5):
+        assert len(program(torch.tensor(count))) == len(Counting()(torch.tensor(count))) == count
 
 
 def test_the_configuration_says_how_many_where_the_call_does_not(tmp_path):

@@ -199,8 +199,9 @@ class Distiller:
         self.losses_by_size = LossesBySize(recipe.partitions)
         self.pictures = HeldOutPictures.of_run(recipe, teachers, self.device, self.output / "pictures")
         self.metrics = HeldOutMetrics.of_run(recipe, self.model.config, teachers, accelerator)
-        for line in filter(None, [*recipe.idle_parts(), describe_lack(recipe)]):
-            accelerator.print(line, flush=True)
+        for line in [*recipe.idle_parts(), describe_lack(recipe)]:
+            if line:
+                accelerator.print(line, flush=True)
         self.step = 0
         self._is_skipped = self._must_stop = self._is_asked_to = self._is_writing = False
         self.skipped = SkippedSteps(recipe.optimizer.max_bad_steps)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BACKBONE, TEXT_TOWER = "radio_model", "text_tower"
 PEFT_PREFIX = "base_model.model."
+_IN_BLOCKS = re.compile(rf"{re.escape(BACKBONE)}\.model\.(?:decoder\.)?blocks\.\d+\.")
+"""How the names of what stands in a block of the backbone begin, those of RADIO1D's decoder among them."""
 
 
 def valid_targets(model: RadioPreTrainedModel) -> list[str]:
@@ -56,8 +58,8 @@ def head_names(model: RadioPreTrainedModel) -> list[str]:
 
 def norm_names(model: RadioPreTrainedModel) -> list[str]:
     """Return the names of the norms of all blocks."""
-    blocks = model.get_submodule(BLOCKS).named_modules(prefix=BLOCKS)
-    return [name for name, module in blocks if isinstance(module, nn.LayerNorm)]
+    modules = model.named_modules()
+    return [name for name, module in modules if _IN_BLOCKS.match(name) and isinstance(module, nn.LayerNorm)]
 
 
 def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -> LoraConfig:
@@ -93,7 +95,7 @@ def target_pattern(model: RadioPreTrainedModel, targets: Sequence[str] | None) -
     for target in targets or ():
         check_choice("lora_targets", target, valid)
     names = "|".join(targets or valid)
-    return rf"{re.escape(BLOCKS)}\.\d+\.(?:attn|mlp)\.(?:{names})"
+    return rf"{_IN_BLOCKS.pattern}(?:attn|mlp)\.(?:{names})"
 
 
 def add_adapter(model: RadioPreTrainedModel, settings: FinetuneSettings) -> PeftModel:
@@ -242,7 +244,7 @@ def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tupl
 
     config = PeftConfig.from_pretrained(str(folder))
     assert isinstance(config, LoraConfig)
-    norms = [name for name in config.modules_to_save or () if name.startswith(BLOCKS)]
+    norms = [name for name in config.modules_to_save or () if _IN_BLOCKS.match(name)]
     config.modules_to_save = [*head_names(model), *norms] or None
     config.base_model_name_or_path = None  # else peft warns that it changes
     with torch.device("meta"), _without_renaming_warning():

@@ -79,6 +79,28 @@ def open_config(checkpoint: str) -> RadioConfig:
         raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error
 
 
+def check_network(config: RadioConfig, settings: FinetuneSettings) -> None:
+    """Refuse what needs a ViT's blocks of an E-RADIO, which has levels of convolutions and of attention in windows.
+
+    Adapters would leave its convolutions as they are, and nothing would save the running statistics of its batch norms.
+
+    Raises:
+        ValueError: It names the setting.
+    """
+    refused = {
+        "tune": settings.uses_adapter,
+        "compile": settings.compile,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "window_size": settings.window_size == "global",
+    }
+    for name, is_refused in refused.items():
+        if is_refused and config.eradio is not None:
+            raise ValueError(
+                f"`{name}` cannot be {getattr(settings, name)!r} for an E-RADIO, which has levels and windows of its "
+                "own in place of a ViT's blocks. Its head can be tuned, and with `--tune full` all of it."
+            )
+
+
 def configure(config: RadioConfig, task: FinetuningTask) -> RadioConfig:
     """Return the configuration of a task's model, given that of its checkpoint.
 
@@ -129,8 +151,16 @@ def _window_fields(config: RadioConfig, task: FinetuningTask) -> dict[str, Any]:
     if task.settings.task in BOX_TASKS:
         return {"detection_window_size": window}
     if window == "auto":
-        window = choose_without_budget(config, *_grid(config, task))
+        window = _automatic_window(config, task)
     return {"vitdet_window_size": None if window == "global" else window}
+
+
+def _automatic_window(config: RadioConfig, task: FinetuningTask) -> int | None:
+    if config.eradio is None:
+        return choose_without_budget(config, *_grid(config, task))
+    from modeling_radio.eradio_network_radio import optimal_window
+
+    return optimal_window(*task.size)
 
 
 def build_model(config: RadioConfig, task: FinetuningTask, report: Callable[[str], None]) -> nn.Module:
@@ -169,7 +199,7 @@ def compile_blocks(model: nn.Module, backend: str | Callable = "inductor") -> No
         backend: Of `torch.compile`.
     """
     dynamo = torch._dynamo.config
-    dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_GRAPHS)  # pyrefly: ignore
+    dynamo.cache_size_limit = max(dynamo.cache_size_limit, MAX_GRAPHS)  # its name in PyTorch 2.6, an alias later
     for block in [module for module in model.modules() if isinstance(module, RadioBlock)]:
         block.compile(backend=backend)
 
@@ -250,7 +280,8 @@ def prepared_if_quantized(model: RadioPreTrainedModel, settings: FinetuneSetting
 def computes_in_bfloat16(settings: FinetuneSettings) -> bool:
     """Whether forward and backward run in bfloat16."""
     if settings.precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        # Emulated, as on a T4 or V100, it is slow.
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return settings.precision == "bf16"
 
 

@@ -18,7 +18,7 @@ from foundation.files import remove_partial, write_text
 from foundation.machine.timing import Clock
 from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.resolution_radio import check_multiple, largest_side
+from modeling_radio.resolution_radio import check_resolution
 from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
@@ -29,6 +29,7 @@ from training.finetuning.learning_rate import RangeTest, run_range_test
 from training.finetuning.models import (
     TrainableShare,
     build_model,
+    check_network,
     compile_blocks,
     computes_in_bfloat16,
     configure,
@@ -65,7 +66,8 @@ class FinetuningRun:
     def __init__(self, settings: FinetuneSettings):
         checkpoint_config = open_config(settings.checkpoint)
         height, width = settings.size or checkpoint_config.preferred_resolution
-        check_multiple("`size`", height, width, checkpoint_config.patch_size, largest_side(checkpoint_config))
+        check_resolution(checkpoint_config, height, width, argument="size")
+        check_network(checkpoint_config, settings)
         self.settings = settings.replace(size=(height, width))
         self._check_output()
         _check_launch(settings)

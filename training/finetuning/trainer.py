@@ -22,16 +22,20 @@ from transformers.trainer_utils import EvalPrediction
 from foundation.files import write_file
 from foundation.interruption import TrainingDivergedError
 from foundation.ranks import any_rank, fsdp_plugin
-from modeling_radio.network_radio import ADAPTORS, BLOCKS, RadioNetwork
+from modeling_radio.network_radio import ADAPTORS
+from modeling_radio.nvidia_interface_radio import NvidiaNetwork
 from training.finetuning.adapters import BACKBONE
 from training.finetuning.checkpoints import BestThatIsLeft, SealCheckpoints
+from training.finetuning.models import TRUNK
 from training.finetuning.pictures import draw_predictions, predict_examples
 from training.finetuning.tasks.base import FinetuningTask, Score
 from training.finetuning.tasks.examples import Examples, StreamedExamples
 from training.student.parameters import is_decayed
 
 
-_BLOCK = re.compile(rf"{re.escape(BLOCKS)}\.(\d+)\.")
+_BLOCK = re.compile(rf"{re.escape(TRUNK)}\.(?:blocks|levels)\.(\d+)\.")
+_MERGING = re.compile(rf"{re.escape(TRUNK)}\.(?:downscale_blocks|prefix_proj_blocks)\.(\d+)\.")
+_ABOVE_BLOCKS = re.compile(rf"{re.escape(TRUNK)}\.(?:norm|decoder|high_res_neck)\.")
 
 
 class FinetuningTrainer(Trainer):
@@ -106,7 +110,8 @@ class FinetuningTrainer(Trainer):
         Raises:
             TrainingDivergedError: If it is not finite on some rank; it is raised on all of them.
         """
-        frozen_part(model).eval()
+        for part in frozen_parts(model):
+            part.eval()
         when = f"in step {self.state.global_step + 1}" if model.training else f"after step {self.state.global_step}"
         try:
             result = super().compute_loss(model, dict(inputs), *args, **options)  # which may take the labels out
@@ -229,11 +234,16 @@ def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
             statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
 
 
-def frozen_part(model: nn.Module) -> nn.Module:
-    """Return what learns nothing: the backbone if it has no trained weights, else its patch generator."""
-    network = next(module for module in model.modules() if isinstance(module, RadioNetwork))
-    is_frozen = not any(parameter.requires_grad for parameter in network.model.parameters())
-    return network if is_frozen else network.model.patch_generator
+def frozen_parts(model: nn.Module) -> list[nn.Module]:
+    """Return what learns nothing: the backbone if it has no trained weights, else its patch generator if it has one."""
+    network = _network_of(model)
+    if not any(parameter.requires_grad for parameter in network.model.parameters()):
+        return [network]
+    return [network.model.patch_generator] if network.config.eradio is None else []
+
+
+def _network_of(model: nn.Module) -> NvidiaNetwork:
+    return next(module for module in model.modules() if isinstance(module, NvidiaNetwork))
 
 
 def parameter_groups(
@@ -244,28 +254,40 @@ def parameter_groups(
     Args:
         model: A task model, with or without adapters.
         learning_rates: Peaks of the backbone's last block and of the head.
-        layer_decay: Factor from each block to the one below it; positions, tokens and patch projection lie below the
-            first block (BEiT, https://arxiv.org/abs/2106.08254).
+        layer_decay: Factor from each block, of an E-RADIO from each level, to the one below it; positions, tokens and
+            patch projection lie below the first block (BEiT, https://arxiv.org/abs/2106.08254).
         weight_decay: Of matrices; vectors, tokens and positions have none.
     """
-    depth = 1 + max(int(found.group(1)) for name, _ in model.named_parameters() if (found := _BLOCK.search(name)))
+    network = _network_of(model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = _learning_rate(name, depth, learning_rates, layer_decay)
+        rate = _learning_rate(name, network, learning_rates, layer_decay)
         key = (rate, weight_decay if is_decayed(name, parameter) else 0.0)
         group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
         group["params"].append(parameter)
     return list(groups.values())
 
 
-def _learning_rate(name: str, depth: int, learning_rates: tuple[float, float], layer_decay: float) -> float:
+def _learning_rate(name: str, network: NvidiaNetwork, learning_rates: tuple[float, float], layer_decay: float) -> float:
     backbone_rate, head_rate = learning_rates
     if f"{BACKBONE}." not in name or f"{ADAPTORS}." in name:
         return head_rate
-    found = _BLOCK.search(name)
-    if found:
-        return backbone_rate * layer_decay ** (depth - 1 - int(found.group(1)))
-    is_after_blocks = f"{BACKBONE}.model.norm." in name
-    return backbone_rate * (1.0 if is_after_blocks else layer_decay**depth)
+    return backbone_rate * layer_decay ** _num_blocks_above(name, network)
+
+
+def _num_blocks_above(name: str, network: NvidiaNetwork) -> int:
+    """Return how many blocks, of an E-RADIO levels, come after the one that a weight of the backbone belongs to.
+
+    None after the last norm, RADIO1D's decoder and E-RADIO's neck: the head reads what they give. A merging belongs to
+    the block behind it, whose width it makes.
+    """
+    depth = len(network.blocks)
+    if _ABOVE_BLOCKS.search(name):
+        return 0
+    if found := _BLOCK.search(name):
+        return depth - 1 - int(found[1])
+    if found := _MERGING.search(name):
+        return depth - 1 - (network.config.downscale_levels or [])[int(found[1])]
+    return depth

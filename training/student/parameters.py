@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from modeling_radio.network_radio import ADAPTORS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS
+from modeling_radio.network_radio import (
+    ADAPTORS,
+    DECODER_PREFIX,
+    FILLERS,
+    PATCH_GENERATOR,
+    POSITIONS,
+    PREFIX_TOKENS,
+)
 
 
 STACKED_MATRICES = {"attn.qkv": 3, "mlp.w12": 2}
@@ -28,12 +35,12 @@ def freeze_projection_of_clips(model: nn.Module) -> None:
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether weight decay acts on a parameter: on matrices, but not on position table and prefix tokens.
+    """Return whether weight decay acts on a parameter: on matrices, but not on position table and tokens.
 
     The scales of a spectral reparametrization are matrices, so that they decay (PHI-S A.7). Positions and prefix tokens
     do not, as in AM-RADIO (https://arxiv.org/abs/2312.06709).
     """
-    return parameter.ndim > 1 and not name.endswith((POSITIONS, PREFIX_TOKENS))
+    return parameter.ndim > 1 and not name.endswith((POSITIONS, PREFIX_TOKENS, DECODER_PREFIX, FILLERS))
 
 
 TAPS = "taps"

@@ -1,6 +1,8 @@
 import pytest
 import torch
 from PIL import Image
+from tiny_eradio import build_eradio
+from tiny_radio1d import FIELDS
 
 from conversion.release.cases import NOISE, PHOTOGRAPH, open_images, pixels_of, plan_cases, read_size
 from modeling_radio import RadioConfig
@@ -20,6 +22,11 @@ def test_by_default_the_preferred_size_comes_first_and_no_size_twice():
     assert (window, sizes[0], others) == (None, f"{height}x{width}", [])
     assert len(set(sizes)) == len(sizes) == 3
     assert plan_cases(CONFIG, ["512", "510"], []) == [(None, ["512x512"])]
+
+
+def test_networks_without_vitdet_windows_run_as_they_are_at_sizes_that_they_take():
+    assert plan_cases(build_eradio().config, ["500", "48x80"], [8]) == [(None, ["512x512", "64x64"])]
+    assert plan_cases(RadioConfig(**FIELDS), ["50", "48x80"], [8]) == [(None, ["48x48", "48x80"])]
 
 
 @pytest.mark.parametrize("text", ["", "0", "0x16", "16x", "x16", "a", "-5", "16x16x16", "1.5"])

@@ -11,6 +11,8 @@ import torch
 from elsewhere import OURS
 from reference_cases import REFERENCE
 from safetensors.torch import load_file
+from tiny_eradio import build_eradio
+from tiny_radio1d import build_radio1d
 
 from conversion.release import worker
 from conversion.release.processes import Question, ask
@@ -72,6 +74,17 @@ def test_code_without_windows_is_left_out_and_said(question, images, release, tm
     answers = ask(replace(question, source=str(folder), adaptors=[]), images)
     assert answers.left_out == {str(window): "this revision's code has no vitdet.py" for window in (2, 4, 8)}
     assert {key.split("/", 1)[1] for key in answers.outputs} == {"None/backbone/summary", "None/backbone/features"}
+
+
+@pytest.mark.parametrize("build", [build_eradio, build_radio1d])
+def test_ours_answers_without_windows_where_there_are_none(build, question, tmp_path, quick_processes):
+    model, pixels = build(), torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    model.save_pretrained(tmp_path)
+    asked = replace(question, source=str(tmp_path), is_theirs=False, adaptors=[], cases=[(None, ["64x96"])])
+    outputs = ask(asked, {"64x96": pixels}).outputs
+    with torch.no_grad():
+        expected = model(pixels / 255, adaptor_names=[]).features
+    torch.testing.assert_close(outputs["64x96/None/backbone/features"], expected, atol=1e-5, rtol=0)
 
 
 def test_it_imports_nothing_of_this_repository():

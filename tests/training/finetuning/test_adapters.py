@@ -11,6 +11,7 @@ from packaging.version import Version
 from peft import get_peft_model_state_dict
 from peft.functional import set_adapter
 from safetensors import safe_open
+from tiny_radio1d import FIELDS
 from tiny_tuning import tuning_settings
 
 from modeling_radio import (
@@ -153,6 +154,25 @@ def test_norms_train_beside_adapters_and_come_along(base_folder, tmp_path, pixel
     torch.testing.assert_close(logits(merged, pixels), expected, atol=1e-5, rtol=0)
     plain = open_base(base_folder).get_parameter("radio_model.model.blocks.0.norm1.weight")
     assert not torch.equal(merged.get_parameter("radio_model.model.blocks.0.norm1.weight"), plain)
+
+
+def test_adapters_and_norms_of_a_radio1d_are_its_decoders_too(tmp_path, pixels):
+    torch.manual_seed(0)
+    RadioModel(RadioConfig(**FIELDS)).save_pretrained(tmp_path / "base")
+    adapted = add_adapter(open_base(tmp_path / "base"), settings(lora_rank=2, train_norms=True))
+    trainable = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
+    for block in ("blocks.0", "blocks.2", "decoder.blocks.0", "decoder.blocks.1"):
+        found = [name for name in trainable if f"radio_model.model.{block}." in name]
+        assert len(found) == 2 * 4 + 2 * 2  # a pair for each of four layers; weight and bias of two norms
+    expected = logits(trained(adapted), pixels)
+    folder = save(adapted, tmp_path / "adapter")
+    assert_equal_outputs(logits(open_adapter(open_base(tmp_path / "base", seed=5), folder).eval(), pixels), expected)
+    if LOADS_HEADS:
+        by_transformers = open_base(tmp_path / "base", seed=5)
+        by_transformers.load_adapter(str(folder))
+        assert_equal_outputs(logits(by_transformers.eval(), pixels), expected)
+    merged = merge_adapter(open_base(tmp_path / "base", seed=5), folder).eval()
+    torch.testing.assert_close(logits(merged, pixels), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,29 @@
 
 import shutil
 from functools import partial
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 import torch
 from comparisons import assert_close_by_name
 from safetensors.torch import load_file, save_file
+from tiny_eradio import build_eradio
 from tiny_tuning import StopAfter, run_settings, tuning_settings
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
 from modeling_radio.encoder_radio import RadioBlock
 from training.finetuning.adapters import open_adapter
-from training.finetuning.models import compile_blocks, configure, open_config
+from training.finetuning.models import (
+    MAX_GRAPHS,
+    check_network,
+    compile_blocks,
+    computes_in_bfloat16,
+    configure,
+    open_config,
+)
 from training.finetuning.run import FINAL, MERGED, FinetuningRun
 
 
@@ -64,6 +74,23 @@ def test_automatic_window_of_a_large_image():
     assert config.vitdet_window_size == 32  # a quarter of 64 x 64 patches
 
 
+def test_automatic_window_of_an_e_radio_divides_its_coarsest_level():
+    chosen = tuning_settings(window_size="auto", size=(224, 448))
+    assert configure(build_eradio().config, task_of(chosen)).vitdet_window_size == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tune", "lora"), ("compile", True), ("gradient_checkpointing", True), ("window_size", "global")],
+)
+def test_what_needs_the_blocks_of_a_vit_is_refused_of_an_e_radio(name, value):
+    chosen = tuning_settings(**{name: value})
+    with pytest.raises(ValueError, match=rf"`{name}` cannot be {value!r} for an E-RADIO.*`--tune full` all of it"):
+        check_network(build_eradio().config, chosen)
+    check_network(RadioConfig.from_preset("radio-test"), chosen)
+    check_network(build_eradio().config, tuning_settings(tune="full", window_size=4))
+
+
 def test_tuned_models_answer_by_name_though_the_backbones_folder_does_not(tmp_path):
     RadioConfig.from_preset("radio-test", return_dict=False).save_pretrained(tmp_path)
     assert open_config(str(tmp_path)).return_dict is True
@@ -97,6 +124,15 @@ def test_the_share_counts_each_weight_once(options, class_folders, tmp_path):
     assert lora.share.total == head.share.total + adapters
     norms = 4 * config.hidden_size * config.num_hidden_layers if options.get("train_norms") else 0
     assert lora.share.trainable == head.share.trainable + adapters + norms
+
+
+def test_bfloat16_that_a_gpu_only_emulates_is_not_taken_by_itself(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)  # a T4
+    assert not computes_in_bfloat16(tuning_settings())
+    assert computes_in_bfloat16(tuning_settings(precision="bf16"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert computes_in_bfloat16(tuning_settings())
 
 
 def blocks_of(run):
@@ -176,9 +212,16 @@ def passes(request, monkeypatch):
 
     torch._dynamo.reset()
     monkeypatch.setattr("training.finetuning.run.compile_blocks", partial(compile_blocks, backend=compile_graph))
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    with torch._dynamo.config.patch(fail_on_cache_limit_hit=True):
         yield passed
     torch._dynamo.reset()
+
+
+def test_the_limit_of_graphs_is_raised_under_the_name_that_torch_2_6_has_for_it(monkeypatch):
+    older = SimpleNamespace(cache_size_limit=8)
+    monkeypatch.setattr(torch._dynamo, "config", older)
+    compile_blocks(nn.Module())
+    assert older.cache_size_limit == MAX_GRAPHS
 
 
 LORA, FULL = {"tune": "lora", "merge": True}, {"tune": "full"}

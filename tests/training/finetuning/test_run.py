@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_eradio import build_eradio
 from tiny_tuning import (
     TINY_DETECTOR,
     TINY_DPT,
@@ -130,6 +131,26 @@ def test_instance_segmentation_trains_and_its_adapter_merges(base, outlines_fold
     torch.testing.assert_close(actual.pred_masks, expected.pred_masks, atol=1e-4, rtol=1e-4)
     found = processor.post_process_instances(actual, [(HEIGHT, WIDTH)], threshold=0.0)[0]
     assert found["masks"].shape == (6, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("tune", ["head", "full"])
+def test_an_e_radio_is_tuned(tune, class_folders, tmp_path):
+    build_eradio().save_pretrained(tmp_path / "base")
+    options = {"tune": tune, "size": (32, 64), "layer_decay": 0.5}
+    metrics = FinetuningRun(run_settings(tmp_path / "base", class_folders, tmp_path / "run", **options)).run()
+    assert "accuracy" in metrics
+    folders = (tmp_path / "base", tmp_path / "run" / FINAL)
+    before, after = (load_file(folder / "model.safetensors") for folder in folders)
+    is_equal = {torch.equal(after[name], weights) for name, weights in before.items() if weights.numel() > 1}
+    assert is_equal == ({True} if tune == "head" else {True, False})  # running statistics among them
+    assert RadioForImageClassification.from_pretrained(tmp_path / "run" / FINAL).config.eradio is not None
+
+
+def test_sizes_that_an_e_radio_cannot_take(class_folders, tmp_path):
+    build_eradio().save_pretrained(tmp_path / "base")
+    settings = run_settings(tmp_path / "base", class_folders, tmp_path / "run", size=(32, 48))
+    with pytest.raises(ValueError, match=r"`size` must have sides that are multiples of 32 .* is 32 x 64\."):
+        FinetuningRun(settings)
 
 
 def test_head_leaves_the_backbone_bit_equal(base, class_folders, tmp_path, capsys):

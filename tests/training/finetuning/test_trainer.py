@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from tiny_eradio import build_eradio
+from tiny_radio1d import FIELDS
 from tiny_tuning import tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification
 from training.finetuning.adapters import add_adapter
-from training.finetuning.trainer import frozen_part, parameter_groups
+from training.finetuning.trainer import frozen_parts, parameter_groups
 
 
 @pytest.fixture
@@ -33,6 +35,26 @@ def test_learning_rate_falls_with_depth(model):
     assert None not in found.values()
 
 
+def test_learning_rates_of_a_radio1d_know_its_decoder_and_mergings():
+    model = RadioForImageClassification(RadioConfig(**FIELDS))  # three blocks, a merging before the second
+    found = {name.removeprefix("radio_model.model."): rate for name, rate in rates(model, layer_decay=0.5).items()}
+    assert [found[f"blocks.{index}.attn.qkv.weight"][0] for index in range(3)] == [0.25, 0.5, 1.0]
+    assert found["downscale_blocks.0.reduction.weight"] == found["prefix_proj_blocks.0.weight"] == (0.5, 0.1)
+    assert found["patch_generator.embedder.weight"] == (0.125, 0.1)
+    decoder = {rate for name, (rate, _) in found.items() if name.startswith("decoder.")}
+    assert decoder == {1.0}  # the head reads it
+
+
+def test_learning_rate_of_an_e_radio_falls_with_its_levels():
+    model = RadioForImageClassification(build_eradio().config)
+    falling = {}
+    for name, (rate, _) in rates(model, layer_decay=0.5).items():
+        part = name.removeprefix("radio_model.model.").split(".")
+        falling.setdefault(".".join(part[: 2 if part[0] == "levels" else 1]), set()).add(rate)
+    levels = {f"levels.{index}": {0.5 ** (3 - index)} for index in range(4)}
+    assert falling == {"patch_embed": {0.0625}, **levels, "high_res_neck": {1.0}, "classifier": {7.0}}
+
+
 def test_frozen_parameters_are_in_no_group(model):
     model.radio_model.requires_grad_(False)
     found = rates(model, layer_decay=0.5)
@@ -49,16 +71,17 @@ def test_adapters_take_the_rate_of_their_block(model):
 
 
 def test_a_frozen_backbone_stays_in_evaluation_mode(model):
-    assert frozen_part(model) is model.radio_model.model.patch_generator
+    assert frozen_parts(model) == [model.radio_model.model.patch_generator]
     model.radio_model.requires_grad_(False)
-    assert frozen_part(model) is model.radio_model
+    assert frozen_parts(model) == [model.radio_model]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_with_adapters_only_the_positions_stay_in_evaluation_mode(model):
     network = model.radio_model
-    assert frozen_part(add_adapter(model, tuning_settings(tune="lora"))) is network.model.patch_generator
+    (positions,) = frozen_parts(add_adapter(model, tuning_settings(tune="lora")))
+    assert positions is network.model.patch_generator
     pixels = torch.rand(1, 3, 64, 64)
     model.train()
-    frozen_part(model).eval()
+    positions.eval()
     assert torch.equal(model(pixels).logits, model(pixels).logits)  # no random positions

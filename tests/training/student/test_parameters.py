@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.network_radio import POSITIONS, PREFIX_TOKENS
+from modeling_radio.network_radio import DECODER_PREFIX, FILLERS, POSITIONS, PREFIX_TOKENS
 from training.student.parameters import is_decayed, is_of_trunk
 from training.student.regularizers.spectral import SCALE_SUFFIX
 
@@ -30,6 +30,8 @@ def test_trunk_is_everything_but_the_adaptors(model: RadioModel) -> None:
         (POSITIONS, (1, 16, 4), False),
         (f"base_model.model.{POSITIONS}", (1, 16, 4), False),
         (PREFIX_TOKENS, (8, 4), False),
+        (DECODER_PREFIX, (8, 4), False),
+        (FILLERS, (16, 4), False),
     ],
 )
 def test_matrices_decay_but_not_positions_and_prefix_tokens(name: str, shape: tuple[int, ...], expected: bool) -> None:
