@@ -1,4 +1,4 @@
-# make demo    distil a small student from real teachers, reopen it and show what it learned (runs/demo/)
+# make demo    distill a small student from real teachers, reopen it and show what it learned (runs/demo/)
 # make test    lint, format, types and the test suite
 # make tour    whole journeys as tests: the site, the guides' examples, pages and app in a browser, notebooks, scripts, several processes (Debian's `chromium` is installed where root may)
 # make docs    the documentation site, strictly (site/); `make docs-live` serves it and follows changes

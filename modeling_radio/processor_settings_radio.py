@@ -141,7 +141,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def check_spelling(names: Collection[str], known: Collection[str], processor: str = "RadioImageProcessor") -> None:
-    """Refuse a setting that looks like a misspelt one; other unknown names are transformers' own business.
+    """Refuse a setting that looks like a misspelled one; other unknown names are transformers' own business.
 
     Args:
         names: What was given.

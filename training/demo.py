@@ -1,4 +1,4 @@
-"""The whole job in minutes: distil a small student from real teachers, reopen it, show what it learned.
+"""The whole job in minutes: distill a small student from real teachers, reopen it, show what it learned.
 
 `make demo` runs this. It writes below `--output`, by default `runs/demo`: the checkpoint folder `final/` with its model
 card, `results.json`, the picture `features.png`, the run's own, `pictures/progress.png`, and all of it on one page,
@@ -70,7 +70,7 @@ def expected_seconds(recipe: Recipe, num_seeds: int) -> list[tuple[str, float]]:
 
 
 def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -> Results:
-    """Distil, reopen, measure and draw; see the module's text for what is written.
+    """Distill, reopen, measure and draw; see the module's text for what is written.
 
     Args:
         recipe: What to train.
@@ -109,9 +109,9 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
     results = Results(
         [*pixels, *students, *teachers],
         teacher_sources(evaluation.untrained_student(seeds[0]).config, evaluation.recipe),
-        evaluation.data.sources(),
+        evaluation.data.sources(is_trained_on=True),
         {**describe_run(command, clock), "seeds": list(seeds)},
-        evaluation.data.remarks(),
+        evaluation.data.remarks(evaluation.settings.neighbors),
     )
     curves = folders[0] / PROGRESS_PICTURE
     for seed, folder in zip(seeds, folders, strict=True):
@@ -129,7 +129,7 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
 
 
 def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
-    """Distil one student, reopen and draw it; return what it and its untrained self score."""
+    """Distill one student, reopen and draw it; return what it and its untrained self score."""
     recipe = evaluation.recipe.replace(seed=seed)
     with sole_run(folder):
         distiller = Distiller(recipe, folder)
@@ -191,7 +191,7 @@ class DemoSettings(RecipeCommand):
 
 COMMAND = Command(
     "training.demo",
-    "Distil a small student from real teachers, reopen it and show what it learned.",
+    "Distill a small student from real teachers, reopen it and show what it learned.",
     DemoSettings,
     changes=Recipe,
 )

@@ -1,4 +1,4 @@
-"""Distil a student: `python -m training.distill --recipe NAME`, or the same under `accelerate launch -m`."""
+"""Distill a student: `python -m training.distill --recipe NAME`, or the same under `accelerate launch -m`."""
 
 import sys
 import time
@@ -34,7 +34,7 @@ class DistillSettings(RecipeCommand):
 
 COMMAND = Command(
     "training.distill",
-    "Distil one student from several teachers. A run that was stopped goes on with the same command.",
+    "Distill one student from several teachers. A run that was stopped goes on with the same command.",
     DistillSettings,
     changes=Recipe,
 )
@@ -51,7 +51,7 @@ def _distil(settings: DistillSettings) -> None:
         print("\n".join(list_recipes()))
         return
     recipe = settings.load_recipe()
-    # Both take seconds to import, which `--help` and a misspelt recipe need not wait for.
+    # Both take seconds to import, which `--help` and a misspelled recipe need not wait for.
     from accelerate import PartialState
 
     from training.distillation.stages import run_recipe

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(settings: UpsamplerSettings) -> None:
-    # It takes seconds to import, which `--help` and a misspelt recipe need not wait for.
+    # It takes seconds to import, which `--help` and a misspelled recipe need not wait for.
     from training.upsampling.run import train_upsampler
 
     recipe = settings.load_recipe()

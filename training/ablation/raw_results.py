@@ -96,7 +96,7 @@ class RunResult:
         run: Machine, versions, date and seconds.
         curves: Steps and values of what the run measured on its way, where the study asks for it.
         failure: Why there are no scores: the run diverged. Such a result stays, so that the study goes on and says so.
-        folders: By path in the recipe, a hash of the weights there: a teacher's own or its upsampler.
+        folders: By path in the recipe, a hash of the weights there: a teacher's, its upsampler's, the student's first.
     """
 
     __pydantic_config__ = _STRICT
@@ -157,7 +157,7 @@ def load_runs(folder: Path, held_out: HeldOutSums, recipes: Mapping[str, Recipe]
             names; the message says what to do.
     """
     runs: dict[tuple[str, int], RunResult] = {}
-    folders: dict[str, str] = {}
+    folders: dict[str, tuple[str, Path]] = {}
     for arm, recipe in recipes.items():
         for path in sorted(folder.glob(f"{arm}.seed-*.json")):
             result = load_raw(path, RunResult)
@@ -167,10 +167,11 @@ def load_runs(folder: Path, held_out: HeldOutSums, recipes: Mapping[str, Recipe]
                 raise RecipeError(f"{str(path)!r} was measured on other images. Delete it to run it again.")
             _check_recipe(path, result, recipe)
             for name, weights in result.folders.items():
-                if folders.setdefault(name, weights) != weights:
+                known, other = folders.setdefault(name, (weights, path))
+                if known != weights:
                     raise RecipeError(
-                        f"{str(path)!r} learned from other weights in {name!r} than a result before it. Delete it to "
-                        "run it again."
+                        f"{str(path)!r} and {str(other)!r} learned from different weights in {name!r}. Delete those "
+                        "that are not of what is there now, to run them again."
                     )
             runs[arm, result.seed] = result
     return runs

@@ -61,7 +61,7 @@ class Runner:
     output: Path
 
     def run(self, arm: str, seed: int) -> None:
-        """Distil a student, go on with it or take it as it is, measure it, and write its raw result.
+        """Distill a student, go on with it or take it as it is, measure it, and write its raw result.
 
         The result of a run that diverges is that it did.
 
@@ -113,6 +113,7 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
         return
     for arm, _ in missing:
         _check_sources(arm, opened.recipes[arm])  # now, not hours later when its turn comes
+    _check_folders(opened)
     held_out = HeldOut.load(opened)
     _check_primary(opened, held_out)
     _claim_held_out(opened, held_out)
@@ -144,10 +145,23 @@ def _check_sources(arm: str, recipe: Recipe) -> None:
             )
 
 
+def _check_folders(opened: OpenedStudy) -> None:
+    """Refuse weights in a folder that are not those which a result learned from, before anything runs."""
+    for path in sorted(opened.folder.glob("*.seed-*.json")):
+        for name, weights in load_raw(path, RunResult).folders.items():
+            now = {own: found for recipe in opened.recipes.values() for own, found in hash_folders(recipe).items()}
+            if now.get(name, weights) != weights:
+                raise RecipeError(
+                    f"{name!r} must have the weights that {str(path)!r} learned from, got others. Bring them back, or "
+                    "delete the study's results to run all of it with these."
+                )
+
+
 def hash_folders(recipe: Recipe) -> dict[str, str]:
-    """Return by path a hash of the weights in each folder that a recipe names: another student, another upsampler."""
-    named = {str(path) for entry in recipe.teachers for path in (entry.source, entry.upsampler) if path is not None}
-    weights = {name: sorted(Path(name).glob("*.safetensors")) for name in sorted(named)}
+    """Return by path a hash of the weights in each folder that a recipe names: a student, an upsampler, a start."""
+    paths = [path for entry in recipe.teachers for path in (entry.source, entry.upsampler)]
+    named = {str(path) for path in (*paths, recipe.student.init_from) if path is not None}
+    weights = {name: sorted(Path(name).expanduser().glob("*.safetensors")) for name in sorted(named)}
     return {name: hash_of({path.name: hash_file(path) for path in files}) for name, files in weights.items() if files}
 
 

@@ -118,7 +118,7 @@ def no_images_error(folder: Path, num_skipped: int) -> ValueError:
     """Return the error for a folder without a usable image."""
     return ValueError(
         f"Image folder {str(folder)!r} has no usable image ({num_skipped} skipped). It needs files that end in "
-        f"{', '.join(sorted(IMAGE_SUFFIXES))}, of at least {MIN_SIDE_PX} px."
+        f"{', '.join(sorted(IMAGE_SUFFIXES))} or of another type that Pillow opens, of at least {MIN_SIDE_PX} px."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
+import logging
 import re
 import tarfile
 from collections.abc import Generator, Iterable, Mapping
@@ -22,6 +23,8 @@ from training.data.tar_shards import first_fields, is_image, read_samples
 from training.recipe import DataRecipe
 from training.recipe_sections.images import DEMO_SOURCES, SourceRecipe
 
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, IterableDataset
@@ -294,10 +297,27 @@ def _local_files(source: str) -> tuple[str, list[str]] | None:
     shards = find_shards(folder)
     if shards:
         return BUILDERS[shards[0].suffix], [str(path) for path in shards]
-    files = [str(path) for path in image_files(folder)]
+    return "imagefolder", _streamed_images(folder)
+
+
+def _streamed_images(folder: Path) -> list[str]:
+    """Return the images of a folder that `datasets` streams: it passes over types that it does not know."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    found = image_files(folder)
+    files = [str(path) for path in found if path.suffix.lower() in ImageFolder.EXTENSIONS]
     if not files:
-        raise no_images_error(folder, 0)
-    return "imagefolder", files
+        raise no_images_error(folder, len(found))
+    if len(files) < len(found):
+        left_out = sorted({path.suffix.lower() for path in found} - set(ImageFolder.EXTENSIONS))
+        logger.warning(
+            "%s: %d of %d images are left out, since those of type %s cannot be streamed: leave out `data.streaming`",
+            folder,
+            len(found) - len(files),
+            len(found),
+            ", ".join(left_out),
+        )
+    return files
 
 
 def _find_column(features: Mapping[str, Any], source: SourceRecipe) -> str:

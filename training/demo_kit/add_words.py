@@ -110,7 +110,7 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
         run = {**describe_run(command, clock), "penalty": learned.penalty}
         remarks = _remarks(learned, entry.name, data)
         sources = teacher_sources(radio.config, recipe)
-        results = Results(measurements, sources, data.sources(), run, remarks)
+        results = Results(measurements, sources, data.sources(is_trained_on=True), run, remarks)
         write_card(folder, results, name=f"radio-{recipe.name}-words")
         print(*(f"\n{table.to_markdown()}" for table in build_tables(measurements)), sep="\n")
 

@@ -17,6 +17,7 @@ from foundation.ranks import device_of_process, of_all_ranks, on_first_rank, ran
 from foundation.seeds import make_generator
 from foundation.settings import hash_of
 from modeling_radio.messages_radio import check_choice
+from training.evaluation.data.tables import name_of
 from training.evaluation.features import Wanted, batches_between, encode_batches
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from training.extraction.columns import Storage, dense_parts, features_of, reduced, table_of
@@ -24,7 +25,7 @@ from training.extraction.manifest import begin, missing_shards
 from training.extraction.reduction import PCA_FILE, Basis, Reduction, fit_bases, load_bases, save_bases
 from training.extraction.settings import ExtractionSettings
 from training.extraction.shards import Shard, count_rows, plan_shards, write_shard
-from training.extraction.source import SourceSplit, image_state, name_of, open_source
+from training.extraction.source import SourceSplit, image_state, open_source
 
 
 if TYPE_CHECKING:

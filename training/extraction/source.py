@@ -24,7 +24,7 @@ from training.data.labeled.layouts import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.opening import HUB_PREFIX, IMAGE_COLUMNS, choose_column, open_class_folders, open_tables
+from training.data.labeled.opening import IMAGE_COLUMNS, choose_column, open_class_folders, open_tables
 from training.data.labeled.readable import image_paths, readable_tables
 from training.data.sources import DEMO_SOURCES
 from training.evaluation.data.opening import open_data
@@ -128,17 +128,6 @@ def image_state(split: SourceSplit) -> dict[str, Any]:
         "state": hash_of({"images": split.fingerprint})[:16],
         "names": hash_of({"ids": split.ids()})[:16],
     }
-
-
-def name_of(source: str) -> tuple[str, str | None]:
-    """Return what a source may be called in public, and its id on the Hub where it is there."""
-    path = Path(source).expanduser()
-    if source in DEMO_SOURCES:
-        return source, None
-    if path.exists() or "*" in source or "{" in source:
-        return path.absolute().name, None
-    hub_id = source.removeprefix(HUB_PREFIX)
-    return hub_id, hub_id.partition(":")[0]
 
 
 def _read_folder(path: Path, names: SplitNames) -> Tables:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 BACKBONE, TEXT_TOWER = "radio_model", "text_tower"
 PEFT_PREFIX = "base_model.model."
-_IN_BLOCKS = re.compile(rf"{re.escape(BACKBONE)}\.model\.(?:decoder\.)?blocks\.\d+\.")
+IN_BLOCKS = rf"{re.escape(BACKBONE)}\.model\.(?:decoder\.)?blocks\.\d+\."
 """How the names of what stands in a block of the backbone begin, those of RADIO1D's decoder among them."""
 
 
@@ -59,7 +59,7 @@ def head_names(model: RadioPreTrainedModel) -> list[str]:
 def norm_names(model: RadioPreTrainedModel) -> list[str]:
     """Return the names of the norms of all blocks."""
     modules = model.named_modules()
-    return [name for name, module in modules if _IN_BLOCKS.match(name) and isinstance(module, nn.LayerNorm)]
+    return [name for name, module in modules if re.match(IN_BLOCKS, name) and isinstance(module, nn.LayerNorm)]
 
 
 def build_lora_config(model: RadioPreTrainedModel, settings: FinetuneSettings) -> LoraConfig:
@@ -95,7 +95,7 @@ def target_pattern(model: RadioPreTrainedModel, targets: Sequence[str] | None) -
     for target in targets or ():
         check_choice("lora_targets", target, valid)
     names = "|".join(targets or valid)
-    return rf"{_IN_BLOCKS.pattern}(?:attn|mlp)\.(?:{names})"
+    return rf"{IN_BLOCKS}(?:attn|mlp)\.(?:{names})"
 
 
 def add_adapter(model: RadioPreTrainedModel, settings: FinetuneSettings) -> PeftModel:
@@ -244,7 +244,7 @@ def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tupl
 
     config = PeftConfig.from_pretrained(str(folder))
     assert isinstance(config, LoraConfig)
-    norms = [name for name in config.modules_to_save or () if _IN_BLOCKS.match(name)]
+    norms = [name for name in config.modules_to_save or () if re.match(IN_BLOCKS, name)]
     config.modules_to_save = [*head_names(model), *norms] or None
     config.base_model_name_or_path = None  # else peft warns that it changes
     with torch.device("meta"), _without_renaming_warning():

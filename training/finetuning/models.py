@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,9 @@ from modeling_radio.detection_labels_radio import check_num_queries
 from modeling_radio.encoder_radio import RadioBlock
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import did_you_mean
-from modeling_radio.network_radio import BLOCKS
 from modeling_radio.resolution_radio import Resolution
 from modeling_radio.window_choice_radio import choose_without_budget
-from training.finetuning.adapters import BACKBONE, add_adapter, head_names
+from training.finetuning.adapters import BACKBONE, IN_BLOCKS, add_adapter, head_names
 from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
 from training.student.parameters import freeze_projection_of_clips
@@ -255,7 +253,7 @@ def quantization(settings: FinetuneSettings) -> BitsAndBytesConfig:
             f"`quantize` {settings.quantize} needs the package bitsandbytes, which is not installed: "
             "`pip install bitsandbytes`, or leave `quantize` out."
         )
-    kept = [rf"(?!{re.escape(BLOCKS)}\.).+"]  # transformers takes regular expressions for names from the root
+    kept = [rf"(?!{IN_BLOCKS}).+"]  # transformers takes regular expressions for names from the root
     if settings.quantize == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     # NF4 with double quantization as in QLoRA, https://arxiv.org/abs/2305.14314

@@ -51,7 +51,7 @@ class LoggingRecipe(RecipeSection):
         use_progress_bar: Show a progress bar on the terminal.
         picture_every_steps: Steps between two pictures of held-out images; None draws none.
         picture_source: Where these images come from: "demo" or "demo-pypi", or a folder of images, whose held-out part
-            is shown; None for `data.source`, if it is one of these.
+            is shown; None for `data.source`, if it is one of these. A folder that is streamed is all trained on.
         metrics_every_steps: Steps between two measurements on held-out images, those of `picture_source`; the last
             step is always measured. None for no measurements.
         metrics_sizes_px: Sides of the images that are measured; None for the smallest, middle and largest of those that

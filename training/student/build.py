@@ -166,11 +166,11 @@ def check_student_views(recipe: Recipe) -> None:
     config = _config(recipe, recipe.student.config)
     check_merging(recipe, config)
     for partition in recipe.partitions:
-        check_windows(recipe, partition, config)
         wrong = [size for size in partition.sizes_px if size % config.patch_size]
         if wrong:
             path = f"partitions.{partition.name}.sizes_px"
             raise RecipeError(f"`{path}` must be multiples of the patch, {config.patch_size} px, got {wrong}.")
+        check_windows(recipe, partition, config)
         for size in partition.sizes_px:
             grids = extreme_grids(recipe, partition, size, config.patch_size)
             side = max(max(grid) for grid in grids) * config.patch_size

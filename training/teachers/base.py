@@ -16,7 +16,7 @@ To add a teacher, write a subclass (about 30 lines), anywhere:
 
 A recipe names it by its import path, `kind: "my_package.my_module:MyTeacher"`; a class of this package gets a short
 name in `TEACHER_KINDS` of `training/teachers/registry.py`. Every keyword of the constructor is an option of the
-recipe; a misspelt one is refused.
+recipe; a misspelled one is refused.
 """
 
 from __future__ import annotations

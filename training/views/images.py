@@ -1,4 +1,4 @@
-"""Images to distil on and to evaluate on: the demo's own, or the user's in any form that `datasets` reads."""
+"""Images to distill on and to evaluate on: the demo's own, or the user's in any form that `datasets` reads."""
 
 from __future__ import annotations
 

@@ -65,6 +65,13 @@ def test_an_image_folder_can_be_streamed(write_source: Callable[..., str]) -> No
     assert stream_numbers(source_of(folder)) == [0, 1, 2]
 
 
+def test_images_that_cannot_be_streamed_are_named(write_source: Callable[..., str], caplog) -> None:
+    source = write_source("folder", 3)
+    Path(source, "camera.qoi").write_bytes(b"qoif")
+    assert len(stream_numbers(source_of(source))) == 3
+    assert "1 of 4 images are left out, since those of type .qoi cannot be streamed" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["old.tar", "old.parquet"])
 def test_a_folder_of_two_kinds_is_refused(write_source: Callable[..., str], name: str) -> None:
     folder = write_source("folder", 3)

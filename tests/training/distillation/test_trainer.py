@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,10 +40,11 @@ from foundation.interruption import TrainingDivergedError
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.distill import main
-from training.distillation import inputs, trainer
+from training.distillation import inputs, step_losses, trainer
 from training.distillation.saving.checkpoints import CheckpointError, list_checkpoints
 from training.distillation.saving.manifests import write_manifest
 from training.distillation.watching.run_history import read_series
+from training.losses.alignment import AlignedMaps, align_to_teacher
 from training.losses.reductions import REDUCTIONS
 from training.recipe import RecipeError, load_recipe
 from training.student.parameters import is_of_trunk
@@ -170,6 +171,19 @@ def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: st
     assert output.adaptors["segmenter"].features.shape == (1, 9, 2, 3)
     # The teacher's features lie around 3; a standardized head's would lie around 0.
     assert output.adaptors["segmenter"].features.mean().item() == pytest.approx(3, abs=0.5)
+
+
+def test_shifts_count_patches_where_heads_are_finer(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def recorded(student: Tensor, teacher: Tensor, shift: Tensor | None, patches: Sequence[int] | None) -> AlignedMaps:
+        calls.append((tuple(student.shape[2:]), patches, bool(shift.any())))
+        return align_to_teacher(student, teacher, shift, patches)
+
+    monkeypatch.setattr(step_losses, "align_to_teacher", recorded)
+    distil(recipe_file, "run", "student.adaptor.upsample_factor=2", "partitions.low.sizes_px=[64]", stop_at=2)
+    assert {(cells, tuple(patches)) for cells, patches, _ in calls} == {((8, 8), (4, 4))}
+    assert any(is_shifted for *_, is_shifted in calls)
 
 
 NORMALIZED = "export={feature_normalizer: true, intermediate_normalizers: per_block, normalizer_images: 30}"

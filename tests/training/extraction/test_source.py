@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from training.evaluation.data.base import Examples, Part, Stacked
 from training.extraction import source
 from training.extraction.settings import SourceSettings
-from training.extraction.source import name_of, open_source
+from training.extraction.source import open_source
 
 
 def opened(data, **values):
@@ -96,7 +96,6 @@ def test_the_demos_objects_have_their_classes(monkeypatch):
     assert splits["train"].kept(0, 2)["label"].to_pylist() == [1, 0]
     assert (splits["train"].images[1] == 1).all()
     assert opened("demo")["train"].fingerprint == splits["train"].fingerprint
-    assert name_of("demo") == ("demo", None)
 
 
 def test_what_is_missing_is_named(table, tmp_path):
@@ -124,9 +123,3 @@ def test_the_fingerprint_follows_the_images_alone(pictures, tmp_path):
     assert opened(copy)["train"].fingerprint == before == opened(copy, keep=[])["train"].fingerprint
     (copy / "cat" / "01.png").unlink()
     assert opened(copy)["train"].fingerprint != before
-
-
-def test_names_in_public_hold_no_path(tmp_path):
-    assert name_of(str(tmp_path)) == (tmp_path.name, None)
-    assert name_of(f"{tmp_path}/train-*.parquet") == ("train-*.parquet", None)
-    assert name_of("hub:org/name:small") == ("org/name:small", "org/name")

@@ -19,6 +19,20 @@ def test_feature_losses_are_zero_at_equality(name: str) -> None:
     assert FEATURE_LOSSES[name](features, features, all_valid(features)).tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
+@pytest.mark.parametrize("is_channels_last", [False, True])
+def test_squared_error_is_the_plain_one(*, is_channels_last: bool) -> None:
+    """It goes over channels side by side in memory, for speed alone."""
+    maps = torch.randn(2, 3, 4, 5, 24) if is_channels_last else torch.randn(2, 3, 24, 4, 5)
+    found = []
+    for error in (mse_feature_loss, lambda ours, theirs, valid: (ours - theirs).square().mean(1).mean((1, 2))):
+        student, teacher = maps.movedim(-1, 2) if is_channels_last else maps
+        student = student.clone(memory_format=torch.preserve_format).requires_grad_()
+        loss = error(student, teacher, all_valid(student))
+        found += [loss, *torch.autograd.grad(loss.sum(), student)]
+    torch.testing.assert_close(found[0], found[2], rtol=1e-6, atol=0)  # another order of adding up
+    torch.testing.assert_close(found[1], found[3], rtol=1e-6, atol=0)
+
+
 def smooth_l1(student: Tensor, teacher: Tensor, bend: float = 1) -> float:
     differences = [abs(float(d)) for d in student - teacher]
     return sum(d**2 / 2 / bend if d < bend else d - bend / 2 for d in differences) / len(differences)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from foundation.errors import first_few
 from training.data.folder_kinds import MAX_NAMED
-from training.data.image_folder import IMAGE_SUFFIXES
+from training.data.image_folder import pillow_suffixes
 
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _pairs(folder: Path, target_folders: Sequence[str], suffixes: frozenset[str]
             f"{folder} must have a folder of images ({', '.join(IMAGE_FOLDERS)}) and one of targets "
             f"({', '.join(target_folders)})."
         )
-    by_name = {path.stem: path for path in _files(images, IMAGE_SUFFIXES)}
+    by_name = {path.stem: path for path in _files(images, pillow_suffixes())}
     files = _files(targets, suffixes)
     pairs = [(by_name[path.stem], path) for path in files if path.stem in by_name]
     if not pairs:

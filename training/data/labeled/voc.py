@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from foundation.errors import first_few
-from training.data.image_folder import IMAGE_SUFFIXES
+from training.data.image_folder import pillow_suffixes
 from training.data.labeled.layouts import MAX_NAMED, SPLIT_NAMES, TRAIN, VALIDATION, Tables
 from training.data.labeled.objects import Box, ImageObjects, object_tables, read_number
 
@@ -78,7 +78,7 @@ def _by_lists(folder: Path, splits: dict[str, list[ImageObjects]]) -> dict[str, 
 def _listed(path: Path, images: Mapping[str, ImageObjects]) -> list[ImageObjects]:
     """Return the images that a file lists, one a line, with or without the suffix of the file."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    names = [Path(line).stem if Path(line).suffix.lower() in IMAGE_SUFFIXES else line for line in lines]
+    names = [Path(line).stem if Path(line).suffix.lower() in pillow_suffixes() else line for line in lines]
     missing = [name for name in names if name not in images]
     if missing:
         shown = first_few(missing, MAX_NAMED)
@@ -114,7 +114,9 @@ def _read(path: Path) -> tuple[ImageObjects, int]:
 def _image_of(path: Path, named: str) -> Path:
     folder = path.parent.parent / IMAGES if path.parent.name == ANNOTATIONS else path.parent
     candidates = [folder / Path(named).name] if named else []
-    candidates += [path_of for suffix in sorted(IMAGE_SUFFIXES) for path_of in folder.glob(f"{_literal(path)}{suffix}")]
+    candidates += [
+        path_of for suffix in sorted(pillow_suffixes()) for path_of in folder.glob(f"{_literal(path)}{suffix}")
+    ]
     found = next((each for each in candidates if each.is_file()), None)
     if found is None:
         raise ValueError(f"{path} is about {named or path.stem!r}, which is not in {folder}.")

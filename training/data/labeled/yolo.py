@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from training.data.decoding import EncodedImage, image_size
-from training.data.image_folder import IMAGE_SUFFIXES
+from training.data.image_folder import pillow_suffixes
 from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, Tables
 from training.data.labeled.objects import ImageObjects, object_tables, read_number
 
@@ -112,7 +112,7 @@ def _in_folder(folder: Path) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in pillow_suffixes() and path.is_file())
 
 
 def _read(path: Path) -> ImageObjects:

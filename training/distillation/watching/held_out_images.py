@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def held_out_source(recipe: Recipe) -> str | None:
     """
     data, given = recipe.data, recipe.logging.picture_source
     source = data.source if given is None else given
-    if data.streaming and source in (data.source, *(each.source for each in data.mixed_in)):
+    if data.streaming and any(_is_within(source, each.source) for each in (data, *data.mixed_in)):
         if given is None:
             return None
         raise RecipeError(
@@ -34,6 +36,11 @@ def held_out_source(recipe: Recipe) -> str | None:
             f"`logging.picture_source` must be one of {sorted(DEMO_SOURCES)} or a folder of images, got {source!r}."
         )
     return None
+
+
+def _is_within(source: str, streamed: str) -> bool:
+    inner, outer = (Path(each).expanduser().resolve() for each in (source, streamed))
+    return source == streamed or (outer.is_dir() and inner.is_relative_to(outer))
 
 
 def describe_lack(recipe: Recipe) -> str:

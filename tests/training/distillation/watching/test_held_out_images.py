@@ -32,7 +32,13 @@ def test_a_folder_that_is_streamed_holds_out_nothing(recipe_file: str, folder: P
     mixed = {**streamed, "data": f"{{source: a/b, num_images: null, streaming: true, mixed_in: {mixed_in}}}"}
     with pytest.raises(RecipeError, match="all of which are streamed"):
         held_out_source(recipe_with(recipe_file, **mixed, logging__picture_source=folder))
-    assert held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=tmp_path)) == str(tmp_path)
+    (folder / "inner").mkdir()
+    for same in (f"{folder}/", folder / "inner", folder / ".." / folder.name):
+        with pytest.raises(RecipeError, match="all of which are streamed"):
+            held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=same))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert held_out_source(recipe_with(recipe_file, **streamed, logging__picture_source=elsewhere)) == str(elsewhere)
 
 
 def test_a_run_whose_data_holds_out_no_images_says_so(recipe_file: str, folder: Path) -> None:
