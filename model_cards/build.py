@@ -37,6 +37,8 @@ RESULTS = "results.json"
 _MODEL_ID = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![-.])", re.ASCII)
 COST = ("seconds", "energy_kwh", "energy_of")
 """What a run says of its time and energy."""
+MAKING = "distil"
+"""How the phase begins in which a run made the checkpoint; one without it has measured what was there."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -65,6 +67,7 @@ def build_card(
     """
     config = _read_config(checkpoint)
     results, heritage = _with_heritage(results or Results(measurements=[]), checkpoint)
+    is_made_by_run = _is_made_by(results.run)
     results = replace(results, run=_with_own_cost(results.run))
     title = name or (model_id or config.version or checkpoint.resolve().name).rpartition("/")[2]
     source, tables = model_id or PLACEHOLDER, build_tables(results.measurements)
@@ -98,7 +101,8 @@ def build_card(
         started_from=heritage.weights,
         picture=PICTURE if (checkpoint / PICTURE).is_file() else None,
         **_texts(config),
-        cost=_cost(results.run),
+        is_made_by_run=is_made_by_run,
+        cost=_cost(results.run) if is_made_by_run else {},
         sources=_sources_table,
         flat=_flat,
     )
@@ -159,10 +163,20 @@ def _texts(config: RadioConfig) -> dict[str, bool]:
     return {"has_sentences": has_sentences, "has_dense_texts": is_dense}
 
 
+def _phases(run: dict[str, Any]) -> list[str]:
+    seconds = run.get("seconds")
+    return list(seconds) if isinstance(seconds, dict) else []
+
+
+def _is_made_by(run: dict[str, Any]) -> bool:
+    """Return whether a run made the checkpoint: time and energy of others are those of its evaluation."""
+    return any(phase.startswith(MAKING) for phase in _phases(run))
+
+
 def _with_own_cost(run: dict[str, Any]) -> dict[str, Any]:
     """Return a run without time and energy where those are not of this checkpoint: after a resume, or of more seeds."""
-    seconds, seeds = run.get("seconds"), run.get("seeds")
-    is_resumed = isinstance(seconds, dict) and any(phase.endswith("(resumed)") for phase in seconds)
+    seeds = run.get("seeds")
+    is_resumed = any(phase.endswith("(resumed)") for phase in _phases(run))
     is_of_more = isinstance(seeds, list) and len(seeds) > 1
     return {key: value for key, value in run.items() if key not in COST} if is_resumed or is_of_more else run
 

@@ -34,7 +34,7 @@ RESULTS = Results(
         Source("teacher_b", "dense features", "Apache-2.0", "package b 2.0"),
     ],
     datasets=[Source("stamps", "kNN", "GPL-2.0-or-later", "package c 3.0", "99 images of 14 classes")],
-    run={"command": "make demo", "seconds": {"train": 12.0}},
+    run={"command": "make demo", "seconds": {"distil": 12.0}},
     remarks=["The kNN test set has 99 images: +-.05."],
 )
 
@@ -112,7 +112,8 @@ def test_results_sources_and_remarks_are_listed(checkpoint):
     assert "| raw pixels | 0.251 | 0.100 |" in text
     assert "| stamps | kNN | 99 images of 14 classes | GPL-2.0-or-later | package c 3.0 |" in text
     assert "The kNN test set has 99 images" in text
-    assert "| seconds | train 12.0 |" in text
+    assert "| seconds | distil 12.0 |" in text
+    assert "### How it was made" in text
     assert "12.0 s in all.\n" in text
     assert "energy" not in text.lower()  # nothing was measured
 
@@ -147,7 +148,7 @@ def numbers(text: str) -> list[str]:
 def test_every_figure_is_that_of_the_results_file(checkpoint, tmp_path):
     run = {
         "settings": {"learning_rate": 0.00015, "warmup": 0.05},
-        "seconds": {"train": 12.5},
+        "seconds": {"distil": 12.5},
         "energy_kwh": 0.0042,
         "energy_of": "GPUs",
     }
@@ -172,10 +173,26 @@ def test_time_and_energy_are_left_out_where_they_are_not_those_of_one_training(c
     assert not any(word in text for word in ("12.0", "0.0042", "energy"))
 
 
+def test_a_measuring_run_is_not_presented_as_the_making_of_the_model(checkpoint):
+    run = {
+        "command": "python -m training.evaluate runs/mine/final --tasks knn",
+        "machine": "a machine",
+        "seconds": {"knn": 12.0},
+        "energy_kwh": 0.0042,
+        "energy_of": "GPUs",
+    }
+    text = build_card(checkpoint, Results([], run=run)).text
+    assert "### Hardware" not in text
+    assert "How it was made" not in text
+    obtained = text.partition("### How the results were obtained\n")[2].partition("## Limitations")[0]
+    assert "| command | python -m training.evaluate runs/mine/final --tasks knn |" in obtained
+    assert "| seconds | knn 12.0 |" in obtained
+
+
 def test_what_is_no_number_is_not_published(checkpoint):
     values = {"accuracy": math.nan, "mIoU": math.inf, "AUROC, ViM": 0.5}
     measurements = [Measurement("student", "knn", metric, "stamps", value) for metric, value in values.items()]
-    run = {"seconds": {"train": math.inf}, "energy_kwh": math.nan, "loss": -math.inf}
+    run = {"seconds": {"distil": math.inf}, "energy_kwh": math.nan, "loss": -math.inf}
     card = build_card(checkpoint, Results(measurements, run=run))
     assert card.data.metrics == ["roc_auc"]
     assert [result.metric_value for result in card.data.eval_results] == [0.5]

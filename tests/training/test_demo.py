@@ -5,6 +5,7 @@ import pytest
 from model_cards.results import STUDENT, Results
 from training import demo
 from training.demo import DemoSettings, main, run_demo
+from training.evaluation.task_settings import TaskSettings
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,11 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys, monkeypatch
 def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypatch):
     student = SimpleNamespace(config=None)
     evaluation = SimpleNamespace(teachers=[], recipe=None, patch_size=16, size_px=64)
-    evaluation.data = SimpleNamespace(sources=list, remarks=list)
+    evaluation.settings = TaskSettings(neighbors=7)
+    asked = []
+    evaluation.data = SimpleNamespace(
+        sources=lambda is_trained_on: asked.append(is_trained_on) or [], remarks=lambda neighbors: [f"k = {neighbors}"]
+    )
     evaluation.of, evaluation.measure_backbone = lambda model: model, lambda one: []
     evaluation.untrained_student = lambda seed: student
     cards = {}
@@ -43,7 +48,8 @@ def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypa
     monkeypatch.setattr(demo, "write_card", lambda folder, results, name: cards.update({folder.parent.name: results}))
     monkeypatch.setattr(demo, "write_closing_page", lambda *arguments, **options: None)
     recipe = DemoSettings().load_recipe()
-    assert run_demo(recipe, tmp_path, [3], "").run["seeds"] == [3]
+    results = run_demo(recipe, tmp_path, [3], "")
+    assert (results.run["seeds"], results.remarks, asked) == ([3], ["k = 7"], [True])
     run_demo(recipe, tmp_path, [0, 1], "")
     assert [cards[name].run["seeds"] for name in ("seed-0", "seed-1")] == [[0, 1], [0, 1]]
 

@@ -76,6 +76,12 @@ class App:
         """The model."""
         return self.explorer.opened
 
+    @property
+    def device(self) -> str:
+        """Where the model is, as `devices` lists it: torch calls the only "mps" of a machine "mps:0"."""
+        device = self.opened.model.device
+        return device.type if device.type in devices() else str(device)
+
     def reopen(self, device: str, dtype: str) -> str:
         """Open the checkpoint again elsewhere, so that no weight is rounded twice; say what is shown now.
 
@@ -94,7 +100,7 @@ class App:
         adaptors = plain(", ".join(self.opened.dense_adaptors)) or "none"
         return (
             f"`{type(model).__name__}`, {millions:.3g} million parameters, {config.num_hidden_layers} blocks, "
-            f"patches of {config.patch_size} px; teachers' spaces: {adaptors}; on {model.device}, {self.opened.dtype}."
+            f"patches of {config.patch_size} px; teachers' spaces: {adaptors}; on {self.device}, {self.opened.dtype}."
         )
 
 
@@ -162,7 +168,7 @@ def _add_questions(app: App, pictures: Sequence[str], description: gr.Markdown) 
             allow_custom_value=True,
             interactive=can_act,
         )
-        device = gr.Dropdown(devices(), value=str(app.opened.model.device), label="Device")
+        device = gr.Dropdown(devices(), value=app.device, label="Device")
         dtype = gr.Dropdown(list(DTYPES), value=app.opened.dtype, label="Precision")
         again = gr.Button("Open the model there")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -239,7 +238,7 @@ def encode_batches(
         num_workers: Processes that decode and resize images where there are many; 0 does it between passes.
     """
     loader = DataLoader(
-        _Preprocessed(images, partial(model.preprocess, size_px=size_px)),
+        _Preprocessed(images, model.preprocessing(size_px)),
         batch_sampler=batches,
         collate_fn=list,
         num_workers=num_workers if len(batches) > 2 * num_workers else 0,

@@ -85,8 +85,14 @@ def heritage_of(config: RadioConfig, recipe: Recipe) -> Heritage:
     return Heritage([*own, *theirs], weights)
 
 
-def data_sources(assets: DemoAssets) -> list[Source]:
-    """Describe the packages that the demo's images were made of."""
+def data_sources(assets: DemoAssets, *, is_trained_on: bool = False) -> list[Source]:
+    """Describe the packages that the demo's images were made of.
+
+    Args:
+        assets: What the images are made of.
+        is_trained_on: Whether the model learned from them too, which only a run that trained it can say.
+    """
+    purpose = "training and evaluation" if is_trained_on else "evaluation"
     cut_outs, photographs = "object cut-outs", "photographs"
     pictures = {picture.path: cut_outs for picture in (*assets.objects, *assets.emoji)}
     pictures |= {picture.path: photographs for picture in assets.photographs}
@@ -94,8 +100,8 @@ def data_sources(assets: DemoAssets) -> list[Source]:
     for package in PACKAGES.values():
         kinds = [kind for path, kind in pictures.items() if package.slug in path.parts]
         if kinds:
-            role = f"training and evaluation: {kinds[0]}"
-            sources.append(Source(package.name, role, package.license, _origin(package), f"{len(kinds)} pictures"))
+            role, size = f"{purpose}: {kinds[0]}", f"{len(kinds)} pictures"
+            sources.append(Source(package.name, role, package.license, _origin(package), size))
     return sources
 
 

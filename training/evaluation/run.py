@@ -54,13 +54,14 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
             opened or lacks what a task needs, or `output` holds something else than results.
         PackageError: If data or teachers cannot be fetched.
     """
+    source = settings.data or recipe.data.source
+    settings = settings.for_source(source)
     check_results_file(settings.output)
     if settings.output is not None and settings.report:
         check_page(settings.output.with_suffix(".html"))
     model = open_radio(
         settings.checkpoint, size_px=settings.size, device=device_of_process(), dtype=AUTOCAST_TYPES[settings.precision]
     )
-    source = settings.data or recipe.data.source
     data = open_data(source, settings, size_px=model.size_px, seed=settings.random_seed)
     names = task_names(settings.tasks, data.kinds())
     for name in names:
@@ -87,7 +88,7 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
         teacher_sources(model.model.config, recipe),
         data.sources(),
         {**run, "settings": settings.of_tasks()},
-        data.remarks(),
+        data.remarks(settings.neighbors),
         fingerprints(data, names, models),
     )
     return results, [evaluations[-1], *evaluations[len(baselines) : -1], *evaluations[: len(baselines)]]
@@ -158,7 +159,7 @@ def _baselines(settings: EvaluationSettings, model: RadioFeatures) -> list[Featu
     built: dict[str, FeatureModel] = {}
     for name in settings.baselines:
         if name == "pixels":
-            built[name] = RawPixels(model.patch_size, model.size_px)
+            built[name] = RawPixels(model.patch_size, model.size_px, model.device)
         else:
             built[name] = random_vit(
                 model.model.config, size_px=model.size_px, seed=settings.random_seed, device=model.device

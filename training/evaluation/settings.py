@@ -51,7 +51,7 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
             demo. What the recipe is trained on where it is left out.
         recipe: Recipe that names data and teachers, or a file of your own that ends in .yaml.
         tasks: What to measure; by default knn and segmentation_probe, as far as the data have something for them.
-        preset: Protocol that gives what is not given here.
+        preset: Protocol that gives what is not given here; of the demo's images the demo's.
         size: Shorter side of the images in pixels; by default as the checkpoint's processor has it.
         output: File that the numbers are also written to, as JSON; earlier results in it are replaced.
         baselines: Measured beside the checkpoint where a task compares: the pixels themselves, or a network of the same
@@ -82,12 +82,21 @@ class EvaluationSettings(RecipeCommand, DataOptions, TaskSettings):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, values: Any) -> Any:
-        """Let a preset give what is not given; the demo's is taken for its data."""
+        """Let a preset give what is not given."""
         if not isinstance(values, dict):
             return values
-        is_demo = values.get("data") in (None, *DEMO_SOURCES)
-        name = values.get("preset") or ("demo" if is_demo else None)
-        return {**PRESETS.get(str(name), {}), **values}
+        return {**PRESETS.get(str(values.get("preset")), {}), **values}
+
+    def for_source(self, source: str) -> EvaluationSettings:
+        """Return the settings for what is measured: without a preset the demo's for its images, and for no others.
+
+        Args:
+            source: `data`, or the recipe's where it is left out.
+        """
+        if self.preset is not None or source not in DEMO_SOURCES:
+            return self
+        given: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**given | {"preset": "demo"})
 
     def of_tasks(self) -> dict[str, Any]:
         """Return what decides the numbers, for the results file."""

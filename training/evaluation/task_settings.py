@@ -30,9 +30,11 @@ class TaskSettings(Settings):
         refinement: What open-vocabulary segmentation does with patches before texts are compared with them: nothing, or
             give each the mean of those that resemble it (SCRA of RADSeg).
         dense_source: Where the patches' place among texts comes from; see `segment`.
-        consistency_sizes_px: Sides of the images whose features are compared, the largest with each of the others; by
-            default the range that the published models were trained for at low resolution, and one step beyond.
-        switching_sizes_px: Sides between which a model might change its mind: kNN and adaptors at each.
+        consistency_sizes_px: Sides of the middle squares whose features are compared, the largest with each of the
+            others; by default the range that the published models were trained for at low resolution, and one step
+            beyond.
+        switching_sizes_px: Sides of middle squares between which a model might change its mind: kNN and adaptors at
+            each.
         compared_window: Side in tokens of the windows that are compared with global attention; null takes the model's
             own, and 16 where it has none.
         held_out_classes: Share of the classes that are unknown to detectors of what is out of distribution.

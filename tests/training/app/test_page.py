@@ -8,6 +8,7 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+import torch
 from browser import chromium, playwright, take_picture, watched
 from gradio_client import Client, handle_file
 from PIL import Image
@@ -67,6 +68,14 @@ def test_each_model_has_the_tabs_that_it_can_fill(app, save_tuned, tmp_path):
     merging = RadioConfig.from_preset("radio-test", downscale_levels=[3], decoder_depth=2)
     RadioModel(merging).save_pretrained(tmp_path / "1d")
     assert tabs_of(build_page(App(str(tmp_path / "1d"), "cpu"))) == ["Features", "Alike"]
+
+
+def test_the_device_is_one_of_those_to_choose_from(app, monkeypatch):
+    monkeypatch.setattr("training.app.page.devices", lambda: ["mps", "cpu"])
+    monkeypatch.setattr(type(app.opened.model), "device", torch.device("mps:0"))  # what torch says of a model on "mps"
+    (device,) = [block for block in build_page(app).blocks.values() if getattr(block, "label", None) == "Device"]
+    assert device.value == "mps"
+    assert "; on mps, float32." in app.describe()
 
 
 def test_every_named_answer_is_in_the_api(client):

@@ -106,11 +106,14 @@ def test_only_packages_that_gave_pictures_are_listed():
     budgie = Path("cache") / PACKAGES["budgie-backgrounds"].slug
     cut_outs = tuple(CutOut(stamps / name, "bird", True, "train") for name in ("a.png", "b.png"))
     photograph = Photograph(budgie / "c.jpg", "CC0-1.0", "budgie-backgrounds", "train")
-    sources = data_sources(DemoAssets(cut_outs, (), (photograph,), ("bird",), (), ""))
+    assets = DemoAssets(cut_outs, (), (photograph,), ("bird",), (), "")
+    sources = data_sources(assets)
     assert [(source.name, source.size, source.license) for source in sources] == [
         ("tuxpaint-stamps-default", "2 pictures", "GPL-2+"),
         ("budgie-backgrounds", "1 pictures", "CC0-1.0"),
     ]
+    assert [source.role for source in sources] == ["evaluation: object cut-outs", "evaluation: photographs"]
+    assert data_sources(assets, is_trained_on=True)[1].role == "training and evaluation: photographs"
 
 
 def test_a_run_is_described_by_plain_values(monkeypatch):

@@ -125,14 +125,28 @@ def test_a_size_that_the_model_does_not_take(settings):
 def test_the_demos_set_is_the_default(settings, data, monkeypatch):
     sizes = []
     monkeypatch.setattr(DemoData, "load", lambda source, size: sizes.append((source, size)) or data)
-    chosen = settings.replace(data=None, tasks=["knn", "knn"], size=32, baselines=["pixels"])
+    chosen = settings.replace(data=None, tasks=["knn", "knn"], size=32, baselines=["pixels"], neighbors=4)
     results = evaluate(chosen, load_recipe("demo"))
     assert sizes == [("demo", 32)]
     assert {found.model for found in results.measurements} == {RAW_PIXELS, STUDENT}
     assert len(set(results.measurements)) == len(results.measurements)
     assert list(results.run["seconds"]) == ["knn"]
     assert results.run["command"] == f"python -m training.evaluate {settings.checkpoint} --tasks knn"
-    assert results.remarks == data.remarks()
+    assert results.remarks == data.remarks(4)
+
+
+def test_baselines_are_measured_on_the_models_device(settings):
+    model = RadioFeatures(open_radio(settings.checkpoint).model.to("meta"), size_px=16)
+    assert [each.device.type for each in evaluation_run._baselines(settings, model)] == ["meta", "meta"]
+
+
+def test_images_of_a_recipe_are_measured_with_the_settings_for_all(folder, noisy_folders, tmp_path):
+    """Not with the demo's five neighbors."""
+    chosen = EvaluationSettings(
+        checkpoint=folder, tasks=["knn"], baselines=[], cache=tmp_path / "features", num_workers=0
+    )
+    results = evaluate(chosen, load_recipe("demo", [f"data.source={noisy_folders}"]))
+    assert results.run["settings"]["neighbors"] == 20
 
 
 def test_teachers_are_those_of_the_recipe_that_have_an_adaptor(tiny_model, monkeypatch):

@@ -23,9 +23,14 @@ def test_a_preset_gives_what_is_not_given():
 
 
 def test_the_demo_has_few_images_of_a_class():
-    assert EvaluationSettings(checkpoint="x").neighbors == 5
-    assert EvaluationSettings(checkpoint="x", data="demo", neighbors=9).neighbors == 9
-    assert EvaluationSettings(checkpoint="x", data="mine").neighbors == 20
+    """Where `data` is left out they are the recipe's, which may be anybody's."""
+    left_out = EvaluationSettings(checkpoint="x")
+    assert left_out.for_source("mine") == left_out
+    assert left_out.neighbors == 20
+    demo = left_out.for_source("demo")
+    assert (demo.neighbors, demo.of_tasks()["preset"]) == (5, "demo")
+    assert EvaluationSettings(checkpoint="x", neighbors=9).for_source("demo").neighbors == 9
+    assert EvaluationSettings(checkpoint="x", preset="imagenet-1k").for_source("demo").neighbors == 20
 
 
 def test_what_decides_the_numbers_is_told():

@@ -54,7 +54,8 @@ class Examples:
         depth: Meters, float32 `(height, width)` as the image; 0 where it is not known.
         captions: One or more texts for each image.
         groups: Which images are of one source, such as frames of one video or objects of one scene: int64
-            `(num_images,)`. Intervals resample whole groups. None: each image is a source of its own.
+            `(num_images,)`. Intervals resample whole groups, and images that are compared with each other are not with
+            those of their own. None: each image is a source of its own.
         pictures: Changes when the images or their order do, whatever is known of them, so that labels and captions of
             the same images share their features; None where `fingerprint` says all.
     """
@@ -90,7 +91,7 @@ class Part:
         name: As measurements call it.
         test: What is measured.
         train: What a probe learns from, or what queries are compared with; None: the test images themselves, each
-            measured without itself (leave-one-out) or by folds.
+            measured without those of its source (leave-one-out) or by folds.
         class_names: In the order of their indices; empty without classes.
     """
 
@@ -136,8 +137,12 @@ class EvaluationData(Protocol):
         """Return where the images come from, for cards."""
         ...
 
-    def remarks(self) -> list[str]:
-        """Return sentences that belong beside the numbers."""
+    def remarks(self, neighbors: int) -> list[str]:
+        """Return sentences that belong beside the numbers.
+
+        Args:
+            neighbors: That vote in kNN, as the settings of the tasks say.
+        """
         ...
 
 

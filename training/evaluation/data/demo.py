@@ -28,8 +28,6 @@ from training.evaluation.provenance import data_sources
 from training.views.images import build_images
 
 
-NUM_NEIGHBORS = 5
-"""Of kNN; our choice for the demo's sets, some of whose classes have fewer images than the papers' k = 20."""
 NUM_UNLABELED = 256
 """Held-out images on which adaptors are compared with their teachers; our choice."""
 
@@ -114,19 +112,19 @@ class DemoData:
             scenes.class_names,
         )
 
-    def sources(self) -> list[Source]:
-        """Return the packages that the images were made of."""
-        return data_sources(self.assets)
+    def sources(self, *, is_trained_on: bool = False) -> list[Source]:
+        """Return the packages that the images were made of; see `data_sources`."""
+        return data_sources(self.assets, is_trained_on=is_trained_on)
 
-    def remarks(self) -> list[str]:
-        """Say what the test sets are and how far their numbers can be trusted."""
+    def remarks(self, neighbors: int) -> list[str]:
+        """Say what the test sets are and how far their numbers can be trusted; see `EvaluationData.remarks`."""
         classes, scenes = self.classification, self.segmentation
         num_queries, num_stored = len(classes.query_labels), len(classes.gallery_labels)
         majority = classes.query_labels.bincount().max().item() / num_queries
         error = math.sqrt(0.25 / num_queries)
         return [
-            f"kNN, k = {NUM_NEIGHBORS}: {num_queries} held-out objects of {len(classes.class_names)} classes, "
-            f"{num_stored} training objects. Always answering the most frequent class scores {majority:.3f}; "
+            f"kNN, k = {min(neighbors, num_stored)}: {num_queries} held-out objects of {len(classes.class_names)} "
+            f"classes, {num_stored} training objects. Always answering the most frequent class scores {majority:.3f}; "
             f"the standard error of an accuracy of one half is {error:.3f}.",
             f"Segmentation probe: {len(scenes.train_images)} training and {len(scenes.test_images)} test "
             f"scenes of {len(scenes.class_names)} classes with the background, composed of objects on "

@@ -180,12 +180,18 @@ def choose_rows(table: Dataset, most: int, seed: int, split: str) -> Dataset:
 
 
 def table_state(table: Dataset, columns: Sequence[str], source: str) -> str:
-    """Return what changes with the files of some columns, or with the table where it holds what is in them."""
+    """Return what changes with the files of some columns and their order, or with the table where it holds them.
+
+    Features are kept by number, so that the same files in another order are other images.
+    """
     paths = [path for column in columns for path in _paths(table, column)]
     if any(path is None for path in paths):
         return str(table._fingerprint)
     folder = Path(source).expanduser()
-    return files_fingerprint({place_of(Path(path), folder): Path(path) for path in map(str, paths)})
+    files = [Path(str(path)) for path in paths]
+    places = [place_of(file, folder) for file in files]
+    state = files_fingerprint(dict(zip(places, files, strict=True)))
+    return f"{state}, order {hash_of({'places': places})[:16]}"
 
 
 def _paths(table: Dataset, column: str) -> list[str | None]:

@@ -12,6 +12,7 @@ from torchvision.models import EfficientNet_B0_Weights
 from foundation.machine.timing import ProgressBar
 from foundation.settings import Settings
 from model_cards.results import Source
+from training.data.folder_kinds import BUILDERS
 from training.data.labeled.labels import find_problem_type, number_classes
 from training.data.labeled.layouts import (
     DEPTH_FOLDERS,
@@ -26,8 +27,16 @@ from training.data.labeled.layouts import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.opening import IMAGE_COLUMNS, choose_column, open_class_folders, open_tables, with_columns
+from training.data.labeled.opening import (
+    HUB_PREFIX,
+    IMAGE_COLUMNS,
+    choose_column,
+    open_class_folders,
+    open_tables,
+    with_columns,
+)
 from training.data.labeled.readable import image_paths, readable_tables
+from training.data.sources import DEMO_SOURCES
 from training.evaluation.data.base import KINDS, Kind, Part, check_kind
 from training.evaluation.data.rows import Masks, Rows
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
@@ -59,7 +68,8 @@ class DataOptions(Settings):
         mask_column: Column of the masks of class ids.
         depth_column: Column of the depth maps.
         caption_column: Column of the texts, one or a list for each image.
-        group_column: Column that tells which images are of one source, such as a video: intervals resample these.
+        group_column: Column that tells which images are of one source, such as a video: intervals resample these, and
+            without a train split none is compared with another of its source.
         train_split: Split that probes learn from and queries are compared with; train where it is left out.
         test_split: Split that is measured; the first of validation, valid, val, dev and test.
         class_names: File with the name of a class on each line, in the order of their ids; or "imagenet-1k" for its
@@ -81,6 +91,17 @@ class DataOptions(Settings):
     reduce_labels: bool = False
     depth_scale: float | None = None
     max_images: int | None = None
+
+
+def name_of(source: str) -> tuple[str, str | None]:
+    """Return what a source may be called in public, and its id on the Hub where `open_tables` opens it from there."""
+    path = Path(source).expanduser()
+    if source in DEMO_SOURCES:
+        return source, None
+    if path.exists() or (path.suffix in BUILDERS and not source.startswith(HUB_PREFIX)):
+        return path.absolute().name, None
+    hub_id = source.removeprefix(HUB_PREFIX)
+    return hub_id, hub_id.partition(":")[0]
 
 
 class TableData:
@@ -112,8 +133,7 @@ class TableData:
     @property
     def name(self) -> str:
         """The last part of the source, such as the folder's name."""
-        path = Path(self.source).expanduser()
-        return path.resolve().name if path.exists() else self.source.removeprefix("hub:")
+        return name_of(self.source)[0]
 
     def kinds(self) -> frozenset[Kind]:
         """Return what can be measured."""
@@ -151,14 +171,14 @@ class TableData:
     def sources(self) -> list[Source]:
         """Return where the images come from."""
         counts = f"{len(self.test)} images measured" + (f", {len(self.train)} to learn from" if self.train else "")
-        is_hub = not Path(self.source).expanduser().exists() and "*" not in self.source
-        hub_id = self.source.removeprefix("hub:") if is_hub else None
-        return [Source(self.name, "evaluation", "see its origin", self.source, counts, hub_id)]
+        name, hub_id = name_of(self.source)
+        return [Source(name, "evaluation", "see its origin", self.source, counts, hub_id)]
 
-    def remarks(self) -> list[str]:
-        """Return what was measured, and how it was divided."""
+    def remarks(self, neighbors: int) -> list[str]:
+        """Return what was measured, and how it was divided; see `EvaluationData.remarks`."""
         if self.train is None:
-            return [f"{self.name}: {len(self.test)} images without a split; each is compared with the others."]
+            others = "those of other sources" if "group" in self.roles else "the others"
+            return [f"{self.name}: {len(self.test)} images without a split; each is compared with {others}."]
         return [f"{self.name}: {len(self.test)} images measured, {len(self.train)} to learn from or compare with."]
 
     def split_names(self) -> dict[str, Sequence[str]]:

@@ -58,8 +58,10 @@ def fit_dense_probe(
     num_outputs: int,
     loss: Callable[[Tensor, Tensor], Tensor],
     training: ProbeTraining | None = None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> DenseProbe:
-    """Train a probe; equal arguments give equal probes, whatever the global random state.
+    """Train a probe; equal arguments give equal probes, whatever the global random state (on a GPU up to rounding).
 
     Args:
         read: Returns the features and targets of some items, by number; targets may be finer than the features.
@@ -67,19 +69,20 @@ def fit_dense_probe(
         num_outputs: Channels of the answer.
         loss: Of answers at the targets' resolution, `(batch, num_outputs, height, width)`, and the targets.
         training: How long and how fast; None for the defaults.
+        device: Where it is trained; each batch is moved there. Initial weights and batches are the same anywhere.
 
     Returns:
-        The trained probe in eval mode.
+        The trained probe in eval mode, on that device.
     """
     training = training or ProbeTraining()
     generator = torch.Generator().manual_seed(training.seed)
     dim = read([0])[0].shape[1]
-    probe = DenseProbe(dim, num_outputs, generator)
+    probe = DenseProbe(dim, num_outputs, generator).to(device)
     optimizer = torch.optim.AdamW(probe.parameters(), training.learning_rate, weight_decay=0.0)
     rates = _schedule(optimizer, training)
     for _ in ProgressBar(range(training.num_steps), desc="probe", leave=False, disable=None):
         rows = torch.randint(num_items, (min(training.batch_size, num_items),), generator=generator)
-        features, targets = read(rows.tolist())
+        features, targets = (each.to(device) for each in read(rows.tolist()))
         value = loss(upsampled(probe(features), targets.shape[-2:]), targets)
         optimizer.zero_grad()
         value.backward()

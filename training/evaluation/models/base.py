@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -97,6 +97,10 @@ class FeatureModel(Protocol):
                 the image and in the features correspond. None takes the model's own preprocessing, at `size_px` of the
                 model, which may cut off borders or squeeze: dense tasks give a size.
         """
+        ...
+
+    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `preprocess` at one size without the network: processes that prepare images are sent a copy."""
         ...
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:

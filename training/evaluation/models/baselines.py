@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,16 +29,16 @@ class RawPixels:
     Args:
         patch_size: Side of a patch in pixels.
         size_px: Shorter side of the images.
+        device: Where they are cut, and probes of them are trained.
     """
 
     name = RAW_PIXELS
     adaptor_names: tuple[str, ...] = ()
     max_size_px = MAX_SIZE_PX
     runs_at_any_size = True
-    device = torch.device("cpu")
 
-    def __init__(self, patch_size: int, size_px: int) -> None:
-        self.patch_size, self.size_px = patch_size, size_px
+    def __init__(self, patch_size: int, size_px: int, device: torch.device | str = "cpu") -> None:
+        self.patch_size, self.size_px, self.device = patch_size, size_px, torch.device(device)
 
     def fingerprint(self) -> str:
         """Return the sizes."""
@@ -45,7 +46,11 @@ class RawPixels:
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
         """Return the image in [0, 1], its sides whole patches."""
-        return resized(image, size_px or self.size_px, self.patch_size)
+        return self.preprocessing(size_px)(image)
+
+    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `preprocess` at one size."""
+        return partial(resized, size_px=size_px or self.size_px, patch_size=self.patch_size)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return `3 * THUMBNAIL_PX**2` summary and `3 * patch_size**2` feature channels."""

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import InterpolationMode
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.image_utils import pil_torch_interpolation_mapping
 
 from foundation.errors import first_few
 from modeling_radio.text_radio import fill_templates
 from training.evaluation.models.base import Encoding
-from training.evaluation.models.pretrained import PretrainedFeatures, tokens_to_maps
+from training.evaluation.models.pretrained import Preprocessing, PretrainedFeatures, tokens_to_maps
 from training.teachers.published.language import ClipTeacher, SiglipTeacher, Tipsv2Teacher
 from training.teachers.published.segmenters import Sam3Teacher, SamTeacher
 from training.teachers.published.self_supervised import DinoTeacher
@@ -44,6 +45,37 @@ VISION_PARTS = ("vision_model", "vision_encoder", "vision_tower")
 """Where models of several kinds of input have their vision network."""
 
 
+class HuggingfacePreprocessing(Preprocessing):
+    """The preprocessing of a folder of transformers.
+
+    Args:
+        processor: The folder's image processor.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        published = processor.resample
+        super().__init__(
+            processor.to_dict(),
+            InterpolationMode.BICUBIC if published is None else pil_torch_interpolation_mapping[published],
+        )
+        self.processor = processor
+
+    def as_published(self, image: Tensor) -> Tensor:
+        """Return what the folder's processor makes of an image."""
+        inputs = self.processor(image, return_tensors="pt")
+        if "spatial_shapes" in inputs:
+            return _unflattened(inputs, self.processor.patch_size)
+        return inputs["pixel_values"][0]
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Return the image rescaled and normalized."""
+        off = {name: False for name in ("do_resize", "do_center_crop", "do_pad") if name in self.settings}
+        if "spatial_shapes" in self.processor.model_input_names:
+            off["max_num_patches"] = image.shape[-2] * image.shape[-1] // self.processor.patch_size**2
+            return _unflattened(self.processor(image, return_tensors="pt", **off), self.processor.patch_size)
+        return self.processor(image, return_tensors="pt", **off)["pixel_values"][0]
+
+
 class HuggingfaceFeatures(PretrainedFeatures):
     """A vision network of transformers.
 
@@ -55,26 +87,8 @@ class HuggingfaceFeatures(PretrainedFeatures):
     """
 
     def __init__(self, read: Callable[[Tensor], Encoding], processor: Any, network: nn.Module, **options: Any) -> None:
-        self.read, self.processor = read, processor
-        if processor.resample is not None:
-            self.interpolation = pil_torch_interpolation_mapping[processor.resample]
-        super().__init__(network, processor.to_dict(), **options)
-
-    def preprocess_as_published(self, image: Tensor) -> Tensor:
-        """Return what the folder's processor makes of an image."""
-        inputs = self.processor(image, return_tensors="pt")
-        if "spatial_shapes" in inputs:
-            return _unflattened(inputs, self.processor.patch_size)
-        return inputs["pixel_values"][0]
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """Return the image rescaled and normalized."""
-        settings = self.processor.to_dict()
-        off = {name: False for name in ("do_resize", "do_center_crop", "do_pad") if name in settings}
-        if "spatial_shapes" in self.processor.model_input_names:
-            off["max_num_patches"] = image.shape[-2] * image.shape[-1] // self.processor.patch_size**2
-            return _unflattened(self.processor(image, return_tensors="pt", **off), self.processor.patch_size)
-        return self.processor(image, return_tensors="pt", **off)["pixel_values"][0]
+        self.read = read
+        super().__init__(network, HuggingfacePreprocessing(processor), **options)
 
     def answer(self, pixels: Tensor) -> Encoding:
         """Return summary and dense features of normalized images."""

@@ -67,7 +67,7 @@ def _open(name: str, beside: RadioFeatures, options: dict[str, Any]) -> FeatureM
     kind, is_prefixed, rest = name.partition(":")
     size_px = options["size_px"] or beside.size_px
     if name == "pixels":
-        return RawPixels(beside.patch_size, size_px)
+        return RawPixels(beside.patch_size, size_px, beside.device)
     if name == "random-vit":
         return random_vit(beside.model.config, size_px=size_px, device=beside.device)
     if kind == "teacher":

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from training.evaluation.data.base import tensor_fingerprint
 from training.evaluation.models.base import Encoding
-from training.evaluation.models.teachers import MAX_SIZE_PX
+from training.evaluation.models.teachers import MAX_SIZE_PX, network_fingerprint
 
 
 PROBE_PX = 512
 """Side of the gray square that tells which size a preprocessing makes; any would do."""
+
+
+class Preprocessing:
+    """How a library prepares images: apart from the network, since processes are sent it; a subclass knows the library.
+
+    Args:
+        settings: What decides it, for the fingerprint.
+        interpolation: Of images that are shown whole.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], interpolation: InterpolationMode) -> None:
+        self.settings, self.interpolation = settings, interpolation
+
+    def as_published(self, image: Tensor) -> Tensor:
+        """Return what the library's own preprocessing makes of an image, uint8 `(3, height, width)`."""
+        raise NotImplementedError
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Return the image as floats, rescaled and normalized as the library does, of the same size."""
+        raise NotImplementedError
+
+    def whole(self, image: Tensor, *, size_px: int, patch_size: int) -> Tensor:
+        """Return the whole image normalized, its shorter side `size_px`, its ratio kept up to whole patches."""
+        height, width = image.shape[-2:]
+        scale = size_px / min(height, width) / patch_size
+        target = [max(1, round(side * scale)) * patch_size for side in (height, width)]
+        return self.normalize(resize(image, target, self.interpolation, antialias=True))
 
 
 class PretrainedFeatures:
@@ -26,7 +53,7 @@ class PretrainedFeatures:
 
     Args:
         network: In eval mode, on its device.
-        settings: What decides the preprocessing, for the fingerprint.
+        library: Its preprocessing.
         name: Its row in tables.
         size_px: Shorter side of the images; None for the library's own preprocessing.
         dtype: Autocast type such as `torch.bfloat16`; None computes in the network's own type.
@@ -37,21 +64,20 @@ class PretrainedFeatures:
     """
 
     adaptor_names: tuple[str, ...] = ()
-    interpolation = InterpolationMode.BICUBIC
 
     def __init__(
         self,
         network: nn.Module,
-        settings: Mapping[str, Any],
+        library: Preprocessing,
         *,
         name: str,
         size_px: int | None = None,
         dtype: torch.dtype | None = None,
         runs_at_any_size: bool = True,
     ) -> None:
-        self.network, self.name, self.dtype = network, name, dtype
-        self._settings, self._size_px, self.runs_at_any_size = settings, size_px, runs_at_any_size
-        square = self.preprocess_as_published(torch.full((3, PROBE_PX, PROBE_PX), 128, dtype=torch.uint8))
+        self.network, self.library, self.name, self.dtype = network, library, name, dtype
+        self._size_px, self.runs_at_any_size = size_px, runs_at_any_size
+        square = library.as_published(torch.full((3, PROBE_PX, PROBE_PX), 128, dtype=torch.uint8))
         self._native_px = min(square.shape[-2:])
         self.patch_size = square.shape[-2] // self.encode(square[None].to(self.device)).features.shape[-2]
         self._check_size(size_px)
@@ -73,34 +99,27 @@ class PretrainedFeatures:
         return next(self.network.parameters()).device
 
     def fingerprint(self) -> str:
-        """Return a hash of the weights, and class, preprocessing and precision."""
-        weights = tensor_fingerprint(*self.network.state_dict().values())
-        return f"{type(self.network).__name__} {weights} {self._settings} {self._size_px} {self.dtype}"
+        """Return a hash of the network, and class, preprocessing and precision."""
+        name, network = type(self.network).__name__, network_fingerprint(self.network)
+        return f"{name} {network} {self.library.settings} {self._size_px} {self.dtype}"
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
         """Return what the network takes in of an image; see the class."""
+        return self.preprocessing(size_px)(image)
+
+    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `preprocess` at one size."""
         size_px = size_px or self._size_px
         if size_px is None:
-            return self.preprocess_as_published(image)
+            return self.library.as_published
         self._check_size(size_px)
-        height, width = image.shape[-2:]
-        scale = size_px / min(height, width) / self.patch_size
-        target = [max(1, round(side * scale)) * self.patch_size for side in (height, width)]
-        return self.normalize(resize(image, target, self.interpolation, antialias=True))
+        return partial(self.library.whole, size_px=size_px, patch_size=self.patch_size)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the network's summary and features."""
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype is not None):
             return self.answer(pixels)
-
-    def preprocess_as_published(self, image: Tensor) -> Tensor:
-        """Return what the library's own preprocessing makes of an image, uint8 `(3, height, width)`."""
-        raise NotImplementedError
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """Return the image as floats, rescaled and normalized as the library does, of the same size."""
-        raise NotImplementedError
 
     def answer(self, pixels: Tensor) -> Encoding:
         """Return summary and dense features of normalized images, `(batch, 3, height, width)`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
@@ -110,9 +111,13 @@ class RadioFeatures:
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
         """Return what the processor makes of an image; the ratio of its sides stays, up to whole patches."""
+        return self.preprocessing(size_px)(image)
+
+    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `preprocess` at one size."""
         size_px = self._size_px if size_px is None else size_px
         size = self.processor.size if size_px is None else {"shortest_edge": size_px}
-        return self.processor(image, size=size, return_tensors="pt")["pixel_values"][0]
+        return partial(_processed, processor=self.processor, size=size)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the backbone's own summary and features, and those of adaptors in the spaces of their teachers."""
@@ -138,6 +143,10 @@ class RadioFeatures:
                 return_dict=True,
             )
         return Encoding(output.summary, cast(Tensor, output.features))
+
+
+def _processed(image: Tensor, processor: RadioImageProcessor, size: Mapping[str, int | None]) -> Tensor:
+    return processor(image, size=size, return_tensors="pt")["pixel_values"][0]
 
 
 @runtime_checkable

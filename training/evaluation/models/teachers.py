@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_dtype
+from transformers import PreTrainedModel
 
+from foundation.settings import hash_of
 from training.evaluation.data.base import tensor_fingerprint
 from training.evaluation.models.base import Encoding
 from training.teachers.base import Teacher
@@ -41,19 +44,39 @@ class TeacherFeatures:
         return self.teacher.mean.device
 
     def fingerprint(self) -> str:
-        """Return a hash of its weights, and what else decides its answer: options may choose among layers."""
+        """Return a hash of its network, and what else decides its answer: options may choose among layers."""
         teacher = self.teacher
         options = f"{type(teacher).__qualname__} {sorted(teacher.options.items())}"
-        weights = tensor_fingerprint(*teacher.state_dict().values())
-        return f"{options} {weights} {teacher.run} {teacher.grid_stride} {self.size_px}"
+        return f"{options} {network_fingerprint(teacher)} {teacher.run} {teacher.grid_stride} {self.size_px}"
 
     def preprocess(self, image: Tensor, size_px: int | None = None) -> Tensor:
         """Return the image in [0, 1], its sides whole patches."""
-        return resized(image, size_px or self.size_px, self.patch_size)
+        return self.preprocessing(size_px)(image)
+
+    def preprocessing(self, size_px: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `preprocess` at one size."""
+        return partial(resized, size_px=size_px or self.size_px, patch_size=self.patch_size)
 
     def encode(self, pixels: Tensor, adaptors: Sequence[str] = ()) -> Encoding:
         """Return the teacher's answer."""
         return Encoding(*self.teacher.answer(pixels))
+
+
+def network_fingerprint(network: nn.Module) -> str:
+    """Return a hash of the weights, and one of the architecture: timm publishes the same weights under two activations.
+
+    Where the network was read from has no part in either.
+    """
+    modules = dict(network.named_modules())
+    own = [vars(module) for module in modules.values()]
+    architecture = {
+        "classes": {name: type(module).__qualname__ for name, module in modules.items()},
+        "transformers": [
+            each.config.to_json_string() for each in modules.values() if isinstance(each, PreTrainedModel)
+        ],
+        "timm": [each["pretrained_cfg"]["architecture"] for each in own if "pretrained_cfg" in each],
+    }
+    return f"{tensor_fingerprint(*network.state_dict().values())} {hash_of(architecture)[:16]}"
 
 
 def resized(image: Tensor, size_px: int, patch_size: int) -> Tensor:

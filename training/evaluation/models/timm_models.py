@@ -11,8 +11,29 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import normalize, to_dtype, to_pil_image
 
 from training.evaluation.models.base import Encoding
-from training.evaluation.models.pretrained import PretrainedFeatures
+from training.evaluation.models.pretrained import Preprocessing, PretrainedFeatures
 from training.teachers.published.timm_networks import create_network, dense_features
+
+
+class TimmPreprocessing(Preprocessing):
+    """The preprocessing of timm's `data_config`.
+
+    Args:
+        data_config: As timm resolves it for a network.
+    """
+
+    def __init__(self, data_config: dict[str, Any]) -> None:
+        super().__init__(data_config, InterpolationMode(data_config["interpolation"]))
+        self.transform: Any = create_transform(**cast(Any, data_config), is_training=False)
+
+    def as_published(self, image: Tensor) -> Tensor:
+        """Return what timm's own transform makes of an image."""
+        return self.transform(to_pil_image(image))
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Return the image normalized."""
+        pixels = to_dtype(image, torch.float32, scale=True)
+        return normalize(pixels, self.settings["mean"], self.settings["std"])
 
 
 class TimmFeatures(PretrainedFeatures):
@@ -25,18 +46,7 @@ class TimmFeatures(PretrainedFeatures):
 
     def __init__(self, network: Any, **options: Any) -> None:
         self.data_config: dict[str, Any] = resolve_model_data_config(network)
-        self.transform: Any = create_transform(**cast(Any, self.data_config), is_training=False)
-        self.interpolation = InterpolationMode(self.data_config["interpolation"])
-        super().__init__(network, self.data_config, **options)
-
-    def preprocess_as_published(self, image: Tensor) -> Tensor:
-        """Return what timm's own transform makes of an image."""
-        return self.transform(to_pil_image(image))
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """Return the image normalized."""
-        pixels = to_dtype(image, torch.float32, scale=True)
-        return normalize(pixels, self.data_config["mean"], self.data_config["std"])
+        super().__init__(network, TimmPreprocessing(self.data_config), **options)
 
     def answer(self, pixels: Tensor) -> Encoding:
         """Return summary and dense features of normalized images."""

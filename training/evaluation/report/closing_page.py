@@ -56,7 +56,7 @@ def next_steps(checkpoint: Path) -> Mapping[str, str]:
             f"python -m training.finetune {checkpoint.as_posix()} --task image-classification "
             "--data path/to/class-folders --lora"
         ),
-        "Distil a student on your images": (
+        "Distill a student on your images": (
             "python -m training.distill --recipe demo --output runs/mine data.source=path/to/images "
             "data.num_images=null"
         ),

@@ -73,14 +73,15 @@ def neighbor_section(
         queries: Test images to show.
         num_neighbors: For each; fewer where the gallery has fewer.
     """
+    sources = torch.arange(len(part.test)) if part.test.groups is None else part.test.groups
     rows = []
     for query in queries:
         shown = Picture(_shown(square(part.test.images[query])), f"Query: {_label(part, part.test, query)}", "query")
         for name, (tests, gallery) in vectors.items():
             similarity = F.normalize(gallery, dim=1) @ F.normalize(tests[query], dim=0)
             if part.train is None:
-                similarity[query] = -torch.inf  # not itself
-            found = similarity.topk(min(num_neighbors, len(gallery) - (part.train is None))).indices.tolist()
+                similarity[sources == sources[query]] = -torch.inf  # neither itself nor what shows the same
+            found = similarity.topk(min(num_neighbors, int(similarity.isfinite().sum()))).indices.tolist()
             pictures = [_neighbor(part, query, index, float(similarity[index])) for index in found]
             rows.append(Row(f"{name}, {_label(part, part.test, query)}", [shown, *pictures]))
     return Section(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from model_cards.results import Measurement
-from training.evaluation.data.base import EvaluationData, Examples, Kind, Part
+from training.evaluation.data.base import EvaluationData, Examples, Kind, Part, Pictures
+from training.evaluation.data.crops import CroppedViews
 from training.evaluation.data.windows import Windows
 from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from training.evaluation.metrics.bootstrap import Interval, bootstrap_interval, mean_interval
@@ -93,6 +94,29 @@ class Evaluation:
             self._windows[key] = Windows(self.examples(kind, split).images, window_px)
         return self._windows[key]
 
+    def square_features(
+        self, kind: Kind, split: str = "test", *, size_px: int, wanted: Wanted | None = None
+    ) -> StoredFeatures:
+        """Return what the model says about the middle squares of the images of a split, at a size.
+
+        What compares sizes shows squares: of a longer image, whose longer side a model bounds, several are one.
+
+        Args:
+            kind: Of the images.
+            split: "test" or "gallery".
+            size_px: Side of the squares.
+            wanted: What is kept.
+        """
+        examples, wanted = self.examples(kind, split), wanted or Wanted()
+        pictures, fingerprint = squares_of(examples)
+        key = (fingerprint, size_px, wanted)
+        if key not in self._features:
+            description = f"{self.part(kind).name}, {split}, {size_px} px"
+            self._features[key] = self.store.extract(
+                self.model, pictures, fingerprint, wanted, size_px=size_px, description=description
+            )
+        return self._features[key]
+
     def features(
         self, kind: Kind, split: str = "test", *, wanted: Wanted | None = None, size_px: int | None = None
     ) -> StoredFeatures:
@@ -137,15 +161,17 @@ class Evaluation:
         Args:
             teacher: Its name.
             kind: Of the images.
-            size_px: Shorter side of what the student sees; None takes the student's own.
+            size_px: Side of the middle squares that the student sees; None for whole images at the student's own size.
         """
         key = (teacher, kind, size_px)
         if key not in self.references:
             examples, model = self.examples(kind), self.teachers[teacher]
+            whole = (examples.images, examples.picture_fingerprint)
+            pictures, fingerprint = whole if size_px is None else squares_of(examples)
             self.references[key] = self.store.extract(
                 model,
-                examples.images,
-                examples.picture_fingerprint,
+                pictures,
+                fingerprint,
                 Wanted(dense=True),
                 size_px=size_px,
                 description=f"{self.part(kind).name}" + ("" if size_px is None else f", {size_px} px"),
@@ -227,6 +253,11 @@ class Task:
     wanted: Callable[[FeatureModel], Wanted] = lambda model: Wanted()
     of_baselines: bool = False
     of_compared: Callable[[FeatureModel], bool] = lambda model: False
+
+
+def squares_of(examples: Examples) -> tuple[Pictures, str]:
+    """Return the middle squares of images, and their fingerprint."""
+    return CroppedViews(examples.images, 0, 0), f"{examples.picture_fingerprint} crops 0 0"
 
 
 def takes_sizes(model: FeatureModel) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from model_cards.results import Measurement
 from training.evaluation.data.base import Examples
 from training.evaluation.features import StoredFeatures
-from training.evaluation.metrics.knn_accuracy.votes import knn_predictions
+from training.evaluation.metrics.knn_accuracy.votes import knn_predictions, num_comparable
 from training.evaluation.tasks.base import Evaluation
 
 
@@ -36,20 +36,35 @@ def vectors(features: StoredFeatures) -> dict[str, Tensor]:
 
 def measure_knn(evaluation: Evaluation) -> list[Measurement]:
     """Measure weighted kNN accuracy from the summary, and from the dense features' mean for comparison."""
-    part, settings = evaluation.part("labels"), evaluation.settings
+    part = evaluation.part("labels")
     is_alone = part.train is None
-    stored = labels_of(part.gallery)
-    k = min(settings.neighbors, len(stored) - is_alone)
     queries = vectors(evaluation.features("labels"))
     gallery = queries if is_alone else vectors(evaluation.features("labels", "gallery"))
     measurements = []
     for suffix, query in queries.items():
-        predictions = knn_predictions(
-            query, gallery[suffix], stored, k=k, temperature=settings.temperature, leave_one_out=is_alone
-        )
-        scores = predictions == labels_of(part.test)
+        scores = answers_of_neighbors(evaluation, query, gallery[suffix]) == labels_of(part.test)
         measurements.append(evaluation.mean("knn", f"accuracy{suffix}", scores, "labels"))
     return measurements
+
+
+def answers_of_neighbors(evaluation: Evaluation, queries: Tensor, gallery: Tensor) -> Tensor:
+    """Return the classes by kNN, `(num_queries,)`; without a train split images of one source do not vote for another.
+
+    Args:
+        evaluation: Whose labels and settings.
+        queries: Vectors of the test images.
+        gallery: Those of the gallery.
+
+    Raises:
+        ValueError: If there is nothing to compare with.
+    """
+    part, settings = evaluation.part("labels"), evaluation.settings
+    options = {"leave_one_out": part.train is None, "groups": part.test.groups}
+    most = num_comparable(len(gallery), **options)
+    if not most:
+        raise ValueError("`data` must have a train split or images of several sources for kNN, got one source.")
+    k, temperature = min(settings.neighbors, most), settings.temperature
+    return knn_predictions(queries, gallery, labels_of(part.gallery), k=k, temperature=temperature, **options)
 
 
 def smallest_class(labels: Tensor) -> int:

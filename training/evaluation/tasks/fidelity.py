@@ -30,7 +30,7 @@ def measure_adaptor_fidelity(evaluation: Evaluation) -> list[Measurement]:
 
 
 def measure_fidelity_over_sizes(evaluation: Evaluation) -> list[Measurement]:
-    """Measure the same of photographs at several sizes, where a teacher may change its answers."""
+    """Measure the same at several sizes, where a teacher may change its answers, of photographs' middle squares."""
     _require_teachers(evaluation, "fidelity_over_sizes")
     measurements = []
     for size in evaluation.supported_sizes("switching_sizes_px", evaluation.settings.switching_sizes_px):
@@ -44,9 +44,18 @@ def measure_fidelity_over_sizes(evaluation: Evaluation) -> list[Measurement]:
 def fidelity(
     evaluation: Evaluation, teacher: str, kind: Kind = "images", size_px: int | None = None
 ) -> dict[str, Tensor]:
-    """Return the scores of each test image by metric, `(num_images,)`; see `fidelity_scores`."""
-    wanted = Wanted(dense=True, adaptors=frozenset([teacher] if size_px is None else evaluation.model.adaptor_names))
-    answers = evaluation.features(kind, wanted=wanted, size_px=size_px)
+    """Return the scores of each test image by metric, `(num_images,)`; see `fidelity_scores`.
+
+    Args:
+        evaluation: Of the student.
+        teacher: Its name.
+        kind: Of the images.
+        size_px: Side of their middle squares; None for whole images at the student's own size.
+    """
+    if size_px is None:
+        answers = evaluation.features(kind, wanted=Wanted(dense=True, adaptors=frozenset([teacher])))
+    else:
+        answers = evaluation.square_features(kind, size_px=size_px, wanted=adaptors(evaluation.model))
     return fidelity_scores(answers, evaluation.reference(teacher, kind, size_px), teacher)
 
 

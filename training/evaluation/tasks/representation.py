@@ -19,7 +19,7 @@ from training.evaluation.metrics.feature_statistics import channel_statistics
 from training.evaluation.metrics.network_statistics import block_norms
 from training.evaluation.metrics.self_supervised import lidar, rank_me
 from training.evaluation.models.radio import radio_model
-from training.evaluation.tasks.base import Evaluation, summary_or_mean
+from training.evaluation.tasks.base import Evaluation, squares_of, summary_or_mean
 
 
 MAX_TOKENS = 16384
@@ -137,7 +137,6 @@ def measure_position_predictor(evaluation: Evaluation) -> list[Measurement]:
 def _square_maps(evaluation: Evaluation) -> Tensor:
     """Return the maps of the middle squares of the images, all on one grid, `(num_images, dim, rows, cols)`."""
     examples = evaluation.examples("images")
-    squares = CroppedViews(examples.images, 0, 0)
-    name = f"{examples.picture_fingerprint} crops 0 0"
+    squares, name = squares_of(examples)
     wanted = Wanted(dense=True)
     return evaluation.store.extract(evaluation.model, squares, name, wanted, description="squares").maps()

@@ -9,10 +9,9 @@ from foundation.machine.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.features import Wanted
 from training.evaluation.metrics.equivariance.resolution_consistency import map_agreement
-from training.evaluation.metrics.knn_accuracy.votes import knn_predictions
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation, summary_or_mean, unit
-from training.evaluation.tasks.classification import labels_of
+from training.evaluation.tasks.classification import answers_of_neighbors, labels_of
 
 
 DEFAULT_WINDOW = 16
@@ -21,12 +20,12 @@ CENTERED = ("", ", centered")
 
 
 def measure_resolution_consistency(evaluation: Evaluation) -> list[Measurement]:
-    """Measure how alike the dense features are at other sizes and at the largest.
+    """Measure how alike the dense features of the images' middle squares are at other sizes and at the largest.
 
     Metrics are "SIZE to LARGEST px", and the same with ", centered" about the mean feature.
     """
     sizes = evaluation.supported_sizes("consistency_sizes_px", evaluation.settings.consistency_sizes_px)
-    maps = {size: evaluation.features("photographs", wanted=Wanted(dense=True), size_px=size) for size in sizes}
+    maps = {size: evaluation.square_features("photographs", size_px=size, wanted=Wanted(dense=True)) for size in sizes}
     *smaller, largest = sizes
     mean = maps[largest].mean_features().mean(0)
     measurements = []
@@ -43,35 +42,26 @@ def measure_resolution_consistency(evaluation: Evaluation) -> list[Measurement]:
 def measure_mode_switching(evaluation: Evaluation) -> list[Measurement]:
     """Measure kNN accuracy at several sizes of the queries, the gallery at the model's own size and at theirs.
 
-    A model that changes its mind with the resolution is good where both are alike, and bad where they differ.
+    A model that changes its mind with the resolution is good where both are alike, and bad where they differ. Of the
+    images the middle squares are shown.
 
     References:
         RADIOv2.5, section 3 (mode switching). https://arxiv.org/abs/2412.07679
     """
-    part, settings = evaluation.part("labels"), evaluation.settings
-    is_alone, stored = part.train is None, labels_of(part.gallery)
-    k = min(settings.neighbors, len(stored) - is_alone)
+    labels, own_size = labels_of(evaluation.part("labels").test), evaluation.model.size_px
 
-    def vectors(split: str, size_px: int | None) -> Tensor:
-        return summary_or_mean(evaluation.features("labels", split, size_px=size_px))
+    def vectors(split: str, size_px: int) -> Tensor:
+        return summary_or_mean(evaluation.square_features("labels", split, size_px=size_px))
 
     measurements = []
-    for size in evaluation.supported_sizes("switching_sizes_px", settings.switching_sizes_px):
+    for size in evaluation.supported_sizes("switching_sizes_px", evaluation.settings.switching_sizes_px):
         queries = vectors("test", size)
-        for name, gallery_size in (("gallery alike", size), (f"gallery at {evaluation.model.size_px} px", None)):
-            predictions = knn_predictions(
-                queries,
-                vectors("gallery", gallery_size),
-                stored,
-                k=k,
-                temperature=settings.temperature,
-                leave_one_out=is_alone,
-            )
-            scores = predictions == labels_of(part.test)
+        for name, gallery_size in (("gallery alike", size), (f"gallery at {own_size} px", own_size)):
+            scores = answers_of_neighbors(evaluation, queries, vectors("gallery", gallery_size)) == labels
             measurements.append(evaluation.mean("mode_switching", f"{size} px, {name}", scores, "labels"))
-        own = vectors("test", None)
+        own = vectors("test", own_size)
         cosine = (unit(queries - own.mean(0)) * unit(own - own.mean(0))).sum(1)
-        metric = f"{size} px, centered cosine with {evaluation.model.size_px} px"
+        metric = f"{size} px, centered cosine with {own_size} px"
         measurements.append(evaluation.mean("mode_switching", metric, cosine, "labels"))
     return measurements
 

@@ -16,7 +16,8 @@ from training.evaluation.tasks.classification import labels_of
 def measure_image_retrieval(evaluation: Evaluation) -> list[Measurement]:
     """Measure how well the images of a class are found by each of them: mean average precision, hits and recall.
 
-    Queries whose class has no other image are left out.
+    Queries whose class has no other image are left out. Without a train split images of one source do not count as
+    found by each other.
     """
     part = evaluation.part("labels")
     is_alone = part.train is None
@@ -29,10 +30,14 @@ def measure_image_retrieval(evaluation: Evaluation) -> list[Measurement]:
         labels_of(part.gallery),
         ranks=evaluation.settings.recall_at,
         leave_one_out=is_alone,
+        groups=part.test.groups,
     )
     is_defined = ~scores["mAP"].isnan()
     if not is_defined.any():
-        raise ValueError("`data` must have two images of one class for image_retrieval, got none. Leave the task out.")
+        raise ValueError(
+            "`data` must have two images of one class, of different sources, for image_retrieval, got none. Leave the "
+            "task out."
+        )
     groups = None if part.test.groups is None else part.test.groups[is_defined]
     return [
         evaluation.mean("image_retrieval", metric, values[is_defined], "labels", groups)

@@ -30,10 +30,12 @@ def test_photographs_are_middle_squares(assets):
 
 
 def test_remarks_state_how_many_images_there_are(data):
-    remarks = " ".join(data.remarks())
-    assert "6 held-out objects of 2 classes, 6 training objects" in remarks
+    remarks = " ".join(data.remarks(neighbors=5))
+    assert "kNN, k = 5: 6 held-out objects of 2 classes, 6 training objects" in remarks
     assert "most frequent class scores 0.500" in remarks
     assert "error of an accuracy of one half is 0.204" in remarks
+    assert data.remarks(neighbors=3)[0].startswith("kNN, k = 3: ")
+    assert data.remarks(neighbors=20)[0].startswith("kNN, k = 6: ")  # there are no more to compare with
 
 
 def test_without_photographs_nothing_is_compared():

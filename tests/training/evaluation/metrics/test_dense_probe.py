@@ -63,6 +63,33 @@ def test_probe_depends_on_its_seed_alone():
     assert not torch.equal(weights[1], weights[2])
 
 
+def test_the_probe_and_its_batches_are_on_the_device_that_is_asked_for():
+    features, masks = _blocks(8, seed=0)
+    seen = []
+
+    def loss(logits, targets):
+        seen.append((logits.device.type, targets.device.type))
+        return segmentation_loss(logits, targets)
+
+    read = lambda rows: (features[rows], masks[rows])  # noqa: E731
+    probe = fit_dense_probe(read, 8, 3, loss, ProbeTraining(num_steps=1), device="meta")
+    assert seen == [("meta", "meta")]
+    assert {each.device.type for each in probe.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_probe_of_the_gpu_is_that_of_the_cpu():
+    features, masks = _blocks(24, seed=0)
+    read = lambda rows: (features[rows], masks[rows])  # noqa: E731
+    training = ProbeTraining(num_steps=60)
+    probes = [fit_dense_probe(read, 24, 3, segmentation_loss, training, device=name) for name in ("cpu", "cuda")]
+    assert probes[1][1].weight.device.type == "cuda"
+    with torch.no_grad():
+        answers = [probe(features.to(probe[1].weight.device)).cpu() for probe in probes]
+    assert (answers[0].argmax(1) == answers[1].argmax(1)).float().mean() > 0.98
+
+
 def test_schedules_change_the_probe():
     features, masks = _blocks(8, seed=0)
     options = ({}, {"schedule": "linear"}, {"warmup_steps": 3}, {"learning_rate": 1e-3})

@@ -1,12 +1,19 @@
 """Networks of transformers behind the protocol, beside what the library computes: real classes of random weights."""
 
+import io
+import pickle
+
 import pytest
+import timm
 import torch
 import transformers as t
 from torch.nn import functional as F
 
 from training.evaluation.models.base import FeatureModel, TextModel
+from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.huggingface import open_huggingface
+from training.evaluation.models.radio import RadioFeatures
+from training.evaluation.models.timm_models import TimmFeatures
 from training.evaluation.tasks.base import takes_sizes
 
 
@@ -303,6 +310,43 @@ def test_the_fingerprint_knows_weights_preprocessing_and_precision(tmp_path):
     t.ViTImageProcessor(**SQUARE, image_mean=[0, 0, 0]).save_pretrained(tmp_path)
     others.append(open_huggingface(tmp_path, name="one").fingerprint())
     assert len({first, *others}) == 4
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_the_fingerprint_knows_the_configuration_and_no_folder(kind, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "other"]
+    model, processor = save(folders[0], kind)
+    for folder in folders[1:]:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        (model.config.vision_config if kind == "clip" else model.config).layer_norm_eps = 0.1
+    one, two, other = (open_huggingface(folder, name="mine").fingerprint() for folder in folders)
+    assert one == two != other
+
+
+class NoWeights(pickle.Pickler):
+    """Refuses tensors but means and deviations of colors."""
+
+    def persistent_id(self, value):
+        assert not isinstance(value, torch.Tensor) or value.numel() <= 3
+
+
+@pytest.mark.parametrize("size_px", [None, 96])
+@pytest.mark.parametrize("kind", ["clip", "vit", "timm", "radio", "pixels"])
+def test_processes_that_prepare_images_get_no_network(kind, size_px, tmp_path, tiny_model):
+    """Where they are spawned they get a pickled copy."""
+    if kind in ("clip", "vit"):
+        save(tmp_path, kind)
+        opened = open_huggingface(tmp_path, name=kind)
+    else:
+        opened = {
+            "timm": lambda: TimmFeatures(timm.create_model("test_vit", dynamic_img_size=True).eval(), name=kind),
+            "radio": lambda: RadioFeatures(tiny_model, size_px=16),
+            "pixels": lambda: RawPixels(8, 16),
+        }[kind]()
+    sent, image = io.BytesIO(), picture()
+    NoWeights(sent).dump(opened.preprocessing(size_px))
+    assert torch.equal(pickle.loads(sent.getvalue())(image), opened.preprocess(image, size_px))
 
 
 def test_autocast_computes_in_its_type(tmp_path):

@@ -74,7 +74,7 @@ def test_teachers_answer_at_the_students_size_and_patch(tmp_path, tiny_model, be
 
 def test_baselines_and_networks_of_timm_by_name(beside, tiny_model):
     pixels = open_model("pixels", beside=beside)
-    assert (pixels.patch_size, pixels.size_px) == (8, 32)
+    assert (pixels.patch_size, pixels.size_px, pixels.device) == (8, 32, beside.device)
     untrained = open_model("random-vit", beside=beside, size_px=64)
     assert untrained.size_px == 64
     assert not torch.equal(next(untrained.model.parameters()), next(tiny_model.parameters()))

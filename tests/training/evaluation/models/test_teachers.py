@@ -35,5 +35,8 @@ def test_the_fingerprint_knows_what_decides_an_answer():
         teacher.options = options or {}
         return TeacherFeatures(teacher, patch_size=stride, size_px=24, name="t").fingerprint()
 
+    other = Colors()
+    other.activation = torch.nn.GELU()
+    assert TeacherFeatures(other, patch_size=8, size_px=24, name="t").fingerprint() != fingerprint()
     assert fingerprint() == fingerprint()
     assert len({fingerprint(), fingerprint({"level": 0}), fingerprint({"level": 1}), fingerprint(stride=4)}) == 4

@@ -60,6 +60,9 @@ def test_an_image_is_not_its_own_neighbor(part):
     section = neighbor_section({"a": (vectors, vectors)}, alone, [2], num_neighbors=9)
     assert len(section.rows[0].pictures) == 1 + 3
     assert all("0.00" in each.caption for each in section.rows[0].pictures[1:])
+    grouped = Examples(part.test.images, "test", labels=part.test.labels, groups=torch.tensor([0, 1, 1, 1]))
+    section = neighbor_section({"a": (vectors, vectors)}, Part("mine", grouped, None, part.class_names), [2])
+    assert len(section.rows[0].pictures) == 1 + 1  # two others are of its source
 
 
 def test_masks_are_mixed_into_the_image_but_where_nothing_is_known():

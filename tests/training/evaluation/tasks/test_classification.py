@@ -63,9 +63,9 @@ def test_without_a_split_each_image_is_predicted_by_the_others(noisy_folders, ti
         part.name, Examples(part.test.images, "x", labels=part.test.labels, groups=groups), None, part.class_names
     )
     features, labels = evaluation.features("labels").summary().numpy(), part.test.labels.numpy()
-    right = []
+    right, sources = [], np.arange(42) // (2 if is_grouped else 1)
     for index in range(42):
-        others = np.arange(42) != index
+        others = sources != sources[index]
         votes = lambda distances: np.exp((1 - distances) / 0.07)  # noqa: E731
         knn = KNeighborsClassifier(5, metric="cosine", weights=votes).fit(features[others], labels[others])
         right.append(knn.predict(features[index : index + 1])[0] == labels[index])
@@ -89,6 +89,15 @@ def test_a_model_without_summary_has_only_the_mean_of_its_features(pixels, monke
     )
     assert [found.metric for found in measure_knn(evaluation)] == ["accuracy, mean features"]
     assert measure_knn(evaluation)[0].value == 1.0
+
+
+def test_images_of_one_source_alone_have_no_neighbors(pixels):
+    evaluation = pixels()
+    test = evaluation.part("labels").test
+    one = Examples(test.images, "x", labels=test.labels, groups=torch.zeros(6, dtype=torch.long))
+    evaluation._parts["labels"] = Part("x", one)
+    with pytest.raises(ValueError, match="a train split or images of several sources for kNN, got one source"):
+        measure_knn(evaluation)
 
 
 def test_neighbors_are_no_more_than_there_are_images(pixels):

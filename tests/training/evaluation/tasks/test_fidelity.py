@@ -62,6 +62,20 @@ def test_sizes_are_measured_one_by_one(evaluation):
     assert values["16 px, features"] != values["32 px, features"]
 
 
+def test_sizes_are_compared_on_middle_squares(evaluation, monkeypatch):
+    seen = []
+    extract = FeatureStore.extract
+
+    def noted(store, model, images, *arguments, **options):
+        seen.append({images.size(index) for index in range(len(images))})
+        return extract(store, model, images, *arguments, **options)
+
+    monkeypatch.setattr(FeatureStore, "extract", noted)
+    measure_fidelity_over_sizes(evaluation)
+    assert len(seen) == 2 * 3  # sizes; the student and both teachers
+    assert all(height == width for sizes in seen for height, width in sizes)
+
+
 def test_without_teachers_it_is_refused(pixels):
     with pytest.raises(ValueError, match="`adaptor_fidelity` needs the teachers of the model's adaptors"):
         measure_adaptor_fidelity(pixels())

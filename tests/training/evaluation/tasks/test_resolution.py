@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling_radio import RadioConfig, RadioModel
 from training.evaluation.data.tables import TableData
@@ -27,6 +29,30 @@ def test_consistency_is_measured_at_sizes_that_the_model_takes(student):
     found = {each.metric: each for each in measure_resolution_consistency(student(consistency_sizes_px=[14, 64, 512]))}
     assert list(found) == ["16 to 64 px", "16 to 64 px, centered"]
     assert all(each.low < each.value < each.high < 1 for each in found.values())
+
+
+@pytest.fixture
+def wide(tmp_path) -> TableData:
+    """Images twice as wide as high: at 16 px and above they all fill the longer side of a model of 32 px."""
+    for number in range(6):
+        folder = tmp_path / "wide" / ("ant" if number % 2 else "bee")
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    return TableData(str(tmp_path / "wide"))
+
+
+def test_images_are_not_compared_with_themselves_where_the_longer_side_is_bounded(wide):
+    config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8, "max_img_size": 32}
+    model = RadioFeatures(RadioModel(RadioConfig(**config)).eval(), size_px=16)
+    evaluation = Evaluation(
+        model, wide, TaskSettings(consistency_sizes_px=[16, 32], switching_sizes_px=[16, 32], neighbors=1)
+    )
+    for each in measure_resolution_consistency(evaluation):
+        assert each.value < 0.999
+    cosines = {each.metric: each.value for each in measure_mode_switching(evaluation)}
+    assert cosines["16 px, centered cosine with 16 px"] == pytest.approx(1, abs=1e-5)
+    assert cosines["32 px, centered cosine with 16 px"] < 0.999
 
 
 def test_sizes_that_are_one_to_the_model(student):

@@ -70,10 +70,21 @@ def test_texts_need_a_model_that_knows_them():
         text_space(RawPixels(8, 16))
 
 
+def test_images_of_one_source_do_not_count_as_found(pixels):
+    """Of three pairs of equal images each finds its own; without it the next one is of the other class."""
+    evaluation = pixels(recall_at=[1])
+    colors = torch.tensor([[255, 0, 0], [255, 60, 0], [0, 60, 255]], dtype=torch.uint8).repeat_interleave(2, 0)
+    images, labels = Stacked(colors[:, :, None, None].repeat(1, 1, 16, 16)), torch.tensor([0, 0, 1, 1, 0, 0])
+    for groups, hits in ((None, 1), (torch.arange(6) // 2, 0)):
+        evaluation._parts["labels"] = Part("x", Examples(images, "x", labels=labels, groups=groups))
+        found = {each.metric: each.value for each in measure_image_retrieval(evaluation)}
+        assert found["hit rate@1"] == hits
+
+
 def test_classes_of_one_image_cannot_be_found(pixels):
     evaluation = pixels()
     part = evaluation.part("labels")
     alone = Examples(part.test.images, "x", labels=torch.arange(6))
     evaluation._parts["labels"] = Part("x", alone)
-    with pytest.raises(ValueError, match="must have two images of one class for image_retrieval, got none"):
+    with pytest.raises(ValueError, match=r"must have two images of one class, of different sources, for .*, got none"):
         measure_image_retrieval(evaluation)

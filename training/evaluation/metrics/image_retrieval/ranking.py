@@ -22,6 +22,7 @@ def retrieval_scores(
     *,
     ranks: Sequence[int] = (1, 5, 10),
     leave_one_out: bool = False,
+    groups: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the scores of every query that has a relevant image: one of its class.
 
@@ -36,6 +37,8 @@ def retrieval_scores(
         gallery_labels: Class indices, `(num_gallery,)`.
         ranks: The numbers `k`.
         leave_one_out: Queries and gallery are the same images, and none finds itself.
+        groups: Sources of these images, `(num_gallery,)`, such as the videos that they are frames of: none finds
+            another of its source. None: each image is a source of its own.
 
     Returns:
         By name, one number in [0, 1] for each query, `(num_queries,)`, NaN for those without a relevant image. Of
@@ -43,17 +46,17 @@ def retrieval_scores(
     """
     order = gallery_labels.argsort(stable=True)
     sorted_gallery, sorted_labels = F.normalize(gallery[order], dim=1), gallery_labels[order].contiguous()
+    sources = (torch.arange(len(gallery)) if groups is None else groups).to(order.device)
     scores = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in _names(ranks)}
     for label in query_labels.unique():
         own = slice(*(int(torch.searchsorted(sorted_labels, label, right=right)) for right in (False, True)))
-        num_relevant = own.stop - own.start - leave_one_out
         rows = (query_labels == label).nonzero().flatten()
-        for chosen in rows.split(max(1, MAX_SIMILARITIES // len(gallery))) if num_relevant > 0 else ():
+        for chosen in rows.split(max(1, MAX_SIMILARITIES // len(gallery))) if own.stop > own.start else ():
             similarity = F.normalize(queries[chosen], dim=1) @ sorted_gallery.T
             if leave_one_out:
-                similarity[torch.arange(len(chosen)), order.argsort()[chosen]] = -torch.inf
-            places = _ranks_of_relevant(similarity, own, num_relevant)
-            _fill(scores, chosen, places, ranks)
+                own_source = sources[chosen, None] == sources[order]
+                similarity.masked_fill_(own_source.to(similarity.device), -torch.inf)
+            _fill(scores, chosen, _ranks_of_relevant(similarity, own), ranks)
     return scores
 
 
@@ -61,27 +64,27 @@ def _names(ranks: Sequence[int]) -> list[str]:
     return ["mAP", *(f"{name}@{rank}" for rank in ranks for name in ("hit rate", "recall"))]
 
 
-def _ranks_of_relevant(similarity: Tensor, own: slice, num_relevant: int) -> Tensor:
-    """Return the ranks of the relevant images, ascending and from 1, `(num_queries, num_relevant)`.
+def _ranks_of_relevant(similarity: Tensor, own: slice) -> Tensor:
+    """Return the ranks of the relevant images, ascending and from 1, `(num_queries, num_own)`; NaN of those left out.
 
     Args:
-        similarity: With the whole gallery, `(num_queries, num_gallery)`.
-        own: Columns of the relevant images, and of the query itself, which has no similarity.
-        num_relevant: How many they are without the query.
+        similarity: With the whole gallery, `(num_queries, num_gallery)`; minus infinity with what is left out.
+        own: Columns of the images of the queries' class.
     """
     values = similarity.cpu().numpy()
     # Sorting values alone is several times faster than sorting images by them.
-    relevant = np.sort(values[:, own], axis=1)[:, ::-1][:, :num_relevant]
+    relevant = np.sort(values[:, own], axis=1)[:, ::-1]
     others = np.sort(np.delete(values, np.s_[own.start : own.stop], axis=1), axis=1)
     above = [len(row) - np.searchsorted(row, found, side="right") for row, found in zip(others, relevant, strict=True)]
-    return torch.from_numpy(np.stack(above) + np.arange(1, num_relevant + 1))
+    places = np.stack(above) + np.arange(1.0, relevant.shape[1] + 1)
+    return torch.from_numpy(np.where(np.isneginf(relevant), np.nan, places))
 
 
 def _fill(scores: dict[str, Tensor], chosen: Tensor, places: Tensor, ranks: Sequence[int]) -> None:
-    """Write the scores of some queries, given the ranks of what is relevant to them."""
+    """Write the scores of some queries, given the ranks of what is relevant to them; NaN where nothing is."""
     count = torch.arange(1, places.shape[1] + 1, dtype=torch.float64)
-    scores["mAP"][chosen] = (count / places).mean(1)
+    scores["mAP"][chosen] = (count / places).nanmean(1)
     for rank in ranks:
-        among = (places <= rank).double()
+        among = (places <= rank).double().where(~places.isnan(), torch.nan)
         scores[f"hit rate@{rank}"][chosen] = among[:, 0]
-        scores[f"recall@{rank}"][chosen] = among.mean(1)
+        scores[f"recall@{rank}"][chosen] = among.nanmean(1)

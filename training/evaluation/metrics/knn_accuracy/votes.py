@@ -25,7 +25,16 @@ class Neighbors(NamedTuple):
     index: Tensor
 
 
-def nearest_neighbors(queries: Tensor, gallery: Tensor, k: int, *, leave_one_out: bool = False) -> Neighbors:
+def num_comparable(num_images: int, leave_one_out: bool, groups: Tensor | None = None) -> int:
+    """Return with how many images of a gallery each query can be compared; see `nearest_neighbors`."""
+    if not leave_one_out:
+        return num_images
+    return num_images - (1 if groups is None else int(groups.unique(return_counts=True)[1].max()))
+
+
+def nearest_neighbors(
+    queries: Tensor, gallery: Tensor, k: int, *, leave_one_out: bool = False, groups: Tensor | None = None
+) -> Neighbors:
     """Return the nearest gallery images of every query by cosine similarity.
 
     Args:
@@ -33,35 +42,43 @@ def nearest_neighbors(queries: Tensor, gallery: Tensor, k: int, *, leave_one_out
         gallery: `(num_gallery, dim)`.
         k: How many.
         leave_one_out: Queries and gallery are the same images, and none is a neighbor of itself.
+        groups: Sources of these images, `(num_gallery,)`, such as the videos that they are frames of: none is a
+            neighbor of another of its source. None: each image is a source of its own.
 
     Raises:
-        ValueError: If the widths differ, or the gallery has fewer than `k` other images.
+        ValueError: If the widths differ, or a query has fewer than `k` images to be compared with.
     """
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(f"`queries` must be as wide as the gallery, {gallery.shape[1]}, got {queries.shape[1]}.")
-    if not 1 <= k <= len(gallery) - leave_one_out:
-        raise ValueError(f"`k` must be between 1 and the gallery's {len(gallery) - leave_one_out} images, got {k}.")
-    found = [_nearest(rows, gallery, k, start if leave_one_out else None) for start, rows in blocks(queries)]
+    most = num_comparable(len(gallery), leave_one_out, groups)
+    if not 1 <= k <= most:
+        raise ValueError(f"`k` must be between 1 and the gallery's {most} images, got {k}.")
+    sources = torch.arange(len(gallery)) if groups is None else groups
+    found = [_nearest(rows, gallery, k, sources if leave_one_out else None, start) for start, rows in blocks(queries)]
     return Neighbors(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def _nearest(rows: Tensor, gallery: Tensor, k: int, own: int | None) -> Neighbors:
-    """Return the neighbors of one block of queries; `own` is the gallery's row of the first of them."""
+def _nearest(rows: Tensor, gallery: Tensor, k: int, sources: Tensor | None, first: int) -> Neighbors:
+    """Return the neighbors of one block of queries, but for images of their own source.
+
+    Args:
+        rows: The queries, unit vectors.
+        gallery: All images.
+        k: How many.
+        sources: Of the images, where the queries are some of them; None leaves none out.
+        first: Number of the first query.
+    """
     best = Neighbors(rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.long, device=rows.device))
     for start in range(0, len(gallery), GALLERY):
         similarity = rows @ F.normalize(gallery[start : start + GALLERY], dim=1).T
-        if own is not None:
-            _leave_out(similarity, own - start)
+        if sources is not None:
+            own = sources[first : first + len(rows), None] == sources[start : start + GALLERY]
+            similarity.masked_fill_(own.to(similarity.device), -torch.inf)
         chosen, places = similarity.topk(min(k, similarity.shape[1]), dim=1)
         merged = torch.cat([best.similarity, chosen], dim=1), torch.cat([best.index, places + start], dim=1)
         top, order = merged[0].topk(min(k, merged[0].shape[1]), dim=1)
         best = Neighbors(top, merged[1].gather(1, order))
     return best
-
-
-def _leave_out(similarity: Tensor, offset: int) -> None:
-    """Set what queries have in common with themselves to minus infinity: row `i` is column `i + offset`."""
-    similarity.diagonal(offset).fill_(-torch.inf)
 
 
 def blocks(queries: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -78,6 +95,7 @@ def knn_predictions(
     k: int = 20,
     temperature: float = TEMPERATURE,
     leave_one_out: bool = False,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Classify every query by a vote of its nearest gallery images.
 
@@ -88,6 +106,7 @@ def knn_predictions(
         k: Neighbors that vote. The papers use 20; sets with few images per class need fewer.
         temperature: Divides the cosine similarity in the exponent of a vote's weight.
         leave_one_out: Queries and gallery are the same images, and none votes for itself.
+        groups: Sources of these images, within which none votes for another; see `nearest_neighbors`.
 
     Returns:
         Class indices, `(num_queries,)`.
@@ -97,7 +116,7 @@ def knn_predictions(
     """
     if len(gallery) != len(gallery_labels):
         raise ValueError(f"`gallery_labels` must have the gallery's {len(gallery)} rows, got {len(gallery_labels)}.")
-    similarity, neighbors = nearest_neighbors(queries, gallery, k, leave_one_out=leave_one_out)
+    similarity, neighbors = nearest_neighbors(queries, gallery, k, leave_one_out=leave_one_out, groups=groups)
     # Weights relative to the nearest image: the same votes, without overflow at low temperatures.
     weights = ((similarity - similarity[:, :1]) / temperature).exp()
     num_classes, predictions = int(gallery_labels.max()) + 1, []

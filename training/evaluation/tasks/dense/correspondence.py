@@ -18,7 +18,8 @@ NUM_CROPS = 4
 def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
     """Measure how often the patch of an image that is most like one of a crop lies where that one does.
 
-    Crops are zoomed by up to two and nothing else differs: the probe for data without annotated points.
+    Crops are zoomed by up to two and nothing else differs: the probe for data without annotated points. A size is
+    given, so that models see views whole: distances would be wrong where a preprocessing cuts off their borders.
     """
     examples, seed = evaluation.examples("photographs"), evaluation.settings.random_seed
     views = CroppedViews(examples.images, NUM_CROPS, seed)
@@ -27,6 +28,7 @@ def measure_patch_correspondence(evaluation: Evaluation) -> list[Measurement]:
         views,
         f"{examples.picture_fingerprint} crops {NUM_CROPS} {seed}",
         Wanted(dense=True),
+        size_px=evaluation.model.size_px,
         description="crops",
     )
     near, close = [], []

@@ -92,7 +92,7 @@ def fit_probe(
     num_outputs: int,
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> DenseProbe:
-    """Train a probe on the windows of some images of the gallery."""
+    """Train a probe on the windows of some images of the gallery, on the model's device."""
     settings, windows = evaluation.settings, evaluation.windows(kind, "gallery")
     features = evaluation.features(kind, "gallery", wanted=dense(evaluation.model))
     gallery = evaluation.part(kind).gallery
@@ -116,16 +116,17 @@ def fit_probe(
             settings.probe_schedule,
             seed=settings.random_seed,
         ),
+        device=evaluation.model.device,
     )
 
 
 @torch.no_grad()
 def probed(evaluation: Evaluation, kind: Kind, probe: DenseProbe, image: int) -> Tensor:
-    """Return what a probe says of a test image, `(num_outputs, height, width)` of its windows' frame."""
+    """Return what a probe says of a test image, `(num_outputs, height, width)` of its windows' frame, on the CPU."""
     windows = evaluation.windows(kind)
     maps = evaluation.features(kind, wanted=dense(evaluation.model)).maps(windows.of_image(image))
-    answers = upsampled(probe(maps), (windows.window_px, windows.window_px))
-    return windows.merged(image, list(answers))
+    answers = upsampled(probe(maps.to(evaluation.model.device)), (windows.window_px, windows.window_px))
+    return windows.merged(image, list(answers.cpu()))
 
 
 def resized_to(answers: Tensor, target: Tensor) -> Tensor:

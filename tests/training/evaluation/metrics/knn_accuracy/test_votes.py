@@ -59,15 +59,17 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(votes, "GALLERY", 11)
 
 
-@pytest.mark.parametrize("leave_one_out", [False, True])
-def test_blocks_change_nothing(leave_one_out, small_blocks):
+@pytest.mark.parametrize(("leave_one_out", "is_grouped"), [(False, False), (True, False), (True, True)])
+def test_blocks_change_nothing(leave_one_out, is_grouped, small_blocks):
     gallery = torch.randn(50, 8)
     queries = gallery if leave_one_out else torch.randn(30, 8)
     similarity = F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T
+    groups = torch.arange(50) % 7 if is_grouped else None
     if leave_one_out:
-        similarity.fill_diagonal_(-torch.inf)
+        sources = torch.arange(50) if groups is None else groups
+        similarity[sources[:, None] == sources] = -torch.inf
     expected = similarity.topk(5)
-    found = nearest_neighbors(queries, gallery, 5, leave_one_out=leave_one_out)
+    found = nearest_neighbors(queries, gallery, 5, leave_one_out=leave_one_out, groups=groups)
     assert torch.equal(found.index, expected.indices)
     torch.testing.assert_close(found.similarity, expected.values)
 
@@ -77,6 +79,8 @@ def test_no_image_is_its_own_neighbor():
     assert not (nearest_neighbors(gallery, gallery, 3, leave_one_out=True).index == torch.arange(4)[:, None]).any()
     with pytest.raises(ValueError, match="`k` must be between 1 and the gallery's 3 images, got 4"):
         nearest_neighbors(gallery, gallery, 4, leave_one_out=True)
+    with pytest.raises(ValueError, match="`k` must be between 1 and the gallery's 1 images, got 2"):
+        nearest_neighbors(gallery, gallery, 2, leave_one_out=True, groups=torch.tensor([0, 0, 0, 1]))
 
 
 def _measured(num_rows: int, num_queries: int) -> None:

@@ -1,3 +1,5 @@
+from torchvision.transforms.v2.functional import center_crop
+
 from training.evaluation.data.tables import TableData
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.tasks.base import Evaluation
@@ -20,3 +22,17 @@ def test_patches_are_found_by_what_they_show(noisy_folders):
     )
     assert seeing["within 1 patch"] > blind["within 1 patch"] + 0.05
     assert seeing["within 1 patch"] < seeing["within 2 patches"]
+
+
+class Cropping(RawPixels):
+    """Cuts off borders unless it is told a size, as many a published preprocessing does."""
+
+    def preprocessing(self, size_px=None):
+        whole = super().preprocessing(size_px)
+        return whole if size_px else lambda image: whole(center_crop(image, [min(image.shape[1:]) // 2] * 2))
+
+
+def test_views_are_seen_whole(noisy_folders):
+    data = TableData(str(noisy_folders))
+    whole, cropping = (measure_patch_correspondence(Evaluation(kind(4, 24), data)) for kind in (RawPixels, Cropping))
+    assert whole == cropping

@@ -11,7 +11,8 @@ from training.evaluation.data.tables import TableData
 from training.evaluation.metrics.dense_probe import segmentation_loss
 from training.evaluation.models.radio import open_radio
 from training.evaluation.task_settings import TaskSettings
-from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.base import Evaluation, dense
+from training.evaluation.tasks.dense import segmentation
 from training.evaluation.tasks.dense.segmentation import (
     fit_probe,
     folds,
@@ -66,6 +67,35 @@ def test_the_probe_and_its_miou_are_those_of_torchmetrics(scenes, pixels):
     assert 0.7 < miou.value < 1
     assert miou.low < miou.value < miou.high
     assert found["pixel accuracy"].value > miou.value
+
+
+def test_the_probe_is_on_the_models_device(scenes, pixels, monkeypatch):
+    evaluation = pixels(TableData(str(scenes)))
+    for split in ("gallery", "test"):  # kept features are on the CPU, wherever they were computed
+        evaluation.features("masks", split, wanted=dense(evaluation.model))
+    evaluation.model.device = torch.device("meta")
+    seen = []
+    monkeypatch.setattr(segmentation, "fit_dense_probe", lambda *_, device: seen.append(device))
+    fit_probe(evaluation, "masks", range(6), 2, segmentation_loss)
+
+    def probe(maps):
+        seen.append(maps.device)
+        return torch.zeros(len(maps), 2, 2, 2)
+
+    assert probed(evaluation, "masks", probe, 0).device.type == "cpu"
+    assert [device.type for device in seen] == ["meta", "meta"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_on_a_gpu_is_measured_there(scenes, pixels):
+    evaluation, there = (pixels(TableData(str(scenes)), probe_steps=40) for _ in range(2))
+    there.model.device = torch.device("cuda")
+    probe = fit_probe(there, "masks", range(6), 2, segmentation_loss)
+    assert {each.device.type for each in probe.parameters()} == {"cuda"}
+    assert probed(there, "masks", probe, 0).device.type == "cpu"
+    values = [measure_segmentation_probe(each)[0].value for each in (evaluation, there)]
+    assert values[1] == pytest.approx(values[0], abs=0.02)
 
 
 def test_without_a_split_each_half_measures_the_other(scenes, pixels):
