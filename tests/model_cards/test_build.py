@@ -429,7 +429,7 @@ def test_texts_of_others_neither_break_tables_nor_add_headings(checkpoint, tmp_p
         [Measurement(evil, evil, evil, evil, 0.5)],
         [source],
         [source],
-        run={evil: [evil, {evil: 1}], "seconds": {evil: 1.0}},
+        run={evil: [evil, {evil: 1}], "seconds": {f"distil {evil}": 1.0}},
         remarks=[evil],
     )
     teacher = Source("a", "b", "GPL-3.0-only", "c")

@@ -254,7 +254,8 @@ def test_what_evaluate_saves_agrees_with_the_results_file(settings, folder, tmp_
     measured = {(found.task, found.metric): found.value for found in Results.load(path).measurements}
     assert saved["knn_accuracy"] == pytest.approx(measured["knn", "accuracy"])
     for metric in ("mAP", "hit rate@2", "recall@2"):
-        assert saved[metric] == pytest.approx(measured["image_retrieval", metric])
+        # One image at a time is rounded otherwise than a batch: what is nearly equally alike may change places.
+        assert saved[metric] == pytest.approx(measured["image_retrieval", metric], rel=1e-3)
     assert 0.34 < saved["knn_accuracy"] < 1
 
 

@@ -171,6 +171,9 @@ def _open_network(folder: Path, config: Any) -> tuple[Any, bool]:
     missing = sorted(report["missing_keys"])
     if any(".pooler." not in f".{key}" for key in missing):  # others than those of the pooled output
         raise ValueError(f"the folder is not a complete {type(network).__name__}: it lacks {first_few(missing, 3)}.")
+    with torch.no_grad():
+        for key in missing:  # drawn anew at each opening, and not used: the fingerprint would be another each time
+            network.get_parameter(key).zero_()
     parts = dict(network.named_children())
     if "vision_config" in config:
         found = [part for part in VISION_PARTS if part in parts]

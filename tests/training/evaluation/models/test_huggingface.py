@@ -324,6 +324,15 @@ def test_the_fingerprint_knows_the_configuration_and_no_folder(kind, tmp_path):
     assert one == two != other
 
 
+def test_a_checkpoint_without_pooled_output_is_known_again(tmp_path):
+    model, processor = save(tmp_path, "vit")
+    weights = {name: value for name, value in model.state_dict().items() if "pooler." not in name}
+    assert len(weights) < len(model.state_dict())
+    model.save_pretrained(tmp_path, state_dict=weights)
+    first, second = (open_huggingface(tmp_path, name="mine").fingerprint() for _ in range(2))
+    assert first == second
+
+
 class NoWeights(pickle.Pickler):
     """Refuses tensors but means and deviations of colors."""
 
