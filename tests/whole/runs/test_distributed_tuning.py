@@ -253,6 +253,8 @@ def test_two_processes_equal_one(two_ranks, monkeypatch):
         one, tolerance = f"one-{name.split('-')[1]}", 1e-5
         if "precision" in scenario.options:
             tolerance = 5e-3
+        elif "quantize" in scenario.options:  # computes in bfloat16, whose products other batches round otherwise
+            tolerance = 1e-4
         if not Path(one).exists():
             FinetuningRun(settings(one, batch_size=4, **{**scenario.options, "precision": "fp32"})).run()
         folders = ["final", "checkpoint-4", *(["merged"] if "merge" in scenario.options else [])]

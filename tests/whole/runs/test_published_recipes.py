@@ -326,7 +326,8 @@ def test_two_windowed_steps_on_two_processes_equal_those_on_one(
     run_recipe(in_float32(name), Path(f"one-{name}"))
     assert len(passes) == (3 if "low_and_high" in SHIPPED[name].stages else 2) * NUM_STEPS
     one, two = (trained(f"{count}-{name}") for count in ("one", "two"))
-    assert_close_by_name(two, one, rtol=1e-5, atol=1e-6, what=name)
+    # Eigenvectors of PHI-S enlarge what other batches are rounded to otherwise: 2e-6 on an Intel Xeon with AMX.
+    assert_close_by_name(two, one, rtol=1e-5, atol=1e-5, what=name)
 
 
 def trained(output: str) -> dict[str, torch.Tensor]:
