@@ -325,7 +325,7 @@ def test_the_fingerprint_knows_the_configuration_and_no_folder(kind, tmp_path):
 
 
 def test_a_checkpoint_without_pooled_output_is_known_again(tmp_path):
-    model, processor = save(tmp_path, "vit")
+    model, _ = save(tmp_path, "vit")
     weights = {name: value for name, value in model.state_dict().items() if "pooler." not in name}
     assert len(weights) < len(model.state_dict())
     model.save_pretrained(tmp_path, state_dict=weights)
