@@ -147,9 +147,9 @@ def _check_sources(arm: str, recipe: Recipe) -> None:
 
 def _check_folders(opened: OpenedStudy) -> None:
     """Refuse weights in a folder that are not those which a result learned from, before anything runs."""
-    for path in sorted(opened.folder.glob("*.seed-*.json")):
+    now = {name: weights for recipe in opened.recipes.values() for name, weights in hash_folders(recipe).items()}
+    for path in sorted(opened.folder.glob("*.seed-*.json")) if now else ():
         for name, weights in load_raw(path, RunResult).folders.items():
-            now = {own: found for recipe in opened.recipes.values() for own, found in hash_folders(recipe).items()}
             if now.get(name, weights) != weights:
                 raise RecipeError(
                     f"{name!r} must have the weights that {str(path)!r} learned from, got others. Bring them back, or "

@@ -114,17 +114,11 @@ def _read(path: Path) -> tuple[ImageObjects, int]:
 def _image_of(path: Path, named: str) -> Path:
     folder = path.parent.parent / IMAGES if path.parent.name == ANNOTATIONS else path.parent
     candidates = [folder / Path(named).name] if named else []
-    candidates += [
-        path_of for suffix in sorted(pillow_suffixes()) for path_of in folder.glob(f"{_literal(path)}{suffix}")
-    ]
+    candidates += [folder / f"{path.stem}{suffix}" for suffix in sorted(pillow_suffixes())]
     found = next((each for each in candidates if each.is_file()), None)
     if found is None:
         raise ValueError(f"{path} is about {named or path.stem!r}, which is not in {folder}.")
     return found
-
-
-def _literal(path: Path) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path.stem)
 
 
 def _box(entry: ElementTree.Element, where: str) -> Box:
