@@ -109,13 +109,7 @@ class Evaluation:
         """
         examples, wanted = self.examples(kind, split), wanted or Wanted()
         pictures, fingerprint = squares_of(examples)
-        key = (fingerprint, size_px, wanted)
-        if key not in self._features:
-            description = f"{self.part(kind).name}, {split}, {size_px} px"
-            self._features[key] = self.store.extract(
-                self.model, pictures, fingerprint, wanted, size_px=size_px, description=description
-            )
-        return self._features[key]
+        return self._extracted(pictures, fingerprint, wanted, size_px, f"{self.part(kind).name}, {split}, {size_px} px")
 
     def features(
         self, kind: Kind, split: str = "test", *, wanted: Wanted | None = None, size_px: int | None = None
@@ -132,17 +126,22 @@ class Evaluation:
         wanted = wanted or Wanted()
         if size_px is None:
             wanted |= self._announced(kind, split, examples)
-        cut = f" windows {self.windows(kind, split).window_px}" if kind in DENSE_KINDS else ""
-        key = (f"{examples.picture_fingerprint}{cut}", size_px, wanted)
+        pictures, fingerprint = examples.images, examples.picture_fingerprint
+        if kind in DENSE_KINDS:
+            pictures = self.windows(kind, split)
+            fingerprint = f"{fingerprint} windows {pictures.window_px}"
+        at = "" if size_px is None else f", {size_px} px"
+        seen_px = self.model.size_px if size_px is None and kind in DENSE_KINDS else size_px
+        return self._extracted(pictures, fingerprint, wanted, seen_px, f"{self.part(kind).name}, {split}{at}")
+
+    def _extracted(
+        self, pictures: Pictures, fingerprint: str, wanted: Wanted, size_px: int | None, description: str
+    ) -> StoredFeatures:
+        """Return what the model says about pictures; asked for again it is what was kept in memory."""
+        key = (fingerprint, size_px, wanted)
         if key not in self._features:
-            pictures = self.windows(kind, split) if kind in DENSE_KINDS else examples.images
             self._features[key] = self.store.extract(
-                self.model,
-                pictures,
-                key[0],
-                wanted,
-                size_px=self.model.size_px if size_px is None and kind in DENSE_KINDS else size_px,
-                description=f"{self.part(kind).name}, {split}" + ("" if size_px is None else f", {size_px} px"),
+                self.model, pictures, fingerprint, wanted, size_px=size_px, description=description
             )
         return self._features[key]
 
