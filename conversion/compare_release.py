@@ -96,7 +96,8 @@ class CompareReleaseSettings(Settings):
         images: Pictures; by default a photograph and noise.
         sizes: Such as 512 or 384x640 (height x width, px), rounded to what patches and windows divide; by default the
             preferred one and two more.
-        windows: Sides of ViTDet windows in tokens, beside global attention; E-RADIO and RADIO1D have none.
+        windows: Sides of ViTDet windows in tokens, beside global attention; by default 8, and none for E-RADIO and
+            RADIO1D, which have no such windows.
         adaptors: Adaptors to compare; all that the repository has by default.
         device: Where both run; "auto" takes a GPU if there is one.
         dtype: Of weights and pixels.
@@ -112,7 +113,7 @@ class CompareReleaseSettings(Settings):
     revision: str | None = None
     images: list[Path] = []
     sizes: list[str] = []
-    windows: Annotated[list[Annotated[int, Field(gt=0)]], Spelling(_read_windows, "N,N|none")] = [8]
+    windows: Annotated[list[Annotated[int, Field(gt=0)]] | None, Spelling(_read_windows, "N,N|none")] = None
     adaptors: Annotated[list[str] | None, Spelling(read_names, "A,B|all|none")] = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -28,6 +28,8 @@ DEFAULT_TOLERANCE = 1e-4
 
 AnyPrecision = Literal["fp32", Precision]
 
+_ENCODER_RULE = "left out with `encoder`, which has global tokens alone, no windows, and takes any size"
+
 
 def export_onnx(
     model: RadioModel,
@@ -48,16 +50,19 @@ def export_onnx(
         window_size: Side of the ViTDet windows in tokens; `None` is the model's own default, "global" none.
         opset: ONNX operator set.
         encoder: RADIO1D's encoder alone, with the number of global tokens as the input `num_tokens`: from 0 to what an
-            image has. Without, that number is the configuration's.
+            image has; `adaptors` and `window_size` are left out then. Without, that number is the configuration's.
 
     Returns:
         The wrapped model, whose `names` are those of the outputs, and the program.
 
     Raises:
         ValueError: If an adaptor is unknown, `encoder` is asked for of another network or of one whose tokens depend on
-            their number, the window does not fit the largest image, or the exporter does not know
-            the operator set.
+            their number, or together with adaptors or windows, the window does not fit the largest image, or the
+            exporter does not know the operator set.
     """
+    for name, value in {"adaptors": adaptors, "window_size": window_size}.items():
+        if encoder and value:
+            raise ValueError(f"`{name}` must be {_ENCODER_RULE}, got {value!r}.")
     wrapped = FlatEncoder(model) if encoder else FlatRadio(model, adaptors, window_size)
     return wrapped, export_flat(wrapped, opset)
 
@@ -114,9 +119,8 @@ class OnnxSettings(GraphSettings):
     def _check_encoder(self) -> "OnnxSettings":
         rule = "left out with `head`, whose outputs are those of the task"
         require(not (self.head and self.encoder), "encoder", self.encoder, rule)
-        rule = "left out with `encoder`, which has global tokens alone, no windows, and takes any size"
         for name in ("adaptors", "window_size", "fixed_size"):
-            require(not (self.encoder and getattr(self, name)), name, getattr(self, name), rule)
+            require(not (self.encoder and getattr(self, name)), name, getattr(self, name), _ENCODER_RULE)
         return self
 
     def wrap(self) -> FlatModel:

@@ -17,6 +17,8 @@ PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"
 NOISE = "uniform noise"
 _DEFAULT_SIZES = ((224, 224), (384, 640))
 """Besides the preferred one: our choice, a small square and an image that is not square."""
+_DEFAULT_WINDOWS = (8,)
+"""Our choice: of the sides that NVIDIA's report measures, the smallest, whose windows differ most from none."""
 _SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
 _SEED, _NOISE_SIZE = 0, (512, 512)
 
@@ -37,7 +39,7 @@ def read_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]) -> Cases:
+def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int] | None = None) -> Cases:
     """Return what to run: every size with global attention, and with each window.
 
     NVIDIA's windows must divide the grid of patches, so that sizes are rounded to what divides. E-RADIO and RADIO1D
@@ -46,12 +48,19 @@ def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]
     Args:
         config: Of the model.
         sizes: As `read_size` takes them; none for the preferred one and two more.
-        windows: Sides of windows in tokens.
+        windows: Sides of windows in tokens; `None` for 8 where the network has windows.
+
+    Raises:
+        ValueError: If the network has no windows, or one is larger than what it takes in.
     """
     wanted = [read_size(size) for size in sizes] or [tuple(config.preferred_resolution), *_DEFAULT_SIZES]
     cases: Cases = []
     is_plain = config.eradio is None and not config.num_mergings
-    for window in (None, *dict.fromkeys(windows if is_plain else ())):
+    if windows and not is_plain:
+        raise ValueError(f"`windows` must be none for E-RADIO and RADIO1D, which have no such windows, got {windows}.")
+    if windows is None:
+        windows = _DEFAULT_WINDOWS if is_plain else ()
+    for window in (None, *dict.fromkeys(windows)):
         step, largest = config.resolution_step * (window or 1), largest_side(config)
         if step > largest:
             raise ValueError(f"`windows` must be at most {largest // config.patch_size} for this model, got {window}.")

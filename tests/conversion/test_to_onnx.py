@@ -345,3 +345,10 @@ def test_an_encoder_whose_tokens_cannot_be_counted_is_refused(fields):
     model = RadioModel(RadioConfig.from_preset("radio-test")) if fields is None else build_radio1d(**fields)
     with pytest.raises(ValueError, match="`encoder` must be false but for a RADIO1D without `progressive_reduction`"):
         export_onnx(model, encoder=True)
+
+
+@pytest.mark.parametrize("asked", [{"adaptors": ["siglip2-g"]}, {"window_size": 8}])
+def test_what_an_encoder_cannot_give_is_refused(asked):
+    (name,) = asked
+    with pytest.raises(ValueError, match=f"`{name}` must be left out with `encoder`, .* got "):
+        export_onnx(build_radio1d(), encoder=True, **asked)

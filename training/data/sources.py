@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import itertools
 import logging
 import re
-import tarfile
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from training.data.decoding import EncodedImage
 from training.data.fingerprints import content_fingerprint
 from training.data.folder_kinds import BUILDERS, find_shards
 from training.data.image_folder import files_fingerprint, image_files, no_images_error
+from training.data.library_errors import in_one_line
 from training.data.tar_shards import first_fields, is_image, read_samples
 from training.recipe import DataRecipe
 from training.recipe_sections.images import DEMO_SOURCES, SourceRecipe
@@ -202,7 +201,7 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
 
     if isinstance(builder, WebDataset):
         return _open_shards(source, builder, streaming=streaming)
-    with _opening(source):
+    with in_one_line(f"Data source {source.source!r} cannot be opened"):
         if not streaming:
             builder.download_and_prepare()
         as_asked = builder.as_streaming_dataset if streaming else builder.as_dataset
@@ -226,13 +225,13 @@ def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bo
     if split not in files:
         raise ValueError(f"Data source {source.source!r} has no split {split!r}. Splits: {list(files)}.")
     shards = list(files[split])
-    with _opening(source):
+    with in_one_line(f"Data source {source.source!r} cannot be opened"):
         fields = {field: Image() if is_image(field) else Value("binary") for field in first_fields(shards)}
     column, takes_others = _find_column(fields, source), source.column is None
     features = Features({"image": {"path": Value("string"), "bytes": Value("binary")}, "__url__": Value("string")})
     choice = {"column": column, "takes_others": takes_others}
     arguments: dict[str, Any] = {"features": features, "gen_kwargs": {"shards": shards, **choice}}
-    with _opening(source):
+    with in_one_line(f"Data source {source.source!r} cannot be opened"):
         if streaming:
             dataset = IterableDataset.from_generator(read_samples, **arguments)
         else:
@@ -248,20 +247,8 @@ def _find_builder(source: SourceRecipe) -> DatasetBuilder:
         import datasets  # not needed for the demo or a folder, and not everywhere installed
     except ImportError as error:
         raise ValueError(f"Data source {source.source!r} needs a package. Run `pip install 'datasets>=5'`.") from error
-    with _opening(source):
+    with in_one_line(f"Data source {source.source!r} cannot be opened"):
         return datasets.load_dataset_builder(**arguments)
-
-
-@contextlib.contextmanager
-def _opening(source: SourceRecipe) -> Generator[None]:
-    """Turn what `datasets` raises into one line."""
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    except (ValueError, OSError, tarfile.TarError, DatasetsError) as error:
-        reason = " ".join(f"{error}: {error.__cause__}".split()) if error.__cause__ else " ".join(str(error).split())
-        raise ValueError(f"Data source {source.source!r} cannot be opened: {reason.rstrip('.')}.") from error
 
 
 def _load_arguments(source: SourceRecipe) -> dict[str, Any]:

@@ -24,9 +24,15 @@ def test_by_default_the_preferred_size_comes_first_and_no_size_twice():
     assert plan_cases(CONFIG, ["512", "510"], []) == [(None, ["512x512"])]
 
 
+def test_windows_of_eight_come_by_default_where_the_network_has_windows():
+    assert plan_cases(CONFIG, ["512"]) == [(None, ["512x512"]), (8, ["512x512"])]
+
+
 def test_networks_without_vitdet_windows_run_as_they_are_at_sizes_that_they_take():
-    assert plan_cases(build_eradio().config, ["500", "48x80"], [8]) == [(None, ["512x512", "64x64"])]
-    assert plan_cases(RadioConfig(**FIELDS), ["50", "48x80"], [8]) == [(None, ["48x48", "48x80"])]
+    assert plan_cases(build_eradio().config, ["500", "48x80"]) == [(None, ["512x512", "64x64"])]
+    assert plan_cases(RadioConfig(**FIELDS), ["50", "48x80"], []) == [(None, ["48x48", "48x80"])]
+    with pytest.raises(ValueError, match=r"`windows` must be none for E-RADIO and RADIO1D, .* got \[8\]"):
+        plan_cases(build_eradio().config, ["512"], [8])
 
 
 @pytest.mark.parametrize("text", ["", "0", "0x16", "16x", "x16", "a", "-5", "16x16x16", "1.5"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
-import tarfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +12,7 @@ from foundation.errors import first_few
 from modeling_radio.messages_radio import did_you_mean
 from training.data.folder_kinds import BUILDERS, MAX_NAMED, find_shards, is_hidden
 from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, SplitNames, Tables
+from training.data.library_errors import in_one_line
 from training.data.sources import as_patterns, expand_files
 
 
@@ -226,7 +225,9 @@ def _load_folder(
     from datasets import load_dataset
 
     suffix = shards[0].suffix
-    with _opening(source, f" as {suffix} files, of which it has {shards[0].relative_to(path)}"):
+    with in_one_line(
+        f"`data` {source!r} cannot be opened as {suffix} files, of which it has {shards[0].relative_to(path)}"
+    ):
         if suffix == ".parquet":
             found = {split: as_patterns(map(str, files)) for split, files in _split_parquet(path, shards).items()}
             return by_split(load_dataset(BUILDERS[suffix], data_files=found, streaming=streaming), names)
@@ -277,16 +278,5 @@ def _split_of_words(text: str) -> str | None:
 def _load_files(builder: str, files: list[str], source: str, names: SplitNames, *, streaming: bool) -> dict[str, Any]:
     from datasets import load_dataset
 
-    with _opening(source):
+    with in_one_line(f"`data` {source!r} cannot be opened"):
         return by_split(load_dataset(builder, data_files=as_patterns(files), streaming=streaming), names)
-
-
-@contextlib.contextmanager
-def _opening(source: str, how: str = "") -> Iterator[None]:
-    """Turn what `datasets` raises into one line."""
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    except (ValueError, OSError, tarfile.TarError, DatasetsError) as error:
-        raise ValueError(f"`data` {source!r} cannot be opened{how}: {str(error).splitlines()[0]}") from error

@@ -125,7 +125,7 @@ LABELED_PACKAGES = {
         "Enlarged from 8 px; the last 400 are measured.",
     ),
 }
-"""By name, for `training.results`."""
+"""By name, for `training.showcase.results`."""
 
 
 def _codes(ranges: str) -> list[int]:

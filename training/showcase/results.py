@@ -90,13 +90,13 @@ class ResultsSettings(RecipeCommand):
         return self
 
 
-COMMAND = Command("training.results", __doc__, ResultsSettings, changes=Recipe)
+COMMAND = Command("training.showcase.results", __doc__, ResultsSettings, changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    command = " ".join(["python -m training.results", *words])
+    command = " ".join(["python -m training.showcase.results", *words])
     return COMMAND.run(lambda settings: _write(settings, command), arguments, extra="evaluate")
 
 

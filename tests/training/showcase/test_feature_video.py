@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from training.feature_video import clip_features, main
 from training.pictures.clips import TITLE_PX, read_frames, write_clip
+from training.showcase.feature_video import clip_features, main
 
 
 pytest.importorskip("av")

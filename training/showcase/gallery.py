@@ -53,7 +53,7 @@ class GallerySettings(RecipeCommand):
     dense_source: DenseSource = "summary_head"
 
 
-COMMAND = Command("training.gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
+COMMAND = Command("training.showcase.gallery", __doc__, GallerySettings, positionals=("checkpoint",), changes=Recipe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,7 +49,9 @@ class FeatureVideoSettings(Settings):
     overwrite: bool = False
 
 
-COMMAND = Command("training.feature_video", __doc__, FeatureVideoSettings, positionals=("checkpoint", "clip", "output"))
+COMMAND = Command(
+    "training.showcase.feature_video", __doc__, FeatureVideoSettings, positionals=("checkpoint", "clip", "output")
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

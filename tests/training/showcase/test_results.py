@@ -10,9 +10,9 @@ from PIL import Image
 
 from model_cards.results import Results
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training import results
 from training.demo_kit.labeled.packages import LabeledPackage
-from training.results import main
+from training.showcase import results
+from training.showcase.results import main
 
 
 def write_toy(folder):

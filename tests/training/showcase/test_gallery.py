@@ -3,9 +3,9 @@
 import pytest
 from drawn_assets import draw_photograph
 
-from training import gallery
 from training.demo_kit.republishing import Credited
-from training.gallery import main
+from training.showcase import gallery
+from training.showcase.gallery import main
 
 
 @pytest.fixture
