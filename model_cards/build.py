@@ -21,7 +21,7 @@ from model_cards.heritage import Heritage
 from model_cards.kinds.adapters import build_adapter_card, is_adapter
 from model_cards.kinds.converted import Conversion, build_converted_card
 from model_cards.licenses import OTHER, License, binding_teachers
-from model_cards.metadata import card_data, write_eval_results
+from model_cards.metadata import ABOUT_TRAINING, card_data, write_eval_results
 from model_cards.parity import find_parity
 from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_card
 from model_cards.results import STUDENT, Results, Source, build_tables
@@ -135,11 +135,14 @@ def write_card(
 
 
 def _with_heritage(results: Results, checkpoint: Path) -> tuple[Results, Heritage]:
-    """Return results that name the teachers which the folder remembers where they name none, and what it remembers."""
+    """Return results with the teachers and training images that the folder alone names, and what it remembers."""
     heritage = Heritage.find(checkpoint)
     names = {teacher.name for teacher in results.teachers}
-    unnamed = [teacher for teacher in heritage.teachers if teacher.name not in names]
-    return replace(results, teachers=[*results.teachers, *unnamed]), heritage
+    teachers = [teacher for teacher in heritage.teachers if teacher.name not in names]
+    trained_on = {images.name for images in results.datasets if ABOUT_TRAINING in images.role}
+    datasets = [images for images in heritage.images if images.name not in trained_on]
+    found = replace(results, teachers=[*results.teachers, *teachers], datasets=[*datasets, *results.datasets])
+    return found, heritage
 
 
 def _read_config(checkpoint: Path) -> RadioConfig:

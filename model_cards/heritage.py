@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -23,12 +23,14 @@ class Heritage:
     Attributes:
         teachers: Their answers were learned; of a teacher that is a student itself, its teachers too.
         weights: Those that it started from.
+        images: What it was trained on, and students that it learned or started from.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     teachers: list[Source] = field(default_factory=list)
     weights: list[Source] = field(default_factory=list)
+    images: list[Source] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write the file into a checkpoint's folder."""
@@ -44,9 +46,10 @@ class Heritage:
         path = folder / FILE
         return load_typed(cls, path, "list of what a student learned from") if path.is_file() else cls()
 
-    def seen_through(self, name: str) -> list[Source]:
-        """Return the teachers, as those of a teacher called `name`."""
-        return [
-            Source(f"{name}: {each.name}", f"teacher of {name}", each.license, each.origin, each.size, each.hub_id)
-            for each in (*self.teachers, *self.weights)
-        ]
+    def seen_through(self, name: str) -> Heritage:
+        """Return it as the heritage of a teacher called `name`: its starting weights count as teachers."""
+
+        def renamed(sources: list[Source], role: str) -> list[Source]:
+            return [replace(each, name=f"{name}: {each.name}", role=f"{role} of {name}") for each in sources]
+
+        return Heritage(renamed([*self.teachers, *self.weights], "teacher"), [], renamed(self.images, "training"))

@@ -232,8 +232,11 @@ def test_a_card_without_results_says_what_the_folder_inherits(checkpoint, tmp_pa
     hub_id = "facebook/dinov3-vit7b16-pretrain-lvd1689m"
     dino = Source("dino_v3", "features (4096)", "dinov3-license", "hub", hub_id=hub_id)
     start = Source("start", "weights", "CC-BY-NC-4.0", "org/start", hub_id="org/start")
-    Heritage([dino], [start]).save(folder)
+    images = Source("org/images", "training: images", "see its origin", "hub", hub_id="org/images")
+    Heritage([dino], [start], [images]).save(folder)
     card = build_card(folder)
+    assert "| org/images | training: images |" in card.text.partition("evaluation data\n")[2].partition("##")[0]
+    assert card.data.datasets == ["org/images"]
     assert "distilled, without labels, from 1 frozen teachers (dino_v3)" in card.text
     assert "| start | weights |" in card.text
     assert "it is a derivative of them" in card.text
@@ -244,10 +247,14 @@ def test_a_card_without_results_says_what_the_folder_inherits(checkpoint, tmp_pa
     assert "Mind start: the license (CC-BY-NC-4.0) is for research" in capsys.readouterr().out
 
 
-def test_results_and_the_folder_name_each_teacher_once(checkpoint, tmp_path):
+def test_results_and_the_folder_name_each_teacher_and_data_set_once(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "model")
-    Heritage([*RESULTS.teachers, Source("one more", "features", "MIT", "here")]).save(folder)
-    text = build_card(folder, RESULTS).text
+    trained_on = [Source(name, "training: images", "MIT", "here") for name in ("packages", "photographs")]
+    Heritage([*RESULTS.teachers, Source("one more", "features", "MIT", "here")], [], trained_on).save(folder)
+    known = Source("packages", "training and evaluation: images", "MIT", "here")
+    text = build_card(folder, dataclasses.replace(RESULTS, datasets=[*RESULTS.datasets, known])).text
+    data = text.partition("evaluation data\n")[2].partition("##")[0]
+    assert re.findall(r"^\| ([\w]+) \|", data, re.MULTILINE) == ["name", "photographs", "stamps", "packages"]
     table = text.partition("## Teachers")[2].partition("No teacher weights")[0]
     names = re.findall(r"^\| ([\w -]+) \|", table, re.MULTILINE)
     assert names == ["name", "---", *(teacher.name for teacher in RESULTS.teachers), "one more"]

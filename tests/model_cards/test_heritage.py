@@ -1,5 +1,6 @@
 """The file of what a student learned from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from model_cards.results import Source
 
 SAM3 = Source("sam3", "features (1024)", "SAM License", "facebook/sam3", hub_id="facebook/sam3")
 START = Source("start", "weights", "Apache-2.0", "facebook/dinov2-small", hub_id="facebook/dinov2-small")
+IMAGES = Source("org/images", "training: images", "see its origin", "Hugging Face Hub, org/images", hub_id="org/images")
 
 
 def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    heritage = Heritage([SAM3], [START])
+    heritage = Heritage([SAM3], [START], [IMAGES])
     heritage.save(tmp_path)
     assert Heritage.find(tmp_path) == heritage
 
@@ -23,12 +25,14 @@ def test_a_folder_without_the_file_remembers_nothing(tmp_path: Path) -> None:
 
 
 def test_a_students_student_sees_both_through_it() -> None:
-    through = Heritage([SAM3], [START]).seen_through("radio")
-    assert [(each.name, each.role, each.license) for each in through] == [
+    through = Heritage([SAM3], [START], [IMAGES]).seen_through("radio")
+    assert [(each.name, each.role, each.license) for each in through.teachers] == [
         ("radio: sam3", "teacher of radio", "SAM License"),
         ("radio: start", "teacher of radio", "Apache-2.0"),
     ]
-    assert through[0].hub_id == "facebook/sam3"
+    assert through.teachers[0].hub_id == "facebook/sam3"
+    assert through.images == [replace(IMAGES, name="radio: org/images", role="training of radio")]
+    assert not through.weights
 
 
 def test_a_file_of_something_else_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ from foundation.packages.pinned import Package
 from model_cards.build import license_of
 from model_cards.heritage import Heritage
 from model_cards.licenses import nvidia_license
+from model_cards.metadata import ABOUT_TRAINING
 from model_cards.results import Source
 from model_cards.teacher_licenses import DOUBT
 from modeling_radio import RadioAdaptorConfig, RadioConfig
-from training.demo_kit.assets import DemoAssets
+from training.data.sources import DEMO_SOURCES
+from training.demo_kit.assets import DemoAssets, load_demo_assets
 from training.demo_kit.packages import PACKAGES
-from training.recipe import Recipe, TeacherRecipe
+from training.evaluation.data.tables import name_of
+from training.recipe import DataRecipe, Recipe, TeacherRecipe
 from training.teachers.published.catalog import family_of
 from training.teachers.registry import PACKAGE_OF_KIND
 
@@ -69,30 +72,48 @@ def _license_of_published(origin: str) -> str:
 
 
 def heritage_of(config: RadioConfig, recipe: Recipe) -> Heritage:
-    """Return what a student of this recipe learns from: its teachers, theirs where they are students, and a start."""
-    own = teacher_sources(config, recipe)
-    theirs = [
-        inherited
-        for entry in recipe.teachers
-        if entry.source is not None
-        for inherited in Heritage.find(Path(entry.source)).seen_through(entry.name)
-    ]
-    start, weights = recipe.student.init_from, []
+    """Return what a student of this recipe learns from: its teachers, theirs where they are students, a start, images.
+
+    Raises:
+        PackageError: If the images are the demo's, and cannot be fetched.
+    """
+    heritage = Heritage(teacher_sources(config, recipe), [], image_sources(recipe.data))
+    for entry in recipe.teachers:
+        if entry.source is not None:
+            theirs = Heritage.find(Path(entry.source)).seen_through(entry.name)
+            heritage.teachers.extend(theirs.teachers)
+            heritage.images.extend(theirs.images)
+    start = recipe.student.init_from
     if start is not None:
-        of_teacher = [source for source in own if source.name == start]
-        weights = [replace(source, role="weights") for source in of_teacher] or [_published(start, "weights", start)]
-        weights += Heritage.find(Path(start)).seen_through(weights[0].name)
-    return Heritage([*own, *theirs], weights)
+        of_teacher = [replace(source, role="weights") for source in heritage.teachers if source.name == start]
+        weights = of_teacher[0] if of_teacher else _published(start, "weights", start)
+        theirs = Heritage.find(Path(start)).seen_through(weights.name)
+        heritage.weights.extend([weights, *theirs.teachers])
+        heritage.images.extend(theirs.images)
+    return heritage
 
 
-def data_sources(assets: DemoAssets, *, is_trained_on: bool = False) -> list[Source]:
+def image_sources(data: DataRecipe) -> list[Source]:
+    """Describe a recipe's training images: the demo's packages, folders and files by name, or data sets of the Hub."""
+    found = []
+    for entry in data.sources():
+        if entry.source in DEMO_SOURCES:
+            found += data_sources(load_demo_assets(entry.source), ABOUT_TRAINING)
+            continue
+        name, hub_id = name_of(entry.source)
+        origin = f"file or folder {name}" if hub_id is None else f"Hugging Face Hub, {name}"
+        share = f"{entry.weight:.0%} of the images" if data.mixed_in else ""
+        found.append(Source(name, f"{ABOUT_TRAINING}: images", "see its origin", origin, share, hub_id))
+    return found
+
+
+def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source]:
     """Describe the packages that the demo's images were made of.
 
     Args:
         assets: What the images are made of.
-        is_trained_on: Whether the model learned from them too, which only a run that trained it can say.
+        purpose: What they were used for. "training" too only where a run says it that trained the model.
     """
-    purpose = "training and evaluation" if is_trained_on else "evaluation"
     cut_outs, photographs = "object cut-outs", "photographs"
     pictures = {picture.path: cut_outs for picture in (*assets.objects, *assets.emoji)}
     pictures |= {picture.path: photographs for picture in assets.photographs}

@@ -8,6 +8,7 @@ from model_cards.teacher_licenses import warnings_of
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.demo_kit.assets import CutOut, DemoAssets, Photograph
 from training.demo_kit.packages import PACKAGES
+from training.evaluation import provenance
 from training.evaluation.provenance import data_sources, describe_run, heritage_of, teacher_source
 from training.recipe import TeacherRecipe, list_recipes, load_recipe
 from training.teachers.registry import PACKAGE_OF_KIND, TEACHER_KINDS
@@ -95,10 +96,36 @@ def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_
     heritage("c_radio_v4_h").save(tmp_path)
     entry = f"teachers=[{{name: radio, kind: radio, source: {tmp_path}}}]"
     of_student = heritage("demo", entry, "student.init_from=facebook/dinov2-small")
+    assert [(each.name, each.role) for each in of_student.images] == [
+        ("images", "training: images"),
+        ("radio: images", "training of radio"),
+    ]
     assert [each.name for each in of_student.teachers] == ["radio", "radio: siglip2-g", "radio: dino_v3", "radio: sam3"]
     assert [(each.license, each.role) for each in of_student.weights] == [("apache-2.0", "weights")]
     warm = heritage("demo", "student.init_from=dinov2-s-saliency").weights
     assert [(each.name, each.license) for each in warm] == [("dinov2-s-saliency", "MIT; the DINOv2 base is Apache-2.0")]
+
+
+def test_training_images_are_named_without_paths_of_the_machine(tmp_path):
+    pictures = tmp_path / "private" / "pictures"
+    pictures.mkdir(parents=True)
+    mixed_in = "data.mixed_in=[{source: 'hub:org/images:small', weight: 0.25}, {source: 'web/*.tar', weight: 0.25}]"
+    images = heritage("demo", f"data.source={pictures}", mixed_in).images
+    assert [(each.name, each.origin, each.hub_id) for each in images] == [
+        ("pictures", "file or folder pictures", None),
+        ("org/images:small", "Hugging Face Hub, org/images:small", "org/images"),
+        ("*.tar", "file or folder *.tar", None),
+    ]
+    assert {each.role for each in images} == {"training: images"}
+    assert [each.size for each in images] == ["50% of the images", "25% of the images", "25% of the images"]
+
+
+def test_the_demos_images_are_named_by_package(monkeypatch):
+    picture = CutOut(Path("cache") / PACKAGES["tuxpaint-stamps-default"].slug / "a.png", "bird", True, "train")
+    assets = DemoAssets((picture,), (), (), ("bird",), (), "")
+    monkeypatch.setattr(provenance, "load_demo_assets", {"demo": assets}.__getitem__)
+    images = heritage("demo", "data.source=demo").images
+    assert [(each.name, each.role) for each in images] == [("tuxpaint-stamps-default", "training: object cut-outs")]
 
 
 def test_only_packages_that_gave_pictures_are_listed():
@@ -113,7 +140,7 @@ def test_only_packages_that_gave_pictures_are_listed():
         ("budgie-backgrounds", "1 pictures", "CC0-1.0"),
     ]
     assert [source.role for source in sources] == ["evaluation: object cut-outs", "evaluation: photographs"]
-    assert data_sources(assets, is_trained_on=True)[1].role == "training and evaluation: photographs"
+    assert data_sources(assets, "training")[1].role == "training: photographs"
 
 
 def test_a_run_is_described_by_plain_values(monkeypatch):

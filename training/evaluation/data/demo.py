@@ -114,7 +114,7 @@ class DemoData:
 
     def sources(self, *, is_trained_on: bool = False) -> list[Source]:
         """Return the packages that the images were made of; see `data_sources`."""
-        return data_sources(self.assets, is_trained_on=is_trained_on)
+        return data_sources(self.assets, "training and evaluation" if is_trained_on else "evaluation")
 
     def remarks(self, neighbors: int) -> list[str]:
         """Say what the test sets are and how far their numbers can be trusted; see `EvaluationData.remarks`."""
