@@ -238,6 +238,7 @@ COMMAND = Command("benchmarks.training_options", __doc__.partition("\n")[0], Opt
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    torch.set_num_threads(1)  # as its workers do, so that the result says so
     return COMMAND.run(lambda settings: report("training_options", "demo", measure(settings)), arguments)
 
 

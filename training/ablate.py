@@ -19,6 +19,7 @@ from foundation.files import write_text
 from foundation.settings import Settings, require
 from training.ablation.curves import draw_study_curves
 from training.ablation.figure import draw_study
+from training.ablation.lengths import draw_study_lengths
 from training.ablation.report import build_report, build_section, build_tables, load_results
 from training.ablation.runs import missing_runs, run_study, with_seeds
 from training.ablation.study import OpenedStudy, open_study
@@ -93,6 +94,7 @@ def _summarize(opened: OpenedStudy) -> str:
         print(f"{opened.name}: no raw results yet, {len(missing_runs(opened))} runs to make.")
     else:
         draw_study(opened, results)
+        draw_study_lengths(opened, results)
         draw_study_curves(opened, results)
         draw_study_tokens(opened, results)
         print(f"{opened.name}\n\n{build_tables(opened, results)}\n")

@@ -12,7 +12,8 @@ from training.evaluation.report.build import report_sections
 from training.evaluation.report.page import write_page
 from training.evaluation.run import run_evaluations
 from training.evaluation.settings import EvaluationSettings
-from training.pictures.token_curves import draw_token_curves, values_by_tokens
+from training.pictures.curves import draw_over_counts
+from training.pictures.token_curves import AXIS, values_by_tokens
 from training.recipe import Recipe
 
 
@@ -36,7 +37,7 @@ def _evaluate(settings: EvaluationSettings) -> None:
         panels = values_by_tokens(results.measurements)
         if panels:
             written.append(settings.output.with_suffix(".tokens.png"))
-            draw_token_curves(panels, written[-1])
+            draw_over_counts(panels, written[-1], AXIS)
         if settings.report:
             written.append(settings.output.with_suffix(".html"))
             write_page(written[-1], results, report_sections(evaluations, {each.task for each in results.measurements}))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from foundation.tables import markdown
+from training.ablation.lengths import LENGTHS
 from training.ablation.measures import CONSISTENCY, EXPLANATIONS, is_higher_better
 from training.ablation.raw_results import HELD_OUT, HeldOutSums, StudyResults, load_raw, load_runs
 from training.ablation.statistics import Difference, draw_sources, holm, paired_difference
@@ -150,6 +151,8 @@ def build_section(opened: OpenedStudy, results: StudyResults | None) -> str:
     parts = [study.question.strip(), _facts(opened, results), build_tables(opened, results)]
     if (opened.folder / FIGURE).is_file():
         parts.append(f"![Paired differences of the study {opened.name}](studies/{opened.name}/{FIGURE})")
+    if (opened.folder / LENGTHS).is_file():
+        parts.append(f"![Lengths of the study {opened.name}](studies/{opened.name}/{LENGTHS})")
     if (opened.folder / CURVES).is_file():
         parts.append(f"![Measurements on the way of the study {opened.name}](studies/{opened.name}/{CURVES})")
     if (opened.folder / TOKEN_CURVES).is_file():

@@ -36,7 +36,7 @@ class Arm(Named):
     """One recipe of a study.
 
     Attributes:
-        name: In tables, and of the files with its results.
+        name: In tables, and of the files with its results; arms `NAME_N` of N steps each are drawn as one curve.
         recipe: Recipe that it starts from; None for the study's.
         changes: Changes of the recipe, "section.field=value", after those of the study.
         against: Arm that it is compared with; None for the first one, or for nothing where others are compared with it.

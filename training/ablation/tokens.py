@@ -5,7 +5,8 @@ from __future__ import annotations
 from training.ablation.measures import of_tokens, read_token_measure
 from training.ablation.raw_results import StudyResults
 from training.ablation.study import OpenedStudy
-from training.pictures.token_curves import ValuesByCount, draw_token_curves
+from training.pictures.curves import ValuesByCount, draw_over_counts
+from training.pictures.token_curves import AXIS
 
 
 TOKEN_CURVES = "tokens.png"
@@ -20,4 +21,4 @@ def draw_study_tokens(opened: OpenedStudy, results: StudyResults) -> None:
             by_count = panels.setdefault(measure, {}).setdefault(arm, {})
             by_count.setdefault(count, []).append(results.value(arm, seed, name))
     if panels:
-        draw_token_curves(panels, opened.folder / TOKEN_CURVES)
+        draw_over_counts(panels, opened.folder / TOKEN_CURVES, AXIS)

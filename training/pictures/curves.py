@@ -1,4 +1,4 @@
-"""Curves over steps and over resolutions."""
+"""Curves over steps, resolutions and whatever else is counted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
     write_file(path, figure.savefig)
 
 
-COLUMNS = 3
+COLUMNS, MAX_COLUMNS = 3, 4
 
 
 def draw_runs(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path, quantity: str) -> None:
@@ -78,6 +78,40 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     """Return the mean of curves, each interpolated where it has no value of its own."""
     steps = sorted({step for own, _ in curves for step in own})
     return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
+
+
+ValuesByCount = dict[int, list[float]]
+"""Values, of several seeds or one, by what is counted."""
+
+
+def draw_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], path: Path, counted: str) -> None:
+    """Draw means over seeds with each seed as a dot, over powers of two, and write a PNG.
+
+    Args:
+        panels: Values by panel title, label and count.
+        path: The PNG to write; a reader never sees half of it.
+        counted: What is counted, such as "steps".
+    """
+    num_columns = min(MAX_COLUMNS, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    size = (4.0 * num_columns, 3.0 * num_rows)
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+        for number, (label, by_count) in enumerate(curves.items()):
+            counts = sorted(by_count)
+            means = [sum(by_count[count]) / len(by_count[count]) for count in counts]
+            axes.plot(counts, means, color=f"C{number}", label=label, linewidth=1.4)
+            for count in counts:
+                axes.plot([count] * len(by_count[count]), by_count[count], ".", color=f"C{number}", markersize=4)
+        ticks = sorted({count for by_count in curves.values() for count in by_count})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(count) for count in ticks])
+        axes.minorticks_off()
+        label_panel(axes, title, counted, font_size=9)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    write_file(path, figure.savefig)
 
 
 ValuesBySize = dict[int, list[float]]

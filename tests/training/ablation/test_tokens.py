@@ -22,7 +22,7 @@ def test_names() -> None:
 
 def test_a_curve_for_each_arm_with_a_value_for_each_seed(opened: OpenedStudy, monkeypatch) -> None:
     drawn: list[dict] = []
-    monkeypatch.setattr(tokens, "draw_token_curves", lambda panels, path: drawn.append(panels))
+    monkeypatch.setattr(tokens, "draw_over_counts", lambda panels, path, counted: drawn.append(panels))
     errors = {("plain", 0): 0.5, ("plain", 1): 0.6, ("dropping", 0): 0.4}
     save_toy_results(opened, errors)
     draw_study_tokens(opened, load_results(opened))

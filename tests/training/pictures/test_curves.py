@@ -1,7 +1,9 @@
 from pathlib import Path
 
+from PIL import Image
+
 from model_cards.results import Measurement
-from training.pictures.curves import draw_curves, draw_runs, mean_curve, values_by_size
+from training.pictures.curves import draw_curves, draw_over_counts, draw_runs, mean_curve, values_by_size
 
 
 def measured(model: str, metric: str, value: float, seed: int = 0, task: str = "resolution_consistency") -> Measurement:
@@ -32,3 +34,14 @@ def test_runs_are_drawn_with_their_mean(tmp_path: Path) -> None:
     draw_runs(dict.fromkeys("abcd", runs), tmp_path / "runs.png", "cosine")
     assert [path.name for path in tmp_path.iterdir()] == ["runs.png"]
     assert mean_curve(runs["warm"]) == ([0, 1], [2.0, 3.0])
+
+
+def test_panels_over_counts_stand_in_rows_of_four(tmp_path: Path) -> None:
+    panel = {"a": {1: [0.1, 0.2], 4: [0.4, 0.3]}, "b": {4: [0.4]}}
+    heights = []
+    for number in (2, 4, 5):
+        draw_over_counts({str(index): panel for index in range(number)}, tmp_path / "counts.png", "steps")
+        with Image.open(tmp_path / "counts.png") as picture:
+            assert picture.width == picture.height * min(number, 4) * 4 / (3 * -(-number // 4))
+            heights.append(picture.height)
+    assert heights[0] == heights[1] == heights[2] / 2

@@ -1,7 +1,5 @@
-from PIL import Image
-
 from model_cards.results import Measurement
-from training.pictures.token_curves import draw_token_curves, values_by_tokens
+from training.pictures.token_curves import values_by_tokens
 
 
 def measured(task: str, metric: str, value: float, model: str = "student") -> Measurement:
@@ -22,9 +20,3 @@ def test_values_by_metric_model_and_number():
         "accuracy": {"student": {1: [0.2], 16: [0.5, 0.7]}},
         "centered features": {"adaptor a": {2: [0.4]}},
     }
-
-
-def test_figure(tmp_path):
-    draw_token_curves({"knn": {"a": {1: [0.1, 0.2], 4: [0.4, 0.3]}}, "miou": {"a": {4: [0.4]}}}, tmp_path / "t.png")
-    with Image.open(tmp_path / "t.png") as picture:
-        assert picture.width > 2 * picture.height
