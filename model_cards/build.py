@@ -139,8 +139,8 @@ def _with_heritage(results: Results, checkpoint: Path) -> tuple[Results, Heritag
     heritage = Heritage.find(checkpoint)
     names = {teacher.name for teacher in results.teachers}
     teachers = [teacher for teacher in heritage.teachers if teacher.name not in names]
-    trained_on = {images.name for images in results.datasets if ABOUT_TRAINING in images.role}
-    datasets = [images for images in heritage.images if images.name not in trained_on]
+    trained_on = {(images.name, images.origin) for images in results.datasets if ABOUT_TRAINING in images.role}
+    datasets = [images for images in heritage.images if (images.name, images.origin) not in trained_on]
     found = replace(results, teachers=[*results.teachers, *teachers], datasets=[*datasets, *results.datasets])
     return found, heritage
 

@@ -52,4 +52,15 @@ class Heritage:
         def renamed(sources: list[Source], role: str) -> list[Source]:
             return [replace(each, name=f"{name}: {each.name}", role=f"{role} of {name}") for each in sources]
 
-        return Heritage(renamed([*self.teachers, *self.weights], "teacher"), [], renamed(self.images, "training"))
+        return Heritage(renamed([*self.teachers, *self.weights], "teacher"), [], renamed(self.images, "images"))
+
+    def joined(self, other: Heritage) -> Heritage:
+        """Return it with what the other adds: of the same name and role this one's stay."""
+
+        def both(own: list[Source], others: list[Source]) -> list[Source]:
+            known = {(each.name, each.role) for each in own}
+            return [*own, *(each for each in others if (each.name, each.role) not in known)]
+
+        return Heritage(
+            both(self.teachers, other.teachers), both(self.weights, other.weights), both(self.images, other.images)
+        )

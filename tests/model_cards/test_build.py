@@ -233,7 +233,8 @@ def test_a_card_without_results_says_what_the_folder_inherits(checkpoint, tmp_pa
     dino = Source("dino_v3", "features (4096)", "dinov3-license", "hub", hub_id=hub_id)
     start = Source("start", "weights", "CC-BY-NC-4.0", "org/start", hub_id="org/start")
     images = Source("org/images", "training: images", "see its origin", "hub", hub_id="org/images")
-    Heritage([dino], [start], [images]).save(folder)
+    theirs = Source("org/theirs", "images of radio", "see its origin", "hub", hub_id="org/theirs")
+    Heritage([dino], [start], [images, theirs]).save(folder)
     card = build_card(folder)
     assert "| org/images | training: images |" in card.text.partition("evaluation data\n")[2].partition("##")[0]
     assert card.data.datasets == ["org/images"]

@@ -31,8 +31,14 @@ def test_a_students_student_sees_both_through_it() -> None:
         ("radio: start", "teacher of radio", "Apache-2.0"),
     ]
     assert through.teachers[0].hub_id == "facebook/sam3"
-    assert through.images == [replace(IMAGES, name="radio: org/images", role="training of radio")]
+    assert through.images == [replace(IMAGES, name="radio: org/images", role="images of radio")]
     assert not through.weights
+
+
+def test_what_was_known_stays_and_what_is_new_is_added() -> None:
+    licensed, again = replace(SAM3, license="unknown"), replace(SAM3, role="summary (8)")
+    joined = Heritage([SAM3], [], [IMAGES]).joined(Heritage([licensed, again], [START], [IMAGES]))
+    assert joined == Heritage([SAM3, again], [START], [IMAGES])
 
 
 def test_a_file_of_something_else_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -43,12 +43,14 @@ training saw: scenes of real cut-outs on photographs, crops of photographs, cut-
 
 A cell is a mean over seeds and its standard error. Below it, the mean difference to the arm that the first row names,
 over the seeds that both have, with its 95 % interval: its variance is that between seeds, plus that of a bootstrap over
-the pictures that the images are made of (kNN, mIoU, fixed pattern and shift error: of seeds alone, so that they say
+the pictures that most of each image shows (kNN, mIoU, fixed pattern and shift error: of seeds alone, so that they say
 nothing of other images; kNN's 99 objects alone make a standard error of about .05). Most images are of a few pictures:
 an interval has the degrees of freedom of as many as carry them, which each study names. Bold excludes zero. Processors
 round differently; each raw result names its own.
 **One measure of each study was chosen before the runs; its p-values are corrected by Holm for the study's comparisons,
-and only they decide.** The others describe, without correction: one of twenty such intervals excludes zero by chance.
+and only they decide what a study finds.** The others describe, without correction: one of twenty such intervals
+excludes zero by chance. Recipes' defaults weigh what all of them say; where one does not follow the primary measure,
+the conclusions say so.
 """
 
 
@@ -204,14 +206,21 @@ def _batch(opened: OpenedStudy) -> str:
 
 
 def _replication(opened: OpenedStudy, results: StudyResults, others: Sequence[int]) -> str:
-    """Say of each difference whose interval excluded zero whether it did again, with the same sign."""
-    lines = []
-    for measure in results.measures():
+    """Say of each difference whose interval excluded zero whether it did again, with the same sign.
+
+    Where the worst teacher is one and the same in all runs, its difference is told once.
+    """
+    lines, told, primary = [], set(), opened.study.primary
+    for measure in [primary, *(name for name in results.measures() if name != primary)]:
         first = compare(opened, results, measure, opened.study.seeds)
         again = compare(opened, results, measure, others)
         for old, new in zip(first, again, strict=True):
             if old.difference is None or not old.difference.excludes_zero:
                 continue
+            fact = (measure.partition("/")[0], old.pair, old.difference.mean)
+            if fact in told:
+                continue
+            told.add(fact)
             lines.append(f"- `{measure}`, {old.pair.arm}: {old.difference.mean:+.4f}, {_repeated(old, new)}")
     return "\n".join(["What excluded zero, and what became of it:", "", *(lines or ["- nothing excluded zero"])])
 

@@ -21,6 +21,7 @@ from foundation.files import WriteError, remove_partial, write_file, write_text
 from foundation.interruption import Interrupted, OutOfTime, StopRequest, TrainingDivergedError
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
+from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.balancing.registry import build_weights, check_can_shard
 from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets, plan_batches
@@ -169,6 +170,15 @@ class Distiller:
         remove_partial(self.output / "checkpoints")
         write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
 
+    def _remember_heritage(self) -> Heritage:
+        """Return what the student learns from, with what earlier sessions and stages knew of it; keep it for later."""
+        known = Heritage() if self.resumed_from is None else Heritage.find(self.output)
+        if self.init_from is not None and self.init_from != self.recipe.student.init_from:
+            known = known.joined(Heritage.find(Path(self.init_from)))
+        heritage = known.joined(heritage_of(self.model.config, self.recipe))
+        heritage.save(self.output)
+        return heritage
+
     def _build(self) -> None:
         """Build teachers, student, optimizer, average, statistics and the source of targets."""
         recipe = self.recipe
@@ -176,7 +186,7 @@ class Distiller:
         images = open_images(recipe, self.accelerator)
         self.model: RadioModel = build_student(recipe, teachers)
         check_normalizers(recipe.export, self.model.config)
-        self.heritage = heritage_of(self.model.config, recipe)  # now: a folder that it reads may go away
+        self.heritage = on_first_rank(self._remember_heritage)  # now: a folder that it reads may go away
         kept_heads = self._warm_start(teachers)
         regularize(self.model.to(self.device), recipe)
         matrix_dtype = torch.bfloat16 if recipe.mixed_precision == "bf16" else torch.float32

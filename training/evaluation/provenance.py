@@ -13,14 +13,14 @@ from foundation.packages.pinned import Package
 from model_cards.build import license_of
 from model_cards.heritage import Heritage
 from model_cards.licenses import nvidia_license
-from model_cards.metadata import ABOUT_TRAINING
+from model_cards.metadata import ABOUT_TRAINING, HUB_ID
 from model_cards.results import Source
 from model_cards.teacher_licenses import DOUBT
 from modeling_radio import RadioAdaptorConfig, RadioConfig
+from training.data.public_names import public_name
 from training.data.sources import DEMO_SOURCES
 from training.demo_kit.assets import DemoAssets, load_demo_assets
 from training.demo_kit.packages import PACKAGES
-from training.evaluation.data.tables import name_of
 from training.recipe import DataRecipe, Recipe, TeacherRecipe
 from training.teachers.published.catalog import family_of
 from training.teachers.registry import PACKAGE_OF_KIND
@@ -50,7 +50,7 @@ def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
 
 def _published(name: str, role: str, origin: str) -> Source:
     """Describe what was opened from a folder or the Hub; a folder by its name, since its path is of this machine."""
-    folder = Path(origin)
+    folder = Path(origin).expanduser()
     if folder.is_dir():
         try:
             license = license_of(folder)
@@ -58,7 +58,16 @@ def _published(name: str, role: str, origin: str) -> Source:
             license = None
         named = "see its origin" if license is None else license.name or license.id
         return Source(name, role, named, f"folder {folder.resolve().name}")
+    if folder.is_absolute() or not HUB_ID.fullmatch(origin):  # a folder that is gone
+        return Source(name, role, "see its origin", f"folder {_model_name(origin)}")
     return Source(name, role, _license_of_published(origin), origin, hub_id=origin if "/" in origin else None)
+
+
+def _model_name(origin: str) -> str:
+    """Return an id on the Hub as it is, and of a folder its name, whether or not it is there."""
+    folder = Path(origin).expanduser()
+    is_folder = folder.is_dir() or folder.is_absolute() or not HUB_ID.fullmatch(origin)
+    return folder.resolve().name if is_folder else origin
 
 
 def _license_of_published(origin: str) -> str:
@@ -80,14 +89,14 @@ def heritage_of(config: RadioConfig, recipe: Recipe) -> Heritage:
     heritage = Heritage(teacher_sources(config, recipe), [], image_sources(recipe.data))
     for entry in recipe.teachers:
         if entry.source is not None:
-            theirs = Heritage.find(Path(entry.source)).seen_through(entry.name)
+            theirs = Heritage.find(Path(entry.source).expanduser()).seen_through(entry.name)
             heritage.teachers.extend(theirs.teachers)
             heritage.images.extend(theirs.images)
     start = recipe.student.init_from
     if start is not None:
         of_teacher = [replace(source, role="weights") for source in heritage.teachers if source.name == start]
-        weights = of_teacher[0] if of_teacher else _published(start, "weights", start)
-        theirs = Heritage.find(Path(start)).seen_through(weights.name)
+        weights = of_teacher[0] if of_teacher else _published(_model_name(start), "weights", start)
+        theirs = Heritage.find(Path(start).expanduser()).seen_through(weights.name)
         heritage.weights.extend([weights, *theirs.teachers])
         heritage.images.extend(theirs.images)
     return heritage
@@ -100,10 +109,11 @@ def image_sources(data: DataRecipe) -> list[Source]:
         if entry.source in DEMO_SOURCES:
             found += data_sources(load_demo_assets(entry.source), ABOUT_TRAINING)
             continue
-        name, hub_id = name_of(entry.source)
-        origin = f"file or folder {name}" if hub_id is None else f"Hugging Face Hub, {name}"
-        share = f"{entry.weight:.0%} of the images" if data.mixed_in else ""
-        found.append(Source(name, f"{ABOUT_TRAINING}: images", "see its origin", origin, share, hub_id))
+        name, origin, hub_id = public_name(entry.source)
+        split = f"split {entry.split}" if entry.split else ""
+        share = f"{100 * entry.weight:.3g}% of the images" if data.mixed_in else ""
+        size = ", ".join(filter(None, [split, share]))
+        found.append(Source(name, f"{ABOUT_TRAINING}: images", "see its origin", origin, size, hub_id))
     return found
 
 
@@ -112,11 +122,15 @@ def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source
 
     Args:
         assets: What the images are made of.
-        purpose: What they were used for. "training" too only where a run says it that trained the model.
+        purpose: What they were used for; of "training" only those count that are not held out. Only a run that trained
+            a model can say that it was on these.
     """
     cut_outs, photographs = "object cut-outs", "photographs"
     pictures = {picture.path: cut_outs for picture in (*assets.objects, *assets.emoji)}
     pictures |= {picture.path: photographs for picture in assets.photographs}
+    if purpose == ABOUT_TRAINING:
+        kept = {each.path for each in (*assets.objects, *assets.emoji, *assets.photographs) if each.split == "train"}
+        pictures = {path: kind for path, kind in pictures.items() if path in kept}
     sources = []
     for package in PACKAGES.values():
         kinds = [kind for path, kind in pictures.items() if package.slug in path.parts]

@@ -17,7 +17,7 @@ from foundation.ranks import device_of_process, of_all_ranks, on_first_rank, ran
 from foundation.seeds import make_generator
 from foundation.settings import hash_of
 from modeling_radio.messages_radio import check_choice
-from training.evaluation.data.tables import name_of
+from training.data.public_names import public_name
 from training.evaluation.features import Wanted, batches_between, encode_batches
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from training.extraction.columns import Storage, dense_parts, features_of, reduced, table_of
@@ -59,7 +59,7 @@ class Extraction:
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the rows: another run with the same facts writes the same."""
-        name, hub_id = name_of(str(self.settings.data))
+        name, _, hub_id = public_name(str(self.settings.data))
         return {
             "settings": self.settings.of_rows() | {"adaptors": sorted(self.wanted.adaptors)},
             "source": {"name": name, "hub_id": hub_id},

@@ -97,7 +97,8 @@ def test_a_study_that_is_not_there(tmp_path: Path) -> None:
         open_study(str(tmp_path / "none.yaml"))
 
 
-TWO_ARMS = ("full_step", "student_as_teacher", "warm_start")
+TWO_ARMS = ("full_step", "student_as_teacher", "taps_same_time", "warm_start")
+THREE_SEEDS = ("full_step", "student_as_teacher", "warm_start", "nested_dropout")
 
 
 @pytest.mark.parametrize("name", list_studies())
@@ -105,9 +106,12 @@ def test_our_own_studies_are_long_enough_and_measured_on_enough(name: str) -> No
     opened = open_study(name)
     study = opened.study
     assert study.num_images >= 1000
-    assert study.seeds == list(range(3 if name in (*TWO_ARMS, "nested_dropout") else 5))
-    steps = {arm: recipe.schedule.num_steps for arm, recipe in opened.recipes.items()}
-    assert min(steps.values()) >= {"regularizers": 200, "warm_start": 200, "nested_dropout": 350}.get(name, 400)
+    assert study.seeds == list(range(3 if name in THREE_SEEDS else 5))
+    for arm, recipe in opened.recipes.items():
+        least = {"warm_start": 200, "nested_dropout": 350}.get(name, 400)
+        assert recipe.schedule.num_steps >= (200 if arm in ("none_200", "all_200") else least)
+        (partition,) = recipe.partitions
+        assert partition.batch_size == 64 or partition.token_budget is not None
     compared = {pair.arm for pair in opened.comparisons()}
     assert len(compared) >= (1 if name in TWO_ARMS else 2)
     # Each arm is another recipe.

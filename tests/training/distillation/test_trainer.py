@@ -162,7 +162,13 @@ def test_losses_that_a_recipe_names_act_alone_and_together(recipe_file: str) -> 
 def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: str) -> None:
     final = distil(recipe_file, "run")
     assert final is not None
-    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "history.jsonl", "checkpoints", "final"}
+    assert {path.name for path in Path("run").iterdir()} == {
+        "recipe.yaml",
+        "learned_from.json",
+        "history.jsonl",
+        "checkpoints",
+        "final",
+    }
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {path.name for path in final.iterdir()}
     model = RadioModel.from_pretrained(final)
     output = model(torch.rand(1, 3, 32, 48), feature_format="NCHW")
@@ -257,6 +263,17 @@ def test_a_vit_of_transformers_is_a_start(recipe_file: str, capsys: pytest.Captu
     assert [each.name for each in heritage.teachers] == ["semantic", "segmenter"]
     assert [(each.name, each.origin) for each in heritage.weights] == [("vit", "folder vit")]
     assert not Path("cold/warm_start.json").exists()
+
+
+def test_a_run_remembers_the_license_of_a_start_that_is_gone(recipe_file: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    ViTModel(ViTConfig(**sizes, patch_size=16, image_size=64)).save_pretrained("vit")
+    Path("vit/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert distil(recipe_file, "run", "student.init_from=vit", stop_at=2) is None
+    shutil.rmtree("vit")
+    heritage = Heritage.find(distil(recipe_file, "run", "student.init_from=vit"))
+    assert [(each.name, each.license) for each in heritage.weights] == [("vit", "cc-by-nc-4.0")]
+    assert heritage == Heritage.find(Path("run"))
 
 
 def test_recipe_saved_with_the_run_repeats_it(recipe_file: str) -> None:
@@ -404,7 +421,12 @@ def test_a_run_most_of_whose_steps_were_skipped_is_no_success(
         assert main(arguments) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("distill: error: 7 of 8 steps were skipped as not finite, more than 50%: the student is")
-        assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "history.jsonl", "checkpoints"}
+        assert {path.name for path in Path("run").iterdir()} == {
+            "recipe.yaml",
+            "learned_from.json",
+            "history.jsonl",
+            "checkpoints",
+        }
         assert len(list(Path("run/checkpoints").iterdir())) == 2
 
 
@@ -419,7 +441,7 @@ def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
         assert line.startswith("distill: error: Another run is at work in 'run'.")
         assert {path.name for path in Path("run").iterdir()} == {".partial-mine", ".lock"}
     assert main(["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]) == 0
-    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "checkpoints"}
+    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "learned_from.json", "checkpoints"}
 
 
 def test_other_recipe_does_not_resume(recipe_file: str) -> None:

@@ -98,10 +98,16 @@ def test_a_student_of_a_student_inherits_from_its_teachers_too_and_from_what_it_
     of_student = heritage("demo", entry, "student.init_from=facebook/dinov2-small")
     assert [(each.name, each.role) for each in of_student.images] == [
         ("images", "training: images"),
-        ("radio: images", "training of radio"),
+        ("radio: images", "images of radio"),
     ]
     assert [each.name for each in of_student.teachers] == ["radio", "radio: siglip2-g", "radio: dino_v3", "radio: sam3"]
     assert [(each.license, each.role) for each in of_student.weights] == [("apache-2.0", "weights")]
+    gone = f"{tmp_path}/private/start"
+    (weights,) = heritage("demo", f"student.init_from={gone}").weights
+    assert (weights.name, weights.origin, weights.hub_id) == ("start", "folder start", None)
+    started = heritage("demo", f"student.init_from={tmp_path}")
+    assert [each.name for each in started.images] == ["images", f"{tmp_path.name}: images"]
+    assert str(tmp_path) not in str(started)
     warm = heritage("demo", "student.init_from=dinov2-s-saliency").weights
     assert [(each.name, each.license) for each in warm] == [("dinov2-s-saliency", "MIT; the DINOv2 base is Apache-2.0")]
 
@@ -110,22 +116,25 @@ def test_training_images_are_named_without_paths_of_the_machine(tmp_path):
     pictures = tmp_path / "private" / "pictures"
     pictures.mkdir(parents=True)
     mixed_in = "data.mixed_in=[{source: 'hub:org/images:small', weight: 0.25}, {source: 'web/*.tar', weight: 0.25}]"
-    images = heritage("demo", f"data.source={pictures}", mixed_in).images
+    images = heritage("demo", f"data.source={pictures}", mixed_in, "data.num_images=null").images
     assert [(each.name, each.origin, each.hub_id) for each in images] == [
-        ("pictures", "file or folder pictures", None),
+        ("pictures", "folder pictures", None),
         ("org/images:small", "Hugging Face Hub, org/images:small", "org/images"),
-        ("*.tar", "file or folder *.tar", None),
+        ("*.tar", "file *.tar", None),
     ]
     assert {each.role for each in images} == {"training: images"}
     assert [each.size for each in images] == ["50% of the images", "25% of the images", "25% of the images"]
 
 
 def test_the_demos_images_are_named_by_package(monkeypatch):
-    picture = CutOut(Path("cache") / PACKAGES["tuxpaint-stamps-default"].slug / "a.png", "bird", True, "train")
-    assets = DemoAssets((picture,), (), (), ("bird",), (), "")
+    folder = Path("cache") / PACKAGES["tuxpaint-stamps-default"].slug
+    pictures = [CutOut(folder / f"{split}.png", "bird", True, split) for split in ("train", "held_out")]
+    assets = DemoAssets(tuple(pictures), (), (), ("bird",), (), "")
     monkeypatch.setattr(provenance, "load_demo_assets", {"demo": assets}.__getitem__)
     images = heritage("demo", "data.source=demo").images
-    assert [(each.name, each.role) for each in images] == [("tuxpaint-stamps-default", "training: object cut-outs")]
+    assert [(each.name, each.role, each.size) for each in images] == [
+        ("tuxpaint-stamps-default", "training: object cut-outs", "1 pictures")  # the other one is held out
+    ]
 
 
 def test_only_packages_that_gave_pictures_are_listed():

@@ -13,6 +13,7 @@ from modeling_radio.messages_radio import did_you_mean
 from training.data.folder_kinds import BUILDERS, MAX_NAMED, find_shards, is_hidden
 from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from training.data.library_errors import in_one_line
+from training.data.public_names import HUB_PREFIX
 from training.data.sources import as_patterns, expand_files
 
 
@@ -25,7 +26,6 @@ Streams = dict[str, "IterableDataset"]
 
 logger = logging.getLogger(__name__)
 
-HUB_PREFIX = "hub:"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "jpeg", "webp", "pixel_values")
 """Names that are tried for the images where none is given; the first that exists counts."""
 

@@ -12,7 +12,6 @@ from torchvision.models import EfficientNet_B0_Weights
 from foundation.machine.timing import ProgressBar
 from foundation.settings import Settings
 from model_cards.results import Source
-from training.data.folder_kinds import BUILDERS
 from training.data.labeled.labels import find_problem_type, number_classes
 from training.data.labeled.layouts import (
     DEPTH_FOLDERS,
@@ -28,7 +27,6 @@ from training.data.labeled.layouts import (
     read_mask_folder,
 )
 from training.data.labeled.opening import (
-    HUB_PREFIX,
     IMAGE_COLUMNS,
     choose_column,
     open_class_folders,
@@ -36,7 +34,7 @@ from training.data.labeled.opening import (
     with_columns,
 )
 from training.data.labeled.readable import image_paths, readable_tables
-from training.data.sources import DEMO_SOURCES
+from training.data.public_names import public_name
 from training.evaluation.data.base import KINDS, Kind, Part, check_kind
 from training.evaluation.data.rows import Masks, Rows
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
@@ -93,17 +91,6 @@ class DataOptions(Settings):
     max_images: int | None = None
 
 
-def name_of(source: str) -> tuple[str, str | None]:
-    """Return what a source may be called in public, and its id on the Hub where `open_tables` opens it from there."""
-    path = Path(source).expanduser()
-    if source in DEMO_SOURCES:
-        return source, None
-    if path.exists() or (path.suffix in BUILDERS and not source.startswith(HUB_PREFIX)):
-        return path.absolute().name, None
-    hub_id = source.removeprefix(HUB_PREFIX)
-    return hub_id, hub_id.partition(":")[0]
-
-
 class TableData:
     """Images of anybody, with whatever is known of them.
 
@@ -133,7 +120,7 @@ class TableData:
     @property
     def name(self) -> str:
         """The last part of the source, such as the folder's name."""
-        return name_of(self.source)[0]
+        return public_name(self.source).name
 
     def kinds(self) -> frozenset[Kind]:
         """Return what can be measured."""
@@ -171,8 +158,8 @@ class TableData:
     def sources(self) -> list[Source]:
         """Return where the images come from."""
         counts = f"{len(self.test)} images measured" + (f", {len(self.train)} to learn from" if self.train else "")
-        name, hub_id = name_of(self.source)
-        return [Source(name, "evaluation", "see its origin", self.source, counts, hub_id)]
+        name, origin, hub_id = public_name(self.source)
+        return [Source(name, "evaluation", "see its origin", origin, counts, hub_id)]
 
     def remarks(self, neighbors: int) -> list[str]:
         """Return what was measured, and how it was divided; see `EvaluationData.remarks`."""

@@ -13,7 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from training.evaluation.data.base import EvaluationData
-from training.evaluation.data.tables import DataOptions, TableData, name_of
+from training.evaluation.data.tables import DataOptions, TableData
 
 
 def test_class_folders_without_a_split_are_compared_with_each_other(class_folders):
@@ -236,17 +236,6 @@ def test_a_fingerprint_follows_depth_and_how_targets_are_read(depth_folder, voc_
     os.utime(path, (1, 1))
     assert fingerprint(depth_folder, "depth") != before
     assert fingerprint(voc_folder, "masks", reduce_labels=True) != fingerprint(voc_folder, "masks")
-
-
-def test_names_in_public_hold_no_path(tmp_path):
-    assert name_of(str(tmp_path)) == (tmp_path.name, None)
-    assert name_of(f"{tmp_path}/train-*.parquet") == ("train-*.parquet", None)
-    assert name_of(f"{tmp_path}/x-{{000..007}}.tar") == ("x-{000..007}.tar", None)
-    assert name_of("https://host/x.tar") == ("x.tar", None)
-    assert name_of("hub:org/name:small") == ("org/name:small", "org/name")
-    assert name_of("org/name") == ("org/name", "org/name")
-    assert name_of("hub:org/name.tar") == ("org/name.tar", "org/name.tar")
-    assert name_of("demo") == ("demo", None)
 
 
 def test_files_in_braces_are_no_data_set_of_the_hub(described, tmp_path):
