@@ -5,6 +5,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.utils.import_utils import is_torch_greater_or_equal
 
 from .configuration_radio import RadioConfig
 from .packs_radio import ImagePack
@@ -18,6 +19,15 @@ RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
 def is_recorded() -> bool:
     """Return whether the pass is compiled, exported or traced, so that its sizes and tensors may stand for others."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _longer(rows: int, cols: int) -> int:
+    """Return the longer side; `max` would fix under export which it is.
+
+    Of old releases only compiling needs `max`: torch 2.6 breaks its graph at `sym_max`, and 2.7 to 2.10 were not tried.
+    """
+    is_max = torch.compiler.is_dynamo_compiling() and not is_torch_greater_or_equal("2.11")
+    return max(rows, cols) if is_max else cast(int, torch.sym_max(rows, cols))
 
 
 def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bool) -> Tensor:
@@ -154,7 +164,7 @@ class RadioPatchGenerator(RadioLearnedTokens):
         align_corners = self.config.pos_embed_align_corners
         if not self.config.use_cropped_positions:
             return resize_position_table(table[:, :rows, :cols], rows, cols, align_corners)
-        side = cast(int, torch.sym_max(rows, cols))  # `max` would fix the longer side under export
+        side = _longer(rows, cols)
         tokens = resize_position_table(table, side, side, align_corners)
         # Cropped by index, not by slice: under export a slice would tie the strides to the grid's shape.
         row, col = (torch.arange(size, device=tokens.device) for size in (rows, cols))

@@ -119,7 +119,8 @@ class RadioNetwork(nn.Module):
 
     def adaptor(self, name: str) -> RadioAdaptor:
         """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""
-        check_choice("adaptor_names", name, list(self.adaptors))
+        if name not in self.adaptors:  # torch 2.6 cannot compile the list of them
+            check_choice("adaptor_names", name, list(self.adaptors))
         return self.adaptors[name]  # pyrefly: ignore[bad-return]
 
     def summarize(self, tokens: Tensor) -> Tensor:

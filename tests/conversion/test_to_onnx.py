@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from releases import needs_exporter
 from safetensors.torch import load_file, save_file
 from task_models import build
 from tiny_eradio import build_eradio
@@ -303,6 +304,7 @@ def test_what_is_no_number_reaches_every_output_and_is_refused_in_weights(export
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
+@needs_exporter
 def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
     model = build_radio1d(num_hidden_layers=2)
     model.save_pretrained(tmp_path / "in")

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from packaging.version import Version
+from releases import TRANSFORMERS, needs_exporter
 from task_models import images, tiny_config
 from torch.export import Dim
 
@@ -55,7 +57,8 @@ def test_attends_as_the_backbone_does(model_class, tmp_path):
     model_class(tiny_config()).save_pretrained(tmp_path)
     model = model_class.from_pretrained(tmp_path, attn_implementation="eager")
     assert model.detector.config._attn_implementation == "eager"
-    for implementation in ("sdpa", "eager"):
+    # transformers 5.17 sets that of a network within once, and then no more.
+    for implementation in ("sdpa", "eager") if Version("5.18") <= TRANSFORMERS else ("sdpa",):
         model.set_attn_implementation(implementation)
         inner = model.detector.model.decoder if model_class is RadioForObjectDetection else model.detector.model.model
         assert inner.config._attn_implementation == implementation
@@ -67,6 +70,7 @@ def test_flash_kernels_which_lack_float32_are_for_the_backbone_only():
     assert detector.get_correct_attn_implementation("flash_attention_2") == "sdpa"
 
 
+@needs_exporter
 @torch.no_grad()
 def test_exports_for_any_batch():
     model = RadioForObjectDetection(

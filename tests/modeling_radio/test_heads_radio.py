@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from comparisons import assert_same_weights
+from releases import needs_exporter
 from task_models import SIZE, images, tiny_config
 from torch import nn
 from transformers.models.radio import RadioModel as NativeRadioModel
@@ -330,6 +331,7 @@ class NeckOfMaps(nn.Module):
         return self.neck(NetworkPass(tokens, tokens, kept, None, None, Resolution(*maps.shape[-2:]), None))
 
 
+@needs_exporter
 @torch.no_grad()
 def test_dpt_exports_for_odd_and_even_numbers_of_patches():
     neck = NeckOfMaps()

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from releases import needs_exporter
 from torch import nn
 
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
@@ -194,6 +195,7 @@ def test_compiles_without_a_graph_break(model, window_size):
         torch.testing.assert_close(compiled(batch, window_size=window_size).features, expected, rtol=0, atol=2e-6)
 
 
+@needs_exporter
 def test_exports_with_dynamic_shapes(model):
     class Features(nn.Module):
         def __init__(self):

@@ -1,9 +1,8 @@
 """What is read from the tokens; packed images of different sizes give the results of one image at a time."""
 
-import inspect
-
 import pytest
 import torch
+from releases import needs_native_packs
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
@@ -54,10 +53,7 @@ def test_equals_one_image_at_a_time(model, images, packed, window_size):
     assert out.adaptors["sam3"].summary is None
 
 
-@pytest.mark.skipif(
-    "image_grid_hw" not in inspect.signature(NativeRadioModel.forward).parameters,
-    reason="this release of transformers packs no images",
-)
+@needs_native_packs
 @torch.no_grad()
 def test_equals_native(model, packed, tmp_path):
     model.save_pretrained(tmp_path)

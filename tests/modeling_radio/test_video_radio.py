@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from reference_cases import REFERENCE, load_training_file, write_hub_folder
+from releases import needs_native_clips
 from safetensors.torch import load_file
 from transformers.models.radio import RadioModel as NativeRadioModel
 
@@ -33,6 +34,7 @@ def build(frames=None, **fields):
     return RadioModel(config).eval()
 
 
+@needs_native_clips
 @pytest.mark.parametrize("size", ["64x64", "96x128"])
 @torch.no_grad()
 def test_native_radio_gives_equal_outputs_of_frames_and_clips(size, stored, converted, tmp_path):
@@ -52,6 +54,7 @@ def test_native_radio_gives_equal_outputs_of_frames_and_clips(size, stored, conv
             assert torch.equal(theirs.features, ours.features.view_as(theirs.features))
 
 
+@needs_native_clips
 @pytest.mark.parametrize("frames", [2, 3, 4])
 @torch.no_grad()
 def test_native_radio_gives_equal_outputs_of_other_groups(frames, tmp_path):

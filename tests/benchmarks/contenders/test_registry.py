@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from releases import needs_flop_counter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +18,7 @@ SIGLIP2_POSITIONS = 2 * 256 * SHAPE.width
 """Operations of SigLIP2 for each token: it resizes its table by a product of matrices."""
 
 
+@needs_flop_counter
 @pytest.mark.parametrize("size", [64, 160])
 @pytest.mark.parametrize("name", [name for name in EAGER if name != PREPACKED])  # whose products nothing counts
 def test_work_is_what_is_multiplied(name: str, size: int) -> None:

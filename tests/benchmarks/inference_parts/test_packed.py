@@ -1,6 +1,7 @@
 """Packed images give what each of them gives alone."""
 
 import torch
+from releases import needs_native_packs
 
 from benchmarks.contenders.shapes import Place
 from benchmarks.inference_parts.packed import PACKED, SETS, build_calls, draw_images, measure_packed
@@ -10,6 +11,7 @@ from modeling_radio import RadioConfig
 CONFIG = RadioConfig.from_preset("radio-test")
 
 
+@needs_native_packs
 def test_all_ways_encode_all_images() -> None:
     torch.manual_seed(0)
     images = draw_images(SETS["thumbnails"], CONFIG.patch_size, Place())
@@ -29,6 +31,7 @@ def test_sets_are_eight_sizes_each() -> None:
     assert {len(set(grids)) for grids in SETS.values()} == {8}
 
 
+@needs_native_packs
 def test_rows() -> None:
     sets = {"few": [(1, 2), (2, 2)]}
     rows = measure_packed("radio-test", Place(), sets=sets, budget_seconds=0, min_rounds=1)

@@ -29,4 +29,4 @@ def test_a_machine_without_cpuinfo_has_a_name_too(monkeypatch, tmp_path):
 def test_versions_of_what_is_installed():
     versions = versions_of(("torch", "nobodys-package"))
     assert versions.keys() == {"python", "torch"}
-    assert versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(versions["torch"])  # some builds leave out "+cu124" in their metadata

@@ -29,4 +29,6 @@ def run_two_forks(work: Callable[[], object], folder: Path) -> None:
         process.start()
     for process in ranks:
         process.join(60)
+    for process in ranks:
+        process.kill()  # one that waits for ever would outlive the tests
     assert [process.exitcode for process in ranks] == [0, 0], "" if errors.empty() else errors.get()

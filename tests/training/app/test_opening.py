@@ -8,6 +8,7 @@ import pytest
 import torch
 from local_hub import Repository, hub_in_place
 from reference_cases import write_hub_folder
+from releases import needs_heads
 from tiny_tuning import tuning_settings
 
 from modeling_radio import (
@@ -55,6 +56,7 @@ def test_a_tuned_model_opens_with_its_head_and_its_processor(save_tuned):
     assert torch.equal(opened.backbone(pixels).features, opened.model.base_model(pixels).features)
 
 
+@needs_heads
 def test_an_adapter_opens_with_its_base(backbone, tmp_path):
     model = RadioForImageClassification.from_pretrained(backbone, num_labels=5)
     adapted = add_adapter(model, tuning_settings(checkpoint=str(backbone), tune="lora"))

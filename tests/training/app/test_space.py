@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 import yaml
+from releases import needs_heads
 from tiny_tuning import tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
@@ -92,6 +93,7 @@ def test_a_name_on_the_hub_is_left_there(tmp_path):
     assert [line for line in requirements(folder) if line.startswith("peft~=")], "it may be an adapter"
 
 
+@needs_heads
 def test_an_adapter_brings_its_base(tmp_path):
     torch.manual_seed(0)
     base = tmp_path / "a base"

@@ -7,9 +7,9 @@ import pytest
 import torch
 import transformers
 from comparisons import assert_close_by_name
-from packaging.version import Version
 from peft import get_peft_model_state_dict
 from peft.functional import set_adapter
+from releases import LOADS_HEADS, needs_compiler, needs_heads
 from safetensors import safe_open
 from tiny_radio1d import FIELDS
 from tiny_tuning import tuning_settings
@@ -40,7 +40,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 NUM_LABELS = 3
 
 # Before, transformers leaves out the head, so that `load_adapter` refuses it; peft's own class reads it.
-LOADS_HEADS = Version(transformers.__version__) >= Version("5.18")
 
 
 def tiny_config(**options):
@@ -268,6 +267,7 @@ def test_several_adapters_switch_per_call(base_folder, tmp_path, pixels):
         torch.testing.assert_close(logits(model, pixels), logits(open_base(base_folder), pixels))
 
 
+@needs_compiler
 def test_several_adapters_switch_in_a_compiled_model(base_folder, tmp_path, pixels):
     torch._dynamo.reset()
     graphs = []
@@ -291,7 +291,7 @@ def test_several_adapters_switch_in_a_compiled_model(base_folder, tmp_path, pixe
     torch._dynamo.reset()
 
 
-@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter refuses adapters with heads")
+@needs_heads
 def test_adapters_loaded_by_transformers_switch_by_a_function_of_peft(base_folder, tmp_path, pixels):
     model, expected = open_base(base_folder), {}
     for number, name in enumerate(("farm", "zoo")):
@@ -371,7 +371,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter refuses adapters with heads")
+@needs_heads
 def test_adapter_opens_in_a_fresh_process_on_the_remote_code_base(base_folder, tmp_path, pixels, run_elsewhere):
     adapted = trained(add_adapter(open_base(base_folder), settings(lora_rank=2)))
     folder = save(adapted, tmp_path / "adapter", base=os.path.relpath(base_folder))
@@ -457,7 +457,7 @@ MESSAGES_BY_TRANSFORMERS = {
 }
 
 
-@pytest.mark.skipif(not LOADS_HEADS, reason="load_adapter refuses adapters with heads")
+@needs_heads
 @pytest.mark.parametrize("case", MESSAGES_BY_TRANSFORMERS)
 def test_adapter_for_another_model_by_transformers(tmp_path, case):
     trained_class, trained_options, other_class, options, _ = OTHER_MODELS[case]

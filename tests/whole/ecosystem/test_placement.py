@@ -1,5 +1,6 @@
 """Models over several devices, in memory and on disk, and as the graphs that torch makes of them."""
 
+from releases import needs_compiler
 import contextlib
 import json
 
@@ -210,7 +211,7 @@ def test_traces(name):
 def test_traces_the_zero_shot_model(zero_shot):
     traced = torch.jit.trace(zero_shot, (TOKENS, images(2)), strict=False)
     batch = images(3)
-    assert_same_outputs(traced(TOKENS, batch), zero_shot(TOKENS, batch))
+    assert_same_outputs(traced(TOKENS, batch), zero_shot(TOKENS, batch), atol=1e-6)
 
 
 FIXED_SIZE = {"detector", "instance segmenter", "universal segmenter"}
@@ -231,6 +232,7 @@ def test_exports_for_any_batch_and_size(name):
     assert_same_outputs(program.module()(batch), model(batch), atol=2e-6)
 
 
+@needs_compiler
 @torch.no_grad()
 def test_zero_shot_model_compiles_without_a_graph_break(zero_shot):
     torch.compiler.reset()

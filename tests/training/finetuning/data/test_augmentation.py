@@ -58,14 +58,16 @@ def test_boxes_follow_the_image(seed):
 
 def test_flip_is_exact():
     sample = marked_sample()
+    sample["masks"] = tv_tensors.Mask(sample.pop("mask")[None])
     options = {"crop_area_min": 1.0, "color_jitter": 0.0, "flip_probability": 1.0}
     out = build_transform(tuning_settings("object-detection", **options), (64, 96), is_training=True)(sample)
     assert out["boxes"].tolist() == [[96 - 50, 8, 96 - 20, 28]]
-    torch.testing.assert_close(out["mask"].bool(), out["image"][0] == 1)
+    torch.testing.assert_close(out["masks"][0].bool(), out["image"][0] == 1)
 
 
 def test_cut_boxes_are_clipped_and_vanished_ones_leave_with_their_labels():
     sample = marked_sample()
+    del sample["mask"]
     boxes = torch.tensor([[-10, -5, 30, 40], [10, 10, 10.5, 60]], dtype=torch.float32)
     sample |= {
         "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(64, 96)),
@@ -80,7 +82,8 @@ def test_cut_boxes_are_clipped_and_vanished_ones_leave_with_their_labels():
 def test_images_without_boxes_pass(seed):
     torch.manual_seed(seed)
     boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(64, 96))
-    sample = {**marked_sample(), "boxes": boxes, "labels": torch.zeros(0, dtype=torch.long)}
+    image = marked_sample()["image"]
+    sample = {"image": image, "boxes": boxes, "labels": torch.zeros(0, dtype=torch.long)}
     out = build_transform(tuning_settings("object-detection"), SIZE, is_training=True)(sample)
     assert out["boxes"].shape == (0, 4)
     assert out["image"].shape == (3, *SIZE)
