@@ -1,6 +1,5 @@
 """Models over several devices, in memory and on disk, and as the graphs that torch makes of them."""
 
-from releases import needs_compiler
 import contextlib
 import json
 
@@ -10,6 +9,7 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from reference_cases import REFERENCE
+from releases import needs_compiler
 from task_models import ADAPTORS, EVERY_MODEL, build, images, tensors_of
 from tiny_radio1d import build_radio1d
 from torch.export import Dim
