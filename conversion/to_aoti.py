@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.export import ExportedProgram
 
+from conversion.graphs.exporting import require_exporter
 from conversion.graphs.models import FlatModel
 from conversion.graphs.parity import Parity, compare_graph, print_parities, require_difference
 from conversion.graphs.settings import GraphSettings
@@ -26,10 +27,15 @@ DEFAULT_TOLERANCE = 1e-3
 
 
 def export_program(wrapped: FlatModel) -> ExportedProgram:
-    """Return a wrapped model as a program of any batch, height and width, unless its size is fixed."""
+    """Return a wrapped model as a program of any batch, height and width, unless its size is fixed.
+
+    Raises:
+        ValueError: If torch is too old.
+    """
+    require_exporter()
     inputs = wrapped.example_inputs()
     with torch.no_grad():
-        return torch.export.export(wrapped, (), inputs, dynamic_shapes=wrapped.dynamic_shapes())
+        return torch.export.export(wrapped, (), inputs, dynamic_shapes=wrapped.dynamic_shapes(), strict=False)
 
 
 def compile_program(program: ExportedProgram, path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import PreTrainedModel
 from transformers.models.rf_detr.modeling_rf_detr import (
     RfDetrInstanceSegmentationOutput,
     RfDetrObjectDetectionOutput,
@@ -55,6 +56,13 @@ class RadioDetectionModel(RadioTaskModel):
                 if isinstance(module, RadioMapNorm):
                     self._init_weights(module)  # RF-DETR tells layer norms by the name of their class
             initialize_detector(self.detector)
+
+    def set_attn_implementation(self, *arguments: Any, **options: Any) -> None:
+        """Choose how backbone and detector attend, as transformers does; 5.17 passes the detector over after once."""
+        super().set_attn_implementation(*arguments, **options)
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                vars(module.config).pop("_attn_was_changed", None)
 
     def _set_gradient_checkpointing(  # pyrefly: ignore[bad-override]
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs: Any

@@ -14,6 +14,7 @@ from .position_crops_radio import POSITION_DRAWS, sample_crops
 
 
 RESIZED_CHANNELS = 64  # our choice: 4 MB of a table of 128 x 128
+COMPILES_SYM_MAX = is_torch_greater_or_equal("2.11")  # where it was tried, on GPUs too
 
 
 def is_recorded() -> bool:
@@ -22,12 +23,10 @@ def is_recorded() -> bool:
 
 
 def _longer(rows: int, cols: int) -> int:
-    """Return the longer side; `max` would fix under export which it is.
-
-    Of old releases only compiling needs `max`: torch 2.6 breaks its graph at `sym_max`, and 2.7 to 2.10 were not tried.
-    """
-    is_max = torch.compiler.is_dynamo_compiling() and not is_torch_greater_or_equal("2.11")
-    return max(rows, cols) if is_max else cast(int, torch.sym_max(rows, cols))
+    """Return the longer side; `max` would fix under export which it is, and torch 2.6 cannot compile `sym_max`."""
+    if COMPILES_SYM_MAX:
+        return cast(int, torch.sym_max(rows, cols))
+    return (rows + cols + abs(rows - cols)) // 2
 
 
 def resize_position_table(table: Tensor, rows: int, cols: int, align_corners: bool) -> Tensor:

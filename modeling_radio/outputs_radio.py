@@ -1,6 +1,5 @@
 """What a pass through the network gives, and what the models return of it, as transformers' `ModelOutput`."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -164,11 +163,17 @@ class RadioModelOutput(ModelOutput):
     def __post_init__(self) -> None:
         # Pipelines split an output by indexing every item, nested ones included; an empty dictionary has none, so it is
         # kept as an attribute only.
-        if self.adaptors:
-            self.adaptors = RadioAdaptorOutputs(**self.adaptors)
+        adaptors = RadioAdaptorOutputs(**self.adaptors) if self.adaptors else self.adaptors
+        self.adaptors = adaptors or None
         super().__post_init__()
-        if not self.adaptors:
-            OrderedDict.pop(self, "adaptors", None)
+        if adaptors is not None:
+            self.adaptors = adaptors
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "adaptors" and value is not None and not value:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __getitem__(self, k: Any) -> Any:
         if not isinstance(k, str) or k in self:

@@ -1,5 +1,6 @@
 """Sixteen images of eight sizes: packed in one sequence, one by one, and padded."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -56,6 +57,8 @@ def build_calls(config: RadioConfig, place: Place, images: Sequence[Tensor]) -> 
         "native, one by one": partial(one_by_one, native),
         "timm NaFlexViT, padded": padded_call(config, place, images),
     }
+    if "image_grid_hw" not in inspect.signature(native.forward).parameters:  # transformers before it took packs
+        del calls["native, packed"]
     return calls
 
 

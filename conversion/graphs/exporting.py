@@ -7,10 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.onnx import ONNXProgram
+from transformers.utils.import_utils import is_torch_greater_or_equal
 
 
 DEFAULT_OPSET = 20
 """Oldest operator set that has GELU as one operator."""
+
+
+def require_exporter() -> None:
+    """Refuse a torch whose exporter fails at networks of any size.
+
+    Raises:
+        ValueError: With the version that there is.
+    """
+    if not is_torch_greater_or_equal("2.7"):
+        raise ValueError(f"Exported graphs need torch 2.7 or newer, and this is {torch.__version__}. Upgrade torch.")
 
 
 def export_graph(
@@ -26,8 +37,9 @@ def export_graph(
         opset: ONNX operator set.
 
     Raises:
-        ValueError: If the exporter does not know the operator set.
+        ValueError: If the exporter does not know the operator set, or torch is too old.
     """
+    require_exporter()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes about its own rewriting
         program = torch.onnx.export(

@@ -19,6 +19,9 @@ from modeling_radio.outputs_radio import RadioModelOutput
 from modeling_radio.resolution_radio import check_resolution, largest_side
 
 
+MAX_BATCH = 2**31 - 1
+"""Torch 2.6 and 2.7 take a batch without an end for a constant."""
+
 Window = Annotated[int, Field(ge=1)] | Literal["global"] | None
 """Side of the ViTDet windows of a graph in tokens; None is the model's own default."""
 
@@ -88,7 +91,7 @@ class FlatModel(nn.Module):
         largest = largest_side(self.config) // self.step
         rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
         sides = {2: self.step * rows, 3: self.step * cols} if self.fixed_size is None else {}
-        return {"pixel_values": {0: Dim("batch", min=1), **sides}, **{name: {} for name in self.example}}
+        return {"pixel_values": {0: Dim("batch", min=1, max=MAX_BATCH), **sides}, **{name: {} for name in self.example}}
 
     def checked_inputs(self) -> Iterator[dict[str, Tensor]]:
         """Yield inputs to check a graph with, by name."""

@@ -4,11 +4,15 @@ import shutil
 
 import pytest
 import torch
+from releases import needs_exporter
 from task_models import build
 
 from conversion.graphs.models import FlatRadio
 from conversion.to_aoti import check_package, main
 from modeling_radio import RadioConfig, RadioModel
+
+
+pytestmark = needs_exporter
 
 
 needs_compiler = pytest.mark.skipif(

@@ -18,6 +18,7 @@ from modeling_radio import RadioConfig, RadioModel
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = needs_exporter
 FAIL = onnxruntime.capi.onnxruntime_pybind11_state.Fail
 HEAD = {"summary_dim": 12, "feature_dim": 8, "hidden_size": 16}
 ADAPTORS = [
@@ -304,7 +305,6 @@ def test_what_is_no_number_reaches_every_output_and_is_refused_in_weights(export
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
-@needs_exporter
 def test_radio1d_encoder_takes_the_number_of_tokens(tmp_path, capsys):
     model = build_radio1d(num_hidden_layers=2)
     model.save_pretrained(tmp_path / "in")

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from packaging.version import Version
-from releases import TRANSFORMERS, needs_exporter
+from releases import needs_exporter
 from task_models import images, tiny_config
 from torch.export import Dim
 
@@ -57,8 +56,7 @@ def test_attends_as_the_backbone_does(model_class, tmp_path):
     model_class(tiny_config()).save_pretrained(tmp_path)
     model = model_class.from_pretrained(tmp_path, attn_implementation="eager")
     assert model.detector.config._attn_implementation == "eager"
-    # transformers 5.17 sets that of a network within once, and then no more.
-    for implementation in ("sdpa", "eager") if Version("5.18") <= TRANSFORMERS else ("sdpa",):
+    for implementation in ("sdpa", "eager"):
         model.set_attn_implementation(implementation)
         inner = model.detector.model.decoder if model_class is RadioForObjectDetection else model.detector.model.model
         assert inner.config._attn_implementation == implementation
