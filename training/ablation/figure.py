@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.ablation.measures import CONSISTENCY, DENSE, FIXED_PATTERN, SUMMARY, WORST, is_higher_better
+from training.ablation.measures import CONSISTENCY, DENSE, FIXED_PATTERN, SUMMARY, WORST, better_direction
 from training.ablation.raw_results import StudyResults
 from training.ablation.report import FIGURE, compare
 from training.ablation.study import OpenedStudy
@@ -32,6 +32,5 @@ def draw_study(opened: OpenedStudy, results: StudyResults) -> None:
             ]
             interval = None if difference is None else (difference.mean, difference.low, difference.high)
             lines.append(Line(f"{pair.arm} - {pair.against}", dots, interval))
-        better = "higher" if is_higher_better(measure) else "lower"
-        panels[f"{measure} ({better} is better)"] = lines
+        panels[f"{measure} ({better_direction(measure)})"] = lines
     draw_differences(panels, opened.folder / FIGURE)

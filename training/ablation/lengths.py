@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.ablation.measures import DENSE, FIXED_PATTERN, KNN, MIOU, SHIFT_ERROR, WORST, is_higher_better
+from training.ablation.measures import DENSE, FIXED_PATTERN, KNN, MIOU, SHIFT_ERROR, WORST, better_direction
 from training.ablation.raw_results import StudyResults
 from training.ablation.study import OpenedStudy
 from training.pictures.curves import ValuesByCount, draw_over_counts
@@ -28,8 +28,7 @@ def draw_study_lengths(opened: OpenedStudy, results: StudyResults) -> None:
     panels: dict[str, dict[str, ValuesByCount]] = {}
     for measure in dict.fromkeys([opened.study.primary, *dense, FIXED_PATTERN, SHIFT_ERROR, KNN, MIOU]):
         if measure in results.measures():
-            better = "higher" if is_higher_better(measure) else "lower"
-            panels[f"{measure} ({better} is better)"] = {
+            panels[f"{measure} ({better_direction(measure)})"] = {
                 name: {
                     steps: [results.value(arm, seed, measure) for seed in results.seeds(arm)]
                     for steps, arm in arms.items()

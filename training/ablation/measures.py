@@ -67,3 +67,8 @@ def check_measure(name: str, teachers: Sequence[str]) -> None:
 def is_higher_better(name: str) -> bool:
     """Return whether more of a measure is better."""
     return name in HIGHER_IS_BETTER or read_token_measure(name) is not None
+
+
+def better_direction(name: str) -> str:
+    """Return which way a measure improves, in words."""
+    return f"{'higher' if is_higher_better(name) else 'lower'} is better"

@@ -11,7 +11,7 @@ import torch
 
 from foundation.tables import markdown
 from training.ablation.lengths import LENGTHS
-from training.ablation.measures import CONSISTENCY, EXPLANATIONS, is_higher_better
+from training.ablation.measures import CONSISTENCY, EXPLANATIONS, better_direction
 from training.ablation.raw_results import HELD_OUT, HeldOutSums, StudyResults, load_raw, load_runs
 from training.ablation.statistics import Difference, draw_sources, holm, paired_difference
 from training.ablation.study import Comparison, OpenedStudy
@@ -114,7 +114,7 @@ def build_table(opened: OpenedStudy, results: StudyResults, seeds: Sequence[int]
     counts = {arm: [seed for seed in results.seeds(arm) if seed in seeds] for arm in arms}
     rows = [["seeds", *(_seeds(counts[arm], results, arm, seeds) for arm in arms)]]
     primary = opened.study.primary
-    for measure in [primary, *(name for name in results.measures() if name != primary)]:
+    for measure in dict.fromkeys([primary, *results.measures()]):
         compared = {each.pair.arm: each for each in compare(opened, results, measure, seeds)}
         cells = []
         for arm in arms:
@@ -184,7 +184,6 @@ def _facts(opened: OpenedStudy, results: StudyResults) -> str:
     done = sum(seed in study.seeds for _, seed in [*results.runs, *results.failures])
     planned = len(study.seeds) * len(study.arms)
     state = "" if done == planned else f" **Not finished: {done} of {planned} runs.**"
-    direction = "higher" if is_higher_better(study.primary) else "lower"
     data = opened.reference.data
     changes = f" with `{' '.join(study.changes)}`" if study.changes else ""
     return (
@@ -194,7 +193,7 @@ def _facts(opened: OpenedStudy, results: StudyResults) -> str:
         f"Measured on {held_out.num_images:,} images of {held_out.num_sources} source pictures (as much evidence as "
         f"{results.num_effective_sources(CONSISTENCY):.0f} of equal share) at {held_out.size_px} px"
         f" (consistency: {', '.join(map(str, held_out.sizes_px))} px). "
-        f"Primary measure: `{study.primary}`, {direction} is better.{state}"
+        f"Primary measure: `{study.primary}`, {better_direction(study.primary)}.{state}"
     )
 
 
@@ -210,8 +209,8 @@ def _replication(opened: OpenedStudy, results: StudyResults, others: Sequence[in
 
     Where the worst teacher is one and the same in all runs, its difference is told once.
     """
-    lines, told, primary = [], set(), opened.study.primary
-    for measure in [primary, *(name for name in results.measures() if name != primary)]:
+    lines, told = [], set()
+    for measure in dict.fromkeys([opened.study.primary, *results.measures()]):
         first = compare(opened, results, measure, opened.study.seeds)
         again = compare(opened, results, measure, others)
         for old, new in zip(first, again, strict=True):

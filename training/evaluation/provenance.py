@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +20,7 @@ from model_cards.teacher_licenses import DOUBT
 from modeling_radio import RadioAdaptorConfig, RadioConfig
 from training.data.public_names import public_name
 from training.data.sources import DEMO_SOURCES
-from training.demo_kit.assets import DemoAssets, load_demo_assets
+from training.demo_kit.assets import CutOut, DemoAssets, Photograph, load_demo_assets
 from training.demo_kit.packages import PACKAGES
 from training.recipe import DataRecipe, Recipe, TeacherRecipe
 from training.teachers.published.catalog import family_of
@@ -50,24 +51,25 @@ def teacher_source(entry: TeacherRecipe, adaptor: RadioAdaptorConfig) -> Source:
 
 def _published(name: str, role: str, origin: str) -> Source:
     """Describe what was opened from a folder or the Hub; a folder by its name, since its path is of this machine."""
+    if not _is_folder(origin):
+        return Source(name, role, _license_of_published(origin), origin, hub_id=origin if "/" in origin else None)
+    try:
+        license = license_of(Path(origin).expanduser())
+    except ValueError:  # a card that somebody else wrote in their own way
+        license = None
+    named = "see its origin" if license is None else license.name or license.id
+    return Source(name, role, named, f"folder {_model_name(origin)}")
+
+
+def _is_folder(origin: str) -> bool:
+    """Return whether a model was opened from a folder, also where that is gone."""
     folder = Path(origin).expanduser()
-    if folder.is_dir():
-        try:
-            license = license_of(folder)
-        except ValueError:  # a card that somebody else wrote in their own way
-            license = None
-        named = "see its origin" if license is None else license.name or license.id
-        return Source(name, role, named, f"folder {folder.resolve().name}")
-    if folder.is_absolute() or not HUB_ID.fullmatch(origin):  # a folder that is gone
-        return Source(name, role, "see its origin", f"folder {_model_name(origin)}")
-    return Source(name, role, _license_of_published(origin), origin, hub_id=origin if "/" in origin else None)
+    return folder.is_dir() or folder.is_absolute() or not HUB_ID.fullmatch(origin)
 
 
 def _model_name(origin: str) -> str:
-    """Return an id on the Hub as it is, and of a folder its name, whether or not it is there."""
-    folder = Path(origin).expanduser()
-    is_folder = folder.is_dir() or folder.is_absolute() or not HUB_ID.fullmatch(origin)
-    return folder.resolve().name if is_folder else origin
+    """Return an id on the Hub as it is, and of a folder its name."""
+    return Path(origin).expanduser().resolve().name if _is_folder(origin) else origin
 
 
 def _license_of_published(origin: str) -> str:
@@ -126,11 +128,12 @@ def data_sources(assets: DemoAssets, purpose: str = "evaluation") -> list[Source
             a model can say that it was on these.
     """
     cut_outs, photographs = "object cut-outs", "photographs"
-    pictures = {picture.path: cut_outs for picture in (*assets.objects, *assets.emoji)}
-    pictures |= {picture.path: photographs for picture in assets.photographs}
-    if purpose == ABOUT_TRAINING:
-        kept = {each.path for each in (*assets.objects, *assets.emoji, *assets.photographs) if each.split == "train"}
-        pictures = {path: kind for path, kind in pictures.items() if path in kept}
+
+    def used(given: Iterable[CutOut | Photograph]) -> list[Path]:
+        return [each.path for each in given if purpose != ABOUT_TRAINING or each.split == "train"]
+
+    pictures = dict.fromkeys(used((*assets.objects, *assets.emoji)), cut_outs)
+    pictures |= dict.fromkeys(used(assets.photographs), photographs)
     sources = []
     for package in PACKAGES.values():
         kinds = [kind for path, kind in pictures.items() if package.slug in path.parts]

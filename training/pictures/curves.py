@@ -27,6 +27,17 @@ def label_panel(axes: Axes, title: str, x_label: str, font_size: int) -> None:
     axes.legend(fontsize=font_size - 2, frameon=False)
 
 
+def _panel_grid(num_panels: int, num_columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a place of so many inches for each panel, row by row; places that are left are empty."""
+    num_rows = -(-num_panels // num_columns)
+    size = (width * num_columns, height * num_rows)
+    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for axes in grid[num_panels:]:
+        axes.set_axis_off()
+    return figure, list(grid[:num_panels])
+
+
 def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
     """Draw training curves and write a PNG; a reader never sees half of it.
 
@@ -34,8 +45,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
         panels: Curves by label, by panel title.
         path: The PNG to write.
     """
-    figure = Figure(figsize=(4.2 * len(panels), 3.0), dpi=DPI, facecolor="white", layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure, grid = _panel_grid(len(panels), len(panels), 4.2, 3.0)
     for axes, (title, curves) in zip(grid, panels.items(), strict=True):
         for label, (steps, values) in curves.items():
             axes.plot(steps, values, label=label, linewidth=1.2)
@@ -57,19 +67,15 @@ def draw_runs(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path, q
         path: The PNG to write; a reader never sees half of it.
         quantity: What is drawn over the steps.
     """
-    num_rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(3.6 * COLUMNS, 2.7 * num_rows), dpi=DPI, facecolor="white", layout="constrained")
-    grid = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
+    figure, grid = _panel_grid(len(panels), COLUMNS, 3.6, 2.7)
     labels = sorted({label for runs_by_label in panels.values() for label in runs_by_label})
-    for axes, (title, runs_by_label) in zip(grid, panels.items(), strict=False):
+    for axes, (title, runs_by_label) in zip(grid, panels.items(), strict=True):
         for label, runs in runs_by_label.items():
             color = f"C{labels.index(label)}"
             for steps, values in runs:
                 axes.plot(steps, values, color=color, linewidth=0.5, alpha=0.6)
             axes.plot(*mean_curve(runs), color=color, linewidth=1.6, label=label)
         label_panel(axes, title, "step", font_size=8)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
     figure.supylabel(quantity, fontsize=7)
     write_file(path, figure.savefig)
 
@@ -92,12 +98,8 @@ def draw_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], path: Pa
         path: The PNG to write; a reader never sees half of it.
         counted: What is counted, such as "steps".
     """
-    num_columns = min(MAX_COLUMNS, len(panels))
-    num_rows = -(-len(panels) // num_columns)
-    size = (4.0 * num_columns, 3.0 * num_rows)
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
-    grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
-    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+    figure, grid = _panel_grid(len(panels), min(MAX_COLUMNS, len(panels)), 4.0, 3.0)
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
         for number, (label, by_count) in enumerate(curves.items()):
             counts = sorted(by_count)
             means = [sum(by_count[count]) / len(by_count[count]) for count in counts]
@@ -109,8 +111,6 @@ def draw_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], path: Pa
         axes.set_xticks(ticks, [str(count) for count in ticks])
         axes.minorticks_off()
         label_panel(axes, title, counted, font_size=9)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
     write_file(path, figure.savefig)
 
 
