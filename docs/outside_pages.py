@@ -17,7 +17,6 @@ OUTSIDE = {
     "README.md": "index.md",
     "notebooks/README.md": "guides/use/notebooks.md",
     "training/README.md": "training.md",
-    "training/LOG.md": "log.md",
     "training/ABLATIONS.md": "ablations.md",
     "training/FINETUNING.md": "finetuning.md",
     "benchmarks/RESULTS.md": "benchmark_results.md",

@@ -162,25 +162,6 @@ def test_network_is_ready_to_travel_as_remote_code(path):
     assert set(get_relative_imports(path)) == siblings
 
 
-# The way of an image through a plain ViT; other architectures and other inputs stand in files of their own.
-NETWORK_PROPER = ("network", "encoder", "embeddings", "layout", "readout", "adaptors")
-MOST_LINES_OF_NETWORK, MOST_LINES_OF_A_FILE = 900, 450
-
-
-def count_lines(path):
-    return len(path.read_text().splitlines())
-
-
-def test_the_network_proper_stays_small():
-    lines = [count_lines(ROOT / "modeling_radio" / f"{name}_radio.py") for name in NETWORK_PROPER]
-    assert sum(lines) < MOST_LINES_OF_NETWORK
-
-
-def test_files_that_travel_stay_short():
-    lines = {path.name: count_lines(path) for path in python_files("modeling_radio")}
-    assert not {name for name, count in lines.items() if count >= MOST_LINES_OF_A_FILE}
-
-
 def is_run_by_evaluate(path):
     """Whether `evaluate.load` or a Space runs the file; nothing of ours imports it."""
     return (path.parent / "example.json").is_file() and path.stem in (path.parent.name, "app")

@@ -23,10 +23,10 @@ def hook():
     [
         ("index.md", "[a](docs/guides/use/open.md#b)", "[a](guides/use/open.md#b)"),
         ("index.md", "![a](docs/photograph.jpg)", "![a](photograph.jpg)"),
-        ("guides/use/open.md", "[log](../../../training/LOG.md)", "[log](../../log.md)"),
+        ("guides/use/open.md", "[log](../../log.md)", "[log](../../log.md)"),
         ("guides/use/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
         ("training.md", "[a [b] c](../docs/guides/train/tune.md)", "[a [b] c](guides/train/tune.md)"),
-        ("training.md", "[log](LOG.md)", "[log](log.md)"),
+        ("training.md", "[log](../docs/log.md)", "[log](log.md)"),
         ("index.md", "[license](LICENSE)", "license"),
         ("index.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
         ("index.md", "[a](docs/nothing.md)", "[a](nothing.md)"),

@@ -1,4 +1,4 @@
-"""What training/README.md and the guides say of files and recipes must be so."""
+"""What the guides say of recipes must be so."""
 
 import re
 from collections import defaultdict
@@ -7,25 +7,9 @@ from pathlib import Path
 import pytest
 from documentation import PAGES, ROOT, blocks
 
-import training
 from foundation.fields import entry_of, section_of
 from training.ablation.study import open_study
 from training.recipe import Recipe, load_recipe
-
-
-FOLDER = Path(training.__file__).parent
-
-
-def test_every_file_has_its_place_in_the_map() -> None:
-    text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `([\w./]+/)` \| (.*) \|$", text, re.MULTILINE))
-    named = {
-        f"{folder}{name}".removeprefix("./")
-        for folder, text in rows.items()
-        for name in re.findall(r"`(\w+\.py)`", text)
-    }
-    files = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py") if path.name != "__init__.py"}
-    assert named == files
 
 
 def test_the_recipe_files_that_are_shown_are_valid(tmp_path: Path) -> None:

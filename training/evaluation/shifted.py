@@ -25,7 +25,7 @@ def shifted_maps(
     cell their maps are laid between each other: each cell is what the model says of a patch whose center is there. So
     objects have the size at which it was trained, which in a larger image they have not: a student of the recipe
     `demo` (trained at 96 and 128 px) comes closer to its teachers so than at 512 px, on the same grid
-    (training/LOG.md).
+    (docs/log.md).
 
     Args:
         model: In eval mode.

@@ -71,7 +71,7 @@ def fit_pca_basis(
         features: `(num_images, dim, rows, cols)` with `dim >= 3`.
         foreground: Places whose features choose the directions, bool `(num_images, rows, cols)`; None takes all. The
             range is that of all places. Of a student's backbone three directions of all places say which image a
-            patch is from and where it lies; three of the foreground say more of what is there (training/LOG.md).
+            patch is from and where it lies; three of the foreground say more of what is there (docs/log.md).
         percentile: Share in percent of the tokens cut off at each end of the color range, so that a few
             outlier patches do not wash out the picture. 2 is our choice.
         approximate: Find them by random projections, for those who wait: thousands of dimensions take seconds else.
