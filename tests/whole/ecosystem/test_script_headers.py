@@ -20,7 +20,7 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 REMOTE_CODE = {"safetensors", "torch", "torchvision", "transformers"}
 """What a checkpoint's own code needs, in scripts that open one."""
 BROUGHT = {"numpy", "pillow", "safetensors"}
-"""May be named though no line imports them: transformers and PyAV make images and arrays, and read weights, by them."""
+"""May be named though no line imports them: transformers makes images and arrays, and reads weights, by them."""
 
 
 def header(path: Path) -> dict:
