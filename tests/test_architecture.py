@@ -48,7 +48,6 @@ ORDER = (
     ("demo_kit.tuning",),
     ("ablation", "finetuning", "publishing", "extraction"),
     ("planning", "distillation"),
-    ("words",),
     ("evaluation",),
     ("balancing", "student", "upsampling"),
     ("targets",),
