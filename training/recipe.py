@@ -116,12 +116,8 @@ class Recipe(RecipeSection):
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
-        is_online = self.views.teachers == "online" and not self.views.has_motions
-        rule = "'cpu' with cached teachers, and where crops are turned, zoomed or tilted"
-        require(is_online or self.data.decode_on == "cpu", "data.decode_on", self.data.decode_on, rule)
-        can_draw = not (self.contrastive.weight > 0 and self.contrastive.kind == "dense" and self.views.has_motions)
-        rule = "'relational' or 'info_nce' where crops are turned, zoomed or tilted: cells are found by shifts"
-        require(can_draw, "contrastive.kind", self.contrastive.kind, rule)
+        rule = "'cpu' with cached teachers"
+        require(self.views.teachers == "online" or self.data.decode_on == "cpu", "data.decode_on", self.data.decode_on, rule)
         start, num_steps = self.balancing_times().start_step, self.schedule.num_steps
         is_reached = self.balancing.method == "fixed" or start < num_steps
         rule = f"below `schedule.num_steps`, {num_steps}, or no weight ever moves"

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.warping import warp
-
 
 class AlignedMaps(NamedTuple):
     """Student and teacher features on one grid, in one frame.
@@ -32,14 +30,13 @@ def align_to_teacher(
     With a shift, both crops must show an area of the same size, the teacher's displaced. Where a student's patch is a
     whole number of cells of the common grid, every shift is, and the teacher's values are copied to where the student
     has them: nothing is interpolated, and no gradient flows through the move. Otherwise the student's are interpolated
-    in the teacher's frame, and so they are with a homography.
+    in the teacher's frame.
 
     Args:
         student: `(batch, C, rows, cols)`, output of the teacher's dense head.
         teacher: `(batch, C, teacher_rows, teacher_cols)`, standardized features, without gradients.
         shift: `(batch, 2)` integers, rows and columns, in the student's patches: teacher's crop minus student's crop.
-            Or `(batch, 3, 3)` homographies from the unit square of the teacher's crop to that of the
-            student's, points being (x, y, 1). None where both crops are the same.
+            None where both crops are the same.
         patches: The student's rows and columns of patches, where its head gives several cells for each; None where it
             gives one.
 
@@ -54,9 +51,6 @@ def align_to_teacher(
     student, teacher = _resample(student.float(), grid), _resample(teacher.float(), grid)
     if shift is None:
         return AlignedMaps(student, teacher, torch.ones(len(student), *grid, dtype=torch.bool, device=student.device))
-    if shift.dim() == 3:
-        moved, inside = warp(student, shift, grid)
-        return AlignedMaps(moved, teacher, inside)
     if grid[0] % student_grid[0] == 0 and grid[1] % student_grid[1] == 0:
         cells = shift * shift.new_tensor([grid[0] // student_grid[0], grid[1] // student_grid[1]])
         return AlignedMaps(student, *_move(teacher, -cells))

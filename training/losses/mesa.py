@@ -16,8 +16,7 @@ def mesa_losses(student: Tensor, average: Tensor, shift: Tensor) -> Tensor:
     Args:
         student: `(batch, C, rows, cols)`, features of the backbone.
         average: Same shape, those of the moving average, without gradients.
-        shift: `(batch, 2)` rows and columns in patches: the average's crop minus the student's; or homographies, as
-            `align_to_teacher` takes them.
+        shift: `(batch, 2)` rows and columns in patches: the average's crop minus the student's.
 
     Returns:
         `(batch,)`, each at most 4: means over channels and the image's overlap.

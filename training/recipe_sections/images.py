@@ -117,10 +117,6 @@ class ViewsRecipe(RecipeSection):
             mosaics most of all, for the memory of their targets.
         max_shift_patches: Largest shift of an online crop from the region that all viewers share, per axis.
         shift_deviation_patches: Standard deviation of these shifts before rounding to whole patches.
-        max_rotation_degrees: Largest angle, either way, by which each viewer turns its online crop. This and the next
-            two, instead of shifts or besides, are full equivariance as NVIDIA's TAO toolkit has it, at sizes of yours.
-        max_zoom: Largest factor by which each viewer's crop is larger or smaller than the region.
-        max_perspective: Largest way of each of its corners, per axis, as a share of its side.
         flip_probability: Share of images that are mirrored, for the student and the teachers alike.
         brightness: Largest change of the student's pixels, up or down, where 1 is the whole range.
         contrast: Largest relative change of the student's contrast, per color channel.
@@ -136,9 +132,6 @@ class ViewsRecipe(RecipeSection):
     parts_at_once: int = Field(1, gt=0)
     max_shift_patches: int = Field(2, ge=0)
     shift_deviation_patches: float = Field(0.5, ge=0)
-    max_rotation_degrees: float = Field(0.0, ge=0, le=180)
-    max_zoom: float = Field(1.0, ge=1)
-    max_perspective: float = Field(0.0, ge=0, lt=0.25)
     flip_probability: float = Field(0.5, ge=0, le=1)
     brightness: float = Field(0.0, ge=0)
     contrast: float = Field(0.0, ge=0)
@@ -147,19 +140,8 @@ class ViewsRecipe(RecipeSection):
     def _check(self) -> "ViewsRecipe":
         for name, bounds in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
             require(0 < bounds[0] <= bounds[1], name, bounds, "two numbers above 0, the smaller first")
-        motions = {key: value for key, value in self.to_dict().items() if key in _MOTIONS}
-        rule = "0, 1 and 0 with cached teachers, which see every image once, upright"
-        require(self.teachers == "online" or not self.has_motions, ", ".join(_MOTIONS), list(motions.values()), rule)
         require(self.crop_scale[1] <= 1, "crop_scale", self.crop_scale, "two shares of the area, at most 1")
         return self
-
-    @property
-    def has_motions(self) -> bool:
-        """Whether online crops are turned, zoomed or tilted, so that homographies say how they lie."""
-        return self.max_rotation_degrees > 0 or self.max_zoom > 1 or self.max_perspective > 0
-
-
-_MOTIONS = ("max_rotation_degrees", "max_zoom", "max_perspective")
 
 
 class PartitionRecipe(Named):

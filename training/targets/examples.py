@@ -15,8 +15,7 @@ class Target(NamedTuple):
         summary: `(batch, summary_dim)`, or None.
         features: For each group of the batch `(images, feature_dim, rows, cols)`, not standardized.
         shifts: For each group `(images, 2)` rows and columns in student patches: the teacher's crop minus the
-            student's; where crops are turned or tilted `(images, 3, 3)`, homographies from the unit square of the
-            teacher's crop to that of the student's; None if both show the same.
+            student's; None if both show the same.
     """
 
     summary: Tensor | None
@@ -29,8 +28,7 @@ class AverageView(NamedTuple):
 
     Attributes:
         pixel_values: As the student's images, and colored like them.
-        shifts: For each group `(images, 2)` rows and columns in student patches: this crop minus the student's; or
-            homographies, as those of a target.
+        shifts: For each group `(images, 2)` rows and columns in student patches: this crop minus the student's.
     """
 
     pixel_values: list[Tensor]

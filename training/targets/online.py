@@ -17,7 +17,6 @@ from training.views.batches import Batch
 from training.views.crops import change_colors, draw_colors, draw_flips, draw_shifts
 from training.views.loading.build import build_view_loader
 from training.views.loading.streamed import PartitionStreams
-from training.views.moving.motions import draw_motions, way_between
 from training.views.regions import AVERAGE, STUDENT, Seen, Sight
 from training.views.shapes import Grid
 
@@ -31,8 +30,7 @@ class OnlineTargets:
 
     One region of the image is drawn, whatever the student's resolution. Student, moving average and teachers see
     crops of its size, displaced by whole patches of the student, each resized once from the decoded image to what that
-    viewer takes in; teachers answer on their own grids (C-RADIOv4 2.2 and 2.3). Crops may be turned, zoomed and tilted
-    besides, each viewer's by itself, with a homography that says how they lie.
+    viewer takes in; teachers answer on their own grids (C-RADIOv4 2.2 and 2.3).
 
     Args:
         recipe: The recipe.
@@ -93,7 +91,6 @@ class OnlineTargets:
     def _sights_of(self, batch: Batch, viewers: Sequence[str]) -> list[Sight]:
         views = self.recipe.views
         shifts = {viewer: draw_shifts(batch, viewer, views).tolist() for viewer in viewers}
-        motions = {viewer: draw_motions(batch, viewer).tolist() for viewer in viewers if views.has_motions}
         sizes = {
             shape.grid: {viewer: self._sizes(viewer, shape.grid) for viewer in viewers} for shape, _ in batch.groups
         }
@@ -104,7 +101,6 @@ class OnlineTargets:
                 is_flipped,
                 {viewer: tuple(shifts[viewer][row]) for viewer in viewers},
                 sizes[shape.grid],
-                {viewer: tuple(motions[viewer][row]) for viewer in motions},
             )
             for row, (numbers, shape, is_flipped) in enumerate(
                 zip(batch.uniform("region", 4).tolist(), batch.shapes, draw_flips(batch, views).tolist(), strict=True)
@@ -131,8 +127,8 @@ class OnlineTargets:
         ]
 
     def _shifts(self, viewer: str, groups: list[Seen]) -> list[Tensor]:
-        ways = (way_between(seen.places[STUDENT], seen.places[viewer]) for seen in groups)
-        return [way.to(self.device, non_blocking=True) for way in ways]
+        shifts = (seen.places[viewer] - seen.places[STUDENT] for seen in groups)
+        return [shift.to(self.device, non_blocking=True) for shift in shifts]
 
     def _targets(self, name: str, parts: list[list[Seen]]) -> dict[str, list[Target]]:
         """Run a teacher once for some parts of a step; return its target in each, and those of its blocks, by name."""

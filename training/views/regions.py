@@ -1,7 +1,4 @@
-"""What each viewer sees of an image: its own crop of one region, displaced by whole student patches, resized once.
-
-Where the recipe has motions, crops are turned, zoomed and tilted besides (`motions.py`).
-"""
+"""What each viewer sees of an image: its own crop of one region, displaced by whole student patches, resized once."""
 
 from __future__ import annotations
 
@@ -16,8 +13,6 @@ from torch import Tensor
 
 from training.data.decoding import DRAFT_GAP, Size, to_tensor
 from training.recipe import ViewsRecipe
-from training.views.moving.motions import Matrix, from_square, is_still, move_crop
-from training.views.moving.quadrangles import cut_quadrangle, extent
 from training.views.shapes import Grid
 
 
@@ -46,7 +41,6 @@ class Sight(NamedTuple):
         is_flipped: Whether the image is mirrored.
         shifts: By viewer, the rows and columns of cells by which its crop is to lie beside the region.
         sizes: By viewer, the sizes that it takes its crop in at.
-        motions: By viewer, the numbers that its motion is drawn by, where the recipe has motions.
     """
 
     numbers: tuple[float, float, float, float]
@@ -54,7 +48,6 @@ class Sight(NamedTuple):
     is_flipped: bool
     shifts: dict[str, tuple[int, int]]
     sizes: dict[str, tuple[Size, ...]]
-    motions: dict[str, tuple[float, ...]] | None = None
 
 
 class Seen(NamedTuple):
@@ -63,8 +56,7 @@ class Seen(NamedTuple):
     Attributes:
         grid: The student's patches.
         pixels: By viewer, uint8 `(3, height, width)` for each of its sizes.
-        places: By viewer, where its crop lies: `(2,)` integers, the shift as it was possible within the image; or where
-            the recipe has motions `(3, 3)`, the homography from the crop's unit square to the image's pixels.
+        places: By viewer, where its crop lies: `(2,)` integers, the shift as it was possible within the image.
     """
 
     grid: Grid
@@ -85,49 +77,41 @@ def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
     """
     picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
 
-    def cut(crop: Region, corners: Matrix | None, size: Size) -> Tensor:
-        return _seen(picture, crop, corners, size, is_flipped=sight.is_flipped)
+    def cut(crop: Region, size: Size) -> Tensor:
+        return _resized(picture, crop, size, is_flipped=sight.is_flipped)
 
     return look_with(cut, (picture.height, picture.width), sight, views)
 
 
-def look_with(
-    cut: Callable[[Region, Matrix | None, Size], Tensor], image_size: Size, sight: Sight, views: ViewsRecipe
-) -> Seen:
+def look_with(cut: Callable[[Region, Size], Tensor], image_size: Size, sight: Sight, views: ViewsRecipe) -> Seen:
     """Return what each viewer sees of an image, whose pixels a function cuts out.
 
     Args:
-        cut: Returns uint8 `(3, height, width)` of a crop of the image, mirrored where the sight is; or of a quadrangle,
-            where its corners are given; and of the asked height and width.
+        cut: Returns uint8 `(3, height, width)` of a crop of the image, mirrored where the sight is, and of the asked height
+            and width.
         image_size: Its height and width.
         sight: What is wanted.
         views: The recipe's section.
     """
     region = choose_region(image_size, sight, views)
-    seen: dict[tuple[Region, tuple[float, ...], Size], Tensor] = {}
+    seen: dict[tuple[Region, Size], Tensor] = {}
     pixels, places = {}, {}
     for viewer in sight.shifts:
         shift = _possible_shift(region, sight.grid, sight.shifts[viewer], image_size)
-        crop, motion = _displaced(region, sight.grid, shift), _motion_of(viewer, sight, views)
-        corners = move_crop(crop, image_size, motion, views) if motion else None
+        crop = _displaced(region, sight.grid, shift)
         for size in sight.sizes[viewer]:
-            if (crop, motion, size) not in seen:
-                seen[crop, motion, size] = cut(crop, corners, size)
-        pixels[viewer] = tuple(seen[crop, motion, size] for size in sight.sizes[viewer])
-        places[viewer] = torch.tensor(shift) if not sight.motions else torch.from_numpy(_place_of(crop, corners))
+            if (crop, size) not in seen:
+                seen[crop, size] = cut(crop, size)
+        pixels[viewer] = tuple(seen[crop, size] for size in sight.sizes[viewer])
+        places[viewer] = torch.tensor(shift)
     return Seen(sight.grid, pixels, places)
 
 
 def least_scale(image_size: Size, sight: Sight, views: ViewsRecipe) -> float:
     """Return the smallest factor of an image's sides at which every crop is `DRAFT_GAP` times what it is resized to."""
     region, least = choose_region(image_size, sight, views), 0.0
-    for viewer, sizes in sight.sizes.items():
-        height, width = region.height, region.width
-        motion = _motion_of(viewer, sight, views)
-        if motion:
-            shift = _possible_shift(region, sight.grid, sight.shifts[viewer], image_size)
-            height, width = extent(move_crop(_displaced(region, sight.grid, shift), image_size, motion, views))
-        least = max(least, *(max(size[0] / height, size[1] / width) for size in sizes))
+    for sizes in sight.sizes.values():
+        least = max(least, *(max(size[0] / region.height, size[1] / region.width) for size in sizes))
     return DRAFT_GAP * least
 
 
@@ -153,7 +137,7 @@ class SeenBatch(NamedTuple):
 
     Attributes:
         pixels: Of all images, viewers and sizes, one after the other.
-        places: `(images, viewers, 2)` or `(images, viewers, 3, 3)`.
+        places: `(images, viewers, 2)`.
         viewers: Their names.
         groups: Neighbors of one grid: it, how many they are, and by viewer the sizes.
     """
@@ -214,28 +198,6 @@ def _within(wanted: int, room_before: float, room_after: float, cell: float) -> 
 def _displaced(region: Region, grid: Grid, shift: tuple[int, int]) -> Region:
     top, left = region.top + shift[0] * region.height / grid.rows, region.left + shift[1] * region.width / grid.cols
     return Region(top, left, region.height, region.width)
-
-
-def _motion_of(viewer: str, sight: Sight, views: ViewsRecipe) -> tuple[float, ...]:
-    """Return the numbers of a viewer's motion; none where it moves nothing."""
-    numbers = (sight.motions or {}).get(viewer, ())
-    return () if not numbers or is_still(numbers, views) else numbers
-
-
-def _place_of(crop: Region, corners: Matrix | None) -> Matrix:
-    """Return the homography from the unit square of a crop to the image's pixels."""
-    if corners is not None:
-        return from_square(corners)
-    return np.array([[crop.width, 0, crop.left], [0, crop.height, crop.top], [0, 0, 1]])
-
-
-def _seen(picture: Image.Image, crop: Region, corners: Matrix | None, size: Size, *, is_flipped: bool) -> Tensor:
-    """Return what a viewer sees, in the mirrored image where it is flipped."""
-    if corners is None:
-        return _resized(picture, crop, size, is_flipped=is_flipped)
-    if is_flipped:
-        corners = np.array([picture.width, 0]) + corners * (-1, 1)
-    return to_tensor(cut_quadrangle(picture, corners, size))
 
 
 def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool) -> Tensor:

@@ -92,11 +92,6 @@ DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teac
 NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared, normalizer_images: 40}")
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
 COMPONENTS = (UNEVEN, "views={teachers: cached, cache_dir: components, cache_format: pca_int8, cache_components: 12}")
-MOVING = (
-    UNEVEN,
-    "views={crop_scale: [0.3, 0.6], max_rotation_degrees: 20, max_zoom: 1.2, max_perspective: 0.05}",
-    "mesa={weight: 0.5, start_step: 1}",
-)
 FEWER_TOKENS = (
     "student.config.downscale_levels=[1]",
     "student.config.decoder_depth=1",
@@ -144,7 +139,6 @@ SCENARIOS = {
     "ddp-contrasts": Scenario((*ONE_TEACHER_EACH, "contrastive={weight: 0.5, bank_size: 13}")),
     "ddp-cached": Scenario(CACHED),
     "ddp-components": Scenario(COMPONENTS),
-    "ddp-moving": Scenario(MOVING),
     "ddp-tokens": Scenario(FEWER_TOKENS),
     "fsdp-tokens": Scenario(FEWER_TOKENS, use_fsdp=True),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),

@@ -107,7 +107,7 @@ def look_on_device(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
     height, width = image.shape[1:]
     pixels = image.flip(-1) if sight.is_flipped else image  # regions are given in the mirrored image
 
-    def cut(crop: Region, _: object, size: Size) -> Tensor:
+    def cut(crop: Region, size: Size) -> Tensor:
         bottom, right = min(crop.top + crop.height, height), min(crop.left + crop.width, width)
         return resize_box(pixels, (max(crop.top, 0.0), max(crop.left, 0.0), bottom, right), size)
 

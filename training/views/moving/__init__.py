@@ -1,1 +1,0 @@
-"""Crops that are turned, zoomed and tilted, and how they lie."""
