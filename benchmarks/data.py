@@ -35,8 +35,7 @@ from training.demo_kit.assets import load_demo_assets
 from training.recipe import Recipe, load_recipe
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images
-from training.views.loading.build import build_view_loader
-from training.views.loading.streamed import PartitionStreams
+from training.views.loading import PartitionStreams, build_view_loader
 from training.views.regions import STUDENT, Sight
 
 

@@ -116,8 +116,6 @@ class Recipe(RecipeSection):
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
-        rule = "'cpu' with cached teachers"
-        require(self.views.teachers == "online" or self.data.decode_on == "cpu", "data.decode_on", self.data.decode_on, rule)
         start, num_steps = self.balancing_times().start_step, self.schedule.num_steps
         is_reached = self.balancing.method == "fixed" or start < num_steps
         rule = f"below `schedule.num_steps`, {num_steps}, or no weight ever moves"

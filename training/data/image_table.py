@@ -80,10 +80,6 @@ class Images(Dataset[Tensor]):
         """Return the shorter side of every image's file, `(len(self),)` in pixels; None where it is not known."""
         return None
 
-    def encoded(self, index: int) -> EncodedImage | None:
-        """Return the file that image `index` is the whole of; None where it is made, or a part of one."""
-        return None
-
     def draft(self, index: int, least_scale: LeastScale) -> Tensor:
         """Return image `index`, or a smaller version of it where that is faster to come by.
 
@@ -165,9 +161,6 @@ class ImageTable(Images):
             return self._read(index, None)
         needed = DRAFT_GAP * self.size  # a random crop keeps more than half of the shorter side
         return self._read(index, lambda size: needed / min(size))
-
-    def encoded(self, index: int) -> EncodedImage | None:
-        return self.rows[index % len(self.rows)] if self.size is None else None
 
     def draft(self, index: int, least_scale: LeastScale) -> Tensor:
         return self._read(index, least_scale) if self.size is None else self[index]

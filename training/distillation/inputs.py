@@ -26,7 +26,7 @@ from training.teachers.registry import check_devices, place_teacher, teacher_of_
 from training.views.admission import admit_images, smallest_used_px
 from training.views.batches import BatchPlan
 from training.views.images import build_training_images
-from training.views.loading.streamed import PartitionStreams
+from training.views.loading import PartitionStreams
 from training.views.shapes import extreme_grids
 
 

@@ -58,8 +58,6 @@ class DataRecipe(ImageSource):
         num_workers: Processes that decode images, per rank.
         jpeg_drafts: Decode JPEGs at 1/2, 1/4 or 1/8 of their size where every crop stays at least twice as large as
             what it is resized to; off where pixels must be those of the whole image.
-        decode_on: "cpu" lets the data workers decode and resize; "cuda" the run's NVIDIA GPU, for online teachers:
-            JPEGs are then decoded whole, and pixels differ by rounding.
         filters: Images that are left out.
     """
 
@@ -71,7 +69,6 @@ class DataRecipe(ImageSource):
     seed: int = Field(0, ge=0)
     num_workers: Annotated[int, INDECISIVE] = Field(2, ge=0)
     jpeg_drafts: bool = True
-    decode_on: Literal["cpu", "cuda"] = "cpu"
     filters: FiltersRecipe = FiltersRecipe()
 
     @model_validator(mode="after")

@@ -15,8 +15,7 @@ from training.targets.examples import AverageView, Example, Target
 from training.teachers.base import Teacher
 from training.views.batches import Batch
 from training.views.crops import change_colors, draw_colors, draw_flips, draw_shifts
-from training.views.loading.build import build_view_loader
-from training.views.loading.streamed import PartitionStreams
+from training.views.loading import PartitionStreams, build_view_loader
 from training.views.regions import AVERAGE, STUDENT, Seen, Sight
 from training.views.shapes import Grid
 

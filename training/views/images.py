@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.data.decoding import EncodedImage, LeastScale
+from training.data.decoding import LeastScale
 from training.data.filters.tables import filter_tables
 from training.data.image_folder import ImageFolder
 from training.data.image_table import Images, ImageTable, Split
@@ -124,10 +124,6 @@ class _Mixture(Images):
     def __getitem__(self, index: int) -> Tensor:
         part, place = self._place_of(index)
         return part[place]
-
-    def encoded(self, index: int) -> EncodedImage | None:
-        part, place = self._place_of(index)
-        return part.encoded(place)
 
     def draft(self, index: int, least_scale: LeastScale) -> Tensor:
         part, place = self._place_of(index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -76,23 +76,7 @@ def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
         views: The recipe's section, with the bounds of scale and aspect ratio.
     """
     picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
-
-    def cut(crop: Region, size: Size) -> Tensor:
-        return _resized(picture, crop, size, is_flipped=sight.is_flipped)
-
-    return look_with(cut, (picture.height, picture.width), sight, views)
-
-
-def look_with(cut: Callable[[Region, Size], Tensor], image_size: Size, sight: Sight, views: ViewsRecipe) -> Seen:
-    """Return what each viewer sees of an image, whose pixels a function cuts out.
-
-    Args:
-        cut: Returns uint8 `(3, height, width)` of a crop of the image, mirrored where the sight is, and of the asked height
-            and width.
-        image_size: Its height and width.
-        sight: What is wanted.
-        views: The recipe's section.
-    """
+    image_size = (picture.height, picture.width)
     region = choose_region(image_size, sight, views)
     seen: dict[tuple[Region, Size], Tensor] = {}
     pixels, places = {}, {}
@@ -101,7 +85,7 @@ def look_with(cut: Callable[[Region, Size], Tensor], image_size: Size, sight: Si
         crop = _displaced(region, sight.grid, shift)
         for size in sight.sizes[viewer]:
             if (crop, size) not in seen:
-                seen[crop, size] = cut(crop, size)
+                seen[crop, size] = _resized(picture, crop, size, is_flipped=sight.is_flipped)
         pixels[viewer] = tuple(seen[crop, size] for size in sight.sizes[viewer])
         places[viewer] = torch.tensor(shift)
     return Seen(sight.grid, pixels, places)

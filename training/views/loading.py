@@ -1,10 +1,15 @@
-"""Views of streamed images: one process reads files ahead, data workers decode what it has read, or hand it on."""
+"""What loads what is seen of images, ahead of time: images by number, or streams that one process reads.
+
+Data workers decode and crop; streams are read by one process ahead of them.
+"""
+
+from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -12,20 +17,47 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from foundation.interruption import ignore_stop_signals
 from foundation.seeds import derive_seed
-from training.data.decoding import EncodedImage, SkippedImages, to_tensor
+from training.data.decoding import EncodedImage, LeastScale, SkippedImages, to_tensor
 from training.data.image_stream import ImageStream, open_image_stream
+from training.data.image_table import Images
 from training.recipe import Recipe
 from training.views.admission import used_px
 from training.views.batches import Batch, divide_ranks
-from training.views.loading.base import Plan, Sights, scale_for
-from training.views.on_device.looking import UnseenImage, read_jpeg, see_on_device
-from training.views.regions import Seen, SeenBatch, Sight, look
+from training.views.regions import Seen, SeenBatch, Sight, least_scale, look
 
 
 logger = logging.getLogger(__name__)
 
 NUM_SPARES = 4
 """Images that stand by in a streamed batch for those that cannot be decoded, beside the batch's own. Our choice."""
+
+CPU = torch.device("cpu")
+
+Plan = Callable[[], Iterable[Batch]]
+Sights = Callable[[Batch], list[Sight]]
+
+
+class ViewLoader(Protocol):
+    """Loads what is seen of the images of planned batches, in order, ahead of time."""
+
+    def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
+        """Yield each batch with what was seen of it.
+
+        The data workers crop and resize, each crop once, so that only what a viewer takes in travels.
+
+        Args:
+            plan: Gives the batches; may be called more than once.
+            sights: Says for each image of a batch what is to be seen of it.
+
+        Yields:
+            The batch, and for each group of it what was seen.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far this rank has read the data, up to the last batch that was yielded, as JSON values."""
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Resume from what `state_dict` returned on each rank."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +77,7 @@ class PartitionStreams:
     skipped: SkippedImages
 
     @classmethod
-    def open(cls, recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> "PartitionStreams":
+    def open(cls, recipe: Recipe, rank: int = 0, num_ranks: int = 1) -> PartitionStreams:
         """Open the recipe's sources, once for each partition: the ranks of a partition share the images.
 
         Raises:
@@ -61,6 +93,78 @@ class PartitionStreams:
         return cls(streams, rank, num_ranks, skipped)
 
 
+def build_view_loader(images: Images | PartitionStreams, recipe: Recipe, device: torch.device = CPU) -> ViewLoader:
+    """Return the loader for images with random access, or for streams.
+
+    Args:
+        images: The data.
+        recipe: The recipe.
+        device: That the run is on; for a GPU the views are put in page-locked memory.
+    """
+    is_pinned = device.type == "cuda"
+    if isinstance(images, PartitionStreams):
+        return StreamedViewLoader(images, recipe, pin_memory=is_pinned)
+    return NumberedViewLoader(images, recipe, pin_memory=is_pinned)
+
+
+class NumberedViewLoader:
+    """Views of images with random access: which ones is a pure function of the step, so there is nothing to save.
+
+    Args:
+        images: uint8 `(3, height, width)`, RGB, any size.
+        recipe: The recipe.
+        pin_memory: Put the views in page-locked memory, for a GPU.
+    """
+
+    def __init__(self, images: Images, recipe: Recipe, *, pin_memory: bool = False) -> None:
+        self.images, self.recipe, self.pin_memory = images, recipe, pin_memory
+
+    def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
+        loader = DataLoader(
+            _NumberedViews(self.images, self.recipe),
+            batch_sampler=_NumberedRequests(plan, sights),
+            collate_fn=SeenBatch.of,
+            num_workers=self.recipe.data.num_workers,
+            worker_init_fn=ignore_stop_signals,
+            pin_memory=self.pin_memory,
+        )
+        for batch, seen in zip(plan(), loader, strict=True):
+            yield batch, seen.split()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        return
+
+
+class _NumberedRequest(NamedTuple):
+    index: int
+    sight: Sight
+
+
+class _NumberedRequests:
+    """Batch sampler that asks the data workers for one image per row of each planned batch."""
+
+    def __init__(self, plan: Plan, sights: Sights) -> None:
+        self.plan, self.sights = plan, sights
+
+    def __iter__(self) -> Iterator[list[_NumberedRequest]]:
+        for batch in self.plan():
+            rows = zip(batch.indices, self.sights(batch), strict=True)
+            yield [_NumberedRequest(index, sight) for index, sight in rows]
+
+
+class _NumberedViews(Dataset[Seen]):
+    def __init__(self, images: Images, recipe: Recipe) -> None:
+        self.images, self.recipe = images, recipe
+
+    def __getitem__(self, index: _NumberedRequest) -> Seen:
+        scale = _scale_for(index.sight, self.recipe)
+        image = self.images[index.index] if scale is None else self.images.draft(index.index, scale)
+        return look(image, index.sight, self.recipe.views)
+
+
 class StreamedViewLoader:
     """Views of streamed images: one process reads files ahead, the data workers decode what it has read.
 
@@ -70,13 +174,10 @@ class StreamedViewLoader:
         streams: What this rank reads.
         recipe: The recipe.
         pin_memory: Put the views in page-locked memory, for a GPU.
-        device: Where JPEGs are decoded and cut; None for the data workers.
     """
 
-    def __init__(
-        self, streams: PartitionStreams, recipe: Recipe, *, pin_memory: bool = False, device: torch.device | None = None
-    ) -> None:
-        self.streams, self.recipe, self.pin_memory, self.device = streams, recipe, pin_memory, device
+    def __init__(self, streams: PartitionStreams, recipe: Recipe, *, pin_memory: bool = False) -> None:
+        self.streams, self.recipe, self.pin_memory = streams, recipe, pin_memory
         self._state = _states(streams.streams)
 
     def views(self, plan: Plan, sights: Sights) -> Iterator[tuple[Batch, list[Seen]]]:
@@ -89,20 +190,17 @@ class StreamedViewLoader:
             worker_init_fn=ignore_stop_signals,
         )
         states: deque[dict[str, Any]] = deque()
-        views = _StreamedViews if self.device is None else _StreamedFiles
         loader = DataLoader(
-            views(self.recipe, self.streams.skipped),
+            _StreamedViews(self.recipe, self.streams.skipped),
             batch_size=None,
             collate_fn=_unchanged,
             sampler=_noting_states(reader, states),
             num_workers=num_workers,
             worker_init_fn=ignore_stop_signals,
-            pin_memory=self.pin_memory and self.device is None,
+            pin_memory=self.pin_memory,
         )
         for batch, seen in zip(plan(), loader, strict=True):
             self._state = states.popleft()
-            if self.device is not None:
-                seen = see_on_device(seen, self.recipe.views, self.device, self.streams.skipped)
             yield batch, seen.split()
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,24 +282,11 @@ class _StreamedViews(Dataset[SeenBatch]):
         return SeenBatch.of(seen)
 
 
-class _StreamedFiles(Dataset[list[UnseenImage]]):
-    def __init__(self, recipe: Recipe, skipped: SkippedImages) -> None:
-        self.recipe, self.skipped = recipe, skipped
-
-    def __getitem__(self, index: _StreamedRequest) -> list[UnseenImage]:
-        unseen = []
-        for place, (image, sight) in enumerate(zip(index.images, index.sights, strict=True)):
-            file = read_jpeg(image)  # the stream has looked at its header
-            pixels = file or to_tensor(_decode_first(index, place, self.recipe, self.skipped))
-            unseen.append(UnseenImage(pixels, sight))
-        return unseen
-
-
 def _decode_first(request: _StreamedRequest, place: int, recipe: Recipe, skipped: SkippedImages) -> Image.Image:
     """Decode an image of a request, or one that stands by where it cannot be decoded."""
     images = [request.images[place], *request.spares, *request.images]
     for image in images:
-        picture = skipped.decode(image, scale_for(request.sights[place], recipe))
+        picture = skipped.decode(image, _scale_for(request.sights[place], recipe))
         if picture is not None:
             return picture
     raise ValueError(f"{len(images)} images in a row could not be decoded; the first is {images[0].name}.")
@@ -226,3 +311,8 @@ def _num_sources(states: Mapping[str, Any]) -> dict[str, int]:
 def _unchanged(item: Any) -> Any:
     """Keep a loader from looking for tensors in what it hands over."""
     return item
+
+
+def _scale_for(sight: Sight, recipe: Recipe) -> LeastScale | None:
+    """Return how far an image may be reduced before it is looked at; None where pixels are to be exact."""
+    return (lambda size: least_scale(size, sight, recipe.views)) if recipe.data.jpeg_drafts else None

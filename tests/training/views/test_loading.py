@@ -16,9 +16,7 @@ from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, Te
 from training.recipe_sections.images import SourceRecipe
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images
-from training.views.loading.base import ViewLoader
-from training.views.loading.build import build_view_loader
-from training.views.loading.streamed import PartitionStreams
+from training.views.loading import PartitionStreams, ViewLoader, build_view_loader
 from training.views.regions import STUDENT, Seen, Sight, look
 
 
@@ -259,7 +257,7 @@ def test_drafts_are_faster_to_decode_and_look_the_same(
             sizes.append(max(image.shape))
             return look(image, *arguments)
 
-        monkeypatch.setattr(f"training.views.loading.{'streamed' if is_streaming else 'numbered'}.look", noting)
+        monkeypatch.setattr("training.views.loading.look", noting)
         loader, plan = open_loader(recipe)
         seen[drafts] = torch.cat(list(views_of(loader, plan, 0, 4))).float()
     assert set(decoded[False]) == {800}

@@ -1,1 +1,0 @@
-"""What loads what is seen of images: by number, or of streams."""
