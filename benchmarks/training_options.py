@@ -1,6 +1,6 @@
 """Times what each option of a recipe adds to the demo's distillation step, in time and in memory.
 
-    python -m benchmarks.training_options [--rounds 5] [--steps 2] [--options mesa,gradnorm]
+    python -m benchmarks.training_options [--rounds 5] [--steps 2] [--options mesa,damp]
 
 Each option runs in a process of its own, one thread, beside one of the same recipe without it, and both take turns of a
 few steps. "more CPU" is the median over the rounds of what a step takes more than the plain one in the same round;
@@ -61,7 +61,7 @@ def groups(upsampler: Path) -> dict[str, Group]:
     Args:
         upsampler: Folder of one for EfficientNet, see `save_untrained_upsampler`.
     """
-    methods = ("adaptive", "ada_loss", "dwa", "gradnorm", "uncertainty", "teacher_dropping")
+    methods = ("adaptive", "teacher_dropping")
     schemes = ("strict", "reversed", "soft", "all")
     teacher = "teachers.efficientnet-lite0"
     return {

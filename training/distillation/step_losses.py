@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from training.balancing.base import LossTerm, TeacherWeights
+from training.balancing import LossTerm, TeacherWeights
 from training.losses.alignment import align_to_teacher
 from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_losses

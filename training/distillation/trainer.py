@@ -23,7 +23,7 @@ from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
-from training.balancing.registry import build_weights, check_can_shard
+from training.balancing import build_weights
 from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets, plan_batches
 from training.distillation.memory import keep_freed_memory
 from training.distillation.optimizers.registry import build_optimizer
@@ -202,7 +202,6 @@ class Distiller:
         self.plan = plan_batches(recipe, accelerator, images, patch_size, self.output)
         if is_sharded(accelerator):
             self.plan.check_equal_passes()
-            check_can_shard(recipe)
         self.data_fingerprint = fingerprint_of(images, recipe, accelerator)
         self.source = open_targets(recipe, accelerator, images, teachers, self.stop_request)
         self.watch = StepWatch(teachers, self.device)
@@ -381,7 +380,7 @@ class Distiller:
         if counts is not None:
             options["num_tokens"] = counts
         # Accelerate adds autocast under DDP but not under FSDP.
-        with self.accelerator.autocast(), self.weights.watching(self.model):
+        with self.accelerator.autocast():
             answer = answer_groups(self.student, example.pixel_values, self.model.patch_size, **options)
         parts = (self.statistics, self.weights, self.contrasts)
         taps = () if self.taps is None else self.taps.taps

@@ -22,8 +22,7 @@ class BalancingRecipe(RecipeSection):
     Times that are not set follow from `schedule.num_steps`: see `Recipe.balancing_times`.
 
     Attributes:
-        method: A key of `training.balancing.registry.METHODS`; "fixed" leaves the factors of the teachers' entries.
-            "gradnorm" cannot be had with FSDP.
+        method: A key of `training.balancing.METHODS`; "fixed" leaves the factors of the teachers' entries.
         period_steps: Steps between two looks at the losses, and over how many they are averaged; None for a hundredth
             of the run.
         start_step: Step from which weights move; None for the end of the warm-up, at most a quarter of the run, or for
@@ -31,7 +30,7 @@ class BalancingRecipe(RecipeSection):
         ramp_steps: Steps over which they move from 1 to what the method says; None for a tenth of the run.
     """
 
-    method: Literal["fixed", "adaptive", "ada_loss", "dwa", "gradnorm", "uncertainty", "teacher_dropping"] = "fixed"
+    method: Literal["fixed", "adaptive", "teacher_dropping"] = "fixed"
     period_steps: int | None = Field(None, gt=0)
     start_step: int | None = Field(None, ge=0)
     ramp_steps: int | None = Field(None, ge=0)

@@ -53,7 +53,7 @@ def test_what_would_do_nothing_is_refused(section: type[BalancingRecipe | Contra
 
 
 def test_weights_that_would_never_move_are_refused() -> None:
-    balancing, schedule = {"method": "dwa", "start_step": 12}, {"num_steps": 12}
+    balancing, schedule = {"method": "teacher_dropping", "start_step": 12}, {"num_steps": 12}
     with pytest.raises(RecipeError, match=r"`balancing.start_step` must be below `schedule.num_steps`, 12, or no"):
         small_recipe(balancing=balancing, schedule=schedule)
 

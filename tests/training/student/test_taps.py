@@ -320,7 +320,7 @@ class TestRuns:
             torch.testing.assert_close(weight, answers[0][0], rtol=1e-3, atol=1e-5)
             torch.testing.assert_close(bias, answers[0][1], rtol=1e-3, atol=1e-4)
 
-    @pytest.mark.parametrize("method", ["gradnorm", "teacher_dropping"])
+    @pytest.mark.parametrize("method", ["adaptive", "teacher_dropping"])
     def test_methods_that_look_into_passes_take_taps(self, recipe_file: str, method: str) -> None:
         settings = (
             *ON,

@@ -355,7 +355,7 @@ def test_stages_draw_different_images(staged_file: str) -> None:
 
 WEIGHED_STAGES = """
 stages:
-  - {name: weighed, balancing: {method: ada_loss}, contrastive: {weight: 0.1, kind: dense}}
+  - {name: weighed, balancing: {method: adaptive}, contrastive: {weight: 0.1, kind: dense}}
   - {name: dropped, balancing: {method: teacher_dropping}, contrastive: {weight: 0.1}}
 """
 
@@ -363,6 +363,7 @@ stages:
 def test_every_stage_weighs_and_contrasts_in_its_own_way(recipe_file: str) -> None:
     Path(recipe_file).write_text(tiny.RECIPE + WEIGHED_STAGES)
     short = ["schedule={num_steps: 4, warmup_steps: 1}", "logging.every_steps=1", "checkpoints.every_steps=4"]
+    short += ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]
     fixed = ["stages.dropped.balancing.method=fixed", "stages.dropped.contrastive.weight=0"]
     run_recipe(load_recipe(recipe_file, short), Path("run"))
     run_recipe(load_recipe(recipe_file, [*short, *fixed]), Path("off"))

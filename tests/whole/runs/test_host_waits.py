@@ -34,6 +34,7 @@ ON_THE_CPU = {
     "contrasts/summaries.py": "counts what banks have there",
 }
 NUM_STEPS, ESTIMATION_STEPS = 7, 5
+ROLES = ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]
 
 
 class Reads(TorchDispatchMode):
@@ -85,7 +86,7 @@ def _has_mask(args: tuple) -> bool:
         pytest.param("cached", "adamw", ["optimizer.trunk_frozen_steps=3"], marks=pytest.mark.tour),
         pytest.param("online", "muon", ["damp={sigma: 0.1}"], marks=pytest.mark.tour),
         ("online", "lamb", [*tiny.PACKED, "partitions.low.accumulation_steps=2"]),
-        ("online", "adamw", ["contrastive={weight: 0.1, kind: dense}", "balancing={method: dwa}"]),
+        ("online", "adamw", ["contrastive={weight: 0.1, kind: dense}", "balancing={method: adaptive}", *ROLES]),
         pytest.param(
             "online",
             "adamw",

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from training.balancing.base import GROUPS, teacher_of
+from training.balancing import GROUPS, teacher_of
 from training.recipe import PartitionRecipe
 from training.views.batches import Batch
 

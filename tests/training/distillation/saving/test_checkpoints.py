@@ -57,7 +57,7 @@ def test_changes_that_are_allowed_are_returned(tmp_path: Path) -> None:
         "student.config.hidden_size=96",
         "optimizer.name=lamb",
         "spectral.is_used=true",
-        "balancing.method=dwa",
+        "balancing.method=adaptive",
         "contrastive.weight=0.1",
     ],
 )

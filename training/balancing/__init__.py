@@ -1,1 +1,0 @@
-"""How much each teacher's losses count, step by step."""
