@@ -21,7 +21,6 @@ PAGES = sorted(
         ROOT / "notebooks" / "README.md",
         ROOT / "training" / "README.md",
         ROOT / "training" / "ABLATIONS.md",
-        ROOT / "training" / "FINETUNING.md",
         *(ROOT / "docs").rglob("*.md"),
     )
 )

@@ -79,7 +79,6 @@ def segmentation_set(
     size: int,
     num_train: int = NUM_SEGMENTATION_TRAIN,
     num_test: int = NUM_SEGMENTATION_TEST,
-    draw: int = 0,
 ) -> SegmentationSet:
     """Return scenes for a segmentation probe; always the same ones, at any size the same scenes.
 
@@ -88,11 +87,10 @@ def segmentation_set(
         size: Side of the square scenes, pixels.
         num_train: Number of training scenes.
         num_test: Number of test scenes.
-        draw: Each number gives other scenes of the same objects and photographs.
     """
     classes = assets.segmentation_classes
-    train_images, train_masks = _scenes(assets, "train", num_train, size, draw)
-    test_images, test_masks = _scenes(assets, "held_out", num_test, size, draw)
+    train_images, train_masks = _scenes(assets, "train", num_train, size)
+    test_images, test_masks = _scenes(assets, "held_out", num_test, size)
     return SegmentationSet(train_images, train_masks, test_images, test_masks, ("background", *classes))
 
 
@@ -112,11 +110,11 @@ def _labels(objects: Sequence[CutOut], classes: Sequence[str]) -> Tensor:
     return torch.tensor([classes.index(str(cut_out.label)) for cut_out in objects])
 
 
-def _scenes(assets: DemoAssets, split: Split, num_scenes: int, size: int, draw: int) -> tuple[Tensor, Tensor]:
+def _scenes(assets: DemoAssets, split: Split, num_scenes: int, size: int) -> tuple[Tensor, Tensor]:
     bank: PixelBank = evaluation_bank(assets, split, assets.segmentation_classes)
     images, masks = [], []
     for index in range(num_scenes):
-        random = np.random.default_rng([SEGMENTATION_SEEDS[split], index, draw])
+        random = np.random.default_rng([SEGMENTATION_SEEDS[split], index, 0])
         scene, mask = compose_scene(bank, size, MAX_OBJECTS_IN_EVALUATION_SCENE, random)
         images.append(to_tensor(scene))
         masks.append(torch.from_numpy(mask).long())

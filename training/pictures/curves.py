@@ -38,24 +38,6 @@ def _panel_grid(num_panels: int, num_columns: int, width: float, height: float) 
     return figure, list(grid[:num_panels])
 
 
-def draw_curves(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
-    """Draw training curves and write a PNG; a reader never sees half of it.
-
-    Args:
-        panels: Curves by label, by panel title.
-        path: The PNG to write.
-    """
-    figure, grid = _panel_grid(len(panels), len(panels), 4.2, 3.0)
-    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
-        for label, (steps, values) in curves.items():
-            axes.plot(steps, values, label=label, linewidth=1.2)
-        # The first steps lie far above all others: cut off, so that the rest can be seen.
-        all_values = [value for _, values in curves.values() for value in values]
-        axes.set_ylim(0.95 * min(all_values), 1.05 * np.quantile(all_values, 0.95))
-        label_panel(axes, title, "step", font_size=9)
-    write_file(path, figure.savefig)
-
-
 COLUMNS, MAX_COLUMNS = 3, 4
 
 

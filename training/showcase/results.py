@@ -20,7 +20,7 @@ from foundation.machine.timing import Clock
 from foundation.settings import hash_of, require
 from model_cards.results import Measurement, Results, Source, build_tables
 from training.data.sources import DEMO_SOURCES
-from training.demo_kit.labeled.packages import LABELED_PACKAGES
+from training.demo_kit.labeled_packages import LABELED_PACKAGES
 from training.demo_kit.packages import package_named
 from training.evaluation.data.base import EvaluationData
 from training.evaluation.data.demo import DemoData

@@ -54,13 +54,6 @@ def base(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def student(tmp_path):
-    torch.manual_seed(0)
-    RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path / "student")
-    return tmp_path / "student"
-
-
-@pytest.fixture
 def zero_shot_folder(tmp_path, build_dual_encoder, word_tokenizer):
     """A folder with a text tower, whose texts live in the space of an adaptor."""
     torch.manual_seed(0)
@@ -72,17 +65,6 @@ def zero_shot_folder(tmp_path, build_dual_encoder, word_tokenizer):
     canonicalizing(word_tokenizer, 16).save_pretrained(folder)
     RadioImageProcessor.from_model_config(radio.config).save_pretrained(folder)
     return folder
-
-
-def write_shades(folder, size, draw):
-    """Dark and light images; those of another draw have other noise."""
-    random = np.random.default_rng(draw)
-    for split, count in (("train", 4), ("validation", 3)):
-        for name, shade in (("dark", 40), ("light", 200)):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                noise = random.integers(0, 50, (size, size, 3), dtype=np.uint8)
-                Image.fromarray(noise + np.uint8(shade)).save(folder / split / name / f"{number}.png")
 
 
 def save_picture(path, seed):

@@ -1,7 +1,6 @@
-"""Drawn assets instead of fetched ones, and a tiny student."""
+"""Drawn assets instead of fetched ones."""
 
 from drawn_assets import assets
-from tuning_fixtures import student
 
 
-__all__ = ["assets", "student"]
+__all__ = ["assets"]

@@ -3,7 +3,7 @@ from pathlib import Path
 from PIL import Image
 
 from model_cards.results import Measurement
-from training.pictures.curves import draw_curves, draw_over_counts, draw_runs, mean_curve, values_by_size
+from training.pictures.curves import draw_over_counts, draw_runs, mean_curve, values_by_size
 
 
 def measured(model: str, metric: str, value: float, seed: int = 0, task: str = "resolution_consistency") -> Measurement:
@@ -22,11 +22,6 @@ def test_values_are_sorted_by_kind_of_cosine_model_and_size() -> None:
         "cosine": {"one": {64: [0.5, 0.7], 96: [0.9]}},
         "centered cosine": {"two": {64: [0.2]}},
     }
-
-
-def test_curves_are_written_whole(tmp_path: Path) -> None:
-    draw_curves({"loss": {"a": ([0, 1], [2.0, 1.0])}}, tmp_path / "curves.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
 def test_runs_are_drawn_with_their_mean(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model_cards.results import Results
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
-from training.demo_kit.labeled.packages import LabeledPackage
+from training.demo_kit.labeled_packages import LabeledPackage
 from training.showcase import results
 from training.showcase.results import main
 

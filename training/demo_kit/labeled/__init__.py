@@ -1,1 +1,0 @@
-"""Labeled data sets made of what packages hold: as folders in the usual layouts, and the sets of whole packages."""

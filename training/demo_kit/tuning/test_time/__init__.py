@@ -1,1 +1,0 @@
-"""What options at test time are worth: several looks at an image, temperatures, thresholds."""
