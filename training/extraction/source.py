@@ -24,8 +24,14 @@ from training.data.labeled.layouts import (
     read_depth_folder,
     read_mask_folder,
 )
-from training.data.labeled.opening import IMAGE_COLUMNS, choose_column, open_class_folders, open_tables
-from training.data.labeled.readable import image_paths, readable_tables
+from training.data.labeled.opening import (
+    IMAGE_COLUMNS,
+    choose_column,
+    image_paths,
+    open_class_folders,
+    open_tables,
+    readable_tables,
+)
 from training.data.sources import DEMO_SOURCES
 from training.evaluation.data.opening import open_data
 from training.evaluation.data.rows import DecodedImages, choose_rows, place_of, table_state

@@ -51,11 +51,12 @@ def read_coco(source: Path, *, with_masks: bool) -> tuple[Tables, tuple[str, ...
             in its place, two images or two categories share an id, or an image is missing or named out of its folder;
             or if a split has several files.
     """
-    files = {TRAIN: source} if source.is_file() else _only_files(source)
+    files = {TRAIN: source} if source.suffix == ".json" and source.is_file() else _only_files(source)
     if TRAIN not in files:
         raise ValueError(
             f"{source} has no COCO annotations: give a json file, or a folder with annotations/instances_train*.json, "
-            "train/_annotations.coco.json or annotations.json."
+            "train/_annotations.coco.json or annotations.json. docs/guides/train/tune.md shows how to make COCO of "
+            "Pascal VOC and YOLO."
         )
     parsed = {split: _parse(path) for split, path in files.items()}
     names = {category["id"]: category["name"] for category in parsed[TRAIN]["categories"]}

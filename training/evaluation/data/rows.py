@@ -13,7 +13,7 @@ from foundation.seeds import make_generator
 from foundation.settings import hash_of
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
 from training.data.image_folder import files_fingerprint
-from training.data.labeled.readable import image_paths
+from training.data.labeled.opening import image_paths
 from training.data.labeled.targets import read_depth, read_mask
 from training.data.sources import ImageColumn
 from training.evaluation.data.base import Examples, Kind, groups_of

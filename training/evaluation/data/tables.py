@@ -29,11 +29,12 @@ from training.data.labeled.layouts import (
 from training.data.labeled.opening import (
     IMAGE_COLUMNS,
     choose_column,
+    image_paths,
     open_class_folders,
     open_tables,
+    readable_tables,
     with_columns,
 )
-from training.data.labeled.readable import image_paths, readable_tables
 from training.data.public_names import public_name
 from training.evaluation.data.base import KINDS, Kind, Part, check_kind
 from training.evaluation.data.rows import Masks, Rows

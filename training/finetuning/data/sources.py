@@ -11,9 +11,7 @@ from accelerate import PartialState
 
 from foundation.seeds import derive_seed
 from modeling_radio.classification_radio import ProblemType
-from training.data.labeled.boxes import read_boxes
-from training.data.labeled.coco import holds_coco
-from training.data.labeled.csv_labels import find_csv, read_csv_labels
+from training.data.labeled.coco import holds_coco, read_coco
 from training.data.labeled.labels import (
     LabelReader,
     check_numbers,
@@ -35,9 +33,9 @@ from training.data.labeled.opening import (
     open_class_folders,
     open_streams,
     open_tables,
+    readable_tables,
     with_columns,
 )
-from training.data.labeled.readable import readable_tables
 from training.data.sources import ImageColumn
 from training.finetuning.data.streams import LabeledStream, collect
 from training.finetuning.settings import BOX_TASKS, LABEL_TASKS, FinetuneSettings
@@ -181,11 +179,8 @@ def _open(settings: FinetuneSettings) -> tuple[Tables, tuple[str, ...]]:
     def read_folder(path: Path) -> Tables:
         nonlocal class_names
         if settings.task in BOX_TASKS:
-            with_masks = settings.task == "instance-segmentation"
-            tables, class_names = read_boxes(path, with_masks=with_masks, classes=settings.classes)
+            tables, class_names = read_coco(path, with_masks=settings.task == "instance-segmentation")
             return tables
-        if settings.task in LABEL_TASKS and (files := find_csv(path)):
-            return read_csv_labels(files)
         if not path.is_dir():
             raise ValueError(
                 f"{settings.data!r} must be a folder, a .parquet or .tar file or a Hub id for {settings.task}."

@@ -16,7 +16,7 @@ from torchvision.ops import box_convert, box_iou
 
 from modeling_radio import RadioForObjectDetection, RadioPreTrainedModel
 from training.data.labeled.labels import class_ids, name_classes
-from training.data.labeled.readable import image_paths
+from training.data.labeled.opening import image_paths
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.examination.evidence import Evidence, Ranking, join

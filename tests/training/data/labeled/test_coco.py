@@ -136,8 +136,12 @@ def test_json_that_is_no_coco(coco_folder):
 
 
 def test_folder_without_coco(class_folders):
-    with pytest.raises(ValueError, match=r"has no labels of objects: give COCO json"):
+    message = r"has no COCO annotations: give a json file, .* shows how to make COCO of Pascal VOC and YOLO"
+    with pytest.raises(ValueError, match=message):
         load(class_folders, "object-detection")
+    (class_folders / "data.yaml").write_text("train: images/train")
+    with pytest.raises(ValueError, match=r"data\.yaml has no COCO annotations: give a json file"):
+        load(class_folders / "data.yaml", "object-detection")
 
 
 def test_coco_boxes_without_an_area_are_counted(coco_folder, coco_content, caplog):

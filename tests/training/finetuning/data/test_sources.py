@@ -87,6 +87,13 @@ def test_folder_of_images_without_classes(class_folders):
         load(class_folders / "cat", "image-classification")
 
 
+def test_labels_in_a_table_beside_the_images(class_folders):
+    (class_folders / "cat" / "metadata.csv").write_text("file_name,label\n1.png,b\n3.png,a\n5.png,b\n")
+    images = load(class_folders / "cat", "image-classification", validation_share=0.34, seed=1)
+    assert images.class_names == ("a", "b")
+    assert sorted([*images.train["target"], *images.validation["target"]]) == [0, 1, 1]
+
+
 def test_missing_column_lists_those_that_exist(tmp_path):
     save_parquet(tmp_path / "data.parquet", [0, 1])
     with pytest.raises(
