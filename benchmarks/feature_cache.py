@@ -1,6 +1,6 @@
 """Measures what each format of the feature cache loses, and what it takes on the disk and in time.
 
-    python -m benchmarks.feature_cache [--recipe demo] [--num-images 256] [--components 32,64,128] [section.field=value]
+    python -m benchmarks.feature_cache [--recipe demo] [--num-images 256] [section.field=value]
 
 The recipe's teachers answer its first images once. Each format then stores these answers as a shard of a cache and
 reads them back, as a run does. Beside the answers in float32, by teacher: `error`, the norm of the difference over that
@@ -29,7 +29,7 @@ from training.distillation.inputs import load_teachers
 from training.recipe import Recipe, RecipeCommand
 from training.student.build import student_patch_size
 from training.targets.cache.feature_cache import IMAGES_PER_FORWARD, TeacherAnswers
-from training.targets.cache.formats import EightBits, Entries, FeatureFormat, HalfPrecision, PrincipalComponents
+from training.targets.cache.formats import FORMATS, Entries, FeatureFormat
 from training.targets.cache.shards import IMAGES_PER_SHARD
 from training.views.images import build_training_images
 
@@ -54,13 +54,9 @@ def answer(recipe: Recipe, num_images: int) -> dict[str, Tensor]:
     return {name: torch.cat([part[f"{name}.features"] for part in parts]) for name in teachers}
 
 
-def formats(components: Sequence[int]) -> dict[str, FeatureFormat]:
+def formats() -> dict[str, FeatureFormat]:
     """Return the formats by the name of their row."""
-    found: dict[str, FeatureFormat] = {"float32": FullPrecision(), "float16": HalfPrecision(), "int8": EightBits()}
-    for number in components:
-        found[f"pca, {number}"] = PrincipalComponents(number, HalfPrecision())
-        found[f"pca_int8, {number}"] = PrincipalComponents(number, EightBits())
-    return found
+    return {"float32": FullPrecision(), **FORMATS}
 
 
 def measure(features: Mapping[str, Tensor], feature_format: FeatureFormat, folder: Path) -> dict[str, object]:
@@ -70,7 +66,7 @@ def measure(features: Mapping[str, Tensor], feature_format: FeatureFormat, folde
     for name, maps in features.items():
         parts = [feature_format.encode(part) for part in maps.split(IMAGES_PER_FORWARD)]
         whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        save_file(feature_format.finish(whole), folder / f"{name}.safetensors")
+        save_file(whole, folder / f"{name}.safetensors")
     stored = time.perf_counter()
     kept = {name: _read(folder / f"{name}.safetensors", feature_format, num_images) for name in features}
     read = time.perf_counter()
@@ -101,11 +97,9 @@ class FeatureCacheBenchmark(RecipeCommand):
 
     Attributes:
         num_images: Images that the teachers answer; a shard has 512.
-        components: Numbers of principal components.
     """
 
     num_images: int = Field(256, gt=0, le=IMAGES_PER_SHARD)
-    components: list[int] = [32, 64, 128]
 
 
 COMMAND = Command("benchmarks.feature_cache", __doc__.partition("\n")[0], FeatureCacheBenchmark, changes=Recipe)
@@ -120,7 +114,7 @@ def _measure_and_report(settings: FeatureCacheBenchmark) -> None:
     recipe = settings.load_recipe()
     features = answer(recipe, settings.num_images)
     rows = []
-    for name, feature_format in formats(settings.components).items():
+    for name, feature_format in formats().items():
         with tempfile.TemporaryDirectory() as folder:
             rows.append({"format": name, **measure(features, feature_format, Path(folder))})
     report("feature_cache", recipe.name, rows)

@@ -29,13 +29,12 @@ def test_teachers_answer_in_full_precision(features: dict[str, torch.Tensor]) ->
 
 def test_smaller_formats_lose_more(features: dict[str, torch.Tensor], tmp_path: Path) -> None:
     rows = {}
-    for name, feature_format in feature_cache.formats([3]).items():
+    for name, feature_format in feature_cache.formats().items():
         (tmp_path / name).mkdir()
         rows[name] = feature_cache.measure(features, feature_format, tmp_path / name)
-    assert list(rows) == ["float32", "float16", "int8", "pca, 3", "pca_int8, 3"]
+    assert list(rows) == ["float32", "float16", "int8"]
     errors = {name: float(str(row["semantic: error"])) for name, row in rows.items()}
-    assert errors["float32"] == 0 < errors["float16"] < errors["int8"] < 0.01 < errors["pca, 3"] < 1
-    assert errors["pca, 3"] <= errors["pca_int8, 3"] < 1.1 * errors["pca, 3"]
+    assert errors["float32"] == 0 < errors["float16"] < errors["int8"] < 0.01
     disks = [float(str(row["disk, kB per image"])) for row in rows.values()]
     assert disks[0] > disks[1] > disks[2]
 

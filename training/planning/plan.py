@@ -159,15 +159,14 @@ class Plan:
     def cache_bytes_per_image(self, side_px: int) -> float:
         """Return the size of a cached image and of the teachers' answers, in the recipe's format.
 
-        Pixels take a byte, summaries two each; what a shard of hundreds of images keeps once is left out.
+        Pixels take a byte, summaries two each.
         """
-        views, teachers = self.recipe.views, self.networks.teachers.values()
+        teachers = self.networks.teachers.values()
         cells = (side_px // self.networks.student.patch_size) ** 2
         total = 3 * side_px**2 + HALF_BYTES * sum(teacher.summary_dim or 0 for teacher in teachers)
         for teacher in teachers:
-            is_reduced, is_small = "pca" in views.cache_format, "int8" in views.cache_format
-            channels = min(teacher.feature_dim, views.cache_components) if is_reduced else teacher.feature_dim
-            total += channels * (cells + 2 * FULL_BYTES if is_small else HALF_BYTES * cells)
+            is_small = self.recipe.views.cache_format == "int8"
+            total += teacher.feature_dim * (cells + 2 * FULL_BYTES if is_small else HALF_BYTES * cells)
         return total
 
     def images_seen(self) -> float:

@@ -102,10 +102,8 @@ class ViewsRecipe(RecipeSection):
             once on every whole image and gives the student windows and flips of it, targets being exact crops
             of the result.
         cache_dir: Where cached features lie; None for a folder of the recipe's own under `runs/cache`.
-        cache_format: How dense features are kept there: "float16"; "int8", a byte for each number, in equal steps over
-            a channel's range in an image; "pca", principal components in float16; or "pca_int8", these in bytes.
-        cache_components: How many components "pca" and "pca_int8" keep. Our choice; `python -m
-            benchmarks.feature_cache` measures what is lost.
+        cache_format: How dense features are kept there: "float16", or "int8", a byte for each number, in equal steps
+            over a channel's range in an image. `python -m benchmarks.feature_cache` measures what is lost.
         crop_scale: Smallest and largest share of the image's area that an online view shows.
         crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
         is_square: Whether views become squares, whatever their aspect ratio; false keeps it, at as many patches as a
@@ -121,8 +119,7 @@ class ViewsRecipe(RecipeSection):
 
     teachers: Literal["online", "cached"] = "online"
     cache_dir: Annotated[str | None, INDECISIVE] = None
-    cache_format: Literal["float16", "int8", "pca", "pca_int8"] = "float16"
-    cache_components: int = Field(128, gt=0)
+    cache_format: Literal["float16", "int8"] = "float16"
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     is_square: bool = True

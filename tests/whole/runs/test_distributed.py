@@ -90,7 +90,6 @@ BALANCED = (
 DROPPING = (UNEVEN, "balancing={method: teacher_dropping, ramp_steps: 0}", "teachers.segmenter.options.summary_dim=8")
 NORMALIZERS = (UNEVEN, "export={feature_normalizer: true, intermediate_normalizers: shared, normalizer_images: 40}")
 CACHED = (UNEVEN, "views={teachers: cached, cache_dir: cache}")
-COMPONENTS = (UNEVEN, "views={teachers: cached, cache_dir: components, cache_format: pca_int8, cache_components: 12}")
 FEWER_TOKENS = (
     "student.config.downscale_levels=[1]",
     "student.config.decoder_depth=1",
@@ -133,7 +132,6 @@ SCENARIOS = {
     "ddp-dropping": Scenario(DROPPING),
     "ddp-contrasts": Scenario((*ONE_TEACHER_EACH, "contrastive={weight: 0.5, bank_size: 13}")),
     "ddp-cached": Scenario(CACHED),
-    "ddp-components": Scenario(COMPONENTS),
     "ddp-tokens": Scenario(FEWER_TOKENS),
     "fsdp-tokens": Scenario(FEWER_TOKENS, use_fsdp=True),
     "ddp-stale": Scenario((*CACHED, "data.seed=1")),

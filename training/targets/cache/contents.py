@@ -21,7 +21,7 @@ from foundation.settings import differences, hash_of, with_defaults
 from training.data.image_table import Images
 from training.recipe import DataRecipe, Recipe, RecipeError, TeacherRecipe, ViewsRecipe
 from training.recipe_sections.networks import RunOptions
-from training.targets.cache.formats import FeatureFormat, build_format
+from training.targets.cache.formats import FORMATS, FeatureFormat
 
 
 DEFAULT_ROOT = Path("runs") / "cache"
@@ -55,7 +55,7 @@ class CacheContents:
             {
                 "teachers": [{key: entry[key] for key in _TEACHER_FIELDS} for entry in resolved["teachers"]],
                 "data": {key: resolved["data"][key] for key in _DATA_FIELDS},
-                "views": _format_settings(recipe.views),
+                "views": {"cache_format": recipe.views.cache_format},
                 "num_images": len(images),
                 "cells_per_side": resolved["data"]["image_size_px"] // patch_size,
             },
@@ -92,7 +92,7 @@ class CacheContents:
     @property
     def format(self) -> FeatureFormat:
         """Return what keeps features."""
-        return build_format(self.views)
+        return FORMATS[self.views.cache_format]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the cache says of itself, as JSON values."""
@@ -149,12 +149,6 @@ def _filled(contents: Any) -> Any:
         return contents
     filled = with_defaults(Recipe, contents)
     return {key: filled[key] for key in ("views", *contents)}
-
-
-def _format_settings(views: ViewsRecipe) -> dict[str, Any]:
-    """Return the settings of a format, without those that have no meaning for it."""
-    names = ["cache_format"] + (["cache_components"] if views.cache_format.startswith("pca") else [])
-    return {key: value for key, value in views.to_dict().items() if key in names}
 
 
 def _without_defaults(settings: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from training.targets.cache.contents import DESCRIPTION, CacheContents, check_co
 from training.targets.cache.forecast import Forecast, check_space
 from training.targets.cache.formats import Entries, FeatureFormat, named_error, to_half
 from training.targets.cache.lock import clear_up, writing_turn
-from training.targets.cache.shards import check_shards, entries_of, finish_shard, place_of, shard_paths, shard_rows
+from training.targets.cache.shards import check_shards, entries_of, join_batches, place_of, shard_paths, shard_rows
 from training.teachers.base import Teacher
 
 
@@ -73,7 +73,7 @@ class FeatureCache:
     def answers(self, indices: Sequence[int]) -> dict[str, tuple[Tensor | None, Tensor]]:
         """Return for each teacher its summary `(n, C)` or None, and features `(n, C, rows, cols)`, as they were kept.
 
-        Summaries are float16, features float16 or, from the other formats, float32.
+        Summaries are float16, features float16 or, from int8, float32.
         """
         answers = {}
         for name in self.teacher_names:
@@ -146,7 +146,7 @@ def write_feature_cache(
                     bar.update(sum(map(len, own)))
                     continue
                 parts = list(_answered(own, answer, bar, should_stop, forecast))
-                shard = finish_shard(parts, contents)
+                shard = join_batches(parts)
                 check_space(folder, sum(tensor.nbytes for tensor in shard.values()))
                 write_file(paths[index], lambda path, shard=shard: save_file(shard, path))
     clear_up(folder)

@@ -9,7 +9,6 @@ from pathlib import Path
 from training.recipe import RecipeError
 from training.targets.cache.contents import CacheContents
 from training.targets.cache.formats import Entries
-from training.targets.cache.shards import finish_shard, num_shards
 
 
 class Forecast:
@@ -43,7 +42,7 @@ class Forecast:
             self._first_ended = now
             return None
         self._is_told = True
-        num_bytes = self._num_bytes(batch)
+        num_bytes = sum(tensor.nbytes for tensor in batch.values()) / num_images * self.num_missing
         check_space(self.folder, num_bytes)
         contents, seconds = self.contents, 0.0
         if self._first_ended is not None:
@@ -53,14 +52,6 @@ class Forecast:
             f"{len(contents.teacher_names)} teachers, {size_words(num_bytes)} in format "
             f"{contents.views.cache_format!r}, about {time_words(seconds)} to go."
         )
-
-    def _num_bytes(self, batch: Entries) -> float:
-        """Return what the missing images take, as much as those of a batch each, and each shard as much as one."""
-        shard, num_images = finish_shard([batch], self.contents), len(batch["images"])
-        of_shard = {f"{name}.{key}" for name in self.contents.teacher_names for key in self.contents.format.of_shard}
-        whole = sum(tensor.nbytes for key, tensor in shard.items() if key in of_shard)
-        of_images = sum(tensor.nbytes for key, tensor in shard.items() if key not in of_shard) / num_images
-        return of_images * self.num_missing + whole * num_shards(self.num_missing)
 
 
 def check_space(folder: Path, needed: float) -> None:

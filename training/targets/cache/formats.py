@@ -1,4 +1,4 @@
-"""How a feature cache stores dense features: in half precision, in 8 bits a number, or as principal components.
+"""How a feature cache stores dense features: in half precision, or in 8 bits a number.
 
 A format turns the features of a shard's images into named tensors and back. What it cannot store exactly is lost for
 the student: `python -m benchmarks.feature_cache` measures how much, and what it saves.
@@ -7,32 +7,29 @@ the student: `python -m benchmarks.feature_cache` measures how much, and what it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from training.recipe import RecipeError, ViewsRecipe
+from training.recipe import RecipeError
 
 
 LEVELS = 255
 """Steps between the smallest and the largest of 8-bit numbers."""
 
 Entries = dict[str, Tensor]
-"""Named tensors of one teacher's features; those in `FeatureFormat.of_shard` are of a whole shard, the others have a
-row for each image."""
+"""Named tensors of one teacher's features, which have a row for each image."""
 
 
 class FeatureFormat(ABC):
     """Stores one teacher's features.
 
     Attributes:
-        of_images: Names of its entries that have a row for each image.
-        of_shard: Names of its entries that are of all images of a shard.
+        entries: Names of what it keeps of each image.
     """
 
-    of_images: tuple[str, ...] = ("features",)
-    of_shard: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ("features",)
 
     @abstractmethod
     def encode(self, features: Tensor) -> Entries:
@@ -44,10 +41,6 @@ class FeatureFormat(ABC):
         Raises:
             ValueError: If the format cannot hold a value; the message goes on after the teacher's name.
         """
-
-    def finish(self, entries: Entries) -> Entries:
-        """Return the entries of a shard, from what `encode` returned for all of its images, one after the other."""
-        return entries
 
     @abstractmethod
     def decode(self, entries: Mapping[str, Tensor], row: int) -> Tensor:
@@ -72,7 +65,7 @@ class EightBits(FeatureFormat):
     integers, the smallest value and the step are kept in float32: 8 bytes for each channel of an image.
     """
 
-    of_images = ("features", "low", "step")
+    entries = ("features", "low", "step")
 
     def encode(self, features: Tensor) -> Entries:
         check_finite(features)
@@ -85,67 +78,8 @@ class EightBits(FeatureFormat):
         return torch.addcmul(entries["low"][row], entries["features"][row].float(), entries["step"][row])
 
 
-class PrincipalComponents(FeatureFormat):
-    """The first principal components of a shard's features, in another format.
-
-    Each shard has a basis of its own, from all of its images' tokens, and keeps it: a shard can be read without the
-    others, whoever wrote them, and no pass over the images comes before the first one. Where there are not more
-    channels than components, nothing but rounding is lost.
-
-    Args:
-        num_components: At most; more than channels are not kept.
-        inner: How components are stored.
-    """
-
-    of_shard = ("mean", "basis")
-
-    def __init__(self, num_components: int, inner: FeatureFormat) -> None:
-        self.num_components, self.inner = num_components, inner
-        self.of_images = inner.of_images
-
-    def encode(self, features: Tensor) -> Entries:
-        return {"features": to_half(features)}
-
-    def finish(self, entries: Entries) -> Entries:
-        maps = entries["features"]
-        mean, basis = principal_axes(maps, self.num_components)
-        components = torch.stack([(each.float() - mean) @ basis.T for each in maps])
-        return {**self.inner.finish(self.inner.encode(components)), "mean": mean, "basis": basis}
-
-    def decode(self, entries: Mapping[str, Tensor], row: int) -> Tensor:
-        components = self.inner.decode(entries, row).float()
-        return components @ entries["basis"] + entries["mean"]
-
-
-FORMATS: dict[str, Callable[[ViewsRecipe], FeatureFormat]] = {
-    "float16": lambda views: HalfPrecision(),
-    "int8": lambda views: EightBits(),
-    "pca": lambda views: PrincipalComponents(views.cache_components, HalfPrecision()),
-    "pca_int8": lambda views: PrincipalComponents(views.cache_components, EightBits()),
-}
-
-
-def build_format(views: ViewsRecipe) -> FeatureFormat:
-    """Return the format that a recipe asks for."""
-    return FORMATS[views.cache_format](views)
-
-
-def principal_axes(maps: Tensor, num_components: int) -> tuple[Tensor, Tensor]:
-    """Return the mean `(C,)` of features, and the axes of their largest variance, `(components, C)` in float32.
-
-    Moments are summed in float64, image by image, so that no more than one is held in float32.
-
-    Args:
-        maps: `(n, rows, cols, C)`.
-        num_components: At most; not more than C are returned.
-    """
-    mean = torch.stack([each.double().mean((0, 1)) for each in maps]).mean(0).float()
-    moments = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for each in maps:
-        tokens = each.float().flatten(0, 1) - mean
-        moments += (tokens.T @ tokens).double()
-    axes = torch.linalg.eigh(moments).eigenvectors  # in order of growing variance
-    return mean, axes.flip(1)[:, :num_components].T.float().contiguous()
+FORMATS: dict[str, FeatureFormat] = {"float16": HalfPrecision(), "int8": EightBits()}
+"""By `views.cache_format`."""
 
 
 def to_half(tensor: Tensor) -> Tensor:

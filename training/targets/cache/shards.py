@@ -20,7 +20,7 @@ IMAGES_PER_SHARD = 512
 
 def entries_of(shard: Mapping[str, Tensor], teacher: str, feature_format: FeatureFormat) -> Entries:
     """Return what a shard holds of a teacher's features, by the names that the format gives them."""
-    return {key: shard[f"{teacher}.{key}"] for key in (*feature_format.of_images, *feature_format.of_shard)}
+    return {key: shard[f"{teacher}.{key}"] for key in feature_format.entries}
 
 
 def shard_paths(folder: Path, contents: CacheContents) -> list[Path]:
@@ -46,13 +46,10 @@ def _layout(path: Path, num_rows: int, contents: CacheContents) -> dict[str, tup
             layout = {key: (part.get_dtype(), *part.get_shape()) for key, part in slices.items()}
     except SafetensorError as error:
         raise _damaged(path, str(error)) from error
-    of_shard = {f"{name}.{key}" for name in contents.teacher_names for key in contents.format.of_shard}
-    needed = {"images", *of_shard}
-    needed |= {f"{name}.{key}" for name in contents.teacher_names for key in contents.format.of_images}
-    is_wrong = (shape[1:2] != (num_rows,) for key, shape in layout.items() if key not in of_shard)
-    if not needed <= layout.keys() or any(is_wrong):
-        raise _damaged(path, f"it must hold {num_rows} rows of {sorted(needed - of_shard)}")
-    return {key: shape if key in of_shard else (shape[0], *shape[2:]) for key, shape in layout.items()}
+    needed = {"images", *(f"{name}.{key}" for name in contents.teacher_names for key in contents.format.entries)}
+    if not needed <= layout.keys() or any(shape[1:2] != (num_rows,) for shape in layout.values()):
+        raise _damaged(path, f"it must hold {num_rows} rows of {sorted(needed)}")
+    return {key: (shape[0], *shape[2:]) for key, shape in layout.items()}
 
 
 def _damaged(path: Path, reason: str) -> RecipeError:
@@ -77,15 +74,6 @@ def place_of(image: int) -> tuple[int, int]:
     return divmod(image, IMAGES_PER_SHARD)
 
 
-def finish_shard(parts: Sequence[Entries], contents: CacheContents) -> Entries:
+def join_batches(batches: Sequence[Entries]) -> Entries:
     """Return a shard, from what was computed for its images, one batch after the other."""
-    shard = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    for name in contents.teacher_names:
-        whole = {key: shard.pop(f"{name}.{key}") for key in _encoded_keys(shard, name)}
-        shard |= {f"{name}.{key}": value for key, value in contents.format.finish(whole).items()}
-    return {key: tensor.contiguous() for key, tensor in shard.items()}
-
-
-def _encoded_keys(shard: Entries, teacher: str) -> list[str]:
-    keys = (key.partition(".") for key in shard)
-    return [key for name, _, key in keys if name == teacher and key != "summary"]
+    return {key: torch.cat([batch[key] for batch in batches]).contiguous() for key in batches[0]}

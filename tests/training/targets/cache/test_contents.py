@@ -173,11 +173,3 @@ def test_a_cache_can_be_copied_to_a_machine_where_all_lies_elsewhere(tmp_path: P
     cache = FeatureCache(tmp_path / "second/cache", contents)
     assert torch.equal(cache.images([0]), images[0][None])
     assert contents.default_folder() != CacheContents.of(recipe, PATCH, images, TEACHERS).default_folder()
-
-
-def test_components_matter_where_there_are_some(recipe: Recipe) -> None:
-    def settings(**views) -> dict:
-        return contents_of(recipe_with(ViewsRecipe(teachers="cached", **views))).settings
-
-    assert settings(cache_components=3) == settings()
-    assert settings(cache_format="pca", cache_components=3) != settings(cache_format="pca")

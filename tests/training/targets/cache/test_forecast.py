@@ -11,7 +11,7 @@ from training.targets.cache.feature_cache import TeacherAnswers, write_feature_c
 from training.targets.cache.forecast import Forecast, size_words, time_words
 
 
-@pytest.mark.parametrize("name", ["float16", "int8", "pca_int8"])
+@pytest.mark.parametrize("name", ["float16", "int8"])
 def test_size_and_time_are_told_before_the_first_shard(tmp_path: Path, name: str, monkeypatch, capsys) -> None:
     monkeypatch.setattr("training.targets.cache.feature_cache.IMAGES_PER_FORWARD", 2)
     clock = iter([10.0, 40.0])
@@ -37,15 +37,14 @@ def test_a_single_batch_tells_the_size() -> None:
     assert told.after(batch, 0) is None
 
 
-def test_size_grows_with_images_and_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.targets.cache.shards.IMAGES_PER_SHARD", 4)
-    contents = contents_of(recipe_with(ViewsRecipe(teachers="cached", cache_format="pca", cache_components=3)))
+def test_size_grows_with_images() -> None:
+    contents = contents_of(recipe_with(ViewsRecipe(teachers="cached")))
     batch = {"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}
     batch |= {f"{name}.features": torch.zeros(2, 2, 2, 3, dtype=torch.float16) for name in TEACHERS}
-    of_image, of_shard = 3 * 8 * 8 + 2 * (2 * 2 * 3 * 2), 2 * (3 * 3 + 3) * 4
-    for num_images, num_shards in ((4, 1), (5, 2)):
+    of_image = 3 * 8 * 8 + 2 * (2 * 2 * 3 * 2)
+    for num_images in (4, 5):
         line = Forecast(Path(), contents, num_images).after(batch, 0) or ""
-        assert f" {size_words(num_images * of_image + num_shards * of_shard)} " in line
+        assert f" {size_words(num_images * of_image)} " in line
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.recipe import RecipeError, ViewsRecipe
 from training.targets.cache.feature_cache import TeacherAnswers
-from training.targets.cache.formats import FORMATS, EightBits, FeatureFormat, HalfPrecision, PrincipalComponents
+from training.targets.cache.formats import FORMATS, EightBits, FeatureFormat, HalfPrecision
 from training.targets.cache.shards import check_shards, shard_paths
 from training.teachers.answers import TeacherOutput
 
@@ -17,10 +17,8 @@ from training.teachers.answers import TeacherOutput
 def stored(features: Tensor, feature_format: FeatureFormat) -> Tensor:
     """What comes back of the features of a shard, which came in two batches."""
     parts = [feature_format.encode(part) for part in features.split(2)]
-    whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    entries = feature_format.finish(whole)
-    assert set(entries) == {*feature_format.of_images, *feature_format.of_shard}
-    assert all(len(entries[key]) == len(features) for key in feature_format.of_images)
+    entries = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    assert set(entries) == set(feature_format.entries)
     return torch.stack([feature_format.decode(entries, row).float() for row in range(len(features))])
 
 
@@ -59,47 +57,27 @@ def test_eight_bits_keep_constant_channels_and_values_beyond_float16() -> None:
     torch.testing.assert_close(kept[..., 1], features[..., 1], rtol=0, atol=2e30 / 510)
 
 
-@pytest.mark.parametrize("inner", [HalfPrecision(), EightBits()])
-def test_components_lose_only_what_lies_outside_of_them(inner: FeatureFormat) -> None:
-    features = correlated_features(rank=3)
-    errors = [relative_error(stored(features, PrincipalComponents(k, inner)), features) for k in (1, 2, 3, 12, 99)]
-    assert errors[0] > errors[1] > 10 * errors[2]
-    assert max(errors[2:]) < 3e-3
-
-
-def test_components_are_the_best_of_their_number() -> None:
-    features = correlated_features(rank=6)
-    tokens = features.flatten(0, 2) - features.mean((0, 1, 2))
-    best = torch.linalg.svdvals(tokens.double())[2:].norm() / features.norm()
-    assert relative_error(stored(features, PrincipalComponents(2, HalfPrecision())), features) == pytest.approx(
-        best.item(), rel=1e-3
-    )
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_cache_in_any_format_is_read_back(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.targets.cache.shards.IMAGES_PER_SHARD", 4)
     monkeypatch.setattr("training.targets.cache.feature_cache.IMAGES_PER_FORWARD", 2)
-    cache = open_cache(recipe_with(ViewsRecipe(teachers="cached", cache_format=name, cache_components=2)), tmp_path)
+    cache = open_cache(recipe_with(ViewsRecipe(teachers="cached", cache_format=name)), tmp_path)
     assert sorted(path.name for path in tmp_path.glob("shard*")) == [f"shard_{n:05d}.safetensors" for n in (0, 1)]
     indices = [5, 0, 3]
     whole = Images().images[indices].float() / 255
     for teacher, (_, features) in cache.answers(indices).items():
         expected = TEACHERS[teacher].answer(whole).features
         error = (features.float() - expected).norm() / (expected - expected.mean()).norm()
-        assert error < {"float16": 0.01, "int8": 0.01, "pca": 0.75, "pca_int8": 0.75}[name]
-        assert error > (0.1 if name.startswith("pca") else 1e-3)  # two of three colors, which are noise
+        assert 1e-3 < error < 0.01
     assert len(cache) == NUM_IMAGES
 
 
-@pytest.mark.parametrize("name", ["int8", "pca"])
-def test_shard_without_what_its_format_needs_is_named(tmp_path: Path, name: str) -> None:
-    recipe = recipe_with(ViewsRecipe(teachers="cached", cache_format=name))
+def test_shard_without_what_its_format_needs_is_named(tmp_path: Path) -> None:
+    recipe = recipe_with(ViewsRecipe(teachers="cached", cache_format="int8"))
     cache = open_cache(recipe, tmp_path)
     contents = cache.contents
     (path,) = shard_paths(tmp_path, contents)
-    lost = {"int8": "coarse.step", "pca": "fine.basis"}[name]
-    save_file({key: value for key, value in load_file(path).items() if key != lost}, path)
+    save_file({key: value for key, value in load_file(path).items() if key != "coarse.step"}, path)
     with pytest.raises(RecipeError, match=rf"it must hold {NUM_IMAGES} rows of .*Delete it"):
         check_shards(tmp_path, contents)
 
@@ -117,13 +95,11 @@ class Scaled(MeanColor):
     ("name", "factor", "message"),
     [
         ("float16", 1e6, "values that float16 cannot hold: use `views.cache_format=int8`"),
-        ("pca", 1e6, "values that float16 cannot hold"),
         ("float16", float("nan"), "values that are not finite"),
         ("int8", float("inf"), "values that are not finite"),
     ],
 )
 def test_values_that_a_format_cannot_hold_are_refused(name: str, factor: float, message: str) -> None:
-    views = ViewsRecipe(teachers="cached", cache_format=name)
     teachers: Mapping = {"huge": Scaled(factor)}
     with pytest.raises(RecipeError, match=f"Teacher 'huge' gives {message}"):
-        TeacherAnswers(teachers, SIDE // PATCH, CPU, FORMATS[name](views))(Images().images)
+        TeacherAnswers(teachers, SIDE // PATCH, CPU, FORMATS[name])(Images().images)
