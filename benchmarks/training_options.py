@@ -32,7 +32,6 @@ from foundation.settings import Settings
 from training.distillation.memory import keep_freed_memory
 from training.distillation.trainer import Distiller
 from training.recipe import load_recipe
-from training.targets.contrasts.summaries import SummaryContrasts
 from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
 
 
@@ -69,10 +68,7 @@ def groups(upsampler: Path) -> dict[str, Group]:
             [],
             {
                 **{f"balancing {method}": [WEIGHED.format(method)] for method in methods},
-                **{
-                    f"contrastive {kind}": ["contrastive.weight=0.1", f"contrastive.kind={kind}"]
-                    for kind in ("relational", "info_nce", "dense")
-                },
+                "contrastive": ["contrastive.weight=0.1"],
                 **{f"taps {scheme}": [f"taps={{scheme: {scheme}, decay_steps: 0}}"] for scheme in schemes},
                 "mesa": ["mesa.weight=0.5"],
                 "damp": ["damp.sigma=0.1"],
@@ -111,7 +107,7 @@ def serve(changes: Sequence[str], folder: Path, connection: Connection) -> None:
     keep_freed_memory()
     distiller = Distiller(load_recipe("demo", changes), folder)
     distiller._build()
-    if isinstance(distiller.contrasts, SummaryContrasts):
+    if distiller.contrasts is not None:
         for bank in distiller.contrasts.banks.values():
             bank.add(torch.randn_like(bank.rows))
     timer = StepTimer(distiller)

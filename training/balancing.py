@@ -15,7 +15,6 @@ from training.views.batches import Batch
 
 GROUPS = {
     "features": "features",
-    "dense_contrastive": "features",
     "summary": "summary",
     "contrastive": "summary",
     "tap_features": "features",

@@ -57,7 +57,7 @@ class Recipe(RecipeSection):
         partitions: Resolutions and batch sizes.
         standardization: Of the dense targets.
         loss: Which losses.
-        contrastive: A loss of images, or their cells, among each other.
+        contrastive: A loss of images among each other.
         balancing: How teachers are weighed against each other while they are learned.
         taps: Losses within the trunk.
         optimizer: The optimizer.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from training.balancing import LossTerm, TeacherWeights
+from training.contrastive import SummaryContrasts
 from training.losses.alignment import align_to_teacher
 from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_losses
@@ -15,7 +16,6 @@ from training.losses.summaries import SUMMARY_LOSSES
 from training.recipe import LossRecipe, Recipe, TeacherRecipe
 from training.student.packing import HeadAnswer, StudentAnswer
 from training.student.taps import Tap
-from training.targets.contrasts.base import Contrasts
 from training.targets.examples import Example, Target
 from training.targets.statistics import TeacherStatistics
 from training.views.batches import Batch
@@ -25,7 +25,7 @@ def compare_with_teachers(
     recipe: Recipe,
     statistics: TeacherStatistics,
     weights: TeacherWeights,
-    contrasts: Contrasts | None,
+    contrasts: SummaryContrasts | None,
     batch: Batch,
     example: Example,
     student: StudentAnswer,
@@ -48,8 +48,7 @@ def compare_with_teachers(
         answer = student.adaptors[entry.name]
         terms |= _named(_head_terms(recipe.loss, statistics, entry, batch, example, answer), entry.name)
         if contrasts is not None and entry.name in contrasts.teachers:
-            term = _contrastive_term(recipe, contrasts, entry, batch, example, student)
-            terms[f"{contrasts.kind}/{entry.name}"] = term
+            terms[f"contrastive/{entry.name}"] = _contrastive_term(recipe, contrasts, entry, example, answer)
     entries = {entry.name: entry for entry in recipe.teachers}
     for tap in taps:
         factor = tap.share * recipe.taps.weight_at(batch.step, recipe.schedule.num_steps)
@@ -115,13 +114,13 @@ def _summary_term(
 
 
 def _contrastive_term(
-    recipe: Recipe, contrasts: Contrasts, entry: TeacherRecipe, batch: Batch, example: Example, student: StudentAnswer
+    recipe: Recipe, contrasts: SummaryContrasts, entry: TeacherRecipe, example: Example, answer: HeadAnswer
 ) -> LossTerm:
-    answer, target = student.adaptors[entry.name], example.targets.get(entry.name)
+    target = example.targets.get(entry.name)
     if target is None:
         return _no_term(torch.stack([each.float().mean() for each in answer.features]).sum())
-    losses = contrasts.losses(entry.name, batch, answer, target)
-    weight = recipe.contrastive.weight * contrasts.weight(entry)
+    losses = contrasts.losses(entry.name, answer, target)
+    weight = recipe.contrastive.weight * entry.summary_weight
     return LossTerm(weight, losses.mean(), lambda: losses, torch.mean)
 
 

@@ -24,6 +24,7 @@ from foundation.seeds import derive_seed
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.balancing import build_weights
+from training.contrastive import build_contrasts
 from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets, plan_batches
 from training.distillation.memory import keep_freed_memory
 from training.distillation.optimizers.registry import build_optimizer
@@ -80,7 +81,6 @@ from training.student.taps import build_taps, with_taps
 from training.student.token_counts import token_counts
 from training.student.warm_start.radio import standardize_heads
 from training.student.warm_start.start import start_student
-from training.targets.contrasts.registry import build_contrasts
 from training.targets.examples import Example
 from training.targets.statistics import TeacherStatistics
 from training.teachers.base import Teacher
@@ -197,7 +197,7 @@ class Distiller:
         optimizer = build_optimizer(learner, recipe.optimizer, matrix_dtype)
         self.statistics = TeacherStatistics(recipe.standardization, teachers, recipe.inner_depths()).to(self.device)
         self.weights = build_weights(recipe, teachers, self.device)
-        self.contrasts = build_contrasts(recipe, teachers, self.statistics, self.device)
+        self.contrasts = build_contrasts(recipe, teachers, self.device)
         accelerator, patch_size = self.accelerator, self.model.config.patch_size
         self.plan = plan_batches(recipe, accelerator, images, patch_size, self.output)
         if is_sharded(accelerator):

@@ -22,7 +22,6 @@ LOSSES = {
     "features": "dense loss",
     "summary": "summary loss",
     "contrastive": "contrastive loss",
-    "dense_contrastive": "dense contrastive loss",
     "mesa": "MESA loss",
 }
 TAP_LOSSES = {"tap_features": "dense loss of taps", "tap_summary": "summary loss of taps"}
@@ -117,7 +116,7 @@ def draw_progress(series: Mapping[str, Curve], path: Path) -> None:
             _finish(axes)
         for axes in row[len(panels) :]:
             axes.set_axis_off()
-    for kinds in (("features", "summary"), ("contrastive",), ("dense_contrastive",), ("mesa",), tuple(TAP_LOSSES)):
+    for kinds in (("features", "summary"), ("contrastive",), ("mesa",), tuple(TAP_LOSSES)):
         panels = [drawn[kind] for kind in kinds if kind in losses]
         _share_scale(panels, [curve for kind in kinds for curve in losses.get(kind, {}).values()])
     if any(curve.is_thin for curves in measured.values() for curve in curves):

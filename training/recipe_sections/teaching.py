@@ -52,30 +52,24 @@ class BalancingTimes(NamedTuple):
 
 
 class ContrastiveRecipe(RecipeSection):
-    """A further loss: where an image lies among others; our own addition, C-RADIOv4 has none.
+    """A further loss: an image is to lie as near to others as in the teacher; our own addition, C-RADIOv4 has none.
 
     All parts of a step are held in memory at once, since each is compared with the images of all.
 
     Attributes:
-        weight: Factor of the loss, besides a teacher's `summary_weight` or, of the dense kind, `feature_weight`; 0 for
-            none. 0.1 is a start, and cost dense features and masks in the study `weightings`.
-        kind: Of summaries "relational" (as near to other images as the teacher is) or "info_nce" (nearer to its own
-            image in the teacher than to others, not the other way round); of features "dense" (some cells of each image
-            nearer to the teacher's of the same place than to others, of any image).
-        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher; not used by
-            the dense kind.
+        weight: Factor of the loss, besides a teacher's `summary_weight`; 0 for none. 0.1 is a start, and cost dense
+            features and masks in the study `weightings`.
+        bank_size: Summaries of the steps before that an image is compared with as well, of each teacher.
     """
 
     weight: float = Field(0.0, ge=0)
-    kind: Literal["relational", "info_nce", "dense"] = "relational"
     bank_size: int = Field(4096, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> "ContrastiveRecipe":
-        about = {"kind": "relational", "bank_size": 4096}
-        for name, default in about.items() if "weight" not in self.model_fields_set else ():
-            rule = "left out where there is no such loss: give a `weight`, 0 for none"
-            require(getattr(self, name) == default, name, getattr(self, name), rule)
+        is_left_out = "weight" in self.model_fields_set or self.bank_size == 4096
+        rule = "left out where there is no such loss: give a `weight`, 0 for none"
+        require(is_left_out, "bank_size", self.bank_size, rule)
         return self
 
 

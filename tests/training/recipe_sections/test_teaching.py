@@ -41,7 +41,6 @@ def test_what_is_about_taps_needs_some(taps: dict) -> None:
         (BalancingRecipe, {"start_step": 3}),
         (BalancingRecipe, {"period_steps": 3}),
         (BalancingRecipe, {"ramp_steps": 3}),
-        (ContrastiveRecipe, {"kind": "info_nce"}),
         (ContrastiveRecipe, {"bank_size": 64}),
     ],
 )

@@ -355,7 +355,7 @@ def test_stages_draw_different_images(staged_file: str) -> None:
 
 WEIGHED_STAGES = """
 stages:
-  - {name: weighed, balancing: {method: adaptive}, contrastive: {weight: 0.1, kind: dense}}
+  - {name: weighed, balancing: {method: adaptive}, contrastive: {weight: 0.1, bank_size: 0}}
   - {name: dropped, balancing: {method: teacher_dropping}, contrastive: {weight: 0.1}}
 """
 
@@ -372,7 +372,7 @@ def test_every_stage_weighs_and_contrasts_in_its_own_way(recipe_file: str) -> No
         series = RunHistory(Path(stage, "history.jsonl"), 4).series()
         losses[stage] = {key.partition("/")[0] for key in series if "contrastive/" in key}
         weights[stage] = [value for key, (_, values) in series.items() if key.startswith("weight/") for value in values]
-    assert list(losses.values()) == [{"dense_contrastive"}, {"contrastive"}, set()]
+    assert list(losses.values()) == [{"contrastive"}, {"contrastive"}, set()]
     assert [any(abs(value - 1) > 1e-3 for value in each) for each in weights.values()] == [True, True, False]
     first, second = (
         [tiny.last_state(f"{run}/stages/{each}", 4) for run in ("run", "off")] for each in ("weighed", "dropped")

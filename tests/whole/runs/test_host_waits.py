@@ -31,7 +31,7 @@ ON_THE_CPU = {
     "position_cache_radio.py": "used only there",
     "packs_radio.py:__init__": "a pack's grids, which the trainer leaves there",
     "ema.py": "counts its updates there",
-    "contrasts/summaries.py": "counts what banks have there",
+    "training/contrastive.py": "counts what banks have there",
 }
 NUM_STEPS, ESTIMATION_STEPS = 7, 5
 ROLES = ["teachers.semantic.role=semantic", "teachers.segmenter.role=task"]
@@ -86,7 +86,7 @@ def _has_mask(args: tuple) -> bool:
         pytest.param("cached", "adamw", ["optimizer.trunk_frozen_steps=3"], marks=pytest.mark.tour),
         pytest.param("online", "muon", ["damp={sigma: 0.1}"], marks=pytest.mark.tour),
         ("online", "lamb", [*tiny.PACKED, "partitions.low.accumulation_steps=2"]),
-        ("online", "adamw", ["contrastive={weight: 0.1, kind: dense}", "balancing={method: adaptive}", *ROLES]),
+        ("online", "adamw", ["contrastive={weight: 0.1}", "balancing={method: adaptive}", *ROLES]),
         pytest.param(
             "online",
             "adamw",

@@ -20,7 +20,7 @@ MAX_DIFFERENCES_SHOWN = 5
 
 UNCHANGEABLE = (
     *("student.preset", "student.config", "student.adaptor", "spectral", "taps", "optimizer.name"),
-    *("balancing.method", "contrastive.kind", "contrastive.bank_size"),
+    *("balancing.method", "contrastive.bank_size"),
 )
 """Settings, or sections of them, that say which network is trained and what its optimizer and losses remember."""
 

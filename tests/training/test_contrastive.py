@@ -1,0 +1,235 @@
+"""The relational loss, its bank, and runs of the tiny student and teachers with it."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import tiny_distillation as tiny
+import torch
+from small_recipes import small_recipe
+from tiny_distillation import PACKED, SPLIT_SETTINGS, assert_same_tensors, distil, last_state
+from torch.nn import functional as F
+from two_forks import run_two_forks
+
+from foundation.ranks import rank_and_count
+from training.contrastive import (
+    TEMPERATURE,
+    EmbeddingBank,
+    Image,
+    SummaryContrasts,
+    centered,
+    gather_step,
+    relational_losses,
+)
+from training.distillation.saving.tensor_files import SavedTensors
+from training.recipe import RecipeError
+from training.student.packing import HeadAnswer
+from training.targets.examples import Example, Target
+from training.teachers.answers import TeacherOutput
+from training.teachers.registry import TEACHER_KINDS
+from training.views.batches import Batch
+from training.views.shapes import Grid, Shape
+
+
+CPU = torch.device("cpu")
+
+
+def cone(num_images: int) -> torch.Tensor:
+    """Summaries within a few degrees of each other."""
+    generator = torch.Generator().manual_seed(0)
+    return 5 * torch.ones(16) + 0.2 * torch.randn(num_images, 16, generator=generator)
+
+
+def test_a_relation_that_is_met_costs_nothing() -> None:
+    teacher = centered(cone(6), F.normalize(cone(200), dim=-1).mean(0))
+    assert relational_losses(teacher, teacher, teacher).abs().max() < 1e-5
+    assert (relational_losses(-teacher, teacher, teacher) > 1).all()
+
+
+def test_two_candidates_by_hand() -> None:
+    candidates = torch.eye(2)
+    student, teacher = torch.tensor([[0.6, 0.8]]), torch.tensor([[1.0, 0.0]])
+    p, q = ((vector @ candidates.T / TEMPERATURE).softmax(1)[0] for vector in (teacher, student))
+    expected = (p * (p / q).log()).sum()
+    torch.testing.assert_close(relational_losses(student, teacher, candidates)[0], expected)
+
+
+def test_near_duplicates_stay_together() -> None:
+    teacher = F.normalize(torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-3, 0.0], [0.0, 0.0, 1.0]]), dim=-1)
+    student = teacher.clone().requires_grad_()
+    losses = relational_losses(F.normalize(student, dim=-1), teacher, teacher)
+    (slopes,) = torch.autograd.grad(losses[0], student)
+    assert slopes[0].norm() < 1e-4
+
+
+def test_centered_summaries_of_a_cone_are_not_all_alike() -> None:
+    summaries = cone(300)
+    mean = F.normalize(summaries, dim=-1).mean(0)
+    plain, own = F.normalize(summaries, dim=-1), centered(summaries, mean)
+    assert (plain @ plain.T).mean() > 0.99
+    assert (own @ own.T).mean().abs() < 0.05
+    torch.testing.assert_close(own.norm(dim=1), torch.ones(300))
+
+
+def test_length_of_a_summary_does_not_matter() -> None:
+    mean = F.normalize(cone(50), dim=-1).mean(0)
+    candidates, student = centered(cone(5), mean), cone(7)[2:]
+    first, second = (relational_losses(centered(each, mean), candidates, candidates) for each in (student, 9 * student))
+    torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+
+
+def rows_of(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float32)[:, None].expand(-1, 2).clone()
+
+
+def test_the_first_in_is_the_first_out() -> None:
+    bank = EmbeddingBank(4, 2, CPU)
+    bank.add(rows_of(1, 2, 3))
+    assert bank.filled[:, 0].tolist() == [1, 2, 3]
+    bank.add(rows_of(4, 5))
+    assert sorted(bank.filled[:, 0].tolist()) == [2, 3, 4, 5]
+    bank.add(rows_of(6, 7, 8, 9, 10, 11))
+    assert sorted(bank.filled[:, 0].tolist()) == [8, 9, 10, 11]
+    torch.testing.assert_close(bank.mean_with(rows_of(12))[0], bank.total.new_tensor(6.5))
+
+
+def test_no_bank_at_all() -> None:
+    bank = EmbeddingBank(0, 2, CPU)
+    bank.add(rows_of(1, 2))
+    assert bank.filled.shape == (0, 2)
+
+
+class TeacherOfThree:
+    summary_dim, feature_dim = 3, 3
+
+
+def batch_of(rows: tuple[int, ...], total: int) -> Batch:
+    shapes = (Shape(Grid(2, 2), Grid(2, 2)),) * len(rows)
+    return Batch(0, 0, "low", shapes, rows, rows, (4,) * total, 1.0, ("a",))
+
+
+def example_of(summaries: torch.Tensor) -> Example:
+    return Example([], {"a": Target(summaries, [], None)})
+
+
+def contrasts_of(bank_size: int) -> SummaryContrasts:
+    recipe = small_recipe("a", contrastive={"weight": 1.0, "bank_size": bank_size})
+    return SummaryContrasts(recipe, {"a": TeacherOfThree()}, CPU)
+
+
+def test_images_are_compared_with_those_of_all_parts_in_their_order() -> None:
+    summaries = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    candidates = []
+    for split in ([(3, 4), (0, 1, 2)], [(0, 1, 2, 3, 4)]):
+        contrasts = contrasts_of(bank_size=8)
+        contrasts.begin_step([(batch_of(rows, 5), example_of(summaries[list(rows)])) for rows in split])
+        contrasts.end_step()
+        candidates.append(contrasts.banks["a"].filled)
+    assert torch.equal(*candidates)
+    torch.testing.assert_close(candidates[0], F.normalize(summaries, dim=-1))
+
+
+def test_summaries_of_earlier_steps_are_candidates_too() -> None:
+    draws = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
+    earlier, teacher, student = F.normalize(draws, dim=-1).unbind(0)
+    batch, losses = batch_of((0, 1, 2, 3), 4), {}
+    for size in (8, 0):
+        contrasts = contrasts_of(size)
+        contrasts.begin_step([(batch, example_of(earlier))])
+        contrasts.end_step()
+        contrasts.begin_step([(batch, example_of(teacher))])
+        losses[size] = contrasts.losses("a", HeadAnswer(student, []), Target(teacher, [], None))
+        candidates = torch.cat([teacher, earlier[: 4 if size else 0]])
+        mean = torch.cat([teacher, earlier]).mean(0)
+        embeddings = (centered(each, mean) for each in (student, teacher, candidates))
+        torch.testing.assert_close(losses[size], relational_losses(*embeddings))
+    assert (losses[8] - losses[0]).abs().min() > 1e-3
+
+
+ROWS: dict[Image, float] = {(0, 0): 1.0, (0, 1): 2.0, (0, 2): 3.0, (1, 0): 4.0}
+SPLITS = ([[(1, 0), (0, 1)], [(0, 2), (0, 0)]], [[(0, 0), (0, 1), (0, 2), (1, 0)], []])
+
+
+def gather(images: list[Image]) -> None:
+    rows = torch.tensor([ROWS[image] for image in images])[:, None]
+    assert gather_step({"t": images}, {"t": rows})["t"][:, 0].tolist() == [1, 2, 3, 4]
+
+
+def gather_part(split: list[list[Image]]) -> None:
+    gather(split[rank_and_count()[0]])
+
+
+def test_a_single_process_sorts_its_rows_by_image() -> None:
+    gather([(1, 0), (0, 1), (0, 0), (0, 2)])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_ranks_have_the_same_rows_however_they_are_divided(split: list[list[Image]], tmp_path: Path) -> None:
+    run_two_forks(partial(gather_part, split), tmp_path)
+
+
+BANK = "contrastive={weight: 0.1, bank_size: 13}"
+EIGHT = ("partitions.low.sizes_px=[32]", "checkpoints.every_steps=8")
+in_a_tiny_run = pytest.mark.usefixtures("one_thread", "tiny_world")
+
+
+@in_a_tiny_run
+def test_no_summary_is_refused(recipe_file: str) -> None:
+    with pytest.raises(RecipeError, match=r"^`contrastive.weight` must be 0 where no teacher has a summary"):
+        distil(recipe_file, "run", BANK, "teachers.semantic.summary_weight=0")
+
+
+@in_a_tiny_run
+def test_weight_0_is_no_contrast_bit_for_bit(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    distil(recipe_file, "off", *EIGHT, "contrastive.weight=0")
+    distil(recipe_file, "on", *EIGHT, BANK)
+    monkeypatch.setattr("training.distillation.trainer.build_contrasts", lambda *_: None)
+    distil(recipe_file, "none", *EIGHT, BANK)
+    assert_same_tensors(last_state("off"), last_state("none"))
+    key = "student/radio_model.model.blocks.0.attn.qkv.weight"
+    assert not torch.equal(last_state("off")[key], last_state("on")[key])
+
+
+@in_a_tiny_run
+@pytest.mark.parametrize("middle", [2, 6])  # the bank of 13 is full after four steps
+def test_resume_is_exact_while_the_bank_fills_and_later(recipe_file: str, middle: int) -> None:
+    distil(recipe_file, "whole", *EIGHT, BANK)
+    distil(recipe_file, "parts", *EIGHT, BANK, stop_at=middle)
+    distil(recipe_file, "parts", *EIGHT, BANK)
+    assert_same_tensors(last_state("whole"), last_state("parts"))
+    banks = [SavedTensors(Path(run, "checkpoints/step_00000008"), "contrasts") for run in ("whole", "parts")]
+    assert_same_tensors(*({key: bank.read(key) for key in bank.shapes} for bank in banks))
+    assert int(banks[0].read("banks.semantic.num_added")) == 32
+
+
+class FailsOnce(tiny.TinyTeacher):
+    """Gives NaN in its fifth batch: two are for calibration."""
+
+    num_batches = 0
+
+    def encode(self, pixel_values: torch.Tensor) -> TeacherOutput:
+        self.num_batches += 1
+        output = super().encode(pixel_values)
+        assert output.summary is not None
+        return output._replace(summary=output.summary * (float("nan") if self.num_batches == 5 else 1))
+
+
+@in_a_tiny_run
+def test_nothing_of_a_step_that_is_skipped_enters_a_bank(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TEACHER_KINDS, "fails_once", FailsOnce)
+    distil(recipe_file, "run", *EIGHT, "contrastive.weight=0.1", "teachers.semantic.kind=fails_once")
+    bank = SavedTensors(Path("run/checkpoints/step_00000008"), "contrasts")
+    assert int(bank.read("banks.semantic.num_added")) == 7 * 4
+    assert torch.isfinite(bank.read("banks.semantic.rows")).all()
+    assert torch.isfinite(bank.read("banks.semantic.total")).all()
+
+
+@in_a_tiny_run
+@pytest.mark.parametrize("others", [(), PACKED, ("balancing={method: teacher_dropping, ramp_steps: 0}",)])
+def test_accumulated_parts_equal_the_whole_batch(recipe_file: str, others: tuple[str, ...]) -> None:
+    settings = (*EIGHT, *SPLIT_SETTINGS, *others, BANK, "contrastive.weight=1")
+    distil(recipe_file, "whole", *settings, "schedule.num_steps=5")
+    distil(recipe_file, "parts", *settings, "schedule.num_steps=5", "partitions.low.accumulation_steps=2")
+    whole, parts = last_state("whole", 5), last_state("parts", 5)
+    for key in whole:
+        torch.testing.assert_close(parts[key], whole[key], rtol=1e-3, atol=1e-5)
