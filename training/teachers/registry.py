@@ -21,8 +21,7 @@ from training.teachers.answers import teacher_error
 from training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
 from training.teachers.embedded.base import EmbeddedTeacher
 from training.teachers.embedded.dinov2_saliency import Dinov2SaliencyTeacher
-from training.teachers.embedded.efficientnet_lite import EfficientNetLite0Teacher, EfficientNetLite2Teacher
-from training.teachers.embedded.hed_edges import HedEdgesTeacher
+from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
 from training.teachers.embedded.mobilenet_v2 import MobileNetV2Teacher
 from training.teachers.embedded.nanodet import NanoDetTeacher
 from training.teachers.published.language import ClipTeacher, SiglipTeacher, Tipsv2Teacher
@@ -39,9 +38,7 @@ SPARE_TEACHER = "mobilenet-v2"  # our choice: the remaining kind that needs PyPI
 _MODULE = re.compile(r"\w+(\.\w+)*")
 
 TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
-    "efficientnet-lite0": EfficientNetLite0Teacher,
-    "efficientnet-lite2": EfficientNetLite2Teacher,
-    "hed-edges": HedEdgesTeacher,
+    "efficientnet-lite0": EfficientNetLiteTeacher,
     "dinov2-s-saliency": Dinov2SaliencyTeacher,
     "nanodet-g": NanoDetTeacher,
     "mobilenet-v2": MobileNetV2Teacher,

@@ -3,11 +3,9 @@
 | kind | network | trained on | summary | features |
 | --- | --- | --- | --- | --- |
 | efficientnet-lite0 | EfficientNet-Lite0, 4.7 M | ImageNet-1k | 1280, pooled | 112, stride 16 |
-| efficientnet-lite2 | EfficientNet-Lite2, 6.1 M | ImageNet-1k | 1280, pooled | 120, stride 16 |
 | dinov2-s-saliency | DINOv2 ViT-S/14, 22.1 M | no labels, then saliency | 384, class token | 384, patch 14 |
 | nanodet-g | NanoDet-g's neck, 3.8 M | COCO, boxes | 384, pooled levels | 128, stride 8, 16, 32 |
 | mobilenet-v2 | MobileNetV2, 2.2 M | ImageNet-1k | 1280, pooled | 96, stride 16 |
-| hed-edges | HED on VGG16, 14.7 M | BSDS500, contours | none | 16, stride 16: contours at stride 4 |
 
 In bfloat16 (autocast on a CPU with AMX, 2 cores, 128 px, batch 64) the features of efficientnet-lite0,
 dinov2-s-saliency, nanodet-g and mobilenet-v2 keep a mean cosine to float32 of .998, .9999, .9999 and .990, and they run

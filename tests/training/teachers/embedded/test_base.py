@@ -10,8 +10,6 @@ WIDTHS = {
     "dinov2-s-saliency": (384, 384),
     "nanodet-g": (384, 128),
     "mobilenet-v2": (1280, 96),
-    "efficientnet-lite2": (1280, 120),
-    "hed-edges": (None, 16),
 }
 
 
