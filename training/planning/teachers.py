@@ -38,7 +38,6 @@ PACKAGED = {
     "efficientnet-lite0": PackagedCost(1280, 112, 16, 4_694_079, 3.917e6, 0),
     "dinov2-s-saliency": PackagedCost(384, 384, 14, 20_281_350, 39.99e6, 11 * 4 * 384),
     "nanodet-g": PackagedCost(384, 128, 16, 3_295_823, 4.469e6, 0),
-    "mobilenet-v2": PackagedCost(1280, 96, 16, 2_258_042, 3.056e6, 0),
 }
 """By kind. Counted with `FlopCounterMode` on the real networks, to which a test compares them; of DINOv2-S the 11
 blocks that its answer needs, with attention as 4 operations for each pair of cells and channel."""

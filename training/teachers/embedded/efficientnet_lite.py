@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.teachers.answers import TeacherOutput, resize_images
 from training.teachers.base import HALF_MEAN, HALF_STD
-from training.teachers.embedded.base import EmbeddedTeacher, load_pickled_weights, only_file
+from training.teachers.embedded.base import EmbeddedTeacher, only_file
 from training.teachers.loading import Weights, check_weights
 
 
@@ -41,7 +41,8 @@ class EfficientNetLiteTeacher(EmbeddedTeacher):
 
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         if weights == "pretrained":
-            stored = load_pickled_weights(only_file(self.package_folder(source), "*.pth"))
+            path = only_file(self.package_folder(source), "*.pth")
+            stored = torch.load(path, map_location="cpu", weights_only=True)
             self.network.load_state_dict({timm_key(key): tensor for key, tensor in stored.items()})
         self.freeze()
 

@@ -9,7 +9,6 @@ WIDTHS = {
     "efficientnet-lite0": (1280, 112),
     "dinov2-s-saliency": (384, 384),
     "nanodet-g": (384, 128),
-    "mobilenet-v2": (1280, 96),
 }
 
 
