@@ -25,7 +25,6 @@ from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_ch
 from training.finetuning.data.label_counts import MAX_SHOWN_ROWS
 from training.finetuning.data.sources import load_images
 from training.finetuning.examination.run import Examined, draw_examination, examine, gather_evidence
-from training.finetuning.learning_rate import RangeTest, run_range_test
 from training.finetuning.models import (
     TrainableShare,
     build_model,
@@ -103,18 +102,6 @@ class FinetuningRun:
         """
         with lost_ranks_named(), sole_run(self.settings.output):
             return self._run()
-
-    def find_learning_rate(self) -> RangeTest:
-        """Try learning rates in place of training, and draw what the loss says; the model is of no use afterwards.
-
-        Raises:
-            ValueError: If several processes train.
-            WriteError: If the picture cannot be written.
-        """
-        test = run_range_test(self.trainer)
-        self.settings.output.mkdir(parents=True, exist_ok=True)
-        test.save(self.settings.output)
-        return test
 
     def _run(self) -> dict[str, float]:
         output, clock = self.settings.output, Clock(self._report)

@@ -121,7 +121,6 @@ class ScheduleSettings(Settings):
             C++ on a CPU.
         evaluate_every: Steps between evaluations; None evaluates after every epoch.
         patience: Evaluations without a better metric after which the run ends; None never ends early.
-        find_learning_rate: Do not train: step at ever higher learning rates, and suggest some.
         seed: Of new weights, the split, the order and the augmentation.
     """
 
@@ -142,7 +141,6 @@ class ScheduleSettings(Settings):
     compile: bool = False
     evaluate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
-    find_learning_rate: bool = False
     seed: int = Field(0, ge=0, lt=2**32)  # what NumPy takes
 
 
