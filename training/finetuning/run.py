@@ -22,7 +22,6 @@ from modeling_radio.resolution_radio import check_resolution
 from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
-from training.finetuning.data.label_counts import MAX_SHOWN_ROWS
 from training.finetuning.data.sources import load_images
 from training.finetuning.examination.run import Examined, draw_examination, examine, gather_evidence
 from training.finetuning.models import (
@@ -36,16 +35,13 @@ from training.finetuning.models import (
     open_task_model,
     save_plain,
 )
-from training.finetuning.rates import learning_rates
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import count_labels
 from training.finetuning.tasks.examples import Examples, build_examples, build_training_examples
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
-from training.finetuning.trainer import FinetuningTrainer, diverged
+from training.finetuning.trainer import FinetuningTrainer, diverged, learning_rates
 
 
 FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
-LABELS = "labels.md"
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
 
@@ -77,8 +73,6 @@ class FinetuningRun:
         images = load_images(self.settings)
         self._report(images.remark)
         self.task = build_task(self.settings, images)
-        self.label_counts = count_labels(self.task)
-        self._report_labels()
         self.config = configure(checkpoint_config, self.task)
         self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": height, "width": width})
         transformers_logging.disable_progress_bar()  # models load in no time
@@ -179,11 +173,6 @@ class FinetuningRun:
         trained = {"head": None, "full": "backbone"}.get(self.settings.tune, "adapters")
         return f"head {head:.2g}" if trained is None else f"{trained} {backbone:.2g}, head {head:.2g}"
 
-    def _report_labels(self) -> None:
-        """Say which classes there are, and what of it will hurt."""
-        if self.label_counts is not None:
-            self._report("\n".join([self.label_counts.table(MAX_SHOWN_ROWS), *self.label_counts.remarks()]))
-
     def _check_output(self) -> None:
         output = self.settings.output
         path = output / SETTINGS
@@ -205,8 +194,6 @@ class FinetuningRun:
             remove_partial(folder)
         checkpoint = last_checkpoint(output)
         self.settings.save(output / SETTINGS)
-        if self.label_counts is not None:
-            write_text(output / LABELS, "\n\n".join([self.label_counts.table(), *self.label_counts.remarks()]) + "\n")
         return checkpoint
 
     def _build_trainer(self) -> FinetuningTrainer:

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from modeling_radio import RadioConfig, RadioForImageClassification
 from modeling_radio.classification_radio import ProblemType
 from training.finetuning.data.augmentation import Sample
+from training.finetuning.data.rare_classes import choose_weights
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.examination.evidence import Evidence, count_confusion, rank_classes
 from training.finetuning.settings import BALANCED, FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score
-from training.finetuning.tasks.class_weights import choose_weights
 
 
 NUM_BARS = 3  # our choice: pictures show at least as many of the most probable classes
@@ -43,7 +43,7 @@ class ClassificationTask(FinetuningTask):
             fields["class_weights"] = choose_weights(self.settings.class_weights, self.class_names, self._count_classes)
         return fields
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+    def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         return [[label] for label in rows["target"][:]]
 
     def _count_classes(self) -> Tensor:
@@ -125,7 +125,7 @@ class MultiLabelTask(ClassificationTask):
             )
         return super().config_fields()
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+    def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         return rows["target"][:]
 
     def labels(self, sample: Sample) -> Tensor:
@@ -171,7 +171,7 @@ class RegressionTask(ClassificationTask):
             raise ValueError("`class_weights` is for classes, but the labels are measured numbers: leave it out.")
         return super().config_fields()
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> None:
+    def classes_of(self, rows: Any, name: str) -> None:
         return None
 
     def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
