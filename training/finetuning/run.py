@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
 from training.finetuning.data.sources import load_images
-from training.finetuning.examination.run import Examined, draw_examination, examine, gather_evidence
+from training.finetuning.examination import draw_examination, fit_thresholds, gather_evidence
 from training.finetuning.models import (
     TrainableShare,
     build_model,
@@ -117,7 +116,7 @@ class FinetuningRun:
                 self.save(weights)
             results = {
                 "metrics": metrics,
-                **examined.results,
+                **examined,
                 "trainable_parameters": self.share.trainable,
                 "parameters": self.share.total,
                 "seconds": self.trainer.seconds_before + clock.seconds["training"] + clock.seconds["saving"],
@@ -125,19 +124,20 @@ class FinetuningRun:
             write_results(output, results)
         return metrics
 
-    def _examine(self) -> Examined:
-        """Draw where the best state errs, and give its configuration what was fitted to the validation images."""
+    def _examine(self) -> dict[str, Any]:
+        """Draw where the best state errs, and give its configuration the thresholds of classes; return them."""
         model, examples = self.trainer.model, self.trainer.eval_dataset
         assert model is not None
         assert isinstance(examples, Examples)
         with self.trainer.compute_loss_context_manager():
             evidence = gather_evidence(self.task, model, examples)
             draw_examination(self.task, model, examples, evidence, self.settings.output / PICTURES)
-        examined = examine(self.task, evidence)
-        configured = [self.config, self.trainer.accelerator.unwrap_model(model).config]
-        for config, (name, value) in itertools.product(configured, examined.config_fields.items()):
-            setattr(config, name, value)
-        return examined
+        fitted = fit_thresholds(self.task, evidence)
+        if fitted:
+            of_model: Any = self.trainer.accelerator.unwrap_model(model).config
+            for config in (self.config, of_model):
+                config.score_thresholds = list(fitted["thresholds"].values())
+        return fitted
 
     def save(self, weights: dict[str, Tensor]) -> None:
         """Write `final`, an adapter or a plain folder, and with `merge` the merged model.

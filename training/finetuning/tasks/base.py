@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -18,8 +17,8 @@ from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence, Ranking
 from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.evidence import Evidence
 
 
 Batch = dict[str, Any]
@@ -106,12 +105,6 @@ class FinetuningTask(ABC):
     @abstractmethod
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
         """Return what a batch says, image by image; arguments as `compare` returns them."""
-
-    def calibrated(self, ranking: Ranking, temperature: float) -> Ranking:
-        """Return a ranking whose scores are those of logits that were divided by a temperature."""
-        return (
-            ranking if temperature == 1 else replace(ranking, scores=(ranking.scores.logit() / temperature).sigmoid())
-        )
 
     @abstractmethod
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:

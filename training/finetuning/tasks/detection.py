@@ -19,9 +19,9 @@ from training.data.labeled.labels import class_ids, name_classes
 from training.data.labeled.opening import image_paths
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence, Ranking, join
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, with_file
+from training.finetuning.tasks.evidence import Evidence, Ranking, join
 
 
 NO_OBJECT = -100

@@ -23,9 +23,9 @@ from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, Confusi
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.rare_classes import choose_weights
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence, count_confusion
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size, with_file
+from training.finetuning.tasks.evidence import Evidence, count_confusion
 from training.finetuning.tasks.examples import read_row
 
 
