@@ -61,7 +61,7 @@ def groups(upsampler: Path) -> dict[str, Group]:
         upsampler: Folder of one for EfficientNet, see `save_untrained_upsampler`.
     """
     methods = ("adaptive", "teacher_dropping")
-    schemes = ("strict", "reversed", "soft", "all")
+    schemes = ("strict", "soft")
     teacher = "teachers.efficientnet-lite0"
     return {
         "plain": Group(
