@@ -1,48 +1,137 @@
-"""Times how many images a second reach a run, by format, number of data workers, and with JPEG drafts or without.
+"""From files to what networks see: the image processor, a run's loader, and the formats of the feature cache.
 
-    python -m benchmarks.data [--images FOLDER] [--num-images 48] [--size 224] [--workers 0,2] [--formats folder]
+The image processor stands beside transformers' and timm's at equal work, from PIL images to pixels in [0, 1]: all
+resize to one exact size with the antialiased bicubic filter and rescale, none normalizes. Smooth noise stands in for
+photographs of that size.
 
-JPEGs (by default the largest photographs of the demo's packages) are written as each format, and a run's loader reads,
-decodes, crops and resizes them once for the student. The first batch, with which worker processes start, does not
-count. `difference` is the mean of the absolute differences, in levels of 255, between a view with drafts and the same
-without. Prints a table and writes it with date, machine and versions to `benchmarks/results/`.
+The loader reads, decodes, crops and resizes JPEGs of each format once; the first batch, with which worker processes
+start, does not count. "difference" is the mean of the absolute differences, in levels of 255, between a view of JPEGs
+that were decoded no larger than it needs (drafts) and the same of whole ones.
+
+A format of the cache stores what the demo's teachers say of its first images as a shard, and reads it back. "error" is
+the norm of the difference over that of the features' deviations from their mean, whose square is 1 - R2; "cosine" the
+mean over tokens.
 """
 
 import io
 import itertools
 import math
 import shutil
-import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
+import numpy as np
 import torch
-from pydantic import Field
+import torch.nn.functional as F
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.data import create_transform
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from benchmarks.measuring.results import report
-from foundation.command_line import Command
-from foundation.fields import OneOf
+from benchmarks.measuring import MeasuringSettings, Row, Turns, report, take_turns
 from foundation.packages.fetching import cache_dir
-from foundation.settings import Settings
+from modeling_radio import RadioImageProcessor
 from training.data.decoding import EncodedImage, UnusableImageError, image_size
 from training.demo_kit.assets import load_demo_assets
+from training.distillation.inputs import load_teachers
 from training.recipe import Recipe, load_recipe
+from training.student.build import student_patch_size
+from training.targets.cache.feature_cache import IMAGES_PER_FORWARD, TeacherAnswers
+from training.targets.cache.formats import FORMATS as STORED_FORMATS
+from training.targets.cache.formats import Entries, FeatureFormat
 from training.views.batches import Batch, BatchPlan
 from training.views.images import build_training_images
 from training.views.loading import PartitionStreams, build_view_loader
 from training.views.regions import STUDENT, Sight
 
 
+OURS = "ours"
+COARSENESS = 16
+"""Pixels between independent ones of a picture. Our choice: neighbors are alike as in photographs."""
+PROCESSED_BATCH = 16
 BATCH_SIZE = 8
 """Our choice: small, so that few images keep several workers busy."""
-
 NUM_SHARDS = 4
+WORKERS = (0, 2)
+LOADED_PX = 224
+
+
+def run(settings: MeasuringSettings) -> None:
+    """Measure and report the image processor, the loader and the cache's formats."""
+    pace = {"min_rounds": 2} if settings.quick else {"min_rounds": 5, "budget_seconds": 4.0}
+    sizes = [size for size in settings.chosen_sizes if size <= 512]
+    report(settings, "data", "preprocessing", "bicubic", measure_processors(sizes, pace))
+    photographs = find_photographs(settings.photographs, 16 if settings.quick else 48)
+    report(settings, "data", "data", "photographs", measure_loader(photographs))
+    recipe = load_recipe("demo")
+    rows = measure_formats(answer(recipe, 32 if settings.quick else 256))
+    report(settings, "data", "feature_cache", recipe.name, rows)
+
+
+def draw_picture(width: int, height: int, seed: int) -> Image.Image:
+    """Return a smooth picture of noise."""
+    side = (-(-height // COARSENESS), -(-width // COARSENESS), 3)
+    noise = np.random.default_rng(seed).integers(0, 256, side, dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def draw_pictures(batch_size: int) -> dict[str, list[Image.Image]]:
+    """Return by name what is brought to one size: a large photograph, a small one, batches of one size and of eight."""
+    equal = [draw_picture(640, 480, number) for number in range(batch_size)]
+    mixed = [draw_picture(320 + 96 * (number % 8), 720 - 48 * (number % 8), number) for number in range(batch_size)]
+    return {
+        "one of 4000 x 3000": [draw_picture(4000, 3000, 0)],
+        "one of 640 x 480": equal[:1],
+        f"{batch_size} of 640 x 480": equal,
+        f"{batch_size} of eight sizes": mixed,
+    }
+
+
+def build_processors(size_px: int) -> dict[str, Callable[[list[Image.Image]], Tensor]]:
+    """Return by name what brings images to a batch `(images, 3, size_px, size_px)`."""
+    size = {"height": size_px, "width": size_px}
+    equal_work: dict[str, Any] = {"size": size, "resample": Image.Resampling.BICUBIC, "do_normalize": False}
+    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "crop_pct": 1.0, "crop_mode": "squash"}
+    transform = create_transform((3, size_px, size_px), interpolation="bicubic", **plain)
+
+    def processor(built: Any, **options: Any) -> Callable[[list[Image.Image]], Tensor]:
+        return lambda images: built(images, return_tensors="pt", **options)["pixel_values"]
+
+    torchvision = transformers.SiglipImageProcessor(**equal_work)
+    return {
+        OURS: processor(RadioImageProcessor(size=size)),
+        "transformers, torchvision": processor(torchvision),
+        "transformers, torchvision, grouped": processor(torchvision, disable_grouping=False),
+        "transformers, PIL": processor(transformers.SiglipImageProcessorPil(**equal_work)),
+        "timm": lambda images: torch.stack([transform(image) for image in images]),
+    }
+
+
+def measure_processors(sizes: Sequence[int], pace: Mapping[str, Any], batch_size: int = PROCESSED_BATCH) -> list[Row]:
+    """Return one row for each size and kind of pictures."""
+    rows = []
+    for size_px in sizes:
+        processors = build_processors(size_px)
+        for name, images in tqdm(draw_pictures(batch_size).items(), desc=f"processors, {size_px} px"):
+            turns = take_turns({each: partial(call, images) for each, call in processors.items()}, **pace)
+            rows.append({"size, px": size_px, "images": name, **processor_row(turns)})
+    return rows
+
+
+def processor_row(turns: Turns[str]) -> Row:
+    """Return milliseconds of each processor, and how many times as fast as each of the others ours is."""
+    others = [name for name in turns.seconds if name != OURS]
+    return {f"{name}, ms": turns.milliseconds(name) for name in turns.seconds} | {
+        f"times as fast as {name}": str(turns.times_as_fast(OURS, name)) for name in others
+    }
 
 
 def find_photographs(folder: Path | None, number: int) -> list[Path]:
@@ -57,7 +146,10 @@ def find_photographs(folder: Path | None, number: int) -> list[Path]:
     paths = itertools.chain.from_iterable(folder.rglob(f"*.{suffix}") for suffix in ("jpg", "jpeg"))
     sizes = {path: size for path in paths if (size := _num_pixels(path))}
     if min(len(sizes), number) < 2 * BATCH_SIZE:
-        raise ValueError(f"`images` must be a folder with at least {2 * BATCH_SIZE} JPEGs, got {str(folder)!r}.")
+        raise ValueError(
+            f"`photographs` must be a folder with at least {2 * BATCH_SIZE} JPEGs, got {str(folder)!r} with "
+            f"{len(sizes)}. Name another folder."
+        )
     return sorted(sizes, key=lambda path: (-sizes[path], str(path)))[:number]
 
 
@@ -79,9 +171,9 @@ def write_parquet(photographs: Sequence[Path], folder: Path) -> None:
     """Write Parquet files."""
     import datasets
 
+    features = datasets.Features({"image": datasets.Image(decode=False)})
     for shard in range(NUM_SHARDS):
         rows = [{"bytes": path.read_bytes(), "path": None} for path in photographs[shard::NUM_SHARDS]]
-        features = datasets.Features({"image": datasets.Image(decode=False)})
         datasets.Dataset.from_dict({"image": rows}, features=features).to_parquet(folder / f"{shard}.parquet")
 
 
@@ -146,55 +238,84 @@ def images_per_second(views: Iterator[Tensor]) -> tuple[float, Tensor]:
     return sum(map(len, rest)) / (time.perf_counter() - began), torch.cat([first, *rest])
 
 
-def measure(settings: "DataBenchmark") -> list[dict[str, object]]:
-    """Return one row for each format, number of workers, and use of drafts."""
-    photographs = find_photographs(settings.images, settings.num_images)
-    num_steps = len(photographs) // BATCH_SIZE
-    rows = []
-    for name in tqdm(settings.formats, desc="formats"):
-        write, streams = FORMATS[name]
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            write(photographs, folder)
-            for workers in settings.workers:
-                row: dict[str, object] = {"format": name, "workers": workers}
+def measure_loader(
+    photographs: Sequence[Path], size_px: int = LOADED_PX, workers: Sequence[int] = WORKERS
+) -> list[Row]:
+    """Return one row for each format and number of workers, with and without drafts."""
+    rows, number = [], len(photographs)
+    for name, (write, streams) in tqdm(FORMATS.items(), desc="formats"):
+        with tempfile.TemporaryDirectory() as folder:
+            write(photographs, Path(folder))
+            for count in workers:
+                row: Row = {"format": name, "workers": count}
                 seen = {}
                 for drafts in (False, True):
-                    recipe = recipe_of(
-                        folder, len(photographs), settings.size, streams=streams, workers=workers, drafts=drafts
-                    )
-                    speed, seen[drafts] = images_per_second(views_of(recipe, num_steps))
+                    recipe = recipe_of(Path(folder), number, size_px, streams=streams, workers=count, drafts=drafts)
+                    speed, seen[drafts] = images_per_second(views_of(recipe, number // BATCH_SIZE))
                     row[f"images/s{', drafts' if drafts else ''}"] = round(speed, 1)
                 row["difference"] = round((seen[True].float() - seen[False].float()).abs().mean().item(), 2)
-                rows.append({**row, "size_px": settings.size, "images": len(photographs)})
+                rows.append({**row, "size_px": size_px, "images": number})
     return rows
 
 
-class DataBenchmark(Settings):
-    """What shall be timed.
+class FullPrecision(FeatureFormat):
+    """What the cache's formats are compared with: the answers as they are."""
 
-    Attributes:
-        images: Folder with JPEGs; None for photographs of the demo's packages.
-        num_images: How many of them, the largest ones.
-        size: Side of the student's images, in pixels.
-        workers: Numbers of data workers.
-        formats: Names of formats; all by default.
-    """
+    def encode(self, features: Tensor) -> Entries:
+        return {"features": features}
 
-    images: Path | None = None
-    num_images: int = Field(48, gt=0)
-    size: int = Field(224, gt=0, multiple_of=16)
-    workers: list[int] = [0, 2]
-    formats: Annotated[list[str], OneOf(tuple(FORMATS))] = list(FORMATS)
+    def decode(self, entries: Mapping[str, Tensor], row: int) -> Tensor:
+        return entries["features"][row]
 
 
-COMMAND = Command("benchmarks.data", __doc__.partition("\n")[0], DataBenchmark)
+CACHE_FORMATS: dict[str, FeatureFormat] = {"float32": FullPrecision(), **STORED_FORMATS}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(lambda settings: report("data", "photographs", measure(settings)), arguments)
+def answer(recipe: Recipe, num_images: int) -> dict[str, Tensor]:
+    """Return the dense features of each teacher, `(num_images, rows, cols, C)` in float32."""
+    device = torch.device("cpu")
+    teachers, images = load_teachers(recipe, device), build_training_images(recipe.data, is_square=True)
+    answers = TeacherAnswers(teachers, recipe.data.image_size_px // student_patch_size(recipe), device, FullPrecision())
+    loader = DataLoader(Subset(images, range(num_images)), batch_size=IMAGES_PER_FORWARD)
+    parts = [answers(batch) for batch in tqdm(loader, desc="teachers")]
+    return {name: torch.cat([part[f"{name}.features"] for part in parts]) for name in teachers}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def measure_formats(features: Mapping[str, Tensor]) -> list[Row]:
+    """Return a row for each format: what it makes of the features of some images, and what that takes."""
+    rows = []
+    for name, feature_format in CACHE_FORMATS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append({"format": name, **format_row(features, feature_format, Path(folder))})
+    return rows
+
+
+def format_row(features: Mapping[str, Tensor], feature_format: FeatureFormat, folder: Path) -> Row:
+    """Return disk, times of all teachers together, and by teacher what is lost."""
+    num_images = len(next(iter(features.values())))
+    began = time.perf_counter()
+    for name, maps in features.items():
+        parts = [feature_format.encode(part) for part in maps.split(IMAGES_PER_FORWARD)]
+        whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        save_file(whole, folder / f"{name}.safetensors")
+    stored = time.perf_counter()
+    kept = {}
+    for name in features:
+        entries = load_file(folder / f"{name}.safetensors")
+        kept[name] = torch.stack([feature_format.decode(entries, number).float() for number in range(num_images)])
+    read = time.perf_counter()
+    row: Row = {
+        "disk, kB per image": round(sum(path.stat().st_size for path in folder.iterdir()) / num_images / 1000, 1),
+        "storing, ms per image": round(1000 * (stored - began) / num_images, 2),
+        "reading, ms per image": round(1000 * (read - stored) / num_images, 2),
+    }
+    for name, maps in features.items():
+        row[f"{name}: error"] = f"{relative_error(kept[name], maps):.2g}"
+        row[f"{name}: cosine"] = f"{F.cosine_similarity(kept[name], maps, dim=-1).mean():.6f}"
+    return row
+
+
+def relative_error(kept: Tensor, features: Tensor) -> float:
+    """Return the norm of the difference, of that of the features' deviations from their mean over all tokens."""
+    deviations = features - features.mean((0, 1, 2))
+    return ((kept - features).double().norm() / deviations.double().norm()).item()

@@ -1,153 +1,176 @@
-"""Times our networks beside their peers: random weights, equal shapes, calls in turns in one run.
+"""Our network beside its peers, one image at a time: how fast, and in how much memory.
 
-    python -m benchmarks.inference [--preset radio_v2.5-b] [--sizes 224,512,1024] [--quick]
-    python -m benchmarks.inference --device cuda --dtypes float32,bfloat16,float16
-
-Ours runs eager, compiled, in windows and packed, beside transformers' native RADIO, timm's RADIO (its NaFlexViT) and
-plain ViT, plain code, and transformers' DINOv3, SigLIP2 and SAM3 encoders. Ratios are medians over the rounds, with
-quartiles. On a GPU also full batches, 2048 px, and the published shapes of `large.py`. Prints tables and writes them
-with date, machine and versions to `benchmarks/results/`, with `--quick` to `runs/benchmarks-quick/`; the machine's
-limits are measured in the same run. What dynamic int8 is worth is `benchmarks.int8`'s.
+All have random weights and equal shapes, and take turns. On a GPU full batches and 2048 px are timed besides.
 """
 
+import json
+import math
+import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
-import transformers
-from pydantic import model_validator
+from tqdm import tqdm
 
-from benchmarks.contenders.registry import COMPILED, CONTENDERS, contenders_on
-from benchmarks.contenders.shapes import Place
-from benchmarks.data import find_photographs
-from benchmarks.inference_parts.choices import measure_choices
-from benchmarks.inference_parts.fidelity import measure_fidelity
-from benchmarks.inference_parts.global_tokens import measure_global_tokens
-from benchmarks.inference_parts.large import measure_large
-from benchmarks.inference_parts.memory import measure_cold_start, measure_memory
-from benchmarks.inference_parts.packed import measure_packed
-from benchmarks.inference_parts.speed import full_batch, measure_speed
-from benchmarks.inference_parts.windows import measure_windows
-from benchmarks.measuring.limits import measure_limits
-from benchmarks.measuring.results import report
-from benchmarks.measuring.settings import NetworkSettings, check_sizes
-from foundation.command_line import Command
-from foundation.errors import check_choice
-from foundation.fields import OneOf
+from benchmarks.measuring import (
+    ROOT,
+    MeasuringSettings,
+    Place,
+    Row,
+    Turns,
+    count_flops,
+    measure_peak,
+    peak_mb_of,
+    report,
+    spread_of,
+    take_turns,
+)
+from benchmarks.networks import COMPILED, EQUAL_WORK, NATIVE, NETWORKS, OURS, PREPACKED, Encode, names_on
 from modeling_radio import RadioConfig
 
 
+FULL_BATCH_TOKENS = 2**15
+"""Our choice: patches of a full batch on a GPU, 32 images of 512 px, which keep an H100 busy in any of its parts."""
 LARGEST_PX = 2048
-PARTS = ("speed", "windows", "packed", "memory", "fidelity", "global_tokens", "choices", "large")
-NUM_PHOTOGRAPHS = 16
-QUICK_SECONDS = 1.0
-SECONDS = {"cpu": 40.0, "cuda": 2.0}
-"""Our choices: for the rounds of one size, in which all contenders take turns. On a CPU those are some fifteen at 224
-px, where single ones are 5 % apart."""
+LARGEST_WARMED_UP = 512
+"""Our choice: at the next size a round of all networks takes a minute on a CPU."""
+UNMEASURED = (COMPILED, PREPACKED)
+"""Whose memory is that of ours, and of ours with its weights twice."""
+SMALL = "radio-test"
+"""Runs first, so that what the packages themselves hold does not count as memory of a network."""
 
 
-class InferenceBenchmark(NetworkSettings):
-    """What shall be timed.
-
-    Attributes:
-        contenders: Names of networks; all by default.
-        parts: Of speed, windows, packed, memory, fidelity, global_tokens (RADIO1D), choices (what ours could do
-            otherwise), and large, which is for GPUs.
-        student: Folder of a trained student, of which fidelity is measured; without one that part is left out.
-        photographs: Folder of JPEGs for it; by default the demo's packages.
-        quick: Whether to look only: few rounds, no image above 512 px on a CPU, no 2048 px. Results go to
-            runs/benchmarks-quick.
-    """
-
-    contenders: list[str] = list(CONTENDERS)
-    parts: Annotated[list[str], OneOf(PARTS)] = list(PARTS)
-    student: Path | None = None
-    photographs: Path | None = None
-    quick: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> "InferenceBenchmark":
-        for name in self.contenders:
-            check_choice("contenders", name, list(CONTENDERS), error=self.error_class)
-        return self
-
-
-def run(settings: InferenceBenchmark) -> None:
-    """Measure, print and write all parts."""
-    settings.check_device()
-    check_sizes(settings.preset, settings.sizes)
-    transformers.utils.logging.disable_progress_bar()
-    on_gpu = settings.device == "cuda"
-    dtypes = settings.dtypes
-    sizes = [size for size in sorted(settings.sizes) if not settings.quick or on_gpu or size <= 512]
-    budget, rounds = (QUICK_SECONDS, 2) if settings.quick else (SECONDS[settings.device], 3)
-    pace = {"budget_seconds": budget, "min_rounds": rounds}
-    places = [Place(settings.device, getattr(torch, dtype)) for dtype in dtypes]
-    limits = {place: measure_limits(place.device, place.dtype) for place in places}
-    facts: dict[str, object] = {"GB/s": round(limits[places[0]].gigabytes, 1)}
-    facts |= {f"{dtype}, GFLOP/s": round(limits[place].gflops) for dtype, place in zip(dtypes, places, strict=True)}
-
-    def write(part: str, rows: list[dict[str, object]]) -> None:
-        report(f"inference_{part}", settings.preset, rows, device=settings.device, facts=facts, is_quick=settings.quick)
-
-    small = [size for size in sizes if size <= 512]
-    timed = {
-        "speed": lambda: _speed(settings, sizes, places, limits, pace),
-        "windows": lambda: _windows(settings, sizes, places, pace),
-        "packed": lambda: [row for place in places for row in measure_packed(settings.preset, place, **pace)],
-        "global_tokens": lambda: measure_global_tokens(settings.preset, small, places[0], **pace),
-        "choices": lambda: [row for place in places for row in measure_choices(settings.preset, small, place, **pace)],
-    }
-    for part in settings.parts:
-        if part in timed:
-            write(part, timed[part]())
-        elif part == "memory":
-            names = [name for name in contenders_on(settings.device, settings.contenders) if name != COMPILED]
-            write(part, measure_memory(settings.preset, sizes, places[0], names))
-            write("cold_start", measure_cold_start(settings.preset, places[0], 1 if settings.quick else 3))
-        elif part == "fidelity" and settings.student is not None:
-            photographs = find_photographs(settings.photographs, NUM_PHOTOGRAPHS)
-            rows = measure_fidelity(settings.student, photographs, sizes, settings.device)
-            name = settings.student.name
-            report("inference_fidelity", name, rows, device=settings.device, is_quick=settings.quick)
-        elif part == "large" and on_gpu:
-            write(part, measure_large(Place("cuda", torch.bfloat16), limits[Place("cuda", torch.bfloat16)], **pace))
-
-
-def _speed(settings, sizes, places, limits, pace) -> list[dict[str, object]]:
-    """Return the rows of one image, and on a GPU of full batches, both up to 2048 px unless it is a quick look."""
-    rows, patch_size = [], RadioConfig.from_preset(settings.preset).patch_size
-    for place in places:
-        options = {"names": contenders_on(place.device, settings.contenders), **pace}
-        if place.device == "cuda":
+def run(settings: MeasuringSettings) -> None:
+    """Measure and report speed, then memory in the first data type."""
+    peaks = {place: measure_peak(place) for place in settings.places}
+    facts = {f"{place.dtype_name}, GFLOP/s": round(peak) for place, peak in peaks.items()}
+    rows = []
+    for place, peak in peaks.items():
+        sizes = settings.chosen_sizes
+        if settings.on_gpu:
             sizes = sizes if settings.quick else sorted({*sizes, LARGEST_PX})
+            patch_size = RadioConfig.from_preset(settings.preset).patch_size
             batches = {size: full_batch(size, patch_size) for size in sizes}
-            rows += measure_speed(settings.preset, sizes, place, limits[place], batch_of=batches, **options)
-        rows += measure_speed(settings.preset, sizes, place, limits[place], **options)
+            rows += measure_speed(settings.preset, sizes, place, peak, settings.pace, batches)
+        rows += measure_speed(settings.preset, sizes, place, peak, settings.pace)
+    report(settings, "inference", "speed", settings.preset, rows, facts, settings.device)
+    rows = measure_memory(settings.preset, settings.chosen_sizes, settings.places[0])
+    report(settings, "inference", "memory", settings.preset, rows, device=settings.device)
+
+
+def needs_warm_up(size: int, place: Place) -> bool:
+    """Return whether a round before the first is worth its time: above some size on a CPU setting up is nothing."""
+    return place.device != "cpu" or size <= LARGEST_WARMED_UP
+
+
+def full_batch(size: int, patch_size: int) -> int:
+    """Return how many images of a size make a full batch."""
+    return max(1, FULL_BATCH_TOKENS // (size // patch_size) ** 2)
+
+
+@torch.inference_mode()
+def measure_speed(
+    preset: str,
+    sizes: Sequence[int],
+    place: Place,
+    peak: float,
+    pace: Mapping[str, object],
+    batch_of: Mapping[int, int] | None = None,
+) -> list[Row]:
+    """Return one row for each size and network.
+
+    Args:
+        preset: Shape of all networks.
+        sizes: Image sides in pixels, ascending.
+        place: Device and data type.
+        peak: Of the machine in that type, 1e9 operations a second.
+        pace: Options of `take_turns`.
+        batch_of: Images of a call by size; one by default.
+    """
+    config, rows = RadioConfig.from_preset(preset), []
+    kept: dict[str, Encode] = {}
+    for size in tqdm(sizes, desc=f"speed, {place.dtype_name}"):
+        for name in names_on(place.device):
+            if name not in kept or NETWORKS[name].by_size:
+                kept[name] = NETWORKS[name].build(config, place, size)
+        batch = (batch_of or {}).get(size, 1)
+        images = place.images(size, batch)
+        calls = {name: partial(encode, images) for name, encode in kept.items()}
+        counted = [name for name in calls if NETWORKS[name].counted_as is None]
+        one = place.images(size)
+        flops = {name: batch * count_flops(partial(kept[name], one)) for name in counted}
+        turns = take_turns(calls, **pace, warm_up=needs_warm_up(size, place))
+        rows += rows_of(size, batch, place, turns, flops, peak)
+    add_exponents(rows, config)
     return rows
 
 
-def _windows(settings, sizes, places, pace) -> list[dict[str, object]]:
-    """Return the rows of windows; at 2048 px only of the smallest, in bfloat16 where that is among the types."""
-    rows, large = [], [size for size in sizes if size >= 512]
-    for place in places:
-        rows += measure_windows(settings.preset, large, place, **pace)
-    if not settings.quick and torch.bfloat16 in {place.dtype for place in places}:
-        place = Place(settings.device, torch.bfloat16)
-        once = {"budget_seconds": 0.0, "min_rounds": 2, "share_rounds": 1}
-        rows += measure_windows(settings.preset, [LARGEST_PX], place, windows=[8], **once)
+def rows_of(
+    size: int, batch: int, place: Place, turns: Turns[str], flops: Mapping[str, float], peak: float
+) -> list[Row]:
+    """Return what follows from the times of one size, and the operations of each network that is counted."""
+    rows: list[Row] = []
+    for name, seconds in turns.seconds.items():
+        operations, taken = flops[NETWORKS[name].counted_as or name], spread_of(seconds)
+        row: Row = {"dtype": place.dtype_name, "size_px": size, "batch": batch, "contender": name}
+        row |= {"ms": _digits(1000 * taken.median)}
+        row |= {"ms, quartiles": f"{_digits(1000 * taken.low)} to {_digits(1000 * taken.high)}"}
+        row |= {"images/s": _digits(batch / taken.median)}
+        row |= {"times as fast as native": str(turns.times_as_fast(name, NATIVE))}
+        row |= {"GFLOP": _digits(operations / 1e9)}
+        rows.append(row | {"share of peak": _digits(operations / taken.median / 1e9 / peak)})
+    others = [name for name in EQUAL_WORK if name in turns.seconds and not name.startswith(OURS)]
+    best = min(others, key=lambda name: spread_of(turns.seconds[name]).median)
+    rows[0] |= {"best of equal work": best, "times as fast as that": str(turns.times_as_fast(OURS, best))}
     return rows
 
 
-COMMAND = Command("benchmarks.inference", __doc__.partition("\n")[0], InferenceBenchmark)
+def add_exponents(rows: Sequence[Row], config: RadioConfig) -> None:
+    """Add to each row by what power of the tokens the time grew since the next smaller size of the same network."""
+    before: dict[object, Row] = {}
+    for row in rows:
+        if row["contender"] in before and row["batch"] == before[row["contender"]]["batch"]:
+            smaller = before[row["contender"]]
+            tokens = [config.num_prefix_tokens + (each["size_px"] // config.patch_size) ** 2 for each in (row, smaller)]
+            row["exponent"] = round(math.log(row["ms"] / smaller["ms"]) / math.log(tokens[0] / tokens[1]), 2)
+        before[row["contender"]] = row
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(run, arguments)
+def measure_memory(preset: str, sizes: Sequence[int], place: Place) -> list[Row]:
+    """Return one row for each network: MB of weights and activations at their most while one image runs, by size.
+
+    Each is measured in a process of its own.
+    """
+    rows = []
+    for name in tqdm([name for name in names_on(place.device) if name not in UNMEASURED], desc="memory"):
+        words = [name, preset, place.device, place.dtype_name, *map(str, sizes)]
+        command = [sys.executable, "-m", "benchmarks.inference", *words]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        peaks = json.loads(done.stdout.splitlines()[-1])
+        row: Row = {"contender": name, "dtype": place.dtype_name}
+        rows.append(row | {f"{size} px, MB": round(peak) for size, peak in zip(sizes, peaks, strict=True)})
+    return rows
+
+
+@torch.inference_mode()
+def memory_of(name: str, preset: str, place: Place, sizes: Sequence[int]) -> list[float]:
+    """In a new process: return the MB that one image of each size takes at its most, weights included."""
+    network, config = NETWORKS[name], RadioConfig.from_preset(preset)
+    network.build(RadioConfig.from_preset(SMALL), place, 64)(place.images(64))
+    before, peaks, encode = peak_mb_of(lambda: None, place.device), [], None
+    for size in sizes:
+        if encode is None or network.by_size:
+            encode = None  # so that two are never held
+            encode = network.build(config, place, size)
+        peaks.append(peak_mb_of(partial(encode, place.images(size)), place.device) - before)
+    return peaks
+
+
+def _digits(number: float) -> float:
+    return float(f"{number:.3g}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    name, preset, device, dtype, *sizes = sys.argv[1:]
+    print(json.dumps(memory_of(name, preset, Place(device, getattr(torch, dtype)), [int(size) for size in sizes])))

@@ -1,10 +1,8 @@
-"""Loads the server of `notebooks/scripts/serve_features.py` with requests in flight and tells how it answers.
-
-    python -m benchmarks.serving FOLDER [--in-flight 1,4,16] [--num-requests 64] [--size 224] [--max-batch 16]
+"""The server of `notebooks/scripts/serve_features.py` with 1, 4 and 16 requests in flight.
 
 Each client sends an image, waits for the answer and sends the next. All images differ, and each answer is compared with
 that of a first round, one by one: "lost" counts requests without an answer, "mixed up" answers of another image. In the
-end the server is told to stop while requests are in flight. Prints a table and writes it to `benchmarks/results/`.
+end the server is told to stop while requests are in flight.
 """
 
 import io
@@ -12,29 +10,55 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
-from PIL import Image
-from pydantic import Field
 
-from benchmarks.measuring.new_process import ROOT
-from benchmarks.measuring.results import report
-from foundation.command_line import Command
-from foundation.settings import Settings
+from benchmarks.data import draw_picture
+from benchmarks.measuring import ROOT, MeasuringSettings, Row, report
+from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 
 
 SCRIPT = ROOT / "notebooks" / "scripts" / "serve_features.py"
-START_SECONDS, ANSWER_SECONDS, END_SECONDS = 120.0, 60.0, 30.0
-"""How long starting, one answer and ending may take. Our choice: bounds against hanging, not measures."""
+ANSWER_SECONDS, END_SECONDS = 60.0, 30.0
+"""How long one answer and ending may take. Our choice: bounds against hanging, not measures."""
+IN_FLIGHT = (1, 4, 16)
+NUM_REQUESTS = 64
+SIZE_PX, MAX_BATCH = 224, 16
+STATUSES = {"answered": 200, "not taken": None}
 
-Row = dict[str, object]
+
+def run(settings: MeasuringSettings) -> None:
+    """Measure and report: the student, or random weights."""
+    number = 16 if settings.quick else NUM_REQUESTS
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = settings.student or Path(scratch)
+        if settings.student is None:
+            model = RadioModel(RadioConfig.from_preset(settings.preset))
+            model.save_pretrained(folder)
+            RadioImageProcessor.from_model_config(model.config).save_pretrained(folder)
+        rows, end = measure(folder, IN_FLIGHT, number)
+    subject = settings.preset if settings.student is None else folder.resolve().name
+    report(settings, "serving", "serving", subject, rows, {"told to end under load": end})
+
+
+def measure(folder: Path, in_flight: Sequence[int], number: int, size: int = SIZE_PX) -> tuple[list[Row], Row]:
+    """Return a row for each number of requests in flight, and what became of those at the end."""
+    bodies, rows = encode_images(number, size), []
+    with serve(folder, f"--size={size}", f"--max-batch={MAX_BATCH}") as server:
+        expected, _ = load(server.url, bodies, 1)  # alone in their batches, and not timed
+        for each in in_flight:
+            before = sum(batches_of(server.url).values())
+            replies, seconds = load(server.url, bodies, each)
+            rows.append(row_of(each, replies, expected, seconds, sum(batches_of(server.url).values()) - before))
+        return rows, end_under_load(server, bodies, max(in_flight))
 
 
 class Server(NamedTuple):
@@ -82,9 +106,8 @@ def encode_images(number: int, size: int) -> list[bytes]:
     """Return JPEGs of smooth random images, all different."""
     encoded = []
     for seed in range(number):
-        coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         buffer = io.BytesIO()
-        Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+        draw_picture(size, size, seed).save(buffer, "JPEG")
         encoded.append(buffer.getvalue())
     return encoded
 
@@ -162,49 +185,3 @@ def end_under_load(server: Server, bodies: Sequence[bytes], in_flight: int) -> R
         replies, _ = loading.result()
     counts = {name: [reply.status for reply in replies].count(status) for name, status in STATUSES.items()}
     return {"exit status": status, **counts, "other": len(replies) - sum(counts.values())}
-
-
-STATUSES = {"answered": 200, "not taken": None}
-
-
-class ServingSettings(Settings):
-    """What is sent.
-
-    Attributes:
-        model: Folder that is served.
-        in_flight: Requests at the same time, one load after the other.
-        num_requests: Of each load.
-        size: Side of the images in pixels.
-        max_batch: The server's limit.
-    """
-
-    model: Path
-    in_flight: list[Annotated[int, Field(ge=1)]] = [1, 4, 16]
-    num_requests: int = Field(64, ge=2)
-    size: int = Field(224, ge=32)
-    max_batch: int = Field(16, ge=1)
-
-
-COMMAND = Command("benchmarks.serving", __doc__.partition("\n")[0], ServingSettings, positionals=("model",))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_measure_and_report, arguments, extra="serve")
-
-
-def _measure_and_report(settings: ServingSettings) -> None:
-    bodies, rows = encode_images(settings.num_requests, settings.size), []
-    options = (f"--size={settings.size}", f"--max-batch={settings.max_batch}")
-    with serve(settings.model, *options) as server:
-        expected, _ = load(server.url, bodies, 1)  # alone in their batches, and not timed
-        for in_flight in settings.in_flight:
-            before = sum(batches_of(server.url).values())
-            replies, seconds = load(server.url, bodies, in_flight)
-            rows.append(row_of(in_flight, replies, expected, seconds, sum(batches_of(server.url).values()) - before))
-        end = end_under_load(server, bodies, max(settings.in_flight))
-    report("serving", settings.model.resolve().name, rows, facts={"told to end under load": end})
-
-
-if __name__ == "__main__":
-    sys.exit(main())

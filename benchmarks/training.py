@@ -1,63 +1,82 @@
-"""Times distillation steps beside other trainers at equal student, teacher and batch, and the student's part of them.
+"""Steps of distillation: beside other trainers, beside the same step with one option, and beside another checkout.
 
-    python -m benchmarks.training [--peer-python PYTHON] [--batch-size 16] [--rounds 5] [--steps 4]
+Other trainers: a ViT-Ti/16 (192 wide, 12 blocks) learns from DINOv2-S/14, both of random weights, from crops of 224 px
+of one folder of JPEGs, in bfloat16 by autocast with AdamW, data decoded in the process that trains. Ours has none of
+what the others lack (MESA, DAMP).
 
-A ViT-Ti/16 (192 wide, 12 blocks) learns from DINOv2-S/14, both of random weights, from crops of 224 px of one folder of
-JPEGs, in bfloat16 by autocast with AdamW, data decoded in the process that trains. The contenders are ours without what
-the others lack (MESA, DAMP), a plain loop after UNIC (`benchmarks/peers/plain_loop.py`) and, where a Python that has it
-is given, lightly-train's distillation; each is a process of its own, and they take turns of a few steps.
+Options: each runs beside the demo's recipe without it, one thread, images of 128 px, a step's 64 in one pass, banks
+full and windows in every step. "more CPU" is the median over the rounds of what a step takes more than the plain one in
+the same round; "memory" is the most that the process held in a step, teachers included. For Linux.
 
-The student's part of a step is all of it but data and teachers: passes, losses, clipping, optimizer, moving average.
-Beside it stands the bare forward and backward pass of the same network on the same images, of this recipe and of the
-demo's. How a step grows with ranks is on paper: gradients of all weights averaged in a ring, nothing of it hidden.
+Checkouts: the demo's step, its parts and its data. On a machine that does other work CPU times tell more than those
+of the wall clock.
 """
 
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import steps
-from benchmarks.measuring.limits import measure_limits
-from benchmarks.measuring.new_process import ROOT, run_anew
-from benchmarks.measuring.results import report
-from benchmarks.measuring.step_process import StepProcess, Timing, take_step_turns
-from benchmarks.measuring.steps import StepTimer
-from benchmarks.measuring.turns import Turns, spread_of, take_turns
-from benchmarks.preprocessing import draw_picture
-from foundation.command_line import Command
-from foundation.settings import Settings, require
-from training.distillation.trainer import Distiller
-from training.recipe import load_recipe
-from training.student.packing import answer_groups
+from benchmarks import steps
+from benchmarks.data import draw_picture
+from benchmarks.measuring import (
+    ROOT,
+    MeasuringSettings,
+    Row,
+    StepProcess,
+    Timing,
+    Turns,
+    peak_mb_of,
+    report,
+    take_step_turns,
+)
+from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig, save_upsampler
 
 
 OURS = "ours"
 SUBJECT = "vit-ti"
+BATCH_SIZE = 16
 WARM_UP_STEPS = 2
+DEMO_WARM_UP_STEPS = 10  # until kernels are set up and memory is there
 SIDE_PX = 224
 STORED_PX = 320
 NUM_PICTURES = 128
 NUM_STEPS = 10**6  # of the schedule, whose end no benchmark reaches
-LINK_BYTES_PER_SECOND = 12.5e9
-"""Between two ranks: Ethernet of 100 Gbit/s. Our choice: what rented machines with one GPU have at most."""
-RANKS = (1, 2, 8, 64)
-FLOAT_BYTES = 4
+ROUNDS, STEPS, CHECKOUT_STEPS = 5, 3, 10
+SMALL_TEACHER = {"run_mode": "fixed", "input_size_px": 64}  # 4 cells a side; the student has 8
 
 
-def recipe_changes(folder: Path, batch_size: int) -> list[str]:
+def run(settings: MeasuringSettings) -> None:
+    """Measure and report the step beside other trainers, then its options."""
+    rounds, num_steps = (1, 1) if settings.quick else (ROUNDS, STEPS)
+    timings = time_trainers(settings.peer_python, rounds, num_steps)
+    report(settings, "training", "training", SUBJECT, trainer_rows(timings), {"batch_size": BATCH_SIZE})
+    rows = measure_options(rounds, num_steps, is_quick=settings.quick)
+    report(settings, "training", "training_options", "demo", rows, {"threads of a step": 1})
+
+
+def run_checkouts(settings: MeasuringSettings) -> None:
+    """Measure and report the demo's step of this checkout and another one."""
+    roots = {f"present ({commit_of(ROOT)})": ROOT}
+    if settings.against is not None:
+        roots[f"other ({commit_of(settings.against)})"] = settings.against.resolve()
+    rounds, num_steps = (1, 1) if settings.quick else (2 * ROUNDS, CHECKOUT_STEPS)
+    rows = checkout_rows(time_checkouts(roots, rounds, num_steps, num_images=256 if settings.quick else 1024))
+    report(settings, "checkouts", "checkouts", "demo", rows)
+
+
+def recipe_changes(folder: Path) -> list[str]:
     """Return the changes of the demo's recipe that make it the student, teacher and batch of the comparison."""
     return [
         f"data={{source: '{folder}', num_images: null, image_size_px: {STORED_PX}, num_workers: 0}}",
         "views={teachers: online, brightness: 0.0, contrast: 0.0}",
-        f"partitions=[{{name: all, sizes_px: [{SIDE_PX}], batch_size: {batch_size}}}]",
+        f"partitions=[{{name: all, sizes_px: [{SIDE_PX}], batch_size: {BATCH_SIZE}}}]",
         "teachers=[{name: dinov2-s, kind: dinov2, source: facebook/dinov2-small, precision: bfloat16,"
         " options: {weights: random}}]",
         f"student.config={{hidden_size: 192, num_hidden_layers: 12, num_attention_heads: 3, max_img_size: {SIDE_PX},"
@@ -70,202 +89,207 @@ def recipe_changes(folder: Path, batch_size: int) -> list[str]:
     ]
 
 
-def draw_pictures(folder: Path, number: int = NUM_PICTURES) -> None:
-    """Write smooth pictures of noise as JPEGs."""
-    for each in range(number):
-        draw_picture(STORED_PX, STORED_PX, each).save(folder / f"{each:04d}.jpg", quality=90)
-
-
-def commands(folder: Path, scratch: Path, batch_size: int, peer_python: str | None) -> dict[str, list[str]]:
-    """Return by name the programs that take turns."""
-    common = [str(folder), str(batch_size), str(WARM_UP_STEPS)]
-    found = {
-        OURS: [sys.executable, steps.__file__, str(scratch / "run"), *recipe_changes(folder, batch_size)],
-        "plain loop": [sys.executable, "-m", "benchmarks.peers.plain_loop", *common],
-    }
-    if peer_python is not None:
-        lightly = ["-m", "benchmarks.peers.lightly_loop", *common, str(scratch / "lightly")]
-        found["lightly-train"] = [peer_python, *lightly]
-    return found
-
-
-def time_trainers(settings: "TrainingBenchmark") -> dict[str, list[Timing]]:
+def time_trainers(peer_python: str | None, rounds: int, num_steps: int) -> dict[str, list[Timing]]:
     """Return what a step took of each trainer in each round."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "pictures")
         folder.mkdir()
-        draw_pictures(folder)
-        programs = commands(folder, Path(scratch), settings.batch_size, settings.peer_python)
-        trainers = {name: StepProcess(name, command, ROOT) for name, command in programs.items()}
+        for number in range(NUM_PICTURES):
+            draw_picture(STORED_PX, STORED_PX, number).save(folder / f"{number:04d}.jpg", quality=90)
+        common = [str(folder), str(BATCH_SIZE), str(WARM_UP_STEPS)]
+        commands = {
+            OURS: [sys.executable, steps.__file__, f"{scratch}/run", *recipe_changes(folder)],
+            "plain loop": [sys.executable, "-m", "benchmarks.trainers", "plain", *common],
+        }
+        if peer_python is not None:
+            lightly = ["-m", "benchmarks.trainers", "lightly", *common, f"{scratch}/lightly"]
+            commands["lightly-train"] = [peer_python, *lightly]
+        trainers = {name: StepProcess(name, command, ROOT) for name, command in commands.items()}
         trainers[OURS].time(WARM_UP_STEPS)  # the others have done so
-        return take_step_turns(trainers, settings.rounds, settings.steps)
+        return take_step_turns(trainers, rounds, num_steps)
 
 
-def summarize(rounds: Mapping[str, Sequence[Timing]], batch_size: int) -> list[dict[str, object]]:
+def trainer_rows(rounds: Mapping[str, Sequence[Timing]]) -> list[Row]:
     """Return one row for each trainer; ours says also what its parts took."""
     turns = Turns({name: [timing["wall"] for timing in timings] for name, timings in rounds.items()})
     rows = []
     for name, timings in rounds.items():
-        row: dict[str, object] = {
+        row: Row = {
             "trainer": name,
             "step, ms": turns.milliseconds(name),
-            "images per second": round(1000 * batch_size / turns.milliseconds(name), 1),
+            "images per second": round(1000 * BATCH_SIZE / turns.milliseconds(name), 1),
             "ours is times as fast": str(turns.times_as_fast(OURS, name)),
         }
+        parts = [part for part in timings[0] if part not in ("wall", "cpu")]
+        rows.append(row | {f"{part}, ms": _milliseconds(timings, part) for part in parts})
+    return rows
+
+
+def _milliseconds(timings: Sequence[Timing], part: str) -> float:
+    return round(1000 * statistics.median(timing[part] for timing in timings), 1)
+
+
+class Group(NamedTuple):
+    """Options that are compared with the same plain step.
+
+    Attributes:
+        plain: What the plain step changes in the demo's recipe.
+        options: By name what each changes besides.
+    """
+
+    plain: Sequence[str]
+    options: Mapping[str, Sequence[str]]
+
+
+def groups(upsampler: Path) -> dict[str, Group]:
+    """Return all options by the name of the step that they are compared with.
+
+    Args:
+        upsampler: Folder of one for EfficientNet, see `save_untrained_upsampler`.
+    """
+    teacher = "teachers.efficientnet-lite0"
+    weighed = "balancing={{method: {}, start_step: 0, period_steps: 1, ramp_steps: 0}}"
+    return {
+        "plain": Group(
+            [],
+            {
+                "balancing adaptive": [weighed.format("adaptive")],
+                "balancing teacher_dropping": [weighed.format("teacher_dropping")],
+                "contrastive relational": ["contrastive.weight=0.1"],
+                "taps strict": ["taps={scheme: strict, decay_steps: 0}"],
+                "taps soft": ["taps={scheme: soft, decay_steps: 0}"],
+                "mesa": ["mesa.weight=0.5"],
+                "damp": ["damp.sigma=0.1"],
+                "spectral": ["spectral.is_used=true"],
+            },
+        ),
+        "plain, two global blocks": Group(
+            ["student.config.vitdet_num_global=2"],
+            {"windows of 4": ["partitions.low.vitdet_windows=[4]", "partitions.low.vitdet_probability=1"]},
+        ),
+        "teachers online, EfficientNet at 64 px, bilinear": Group(
+            ["views.teachers=online", *(f"{teacher}.{key}={value}" for key, value in SMALL_TEACHER.items())],
+            {
+                "tiles": [f"{teacher}.upsample=tiles"],
+                "featsharp": [f"{teacher}={{upsample: featsharp, upsampler: {str(upsampler)!r}}}"],
+            },
+        ),
+    }
+
+
+def save_untrained_upsampler(folder: Path) -> None:
+    """Write FeatSharp for the small EfficientNet as it is before training: it costs what a trained one does."""
+    size = SMALL_TEACHER["input_size_px"]
+    config = UpsamplerConfig(kind="efficientnet-lite0", feature_dim=112, input_size_px=size, grid=size // 16)
+    save_upsampler(FeatSharp(config), folder)
+
+
+def measure_options(rounds: int, num_steps: int, *, is_quick: bool = False) -> list[Row]:
+    """Return one row for each plain step and each option; of a quick look the first option of each."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        save_untrained_upsampler(Path(scratch, "upsampler"))
+        common = [
+            "data={num_images: 256, num_workers: 0}",
+            f"views.cache_dir={scratch}/cache",
+            f"schedule={{num_steps: {NUM_STEPS}, warmup_steps: 1}}",
+            "partitions.low.sizes_px=[128]",
+            "partitions.low.accumulation_steps=1",
+            "student.passes_at_once=1",
+            "standardization.calibration_steps=2",
+        ]
+        for plain, group in groups(Path(scratch, "upsampler")).items():
+            changes = {plain: [], **(dict([*group.options.items()][:1]) if is_quick else group.options)}
+            command = [sys.executable, "-m", "benchmarks.training"]
+            workers, timings, memory = {}, {}, {}
+            for name, own in changes.items():
+                words = [*command, f"{scratch}/{plain}/{name}", *common, *group.plain, *own]
+                workers[name] = StepProcess(name, words, ROOT, OMP_NUM_THREADS="1")
+                memory[name] = workers[name].told["memory_mb"]
+                if name == plain:
+                    continue
+                pair = {each: workers[each] for each in (plain, name)}
+                timings[name] = take_step_turns(pair, rounds, num_steps, stays=plain)
+            workers[plain].close()
+            rows += option_rows(plain, timings, memory)
+    return rows
+
+
+def option_rows(
+    plain: str, timings: Mapping[str, Mapping[str, Sequence[Timing]]], memory: Mapping[str, float]
+) -> list[Row]:
+    """Return the plain step's row, and one for each option.
+
+    Args:
+        plain: Name of the plain step.
+        timings: By option those of the plain step and of its own.
+        memory: Of all of them by name, in MB.
+    """
+    of_plain = [timing for both in timings.values() for timing in both[plain]]
+    rows = [_option_row(plain, of_plain, memory[plain])]
+    for option, both in timings.items():
+        pairs = zip(both[plain], both[option], strict=True)
+        more = statistics.median(100 * (second["cpu"] / first["cpu"] - 1) for first, second in pairs)
+        row = _option_row(option, both[option], memory[option])
+        rows.append({**row, "more CPU": f"{more:+.0f} %", "more memory": f"{memory[option] - memory[plain]:+.0f} MB"})
+    return rows
+
+
+def _option_row(step: str, timings: Sequence[Timing], memory: float) -> Row:
+    wall, cpu = (round(_milliseconds(timings, part)) for part in ("wall", "cpu"))
+    row = {"step": step, "wall, ms": wall, "CPU, ms": cpu, "memory, MB": round(memory)}
+    return {**row, "more CPU": "", "more memory": ""}
+
+
+def build_option(run_dir: str, *changes: str) -> tuple[steps.StepTimer, dict[str, float]]:
+    """In a new process: return what times the steps of the demo with changes, and the memory that a step takes."""
+    timer = steps.build(run_dir, *changes)
+    if timer.distiller.contrasts is not None:
+        for bank in timer.distiller.contrasts.banks.values():
+            bank.add(torch.randn_like(bank.rows))
+    timer.run(WARM_UP_STEPS)
+    return timer, {"memory_mb": peak_mb_of(partial(timer.run, 1))}
+
+
+def time_checkouts(roots: Mapping[str, Path], rounds: int, num_steps: int, num_images: int) -> dict[str, list[Timing]]:
+    """Return the timings of every round by checkout; each computes its teachers' features first."""
+    changes = [f"data.num_images={num_images}", f"schedule={{num_steps: {NUM_STEPS}, warmup_steps: 10}}"]
+    with tempfile.TemporaryDirectory() as scratch:
+        checkouts = {}
+        for name, root in roots.items():
+            folder = Path(scratch, name)
+            command = [sys.executable, steps.__file__, str(folder / "run"), f"views.cache_dir={folder / 'cache'}"]
+            checkouts[name] = StepProcess(str(root), [*command, *changes], root)
+        for checkout in checkouts.values():
+            checkout.time(DEMO_WARM_UP_STEPS)
+        return take_step_turns(checkouts, rounds, num_steps)
+
+
+def checkout_rows(rounds: Mapping[str, Sequence[Timing]]) -> list[Row]:
+    """Return one row per checkout: medians of its timings in ms; how many times as fast the first one is.
+
+    Args:
+        rounds: By checkout, the present one first; those of one round stand at the same place.
+    """
+    present = next(iter(rounds.values()))
+    rows = []
+    for name, timings in rounds.items():
+        row: Row = {"checkout": name}
         for part in timings[0]:
-            if part not in ("wall", "cpu"):
-                row[f"{part}, ms"] = round(1000 * statistics.median(timing[part] for timing in timings), 1)
+            row[f"{ {'cpu': 'CPU'}.get(part, part) }, ms"] = _milliseconds(timings, part)
+        for part, label in (("wall", "ratio of wall times"), ("cpu", "ratio of CPU times")):
+            ratios = [theirs[part] / ours[part] for theirs, ours in zip(timings, present, strict=True)]
+            row[label] = round(statistics.median(ratios), 2)
         rows.append(row)
     return rows
 
 
-def student_share(name: str, recipe: str, changes: Sequence[str], num_rounds: int, run_dir: str) -> dict[str, Any]:
-    """Return what the student's part of a step takes beside the bare passes of its network on the same images.
-
-    Args:
-        name: For the table.
-        recipe: Name or file.
-        changes: Of the recipe.
-        num_rounds: Turns of both.
-        run_dir: Folder of the run.
-    """
-    distiller = Distiller(load_recipe(recipe, changes), Path(run_dir))
-    distiller._build()
-    timer = StepTimer(distiller)
-    parts = [next(timer.examples) for _ in range(distiller.plan.batches_per_step)]
-    with FlopCounterMode(display=False) as counter:
-        run_bare(distiller, parts, in_threads=False)  # it counts those of its own thread
-    dtype = torch.bfloat16 if distiller.recipe.mixed_precision == "bf16" else torch.float32
-    peak = measure_limits("cpu", dtype).gflops
-    steps: list[Timing] = []
-    calls: dict[str, Callable[[], object]] = {
-        "step": lambda: steps.append(timer.run(1)),
-        "bare": lambda: run_bare(distiller, parts),
-    }
-    turns = take_turns(calls, min_rounds=num_rounds, budget_seconds=0)
-    student = [timing["wall"] - timing["data"] for timing in steps[1:]]  # the first one is not timed
-    both = Turns({"student": student, "bare": turns.seconds["bare"]})
-    row: dict[str, Any] = {
-        "recipe": name,
-        "trained weights": sum(each.numel() for each in distiller.student.parameters() if each.requires_grad),
-        "student's part, ms": both.milliseconds("student"),
-        "bare passes, ms": both.milliseconds("bare"),
-        "share": str(spread_of([bare / own for own, bare in zip(*both.seconds.values(), strict=True)])),
-    }
-    for part in ("passes", "optimizer", "average"):
-        row[f"{part}, ms"] = round(1000 * statistics.median(timing[part] for timing in steps[1:]), 1)
-    gflop = counter.get_total_flops() / 1e9
-    return row | {"GFLOP": round(gflop, 3), "at the measured peak, ms": round(1000 * gflop / peak, 1)}
-
-
-def run_bare(distiller: Distiller, parts: Sequence[Any], in_threads: bool = True) -> None:
-    """Run the student forward and backward on what a step sees, each answer's mean being the loss, and nothing else.
-
-    Args:
-        distiller: Whose student it is.
-        parts: The batches of a step.
-        in_threads: Whether parts may run side by side as the recipe says.
-    """
-    parameters = [each for each in distiller.student.parameters() if each.requires_grad]
-    for each in parameters:
-        each.grad = None
-
-    def work(part: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        batch, example = part
-        draws = batch.uniform("student", distiller.model.num_draws)
-        with distiller.accelerator.autocast():
-            answer = answer_groups(
-                distiller.student, example.pixel_values, distiller.model.patch_size, window_size="global", draws=draws
-            )
-        heads = answer.adaptors.values()
-        answers = [each for head in heads for each in (*head.features, head.summary) if each is not None]
-        return torch.stack([each.float().mean() for each in answers]).sum(), {}
-
-    if in_threads and distiller.parallel_passes is not None:
-        list(distiller.parallel_passes.run(parts, work, parameters))
-        return
-    for part in parts:
-        work(part)[0].backward()
-
-
-def measure_shares(settings: "TrainingBenchmark") -> list[dict[str, Any]]:
-    """Return the rows of `student_share`, each measured in a process of its own."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch, "pictures")
-        folder.mkdir()
-        draw_pictures(folder)
-        small = ["data.num_images=256", f"schedule={{num_steps: {NUM_STEPS}, warmup_steps: 1}}"]
-        small += [f"views.cache_dir={scratch}/cache", "data.num_workers=0", "standardization.calibration_steps=2"]
-        recipes = {"demo": small, OURS: recipe_changes(folder, settings.batch_size)}
-        return [
-            run_anew(student_share, name, "demo", changes, settings.rounds * settings.steps, f"{scratch}/{name}").value
-            for name, changes in recipes.items()
-        ]
-
-
-def growth_on_paper(step_seconds: float, num_parameters: int) -> list[dict[str, object]]:
-    """Return by the number of ranks what is exchanged, and the share of a step that computes if none of it is hidden.
-
-    A ring sends 2 (n - 1) / n of all gradients from each of n ranks.
-
-    Args:
-        step_seconds: Of one rank alone.
-        num_parameters: That are trained, each with a gradient in float32.
-    """
-    rows = []
-    for ranks in RANKS:
-        sent = 2 * (ranks - 1) / ranks * num_parameters * FLOAT_BYTES
-        share = step_seconds / (step_seconds + sent / LINK_BYTES_PER_SECOND)
-        rows.append({"ranks, on paper": ranks, "sent by each, MB": round(sent / 1e6, 1), "computing": round(share, 3)})
-    return rows
-
-
-class TrainingBenchmark(Settings):
-    """What takes turns.
-
-    Attributes:
-        peer_python: A Python that has lightly-train and timm; None leaves it out.
-        batch_size: Images of a step.
-        rounds: Turns of each trainer.
-        steps: Steps of a turn.
-    """
-
-    peer_python: str | None = None
-    batch_size: int = Field(16, gt=1)
-    rounds: int = Field(5, gt=0)
-    steps: int = Field(4, gt=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> "TrainingBenchmark":
-        rule = f"at most {NUM_PICTURES}, the number of pictures"
-        require(self.batch_size <= NUM_PICTURES, "batch_size", self.batch_size, rule)
-        return self
-
-    def check_peer(self) -> None:
-        """Refuse a peer's Python that is not there, before any long work."""
-        is_there = self.peer_python is None or Path(self.peer_python).is_file()
-        require(is_there, "peer_python", self.peer_python, "the path of a Python that has lightly-train and timm")
-
-
-COMMAND = Command("benchmarks.training", __doc__.partition("\n")[0], TrainingBenchmark)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    return COMMAND.run(_measure_and_report, arguments)
-
-
-def _measure_and_report(settings: TrainingBenchmark) -> None:
-    settings.check_peer()
-    rounds = time_trainers(settings)
-    seconds = statistics.median(timing["wall"] for timing in rounds[OURS])
-    report("training", SUBJECT, summarize(rounds, settings.batch_size), facts={"batch_size": settings.batch_size})
-    shares = measure_shares(settings)
-    report("training_student", SUBJECT, shares)
-    (num_parameters,) = (share["trained weights"] for share in shares if share["recipe"] == OURS)
-    on_paper = growth_on_paper(seconds, num_parameters)
-    report("training_ranks", SUBJECT, on_paper, facts={"bytes per second of a link": LINK_BYTES_PER_SECOND})
+def commit_of(root: Path) -> str:
+    """Return a checkout's commit, shortened, with a mark where files differ from it; "unknown" without git."""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    steps.answer_steps(lambda: build_option(*sys.argv[1:]))

@@ -18,7 +18,6 @@ OUTSIDE = {
     "notebooks/README.md": "guides/use/notebooks.md",
     "training/README.md": "training.md",
     "training/ABLATIONS.md": "ablations.md",
-    "benchmarks/RESULTS.md": "benchmark_results.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }

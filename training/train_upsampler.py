@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from foundation.command_line import Command
 from training.recipe import Recipe
-from training.upsampling import UpsamplerSettings, train_upsampler
+from training.upsampling.settings import UpsamplerSettings
 
 
 COMMAND = Command(
@@ -27,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(settings: UpsamplerSettings) -> None:
-    print(train_upsampler(settings, settings.load_recipe()))
+    # It takes seconds to import, which `--help` and a misspelled recipe need not wait for.
+    from training.upsampling.run import train_upsampler
+
+    recipe = settings.load_recipe()
+    print(train_upsampler(settings, recipe))
 
 
 if __name__ == "__main__":

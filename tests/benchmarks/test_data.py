@@ -1,13 +1,33 @@
-"""What is timed: the same pixels from every format, with drafts and without."""
+"""What is timed: equal pixels of all processors and formats, and what the cache's formats lose."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_distillation as tiny
 import torch
 from PIL import Image
 
 from benchmarks import data
+from benchmarks.measuring import Turns
+from training.recipe import load_recipe
+
+
+def test_all_processors_do_equal_work() -> None:
+    processors = data.build_processors(64)
+    for name, images in list(data.draw_pictures(8).items())[1:]:
+        batches = {each: call(images) for each, call in processors.items()}
+        ours = batches.pop("ours")
+        assert ours.shape == (len(images), 3, 64, 64), name
+        assert torch.equal(ours, batches["transformers, torchvision"])
+        assert torch.equal(ours, batches["transformers, torchvision, grouped"])
+        for batch in batches.values():  # PIL rounds between rows and columns
+            assert (ours - batch).abs().max() < 3 / 255
+
+
+def test_rows_of_processors() -> None:
+    row = data.processor_row(Turns({"ours": [0.1, 0.1], "timm": [0.3, 0.2]}))
+    assert row == {"ours, ms": 100, "timm, ms": 250, "times as fast as timm": "2.50 (2.25 to 2.75)"}
 
 
 @pytest.fixture
@@ -26,7 +46,7 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_the_largest_images_are_taken(photographs: list[Path]) -> None:
     assert [path.stem for path in photographs] == [str(number) for number in range(19, 3, -1)]
-    with pytest.raises(ValueError, match="`images` must be a folder with at least 16 JPEGs, got"):
+    with pytest.raises(ValueError, match="`photographs` must be a folder with at least 16 JPEGs, got"):
         data.find_photographs(photographs[0].parent, 15)
 
 
@@ -48,8 +68,17 @@ def test_every_format_gives_all_images(photographs: list[Path], tmp_path: Path, 
     assert 0 < (levels[True] - levels[False]).abs().mean() < 2
 
 
-def test_rows_say_what_drafts_are_worth(photographs: list[Path]) -> None:
-    settings = data.DataBenchmark(images=photographs[0].parent, num_images=16, size=32, workers=[0], formats=["folder"])
-    (row,) = data.measure(settings)
-    assert list(row) == ["format", "workers", "images/s", "images/s, drafts", "difference", "size_px", "images"]
-    assert torch.tensor([row["images/s"], row["images/s, drafts"], row["difference"]]).gt(0).all()
+@pytest.mark.usefixtures("tiny_world")
+def test_smaller_formats_of_the_cache_lose_more(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "build_training_images", tiny.NoiseImages)
+    features = data.answer(load_recipe(recipe_file), 10)
+    assert {name: tuple(maps.shape) for name, maps in features.items()} == {
+        "semantic": (10, 4, 4, 12),
+        "segmenter": (10, 4, 4, 9),
+    }
+    assert all((maps != maps.half().float()).any() for maps in features.values())
+    rows = {row["format"]: row for row in data.measure_formats(features)}
+    errors = [float(rows[name]["semantic: error"]) for name in ("float32", "float16", "int8")]
+    assert errors[0] == 0 < errors[1] < errors[2] < 0.01
+    disks = [rows[name]["disk, kB per image"] for name in ("float32", "float16", "int8")]
+    assert disks[0] > disks[1] > disks[2]

@@ -19,9 +19,6 @@ def test_lost_and_mixed_up_answers_are_counted():
     row = row_of(4, given, expected, seconds=0.5, batches=2)
     assert (row["lost"], row["mixed up"], row["images a second"], row["images a batch"]) == (1, 2, 8.0, 2.0)
     assert row["median, ms"] == 10.0
-
-
-def test_images_differ():
     assert len(set(encode_images(20, 32))) == 20
 
 
@@ -32,18 +29,14 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
 
 
 @pytest.mark.tour
-def test_a_run(tmp_path, monkeypatch, capsys):
+def test_a_run(tmp_path):
     pytest.importorskip("fastapi", reason="needs the extra `serve`")
     model = RadioModel(RadioConfig.from_preset("radio-test"))
-    model.save_pretrained(tmp_path / "model")
-    RadioImageProcessor.from_model_config(model.config).save_pretrained(tmp_path / "model")
-    monkeypatch.setattr("benchmarks.measuring.results.RESULTS", tmp_path)
-    words = [str(tmp_path / "model"), "--in-flight", "1,8", "--num-requests", "16", "--size", "64", "--max-batch", "4"]
-    assert serving.main(words) == 0
-    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    columns = [name.strip("| ") for name in table[0]]
-    rows = [dict(zip(columns, (cell.strip("| ") for cell in line), strict=True)) for line in table[2:]]
-    assert [(row["in flight"], row["lost"], row["mixed up"]) for row in rows] == [("1", "0", "0"), ("8", "0", "0")]
-    assert float(rows[0]["images a batch"]) == 1
-    assert 1 < float(rows[1]["images a batch"]) <= 4
-    assert np.isfinite(float(rows[1]["95 %, ms"]))
+    model.save_pretrained(tmp_path)
+    RadioImageProcessor.from_model_config(model.config).save_pretrained(tmp_path)
+    rows, end = serving.measure(tmp_path, [1, 8], 16, 64)
+    assert [(row["in flight"], row["lost"], row["mixed up"]) for row in rows] == [(1, 0, 0), (8, 0, 0)]
+    assert rows[0]["images a batch"] == 1
+    assert rows[1]["images a batch"] > 1
+    assert np.isfinite(rows[1]["95 %, ms"])
+    assert (end["exit status"], end["other"]) == (0, 0)

@@ -34,14 +34,6 @@ MODULES = (
     "conversion.to_web",
     "model_cards.build",
     "benchmarks.all",
-    "benchmarks.checkouts",
-    "benchmarks.inference",
-    "benchmarks.int8",
-    "benchmarks.serving",
-    "benchmarks.loading",
-    "benchmarks.preprocessing",
-    "benchmarks.stack",
-    "benchmarks.training",
 )
 
 

@@ -103,7 +103,7 @@ class ViewsRecipe(RecipeSection):
             of the result.
         cache_dir: Where cached features lie; None for a folder of the recipe's own under `runs/cache`.
         cache_format: How dense features are kept there: "float16", or "int8", a byte for each number, in equal steps
-            over a channel's range in an image. `python -m benchmarks.feature_cache` measures what is lost.
+            over a channel's range in an image. docs/benchmarks.md has what is lost.
         crop_scale: Smallest and largest share of the image's area that an online view shows.
         crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
         is_square: Whether views become squares, whatever their aspect ratio; false keeps it, at as many patches as a

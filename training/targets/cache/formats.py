@@ -1,7 +1,7 @@
 """How a feature cache stores dense features: in half precision, or in 8 bits a number.
 
 A format turns the features of a shard's images into named tensors and back. What it cannot store exactly is lost for
-the student: `python -m benchmarks.feature_cache` measures how much, and what it saves.
+the student: `python -m benchmarks.all --only data` measures how much, and what it saves.
 """
 
 from __future__ import annotations

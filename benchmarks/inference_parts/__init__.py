@@ -1,1 +1,0 @@
-"""Parts of `benchmarks.inference`: each returns rows of one table."""

@@ -1,1 +1,0 @@
-"""The page of all results, `benchmarks/RESULTS.md`, and its figures."""

@@ -1,0 +1,132 @@
+"""What runs training steps when asked, so that trainers of different libraries and checkouts take turns.
+
+    python steps.py RUN_DIR CHANGES...        in the root of a checkout: times the demo's steps
+
+A program that has steps tells in one line of JSON that it is ready, and answers every line "NUM_STEPS" of its input
+with another one: seconds per step by part. This file needs Python alone, since it also runs beside libraries that may
+not go together with ours, and knows no more of the project than what its versions have in common, so that it can time
+an older one: `keep_freed_memory`, `load_recipe`, and `Distiller` with `_build`, `_train_step`, `optimizer`, `ema` and
+`source`.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class StepTimer:
+    """Runs steps of a distiller that is built, and adds up what its parts take.
+
+    Args:
+        distiller: Its student learns from the first step on.
+    """
+
+    def __init__(self, distiller: Any) -> None:
+        self.distiller = distiller
+        self.seconds = {"data": 0.0, "optimizer": 0.0, "average": 0.0}
+        self.examples = self._timed_examples()
+        distiller.student.train()
+        self._time(distiller.optimizer, "step", "optimizer")
+        self._time(distiller.ema, "update_parameters", "average")
+
+    def run(self, num_steps: int) -> dict[str, float]:
+        """Return seconds per step: of the wall clock, of all cores together, and of each part of the wall clock.
+
+        "passes" is what no other part is: forward and backward passes, losses, clipping.
+        """
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+        wall, cpu = time.perf_counter(), _cpu_seconds()
+        for _ in range(num_steps):
+            self.distiller._train_step(self.examples)
+            self.distiller.step += 1
+        wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+        passes = wall - sum(self.seconds.values())
+        seconds = {"wall": wall, "cpu": cpu, "passes": passes, **self.seconds}
+        return {name: value / num_steps for name, value in seconds.items()}
+
+    def _timed_examples(self) -> Iterator[Any]:
+        distiller = self.distiller
+        last_step = distiller.recipe.schedule.num_steps
+        examples = iter(distiller.source.examples(lambda: distiller.plan.steps(distiller.step, last_step)))
+        while True:
+            started = time.perf_counter()
+            example = next(examples)
+            self.seconds["data"] += time.perf_counter() - started
+            yield example
+
+    def _time(self, owner: Any, method: str, part: str) -> None:
+        call: Callable = getattr(owner, method)
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            result = call(*arguments, **options)
+            self.seconds[part] += time.perf_counter() - started
+            return result
+
+        setattr(owner, method, timed)
+
+
+class Stepper:
+    """Lets a loop go on by as many steps as each line of the input asks for, and answers what a step took.
+
+    `end_step` is called after every step, and waits there for the next line, so that loops of other libraries need no
+    change. The first steps, which set kernels up, do not count.
+
+    Args:
+        num_warm_up_steps: Steps before it says that it is ready.
+    """
+
+    def __init__(self, num_warm_up_steps: int) -> None:
+        self._answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
+        self._left, self._asked, self._is_ready = num_warm_up_steps, num_warm_up_steps, False
+        self._began = time.perf_counter()
+
+    def end_step(self) -> None:
+        """Count a step; after the last that was asked for, answer and wait for more. It ends with the input."""
+        self._left -= 1
+        if self._left:
+            return
+        seconds = (time.perf_counter() - self._began) / self._asked
+        print(json.dumps({"wall": seconds} if self._is_ready else {}), file=self._answers, flush=True)
+        self._is_ready = True
+        line = sys.stdin.readline()
+        if not line:
+            raise SystemExit(0)
+        self._left = self._asked = int(line)
+        self._began = time.perf_counter()
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def build(run_dir: str, *changes: str) -> StepTimer:
+    """Return what times the steps of the demo's recipe with changes, whatever version of the project is here."""
+    from training.distillation.memory import keep_freed_memory
+    from training.distillation.trainer import Distiller
+    from training.recipe import load_recipe
+
+    keep_freed_memory()  # as `Distiller.run` does
+    distiller = Distiller(load_recipe("demo", changes), Path(run_dir))
+    distiller._build()
+    return StepTimer(distiller)
+
+
+def answer_steps(build_timer: Callable[[], tuple[StepTimer, dict[str, float]]]) -> None:
+    """Build a timer, tell what it comes with, and answer until the input ends; nothing else goes to the output."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    timer, told = build_timer()
+    print(json.dumps(told), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(timer.run(int(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    answer_steps(lambda: (build(*sys.argv[1:]), {}))
