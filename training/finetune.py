@@ -49,10 +49,6 @@ def _finetune(settings: FinetuneSettings) -> None:
     from training.finetuning.run import FinetuningRun  # takes seconds, which `--help` need not wait for
 
     run = FinetuningRun(settings)
-    if settings.find_learning_rate:
-        suggestion = run.find_learning_rate().describe(is_head_alone=settings.tune == "head")
-        print(f"{suggestion}. Wrote {settings.output}.")
-        return
     metrics = run.run()
     if run.trainer.is_world_process_zero():
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

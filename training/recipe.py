@@ -30,7 +30,6 @@ from training.recipe_sections.optimization import (
     SpectralRecipe,
 )
 from training.recipe_sections.teaching import (
-    TAP_SCHEMES,
     BalancingRecipe,
     BalancingTimes,
     ContrastiveRecipe,
@@ -112,7 +111,7 @@ class Recipe(RecipeSection):
         self._check_teachers_of_partitions()
         self._check_taps()
         if self.balancing.method == "adaptive":
-            self._check_roles("`balancing.method: adaptive`", "another method")
+            self._check_roles("`balancing.method: adaptive`", "choose another method")
         can_cache = not (self.data.streaming and self.views.teachers == "cached")
         rule = "false with `views.teachers: cached`, which needs images by number (or set `views.teachers: online`)"
         require(can_cache, "data.streaming", self.data.streaming, rule)
@@ -153,14 +152,8 @@ class Recipe(RecipeSection):
         ]
 
     def tap_shares(self) -> list[dict[str, float]]:
-        """Return for each of `taps.depths` what each teacher counts by at that tap; a scheme is met by roles."""
-        scheme = self.taps.chosen_scheme
-        if scheme == "all":
-            alike = {entry.name: 1 / len(self.teachers) for entry in self.teachers}
-            return [alike for _ in self.taps.depths]
-        matrix = TAP_SCHEMES[scheme] if isinstance(scheme, str) else scheme
-        columns = {entry.name: get_args(Role).index(entry.role) for entry in self.teachers}
-        return [{name: row[column] for name, column in columns.items()} for row in matrix]
+        """Return for each of `taps.depths` what each teacher, by its role, counts by at that tap."""
+        return self.taps.shares({entry.name: entry.role for entry in self.teachers if entry.role is not None})
 
     def inner_depths(self) -> dict[str, list[float]]:
         """Return by teacher the shares of its own blocks at which taps look, but for the end; empty without such."""
@@ -173,21 +166,13 @@ class Recipe(RecipeSection):
         return depths
 
     def _check_taps(self) -> None:
-        scheme = self.taps.chosen_scheme
         if not self.taps.is_used:
             return
+        self._check_roles("taps", "leave `taps` out")
         if self.taps.targets == "matching" and self.views.teachers == "cached":
             raise RecipeError(
                 "`taps.targets` must be 'last' with `views.teachers: cached`, got 'matching'. A cache holds the last "
                 "features only; or set `views.teachers: online`."
-            )
-        if scheme == "all":
-            return
-        self._check_roles(f"`taps.scheme` {scheme!r}", "the scheme 'all'")
-        if not any(any(shares.values()) for shares in self.tap_shares()):
-            raise RecipeError(
-                f"`taps.scheme` must give some teacher a share, got {scheme!r} with the roles "
-                f"{[entry.role for entry in self.teachers]}. Raise a number of one of these roles."
             )
 
     def _check_roles(self, use: str, way_out: str) -> None:
@@ -195,7 +180,7 @@ class Recipe(RecipeSection):
             if entry.role is None:
                 raise RecipeError(
                     f"`teachers.{entry.name}.role` must be one of {list(get_args(Role))} with {use}, got None. "
-                    f"Say what the teacher is learned for, or choose {way_out}."
+                    f"Say what the teacher is learned for, or {way_out}."
                 )
 
     def _check_teachers_of_partitions(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from foundation.command_line import Command
 from training.recipe import Recipe
-from training.upsampling.settings import UpsamplerSettings
+from training.upsampling import UpsamplerSettings, train_upsampler
 
 
 COMMAND = Command(
@@ -27,11 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(settings: UpsamplerSettings) -> None:
-    # It takes seconds to import, which `--help` and a misspelled recipe need not wait for.
-    from training.upsampling.run import train_upsampler
-
-    recipe = settings.load_recipe()
-    print(train_upsampler(settings, recipe))
+    print(train_upsampler(settings, settings.load_recipe()))
 
 
 if __name__ == "__main__":

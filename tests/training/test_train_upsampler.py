@@ -11,8 +11,7 @@ from training.recipe import RecipeError, load_recipe
 from training.targets.cache.contents import weights_fingerprint
 from training.teachers.registry import teacher_of_recipe
 from training.train_upsampler import main
-from training.upsampling.measurement import METHODS
-from training.upsampling.views import draw_view
+from training.upsampling import METHODS, draw_view
 
 
 FAST = ["num_steps=8", "learning_rate=0.01", "warmup_steps=0", "batch_size=2", "views=2", "num_views=2"]
@@ -97,6 +96,6 @@ def test_views_are_as_large_as_was_asked(recipe_with_pattern, monkeypatch, tmp_p
         asked.add(largest)
         return draw_view(*arguments, largest=largest)
 
-    monkeypatch.setattr("training.upsampling.answers.draw_view", draw)
+    monkeypatch.setattr("training.upsampling.draw_view", draw)
     assert train(recipe_with_pattern, tmp_path, "num_steps=1", "largest_view=0.5", "measured_images=0") == 0
     assert asked == {0.5}

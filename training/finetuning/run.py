@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,8 @@ from modeling_radio.resolution_radio import check_resolution
 from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
-from training.finetuning.data.label_counts import MAX_SHOWN_ROWS
 from training.finetuning.data.sources import load_images
-from training.finetuning.examination.run import Examined, draw_examination, examine, gather_evidence
-from training.finetuning.learning_rate import RangeTest, run_range_test
+from training.finetuning.examination import draw_examination, fit_thresholds, gather_evidence
 from training.finetuning.models import (
     TrainableShare,
     build_model,
@@ -37,16 +34,13 @@ from training.finetuning.models import (
     open_task_model,
     save_plain,
 )
-from training.finetuning.rates import learning_rates
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import count_labels
 from training.finetuning.tasks.examples import Examples, build_examples, build_training_examples
 from training.finetuning.tasks.registry import TASK_CLASSES, build_task
-from training.finetuning.trainer import FinetuningTrainer, diverged
+from training.finetuning.trainer import FinetuningTrainer, diverged, learning_rates
 
 
 FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
-LABELS = "labels.md"
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
 
@@ -78,8 +72,6 @@ class FinetuningRun:
         images = load_images(self.settings)
         self._report(images.remark)
         self.task = build_task(self.settings, images)
-        self.label_counts = count_labels(self.task)
-        self._report_labels()
         self.config = configure(checkpoint_config, self.task)
         self.processor = RadioImageProcessor.from_model_config(self.config, size={"height": height, "width": width})
         transformers_logging.disable_progress_bar()  # models load in no time
@@ -104,18 +96,6 @@ class FinetuningRun:
         with lost_ranks_named(), sole_run(self.settings.output):
             return self._run()
 
-    def find_learning_rate(self) -> RangeTest:
-        """Try learning rates in place of training, and draw what the loss says; the model is of no use afterwards.
-
-        Raises:
-            ValueError: If several processes train.
-            WriteError: If the picture cannot be written.
-        """
-        test = run_range_test(self.trainer)
-        self.settings.output.mkdir(parents=True, exist_ok=True)
-        test.save(self.settings.output)
-        return test
-
     def _run(self) -> dict[str, float]:
         output, clock = self.settings.output, Clock(self._report)
         checkpoint = on_first_rank(self._prepare_output)
@@ -136,7 +116,7 @@ class FinetuningRun:
                 self.save(weights)
             results = {
                 "metrics": metrics,
-                **examined.results,
+                **examined,
                 "trainable_parameters": self.share.trainable,
                 "parameters": self.share.total,
                 "seconds": self.trainer.seconds_before + clock.seconds["training"] + clock.seconds["saving"],
@@ -144,19 +124,20 @@ class FinetuningRun:
             write_results(output, results)
         return metrics
 
-    def _examine(self) -> Examined:
-        """Draw where the best state errs, and give its configuration what was fitted to the validation images."""
+    def _examine(self) -> dict[str, Any]:
+        """Draw where the best state errs, and give its configuration the thresholds of classes; return them."""
         model, examples = self.trainer.model, self.trainer.eval_dataset
         assert model is not None
         assert isinstance(examples, Examples)
         with self.trainer.compute_loss_context_manager():
             evidence = gather_evidence(self.task, model, examples)
             draw_examination(self.task, model, examples, evidence, self.settings.output / PICTURES)
-        examined = examine(self.task, evidence)
-        configured = [self.config, self.trainer.accelerator.unwrap_model(model).config]
-        for config, (name, value) in itertools.product(configured, examined.config_fields.items()):
-            setattr(config, name, value)
-        return examined
+        fitted = fit_thresholds(self.task, evidence)
+        if fitted:
+            of_model: Any = self.trainer.accelerator.unwrap_model(model).config
+            for config in (self.config, of_model):
+                config.score_thresholds = list(fitted["thresholds"].values())
+        return fitted
 
     def save(self, weights: dict[str, Tensor]) -> None:
         """Write `final`, an adapter or a plain folder, and with `merge` the merged model.
@@ -192,11 +173,6 @@ class FinetuningRun:
         trained = {"head": None, "full": "backbone"}.get(self.settings.tune, "adapters")
         return f"head {head:.2g}" if trained is None else f"{trained} {backbone:.2g}, head {head:.2g}"
 
-    def _report_labels(self) -> None:
-        """Say which classes there are, and what of it will hurt."""
-        if self.label_counts is not None:
-            self._report("\n".join([self.label_counts.table(MAX_SHOWN_ROWS), *self.label_counts.remarks()]))
-
     def _check_output(self) -> None:
         output = self.settings.output
         path = output / SETTINGS
@@ -218,8 +194,6 @@ class FinetuningRun:
             remove_partial(folder)
         checkpoint = last_checkpoint(output)
         self.settings.save(output / SETTINGS)
-        if self.label_counts is not None:
-            write_text(output / LABELS, "\n\n".join([self.label_counts.table(), *self.label_counts.remarks()]) + "\n")
         return checkpoint
 
     def _build_trainer(self) -> FinetuningTrainer:

@@ -108,7 +108,7 @@ class ScheduleSettings(Settings):
         batch_size: Images a device and forward pass.
         accumulation: Forward passes a step.
         learning_rate: Peak of the backbone's last block or of the adapters; None takes the task's, for a ViT-B 5e-5
-            or 5e-4 (boxes: 1e-5, 1e-4), and for other widths what `rates.scaled_rate` makes of them.
+            or 5e-4 (boxes: 1e-5, 1e-4), and for other widths what `trainer.scaled_rate` makes of them.
         head_learning_rate: Peak of the head; None takes the task's, 1e-3 (of a linear head on a ViT-B; scaled like the
             backbone's), for boxes and words 1e-4.
         layer_decay: Factor on the learning rate from each block to the one below it; 1 is uniform.
@@ -121,7 +121,6 @@ class ScheduleSettings(Settings):
             C++ on a CPU.
         evaluate_every: Steps between evaluations; None evaluates after every epoch.
         patience: Evaluations without a better metric after which the run ends; None never ends early.
-        find_learning_rate: Do not train: step at ever higher learning rates, and suggest some.
         seed: Of new weights, the split, the order and the augmentation.
     """
 
@@ -142,7 +141,6 @@ class ScheduleSettings(Settings):
     compile: bool = False
     evaluate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
-    find_learning_rate: bool = False
     seed: int = Field(0, ge=0, lt=2**32)  # what NumPy takes
 
 

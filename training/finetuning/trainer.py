@@ -22,16 +22,22 @@ from transformers.trainer_utils import EvalPrediction
 from foundation.files import write_file
 from foundation.interruption import TrainingDivergedError
 from foundation.ranks import any_rank, fsdp_plugin
+from modeling_radio import RadioConfig
 from modeling_radio.network_radio import ADAPTORS
 from modeling_radio.nvidia_interface_radio import NvidiaNetwork
 from training.finetuning.adapters import BACKBONE
 from training.finetuning.checkpoints import BestThatIsLeft, SealCheckpoints
 from training.finetuning.models import TRUNK
 from training.finetuning.pictures import draw_predictions, predict_examples
+from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask, Score
 from training.finetuning.tasks.examples import Examples, StreamedExamples
+from training.finetuning.tasks.registry import TASK_CLASSES
 from training.student.parameters import is_decayed
 
+
+REFERENCE_WIDTH = 768
+"""Channels of a ViT-B, for which tasks give their learning rates."""
 
 _BLOCK = re.compile(rf"{re.escape(TRUNK)}\.(?:blocks|levels)\.(\d+)\.")
 _MERGING = re.compile(rf"{re.escape(TRUNK)}\.(?:downscale_blocks|prefix_proj_blocks)\.(\d+)\.")
@@ -244,6 +250,35 @@ def frozen_parts(model: nn.Module) -> list[nn.Module]:
 
 def _network_of(model: nn.Module) -> NvidiaNetwork:
     return next(module for module in model.modules() if isinstance(module, NvidiaNetwork))
+
+
+def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[float, float]:
+    """Return the peaks of the learning rate of the backbone (or its adapters) and of the head.
+
+    Args:
+        settings: Of the run; what they give is taken as it is.
+        config: Of the run's model.
+    """
+    backbone, head, task = settings.learning_rate, settings.head_learning_rate, TASK_CLASSES[settings.task]
+    if backbone is None:
+        backbone = task.adapter_learning_rate if settings.uses_adapter else task.full_learning_rate
+        backbone = scaled_rate(backbone, config.hidden_size)
+    if head is None:
+        head = task.head_learning_rate
+        head = scaled_rate(head, config.hidden_size) if task.has_linear_head(config) else head
+    return backbone, head
+
+
+def scaled_rate(rate: float, width: int) -> float:
+    """Return the learning rate for matrices with `width` inputs that does what `rate` does in a ViT-B.
+
+    Adam moves each weight by about the rate, whatever the gradient, and so what a matrix answers by as many times that
+    as it has inputs.
+
+    References:
+        Yang et al., Tensor Programs V, table 3. https://arxiv.org/abs/2203.03466
+    """
+    return rate * REFERENCE_WIDTH / width
 
 
 def parameter_groups(

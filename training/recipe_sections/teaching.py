@@ -1,10 +1,11 @@
 """What we add to C-RADIOv4's way of teaching: weights of teachers that move, contrasts, and taps within the trunk."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Le
-from pydantic import Field, Strict, model_validator
+from annotated_types import Gt, Le
+from pydantic import Field, model_validator
 
 from foundation.settings import require
 from training.recipe_sections.base import RecipeSection
@@ -12,8 +13,6 @@ from training.recipe_sections.base import RecipeSection
 
 Role = Literal["basic", "semantic", "task"]
 """What a teacher is learned for, in the order in which the trunk is to learn it."""
-
-Matrix = list[list[Annotated[float, Ge(0), Strict()]]]
 
 
 class BalancingRecipe(RecipeSection):
@@ -73,13 +72,20 @@ class ContrastiveRecipe(RecipeSection):
         return self
 
 
-TAP_SCHEMES: dict[str, Matrix] = {
-    "strict": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
-    "soft": [[0.8, 0.15, 0.05], [0.15, 0.7, 0.15], [0.05, 0.15, 0.8]],
-    "reversed": [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]],
+TAP_SCHEMES: dict[str, list[dict[Role, float]]] = {
+    "strict": [
+        {"basic": 1.0, "semantic": 0.0, "task": 0.0},
+        {"basic": 0.0, "semantic": 1.0, "task": 0.0},
+        {"basic": 0.0, "semantic": 0.0, "task": 1.0},
+    ],
+    "soft": [
+        {"basic": 0.8, "semantic": 0.15, "task": 0.05},
+        {"basic": 0.15, "semantic": 0.7, "task": 0.15},
+        {"basic": 0.05, "semantic": 0.15, "task": 0.8},
+    ],
 }
-"""By name what each role counts by at the low, the middle and the upper tap, one row for each. All numbers are our
-choice: nobody has published which depth is for whom."""
+"""By name what each role counts by at the low, the middle and the upper tap. All numbers are our choice: nobody has
+published which depth is for whom."""
 
 TAP_DEPTHS = [1 / 3, 2 / 3, 1.0]
 """Our choice: the low, the middle and the upper tap."""
@@ -100,9 +106,8 @@ class TapsRecipe(RecipeSection):
 
     Attributes:
         scheme: What each teacher counts by at each tap, by its `role`: "strict" (basic at the low tap, semantic at the
-            middle one, task at the upper one), "soft" (mostly so), "reversed" (strict upside down), "all" (all alike,
-            roles are not needed), or a matrix with a row for each of `depths` and a column each for basic, semantic and
-            task. None for no taps, or "soft" where a `weight` is given.
+            middle one, task at the upper one) or "soft" (mostly so). None for no taps, or "soft" where a `weight` is
+            given.
         weight: Factor of their losses, besides a teacher's `feature_weight` and `summary_weight`; 0 for no taps, None
             for 0.25 where a `scheme` is given.
         decay_steps: Steps at the end of the run over which the factor falls to 0 along a cosine; None for three tenths
@@ -110,11 +115,11 @@ class TapsRecipe(RecipeSection):
         targets: What a tap is compared with: the teacher's "last" features (whatever teacher, and from a cache too), or
             its features at the "matching" depth of its own blocks, standardized by themselves: of online teachers whose
             class knows its blocks. Summaries are the teacher's last either way.
-        depths: Where the taps are, as shares of the trunk's blocks. With ViTDet windows a tap moves to the nearest
-            block of global attention, of two as near the later one, and stays there for the whole run.
+        depths: Where the three taps are, as shares of the trunk's blocks. With ViTDet windows a tap moves to the
+            nearest block of global attention, of two as near the later one, and stays there for the whole run.
     """
 
-    scheme: Literal["strict", "soft", "reversed", "all"] | Matrix | None = None
+    scheme: Literal["strict", "soft"] | None = None
     weight: float | None = Field(None, ge=0)
     decay_steps: int | None = Field(None, ge=0)
     targets: Literal["last", "matching"] = "last"
@@ -123,16 +128,9 @@ class TapsRecipe(RecipeSection):
     @model_validator(mode="after")
     def _check(self) -> "TapsRecipe":
         percents = [round(100 * depth) for depth in self.depths]  # by which targets are called
-        is_ascending = bool(percents) and sorted(self.depths) == self.depths and len(set(percents)) == len(percents)
-        rule = "at least one share above 0 and at most 1, in ascending order and a hundredth apart"
-        require(is_ascending, "depths", self.depths, rule)
-        if isinstance(self.scheme, str) and self.scheme != "all":
-            rule = f"three shares with `scheme` {self.scheme!r}, or give a matrix with a row for each"
-            require(len(self.depths) == 3, "depths", self.depths, rule)
-        if isinstance(self.scheme, list):
-            is_whole = len(self.scheme) == len(self.depths) and all(len(row) == 3 for row in self.scheme)
-            rule = f"a row for each of `depths` ({len(self.depths)}) with three numbers: basic, semantic, task"
-            require(is_whole, "scheme", self.scheme, rule)
+        is_ascending = len(set(percents)) == 3 and sorted(self.depths) == self.depths
+        rule = "three shares above 0 and at most 1, in ascending order and a hundredth apart"
+        require(is_ascending and len(self.depths) == 3, "depths", self.depths, rule)
         about = {"decay_steps": None, "targets": "last", "depths": TAP_DEPTHS}
         for name, default in about.items() if self.scheme is None and self.weight is None else ():
             rule = "left out where there are no taps: give a `scheme` or a `weight`, 0 for none"
@@ -144,10 +142,14 @@ class TapsRecipe(RecipeSection):
         """Whether there are taps: a scheme or a weight is given, and the weight is not 0."""
         return self.weight != 0 and not (self.scheme is None and self.weight is None)
 
-    @property
-    def chosen_scheme(self) -> str | Matrix:
-        """The scheme, or the default of used taps."""
-        return "soft" if self.scheme is None else self.scheme
+    def shares(self, roles: Mapping[str, Role]) -> list[dict[str, float]]:
+        """Return for each of `depths` what each teacher counts by at that tap.
+
+        Args:
+            roles: By name of the teacher.
+        """
+        taps = TAP_SCHEMES["soft" if self.scheme is None else self.scheme]
+        return [{name: shares[role] for name, role in roles.items()} for shares in taps]
 
     def weight_at(self, step: int, num_steps: int) -> float:
         """Return the factor of tap losses in a 0-based step of a run."""

@@ -12,9 +12,7 @@ from training.recipe_sections.networks import RunOptions
 from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
 from training.teachers.run_modes.featsharp import UpsampledTeacher
-from training.upsampling.answers import Answers
-from training.upsampling.settings import UpsamplerSettings
-from training.upsampling.trainer import UpsamplerTrainer
+from training.upsampling import Answers, UpsamplerSettings, UpsamplerTrainer
 
 
 PATCH, GRID = 8, 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import ClassLabel, Dataset, DatasetDict, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 from datasets import Image as ImageFeature
 from matplotlib.figure import Figure
 from packaging.version import Version
@@ -21,12 +21,9 @@ from tiny_tuning import (
     TINY_DETECTOR,
     TINY_DPT,
     StopAfter,
-    object_features,
-    objects,
     run_settings,
     save_shards,
     save_splits,
-    stripes,
     tuning_settings,
 )
 from transformers import TrainerCallback
@@ -50,7 +47,6 @@ from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples
 from training.finetuning.run import (
     FINAL,
-    LABELS,
     MERGED,
     RESULTS,
     SETTINGS,
@@ -580,47 +576,6 @@ def test_labels_decide_which_classifier_is_trained(labels, metric, is_greater_be
     model = RadioForImageClassification.from_pretrained(tmp_path / "run" / "final")
     assert model.config.problem_type == run.task.problem_type
     assert (tmp_path / "run" / "pictures" / "step-2.png").is_file()
-
-
-ANIMALS = ClassLabel(names=["cat", "dog", "emu"])
-NOT_LEARNED = "Only validation images show, so that it is never learned, emu."
-NOT_MEASURED = "Only training images show, so that it is never measured, "
-COUNTED = {
-    "one class": (
-        ("image-classification", ANIMALS, [1, 0, 1], [2, 1]),
-        ["dog 1 2 1", "cat 0 1 0", "emu 2 0 1"],
-        ["Always answering 'dog', the commonest, has an accuracy of 0.500.", NOT_LEARNED, f"{NOT_MEASURED}cat."],
-    ),
-    "several": (
-        ("image-classification", List(ANIMALS), [[1], [1, 0], []], [[0, 1], [1, 2]]),
-        ["dog 1 2 2", "cat 0 1 1", "emu 2 0 1"],
-        [NOT_LEARNED],
-    ),
-    "masks": (
-        ("semantic-segmentation", ImageFeature(), [stripes(1), stripes(1, 255), stripes(1, 0)], [stripes(2)]),
-        ["dog 1 3 0", "cat 0 1 0", "emu 2 0 1"],
-        [NOT_LEARNED, f"{NOT_MEASURED}cat, dog."],
-    ),
-    "boxes": (
-        ("object-detection", object_features(ANIMALS), [objects(1, 1, 0), objects(1), objects()], [objects(2, 2)]),
-        ["dog 1 2 0 3 0", "cat 0 1 0 1 0", "emu 2 0 1 0 2"],  # images and objects
-        [NOT_LEARNED, f"{NOT_MEASURED}cat, dog."],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", COUNTED)
-def test_labels_are_counted_into_a_file(case, base, tmp_path, monkeypatch):
-    (task, *labeled), expected_rows, expected_remarks = COUNTED[case]
-    data = save_splits(tmp_path / "data", *labeled)
-    options = {"target_column": "label", "classes": tuple(ANIMALS.names), "config": TINY_DETECTOR}
-    run = FinetuningRun(run_settings(base, data, tmp_path / "run", task, **options))
-    monkeypatch.setattr(run.trainer, "train", Mock(side_effect=ValueError("it is written by now")))
-    with pytest.raises(ValueError, match="it is written by now"):
-        run.run()
-    table, *remarks = (tmp_path / "run" / LABELS).read_text().rstrip("\n").split("\n\n")
-    assert [line.replace("|", " ").split() for line in table.splitlines()[2:]] == [row.split() for row in expected_rows]
-    assert remarks == expected_remarks
 
 
 @pytest.mark.parametrize("size", [0, 3000])

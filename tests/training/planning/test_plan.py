@@ -24,7 +24,9 @@ def test_hours_follow_from_operations_peak_and_utilization(plan: Plan) -> None:
 
 def test_taps_are_counted(recipe: Recipe, plan: Plan) -> None:
     """Three operations of two for each weight of a head, on every patch that it reads: forward, and both ways back."""
-    tapped = recipe.replace(taps={"scheme": "all", "depths": [0.5, 1]})
+    roles = {"siglip2-g": "semantic", "sam3": "task"}
+    teachers = [entry.replace(role=roles[entry.name]) for entry in recipe.teachers]
+    tapped = recipe.replace(teachers=teachers, taps={"scheme": "soft"})
     plain, plan = plan, Plan(tapped, 2)
     taps = plan.networks.taps_of(tapped)
     assert [tap.name for tap in taps] == ["siglip2-g@0", "sam3@0", "siglip2-g@1", "sam3@1"]

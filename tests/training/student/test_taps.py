@@ -39,7 +39,8 @@ def config_of(**fields) -> RadioConfig:
 
 def recipe_of(windows: list[int] | None = None, **taps) -> Recipe:
     partitions = [{"sizes_px": [64], "vitdet_windows": windows}, {"name": "high", "sizes_px": [96]}]
-    return small_recipe("a", "b", partitions=partitions, taps={"scheme": "all", **taps})
+    teachers = [{"name": "a", "kind": "k", "role": "basic"}, {"name": "b", "kind": "k", "role": "task"}]
+    return small_recipe(teachers=teachers, partitions=partitions, taps={"scheme": "soft", **taps})
 
 
 def tapped(num_layers: int = 4, **fields) -> TappedStudent:
@@ -73,24 +74,21 @@ def test_taps_are_on_global_blocks_wherever_a_step_may_have_windows(fields, free
 def test_taps_on_the_same_block_are_added_up() -> None:
     config = config_of(num_hidden_layers=6, vitdet_num_global=2)
     assert plan_taps(recipe_of(windows=[2]), config) == [
-        Tap(2, "a", 1.0),
-        Tap(2, "b", 1.0),
-        Tap(5, "a", 0.5),
-        Tap(5, "b", 0.5),
+        Tap(2, "a", 0.8 + 0.15),
+        Tap(2, "b", 0.05 + 0.15),
+        Tap(5, "a", 0.05),
+        Tap(5, "b", 0.8),
     ]
     assert plan_taps(recipe_of(weight=0), config) == []
     taps = build_taps(recipe_of(windows=[2]), RadioModel(config))
     assert taps is not None
-    assert taps.describe() == "Taps: block 2: a 1, b 1; block 5: a 0.5, b 0.5."
+    assert taps.describe() == "Taps: block 2: a 0.95, b 0.2; block 5: a 0.05, b 0.8."
 
 
 def test_who_gets_no_share_has_no_head() -> None:
-    teachers = [{"name": "a", "kind": "k", "role": "basic"}, {"name": "b", "kind": "k", "role": "task"}]
-    taps = {"scheme": [[1, 0, 0], [0, 0, 1], [0, 0, 0]]}
-    recipe = Recipe(name="test", data={"source": "s"}, teachers=teachers, taps=taps)
-    heads = build_taps(recipe, RadioModel(config_of(num_hidden_layers=3)))
+    heads = build_taps(recipe_of(scheme="strict"), RadioModel(config_of(num_hidden_layers=3)))
     assert heads is not None
-    assert list(heads.heads) == ["a@0", "b@1"]
+    assert list(heads.heads) == ["a@0", "b@2"]
 
 
 def test_without_taps_the_student_is_what_is_run() -> None:
@@ -167,7 +165,7 @@ def test_windows_have_no_seams_at_taps() -> None:
     """A patch of one window is heard of in the other, at the class token too: not so before the first global block."""
     learner = tapped(6, vitdet_num_global=2)  # blocks 2 and 5 are global
     taps = Taps([Tap(block, "a", 1.0) for block in (1, 2)], learner.student, 0)
-    assert tap_blocks(recipe_of([2], depths=[0.4, 1]), learner.student.config) == [2, 5]
+    assert tap_blocks(recipe_of([2], depths=[0.4, 0.9, 1]), learner.student.config) == [2, 5, 5]
     learner = TappedStudent(learner.student.eval(), taps)
     pixel_values = images_of(1, 3, 32, 64).requires_grad_()  # two windows of 2 x 2 patches
     answers = learner(pixel_values, feature_format="NCHW", window_size=2).adaptors
@@ -231,12 +229,11 @@ class TestRuns:
         assert not Path("off/checkpoints/step_00000008/taps.safetensors").exists()
 
     def test_every_scheme_acts_in_twelve_steps_at_its_defaults(self, recipe_file: str) -> None:
-        schemes = [*TAP_SCHEMES, "all", "[[0,1,0],[0,0,1],[0,0,0]]"]
         distil(recipe_file, "off", *ON, *TWELVE, "taps.scheme=null")
         states = [last_state("off", 12)]
-        for number, scheme in enumerate(schemes):
-            distil(recipe_file, f"{number}", *ON, *TWELVE, f"taps.scheme={scheme}")
-            states.append(last_state(f"{number}", 12))
+        for scheme in TAP_SCHEMES:
+            distil(recipe_file, scheme, *ON, *TWELVE, f"taps.scheme={scheme}")
+            states.append(last_state(scheme, 12))
         for number, state in enumerate(states):
             for other in states[:number]:
                 assert not torch.equal(state[QKV.format(0)], other[QKV.format(0)])
@@ -288,7 +285,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("others", [PACKED, ("balancing={method: teacher_dropping, ramp_steps: 0}",)])
     def test_accumulated_parts_equal_the_whole_batch(self, recipe_file: str, others: tuple[str, ...]) -> None:
-        settings = (*ON, *SPLIT_SETTINGS, "student.config.drop_path_rate=0", "loss.reduction=tokens", *others)
+        settings = (*ON, *SPLIT_SETTINGS, "student.config.drop_path_rate=0", *others)
         distil(recipe_file, "whole", *settings)
         distil(recipe_file, "parts", *settings, "partitions.low.accumulation_steps=2")
         whole, parts = last_state("whole"), last_state("parts")
@@ -372,7 +369,7 @@ class TestRuns:
 
     def test_a_stage_may_have_taps_of_its_own(self, recipe_file: str) -> None:
         stages = (
-            "stages=[{name: one, taps: {scheme: all}, schedule: {num_steps: 2}},"
+            "stages=[{name: one, taps: {scheme: soft}, schedule: {num_steps: 2}},"
             " {name: two, schedule: {num_steps: 2}}, {name: three, taps: {weight: 0.5}, schedule: {num_steps: 2}}]"
         )
         final = run_recipe(load_recipe(recipe_file, [*ON, "taps.scheme=null", stages]), Path("run"))

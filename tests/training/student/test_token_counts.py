@@ -116,7 +116,10 @@ def test_gradient_checkpointing_covers_the_decoder(recipe_file: str) -> None:
             [*MERGED[:2], "partitions=[{name: low, sizes_px: [32], token_budget: 40}]"],
             "`partitions.low.token_budget` must be null with",
         ),
-        ([*MERGED, "taps={scheme: all, depths: [0.5]}"], "`taps.scheme` must be null with"),
+        (
+            [*MERGED, "taps.scheme=soft", "teachers.semantic.role=basic", "teachers.segmenter.role=task"],
+            "`taps.scheme` must be null with",
+        ),
     ],
 )
 def test_what_merged_tokens_cannot_do_is_refused(recipe_file: str, settings: list[str], message: str) -> None:

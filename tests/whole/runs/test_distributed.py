@@ -54,9 +54,9 @@ BOUND = (  # "low" on rank 0, "high" on rank 1
     " {name: high, sizes_px: [64], batch_size: 2, rank_share: 1}]"
 )
 UNEQUAL_PASSES = BOUND.replace("batch_size: 2", "batch_size: 2, accumulation_steps: 2")
-TAPS = "taps={scheme: all, depths: [0.5, 1]}"
+TAPS = ("taps.scheme=soft", "teachers.semantic.role=basic", "teachers.segmenter.role=task")
 # No optimizer state when it is first saved.
-FROZEN_TRUNK = (UNEVEN, SAVED_BETWEEN, "optimizer.trunk_frozen_steps=3", TAPS)
+FROZEN_TRUNK = (UNEVEN, SAVED_BETWEEN, "optimizer.trunk_frozen_steps=3", *TAPS)
 EVERYTHING = (
     UNEVEN,
     "partitions.high.teachers=[semantic]",
@@ -76,7 +76,7 @@ MUON = (
     "student.config.use_swiglu_ffn=true",
     "optimizer={name: muon, learning_rate: 1e-3}",
 )
-PACKED = (*EVERYTHING, *tiny.PACKED, "partitions.low.token_budget=80", TAPS)
+PACKED = (*EVERYTHING, *tiny.PACKED, "partitions.low.token_budget=80", *TAPS)
 ONE_TEACHER_EACH = (BOUND, "partitions.low.teachers=[segmenter]", "partitions.high.teachers=[semantic]")
 BALANCED = (
     UNEVEN,

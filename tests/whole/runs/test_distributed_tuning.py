@@ -235,9 +235,7 @@ def test_everything_is_written_and_said_once(two_ranks):
         )
         drawn = {path.name for path in (output / "pictures").iterdir()}
         assert drawn == {"step-2.png", "step-4.png", *examination}
-        once = {"settings.json", "labels.md", "results.json", "final"} | (
-            {"merged"} if "merge" in scenario.options else set()
-        )
+        once = {"settings.json", "results.json", "final"} | ({"merged"} if "merge" in scenario.options else set())
         assert once < {path.name for path in output.iterdir()}
         num_evaluations = 3 if scenario.stop_at is None else 2  # the last is after the training
         written = [each for each in first["written"] if not Path(each).name.startswith("checkpoint-")]

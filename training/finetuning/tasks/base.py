@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -17,13 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from modeling_radio import RadioConfig, RadioPreTrainedModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.data.augmentation import Sample
-from training.finetuning.data.label_counts import LabelCounts, count_classes
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence, Ranking
 from training.finetuning.settings import FinetuneSettings
+from training.finetuning.tasks.evidence import Evidence
 
-
-MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, and seconds to read
 
 Batch = dict[str, Any]
 """`pixel_values` `(batch, 3, height, width)` in [0, 1], and `labels` as the task's model takes them."""
@@ -110,12 +106,6 @@ class FinetuningTask(ABC):
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
         """Return what a batch says, image by image; arguments as `compare` returns them."""
 
-    def calibrated(self, ranking: Ranking, temperature: float) -> Ranking:
-        """Return a ranking whose scores are those of logits that were divided by a temperature."""
-        return (
-            ranking if temperature == 1 else replace(ranking, scores=(ranking.scores.logit() / temperature).sigmoid())
-        )
-
     @abstractmethod
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         """Draw one image `(height, width, 3)` with its truth."""
@@ -131,13 +121,12 @@ class FinetuningTask(ABC):
         """Return what else belongs into the folder of a tuned model."""
         return []
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+    def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         """Return the ids of what each image of a table shows, one for each label; `None` for a task without classes.
 
         Args:
             rows: Columns `image` and `target`.
             name: For messages, such as "training image".
-            limit: Look at so many images where each takes time to read.
 
         Raises:
             ValueError: If a label is none of a class.
@@ -177,24 +166,3 @@ def require_same_size(image: Tensor, target: Tensor, where: str, name: str) -> N
     if image.shape[-2:] != target.shape[-2:]:
         sizes = [" x ".join(map(str, tensor.shape[-2:])) for tensor in (target, image)]
         raise ValueError(f"The {name} of {where} has {sizes[0]} pixels but its image {sizes[1]} (height x width).")
-
-
-def count_labels(task: FinetuningTask) -> LabelCounts | None:
-    """Return which classes the images of a task show, of masks the first ones.
-
-    Returns:
-        The counts; `None` for a task without classes, or if its training images are a stream.
-
-    Raises:
-        ValueError: If a label is none of a class.
-    """
-    if task.images.stream is not None:
-        return None
-    splits = {"training image": task.images.train, "validation image": task.images.validation}
-    counts = []
-    for name, rows in splits.items():
-        classes = task.classes_of(rows, name, MAX_COUNTED_MASKS)
-        if classes is None:
-            return None
-        counts.append(count_classes(classes, len(task.class_names), len(rows)))
-    return LabelCounts(task.class_names, *counts, is_accuracy_measured=task.best_metric == "accuracy")

@@ -13,16 +13,15 @@ from torch.nn import functional as F
 from modeling_radio import RadioConfig, RadioForImageClassification
 from modeling_radio.classification_radio import ProblemType
 from training.finetuning.data.augmentation import Sample
+from training.finetuning.data.rare_classes import choose_weights
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence, count_confusion, rank_classes
 from training.finetuning.settings import BALANCED, FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score
-from training.finetuning.tasks.class_weights import choose_weights
+from training.finetuning.tasks.evidence import Evidence, count_confusion, rank_classes
 
 
 NUM_BARS = 3  # our choice: pictures show at least as many of the most probable classes
 MAX_RANKED = 20  # our choice: of a thousand classes, those of an image that can have a say; all would fill the memory
-SMALLEST_SHARE = 1e-7  # of float32: probabilities of 0 and 1 have no logarithm
 THRESHOLD = 0.5  # torchmetrics' own: from this probability on, an image is said to have a class
 
 
@@ -43,7 +42,7 @@ class ClassificationTask(FinetuningTask):
             fields["class_weights"] = choose_weights(self.settings.class_weights, self.class_names, self._count_classes)
         return fields
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+    def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         return [[label] for label in rows["target"][:]]
 
     def _count_classes(self) -> Tensor:
@@ -77,8 +76,6 @@ class ClassificationTask(FinetuningTask):
             F.cross_entropy(predictions, references, reduction="none"),
             rank_classes(shares, F.one_hot(references, num_classes), MAX_RANKED),
             count_confusion(predictions.argmax(dim=1), references, num_classes),
-            predictions,
-            references,
         )
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
@@ -125,7 +122,7 @@ class MultiLabelTask(ClassificationTask):
             )
         return super().config_fields()
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+    def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         return rows["target"][:]
 
     def labels(self, sample: Sample) -> Tensor:
@@ -141,8 +138,7 @@ class MultiLabelTask(ClassificationTask):
 
     def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
         errors = F.binary_cross_entropy(predictions, references.float(), reduction="none").mean(dim=1)
-        ranking = rank_classes(predictions, references)
-        return Evidence(errors, ranking, None, predictions.logit(eps=SMALLEST_SHARE), references)
+        return Evidence(errors, rank_classes(predictions, references))
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
         names = [self.class_names[number] for number in reference.nonzero().flatten().tolist()]
@@ -171,7 +167,7 @@ class RegressionTask(ClassificationTask):
             raise ValueError("`class_weights` is for classes, but the labels are measured numbers: leave it out.")
         return super().config_fields()
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> None:
+    def classes_of(self, rows: Any, name: str) -> None:
         return None
 
     def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:

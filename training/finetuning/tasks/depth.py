@@ -16,9 +16,9 @@ from training.data.labeled.targets import read_depth
 from training.evaluation.metrics.depth_errors.errors import DepthScore
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size
+from training.finetuning.tasks.evidence import Evidence
 
 
 class DepthTask(FinetuningTask):

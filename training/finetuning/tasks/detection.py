@@ -19,9 +19,9 @@ from training.data.labeled.labels import class_ids, name_classes
 from training.data.labeled.opening import image_paths
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence, Ranking, join
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, with_file
+from training.finetuning.tasks.evidence import Evidence, Ranking, join
 
 
 NO_OBJECT = -100
@@ -95,13 +95,15 @@ class DetectionTask(FinetuningTask):
         """Refuse what would stop the run in its middle.
 
         Raises:
-            ValueError: If an image has more objects than the model can find, or a box is not finite or empty.
+            ValueError: If an image has more objects than the model can find, a box is not finite or empty, or a label
+                is none of a class.
         """
         most, largest = 0, ""
         for name, rows in (("training image", self.images.train), ("validation image", self.images.validation)):
             for where, objects in _named_objects(rows, name):
                 boxes = self._read_corners(objects, where)
                 self._check_boxes(boxes, None, where)
+                class_ids(read_objects(objects, where, "category"), self.ids, where)
                 if len(boxes) > most:
                     most, largest = len(boxes), where
         limit = model.config.detection_num_queries
@@ -111,7 +113,7 @@ class DetectionTask(FinetuningTask):
                 f"{most}, the most of all: set `config.detection_num_queries={most}`, or leave that image out."
             )
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+    def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         return [
             class_ids(read_objects(objects, where, "category"), self.ids, where)
             for where, objects in _named_objects(rows, name)

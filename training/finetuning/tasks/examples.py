@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from foundation.seeds import derive_seed
 from training.data.labeled.opening import image_paths
 from training.finetuning.data.augmentation import build_transform
-from training.finetuning.data.sampling import draw_images, epoch_length, image_weights
+from training.finetuning.data.rare_classes import draw_images, epoch_length, image_weights
 from training.finetuning.data.streams import LabeledStream
 from training.finetuning.tasks.base import Batch, FinetuningTask
 

@@ -17,15 +17,15 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from foundation.errors import first_few
-from modeling_radio import RadioConfig, RadioForSemanticSegmentation
+from modeling_radio import RadioConfig, RadioForSemanticSegmentation, RadioPreTrainedModel
 from training.data.labeled.targets import read_mask
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
+from training.finetuning.data.rare_classes import choose_weights
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence, count_confusion
 from training.finetuning.settings import FinetuneSettings
-from training.finetuning.tasks.base import MAX_COUNTED_MASKS, Batch, FinetuningTask, Score, require_same_size, with_file
-from training.finetuning.tasks.class_weights import choose_weights
+from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size, with_file
+from training.finetuning.tasks.evidence import Evidence, count_confusion
 from training.finetuning.tasks.examples import read_row
 
 
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 NUM_NAMED = 6  # our choice: as many names of classes as fit a picture
 SMALLEST_SHARE_OF_IDS = 0.5  # our choice: more classes without a pixel than with one are a mistake, such as a stray 254
 MAX_SHOWN_IDS = 20  # our choice
+MAX_COUNTED_MASKS = 500  # our choice: enough for shares of classes to a percent, and seconds to read
 
 
 class SegmentationTask(FinetuningTask):
@@ -116,9 +117,19 @@ class SegmentationTask(FinetuningTask):
         """Return the masks of the training images, each with its name."""
         yield from _read_masks(self.images.train, "training image", purpose, limit)
 
-    def classes_of(self, rows: Any, name: str, limit: int | None = None) -> list[list[int]] | None:
+    def prepare(self, model: RadioPreTrainedModel) -> None:
+        """Refuse what would stop the run in its middle, as far as the first masks of each split have it.
+
+        Raises:
+            ValueError: If a mask has an id that is none of a class.
+        """
+        for name, rows in (("training image", self.images.train), ("validation image", self.images.validation)):
+            for where, mask in _read_masks(rows, name, "ids of masks", MAX_COUNTED_MASKS):
+                self._check_ids(mask, where)
+
+    def classes_of(self, rows: Any, name: str) -> list[list[int]] | None:
         classes = []
-        for where, mask in _read_masks(rows, name, "classes of masks", limit):
+        for where, mask in _read_masks(rows, name, "classes of masks"):
             self._check_ids(mask, where)
             classes.append(mask[mask != self.ignore_index].unique().tolist())
         return classes
@@ -175,7 +186,7 @@ class SegmentationTask(FinetuningTask):
         self.draw_truth(ax, image, prediction)
 
 
-def _read_masks(rows: Any, name: str, purpose: str, limit: int | None) -> Iterator[tuple[str, Tensor]]:
+def _read_masks(rows: Any, name: str, purpose: str, limit: int | None = None) -> Iterator[tuple[str, Tensor]]:
     """Return the masks of a table, or the first ones, each with the name of its image."""
     rows = rows.select_columns(["target"])
     for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor
@@ -12,7 +11,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from training.finetuning.data.sources import LabeledImages
-from training.finetuning.examination.evidence import Evidence
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch
 from training.finetuning.tasks.classification import ClassificationTask
@@ -78,6 +76,3 @@ class ZeroShotTask(ClassificationTask):
 
     def compare(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         return outputs.logits_per_image.float(), batch["labels"]
-
-    def evidence(self, predictions: Tensor, references: Tensor) -> Evidence:
-        return replace(super().evidence(predictions, references), logits=None, labels=None)  # texts have no temperature

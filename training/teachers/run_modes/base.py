@@ -1,4 +1,4 @@
-"""The interface of the ways to run a teacher.
+"""The interface of the ways to run a teacher, and the plain ones: at the student's size, and at one size.
 
 A new way is a subclass of `RunMode` in a file of this folder, a line in `RUN_MODES` of `registry.py` beside this file,
 and its name in `RunModeName` or `Upsampling` of `training/recipe_sections/networks.py`, which recipes are checked by.
@@ -6,6 +6,7 @@ and its name in `RunModeName` or `Upsampling` of `training/recipe_sections/netwo
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -107,6 +108,27 @@ class RunMode(ABC):
         return run(whole)
 
 
+class NativeMode(RunMode):
+    """It sees the image at one patch for each cell, its sides rounded up to what the network takes."""
+
+    def choose_size(self, options: RunOptions) -> None:
+        """Refuse a size, and a network that has one only."""
+        if not self.traits.runs_at_any_size:
+            native = self.traits.native_size_px
+            raise self.traits.error(
+                f"`run_mode` must be 'fixed' or 'mosaic', got 'native': it runs at {native} px only."
+            )
+        if options.input_size_px is not None:
+            size = options.input_size_px
+            raise self.traits.error(f"`run_mode` must be 'fixed' with an `input_size_px` ({size}), got 'native'.")
+
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return one size, near to that of the image in patches."""
+        patch, multiple = self.traits.patch_size, self.traits.size_multiple
+        height, width = (math.ceil(cells * patch / multiple) * multiple for cells in (rows, cols))
+        return ((height, width),)
+
+
 class OneSizeMode(RunMode):
     """Base of the modes in which the network sees squares of one size."""
 
@@ -134,3 +156,13 @@ class OneSizeMode(RunMode):
             nearest = round_to_step(size_px, multiple)
             raise self.traits.error(f"`input_size_px` must be a multiple of {multiple}, got {size_px}. Use {nearest}.")
         return size_px
+
+
+class FixedMode(OneSizeMode):
+    """It sees every image at one square size, and so answers on one grid, of whatever is asked for."""
+
+    has_own_size: ClassVar[bool] = True
+
+    def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
+        """Return the one size."""
+        return ((self.side_px, self.side_px),)

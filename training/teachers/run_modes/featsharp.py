@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from foundation.files import write_folder, write_text
 from foundation.settings import Settings, SettingsError, require
+from training.teachers.run_modes.tile_upsampling import TiledMode
 
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -304,3 +305,21 @@ def check_upsampler(config: UpsamplerConfig, teacher: UpsampledTeacher, folder: 
                 f"`upsampler` must be of this teacher, with `{name}` {wanted!r}, got {str(folder)!r} with {trained!r}. "
                 "Train one with python -m training.train_upsampler."
             )
+
+
+class SharpenedMode(TiledMode):
+    """Like "tiles", but a trained FeatSharp joins whole and tiles; it knows the last features only."""
+
+    answers_for_blocks: ClassVar[bool] = False
+
+    _upsampler: nn.Module | None = None
+
+    def use_upsampler(self, upsampler: nn.Module) -> None:
+        """Take the network; see `FeatSharp` for what it is called with."""
+        self._upsampler = upsampler
+
+    def join(self, whole: Tensor, tiles: Tensor, images: Tensor) -> Tensor:
+        """Return what the network makes of both, where the image has edges."""
+        if self._upsampler is None:
+            raise self.traits.error("`upsample` 'featsharp' needs `use_upsampler` first.")
+        return self._upsampler(whole, tiles, images)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from training.recipe_sections.networks import RunModeName, RunOptions, Upsampling
-from training.teachers.run_modes.base import NetworkTraits, RunMode
-from training.teachers.run_modes.fixed import FixedMode
+from training.teachers.run_modes.base import FixedMode, NativeMode, NetworkTraits, RunMode
+from training.teachers.run_modes.featsharp import SharpenedMode
 from training.teachers.run_modes.mosaic import MosaicMode
-from training.teachers.run_modes.native import NativeMode
-from training.teachers.run_modes.sharpened import SharpenedMode
 from training.teachers.run_modes.tile_upsampling import TiledMode
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.teachers.answers import TeacherOutput
-from training.teachers.run_modes.base import RunNetwork, Size
-from training.teachers.run_modes.fixed import FixedMode
+from training.teachers.run_modes.base import FixedMode, RunNetwork, Size
 
 
 GRID_TOLERANCE = 0.25

@@ -140,6 +140,12 @@ def test_more_objects_than_queries_are_refused_before_the_run(detection):
         detection.prepare(model_of(1))
 
 
+def test_classes_that_are_none_are_refused_before_the_run():
+    task = build({"bbox": [[4, 6, 20, 12]], "category": [7]})
+    with pytest.raises(ValueError, match="The label 7 of training image 0 is none of the"):
+        task.prepare(model_of(2))
+
+
 def test_boxes_that_are_none_are_refused_before_the_run_with_their_file(tmp_path):
     save_picture(tmp_path / "a.png", 0)
     columns = {"image": [str(tmp_path / "a.png")], "target": [{"bbox": [[9, 9, 4, 0]], "category": [0]}]}

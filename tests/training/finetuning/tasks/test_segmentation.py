@@ -2,6 +2,7 @@
 
 import logging
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -64,9 +65,9 @@ def test_a_stray_id_makes_no_classes():
     message = "have the ids 0, 1, 2, 254 alone, which would make 255 classes: correct .*, or give all `classes`"
     with pytest.raises(ValueError, match=message):
         build(names=(), train=mask_rows([[0, 1]], [[2, 254]]))
-    assert (
-        len(build(names=("a", "b", "c"), train=mask_rows([[0, 1]], [[2, 254]])).class_names) == 3
-    )  # refused when read
+    task = build(names=("a", "b", "c"), train=mask_rows([[0, 1]], [[2, 254]]))
+    with pytest.raises(ValueError, match="mask of training image 1 has the id 254, but there are 3 classes"):
+        task.prepare(Mock())  # before the run
 
 
 def test_colors_are_not_taken_for_class_ids():

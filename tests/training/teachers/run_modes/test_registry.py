@@ -10,8 +10,7 @@ from torch import nn
 from training.recipe_sections.networks import RunModeName, RunOptions, Upsampling
 from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
-from training.teachers.run_modes.base import NetworkTraits
-from training.teachers.run_modes.native import NativeMode
+from training.teachers.run_modes.base import NativeMode, NetworkTraits
 from training.teachers.run_modes.registry import RUN_MODES, build_run_mode
 
 

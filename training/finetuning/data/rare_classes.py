@@ -1,13 +1,13 @@
-"""Which training images an epoch has: rare classes more often than they occur."""
+"""What helps rare classes: more of their images in an epoch, or more weight in the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from training.finetuning.data.label_counts import count_classes
+from training.finetuning.settings import BALANCED
 
 
 def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: int, threshold: float) -> Tensor:
@@ -27,8 +27,9 @@ def image_weights(sampler: str, classes: Sequence[Sequence[int]], num_classes: i
     References:
         LVIS, appendix B.2. https://arxiv.org/abs/1908.03195
     """
-    counts = count_classes(classes, num_classes).images
-    if sampler == "balanced":
+    shown = torch.tensor([number for image in classes for number in set(image)], dtype=torch.long)
+    counts = shown.bincount(minlength=num_classes)
+    if sampler == BALANCED:
         several = next((len(image) for image in classes if len(image) != 1), None)
         if several is not None:
             raise ValueError(
@@ -62,3 +63,40 @@ def draw_images(weights: Tensor, generator: torch.Generator) -> Tensor:
 def epoch_length(weights: Tensor) -> int:
     """Return how many images an epoch has."""
     return max(round(float(weights.sum())), 1)
+
+
+def choose_weights(
+    asked: str | tuple[float, ...], class_names: tuple[str, ...], count: Callable[[], Tensor]
+) -> list[float]:
+    """Return one weight for each class.
+
+    Args:
+        asked: "balanced" or the weights.
+        class_names: The classes.
+        count: Returns how often each class occurs in the training images, `(num_classes,)`.
+
+    Raises:
+        ValueError: If there are more or fewer weights than classes.
+    """
+    if asked == BALANCED:
+        return balanced_weights(count())
+    if len(asked) != len(class_names):
+        raise ValueError(
+            f"`class_weights` must have one number for each of the {len(class_names)} classes "
+            f"({', '.join(class_names)}), got {len(asked)}."
+        )
+    return [float(weight) for weight in asked]
+
+
+def balanced_weights(counts: Tensor) -> list[float]:
+    """Return weights with which every class counts alike: total / (number of classes that occur * count).
+
+    Args:
+        counts: How often each class occurs, `(num_classes,)`. A class that does not occur gets the weight 1.
+
+    References:
+        "balanced" of scikit-learn, after King and Zeng, 2001, Logistic regression in rare events data.
+    """
+    occurring = counts > 0
+    weights = counts.sum() / (occurring.sum() * counts.clamp(min=1))
+    return weights.where(occurring, 1.0).tolist()

@@ -1,4 +1,4 @@
-"""What a model's answers on a validation set are, image by image, for pictures, thresholds and calibration."""
+"""A model's answers on a validation set, image by image, as figures and thresholds of classes need them."""
 
 from __future__ import annotations
 
@@ -44,15 +44,11 @@ class Evidence:
         errors: How wrong each answer is, `(num_images,)`; more is worse.
         ranking: Of tasks whose answers claim classes.
         confusion: Answers of each class for each true one, `(num_classes, num_classes)`, rows for true ones.
-        logits: Of classes, `(num_images, num_classes)`, where a temperature can be fitted to them.
-        labels: What is true of these: ids `(num_images,)`, or 0 and 1 for each class.
     """
 
     errors: Tensor
     ranking: Ranking | None = None
     confusion: Tensor | None = None
-    logits: Tensor | None = None
-    labels: Tensor | None = None
 
 
 def join(batches: Iterable[Evidence]) -> Evidence:
@@ -62,19 +58,12 @@ def join(batches: Iterable[Evidence]) -> Evidence:
         if batch.confusion is not None:
             confusion = batch.confusion if confusion is None else confusion + batch.confusion
         parts.append(replace(batch, confusion=None))
-    first = parts[0]
     rankings = [part.ranking for part in parts if part.ranking is not None]
     ranking = None
     if rankings:
         joined = {name: torch.cat([getattr(each, name) for each in rankings]) for name in ("classes", "scores", "hits")}
         ranking = Ranking(**joined, num_truths=torch.stack([each.num_truths for each in rankings]).sum(0))
-    return Evidence(
-        torch.cat([part.errors for part in parts]),
-        ranking,
-        confusion,
-        None if first.logits is None else torch.cat([part.logits for part in parts if part.logits is not None]),
-        None if first.labels is None else torch.cat([part.labels for part in parts if part.labels is not None]),
-    )
+    return Evidence(torch.cat([part.errors for part in parts]), ranking, confusion)
 
 
 def rank_classes(scores: Tensor, truths: Tensor, most: int | None = None) -> Ranking:

@@ -1,11 +1,17 @@
-"""Images of rare classes are drawn as often as the rule says, and the same ones again for one seed and epoch."""
+"""Images of rare classes are drawn as often as the rule says, and classes weighted by how often they occur."""
 
 import pytest
 import torch
 from datasets import ClassLabel, load_from_disk
 from tiny_tuning import build_task, save_labels
 
-from training.finetuning.data.sampling import draw_images, epoch_length, image_weights
+from training.finetuning.data.rare_classes import (
+    balanced_weights,
+    choose_weights,
+    draw_images,
+    epoch_length,
+    image_weights,
+)
 from training.finetuning.tasks.classification import ClassificationTask
 from training.finetuning.tasks.examples import build_examples
 
@@ -64,3 +70,20 @@ def test_examples_draw_anew_each_epoch_and_the_same_for_one(tmp_path):
 def test_without_a_sampler_each_row_is_shown_once(tmp_path):
     plain = examples(tmp_path)
     assert [plain.row_of(index) for index in range(10)] == list(range(10))
+
+
+def test_balanced_weights():
+    assert balanced_weights(torch.tensor([30, 10, 0])) == pytest.approx([40 / 60, 2.0, 1.0])
+
+
+def test_counting_is_for_balanced_weights_only():
+    counts = torch.tensor([30, 10])
+    assert choose_weights("balanced", ("a", "b"), lambda: counts) == balanced_weights(counts)
+    assert choose_weights((1.0, 2.0), ("a", "b"), lambda: pytest.fail("nothing needs to be counted")) == [1.0, 2.0]
+
+
+def test_each_class_has_a_weight():
+    with pytest.raises(
+        ValueError, match=r"`class_weights` must have one number for each of the 2 classes \(a, b\), got 3"
+    ):
+        choose_weights((1.0, 2.0, 3.0), ("a", "b"), lambda: torch.ones(2))

@@ -1,0 +1,702 @@
+"""FeatSharp's training: views of an image that must agree, the loop, and what the result is worth.
+
+A fine map, seen through views of the image, is to be what the teacher says of these views; see
+`training.teachers.run_modes.featsharp` for the network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from foundation.errors import check_choice
+from foundation.files import check_output, write_file, write_text
+from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
+from foundation.seeds import make_generator
+from foundation.settings import differences
+from foundation.tables import markdown
+from training.data.decoding import to_tensor
+from training.data.image_table import SPLITS, Images, Split
+from training.data.sources import DEMO_SOURCES
+from training.demo_kit.assets import load_demo_assets
+from training.demo_kit.drawing import load_pixel_bank
+from training.pictures.features import Column, draw_columns, fit_pca_basis, pca_colors, photograph_column
+from training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, TeacherRecipe, decisive_part
+from training.targets.cache.forecast import size_words
+from training.teachers.answers import resample_features, resize_images
+from training.teachers.base import Teacher
+from training.teachers.registry import place_teacher, teacher_of_recipe, upsampled_teacher
+from training.teachers.run_modes.featsharp import (
+    MIN_SCALE,
+    FeatSharp,
+    UpsampledTeacher,
+    UpsamplerConfig,
+    save_upsampler,
+)
+from training.teachers.run_modes.tile_upsampling import add_detail, cut_tiles, stitch_tiles
+from training.views.images import build_images, build_training_images
+
+
+MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
+SAMPLES = 4  # our choice: points of a fine map per side of a coarse cell
+KEPT_DTYPE = torch.bfloat16
+STATE_FILE = "training.pt"
+STATISTICS_IMAGES = 64  # our choice: some 10,000 tokens, from which one mean and one scale are known well
+FREE_SETTINGS = (
+    *("recipe", "changes"),  # what they come to decides
+    *("output", "overwrite", "memory_gb", "save_every", "measured_images", "pictured_images", "device"),
+)
+
+
+class UpsamplerSettings(RecipeCommand):
+    """What shall be trained.
+
+    Attributes:
+        teacher: Name of a teacher of the recipe; its `input_size_px`, or native size, is the size that it is run at.
+        recipe: Recipe that names teacher and images, or a file of your own that ends in .yaml.
+        output: Folder of the run; by default runs/upsamplers/TEACHER. The upsampler is the folder `upsampler` in it.
+        overwrite: Replace an upsampler that is finished.
+        factor: How many times finer the map becomes.
+        num_steps: Optimizer steps.
+        batch_size: Images of a step.
+        views: Views of an image in a step, beside the whole.
+        largest_view: Largest side of a view over the image's; below 1 the whole image is no view either. At 0.5 all
+            views show as much as a tile does, at the scale of a larger run.
+        num_images: Different images that are trained on.
+        num_views: Different views of each of them: a teacher's answers are remembered, so that few make a step cheap.
+        memory_gb: Main memory for the teacher's answers; those that find no room in it are computed at each use.
+        learning_rate: Peak; FeatSharp's.
+        warmup_steps: Steps with rising learning rate; FeatSharp's.
+        max_grad_norm: Gradients are clipped to this norm; FeatSharp's.
+        width: Width of the block.
+        save_every: Steps after which all that a restart needs is written.
+        measured_images: Held-out images that the result is measured on; 0 measures nothing.
+        pictured_images: How many of them the picture shows.
+        device: Where to train, for example "cuda"; None takes a GPU where there is one.
+    """
+
+    teacher: str
+    output: Path | None = None
+    overwrite: bool = False
+    factor: int = Field(2, gt=1)
+    num_steps: int = Field(3000, gt=0)
+    batch_size: int = Field(4, gt=0)
+    views: int = Field(4, gt=0)
+    largest_view: float = Field(1.0, ge=MIN_SHARE, le=1)
+    num_images: int = Field(4000, gt=0)
+    num_views: int = Field(4, gt=0)
+    memory_gb: float = Field(8.0, ge=0)  # our choice: for a machine of 16 GB; small teachers' answers all fit
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    max_grad_norm: float = Field(5.0, gt=0)
+    width: int = Field(256, gt=0, multiple_of=8)
+    save_every: int = Field(100, gt=0)
+    measured_images: int = Field(32, ge=0)
+    pictured_images: int = Field(4, gt=0)
+    device: str | None = None
+
+    @model_validator(mode="after")
+    def _check_views(self) -> UpsamplerSettings:
+        if self.views > self.num_views:
+            raise ValueError(f"`views` must be at most `num_views`, {self.num_views}, got {self.views}.")
+        return self
+
+    def folder(self) -> Path:
+        """Return the folder of the run."""
+        return Path("runs") / "upsamplers" / self.teacher if self.output is None else self.output
+
+
+# Views of an image, and of a map of its features
+
+
+class View(NamedTuple):
+    """A square part of a square image.
+
+    Attributes:
+        top: First row over the image's side.
+        left: First column over the image's side.
+        side: Its side over the image's.
+        is_mirrored: Whether it is flipped from left to right.
+    """
+
+    top: float
+    left: float
+    side: float
+    is_mirrored: bool
+
+
+WHOLE = View(0.0, 0.0, 1.0, False)
+
+
+def draw_view(size_px: int, seed: int, *labels: int | str, largest: float = 1.0) -> View:
+    """Return a random view, at most this share of an image's side, whose edges lie between its pixels."""
+    generator = make_generator(seed, "view", *labels)
+    share, row, col, flip = torch.rand(4, generator=generator).tolist()
+    side = round(size_px * (MIN_SHARE + (largest - MIN_SHARE) * share))
+    top, left = (round((size_px - side) * place) for place in (row, col))
+    return View(top / size_px, left / size_px, side / size_px, flip < 0.5)
+
+
+def view_of_image(pixel_values: Tensor, view: View, size_px: int) -> Tensor:
+    """Return a view of images `(batch, 3, side, side)`, resized to `size_px` squared, antialiased."""
+    height = pixel_values.shape[2]
+    top, left, side = (round(height * share) for share in view[:3])
+    crop = pixel_values[:, :, top : top + side, left : left + side]
+    return resize_images(crop.flip(3) if view.is_mirrored else crop, (size_px, size_px))
+
+
+def view_of_map(features: Tensor, views: Sequence[View], cells: int) -> Tensor:
+    """Sample maps at the places that views show.
+
+    Args:
+        features: One map for each view, `(views, channels, rows, cols)`.
+        views: What to show.
+        cells: Points along a side.
+
+    Returns:
+        `(views, channels, cells, cells)`, bilinear.
+    """
+    # affine_grid's places go from -1 to 1 over the map; a row gives the map's x or y for a point of the view.
+    theta = features.new_tensor(
+        [
+            [
+                [-view.side if view.is_mirrored else view.side, 0.0, 2 * view.left + view.side - 1],
+                [0.0, view.side, 2 * view.top + view.side - 1],
+            ]
+            for view in views
+        ]
+    )
+    places = F.affine_grid(theta, [len(views), features.shape[1], cells, cells], align_corners=False)
+    return F.grid_sample(features, places, padding_mode="border", align_corners=False)
+
+
+class ViewReader(nn.Module):
+    """What the teacher would say of a view, out of the fine map: samples of each cell, weighted by attention.
+
+    It serves training only. A new one takes their mean.
+
+    Args:
+        feature_dim: Channels of the map.
+    """
+
+    def __init__(self, feature_dim: int) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(SAMPLES**2))
+        self.content = nn.Conv2d(feature_dim, 1, 1, bias=False)  # a bias would cancel in the softmax
+        nn.init.zeros_(self.content.weight)
+
+    def forward(self, features: Tensor, views: Sequence[View], grid: int) -> Tensor:
+        """Return maps of views, `(views, channels, grid, grid)`; see `view_of_map`."""
+        samples = view_of_map(features, views, SAMPLES * grid)
+        logits = F.pixel_unshuffle(self.content(samples), SAMPLES) + self.place.view(-1, 1, 1)
+        weights = F.pixel_shuffle(logits.softmax(1), SAMPLES)
+        return F.avg_pool2d(samples * weights, SAMPLES) * SAMPLES**2
+
+
+# Images, and the frozen teacher's answers
+
+
+class PhotographCrops(Images):
+    """Square crops of the demo's photographs, never enlarged; one photograph after the other.
+
+    Args:
+        source: "demo" or "demo-pypi".
+        size: Their side, pixels.
+        num_images: How many.
+        split: Whose photographs.
+    """
+
+    def __init__(self, source: str, *, size: int, num_images: int, split: Split) -> None:
+        self.size, self.num_images, self.split = size, num_images, split
+        assets = load_demo_assets(source)
+        self.photographs, self.description = load_pixel_bank(assets, split).photographs, assets.description
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def fingerprint(self) -> str:
+        """Return what they are made of."""
+        return self.description
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return image `index`: uint8 `(3, size, size)`, RGB."""
+        photograph = self.photographs[index % len(self.photographs)]
+        share, x, y = np.random.default_rng([SPLITS.index(self.split), index]).random(3)
+        shortest = min(photograph.size)
+        side = max(min(self.size, shortest), shortest * share)
+        left, top = x * (photograph.width - side), y * (photograph.height - side)
+        box = (left, top, left + side, top + side)
+        return to_tensor(photograph.resize((self.size, self.size), box=box, reducing_gap=3.0))
+
+
+def open_images(data: DataRecipe, size: int, num_images: int, split: Split) -> Images:
+    """Return a recipe's images as squares: of the demo its photographs, which have detail everywhere.
+
+    Raises:
+        ValueError: If there are none, or none that are held out.
+    """
+    if data.source in DEMO_SOURCES:
+        return PhotographCrops(data.source, size=size, num_images=num_images, split=split)
+    if split == "held_out":
+        return build_images(data.source, size=size, split=split)
+    return build_training_images(data.replace(image_size_px=size), is_square=True)
+
+
+class Example(NamedTuple):
+    """A batch of the trainer, on its device.
+
+    Attributes:
+        images: Pixels at `factor` times the teacher's input, normalized as it does, `(batch, 3, side, side)`.
+        whole: Its features of the images at its input size, `(batch, feature_dim, grid, grid)`.
+        tiles: Its stitched features of tiles, `(batch, feature_dim, factor * grid, factor * grid)`.
+        views: What is seen of each image, one list for each view.
+        targets: Its features of these views, `(len(views), batch, feature_dim, grid, grid)`.
+    """
+
+    images: Tensor
+    whole: Tensor
+    tiles: Tensor
+    views: list[list[View]]
+    targets: Tensor
+
+
+class Answers:
+    """A fixed-size teacher's answers, in half precision, on its device.
+
+    They are kept in the main memory as long as there is room; those that find none are computed at each use, and are
+    the same.
+
+    Args:
+        teacher: In the run mode "fixed".
+        images: Squares of `factor` times its input size.
+        factor: Tiles along a side.
+        seed: Decides the views, and in training the weights and the order of the images.
+        largest_view: Largest side of a view over the image's.
+        memory_gb: Room for what is kept.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        images: Images,
+        factor: int,
+        seed: int,
+        *,
+        largest_view: float = 1.0,
+        memory_gb: float = math.inf,
+    ) -> None:
+        assert teacher.run.input_size_px is not None
+        self.teacher, self.images, self.factor, self.seed = teacher, images, factor, seed
+        self.largest_view = largest_view
+        self.size = teacher.run.input_size_px
+        self._kept: dict[tuple[int, int | str], Tensor] = {}
+        self._room = 1e9 * memory_gb
+
+    def num_bytes(self, num_images: int, num_views: int) -> int:
+        """Return what all answers to so many images take: to each as a whole, to its views and to its tiles."""
+        num_cells = (self.size // self.teacher.patch_size) ** 2
+        num_maps = 1 + num_views + self.factor**2
+        return num_images * num_maps * num_cells * self.teacher.feature_dim * KEPT_DTYPE.itemsize
+
+    def pixels(self, index: int) -> Tensor:
+        """Return image `index` on the teacher's device, RGB in [0, 1], `(1, 3, side, side)`."""
+        return self.images[index][None].to(self.teacher.mean.device).float() / 255
+
+    def run(self, pixel_values: Tensor) -> Tensor:
+        """Return the teacher's features of images, on the grid that their size gives."""
+        return self.teacher([[pixel_values]])[0].features
+
+    def view(self, index: int, number: int) -> View:
+        """Return view `number` of an image; the first is the whole."""
+        side, largest = self.factor * self.size, self.largest_view
+        return draw_view(side, self.seed, index, number, largest=largest) if number else WHOLE
+
+    def of_view(self, index: int, number: int) -> Tensor:
+        """Return the features of a view, `(1, feature_dim, grid, grid)`."""
+
+        def compute() -> Tensor:
+            return self.run(view_of_image(self.pixels(index), self.view(index, number), self.size))
+
+        return self._answer((index, number), compute)
+
+    def of_tiles(self, index: int) -> Tensor:
+        """Return the stitched features of an image's tiles, `(1, feature_dim, factor * grid, factor * grid)`."""
+
+        def compute() -> Tensor:
+            tiles = self.run(cut_tiles(self.pixels(index), self.factor, self.factor))
+            return stitch_tiles(tiles, self.factor, self.factor)
+
+        return self._answer((index, "tiles"), compute)
+
+    def _answer(self, key: tuple[int, int | str], compute: Callable[[], Tensor]) -> Tensor:
+        if key in self._kept:
+            return self._kept[key].to(self.teacher.mean.device).float()
+        answer = compute().to(KEPT_DTYPE)
+        if answer.nbytes <= self._room:
+            self._room -= answer.nbytes
+            self._kept[key] = answer.cpu()
+        return answer.float()
+
+    def example(self, indices: Sequence[int], numbers: Sequence[int]) -> Example:
+        """Return some images and, besides each as a whole, some of its views."""
+        numbers = [0, *numbers]
+        pixels = torch.cat([self.pixels(index) for index in indices])
+        targets = [torch.cat([self.of_view(index, number) for index in indices]) for number in numbers]
+        return Example(
+            (pixels - self.teacher.mean) / self.teacher.std,
+            targets[0],
+            torch.cat([self.of_tiles(index) for index in indices]),
+            [[self.view(index, number) for index in indices] for number in numbers],
+            torch.stack(targets),
+        )
+
+    def larger(self, index: int) -> Tensor:
+        """Return the features of an image that the teacher sees at once at its full size, as fine as its tiles'."""
+        return self.run(resize_images(self.pixels(index), (self.factor * self.size,) * 2))
+
+
+# The loop
+
+
+class UpsamplerTrainer(nn.Module):
+    """An upsampler in training.
+
+    Args:
+        settings: How it is trained.
+        teacher: Whose features are made finer.
+        answers: What that teacher says.
+        data: The recipe's section on the images.
+    """
+
+    def __init__(
+        self, settings: UpsamplerSettings, teacher: UpsampledTeacher, answers: Answers, data: DataRecipe
+    ) -> None:
+        super().__init__()
+        self.settings, self.answers = settings, answers
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(make_generator(answers.seed, "weights").initial_seed())
+            config = UpsamplerConfig(
+                **teacher._asdict(), width=settings.width, factor=settings.factor, num_steps=settings.num_steps
+            )
+            self.upsampler = FeatSharp(config)
+            self.reader = ViewReader(teacher.feature_dim)
+        self.to(answers.teacher.mean.device)
+        self.optimizer = torch.optim.NAdam(self.parameters(), lr=settings.learning_rate)
+        self.step = 0
+        own = {name: value for name, value in settings.to_dict().items() if name not in FREE_SETTINGS}
+        self._decisive: dict[str, Any] = {
+            **own,
+            "seed": answers.seed,
+            "teacher": {"name": settings.teacher, **answers.teacher.run.to_dict(), **teacher._asdict()},
+            **decisive_part({"data": data.to_dict()}),
+            "images": answers.images.fingerprint(),
+        }
+
+    def fit_statistics(self) -> None:
+        """Learn the features' mean and scale from the first images."""
+        count = min(STATISTICS_IMAGES, self.num_images)
+        features = torch.cat([self.answers.of_view(index, 0) for index in range(count)]).movedim(1, -1).flatten(0, 2)
+        variance, mean = torch.var_mean(features, 0)
+        self.upsampler.mean.copy_(mean)
+        self.upsampler.scale.copy_(variance.mean().sqrt().clamp(min=MIN_SCALE))
+
+    @property
+    def num_images(self) -> int:
+        """Return how many images it is trained on."""
+        return min(self.settings.num_images, len(self.answers.images))
+
+    def loss(self, example: Example) -> Tensor:
+        """Return the mean squared error of the views, 1 for who answers the mean."""
+        network = self.upsampler
+        first = 0 if self.settings.largest_view == 1 else 1  # the first view is the whole image
+        fine = network.sharpen(network.standardize(example.whole), network.standardize(example.tiles), example.images)
+        # A teacher's answer has its pattern of positions, wherever the view lies: what moves with the image is content.
+        errors = [
+            F.mse_loss(
+                self.reader(fine, views, target.shape[-1]) + network.centered_pattern(), network.standardize(target)
+            )
+            for views, target in zip(example.views[first:], example.targets[first:], strict=True)
+        ]
+        return torch.stack(errors).mean()
+
+    def train_step(self) -> float:
+        """Take one step, a pure function of the state and its number; return its loss.
+
+        Raises:
+            TrainingDivergedError: If the loss or its gradient is not finite; the weights are those of before.
+        """
+        settings = self.settings
+        generator = make_generator(self.answers.seed, "step", self.step)
+        indices = torch.randint(self.num_images, (settings.batch_size,), generator=generator).tolist()
+        numbers = (1 + torch.randperm(settings.num_views, generator=generator)[: settings.views]).tolist()
+        loss = self.loss(self.answers.example(indices, numbers))
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters(), settings.max_grad_norm)
+        for name, value in (("loss", loss), ("gradient", norm)):
+            if not value.isfinite():
+                raise TrainingDivergedError(
+                    f"The {name} of step {self.step} is not finite. Lower `learning_rate`, {settings.learning_rate}."
+                )
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * self._share_of_rate()
+        self.optimizer.step()
+        self.step += 1
+        return loss.item()
+
+    def run(self, folder: Path) -> list[float]:
+        """Train to the end, from where an earlier run with the same settings stopped; return the losses of this one.
+
+        Raises:
+            Interrupted: If the process was asked to stop; what was done is saved.
+            ValueError: If the folder has the state of a run with other settings.
+        """
+        state, losses = folder / STATE_FILE, list[float]()
+        if not self.resume(state):
+            self.fit_statistics()
+        total = self.settings.num_steps
+        with StopRequest() as stop, tqdm(total=total, initial=self.step, desc="upsampler", unit="step") as bar:
+            while self.step < total:
+                losses.append(self.train_step())
+                bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
+                bar.update()
+                if stop.is_set or self.step % self.settings.save_every == 0 or self.step == total:
+                    self.save(state)
+                if stop.is_set and self.step < total:
+                    raise Interrupted(f"stopped after step {self.step}; the same command goes on")
+        return losses
+
+    def save(self, path: Path) -> None:
+        """Write all that a restart needs, whole or not at all."""
+        parts = {"weights": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+        content = {**parts, "step": self.step, "settings": self._decisive}
+        write_file(path, lambda temporary: torch.save(content, temporary))
+
+    def resume(self, path: Path) -> bool:
+        """Take up the state of an earlier run; return False where there is none.
+
+        Raises:
+            ValueError: If it is one with other settings.
+        """
+        if not path.exists():
+            return False
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        changed = differences(saved["settings"], self._decisive)
+        if changed:
+            raise ValueError(
+                f"{str(path)!r} is of a run with other settings ({'; '.join(changed)}). Go on with the same ones, name "
+                "another output, or delete that file."
+            )
+        self.load_state_dict(saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+        return True
+
+    def _share_of_rate(self) -> float:
+        settings = self.settings
+        warm = min(1.0, (self.step + 1) / (settings.warmup_steps + 1))
+        return warm * 0.5 * (1 + math.cos(math.pi * self.step / settings.num_steps))
+
+
+# What an upsampler is worth on held-out images
+
+# "tiles alone" is no way to run a teacher: it says what its view of the whole image adds.
+METHODS: dict[str, Callable[[FeatSharp, Example], Tensor]] = {
+    "bilinear": lambda _, example: resample_features(example.whole, *example.tiles.shape[2:]),
+    "tiles alone": lambda _, example: example.tiles,
+    "tiles": lambda _, example: add_detail(example.whole, example.tiles),
+    "FeatSharp": lambda upsampler, example: upsampler(example.whole, example.tiles, example.images),
+}
+MEASURES = {
+    "to_larger": "error to a larger run",
+    "coarse": "of its coarse part",
+    "detail": "of its detail",
+    "views": "error of views",
+}
+
+
+@torch.no_grad()
+def measure(upsampler: FeatSharp, answers: Answers, num_images: int, num_views: int) -> dict[str, list[dict]]:
+    """Return errors of every method on each image; all are squared and over the variance, 1 for who answers the mean.
+
+    Args:
+        upsampler: What is measured.
+        answers: The teacher's, on held-out images.
+        num_images: How many images.
+        num_views: Views of each.
+
+    Returns:
+        For each method one mapping for each image: squared errors by name of `MEASURES`, and `of_NAME`, what they are
+        divided by after the sum over images. Where the teacher runs at one size only, `views` alone.
+    """
+    found: dict[str, list[dict]] = {name: [] for name in METHODS}
+    center, count = upsampler.mean.view(-1, 1, 1), min(num_images, len(answers.images))
+    for index in tqdm(range(count), desc="measuring", unit="image", leave=False):
+        example = answers.example([index], range(1, num_views + 1))
+        larger = answers.larger(index) if answers.teacher.runs_at_any_size else None
+        for name, method in METHODS.items():
+            fine = method(upsampler, example)
+            errors = _errors_of_views(fine, example, center)
+            if larger is not None:
+                errors |= _sums("to_larger", fine, larger, center)
+                coarse, wanted = (F.avg_pool2d(each, answers.factor) for each in (fine, larger))
+                errors |= _sums("coarse", coarse, wanted, center)
+                errors |= _sums("detail", _detail(fine, answers.factor), _detail(larger, answers.factor), 0.0)
+            found[name].append(errors)
+    return found
+
+
+def _errors_of_views(fine: Tensor, example: Example, center: Tensor) -> dict[str, float]:
+    """Return the errors of the mean over each cell of a view, the whole image left out."""
+    grid = example.targets.shape[-1]
+    seen = [F.avg_pool2d(view_of_map(fine, views, SAMPLES * grid), SAMPLES) for views in example.views[1:]]
+    return _sums("views", torch.stack(seen), example.targets[1:], center)
+
+
+def _detail(features: Tensor, factor: int) -> Tensor:
+    """Return what a map has beyond the coarse grid."""
+    return features - F.interpolate(F.avg_pool2d(features, factor), scale_factor=factor, mode="bilinear")
+
+
+def _sums(name: str, answer: Tensor, target: Tensor, center: Tensor | float) -> dict[str, float]:
+    return {
+        name: float((answer - target).double().square().sum()),
+        f"of_{name}": float((target - center).double().square().sum()),
+    }
+
+
+def summarize(found: Mapping[str, list[dict]]) -> dict[str, dict[str, float]]:
+    """Return each method's errors over all images, and on how many images FeatSharp is better (`worse_on_NAME`)."""
+    summary: dict[str, dict[str, float]] = {}
+    for method, images in found.items():
+        summary[method] = {}
+        for name in (name for name in MEASURES if name in images[0]):
+            total = sum(image[f"of_{name}"] for image in images)
+            summary[method][name] = sum(image[name] for image in images) / total
+            pairs = zip(images, found["FeatSharp"], strict=True)
+            summary[method][f"worse_on_{name}"] = sum(image[name] > best[name] for image, best in pairs)
+    return summary
+
+
+def table_of(summary: Mapping[str, Mapping[str, float]], num_images: int) -> str:
+    """Return the summary as Markdown."""
+    names = [name for name in MEASURES if name in next(iter(summary.values()))]
+
+    def cell(method: str, name: str) -> str:
+        value = f"{summary[method][name]:.3f}"
+        return value if method == "FeatSharp" else f"{value} ({summary[method][f'worse_on_{name}']:.0f})"
+
+    rows = [[method, *(cell(method, name) for name in names)] for method in summary]
+    note = f"1 is the error of the mean; in parentheses on how many of {num_images} images FeatSharp is better."
+    return f"{markdown(['', *(MEASURES[name] for name in names)], rows, aligned=True)}\n\n{note}"
+
+
+@torch.no_grad()
+def draw(upsampler: FeatSharp, answers: Answers, num_images: int, path: Path, caption: str) -> None:
+    """Draw images with the teacher's raw features, each method's, and the teacher's at a larger size, in one basis."""
+    indices = range(min(num_images, len(answers.images)))
+    examples = [answers.example([index], []) for index in indices]
+    maps = {"teacher\nraw": torch.cat([example.whole for example in examples])}
+    for name, method in METHODS.items():
+        maps[name] = torch.cat([method(upsampler, example) for example in examples])
+    if answers.teacher.runs_at_any_size:
+        maps["teacher at a\nlarger size"] = torch.cat([answers.larger(index) for index in indices])
+    basis = fit_pca_basis(maps["tiles"].cpu())
+    columns = [photograph_column(torch.stack([answers.images[index] for index in indices]))]
+    columns += [
+        Column(title, pca_colors(features.cpu(), basis), index == 0)
+        for index, (title, features) in enumerate(maps.items())
+    ]
+    draw_columns(columns, path, caption=caption)
+
+
+# One run of the command
+
+
+def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
+    """Train, save and measure an upsampler; return what to print.
+
+    Raises:
+        ValueError: If the recipe has no such teacher, or the output exists.
+        Interrupted: If the process was asked to stop.
+    """
+    folder = settings.folder()
+    state = folder / STATE_FILE  # as long as it is there, the run has not ended
+    check_output(folder / "upsampler", overwrite=settings.overwrite or state.exists())
+    entry = _entry(recipe, settings.teacher)
+    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    teacher = place_teacher(teacher_of_recipe(entry), entry, device)
+    size = teacher.run.input_size_px
+    assert size is not None
+    images = open_images(recipe.data, settings.factor * size, settings.num_images, "train")
+    memory = settings.memory_gb
+    answers = Answers(
+        teacher, images, settings.factor, recipe.seed, largest_view=settings.largest_view, memory_gb=memory
+    )
+    form = upsampled_teacher(teacher, entry.kind, entry.source, entry.options)
+    trainer = UpsamplerTrainer(settings, form, answers, recipe.data)
+    print(_forecast(settings, answers, trainer.num_images), flush=True)
+    trainer.run(folder)
+    save_upsampler(trainer.upsampler, folder / "upsampler")
+    place = f"teachers.{entry.name}"
+    said = f"Use it: {place}.run_mode=fixed {place}.upsample=featsharp {place}.upsampler={folder / 'upsampler'}"
+    held_out = _held_out_images(settings, recipe, settings.factor * size)
+    if held_out is not None:
+        measured = Answers(teacher, held_out, settings.factor, recipe.seed, memory_gb=memory)
+        said = f"{_measure(settings, trainer.upsampler, measured)}\n\n{said}"
+    state.unlink(missing_ok=True)
+    return said
+
+
+def _entry(recipe: Recipe, name: str) -> TeacherRecipe:
+    """Return a teacher of the recipe as it answers at its one size, without an upsampler."""
+    entries = {entry.name: entry for entry in recipe.teachers}
+    check_choice("teacher", name, entries, error=RecipeError)
+    return entries[name].replace(run_mode="fixed", upsample="bilinear", upsampler=None)
+
+
+def _forecast(settings: UpsamplerSettings, answers: Answers, num_images: int) -> str:
+    """Return a line that says how much memory the answers take, and what happens where that is too much."""
+    needed = answers.num_bytes(num_images, settings.num_views)
+    said = f"The answers of {settings.teacher!r} to {num_images:,} images take {size_words(needed)}"
+    share = 1e9 * settings.memory_gb / needed
+    if share >= 1:
+        return f"{said} of memory."
+    return (
+        f"{said}: `memory_gb`, {settings.memory_gb:g}, keeps {share:.0%} of them, and the others are computed at each "
+        "use. Raise it where there is more memory, or lower `num_images` or `num_views`."
+    )
+
+
+def _held_out_images(settings: UpsamplerSettings, recipe: Recipe, size: int) -> Images | None:
+    if settings.measured_images == 0:
+        return None
+    try:
+        return open_images(recipe.data, size, settings.measured_images, "held_out")
+    except ValueError as error:  # data that holds nothing out
+        print(f"`measured_images` are not measured: {error}", flush=True)
+        return None
+
+
+def _measure(settings: UpsamplerSettings, upsampler: FeatSharp, answers: Answers) -> str:
+    folder = settings.folder()
+    upsampler.eval()
+    found = measure(upsampler, answers, settings.measured_images, settings.num_views)
+    summary = summarize(found)
+    count = len(found["FeatSharp"])
+    content = {"settings": settings.to_dict(), "num_images": count, "summary": summary, "images": found}
+    write_text(folder / "measurements.json", json.dumps(content, indent=2) + "\n")
+    sizes = f"{settings.teacher} at {answers.size} px, {settings.factor} times as fine"
+    caption = f"{sizes}; principal components of the map of tiles as colors"
+    draw(upsampler, answers, settings.pictured_images, folder / "features.png", caption)
+    return table_of(summary, count)

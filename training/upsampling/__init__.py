@@ -1,1 +1,0 @@
-"""FeatSharp's training: views that must agree, the loop, and what the result is worth."""
