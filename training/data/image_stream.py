@@ -12,8 +12,7 @@ import numpy as np
 
 from foundation.seeds import derive_seed
 from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError
-from training.data.filters.facts import measure
-from training.data.filters.rules import fault_of
+from training.data.filters import fault_of, measure
 from training.data.sources import ImageColumn, open_stream
 from training.recipe import DataRecipe
 from training.recipe_sections.filters import FiltersRecipe

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.data.decoding import LeastScale
-from training.data.filters.tables import filter_tables
+from training.data.filters import filter_tables
 from training.data.image_folder import ImageFolder
 from training.data.image_table import Images, ImageTable, Split
 from training.data.sources import is_image_folder, open_table

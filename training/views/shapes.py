@@ -1,6 +1,7 @@
 """How large each image of a step is to the student: one shape for all, or one of its own for each under a budget."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor
 
 from foundation.seeds import make_generator
 from training.recipe import PartitionRecipe, Recipe
-from training.views.resolutions import draw_size
 
 
 IMAGES_PER_DRAW = 4096
@@ -225,3 +225,20 @@ def _num_tokens(grids: Tensor) -> Tensor:
 
 def _shapes(grids: Tensor) -> tuple[Shape, ...]:
     return tuple(Shape(Grid(rows, cols), Grid(*window)) for rows, cols, *window in grids.tolist())
+
+
+def draw_size(sizes: Sequence[int], probabilities: Sequence[float] | None, seed: int, *labels: int | str) -> int:
+    """Draw one of the sizes.
+
+    Args:
+        sizes: Candidates in pixels.
+        probabilities: Their weights, not all zero; None for equal ones.
+        seed: The run's seed.
+        labels: What is drawn, for example `("size", partition, step)`.
+
+    Returns:
+        The drawn size in pixels.
+    """
+    weights = torch.tensor([1.0] * len(sizes) if probabilities is None else probabilities, dtype=torch.float32)
+    index = torch.multinomial(weights, 1, generator=make_generator(seed, *labels))
+    return sizes[int(index)]

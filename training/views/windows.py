@@ -7,8 +7,7 @@ import torch
 from foundation.seeds import make_generator
 from modeling_radio import RadioConfig
 from training.recipe import PartitionRecipe, Recipe, RecipeError
-from training.views.resolutions import draw_size
-from training.views.shapes import Grid, extreme_grids
+from training.views.shapes import Grid, draw_size, extreme_grids
 
 
 def fitting_windows(partition: PartitionRecipe, grid: Grid) -> list[int]:

@@ -1,5 +1,6 @@
 """Shapes of a step's images: drawn, cut by budget, and the same however they are asked for."""
 
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from small_recipes import small_recipe
 
 from training.recipe import Recipe, RecipeError
 from training.views.batches import BatchPlan, share_out
-from training.views.shapes import IMAGES_PER_DRAW, Grid, extreme_grids, most_tokens, plan_shapes
+from training.views.shapes import IMAGES_PER_DRAW, Grid, draw_size, extreme_grids, most_tokens, plan_shapes
 
 
 BUDGET = 6000
@@ -172,3 +173,11 @@ def test_a_partition_has_a_batch_size_or_a_budget(partition: dict) -> None:
     assert recipe_with().partitions[0].batch_size == 64
     again = recipe_with(token_budget=100).to_dict()
     assert Recipe(**again).partitions[0].token_budget == 100
+
+
+def test_sizes_follow_their_probabilities() -> None:
+    sizes = Counter(draw_size([32, 48, 64], [1, 0, 3], 0, "size", step) for step in range(400))
+    assert sizes[48] == 0
+    assert 0.65 < sizes[64] / 400 < 0.85
+    equal = Counter(draw_size([32, 64], None, 0, "size", step) for step in range(400))
+    assert 0.4 < equal[32] / 400 < 0.6

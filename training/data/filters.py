@@ -1,0 +1,273 @@
+"""Filters: images that are too small, too narrow, of one color or near duplicates of others are left out of a run.
+
+What filters look at is measured once for each image and kept below `runs/cache`; the choice depends on it alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from foundation.files import write_file
+from foundation.interruption import ignore_stop_signals
+from foundation.machine.timing import ProgressBar
+from foundation.settings import hash_of
+from training.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
+from training.data.image_table import EncodedRows, Images, ImageTable
+from training.recipe import DataRecipe, RecipeError
+from training.recipe_sections.filters import FiltersRecipe
+
+
+THUMBNAIL_PX = 32
+"""Side of the square on which deviations are measured. Our choice: grain averages out, and no object does."""
+
+HASH_PX, HASH_BITS = 8, 64
+"""Rows and differences in a row of the hash, which has as many bits as both have pairs."""
+
+_HASH_MASK = (1 << HASH_BITS) - 1
+
+ROOT = Path("runs") / "cache" / "image_facts"
+IMAGES_PER_BATCH = 64
+"""Images that a worker measures before it reports. Our choice."""
+
+UNUSABLE, SMALL, NARROW, UNIFORM, DUPLICATE = "unusable", "too small", "too narrow", "of one color", "near duplicate"
+"""Why images are left out, in the order that is looked for it."""
+
+
+def filter_tables(tables: Sequence[ImageTable], data: DataRecipe, used_px: int) -> list[Images]:
+    """Return tables without what the filters of a recipe leave out; near duplicates are found across tables.
+
+    Args:
+        tables: Of the recipe's sources, in order.
+        data: The recipe's section.
+        used_px: The smallest resolution that images are used at, pixels.
+
+    Raises:
+        RecipeError: If no image of a table is left.
+    """
+    filters = data.filters
+    facts = [scan(table.rows, with_pixels=filters.needs_pixels, num_workers=data.num_workers) for table in tables]
+    together = list(itertools.chain.from_iterable(facts))
+    numbers, counts = choose_images(together, filters, used_px)
+    stops = list(itertools.accumulate(map(len, facts)))
+    chosen: list[Images] = []
+    for place, (table, stop) in enumerate(zip(tables, stops, strict=True)):
+        start = stop - len(facts[place])
+        own = [number - start for number in numbers if start <= number < stop]
+        if not own:
+            raise RecipeError(
+                f"`data.filters` must leave an image of {data.sources()[place].source!r}, got {filters.to_dict()}: all "
+                f"{stop - start} are left out ({_words(counts)} over all sources)."
+            )
+        sides = [min(each.height, each.width) for each in (facts[place][number] for number in own) if each is not None]
+        left_out = counts if place == 0 else Counter()  # once, of all tables
+        chosen.append(table.select(own, sides, left_out))
+    return chosen
+
+
+def _words(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
+def fault_of(facts: ImageFacts | None, filters: FiltersRecipe, used_px: int) -> str | None:
+    """Return why an image is left out by itself, or None.
+
+    Args:
+        facts: Of the image; None for one that is broken or too small to be used at all.
+        filters: The recipe's section.
+        used_px: The resolution that it is used at, pixels.
+    """
+    if facts is None:
+        return UNUSABLE
+    short, long = sorted((facts.height, facts.width))
+    if filters.min_side_ratio is not None and short < filters.min_side_ratio * used_px:
+        return SMALL
+    if filters.max_aspect is not None and long > filters.max_aspect * short:
+        return NARROW
+    if filters.min_deviation is not None and facts.deviation < filters.min_deviation:
+        return UNIFORM
+    return None
+
+
+def choose_images(
+    facts: Sequence[ImageFacts | None], filters: FiltersRecipe, used_px: int
+) -> tuple[list[int], Counter[str]]:
+    """Return the numbers of the images that stay, in order, and how many are left out for each reason.
+
+    Near duplicates are looked for among those that no other filter leaves out; of such the one with the most pixels
+    stays, or the first. The choice depends on the facts alone, so it is the same on all ranks and after a restart.
+
+    Args:
+        facts: Of all images; None for unusable ones.
+        filters: The recipe's section.
+        used_px: The smallest resolution that images are used at, pixels.
+    """
+    faults = {number: fault_of(each, filters, used_px) for number, each in enumerate(facts)}
+    stay = {number: facts[number] for number, fault in faults.items() if fault is None}
+    if filters.max_distance is not None:
+        sizes = {number: each.height * each.width for number, each in stay.items() if each is not None}
+        hashes = {number: each.hash for number, each in stay.items() if each is not None}
+        order = sorted(sizes, key=lambda number: (-sizes[number], number))
+        faults |= dict.fromkeys(near_duplicates(hashes, order, filters.max_distance), DUPLICATE)
+    counts = Counter(fault for fault in faults.values() if fault is not None)
+    return [number for number, fault in faults.items() if fault is None], counts
+
+
+def near_duplicates(hashes: Mapping[int, int], order: Iterable[int], max_distance: int) -> list[int]:
+    """Return the images that have a near duplicate among those that come before them and stay.
+
+    A hash is cut into one band more than bits may differ, so two that are near agree in some band: only images that do
+    are compared.
+
+    Args:
+        hashes: 64 bits of each image, by its number.
+        order: Numbers of all images: those to keep rather than others come first.
+        max_distance: Bits in which two near duplicates differ at most.
+    """
+    edges = [HASH_BITS * band // (max_distance + 1) for band in range(max_distance + 2)]
+    bands = [(start, (1 << (stop - start)) - 1) for start, stop in itertools.pairwise(edges)]
+    kept: list[dict[int, list[int]]] = [defaultdict(list) for _ in bands]
+    duplicates = []
+    for image in order:
+        bits = hashes[image] & _HASH_MASK
+        keys = [(bits >> start) & mask for start, mask in bands]
+        if any(_is_near(bits, group[key], max_distance) for group, key in zip(kept, keys, strict=True) if key in group):
+            duplicates.append(image)
+            continue
+        for group, key in zip(kept, keys, strict=True):
+            group[key].append(bits)
+    return duplicates
+
+
+def _is_near(bits: int, others: Iterable[int], max_distance: int) -> bool:
+    return any((bits ^ other).bit_count() <= max_distance for other in others)
+
+
+class ImageFacts(NamedTuple):
+    """What filters look at.
+
+    Attributes:
+        height: In pixels, upright.
+        width: Likewise.
+        deviation: Standard deviation of a thumbnail's colors, in levels of 255, of the channel where it is largest; 0
+            where pixels were not looked at.
+        hash: 64 bits as a signed integer; 0 likewise.
+    """
+
+    height: int
+    width: int
+    deviation: float = 0.0
+    hash: int = 0
+
+
+def measure(image: EncodedImage, *, with_pixels: bool) -> ImageFacts:
+    """Return the facts of an image; JPEGs are decoded no larger than the thumbnail needs.
+
+    Args:
+        image: The image.
+        with_pixels: Whether to look at pixels, or only at the header.
+
+    Raises:
+        UnusableImageError: If it is broken or too small to be used.
+    """
+    check_header(image)
+    size = image_size(image)
+    if not with_pixels:
+        return ImageFacts(*size)
+    picture = decode_rgb(image, lambda size: 2 * THUMBNAIL_PX / min(size))
+    thumbnail = np.asarray(picture.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX), dtype=np.float32)
+    return ImageFacts(*size, float(thumbnail.std((0, 1)).max()), difference_hash(picture))
+
+
+def difference_hash(picture: Image.Image) -> int:
+    """Return 64 bits: in which of 8 x 8 places of a tiny gray version brightness grows to the right.
+
+    They stay when an image is resized, recompressed, or made brighter. A signed integer, as tensors hold it.
+
+    References:
+        N. Krawetz, "Kind of Like That" (dHash), https://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html.
+        The package `imagehash` has the same few lines, but brings scipy and PyWavelets.
+    """
+    gray = np.asarray(picture.convert("L").resize((HASH_PX + 1, HASH_PX), Image.Resampling.BOX), dtype=np.int16)
+    bits = np.packbits(gray[:, 1:] > gray[:, :-1])
+    return int(bits.view(np.int64)[0])
+
+
+def scan(rows: EncodedRows, *, with_pixels: bool, num_workers: int) -> list[ImageFacts | None]:
+    """Return the facts of all images, None for unusable ones; read where an earlier run kept them below `runs/cache`.
+
+    Args:
+        rows: The images.
+        with_pixels: Whether to decode them, or only to read their headers.
+        num_workers: Processes that look at them.
+    """
+    path = ROOT / f"{hash_of({'rows': rows.fingerprint(), 'with_pixels': with_pixels})[:16]}.safetensors"
+    facts = _read_facts(path, len(rows))
+    if facts is None:
+        facts = _measure_all(rows, with_pixels, num_workers)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, lambda scratch: save_file(_tensors_of(facts), scratch))
+    return facts
+
+
+def _measure_all(rows: EncodedRows, with_pixels: bool, num_workers: int) -> list[ImageFacts | None]:
+    loader = DataLoader(
+        _Measured(rows, with_pixels),
+        batch_size=IMAGES_PER_BATCH,
+        num_workers=num_workers,
+        collate_fn=list,
+        worker_init_fn=ignore_stop_signals,
+    )
+    facts: list[ImageFacts | None] = []
+    with ProgressBar(total=len(rows), desc="filters", unit="image") as bar:
+        for batch in loader:
+            facts += batch
+            bar.update(len(batch))
+    return facts
+
+
+class _Measured(Dataset[ImageFacts | None]):
+    def __init__(self, rows: EncodedRows, with_pixels: bool) -> None:
+        self.rows, self.with_pixels = rows, with_pixels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ImageFacts | None:
+        try:
+            return measure(self.rows[index], with_pixels=self.with_pixels)
+        except UnusableImageError:
+            return None
+
+
+def _tensors_of(facts: Sequence[ImageFacts | None]) -> dict[str, Tensor]:
+    """Return facts as columns; unusable images have no height."""
+    known = [ImageFacts(0, 0) if each is None else each for each in facts]
+    return {
+        "sizes": torch.tensor([[each.height, each.width] for each in known], dtype=torch.int32).view(-1, 2),
+        "deviations": torch.tensor([each.deviation for each in known], dtype=torch.float64),
+        "hashes": torch.tensor([each.hash for each in known], dtype=torch.int64),
+    }
+
+
+def _read_facts(path: Path, num_images: int) -> list[ImageFacts | None] | None:
+    """Return kept facts; None where there are none, or not of so many images."""
+    try:
+        columns = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    if {len(column) for column in columns.values()} != {num_images}:
+        return None
+    rows = zip(columns["sizes"].tolist(), columns["deviations"].tolist(), columns["hashes"].tolist(), strict=True)
+    return [ImageFacts(size[0], size[1], deviation, bits) if size[0] else None for size, deviation, bits in rows]

@@ -1,1 +1,0 @@
-"""Which images are not worth training on: too small, too narrow, of one color, or seen before."""
