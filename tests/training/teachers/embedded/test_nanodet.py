@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.teachers.converted.tfjs_graph import TfjsGraph
+from training.teachers.embedded.nanodet import TfjsGraph
 
 
 def text(value: str) -> dict:

@@ -1,1 +1,0 @@
-"""Teachers whose weights come in other formats, read without their runtimes."""
