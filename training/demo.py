@@ -21,6 +21,7 @@ from foundation.machine.timing import Clock, WholeRun
 from model_cards.build import PICTURE, write_card
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
+from training.demo_kit.closing_page import write_closing_page
 from training.demo_kit.evaluation_sets import photographs
 from training.distillation.saving.output_lock import sole_run
 from training.distillation.trainer import Distiller
@@ -28,10 +29,10 @@ from training.evaluation.data.demo import load_photographs
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.provenance import describe_run, teacher_sources
-from training.evaluation.report.closing_page import Drawing, write_closing_page
 from training.evaluation.shifted import shifted_maps, window_of
 from training.evaluation.students import StudentEvaluation
-from training.pictures.features import draw_columns, feature_columns
+from training.pictures.columns import draw_columns, feature_columns
+from training.pictures.page import Drawing
 from training.recipe import Recipe, RecipeCommand
 from training.student.exported.reopen import reopen_elsewhere
 from training.student.precision import in_faster_precision
@@ -122,8 +123,8 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
         results,
         title=f"radio-{recipe.name}: one student of {len(evaluation.teachers)} teachers",
         checkpoint=folders[0] / "final",
-        features=Drawing(folders[0] / PICTURE, PICTURE_CAPTION),
-        curves=Drawing(curves, "Losses and measurements over the steps") if curves.is_file() else None,
+        features=Drawing((folders[0] / PICTURE).read_bytes(), PICTURE_CAPTION),
+        curves=Drawing(curves.read_bytes(), "Losses and measurements over the steps") if curves.is_file() else None,
     )
     return results
 

@@ -8,8 +8,7 @@ from transformers.utils import logging as transformers_logging
 from foundation.command_line import Command
 from foundation.ranks import rank_and_count
 from model_cards.results import build_tables
-from training.evaluation.report.build import report_sections
-from training.evaluation.report.page import write_page
+from training.evaluation.report import report_sections, write_report
 from training.evaluation.run import run_evaluations
 from training.evaluation.settings import EvaluationSettings
 from training.pictures.curves import draw_over_counts
@@ -40,7 +39,9 @@ def _evaluate(settings: EvaluationSettings) -> None:
             draw_over_counts(panels, written[-1], AXIS)
         if settings.report:
             written.append(settings.output.with_suffix(".html"))
-            write_page(written[-1], results, report_sections(evaluations, {each.task for each in results.measurements}))
+            write_report(
+                written[-1], results, report_sections(evaluations, {each.task for each in results.measurements})
+            )
     tables = [table.to_markdown() for table in build_tables(results.measurements)]
     print("\n\n".join([*tables, *results.remarks]))
     if written:

@@ -30,7 +30,8 @@ from training.data.image_table import SPLITS, Images, Split
 from training.data.sources import DEMO_SOURCES
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.drawing import load_pixel_bank
-from training.pictures.features import Column, draw_columns, fit_pca_basis, pca_colors, photograph_column
+from training.pictures.columns import Column, draw_columns, photograph_column
+from training.pictures.features import fit_pca_basis, pca_colors
 from training.recipe import DataRecipe, Recipe, RecipeCommand, RecipeError, TeacherRecipe, decisive_part
 from training.targets.cache.forecast import size_words
 from training.teachers.answers import resample_features, resize_images

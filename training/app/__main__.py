@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from foundation.command_line import Command
 from foundation.files import check_output
 from foundation.settings import Settings, SettingsError
-from training.app.space import Space, write_space
+from training.app.space import write_space
 
 
 EXAMPLES = [Path(__file__).parents[2] / "docs" / "photograph.jpg"]
@@ -64,8 +64,7 @@ def _run(settings: AppSettings) -> None:
     check_output(settings.space, overwrite=settings.overwrite, inputs=[checkpoint, *settings.examples])
     if checkpoint.is_dir() and settings.space.resolve().is_relative_to(checkpoint.resolve()):
         raise SettingsError(f"`space` must not lie in the checkpoint, which is copied, got {str(settings.space)!r}.")
-    space = Space(settings.checkpoint, settings.dtype, settings.num_global, tuple(settings.examples))
-    write_space(space, settings.space)
+    write_space(settings.space, settings.checkpoint, settings.dtype, settings.num_global, settings.examples)
     print(f"{settings.space}: `python app.py` in it shows it; `hf upload ORG/NAME . --repo-type space` uploads it.")
 
 

@@ -2,22 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import gradio as gr
+import torch
 from gradio.utils import get_upload_folder
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import InterpolationMode, resize, to_pil_image
 
+from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
 from modeling_radio.auto_map_radio import task_of
-from modeling_radio.resolution_radio import largest_side
-from training.app.answers import Explorer
-from training.app.errors import clear_errors
-from training.app.opening import DTYPES, Opened, devices, open_model
-from training.app.passes import AUTOMATIC, NO_WINDOWS, OWN_WINDOWS
-from training.app.tabs import HIDDEN, Asked, add_alike, add_features, add_task, add_windows, add_words, plain
+from modeling_radio.messages_radio import check_choice
+from modeling_radio.resolution_radio import check_multiple, largest_side
+from modeling_radio.window_choice_radio import WindowSize, check_window_size
+from modeling_radio.zero_shot_radio import DenseSource
+from training.pictures.answers import (
+    DTYPES,
+    MAX_OBJECTS,
+    OBJECTS,
+    Opened,
+    Region,
+    devices,
+    open_model,
+    predict,
+    read_photograph,
+    shown,
+    told_shares,
+)
+from training.pictures.features import (
+    PcaBasis,
+    fit_pca_basis,
+    hex_color,
+    marked,
+    pca_colors,
+    similarity_colors,
+    similarity_maps,
+    to_colors,
+    to_pixels,
+)
 
 
+BACKBONE = "backbone"
+OWN_WINDOWS, NO_WINDOWS, AUTOMATIC = "the checkpoint's", "off", "auto"
+"""Windows that are no number of patches, as they are chosen in the app."""
+EXACT_WIDTH = 768
+"""Dimensions up to which principal components are found exactly; our choice: it takes a fraction of a second."""
+KEPT_PASSES = 2
+"""Our choice: the photograph that is looked at and the one before; features of a ViT-H at 2048 px are 300 MB."""
+TIMED_RUNS = 3
+"""Of each window after one that is not counted; our choice, of which the median is told."""
+MAX_WORDS = 40
+"""Our choice: more colors are not told apart, and each is nine prompts for the text tower."""
+LABELS_SHOWN = 8
+SMALLEST_PATCHES = 4
+"""Of the shorter side that can be chosen; our choice: fewer show nothing."""
 STYLE = """
 .pictures {border: none !important; background: none !important; overflow: visible !important}
 .pictures .grid-wrap {height: auto !important; min-height: 0 !important; max-height: none !important; padding: 0}
@@ -40,12 +88,89 @@ MAX_UPLOAD = "40mb"
 """Of a photograph; our choice, above what cameras write."""
 KEPT_SECONDS = 3600
 """That photographs of visitors are kept at least, and between two looks for older ones; our choice."""
-SMALLEST_PATCHES = 4
-"""Of the shorter side that can be chosen; our choice: fewer show nothing."""
+QUEUE: dict[str, Any] = {"concurrency_id": "model"}
+"""All that needs the model is done one after the other: it may be opened anew, and memory is for one pass."""
+HIDDEN: dict[str, Any] = {"api_visibility": "private", **QUEUE}
+"""Of events that do what a named one does."""
+Picture = tuple[Image.Image, str]
+"""A picture and its caption."""
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Show what our own code refuses, and a lack of memory, as messages on the page; also decorates functions.
+
+    Raises:
+        gr.Error: In place of `ValueError`, `OSError` and `torch.OutOfMemoryError`.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise gr.Error(" ".join(str(error).split()), print_exception=False) from error
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise gr.Error(
+            "The device has too little memory for this. Choose a smaller resolution, windows, or half the precision.",
+            print_exception=False,
+        ) from error
+
+
+def plain(text: str) -> str:
+    """Return a text for Markdown in which names of a checkpoint are no picture, link, formula or HTML."""
+    return re.sub(r"[\\`*\[<$]", r"\\\g<0>", text)
+
+
+def read_window(text: str) -> WindowSize:
+    """Return a window as it is chosen in the app for the models' `window_size`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    named: dict[str, WindowSize] = {OWN_WINDOWS: None, NO_WINDOWS: "global", AUTOMATIC: "auto"}
+    text = str(text).strip()
+    if text in named:
+        return named[text]
+    if not text.isdecimal():
+        raise ValueError(f"`windows` must be a number of patches or one of {list(named)}, got {text!r}.")
+    check_window_size(int(text))
+    return int(text)
+
+
+def read_words(text: str) -> list[str]:
+    """Return the words of a list with commas, each once."""
+    return list(dict.fromkeys(filter(None, (" ".join(word.split()) for word in text.replace("\n", ",").split(",")))))
+
+
+def fit_basis(features: Tensor) -> PcaBasis:
+    """Return three directions in which features `(1, dim, rows, cols)` vary, for pictures.
+
+    Raises:
+        ValueError: If there are fewer than three dimensions.
+    """
+    if features.shape[1] < 3:
+        raise ValueError(f"`features` must have at least 3 dimensions to be drawn, got {features.shape[1]}.")
+    return fit_pca_basis(features, approximate=features.shape[1] > EXACT_WIDTH)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a model made of one photograph.
+
+    Attributes:
+        photograph: As large as it is shown, uint8 RGB `(3, height, width)`.
+        maps: Dense features of "backbone" and of each teacher's adaptor, `(1, dim, rows, cols)`, float32 on the CPU.
+        told: Sizes, time and device.
+    """
+
+    photograph: Tensor
+    maps: dict[str, Tensor]
+    told: str
 
 
 class App:
-    """A model that is shown, and how it is opened again on another device or in another type.
+    """A model that is shown, and what it answers: files of photographs in, pictures and texts out.
+
+    It can be opened again on another device or in another type.
 
     Args:
         checkpoint: Folder or Hub id.
@@ -55,7 +180,7 @@ class App:
         title: Of the page; None takes the end of the checkpoint's name.
 
     Raises:
-        ValueError: As `open_model`.
+        ValueError: As `open_model`; and from each answer on what cannot be, which the message names.
         OSError: As `open_model`.
     """
 
@@ -69,29 +194,25 @@ class App:
     ) -> None:
         self._checkpoint, self._num_global = checkpoint, num_global
         self.title = "/".join(Path(checkpoint).parts[-2:]) if title is None else title
-        self.explorer = Explorer(open_model(checkpoint, device, dtype, num_global))
+        self.reopen(device, dtype)
 
-    @property
-    def opened(self) -> Opened:
-        """The model."""
-        return self.explorer.opened
-
-    @property
-    def device(self) -> str:
-        """Where the model is, as `devices` lists it: torch calls the only "mps" of a machine "mps:0"."""
-        device = self.opened.model.device
-        return device.type if device.type in devices() else str(device)
-
-    def reopen(self, device: str, dtype: str) -> str:
-        """Open the checkpoint again elsewhere, so that no weight is rounded twice; say what is shown now.
+    def reopen(self, device: str | None, dtype: str) -> str:
+        """Open the checkpoint on a device and in a type, so that no weight is rounded twice; say what is shown now.
 
         The model before stays if that fails.
 
         Raises:
             ValueError: As `open_model`.
         """
-        self.explorer = Explorer(open_model(self._checkpoint, device, dtype, self._num_global))
+        self.opened: Opened = open_model(self._checkpoint, device, dtype, self._num_global)
+        self.look = lru_cache(KEPT_PASSES)(self._look)  # a file that is uploaded has its content's hash in its path
         return self.describe()
+
+    @property
+    def device(self) -> str:
+        """Where the model is, as `devices` lists it: torch calls the only "mps" of a machine "mps:0"."""
+        device = self.opened.model.device
+        return device.type if device.type in devices() else str(device)
 
     def describe(self) -> str:
         """Say what the model is, in Markdown."""
@@ -102,6 +223,201 @@ class App:
             f"`{type(model).__name__}`, {millions:.3g} million parameters, {config.num_hidden_layers} blocks, "
             f"patches of {config.patch_size} px; teachers' spaces: {adaptors}; on {self.device}, {self.opened.dtype}."
         )
+
+    def photograph(self, image: str | None) -> Tensor:
+        """Return a file of a photograph, uint8 RGB `(3, height, width)`."""
+        return read_photograph(image, self.opened.processor)
+
+    def pixels(self, photograph: Tensor, resolution: float) -> Tensor:
+        """Return what the network sees of a photograph, `(1, 3, height, width)` on its device and in its type.
+
+        Args:
+            photograph: uint8 `(3, height, width)`.
+            resolution: Shorter side in pixels, but of a photograph that would be longer than the model takes.
+        """
+        config, side = self.opened.model.config, int(resolution)
+        longest = largest_side(config)
+        check_multiple("`resolution`", side, side, config.resolution_step, longest)
+        size = {"shortest_edge": side, "longest_edge": longest}
+        pixels = self.opened.processor(photograph, size=size, do_pad=False, return_tensors="pt")["pixel_values"]
+        return pixels.to(self.opened.model.device, self.opened.model.dtype)
+
+    @torch.inference_mode()
+    def encode(
+        self, pixels: Tensor, window: WindowSize, adaptors: Sequence[str] = ()
+    ) -> tuple[dict[str, Tensor], float]:
+        """Return dense maps of the backbone and of adaptors as of `Pass`, and milliseconds of the pass."""
+        start = _now(pixels.device)
+        output = self.opened.backbone(
+            pixels, window_size=window, adaptor_names=list(adaptors), feature_format="NCHW", return_dict=True
+        )
+        milliseconds = 1000 * (_now(pixels.device) - start)
+        maps = {BACKBONE: output.features, **{name: output.adaptors[name].features for name in adaptors}}
+        return {name: each.float().cpu() for name, each in maps.items()}, milliseconds
+
+    def _look(self, image: str | None, resolution: float, windows: str) -> Pass:
+        photograph = self.photograph(image)
+        pixels = self.pixels(photograph, resolution)
+        maps, milliseconds = self.encode(pixels, read_window(windows), self.opened.dense_adaptors)
+        (height, width), (rows, cols) = pixels.shape[-2:], maps[BACKBONE].shape[-2:]
+        with_adaptors = f" with {len(maps) - 1} adaptors" if len(maps) > 1 else ""
+        told = f"{width} x {height} px, {cols} x {rows} patches, {milliseconds:.0f} ms{with_adaptors} on {self._where}."
+        return Pass(shown(photograph), maps, told)
+
+    @property
+    def _where(self) -> str:
+        return f"{self.device}, {self.opened.dtype}"
+
+    def features(self, image: str | None, resolution: float, windows: str) -> tuple[list[Picture], str]:
+        """Principal components of the features of a photograph, in every space."""
+        seen = self.look(image, resolution, windows)
+        pictures = [
+            (_components(features, fit_basis(features), seen.photograph), f"{name}, {features.shape[1]} dimensions")
+            for name, features in seen.maps.items()
+        ]
+        return pictures, seen.told
+
+    def alike(
+        self, image: str | None, across: float, down: float, resolution: float, windows: str
+    ) -> tuple[list[Picture], str]:
+        """How alike all places of a photograph are to one, in every space."""
+        for name, share in (("across", across), ("down", down)):
+            if not 0 <= share <= 100:
+                raise ValueError(f"`{name}` must be a percentage in [0, 100], got {share}.")
+        seen = self.look(image, resolution, windows)
+        rows, cols = grid = seen.maps[BACKBONE].shape[-2:]
+        place = min(int(down / 100 * rows), rows - 1), min(int(across / 100 * cols), cols - 1)
+        ringed = marked(to_colors(seen.photograph)[None], [place], grid)[0]
+        pictures = [(to_pil_image(to_pixels(ringed)), "the place")]
+        for name, features in seen.maps.items():
+            heat = similarity_maps(features, [_on_grid(place, grid, features.shape[-2:])])[0]
+            pictures.append((heat_picture(heat, seen.photograph.shape[-2:]), name))
+        told = f"Patch {place[1] + 1} of {cols} across, {place[0] + 1} of {rows} down. Yellow is alike, black is not."
+        return pictures, f"{told} {seen.told}"
+
+    @torch.inference_mode()
+    def words(
+        self, image: str | None, words: str, others: str, source: DenseSource, resolution: float, windows: str
+    ) -> tuple[Any, str, dict[str, float], list[Picture]]:
+        """Where words are in a photograph, and which fit it."""
+        model, tokenizer = self.opened.zero_shot, self.opened.tokenizer
+        if model is None or tokenizer is None:
+            raise ValueError(f"`words` need a checkpoint with a text tower, which {self.opened.checkpoint!r} has not.")
+        check_choice("source", source, get_args(DenseSource))
+        wanted, names = _wanted_words(words, others)
+        photograph, window = self.photograph(image), read_window(windows)
+        pixels, small = self.pixels(photograph, resolution), shown(photograph)
+        embeds = model.embed_classes(tokenizer, names)
+        whole = model(pixel_values=pixels, text_embeds=embeds, window_size=window).logits_per_image
+        outputs: Any = model.segment(pixels, embeds, source=source, window_size=window)
+        outputs.logits = outputs.logits.float()
+        height, width = small.shape[-2:]
+        winners = self.opened.processor.post_process_semantic_segmentation(outputs, [(height, width)])[0].cpu()
+        regions = [
+            Region((winners == index).numpy(), word, index)
+            for index, word in enumerate(wanted)
+            if (winners == index).any()
+        ]
+        logits = outputs.logits[0, : len(wanted)].cpu()
+        low, high = float(logits.min()), float(logits.max())
+        heat = (logits - low) / max(high - low, 1e-12)
+        heats = [(heat_picture(each, (height, width)), word) for word, each in zip(wanted, heat, strict=True)]
+        scores = dict(zip(names, model.probabilities(whole.float())[0].tolist(), strict=True))
+        return _annotated(small, regions), told_shares(regions), scores, heats
+
+    def windows(
+        self, image: str | None, resolution: float, compared: Sequence[str]
+    ) -> tuple[list[list[str | float]], list[Picture], str]:
+        """Time of the network with windows, and how like its features are to those without."""
+        photograph = self.photograph(image)
+        pixels = self.pixels(photograph, resolution)
+        seen = {name: self._timed(pixels, name) for name in dict.fromkeys([NO_WINDOWS, *map(str, compared)])}
+        whole, slowest = seen[NO_WINDOWS]
+        basis, small = fit_basis(whole), shown(photograph)
+        rows: list[list[str | float]] = []
+        pictures = []
+        for name, (features, milliseconds) in seen.items():
+            cosine = float(F.cosine_similarity(features, whole, dim=1).mean())
+            rows.append([name, round(milliseconds, 1), round(slowest / milliseconds, 2), round(cosine, 4)])
+            pictures.append((_components(features, basis, small), f"windows: {name}, {milliseconds:.1f} ms"))
+        height, width = pixels.shape[-2:]
+        told = f"{width} x {height} px on {self._where}; median of {TIMED_RUNS} passes."
+        config = self.opened.backbone.config
+        if not config.has_windowed_blocks:
+            told += (
+                f" All {config.num_hidden_layers} blocks of this model attend globally, so that windows change "
+                "nothing: start the app with --num-global and half of the blocks or fewer."
+            )
+        return rows, pictures, told
+
+    def _timed(self, pixels: Tensor, name: str) -> tuple[Tensor, float]:
+        window = read_window(name)
+        maps, _ = self.encode(pixels, window)
+        return maps[BACKBONE], statistics.median(self.encode(pixels, window)[1] for _ in range(TIMED_RUNS))
+
+    def predict(self, image: str | None, threshold: float, is_tuned: bool) -> tuple[str, Any, Any, Any]:
+        """What a tuned model says of a photograph."""
+        has_own = is_tuned and self.opened.model.config.score_thresholds is not None
+        found = predict(self.opened, self.photograph(image), "tuned" if has_own else threshold)
+        regions = None if found.regions is None else _annotated(found.photograph, found.regions)
+        depth = None if found.depth is None else to_pil_image(found.depth)
+        return plain(found.told), found.scores, depth, regions
+
+
+def _now(device: torch.device) -> float:
+    """Return the time in seconds at which a device has done what it was asked."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def cells_picture(colors: Tensor, size: Sequence[int]) -> Image.Image:
+    """Return RGB in [0, 1] of patches, `(rows, cols, 3)`, as a picture of a height and width with sharp cells."""
+    return to_pil_image(resize(to_pixels(colors), [max(side, 1) for side in size], InterpolationMode.NEAREST))
+
+
+def heat_picture(heat: Tensor, size: Sequence[int]) -> Image.Image:
+    """Return numbers in [0, 1], `(rows, cols)`, as a picture: black is 0, yellow is 1."""
+    return cells_picture(similarity_colors(heat[None])[0], size)
+
+
+def _components(features: Tensor, basis: PcaBasis, photograph: Tensor) -> Image.Image:
+    return cells_picture(pca_colors(features, basis)[0], photograph.shape[-2:])
+
+
+def _annotated(photograph: Tensor, regions: Sequence[Region]) -> tuple[Image.Image, list[tuple[Any, str]]]:
+    """Return a picture and its parts as Gradio takes them."""
+    return to_pil_image(photograph), [(region.area, region.label) for region in regions]
+
+
+def _on_grid(place: tuple[int, int], grid: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
+    """Return the place on another grid of the same image: dense heads may have finer ones."""
+    row, col = (int((each + 0.5) * there / here) for each, here, there in zip(place, grid, other, strict=True))
+    return row, col
+
+
+def _wanted_words(words: str, others: str) -> tuple[list[str], list[str]]:
+    """Return the words that are looked for, and all that patches are given to."""
+    wanted = read_words(words)
+    names = list(dict.fromkeys([*wanted, *read_words(others)]))
+    if not wanted:
+        raise ValueError(f"`words` must be words with commas between, such as `otter, rock`, got {words!r}.")
+    if len(names) < 2:
+        raise ValueError(
+            f"`others` must say what else may be there, such as `background`, where there is one word, got {others!r}: "
+            "a patch is given to the word that it is most alike."
+        )
+    if len(names) > MAX_WORDS:
+        raise ValueError(f"`words` must be at most {MAX_WORDS} with those of `others`, got {len(names)}.")
+    return wanted, names
+
+
+class Asked(NamedTuple):
+    """What stands left of all tabs."""
+
+    image: gr.Image
+    resolution: gr.Slider
+    windows: gr.Dropdown
 
 
 def build_page(app: App, examples: Sequence[Path] = ()) -> gr.Blocks:
@@ -122,14 +438,29 @@ def build_page(app: App, examples: Sequence[Path] = ()) -> gr.Blocks:
                 asked = _add_questions(app, pictures, description)
             with gr.Column(scale=5, min_width=320), gr.Tabs(overflow_behavior="wrap") as tabs:
                 if app.opened.has_head:
-                    add_task(app, asked, task_of([type(app.opened.model).__name__]).replace("-", " ").capitalize())
-                add_features(app, asked, page)
-                add_alike(app, asked, tabs)
+                    _add_task(app, asked, task_of([type(app.opened.model).__name__]).replace("-", " ").capitalize())
+                _add_features(app, asked, page)
+                _add_alike(app, asked, tabs)
                 if app.opened.zero_shot is not None:
-                    add_words(app, asked)
+                    _add_words(app, asked, app.opened.zero_shot.usual_dense_source)
                 if app.opened.backbone.config.eradio is None and not app.opened.backbone.config.num_mergings:
-                    add_windows(app, asked)
+                    _add_windows(app, asked)
     return page.queue(default_concurrency_limit=1)
+
+
+def launch_options() -> dict[str, Any]:
+    """Return how the page is launched wherever it runs: with nothing fetched from, or told to, other machines."""
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Default(primary_hue="teal", **fonts).set(**CONTRAST)
+    return {
+        "theme": theme,
+        "css": STYLE,
+        "show_error": True,
+        "run_history": False,
+        "ssr_mode": False,
+        "footer_links": ["api", "settings"],
+        "max_file_size": MAX_UPLOAD,
+    }
 
 
 def _add_questions(app: App, pictures: Sequence[str], description: gr.Markdown) -> Asked:
@@ -171,12 +502,7 @@ def _add_questions(app: App, pictures: Sequence[str], description: gr.Markdown) 
         device = gr.Dropdown(devices(), value=app.device, label="Device")
         dtype = gr.Dropdown(list(DTYPES), value=app.opened.dtype, label="Precision")
         again = gr.Button("Open the model there")
-
-    def reopen(device: str, dtype: str) -> str:
-        with clear_errors():
-            return app.reopen(device, dtype)
-
-    again.click(reopen, [device, dtype], description, **HIDDEN)
+    again.click(clear_errors()(app.reopen), [device, dtype], description, **HIDDEN)
     return Asked(image, resolution, windows)
 
 
@@ -196,16 +522,152 @@ def _uploaded(payload: Any) -> str | None:
     return str(path)
 
 
-def launch_options() -> dict[str, Any]:
-    """Return how the page is launched wherever it runs: with nothing fetched from, or told to, other machines."""
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    theme = gr.themes.Default(primary_hue="teal", **fonts).set(**CONTRAST)
-    return {
-        "theme": theme,
-        "css": STYLE,
-        "show_error": True,
-        "run_history": False,
-        "ssr_mode": False,
-        "footer_links": ["api", "settings"],
-        "max_file_size": MAX_UPLOAD,
-    }
+def _gallery(label: str) -> gr.Gallery:
+    gr.Markdown(f"#### {label}")
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        columns=3,
+        object_fit="contain",
+        height="auto",
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_classes="pictures",
+    )
+
+
+def _said(name: str) -> gr.Markdown:
+    return gr.Markdown(elem_id=f"{name}-said")
+
+
+def _add_features(app: App, asked: Asked, page: gr.Blocks) -> None:
+    """Add the spaces of backbone and teachers side by side, drawn at once for whatever is chosen."""
+    with gr.Tab("Features", id="features"):
+        gr.Markdown(
+            "The three directions in which the features of this photograph vary most, as red, green and blue: of the "
+            "backbone, and of what it predicts in the space of each teacher. Every space has colors of its own."
+        )
+        button = gr.Button("Show the features", variant="primary")
+        pictures, said = _gallery("Principal components"), _said("features")
+
+    def features_if_any(image: str | None, resolution: float, windows: str) -> tuple[list[Picture], str]:
+        return ([], "") if image is None else app.features(image, resolution, windows)
+
+    inputs, outputs = list(asked), [pictures, said]
+    button.click(clear_errors()(app.features), inputs, outputs, api_name="features", **QUEUE)
+    changes = [page.load, asked.image.change, asked.resolution.release, asked.windows.input]
+    gr.on(changes, clear_errors()(features_if_any), inputs, outputs, **HIDDEN, trigger_mode="always_last")
+
+
+def _add_alike(app: App, asked: Asked, tabs: gr.Tabs) -> None:
+    """Add what is alike a place: clicked in the photograph, or said in percent."""
+    with gr.Tab("Alike", id="alike"):
+        gr.Markdown(
+            "Click a place in the photograph, or give it here: how alike all others are to it, in the features of the "
+            "backbone and in the space of each teacher (cosine about the mean)."
+        )
+        with gr.Row():
+            across = gr.Slider(0, 100, value=50, step=0.5, label="Across", info="Percent of the width, from the left")
+            down = gr.Slider(0, 100, value=50, step=0.5, label="Down", info="Percent of the height, from the top")
+        button = gr.Button("Show what is alike", variant="primary")
+        pictures, said = _gallery("Alike the place in the ring"), _said("alike")
+
+    def clicked(image: str | None, event: gr.SelectData) -> tuple[float, float, gr.Tabs]:
+        with clear_errors():
+            height, width = app.photograph(image).shape[-2:]
+        x, y = event.index
+        return round(100 * x / width, 1), round(100 * y / height, 1), gr.Tabs(selected="alike")
+
+    alike = clear_errors()(app.alike)
+    inputs, outputs = [asked.image, across, down, asked.resolution, asked.windows], [pictures, said]
+    button.click(alike, inputs, outputs, api_name="alike", **QUEUE)
+    place = asked.image.select(clicked, asked.image, [across, down, tabs], **HIDDEN)
+    place.success(alike, inputs, outputs, **HIDDEN)
+    gr.on([across.release, down.release], alike, inputs, outputs, **HIDDEN, trigger_mode="always_last")
+
+
+def _add_words(app: App, asked: Asked, usual_source: DenseSource) -> None:
+    """Add where words are, and which fit the whole photograph."""
+    with gr.Tab("Words", id="words"):
+        gr.Markdown(
+            "Any words: each patch goes to the one that it is most alike, and so does the whole photograph. Names of "
+            "things do best, in the language that the text tower knows."
+        )
+        words = gr.Textbox("otter, rock, water", label="Words", info=f"With commas between, at most {MAX_WORDS}")
+        others = gr.Textbox("background", label="What else may be there", info="Competes for patches, is not drawn")
+        source = gr.Dropdown(
+            [("the head of the summary", "summary_head"), ("the teacher's dense features", "features")],
+            value=usual_source,
+            label="Patches through",
+        )
+        button = gr.Button("Show the words", variant="primary")
+        masks = gr.AnnotatedImage(label="Where they are", format="png")
+        said = _said("words")
+        scores = gr.Label(label="The whole photograph", num_top_classes=LABELS_SHOWN)
+        pictures = _gallery("How alike patches are to each word, on one scale")
+
+    find = clear_errors()(app.words)
+    inputs = [asked.image, words, others, source, asked.resolution, asked.windows]
+    outputs = [masks, said, scores, pictures]
+    button.click(find, inputs, outputs, api_name="words", **QUEUE)
+    gr.on([words.submit, others.submit], find, inputs, outputs, **HIDDEN)
+
+
+def _add_windows(app: App, asked: Asked) -> None:
+    """Add what windows cost and change."""
+    with gr.Tab("Windows", id="windows"):
+        gr.Markdown(
+            "In ViTDet mode most blocks attend within windows of patches. Time of the backbone alone, and how like its "
+            "features are to those without windows; all in the colors of these."
+        )
+        patches = min(asked.resolution.value // app.opened.backbone.config.patch_size, 32)
+        usual = [str(side) for side in (16, 8, 4, 2) if side < patches][:2]
+        compared = gr.Dropdown(
+            [AUTOMATIC, *map(str, (4, 6, 8, 12, 16, 24, 32))],
+            value=[AUTOMATIC, *usual],
+            multiselect=True,
+            allow_custom_value=True,
+            label="Windows to compare",
+            info="Patches on a side; without windows comes first",
+        )
+        button = gr.Button("Compare", variant="primary")
+        headers = ["windows", "ms", "faster", "cosine"]
+        table = gr.Dataframe(headers=headers, label="Time and likeness", interactive=False)
+        said = _said("windows")
+        pictures = _gallery("Principal components, in the colors of those without windows")
+    inputs = [asked.image, asked.resolution, compared]
+    button.click(clear_errors()(app.windows), inputs, [table, pictures, said], api_name="windows", **QUEUE)
+
+
+def _add_task(app: App, asked: Asked, title: str) -> None:
+    """Add the answer of a tuned model."""
+    model = app.opened.model
+    is_of_objects = isinstance(model, OBJECTS)
+    is_of_image, is_depth = isinstance(model, RadioForImageClassification), isinstance(model, RadioForDepthEstimation)
+    colors = {name: hex_color(index) for index, name in app.opened.class_names.items()}
+    with gr.Tab(title, id="task"):
+        gr.Markdown("What the tuned model says, at the size that it was tuned for.")
+        threshold = gr.Slider(
+            0,
+            1,
+            value=0.5,
+            step=0.01,
+            label="Least score",
+            info=f"At most {MAX_OBJECTS} objects are drawn",
+            visible=is_of_objects,
+        )
+        is_tuned = gr.Checkbox(
+            value=True,
+            label="The score of each class that was fitted to validation images",
+            visible=is_of_objects and model.config.score_thresholds is not None,
+        )
+        button = gr.Button("Show the answer", variant="primary")
+        said = _said("task")
+        scores = gr.Label(label="Classes", num_top_classes=LABELS_SHOWN, visible=is_of_image)
+        depth = gr.Image(label="Depth", format="png", interactive=False, visible=is_depth)
+        regions = gr.AnnotatedImage(
+            label="Answer", format="png", color_map=colors, visible=not is_of_image and not is_depth
+        )
+    inputs, outputs = [asked.image, threshold, is_tuned], [said, scores, depth, regions]
+    button.click(clear_errors()(app.predict), inputs, outputs, api_name="predict", **QUEUE)

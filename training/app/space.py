@@ -5,13 +5,11 @@ The Space opens with the classes that it carries: it runs no code of a checkpoin
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers.utils import ADAPTER_CONFIG_NAME
@@ -19,13 +17,20 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 import modeling_radio
 from foundation.files import write_folder
 from modeling_radio.peft_radio import HUB_ID, find_adapter_base
-from training.app.opening import read_radio_config
+from training.pictures.answers import read_radio_config
 
 
 ROOT = Path(modeling_radio.__file__).parents[1]
-PAGE = "training/app/page.py"
-CARRIED = ("training", "foundation")
-"""Packages of which the Space has the files that the page imports; of `modeling_radio` it has all."""
+CARRIED = (
+    "LICENSE",
+    "training/__init__.py",
+    "training/app/__init__.py",
+    "training/app/page.py",
+    "training/pictures/__init__.py",
+    "training/pictures/answers.py",
+    "training/pictures/features.py",
+)
+"""Files that a Space has besides the network: the page and what it imports."""
 PACKAGES = ("torch", "torchvision", "transformers", "safetensors", "pillow", "numpy", "matplotlib")
 ADAPTER_PACKAGES = ("peft",)
 PYTHON = "3.12"
@@ -74,102 +79,68 @@ of their own card.
 """
 
 
-@dataclass(frozen=True)
-class Space:
-    """What a Space shows.
+def write_space(
+    folder: Path,
+    checkpoint: str,
+    dtype: str = "float32",
+    num_global: int | None = None,
+    examples: Sequence[Path] = (),
+) -> None:
+    """Write the folder of a Space.
 
-    Attributes:
+    Args:
+        folder: Written as a whole, in place of an older one.
         checkpoint: Folder, which is copied, or Hub id, which is opened there.
         dtype: What the model computes in.
         num_global: As of `open_model`.
         examples: Photographs, which are copied.
-    """
-
-    checkpoint: str
-    dtype: str = "float32"
-    num_global: int | None = None
-    examples: tuple[Path, ...] = ()
-
-    @property
-    def is_copied(self) -> bool:
-        """Whether the checkpoint is a folder of this machine."""
-        return Path(self.checkpoint).is_dir()
-
-
-def write_space(space: Space, folder: Path) -> None:
-    """Write the folder of a Space.
-
-    Args:
-        space: What it shows.
-        folder: Written as a whole, in place of an older one.
 
     Raises:
         ValueError: If the checkpoint is neither a RADIO folder nor a Hub id.
         WriteError: If it cannot be written.
     """
-    if not space.is_copied and not HUB_ID.fullmatch(space.checkpoint):
-        raise ValueError(f"`checkpoint` must be a folder or a Hub id (ORG/NAME), got {space.checkpoint!r}.")
-    if space.is_copied:
-        read_radio_config(space.checkpoint)
-    write_folder(folder, lambda temporary: _write(space, temporary))
-
-
-def _write(space: Space, folder: Path) -> None:
-    for source in carried_files():
-        target = folder / source.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    (folder / EXAMPLES).mkdir()
-    for number, path in enumerate(space.examples):
-        shutil.copyfile(path, folder / EXAMPLES / f"{number:02d}-{path.name}")
-    has_adapter = space.is_copied and _copy_checkpoint(Path(space.checkpoint), folder)
-    packages = (*PACKAGES, *(ADAPTER_PACKAGES if has_adapter or not space.is_copied else ()))
-    (folder / "requirements.txt").write_text("".join(f"{_requirement(each)}\n" for each in packages), encoding="utf-8")
-    name = Path(space.checkpoint).resolve() if space.is_copied else Path(space.checkpoint)
+    is_copied = Path(checkpoint).is_dir()
+    if is_copied:
+        read_radio_config(checkpoint)
+    elif not HUB_ID.fullmatch(checkpoint):
+        raise ValueError(f"`checkpoint` must be a folder or a Hub id (ORG/NAME), got {checkpoint!r}.")
+    name = Path(checkpoint).resolve() if is_copied else Path(checkpoint)
     title = "/".join(name.parts[-2:])
-    where = f'str(FOLDER / "{CHECKPOINT}")' if space.is_copied else repr(space.checkpoint)
-    start = START.format(checkpoint=where, dtype=space.dtype, num_global=space.num_global, title=title)
-    (folder / "app.py").write_text(start, encoding="utf-8")
-    card = CARD.format(
-        title=title,
-        quoted=json.dumps(title, ensure_ascii=False),
-        gradio=importlib.metadata.version("gradio"),
-        python=PYTHON,
-        models="" if space.is_copied else f"models:\n- {space.checkpoint}\n",
-        named="the checkpoint in this repository" if space.is_copied else f"`{space.checkpoint}`",
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def write(temporary: Path) -> None:
+        for source in carried_files():
+            target = temporary / source.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        (temporary / EXAMPLES).mkdir()
+        for number, path in enumerate(examples):
+            shutil.copyfile(path, temporary / EXAMPLES / f"{number:02d}-{path.name}")
+        may_be_adapter = not is_copied or _copy_checkpoint(Path(checkpoint), temporary)
+        packages = (*PACKAGES, *(ADAPTER_PACKAGES if may_be_adapter else ()))
+        start = START.format(
+            checkpoint=f'str(FOLDER / "{CHECKPOINT}")' if is_copied else repr(checkpoint),
+            dtype=dtype,
+            num_global=num_global,
+            title=title,
+        )
+        card = CARD.format(
+            title=title,
+            quoted=json.dumps(title, ensure_ascii=False),
+            gradio=importlib.metadata.version("gradio"),
+            python=PYTHON,
+            models="" if is_copied else f"models:\n- {checkpoint}\n",
+            named="the checkpoint in this repository" if is_copied else f"`{checkpoint}`",
+        )
+        requirements = "".join(f"{_requirement(each)}\n" for each in packages)
+        for file, text in (("app.py", start), ("README.md", card), ("requirements.txt", requirements)):
+            (temporary / file).write_text(text, encoding="utf-8")
+
+    write_folder(folder, write)
 
 
 def carried_files() -> list[Path]:
-    """Return the source files that the page needs: the whole network, and of other packages what it imports."""
-    found: set[Path] = set()
-    waiting = [ROOT / PAGE]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += [each for name in _imported(path) for each in _files_of(name)]
-    return sorted(found | set((ROOT / "modeling_radio").glob("*.py")) | {ROOT / "LICENSE"})
-
-
-def _imported(path: Path) -> Iterator[str]:
-    """Yield the names of modules, and of what may be modules, that a file imports anywhere."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
-
-
-def _files_of(name: str) -> Iterator[Path]:
-    """Yield the file of a module of `CARRIED` and those of the packages around it."""
-    parts = name.split(".")
-    if parts[0] not in CARRIED:
-        return
-    for length in range(1, len(parts) + 1):
-        place = ROOT.joinpath(*parts[:length])
-        yield from (each for each in (place / "__init__.py", place.with_suffix(".py")) if each.is_file())
+    """Return the files of this repository that a Space has: the whole network, and what the page imports besides."""
+    return sorted([*(ROOT / "modeling_radio").rglob("*.py"), *(ROOT / each for each in CARRIED)])
 
 
 def _requirement(package: str) -> str:

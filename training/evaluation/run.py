@@ -20,10 +20,10 @@ from training.evaluation.models.opening import open_model
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
 from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.provenance import describe_run, teacher_sources
-from training.evaluation.report.build import check_page
 from training.evaluation.settings import EvaluationSettings
 from training.evaluation.tasks.base import Evaluation, Task
 from training.evaluation.tasks.registry import TASKS, task_names
+from training.pictures.page import check_page
 from training.recipe import Recipe, RecipeError
 from training.teachers.registry import build_teachers
 

@@ -16,20 +16,18 @@ from torchvision.transforms.v2.functional import resize
 from foundation.ranks import device_of_process
 from foundation.settings import hash_of
 from foundation.tables import markdown, plain_cell
-from model_cards.results import Results
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, to_tensor
 from training.data.image_folder import IMAGE_SUFFIXES
 from training.evaluation.features import Wanted, encode_each
 from training.evaluation.models.base import TextModel
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio
-from training.evaluation.report.build import check_page
-from training.evaluation.report.page import Picture, Row, Section, write_page
 from training.extraction.columns import ID, SUMMARY
 from training.extraction.index import nearest, summary_columns
 from training.extraction.manifest import missing_shards, read_manifest
 from training.extraction.settings import ExtractionSettings, SourceSettings
 from training.extraction.shards import plan_shards, read_columns
 from training.extraction.source import SourceSplit, image_state, open_source
+from training.pictures.page import Picture, Row, Section, check_page, write_page
 
 
 PICTURE_PX = 320
@@ -138,8 +136,8 @@ def write_found_page(settings: ExtractionSettings, hits: Sequence[Hit]) -> None:
         rows.append(Row("Searched", [_picture(_read_image(Path(str(settings.search))), str(settings.search), "")]))
     rows.append(Row("Found", [_picture_of(splits, hit) for hit in hits]))
     text = "The images whose summaries have the largest cosine with that of the query, the most similar first."
-    section = Section(f"Similar to {Path(str(settings.search)).name}", text, rows)
-    write_page(settings.page, Results([]), [section], title="Search")
+    section = Section(f"Similar to {Path(str(settings.search)).name}", text, rows=rows)
+    write_page(settings.page, "Search", "", [section])
 
 
 def _picture_of(splits: dict[str, SourceSplit], hit: Hit) -> Picture:

@@ -24,7 +24,8 @@ def label_panel(axes: Axes, title: str, x_label: str, font_size: int) -> None:
     axes.set_xlabel(x_label, fontsize=font_size - 1)
     axes.tick_params(labelsize=font_size - 2)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=font_size - 2, frameon=False)
+    for text in axes.legend(fontsize=font_size - 2, frameon=False).get_texts():
+        text.set_parse_math(False)  # names of models are shown as they are
 
 
 def _panel_grid(num_panels: int, num_columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -73,11 +74,15 @@ ValuesByCount = dict[int, list[float]]
 
 
 def draw_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], path: Path, counted: str) -> None:
-    """Draw means over seeds with each seed as a dot, over powers of two, and write a PNG.
+    """Write `figure_over_counts` as a PNG; a reader never sees half of it."""
+    write_file(path, figure_over_counts(panels, counted).savefig)
+
+
+def figure_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], counted: str) -> Figure:
+    """Return means over seeds with each seed as a dot, over powers of two.
 
     Args:
         panels: Values by panel title, label and count.
-        path: The PNG to write; a reader never sees half of it.
         counted: What is counted, such as "steps".
     """
     figure, grid = _panel_grid(len(panels), min(MAX_COLUMNS, len(panels)), 4.0, 3.0)
@@ -93,16 +98,12 @@ def draw_over_counts(panels: Mapping[str, Mapping[str, ValuesByCount]], path: Pa
         axes.set_xticks(ticks, [str(count) for count in ticks])
         axes.minorticks_off()
         label_panel(axes, title, counted, font_size=9)
-    write_file(path, figure.savefig)
+    return figure
 
 
-ValuesBySize = dict[int, list[float]]
-"""One value per seed, by image side in pixels."""
-
-
-def values_by_size(measurements: Sequence[Measurement]) -> dict[str, dict[str, ValuesBySize]]:
-    """Return the values by panel, model and size."""
-    panels: dict[str, dict[str, ValuesBySize]] = {}
+def values_by_size(measurements: Sequence[Measurement]) -> dict[str, dict[str, ValuesByCount]]:
+    """Return the cosines of `resolution_consistency` by panel, model and side of the images in pixels."""
+    panels: dict[str, dict[str, ValuesByCount]] = {}
     for measurement in measurements:
         if measurement.task == "resolution_consistency":
             sizes, _, suffix = measurement.metric.partition(", ")

@@ -1,8 +1,9 @@
-"""The page: what stands on it for each kind of model, its API, and, as part of the tour, itself in a browser."""
+"""The app: what it answers, what stands on its page for each kind of model, its API, and itself in a browser."""
 
 import socket
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import gradio as gr
 import httpx
@@ -21,8 +22,251 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
-from training.app.answers import Explorer
-from training.app.page import App, build_page, launch_options
+from training.app import page
+from training.app.page import (
+    KEPT_PASSES,
+    TIMED_RUNS,
+    App,
+    build_page,
+    cells_picture,
+    clear_errors,
+    fit_basis,
+    heat_picture,
+    launch_options,
+    read_window,
+    read_words,
+)
+from training.pictures.features import fit_pca_basis
+
+
+def test_every_space_is_drawn(app, photograph):
+    pictures, said = app.features(photograph, 128, "off")
+    assert [caption for _, caption in pictures] == [
+        "backbone, 32 dimensions",
+        "siglip2-g, 16 dimensions",
+        "dino_v2, 24 dimensions",
+    ]
+    assert {picture.size for picture, _ in pictures} == {(640, 360)}
+    assert len({picture.tobytes() for picture, _ in pictures}) == 3
+    assert said.startswith("224 x 128 px, 14 x 8 patches, ")
+    assert said.endswith(" ms with 2 adaptors on cpu, float32.")
+
+
+def test_resolution_changes_the_picture(app, photograph):
+    coarse, fine = (app.features(photograph, size, "off")[0][0][0] for size in (64, 128))
+    assert coarse.tobytes() != fine.tobytes()
+
+
+def test_the_place_is_most_alike_itself(app, photograph):
+    pictures, said = app.alike(photograph, 99, 1, 128, "off")
+    assert [caption for _, caption in pictures] == ["the place", "backbone", "siglip2-g", "dino_v2"]
+    for picture, _ in pictures[1:]:
+        brightness = np.asarray(picture).astype(int).sum(axis=2)
+        row, col = np.unravel_index(brightness.argmax(), brightness.shape)
+        assert row < 360 / 8
+        assert col > 640 * 13 / 14
+    assert said.startswith("Patch 14 of 14 across, 1 of 8 down. ")
+    corner, _ = app.alike(photograph, 100, 100, 128, "off")
+    assert corner[1][0].tobytes() != pictures[1][0].tobytes()
+
+
+def test_windows_are_compared_with_none(app, photograph):
+    rows, pictures, said = app.windows(photograph, 128, ["2", "off", "2", "auto"])
+    assert [row[0] for row in rows] == ["off", "2", "auto"]
+    assert rows[0][2:] == [1.0, 1.0]
+    assert rows[1][3] < 0.99999
+    assert all(row[1] > 0 for row in rows)
+    assert [caption.split(",")[0] for _, caption in pictures] == ["windows: off", "windows: 2", "windows: auto"]
+    assert pictures[0][0].tobytes() != pictures[1][0].tobytes()
+    assert said == f"224 x 128 px on cpu, float32; median of {TIMED_RUNS} passes."
+
+
+def test_it_is_said_where_windows_change_nothing(photograph, tmp_path):
+    config = RadioConfig.from_preset("radio-test", vitdet_num_global=2, num_hidden_layers=2)
+    RadioModel(config).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="has no effect"):
+        rows, _, said = App(str(tmp_path), "cpu").windows(photograph, 64, ["2"])
+    assert rows[1][3] == 1.0
+    assert "All 2 blocks of this model attend globally, so that windows change nothing: start the app with " in said
+
+
+def test_half_precision_answers(texts, photograph):
+    half = App(str(texts), "cpu", "bfloat16")
+    pictures, said = half.features(photograph, 64, "off")
+    assert len(pictures) == 3
+    assert said.endswith("bfloat16.")
+    assert half.look(photograph, 64, "off").maps["backbone"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, 50, 50, 64, "off"), "got none"),
+        (("{photograph}", 120, 50, 64, "off"), r"`across` must be a percentage in \[0, 100\], got 120"),
+        (("{photograph}", 50, -1, 64, "off"), "`down` must be"),
+        (("{photograph}", 50, 50, 65, "off"), "`resolution` must have sides"),
+        (("{photograph}", 50, 50, 64, "few"), "`windows` must be"),
+    ],
+)
+def test_bad_input_is_refused(app, photograph, arguments, message):
+    arguments = [photograph if each == "{photograph}" else each for each in arguments]
+    with pytest.raises(ValueError, match=message):
+        app.alike(*arguments)
+
+
+def test_windows_are_read_as_they_are_chosen():
+    chosen = ["the checkpoint's", "off", "auto", "8", " 12 "]
+    assert [read_window(text) for text in chosen] == [None, "global", "auto", 8, 12]
+    with pytest.raises(ValueError, match=r"`windows` must be a number of patches or one of .*, got 'small'"):
+        read_window("small")
+    with pytest.raises(ValueError, match="`window_size` must be at least 1"):
+        read_window("0")
+
+
+def test_a_pass_holds_what_the_model_answers(app, photograph):
+    found = app.look(photograph, 64, "off")
+    opened, pixels = app.opened, app.pixels(app.photograph(photograph), 64)
+    assert pixels.shape[-2:] == (64, 112)
+    with torch.no_grad():
+        expected = opened.backbone(pixels, window_size="global", feature_format="NCHW", return_dict=True)
+    assert list(found.maps) == ["backbone", "siglip2-g", "dino_v2"]
+    torch.testing.assert_close(found.maps["backbone"], expected.features)
+    torch.testing.assert_close(found.maps["dino_v2"], expected.adaptors["dino_v2"].features)
+    windowed = app.look(photograph, 128, "2").maps["backbone"]
+    assert not torch.allclose(windowed, app.look(photograph, 128, "off").maps["backbone"])
+
+
+def test_the_longer_side_is_bounded(app):
+    panorama = torch.zeros(3, 40, 400, dtype=torch.uint8)
+    assert app.pixels(panorama, 128).shape[-1] == app.opened.model.config.max_img_size
+
+
+def test_the_last_passes_are_kept(app, photograph):
+    first = app.look(photograph, 64, "off")
+    assert app.look(photograph, 64, "off") is first
+    for side in range(KEPT_PASSES):
+        app.look(photograph, 80 + 16 * side, "off")
+    assert app.look(photograph, 64, "off") is not first
+
+
+def test_devices_are_waited_for(app, photograph, monkeypatch):
+    waited = []
+    monkeypatch.setattr(page, "_now", lambda device: waited.append(device.type) or len(waited))
+    assert app.encode(app.pixels(app.photograph(photograph), 64), None)[1] == 1000
+    assert waited == ["cpu", "cpu"]
+
+
+def test_cells_stay_sharp():
+    colors = torch.tensor([[[1.0, 0, 0], [0, 0, 1]]])
+    pixels = np.asarray(cells_picture(colors, (4, 10)))
+    assert pixels.shape == (4, 10, 3)
+    assert (pixels[:, :5] == [255, 0, 0]).all()
+    assert (pixels[:, 5:] == [0, 0, 255]).all()
+
+
+def test_wide_features_are_projected_at_random(monkeypatch):
+    features = torch.randn(1, 8, 4, 6)
+    monkeypatch.setattr(page, "EXACT_WIDTH", 7)
+    assert torch.equal(fit_basis(features).components, fit_pca_basis(features, approximate=True).components)
+
+
+def test_too_narrow_features_are_refused():
+    with pytest.raises(ValueError, match="at least 3 dimensions to be drawn, got 2"):
+        fit_basis(torch.randn(1, 2, 4, 6))
+
+
+def test_heat_grows_from_black_to_yellow():
+    pixels = np.asarray(heat_picture(torch.tensor([[0.0, 0.5, 1.0]]), (1, 3)))[0].astype(int)
+    assert pixels[0].sum() < 10
+    assert pixels[0].sum() < pixels[1].sum() < pixels[2].sum()
+
+
+class Found(NamedTuple):
+    masks: Any
+    told: str
+    scores: dict
+    heats: list
+
+
+def find(app, photograph, wanted="cat, dog", others="grass", source="features", windows="off"):
+    return Found(*app.words(photograph, wanted, others, source, 128, windows))
+
+
+def test_words_are_read_with_commas_and_lines():
+    assert read_words(" cat,  a  dog\nice,, cat ") == ["cat", "a dog", "ice"]
+
+
+def test_regions_are_those_of_the_models_own_segmentation(app, photograph):
+    found = find(app, photograph)
+    picture, regions = found.masks
+    pixels = app.opened.processor.process_image(picture, do_convert_rgb=True)
+    inputs = app.opened.processor(pixels, size={"shortest_edge": 128}, return_tensors="pt")["pixel_values"]
+    embeds = app.opened.model.embed_classes(app.opened.tokenizer, ["cat", "dog", "grass"])
+    with torch.no_grad():
+        outputs = app.opened.model.segment(inputs, embeds, source="features", window_size="global")
+    expected = app.opened.processor.post_process_semantic_segmentation(outputs, [(360, 640)])[0].numpy()
+    for mask, word in regions:
+        np.testing.assert_array_equal(mask, expected == ["cat", "dog"].index(word))
+    assert sum(mask.sum() for mask, _ in regions) == (expected < 2).sum()
+    assert [caption for _, caption in found.heats] == ["cat", "dog"]
+    assert {picture.size for picture, _ in found.heats} == {(640, 360)}
+
+
+def test_scores_are_the_models_probabilities(app, photograph):
+    scores = find(app, photograph).scores
+    assert list(scores) == ["cat", "dog", "grass"]
+    assert all(0 < score < 1 for score in scores.values())
+    assert len(set(scores.values())) == 3
+
+
+def test_source_and_windows_act(app, photograph):
+    usual = find(app, photograph)
+    for other in (find(app, photograph, source="summary_head"), find(app, photograph, windows="2")):
+        assert [one.tobytes() for one, _ in other.heats] != [one.tobytes() for one, _ in usual.heats]
+
+
+def test_what_else_is_there_competes_but_is_not_drawn(app, photograph):
+    alone, against = find(app, photograph, "cat", "dog"), find(app, photograph, "dog", "cat")
+    covered = sum(mask.sum() for found in (alone, against) for mask, _ in found.masks[1])
+    assert covered == 640 * 360, "each patch is given to one of the two"
+    assert {word for found in (alone, against) for _, word in found.masks[1]} <= {"cat", "dog"}
+    assert all(len(found.masks[1]) <= 1 for found in (alone, against))
+
+
+def test_bad_words_are_refused(app, photograph, monkeypatch, save_tuned):
+    with pytest.raises(ValueError, match="`words` must be words with commas between"):
+        find(app, photograph, " , ")
+    with pytest.raises(ValueError, match="`others` must say what else may be there"):
+        find(app, photograph, "cat", "")
+    with pytest.raises(ValueError, match="`source` must be one of"):
+        find(app, photograph, source="feature")
+    monkeypatch.setattr(page, "MAX_WORDS", 2)
+    with pytest.raises(ValueError, match="`words` must be at most 2 with those of `others`, got 3"):
+        find(app, photograph)
+
+
+def test_a_model_without_texts_has_no_words(photograph, tmp_path):
+    RadioModel(RadioConfig.from_preset("radio-test")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`words` need a checkpoint with a text tower, which .* has not"):
+        find(App(str(tmp_path), "cpu"), photograph)
+
+
+@pytest.mark.parametrize("error", [ValueError("`a` must be 1,\n  got 2."), OSError("`a` must be 1, got 2.")])
+def test_what_can_be_mended_is_one_sentence_on_the_page(error):
+    with pytest.raises(gr.Error) as caught, clear_errors():
+        raise error
+    assert caught.value.message == "`a` must be 1, got 2."
+    assert not caught.value.print_exception
+
+
+def test_a_lack_of_memory_says_what_helps():
+    with pytest.raises(gr.Error, match="Choose a smaller resolution"), clear_errors():
+        raise torch.OutOfMemoryError
+
+
+def test_bugs_stay_bugs():
+    with pytest.raises(TypeError), clear_errors():
+        raise TypeError
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +283,12 @@ def contacted():
 
 
 @pytest.fixture(scope="module")
-def app(texts):
-    return App(str(texts), "cpu")
-
-
-@pytest.fixture(scope="module")
 def address(app, photograph, contacted):
     """Where the page of the model with texts is served."""
-    page = build_page(app, [Path(photograph)])
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    shown = build_page(app, [Path(photograph)])
+    _, url, _ = shown.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield url
-    page.close()
+    shown.close()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +328,7 @@ def test_every_named_answer_is_in_the_api(client):
 
 def test_the_api_answers_as_the_functions_do(client, app, photograph):
     gallery, said = client.predict(handle_file(photograph), 64, "off", api_name="/features")
-    expected, _ = Explorer(app.opened).features(photograph, 64, "off")
+    expected, _ = app.features(photograph, 64, "off")
     assert [each["caption"] for each in gallery] == [caption for _, caption in expected]
     np.testing.assert_array_equal(np.asarray(Image.open(gallery[1]["image"])), np.asarray(expected[1][0]))
     assert "112 x 64 px" in said
@@ -140,8 +379,8 @@ def test_files_of_the_server_cannot_be_asked_for(address, texts):
 
 
 def test_a_task_over_its_function(save_tuned, photograph):
-    page = build_page(App(str(save_tuned(RadioForDepthEstimation)), "cpu"))
-    (predict,) = [fn for fn in page.fns.values() if fn.api_name == "predict"]
+    shown = build_page(App(str(save_tuned(RadioForDepthEstimation)), "cpu"))
+    (predict,) = [fn for fn in shown.fns.values() if fn.api_name == "predict"]
     told, scores, picture, regions = predict.fn(photograph, 0.5, True)
     assert told.startswith("Depth from ")
     assert (scores, regions) == (None, None)
@@ -171,8 +410,8 @@ def test_gradio_writes_nothing_beside_the_sources(app):
 
 def test_names_of_a_checkpoint_are_no_markdown(texts):
     picture = "![seen](http://2130706433/a)<img src=x>$x$"
-    page = build_page(App(str(texts), title=picture))
-    title = next(block.value for block in page.blocks.values() if isinstance(block, gr.Markdown))
+    shown = build_page(App(str(texts), title=picture))
+    title = next(block.value for block in shown.blocks.values() if isinstance(block, gr.Markdown))
     assert title == r"# !\[seen](http://2130706433/a)\<img src=x>\$x\$"
 
 
@@ -230,13 +469,13 @@ def test_a_visit(browser, address, tmp_path):
 
 @pytest.mark.tour
 def test_a_visit_to_a_tuned_model(browser, save_tuned, photograph):
-    page = build_page(App(str(save_tuned(RadioForSemanticSegmentation)), "cpu"), [Path(photograph)])
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    shown = build_page(App(str(save_tuned(RadioForSemanticSegmentation)), "cpu"), [Path(photograph)])
+    _, address, _ = shown.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     with visit(browser, address, shown="#task-said") as watch:
         watch.page.get_by_role("button", name="Show the answer").click()
         wait_for(watch.page, "task", "Share of the photograph")
         assert watch.page.get_by_label("Least score").count() == 0, "which is for objects"
-    page.close()
+    shown.close()
 
 
 @pytest.mark.tour

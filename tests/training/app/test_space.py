@@ -11,14 +11,14 @@ from releases import needs_heads
 from tiny_tuning import tuning_settings
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioImageProcessor, RadioModel
-from training.app.opening import open_model
-from training.app.space import ROOT, Space, carried_files, write_space
+from training.app.space import ROOT, carried_files, write_space
 from training.finetuning.adapters import add_adapter, save_adapter
+from training.pictures.answers import open_model
 
 
 START = """
 import sys
-for name in ("modeling_radio", "foundation", "training"):
+for name in ("modeling_radio", "training"):
     sys.modules.pop(name, None)  # the Space has its own
 sys.path.insert(0, ".")
 import app, modeling_radio, pathlib
@@ -40,7 +40,7 @@ def requirements(folder):
 @pytest.mark.tour
 def test_a_space_runs_by_itself(texts, photograph, tmp_path, run_elsewhere):
     folder = tmp_path / "space"
-    write_space(Space(str(texts), examples=(ROOT / "docs" / "photograph.jpg",)), folder)
+    write_space(folder, str(texts), examples=(ROOT / "docs" / "photograph.jpg",))
     assert run_elsewhere(START, folder) == (
         f"['backbone, 32 dimensions', 'siglip2-g, 16 dimensions', 'dino_v2, 24 dimensions']|{texts.parent.name}/texts\n"
     )
@@ -48,7 +48,7 @@ def test_a_space_runs_by_itself(texts, photograph, tmp_path, run_elsewhere):
 
 def test_its_card_and_its_packages(texts, tmp_path):
     folder = tmp_path / "space"
-    write_space(Space(str(texts)), folder)
+    write_space(folder, str(texts))
     card = front_matter(folder)
     assert (card["sdk"], card["app_file"]) == ("gradio", "app.py")
     assert re.fullmatch(r"6\.\d+\.\d+", card["sdk_version"])
@@ -66,8 +66,10 @@ def test_its_card_and_its_packages(texts, tmp_path):
 def test_the_code_is_closed(texts):
     """Whatever a carried file imports of ours is carried, and nothing needs more than the packages that are named."""
     carried = {str(path.relative_to(ROOT)) for path in carried_files()}
-    assert "training/app/tabs.py" in carried
-    assert not [name for name in carried if name.startswith(("training/evaluation", "tests", "conversion"))]
+    assert "training/app/page.py" in carried
+    assert not [
+        name for name in carried if name.startswith(("training/evaluation", "tests", "conversion", "foundation"))
+    ]
     packages = set()
     for name in carried - {"LICENSE"}:
         for node in ast.walk(ast.parse((ROOT / name).read_text())):
@@ -84,7 +86,7 @@ def test_the_code_is_closed(texts):
 
 def test_a_name_on_the_hub_is_left_there(tmp_path):
     folder = tmp_path / "space"
-    write_space(Space("nvidia/C-RADIOv4-H", dtype="bfloat16", num_global=2), folder)
+    write_space(folder, "nvidia/C-RADIOv4-H", dtype="bfloat16", num_global=2)
     assert front_matter(folder)["models"] == ["nvidia/C-RADIOv4-H"]
     assert not (folder / "checkpoint").exists()
     start = (folder / "app.py").read_text()
@@ -102,7 +104,7 @@ def test_an_adapter_brings_its_base(tmp_path):
     adapted = add_adapter(model, tuning_settings(checkpoint=str(base), tune="lora"))
     save_adapter(adapted, RadioImageProcessor(), tmp_path / "adapter", str(base))
     folder = tmp_path / "space"
-    write_space(Space(str(tmp_path / "adapter")), folder)
+    write_space(folder, str(tmp_path / "adapter"))
     base.rename(tmp_path / "elsewhere")
     config = json.loads((folder / "checkpoint" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "../base"
@@ -114,8 +116,8 @@ def test_an_adapter_brings_its_base(tmp_path):
 
 def test_what_is_no_checkpoint_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(ValueError, match="`checkpoint` must be a folder or a Hub id"):
-        write_space(Space("/nowhere/at all"), tmp_path / "space")
+        write_space(tmp_path / "space", "/nowhere/at all")
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(ValueError, match="`checkpoint` must be a RADIO model"):
-        write_space(Space(str(tmp_path)), tmp_path / "space")
+        write_space(tmp_path / "space", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

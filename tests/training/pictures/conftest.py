@@ -1,9 +1,13 @@
-"""What tests look at of the figures that are written."""
+"""The figures that are written, tiny checkpoints and photographs."""
 
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from tiny_checkpoints import opened, photograph, picture, save_tuned, texts
+
+
+__all__ = ["opened", "photograph", "picture", "save_tuned", "texts"]
 
 
 @pytest.fixture

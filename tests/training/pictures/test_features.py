@@ -1,9 +1,26 @@
+"""Features and classes as colors: what has which color, and where things are."""
+
+from itertools import pairwise
+
 import pytest
 import torch
-from PIL import Image
 
-from training.pictures.features import adaptor_column, draw_columns, feature_columns, fit_pca_basis, pca_colors
-from training.pictures.foreground import foreground_map, most_salient_places
+from training.pictures.features import (
+    MARK,
+    class_color,
+    clearest,
+    fit_pca_basis,
+    foreground_map,
+    hex_color,
+    marked,
+    most_salient_places,
+    overlaid,
+    pca_colors,
+    similarity_colors,
+    similarity_maps,
+    to_colors,
+    to_pixels,
+)
 
 
 @pytest.fixture
@@ -51,36 +68,92 @@ def test_components_of_the_foreground_are_not_those_of_all(features):
     assert colors[:, 3:].std() > 0.1, "what is around things is drawn too"
 
 
-def test_columns_of_a_picture(features):
-    photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    columns = feature_columns(photographs, {"a": features}, {"a": features.clone()}, {"backbone\nx": features * 3})
-    assert [column.title for column in columns] == [
-        "photograph",
-        "teacher\na",
-        "student's adaptor\na",
-        "backbone\nx",
-        "alike the ring:\nx",
-    ]
-    assert torch.equal(columns[1].images, columns[2].images), "equal features have equal colors"
-    assert columns[0].images.amax() > 0, "the ring"
-    brightest = columns[4].images.sum(-1).flatten(1).argmax(dim=1)
-    ring = [row * 6 + col for row, col in most_salient_places(foreground_map(features))]
-    assert brightest.tolist() == ring
+def with_squares(sign: float = 1.0) -> torch.Tensor:
+    """Noise around a square of another feature, at another place of each image."""
+    features = 0.03 * torch.randn(2, 5, 12, 12, generator=torch.Generator().manual_seed(0))
+    features[0, 3, 3:7, 4:8] += 2.0 * sign
+    features[1, 3, 5:9, 6:10] += 2.0 * sign
+    return features
 
 
-def test_an_unsure_adaptor_is_not_uniform_and_says_how_far_it_was_stretched(features):
-    mean = features.mean(dim=(0, 2, 3), keepdim=True)
-    unsure = mean + (features - mean) / 4
-    basis = fit_pca_basis(features)
-    column = adaptor_column("a", unsure, basis)
-    assert column.title == "student's adaptor x4.0\na"
-    torch.testing.assert_close(column.images, pca_colors(features, basis), atol=1e-4, rtol=0)
-    assert pca_colors(unsure, basis).std() < 0.1, "in the range of the teacher"
+def test_things_are_positive_whatever_the_sign_of_their_features():
+    for sign in (1.0, -1.0):
+        foreground = foreground_map(with_squares(sign)) > 0
+        assert foreground[0, 3:7, 4:8].all()
+        assert foreground[1, 5:9, 6:10].all()
+        assert foreground.sum() == 32
 
 
-def test_pictures_are_written_whole(features, tmp_path):
-    photographs = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    draw_columns(feature_columns(photographs, {"a": features}, {"a": features}, {}), tmp_path / "f.png", caption="x")
-    assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
-    with Image.open(tmp_path / "f.png") as picture:
-        assert picture.height > picture.width  # three columns, four rows
+def test_the_middle_of_the_thing_is_chosen_but_not_at_the_border():
+    foreground = foreground_map(with_squares())
+    first, second = most_salient_places(foreground)
+    assert first in {(row, col) for row in (4, 5, 6) for col in (5, 6, 7)}
+    assert second in {(row, col) for row in (6, 7, 8) for col in (7, 8)}
+    foreground[0, 0, 0] = 1e3
+    assert most_salient_places(foreground)[0] == first
+
+
+def test_the_clearest_features_are_those_of_one_direction():
+    noise = torch.randn(2, 5, 12, 12, generator=torch.Generator().manual_seed(1))
+    assert clearest([noise, with_squares(), noise * 9]) is not noise
+    assert torch.equal(clearest([noise, with_squares()]), with_squares())
+
+
+def test_what_has_the_feature_of_the_place_is_alike():
+    features = torch.zeros(2, 3, 4, 4)
+    features[:, 0] = 1.0
+    features[0, :, 1:3, 1:3] = torch.tensor([0.0, 1.0, 0.0])[:, None, None]
+    features[1, :, 0] = torch.tensor([0.0, 0.0, 1.0])[:, None]
+    features += 5.0  # common to all: says nothing
+    maps = similarity_maps(features, [(1, 1), (0, 3)])
+    torch.testing.assert_close(maps[0, 1:3, 1:3], torch.ones(2, 2))
+    torch.testing.assert_close(maps[1, 0], torch.ones(4))
+    assert maps[0, 0].max() < 0
+    assert maps[1, 1:].max() < 0
+
+
+def test_brightness_grows_with_the_cosine():
+    colors = similarity_colors(torch.tensor([[[-1.0, 0.0, 0.4, 1.0]]]))
+    assert torch.equal(colors[0, 0, 0], colors[0, 0, 1])
+    assert (colors[0, 0, 1:].sum(-1).diff() > 0.3).all()
+
+
+def test_a_ring_around_the_place():
+    images = torch.full((1, 80, 80, 3), 0.5)
+    ringed = marked(images, [(1, 2)], (4, 4))
+    changed = (ringed != images).any(-1)[0].nonzero()
+    torch.testing.assert_close(changed.float().mean(0), torch.tensor([29.5, 49.5]), atol=0.6, rtol=0)
+    assert (ringed == torch.tensor(MARK)).all(-1).any()
+    assert torch.equal(ringed[0, 30, 50], images[0, 30, 50]), "the place itself is seen"
+
+
+def test_every_class_has_a_bright_color_of_its_own():
+    colors = [class_color(index) for index in range(150)]
+    assert len(set(colors)) == 150
+    assert all(max(color) > 200 for color in colors)
+
+
+def test_neighbors_in_a_row_differ_plainly():
+    colors = [class_color(index) for index in range(20)]
+    steps = [sum(abs(a - b) for a, b in zip(one, other, strict=True)) for one, other in pairwise(colors)]
+    assert min(steps) > 150
+
+
+def test_colors_are_written_as_on_pages():
+    assert hex_color(0) == "#f23d3d"
+
+
+def test_masks_are_mixed_into_the_image_but_where_nothing_is_known():
+    image = torch.full((3, 2, 2), 100, dtype=torch.uint8)
+    mask = torch.tensor([[0, 1], [255, 0]])
+    mixed = overlaid(image, mask, {255})
+    assert mixed[:, 1, 0].tolist() == [100, 100, 100]
+    assert mixed[:, 0, 0].tolist() == [round(100 * 0.45 + value * 0.55) for value in class_color(0)]
+    assert not torch.equal(mixed[:, 0, 0], mixed[:, 0, 1])
+    assert overlaid(image, mask, {0, 255})[:, 0, 0].tolist() == [100, 100, 100]
+
+
+def test_pixels_become_colors_and_come_back():
+    pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    assert to_colors(pixels).shape == (2, 4, 5, 3)
+    assert torch.equal(to_pixels(to_colors(pixels)), pixels)

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from training.distillation.watching.held_out_images import held_out_images
-from training.pictures.features import (
-    Column,
-    PcaBasis,
-    adaptor_column,
-    draw_columns,
-    fit_pca_basis,
-    photograph_column,
-    teacher_column,
-)
+from training.pictures.columns import Column, adaptor_column, draw_columns, photograph_column, teacher_column
+from training.pictures.features import PcaBasis, fit_pca_basis
 from training.recipe import PartitionRecipe, Recipe
 from training.teachers.base import Teacher
 

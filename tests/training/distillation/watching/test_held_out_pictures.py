@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from training.distillation.watching.held_out_pictures import HeldOutPictures
-from training.pictures.features import CELL_INCHES, DPI, GAP_INCHES, TITLE_INCHES
+from training.pictures.columns import CELL_INCHES, GAP_INCHES, TITLE_INCHES
+from training.pictures.features import DPI
 from training.recipe import RecipeError, load_recipe
 
 

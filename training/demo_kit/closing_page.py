@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from foundation.files import write_text
 from model_cards.results import STUDENT, Results, build_tables
-from training.evaluation.report.page import render
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture file that goes into the page.
-
-    Attributes:
-        path: A PNG.
-        alt: What it shows, for those who cannot see it.
-    """
-
-    path: Path
-    alt: str
-
-    @property
-    def uri(self) -> str:
-        """The picture itself, as an address."""
-        return f"data:image/png;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, pixels."""
-        with Image.open(self.path) as picture:
-            return picture.size
+from training.pictures.page import Drawing, Section, source_section, write_page
 
 
 def next_steps(checkpoint: Path) -> Mapping[str, str]:
@@ -83,15 +54,17 @@ def write_closing_page(
     Raises:
         WriteError: If writing fails, for example on a full disk.
     """
-    page = render(
-        "closing_page.html.jinja",
-        title=title,
-        results=results,
-        student=STUDENT,
-        tables=build_tables(results.measurements),
-        features=features,
-        curves=curves,
-        steps=next_steps(checkpoint),
-        minutes=sum(results.run.get("seconds", {}).values()) / 60,
-    )
-    write_text(path, page)
+    minutes = sum(results.run.get("seconds", {}).values()) / 60
+    took = f", {minutes:.0f} minutes" if minutes else ""
+    where = f" on {results.run['machine']}" if "machine" in results.run else ""
+    date = f", {results.run['date']}" if "date" in results.run else ""
+    teachers = ", ".join(each.name for each in results.teachers)
+    text = f"The row “{STUDENT}” is the network that was distilled just now; the others tell how much that is."
+    sections = [
+        Section("What it sees", drawing=features),
+        Section("What it scores", text, tables=build_tables(results.measurements), items=results.remarks),
+        *([] if curves is None else [Section("How it learned", drawing=curves)]),
+        Section("What to do next", steps=next_steps(checkpoint)),
+        *source_section([*results.teachers, *results.datasets]),
+    ]
+    write_page(path, title, f"{teachers} in one network{took}{where}{date}.", sections)

@@ -1,25 +1,106 @@
-"""Pictures for the page: features as colors, nearest neighbors, and masks over images."""
+"""The page of an evaluation: its numbers, curves over resolution, and what the models saw."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from training.evaluation.data.base import Examples, Part
+from model_cards.results import Measurement, Results, build_tables
+from training.evaluation.data.base import Examples, Kind, Part
 from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
 from training.evaluation.models.base import FeatureModel
-from training.evaluation.report.page import Picture, Row, Section
-from training.pictures.class_colors import class_color
-from training.pictures.features import fit_pca_basis, pca_colors
+from training.evaluation.tasks.base import Evaluation, summary_or_mean
+from training.evaluation.tasks.dense.segmentation import masks_of
+from training.pictures.curves import figure_over_counts, values_by_size
+from training.pictures.features import fit_pca_basis, hex_color, overlaid, pca_colors, to_pixels
+from training.pictures.page import SHOWN_PX, Drawing, Picture, Row, Section, source_section, write_page
 
 
-SHOWN_PX = 224
-"""Side of the pictures, our choice: sharp on a phone, and a page of some hundred stays below 5 MB."""
-OPACITY = 0.55
+SUMMARY_TASKS = frozenset({"knn", "logistic_regression", "image_retrieval"})
+"""Tasks after which the summaries of test images and gallery are there."""
+
+
+def write_report(path: Path, results: Results, sections: Sequence[Section] = (), *, title: str = "Evaluation") -> None:
+    """Write the page; a reader never sees half of it.
+
+    Args:
+        path: The `.html` to write.
+        results: What was measured.
+        sections: Pictures beside the numbers.
+        title: Of the page.
+
+    Raises:
+        WriteError: If writing fails, for example on a full disk.
+    """
+    said = " · ".join(str(results.run[key]) for key in ("date", "machine", "command") if key in results.run)
+    sources = source_section([*results.teachers, *results.datasets])
+    write_page(path, title, said, [*_numbers(results), *resolution_section(results.measurements), *sections, *sources])
+
+
+def _numbers(results: Results) -> list[Section]:
+    tables = build_tables(results.measurements)
+    text = (
+        "In brackets the 95 % interval, where one was computed; a dash stands where nothing was measured or the number "
+        "is not defined."
+    )
+    is_any = tables or results.remarks
+    return [Section("Measurements", text, tables=tables, items=results.remarks)] if is_any else []
+
+
+def resolution_section(measurements: Sequence[Measurement]) -> list[Section]:
+    """Return a section of curves of the task `resolution_consistency`; none where it was not measured."""
+    panels = values_by_size(measurements)
+    if not panels:
+        return []
+    said = "; ".join(
+        f"{title} of {model}: " + ", ".join(f"{size} px {sum(by[size]) / len(by[size]):.3f}" for size in sorted(by))
+        for title, lines in panels.items()
+        for model, by in lines.items()
+    )
+    text = (
+        "Cosine of the dense features at each size with those at the largest, resampled to one grid. Centered: about "
+        "the mean feature, without which a model that hardly looks at the image scores well."
+    )
+    figure = figure_over_counts(panels, "image side, pixels")
+    return [Section("Over resolution", text, drawing=Drawing.of(figure, f"Over the images' side. {said}."))]
+
+
+def report_sections(evaluations: Sequence[Evaluation], tasks: Collection[str]) -> list[Section]:
+    """Return pictures of a run: features as colors, and of what was measured neighbors and masks.
+
+    Args:
+        evaluations: One for each model, in the order in which they are shown; after their tasks.
+        tasks: What was measured.
+    """
+    first = evaluations[0]
+    kind: Kind = "photographs" if "photographs" in first.data.kinds() else "images"
+    images = first.examples(kind).images
+    sections = [pca_section([each.model for each in evaluations], [images[index] for index in first.shown(kind)])]
+    if SUMMARY_TASKS & set(tasks):
+        vectors = {
+            each.model.name: (
+                summary_or_mean(each.features("labels")),
+                summary_or_mean(each.features("labels", "gallery")),
+            )
+            for each in evaluations
+        }
+        sections.append(neighbor_section(vectors, first.part("labels"), first.shown("labels")))
+    if first.shown_masks:
+        examples, scenes = first.examples("masks"), first.shown("masks")
+        sections.append(
+            overlay_section(
+                [examples.images[index] for index in scenes],
+                [masks_of(examples)[index] for index in scenes],
+                {each.model.name: [each.shown_masks[index] for index in scenes] for each in evaluations},
+                first.part("masks").class_names,
+            )
+        )
+    return sections
 
 
 def square(image: Tensor) -> Tensor:
@@ -46,7 +127,7 @@ def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Sec
     for number, image in enumerate(squares):
         maps = [
             Picture(
-                (colors[number].movedim(-1, 0) * 255).round().to(torch.uint8),
+                to_pixels(colors[number]),
                 f"Principal components of the features of {name} for image {number + 1}, as colors",
                 name,
                 is_grid=True,
@@ -58,7 +139,7 @@ def pca_section(models: Sequence[FeatureModel], images: Sequence[Tensor]) -> Sec
         "Dense features",
         "The three directions in which a model's features of these images vary most, as red, green and blue. Colors of "
         "different models cannot be compared; what has one color in one picture, and over pictures, can.",
-        rows,
+        rows=rows,
     )
 
 
@@ -88,7 +169,7 @@ def neighbor_section(
         "Nearest neighbors",
         "Left an image, then those whose summary has the largest cosine with its own. A mark says whether the class is "
         "the same.",
-        rows,
+        rows=rows,
     )
 
 
@@ -135,27 +216,13 @@ def overlay_section(
             for name, answer in answers.items()
         ]
         rows.append(Row("", pictures))
-    legend = [
-        (class_names[index], "rgb({}, {}, {})".format(*class_color(index)))
-        for index in sorted(present - bare)
-        if index < len(class_names)
-    ]
+    legend = [(class_names[index], hex_color(index)) for index in sorted(present - bare) if index < len(class_names)]
     return Section(
         "Segmentation",
         "What a linear probe on each model's dense features says. Without color: background, or not known.",
-        rows,
-        legend,
+        legend=legend,
+        rows=rows,
     )
-
-
-def overlaid(image: Tensor, mask: Tensor, bare: Collection[int] = (IGNORE_INDEX,)) -> Tensor:
-    """Return an image, uint8 `(3, height, width)`, under the colors of its classes, `(height, width)`, but some."""
-    colors, is_bare = torch.zeros_like(image), torch.ones_like(mask, dtype=torch.bool)
-    for index in set(mask.unique().tolist()) - set(bare):
-        colors[:, mask == index] = torch.tensor(class_color(index), dtype=torch.uint8)[:, None]
-        is_bare &= mask != index
-    mixed = (image * (1 - OPACITY) + colors * OPACITY).round().to(torch.uint8)
-    return torch.where(is_bare, image, mixed)
 
 
 def _label(part: Part, examples: Examples, index: int) -> str:

@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from model_cards.results import Measurement, Results, Source
-from training.evaluation.report.page import Picture, Row, Section, write_page
+from model_cards.results import Measurement, Source, build_tables
+from training.pictures.page import Drawing, Picture, Row, Section, check_page, picture_rows, source_section, write_page
 
 
 NASTY = 'a <script>alert("x")</script> | b\n& "c" {{ d }}'
@@ -19,10 +20,7 @@ NASTY = 'a <script>alert("x")</script> | b\n& "c" {{ d }}'
 MEASUREMENTS = [
     Measurement("student", "knn", "accuracy", "mine", 0.612),
     Measurement(NASTY, "knn", "accuracy", "mine", 0.5),
-    Measurement("student", "resolution_consistency", "128 to 512 px", "mine", 0.91),
-    Measurement("student", "resolution_consistency", "256 to 512 px", "mine", 0.97),
-    Measurement(NASTY, "resolution_consistency", "128 to 512 px", "mine", 0.4),
-    Measurement(NASTY, "resolution_consistency", "128 to 512 px, centered", "mine", -0.1),
+    Measurement(NASTY, "knn", "accuracy, mean features", "mine", 0.1),
 ]
 FETCHING = {"src", "href", "srcset", "data", "action", "poster", "background", "formaction", "xlink:href", "ping"}
 
@@ -62,14 +60,15 @@ def page(tmp_path):
         Picture(torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8), f"Query {NASTY}", "query"),
         Picture(torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8), "Map", NASTY, is_grid=True, is_right=False),
     ]
-    results = Results(
-        MEASUREMENTS,
-        datasets=[Source("mine", "test images", "MIT", "https://example.org/images", "9 images")],
-        run={"date": "2026-11-25", "command": f"python -m training.evaluate {NASTY}"},
-        remarks=["See https://example.org."],
-    )
+    sections = [
+        Section("Measurements", tables=build_tables(MEASUREMENTS), items=["See https://example.org."]),
+        Section("Pictures", "How to read.", rows=[Row("row", pictures)], legend=[("cat", "rgb(1, 2, 3)")]),
+        Section("Figure", drawing=Drawing.of(Figure((2, 1), dpi=50), f"Curves of {NASTY}")),
+        Section("Next", steps={"Run": f"python {NASTY}"}),
+        *source_section([Source("mine", "test images", "MIT", "https://example.org/images", "9 images")]),
+    ]
     path = tmp_path / "results.html"
-    write_page(path, results, [Section("Pictures", "How to read.", [Row("row", pictures)], [("cat", "rgb(1, 2, 3)")])])
+    write_page(path, f"Title {NASTY}", f"python -m training.evaluate {NASTY}", sections)
     return path
 
 
@@ -89,9 +88,9 @@ def test_no_request_leaves_it(page):
 
 def test_pictures_are_inside_and_described(page):
     images = [attributes for tag, attributes in read(page).elements if tag == "img"]
-    assert [image["alt"] for image in images] == [f"Query {NASTY}", "Map"]
+    assert [image["alt"] for image in images] == [f"Query {NASTY}", "Map", f"Curves of {NASTY}"]
     for image in images:
-        (content,) = re.fullmatch(r"data:image/webp;base64,(.*)", image["src"]).groups()
+        (content,) = re.fullmatch(r"data:image/(?:webp|png);base64,(.*)", image["src"]).groups()
         opened = Image.open(io.BytesIO(base64.b64decode(content)))
         assert (str(opened.width), str(opened.height)) == (image["width"], image["height"])
 
@@ -106,10 +105,11 @@ def test_maps_keep_every_pixel_and_photographs_take_less():
 
 def test_names_are_shown_as_they_are(page):
     texts = read(page).texts
-    assert sum(NASTY in text for text in texts) >= 3  # a row of the table, a caption, a legend
+    assert sum(NASTY in text for text in texts) >= 5  # title, text, a row of the table, a caption, a step
     assert "alert" not in "".join(tag for tag, _ in read(page).elements)
     assert "0.612" in texts
-    assert "\u2013" in texts  # the student has no centered value
+    assert "\u2013" in texts  # of the student's mean features nothing is known
+    assert "mine: test images, 9 images (https://example.org/images; MIT)" in texts
 
 
 def test_it_is_readable_on_a_phone_and_in_the_dark(page):
@@ -119,21 +119,32 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(page):
     assert re.search(r'<html lang="en">', text)
 
 
-def test_curves_have_a_line_for_each_model(page):
-    elements = read(page).elements
-    assert sum(tag == "svg" for tag, _ in elements) == 2  # plain and centered
-    assert sum(tag == "polyline" for tag, _ in elements) == 3
-    (plain, _) = (attributes["aria-label"] for tag, attributes in elements if tag == "svg")
-    assert "student: 128 px 0.910, 256 px 0.970." in plain
+def test_photographs_stand_before_their_columns():
+    photographs = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    columns = {"map": torch.rand(2, 4, 4, 3), "mask": torch.rand(2, 8, 8, 3)}
+    first, second = picture_rows(["one", "two"], photographs, columns, smooth=["mask"])
+    assert (first.title, second.title) == ("one", "two")
+    assert [(each.caption, each.is_grid) for each in second.pictures] == [
+        ("photograph", False),
+        ("map", True),
+        ("mask", False),
+    ]
+    assert torch.equal(second.pictures[0].pixels, photographs[1])
+    ringed = {"photograph": torch.zeros(2, 8, 8, 3)}
+    assert not picture_rows(["one", "two"], photographs, ringed)[0].pictures[0].pixels.any()
 
 
-def test_without_pictures_and_curves(tmp_path):
-    write_page(tmp_path / "page.html", Results(MEASUREMENTS[:1]))
-    elements = read(tmp_path / "page.html").elements
-    assert not [tag for tag, _ in elements if tag in {"svg", "img"}]
+def test_only_pages_are_replaced_by_pages(tmp_path):
+    path = tmp_path / "results.html"
+    check_page(path)
+    write_page(path, "Title", "", [])
+    check_page(path)
+    path.write_text("<html>precious</html>")
+    with pytest.raises(ValueError, match=r"`output` must leave room for its page, got '.*results.html', which holds"):
+        check_page(path)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, full_disk):
     with full_disk(), pytest.raises(OSError, match=r"page\.html"):
-        write_page(tmp_path / "page.html", Results(MEASUREMENTS))
+        write_page(tmp_path / "page.html", "Title", "", [])
     assert list(tmp_path.iterdir()) == []

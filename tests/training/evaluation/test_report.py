@@ -1,18 +1,91 @@
-"""Pictures of the page: colors of features, neighbors, and masks."""
+"""The page of an evaluation: sections of what its models saw, beside the numbers."""
+
+import re
 
 import pytest
 import torch
 
+from model_cards.results import Measurement, Results, Source
 from training.evaluation.data.base import Examples, Part, Stacked
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.radio import RadioFeatures
-from training.evaluation.report.panels import (
+from training.evaluation.report import (
     neighbor_section,
-    overlaid,
     overlay_section,
     pca_section,
+    report_sections,
+    resolution_section,
+    write_report,
 )
-from training.pictures.class_colors import class_color
+from training.evaluation.task_settings import TaskSettings
+from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.classification import measure_knn
+from training.evaluation.tasks.dense.segmentation import measure_segmentation_probe
+
+
+MEASUREMENTS = [
+    Measurement("student", "knn", "accuracy", "mine", 0.612),
+    Measurement("student", "resolution_consistency", "128 to 512 px", "mine", 0.91, 0),
+    Measurement("student", "resolution_consistency", "128 to 512 px", "mine", 0.93, 1),
+    Measurement("student", "resolution_consistency", "256 to 512 px", "mine", 0.97),
+    Measurement("a <b> $x_$", "resolution_consistency", "128 to 512 px", "mine", 0.4),
+    Measurement("a <b> $x_$", "resolution_consistency", "128 to 512 px, centered", "mine", -0.1),
+]
+
+
+@pytest.fixture
+def evaluations(pixels, data, tiny_model):
+    student = Evaluation(RadioFeatures(tiny_model, size_px=16), data, TaskSettings(probe_steps=20))
+    return [student, pixels(probe_steps=20)]
+
+
+def test_what_was_measured_has_a_section(evaluations):
+    for evaluation in evaluations:
+        measure_knn(evaluation)
+        measure_segmentation_probe(evaluation)
+    colors, neighbors, masks = report_sections(evaluations, ["knn", "segmentation_probe"])
+    assert [picture.caption for picture in colors.rows[0].pictures] == ["image", "student", "raw pixels"]
+    assert len(neighbors.rows) == 2 * len(evaluations[0].shown("labels"))
+    scene = masks.rows[0].pictures
+    assert [picture.caption for picture in scene] == ["image", "true classes", "student", "raw pixels"]
+    assert torch.equal(scene[1].pixels, scene[3].pixels)  # colors alone tell the halves apart
+    assert [name for name, _ in masks.legend] == ["left", "right"]
+
+
+def test_nothing_is_extracted_for_what_was_not_measured(evaluations):
+    assert [section.title for section in report_sections(evaluations, ["effective_rank"])] == ["Dense features"]
+
+
+def test_a_few_images_over_the_whole_set_are_shown(evaluations):
+    assert evaluations[0].shown("labels") == [0, 2, 3, 5]
+    assert evaluations[0].shown("masks") == [0, 1, 2, 3]
+
+
+def test_numbers_curves_and_sources_are_on_the_page(tmp_path):
+    results = Results(
+        MEASUREMENTS,
+        datasets=[Source("mine", "test images", "MIT", "https://example.org/images", "9 images")],
+        run={"date": "2026-11-25", "command": "python -m training.evaluate a <b>"},
+        remarks=["Few images."],
+    )
+    write_report(tmp_path / "results.html", results)
+    page = (tmp_path / "results.html").read_text(encoding="utf-8")
+    assert "2026-11-25 · python -m training.evaluate a &lt;b&gt;" in page
+    assert re.findall("<h2>(.*)</h2>", page) == ["Measurements", "Over resolution", "Made from, measured on"]
+    assert "0.612" in page
+    assert "Few images." in page
+    write_report(tmp_path / "empty.html", Results([]))
+    assert "<h2>" not in (tmp_path / "empty.html").read_text(encoding="utf-8")
+
+
+def test_curves_over_resolution_say_their_values():
+    (section,) = resolution_section(MEASUREMENTS)
+    assert section.drawing.alt == (
+        "Over the images' side. cosine of student: 128 px 0.920, 256 px 0.970; cosine of a <b> $x_$: 128 px 0.400; "
+        "centered cosine of a <b> $x_$: 128 px -0.100."
+    )
+    assert section.drawing.png.startswith(b"\x89PNG")
+    assert resolution_section(MEASUREMENTS[:1]) == []
 
 
 def images(count=3, height=40, width=60):
@@ -63,16 +136,6 @@ def test_an_image_is_not_its_own_neighbor(part):
     grouped = Examples(part.test.images, "test", labels=part.test.labels, groups=torch.tensor([0, 1, 1, 1]))
     section = neighbor_section({"a": (vectors, vectors)}, Part("mine", grouped, None, part.class_names), [2])
     assert len(section.rows[0].pictures) == 1 + 1  # two others are of its source
-
-
-def test_masks_are_mixed_into_the_image_but_where_nothing_is_known():
-    image = torch.full((3, 2, 2), 100, dtype=torch.uint8)
-    mask = torch.tensor([[0, 1], [255, 0]])
-    mixed = overlaid(image, mask)
-    assert mixed[:, 1, 0].tolist() == [100, 100, 100]
-    assert mixed[:, 0, 0].tolist() == [round(100 * 0.45 + value * 0.55) for value in class_color(0)]
-    assert not torch.equal(mixed[:, 0, 0], mixed[:, 0, 1])
-    assert overlaid(image, mask, {0, 255})[:, 0, 0].tolist() == [100, 100, 100]
 
 
 def test_predictions_of_several_models_stand_beside_the_truth():

@@ -8,10 +8,11 @@ from PIL import Image
 from model_cards.build import COMMAND as BUILD
 from model_cards.results import Measurement, Results, Source
 from training.demo_kit.add_words import COMMAND as ADD_WORDS
+from training.demo_kit.closing_page import next_steps, write_closing_page
 from training.distill import COMMAND as DISTILL
 from training.evaluate import COMMAND as EVALUATE
-from training.evaluation.report.closing_page import Drawing, next_steps, write_closing_page
 from training.finetune import COMMAND as FINETUNE
+from training.pictures.page import Drawing
 from training.publish import COMMAND as PUBLISH
 
 
@@ -29,7 +30,7 @@ def page(tmp_path):
         remarks=["Few images."],
     )
     path = tmp_path / "index.html"
-    drawing = Drawing(picture, "What it sees")
+    drawing = Drawing(picture.read_bytes(), "What it sees")
     write_closing_page(path, results, title="radio-demo", checkpoint=tmp_path / "final", features=drawing, curves=None)
     return path.read_text()
 

@@ -1,1 +1,0 @@
-"""One HTML page that shows what the numbers mean, and asks nothing of any server."""

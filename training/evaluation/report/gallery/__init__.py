@@ -1,1 +1,0 @@
-"""The gallery: photographs through one model and those tuned from it."""
