@@ -13,13 +13,17 @@ from .backbone_radio import RadioBackbone
 from .classification_radio import RadioForImageClassification
 from .configuration_radio import RadioConfig
 from .depth_radio import RadioForDepthEstimation
-from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetection
+from .detection_radio import (
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForUniversalSegmentation,
+    RadioUniversalSegmentationOutput,
+)
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioIntermediateOutput, RadioModel, RadioModelOutput, RadioPreTrainedModel
 from .outputs_radio import RadioPair
 from .sam3_radio import attach_to_sam3, save_attached
 from .segmentation_radio import RadioForSemanticSegmentation
-from .universal_radio import RadioForUniversalSegmentation, RadioUniversalSegmentationOutput
 from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification, RadioZeroShotOutput
 

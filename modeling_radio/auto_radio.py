@@ -7,7 +7,11 @@ from .backbone_radio import RadioBackbone
 from .classification_radio import RadioForImageClassification
 from .configuration_radio import RadioConfig
 from .depth_radio import RadioForDepthEstimation
-from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetection
+from .detection_radio import (
+    RadioForInstanceSegmentation,
+    RadioForObjectDetection,
+    RadioForUniversalSegmentation,
+)
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioModel
 from .pipelines_radio import (
@@ -22,7 +26,6 @@ from .pipelines_radio import (
 )
 from .sam3_radio import RadioSam3Model
 from .segmentation_radio import RadioForSemanticSegmentation
-from .universal_radio import RadioForUniversalSegmentation
 from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification
 

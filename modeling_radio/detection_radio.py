@@ -4,16 +4,18 @@ Why RF-DETR (https://arxiv.org/abs/2511.09554) of the set-prediction decoders in
 of a plain, windowed ViT and needs neither a convolutional encoder nor several scales (RT-DETR v2, D-FINE), its paper
 reports the highest COCO accuracy of them, its layer norms keep small batches stable where LW-DETR has batch norm, its
 masks cost one small head more, and its code in transformers is Apache-2.0. Decoder, matching and losses are
-transformers' own; here are only the checks of labels and the two models, and in `detector_radio.py` what ties them.
+transformers' own; here are only the checks of labels and the models, and in `detector_radio.py` what ties them.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import box_convert
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -22,9 +24,9 @@ from transformers.models.rf_detr.modeling_rf_detr import (
     RfDetrObjectDetectionOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .annotations_radio import labeled_pixel_mask
+from .annotations_radio import labeled_pixel_mask, mask_boxes
 from .backbone_radio import RadioMapNorm
 from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
@@ -323,3 +325,83 @@ class RadioForInstanceSegmentation(RadioDetectionModel):
 
     def _target(self, label: Mapping[str, Tensor], maps: Tensor) -> dict[str, Tensor]:
         return {**super()._target(label, maps), "masks": label["masks"].to(maps)}
+
+
+@dataclass
+class RadioUniversalSegmentationOutput(ModelOutput):
+    """Output of `RadioForInstanceSegmentation` by Mask2Former's names, in the order in which programs for that read it.
+
+    `class_queries_logits` are its `logits` (sigmoid, without a class for "nothing"), `masks_queries_logits` its
+    `pred_masks`.
+    """
+
+    loss: Tensor | None = None
+    class_queries_logits: Tensor | None = None
+    masks_queries_logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class RadioForUniversalSegmentation(RadioForInstanceSegmentation):
+    """`RadioForInstanceSegmentation` with the names of `AutoModelForUniversalSegmentation`; see `forward`."""
+
+    @can_return_tuple
+    def forward(  # noqa: D417  # pyrefly: ignore[bad-override]
+        self,
+        pixel_values: Tensor,
+        mask_labels: Sequence[Tensor] | None = None,
+        class_labels: Sequence[Tensor] | None = None,
+        pixel_mask: Tensor | None = None,
+        window_size: WindowSize = None,
+        output_hidden_states: StatesWanted = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> RadioUniversalSegmentationOutput:
+        """Find objects and their outlines; `RadioForObjectDetection.forward` has what is not said here.
+
+        Args:
+            mask_labels: Per image `(num_objects, height, width)` of the padded image, 0 or 1, none of them empty; boxes
+                follow from them. `RadioImageProcessor` makes them of `segmentation_maps`.
+            class_labels: Per image `(num_objects,)`, in [0, num_labels).
+        """
+        check_call_arguments(self, kwargs)
+        labels = None
+        if mask_labels is not None or class_labels is not None:
+            expected = len(pixel_values)
+            for name, values in (("mask_labels", mask_labels), ("class_labels", class_labels)):
+                if values is None or len(values) != expected:
+                    found = None if values is None else len(values)
+                    raise ValueError(f"`{name}` must have one entry for each of the {expected} images, got {found}.")
+            assert mask_labels is not None
+            assert class_labels is not None
+            inside = torch.ones_like(pixel_values[:, 0]) if pixel_mask is None else pixel_mask
+            labels = [
+                _label_of_masks(index, mask_labels[index], class_labels[index], inside[index])
+                for index in range(expected)
+            ]
+        output = self.detect(pixel_values, pixel_mask, labels, window_size, output_hidden_states, output_attentions)
+        return RadioUniversalSegmentationOutput(
+            loss=output.loss,
+            class_queries_logits=output.logits,
+            masks_queries_logits=output.pred_masks,
+            pred_boxes=output.pred_boxes,
+            loss_dict=output.loss_dict,
+            last_hidden_state=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+def _label_of_masks(index: int, masks: Tensor, classes: Tensor, pixel_mask: Tensor) -> dict[str, Tensor]:
+    """Return the label of one image as `RadioForInstanceSegmentation` takes it."""
+    expected = (len(classes), *pixel_mask.shape)
+    if masks.shape != expected:
+        raise ValueError(f"`mask_labels[{index}]` must have the shape {expected}, got {tuple(masks.shape)}.")
+    if not masks.flatten(1).any(dim=1).all():
+        raise ValueError(f"`mask_labels[{index}]` must have at least one pixel in each mask: leave empty ones out.")
+    rows, cols = (pixel_mask.any(dim=axis).sum() for axis in (1, 0))
+    shares = mask_boxes(masks) / torch.stack([cols, rows, cols, rows]).to(masks.device)
+    return {"class_labels": classes, "boxes": box_convert(shares, "xyxy", "cxcywh"), "masks": masks}
