@@ -1,4 +1,4 @@
-"""Chooses a ViTDet window for an image size and a budget, from a cost model calibrated on the model's own device.
+"""Which ViTDet window a call has: as it says, "auto", or chosen for a budget on the model's own device.
 
 How a grid is cut into ViTDet windows of that size is in `layout_radio.py`.
 """
@@ -6,8 +6,6 @@ How a grid is cut into ViTDet windows of that size is in `layout_radio.py`.
 import math
 import time
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from .config_checks_radio import COUNT, WINDOW, number, optional
 from .configuration_radio import RadioConfig
-from .encoder_radio import RadioBlock, RadioVisionTransformer
+from .encoder_radio import RadioVisionTransformer
 from .layout_radio import AttentionLayout, Segments
 from .resolution_radio import Resolution, check_resolution
 
@@ -27,10 +25,6 @@ WINDOW_SIZES = tuple(range(32, 5, -1))
 # accuracy; windows of a quarter of the tokens or less remove three quarters of the attention in windowed blocks.
 SMALL_ATTENTION_SHARE = 0.2
 MAX_WINDOW_SHARE = 0.25
-
-# Our choice: enough runs for a stable minimum, few enough to take a second or two.
-CALIBRATION_RUNS = 3
-_CALIBRATION_LENGTHS = (64, 256, 1024, 2304)
 
 
 class WindowChoice(NamedTuple):
@@ -49,28 +43,6 @@ class WindowChoice(NamedTuple):
 
 WindowSize = int | str | WindowChoice | None
 """`window_size` of the models' `forward`; see `RadioModel.forward`."""
-
-
-@dataclass(frozen=True)
-class BlockCost:
-    """Time of one transformer block, `fixed + per_token * tokens + per_pair * pairs + per_segment * segments`.
-
-    Attributes:
-        fixed: Milliseconds of a call.
-        per_token: Milliseconds per token: linear layers, norms, activations.
-        per_pair: Milliseconds per pair of tokens that attend to each other.
-        per_segment: Milliseconds per segment of the attention.
-    """
-
-    fixed: float
-    per_token: float
-    per_pair: float
-    per_segment: float
-
-    def milliseconds(self, segments: Segments, batch_size: int) -> float:
-        """Return the predicted time of a block over `segments`."""
-        tokens, pairs, count = _size(segments, batch_size)
-        return self.fixed + self.per_token * tokens + self.per_pair * pairs + self.per_segment * count
 
 
 def check_window_size(window_size: int | str) -> None:
@@ -139,60 +111,19 @@ def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | No
     return next((w for w in WINDOW_SIZES if w * w <= MAX_WINDOW_SHARE * rows * cols), WINDOW_SIZES[-1])
 
 
-def choose_within(
-    candidates: Iterable[WindowChoice], max_latency_ms: float | None, max_memory_gib: float | None
-) -> WindowChoice:
-    """Return the first candidate within the budget, or the fastest one if none is."""
-    candidates = list(candidates)
-    for choice in candidates:
-        fits_time = max_latency_ms is None or choice.latency_ms <= max_latency_ms
-        fits_memory = max_memory_gib is None or choice.memory_gib <= max_memory_gib
-        if fits_time and fits_memory:
-            return choice
-    return min(candidates, key=lambda choice: choice.latency_ms)
-
-
-def predict(
-    transformer: RadioVisionTransformer, cost: BlockCost, layout: AttentionLayout, batch_size: int
-) -> tuple[float, float]:
-    """Return the predicted milliseconds and GiB of one forward pass through the transformer."""
-    latency = 0.0
-    for is_global in transformer.is_global:
-        whole = is_global or layout.window_order is None
-        latency += cost.milliseconds(layout.global_segments if whole else layout.window_segments, batch_size)
-    positions = transformer.patch_generator.pos_embed  # of the width and type of tokens, and never quantized
-    tensors = [*transformer.parameters(), *transformer.buffers()]  # prepacked weights are no parameters
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return latency, (weights + _activation_bytes(transformer, positions, layout, batch_size)) / 2**30
-
-
-@torch.no_grad()
-def calibrate(transformer: RadioVisionTransformer) -> BlockCost:
-    """Time one block on its own device over some lengths and windows, and fit `BlockCost` to the minima."""
-    block: RadioBlock = transformer.blocks[0]  # pyrefly: ignore[bad-assignment]
-    positions = transformer.patch_generator.pos_embed  # of the width and type of tokens, and never quantized
-    layouts: list[Segments] = [((1, length),) for length in _CALIBRATION_LENGTHS]
-    layouts += [((2304 // 64, 64),), ((2304 // 256, 256),), ((16, 16),)]
-    was_training = block.training
-    block.eval()
-    times, sizes = [], []
-    for segments in layouts:
-        tokens, pairs, count = _size(segments, batch_size=1)
-        hidden_states = torch.randn(1, tokens, positions.shape[-1], device=positions.device, dtype=positions.dtype)
-        times.append(_minimum_milliseconds(block, hidden_states, segments))
-        sizes.append([1.0, tokens, pairs, count])
-    block.train(was_training)
-    return BlockCost(*_fit_nonnegative(torch.tensor(sizes, dtype=torch.float64), torch.tensor(times).double()))
+# Our choice: enough runs for a stable minimum, few enough to take a second or two.
+CALIBRATION_RUNS = 3
+_CALIBRATED = ((1, 64), (1, 256), (1, 1024), (1, 2304), (36, 64))  # segments and the tokens of each
 
 
 class WindowBudget:
-    """What lets a model choose windows by a budget: methods of `RadioModel` and the task models."""
+    """Choice of a window for a budget of time or memory: methods of `RadioModel` and the task models."""
 
     config: RadioConfig
     radio_model: Any
     device: torch.device
     dtype: torch.dtype
-    _block_costs: dict[tuple[str, torch.dtype, str], BlockCost] | None = None
+    _block_costs: dict[tuple[str, torch.dtype, str], Tensor] | None = None
 
     def choose_window_size(
         self,
@@ -229,17 +160,19 @@ class WindowBudget:
         if max_latency_ms is None and max_memory_gib is None:
             window = choose_without_budget(self.config, rows, cols)
             return self.predict_window_cost(height, width, window, batch_size)
-        can_act = self.config.has_windowed_blocks
-        windows = [None, *(window for window in WINDOW_SIZES if can_act and window < max(rows, cols))]
-        candidates = [self.predict_window_cost(height, width, window, batch_size) for window in windows]
-        choice = choose_within(candidates, max_latency_ms, max_memory_gib)
-        if choice.latency_ms > (max_latency_ms or math.inf) or choice.memory_gib > (max_memory_gib or math.inf):
-            warnings.warn(
-                f"No window fits `max_latency_ms`={max_latency_ms}, `max_memory_gib`={max_memory_gib} at "
-                f"{height} x {width} pixels; the fastest is {choice}.",
-                stacklevel=2,
-            )
-        return choice
+        longest = max(rows, cols) if self.config.has_windowed_blocks else 0
+        windows = [None, *(window for window in WINDOW_SIZES if window < longest)]
+        choices = [self.predict_window_cost(height, width, window, batch_size) for window in windows]
+        for choice in choices:
+            if choice.latency_ms <= (max_latency_ms or math.inf) and choice.memory_gib <= (max_memory_gib or math.inf):
+                return choice
+        fastest = min(choices, key=lambda choice: choice.latency_ms)
+        warnings.warn(
+            f"No window fits `max_latency_ms`={max_latency_ms}, `max_memory_gib`={max_memory_gib} at "
+            f"{height} x {width} pixels; the fastest is {fastest}.",
+            stacklevel=2,
+        )
+        return fastest
 
     def predict_window_cost(
         self, height: int, width: int, window_size: int | None, batch_size: int = 1
@@ -253,7 +186,18 @@ class WindowBudget:
         optional(COUNT).check("window_size", window_size)
         rows, cols = height // self.config.patch_size, width // self.config.patch_size
         layout = AttentionLayout.for_grid(rows, cols, self.config.num_prefix_tokens, window_size, torch.device("cpu"))
-        return WindowChoice(window_size, *predict(self.radio_model.model, self._block_cost(), layout, batch_size))
+        transformer: RadioVisionTransformer = self.radio_model.model
+        windowed = layout.global_segments if layout.window_order is None else layout.window_segments
+        per_block = [layout.global_segments if is_global else windowed for is_global in transformer.is_global]
+        sizes = torch.stack([_sizes(segments, batch_size) for segments in per_block])
+        weights = sum(tensor.nbytes for tensor in (*transformer.parameters(), *transformer.buffers()))  # or prepacked
+        config, (_, tokens, pairs) = self.config, _sizes(layout.global_segments, batch_size).long().tolist()
+        # A block holds its input and both sides of the MLP's activation, or queries, keys, values and the mixed values,
+        # in eager attention also two copies of the scores.
+        mlp, attention = 2 * tokens * (config.hidden_size + config.intermediate_size), 6 * tokens * config.hidden_size
+        scores = 2 * pairs * config.num_attention_heads if config._attn_implementation == "eager" else 0
+        activations = max(mlp, attention + scores) * transformer.patch_generator.pos_embed.element_size()
+        return WindowChoice(window_size, (sizes @ self._block_cost()).sum().item(), (weights + activations) / 2**30)
 
     def _check_size(self, height: int, width: int, batch_size: int) -> None:
         for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
@@ -267,7 +211,7 @@ class WindowBudget:
                 f"{self.config.downscale_levels}. Merged tokens have no windows; choose `num_tokens` instead."
             )
 
-    def _block_cost(self) -> BlockCost:
+    def _block_cost(self) -> Tensor:
         key = (str(self.device), self.dtype, str(self.config._attn_implementation))
         costs = self._block_costs or {}  # read once: another thread may put another one in its place
         if key not in costs:
@@ -275,59 +219,44 @@ class WindowBudget:
         return costs[key]
 
 
-def _size(segments: Segments, batch_size: int) -> tuple[int, int, int]:
-    """Return tokens, attending pairs and number of segments."""
-    tokens = sum(count * length for count, length in segments)
-    pairs = sum(count * length * length for count, length in segments)
-    return batch_size * tokens, batch_size * pairs, batch_size * sum(count for count, _ in segments)
+@torch.no_grad()
+def calibrate(transformer: RadioVisionTransformer) -> Tensor:
+    """Time one block on its own device over some segments; return what `fit_costs` makes of the fastest runs."""
+    block, positions = transformer.blocks[0], transformer.patch_generator.pos_embed  # which is never quantized
+    synchronize = (lambda: None) if positions.device.type == "cpu" else torch.accelerator.synchronize
+    was_training, times = block.training, []
+    block.eval()
+    for count, length in _CALIBRATED:
+        tokens = torch.randn(1, count * length, positions.shape[-1]).to(positions)
+        seconds = []
+        for _ in range(1 + CALIBRATION_RUNS):  # the first warms up
+            synchronize()
+            start = time.perf_counter()
+            block(tokens, ((count, length),))
+            synchronize()
+            seconds.append(time.perf_counter() - start)
+        times.append(1000 * min(seconds[1:]))
+    block.train(was_training)
+    return fit_costs(torch.stack([_sizes((segments,)) for segments in _CALIBRATED]), torch.tensor(times).double())
 
 
-def _minimum_milliseconds(block: RadioBlock, hidden_states: Tensor, segments: Segments) -> float:
-    block(hidden_states, segments)  # warm up
-    best = float("inf")
-    for _ in range(CALIBRATION_RUNS):
-        _synchronize(hidden_states.device)
-        start = time.perf_counter()
-        block(hidden_states, segments)
-        _synchronize(hidden_states.device)
-        best = min(best, 1000 * (time.perf_counter() - start))
-    return best
+def fit_costs(sizes: Tensor, times: Tensor) -> Tensor:
+    """Return milliseconds of a call, of a token and of a pair, by least squares of relative errors, none below 0.
 
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def _fit_nonnegative(sizes: Tensor, times: Tensor) -> list[float]:
-    """Least squares of relative errors with coefficients of at least 0: drop the most negative one and fit again."""
-    weighted, target = sizes / times[:, None], torch.ones_like(times)
-    active = list(range(sizes.shape[1]))
-    while True:
-        columns = weighted[:, active]
-        scale = columns.norm(dim=0)
-        solution = torch.linalg.lstsq(columns / scale, target[:, None]).solution[:, 0] / scale
-        if (solution >= 0).all():
-            fitted = dict(zip(active, solution.tolist(), strict=True))
-            return [fitted.get(index, 0.0) for index in range(sizes.shape[1])]
-        del active[int(solution.argmin())]
-
-
-def _activation_bytes(
-    transformer: RadioVisionTransformer, positions: Tensor, layout: AttentionLayout, batch_size: int
-) -> int:
-    """Return the peak activation bytes of a pass without gradients.
-
-    A block holds its input and, at the widest point, both sides of the MLP's activation or queries, keys, values and
-    the mixed values; eager attention also two copies of the scores.
+    Args:
+        sizes: Of each measurement calls, tokens, and pairs of tokens that attend to each other, `(measurements, 3)`.
+        times: Milliseconds of each, `(measurements,)`.
     """
-    block: RadioBlock = transformer.blocks[0]  # pyrefly: ignore[bad-assignment]
-    config = block.attn.config
-    tokens, pairs, _ = _size(layout.global_segments, batch_size)
-    width = config.hidden_size
-    mlp = 2 * width + 2 * config.intermediate_size
-    attention = 6 * width
-    values = tokens * max(mlp, attention)
-    if config._attn_implementation == "eager":
-        values = max(values, tokens * attention + 2 * pairs * config.num_attention_heads)
-    return values * positions.element_size()
+    active = list(range(sizes.shape[1]))
+    while True:  # without the most negative one, until there is none
+        columns = sizes[:, active] / times[:, None]
+        fitted = torch.linalg.lstsq(columns, torch.ones_like(times)[:, None]).solution[:, 0]
+        if (fitted >= 0).all():
+            return fitted.new_zeros(sizes.shape[1]).index_copy(0, torch.tensor(active), fitted)
+        del active[int(fitted.argmin())]
+
+
+def _sizes(segments: Segments, batch_size: int = 1) -> Tensor:
+    """Return calls, tokens and pairs, as in `fit_costs`, of one block over the segments of each image."""
+    tokens, pairs = (batch_size * sum(count * length**power for count, length in segments) for power in (1, 2))
+    return torch.tensor([1, tokens, pairs], dtype=torch.float64)

@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.window_choice_radio import (
-    BlockCost,
-    WindowChoice,
-    _fit_nonnegative,
-    choose_within,
-    choose_without_budget,
-)
+from modeling_radio.window_choice_radio import WindowChoice, choose_without_budget, fit_costs
 
 
 B = RadioConfig.from_preset("c-radio_v3-b")
@@ -50,6 +44,12 @@ def test_forward_takes_auto_and_choices():
     assert torch.equal(model(small, window_size="auto").features, model(small).features)
 
 
+def known_costs(model: RadioModel, *costs: float) -> dict:
+    """What a model keeps of a calibration: milliseconds of a call, a token and a pair."""
+    key = (str(model.device), model.dtype, model.config._attn_implementation)
+    return {key: torch.tensor(costs, dtype=torch.float64)}
+
+
 @pytest.fixture
 def shallow() -> RadioModel:
     """A model whose four blocks are all global."""
@@ -81,9 +81,7 @@ def test_nothing_is_chosen_or_told_where_windows_have_no_effect(shallow):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         shallow(torch.rand(1, 3, 64, 64), window_size="auto")
-    shallow._block_costs = {
-        (str(shallow.device), shallow.dtype, shallow.config._attn_implementation): BlockCost(1.0, 0.1, 0.01, 0.5)
-    }
+    shallow._block_costs = known_costs(shallow, 1.0, 0.1, 0.01)
     with pytest.warns(UserWarning, match="No window fits"):
         assert shallow.choose_window_size(256, 256, max_latency_ms=1e-9).window_size is None
 
@@ -95,29 +93,33 @@ CANDIDATES = [WindowChoice(None, 90.0, 2.0), WindowChoice(32, 60.0, 1.5), Window
     ("latency", "memory", "expected"),
     [(100, None, None), (70, None, 32), (45, None, 16), (None, 1.6, 32), (45, 1.6, 16), (1, None, 16)],
 )
-def test_largest_attention_within_the_budget(latency, memory, expected):
-    assert choose_within(CANDIDATES, latency, memory).window_size == expected
+@pytest.mark.filterwarnings("ignore:No window fits")
+def test_largest_attention_within_the_budget(latency, memory, expected, monkeypatch):
+    model = RadioModel(RadioConfig.from_preset("radio-test", max_img_size=1024, vitdet_num_global=2))
+    costs = {choice.window_size: choice for choice in CANDIDATES}
+    never = WindowChoice(0, 1e9, 1e9)
+    monkeypatch.setattr(model, "predict_window_cost", lambda height, width, window, batch: costs.get(window, never))
+    assert model.choose_window_size(1024, 1024, latency, memory).window_size == expected
 
 
 def test_fit_recovers_costs_and_is_never_negative():
     torch.manual_seed(0)
-    sizes = torch.rand(8, 4, dtype=torch.float64) * 100 + 1
-    costs = torch.tensor([1.0, 0.5, 0.01, 0.2], dtype=torch.float64)
-    torch.testing.assert_close(torch.tensor(_fit_nonnegative(sizes, sizes @ costs)).double(), costs)
-    negative = sizes @ torch.tensor([1.0, 0.5, -0.01, 0.2], dtype=torch.float64)
-    assert min(_fit_nonnegative(sizes, negative)) >= 0
+    sizes = torch.rand(8, 3, dtype=torch.float64) * 100 + 1
+    costs = torch.tensor([1.0, 0.5, 0.01], dtype=torch.float64)
+    torch.testing.assert_close(fit_costs(sizes, sizes @ costs), costs)
+    negative = sizes @ torch.tensor([1.0, 0.5, -0.01], dtype=torch.float64)
+    assert fit_costs(sizes, negative).min() >= 0
 
 
 def test_prediction_adds_up_over_the_blocks():
     model = RadioModel(RadioConfig.from_preset("radio-test", vitdet_num_global=2))
-    cost = BlockCost(fixed=1.0, per_token=0.1, per_pair=0.01, per_segment=0.5)
-    model._block_costs = {(str(model.device), model.dtype, model.config._attn_implementation): cost}
+    model._block_costs = known_costs(model, 1.0, 0.1, 0.01)
     prefix = model.config.num_prefix_tokens
     whole = model.predict_window_cost(4 * model.patch_size, 4 * model.patch_size, None, batch_size=2)
     length = prefix + 16
-    per_global = 1 + 2 * (0.1 * length + 0.01 * length**2 + 0.5)
+    per_global = 1 + 2 * (0.1 * length + 0.01 * length**2)
     assert whole.latency_ms == pytest.approx(4 * per_global)
-    per_windowed = 1 + 2 * (0.1 * 16 + 0.01 * 4 * 16 + 0.5 * 4)
+    per_windowed = 1 + 2 * (0.1 * 16 + 0.01 * 4 * 16)
     windowed = model.predict_window_cost(4 * model.patch_size, 4 * model.patch_size, 2, batch_size=2)
     assert windowed.latency_ms == pytest.approx(2 * per_global + 2 * per_windowed)
     weights = sum(p.numel() * 4 for p in model.radio_model.model.parameters())
