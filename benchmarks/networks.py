@@ -16,6 +16,7 @@ from transformers.models.sam3 import Sam3ViTConfig, Sam3ViTModel
 
 from benchmarks.measuring import Place
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.cpu import choose_cpu_blocks, prepack
 
 
 WINDOW = 8
@@ -48,12 +49,13 @@ class Network(NamedTuple):
 
 
 def build_ours(config: RadioConfig, place: Place, *, compiled: bool = False, prepacked: bool = False) -> RadioModel:
-    """Return our model; `compiled` compiles its blocks, whose code is the same, once for all of them and all sizes."""
+    """Return our model, on a CPU with "cpu_blocks"; `compiled` compiles its blocks, once for all and all sizes."""
     model = RadioModel(config).eval().to(place.device, place.dtype)
+    choose_cpu_blocks(model)
     if compiled:
         for block in model.radio_model.model.blocks:
             block.compile(dynamic=None)
-    return model.prepack_weights() if prepacked else model
+    return prepack(model) if prepacked else model
 
 
 def _ours(config: RadioConfig, place: Place, size: int, window: int | str = "global", **changes: bool) -> Encode:

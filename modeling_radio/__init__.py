@@ -1,7 +1,8 @@
 """RADIO vision backbones for Hugging Face transformers.
 
 Importing this package registers its classes with the Auto classes: `AutoModel`, `AutoBackbone` and all others then
-build and open ours, also inside composite models, in place of transformers' native `RadioModel`.
+build and open ours, also inside composite models, in place of transformers' native `RadioModel`. It also makes
+`attn_implementation="cpu_blocks"` known (`cpu.py`).
 """
 
 import transformers
@@ -12,6 +13,7 @@ from .auto_map_radio import AUTO_MAP, INSTANCE_AUTO_MAP, INSTANCE_SEGMENTERS
 from .backbone_radio import RadioBackbone
 from .classification_radio import RadioForImageClassification
 from .configuration_radio import RadioConfig
+from .cpu import register_cpu_attention
 from .depth_radio import RadioForDepthEstimation
 from .detection_radio import (
     RadioForInstanceSegmentation,
@@ -69,3 +71,4 @@ def _register() -> None:
 
 
 _register()
+register_cpu_attention()

@@ -6,24 +6,36 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.activations import ACT2FN, GELUActivation
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import is_flash_attention_requested
 
-from .attention_functions_radio import blocked_attention_forward, eager_attention_forward, is_faster_in_blocks
 from .configuration_radio import RadioConfig
-from .embeddings_radio import RadioPatchGenerator, is_recorded
+from .embeddings_radio import RadioPatchGenerator
 from .layout_radio import AttentionLayout, Segments, variable_lengths
 
 
-LONG_SEGMENT = 1024
-"""Tokens from which on attention on a CPU reads queries, keys and values faster where each head's stand together. Our
-choice, as measured on an AMD EPYC (docs/benchmarks.md): shorter ones are read from where the projection put them."""
-
 PATH_DRAWS = 2
 """Random numbers that decide which of a block's branches one image skips: attention, MLP."""
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Plain attention that also returns its weights; arguments are those of transformers' attention functions.
+
+    Query, key and value have the shape `(batch, heads, length, head_dim)`, the mixed values `(batch, length, heads,
+    head_dim)` and the weights `(batch, heads, length, length)`. There is never a mask: segments take its place.
+    """
+    weights = F.dropout((query @ key.transpose(2, 3) * scaling).softmax(dim=-1), p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class RadioAttention(nn.Module):
@@ -71,24 +83,15 @@ class RadioAttention(nn.Module):
         """
         length = qkv.shape[1] // count
         # -> (3, batch * count, heads, segment, head_dim)
-        by_head = qkv.reshape(-1, length, *qkv.shape[2:]).permute(2, 0, 3, 1, 4)
-        if qkv.device.type == "cpu" and not is_recorded() and length >= LONG_SEGMENT:
-            by_head = by_head.contiguous()
-        query, key, value = by_head.unbind(0)
+        query, key, value = qkv.reshape(-1, length, *qkv.shape[2:]).permute(2, 0, 3, 1, 4).unbind(0)
         implementation = "eager" if is_eager else str(self.config._attn_implementation)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
-        if attend is sdpa_attention_forward and not self.training and is_faster_in_blocks(query):
-            attend = blocked_attention_forward
         return attend(self, query, key, value, None, scaling=self.scaling, dropout=dropout, **lengths)
 
 
 class RadioMLP(nn.Module):
-    """Two linear layers with an activation between; widths `hidden_size`, `width`, `hidden_size`.
-
-    On a CPU and without gradients GELU overwrites what it reads, which spares half of a block's memory and the time to
-    get it; a hook on the first layer or the activation keeps what that gave.
-    """
+    """Two linear layers with an activation between; widths `hidden_size`, `width`, `hidden_size`."""
 
     def __init__(self, config: RadioConfig, width: int, hidden_size: int | None = None) -> None:
         super().__init__()
@@ -98,15 +101,7 @@ class RadioMLP(nn.Module):
         self.fc2 = nn.Linear(width, hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        wide = self.fc1(hidden_states)
-        return self.fc2(torch.ops.aten.gelu_(wide) if self._may_overwrite(wide) else self.act(wide))
-
-    def _may_overwrite(self, wide: Tensor) -> bool:
-        """Return whether GELU is all that reads its input."""
-        is_plain = type(wide) is Tensor and wide.device.type == "cpu" and not wide.requires_grad and not is_recorded()
-        is_exact_gelu = isinstance(self.act, GELUActivation) and self.act.act is F.gelu
-        hooks = self.fc1._forward_hooks, self.act._forward_pre_hooks, self.act._forward_hooks
-        return is_plain and is_exact_gelu and not any(hooks)
+        return self.fc2(self.act(self.fc1(hidden_states)))
 
 
 class RadioSwiGLU(nn.Module):

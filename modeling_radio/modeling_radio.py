@@ -44,7 +44,6 @@ from .peft_radio import (
     find_adapter_base,
     source_of_weights,
 )
-from .prepacking_radio import PrepackedInference
 from .readout_radio import read_out
 from .requested_outputs_radio import StatesWanted
 from .window_choice_radio import WindowBudget, WindowSize
@@ -84,7 +83,7 @@ def _model_of(opened: Any) -> Any:
     return opened[0] if isinstance(opened, tuple) else opened
 
 
-class RadioPreTrainedModel(WindowBudget, PrepackedInference, NvidiaInterface, PreTrainedModel):
+class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
     config_class = RadioConfig

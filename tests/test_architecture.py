@@ -146,14 +146,21 @@ def test_folders_of_training_import_only_downward():
     assert not wrong_files([path for path in python_files("training") if path != package], upward)
 
 
+# Files of the package that saved folders have no copy of.
+STAY_HOME = {"__init__.py", "cpu.py"}
+
+
 @pytest.mark.parametrize("path", python_files("modeling_radio"), ids=lambda path: path.name)
 def test_network_is_ready_to_travel_as_remote_code(path):
     assert path.parent == ROOT / "modeling_radio", "the folder is flat"
+    assert path.name in STAY_HOME or path.name.endswith("_radio.py"), "by their names files are copied"
     tree = tree_of(path)
     assert imported_packages(ast.walk(tree)) <= REMOTE_CODE_PACKAGES
     relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     assert all(node.level == 1 and node.module for node in relative), "`from .name import ...` only"
     siblings = {node.module for node in relative}
+    if path.name not in STAY_HOME:
+        assert not {f"{name}.py" for name in siblings} & STAY_HOME
     assert all((path.parent / f"{name}.py").exists() for name in siblings)
     # transformers finds the files to copy in the text, docstrings included, by a regular expression.
     assert set(get_relative_imports(path)) == siblings

@@ -30,6 +30,7 @@ from modeling_radio import (
 )
 from modeling_radio.auto_map_radio import TASK_OF_CLASS
 from modeling_radio.class_scores_radio import class_scores
+from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_folder_radio import check_fit
 from modeling_radio.pipeline_parts_radio import limits_of
@@ -157,6 +158,7 @@ def open_model(
     )
     check_fit([], sorted(loaded["missing_keys"]), sorted(key for key, *_ in loaded["mismatched_keys"]))
     model = model.eval().to(device)
+    choose_cpu_blocks(model)
     return Opened(
         checkpoint=checkpoint,
         model=model,

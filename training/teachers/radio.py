@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from foundation.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.resolution_radio import largest_side
 from training.recipe_sections.networks import Precision
 from training.teachers.answers import TeacherOutput, resample_features, teacher_error
@@ -67,6 +68,7 @@ class RadioTeacher(Teacher):
         )
         self.adaptor_name = adaptor_name
         self.network = network.to(WEIGHT_DTYPES[weights_dtype])  # pyrefly: ignore[bad-argument-type]
+        choose_cpu_blocks(self.network)
         heads = network.radio_model.adaptors
         network.radio_model.adaptors = nn.ModuleDict({key: heads[key] for key in heads if key == adaptor_name})
         self.freeze()

@@ -16,6 +16,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from foundation.checkpoints import open_checkpoint, read_config
 from model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.resolution_radio import check_multiple, largest_side
 from modeling_radio.window_choice_radio import WindowSize
 from modeling_radio.zero_shot_radio import DenseSource
@@ -32,7 +33,7 @@ class RadioFeatures:
     """A RADIO model: its summary, its dense features, and those of its adaptors.
 
     Args:
-        model: In eval mode, on its device.
+        model: In eval mode, on its device; on a CPU it attends by "cpu_blocks" from then on.
         processor: What makes its pixels; None takes the one that fits the model.
         name: Its row in tables.
         size_px: Shorter side of the images; None takes the processor's.
@@ -52,6 +53,7 @@ class RadioFeatures:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.name, self.dtype = model, name, dtype
+        choose_cpu_blocks(model)
         self.num_tokens: int | None = None
         self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
         if size_px is not None:
