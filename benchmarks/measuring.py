@@ -365,7 +365,8 @@ def report(
     path = (QUICK_RESULTS if settings.quick else RESULTS) / f"{case}.jsonl"
     results = [*(other for other in load_results(path) if not result.replaces(other)), result]
     write_text(path, "".join(f"{json.dumps(each._asdict())}\n" for each in results))
-    print(f"\n{table_of(rows)}\n\n{json.dumps({**result.machine, **result.facts})}\nWrote {path}.")
+    tables = [rows, *(fact for fact in result.facts.values() if isinstance(fact, list))]
+    print(*map(table_of, tables), json.dumps({**result.machine, **result.facts}), f"Wrote {path}.", sep="\n\n")
     return path
 
 
