@@ -17,11 +17,13 @@ OUTSIDE = {
     "README.md": "index.md",
     "notebooks/README.md": "guides/use/notebooks.md",
     "training/README.md": "training.md",
-    "training/ABLATIONS.md": "ablations.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-"""Pages of the site by the file that each is."""
+OUTSIDE |= {
+    str(path.relative_to(ROOT)): f"pictures/studies/{path.name}" for path in ROOT.glob("training/studies/*.webp")
+}
+"""Pages and pictures of the site by the file that each is."""
 
 _FENCED = re.compile(r"(^ *```.*?^ *```[^\n]*$)", re.DOTALL | re.MULTILINE)
 _ATTRIBUTE = re.compile(r'\b(src|srcset|href)="([^"#]+)"')

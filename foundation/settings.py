@@ -293,6 +293,19 @@ def with_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str
     return result
 
 
+def without_unknown(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data of settings without the fields that their class does not have: those older than the class."""
+    known = {name: value for name, value in values.items() if name in model.model_fields}
+    for name, value in known.items():
+        field = model.model_fields[name]
+        section, entry = section_of(field.annotation), entry_of(field.annotation)
+        if section is not None and isinstance(value, Mapping):
+            known[name] = without_unknown(section, value)
+        elif entry is not None and isinstance(value, list):
+            known[name] = [without_unknown(entry, each) if isinstance(each, Mapping) else each for each in value]
+    return known
+
+
 def setting_paths(values: Mapping[str, Any]) -> list[str]:
     """Return `"section.field"` for every value of nested mappings; entries of lists stand under their names."""
     return list(_flatten(values))

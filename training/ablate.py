@@ -1,8 +1,8 @@
 """Small runs that differ in one thing, over paired seeds: `python -m training.ablate STUDY.yaml --jobs 2`.
 
 A study names a recipe, arms that each change it, seeds, and one measure that decides. Its raw results lie beside its
-file, `STUDY/ARM.seed-N.json`: a run that has one is not run again, wherever it was made. From them a table, the figure
-`STUDY/differences.png` and with `--report` a whole page are made; with `curves_every_steps` also `STUDY/curves.png`.
+file, `STUDY.jsonl`, a line for each run: what has one is not run again, wherever it was made. From them its tables and
+the figure `STUDY.webp` are made.
 """
 
 import importlib
@@ -17,13 +17,10 @@ from transformers.utils import logging as transformers_logging
 from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings, require
-from training.ablation.curves import draw_study_curves
-from training.ablation.figure import draw_study
-from training.ablation.lengths import draw_study_lengths
-from training.ablation.report import build_report, build_section, build_tables, load_results
+from training.ablation.raw_results import load_results
+from training.ablation.report import build_report, draw_figure
 from training.ablation.runs import missing_runs, run_study, with_seeds
 from training.ablation.study import OpenedStudy, open_study
-from training.ablation.tokens import draw_study_tokens
 
 
 class AblateSettings(Settings):
@@ -35,7 +32,7 @@ class AblateSettings(Settings):
         seeds: Seeds in place of the studies' own, for example to see whether a result comes again.
         output: Folder of the runs.
         train: Make the runs that have no raw result.
-        report: Markdown file that tables, figures and conclusions of these studies are also written to.
+        report: Markdown file that the tables of these studies are also written to.
     """
 
     studies: list[str] = Field(min_length=1)
@@ -81,24 +78,22 @@ def ablate(settings: AblateSettings) -> None:
         torch.set_num_threads(1)
         for opened in seeded:
             run_study(opened, settings.output / opened.name, settings.jobs)
-    sections = [(opened.name, _summarize(opened)) for opened in studies]
+    sections = [f"## {opened.name}\n\n{_summarize(opened)}\n" for opened in studies]
     if settings.report is not None:
-        write_text(settings.report, build_report(sections))
+        write_text(settings.report, "\n".join(sections))
         print(f"Wrote {settings.report}.")
 
 
 def _summarize(opened: OpenedStudy) -> str:
-    """Draw the figure of a study, print its tables and return its section."""
+    """Draw the figure of a study, print its report and return it."""
     results = load_results(opened)
+    report = build_report(opened, results)
     if results is None:
         print(f"{opened.name}: no raw results yet, {len(missing_runs(opened))} runs to make.")
     else:
-        draw_study(opened, results)
-        draw_study_lengths(opened, results)
-        draw_study_curves(opened, results)
-        draw_study_tokens(opened, results)
-        print(f"{opened.name}\n\n{build_tables(opened, results)}\n")
-    return build_section(opened, results)
+        draw_figure(opened, results, opened.raw_results.with_suffix(".webp"))
+        print(f"{opened.name}\n\n{report}\n")
+    return report
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ def hook():
         ("guides/use/open.md", "[`a`](deploy.md)", "[`a`](deploy.md)"),
         ("training.md", "[a [b] c](../docs/guides/train/tune.md)", "[a [b] c](guides/train/tune.md)"),
         ("training.md", "[log](../docs/log.md)", "[log](log.md)"),
+        ("studies.md", "![a](../training/studies/taps.webp)", "![a](pictures/studies/taps.webp)"),
         ("index.md", "[license](LICENSE)", "license"),
         ("index.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
         ("index.md", "[a](docs/nothing.md)", "[a](nothing.md)"),

@@ -18,6 +18,7 @@ from foundation.settings import (
     order_differences,
     with_defaults,
     without,
+    without_unknown,
 )
 
 
@@ -185,3 +186,10 @@ def test_older_data_are_filled_with_the_defaults_of_newer_fields():
     assert with_defaults(Toy, {"section": {"rate": 7}})["section"] == {"rate": 7, "loss": "mse", "free": {}}
     assert "source" not in with_defaults(Toy, {})  # it has none
     assert with_defaults(Toy, {"removed": 1})["removed"] == 1
+
+
+def test_fields_that_a_class_no_longer_has_can_be_left_out():
+    values = load(Toy, [{"source": "a"}], ["section.free={x: 1}"]).to_dict()
+    old = copy.deepcopy(values)
+    old["removed"], old["section"]["removed"], old["entries"][0]["removed"] = 1, {"a": 2}, 3
+    assert without_unknown(Toy, old) == values

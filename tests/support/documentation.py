@@ -20,7 +20,6 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         ROOT / "notebooks" / "README.md",
         ROOT / "training" / "README.md",
-        ROOT / "training" / "ABLATIONS.md",
         *(ROOT / "docs").rglob("*.md"),
     )
 )

@@ -12,19 +12,17 @@ from torch.nn import functional as F
 
 from foundation.interruption import TrainingDivergedError
 from modeling_radio import RadioModel
-from training.ablation.measures import (
+from training.ablation.raw_results import HeldOutSums
+from training.ablation.study import (
     CONSISTENCY,
-    COSINE,
     DENSE,
     FIXED_PATTERN,
     KNN,
     MIOU,
     SHIFT_ERROR,
     SUMMARY,
-    token_measure,
+    OpenedStudy,
 )
-from training.ablation.raw_results import HeldOutSums
-from training.ablation.study import OpenedStudy
 from training.demo_kit.images import DemoImages, render
 from training.distillation.watching.held_out_views import View
 from training.evaluation.data.base import Stacked, groups_of, tensor_fingerprint
@@ -47,7 +45,7 @@ CACHE = Path("runs/cache/ablation")
 """Where teachers' answers to the held-out images are kept, for all studies."""
 BATCH = 64
 """Images for each pass. Our choice."""
-TOKEN_METRICS = {"accuracy": KNN, "mIoU": MIOU, "centered features": COSINE}
+TOKEN_METRICS = {"accuracy": KNN, "mIoU": MIOU, "centered features": "cosine"}
 TASKS = {("knn", "accuracy"): KNN, ("segmentation_probe", "mIoU"): MIOU}
 
 
@@ -152,7 +150,7 @@ class HeldOut:
         for metric, by_model in values_by_tokens(found).items():
             if metric in TOKEN_METRICS:
                 for count, own in [pair for by_count in by_model.values() for pair in by_count.items()]:
-                    values.setdefault(token_measure(TOKEN_METRICS[metric], count), []).extend(own)
+                    values.setdefault(f"{TOKEN_METRICS[metric]}/{count} tokens", []).extend(own)
         return {name: sum(own) / len(own) for name, own in values.items()}
 
     @torch.no_grad()

@@ -1,22 +1,33 @@
-"""The files that stay of a study: what each run scored, by source picture, small enough to be committed."""
+"""The raw results of a study: one file of JSON lines that stays, small enough to be committed.
+
+Its first line says what all runs are measured on, each other line is one run: what it scored by source picture, with
+its recipe, seed and processor. Lines are only ever added, each in one write under a lock, so that runs side by side may
+share the file. What a kill leaves of a line has no end of line: readers pass over it, and the next writer removes it.
+To run something again, delete its line.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from foundation.files import write_text
-from foundation.settings import differences, with_defaults
-from training.ablation.measures import (
+from foundation.files import one_line_errors
+from foundation.settings import differences, with_defaults, without_unknown
+from training.ablation.statistics import draw_sources, effective_sources
+from training.ablation.study import (
     CONSISTENCY,
     DENSE,
     FIXED_PATTERN,
@@ -25,13 +36,13 @@ from training.ablation.measures import (
     SHIFT_ERROR,
     SUMMARY,
     WORST,
-    of_tokens,
+    OpenedStudy,
 )
-from training.ablation.statistics import effective_sources
 from training.recipe import Recipe, RecipeError, decisive_part
 
 
-HELD_OUT = "held_out.json"
+logger = logging.getLogger(__name__)
+
 DIGITS = 5
 """Of the numbers in the files; our choice: differences of interest are in the third."""
 MAX_DIFFERENCES_SHOWN = 3
@@ -41,8 +52,7 @@ ROUNDING = 0.02
 Our choice: decoders, resizes and matrix products of two machines round differently, which moved sums by up to .005 and
 the smallest, of a single image, by .021; other images move them by much more.
 """
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-_File = TypeVar("_File")
+_Line = TypeVar("_Line")
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class HeldOutSums:
         weights: By measure, what sums over the images of each source are divided by.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     fingerprint: str
     num_images: int
@@ -84,43 +94,82 @@ class HeldOutSums:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run scored.
+    """What one run scored. A line may say more, which nothing here reads.
 
     Attributes:
         arm: Its name.
         seed: Of the run.
-        held_out: Fingerprint of the images.
         recipe: What decided the weights.
         sums: By measure, sums over the images of each source picture.
         numbers: Measures that are no such sums.
-        run: Machine, versions, date and seconds.
-        curves: Steps and values of what the run measured on its way, where the study asks for it.
+        run: Processor, versions, date and seconds.
         failure: Why there are no scores: the run diverged. Such a result stays, so that the study goes on and says so.
         folders: By path in the recipe, a hash of the weights there: a teacher's, its upsampler's, the student's first.
+        gone: Whether the arm's options are no longer in the code. It stays in tables and in Holm's correction, beside
+            the study's first arm.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     arm: str
     seed: int
-    held_out: str
     recipe: dict[str, Any]
     sums: dict[str, list[float]]
     numbers: dict[str, float]
     run: dict[str, Any] = field(default_factory=dict)
-    curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     failure: str = ""
     folders: dict[str, str] = field(default_factory=dict)
+    gone: bool = False
 
 
-def result_path(folder: Path, arm: str, seed: int) -> Path:
-    """Return where the raw result of a run lies."""
-    return folder / f"{arm}.seed-{seed}.json"
+def claim(path: Path, held_out: HeldOutSums) -> None:
+    """Begin a file of raw results, or refuse other images than those of one that is there.
+
+    Raises:
+        RecipeError: If the images are others.
+    """
+    with _locked(path) as file:
+        lines = _whole_lines(path, file)
+        if not lines:
+            _append(file, held_out)
+        elif not _read(path, 1, lines[0], HeldOutSums).is_of_the_images_of(held_out):
+            raise RecipeError(
+                f"Held-out images must be those of {str(path)!r}, got others: the packages that could be reached, "
+                "`num_images` or `sizes_px` have changed. Delete that file to measure anew."
+            )
 
 
-def save_raw(path: Path, content: HeldOutSums | RunResult) -> None:
-    """Write a file of raw results; a reader never sees half of it."""
-    write_text(path, json.dumps(_rounded(asdict(content)), separators=(",", ":")).replace("},", "},\n") + "\n")
+def add_run(path: Path, result: RunResult) -> None:
+    """Add a run to a file that `claim` has begun; where another process has added the same run, that one stays."""
+    with _locked(path) as file:
+        lines = _whole_lines(path, file)
+        known = (_read(path, number, line, RunResult) for number, line in enumerate(lines[1:], 2))
+        if (result.arm, result.seed) not in {(each.arm, each.seed) for each in known}:
+            _append(file, result)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    with one_line_errors(path), path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, or the process ends
+        yield file
+
+
+def _whole_lines(path: Path, file: BinaryIO) -> list[bytes]:
+    """Return the lines of a file without one that was cut off, which is named."""
+    file.seek(0)
+    *lines, rest = file.read().split(b"\n")
+    if rest:
+        logger.warning("Line %d of %r is cut off, as by a kill; its run counts as not made.", len(lines) + 1, str(path))
+    return lines
+
+
+def _append(file: BinaryIO, content: HeldOutSums | RunResult) -> None:
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.write(json.dumps(_rounded(asdict(content)), separators=(",", ":")).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _rounded(value: Any) -> Any:
@@ -131,60 +180,12 @@ def _rounded(value: Any) -> Any:
     return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def load_raw(path: Path, kind: type[_File]) -> _File:
-    """Read a file that `save_raw` wrote.
-
-    Raises:
-        RecipeError: If it is damaged or another file.
-    """
+def _read(path: Path, number: int, line: bytes, kind: type[_Line]) -> _Line:
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
-    except (OSError, ValidationError) as error:
+        return TypeAdapter(kind).validate_json(line, strict=True)
+    except ValidationError as error:
         text = " ".join(str(error).split())
-        raise RecipeError(f"{str(path)!r} is no raw result of `training.ablate`: {text:.200}. Delete it.") from error
-
-
-def load_runs(folder: Path, held_out: HeldOutSums, recipes: Mapping[str, Recipe]) -> dict[tuple[str, int], RunResult]:
-    """Read the raw results of a study, by arm and seed.
-
-    Args:
-        folder: Of the study.
-        held_out: What they must be measured on.
-        recipes: By arm, what they must be of. Settings that a result says nothing of had their defaults.
-
-    Raises:
-        RecipeError: If one is damaged, or of another recipe, other images or other weights in a folder that its recipe
-            names; the message says what to do.
-    """
-    runs: dict[tuple[str, int], RunResult] = {}
-    folders: dict[str, tuple[str, Path]] = {}
-    for arm, recipe in recipes.items():
-        for path in sorted(folder.glob(f"{arm}.seed-*.json")):
-            result = load_raw(path, RunResult)
-            if result_path(folder, result.arm, result.seed) != path or result.arm != arm:
-                raise RecipeError(f"{str(path)!r} is of {result.arm!r}, seed {result.seed}. Give it back its name.")
-            if result.held_out != held_out.fingerprint:
-                raise RecipeError(f"{str(path)!r} was measured on other images. Delete it to run it again.")
-            _check_recipe(path, result, recipe)
-            for name, weights in result.folders.items():
-                known, other = folders.setdefault(name, (weights, path))
-                if known != weights:
-                    raise RecipeError(
-                        f"{str(path)!r} and {str(other)!r} learned from different weights in {name!r}. Delete those "
-                        "that are not of what is there now, to run them again."
-                    )
-            runs[arm, result.seed] = result
-    return runs
-
-
-def _check_recipe(path: Path, result: RunResult, recipe: Recipe) -> None:
-    own = decisive_part(recipe.replace(seed=result.seed).to_dict())
-    changed = differences(decisive_part(with_defaults(Recipe, result.recipe)), own)
-    if changed:
-        shown = "; ".join(changed[:MAX_DIFFERENCES_SHOWN])
-        raise RecipeError(
-            f"{str(path)!r} is of another recipe ({shown}). Delete it to run it again, or name the arm otherwise."
-        )
+        raise RecipeError(f"Line {number} of {str(path)!r} is no raw result: {text:.200}. Delete it.") from error
 
 
 @dataclass
@@ -193,28 +194,44 @@ class StudyResults:
 
     Attributes:
         held_out: What was measured on.
-        runs: By arm and seed, those that have scores.
-        failures: By arm and seed, why others have none.
+        results: By arm and seed.
         bootstrap: How often each source was drawn, `(num_resamples, num_sources)`.
     """
 
     held_out: HeldOutSums
-    runs: Mapping[tuple[str, int], RunResult]
-    failures: Mapping[tuple[str, int], str]
+    results: Mapping[tuple[str, int], RunResult]
     bootstrap: Tensor
+
+    @property
+    def runs(self) -> dict[tuple[str, int], RunResult]:
+        """Those that have scores."""
+        return {key: result for key, result in self.results.items() if not result.failure}
+
+    @property
+    def failures(self) -> dict[tuple[str, int], str]:
+        """Why others have none."""
+        return {key: result.failure for key, result in self.results.items() if result.failure}
+
+    @property
+    def gone(self) -> list[str]:
+        """Arms that are no longer in the study."""
+        return list(dict.fromkeys(result.arm for result in self.results.values() if result.gone))
 
     def measures(self) -> list[str]:
         """Return what was measured of every run, in the order of the tables."""
         if not self.runs:
             return []
         summed = set.intersection(*(set(run.sums) for run in self.runs.values()))
-        numbers = set.intersection(*(set(run.numbers) for run in self.runs.values()))
+        first, *others = (run.numbers for run in self.runs.values())
+        numbers = [name for name in first if all(name in other for other in others)]
         names = []
         for family in (DENSE, SUMMARY):
             own = [name for name in self.held_out.weights if name in summed and name.startswith(f"{family}/")]
             names += own + ([f"{family}/{WORST}"] if len(own) > 1 else [])
-        plain = [name for name in (FIXED_PATTERN, SHIFT_ERROR) if name in numbers]
-        return [*names, *plain, CONSISTENCY, *(name for name in (KNN, MIOU) if name in numbers), *of_tokens(numbers)]
+        plain = [
+            name for name in (FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU) if name in (*numbers, CONSISTENCY)
+        ]
+        return [*names, *plain, *(name for name in numbers if name not in plain)]
 
     def seeds(self, *arms: str) -> list[int]:
         """Return the seeds that all of some arms were run with."""
@@ -222,14 +239,14 @@ class StudyResults:
 
     def value(self, arm: str, seed: int, measure: str) -> float:
         """Return a measure of a run."""
-        result = self.runs[arm, seed]
+        result = self.results[arm, seed]
         if measure in result.numbers:
             return result.numbers[measure]
         return float(self._ratio(result, measure, torch.ones(1, self.held_out.num_sources, dtype=torch.float64)))
 
     def resampled(self, arm: str, seed: int, measure: str) -> Tensor | None:
         """Return a measure of a run on each draw of sources, `(num_resamples,)`; None for what is no sum over them."""
-        result = self.runs[arm, seed]
+        result = self.results[arm, seed]
         return None if measure in result.numbers else self._ratio(result, measure, self.bootstrap)
 
     def num_effective_sources(self, measure: str) -> float:
@@ -248,3 +265,46 @@ class StudyResults:
             torch.tensor(sums[measure], dtype=torch.float64) for sums in (result.sums, self.held_out.weights)
         )
         return (draws @ errors) / (draws @ weights)
+
+
+def load_results(opened: OpenedStudy) -> StudyResults | None:
+    """Read the raw results of a study; None where there are none.
+
+    Raises:
+        RecipeError: If a line is damaged, there twice, of no arm, of another recipe, or of other weights in a folder
+            that its recipe names; the message says what to do.
+    """
+    path = opened.raw_results
+    lines = []
+    if path.is_file():
+        with path.open("rb") as file:
+            lines = _whole_lines(path, file)
+    if not lines:
+        return None
+    held_out = _read(path, 1, lines[0], HeldOutSums)
+    runs: dict[tuple[str, int], RunResult] = {}
+    for number, line in enumerate(lines[1:], 2):
+        result = _read(path, number, line, RunResult)
+        problem = _problem(opened, result, runs)
+        if problem:
+            raise RecipeError(f"Line {number} of {str(path)!r}, {result.arm!r} with seed {result.seed}, {problem}")
+        runs[result.arm, result.seed] = result
+    return StudyResults(held_out, runs, draw_sources(held_out.num_sources))
+
+
+def _problem(opened: OpenedStudy, result: RunResult, runs: Mapping[tuple[str, int], RunResult]) -> str:
+    """Return what is wrong with a run beside the study and the runs before it; nothing where it fits."""
+    if (result.arm, result.seed) in runs:
+        return "is there twice. Delete one of the two."
+    for name, weights in result.folders.items():
+        if any(run.folders.get(name, weights) != weights for run in runs.values()):
+            return f"learned from other weights in {name!r} than one before it. Delete what is not of those of now."
+    if result.gone:
+        return ""
+    if result.arm not in opened.recipes:
+        return 'is of no arm of the study. Give the arm back its name, delete the line, or add `"gone":true` to it.'
+    # What a recipe can no longer set has nothing but its former default left; arms that set it otherwise are gone.
+    then = with_defaults(Recipe, without_unknown(Recipe, result.recipe))
+    changed = differences(decisive_part(then), decisive_part(opened.recipe(result.arm, result.seed).to_dict()))
+    shown = "; ".join(changed[:MAX_DIFFERENCES_SHOWN])
+    return f"is of another recipe ({shown}). Delete it to run it again, or name the arm otherwise." if changed else ""

@@ -23,19 +23,9 @@ from foundation.interruption import Interrupted, StopRequest, TrainingDivergedEr
 from foundation.machine.timing import Clock
 from foundation.settings import hash_of
 from modeling_radio import RadioModel
-from training.ablation.curves import read_curves
 from training.ablation.held_out import HeldOut
-from training.ablation.measures import SUMMARY, WORST
-from training.ablation.raw_results import (
-    HELD_OUT,
-    HeldOutSums,
-    RunResult,
-    load_raw,
-    load_runs,
-    result_path,
-    save_raw,
-)
-from training.ablation.study import OpenedStudy, open_study
+from training.ablation.raw_results import RunResult, add_run, claim, load_results
+from training.ablation.study import SUMMARY, WORST, OpenedStudy, open_study
 from training.distillation.stages import run_recipe
 from training.evaluation.provenance import describe_run
 from training.recipe import Recipe, RecipeError, decisive_part
@@ -61,7 +51,7 @@ class Runner:
     output: Path
 
     def run(self, arm: str, seed: int) -> None:
-        """Distill a student, go on with it or take it as it is, measure it, and write its raw result.
+        """Distill a student, go on with it or take it as it is, measure it, and add its raw result.
 
         The result of a run that diverges is that it did.
 
@@ -69,30 +59,26 @@ class Runner:
             Interrupted: If it was asked to stop, with a checkpoint.
         """
         folder, recipe = self.output / arm / f"seed-{seed}", self.opened.recipe(arm, seed)
-        clock, curves, failure = Clock(report=lambda line: None), {}, ""
+        clock, failure = Clock(report=lambda line: None), ""
         try:
             with clock.phase("distil"):
                 checkpoint = run_recipe(recipe, folder)
             assert checkpoint is not None  # only a run that was told to stop early has none
             with clock.phase("measure"):
                 sums, numbers = self.held_out.measure(RadioModel.from_pretrained(checkpoint), recipe)
-            if self.opened.study.curves_every_steps is not None:
-                curves = read_curves(folder / "history.jsonl")
         except TrainingDivergedError as error:
             sums, numbers, failure = {}, {}, str(error)
         result = RunResult(
             arm,
             seed,
-            load_raw(self.opened.folder / HELD_OUT, HeldOutSums).fingerprint,  # of the machine that came first
             decisive_part(recipe.to_dict()),
             sums,
             numbers,
             describe_run(f"python -m training.ablate {self.opened.name}", clock),
-            curves,
             failure,
             hash_folders(recipe),
         )
-        save_raw(result_path(self.opened.folder, arm, seed), result)
+        add_run(self.opened.raw_results, result)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the student itself stays
 
 
@@ -115,8 +101,9 @@ def run_study(opened: OpenedStudy, output: Path, num_jobs: int) -> None:
         _check_sources(arm, opened.recipes[arm])  # now, not hours later when its turn comes
     _check_folders(opened)
     held_out = HeldOut.load(opened)
-    _check_primary(opened, held_out)
-    _claim_held_out(opened, held_out)
+    references = held_out.references()
+    _check_primary(opened.study.primary, [name for name in references.weights if name.startswith(SUMMARY)])
+    claim(opened.raw_results, references)
     bar = tqdm(total=len(missing), desc=opened.name, unit="run")
     with bar:
         if num_jobs == 1:
@@ -148,13 +135,14 @@ def _check_sources(arm: str, recipe: Recipe) -> None:
 def _check_folders(opened: OpenedStudy) -> None:
     """Refuse weights in a folder that are not those which a result learned from, before anything runs."""
     now = {name: weights for recipe in opened.recipes.values() for name, weights in hash_folders(recipe).items()}
-    for path in sorted(opened.folder.glob("*.seed-*.json")) if now else ():
-        for name, weights in load_raw(path, RunResult).folders.items():
-            if now.get(name, weights) != weights:
-                raise RecipeError(
-                    f"{name!r} must have the weights that {str(path)!r} learned from, got others. Bring them back, or "
-                    "delete the study's results to run all of it with these."
-                )
+    results = load_results(opened) if now else None
+    learned_from = [] if results is None else [run.folders for run in results.results.values()]
+    for name, weights in now.items():
+        if any(folders.get(name, weights) != weights for folders in learned_from):
+            raise RecipeError(
+                f"{name!r} must have the weights that results in {str(opened.raw_results)!r} learned from, got others. "
+                "Bring them back, or delete that file to run all of it with these."
+            )
 
 
 def hash_folders(recipe: Recipe) -> dict[str, str]:
@@ -165,11 +153,9 @@ def hash_folders(recipe: Recipe) -> dict[str, str]:
     return {name: hash_of({path.name: hash_file(path) for path in files}) for name, files in weights.items() if files}
 
 
-def _check_primary(opened: OpenedStudy, held_out: HeldOut) -> None:
+def _check_primary(primary: str, of_summaries: list[str]) -> None:
     """Refuse a primary measure of a summary that its teacher does not have."""
-    known = [name for name in held_out.references().weights if name.startswith(SUMMARY)]
-    known += [f"{SUMMARY}/{WORST}"] if known else []
-    primary = opened.study.primary
+    known = [*of_summaries, *([f"{SUMMARY}/{WORST}"] if of_summaries else [])]
     if primary.startswith(SUMMARY) and primary not in known:
         raise RecipeError(f"`primary` {primary!r} is of a teacher without a summary. Measures of summaries: {known}.")
 
@@ -180,21 +166,9 @@ def missing_runs(opened: OpenedStudy) -> list[tuple[str, int]]:
     Raises:
         RecipeError: If raw results that are there are of other recipes or images.
     """
-    path = opened.folder / HELD_OUT
-    done = load_runs(opened.folder, load_raw(path, HeldOutSums), opened.recipes) if path.is_file() else {}
+    results = load_results(opened)
+    done = {} if results is None else results.results
     return [(arm, seed) for seed in opened.study.seeds for arm in opened.recipes if (arm, seed) not in done]
-
-
-def _claim_held_out(opened: OpenedStudy, held_out: HeldOut) -> None:
-    """Write what the study is measured on, or refuse other images than those of its raw results."""
-    path, now = opened.folder / HELD_OUT, held_out.references()
-    if not path.is_file():
-        save_raw(path, now)
-    elif not load_raw(path, HeldOutSums).is_of_the_images_of(now):
-        raise RecipeError(
-            f"Held-out images must be those of {str(path)!r}, got others: the packages that could be reached, "
-            "`num_images` or `sizes_px` have changed. Delete that folder to measure anew."
-        )
 
 
 _runner: Runner | None = None

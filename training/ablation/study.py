@@ -1,19 +1,18 @@
-"""Study files: which recipes are compared, with which seeds, on what, and by which measure."""
+"""Study files: which recipes are compared, with which seeds, on what, and by which measure; the measures' names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Gt
 from pydantic import Field, model_validator
 
-from foundation.errors import did_you_mean
+from foundation.errors import check_choice, did_you_mean
 from foundation.fields import read_yaml
 from foundation.settings import load, require
-from training.ablation.measures import check_measure
 from training.recipe import Recipe, RecipeError, RecipeSection, load_recipe
 from training.recipe_sections.base import Named
 from training.student.build import check_student_views
@@ -26,17 +25,39 @@ UNWATCHED = {
     "trackers": [],
     "use_progress_bar": False,
     "picture_every_steps": None,
+    "metrics_every_steps": None,
 }
 """How runs of a study log: they are measured in the end, and many of them share a terminal."""
 CHECKPOINTS = {"every_steps": 100, "keep": 1}
 """Our choice: what a run that is stopped loses is about a minute."""
+
+DENSE, SUMMARY, WORST = "dense_error", "summary_error", "worst"
+"""Errors by teacher, `dense_error/TEACHER`; `worst` is the largest of all teachers'."""
+FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU = "fixed_pattern", "shift_error", "consistency", "knn", "miou"
+"""Of the backbone. docs/studies.md says what all of them are."""
+
+
+def check_measure(name: str, teachers: Sequence[str]) -> None:
+    """Refuse a primary measure that does not exist.
+
+    Raises:
+        RecipeError: With what there is.
+    """
+    errors = [f"{family}/{teacher}" for family in (DENSE, SUMMARY) for teacher in (*teachers, WORST)]
+    check_choice("primary", name, [*errors, FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU], error=RecipeError)
+
+
+def better_direction(measure: str) -> str:
+    """Return which way a measure improves, in words."""
+    is_error = measure.partition("/")[0] in (DENSE, SUMMARY, FIXED_PATTERN, SHIFT_ERROR)
+    return f"{'lower' if is_error else 'higher'} is better"
 
 
 class Arm(Named):
     """One recipe of a study.
 
     Attributes:
-        name: In tables, and of the files with its results; arms `NAME_N` of N steps each are drawn as one curve.
+        name: In tables, and of its lines in the raw results.
         recipe: Recipe that it starts from; None for the study's.
         changes: Changes of the recipe, "section.field=value", after those of the study.
         against: Arm that it is compared with; None for the first one, or for nothing where others are compared with it.
@@ -58,7 +79,6 @@ class Study(RecipeSection):
         primary: The measure that decides; it is chosen before the runs. The others only describe.
         sizes_px: Sizes at which features of an image are compared with those at the largest.
         num_images: Held-out images that are measured on.
-        curves_every_steps: Steps between measurements of a run on its way, for curves; None for none.
         arms: What is compared; the first one is what others are compared with.
     """
 
@@ -69,7 +89,6 @@ class Study(RecipeSection):
     primary: str
     sizes_px: list[Annotated[int, Gt(0)]] = Field([96, 128, 192], min_length=2)
     num_images: int = Field(1024, gt=1)
-    curves_every_steps: int | None = Field(None, gt=0)
     arms: list[Arm] = Field(min_length=2)
 
     @model_validator(mode="after")
@@ -105,7 +124,7 @@ class OpenedStudy(NamedTuple):
         study: What the file says.
         reference: The recipe without the changes of any arm: it names the data, and the teachers that are measured by.
         recipes: By arm; each run only changes the seed.
-        folder: Where raw results are, beside the file.
+        raw_results: The file of raw results, beside the study's.
     """
 
     source: str
@@ -113,7 +132,7 @@ class OpenedStudy(NamedTuple):
     study: Study
     reference: Recipe
     recipes: Mapping[str, Recipe]
-    folder: Path
+    raw_results: Path
 
     def comparisons(self) -> list[Comparison]:
         """Return what is compared, in the order of the arms."""
@@ -186,7 +205,7 @@ def _opened(source: str, path: Path, study: Study) -> OpenedStudy:
             raise RecipeError(f"`data` of arm {name!r} must be that of all: runs are compared on the same images.")
         if recipe.stages:
             raise RecipeError(f"`stages` of arm {name!r} must be empty: a run of a study has one.")
-    return OpenedStudy(source, path.stem, study, reference, recipes, path.with_suffix(""))
+    return OpenedStudy(source, path.stem, study, reference, recipes, path.with_suffix(".jsonl"))
 
 
 def _arm_recipe(study: Study, arm: Arm) -> Recipe:
@@ -203,7 +222,7 @@ def _run_recipe(study: Study, source: str, changes: list[str]) -> Recipe:
     recipe = load_recipe(source, changes)
     check_student_views(recipe)  # now, not hours later when its turn comes
     quiet: dict[str, Any] = {
-        "logging": recipe.logging.replace(**UNWATCHED, metrics_every_steps=study.curves_every_steps),
+        "logging": recipe.logging.replace(**UNWATCHED),
         "checkpoints": recipe.checkpoints.replace(**CHECKPOINTS),
         "student": recipe.student.replace(passes_at_once=1),
     }

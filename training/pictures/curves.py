@@ -39,28 +39,7 @@ def _panel_grid(num_panels: int, num_columns: int, width: float, height: float) 
     return figure, list(grid[:num_panels])
 
 
-COLUMNS, MAX_COLUMNS = 3, 4
-
-
-def draw_runs(panels: Mapping[str, Mapping[str, Sequence[Curve]]], path: Path, quantity: str) -> None:
-    """Draw curves of several runs under each label, thin, with their mean, and write a PNG.
-
-    Args:
-        panels: Curves by label, by panel title.
-        path: The PNG to write; a reader never sees half of it.
-        quantity: What is drawn over the steps.
-    """
-    figure, grid = _panel_grid(len(panels), COLUMNS, 3.6, 2.7)
-    labels = sorted({label for runs_by_label in panels.values() for label in runs_by_label})
-    for axes, (title, runs_by_label) in zip(grid, panels.items(), strict=True):
-        for label, runs in runs_by_label.items():
-            color = f"C{labels.index(label)}"
-            for steps, values in runs:
-                axes.plot(steps, values, color=color, linewidth=0.5, alpha=0.6)
-            axes.plot(*mean_curve(runs), color=color, linewidth=1.6, label=label)
-        label_panel(axes, title, "step", font_size=8)
-    figure.supylabel(quantity, fontsize=7)
-    write_file(path, figure.savefig)
+MAX_COLUMNS = 4
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:

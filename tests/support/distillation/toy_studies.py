@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from training.ablation.held_out import HeldOut
-from training.ablation.raw_results import HELD_OUT, HeldOutSums, RunResult, result_path, save_raw
+from training.ablation.raw_results import HeldOutSums, RunResult, add_run, claim
 from training.ablation.study import OpenedStudy
 from training.demo_kit.assets import DemoAssets
 from training.demo_kit.evaluation_sets import ClassificationSet, SegmentationSet
@@ -61,13 +61,23 @@ def toy_held_out(opened: OpenedStudy) -> HeldOut:
     return HeldOut(evaluation, images, torch.arange(8) // 2, answers, opened.study.sizes_px)
 
 
+def toy_sums(opened: OpenedStudy) -> HeldOutSums:
+    """Return what toy results were measured on: eight images of three pictures."""
+    weights = {f"dense_error/{teacher.name}": [1.0, 2.0, 1.0] for teacher in opened.reference.teachers}
+    return HeldOutSums("images", 8, 32, list(opened.study.sizes_px), {**weights, "consistency": [2.0, 4.0, 2.0]})
+
+
+def toy_result(opened: OpenedStudy, arm: str, seed: int, error: float) -> RunResult:
+    """Return a raw result: the error of one of two teachers, the other's is 0.1."""
+    first, second = (f"dense_error/{teacher.name}" for teacher in opened.reference.teachers)
+    sums = {first: [error, 2 * error, error * 1.01], second: [0.1, 0.2, 0.1], "consistency": [1.0, 2.0, 1.0]}
+    numbers = {"fixed_pattern": error / 10, "shift_error": 0.2, "knn": 0.5, "miou": 0.25}
+    recipe = decisive_part(opened.recipe(arm, seed).to_dict()) if arm in opened.recipes else {"of": "old"}
+    return RunResult(arm, seed, recipe, sums, numbers, gone=arm not in opened.recipes)
+
+
 def save_toy_results(opened: OpenedStudy, errors: dict[tuple[str, int], float]) -> None:
-    """Write raw results: of each run, by arm and seed, the error of one of two teachers; the other's is 0.1."""
-    names = [f"{family}/{teacher.name}" for family in ("dense_error",) for teacher in opened.reference.teachers]
-    weights = {**{name: [1.0, 2.0, 1.0] for name in names}, "consistency": [2.0, 4.0, 2.0]}
-    save_raw(opened.folder / HELD_OUT, HeldOutSums("images", 8, 32, list(opened.study.sizes_px), weights))
+    """Write raw results, by arm and seed; arms that the study does not have are gone."""
+    claim(opened.raw_results, toy_sums(opened))
     for (arm, seed), error in errors.items():
-        sums = {names[0]: [error, 2 * error, error * 1.01], names[1]: [0.1, 0.2, 0.1], "consistency": [1.0, 2.0, 1.0]}
-        numbers = {"fixed_pattern": error / 10, "shift_error": 0.2, "knn": 0.5, "miou": 0.25}
-        recipe = decisive_part(opened.recipe(arm, seed).to_dict())
-        save_raw(result_path(opened.folder, arm, seed), RunResult(arm, seed, "images", recipe, sums, numbers))
+        add_run(opened.raw_results, toy_result(opened, arm, seed, error))

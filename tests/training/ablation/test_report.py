@@ -1,11 +1,15 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from toy_studies import save_toy_results
+from matplotlib.axes import Axes
+from PIL import Image
+from toy_studies import save_toy_results, toy_result
 
-from training.ablation.raw_results import RunResult, StudyResults, load_raw, save_raw
-from training.ablation.report import build_report, build_section, build_table, compare, load_results
+from training.ablation.raw_results import StudyResults, add_run, load_results
+from training.ablation.report import build_report, build_table, compare, draw_figure
+from training.ablation.statistics import holm
 from training.ablation.study import OpenedStudy
 
 
@@ -50,53 +54,39 @@ def test_a_single_seed_has_no_interval(opened: OpenedStudy) -> None:
     results = results_of(opened, {("plain", 0): 0.5, ("dropping", 0): 0.4})
     table = build_table(opened, results, [0, 1])
     assert row(table, r"**dense_error/worst** (primary)") == ["0.5012", "0.4010"]
-    assert "**Not finished: 2 of 4 runs.**" in build_section(opened, results)
+    assert "**Not finished: 2 of 4 runs.**" in build_report(opened, results)
 
 
-def test_a_section_has_all_that_one_must_know(opened: OpenedStudy) -> None:
-    results = results_of(opened, ERRORS)
-    (opened.folder / "conclusions.md").write_text("It did not help.\n")
-    text = build_section(opened, results)
+def test_a_report_has_all_that_one_must_know(opened: OpenedStudy) -> None:
+    text = build_report(opened, results_of(opened, ERRORS))
     for part in (
         "Does it matter?",
-        "2 steps of 4 images",
-        "(11 images)",
-        "`semantic`, `segmenter`",
-        "8 images of 3 source pictures (as much evidence as 2 of equal share) at 32 px",
+        "schedule.num_steps=2 schedule.warmup_steps=1`, 2 steps.",
+        "8 images of 3 source pictures (as much evidence as 2 of equal share) at 32 px (consistency: 32, 48 px)",
         "Primary measure: `dense_error/worst`, lower is better.",
-        "**Conclusions.** It did not help.",
     ):
         assert part in text
     assert "Not finished" not in text
     assert "Once more" not in text
 
 
-def test_other_seeds_are_set_beside_the_first_ones(opened: OpenedStudy) -> None:
-    errors = {("plain", 0): 0.5, ("plain", 1): 0.5002, ("dropping", 0): 0.4, ("dropping", 1): 0.4001}
+def test_other_seeds_have_a_table_of_their_own(opened: OpenedStudy) -> None:
     more = {("plain", 5): 0.5, ("plain", 6): 0.5, ("dropping", 5): 0.55, ("dropping", 6): 0.551}
-    text = build_section(opened, results_of(opened, {**errors, **more}))
-    assert "Once more, with seeds 5, 6:" in text
-    assert "- `dense_error/worst`, dropping: -0.1003, then +0.0506: other sign" in text
-
-
-def test_other_seeds_of_which_there_is_one_prove_nothing(opened: OpenedStudy) -> None:
-    errors = {("plain", 0): 0.5, ("plain", 1): 0.5002, ("dropping", 0): 0.4, ("dropping", 1): 0.4001}
-    text = build_section(opened, results_of(opened, {**errors, ("plain", 5): 0.5, ("dropping", 5): 0.55}))
-    assert "- `dense_error/worst`, dropping: -0.1003, not repeated with two seeds yet" in text
-    none = {("plain", 0): 0.5, ("plain", 1): 0.6, ("dropping", 0): 0.6, ("dropping", 1): 0.5}
-    again = {(arm, seed + 5): error for (arm, seed), error in none.items()}
-    (opened.folder / "held_out.json").unlink()
-    assert "- nothing excluded zero" in build_section(opened, results_of(opened, {**none, **again}))
+    text = build_report(opened, results_of(opened, {**ERRORS, **more}))
+    first, second = text.split("Once more, with seeds 5, 6:")
+    assert row(first, "seeds") == ["0, 1", "0, 1"]
+    assert row(second, "seeds") == ["5, 6", "5, 6"]
+    assert "+0.0506" in row(second, r"**dense_error/worst** (primary)")[1]
 
 
 def test_a_run_that_failed_is_told_and_left_out(opened: OpenedStudy) -> None:
-    results_of(opened, ERRORS)
-    path = opened.folder / "dropping.seed-1.json"
-    save_raw(path, replace(load_raw(path, RunResult), sums={}, numbers={}, failure="Not finite (step 7)."))
+    save_toy_results(opened, {run: error for run, error in ERRORS.items() if run != ("dropping", 1)})
+    failed = replace(toy_result(opened, "dropping", 1, 0.0), sums={}, numbers={}, failure="Not finite (step 7).")
+    add_run(opened.raw_results, failed)
     results = load_results(opened)
     assert results is not None
     assert row(build_table(opened, results, [0, 1]), "seeds") == ["0, 1", "0, 1 failed"]
-    text = build_section(opened, results)
+    text = build_report(opened, results)
     assert "- dropping, seed 1: Not finite (step 7)." in text
     assert "Not finished" not in text
     assert compare(opened, results, "dense_error/worst", [0, 1])[0].difference is None
@@ -112,12 +102,46 @@ def test_comparisons_that_are_still_to_come_count_for_holm(opened: OpenedStudy) 
     assert (missing.difference, missing.adjusted) == (None, 1)
 
 
-def test_a_report_has_a_section_for_each_study(opened: OpenedStudy) -> None:
-    text = build_report([("first", build_section(opened, None)), ("second", "said")])
-    assert "## first\n\nDoes it matter?\n\nNot run yet. Primary measure: `dense_error/worst`." in text
-    assert "## second\n\nsaid" in text
-    assert "python -m training.ablate first second --no-train" in text
+def test_a_study_that_was_not_run_says_so(opened: OpenedStudy) -> None:
+    assert build_report(opened, None) == "Does it matter?\n\nNot run yet. Primary measure: `dense_error/worst`."
 
 
-def test_without_results_there_is_nothing_to_load(opened: OpenedStudy) -> None:
-    assert load_results(opened) is None
+GONE = {("old", 0): 0.7, ("old", 1): 0.81}
+
+
+def test_arms_whose_options_are_gone_stay_in_tables_and_in_holms_correction(opened: OpenedStudy) -> None:
+    alone = compare(opened, results_of(opened, ERRORS), "dense_error/worst", [0, 1])[0]
+    results = results_of(opened, {**ERRORS, **GONE})
+    assert row(build_table(opened, results, [0, 1]), "")[-1] == "old (gone, against plain)"
+    dropping, old = compare(opened, results, "dense_error/worst", [0, 1])
+    assert old.difference is not None
+    assert old.difference.mean == pytest.approx(0.205 * 4.01 / 4, abs=1e-3)
+    assert dropping.difference == alone.difference
+    assert dropping.difference is not None
+    adjusted = holm([dropping.difference.p_value, old.difference.p_value])
+    assert [dropping.adjusted, old.adjusted] == pytest.approx(adjusted)
+    assert "Not finished" not in build_report(opened, results)
+
+
+def test_the_figure_has_a_panel_for_the_primary_measure_first(
+    opened: OpenedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles, labels, drawn = [], [], []
+    monkeypatch.setattr(Axes, "set_title", lambda self, text, **how: titles.append(text))
+    monkeypatch.setattr(Axes, "scatter", lambda self, x, y, **how: drawn.append(list(x)))
+    monkeypatch.setattr(Axes, "set_yticks", lambda self, ticks, names: labels.append(names))
+    draw_figure(opened, results_of(opened, {**ERRORS, **GONE}), tmp_path / "study.webp")
+    assert titles == [
+        "dense_error/worst (lower is better)",
+        "fixed_pattern (lower is better)",
+        "consistency (higher is better)",
+    ]
+    assert labels[0] == ["dropping - plain", "old - plain"]
+    assert drawn[0] == pytest.approx([-0.1, -0.11], rel=0.01)
+    with Image.open(tmp_path / "study.webp") as picture:
+        assert picture.format == "WEBP"
+
+
+def test_nothing_is_drawn_without_a_pair(opened: OpenedStudy, tmp_path: Path) -> None:
+    draw_figure(opened, results_of(opened, {("plain", 0): 0.5, ("dropping", 1): 0.4}), tmp_path / "study.webp")
+    assert not (tmp_path / "study.webp").exists()

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import threading
@@ -14,7 +13,7 @@ from foundation.errors import UserError
 from foundation.interruption import Interrupted, TrainingDivergedError
 from training.ablation import runs
 from training.ablation.held_out import HeldOut
-from training.ablation.raw_results import HeldOutSums, RunResult, load_raw, save_raw
+from training.ablation.raw_results import RunResult, load_results
 from training.ablation.study import OpenedStudy, open_study
 from training.recipe import Recipe, RecipeError
 from training.student.build import build_student
@@ -29,8 +28,6 @@ def distilled(held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         done.append(folder)
         build_student(recipe, held_out.evaluation.teachers).save_pretrained(folder / "final")
         (folder / "checkpoints").mkdir()
-        measured = {"dense_fidelity_centered/semantic/32px": 0.5}
-        (folder / "history.jsonl").write_text(json.dumps({"step": 1, "values": measured}) + "\n")
         return folder / "final"
 
     def measure(self: HeldOut, model: object, recipe: Recipe) -> tuple[dict[str, list[float]], dict[str, float]]:
@@ -42,15 +39,25 @@ def distilled(held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return done
 
 
+def results_of(opened: OpenedStudy) -> dict[tuple[str, int], RunResult]:
+    results = load_results(opened)
+    assert results is not None
+    return dict(results.results)
+
+
+def without_run(path: Path, arm: str, seed: int) -> None:
+    """Delete the line of a run, as one does to run it again."""
+    first, *runs_of_file = path.read_text().splitlines(keepends=True)
+    start = f'{{"arm":"{arm}","seed":{seed},'
+    path.write_text("".join([first, *(line for line in runs_of_file if not line.startswith(start))]))
+
+
 def test_all_arms_of_a_seed_come_before_the_next_seed(opened: OpenedStudy, distilled: list[Path]) -> None:
     runs.run_study(opened, Path("out"), 1)
     order = [("plain", 0), ("dropping", 0), ("plain", 1), ("dropping", 1)]
     assert distilled == [Path("out") / arm / f"seed-{seed}" for arm, seed in order]
     assert not (distilled[0] / "checkpoints").exists()
-    assert {path.name for path in opened.folder.iterdir()} == {
-        "held_out.json",
-        *(f"{arm}.seed-{seed}.json" for arm, seed in order),
-    }
+    assert list(results_of(opened)) == order
 
 
 def test_a_teacher_from_a_folder_that_is_not_there_is_refused_before_the_first_run(
@@ -89,9 +96,9 @@ def test_a_run_that_diverges_does_not_end_the_study(
 
     monkeypatch.setattr(runs, "run_recipe", diverge)
     runs.run_study(opened, Path("out"), 1)
-    failed = load_raw(opened.folder / "dropping.seed-0.json", RunResult)
+    failed = results_of(opened)["dropping", 0]
     assert (failed.failure, failed.sums, failed.numbers) == ("Step 7: not finite.", {}, {})
-    assert load_raw(opened.folder / "dropping.seed-1.json", RunResult).failure == ""
+    assert results_of(opened)["dropping", 1].failure == ""
     assert runs.missing_runs(opened) == []
 
 
@@ -100,20 +107,9 @@ def test_a_run_that_the_system_kills_is_told_in_a_line(run_both) -> None:
         run_both("killed")
 
 
-def test_curves_stay_with_the_raw_result_where_the_study_wants_them(
-    opened: OpenedStudy, recipe_file: str, distilled: list[Path]
-) -> None:
-    runs.run_study(opened, Path("out"), 1)
-    assert load_raw(opened.folder / "plain.seed-0.json", RunResult).curves == {}
-    (opened.folder / "plain.seed-0.json").unlink()
-    runs.run_study(open_study(write_study(recipe_file, STUDY + "curves_every_steps: 1\n")), Path("again"), 1)
-    curves = load_raw(opened.folder / "plain.seed-0.json", RunResult).curves
-    assert curves == {"dense_fidelity_centered/semantic": ([1], [0.5])}
-
-
 def test_a_run_with_a_raw_result_is_not_made_again(opened: OpenedStudy, distilled: list[Path]) -> None:
     runs.run_study(opened, Path("out"), 1)
-    (opened.folder / "dropping.seed-1.json").unlink()
+    without_run(opened.raw_results, "dropping", 1)
     distilled.clear()
     runs.run_study(opened, Path("elsewhere"), 1)  # raw results are enough
     assert distilled == [Path("elsewhere/dropping/seed-1")]
@@ -134,6 +130,19 @@ def test_weights_in_folders_are_known_by_their_bytes(opened: OpenedStudy, tmp_pa
     assert len(hashes) == 2
 
 
+def test_weights_in_folders_that_have_changed_are_refused_before_the_first_run(
+    opened: OpenedStudy, distilled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "hash_folders", lambda recipe: {"runs/sharp": "one"})
+    runs.run_study(runs.with_seeds(opened, [0]), Path("out"), 1)
+    assert results_of(opened)["plain", 0].folders == {"runs/sharp": "one"}
+    distilled.clear()
+    monkeypatch.setattr(runs, "hash_folders", lambda recipe: {"runs/sharp": "another"})
+    with pytest.raises(RecipeError, match=r"^'runs/sharp' must have the weights that results in .* learned from"):
+        runs.run_study(opened, Path("out"), 1)
+    assert distilled == []
+
+
 def test_what_was_measured_on_other_images_is_not_mixed_in(opened: OpenedStudy, distilled: list[Path]) -> None:
     save_toy_results(opened, {("plain", 0): 0.5})
     with pytest.raises(RecipeError, match="Held-out images must be those of"):
@@ -142,24 +151,25 @@ def test_what_was_measured_on_other_images_is_not_mixed_in(opened: OpenedStudy, 
 
 
 def test_a_study_goes_on_where_pixels_are_rounded_otherwise(
-    opened: OpenedStudy, held_out: HeldOut, distilled: list[Path]
+    opened: OpenedStudy, held_out: HeldOut, distilled: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoders and resizes of two machines differ by single levels, and with them the fingerprints."""
     runs.run_study(opened, Path("out"), 1)
-    before = load_raw(opened.folder / "held_out.json", HeldOutSums)
-    rounded = {name: [value * 1.004 for value in sums] for name, sums in before.weights.items() if "error" in name}
-    elsewhere = replace(before, fingerprint="elsewhere", weights={**before.weights, **rounded})
-    save_raw(opened.folder / "held_out.json", elsewhere)
-    for path in opened.folder.glob("*.seed-*.json"):
-        save_raw(path, replace(load_raw(path, RunResult), held_out="elsewhere"))
-    (opened.folder / "dropping.seed-1.json").unlink()
+    path, here = opened.raw_results, held_out.references()
+
+    def rounded(factor: float) -> None:
+        sums = {name: [value * factor for value in sums] for name, sums in here.weights.items() if "error" in name}
+        elsewhere = replace(here, fingerprint="elsewhere", weights={**here.weights, **sums})
+        monkeypatch.setattr(HeldOut, "references", lambda self: elsewhere)
+
+    without_run(path, "dropping", 1)
+    first = path.read_text().splitlines()[0]
+    rounded(1.004)
     runs.run_study(opened, Path("again"), 1)
     assert distilled[-1] == Path("again/dropping/seed-1")
-    assert load_raw(opened.folder / "dropping.seed-1.json", RunResult).held_out == "elsewhere"
-    assert load_raw(opened.folder / "held_out.json", HeldOutSums).fingerprint == "elsewhere"
-    (opened.folder / "dropping.seed-1.json").unlink()
-    other = {name: [value * 1.04 for value in sums] for name, sums in rounded.items()}
-    save_raw(opened.folder / "held_out.json", replace(elsewhere, weights={**elsewhere.weights, **other}))
+    assert path.read_text().splitlines()[0] == first  # of the machine that came first
+    without_run(path, "dropping", 1)
+    rounded(1.04)
     with pytest.raises(RecipeError, match="Held-out images must be those of"):
         runs.run_study(opened, Path("again"), 1)
 

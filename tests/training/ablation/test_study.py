@@ -3,8 +3,16 @@ from pathlib import Path
 import pytest
 from toy_studies import STUDY, write_study
 
-from training.ablation.study import Comparison, OpenedStudy, Study, list_studies, open_study
-from training.recipe import RecipeError, decisive_part
+from training.ablation.study import (
+    Comparison,
+    OpenedStudy,
+    Study,
+    better_direction,
+    check_measure,
+    list_studies,
+    open_study,
+)
+from training.recipe import RecipeError
 
 
 def test_arms_change_the_studys_recipe(opened: OpenedStudy) -> None:
@@ -13,20 +21,13 @@ def test_arms_change_the_studys_recipe(opened: OpenedStudy) -> None:
     assert (plain.schedule.num_steps, plain.balancing.method) == (2, "fixed")
     assert dropping.replace(balancing=plain.balancing) == plain
     assert dropping.balancing.method == "teacher_dropping"
-    assert opened.folder == Path(opened.source).with_suffix("")
+    assert opened.raw_results == Path(opened.source).with_suffix(".jsonl")
 
 
 def test_runs_have_one_thread_and_are_not_watched(opened: OpenedStudy) -> None:
     recipe = opened.recipe("plain", 0)
     assert recipe.student.passes_at_once == 1
     assert (recipe.logging.trackers, recipe.logging.metrics_every_steps) == ([], None)
-
-
-def test_runs_whose_curves_are_wanted_are_measured_on_their_way(opened: OpenedStudy, recipe_file: str) -> None:
-    watched = open_study(write_study(recipe_file, STUDY + "curves_every_steps: 5\n"))
-    recipe = watched.recipe("dropping", 0)
-    assert recipe.logging.metrics_every_steps == 5
-    assert decisive_part(recipe.to_dict()) == decisive_part(opened.recipe("dropping", 0).to_dict())
 
 
 def arms(*texts: str) -> Study:
@@ -132,3 +133,18 @@ def test_upsampling_is_judged_by_the_teacher_at_the_images_size() -> None:
     assert (judge.run_mode, judge.input_size_px) == (None, None)
     learned = {name: [entry.input_size_px for entry in recipe.teachers] for name, recipe in opened.recipes.items()}
     assert learned == {"bilinear": [140], "tiles": [140], "featsharp": [140]}
+
+
+def test_measures_are_known_by_teacher() -> None:
+    for name in ("dense_error/a", "dense_error/worst", "summary_error/worst", "fixed_pattern", "consistency", "knn"):
+        check_measure(name, ["a"])
+    with pytest.raises(RecipeError, match="`primary` must be one of"):
+        check_measure("dense_error/b", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("measure", "way"),
+    [("dense_error/worst", "lower"), ("shift_error", "lower"), ("knn", "higher"), ("cosine/4 tokens", "higher")],
+)
+def test_measures_improve_one_way(measure: str, way: str) -> None:
+    assert better_direction(measure) == f"{way} is better"

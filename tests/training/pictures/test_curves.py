@@ -3,7 +3,7 @@ from pathlib import Path
 from PIL import Image
 
 from model_cards.results import Measurement
-from training.pictures.curves import draw_over_counts, draw_runs, mean_curve, values_by_size
+from training.pictures.curves import draw_over_counts, mean_curve, values_by_size
 
 
 def measured(model: str, metric: str, value: float, seed: int = 0, task: str = "resolution_consistency") -> Measurement:
@@ -24,11 +24,8 @@ def test_values_are_sorted_by_kind_of_cosine_model_and_size() -> None:
     }
 
 
-def test_runs_are_drawn_with_their_mean(tmp_path: Path) -> None:
-    runs = {"warm": [([0, 1], [1.0, 2.0]), ([0, 1], [3.0, 4.0])], "cold": [([0, 1], [0.0, 1.0])]}
-    draw_runs(dict.fromkeys("abcd", runs), tmp_path / "runs.png", "cosine")
-    assert [path.name for path in tmp_path.iterdir()] == ["runs.png"]
-    assert mean_curve(runs["warm"]) == ([0, 1], [2.0, 3.0])
+def test_the_mean_of_curves_is_that_of_each_step() -> None:
+    assert mean_curve([([0, 1], [1.0, 2.0]), ([0, 1], [3.0, 4.0])]) == ([0, 1], [2.0, 3.0])
 
 
 def test_panels_over_counts_stand_in_rows_of_four(tmp_path: Path) -> None:
