@@ -21,7 +21,7 @@ class Mark(str):
 
 @dataclass(frozen=True)
 class OneOf:
-    """A text, each of a list of them, or each key of a mapping must be one of these.
+    """A text, or each of a list of them, must be one of these.
 
     A registry may be given, whose keys are meant.
     """
@@ -143,8 +143,6 @@ def describe_type(field: FieldInfo) -> str:
         text = form.replace("|", " or ")
     elif choices is not None:
         text = f"one of {choices}" if kinds_of(field.annotation).isdisjoint({list, tuple}) else f"some of {choices}"
-        if dict in kinds_of(field.annotation):
-            text += ", or a mapping of some of them to numbers above 0"
     else:
         text = " or ".join(_type_words(part) for part in parts) + (f" {bounds}" if bounds else "")
     return f"{text}, or null" if types.NoneType in kinds_of(field.annotation) else text

@@ -107,7 +107,7 @@ class Settings(BaseModel):
             raise SettingsError(f"`{{path}}` must be {describe_type(field)}, got {value!r}. Write null for no value.")
         for rule in field.metadata:
             if isinstance(rule, OneOf):
-                for choice in value if isinstance(value, Mapping) else items or [value]:
+                for choice in items or [value]:
                     if isinstance(choice, str):  # what is no text is refused by its type
                         check_choice("{path}", choice, rule.choices, error=SettingsError)
         return value

@@ -53,13 +53,11 @@ class LossTerm(NamedTuple):
         weight: The recipe's factor.
         value: Scalar, the mean over the pass's images; 0 where the teacher does not see them.
         by_image: Returns the loss of each image, `(images,)`.
-        reduce: Returns the scalar of losses of images; of those of `by_image` it is `value`.
     """
 
     weight: float
     value: Tensor
     by_image: Callable[[], Tensor]
-    reduce: Callable[[Tensor], Tensor]
 
 
 class TeacherWeights(nn.Module):
@@ -67,14 +65,27 @@ class TeacherWeights(nn.Module):
 
     Weights are without gradient, the same on all ranks, and part of the checkpoint as this module's buffers.
 
+    Attributes:
+        groups: By group the teachers whose losses in it count: those with a factor above 0, of summaries those that
+            have one. Groups without any are left out.
+        names: `GROUP/TEACHER` for each of them.
+
     Args:
         recipe: Names teachers, their factors and the schedule.
+        has_summary: By teacher whether it has a summary.
+        device: Of the losses.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.device = recipe, device
         self.start_step, self.period_steps, self.ramp_steps = recipe.balancing_times()
+        groups = {
+            "features": [entry.name for entry in recipe.teachers if entry.feature_weight > 0],
+            "summary": [each.name for each in recipe.teachers if each.summary_weight > 0 and has_summary[each.name]],
+        }
+        self.groups = {group: names for group, names in groups.items() if names}
+        self.names = [f"{group}/{name}" for group, names in self.groups.items() for name in names]
 
     def begin_step(self, step: int) -> None:
         """Set the weights of a step from what was seen before it."""
@@ -111,14 +122,6 @@ class AdaptiveWeights(TeacherWeights):
     The rate is the running loss over that at the start, relative to the other teachers', as GradNorm's inverse training
     rate (https://arxiv.org/abs/1711.02257); no scale of a loss changes it. Between three stages of equal length priors
     blend along a cosine. A teacher's dense losses have one weight and its summary losses another.
-
-    Attributes:
-        groups: By group the teachers in it: those with a factor above 0, of summaries those that have one.
-
-    Args:
-        recipe: The recipe; every teacher has a role.
-        has_summary: By teacher whether it has a summary.
-        device: Where the weights are.
     """
 
     weights: Tensor
@@ -128,9 +131,7 @@ class AdaptiveWeights(TeacherWeights):
     references: Tensor
 
     def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
-        super().__init__(recipe)
-        self.groups = groups_of(recipe, has_summary)
-        self.names = names_of(self.groups)
+        super().__init__(recipe, has_summary, device)
         roles = {entry.name: str(entry.role) for entry in recipe.teachers}
         self._roles = [roles[teacher_of(name)] for name in self.names]
         self.register_buffer("weights", torch.ones(len(self.names), dtype=torch.float64, device=device))
@@ -156,7 +157,7 @@ class AdaptiveWeights(TeacherWeights):
     @torch.no_grad()
     def observe(self, batch: Batch, losses: Mapping[str, Tensor]) -> None:
         """Add losses, by the share of the partition's images that the pass has."""
-        share = len(batch) / len(batch.all_tokens)
+        share = len(batch) / batch.num_images
         for place, name in enumerate(self.names):
             if name in losses and teacher_of(name) in batch.teachers:
                 self._sums[0, place] += share * losses[name].detach()
@@ -201,20 +202,13 @@ class TeacherDropping(TeacherWeights):
     What an image keeps is scaled up so that all images count alike. Draws follow from the seed and the step: nothing is
     saved, and the period has no meaning here. What is logged is a teacher's mean factor over the images of a step.
 
-    Args:
-        recipe: The recipe.
-        has_summary: By teacher whether it has a summary.
-        device: Of the losses.
-
     References:
         UNIC, ECCV 2024, https://arxiv.org/abs/2408.05088
     """
 
     def __init__(self, recipe: Recipe, has_summary: Mapping[str, bool], device: torch.device) -> None:
-        super().__init__(recipe)
-        self.groups = groups_of(recipe, has_summary)
-        self.names = names_of(self.groups)
-        self._device, self._step = device, 0
+        super().__init__(recipe, has_summary, device)
+        self._step = 0
         self._means = torch.ones(len(self.names), device=device)
         # By partition and rows, because passes may run at the same time and end in any order.
         self._noted: dict[tuple[str, tuple[int, ...]], Tensor] = {}
@@ -229,7 +223,7 @@ class TeacherDropping(TeacherWeights):
         ramp = self.ramp(self._step)
         if ramp == 0:
             return weighted
-        notes = torch.zeros(2, len(self.names), device=self._device)
+        notes = torch.zeros(2, len(self.names), device=self.device)
         for group, teachers in self.groups.items():
             seen = [name for name in teachers if name in batch.teachers]
             own = {name: terms[name] for name in terms if group_of(name) == group and teacher_of(name) in seen}
@@ -239,7 +233,7 @@ class TeacherDropping(TeacherWeights):
             weights = {name: term.weight for name, term in own.items()}
             factors = 1 + ramp * (self._kept(batch, group, seen, losses, weights) - 1)
             for name, each in losses.items():
-                weighted[name] = own[name].reduce(each * factors[:, seen.index(teacher_of(name))].to(each.dtype))
+                weighted[name] = (each * factors[:, seen.index(teacher_of(name))].to(each.dtype)).mean()
             places = [self.names.index(f"{group}/{name}") for name in seen]
             notes[0, places] = factors.mean(0) * len(batch)
             notes[1, places] = float(len(batch))
@@ -250,9 +244,7 @@ class TeacherDropping(TeacherWeights):
     def end_step(self) -> None:
         """Note the mean factors of the step over all ranks."""
         notes = [self._noted[key] for key in sorted(self._noted)]
-        total, count = sum_over_ranks(
-            torch.stack([torch.zeros(2, len(self.names), device=self._device), *notes]).sum(0)
-        )
+        total, count = sum_over_ranks(torch.stack([torch.zeros(2, len(self.names), device=self.device), *notes]).sum(0))
         self._means = torch.where(count > 0, total / count, 1.0)
         self._noted = {}
 
@@ -281,8 +273,8 @@ class TeacherDropping(TeacherWeights):
         return len(seen) * is_kept / is_kept.sum(1, keepdim=True)
 
 
-METHODS: dict[str, Callable[[Recipe, Mapping[str, bool], torch.device], TeacherWeights]] = {
-    "fixed": lambda recipe, *_: TeacherWeights(recipe),
+METHODS: dict[str, type[TeacherWeights]] = {
+    "fixed": TeacherWeights,
     "adaptive": AdaptiveWeights,
     "teacher_dropping": TeacherDropping,
 }
@@ -309,20 +301,6 @@ def teacher_of(name: str) -> str:
 def group_of(name: str) -> str:
     """Return the group of a loss, given its name."""
     return GROUPS[name.partition("/")[0]]
-
-
-def groups_of(recipe: Recipe, has_summary: Mapping[str, bool]) -> dict[str, list[str]]:
-    """Return by group the teachers whose losses in it count, groups without any left out."""
-    groups = {
-        "features": [entry.name for entry in recipe.teachers if entry.feature_weight > 0],
-        "summary": [entry.name for entry in recipe.teachers if entry.summary_weight > 0 and has_summary[entry.name]],
-    }
-    return {group: names for group, names in groups.items() if names}
-
-
-def names_of(groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return `GROUP/TEACHER` for each teacher of each group."""
-    return [f"{group}/{name}" for group, names in groups.items() for name in names]
 
 
 def prior_at(role: str, progress: float) -> float:

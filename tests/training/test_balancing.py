@@ -49,7 +49,7 @@ def weights_of(method: str, **balancing: int) -> TeacherWeights:
 
 def batch_of(step: int, rows: tuple[int, ...] = (0, 1), total: int = 2, teachers: str = "abc") -> Batch:
     shapes = (Shape(Grid(2, 2), Grid(2, 2)),) * len(rows)
-    return Batch(0, step, "low", shapes, rows, rows, (4,) * total, 1.0, tuple(teachers))
+    return Batch(0, step, "low", shapes, rows, rows, total, 1.0, tuple(teachers))
 
 
 def see(weights: TeacherWeights, step: int, losses: Mapping[str, float]) -> None:
@@ -164,7 +164,7 @@ def test_no_gradient_flows_into_weights(method: str) -> None:
     drive(weights, uneven, range(6))
     weights.begin_step(6)
     losses = torch.tensor([3.0, 1.0], requires_grad=True)
-    terms = {name: LossTerm(1.0, losses.mean(), lambda: losses, torch.mean) for name in NAMES}
+    terms = {name: LossTerm(1.0, losses.mean(), lambda: losses) for name in NAMES}
     weighted = weights.weigh(batch_of(6), terms)
     gradients = {name: torch.autograd.grad(loss, losses, retain_graph=True)[0] for name, loss in weighted.items()}
     for name, gradient in gradients.items():
@@ -187,7 +187,7 @@ def test_a_tap_follows_the_weight_of_its_teachers_main_loss_and_does_not_move_it
     assert drive(weights, with_taps, range(8)) == drive(weights_of("adaptive", ramp_steps=0), uneven, range(8))
     one = torch.ones(2)
     names = (*NAMES, "tap_features/a@1", "tap_features/c@3", "tap_summary/b@3")
-    weighted = weights.weigh(batch_of(8), {name: LossTerm(1.0, one.mean(), lambda: one, torch.mean) for name in names})
+    weighted = weights.weigh(batch_of(8), {name: LossTerm(1.0, one.mean(), lambda: one) for name in names})
     assert weighted["tap_features/a@1"] == weighted["features/a"] != 1
     assert weighted["tap_features/c@3"] == weighted["features/c"] != weighted["features/a"]
     assert weighted["tap_summary/b@3"] == weighted["summary/b"] != weighted["features/b"]
@@ -259,7 +259,7 @@ NUM_IMAGES = 4000
 
 
 def terms_of(losses: dict[str, Tensor]) -> dict[str, LossTerm]:
-    return {name: LossTerm(1.0, each.mean(), lambda each=each: each, torch.mean) for name, each in losses.items()}
+    return {name: LossTerm(1.0, each.mean(), lambda each=each: each) for name, each in losses.items()}
 
 
 def dropping(step: int) -> TeacherDropping:
@@ -352,6 +352,9 @@ def saved_weights(output: str, step: int = 12) -> dict[str, torch.Tensor]:
     return {key: saved.read(key) for key in saved.shapes}
 
 
+NO_SUMMARY = {"semantic": False, "segmenter": False}
+
+
 class NoWeights:
     """Stands where weights would and fails if a loss is weighed."""
 
@@ -369,7 +372,7 @@ def plain_sum(compare):
         assert isinstance(weights, NoWeights)
         assert contrasts is None
         assert not taps
-        losses = compare(recipe, statistics, METHODS["fixed"](recipe, {}, None), None, batch, example, answer)
+        losses = compare(recipe, statistics, METHODS["fixed"](recipe, NO_SUMMARY, CPU), None, batch, example, answer)
         total = torch.zeros(())
         for entry in recipe.teachers:
             total = total + entry.feature_weight * losses[f"features/{entry.name}"]

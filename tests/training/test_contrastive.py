@@ -105,7 +105,7 @@ class TeacherOfThree:
 
 def batch_of(rows: tuple[int, ...], total: int) -> Batch:
     shapes = (Shape(Grid(2, 2), Grid(2, 2)),) * len(rows)
-    return Batch(0, 0, "low", shapes, rows, rows, (4,) * total, 1.0, ("a",))
+    return Batch(0, 0, "low", shapes, rows, rows, total, 1.0, ("a",))
 
 
 def example_of(summaries: torch.Tensor) -> Example:

@@ -10,8 +10,6 @@ from training.contrastive import SummaryContrasts
 from training.losses.alignment import align_to_teacher
 from training.losses.features import FEATURE_LOSSES
 from training.losses.mesa import mesa_losses
-from training.losses.mixtures import chosen_loss
-from training.losses.reductions import reduce_images
 from training.losses.summaries import SUMMARY_LOSSES
 from training.recipe import LossRecipe, Recipe, TeacherRecipe
 from training.student.packing import HeadAnswer, StudentAnswer
@@ -99,18 +97,18 @@ def _head_terms(
 
 
 def _no_term(answer: Tensor) -> LossTerm:
-    return LossTerm(1.0, 0.0 * answer, answer.new_zeros, torch.sum)
+    return LossTerm(1.0, 0.0 * answer, answer.new_zeros)
 
 
 def _summary_term(
     recipe: LossRecipe, statistics: TeacherStatistics, entry: TeacherRecipe, ours: Tensor, theirs: Tensor
 ) -> LossTerm:
-    compare, spread = chosen_loss(recipe.summary, SUMMARY_LOSSES), statistics.dispersion(entry.name)
+    compare, dispersion = SUMMARY_LOSSES[recipe.summary], statistics.dispersion(entry.name).value
 
     def by_image() -> Tensor:
-        return torch.stack([compare(*pair, spread) for pair in zip(ours.split(1), theirs.split(1), strict=True)])
+        return torch.stack([compare(*pair, dispersion) for pair in zip(ours.split(1), theirs.split(1), strict=True)])
 
-    return LossTerm(entry.summary_weight, compare(ours, theirs, spread), by_image, torch.mean)
+    return LossTerm(entry.summary_weight, compare(ours, theirs, dispersion), by_image)
 
 
 def _contrastive_term(
@@ -121,7 +119,7 @@ def _contrastive_term(
         return _no_term(torch.stack([each.float().mean() for each in answer.features]).sum())
     losses = contrasts.losses(entry.name, answer, target)
     weight = recipe.contrastive.weight * entry.summary_weight
-    return LossTerm(weight, losses.mean(), lambda: losses, torch.mean)
+    return LossTerm(weight, losses.mean(), lambda: losses)
 
 
 def _feature_term(
@@ -132,17 +130,11 @@ def _feature_term(
     answer: HeadAnswer,
     target: Target,
 ) -> LossTerm:
-    compare = chosen_loss(recipe.features, FEATURE_LOSSES)
-    losses, tokens = [], []
+    compare, losses = FEATURE_LOSSES[recipe.features], []
     shifts = [None] * len(target.features) if target.shifts is None else target.shifts
     groups = zip(batch.groups, answer.features, target.features, shifts, strict=True)
     for (shape, _), ours, theirs, shift in groups:
         maps = align_to_teacher(ours, statistics.standardize(name, theirs), shift, shape.grid)
         losses.append(compare(*maps))
-        tokens.append(maps.valid.float().mean((1, 2)) * shape.grid.num_tokens)
-    by_image, counts = torch.cat(losses), torch.cat(tokens)
-
-    def reduce(values: Tensor) -> Tensor:
-        return reduce_images(values, counts, batch.all_tokens, recipe.reduction)
-
-    return LossTerm(1.0, reduce(by_image), lambda: by_image, reduce)
+    by_image = torch.cat(losses)
+    return LossTerm(1.0, by_image.mean(), lambda: by_image)

@@ -2,18 +2,12 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Gt
-from pydantic import Field, Strict, model_validator
+from pydantic import Field
 
 from foundation.fields import OneOf
-from foundation.settings import require
 from training.losses.features import FEATURE_LOSSES
-from training.losses.reductions import REDUCTIONS
 from training.losses.summaries import SUMMARY_LOSSES
 from training.recipe_sections.base import RecipeSection
-
-
-LossWeights = dict[str, Annotated[float, Gt(0), Strict()]]
 
 
 class StandardizationRecipe(RecipeSection):
@@ -36,24 +30,13 @@ class LossRecipe(RecipeSection):
     """Which losses; the entries of teachers and partitions hold the weights.
 
     Attributes:
-        features: A key of `training.losses.features.FEATURE_LOSSES`; for several at once a mapping of keys to weights,
-            for example `{mse: 1.0, gram: 0.1}`.
-        summary: A key of `training.losses.summaries.SUMMARY_LOSSES`, or such a mapping.
-        reduction: What an image's dense loss counts by in its partition: "images" (all alike), "tokens" (valid tokens,
-            those that student and teacher both see) or "sqrt_tokens" (the square root of their number). "images", the
-            default, is C-RADIOv4's Eq 1: an image counts once, as its summary does, however little of it is shared.
-            MESA's is by images.
+        features: A key of `training.losses.features.FEATURE_LOSSES`. An image counts once, as its summary does, however
+            little of it student and teacher both see (C-RADIOv4's Eq 1).
+        summary: A key of `training.losses.summaries.SUMMARY_LOSSES`.
     """
 
-    features: Annotated[str | LossWeights, OneOf(FEATURE_LOSSES)] = "mse"
-    summary: Annotated[str | LossWeights, OneOf(SUMMARY_LOSSES)] = "balanced"
-    reduction: Annotated[str, OneOf(REDUCTIONS)] = "images"
-
-    @model_validator(mode="after")
-    def _check(self) -> "LossRecipe":
-        for name, chosen in (("features", self.features), ("summary", self.summary)):
-            require(chosen != {}, name, chosen, "a loss, or a mapping of at least one to its weight")
-        return self
+    features: Annotated[str, OneOf(FEATURE_LOSSES)] = "mse"
+    summary: Annotated[str, OneOf(SUMMARY_LOSSES)] = "balanced"
 
 
 class MesaRecipe(RecipeSection):

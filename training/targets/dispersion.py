@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foundation.ranks import sum_over_ranks
 from training.losses.summaries import angle_between
@@ -54,8 +53,3 @@ class SummaryDispersion(nn.Module):
     def value(self) -> Tensor:
         """The dispersion so far in rad^2, a float64 scalar; its floor before the first update."""
         return (self.squared_angle_total / self.count.clamp(min=1)).clamp(min=MIN_DISPERSION)
-
-    @property
-    def direction(self) -> Tensor:
-        """The mean direction so far, `(C,)` float64 of length 1; zeros before the first update."""
-        return F.normalize(self.total, dim=0)

@@ -29,7 +29,7 @@ class Batch:
         shapes: How large each image is; images of one shape are neighbors.
         indices: Which images of the data set, one per row.
         rows: Their places in the step's whole batch of this partition.
-        all_tokens: The student's patches of every image of that whole batch.
+        num_images: How many images that whole batch has.
         weight: Factor of this part's mean loss. The sum over a rank's parts, averaged over ranks as DDP and FSDP
             average gradients, is then the sum of the partitions' means times their weights, wherever and in whatever
             parts they ran.
@@ -44,7 +44,7 @@ class Batch:
     shapes: tuple[Shape, ...]
     indices: tuple[int, ...]
     rows: tuple[int, ...]
-    all_tokens: tuple[int, ...]
+    num_images: int
     weight: float
     teachers: tuple[str, ...]
     size_px: int | None = None
@@ -66,12 +66,12 @@ class Batch:
     def uniform(self, label: str, *shape: int) -> Tensor:
         """Return numbers in [0, 1), `(len(self), *shape)`; each label has random numbers of its own."""
         generator = make_generator(self.seed, label, self.partition, self.step)
-        return torch.rand(len(self.all_tokens), *shape, generator=generator)[list(self.rows)]
+        return torch.rand(self.num_images, *shape, generator=generator)[list(self.rows)]
 
     def normal(self, label: str, *shape: int) -> Tensor:
         """Return standard normal numbers, `(len(self), *shape)`; each label has random numbers of its own."""
         generator = make_generator(self.seed, label, self.partition, self.step)
-        return torch.randn(len(self.all_tokens), *shape, generator=generator)[list(self.rows)]
+        return torch.randn(self.num_images, *shape, generator=generator)[list(self.rows)]
 
 
 class BatchPlan:
@@ -194,7 +194,7 @@ class BatchPlan:
                 shapes=tuple(shapes[row] for row in rows),
                 indices=tuple(indices[row] for row in rows),
                 rows=tuple(rows),
-                all_tokens=tokens,
+                num_images=len(shapes),
                 weight=partition.weight * self.num_ranks * len(rows) / len(shapes),
                 teachers=tuple(self._all_teachers if partition.teachers is None else partition.teachers),
                 size_px=size_px,

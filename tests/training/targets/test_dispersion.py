@@ -44,13 +44,3 @@ def test_non_finite_batch_is_left_out() -> None:
     before = dispersion.value.clone()
     dispersion.update(torch.full((2, 8), float("inf")))
     assert torch.equal(dispersion.value, before)
-
-
-def test_direction_is_that_of_the_sum() -> None:
-    dispersion = SummaryDispersion(8)
-    assert dispersion.direction.tolist() == [0.0] * 8
-    summaries = cone(0.5)
-    for part in summaries.chunk(3):
-        dispersion.update(part)
-    expected = summaries.double().sum(0)
-    torch.testing.assert_close(dispersion.direction, expected / expected.norm())

@@ -25,7 +25,7 @@ def batch_of(num_images: int, window: Grid = Grid(4, 4)) -> Batch:  # noqa: B008
         shapes=(Shape(Grid(4, 4), window),) * num_images,
         indices=tuple(range(num_images)),
         rows=tuple(range(num_images)),
-        all_tokens=(16,) * num_images,
+        num_images=num_images,
         weight=1.0,
         teachers=(),
     )

@@ -61,7 +61,6 @@ EVERYTHING = (
     UNEVEN,
     "partitions.high.teachers=[semantic]",
     "partitions.high.weight=0.5",
-    "loss.reduction=sqrt_tokens",
     "mesa={weight: 0.5, start_step: 1}",
     "damp={sigma: 0.1, is_shared: true}",
     "spectral.is_used=true",

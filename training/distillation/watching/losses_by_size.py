@@ -37,7 +37,7 @@ class LossesBySize:
         """
         if batch.size_px is None:
             return
-        share = len(batch) / len(batch.all_tokens)
+        share = len(batch) / batch.num_images
         for name, loss in losses.items():
             if name.partition("/")[0] not in LOSS_KINDS:
                 continue
