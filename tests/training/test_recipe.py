@@ -217,8 +217,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "7ebd9a2cc9e4716d6ae238923e3539d9c863061326b36e8cb1ef8b6ae9ad028d"),
-        ("c_radio_v4_h", [SOURCE], "d7489eb2f342bdd7e48a84cc1a1d03247a2b022df45333d0adcf48e05aceae6b"),
+        ("demo", [], "dad73a6f9f01a557245ecc7d78fcf443a6aac16f8b52305451cebf1dcb6934c4"),
+        ("c_radio_v4_h", [SOURCE], "4930e1534e83fd3096dba79fe2b1ad3d47222520253d900777fdeb9825a4db2f"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
