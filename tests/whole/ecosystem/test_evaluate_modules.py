@@ -4,13 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
+from datasets import ClassLabel, Dataset, Image
 from serving import serve
-from task_models import SIZE, build, images
+from task_models import SIZE, build, images, tiny_config
+from torchvision.transforms.v2.functional import to_pil_image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from modeling_radio import RadioImageProcessor
+from modeling_radio import RadioForImageClassification, RadioImageProcessor
 from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
 from training.evaluation.metrics.feature_cosine.cosines import mean_cosine
 from training.evaluation.metrics.image_retrieval.ranking import retrieval_scores
@@ -153,6 +157,35 @@ def test_a_tuned_segmenter_is_measured_by_the_module_as_by_our_own_count():
     answer = module.compute(num_classes=3)
     assert answer["mean_iou"] == mean_iou(torch.stack(list(maps)), masks, 3)
     assert 0 < answer["mean_iou"] < 1
+
+
+def test_the_evaluator_takes_a_tuned_classifier(tmp_path):
+    torch.manual_seed(0)
+    names = ["ant", "bee", "cat"]
+    config = tiny_config(id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)})
+    tuned = RadioForImageClassification(config)
+    torch.nn.init.normal_(tuned.classifier[1].weight)  # or all images would be of one class
+    tuned.save_pretrained(tmp_path)
+    RadioImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path, trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained(tmp_path, trust_remote_code=True)
+    pictures = [to_pil_image(torch.rand(3, 1, 1).expand(3, 32, 32) * torch.rand(3, 32, 32)) for _ in range(12)]
+    labels = [index % 3 for index in range(12)]
+    rows = Dataset.from_dict(
+        {"image": pictures, "label": labels}, datasets.Features(image=Image(), label=ClassLabel(names=names))
+    )
+    answer = evaluate.evaluator("image-classification").compute(
+        model_or_pipeline=model,
+        feature_extractor=processor,
+        data=rows,
+        metric=load("accuracy"),
+        label_mapping=model.config.label2id,
+    )
+    with torch.no_grad():
+        logits = model(**processor(list(rows["image"]), return_tensors="pt")).logits
+    right = (logits.argmax(-1) == torch.tensor(labels)).double().mean().item()
+    assert answer["accuracy"] == pytest.approx(right)
+    assert 0 < right < 1
 
 
 def test_what_does_not_fit_is_told_as_by_our_functions(features):
