@@ -167,8 +167,9 @@ def test_network_is_ready_to_travel_as_remote_code(path):
 
 
 def is_run_by_evaluate(path):
-    """Whether `evaluate.load` or a Space runs the file; nothing of ours imports it."""
-    return (path.parent / "example.json").is_file() and path.stem in (path.parent.name, "app")
+    """Whether `evaluate.load` runs the file, a metric as a module of `evaluate`; nothing of ours imports it."""
+    imported = imported_packages(nodes_that_run_on_import(tree_of(path)))
+    return path.parent == ROOT / "training" / "evaluation" / "metrics" and "evaluate" in imported
 
 
 @cache

@@ -27,9 +27,7 @@ from training.demo_kit.images import DemoImages, render
 from training.distillation.watching.held_out_views import View
 from training.evaluation.data.base import Stacked, groups_of, tensor_fingerprint
 from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
-from training.evaluation.metrics.equivariance.fixed_pattern import fixed_pattern_energy
-from training.evaluation.metrics.equivariance.resolution_consistency import map_agreement
-from training.evaluation.metrics.equivariance.shift_error import shift_error
+from training.evaluation.metrics.equivariance import fixed_pattern_energy, map_agreement, shift_error
 from training.evaluation.models.base import Encoding
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.students import StudentEvaluation

@@ -20,7 +20,7 @@ from training.evaluation.report import (
 from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.classification import measure_knn
-from training.evaluation.tasks.dense.segmentation import measure_segmentation_probe
+from training.evaluation.tasks.dense_prediction import measure_segmentation_probe
 
 
 MEASUREMENTS = [

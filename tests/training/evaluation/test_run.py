@@ -247,8 +247,8 @@ def test_what_evaluate_saves_agrees_with_the_results_file(settings, folder, tmp_
     rows = {"predictions": queries.numpy(), "references": part.test.labels.numpy()}
     stored = {"gallery": gallery, "gallery_labels": part.gallery.labels}
     answers = {
-        **evaluate_package.load(str(metrics / "knn_accuracy")).compute(**rows, **stored, k=5),
-        **evaluate_package.load(str(metrics / "image_retrieval")).compute(**rows, **stored, ranks=[2]),
+        **evaluate_package.load(str(metrics / "knn_accuracy.py")).compute(**rows, **stored, k=5),
+        **evaluate_package.load(str(metrics / "image_retrieval.py")).compute(**rows, **stored, ranks=[2]),
     }
     saved = json.loads(evaluate_package.save(tmp_path / "saved.json", **answers).read_text())
     measured = {(found.task, found.metric): found.value for found in Results.load(path).measurements}

@@ -17,10 +17,8 @@ from training.distillation.sharding import reshard
 from training.distillation.watching.held_out_images import held_out_images
 from training.distillation.watching.held_out_views import View
 from training.evaluation.metrics.adaptor_fidelity import adaptor_fidelity
-from training.evaluation.metrics.effective_rank.rank import effective_rank
-from training.evaluation.metrics.equivariance.fixed_pattern import fixed_pattern_energy
-from training.evaluation.metrics.equivariance.resolution_consistency import feature_consistency
-from training.evaluation.metrics.equivariance.shift_error import shift_error
+from training.evaluation.metrics.equivariance import feature_consistency, fixed_pattern_energy, shift_error
+from training.evaluation.metrics.representation import effective_rank
 from training.evaluation.models.base import Features
 from training.recipe import Recipe, RecipeError
 from training.targets.phi_s import FeatureStandardizer

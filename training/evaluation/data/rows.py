@@ -17,7 +17,7 @@ from training.data.labeled.opening import image_paths
 from training.data.labeled.targets import read_depth, read_mask
 from training.data.sources import ImageColumn
 from training.evaluation.data.base import Examples, Kind, groups_of
-from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
+from training.evaluation.metrics.confusion import IGNORE_INDEX
 
 
 if TYPE_CHECKING:

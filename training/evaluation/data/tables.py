@@ -38,7 +38,7 @@ from training.data.labeled.opening import (
 from training.data.public_names import public_name
 from training.evaluation.data.base import KINDS, Kind, Part, check_kind
 from training.evaluation.data.rows import Masks, Rows
-from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
+from training.evaluation.metrics.confusion import IGNORE_INDEX
 
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.evaluation.features import StoredFeatures
-from training.evaluation.metrics.feature_cosine.cosines import centered_cosine, mean_cosine
+from training.evaluation.metrics.similarity import centered_cosine, mean_cosine
 from training.evaluation.models.base import Features
 from training.losses.alignment import align_to_teacher
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foundation.machine.timing import ProgressBar
-from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX
+from training.evaluation.metrics.confusion import IGNORE_INDEX
 
 
 BATCH_SIZE = 16  # as in the papers

@@ -11,7 +11,7 @@ from torch import Tensor
 from model_cards.results import Measurement
 from training.evaluation.data.base import Examples
 from training.evaluation.features import StoredFeatures
-from training.evaluation.metrics.knn_accuracy.votes import knn_predictions, num_comparable
+from training.evaluation.metrics.knn import knn_predictions, num_comparable
 from training.evaluation.tasks.base import Evaluation
 
 

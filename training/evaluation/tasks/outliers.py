@@ -8,7 +8,6 @@ from torch import Tensor
 from foundation.seeds import make_generator
 from model_cards.results import Measurement
 from training.evaluation.metrics.bootstrap import bootstrap_interval
-from training.evaluation.metrics.outliers import weighted_auroc
 from training.evaluation.tasks.base import Evaluation, summary_or_mean
 from training.evaluation.tasks.classification import labels_of, smallest_class
 
@@ -72,3 +71,22 @@ def _divided(evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ValueError("`data` must have a train split or known images of several sources, got one source.")
     is_seen = torch.isin(groups, sources[torch.randperm(len(sources), generator=generator)[: len(sources) // 2]])
     return vectors, labels, known[is_seen[known]], (~is_seen).nonzero().flatten()
+
+
+def weighted_auroc(scores: Tensor, is_positive: Tensor, weights: Tensor) -> Tensor:
+    """Return the area under the ROC curve for several weightings of the same images, `(num_weightings,)`.
+
+    The probability that a positive image has a higher score than a negative one; ties count half.
+
+    Args:
+        scores: `(num_images,)`.
+        is_positive: Which ones should score high, bool `(num_images,)`.
+        weights: How often each image counts, `(num_weightings, num_images)`.
+    """
+    values, places = torch.unique(scores, return_inverse=True)
+    shape = (len(weights), len(values))
+    index = places.expand(len(weights), -1)
+    positive = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * is_positive)
+    negative = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, weights.double() * ~is_positive)
+    below = negative.cumsum(1) - negative / 2
+    return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from training.evaluation.data.base import Kind
 from training.evaluation.tasks import (
     classification,
-    comparison,
+    correspondence,
+    dense_prediction,
     fidelity,
-    network,
     outliers,
     representation,
     resolution,
@@ -18,7 +18,6 @@ from training.evaluation.tasks import (
     zero_shot,
 )
 from training.evaluation.tasks.base import Task, dense, knows_texts, takes_sizes
-from training.evaluation.tasks.dense import correspondence, depth, segmentation
 
 
 TASKS: dict[str, Task] = {
@@ -29,9 +28,9 @@ TASKS: dict[str, Task] = {
     "image_text_retrieval": Task(
         retrieval.measure_image_text_retrieval, "captions", retrieval.text_space, of_compared=knows_texts
     ),
-    "segmentation_probe": Task(segmentation.measure_segmentation_probe, "masks", dense, of_baselines=True),
-    "open_vocabulary": Task(segmentation.measure_open_vocabulary, "masks"),
-    "depth_probe": Task(depth.measure_depth_probe, "depth", dense, of_baselines=True),
+    "segmentation_probe": Task(dense_prediction.measure_segmentation_probe, "masks", dense, of_baselines=True),
+    "open_vocabulary": Task(dense_prediction.measure_open_vocabulary, "masks"),
+    "depth_probe": Task(dense_prediction.measure_depth_probe, "depth", dense, of_baselines=True),
     "patch_correspondence": Task(correspondence.measure_patch_correspondence, "photographs", of_baselines=True),
     "out_of_distribution": Task(outliers.measure_out_of_distribution, "labels", of_baselines=True),
     "resolution_consistency": Task(resolution.measure_resolution_consistency, "photographs", of_compared=takes_sizes),
@@ -42,13 +41,13 @@ TASKS: dict[str, Task] = {
     "knn_over_tokens": Task(tokens.measure_knn_over_tokens, "labels"),
     "segmentation_over_tokens": Task(tokens.measure_segmentation_over_tokens, "masks", dense),
     "fidelity_over_tokens": Task(tokens.measure_fidelity_over_tokens, "images", fidelity.adaptors),
-    "model_similarity": Task(comparison.measure_model_similarity, "images", dense),
+    "model_similarity": Task(fidelity.measure_model_similarity, "images", dense),
     "effective_rank": Task(representation.measure_effective_rank, "images", dense, of_baselines=True),
     "feature_statistics": Task(representation.measure_feature_statistics, "images", dense, of_baselines=True),
     "fixed_pattern": Task(representation.measure_fixed_pattern, "images", of_baselines=True),
     "shift_error": Task(representation.measure_shift_error, "images", of_baselines=True),
     "block_norms": Task(representation.measure_block_norms, "images"),
-    "model_statistics": Task(network.measure_model_statistics, "images"),
+    "model_statistics": Task(representation.measure_model_statistics, "images"),
     "self_supervised": Task(representation.measure_self_supervised, "images", of_baselines=True),
     "position_predictor": Task(representation.measure_position_predictor, "images", of_baselines=True),
 }

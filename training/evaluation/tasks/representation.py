@@ -1,6 +1,8 @@
-"""What features are like, whatever they are used for: ranks, norms, and what they say of places."""
+"""What features are like, whatever they are used for, and what goes on inside a RADIO model, block by block."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Tensor
@@ -11,13 +13,9 @@ from model_cards.results import Measurement
 from training.evaluation.data.base import Examples
 from training.evaluation.data.crops import CroppedViews, square
 from training.evaluation.features import Wanted
-from training.evaluation.metrics.effective_rank.rank import effective_rank
-from training.evaluation.metrics.equivariance.fixed_pattern import fixed_pattern_energy
-from training.evaluation.metrics.equivariance.position_predictor import position_r2
-from training.evaluation.metrics.equivariance.shift_error import shift_error
-from training.evaluation.metrics.feature_statistics import channel_statistics
-from training.evaluation.metrics.network_statistics import block_norms
-from training.evaluation.metrics.self_supervised import lidar, rank_me
+from training.evaluation.metrics.equivariance import fixed_pattern_energy, position_r2, shift_error
+from training.evaluation.metrics.network_statistics import BlockStatistics, block_norms, block_statistics
+from training.evaluation.metrics.representation import channel_statistics, effective_rank, lidar, rank_me
 from training.evaluation.models.radio import radio_model
 from training.evaluation.tasks.base import Evaluation, squares_of, summary_or_mean
 
@@ -26,6 +24,9 @@ MAX_TOKENS = 16384
 """Our choice of patches for what needs a matrix of them all."""
 NUM_VIEWS = 8
 """Our choice of crops of each image for LiDAR; its paper takes 50 of 1000 to 10000 images."""
+MAX_IMAGES = 32
+"""Our choice of images: all attention logits of each are computed, and extremes hardly move after some."""
+_LARGEST = ("logit", "activation")
 
 
 def measure_effective_rank(evaluation: Evaluation) -> list[Measurement]:
@@ -140,3 +141,23 @@ def _square_maps(evaluation: Evaluation) -> Tensor:
     squares, name = squares_of(examples)
     wanted = Wanted(dense=True)
     return evaluation.store.extract(evaluation.model, squares, name, wanted, description="squares").maps()
+
+
+@torch.no_grad()
+def measure_model_statistics(evaluation: Evaluation) -> list[Measurement]:
+    """Measure sizes of weights, logits and activations, and the entropy of attention, of every block."""
+    model = radio_model(evaluation.model, "model_statistics")
+    images = evaluation.examples("images").images
+    step = -(-len(images) // MAX_IMAGES)
+    passes = [
+        block_statistics(model.model, model.preprocess(images[index])[None].to(model.device))
+        for index in ProgressBar(range(0, len(images), step), desc="statistics", leave=False, disable=None)
+    ]
+    measurements = []
+    for block, of_images in enumerate(zip(*passes, strict=True)):
+        for field in dataclasses.fields(BlockStatistics):
+            values = [getattr(each, field.name) for each in of_images]
+            value = max(values) if field.name in _LARGEST else sum(values) / len(values)
+            name = f"block {block}, {field.name}"
+            measurements.append(evaluation.measurement("model_statistics", name, value, "images"))
+    return measurements

@@ -8,7 +8,7 @@ from torch import Tensor
 from foundation.machine.timing import ProgressBar
 from model_cards.results import Measurement
 from training.evaluation.features import Wanted
-from training.evaluation.metrics.equivariance.resolution_consistency import map_agreement
+from training.evaluation.metrics.equivariance import map_agreement
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation, summary_or_mean, unit
 from training.evaluation.tasks.classification import answers_of_neighbors, labels_of

@@ -10,7 +10,7 @@ from modeling_radio.resolution_radio import Resolution
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.classification import measure_knn
-from training.evaluation.tasks.dense.segmentation import measure_segmentation_probe
+from training.evaluation.tasks.dense_prediction import measure_segmentation_probe
 from training.evaluation.tasks.fidelity import measure_adaptor_fidelity
 
 

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 
 from modeling_radio import RadioForDepthEstimation
 from training.data.labeled.targets import read_depth
-from training.evaluation.metrics.depth_errors.errors import DepthScore
+from training.evaluation.metrics.depth import DepthScore
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings

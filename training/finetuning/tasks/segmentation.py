@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from foundation.errors import first_few
 from modeling_radio import RadioConfig, RadioForSemanticSegmentation, RadioPreTrainedModel
 from training.data.labeled.targets import read_mask
-from training.evaluation.metrics.mean_iou.confusion import IGNORE_INDEX, ConfusionMatrix
+from training.evaluation.metrics.confusion import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.rare_classes import choose_weights
 from training.finetuning.data.sources import LabeledImages

@@ -18,8 +18,8 @@ from modeling_radio import RadioConfig, RadioModel
 from training.distillation.watching import tracking
 from training.distillation.watching.held_out_metrics import HeldOutMetrics
 from training.distillation.watching.run_history import RunHistory
-from training.evaluation.metrics.effective_rank.rank import effective_rank
-from training.evaluation.metrics.equivariance.fixed_pattern import fixed_pattern_energy
+from training.evaluation.metrics.equivariance import fixed_pattern_energy
+from training.evaluation.metrics.representation import effective_rank
 from training.recipe import Recipe, RecipeError, load_recipe
 from training.targets.phi_s import FeatureStandardizer, PhiS
 from training.teachers.base import Teacher

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from training.evaluation.metrics.confusion import mean_iou
 from training.evaluation.metrics.dense_probe import (
     ProbeTraining,
     fit_dense_probe,
@@ -8,7 +9,6 @@ from training.evaluation.metrics.dense_probe import (
     segmentation_loss,
     upsampled,
 )
-from training.evaluation.metrics.mean_iou.confusion import mean_iou
 
 
 def _blocks(num_images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

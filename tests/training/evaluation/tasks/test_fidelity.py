@@ -1,3 +1,5 @@
+"""Fidelity to teachers and likeness to them, on models of which the answer is known."""
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,7 +10,11 @@ from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.fidelity import measure_adaptor_fidelity, measure_fidelity_over_sizes
+from training.evaluation.tasks.fidelity import (
+    measure_adaptor_fidelity,
+    measure_fidelity_over_sizes,
+    measure_model_similarity,
+)
 
 
 class Colors(RawPixels):
@@ -80,3 +86,22 @@ def test_without_teachers_it_is_refused(pixels):
     with pytest.raises(ValueError, match="`adaptor_fidelity` needs the teachers of the model's adaptors"):
         measure_adaptor_fidelity(pixels())
     assert torch.is_grad_enabled()
+
+
+def test_a_model_is_a_linear_map_of_itself_and_not_of_another(noisy_folders, tiny_model):
+    student = RadioFeatures(tiny_model, size_px=32)
+    teachers = {"itself": student, "pixels": RawPixels(8, 32)}
+    evaluation = Evaluation(student, TableData(str(noisy_folders)), find_teachers=lambda: teachers)
+    found = {(each.model, each.metric): each.value for each in measure_model_similarity(evaluation)}
+    assert found["student beside itself", "CCA"] == pytest.approx(1, abs=1e-2)
+    assert found["student beside itself", "model from teacher, R2"] == pytest.approx(1, abs=1e-2)
+    assert found["student beside pixels", "CCA"] < 0.99
+    one, other = (
+        found["student beside pixels", f"{name}, R2"] for name in ("teacher from model", "model from teacher")
+    )
+    assert one != other
+
+
+def test_model_similarity_without_teachers_is_refused(pixels):
+    with pytest.raises(ValueError, match="`model_similarity` needs the teachers"):
+        measure_model_similarity(pixels())

@@ -1,3 +1,5 @@
+"""Known areas under the curve, and detectors that tell held-out classes."""
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -7,7 +9,7 @@ from training.evaluation.models.baselines import RawPixels
 from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks import outliers
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.outliers import _divided, measure_out_of_distribution
+from training.evaluation.tasks.outliers import _divided, measure_out_of_distribution, weighted_auroc
 
 
 class Shades:
@@ -64,3 +66,13 @@ def test_one_source_cannot_be_divided():
     data = Shades(False, torch.zeros(80, dtype=torch.long))
     with pytest.raises(ValueError, match="known images of several sources, got one"):
         _divided(Evaluation(RawPixels(8, 16), data, TaskSettings(neighbors=3)))
+
+
+def test_areas_are_those_of_scikit_learn_with_ties_and_weights():
+    scores = torch.randint(0, 8, (60,)).double()
+    positive = torch.rand(60) < 0.4
+    weights = torch.randint(0, 3, (5, 60)).double()
+    found = weighted_auroc(scores, positive, weights)
+    for value, weight in zip(found, weights, strict=True):
+        expected = roc_auc_score(positive, scores, sample_weight=weight)
+        assert value.item() == pytest.approx(expected, abs=1e-9)

@@ -1,10 +1,12 @@
+"""What is measured of features and blocks, on models of which the answer is known."""
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from training.evaluation.data.tables import TableData
-from training.evaluation.metrics.effective_rank.rank import effective_rank
-from training.evaluation.metrics.feature_statistics import channel_statistics
+from training.evaluation.metrics.network_statistics import block_statistics
+from training.evaluation.metrics.representation import channel_statistics, effective_rank
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.task_settings import TaskSettings
@@ -14,6 +16,7 @@ from training.evaluation.tasks.representation import (
     measure_effective_rank,
     measure_feature_statistics,
     measure_fixed_pattern,
+    measure_model_statistics,
     measure_position_predictor,
     measure_self_supervised,
     measure_shift_error,
@@ -91,3 +94,21 @@ def test_norms_are_those_of_the_hidden_states(tiny_model, data):
 def test_norms_are_of_radio_models(pixels):
     with pytest.raises(ValueError, match="`block_norms` needs a RADIO model, got 'raw pixels'"):
         measure_block_norms(pixels())
+
+
+@torch.no_grad()
+def test_extremes_are_those_of_all_images_and_the_rest_means(tiny_model, data):
+    evaluation = Evaluation(RadioFeatures(tiny_model, size_px=16), data)
+    found = {each.metric: each.value for each in measure_model_statistics(evaluation)}
+    passes = [block_statistics(tiny_model, image[None] / 255)[0] for image in data.unlabeled]
+    assert found == {
+        "block 0, weight": pytest.approx(passes[0].weight),
+        "block 0, entropy": pytest.approx(sum(each.entropy for each in passes) / len(passes), rel=1e-4),
+        "block 0, logit": pytest.approx(max(each.logit for each in passes), rel=1e-4),
+        "block 0, activation": pytest.approx(max(each.activation for each in passes), rel=1e-4),
+    }
+
+
+def test_statistics_are_of_radio_models(pixels):
+    with pytest.raises(ValueError, match="`model_statistics` needs a RADIO model, got 'raw pixels'"):
+        measure_model_statistics(pixels())

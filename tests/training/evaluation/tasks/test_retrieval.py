@@ -1,3 +1,5 @@
+"""Images and texts that find each other, beside torchmetrics' scores."""
+
 import pytest
 import torch
 from torchmetrics.retrieval import RetrievalMAP, RetrievalRecall
@@ -7,7 +9,12 @@ from training.evaluation.data.tables import TableData
 from training.evaluation.models.baselines import RawPixels
 from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.retrieval import measure_image_retrieval, measure_image_text_retrieval, text_space
+from training.evaluation.tasks.retrieval import (
+    measure_image_retrieval,
+    measure_image_text_retrieval,
+    pair_scores,
+    text_space,
+)
 
 
 def test_image_retrieval_is_that_of_torchmetrics(noisy_folders):
@@ -88,3 +95,13 @@ def test_classes_of_one_image_cannot_be_found(pixels):
     evaluation._parts["labels"] = Part("x", alone)
     with pytest.raises(ValueError, match=r"must have two images of one class, of different sources, for .*, got none"):
         measure_image_retrieval(evaluation)
+
+
+def test_any_of_the_own_captions_will_do():
+    images = torch.eye(3)
+    texts = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.1, 0.0], [0.0, 1.0, 0.1], [0.2, 0.0, 1.0]])
+    owners = torch.tensor([0, 0, 1, 2])
+    own = torch.arange(3)
+    assert pair_scores(images, own, texts, owners, [1, 9])["recall@1"].tolist() == [1, 1, 0]  # text 0 is nearest to 2
+    assert pair_scores(texts, owners, images, own, [1, 9])["recall@1"].tolist() == [0, 1, 1, 1]
+    assert pair_scores(texts, owners, images, own, [1, 9])["recall@9"].tolist() == [1, 1, 1, 1]

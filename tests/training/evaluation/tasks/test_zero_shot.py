@@ -1,3 +1,5 @@
+"""Classes by texts and through a classifier."""
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,7 +14,7 @@ from training.evaluation.models.teachers import TeacherFeatures
 from training.evaluation.task_settings import TaskSettings
 from training.evaluation.tasks import zero_shot
 from training.evaluation.tasks.base import Evaluation
-from training.evaluation.tasks.zero_shot import measure_zero_shot
+from training.evaluation.tasks.zero_shot import centered, conse_embeddings, measure_zero_shot, zero_shot_predictions
 from training.teachers.answers import TeacherOutput
 from training.teachers.base import Teacher
 from training.teachers.embedded.efficientnet_lite import EfficientNetLiteTeacher
@@ -108,3 +110,23 @@ def test_classifiers_of_teachers_stand_in_for_texts(data, tiny_model, monkeypatc
 def test_without_texts_and_classifier_it_is_refused(pixels):
     with pytest.raises(ValueError, match=r"`zero_shot` needs a text tower .* or an adaptor for a teacher with"):
         measure_zero_shot(pixels())
+
+
+def test_conse_is_the_probability_weighted_mean_of_the_likeliest_names():
+    logits = torch.tensor([[0.6, 0.3, 0.1]]).log()
+    embedding = conse_embeddings(logits, torch.eye(3), top_k=2)
+    expected = torch.tensor([[0.6, 0.3, 0.0]])
+    torch.testing.assert_close(embedding, expected / expected.norm())
+
+
+def test_the_label_is_the_one_at_the_smallest_angle():
+    images = torch.tensor([[1.0, 0.1], [0.2, 5.0], [3.0, 0.0]])
+    labels = torch.tensor([[1.0, 0.0], [0.0, 100.0]])  # however long
+    assert zero_shot_predictions(images, labels).tolist() == [0, 1, 0]
+
+
+def test_centering_removes_what_all_prompts_share():
+    shared = torch.tensor([100.0, 100.0])
+    embeddings = shared + torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    apart = centered(embeddings, embeddings.mean(0))
+    assert (apart[0] @ apart[1]).item() == pytest.approx(-1.0)

@@ -1,1 +1,0 @@
-"""Errors of depth maps: a folder that `evaluate.load` opens, here or copied elsewhere."""

@@ -1,1 +1,0 @@
-"""Effective rank: a folder that `evaluate.load` opens, here or copied elsewhere."""

@@ -1,1 +1,0 @@
-"""Mean cosines of features: a folder that `evaluate.load` opens, here or copied elsewhere."""

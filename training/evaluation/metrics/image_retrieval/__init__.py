@@ -1,1 +1,0 @@
-"""Image retrieval: a folder that `evaluate.load` opens, here or copied elsewhere."""

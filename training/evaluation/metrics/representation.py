@@ -1,0 +1,114 @@
+"""How rich representations are, without labels: ranks that fall where they collapse, and extreme channels."""
+
+import torch
+from torch import Tensor
+
+
+REGULARIZATION = 1e-4  # LiDAR, section 4
+EPSILON = 1e-7  # RankMe, eq. 1
+
+
+def effective_rank(features: Tensor) -> float:
+    """Return the effective rank of features, which falls where they collapse.
+
+    `exp(-sum_i p_i ln p_i)` with `p_i = s_i / sum_j s_j` and `s_i` the singular values of the centered features.
+    Between 1, where all lie on a line, and their rank, where all directions are used alike.
+
+    Args:
+        features: `(num_vectors, dim)`, at least two different ones; of maps, one vector for each position.
+
+    Returns:
+        The effective rank, at least 1 and at most `min(num_vectors - 1, dim)`.
+
+    Raises:
+        ValueError: If it is no such matrix, or all vectors are equal.
+
+    References:
+        Roy and Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007, definition 1; of the
+        centered features is our choice, since a network's features share a large mean.
+        As a measure of representations: RankMe, https://arxiv.org/abs/2210.02885
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(
+            f"`features` must have the shape (num_vectors, dim) with at least two vectors, got {tuple(features.shape)}."
+        )
+    values = features.double()
+    singular = torch.linalg.svdvals(values - values.mean(0))
+    if singular.sum() == 0:
+        raise ValueError("`features` must not all be equal: they have no direction.")
+    shares = singular / singular.sum()
+    return torch.special.entr(shares).sum().exp().item()
+
+
+def rank_me(vectors: Tensor) -> float:
+    """Return the effective rank of representations as they are, not centered.
+
+    Args:
+        vectors: `(num_images, dim)`.
+
+    References:
+        RankMe, eq. 1 and 2. https://arxiv.org/abs/2210.02885
+    """
+    singular = torch.linalg.svdvals(vectors.double())
+    return _effective(singular)
+
+
+def lidar(views: Tensor) -> float:
+    """Return the rank of what tells images apart and does not change between views of one image.
+
+    The effective rank of the eigenvalues of linear discriminant analysis, in which each image is a class.
+
+    Args:
+        views: `(num_images, num_views, dim)`, at least two of both.
+
+    Raises:
+        ValueError: If there are fewer.
+
+    References:
+        LiDAR, section 4. https://arxiv.org/abs/2312.04000
+    """
+    if views.ndim != 3 or min(views.shape[:2]) < 2:
+        raise ValueError(f"`views` must be two or more views of two or more images, got {tuple(views.shape)}.")
+    values = views.double()
+    if values.shape[2] > values.shape[0] * values.shape[1]:  # nothing varies beyond what so many vectors span
+        centered = (values - values.mean((0, 1))).flatten(0, 1)
+        rotated, scales, _ = torch.linalg.svd(centered, full_matrices=False)
+        values = (rotated * scales).unflatten(0, views.shape[:2])
+    means = values.mean(1)
+    between = means - means.mean(0)
+    within = (values - means[:, None]).flatten(0, 1)
+    scatter = within.T @ within / len(within) + REGULARIZATION * torch.eye(values.shape[2], dtype=values.dtype)
+    roots, directions = torch.linalg.eigh(scatter)
+    whitened = between @ directions / roots.clamp(min=REGULARIZATION / 2).sqrt()
+    eigenvalues = torch.linalg.svdvals(whitened / max(1, len(means) - 1) ** 0.5).square()
+    return _effective(eigenvalues)
+
+
+def _effective(values: Tensor) -> float:
+    shares = values / values.sum() + EPSILON
+    return torch.special.entr(shares).sum().exp().item()
+
+
+def channel_statistics(tokens: Tensor) -> dict[str, float]:
+    """Return what is extreme among the channels of features.
+
+    Args:
+        tokens: `(num_tokens, dim)`, at least two.
+
+    Returns:
+        "largest mean": the largest size of a channel's mean, in root mean squares of all features;
+        "largest deviation": the largest standard deviation of a channel, in medians of all channels';
+        "variance of the widest": that channel's share of the variance;
+        "excess kurtosis": the mean over channels, 0 of normal ones: how heavy their tails are.
+    """
+    tokens = tokens.double()
+    mean, deviation = tokens.mean(dim=0), tokens.std(dim=0, unbiased=False)
+    root_mean_square = tokens.square().mean().sqrt().clamp(min=1e-12)
+    standard = (tokens - mean) / deviation.clamp(min=1e-12)
+    variance = deviation.square()
+    return {
+        "largest mean": (mean.abs().amax() / root_mean_square).item(),
+        "largest deviation": (deviation.amax() / deviation.median().clamp(min=1e-12)).item(),
+        "variance of the widest": (variance.amax() / variance.sum().clamp(min=1e-12)).item(),
+        "excess kurtosis": (standard.pow(4).mean(dim=0)[deviation > 0].mean() - 3).item(),
+    }

@@ -1,1 +1,0 @@
-"""Tasks on dense features: what every patch is, how far away, and where again."""
