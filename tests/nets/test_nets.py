@@ -53,8 +53,9 @@ NUM_STEPS = 20
 SMALL = {
     "": ["student.config.hidden_size=48", "student.adaptor.hidden_size=32"],
     "demo": ["partitions.low.batch_size=6"],
-    "demo_full": ["partitions.low.token_budget=330"],
+    "demo_full": ["partitions.low={token_budget: 170, accumulation_steps: 1}"],
     "demo_1d": ["partitions.low.batch_size=6"],
+    "packed": ["partitions.low.token_budget=200", "partitions.high={token_budget: 200, accumulation_steps: 1}"],
     "streamed": ["partitions.low.batch_size=4"],
     "weighed": ["partitions.low.batch_size=4"],
 }
@@ -68,7 +69,7 @@ CHOSEN = {
         r"adaptors\.dinov2-s-saliency\.head_mlp\.fc1\.weight$",
     ),
     "ema": (r"embedder\.weight$", r"blocks\.5\.mlp\.fc2\.(weight|parametrizations\.weight\.original)$"),
-    "statistics": (r"features\.efficientnet-lite0\.matrix$", r"summaries\..*\.squared_angle_total$"),
+    "statistics": (r"features\.efficientnet-lite0\.(mean|outer_total)$", r"summaries\..*\.squared_angle_total$"),
 }
 """Patterns of the tensors that are stored, by the file of a checkpoint; of other files only what all numbers are."""
 
