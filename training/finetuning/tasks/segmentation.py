@@ -27,6 +27,7 @@ from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size, with_file
 from training.finetuning.tasks.evidence import Evidence, count_confusion
 from training.finetuning.tasks.examples import read_row
+from training.pictures.features import hex_color
 
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class SegmentationTask(FinetuningTask):
         return Evidence(errors, confusion=confusion)
 
     def draw_truth(self, ax: Axes, image: Tensor, reference: Tensor) -> None:
-        colors = ListedColormap([_color(number) for number in range(len(self.class_names))])
+        colors = ListedColormap([hex_color(number) for number in range(len(self.class_names))])
         shown = np.ma.masked_equal(reference.numpy(), self.ignore_index)
         ax.imshow(image.mean(dim=-1).numpy(), cmap="gray", vmin=0, vmax=1)  # else colors would mix with the classes'
         ax.imshow(shown, cmap=colors, vmin=-0.5, vmax=len(self.class_names) - 0.5, alpha=0.5, interpolation="nearest")
@@ -179,7 +180,7 @@ class SegmentationTask(FinetuningTask):
         """Name the largest classes of a map, in the order of their ids."""
         ids, areas = np.unique(shown.compressed(), return_counts=True)
         largest = np.sort(ids[np.argsort(-areas)[:NUM_NAMED]])
-        handles = [Patch(color=_color(number), label=self.class_names[number]) for number in largest.tolist()]
+        handles = [Patch(color=hex_color(number), label=self.class_names[number]) for number in largest.tolist()]
         ax.legend(handles=handles, fontsize=4, loc="lower right", handlelength=1, framealpha=0.7)
 
     def draw_prediction(self, ax: Axes, image: Tensor, prediction: Tensor, reference: Tensor) -> None:
@@ -193,14 +194,3 @@ def _read_masks(rows: Any, name: str, purpose: str, limit: int | None = None) ->
         picture = read_row(rows, index, name)["target"]
         where = with_file(f"{name} {index}", picture)
         yield where, read_mask(picture, where)
-
-
-def _color(number: int) -> tuple[float, float, float]:
-    """Return the color of a class: VOC's palette, whose bits are spread over red, green and blue."""
-    red = green = blue = 0
-    for bit in range(8):
-        red |= (number & 1) << (7 - bit)
-        green |= ((number >> 1) & 1) << (7 - bit)
-        blue |= ((number >> 2) & 1) << (7 - bit)
-        number >>= 3
-    return red / 255, green / 255, blue / 255
