@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
+from foundation.files import write_file
 from foundation.ranks import rank_and_count
 from model_cards.results import build_tables
 from training.evaluation.report import report_sections, write_report
 from training.evaluation.run import run_evaluations
 from training.evaluation.settings import EvaluationSettings
-from training.pictures.curves import draw_over_counts
-from training.pictures.token_curves import AXIS, values_by_tokens
+from training.pictures.curves import TOKENS, figure_over_counts, values_by_tokens
 from training.recipe import Recipe
 
 
@@ -36,7 +36,7 @@ def _evaluate(settings: EvaluationSettings) -> None:
         panels = values_by_tokens(results.measurements)
         if panels:
             written.append(settings.output.with_suffix(".tokens.png"))
-            draw_over_counts(panels, written[-1], AXIS)
+            write_file(written[-1], figure_over_counts(panels, TOKENS).savefig)
         if settings.report:
             written.append(settings.output.with_suffix(".html"))
             write_report(

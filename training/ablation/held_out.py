@@ -34,7 +34,7 @@ from training.evaluation.students import StudentEvaluation
 from training.evaluation.tasks.registry import TASKS as EVALUATION_TASKS
 from training.losses.alignment import align_to_teacher
 from training.losses.summaries import angle_between
-from training.pictures.token_curves import TOKEN_TASKS, values_by_tokens
+from training.pictures.curves import TOKEN_TASKS, values_by_tokens
 from training.recipe import Recipe, RecipeError
 from training.student.build import build_student
 

@@ -16,7 +16,7 @@ from training.evaluation.metrics.confusion import IGNORE_INDEX
 from training.evaluation.models.base import FeatureModel
 from training.evaluation.tasks.base import Evaluation, summary_or_mean
 from training.evaluation.tasks.dense_prediction import masks_of
-from training.pictures.curves import figure_over_counts, values_by_size
+from training.pictures.curves import PIXELS, figure_over_counts, values_by_size
 from training.pictures.features import fit_pca_basis, hex_color, overlaid, pca_colors, to_pixels
 from training.pictures.page import SHOWN_PX, Drawing, Picture, Row, Section, source_section, write_page
 
@@ -66,7 +66,7 @@ def resolution_section(measurements: Sequence[Measurement]) -> list[Section]:
         "Cosine of the dense features at each size with those at the largest, resampled to one grid. Centered: about "
         "the mean feature, without which a model that hardly looks at the image scores well."
     )
-    figure = figure_over_counts(panels, "image side, pixels")
+    figure = figure_over_counts(panels, PIXELS)
     return [Section("Over resolution", text, drawing=Drawing.of(figure, f"Over the images' side. {said}."))]
 
 

@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from foundation.files import write_file
-from training.pictures.curves import Curve, mean_curve
 
+
+Curve = tuple[Sequence[float], Sequence[float]]
+"""Steps and values."""
 
 LOSSES = {
     "features": "dense loss",
@@ -138,6 +140,12 @@ def loss_curves(series: Mapping[str, Curve], kind: str) -> dict[str, Curve]:
         if re.fullmatch(rf"{kind}@\d+px(/.*)?", name):
             by_size.setdefault(name.partition("/")[2], []).append(curve)
     return plain | {teacher: mean_curve(curves) for teacher, curves in by_size.items()}
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Return the mean of curves, each interpolated where it has no value of its own."""
+    steps = sorted({step for own, _ in curves for step in own})
+    return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
 
 
 def _below(series: Mapping[str, Curve], group: str) -> dict[str, Curve]:

@@ -1,9 +1,8 @@
-from pathlib import Path
-
-from PIL import Image
+import numpy as np
+import pytest
 
 from model_cards.results import Measurement
-from training.pictures.curves import draw_over_counts, mean_curve, values_by_size
+from training.pictures.curves import figure_over_counts, values_by_size, values_by_tokens
 
 
 def measured(model: str, metric: str, value: float, seed: int = 0, task: str = "resolution_consistency") -> Measurement:
@@ -24,16 +23,28 @@ def test_values_are_sorted_by_kind_of_cosine_model_and_size() -> None:
     }
 
 
-def test_the_mean_of_curves_is_that_of_each_step() -> None:
-    assert mean_curve([([0, 1], [1.0, 2.0]), ([0, 1], [3.0, 4.0])]) == ([0, 1], [2.0, 3.0])
+def test_values_by_metric_model_and_number_of_tokens() -> None:
+    found = values_by_tokens(
+        [
+            measured("student", "1 tokens, accuracy", 0.2, task="knn_over_tokens"),
+            measured("student", "16 tokens, accuracy", 0.5, task="knn_over_tokens"),
+            measured("student", "16 tokens, accuracy", 0.7, task="knn_over_tokens"),
+            measured("adaptor a", "2 tokens, centered features", 0.4, task="fidelity_over_tokens"),
+            measured("student", "accuracy", 0.9, task="knn"),
+        ]
+    )
+    assert found == {
+        "accuracy": {"student": {1: [0.2], 16: [0.5, 0.7]}},
+        "centered features": {"adaptor a": {2: [0.4]}},
+    }
 
 
-def test_panels_over_counts_stand_in_rows_of_four(tmp_path: Path) -> None:
-    panel = {"a": {1: [0.1, 0.2], 4: [0.4, 0.3]}, "b": {4: [0.4]}}
-    heights = []
-    for number in (2, 4, 5):
-        draw_over_counts({str(index): panel for index in range(number)}, tmp_path / "counts.png", "steps")
-        with Image.open(tmp_path / "counts.png") as picture:
-            assert picture.width == picture.height * min(number, 4) * 4 / (3 * -(-number // 4))
-            heights.append(picture.height)
-    assert heights[0] == heights[1] == heights[2] / 2
+def test_panels_over_counts_stand_in_rows_of_four() -> None:
+    panel = {"a $x_$": {1: [0.1, 0.2], 4: [0.4, 0.3]}, "b": {4: [0.4]}}
+    for number, shape in ((2, (8, 3)), (4, (16, 3)), (5, (16, 6))):
+        figure = figure_over_counts({str(index): panel for index in range(number)}, "steps")
+        figure.draw_without_rendering()
+        assert tuple(figure.get_size_inches()) == shape
+        mean = figure.axes[0].lines[0]
+        assert np.asarray(mean.get_ydata()).tolist() == pytest.approx([0.15, 0.35])
+        assert figure.axes[0].get_legend_handles_labels()[1] == ["a $x_$", "b"]

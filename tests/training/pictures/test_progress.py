@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from training.pictures.curves import Curve
-from training.pictures.progress import draw_progress, loss_curves
+from training.pictures.progress import Curve, draw_progress, loss_curves, mean_curve
 
 
 STEPS = [10, 20, 30]
@@ -42,6 +41,10 @@ def test_an_interval_without_a_mean_is_left_out() -> None:
     }
     assert loss_curves(series, "features") == {"a": ([10, 30], [4.0, 2.0])}
     assert loss_curves(series, "summary") == {}
+
+
+def test_the_mean_of_curves_is_that_of_each_step() -> None:
+    assert mean_curve([([0, 1], [1.0, 2.0]), ([0, 1], [3.0, 4.0])]) == ([0, 1], [2.0, 3.0])
 
 
 def test_losses_of_all_teachers_share_one_scale(tmp_path: Path, drawn: list[Figure]) -> None:
