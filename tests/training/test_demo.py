@@ -44,7 +44,13 @@ def test_cards_know_whether_the_time_is_that_of_several_seeds(tmp_path, monkeypa
     monkeypatch.setattr(demo, "StudentEvaluation", SimpleNamespace(load=lambda recipe: evaluation))
     monkeypatch.setattr(demo, "reachable_teachers", lambda recipe: recipe.teachers)
     monkeypatch.setattr(demo, "teacher_sources", lambda config, recipe: [])
-    monkeypatch.setattr(demo, "run_seed", lambda *arguments: [])
+
+    def run_seed(evaluation, folder, seed, clock):
+        folder.mkdir(exist_ok=True)
+        (folder / demo.PICTURE).write_bytes(b"drawn")
+        return []
+
+    monkeypatch.setattr(demo, "run_seed", run_seed)
     monkeypatch.setattr(demo, "write_card", lambda folder, results, name: cards.update({folder.parent.name: results}))
     monkeypatch.setattr(demo, "write_closing_page", lambda *arguments, **options: None)
     recipe = DemoSettings().load_recipe()

@@ -90,12 +90,3 @@ def test_clip_art_without_its_largest(fetched, tmp_path, monkeypatch):
     save(root / "food/fruit/apple.png")
     assert written("clip-art", tmp_path / "set") == {"animals/b.png", "animals/c.png", "food/apple.png"}
     assert Image.open(tmp_path / "set/animals/b.png").size == (256, 192)
-
-
-def test_digits_of_uci(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(
-        labeled_packages, "write_digits", lambda *arguments, **options: asked.append((arguments, options))
-    )
-    LABELED_PACKAGES["uci-digits"].write(tmp_path)
-    assert asked == [((tmp_path, 64), {"draw": 0})]
