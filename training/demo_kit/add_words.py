@@ -112,7 +112,8 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
     write_folder(settings.output, write)
     print(
         f"Wrote {settings.output}: it opens in the pipeline zero-shot-image-classification. Measure it by python -m "
-        f"training.evaluate {settings.output.as_posix()} --tasks zero_shot,open_vocabulary"
+        f"training.evaluate {settings.output.as_posix()} --tasks zero_shot,open_vocabulary --dense-source features "
+        "--templates simple"
     )
 
 
