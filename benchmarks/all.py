@@ -28,7 +28,7 @@ from foundation.fields import OneOf
 
 
 class Case(NamedTuple):
-    """What is measured together.
+    """A group of measurements.
 
     Attributes:
         module: Of this package.
@@ -55,7 +55,7 @@ PAGE = "page"
 
 
 class AllSettings(MeasuringSettings):
-    """What shall be measured.
+    """Which cases are measured, and how.
 
     Attributes:
         only: Names of cases, and "page" for the page's tables of all stored results; all by default.

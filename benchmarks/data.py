@@ -259,7 +259,7 @@ def measure_loader(
 
 
 class FullPrecision(FeatureFormat):
-    """What the cache's formats are compared with: the answers as they are."""
+    """Return the answers as they are, with which the cache's formats are compared."""
 
     def encode(self, features: Tensor) -> Entries:
         return {"features": features}

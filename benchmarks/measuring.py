@@ -1,4 +1,4 @@
-"""What all cases share: their settings, calls and processes that take turns, the machine's peak, files of results."""
+"""Shared by all cases: their settings, calls and processes that take turns, the machine's peak, files of results."""
 
 import ctypes
 import json
@@ -47,7 +47,7 @@ Timing = dict[str, float]
 
 
 class MeasuringSettings(Settings):
-    """What the cases of a run have in common.
+    """Settings that the cases of a run have in common.
 
     Attributes:
         device: "cpu" or "cuda", the first GPU.
@@ -145,7 +145,7 @@ def spread_of(numbers: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Turns(Generic[Name]):
-    """What calls took in turns.
+    """Times of calls that took turns.
 
     Attributes:
         seconds: By name one number for each round.

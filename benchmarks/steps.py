@@ -1,4 +1,4 @@
-"""What runs training steps when asked, so that trainers of different libraries and checkouts take turns.
+"""Runs training steps when asked, so that trainers of different libraries and checkouts take turns.
 
     python steps.py RUN_DIR CHANGES...        in the root of a checkout: times the demo's steps
 
