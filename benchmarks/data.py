@@ -259,7 +259,7 @@ def measure_loader(
 
 
 class FullPrecision(FeatureFormat):
-    """Return the answers as they are, with which the cache's formats are compared."""
+    """Keeps the answers as they are: the cache's formats are compared with it."""
 
     def encode(self, features: Tensor) -> Entries:
         return {"features": features}
