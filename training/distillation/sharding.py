@@ -22,7 +22,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
 from foundation.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin
@@ -140,10 +140,15 @@ def load_state_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def rewrite(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> None:
-    """Replace a tensor, sharded or not, by a function of the whole one; all ranks take part and get rank 0's result."""
+    """Replace a tensor by a function of the whole one; all ranks take part.
+
+    Of a sharded one each rank keeps its own part of what it has computed; otherwise all get rank 0's result.
+    """
     if isinstance(tensor, DTensor):
+        mesh = tensor.device_mesh
         whole = function(tensor.full_tensor()).to(tensor.dtype)
-        tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements))
+        copies = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        tensor.copy_(copies.redistribute(mesh, tensor.placements))  # without communication
     else:
         tensor.copy_(copy_from_first_rank(function(tensor).to(tensor.dtype).contiguous()))
 
