@@ -65,6 +65,7 @@ def execute(
         notebook,
         timeout=timeout,
         kernel_name="python3",
+        coalesce_streams=True,  # how a kernel cuts what is printed is a matter of its speed
         resources={"metadata": {"path": str(folder)}},
         extra_arguments=[JPEG],
     )
@@ -92,19 +93,7 @@ def clean(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
         if cell.cell_type == "code":
-            cell.outputs = _joined([output for output in cell.outputs if output.get("name") != "stderr"])
-            cell.outputs = [_cleaned(output) for output in cell.outputs]
-
-
-def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Return outputs with what was printed in a row as one: how a kernel cuts it is a matter of its speed."""
-    joined: list[NotebookNode] = []
-    for output in outputs:
-        if joined and output.output_type == joined[-1].output_type == "stream":
-            joined[-1].text += output.text
-        else:
-            joined.append(output)
-    return joined
+            cell.outputs = [_cleaned(output) for output in cell.outputs if output.get("name") != "stderr"]
 
 
 def _cleaned(output: NotebookNode) -> NotebookNode:
