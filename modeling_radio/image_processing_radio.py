@@ -38,8 +38,9 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
     It never normalizes: the model subtracts its own mean inside, so `do_normalize=True` is refused. Images
     may be PIL images, numpy arrays, torch tensors (channels first or last), paths or URLs, one or a list.
     Gray becomes RGB, transparency is laid on white (as transformers does), 16-bit images are scaled by their
-    own range; in PIL's mode "I" white is 255 where no value exceeds that, and else 65535. Floats already in
-    [0, 1] need `do_rescale=False`. Labels may come with the images: see `preprocess`.
+    own range; in PIL's mode "I" white is 255 where no value exceeds that, and else 65535. Files are turned as
+    their EXIF data say; PIL images are not, as nowhere in transformers: `ImageOps.exif_transpose` turns them.
+    Floats already in [0, 1] need `do_rescale=False`. Labels may come with the images: see `preprocess`.
 
     Args:
         size: What to resize to. `{"height": h, "width": w}` (or `(h, w)`) is exactly that; everything else
@@ -138,7 +139,7 @@ class RadioImageProcessor(PostProcessing, TorchvisionBackend):
             ValueError: If the kind, the shape or the range of values cannot be right.
         """
         full_scale = 1 / rescale_factor if do_rescale else 1.0
-        tensor = read_image(image, bool(do_convert_rgb), input_data_format).to(device)
+        tensor = read_image(fetch(image), bool(do_convert_rgb), input_data_format).to(device)
         tensor = check_values(tensor, full_scale)
         return to_rgb(tensor, full_scale) if do_convert_rgb else tensor
 

@@ -1,35 +1,62 @@
-"""Reading of images: PIL images, arrays and tensors of any layout become tensors of known shape and range."""
+"""Reading of images: files, PIL images, arrays and tensors of any layout become tensors of known shape and range."""
 
 import base64
+import io
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as tvF
-from transformers.image_utils import ChannelDimension, is_pil_image, load_image_as_tensor
+from transformers import image_utils
+from transformers.image_utils import ChannelDimension, is_pil_image
 from transformers.utils.generic import is_numpy_array, is_torch_tensor
 
+
+# Formats that image files may have, here and wherever this project opens one. Our choice: pictures that Pillow decodes
+# itself. EPS is none of them: Pillow lets Ghostscript run it as a program. TGA is last, for it has no first bytes of
+# its own.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "DDS", "PCX")
+FORMATS += ("PSD", "QOI", "SGI", "SUN", "XBM", "TGA")
+
+# What Pillow and its plugins raise on files that are damaged, or no images.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,  # of AVIF; NotImplementedError, of DDS, is one
+    MemoryError,  # where a header lies about the size
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 # Our choice: how far outside its range a float image may lie before it is refused, since resizing overshoots.
 RANGE_TOLERANCE = 1e-3
 
 MAX_SHOWN = 256  # our choice: characters of a text in an error; paths are shorter, base64 of pictures longer
 
-# The first bytes of files that may have transparent pixels; a WebP's follow its length.
-_PNG, _RIFF, _WEBP = b"\x89PNG", b"RIFF", b"WEBP"
+# In PNGs with one of these torchvision may see something else than Pillow.
+_SPECIAL_CHUNKS = (b"tRNS", b"acTL", b"eXIf", b"iTXt", b"Raw profile type")
 
 
 def fetch(images: Any) -> Any:
     """Return images as they were given, in lists as they were, but with paths, addresses and base64 texts read.
 
-    Files and base64 keep their transparency; of what an address gives transformers keeps the colors alone. Of an
-    animation the first picture is read, as PIL gives it.
+    These are upright as their EXIF data say, RGB on white where they are transparent, or in one of PIL's modes of
+    deeper gray. Of an animation the first picture is read.
 
     Raises:
-        ValueError: If there is no such file, or it is no image that torchvision reads.
+        ValueError: If there is no such file, or it is no image of `FORMATS`, or a damaged one.
     """
     if isinstance(images, (list, tuple)):
         return [fetch(image) for image in images]
@@ -37,38 +64,96 @@ def fetch(images: Any) -> Any:
         return images
     text = os.fspath(images)
     try:
-        if text.startswith(("http://", "https://")):
-            return _first_picture(load_image_as_tensor(text))
         return _decode(_read_bytes(text))
-    except (RuntimeError, ValueError, IndexError) as error:
+    except UNREADABLE as error:
         # Of the decoder, which does not know the name, or of what took it for base64, since there is no such file.
         shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
         raise ValueError(
-            f"`images` must be image files (JPEG, PNG, WebP, GIF), their addresses or base64, got {shown!r}. Open "
-            "other kinds with PIL."
+            f"`images` must be image files such as JPEG, PNG, WebP or TIFF, their addresses or base64, got {shown!r}, "
+            f"which cannot be read: {str(error)[:MAX_SHOWN]}."
         ) from error
 
 
 def _read_bytes(text: str) -> bytes:
-    """Return the bytes of a file, or of base64 with or without `data:` before it."""
+    """Return the bytes of a file, of what is at an address, or of base64 with or without `data:` before it."""
+    if text.startswith(("http://", "https://")):
+        return image_utils.httpx.get(text, follow_redirects=True).content  # with what transformers reads addresses
     if os.path.isfile(text):  # False of what is too long for a name
         return Path(text).read_bytes()
     return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text)
 
 
-def _decode(data: bytes) -> Tensor:
-    """Return an image file as `(channels, height, width)`: three, or four where some pixel is transparent."""
-    may_be_transparent = data.startswith(_PNG) or (data.startswith(_RIFF) and data[8:12] == _WEBP)
-    mode = ImageReadMode.RGB_ALPHA if may_be_transparent else ImageReadMode.RGB
-    image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode, apply_exif_orientation=True)
-    image = _first_picture(image)
-    is_opaque = len(image) == 3 or bool((image[3].long() == torch.iinfo(image.dtype).max).all())
-    return image[:3] if is_opaque else image
+def _decode(data: bytes) -> Any:
+    with open_picture(data) as picture:
+        if _is_plain(picture, data):
+            try:  # twice as fast, the same pixels
+                return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+            except RuntimeError:
+                pass  # Pillow may read it, or says what is wrong
+        return _as_rgb(load_upright(picture))
 
 
-def _first_picture(image: Tensor) -> Tensor:
-    """Return a single image: of an animated GIF, which is decoded as several, the first."""
-    return image[0] if image.ndim == 4 else image
+def _is_plain(picture: Image.Image, data: bytes) -> bool:
+    """Return whether a file has nothing but gray or RGB of 8 bits, upright, which torchvision reads as Pillow does."""
+    if picture.format in ("JPEG", "WEBP"):
+        return picture.mode in ("L", "RGB") and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    is_usual = picture.format == "PNG" and picture.tile and picture.tile[0][3] in ("L", "RGB")
+    return bool(is_usual) and not any(chunk in data for chunk in _SPECIAL_CHUNKS)
+
+
+def open_picture(source: bytes | str | Path) -> Image.Image:
+    """Open an image file, its bytes or its path, without decoding it.
+
+    Raises:
+        Exception: One of `UNREADABLE`, here or when it is decoded, if it is damaged or of none of `FORMATS`.
+    """
+    Image.init()  # Pillow before 11.3 does not know all formats, and would raise KeyError
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+
+
+def load_upright(picture: Image.Image) -> Image.Image:
+    """Decode what `open_picture` opened, and turn it in place as its EXIF data say; return it."""
+    ImageOps.exif_transpose(picture, in_place=True)
+    picture.load()
+    return picture
+
+
+def read_picture(source: bytes | str | Path) -> Image.Image:
+    """Read an image file, its bytes or its path, as upright RGB of 8 bits; see `to_eight_bits`.
+
+    Raises:
+        Exception: One of `UNREADABLE`, if it is damaged or of none of `FORMATS`.
+    """
+    with open_picture(source) as picture:
+        return to_eight_bits(load_upright(picture))
+
+
+def to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Return any PIL image as RGB of 8 bits, as it is read by default: on white where it is transparent.
+
+    Raises:
+        ValueError: If it is of floats or integers whose range is none of an image.
+    """
+    picture = _as_rgb(picture)
+    if picture.mode == "RGB":
+        return picture
+    pixels = to_rgb(check_values(_read_pil(picture, convert_rgb=True), 255.0), 255.0)
+    return tvF.to_pil_image(pixels.round().to(torch.uint8))
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """Return a PIL image as RGB, on white where it is transparent; those of more than 8 bits stay as they are."""
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return picture
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    ground = Image.new("RGB", layer.size, "white")
+    ground.paste(layer.convert("RGB"), mask=layer.getchannel("A"))
+    return ground
 
 
 def flatten(images: Any) -> list[Any]:
@@ -85,8 +170,8 @@ def read_image(image: Any, convert_rgb: bool, input_data_format: str | ChannelDi
 
     Args:
         image: A PIL image, or an array or tensor of two or three axes.
-        convert_rgb: Read palettes and other modes of PIL images as RGB, with an alpha channel if they have any
-            transparency. Arrays and tensors stay as they are; see `to_rgb`.
+        convert_rgb: Read palettes and other modes of PIL images as RGB, on white where they are transparent. Arrays and
+            tensors stay as they are; see `to_rgb`.
         input_data_format: Where the channels of arrays and tensors are; None finds out.
 
     Raises:
@@ -172,7 +257,7 @@ def _check_tensor(name: str, tensor: Tensor) -> Tensor:
 
 
 def _read_pil(image: Any, convert_rgb: bool) -> Tensor:
-    """Return a PIL image as a tensor, with an alpha channel if it has any transparency.
+    """Return a PIL image as a tensor, with `convert_rgb` on white where it is transparent.
 
     PIL's mode "I" does not say what white is: it is 255 where no value exceeds that, and else 65535. "I;16" is always
     65535.
@@ -191,10 +276,7 @@ def _read_pil(image: Any, convert_rgb: bool) -> Tensor:
                 "to 8 bits."
             )
         return tensor.to(torch.uint8 if image.mode == "I" and high <= 255 else torch.uint16)
-    if convert_rgb and image.mode != "F":
-        mode = "RGBA" if image.has_transparency_data else "RGB"
-        image = image if image.mode == mode else image.convert(mode)
-    return tvF.pil_to_tensor(image)
+    return tvF.pil_to_tensor(_as_rgb(image) if convert_rgb else image)
 
 
 def _find_channels(tensor: Tensor) -> ChannelDimension:

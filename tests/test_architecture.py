@@ -58,8 +58,8 @@ ORDER = (
 )
 
 
-# The packages that a checkpoint's code finds in a clean environment.
-REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers"} | set(sys.stdlib_module_names)
+# The packages that a checkpoint's code finds in a clean environment; Pillow comes with torchvision.
+REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers", "PIL"} | set(sys.stdlib_module_names)
 
 # Machines that only train may lack these.
 LAZY_PACKAGES = {"av", "datasets", "evaluate", "faiss", "peft", "pyarrow", "pytorch_ood", "sklearn"}

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from modeling_radio import RadioConfig
+from modeling_radio.image_reading_radio import UNREADABLE, read_picture
 from modeling_radio.resolution_radio import largest_side, nearest_multiple
 
 
@@ -84,9 +85,8 @@ def open_images(paths: Sequence[Path]) -> dict[str, Image.Image]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+        return read_picture(path)
+    except UNREADABLE as error:
         raise ValueError(f"`images` must be pictures, got {str(path)!r}: {error}.") from error
 
 

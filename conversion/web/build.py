@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from conversion.graphs.files import open_graph
@@ -120,8 +119,7 @@ def _pixels(model: RadioModel, path: Path, size: int, step: int) -> Tensor:
     processor = RadioImageProcessor.from_model_config(
         model.config, size={"longest_edge": size}, size_divisor=step, max_img_size=size
     )
-    with Image.open(path) as image:
-        return processor(image, return_tensors="pt")["pixel_values"]
+    return processor(path, return_tensors="pt")["pixel_values"]
 
 
 def _convert(path: Path, precision: WebPrecision) -> Path:

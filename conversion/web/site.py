@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from foundation.files import check_output
+from foundation.pictures import PICTURE_FORMATS, copy_picture
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.image_reading_radio import UNREADABLE, open_picture
 
 
 PAGE = Path(__file__).with_name("page")
 DESCRIPTION = "site.json"
 ENTRIES = {"index.html", "page", "runtime", "model", "samples", DESCRIPTION, "README.md", ".gitattributes"}
 """What a site consists of: all of it can be written again."""
-PICTURE_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
-"""Formats that every browser opens, and how their files' names end here."""
 ISOLATION = ("cross-origin-embedder-policy: require-corp", "cross-origin-opener-policy: same-origin")
 """Headers with which browsers give WebAssembly several threads."""
 
@@ -74,10 +72,10 @@ def check_samples(samples: Sequence[Sample]) -> None:
     """
     for path in (sample.path for sample in samples):
         try:
-            with Image.open(path) as image:
-                image.verify()
+            with open_picture(path) as image:
+                image.load()
                 kind = image.format
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"`pictures` must be image files, got {str(path)!r}: {error}.") from error
         if kind not in PICTURE_FORMATS:
             raise ValueError(
@@ -86,14 +84,12 @@ def check_samples(samples: Sequence[Sample]) -> None:
 
 
 def copy_samples(samples: Sequence[Sample], site: Path) -> list[dict[str, str]]:
-    """Copy sample pictures into a site; return what the page is told of them."""
+    """Write sample pictures into a site as `copy_picture` does; return what the page is told of them."""
     (site / "samples").mkdir()
     told = []
     for number, sample in enumerate(samples, start=1):
-        with Image.open(sample.path) as image:
-            name = f"samples/{number}{PICTURE_FORMATS[str(image.format)]}"
-        shutil.copyfile(sample.path, site / name)
-        told.append({"file": name, "title": sample.title.replace("_", " ").replace("-", " ")})
+        file = copy_picture(sample.path, site / "samples" / str(number))
+        told.append({"file": f"samples/{file.name}", "title": sample.title.replace("_", " ").replace("-", " ")})
     return told
 
 

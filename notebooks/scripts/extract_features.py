@@ -19,7 +19,6 @@ import json
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModel
 
@@ -57,13 +56,12 @@ def main() -> None:
     summaries, features = [], []
     for start in range(0, len(paths), given.batch_size):
         chosen = paths[start : start + given.batch_size]
-        pictures = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in chosen]
-        inputs = processor(pictures, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
+        inputs = processor(chosen, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
         out = model(**inputs, feature_format="NCHW", adaptor_names=[given.adaptor] if given.adaptor else [])
         answer = out.adaptors[given.adaptor] if given.adaptor else out
         summaries.append(answer.summary.float().cpu())
         features.append(answer.features.float().cpu())
-        print(f"{start + len(pictures)} of {len(paths)}", flush=True)
+        print(f"{start + len(chosen)} of {len(paths)}", flush=True)
 
     tensors = {"summary": torch.cat(summaries), "features": torch.cat(features).contiguous()}
     names = [str(path.relative_to(given.images)) for path in paths]

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 
@@ -87,8 +86,8 @@ def main() -> None:
     model.to(given.device).print_trainable_parameters()
 
     def batch(examples: Examples) -> dict[str, torch.Tensor]:
-        pictures = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path, _ in examples]
-        inputs = processor(pictures, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
+        paths = [path for path, _ in examples]
+        inputs = processor(paths, size={"height": height, "width": width}, return_tensors="pt").to(given.device)
         return {**inputs, "labels": torch.tensor([label for _, label in examples], device=given.device)}
 
     @torch.inference_mode()

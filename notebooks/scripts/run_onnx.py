@@ -21,6 +21,20 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow knows more, and runs one (EPS) as a program
+
+
+def read(path: Path) -> Image.Image:
+    """Return an image as the models' processor reads it: upright, 16 bits as 8, on white where it is transparent."""
+    picture = ImageOps.exif_transpose(Image.open(path, formats=FORMATS))
+    if picture.mode[0] in "IF":
+        values = np.asarray(picture, dtype=np.float32)
+        is_deep = picture.mode.startswith("I;") or (picture.mode == "I" and values.max() > 255)
+        return Image.fromarray((values / (257 if is_deep else 1)).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    ground = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB")
+
+
 def main() -> None:
     """Read the arguments, run the graph, print what comes out."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -34,8 +48,7 @@ def main() -> None:
     fastest_first = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [provider for provider in fastest_first if provider in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(given.graph), providers=providers)
-    picture = ImageOps.exif_transpose(Image.open(given.image)).convert("RGB")
-    picture = picture.resize((given.size, given.size), Image.Resampling.BICUBIC)
+    picture = read(given.image).resize((given.size, given.size), Image.Resampling.BICUBIC)
     # Pixels in [0, 1], channels first: the graph normalizes inside, as the model does.
     pixels = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1)[None] / 255
     (name,) = [entry.name for entry in session.get_inputs()]

@@ -15,7 +15,7 @@ import colorsys
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
 
 
@@ -41,12 +41,13 @@ def main() -> None:
     processor = AutoImageProcessor.from_pretrained(given.model, trust_remote_code=True)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     model = AutoModelForZeroShotImageClassification.from_pretrained(given.model, trust_remote_code=True).eval()
-    picture = ImageOps.exif_transpose(Image.open(given.image)).convert("RGB")
+    pixels = processor.process_image(given.image, do_convert_rgb=True).round().to(torch.uint8)
+    picture = Image.fromarray(pixels.movedim(0, -1).contiguous().numpy())
     scale = (given.size or max(model.config.preferred_resolution)) / max(picture.size)
     step = model.config.patch_size
     height, width = (max(step, round(side * scale / step) * step) for side in (picture.height, picture.width))
-    pixels = processor(picture, size={"height": height, "width": width}, return_tensors="pt")["pixel_values"]
-    out = model.segment(pixels, model.embed_classes(tokenizer, given.words), source=given.source)
+    inputs = processor(picture, size={"height": height, "width": width}, return_tensors="pt")
+    out = model.segment(inputs["pixel_values"], model.embed_classes(tokenizer, given.words), source=given.source)
     shape = (picture.height, picture.width)
     labels = processor.post_process_semantic_segmentation(out, target_sizes=[shape])[0].cpu()
 

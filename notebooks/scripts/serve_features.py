@@ -24,6 +24,7 @@ import signal
 import struct
 import sys
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -40,7 +41,8 @@ from transformers import AutoImageProcessor, AutoModel
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """That are read; Pillow knows more, one of which (EPS) it lets Ghostscript run as a program."""
 
-READERS_RAISE = (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
+READERS_RAISE = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
+READERS_RAISE += (EOFError, struct.error, zlib.error)
 """Of Pillow, on what is no image or a damaged one."""
 
 
@@ -104,7 +106,7 @@ def decode(body: bytes, max_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(body), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise HTTPException(413, f"An image may have {max_pixels} pixels, got {image.width} x {image.height}.")
-        return ImageOps.exif_transpose(image).convert("RGB")  # turned as its camera says
+        return ImageOps.exif_transpose(image)  # turned as its camera says; the processor reads its colors
     except Image.DecompressionBombError as error:
         raise HTTPException(413, f"An image may have {max_pixels} pixels.") from error
     except READERS_RAISE as error:
@@ -120,7 +122,10 @@ def build_app(given: argparse.Namespace) -> FastAPI:
 
     def prepare(body: bytes) -> Tensor:
         image = decode(body, given.max_pixels)
-        return processor(image, size={"height": height, "width": width}, return_tensors="pt").pixel_values[0]
+        try:
+            return processor(image, size={"height": height, "width": width}, return_tensors="pt").pixel_values[0]
+        except ValueError as error:  # floats, or integers beyond 16 bits
+            raise HTTPException(400, str(error)) from error
 
     @torch.inference_mode()
     def run(images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
 from pydantic import Field
 from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
 from foundation.files import check_output
 from foundation.settings import Settings, SettingsError
+from modeling_radio.image_reading_radio import UNREADABLE, read_picture
 from training.app.space import write_space
 
 
@@ -70,9 +70,8 @@ def _run(settings: AppSettings) -> None:
 
 def _check_photograph(path: Path) -> None:
     try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        read_picture(path)
+    except UNREADABLE as error:
         raise SettingsError(f"`examples` must be files of photographs, got {str(path)!r}.") from error
 
 

@@ -16,6 +16,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 import modeling_radio
 from foundation.files import write_folder
+from foundation.pictures import copy_picture
 from modeling_radio.peft_radio import HUB_ID, find_adapter_base
 from training.pictures.answers import read_radio_config
 
@@ -93,7 +94,7 @@ def write_space(
         checkpoint: Folder, which is copied, or Hub id, which is opened there.
         dtype: What the model computes in.
         num_global: As of `open_model`.
-        examples: Photographs, which are copied.
+        examples: Photographs, which are written anew without EXIF data.
 
     Raises:
         ValueError: If the checkpoint is neither a RADIO folder nor a Hub id.
@@ -114,7 +115,7 @@ def write_space(
             shutil.copyfile(source, target)
         (temporary / EXAMPLES).mkdir()
         for number, path in enumerate(examples):
-            shutil.copyfile(path, temporary / EXAMPLES / f"{number:02d}-{path.name}")
+            copy_picture(path, temporary / EXAMPLES / f"{number:02d}-{path.stem}")
         may_be_adapter = not is_copied or _copy_checkpoint(Path(checkpoint), temporary)
         packages = (*PACKAGES, *(ADAPTER_PACKAGES if may_be_adapter else ()))
         start = START.format(

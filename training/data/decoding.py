@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import multiprocessing
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
+
+from modeling_radio.image_reading_radio import UNREADABLE, load_upright, open_picture, to_eight_bits
 
 
 logger = logging.getLogger(__name__)
@@ -26,27 +25,8 @@ MIN_SIDE_PX = 32
 MAX_NAMED_SKIPS = 1000
 """Our choice: after as many, the log names every thousandth, so that a poor data set does not flood it."""
 
-_BACKGROUND = (255, 255, 255)
-"""Our choice: what shows through transparent pixels, as on a web page."""
-
 _TURNED = (5, 6, 7, 8)
 """Orientations in EXIF data that stand for a quarter turn."""
-
-_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-
-_UNREADABLE = (
-    # What Pillow and its plugins are known to raise on broken files.
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 Size = tuple[int, int]
@@ -85,7 +65,7 @@ def check_header(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> None:
     try:
         with _open(image, min_side_px):
             pass
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unusable(error) from error
 
 
@@ -98,7 +78,7 @@ def image_size(image: EncodedImage) -> tuple[int, int]:
     try:
         with _open(image, min_side_px=1) as file:
             return _upright_size(file)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unusable(error) from error
 
 
@@ -108,7 +88,7 @@ def decode_rgb(
     """Decode an image to RGB, upright as its EXIF data say, on white where it is transparent.
 
     Args:
-        image: Any format, mode and depth that Pillow reads; 16 bits are reduced to 8.
+        image: Any mode and depth of one of `FORMATS`; 16 bits are reduced to 8.
         least_scale: Lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, as long as that is not
             less than this says of its height and width; None decodes it in full.
         smallest_px: Images with a side below this are too small.
@@ -122,8 +102,21 @@ def decode_rgb(
                 scale = least_scale(_upright_size(file))
                 width, height = file.size
                 file.draft("RGB", (math.ceil(scale * width), math.ceil(scale * height)))
-            return _to_rgb(ImageOps.exif_transpose(file))
-    except _UNREADABLE as error:
+            return to_eight_bits(load_upright(file))
+    except UNREADABLE as error:
+        raise _unusable(error) from error
+
+
+def load_picture(image: EncodedImage) -> Image.Image:
+    """Decode an image in the mode that it is stored in, upright as its EXIF data say: a mask, or for a processor.
+
+    Raises:
+        UnusableImageError: If it is broken.
+    """
+    try:
+        with _open(image, min_side_px=1) as file:
+            return load_upright(file)
+    except UNREADABLE as error:
         raise _unusable(error) from error
 
 
@@ -168,7 +161,7 @@ def _open(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> Image.Image:
         raise UnusableImageError("no file with content, but a folder, pipe, socket or device")  # opening may never end
     if path == b"":
         raise UnusableImageError("no image in this sample")
-    file = Image.open(io.BytesIO(image.content) if isinstance(image.content, bytes) else image.content)
+    file = open_picture(image.content)
     if min(file.size) < min_side_px:
         file.close()
         raise UnusableImageError(f"too small: {file.width} x {file.height} px")
@@ -177,21 +170,11 @@ def _open(image: EncodedImage, min_side_px: int = MIN_SIDE_PX) -> Image.Image:
 
 def _upright_size(file: Image.Image) -> Size:
     """Return height and width as the EXIF data say."""
-    is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
-    return file.size if is_turned else (file.height, file.width)
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode in _SIXTEEN_BIT_MODES:
-        levels = np.asarray(picture).astype(np.int64).clip(0, 65535) // 257  # 65535 = 257 * 255
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        raise UnusableImageError("floating-point pixels, whose range is unknown")
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*_BACKGROUND, 255))
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    return picture.convert("RGB")
+    exif, (width, height) = file.getexif(), file.size
+    if file.format == "TIFF":  # of which newer versions of Pillow turn the size when they open it
+        width, height = exif[ExifTags.Base.ImageWidth], exif[ExifTags.Base.ImageLength]
+    is_turned = exif.get(ExifTags.Base.Orientation, 1) in _TURNED
+    return (width, height) if is_turned else (height, width)
 
 
 def _unusable(error: Exception) -> UnusableImageError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from foundation.settings import hash_of
+from modeling_radio.image_reading_radio import FORMATS
 from modeling_radio.messages_radio import check_choice
 from training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages
 from training.data.fingerprints import content_fingerprint
@@ -20,10 +21,8 @@ from training.data.image_table import SPLITS, ImageTable, Split
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
-NO_PICTURES = frozenset(
-    {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg", ".pfm", ".ps", ".wmf"}
-)
-"""What Pillow has a reader for, but are tables, films, drawings, or measures such as depth."""
+NO_PICTURES = frozenset({".pfm"})
+"""What is read, but holds measures such as depth."""
 
 HELD_OUT_SHARE = 0.1  # our choice
 
@@ -98,13 +97,13 @@ def files_fingerprint(files: Mapping[str, Path]) -> str:
 
 @functools.cache
 def pillow_suffixes() -> frozenset[str]:
-    """Return the suffixes of all images that Pillow opens, `IMAGE_SUFFIXES` among them."""
-    opened = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    """Return the suffixes of all images of `FORMATS`, of which MPO is JPEG, `IMAGE_SUFFIXES` among them."""
+    opened = {suffix for suffix, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
     return IMAGE_SUFFIXES | opened - NO_PICTURES
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files below a folder, of all types that Pillow opens, in order of their paths.
+    """Return the image files below a folder, of all types that are read, in order of their paths.
 
     Raises:
         ValueError: If the folder does not exist.
@@ -118,7 +117,7 @@ def no_images_error(folder: Path, num_skipped: int) -> ValueError:
     """Return the error for a folder without a usable image."""
     return ValueError(
         f"Image folder {str(folder)!r} has no usable image ({num_skipped} skipped). It needs files that end in "
-        f"{', '.join(sorted(IMAGE_SUFFIXES))} or of another type that Pillow opens, of at least {MIN_SIDE_PX} px."
+        f"{', '.join(sorted(IMAGE_SUFFIXES))} or of another type that is read, of at least {MIN_SIDE_PX} px."
     )
 
 

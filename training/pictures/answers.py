@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from torchvision.utils import draw_bounding_boxes
@@ -31,6 +29,7 @@ from modeling_radio import (
 from modeling_radio.auto_map_radio import TASK_OF_CLASS
 from modeling_radio.class_scores_radio import class_scores
 from modeling_radio.cpu import choose_cpu_blocks
+from modeling_radio.image_reading_radio import UNREADABLE, load_upright, open_picture
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_folder_radio import check_fit
 from modeling_radio.pipeline_parts_radio import limits_of
@@ -53,9 +52,6 @@ SHOWN_PX = 768
 """Longer side of pictures, our choice: sharp on a screen, and some dozens of kB."""
 MAX_PIXELS = 100_000_000
 """Of a photograph; our choice, above what cameras give, and 300 MB of memory."""
-Image.init()
-FORMATS = sorted({"AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"} & Image.OPEN.keys())
-"""That are read; Pillow knows more, one of which (EPS) it lets Ghostscript run as a program."""
 
 
 @dataclass(frozen=True)
@@ -203,21 +199,20 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
         raise ValueError("`image` must be a photograph, got none. Choose one first.")
     path = Path(path)
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            width, height = opened.size
-            if width * height > MAX_PIXELS:
-                raise ValueError(
-                    f"`image` must have at most {MAX_PIXELS // 1_000_000} megapixels, got {width} x {height}. Make it "
-                    "smaller first: the model sees a smaller one anyway."
-                )
-            turned = ImageOps.exif_transpose(opened)
-            turned.load()
-    # What Pillow raises on broken files.
-    except (LookupError, OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        with open_picture(path) as picture:
+            width, height = picture.size
+            if is_small := width * height <= MAX_PIXELS:
+                load_upright(picture)
+    except UNREADABLE as error:
         raise ValueError(
             f"`image` must be a picture in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
         ) from error
-    return processor.process_image(turned, do_convert_rgb=True).round().to(torch.uint8)
+    if not is_small:
+        raise ValueError(
+            f"`image` must have at most {MAX_PIXELS // 1_000_000} megapixels, got {width} x {height}. Make it "
+            "smaller first: the model sees a smaller one anyway."
+        )
+    return processor.process_image(picture, do_convert_rgb=True).round().to(torch.uint8)
 
 
 def shown(photograph: Tensor, longest_px: int = SHOWN_PX) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageChops
 from tiny_site import build_radio, save_picture
 
 from conversion.web.site import (
@@ -55,12 +55,11 @@ def test_pictures_that_browsers_do_not_open_are_refused(tmp_path):
         check_samples([Sample(tmp_path / "bomb.png", "a")])
 
 
-def test_samples_are_copied_as_they_are(tmp_path):
+def test_samples_are_copied(tmp_path):
     picture = save_picture(tmp_path / "my_otter.png")
     (told,) = copy_samples([Sample(picture, "my_otter")], tmp_path)
     assert told == {"file": "samples/1.png", "title": "my otter"}
-    assert (tmp_path / told["file"]).read_bytes() == picture.read_bytes()
-    Image.open(tmp_path / told["file"]).verify()
+    assert ImageChops.difference(Image.open(tmp_path / told["file"]), Image.open(picture)).getbbox() is None
 
 
 def test_the_page_is_copied_with_its_index_in_the_root(tmp_path):

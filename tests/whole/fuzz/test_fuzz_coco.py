@@ -18,9 +18,9 @@ from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, run_lengths, save_picture
 
 from training.data.labeled.coco import read_coco
 from training.data.labeled.layouts import read_mask_folder
+from training.data.labeled.opening import read_row
 from training.finetuning.tasks.depth import DepthTask
 from training.finetuning.tasks.detection import DetectionTask
-from training.finetuning.tasks.examples import read_row
 from training.finetuning.tasks.instances import InstanceSegmentationTask, decode_mask
 from training.finetuning.tasks.segmentation import SegmentationTask
 

@@ -1,12 +1,16 @@
-"""Fuzzing of the image processor: any image and any setting gives valid pixels, or one error of ours."""
+"""Fuzzing of images: any image, file and setting gives valid pixels, or one error of ours."""
 
 import math
+import time
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from image_files import FILES
+from image_readers import FEWER_FORMATS, READERS, pixels_of
 from PIL import Image
 
 from modeling_radio import RadioImageProcessor
@@ -206,3 +210,36 @@ def test_labels_are_read_or_refused(labels):
     elif labels.get("annotations") is not None:
         assert inputs["labels"][0]["boxes"].isfinite().all()
         assert len(inputs["labels"][0]["boxes"]) == len(inputs["labels"][0]["class_labels"])
+
+
+@st.composite
+def damaged_files(draw):
+    """Files of every format with bytes that are changed, taken out, put in or cut off, mostly at the beginning."""
+    content = bytearray(FILES[draw(st.sampled_from(sorted(FILES)))][0])
+    for _ in range(draw(st.sampled_from([1, 1, 2, 4, 16]))):
+        place = draw(st.integers(0, max(len(content) - 1, 0)) | st.integers(0, min(len(content), 120)))
+        new = draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff"]))
+        removed = draw(st.sampled_from([len(new), len(new), len(new), 0, 50, 10**6]))
+        content[place : place + removed] = b"" if removed > 8 else new
+    return bytes(content)
+
+
+@pytest.mark.fuzz
+@given(damaged_files())
+def test_damaged_files_are_read_alike_or_count_as_damaged(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    path, found = tmp_path / "picture.img", {}
+    path.write_bytes(content)
+    for name, (read, error) in READERS.items():
+        start = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of odd EXIF data and large pictures
+            try:
+                found[name] = pixels_of(read(path, content))
+            except error:
+                found[name] = None
+        assert time.process_time() - start < 20, name
+    expected = found["read_picture"]
+    for name in found.keys() - {"processor, PIL", *FEWER_FORMATS}:
+        assert (found[name] is None) == (expected is None), name
+        assert expected is None or np.array_equal(found[name], expected), name

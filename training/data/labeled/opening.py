@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from foundation.errors import first_few
 from modeling_radio.messages_radio import did_you_mean
-from training.data.decoding import EncodedImage, SkippedImages
+from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
 from training.data.folder_kinds import BUILDERS, MAX_NAMED, find_shards, is_hidden
 from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from training.data.library_errors import in_one_line
 from training.data.public_names import HUB_PREFIX
-from training.data.sources import as_patterns, expand_files
+from training.data.sources import ImageColumn, as_patterns, expand_files
 
 
 if TYPE_CHECKING:
@@ -326,6 +326,39 @@ def image_paths(table: Dataset, column: str) -> list[str | None]:
         paths += [path if is_alone else None for path, is_alone in is_there]
     order = table._indices
     return paths if order is None else [paths[row] for row in order.column(0).to_pylist()]
+
+
+def encoded(table: Dataset) -> Dataset:
+    """Return a table whose pictures `datasets` does not decode, which would open files of any format."""
+    from datasets import Image
+
+    for name, feature in table.features.items():
+        if isinstance(feature, Image) and feature.decode:
+            table = table.cast_column(name, Image(decode=False))
+    return table
+
+
+def read_row(table: Dataset, index: int, name: str) -> dict[str, Any]:
+    """Return a row with its pictures decoded, each in the mode that it is stored in; `name` is for messages.
+
+    Raises:
+        ValueError: If one cannot be decoded; the message names its file.
+    """
+    from datasets import Image
+
+    table, where = encoded(table), f"{name} {index}"
+    row = dict(table[index])
+    for column, feature in table.features.items():
+        if isinstance(feature, Image) and row[column] is not None:
+            image = ImageColumn("", column).read(row, where)
+            try:
+                row[column] = load_picture(image)
+            except UnusableImageError as error:
+                file = f" ({image.content})" if isinstance(image.content, Path) else ""
+                raise ValueError(
+                    f"The pictures of {where}{file} cannot be decoded: {error}. Replace the file, or remove it."
+                ) from error
+    return row
 
 
 def _is_readable(path: str | None, skipped: SkippedImages) -> bool:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+
+from modeling_radio.image_reading_radio import UNREADABLE, load_upright, open_picture
 
 
 INTEGER_UNITS_PER_METER = 1000.0  # 16-bit depth is in millimeters, as in NYU Depth v2; KITTI has 256
 
-# What NumPy and Pillow raise on broken files and ragged lists; MemoryError where a header lies about the size.
-_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError)
+_UNREADABLE = (*UNREADABLE, TokenError)  # NumPy's, of broken files and ragged lists
 
 
 def read_mask(picture: Any, where: str) -> Tensor:
@@ -75,7 +75,7 @@ def _read_values(target: Any, where: str) -> np.ndarray:
             return np.asarray(target)
         if Path(target).suffix == ".npy":
             return np.load(target, allow_pickle=False)
-        with Image.open(target) as picture:
-            return np.asarray(picture)
+        with open_picture(target) as picture:
+            return np.asarray(load_upright(picture))
     except _UNREADABLE as error:
         raise ValueError(f"The depth map of {where} cannot be read: {error}") from error

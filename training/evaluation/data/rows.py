@@ -13,7 +13,7 @@ from foundation.seeds import make_generator
 from foundation.settings import hash_of
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size, to_tensor
 from training.data.image_folder import files_fingerprint
-from training.data.labeled.opening import image_paths
+from training.data.labeled.opening import encoded, image_paths, read_row
 from training.data.labeled.targets import read_depth, read_mask
 from training.data.sources import ImageColumn
 from training.evaluation.data.base import Examples, Kind, groups_of
@@ -88,9 +88,14 @@ class Rows:
     def _state(self, columns: Sequence[str]) -> str:
         return table_state(self.table, columns, self.data.source)
 
+    @property
+    def name(self) -> str:
+        """What an image of the split is called in errors, before its number."""
+        return f"{self.split} image"
+
     def where(self, index: int) -> str:
         """Return the name of an image, for errors."""
-        return f"{self.split} image {index}"
+        return f"{self.name} {index}"
 
     def _column(self, role: str) -> list[Any]:
         return self.table.select_columns([role])[:][role]
@@ -139,14 +144,14 @@ class Masks:
 
     def __init__(self, rows: Rows, num_classes: int | None) -> None:
         self.rows, self.num_classes = rows, num_classes
-        self.table = rows.table.select_columns(["mask"])
+        self.table = encoded(rows.table.select_columns(["mask"]))
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Tensor:
         where = self.rows.where(index)
-        ids = read_mask(self.table[index]["mask"], where)
+        ids = read_mask(read_row(self.table, index, self.rows.name)["mask"], where)
         if self.rows.data.options.reduce_labels:
             ids = torch.where((ids == 0) | (ids == IGNORE_INDEX), IGNORE_INDEX, ids - 1)
         wrong = ids[((ids < 0) | (ids >= (self.num_classes or IGNORE_INDEX))) & (ids != IGNORE_INDEX)]
@@ -162,13 +167,14 @@ class DepthMaps:
     """The depth maps of a split, in meters."""
 
     def __init__(self, rows: Rows) -> None:
-        self.rows, self.table = rows, rows.table.select_columns(["depth"])
+        self.rows, self.table = rows, encoded(rows.table.select_columns(["depth"]))
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Tensor:
-        return read_depth(self.table[index]["depth"], self.rows.where(index), self.rows.data.options.depth_scale)
+        target = read_row(self.table, index, self.rows.name)["depth"]
+        return read_depth(target, self.rows.where(index), self.rows.data.options.depth_scale)
 
 
 def choose_rows(table: Dataset, most: int, seed: int, split: str) -> Dataset:

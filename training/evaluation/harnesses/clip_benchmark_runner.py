@@ -64,7 +64,7 @@ def load_zero_shot(model_name: str, pretrained: str, cache_dir: str | None, devi
     padding = "max_length" if model.use_sigmoid else True
 
     def transform(image: Image.Image) -> Tensor:
-        return processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        return processor(image, return_tensors="pt")["pixel_values"][0]
 
     def tokenize(texts: Sequence[str]) -> Tensor:
         length = model.max_text_length

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from modeling_radio.image_reading_radio import to_eight_bits
 from training.evaluation.models.base import FeatureModel, TextModel
 
 
@@ -97,6 +98,6 @@ def image_vectors(model: FeatureModel, images: Sequence[Any]) -> Tensor:
 def _rgb(image: Any) -> Tensor:
     """Return an image as uint8 RGB, `(3, height, width)`."""
     if not isinstance(image, Tensor):
-        return pil_to_tensor(image.convert("RGB"))
+        return pil_to_tensor(to_eight_bits(image))
     pixels = (image * 255).round().to(torch.uint8) if image.is_floating_point() else image
     return pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels[:3]

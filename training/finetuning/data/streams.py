@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import tqdm
 
 from foundation.seeds import derive_seed
-from training.data.decoding import EncodedImage, SkippedImages
+from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
 from training.data.labeled.labels import LabelReader
 from training.data.sources import ImageColumn
 
@@ -59,9 +59,7 @@ class LabeledStream:
         Raises:
             ValueError: If a label is missing or none of the classes, or no image can be opened.
         """
-        from datasets import Image
-
-        feature, skipped = Image(), SkippedImages()
+        skipped = SkippedImages()
         for number_of_pass in itertools.count():
             seed = derive_seed(self.seed, "pass", number_of_pass) % 2**32
             shuffled = self.images.shuffle(seed, buffer_size=SHUFFLED_TOGETHER, max_buffer_input_shards=FILES_AT_ONCE)
@@ -69,8 +67,8 @@ class LabeledStream:
             for index, row in enumerate(self._of_rank(shuffled)):
                 image = self.column.read(row, f"training image {index} of pass {number_of_pass}")
                 try:
-                    picture = feature.decode_example(_stored(image))
-                except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
+                    picture = load_picture(image)
+                except UnusableImageError as error:
                     skipped.add(image.name, error)
                     continue
                 num_read += 1

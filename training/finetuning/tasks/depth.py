@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from modeling_radio import RadioForDepthEstimation
+from training.data.labeled.opening import read_row
 from training.data.labeled.targets import read_depth
 from training.evaluation.metrics.depth import DepthScore
 from training.finetuning.data.augmentation import Sample
@@ -36,8 +37,8 @@ class DepthTask(FinetuningTask):
     def __init__(self, settings: FinetuneSettings, images: LabeledImages):
         super().__init__(settings, images)
         self.class_names = ()
-        for name, table in (("training", images.train), ("validation", images.validation)):
-            self._read_depth(table.select_columns(["target"])[0]["target"], f"{name} image 0")
+        for name, table in (("training image", images.train), ("validation image", images.validation)):
+            self._read_depth(read_row(table.select_columns(["target"]), 0, name)["target"], f"{name} 0")
 
     def config_fields(self) -> dict[str, Any]:
         return {}

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from foundation.seeds import derive_seed
-from training.data.labeled.opening import image_paths
+from training.data.labeled.opening import encoded, read_row
 from training.finetuning.data.augmentation import build_transform
 from training.finetuning.data.rare_classes import draw_images, epoch_length, image_weights
 from training.finetuning.data.streams import LabeledStream
@@ -40,7 +40,7 @@ class Examples(Dataset[Batch], Generic[TaskType]):
         name: str,
         weights: torch.Tensor | None = None,
     ):
-        self.rows, self.task, self.transform, self.seed, self.name = rows, task, transform, seed, name
+        self.rows, self.task, self.transform, self.seed, self.name = encoded(rows), task, transform, seed, name
         self.weights = weights
         self.epoch = 0
         self._drawn: tuple[int, list[int]] | None = None
@@ -101,22 +101,6 @@ def build_example(
         torch.default_generator.manual_seed(derive_seed(draw[0], "augmentation", *draw[1:]))
         sample = transform(sample)
     return {"pixel_values": sample["image"].as_subclass(torch.Tensor), "labels": task.labels(sample)}
-
-
-def read_row(rows: Any, index: int, name: str) -> Mapping[str, Any]:
-    """Return a row with its pictures decoded; `name` is for messages.
-
-    Raises:
-        ValueError: If one cannot be decoded; the message names its file.
-    """
-    try:
-        return rows[index]
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
-        paths = [path for column in rows.column_names for path in image_paths(rows.select([index]), column) if path]
-        where = f"{name} {index}" + (f" ({', '.join(paths)})" if paths else "")
-        raise ValueError(
-            f"The pictures of {where} cannot be decoded: {error}. Replace the file, or remove it."
-        ) from error
 
 
 def build_examples(task: TaskType, rows: Any, name: str, *, is_training: bool) -> Examples[TaskType]:

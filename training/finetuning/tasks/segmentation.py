@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 
 from foundation.errors import first_few
 from modeling_radio import RadioConfig, RadioForSemanticSegmentation, RadioPreTrainedModel
+from training.data.labeled.opening import encoded, read_row
 from training.data.labeled.targets import read_mask
 from training.evaluation.metrics.confusion import IGNORE_INDEX, ConfusionMatrix
 from training.finetuning.data.augmentation import Sample
@@ -26,7 +27,6 @@ from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch, FinetuningTask, Score, require_same_size, with_file
 from training.finetuning.tasks.evidence import Evidence, count_confusion
-from training.finetuning.tasks.examples import read_row
 from training.pictures.features import hex_color
 
 
@@ -189,7 +189,7 @@ class SegmentationTask(FinetuningTask):
 
 def _read_masks(rows: Any, name: str, purpose: str, limit: int | None = None) -> Iterator[tuple[str, Tensor]]:
     """Return the masks of a table, or the first ones, each with the name of its image."""
-    rows = rows.select_columns(["target"])
+    rows = encoded(rows.select_columns(["target"]))
     for index in tqdm(range(min(len(rows), limit or len(rows))), desc=purpose, leave=False):
         picture = read_row(rows, index, name)["target"]
         where = with_file(f"{name} {index}", picture)

@@ -4,11 +4,13 @@ from itertools import islice
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_tuning import build_task, load, picture, save_shards
 from torchvision import tv_tensors
 
+from training.data.labeled.opening import read_row
 from training.finetuning.tasks.classification import ClassificationTask
-from training.finetuning.tasks.examples import Examples, StreamedExamples, read_row
+from training.finetuning.tasks.examples import Examples, StreamedExamples
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def is_broken(table, number):
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(task):
-    rows = [{"image": picture(), "target": 1}] * 3
+    rows = Dataset.from_list([{"image": picture(), "target": 1}] * 3)
 
     def draw(index, seed=0, epoch=0):
         examples = Examples(rows, task, RandomShift(), seed, "image")

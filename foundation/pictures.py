@@ -1,0 +1,39 @@
+"""Pictures that are given away: their pixels, and nothing of who made them, when and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modeling_radio.image_reading_radio import load_upright, open_picture, to_eight_bits
+
+
+PICTURE_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+"""Formats that every browser opens, and how their files' names end."""
+_KEPT = ("icc_profile", "transparency")
+"""What says how pixels look."""
+_OPTIONS = {"JPEG": {"quality": "keep"}, "PNG": {}, "WEBP": {"quality": 95}}
+"""Our choice for WebP, of which Pillow does not know with how much loss it was made."""
+
+
+def copy_picture(source: Path, target: Path) -> Path:
+    """Write a picture anew, upright and without EXIF data (the place among them), comments and the like.
+
+    Args:
+        source: A picture of any format that is read; none of `PICTURE_FORMATS` becomes PNG.
+        target: The file without the end of its name.
+
+    Returns:
+        The file.
+
+    Raises:
+        Exception: One of `UNREADABLE`, if it is damaged.
+    """
+    with open_picture(source) as picture:
+        load_upright(picture)
+    kind = str(picture.format)
+    if kind not in PICTURE_FORMATS:
+        kind, picture = "PNG", to_eight_bits(picture)
+    picture.info = {name: picture.info[name] for name in _KEPT if name in picture.info}
+    path = target.with_name(target.name + PICTURE_FORMATS[kind])
+    picture.save(path, kind, **_OPTIONS[kind])
+    return path
