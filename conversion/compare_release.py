@@ -30,6 +30,7 @@ from foundation.files import check_output, scratch_folder, write_text
 from foundation.machine.hardware import describe_machine, versions_of
 from foundation.settings import Settings
 from foundation.tables import markdown
+from foundation.trust import foreign_code
 from model_cards.parity import FILE, Cost, Parity
 from model_cards.rendering import render_part
 from modeling_radio import RadioConfig
@@ -60,7 +61,7 @@ def fetch_release(source: str, revision: str | None) -> Release:
     if Path(source).is_dir():
         if revision is not None:
             raise ValueError(f"`revision` must be left out for a folder, got {revision!r}.")
-        return Release(read_label(source), None, Path(source))
+        return _with_own_code(Release(read_label(source), None, Path(source)))
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=_PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -68,7 +69,16 @@ def fetch_release(source: str, revision: str | None) -> Release:
             f"{source!r} is no folder here, and could not be fetched from the Hub: {str(error).splitlines()[0]} "
             "Look at the name, `revision` and the network; HF_ENDPOINT names another Hub."
         ) from error
-    return Release(source, folder.name, folder)
+    return _with_own_code(Release(source, folder.name, folder))
+
+
+def _with_own_code(release: Release) -> Release:
+    """Refuse a repository that names code of another one, which nobody asked to run."""
+    modules = {path.stem for path in release.folder.glob("*.py")}
+    foreign = foreign_code(read_json(release.folder / "config.json"), modules)
+    if foreign:
+        raise ValueError(f"`source` must name code of its own, got {foreign[0]!r:.200} in its config.json.")
+    return release
 
 
 def adaptors_of(folder: Path) -> tuple[list[str], list[str]]:

@@ -2,21 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from foundation.files import check_output
+from foundation.trust import MODEL_FILES, has_name
 from modeling_radio import RadioConfig
 
 
-MODEL_FILES = (
-    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "README.md"),
-    "video_preprocessor_config.json",
-    *("model*.safetensors", "model.safetensors.index.json", "*_radio.py", "__pycache__"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model"),
-    *("conversion.json", "parity.json", "parity.md", "features.png", ".gitattributes"),
-)
-"""Patterns of what a model folder holds: it can be written again. Whatever else lies there is somebody's work."""
+REPLACED_FILES = (*MODEL_FILES, "__pycache__", ".gitattributes")
+"""Names of what a model folder holds: it can be written again. Whatever else lies there is somebody's work."""
 
 
 def check_model_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -44,7 +38,7 @@ def check_model_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = 
             f"--overwrite replaces RADIO model folders only, and {str(path)!r} is none: its config.json is missing or "
             "another model's. Name another output, or remove that folder yourself."
         )
-    strangers = [name for name in entries if not any(fnmatchcase(name, pattern) for pattern in MODEL_FILES)]
+    strangers = [name for name in entries if not has_name(name, REPLACED_FILES)]
     if strangers:
         raise ValueError(
             f"--overwrite would remove what is no part of a model from {str(path)!r}: {', '.join(strangers)}. Move it "

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from foundation.errors import first_few
+from foundation.trust import check_named_code
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.network_radio import SUMMARY_TOKENS
 from modeling_radio.nvidia_folder_radio import check_fit
@@ -48,8 +49,8 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     transformers fills in what is missing at random and makes floats of anything; here each such case is an error.
 
     Raises:
-        ValueError: If it is neither, is damaged or an adapter, or has weights that are missing, unknown, of another
-            shape, not finite or no numbers that weights can be.
+        ValueError: If it is neither, is damaged or an adapter, names code of others, or has weights that are missing,
+            unknown, of another shape, not finite or no numbers that weights can be.
     """
     config = read_config(checkpoint)
     if (checkpoint / _ADAPTER).is_file():
@@ -57,6 +58,7 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
             f"`checkpoint` must be a whole model, got the adapter {str(checkpoint)!r}. Give the `merged/` that "
             "`training.finetune --merge` writes."
         )
+    check_named_code(checkpoint)
     options = {}
     if "args" not in config:
         _check_stored(checkpoint, config)

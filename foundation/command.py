@@ -13,6 +13,8 @@ from foundation.interruption import Interrupted, OutOfTime, TrainingDivergedErro
 
 
 EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
+MAX_MESSAGE = 5000
+"""Characters of an error that are shown; our choice, above all lists of names that a sound file leads to."""
 USER_ERRORS = (ValueError, OSError, UserError, TrainingDivergedError)
 
 # How torch raises in the main process what a data worker has raised (`torch._utils.ExceptionWrapper`).
@@ -77,9 +79,13 @@ def one_line_warnings(name: str) -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    """Return what an error says, of a data worker's without the traceback that torch puts before it."""
+    """Return what an error says, of a data worker's without the traceback that torch puts before it.
+
+    A damaged file may have names of any length, which messages quote.
+    """
     from_worker = FROM_WORKER.match(str(error))
-    return from_worker["message"] if from_worker else str(error)
+    message = from_worker["message"] if from_worker else str(error)
+    return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}... ({len(message):,} characters)"
 
 
 def _is_absent(module: str) -> bool:

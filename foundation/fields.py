@@ -4,6 +4,7 @@ import inspect
 import itertools
 import re
 import types
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +200,7 @@ def _read_spelling(text: str, rule: Spelling) -> Any:
 
 MAX_DEPTH = 50
 MAX_VALUES = 100_000
+MAX_CHARACTERS = 1_000_000
 """Our choices: far beyond what anybody writes, so that aliases of aliases cannot fill the memory."""
 
 
@@ -216,9 +218,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         is_mapping = isinstance(node, yaml.MappingNode)  # a tag may say so of a scalar, which is refused below
-        keys = [key.value for key, _ in node.value] if is_mapping else []
-        for key in keys:
-            if keys.count(key) > 1:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key.value, str)) if is_mapping else {}
+        for key, count in keys.items():
+            if count > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -243,6 +245,8 @@ def read_yaml(text: str) -> Any:
     Raises:
         ValueError: If it is not YAML; the message is one line.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"not YAML of at most {MAX_CHARACTERS:,} characters")
     try:
         return _with_text_keys(yaml.load(text, _Loader), MAX_DEPTH, itertools.count())
     except yaml.YAMLError as error:

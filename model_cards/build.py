@@ -17,6 +17,7 @@ from foundation.command_line import Command
 from foundation.files import write_text
 from foundation.settings import Settings
 from foundation.tables import markdown
+from foundation.trust import check_named_code
 from model_cards.heritage import Heritage
 from model_cards.kinds.adapters import build_adapter_card, is_adapter
 from model_cards.kinds.converted import Conversion, build_converted_card
@@ -153,6 +154,7 @@ def _read_config(checkpoint: Path) -> RadioConfig:
         model_type = content.get("model_type") if isinstance(content, dict) else content
         if model_type != RadioConfig.model_type:  # transformers would only warn
             raise ValueError(f"its model_type is {model_type!r:.60}, not {RadioConfig.model_type!r}")
+        check_named_code(checkpoint)
         return RadioConfig.from_pretrained(checkpoint)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{checkpoint} is no RADIO checkpoint folder: config.json: {error}") from error

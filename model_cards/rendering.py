@@ -8,7 +8,9 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+from foundation.fields import read_yaml
 from foundation.tables import one_line
 from model_cards.metadata import pipeline_tag
 from model_cards.parameters import count_parameters
@@ -77,7 +79,9 @@ def read_card(text: str) -> ModelCard:
     Raises:
         ValueError: If its metadata cannot be read.
     """
+    metadata = REGEX_YAML_BLOCK.search(text)
     try:
+        read_yaml(metadata[2] if metadata else "")  # bounded, as the Hub's own reader is not
         return ModelCard(text, ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"README.md has metadata that cannot be read: {' '.join(str(error).split())}.") from error

@@ -4,7 +4,7 @@ Numbers are Python's own, since those of numpy and torch cannot be written to `c
 What several fields must be together is checked where those fields are declared.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,18 @@ def listed(rule: Rule, count: int | None = None) -> Rule:
     return Rule(text, holds)
 
 
+def check_file(values: Mapping[str, Any]) -> None:
+    """Refuse what transformers would take from a parsed `config.json` without a look at it.
+
+    Raises:
+        ValueError: If its `quantization_config` is no object, or it names kernels of a Hub repository, which are code.
+    """
+    optional(MAPPING).check("quantization_config", values.get("quantization_config"))
+    for name, value in values.items():
+        if name.endswith(("_implementation", "_implementation_internal")):
+            IMPLEMENTATION.check(name, value)
+
+
 def _are_labels(value: Any) -> bool:
     """Whether a value maps the numbers from 0 on, or what JSON makes of them, to names."""
     if not isinstance(value, dict) or not value or not all(isinstance(name, str) for name in value.values()):
@@ -125,6 +137,7 @@ def _are_numbers_of_labels(value: Any) -> bool:
 FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 WORD = Rule("a string", lambda value: isinstance(value, str))
 MAPPING = Rule("a mapping", lambda value: isinstance(value, dict))
+IMPLEMENTATION = optional(Rule("a name without '/'", lambda value: isinstance(value, str) and "/" not in value))
 OBJECT = Rule("a mapping of what JSON can hold", lambda value: isinstance(value, dict) and _is_json(value))
 COUNT = integer(1)
 DEPTH = integer(0, MOST_BLOCKS)

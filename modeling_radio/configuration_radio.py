@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from .adaptors_config_radio import AdaptorFields
 from .auto_map_radio import auto_map_entries, copy_source_files, own_pipeline
-from .config_checks_radio import RULES, check_field
+from .config_checks_radio import RULES, check_field, check_file
 from .heads_config_radio import ClassFields, DetectionFields, DPTFields, PyramidFields, TextFields
 from .messages_radio import check_choice, did_you_mean
 from .nvidia_radio import config_fields_from_nvidia, is_nvidia_config
@@ -179,6 +179,7 @@ class RadioConfig(
             kwargs: Fields in place of the file's, and what transformers takes here. Another `hidden_size` or
                 `mlp_ratio` also changes `intermediate_size`.
         """
+        check_file(config_dict)
         if is_nvidia_config(config_dict):
             config_dict = config_fields_from_nvidia(config_dict, kwargs.get("adaptor_names"))
         for name in ("dtype", "torch_dtype"):

@@ -18,6 +18,9 @@ from transformers.utils import (
     is_peft_greater_or_equal,
 )
 
+from .nvidia_radio import is_nvidia_config
+from .stored_tensors_radio import read_json
+
 
 WHOLE_MODELS = ("model*.safetensors", "pytorch_model*.bin")
 HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
@@ -46,9 +49,9 @@ def find_adapter_base(folder: str | Path) -> str | None:
     if not base:
         problem = "names no base"
     elif found := [local for local in (folder / base, Path(base)) if local.is_dir()]:
-        if not _is_adapter(found[0]):
+        if is_radio_folder(found[0]):
             return str(found[0])
-        problem = "is an adapter itself"
+        problem = "is no folder of a RADIO model"
     elif HUB_ID.fullmatch(base):
         return base
     else:
@@ -57,6 +60,15 @@ def find_adapter_base(folder: str | Path) -> str | None:
         f"`base_model_name_or_path` in {str(path)!r} must be the folder or Hub id of the model that the adapter was "
         f"trained on, got {base!r}, which {problem}."
     )
+
+
+def is_radio_folder(folder: str | Path) -> bool:
+    """Return whether a folder holds a whole model in our layout or NVIDIA's, by its `config.json`."""
+    config = Path(folder, CONFIG_NAME)
+    if _is_adapter(Path(folder)) or not config.is_file():
+        return False
+    values = read_json(config)
+    return values.get("model_type") == "radio" or is_nvidia_config(values)
 
 
 def _is_adapter(folder: Path) -> bool:

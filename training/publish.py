@@ -23,6 +23,8 @@ class PublishSettings(Settings):
         exist_ok: Add a version to a repository that is there already.
         base: Of an adapter: ORG/NAME of its base on the Hub.
         dry_run: Check, and list what would be uploaded; the Hub is asked nothing.
+        trust_remote_code: Take along, and run in the check, code that is not ours which the folder or an adapter's
+            base names.
     """
 
     checkpoint: Path
@@ -32,6 +34,7 @@ class PublishSettings(Settings):
     exist_ok: bool = False
     base: str | None = None
     dry_run: bool = False
+    trust_remote_code: bool = False
 
 
 COMMAND = Command("training.publish", __doc__, PublishSettings, positionals=("checkpoint", "model_id"))
@@ -57,7 +60,7 @@ def _publish(settings: PublishSettings) -> None:
     check_model_id(settings.model_id)
     check_model_id(settings.base)
     publication = read_folder(settings.checkpoint, settings.model_id, settings.base)
-    check_publication(publication)
+    check_publication(publication, trusts_remote_code=settings.trust_remote_code)
     what = f"{len(publication.files)} files, {publication.num_bytes() / 1e6:.1f} MB ({publication.kind})"
     if settings.dry_run:
         print("\n".join(publication.files))

@@ -1,7 +1,6 @@
 """Runs the worker in processes of its own, one model after the other, and says what went wrong in one."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from conversion.release.agreement import ParityError
 from conversion.release.cases import Cases
+from foundation.trust import clean_environment
 
 
 _WORKER = Path(__file__).parent / "worker.py"
@@ -80,7 +80,7 @@ def ask(question: Question, images: dict[str, Tensor]) -> Answers:
         request = {**asdict(question), **files, "report": str(folder / "report.json")}
         (folder / "request.json").write_text(json.dumps(request))
         save_file(images, files["images"])
-        environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules")}
+        environment = clean_environment(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(folder / "modules"))
         # -I: neither the working directory nor PYTHONPATH nor the user's own packages are searched.
         command = [sys.executable, "-I", "-c", _WORKER.read_text(encoding="utf-8"), str(folder / "request.json")]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -81,7 +81,7 @@ def open_texts(checkpoint: Path) -> Texts:
     """
     model = RadioForZeroShotImageClassification.from_pretrained(checkpoint, attn_implementation="eager").float().eval()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The tokenizer of {str(checkpoint)!r} cannot be opened: {str(error).splitlines()[0]}"

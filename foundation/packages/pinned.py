@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from foundation.errors import UserError
+from foundation.fields import read_yaml
 
 
 class PackageError(UserError):
@@ -69,7 +69,7 @@ def read_packages(path: Path) -> dict[str, Package]:
         ValueError: If an entry lacks a field, or has one of another name or type than those of `Package`.
     """
     packages = {}
-    for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+    for name, entry in read_yaml(path.read_text(encoding="utf-8")).items():
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
         }

@@ -25,6 +25,13 @@ def test_what_the_user_can_mend_is_one_line(kind, capsys):
     assert capsys.readouterr().err == "finetune: error: bad value\n"
 
 
+def test_a_name_of_a_megabyte_is_not_shown_whole(capsys):
+    assert run_finetune(failing(ValueError(f"unknown: {'x' * 10**6}"))) == 1
+    shown = capsys.readouterr().err
+    assert len(shown) < 10_000
+    assert shown.endswith("... (1,000,009 characters)\n")
+
+
 class BadRow:
     """Rows that raise one error from another, as where a row is read."""
 

@@ -27,6 +27,12 @@ def describe(folder, **fields):
     (folder / "adapter_config.json").write_text(json.dumps(fields))
 
 
+def save_base(folder, **config):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config or {"model_type": "radio"}))
+    return folder
+
+
 def test_adapter_folder_names_its_base(folder):
     assert find_adapter_base(folder) == find_adapter_base(str(folder)) == "some/base"
 
@@ -52,14 +58,13 @@ def test_ids_name_no_base():
 
 @pytest.mark.parametrize("is_absolute", [True, False])
 def test_base_in_a_folder(folder, is_absolute):
-    base = folder.parent / "base"
-    base.mkdir()
+    base = save_base(folder.parent / "base")
     describe(folder, base_model_name_or_path=str(base) if is_absolute else "../base")
     assert find_adapter_base(folder) == str(base if is_absolute else folder / "../base")
 
 
 def test_base_is_named_from_the_working_directory(folder, monkeypatch):
-    (folder.parent / "base").mkdir()
+    save_base(folder.parent / "base")
     monkeypatch.chdir(folder.parent)
     describe(folder, base_model_name_or_path="base")
     assert find_adapter_base(folder) == "base"
@@ -72,11 +77,13 @@ def test_base_is_named_from_the_working_directory(folder, monkeypatch):
         ({}, "got None, which names no base"),
         ({"base_model_name_or_path": "/old/runs/base"}, "got '/old/runs/base', which is no folder on this machine"),
         ({"base_model_name_or_path": "../moved"}, r"got '\.\./moved', which is no folder on this machine"),
-        ({"base_model_name_or_path": "."}, r"got '\.', which is an adapter itself"),
+        ({"base_model_name_or_path": "."}, r"got '\.', which is no folder of a RADIO model"),
+        ({"base_model_name_or_path": "../other"}, r"got '\.\./other', which is no folder of a RADIO model"),
     ],
-    ids=["null", "no field", "absolute", "relative", "adapter"],
+    ids=["null", "no field", "absolute", "relative", "adapter", "other model"],
 )
 def test_nothing_that_can_be_a_base(folder, fields, message):
+    save_base(folder.parent / "other", model_type="vit")
     describe(folder, **fields)
     path = re.escape(str(folder / "adapter_config.json"))
     with pytest.raises(

@@ -12,6 +12,7 @@ from foundation.command_line import Command
 from foundation.files import check_output
 from foundation.settings import Settings, SettingsError
 from modeling_radio.image_reading_radio import UNREADABLE, read_picture
+from foundation.trust import check_parts
 from training.app.space import write_space
 
 
@@ -23,6 +24,7 @@ class AppSettings(Settings):
 
     Attributes:
         checkpoint: Folder or Hub id of a backbone, a tuned model, an adapter or a model with a text tower.
+        base: Of an adapter: folder or Hub id of its base; by default what the adapter names, if that is a Hub id.
         device: Where the model runs, such as cpu or cuda:1; by default the first GPU, if there is one.
         dtype: What it computes in.
         num_global: Blocks that attend globally where windows are on; by default as the checkpoint has it.
@@ -35,6 +37,7 @@ class AppSettings(Settings):
     """
 
     checkpoint: str = Field(min_length=1)
+    base: str | None = None
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_global: int | None = Field(None, gt=0)
@@ -64,7 +67,9 @@ def _run(settings: AppSettings) -> None:
     check_output(settings.space, overwrite=settings.overwrite, inputs=[checkpoint, *settings.examples])
     if checkpoint.is_dir() and settings.space.resolve().is_relative_to(checkpoint.resolve()):
         raise SettingsError(f"`space` must not lie in the checkpoint, which is copied, got {str(settings.space)!r}.")
-    write_space(settings.space, settings.checkpoint, settings.dtype, settings.num_global, settings.examples)
+    write_space(
+        settings.space, settings.checkpoint, settings.dtype, settings.num_global, settings.examples, settings.base
+    )
     print(f"{settings.space}: `python app.py` in it shows it; `hf upload ORG/NAME . --repo-type space` uploads it.")
 
 
@@ -79,8 +84,10 @@ def _serve(settings: AppSettings) -> None:
     from training.app.page import App, build_page, launch_options
 
     transformers_logging.disable_progress_bar()
-    app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global)
-    page = build_page(app, settings.examples)
+    base = check_parts(settings.checkpoint, settings.base)
+    app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global, base=base)
+    is_for_one = settings.host in ("127.0.0.1", "localhost", "::1") and not settings.share
+    page = build_page(app, settings.examples, may_reopen=is_for_one)
     page.launch(server_name=settings.host, server_port=settings.port, share=settings.share, **launch_options())
 
 

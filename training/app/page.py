@@ -178,6 +178,7 @@ class App:
         dtype: As of `open_model`.
         num_global: As of `open_model`.
         title: Of the page; None takes the end of the checkpoint's name.
+        base: As of `open_model`.
 
     Raises:
         ValueError: As `open_model`; and from each answer on what cannot be, which the message names.
@@ -191,8 +192,9 @@ class App:
         dtype: str = "float32",
         num_global: int | None = None,
         title: str | None = None,
+        base: str | None = None,
     ) -> None:
-        self._checkpoint, self._num_global = checkpoint, num_global
+        self._checkpoint, self._num_global, self._base = checkpoint, num_global, base
         self.title = "/".join(Path(checkpoint).parts[-2:]) if title is None else title
         self.reopen(device, dtype)
 
@@ -204,7 +206,7 @@ class App:
         Raises:
             ValueError: As `open_model`.
         """
-        self.opened: Opened = open_model(self._checkpoint, device, dtype, self._num_global)
+        self.opened: Opened = open_model(self._checkpoint, device, dtype, self._num_global, self._base)
         self.look = lru_cache(KEPT_PASSES)(self._look)  # a file that is uploaded has its content's hash in its path
         return self.describe()
 
@@ -420,12 +422,13 @@ class Asked(NamedTuple):
     windows: gr.Dropdown
 
 
-def build_page(app: App, examples: Sequence[Path] = ()) -> gr.Blocks:
+def build_page(app: App, examples: Sequence[Path] = (), *, may_reopen: bool = False) -> gr.Blocks:
     """Return the page about a model; launch it with `launch_options`.
 
     Args:
         app: The model.
         examples: Photographs to begin with; the first one is there when the page opens.
+        may_reopen: Whether whoever sees the page may choose device and precision, which are the same for all.
     """
     pictures = [str(path.resolve()) for path in examples]
     with gr.Blocks(
@@ -435,7 +438,9 @@ def build_page(app: App, examples: Sequence[Path] = ()) -> gr.Blocks:
         description = gr.Markdown(app.describe())
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                asked = _add_questions(app, pictures, description)
+                asked = _add_questions(app, pictures)
+                if may_reopen:
+                    _add_reopening(app, description)
             with gr.Column(scale=5, min_width=320), gr.Tabs(overflow_behavior="wrap") as tabs:
                 if app.opened.has_head:
                     _add_task(app, asked, task_of([type(app.opened.model).__name__]).replace("-", " ").capitalize())
@@ -463,8 +468,8 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def _add_questions(app: App, pictures: Sequence[str], description: gr.Markdown) -> Asked:
-    """Add what all tabs ask about: photograph, resolution, windows, and where the model runs."""
+def _add_questions(app: App, pictures: Sequence[str]) -> Asked:
+    """Add what all tabs ask about: photograph, resolution and windows."""
     config, processor = app.opened.model.config, app.opened.processor
     step, patches = config.resolution_step, SMALLEST_PATCHES
     own_size = [processor.size[key] for key in ("shortest_edge", "height", "width") if processor.size[key] is not None]
@@ -490,7 +495,7 @@ def _add_questions(app: App, pictures: Sequence[str], description: gr.Markdown) 
     if len(pictures) > 1:
         gr.Examples([[each] for each in pictures], [image], cache_examples=False, api_visibility="private")
     can_act = config.has_windowed_blocks
-    with gr.Accordion("Windows, device and precision", open=False):
+    with gr.Accordion("Windows", open=False):
         windows = gr.Dropdown(
             [OWN_WINDOWS, NO_WINDOWS, AUTOMATIC, "8", "12", "16", "24", "32"],
             value=OWN_WINDOWS,
@@ -499,11 +504,16 @@ def _add_questions(app: App, pictures: Sequence[str], description: gr.Markdown) 
             allow_custom_value=True,
             interactive=can_act,
         )
+    return Asked(image, resolution, windows)
+
+
+def _add_reopening(app: App, description: gr.Markdown) -> None:
+    """Add where the model runs."""
+    with gr.Accordion("Device and precision", open=False):
         device = gr.Dropdown(devices(), value=app.device, label="Device")
         dtype = gr.Dropdown(list(DTYPES), value=app.opened.dtype, label="Precision")
         again = gr.Button("Open the model there")
     again.click(clear_errors()(app.reopen), [device, dtype], description, **HIDDEN)
-    return Asked(image, resolution, windows)
 
 
 def _uploaded(payload: Any) -> str | None:

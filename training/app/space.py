@@ -17,7 +17,8 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 import modeling_radio
 from foundation.files import write_folder
 from foundation.pictures import copy_picture
-from modeling_radio.peft_radio import HUB_ID, find_adapter_base
+from foundation.trust import check_parts, copy_model
+from modeling_radio.peft_radio import HUB_ID
 from training.pictures.answers import read_radio_config
 
 
@@ -37,7 +38,6 @@ ADAPTER_PACKAGES = ("peft",)
 PYTHON = "3.12"
 """Of the Space; our choice among those that all packages have wheels for."""
 CHECKPOINT, BASE, EXAMPLES = "checkpoint", "base", "examples"
-_SKIPPED = shutil.ignore_patterns("__pycache__", ".*", "optimizer*", "*.log")
 
 START = '''"""The page of this Space, in Gradio. `python app.py` shows it on this machine."""
 
@@ -50,7 +50,8 @@ FOLDER = Path(__file__).parent
 CHECKPOINT = {checkpoint}
 EXAMPLES = sorted((FOLDER / "examples").glob("*"))
 
-demo = build_page(App(CHECKPOINT, dtype={dtype!r}, num_global={num_global!r}, title={title!r}), EXAMPLES)
+app = App(CHECKPOINT, dtype={dtype!r}, num_global={num_global!r}, title={title!r}, base={base})
+demo = build_page(app, EXAMPLES)
 
 if __name__ == "__main__":
     demo.launch(**launch_options())
@@ -86,6 +87,7 @@ def write_space(
     dtype: str = "float32",
     num_global: int | None = None,
     examples: Sequence[Path] = (),
+    base: str | None = None,
 ) -> None:
     """Write the folder of a Space.
 
@@ -95,9 +97,10 @@ def write_space(
         dtype: What the model computes in.
         num_global: As of `open_model`.
         examples: Photographs, which are written anew without EXIF data.
+        base: Of an adapter: RADIO folder, which is copied, or Hub id of its base; see `check_parts`.
 
     Raises:
-        ValueError: If the checkpoint is neither a RADIO folder nor a Hub id.
+        ValueError: If the checkpoint is neither a RADIO folder nor a Hub id, has links for files, or as `check_parts`.
         WriteError: If it cannot be written.
     """
     is_copied = Path(checkpoint).is_dir()
@@ -105,6 +108,7 @@ def write_space(
         read_radio_config(checkpoint)
     elif not HUB_ID.fullmatch(checkpoint):
         raise ValueError(f"`checkpoint` must be a folder or a Hub id (ORG/NAME), got {checkpoint!r}.")
+    base = check_parts(checkpoint, base)
     name = Path(checkpoint).resolve() if is_copied else Path(checkpoint)
     title = "/".join(name.parts[-2:])
 
@@ -116,13 +120,21 @@ def write_space(
         (temporary / EXAMPLES).mkdir()
         for number, path in enumerate(examples):
             copy_picture(path, temporary / EXAMPLES / f"{number:02d}-{path.stem}")
-        may_be_adapter = not is_copied or _copy_checkpoint(Path(checkpoint), temporary)
+        if is_copied:
+            copy_model(Path(checkpoint), temporary / CHECKPOINT)
+        has_base = base is not None and Path(base).is_dir()
+        if base is not None and has_base:
+            copy_model(Path(base), temporary / BASE)
+        if is_copied and base is not None:
+            _name_base(temporary / CHECKPOINT / ADAPTER_CONFIG_NAME, f"../{BASE}" if has_base else base)
+        may_be_adapter = base is not None or not is_copied
         packages = (*PACKAGES, *(ADAPTER_PACKAGES if may_be_adapter else ()))
         start = START.format(
             checkpoint=f'str(FOLDER / "{CHECKPOINT}")' if is_copied else repr(checkpoint),
             dtype=dtype,
             num_global=num_global,
             title=title,
+            base=f'str(FOLDER / "{BASE}")' if has_base else repr(base),
         )
         card = CARD.format(
             title=title,
@@ -151,16 +163,8 @@ def _requirement(package: str) -> str:
     return f"{package}~={found[0]}"
 
 
-def _copy_checkpoint(checkpoint: Path, folder: Path) -> bool:
-    """Copy a checkpoint, of an adapter also the base if that is a folder here; return whether it is an adapter."""
-    base = find_adapter_base(checkpoint)
-    shutil.copytree(checkpoint, folder / CHECKPOINT, ignore=_SKIPPED)
-    if base is None:
-        return False
-    if Path(base).is_dir():
-        shutil.copytree(base, folder / BASE, ignore=_SKIPPED)
-        path = folder / CHECKPOINT / ADAPTER_CONFIG_NAME
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = f"../{BASE}"
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return True
+def _name_base(path: Path, base: str) -> None:
+    """Name the base of a copied adapter where it is now."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from training.data.fingerprints import content_fingerprint
 from training.data.folder_kinds import BUILDERS, find_shards
 from training.data.image_folder import files_fingerprint, image_files, no_images_error
 from training.data.library_errors import in_one_line
+from training.data.named_files import check_named_file
 from training.data.tar_shards import first_fields, is_image, read_samples
 from training.recipe import DataRecipe
 from training.recipe_sections.images import DEMO_SOURCES, SourceRecipe
@@ -43,15 +44,20 @@ class ImageColumn:
     Attributes:
         source: What the user called the data set.
         name: The column.
+        is_listed: Whether files beside the table were found by us or `datasets` in a folder, and not named by it.
     """
 
     source: str
     name: str
+    is_listed: bool = False
 
     def read(self, row: dict[str, Any], place: str) -> EncodedImage:
         """Return the image of a row; `place`, for example "row 7", names it where the row itself does not.
 
         A file that lies elsewhere, as those of image folders on the Hub that are streamed, is read at once.
+
+        Raises:
+            ValueError: If the row names a file or an address outside the folder of the source.
         """
         value = row[self.name]
         content = value if isinstance(value, bytes) else (value or {}).get("bytes")
@@ -59,6 +65,8 @@ class ImageColumn:
         shard = row.get("__url__", self.source)
         name = f"{shard}: {path or place}"
         if content is None and path is not None:
+            if not self.is_listed:
+                check_named_file(path, self.source)
             return EncodedImage(path, _read_address(path) if _URL.match(path) else Path(path))
         return EncodedImage(name, content or b"")
 
@@ -189,6 +197,11 @@ def expand_files(pattern: str) -> list[str]:
     return list(itertools.chain.from_iterable(files))
 
 
+def is_listed(table: Dataset | IterableDataset) -> bool:
+    """Return whether `datasets` found the files that a fresh table names in an image folder, here or on the Hub."""
+    return table.builder_name == "imagefolder"
+
+
 def as_patterns(files: Iterable[str]) -> list[str]:
     """Return files as `datasets` takes them: names that stand for themselves alone, even `a[1].png`."""
     return [name if _URL.match(name) else glob.escape(name) for name in files]
@@ -213,7 +226,7 @@ def _open(source: SourceRecipe, *, streaming: bool) -> tuple[Any, ImageColumn]:
     if isinstance(features[column], datasets.Image):
         dataset = dataset.cast_column(column, datasets.Image(decode=False))  # our workers decode
     kept = [name for name in (column, "__url__") if name in features]
-    return dataset.select_columns(kept), ImageColumn(source.source, column)
+    return dataset.select_columns(kept), ImageColumn(source.source, column, is_listed(dataset))
 
 
 def _open_shards(source: SourceRecipe, builder: DatasetBuilder, *, streaming: bool) -> tuple[Any, ImageColumn]:

@@ -11,6 +11,7 @@ from foundation.machine.timing import Clock
 from foundation.ranks import device_of_process, rank_and_count
 from foundation.settings import hash_of
 from model_cards.results import Measurement, Results
+from training.data.public_names import public_name
 from training.evaluation.data.base import EvaluationData, check_kind
 from training.evaluation.data.opening import open_data
 from training.evaluation.features import FeatureStore
@@ -97,7 +98,8 @@ def run_evaluations(settings: EvaluationSettings, recipe: Recipe) -> tuple[Resul
 def _command(settings: EvaluationSettings, tasks: Sequence[str]) -> str:
     """Return the command without what `run.settings` of the results says."""
     words = ["python", "-m", "training.evaluate", str(settings.checkpoint), "--tasks", ",".join(tasks)]
-    words += [] if settings.data is None else ["--data", settings.data]
+    if settings.data is not None:  # an address may tell who asks
+        words += ["--data", public_name(settings.data).name if "://" in settings.data else settings.data]
     words += ["--compare", ",".join(settings.compare)] if settings.compare else []
     return shlex.join(words)
 

@@ -16,6 +16,7 @@ from transformers.utils import find_adapter_config_file, is_bitsandbytes_availab
 from transformers.utils import logging as transformers_logging
 
 from foundation.files import write_folder
+from foundation.trust import check_named_code
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from modeling_radio.detection_labels_radio import check_num_queries
 from modeling_radio.encoder_radio import RadioBlock
@@ -64,7 +65,8 @@ def open_config(checkpoint: str) -> RadioConfig:
     """Return the configuration of a checkpoint folder or Hub id.
 
     Raises:
-        ValueError: If there is none, or an adapter beside it, which transformers would put on the model.
+        ValueError: If there is none, or an adapter beside it, which transformers would put on the model, or the
+            folder names code of others.
     """
     try:
         if find_adapter_config_file(checkpoint) is not None:
@@ -72,6 +74,7 @@ def open_config(checkpoint: str) -> RadioConfig:
                 f"`checkpoint` must be a whole model, got the adapter {checkpoint!r}. Give the `merged/` that "
                 "`--merge` writes, or its base."
             )
+        check_named_code(checkpoint)
         return RadioConfig.from_pretrained(checkpoint, return_dict=True)  # a tuned model answers by name
     except OSError as error:
         raise ValueError(f"`checkpoint` must be a folder or Hub id with a config.json, got {checkpoint!r}.") from error

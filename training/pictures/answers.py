@@ -127,7 +127,11 @@ def read_radio_config(checkpoint: str) -> dict[str, Any]:
 
 
 def open_model(
-    checkpoint: str, device: str | None = None, dtype: str = "float32", num_global: int | None = None
+    checkpoint: str,
+    device: str | None = None,
+    dtype: str = "float32",
+    num_global: int | None = None,
+    base: str | None = None,
 ) -> Opened:
     """Open a checkpoint of ours or in NVIDIA's layout; no code of its own is run.
 
@@ -136,6 +140,7 @@ def open_model(
         device: One of `devices`; `None` takes the first.
         dtype: One of `DTYPES`.
         num_global: Blocks that attend globally in ViTDet mode; `None` leaves the checkpoint's.
+        base: Of an adapter: folder or Hub id of its base; `None` takes the one that it names.
 
     Raises:
         ValueError: If it is no RADIO model, lacks weights, or device or type cannot be.
@@ -147,10 +152,12 @@ def open_model(
     values = read_radio_config(checkpoint)
     is_nvidias = "args" in values
     options: dict[str, Any] = {} if num_global is None else {"vitdet_num_global": num_global}
+    if base is not None:
+        options |= {"config": checkpoint, "adapter_kwargs": {"_adapter_model_path": checkpoint}}
     (name,) = (values.get("architectures") or ["RadioModel"])[:1]
     model_class = RadioModel if is_nvidias else MODELS.get(name, RadioModel)
     model, loaded = model_class.from_pretrained(
-        checkpoint, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
+        base or checkpoint, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     check_fit([], sorted(loaded["missing_keys"]), sorted(key for key, *_ in loaded["mismatched_keys"]))
     model = model.eval().to(device)
@@ -178,7 +185,7 @@ def _open_tokenizer(checkpoint: str, model: RadioPreTrainedModel) -> PreTrainedT
     if not isinstance(model, RadioForZeroShotImageClassification):
         return None
     try:
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(checkpoint))
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{checkpoint!r} has a text tower, but no tokenizer: convert it again with --text-tower."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,24 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 import modeling_radio
-from foundation.errors import first_few
+from foundation.errors import check_choice, first_few
+from foundation.trust import clean_environment, foreign_code, our_modules
 from model_cards.licenses import License
 from model_cards.rendering import read_card
+from modeling_radio import RadioImageProcessor
+from modeling_radio.stored_tensors_radio import read_json
+from training.pictures.answers import MODELS
 from training.publishing.folders import CARD, Publication
 from training.student.exported.reopen import reopen_elsewhere
 
 
-PICKLES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5")
-"""Files that may run code where they are opened, or that no loader of ours reads; what is inside is looked at too."""
 TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".html", ".jinja")
 NO_PATHS = ("nvidia_source", "id2label", "label2id")
 """Fields of `config.json` that name no path of this machine: NVIDIA's own training arguments, and labels."""
 _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")
 _LOCAL_PATH = re.compile(
     r"""(?:^|(?<=[\s"'`=(,:\[]))(?:file://|~/|[A-Za-z]:\\\\?\w|/(?:[\w.-]+/)+[\w.-]*|/(?:home|root|tmp|mnt)\b)"""
+)
+_SECRET = re.compile(
+    r"\w://[^/\s@'\"]*:[^/\s@'\"]+@|[?&](?:[\w-]*(?:signature|token|secret|password|credential|api_?key)|sig)=[^&\s]"
+    r"|\bhf_[A-Za-z0-9]{30,}",
+    re.IGNORECASE,
 )
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
 _SIZE_PX = 64
@@ -56,16 +62,20 @@ class UnfitError(ValueError):
     """A folder that should not be published; the message says why and what helps."""
 
 
-def check_publication(publication: Publication) -> None:
+def check_publication(publication: Publication, *, trusts_remote_code: bool = False) -> None:
     """Check everything that can be checked without the Hub, the slowest last.
+
+    Args:
+        publication: What would be uploaded.
+        trusts_remote_code: Whether code of others that the folder or its base names is taken along, and run.
 
     Raises:
         UnfitError: At the first thing that is not as it must be.
     """
     check_card(publication)
     check_files(publication)
-    check_code(publication)
-    check_opens(publication)
+    check_code(publication, trusts_remote_code=trusts_remote_code)
+    check_opens(publication, trusts_remote_code=trusts_remote_code)
 
 
 def check_card(publication: Publication) -> None:
@@ -90,9 +100,9 @@ def check_card(publication: Publication) -> None:
 
 
 def check_files(publication: Publication) -> None:
-    """Refuse pickles, and absolute paths in texts and in the remarks of weights."""
+    """Refuse pickles, and absolute paths and secrets in texts and in the remarks of weights."""
     for name, content in publication.files.items():
-        if _is_pickle(Path(name), content):
+        if _is_pickle(content):
             raise UnfitError(f"{name} is, or may hold, a pickle, which can run code where it is opened: remove it.")
         for text in _texts(Path(name), content):
             found = _LOCAL_PATH.search(text)
@@ -102,10 +112,22 @@ def check_files(publication: Publication) -> None:
                     f"{name} names a path of this machine, {shown!r}: write what holds elsewhere. "
                     "Commands that are given relative paths write these."
                 )
+            if _SECRET.search(text):
+                raise UnfitError(
+                    f"{name} holds what opens an account: an address with a password, a signature or a token, or a "
+                    "token of the Hub. Take it out, and make it invalid where it was seen."
+                )
 
 
-def check_code(publication: Publication) -> None:
+def check_code(publication: Publication, *, trusts_remote_code: bool = False) -> None:
     """Refuse code that is not ours as installed: what `trust_remote_code` runs must be what was tested."""
+    for name, content in publication.files.items():
+        foreign = foreign_code(_read_json(name, content), our_modules()) if name.endswith(".json") else []
+        if foreign and not trusts_remote_code:
+            raise UnfitError(
+                f"{name} names code that is not of modeling_radio, {first_few(foreign, _MAX_NAMES):.200}, which runs "
+                "where the folder is opened. Remove the entries, or give `--trust-remote-code` if you know that code."
+            )
     ours = {path.name: path.read_bytes() for path in Path(modeling_radio.__file__).parent.glob("*_radio.py")}
     there = {name: _content(entry) for name, entry in publication.files.items() if name.endswith((".py", ".pyc"))}
     wanted = {} if publication.kind == "dataset" else ours
@@ -117,11 +139,16 @@ def check_code(publication: Publication) -> None:
         )
 
 
-def check_opens(publication: Publication) -> None:
-    """Open the folder as a stranger would, in a new process without this repository."""
+def check_opens(publication: Publication, *, trusts_remote_code: bool = False) -> None:
+    """Open the folder as a stranger would, in a new process without this repository.
+
+    An adapter runs the code of its base's repository there, which this folder does not show: it is opened with ours.
+    """
     folder = publication.folder.resolve()
     if publication.kind == "model":
         reopen_elsewhere(folder, Image.new("RGB", (_SIZE_PX, _SIZE_PX), "gray"))
+    elif publication.kind == "adapter" and trusts_remote_code:
+        _open_adapter_elsewhere(folder)
     elif publication.kind == "adapter":
         _open_adapter(folder)
     else:
@@ -129,12 +156,26 @@ def check_opens(publication: Publication) -> None:
 
 
 def _open_adapter(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (name,) = (config.get("architectures") or ["RadioModel"])[:1]
-    auto_class = f"AutoModel{name.removeprefix('Radio').removeprefix('Model')}"
+    model_class = MODELS[_class_of(folder)]
+    try:
+        model_class.from_pretrained(folder)
+        RadioImageProcessor.from_pretrained(folder)
+    except (ValueError, OSError, SafetensorError) as error:
+        raise UnfitError(f"{folder} does not open: {str(error).strip().splitlines()[0]}") from error
+
+
+def _class_of(folder: Path) -> str:
+    """Return the class that an adapter's `config.json` names."""
+    (name,) = (read_json(folder / "config.json").get("architectures") or ["RadioModel"])[:1]
+    check_choice("architectures", name, MODELS, error=UnfitError)
+    return name
+
+
+def _open_adapter_elsewhere(folder: Path) -> None:
+    auto_class = f"AutoModel{_class_of(folder).removeprefix('Radio').removeprefix('Model')}"
     with tempfile.TemporaryDirectory() as elsewhere:
         command = [sys.executable, "-I", "-c", OPEN_ADAPTER, str(folder), auto_class]
-        environment = {**os.environ, "HF_MODULES_CACHE": str(Path(elsewhere) / "modules")}
+        environment = clean_environment(HF_MODULES_CACHE=str(Path(elsewhere) / "modules"))
         process = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
     if process.returncode != 0:
         reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -146,7 +187,7 @@ def _open_data_set(folder: Path) -> None:
 
     _check_all_parts(folder)
     parts = load_dataset(str(folder), streaming=True)
-    if any(next(iter(part), None) is None for part in parts.values()):
+    if any(next(iter(part.decode(False)), None) is None for part in parts.values()):  # a row may name any address
         raise UnfitError(f"{folder} has a split without rows.")
 
 
@@ -163,15 +204,20 @@ def _content(entry: Path | bytes) -> bytes:
     return entry if isinstance(entry, bytes) else entry.read_bytes()
 
 
-def _is_pickle(name: Path, content: Path | bytes) -> bool:
-    if name.suffix.lower() in PICKLES:
-        return True
+def _read_json(name: str, content: Path | bytes) -> Any:
+    try:
+        return json.loads(_content(content))
+    except (ValueError, RecursionError) as error:
+        raise UnfitError(f"{name} is no valid JSON: {error}.") from error
+
+
+def _is_pickle(content: Path | bytes) -> bool:
     if isinstance(content, bytes):
         return False
     with content.open("rb") as file:
         begins_as_one = _PICKLE_START.match(file.read(2)) is not None
     if begins_as_one or not zipfile.is_zipfile(content):
-        return begins_as_one and name.suffix != ".safetensors"  # whose first bytes are a length
+        return begins_as_one and content.suffix != ".safetensors"  # whose first bytes are a length
     with zipfile.ZipFile(content) as archive:
         return any(member.endswith(".pkl") for member in archive.namelist())
 
@@ -183,7 +229,7 @@ def _texts(name: Path, content: Path | bytes) -> Iterator[str]:
     elif name.suffix == ".parquet" and isinstance(content, Path):
         yield from _texts_of_table(content)
     elif name.suffix == ".json" and name.name not in ("tokenizer.json", "vocab.json"):
-        value = json.loads(_content(content))
+        value = _read_json(name.name, content)
         if name.name == "config.json" and isinstance(value, dict):
             value = {field: entry for field, entry in value.items() if field not in NO_PATHS}
         yield from _strings(value)

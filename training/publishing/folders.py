@@ -11,6 +11,8 @@ from typing import Literal
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from transformers.utils import ADAPTER_CONFIG_NAME
 
+from foundation.errors import first_few
+from foundation.trust import COPIED_FILES, allowed_files
 from model_cards.build import RESULTS, WEIGHTS
 from model_cards.kinds.adapters import BASE_PLACEHOLDER, is_adapter
 from model_cards.metadata import HUB_ID
@@ -19,6 +21,13 @@ from model_cards.rendering import PLACEHOLDER, UNPUBLISHED, read_card
 
 CARD = "README.md"
 Kind = Literal["model", "adapter", "dataset"]
+PUBLISHED_FILES = (*COPIED_FILES, f"{EVAL_RESULTS_FOLDER}/*.yaml", "*.onnx", "*.onnx.*.data")
+FEATURE_FILES = (
+    *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json"),
+    *("LICENSE", "LICENSE.*"),
+)
+"""What `training.extract` writes, or another program that writes Parquet."""
+_MAX_NAMES = 4
 _CODE_BLOCKS = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _OPENED = re.compile(r"""(?:from_pretrained\(|load_dataset\(|model=)(["'])(.*?)\1""")
 
@@ -65,12 +74,11 @@ def read_folder(folder: Path, repo_id: str, base: str | None = None) -> Publicat
         base: Of an adapter: the repository of its base, which may be a folder here.
 
     Raises:
-        ValueError: If it is none of these, has no card, or the card's code opens something else.
+        ValueError: If it is none of these, holds what is no part of it or links, has no card, or the card's code opens
+            something else.
     """
     kind = _kind(folder)
-    files: dict[str, Path | bytes] = {
-        str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if _is_published(path, folder)
-    }
+    files: dict[str, Path | bytes] = {**_published_files(folder, kind)}
     if CARD not in files:
         how = (
             "training.extract`, with its options as before,"
@@ -106,15 +114,26 @@ def _kind(folder: Path) -> Kind:
     )
 
 
-def _is_published(path: Path, folder: Path) -> bool:
-    """Return whether a path is a file for others to see.
+def _published_files(folder: Path, kind: Kind) -> dict[str, Path]:
+    """Return the files for others to see, by their place in the folder.
 
     These are no caches, nothing hidden but the Hub's own, and no results that the card was written from: it shows them,
-    and they name the command that measured and its folders.
+    and they name the command that measured and its folders. Whatever else is no part of such a folder is refused.
     """
-    parts = path.relative_to(folder).parts
-    hidden = [part for part in parts if part.startswith(".") and part != EVAL_RESULTS_FOLDER]
-    return path.is_file() and not hidden and "__pycache__" not in parts and path != folder / RESULTS
+    found = allowed_files(folder, FEATURE_FILES if kind == "dataset" else PUBLISHED_FILES)
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir()]
+    seen = [name for name in names if name.name != RESULTS and not _is_passed_over(name)]
+    strangers = [name.as_posix() for name in seen if name.as_posix() not in found]
+    if strangers:
+        raise ValueError(
+            f"{str(folder)!r} must hold what belongs to a {kind} alone, got {first_few(strangers, _MAX_NAMES)}: move "
+            "such files away; what is published stays public."
+        )
+    return found
+
+
+def _is_passed_over(name: Path) -> bool:
+    return any(part == "__pycache__" or part.startswith(".") for part in name.parts)
 
 
 def _adapter_config(folder: Path, base: str | None) -> tuple[str, bytes]:

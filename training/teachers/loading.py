@@ -88,7 +88,7 @@ def load_config(source: str, name: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise teacher_error(name, f"no model at `source` {source!r}: {explain_failure(error, source)}") from error
     return config

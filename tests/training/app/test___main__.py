@@ -14,6 +14,10 @@ def launched(monkeypatch):
     return calls
 
 
+def labels_of(served):
+    return {getattr(block, "label", None) for block in served.blocks.values()}
+
+
 def test_it_serves_where_it_is_told(texts, photograph, launched):
     arguments = ["--port", "7999", "--device", "cpu", "--dtype", "bfloat16", "--host", "0.0.0.0", "--share"]
     assert main([str(texts), *arguments, "--examples", photograph]) == 0
@@ -22,12 +26,14 @@ def test_it_serves_where_it_is_told(texts, photograph, launched):
     assert not served.analytics_enabled
     texts_shown = [block.value for block in served.blocks.values() if isinstance(block, page.gr.Markdown)]
     assert "on cpu, bfloat16." in texts_shown[1]
+    assert not labels_of(served) & {"Device", "Precision"}, "one visitor would choose for all"
 
 
 def test_by_default_this_machine_alone_is_served(texts, launched):
     assert main([str(texts)]) == 0
-    ((_, options),) = launched
+    ((served, options),) = launched
     assert (options["server_name"], options["server_port"], options["share"]) == ("127.0.0.1", None, False)
+    assert labels_of(served) >= {"Device", "Precision"}
 
 
 def test_it_is_run_from_any_folder(texts, tmp_path, launched, monkeypatch):

@@ -312,7 +312,9 @@ def test_each_model_has_the_tabs_that_it_can_fill(app, save_tuned, tmp_path):
 def test_the_device_is_one_of_those_to_choose_from(app, monkeypatch):
     monkeypatch.setattr("training.app.page.devices", lambda: ["mps", "cpu"])
     monkeypatch.setattr(type(app.opened.model), "device", torch.device("mps:0"))  # what torch says of a model on "mps"
-    (device,) = [block for block in build_page(app).blocks.values() if getattr(block, "label", None) == "Device"]
+    (device,) = [
+        block for block in build_page(app, may_reopen=True).blocks.values() if getattr(block, "label", None) == "Device"
+    ]
     assert device.value == "mps"
     assert "; on mps, float32." in app.describe()
 

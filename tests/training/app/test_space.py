@@ -104,7 +104,11 @@ def test_an_adapter_brings_its_base(tmp_path):
     adapted = add_adapter(model, tuning_settings(checkpoint=str(base), tune="lora"))
     save_adapter(adapted, RadioImageProcessor(), tmp_path / "adapter", str(base))
     folder = tmp_path / "space"
-    write_space(folder, str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="`base` must name the folder of the adapter's base, got none"):
+        write_space(folder, str(tmp_path / "adapter"))
+    (base / "credentials").write_text("S3CRET")
+    write_space(folder, str(tmp_path / "adapter"), base=str(base))
+    assert not (folder / "base" / "credentials").exists()
     base.rename(tmp_path / "elsewhere")
     config = json.loads((folder / "checkpoint" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "../base"
@@ -112,6 +116,44 @@ def test_an_adapter_brings_its_base(tmp_path):
     opened = open_model(str(folder / "checkpoint"), "cpu")
     assert opened.model.peft_config.keys() == {"default"}
     assert opened.has_head
+
+
+@pytest.mark.parametrize("name", ["{tmp}/secret", "../secret"])
+def test_an_adapter_decides_no_folder_that_is_copied(tmp_path, name):
+    """The second attack's s2_space.sh."""
+    RadioConfig.from_preset("radio-test").save_pretrained(tmp_path / "adapter")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "id_rsa").write_text("S3CRET")
+    named = name.format(tmp=tmp_path)
+    settings = {"base_model_name_or_path": named, "peft_type": "LORA", "r": 2}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    for word, message in ((None, "got none"), (str(tmp_path / "secret"), "`base` must be the folder of a RADIO model")):
+        with pytest.raises(ValueError, match=message):
+            write_space(tmp_path / "space", str(tmp_path / "adapter"), base=word)
+    assert not (tmp_path / "space").exists()
+
+
+def test_only_a_model_is_copied(tmp_path):
+    model = tmp_path / "model"
+    RadioModel(RadioConfig.from_preset("radio-test", num_hidden_layers=1)).save_pretrained(model)
+    for name in (
+        ".env",
+        "secrets.toml",
+        "training_args.bin",
+        "checkpoint-10/optimizer.pt",
+        "checkpoint-10/model.safetensors",
+    ):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("S3CRET")
+    (model / "notes.txt").symlink_to(model / ".env")
+    write_space(tmp_path / "space", str(model))
+    copied = {
+        path.name for path in (tmp_path / "space" / "checkpoint").rglob("*") if not path.name.endswith("_radio.py")
+    }
+    assert copied == {"config.json", "model.safetensors"}
+    (model / "merges.txt").symlink_to(model / ".env")
+    with pytest.raises(ValueError, match=r"got links: merges\.txt"):
+        write_space(tmp_path / "again", str(model))
 
 
 def test_what_is_no_checkpoint_is_refused_and_nothing_is_written(tmp_path):

@@ -9,6 +9,7 @@ from huggingface_hub import DatasetCard
 from training.publishing import checks
 from training.publishing.checks import UnfitError, check_card, check_code, check_files, check_opens, check_publication
 from training.publishing.folders import CARD, read_folder
+from training.student.exported import reopen
 
 
 def published(folder):
@@ -45,15 +46,63 @@ def test_a_card_that_is_not_complete_is_refused(model_folder, old, new, message)
         check_card(published(model_folder))
 
 
-def test_pickles_are_refused_by_name_and_by_what_is_inside(model_folder):
-    for name in ("pytorch_model.bin", "weights.txt"):
-        torch.save({"a": torch.zeros(1)}, model_folder / name)
-        with pytest.raises(UnfitError, match=f"{name} is, or may hold, a pickle"):
-            check_files(published(model_folder))
-        (model_folder / name).unlink()
-    (model_folder / "notes.md").write_bytes(pickle.dumps([1]))
-    with pytest.raises(UnfitError, match=r"notes\.md is, or may hold, a pickle"):
+def test_pickles_are_refused_by_what_is_inside(model_folder):
+    torch.save({"a": torch.zeros(1)}, model_folder / "vocab.txt")
+    with pytest.raises(UnfitError, match=r"vocab\.txt is, or may hold, a pickle"):
         check_files(published(model_folder))
+    (model_folder / "vocab.txt").write_bytes(pickle.dumps([1]))
+    with pytest.raises(UnfitError, match=r"vocab\.txt is, or may hold, a pickle"):
+        check_files(published(model_folder))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "http://me:S3CRET@host/x.tar",
+        "https://host/x.tar?X-Amz-Signature=S3CRET",
+        "https://host/?a=b&sig=S3CRET",
+        "hf_" + 34 * "a",
+    ],
+)
+def test_secrets_are_refused(model_folder, secret):
+    (model_folder / CARD).write_text((model_folder / CARD).read_text() + f"\n`--data {secret}`\n")
+    with pytest.raises(UnfitError, match=r"README\.md holds what opens an account"):
+        check_files(published(model_folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("config.json", {"custom_pipelines": {"image-feature-extraction": {"impl": "evil/evil--evil.Pipe"}}}),
+        ("config.json", {"auto_map": {"AutoModelForCausalLM": "evil/evil--network_radio.Model"}}),
+        ("config.json", {"auto_map": {"AutoConfig": "evil.Config"}}),
+        ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "evil/evil--evil.Processor"}}),
+        ("processor_config.json", {"image_processor": {"auto_map": {"AutoImageProcessor": "evil/evil--evil.P"}}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil/evil--evil.Tokenizer", None]}}),
+    ],
+)
+def test_code_of_others_is_refused_wherever_it_is_named(model_folder, file, fields):
+    path = model_folder / file
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | fields))
+    with pytest.raises(
+        UnfitError, match=rf"{file} names code that is not of modeling_radio, evil.*--trust-remote-code"
+    ):
+        check_code(published(model_folder))
+    check_code(published(model_folder), trusts_remote_code=True)
+
+
+def test_no_token_is_in_reach_of_what_is_opened(model_folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    environments = []
+    run = reopen.subprocess.run
+    monkeypatch.setattr(
+        reopen.subprocess, "run", lambda *a, **options: environments.append(options["env"]) or run(*a, **options)
+    )
+    check_opens(published(model_folder))
+    (seen,) = environments
+    assert "HF_TOKEN" not in seen
+    assert seen["HF_HUB_OFFLINE"] == "1"
 
 
 @pytest.mark.parametrize("path", ["/srv/me/base", "/data/x.json", "C:\\\\models", "~/base", "file:///x", "/tmp"])
@@ -84,10 +133,10 @@ def test_what_looks_like_a_path_in_labels_and_in_what_nvidia_wrote_is_none(model
 
 def test_only_the_installed_code_travels(model_folder):
     check_code(published(model_folder))
-    (model_folder / "evil.py").write_text("import os")
-    with pytest.raises(UnfitError, match=r"differ from the installed code: evil\.py\."):
+    (model_folder / "evil_radio.py").write_text("import os")
+    with pytest.raises(UnfitError, match=r"differ from the installed code: evil_radio\.py\."):
         check_code(published(model_folder))
-    (model_folder / "evil.py").unlink()
+    (model_folder / "evil_radio.py").unlink()
     code = model_folder / "network_radio.py"
     code.write_text(code.read_text() + "\n")
     (model_folder / "heads_radio.py").unlink()
@@ -97,8 +146,18 @@ def test_only_the_installed_code_travels(model_folder):
 
 def test_what_does_not_open_is_refused(adapter_folder):
     (adapter_folder / "adapter_model.safetensors").write_bytes(b"12345678{")
+    publication = read_folder(adapter_folder, "org/lora", "org/c-radiov4")
+    with pytest.raises(UnfitError, match="does not open"):
+        check_opens(publication)
     with pytest.raises(UnfitError, match="does not open in a new process"):
-        check_opens(read_folder(adapter_folder, "org/lora", "org/c-radiov4"))
+        check_opens(publication, trusts_remote_code=True)
+
+
+def test_a_bases_own_code_runs_only_if_asked_for(adapter_folder, monkeypatch):
+    started = []
+    monkeypatch.setattr(checks.subprocess, "run", lambda *command, **_: started.append(command))
+    check_publication(read_folder(adapter_folder, "org/lora", "org/c-radiov4"))
+    assert started == []
 
 
 CARD_OF_FEATURES = """---
@@ -130,8 +189,8 @@ def test_features_need_a_card_and_rows(tmp_path):
     with pytest.raises(UnfitError, match=r"has 2 of 3 files of test\. `python -m training\.extract`"):
         check_opens(published(folder))
     (folder / "modeling.py").write_text("import os")
-    with pytest.raises(UnfitError, match=r"modeling\.py"):
-        check_publication(published(folder))
+    with pytest.raises(ValueError, match=r"belongs to a dataset alone, got modeling\.py"):
+        published(folder)
 
 
 def test_paths_in_tables_are_refused(tmp_path):

@@ -26,6 +26,24 @@ def test_hidden_files_and_caches_stay_here(model_folder):
     assert "results.json" not in files
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["credentials", "id_rsa", "secrets.env", "wandb/config.yaml", "checkpoint-3/model.safetensors", "run.sh", "a.bin"],
+)
+def test_what_is_no_part_of_a_model_is_refused(model_folder, name):
+    (model_folder / name).parent.mkdir(exist_ok=True)
+    (model_folder / name).write_text("x")
+    with pytest.raises(ValueError, match=f"must hold what belongs to a model alone, got {name}"):
+        read_folder(model_folder, "org/name")
+
+
+def test_links_are_refused(model_folder, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    (model_folder / "merges.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"must hold files themselves, got links: merges\.txt"):
+        read_folder(model_folder, "org/name")
+
+
 def test_a_card_of_another_name_is_refused(model_folder):
     card = model_folder / CARD
     card.write_text(card.read_text().replace("ORG/NAME", "org/other"))

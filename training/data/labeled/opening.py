@@ -17,8 +17,9 @@ from training.data.decoding import EncodedImage, SkippedImages, UnusableImageErr
 from training.data.folder_kinds import BUILDERS, MAX_NAMED, find_shards, is_hidden
 from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, SplitNames, Tables
 from training.data.library_errors import in_one_line
+from training.data.named_files import check_named_files
 from training.data.public_names import HUB_PREFIX
-from training.data.sources import ImageColumn, as_patterns, expand_files
+from training.data.sources import ImageColumn, as_patterns, expand_files, is_listed
 
 
 if TYPE_CHECKING:
@@ -47,13 +48,24 @@ def open_tables(source: str, read_folder: Callable[[Path], Tables], names: Split
         The tables by split, those for validation under one name; a source without splits is all "train".
 
     Raises:
-        ValueError: If nothing is there, it cannot be opened, or it is a folder of images as well as of shards.
+        ValueError: If nothing is there, it cannot be opened, it is a folder of images as well as of shards, or a table
+            names images that lie elsewhere.
     """
     path = Path(source).expanduser()
     if any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
-        return _open_saved(path, names)
+        return _with_own_files(_open_saved(path, names), source)
     tables = _open_shards_or_hub(source, path, names, streaming=False)
-    return read_folder(path) if tables is None else tables
+    if tables is None:
+        return read_folder(path)
+    return tables if any(map(is_listed, tables.values())) else _with_own_files(tables, source)
+
+
+def _with_own_files(tables: Tables, source: str) -> Tables:
+    """Return tables that name no file outside the folder of their source; others are refused."""
+    for table in tables.values():
+        for column in table.column_names:
+            check_named_files(image_paths(table, column), source)
+    return tables
 
 
 def open_streams(source: str, names: SplitNames = SPLIT_NAMES) -> Streams:
@@ -318,7 +330,8 @@ def image_paths(table: Dataset, column: str) -> list[str | None]:
     """
     from datasets import Image
 
-    if not isinstance(table.features[column], Image):
+    feature = table.features[column]
+    if not isinstance(feature, Image) and not (isinstance(feature, dict) and feature.keys() == {"bytes", "path"}):
         return [None] * len(table)
     paths: list[str | None] = []
     for chunk in table.data.column(column).chunks:

@@ -15,6 +15,7 @@ from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb,
 from training.data.image_folder import files_fingerprint
 from training.data.labeled.opening import encoded, image_paths, read_row
 from training.data.labeled.targets import read_depth, read_mask
+from training.data.named_files import check_named_file
 from training.data.sources import ImageColumn
 from training.evaluation.data.base import Examples, Kind, groups_of
 from training.evaluation.metrics.confusion import IGNORE_INDEX
@@ -105,7 +106,7 @@ class DecodedImages:
     """The images of a split, decoded when asked for.
 
     Args:
-        table: Has them in the column `image`.
+        table: Has them in the column `image`; opened by `open_tables`, which knows which files it may name.
         source: What the user called the data.
         where: Returns the name of an image, for errors.
     """
@@ -116,7 +117,7 @@ class DecodedImages:
         table = cast("Dataset", table.select_columns(["image"]))
         if isinstance(table.features["image"], Image):
             table = table.cast_column("image", Image(decode=False))
-        self.table, self.where, self.column = table, where, ImageColumn(source, "image")
+        self.table, self.where, self.column = table, where, ImageColumn(source, "image", is_listed=True)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -173,8 +174,10 @@ class DepthMaps:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Tensor:
-        target = read_row(self.table, index, self.rows.name)["depth"]
-        return read_depth(target, self.rows.where(index), self.rows.data.options.depth_scale)
+        depth = read_row(self.table, index, self.rows.name)["depth"]
+        if isinstance(depth, str):
+            check_named_file(depth, self.rows.data.source)
+        return read_depth(depth, self.rows.where(index), self.rows.data.options.depth_scale)
 
 
 def choose_rows(table: Dataset, most: int, seed: int, split: str) -> Dataset:

@@ -60,7 +60,7 @@ def load_zero_shot(model_name: str, pretrained: str, cache_dir: str | None, devi
     folder = Path(model_name)
     model = RadioForZeroShotImageClassification.from_pretrained(folder).eval().to(device)  # pyrefly: ignore[bad-argument-type]
     processor = RadioImageProcessor.from_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     padding = "max_length" if model.use_sigmoid else True
 
     def transform(image: Image.Image) -> Tensor:

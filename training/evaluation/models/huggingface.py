@@ -115,8 +115,8 @@ class DualEncoderFeatures(HuggingfaceFeatures):
     def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Return a unit vector for each text, `(num_texts, text_dim)`, by the tokenizer in the folder."""
         if self._texts is None:
-            model = AutoModel.from_pretrained(self.folder).eval().to(self.device)
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
+            model = AutoModel.from_pretrained(self.folder, trust_remote_code=False).eval().to(self.device)
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
             self._texts = model, tokenizer
         model, tokenizer = self._texts
         length = model.config.text_config.max_position_embeddings
@@ -149,8 +149,8 @@ def open_huggingface(folder: Path, *, device: str | torch.device = "cpu", **opti
         ValueError: If the network or the processor does not open, weights are missing, or the answer has no dense
             features.
     """
-    config = AutoConfig.from_pretrained(folder)
-    processor = AutoImageProcessor.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     if config.model_type in PUBLISHED_TEACHERS:
         teacher = PUBLISHED_TEACHERS[config.model_type](options["name"], source=str(folder)).to(device)
         options["runs_at_any_size"] = teacher.runs_at_any_size
@@ -167,7 +167,9 @@ def _open_network(folder: Path, config: Any) -> tuple[Any, bool]:
     """Return the vision network, and whether the checkpoint has the weights of its pooled output."""
     if config.model_type == "vit_mae":
         config.mask_ratio = 0.0
-    network, report = AutoModel.from_pretrained(folder, config=config, output_loading_info=True)
+    network, report = AutoModel.from_pretrained(
+        folder, trust_remote_code=False, config=config, output_loading_info=True
+    )
     missing = sorted(report["missing_keys"])
     if any(".pooler." not in f".{key}" for key in missing):  # others than those of the pooled output
         raise ValueError(f"the folder is not a complete {type(network).__name__}: it lacks {first_few(missing, 3)}.")

@@ -197,7 +197,7 @@ class RadioTextFeatures(RadioFeatures):
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
             if not isinstance(tokenizer, PreTrainedTokenizerBase):
                 raise OSError(f"{self.folder} has a text tower, but no tokenizer: convert it again with --text-tower.")
             whole = RadioForZeroShotImageClassification.from_pretrained(self.folder).eval().to(self.device)

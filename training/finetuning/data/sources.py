@@ -36,7 +36,7 @@ from training.data.labeled.opening import (
     readable_tables,
     with_columns,
 )
-from training.data.sources import ImageColumn
+from training.data.sources import ImageColumn, is_listed
 from training.finetuning.data.streams import LabeledStream, collect
 from training.finetuning.settings import BOX_TASKS, LABEL_TASKS, FinetuneSettings
 
@@ -121,11 +121,15 @@ def _load_streams(settings: FinetuneSettings) -> LabeledImages:
     labels, state = _label_reader(settings, images[TRAIN], column), PartialState()
     seed = derive_seed(settings.seed, "stream")
     ranks = (state.process_index, state.num_processes)
-    stream = LabeledStream(images[TRAIN], ImageColumn(settings.data, image_column), labels, seed, *ranks)
+    stream = LabeledStream(images[TRAIN], _column(settings, images[TRAIN], image_column), labels, seed, *ranks)
     validation = collect(images[VALIDATION], stream.column, labels)
     remark = f"{settings.data}: a stream of training images and {len(validation)} validation images (its own split)"
     empty = cast("Dataset", validation.select([]))
     return LabeledImages(empty, validation, labels.names, remark, labels.problem_type, stream)
+
+
+def _column(settings: FinetuneSettings, stream: IterableDataset, name: str) -> ImageColumn:
+    return ImageColumn(settings.data, name, is_listed(stream))
 
 
 def _encoded(stream: IterableDataset, image_column: str, column: str) -> IterableDataset:

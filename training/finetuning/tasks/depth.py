@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 from modeling_radio import RadioForDepthEstimation
 from training.data.labeled.opening import read_row
 from training.data.labeled.targets import read_depth
+from training.data.named_files import check_named_file
 from training.evaluation.metrics.depth import DepthScore
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.sources import LabeledImages
@@ -49,6 +50,8 @@ class DepthTask(FinetuningTask):
         return {"image": image, "depth": tv_tensors.Mask(depth)}
 
     def _read_depth(self, target: Any, where: str) -> Tensor:
+        if isinstance(target, str):
+            check_named_file(target, self.settings.data)
         return read_depth(target, where, self.settings.depth_scale)
 
     def labels(self, sample: Sample) -> Tensor:

@@ -62,7 +62,8 @@ class ZeroShotTask(ClassificationTask):
         """
         checkpoint = self.settings.checkpoint
         try:
-            self.tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(checkpoint))
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+            self.tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
         except (OSError, ValueError) as error:
             raise ValueError(f"`checkpoint` {checkpoint!r} has no tokenizer for its texts.") from error
         zero_shot = cast(RadioForZeroShotImageClassification, model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from foundation.trust import clean_environment
 from modeling_radio import RadioImageProcessor, RadioModel
 
 
@@ -103,7 +103,7 @@ def _outputs_elsewhere(checkpoint: Path, image: Image.Image, *, natively: bool) 
     with tempfile.TemporaryDirectory() as folder:
         photograph, answers = Path(folder) / "photograph.png", Path(folder) / "answers.safetensors"
         image.save(photograph)
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(folder) / "modules")}
+        environment = clean_environment(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(Path(folder) / "modules"))
         # -I: neither the working directory nor PYTHONPATH nor the user's own packages are searched.
         command = [sys.executable, "-I", "-c", OPENING_SCRIPT, str(checkpoint), str(photograph), str(answers)]
         command += ["natively"] if natively else []

@@ -155,7 +155,7 @@ def _open_transformers(source: str, class_name: str) -> VitTrunk:
     import transformers
 
     model_class = getattr(transformers, class_name)
-    config = transformers.AutoConfig.from_pretrained(source)
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     config = getattr(config, "vision_config", config)
     arguments = {"add_pooling_layer": False} if class_name == "ViTModel" else {}
     network, report = model_class.from_pretrained(
