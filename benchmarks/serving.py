@@ -1,4 +1,4 @@
-"""The server of `notebooks/scripts/serve_features.py` with 1, 4 and 16 requests in flight.
+"""The server of `python -m training.serve` with 1, 4 and 16 requests in flight.
 
 Each client sends an image, waits for the answer and sends the next. All images differ, and each answer is compared with
 that of a first round, one by one: "lost" counts requests without an answer, "mixed up" answers of another image. In the
@@ -26,7 +26,6 @@ from benchmarks.measuring import ROOT, MeasuringSettings, Row, report
 from modeling_radio import RadioConfig, RadioImageProcessor, RadioModel
 
 
-SCRIPT = ROOT / "notebooks" / "scripts" / "serve_features.py"
 ANSWER_SECONDS, END_SECONDS = 60.0, 30.0
 """How long one answer and ending may take. Our choice: bounds against hanging, not measures."""
 IN_FLIGHT = (1, 4, 16)
@@ -74,17 +73,22 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serve(model: Path, *options: str) -> Iterator[Server]:
+def serve(model: Path, *options: str, said: list[str] | None = None) -> Iterator[Server]:
     """Start the server on a free port of 127.0.0.1; in the end it is killed if it still runs.
+
+    Args:
+        model: Folder of a model.
+        options: Of the command.
+        said: Gets what the server writes on standard error.
 
     Raises:
         RuntimeError: If it ends before it serves.
     """
-    command = [sys.executable, str(SCRIPT), str(model), "--port=0", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "training.serve", str(model), "--port=0", *options]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            said = []
+            said = [] if said is None else said
             for line in process.stderr:
                 said.append(line)
                 found = re.search(r"running on (http://[\d.:]+)", line)
@@ -93,7 +97,7 @@ def serve(model: Path, *options: str) -> Iterator[Server]:
             else:
                 raise RuntimeError(f"The server ended before it served: {''.join(said)[-2000:]}")
             with ThreadPoolExecutor(1) as reader:  # or the server would block on a full pipe
-                reader.submit(process.stderr.read)
+                reader.submit(said.extend, process.stderr)
                 try:
                     yield Server(process, found[1])
                 finally:
@@ -175,7 +179,7 @@ def row_of(in_flight: int, replies: Sequence[Reply], expected: Sequence[Reply], 
 
 
 def end_under_load(server: Server, bodies: Sequence[bytes], in_flight: int) -> Row:
-    """Tell a server to end while requests are in flight: what it took must be answered, and its status be 0."""
+    """Tell a server to end while requests are in flight: what it took must be answered."""
     before = sum(size * count for size, count in batches_of(server.url).items())
     with ThreadPoolExecutor(1) as background:
         loading = background.submit(load, server.url, bodies, in_flight)

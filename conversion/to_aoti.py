@@ -20,6 +20,7 @@ from conversion.opening import check_file_output
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.files import write_file
+from foundation.interruption import raised_signals
 
 
 DEFAULT_TOLERANCE = 1e-3
@@ -47,7 +48,8 @@ def compile_program(program: ExportedProgram, path: Path) -> None:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the compiler about its own options
-            aoti_compile_and_package(program, package_path=str(path))
+            with raised_signals():  # its compiler
+                aoti_compile_and_package(program, package_path=str(path))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"The package could not be compiled: {str(error)[:300]}. A CPU needs a compiler for C++ such as g++, which "

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,13 +10,19 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from foundation.errors import UserError
-from foundation.interruption import Interrupted, OutOfTime, TrainingDivergedError
+from foundation.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError, ends_in_time
 
 
-EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 MAX_MESSAGE = 5000
 """Characters of an error that are shown; our choice, above all lists of names that a sound file leads to."""
 USER_ERRORS = (ValueError, OSError, UserError, TrainingDivergedError)
+
+KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
+"""How torch says that a data worker is gone."""
+WORKER_IS_GONE = (
+    "a data worker was killed by the system, most often for want of memory: the same command goes on, and needs less "
+    "with fewer workers (`num_workers`)."
+)
 
 # How torch raises in the main process what a data worker has raised (`torch._utils.ExceptionWrapper`).
 FROM_WORKER = re.compile(
@@ -37,17 +44,23 @@ def run_command(
         extra: Optional dependency of `pyproject.toml` that has every package which the command may need.
     """
     try:
-        run()
+        with ends_in_time():
+            run()
     except OutOfTime as end:
         print(end)  # as the user wanted it
         return 0
     except (Interrupted, KeyboardInterrupt) as interruption:
-        return _end(name, str(interruption) or interrupted, EXIT_INTERRUPTED)
+        number = interruption.number if isinstance(interruption, Interrupted | Signaled) else signal.SIGINT
+        return _end(name, str(interruption) or interrupted, 128 + number)  # as shells count
     except ModuleNotFoundError as error:
         if show_traceback or error.name is None or not _is_absent(error.name):
             raise
         package = error.name.partition(".")[0]
         return _end(name, f'error: the package {package} is not installed: run `pip install -e ".[{extra}]"`', 1)
+    except RuntimeError as error:
+        if show_traceback or not KILLED_WORKER.match(str(error)):
+            raise
+        return _end(name, f"error: {WORKER_IS_GONE}", 1)
     except USER_ERRORS as error:
         if show_traceback:
             raise

@@ -1,11 +1,19 @@
-"""Why a run ends early: a request by Ctrl-C or a signal, answered between two steps, or divergence."""
+"""Why a run ends early: a request by Ctrl-C or a signal, answered between two steps, or divergence.
+
+A phase with nothing to save leaves signals alone: they end it at once, where a handler of Python's would wait for
+native code. `docs/guides/train/distil.md` has the table of phases, signals and exit statuses.
+"""
 
 import logging
+import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
+from multiprocessing.util import Finalize
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -19,7 +27,27 @@ LAUNCHER_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The run stopped because it was asked to; the message says how to go on."""
+    """The run stopped because it was asked to; the message says how to go on.
+
+    Attributes:
+        number: The signal that asked, of which the exit status is made.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Signaled(KeyboardInterrupt):
+    """Another signal than Ctrl-C's, raised as that one is: libraries catch every `Exception`.
+
+    Attributes:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 class OutOfTime(Interrupted):
@@ -39,16 +67,25 @@ class StopRequest:
     Outside of the main thread, where Python allows no signal handlers, it does nothing. A time limit sets it too.
 
     Attributes:
-        is_asked: Whether a signal has come.
+        number: Of the first signal that has come; None before.
         deadline: Second of `time.monotonic` from which it is set without a signal; None for no limit.
     """
 
     SIGNALS = tuple(each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGUSR1"))
 
     def __init__(self, deadline: float | None = None) -> None:
-        self.is_asked = False
+        self.number: int | None = None
         self.deadline = deadline
         self._previous: dict[int, Callable | int | None] = {}
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal has come."""
+        return self.number is not None
+
+    def interrupted(self, message: str) -> Interrupted:
+        """Return what to raise; on a rank that no signal reached, where another's did, as after SIGTERM."""
+        return Interrupted(message, signal.SIGTERM if self.number is None else self.number)
 
     @property
     def is_set(self) -> bool:
@@ -69,7 +106,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.is_asked = True
+        self.number = self.number or number
         signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
 
@@ -88,9 +125,78 @@ def warn_of_impatient_launcher() -> None:
 
 
 def ignore_stop_signals(worker: int = 0) -> None:
-    """Let a data worker live on until its parent has finished the step (`worker_init_fn` of a DataLoader)."""
+    """Let a data worker live on until its parent has finished the step (`worker_init_fn` of a DataLoader).
+
+    Only for what a `StopRequest` outlives: elsewhere workers end by the same signals as their parent.
+    """
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise that a worker was killed
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+# At its exit multiprocessing sends daemons a SIGTERM and waits for them: for ever, for those that ignore it.
+Finalize(None, _kill_workers, exitpriority=0)
+
+
+UNWINDING_SECONDS = 8.0
+"""Our choice: of the ten seconds in which a command ends."""
+
+_is_bounded = False
+_limits: list[threading.Timer] = []
+"""What the first signal that is raised has started, in a command."""
+
+
+@contextmanager
+def ends_in_time() -> Iterator[None]:
+    """Within it a signal that is raised ends the process even where that waits for threads, such as a download's."""
+    global _is_bounded
+    before, _is_bounded = _is_bounded, True
+    try:
+        with _handling({signal.SIGINT}, signal.default_int_handler):
+            yield
+    finally:
+        _is_bounded = before
+        while _limits:
+            _limits.pop().cancel()
+
+
+@contextmanager
+def raised_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 raise `Signaled` as Ctrl-C raises `KeyboardInterrupt`.
+
+    Around the wait for another program, which would go on without us: whoever waits ends it.
+    """
+    with _handling(set(StopRequest.SIGNALS) - {signal.SIGINT}, signal.SIG_DFL):
+        yield
+
+
+@contextmanager
+def _handling(numbers: set[signal.Signals], usual: Callable | int) -> Iterator[None]:
+    """Let signals raise that have their usual handlers; outside of the main thread it does nothing."""
+    is_main = threading.current_thread() is threading.main_thread()
+    changed = {number for number in numbers if is_main and signal.getsignal(number) == usual}
+    for number in changed:
+        signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, usual)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    if _is_bounded and not _limits:
+        limit = threading.Timer(UNWINDING_SECONDS, os._exit, [128 + number])
+        limit.daemon = True
+        _limits.append(limit)
+        limit.start()
+    raise KeyboardInterrupt if number == signal.SIGINT else Signaled(number)
 
 
 _stop: Event | None = None
@@ -134,4 +240,4 @@ def run_stoppable(run: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def _interrupt(number: int = signal.SIGTERM, frame: FrameType | None = None) -> NoReturn:
-    raise Interrupted("Stopped: the same command goes on.")
+    raise Interrupted("Stopped: the same command goes on.", number)

@@ -39,6 +39,7 @@ ORDER = (
         "publish",
         "extract",
         "app",
+        "serve",
         "showcase",
         "plan",
         "demo_kit.add_words",

@@ -202,7 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = " ".join(["python -m training.demo", *arguments])
-    return COMMAND.run(lambda settings: _demo(settings, command), arguments)
+    return COMMAND.run(
+        lambda settings: _demo(settings, command), arguments, interrupted="stopped; the same command goes on"
+    )
 
 
 def _demo(settings: DemoSettings, command: str) -> None:

@@ -42,7 +42,7 @@ COMMAND = Command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return COMMAND.run(_distil, arguments)
+    return COMMAND.run(_distil, arguments, interrupted="stopped; the same command goes on")
 
 
 def _distil(settings: DistillSettings) -> None:

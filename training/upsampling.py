@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from foundation.errors import check_choice
-from foundation.files import check_output, write_file, write_text
-from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError
+from foundation.files import check_output, remove_abandoned, write_file, write_text
+from foundation.interruption import StopRequest, TrainingDivergedError
 from foundation.seeds import make_generator
 from foundation.settings import differences
 from foundation.tables import markdown
@@ -474,7 +474,7 @@ class UpsamplerTrainer(nn.Module):
                 if stop.is_set or self.step % self.settings.save_every == 0 or self.step == total:
                     self.save(state)
                 if stop.is_set and self.step < total:
-                    raise Interrupted(f"stopped after step {self.step}; the same command goes on")
+                    raise stop.interrupted(f"stopped after step {self.step}; the same command goes on")
         return losses
 
     def save(self, path: Path) -> None:
@@ -634,6 +634,7 @@ def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
     folder = settings.folder()
     state = folder / STATE_FILE  # as long as it is there, the run has not ended
     check_output(folder / "upsampler", overwrite=settings.overwrite or state.exists())
+    remove_abandoned(folder)
     entry = _entry(recipe, settings.teacher)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     teacher = place_teacher(teacher_of_recipe(entry), entry, device)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conversion.release.agreement import ParityError
 from conversion.release.cases import Cases
+from foundation.interruption import raised_signals
 from foundation.trust import clean_environment
 
 
@@ -83,7 +84,8 @@ def ask(question: Question, images: dict[str, Tensor]) -> Answers:
         environment = clean_environment(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(folder / "modules"))
         # -I: neither the working directory nor PYTHONPATH nor the user's own packages are searched.
         command = [sys.executable, "-I", "-c", _WORKER.read_text(encoding="utf-8"), str(folder / "request.json")]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        with raised_signals():
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise ParityError(_reason(question, done.stderr)) from RuntimeError(done.stderr)
         outputs, report = load_file(files["outputs"]), json.loads((folder / "report.json").read_text())

@@ -16,6 +16,7 @@ from torch import Tensor
 from conversion.graphs.files import EXTERNAL_DATA_BYTES, find_weights, open_graph
 from conversion.graphs.parity import compare
 from conversion.web.runtime import BUILDS
+from foundation.interruption import raised_signals
 
 
 WebPrecision = Literal["fp32", "fp16", "int8"]
@@ -127,9 +128,11 @@ def time_in_wasm(
     }
     script = Path(__file__).with_name("time_graphs.mjs")
     try:
-        done = subprocess.run(
-            [node, str(script)], input=json.dumps(asked), capture_output=True, text=True, check=True, timeout=TIMEOUT_S
-        )
+        command = [node, str(script)]
+        with raised_signals():
+            done = subprocess.run(
+                command, input=json.dumps(asked), capture_output=True, text=True, check=True, timeout=TIMEOUT_S
+            )
         return json.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError):
         return {}

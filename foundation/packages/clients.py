@@ -11,12 +11,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from foundation.interruption import Interrupted, raised_signals
 from foundation.machine.timing import ProgressBar
 from foundation.packages.pinned import Package, PackageUnavailableError
 
 
 CLIENT_TIMEOUT_S = 1800.0  # our choice: 150 MB at 1 Mbit/s; the clients themselves give up on dead hosts
 PROGRESS_INTERVAL_S = 0.2  # our choice: smooth for a reader, free for the machine
+ENDING = threading.Event()
+"""Set by who fetches in threads, which no signal reaches: ends the clients that run."""
 _APT_LISTS = threading.Lock()
 """Held while apt's lists are looked at or updated: a second update beside the first would fail."""
 _CLIENT_NAMES = {"pypi": "pip", "npm": "npm", "debian": "apt-get"}
@@ -76,13 +79,16 @@ def _run_client(package: Package, command: Sequence[str], download: Path, client
     """
     environment = {**os.environ, "TMPDIR": str(client_cache)}
     log_path = client_cache.parent / "client.log"
-    with log_path.open("wb") as log, _byte_progress(package) as progress:
-        process = subprocess.Popen(command, cwd=download, env=environment, stdout=log, stderr=log)
+    with (
+        raised_signals(),
+        log_path.open("wb") as log,
+        _byte_progress(package) as progress,
+        subprocess.Popen(command, cwd=download, env=environment, stdout=log, stderr=log) as process,
+    ):
         try:
             return_code = _wait_with_progress(process, package, [download, client_cache], progress)
         except BaseException:
             process.kill()
-            process.wait()
             raise
     if return_code != 0:
         client = _CLIENT_NAMES[package.ecosystem]
@@ -99,6 +105,8 @@ def _wait_with_progress(
 ) -> int:
     deadline = time.monotonic() + CLIENT_TIMEOUT_S
     while (return_code := process.poll()) is None:
+        if ENDING.is_set():
+            raise Interrupted("Stopped while fetching.")
         if time.monotonic() > deadline:
             raise PackageUnavailableError(f"{package.name}: no result within {CLIENT_TIMEOUT_S:.0f} s.")
         arrived = sum(map(_folder_bytes, folders))

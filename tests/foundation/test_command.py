@@ -1,12 +1,14 @@
 import functools
 import importlib
+import os
+import signal
 
 import pytest
 from torch.utils.data import DataLoader
 
-from foundation.command import EXIT_INTERRUPTED, run_command
+from foundation.command import run_command
 from foundation.errors import UserError
-from foundation.interruption import Interrupted, OutOfTime, TrainingDivergedError
+from foundation.interruption import Interrupted, OutOfTime, Signaled, TrainingDivergedError
 
 
 run_finetune = functools.partial(run_command, "finetune", show_traceback=False)
@@ -54,6 +56,21 @@ def test_errors_of_data_workers_come_without_their_traceback(kind, capsys):
     assert capsys.readouterr().err == "finetune: error: row 0: bad\n"
 
 
+class Killed(BadRow):
+    """Rows whose worker is killed, as by a system without memory left."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_data_worker_is_one_line(capsys):
+    assert run_finetune(lambda: list(DataLoader(Killed(OSError), num_workers=1))) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "`num_workers`" in line
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        run_finetune(lambda: list(DataLoader(Killed(OSError), num_workers=1)), show_traceback=True)
+
+
 @pytest.mark.parametrize("error", [ValueError("bad"), ModuleNotFoundError("no", name="absent_package")])
 def test_traceback_lets_errors_pass(error):
     with pytest.raises(type(error)):
@@ -71,12 +88,16 @@ def test_bugs_pass():
 
 
 @pytest.mark.parametrize(
-    ("interruption", "message"),
-    [(KeyboardInterrupt(), "the same command goes on"), (Interrupted("stopped at step 3"), "stopped at step 3")],
+    ("interruption", "message", "expected"),
+    [
+        (KeyboardInterrupt(), "the same command goes on", 130),
+        (Signaled(signal.SIGTERM), "the same command goes on", 143),
+        (Interrupted("stopped at step 3", signal.SIGUSR1), "stopped at step 3", 138),
+    ],
 )
-def test_interruption_has_a_status_of_its_own(interruption, message, capsys):
+def test_the_status_names_the_signal(interruption, message, expected, capsys):
     status = run_finetune(failing(interruption), interrupted="the same command goes on")
-    assert status == EXIT_INTERRUPTED
+    assert status == expected
     assert capsys.readouterr().err == f"finetune: {message}\n"
 
 

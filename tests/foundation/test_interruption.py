@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -8,12 +10,16 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import side_by_side
 
+from foundation import interruption
 from foundation.interruption import (
     LAUNCHER_PATIENCE,
     Interrupted,
+    Signaled,
     StopRequest,
+    ends_in_time,
     ignore_stop_signals,
     prepare_stoppable,
+    raised_signals,
     run_stoppable,
     warn_of_impatient_launcher,
 )
@@ -33,6 +39,8 @@ def test_the_first_signal_only_asks(number):
         assert not stop.is_set
         os.kill(os.getpid(), number)
         assert stop.is_set
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.interrupted("").number == number
 
 
 @pytest.mark.parametrize("first", StopRequest.SIGNALS)
@@ -91,6 +99,59 @@ def test_another_thread_may_enter_it():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_wait_for_another_program_ends_with_the_program(number):
+    before = signal.getsignal(number)
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    began = time.monotonic()
+    with pytest.raises(Signaled) as raised, raised_signals():
+        subprocess.run(["sleep", "60"], check=False)
+    assert raised.value.number == number
+    assert time.monotonic() - began < 30
+    assert signal.getsignal(number) == before
+
+
+STUCK = """
+import os, signal, threading
+from concurrent.futures import ThreadPoolExecutor
+from foundation import interruption
+interruption.UNWINDING_SECONDS = 0.5
+with interruption.ends_in_time(), interruption.raised_signals(), ThreadPoolExecutor() as pool:
+    pool.submit(threading.Event().wait)
+    os.kill(os.getpid(), {number})
+"""
+
+
+@pytest.mark.parametrize("number", StopRequest.SIGNALS)
+def test_threads_that_do_not_end_are_not_waited_for(number):
+    done = subprocess.run([sys.executable, "-c", STUCK.format(number=int(number))], timeout=60, check=False)
+    assert done.returncode == 128 + number
+
+
+def test_a_command_that_ends_has_no_limit_any_more(monkeypatch):
+    monkeypatch.setattr(interruption, "UNWINDING_SECONDS", 0.2)
+    with pytest.raises(KeyboardInterrupt), ends_in_time():
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.5)  # it would have ended this process
+
+
+WORKERS = """
+import sys
+from torch.utils.data import DataLoader
+from foundation.interruption import ignore_stop_signals
+batches = iter(DataLoader(range(4), num_workers=2, worker_init_fn=ignore_stop_signals))
+next(batches)
+kept = [batches]
+kept.append(kept)  # is not freed before the interpreter ends, as what an error holds
+sys.exit(5)
+"""
+
+
+def test_workers_that_ignore_signals_end_with_their_parent():
+    done = subprocess.run([sys.executable, "-c", WORKERS], timeout=60, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (5, "")
 
 
 def test_data_workers_live_on():

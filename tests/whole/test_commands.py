@@ -25,6 +25,7 @@ MODULES = (
     "training.showcase.gallery",
     "training.showcase.feature_video",
     "training.app.__main__",
+    "training.serve",
     "conversion.from_nvidia",
     "conversion.compare_release",
     "conversion.to_nvidia",

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from foundation.errors import UserError
 from foundation.files import hash_file
-from foundation.interruption import Interrupted, StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
+from foundation.interruption import StopRequest, TrainingDivergedError, prepare_stoppable, run_stoppable
 from foundation.machine.timing import Clock
 from foundation.settings import hash_of
 from modeling_radio import RadioModel
@@ -220,7 +220,7 @@ def _run_side_by_side(
                     future.result()
                     yield
                 if request.is_set:
-                    raise Interrupted("Stopped: the same command goes on.")
+                    raise request.interrupted("Stopped: the same command goes on.")
                 running |= {pool.submit(run_stoppable, _run, *run) for run in itertools.islice(left, len(done))}
         except BrokenProcessPool as error:
             raise UserError(

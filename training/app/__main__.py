@@ -1,6 +1,7 @@
 """Opens a page about a checkpoint: features, what is alike, words, windows and its task; or writes it as a Space."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,9 +11,10 @@ from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
 from foundation.files import check_output
+from foundation.interruption import raised_signals
 from foundation.settings import Settings, SettingsError
-from modeling_radio.image_reading_radio import UNREADABLE, read_picture
 from foundation.trust import check_parts
+from modeling_radio.image_reading_radio import UNREADABLE, read_picture
 from training.app.space import write_space
 
 
@@ -88,7 +90,14 @@ def _serve(settings: AppSettings) -> None:
     app = App(settings.checkpoint, settings.device, settings.dtype, settings.num_global, base=base)
     is_for_one = settings.host in ("127.0.0.1", "localhost", "::1") and not settings.share
     page = build_page(app, settings.examples, may_reopen=is_for_one)
-    page.launch(server_name=settings.host, server_port=settings.port, share=settings.share, **launch_options())
+    with raised_signals():  # a tunnel is another program
+        address = {"server_name": settings.host, "server_port": settings.port, "share": settings.share}
+        page.launch(**address, prevent_thread_lock=True, **launch_options())
+        try:
+            while page.is_running:
+                time.sleep(0.1)
+        finally:
+            page.close(verbose=False)
 
 
 if __name__ == "__main__":

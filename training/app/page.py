@@ -86,6 +86,8 @@ CONTRAST = {
 """Colors by which texts have at least 4.5 : 1 (https://www.w3.org/TR/WCAG22/#contrast-minimum); Gradio's have less."""
 MAX_UPLOAD = "40mb"
 """Of a photograph; our choice, above what cameras write."""
+MAX_QUEUED = 64
+"""Requests that may wait; our choice, others are told to come again."""
 KEPT_SECONDS = 3600
 """That photographs of visitors are kept at least, and between two looks for older ones; our choice."""
 QUEUE: dict[str, Any] = {"concurrency_id": "model"}
@@ -450,7 +452,7 @@ def build_page(app: App, examples: Sequence[Path] = (), *, may_reopen: bool = Fa
                     _add_words(app, asked, app.opened.zero_shot.usual_dense_source)
                 if app.opened.backbone.config.eradio is None and not app.opened.backbone.config.num_mergings:
                     _add_windows(app, asked)
-    return page.queue(default_concurrency_limit=1)
+    return page.queue(max_size=MAX_QUEUED, default_concurrency_limit=1)
 
 
 def launch_options() -> dict[str, Any]:

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from foundation.files import write_file
-from foundation.interruption import ignore_stop_signals
 from foundation.machine.timing import ProgressBar
 from foundation.settings import hash_of
 from training.data.decoding import EncodedImage, UnusableImageError, check_header, decode_rgb, image_size
@@ -227,7 +226,6 @@ def _measure_all(rows: EncodedRows, with_pixels: bool, num_workers: int) -> list
         batch_size=IMAGES_PER_BATCH,
         num_workers=num_workers,
         collate_fn=list,
-        worker_init_fn=ignore_stop_signals,
     )
     facts: list[ImageFacts | None] = []
     with ProgressBar(total=len(rows), desc="filters", unit="image") as bar:

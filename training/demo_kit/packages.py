@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from pathlib import Path
 
+from foundation.interruption import raised_signals
+from foundation.packages.clients import ENDING
 from foundation.packages.fetching import cache_dir, fetch_package, is_complete
 from foundation.packages.pinned import Package, PackageUnavailableError, read_packages
 from modeling_radio.messages_radio import check_choice
@@ -51,8 +53,15 @@ def fetch_if_available(name: str, cache: Path | None = None) -> Path | None:
 
 def fetch_at_once(names: Iterable[str], cache: Path | None = None) -> None:
     """Fetch packages side by side, so that `fetch_if_available` of each has its answer."""
-    with ThreadPoolExecutor(FETCHES_AT_ONCE, "fetch") as pool:  # each within the bar of the whole run, if there is one
-        fetches = [pool.submit(copy_context().run, fetch_if_available, name, cache) for name in names]
+    ENDING.clear()
+    with raised_signals(), ThreadPoolExecutor(FETCHES_AT_ONCE, "fetch") as pool:
+        try:  # each within the bar of the whole run, if there is one
+            fetches = [pool.submit(copy_context().run, fetch_if_available, name, cache) for name in names]
+            wait(fetches)
+        except KeyboardInterrupt:
+            ENDING.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for fetch in fetches:
         fetch.result()
 

@@ -121,11 +121,11 @@ def open_targets(
         accelerator: All ranks must take part.
         images: By number, or streams.
         teachers: By name.
-        stop_request: Ends the writing of a cache.
+        stop_request: Its deadline ends the writing of a cache; a signal does so at once, since what is whole is kept.
 
     Raises:
         RecipeError: If a cache is of other contents, or a window does not fit its images.
-        Interrupted: If asked to stop while a cache is written; what is there of it stays.
+        OutOfTime: If the time is over while a cache is written; what is there of it stays.
     """
     patch_size = student_patch_size(recipe)
     if recipe.views.teachers == "online":
@@ -133,7 +133,7 @@ def open_targets(
     assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
     contents = _cache_contents(recipe, accelerator, images, teachers)
     folder = contents.default_folder() if recipe.views.cache_dir is None else Path(recipe.views.cache_dir)
-    with stop_request, ends_on_all_ranks(accelerator, stop_request):
+    with ends_on_all_ranks(accelerator):
         write_feature_cache(
             folder,
             contents,
@@ -148,8 +148,8 @@ def open_targets(
 
 
 @contextlib.contextmanager
-def ends_on_all_ranks(accelerator: Accelerator, stop_request: StopRequest) -> Iterator[None]:
-    """Wait for all ranks; where one was stopped all are, by the clock or because it was asked for.
+def ends_on_all_ranks(accelerator: Accelerator) -> Iterator[None]:
+    """Wait for all ranks; where the time of one was over all end.
 
     One that is done already would wait for ever for another whose time is over: that ends with a status of 0.
     """
@@ -158,10 +158,9 @@ def ends_on_all_ranks(accelerator: Accelerator, stop_request: StopRequest) -> It
         yield
     except Interrupted as error:
         stopped = error
-    is_stopped, is_asked = any_rank([stopped is not None, stop_request.is_asked], accelerator.device)
+    (is_stopped,) = any_rank([stopped is not None], accelerator.device)
     if is_stopped:
-        kind = Interrupted if is_asked else OutOfTime
-        raise kind(str(stopped or "Another process was stopped. The same command goes on.")) from stopped
+        raise OutOfTime(str(stopped or "Another process was stopped. The same command goes on.")) from stopped
 
 
 def _cache_contents(

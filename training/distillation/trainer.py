@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from foundation.files import WriteError, remove_partial, write_file, write_text
-from foundation.interruption import Interrupted, OutOfTime, StopRequest, TrainingDivergedError
+from foundation.interruption import OutOfTime, StopRequest, TrainingDivergedError
 from foundation.ranks import any_rank, on_first_rank
 from foundation.seeds import derive_seed
 from model_cards.heritage import Heritage
@@ -149,7 +149,7 @@ class Distiller:
         """
         if self.device.type == "cpu":
             keep_freed_memory()
-        # A signal ends what comes before the first step at once: it may wait for a disk, and has nothing to save.
+        # A signal ends what comes before the first step and after the last at once: there is nothing to save.
         on_first_rank(self._save_recipe)
         self._build()
         if self.resumed_from is not None:
@@ -166,8 +166,8 @@ class Distiller:
     # Setting up
 
     def _save_recipe(self) -> None:
-        remove_partial(self.output)
-        remove_partial(self.output / "checkpoints")
+        for folder in (self.output, self.output / "checkpoints", self.output / "pictures"):
+            remove_partial(folder)
         write_file(self.output / "recipe.yaml", lambda path: save_recipe(self.recipe, path))
 
     def _remember_heritage(self) -> Heritage:
@@ -506,11 +506,11 @@ class Distiller:
         if self._must_stop:
             self._save()
             self.writer.finish()
-            kind = Interrupted if self._is_asked_to else OutOfTime
-            raise kind(
+            message = (
                 f"Stopped after step {self.step} of {self.recipe.schedule.num_steps}, saved in "
                 f"{str(self.output / 'checkpoints')!r}: the same command resumes."
             )
+            raise self.stop_request.interrupted(message) if self._is_asked_to else OutOfTime(message)
 
     # State
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 import modeling_radio
 from foundation.errors import check_choice, first_few
+from foundation.interruption import raised_signals
 from foundation.trust import clean_environment, foreign_code, our_modules
 from model_cards.licenses import License
 from model_cards.rendering import read_card
@@ -176,7 +177,10 @@ def _open_adapter_elsewhere(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         command = [sys.executable, "-I", "-c", OPEN_ADAPTER, str(folder), auto_class]
         environment = clean_environment(HF_MODULES_CACHE=str(Path(elsewhere) / "modules"))
-        process = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+        with raised_signals():
+            process = subprocess.run(
+                command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+            )
     if process.returncode != 0:
         reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UnfitError(f"{folder} does not open in a new process: {reason}")

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from foundation.interruption import raised_signals
 from foundation.trust import clean_environment
 from modeling_radio import RadioImageProcessor, RadioModel
 
@@ -107,7 +108,8 @@ def _outputs_elsewhere(checkpoint: Path, image: Image.Image, *, natively: bool) 
         # -I: neither the working directory nor PYTHONPATH nor the user's own packages are searched.
         command = [sys.executable, "-I", "-c", OPENING_SCRIPT, str(checkpoint), str(photograph), str(answers)]
         command += ["natively"] if natively else []
-        process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        with raised_signals():
+            process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if process.returncode != 0:
             reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise ReopenError(f"{checkpoint} does not open in a new process: {reason}")

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from foundation.files import write_file, write_text
-from foundation.interruption import Interrupted, ignore_stop_signals
+from foundation.interruption import Interrupted
 from foundation.machine.threads import sharing_threads
 from foundation.machine.timing import ProgressBar
 from training.data.image_table import Images
@@ -132,7 +132,6 @@ def write_feature_cache(
         Subset(images, list(itertools.chain(*rows.values()))),
         batch_size=IMAGES_PER_FORWARD,
         num_workers=num_workers,
-        worker_init_fn=ignore_stop_signals,
     )
     total = sum(map(len, rows.values()))
     all_missing = [index for index, path in enumerate(paths) if not path.is_file()]

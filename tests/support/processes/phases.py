@@ -1,0 +1,67 @@
+"""The command `distill` with one phase that takes a minute, and makes the file "begun" once it is there.
+
+Run with the name of the phase and the words of the command.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_distillation import TinyTeacher, install_tiny_world
+
+from foundation.packages import clients
+from training.demo_kit.packages import fetch_at_once
+from training.distill import main
+from training.distillation import trainer
+
+
+def wait(*arguments: Any, **options: Any) -> None:
+    """Take a minute."""
+    Path("begun").touch()
+    time.sleep(60)
+
+
+def fetch(*arguments: Any, **options: Any) -> None:
+    """Fetch two packages by a program that takes a minute."""
+    fetch_at_once(["scikit-image", "scikit-learn"])
+
+
+def sleeping_client(*arguments: Any) -> list[str]:
+    """Return the command of that program."""
+    Path("begun").touch()
+    return ["sleep", "60"]
+
+
+def count_steps(set_rate: Callable) -> Callable:
+    """Return what begins a step, which also tells of the third."""
+
+    def begin_step(distiller: trainer.Distiller) -> None:
+        if distiller.step == 2:
+            Path("begun").touch()
+        set_rate(distiller)
+
+    return begin_step
+
+
+def install(phase: str, patch: pytest.MonkeyPatch) -> None:
+    """Let a phase take long."""
+    install_tiny_world(patch)
+    if phase == "fetching":
+        patch.setattr(clients, "_client_command", sleeping_client)
+        patch.setattr(trainer, "load_teachers", fetch)
+    elif phase == "building":
+        patch.setattr(trainer, "build_student", wait)
+    elif phase in ("calibrating", "caching"):
+        patch.setattr(TinyTeacher, "encode", wait)
+    elif phase == "training":
+        patch.setattr(trainer.Distiller, "_set_learning_rate", count_steps(trainer.Distiller._set_learning_rate))
+    else:
+        patch.setattr(trainer, "export_student", wait)
+
+
+if __name__ == "__main__":
+    install(sys.argv[1], pytest.MonkeyPatch())
+    sys.exit(main(sys.argv[2:]))

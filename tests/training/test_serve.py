@@ -1,0 +1,199 @@
+"""The server under load: batches, each image's own answer, bad and large bodies, clients that stall, and its end."""
+
+import io
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load
+from tiny_folders import build_radio, model
+
+from benchmarks.serving import batches_of, encode_images, end_under_load, serve
+from benchmarks.serving import load as load_server
+from modeling_radio import RadioImageProcessor
+from training.serve import main
+
+
+pytest.importorskip("fastapi", reason="needs the extra `serve`")
+pytestmark = pytest.mark.tour
+__all__ = ["model"]
+
+MAX_BYTES = 200_000
+OPTIONS = ("--size=64", "--max-batch=4", "--max-wait=20", f"--max-bytes={MAX_BYTES}", "--max-pixels=90000")
+
+
+@pytest.fixture(scope="module")
+def radio():
+    return build_radio()
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    with serve(model, *OPTIONS) as running:
+        yield running
+
+
+def post(server, body, **options):
+    return httpx.post(f"{server.url}/features", content=body, timeout=60, trust_env=False, **options)
+
+
+def eps():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "EPS")
+    return buffer.getvalue()
+
+
+def png(width, height):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (10, 200, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_every_image_gets_its_own_answer_from_batches(server, radio):
+    bodies = encode_images(24, 96)
+    before = batches_of(server.url)
+    replies, _ = load_server(server.url, bodies, 12)
+    assert [reply.status for reply in replies] == [200] * 24
+    processor = RadioImageProcessor.from_model_config(radio.config)
+    images = [Image.open(io.BytesIO(body)) for body in bodies]
+    inputs = processor(images, size={"height": 64, "width": 64}, return_tensors="pt")
+    with torch.inference_mode():
+        expected = radio(**inputs, adaptor_names=[]).summary
+    answers = torch.tensor([reply.content["summary"] for reply in replies])
+    torch.testing.assert_close(answers, expected, rtol=1e-3, atol=1e-4)
+    assert torch.cdist(expected, expected).fill_diagonal_(9).amin() > 0.01  # a mix-up would show
+    new = {size: count - before.get(size, 0) for size, count in batches_of(server.url).items()}
+    assert sum(size * count for size, count in new.items()) == 24
+    assert max(size for size, count in new.items() if count) == 4
+    assert sum(new.values()) < 24
+
+
+def test_dense_features_on_request(server, radio):
+    (body,) = encode_images(1, 64)
+    answer = load(post(server, body, params={"dense": "true"}).content)
+    assert answer["features"].shape == (4, 4, radio.config.hidden_size)
+    summary = post(server, body).json()
+    assert summary.keys() == {"summary"}
+    np.testing.assert_allclose(answer["summary"], summary["summary"], rtol=1e-3, atol=1e-4)
+
+
+def test_sixteen_bits_are_no_white(server):
+    summaries = []
+    for value, kind in ((117 * 257, np.uint16), (117, np.uint8), (255, np.uint8)):
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((64, 64), value, kind)).save(buffer, "PNG")
+        summaries.append(np.array(post(server, buffer.getvalue()).json()["summary"]))
+    deep, gray, white = summaries
+    np.testing.assert_allclose(deep, gray, rtol=1e-3, atol=1e-4)
+    assert np.abs(deep - white).max() > 0.01
+
+
+@pytest.mark.parametrize("body", [b"", b"no image", png(64, 64)[:60], eps(), encode_images(1, 96)[0][:300]])
+def test_what_is_no_image_is_400(server, body):
+    answer = post(server, body)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("The body must be an image, such as JPEG or PNG: ")
+
+
+def test_what_is_too_large_is_413(server):
+    assert post(server, b"0" * (MAX_BYTES + 1)).status_code == 413
+    assert post(server, iter([b"0" * MAX_BYTES, b"0"])).status_code == 413  # of a length that is not told before
+    answer = post(server, png(301, 300))
+    assert (answer.status_code, answer.json()["detail"]) == (413, "An image may have 90000 pixels, got 301 x 300.")
+    assert post(server, png(300, 300)).status_code == 200
+
+
+def begin(server, body=b"", length=MAX_BYTES):
+    """Send the beginning of a request; return the connection."""
+    connection = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    connection.sendall(b"POST /features HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length + body)
+    return connection
+
+
+def get(server, path):
+    return httpx.get(f"{server.url}{path}", timeout=60, trust_env=False)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_too_many_are_told_to_come_again(model):
+    with serve(model, *OPTIONS, "--max-waiting=2", "--max-seconds=5") as server:
+        assert get(server, "/ready").status_code == 200
+        stalled = [begin(server, b"x") for _ in range(2)]
+        wait_for(lambda: get(server, "/health").json()["waiting"] == 2)
+        assert get(server, "/ready").status_code == 503
+        assert post(server, encode_images(1, 96)[0]).status_code == 503
+        for connection in stalled:
+            connection.settimeout(60)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")  # their time is over
+        wait_for(lambda: get(server, "/ready").status_code == 200)
+        assert post(server, encode_images(1, 96)[0]).status_code == 200
+
+
+def test_who_leaves_is_not_computed_and_leaves_no_traceback(model, capfd):
+    said = []
+    with serve(model, *OPTIONS, "--num-decoders=1", "--max-wait=1000", said=said) as server:
+        begin(server, b"x").close()
+        body = encode_images(1, 96)[0]
+        for _ in range(8):
+            begin(server, body, len(body)).close()
+        wait_for(lambda: get(server, "/health").json()["waiting"] == 0)
+        assert post(server, body).status_code == 200
+        assert sum(size * count for size, count in batches_of(server.url).items()) <= 2
+        server.end()
+    assert "Traceback" not in "".join(said)
+
+
+def peak_mb(server):
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_has_a_bound(model):
+    megapixels, waiting = 9, 64
+    options = (f"--max-pixels={megapixels}000000", f"--max-waiting={waiting}", "--size=64", "--num-decoders=2")
+    with serve(model, *options) as server:
+        post(server, png(64, 64))
+        bound = peak_mb(server) + 2 * 16 * megapixels + waiting
+        replies, _ = load_server(server.url, [png(3000, 3000)] * 32, 32)
+        assert [reply.status for reply in replies] == [200] * 32
+        stalled = [begin(server, b"x" * 2**23, 2**24) for _ in range(40)]
+        assert post(server, png(64, 64)).status_code == 200
+        assert peak_mb(server) < bound
+        del stalled
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_stalled_client_does_not_keep_it(number, model):
+    with serve(model, *OPTIONS) as server:
+        stalled = begin(server, b"x")
+        wait_for(lambda: get(server, "/health").json()["waiting"] == 1)
+        server.process.send_signal(number)
+        assert server.process.wait(10) in (128 + number, -number)
+        stalled.close()
+
+
+def test_its_end_answers_what_it_took(model):
+    with serve(model, *OPTIONS) as server:
+        end = end_under_load(server, encode_images(64, 96), 8)
+    assert (end["exit status"], end["other"]) == (143, 0)
+    assert end["answered"] >= 1
+    assert end["answered"] + end["not taken"] == 64
+
+
+def test_no_endless_queue_is_asked_for(model, capsys):
+    assert main([str(model), "--max-waiting", "0"]) == 1
+    assert "`max_waiting`" in capsys.readouterr().err
