@@ -63,7 +63,7 @@ def render_card(template: str, config: RadioConfig, card_data: ModelCardData, so
 
 def render_part(template: str, **values: Any) -> str:
     """Return a filled template as it is, a card or a part of one; arguments as in `render_card`."""
-    environment = jinja2.Environment(
+    environment = jinja2.Environment(  # noqa: S701  Markdown, not HTML: `finalize` escapes
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
