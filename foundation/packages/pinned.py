@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from foundation.errors import UserError
@@ -30,7 +30,7 @@ class DiskSpaceError(PackageError):
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Package:
-    """One pinned package; fields of other names or types are refused.
+    """One pinned package; fields of other names or types, and packages without a hash, are refused.
 
     Attributes:
         ecosystem: Which client fetches it.
@@ -48,7 +48,7 @@ class Package:
     ecosystem: Literal["pypi", "npm", "debian"]
     name: str
     version: str
-    sha256: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     archive_bytes: int
     unpacked_bytes: int
     license: str

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from conversion.web.runtime import PACKAGES as PAGE
 from foundation.files import hash_file
 from foundation.packages import clients, fetching
 from foundation.packages.fetching import MANIFEST_NAME, cache_dir, fetch_package, is_complete
 from foundation.packages.pinned import DiskSpaceError, Package, PackageCorruptError, PackageUnavailableError
+from training.demo_kit.packages import PACKAGES as DEMO
 
 
 def write_wheel(path: Path, members: dict[str, bytes]) -> Path:
@@ -94,6 +96,24 @@ def test_a_wrong_hash_is_retried_once_then_refused_and_nothing_stays(tmp_path, s
         fetch_package(pin(archive, sha256="0" * 64), tmp_path / "cache")
     assert calls.read_text() == "xx"
     assert leftovers(tmp_path / "cache") == []
+
+
+PINNED = [*DEMO.values(), *PAGE.values()]
+
+
+@pytest.mark.parametrize("package", PINNED, ids=[package.slug for package in PINNED])
+def test_nothing_of_another_archive_than_the_pinned_one_is_unpacked(package, tmp_path, monkeypatch):
+    def download(package, scratch):
+        archive = scratch / f"{package.name.replace('/', '-')}_{package.version}_all.deb"
+        archive.write_bytes(b"another one")
+        return archive
+
+    monkeypatch.setattr(fetching, "require_clients", lambda package: None)
+    monkeypatch.setattr(fetching, "download_archive", download)
+    monkeypatch.setattr(fetching, "unpack", lambda *arguments: pytest.fail("it was unpacked"))
+    with pytest.raises(PackageCorruptError, match=rf"the archive has SHA-256 .*, expected {package.sha256}"):
+        fetch_package(package, tmp_path)
+    assert leftovers(tmp_path) == []
 
 
 def test_an_interrupted_unpacking_leaves_nothing(tmp_path, serve, monkeypatch):

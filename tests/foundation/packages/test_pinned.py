@@ -7,7 +7,7 @@ ENTRY = """
 thing:
   ecosystem: pypi
   version: "1.0"
-  sha256: "0000"
+  sha256: "a000000000000000000000000000000000000000000000000000000000000000"
   archive_bytes: 1_000
   unpacked_bytes: 2_000
   license: MIT
@@ -20,7 +20,7 @@ def test_pinned_packages_are_read_with_their_types(tmp_path):
     path = tmp_path / "packages.yaml"
     path.write_text(ENTRY)
     assert read_packages(path) == {
-        "thing": Package("pypi", "thing", "1.0", "0000", 1000, 2000, "MIT", "tests", ("*.png",))
+        "thing": Package("pypi", "thing", "1.0", "a" + "0" * 63, 1000, 2000, "MIT", "tests", ("*.png",))
     }
 
 
@@ -32,7 +32,9 @@ def test_pinned_packages_are_read_with_their_types(tmp_path):
         ("ecosystem: pypi", "ecosystem: conda", "ecosystem"),
         ('keep: ["*.png"]', 'keep: "*.png"', "keep"),
         ("archive_bytes: 1_000", "archive_bytes: 1 kB", "archive_bytes"),
-        ('  sha256: "0000"\n', "", "sha256"),
+        ('"a000', '"A000', "sha256"),
+        ('"a000', '"a00', "sha256"),
+        ("  sha256: ", "  md5: ", "sha256"),
     ],
 )
 def test_wrong_fields_of_pinned_packages_are_refused(tmp_path, before, after, field):
