@@ -1,6 +1,7 @@
 # make demo    distill a small student from real teachers, reopen it and show what it learned (runs/demo/)
 # make test    lint, format, types and the test suite
 # make tour    whole journeys as tests: the site, the guides' examples, pages and app in a browser, notebooks, scripts, several processes (Debian's `chromium` is installed where root may)
+# make audit   known vulnerabilities of what is installed, where PyPI's list of them can be asked; in no other target
 # make docs    the documentation site, strictly (site/); `make docs-live` serves it and follows changes
 # All build .venv on first use; `make demo PYTHON=python3.12` picks another interpreter for it.
 PYTHON ?= python3
@@ -15,7 +16,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 3000
 export NO_MKDOCS_2_WARNING ?= 1
 
-.PHONY: demo test tour lint format docs docs-live clean
+.PHONY: demo test tour lint audit format docs docs-live clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/installed-train
@@ -39,6 +40,13 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+
+# A package that the list lacks would be skipped in silence, hence the question first and `--strict`.
+audit: $(VENV)/installed-dev
+	@$(BIN)/python -c "import urllib.request as web; web.urlopen('https://pypi.org/pypi/pip/25.0/json', timeout=20)" 2>/dev/null \
+		|| { echo "Nothing was audited: PyPI's list of vulnerabilities cannot be reached from here."; exit 1; }
+	$(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | sed 's/+.*//' > $(VENV)/installed.txt
+	$(BIN)/uvx pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $(VENV)/installed.txt
 
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
