@@ -17,7 +17,6 @@ from conversion.nvidia.folding import fold_layer_scale, fold_spectral, has_layer
 from conversion.nvidia.keys import adaptor_of, head_names, our_keys
 from conversion.nvidia.source import NvidiaCheckpoint, read_checkpoint
 from conversion.nvidia.tensor_checks import check_finite, check_kinds, to_one_dtype
-from conversion.output_folder import check_model_output
 from conversion.text_tower import add_text_tower
 from conversion.verification import (
     Comparison,
@@ -27,10 +26,11 @@ from conversion.verification import (
     largest_difference,
     list_unchecked,
 )
+from foundation.checkpoints import MODEL_FOLDER
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.fields import Spelling, read_names
-from foundation.files import write_folder
+from foundation.files import check_output, write_folder
 from foundation.settings import Settings, SettingsError
 from model_cards.build import write_card
 from model_cards.kinds.converted import Conversion
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(settings: FromNvidiaSettings) -> None:
     inputs = [Path(each) for each in (settings.source, settings.text_tower, settings.verify) if each is not None]
-    check_model_output(settings.output, overwrite=settings.overwrite, inputs=inputs)
+    check_output(settings.output, overwrite=settings.overwrite, inputs=inputs, kind=MODEL_FOLDER)
     model = convert(settings.source, adaptors=settings.adaptors, version=settings.version, overrides=settings.config)
     tokenizer = None
     if settings.text_tower is not None:

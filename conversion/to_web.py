@@ -14,13 +14,13 @@ from conversion.web.build import build_site
 from conversion.web.plan import plan_page
 from conversion.web.precision import PrecisionChoice
 from conversion.web.runtime import BUILDS, find_runtime
-from conversion.web.site import Sample, check_samples, check_site_output, describe_model
+from conversion.web.site import SITE, Sample, check_samples, describe_model
 from conversion.web.texts import open_texts
 from foundation.checkpoints import read_config, with_windowed_blocks
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
 from foundation.fields import Spelling, read_names
-from foundation.files import write_folder
+from foundation.files import check_output, write_folder
 from foundation.settings import Settings
 from modeling_radio.zero_shot_radio import DenseSource
 
@@ -88,7 +88,7 @@ def _run(settings: WebSettings) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
     samples = [Sample(path, TITLES.get(path, path.stem)) for path in settings.pictures]
     read = [settings.checkpoint, *settings.pictures, *([settings.runtime] if settings.runtime else [])]
-    check_site_output(settings.site, overwrite=settings.overwrite, inputs=read)
+    check_output(settings.site, overwrite=settings.overwrite, inputs=read, kind=SITE, name="site")
     check_samples(samples)
     has_words = settings.words and read_config(settings.checkpoint).get("text_tower") is not None
     model = with_windowed_blocks(open_model(settings.checkpoint, with_texts=has_words).float())

@@ -1,6 +1,7 @@
 """Opens the folder of a model so that nothing in it is made up: its weights are all there, whole and sound."""
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from foundation.errors import first_few
-from foundation.trust import check_named_code
+from foundation.files import FolderKind
+from foundation.trust import MODEL_FILES, check_named_code
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.network_radio import SUMMARY_TOKENS
 from modeling_radio.nvidia_folder_radio import check_fit
@@ -22,6 +24,18 @@ _ADAPTER = "adapter_config.json"
 _COUNTS = (SUMMARY_TOKENS, ".num_batches_tracked")  # whole numbers
 _FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 _MAX_NAMES = 4
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == RadioConfig.model_type
+
+
+MODEL_FOLDER = FolderKind("RADIO model folders", (*MODEL_FILES, "__pycache__", ".gitattributes"), _is_model)
+"""What commands that write a model folder may replace."""
 
 
 class OpenedCheckpoint(NamedTuple):

@@ -9,14 +9,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
+
+from foundation.errors import first_few
 
 
 TEMPORARY_PREFIX = ".partial-"
 PREVIOUS_PREFIX = ".previous-"
 """Begins the name of a folder that steps aside for the moment in which its successor takes its place."""
+_MAX_NAMED = 4
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # file systems that cannot do this for folders
 
 
@@ -33,26 +38,67 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse an output that exists or would replace what is read, before any long work.
+class FolderKind(NamedTuple):
+    """A kind of folder that a command writes as a whole, and may write again.
+
+    Attributes:
+        title: What such folders are called, "sites".
+        entries: Patterns of the names of all that one may hold. Whatever else lies there is somebody's work.
+        is_one: Tells one from any other folder.
+    """
+
+    title: str
+    entries: tuple[str, ...]
+    is_one: Callable[[Path], bool]
+
+
+def check_output(
+    path: Path, *, overwrite: bool, inputs: Iterable[Path] = (), kind: FolderKind | None = None, name: str = "output"
+) -> None:
+    """Refuse an output that exists or whose replacement would lose something, before any long work.
 
     Args:
-        path: File or folder to be written.
+        path: File to be written, or folder.
         overwrite: Whether to replace what is there.
         inputs: Files and folders that the command reads.
+        kind: Of a folder: an earlier one of this kind may be replaced, and nothing else.
+        name: Of the argument.
 
     Raises:
-        ValueError: If `path` is an input or holds one, or exists and `overwrite` is off.
+        ValueError: If `path` is an input or holds one, or exists and `overwrite` is off. Of a folder also if it is or
+            holds the working directory, or is neither empty nor of its kind without files of others.
     """
     restore_previous(path)
     _remove_leftovers(path)
     for each in inputs:
         if each.exists() and each.resolve().is_relative_to(path.resolve()):
             raise ValueError(
-                f"`output` must not be or hold what is read, {str(each)!r}, got {str(path)!r}. Name another output."
+                f"`{name}` must not be or hold what is read, {str(each)!r}, got {str(path)!r}. Name another output."
             )
     if path.exists() and not overwrite:
-        raise ValueError(f"{str(path)!r} exists already. Name another output or pass --overwrite.")
+        raise ValueError(f"`{name}` {str(path)!r} exists already. Name another output or pass --overwrite.")
+    if path.exists() and kind is not None:
+        _check_replaceable(path, kind, name)
+
+
+def _check_replaceable(path: Path, kind: FolderKind, name: str) -> None:
+    """Refuse an existing folder that is not all of its kind, or that somebody works in."""
+    if not path.is_dir():
+        raise ValueError(f"`{name}` must be a folder, got the file {str(path)!r}. Name another output.")
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise ValueError(f"`{name}` must not be or hold the working directory, got {str(path)!r}. Name a new folder.")
+    entries = sorted(entry.name for entry in path.iterdir())
+    if entries and not kind.is_one(path):
+        raise ValueError(
+            f"--overwrite replaces {kind.title} only, and `{name}` {str(path)!r} is none. Name another output, or "
+            "remove that folder yourself."
+        )
+    strangers = [entry for entry in entries if not any(fnmatchcase(entry, pattern) for pattern in kind.entries)]
+    if strangers:
+        raise ValueError(
+            f"--overwrite replaces {kind.title} only, and `{name}` {str(path)!r} also holds "
+            f"{first_few(strangers, _MAX_NAMED)}. Move that away or name another output."
+        )
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -18,12 +18,12 @@ from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
 from foundation.machine.timing import Clock, WholeRun
+from foundation.output_lock import sole_run
 from model_cards.build import PICTURE, write_card
 from model_cards.results import Measurement, Results, build_tables
 from modeling_radio import RadioModel
 from training.demo_kit.closing_page import write_closing_page
 from training.demo_kit.evaluation_sets import photographs
-from training.distillation.saving.output_lock import sole_run
 from training.distillation.trainer import Distiller
 from training.evaluation.data.demo import load_photographs
 from training.evaluation.models.base import FeatureModel
@@ -86,9 +86,10 @@ def run_demo(recipe: Recipe, output: Path, seeds: Sequence[int], command: str) -
         Interrupted: After Ctrl-C in training; the same command goes on.
         ReopenError: If the checkpoint folder does not open elsewhere with the same outputs.
         PackageError: If packages cannot be fetched.
-        ValueError: If the recipe cannot be used.
+        UserError: If another run is at work in `output`.
+        ValueError: If the recipe cannot be used, or `output` holds what no run of it wrote.
     """
-    with WholeRun(expected_seconds(recipe, len(seeds))) as clock:
+    with sole_run(output, "training.distill"), WholeRun(expected_seconds(recipe, len(seeds))) as clock:
         return _run_phases(recipe, output, seeds, command, clock)
 
 
@@ -132,10 +133,9 @@ def _run_phases(recipe: Recipe, output: Path, seeds: Sequence[int], command: str
 def run_seed(evaluation: StudentEvaluation, folder: Path, seed: int, clock: Clock) -> list[Measurement]:
     """Distill one student, reopen and draw it; return what it and its untrained self score."""
     recipe = evaluation.recipe.replace(seed=seed)
-    with sole_run(folder):
-        distiller = Distiller(recipe, folder)
-        with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
-            checkpoint = distiller.run()
+    distiller = Distiller(recipe, folder)
+    with clock.phase("distil" if distiller.resumed_from is None else "distil (resumed)"):
+        checkpoint = distiller.run()
     assert checkpoint is not None  # only a run that was told to stop early has none
     before, after = evaluation.untrained_student(seed), RadioModel.from_pretrained(checkpoint).eval()
     with clock.phase("evaluate"):

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from foundation.errors import check_choice
-from foundation.files import check_output, remove_abandoned, write_file, write_text
+from foundation.files import check_output, remove_partial, write_file, write_text
 from foundation.interruption import StopRequest, TrainingDivergedError
+from foundation.output_lock import sole_run
 from foundation.seeds import make_generator
 from foundation.settings import differences
 from foundation.tables import markdown
@@ -628,13 +629,19 @@ def train_upsampler(settings: UpsamplerSettings, recipe: Recipe) -> str:
     """Train, save and measure an upsampler; return what to print.
 
     Raises:
-        ValueError: If the recipe has no such teacher, or the output exists.
+        UserError: If another run is at work in the output.
+        ValueError: If the recipe has no such teacher, or the output exists or holds what no such run wrote.
         Interrupted: If the process was asked to stop.
     """
     folder = settings.folder()
+    with sole_run(folder, "training.train_upsampler"):
+        return _train(settings, recipe, folder)
+
+
+def _train(settings: UpsamplerSettings, recipe: Recipe, folder: Path) -> str:
+    remove_partial(folder)
     state = folder / STATE_FILE  # as long as it is there, the run has not ended
     check_output(folder / "upsampler", overwrite=settings.overwrite or state.exists())
-    remove_abandoned(folder)
     entry = _entry(recipe, settings.teacher)
     device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     teacher = place_teacher(teacher_of_recipe(entry), entry, device)

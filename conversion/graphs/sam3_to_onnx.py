@@ -26,7 +26,7 @@ from conversion.to_onnx import DEFAULT_TOLERANCE
 from foundation.checkpoints import read_config
 from foundation.command import one_line_warnings
 from foundation.command_line import Command
-from foundation.files import check_output, write_folder
+from foundation.files import FolderKind, check_output, write_folder
 from foundation.settings import Settings
 from modeling_radio.sam3_radio import RadioSam3Model, RadioSam3Trunk
 
@@ -128,6 +128,11 @@ def _sizes_as_numbers(model: Sam3Model) -> Iterator[None]:
 
 PARTS: dict[str, type[Sam3Part]] = {"image_encoder": ImageEncoder, "text_encoder": TextEncoder, "detector": Detector}
 """By the name of its file."""
+EXPORT = FolderKind(
+    "exports of SAM3",
+    tuple(f"{name}.onnx*" for name in PARTS),
+    lambda folder: all((folder / f"{name}.onnx").is_file() for name in PARTS),
+)
 
 
 def _image_side(model: Sam3Model) -> int:
@@ -197,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: Sam3Settings) -> None:
-    check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint])
+    check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=EXPORT)
     model = open_sam3(settings.checkpoint)
     write_folder(settings.output, partial(_write_parts, model, settings.tolerance))
     side = _image_side(model)

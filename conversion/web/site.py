@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foundation.files import check_output
+from foundation.files import FolderKind
 from foundation.pictures import PICTURE_FORMATS, copy_picture
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.image_reading_radio import UNREADABLE, open_picture
@@ -17,38 +17,13 @@ from modeling_radio.image_reading_radio import UNREADABLE, open_picture
 
 PAGE = Path(__file__).with_name("page")
 DESCRIPTION = "site.json"
-ENTRIES = {"index.html", "page", "runtime", "model", "samples", DESCRIPTION, "README.md", ".gitattributes"}
-"""What a site consists of: all of it can be written again."""
+SITE = FolderKind(
+    "sites",
+    ("index.html", "page", "runtime", "model", "samples", DESCRIPTION, "README.md", ".gitattributes"),
+    lambda folder: (folder / DESCRIPTION).is_file(),
+)
 ISOLATION = ("cross-origin-embedder-policy: require-corp", "cross-origin-opener-policy: same-origin")
 """Headers with which browsers give WebAssembly several threads."""
-
-
-def check_site_output(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None:
-    """Refuse a folder whose replacement would lose something, before any long work.
-
-    Args:
-        path: Folder to be written.
-        overwrite: Whether an earlier site may be replaced.
-        inputs: Files and folders that the command reads.
-
-    Raises:
-        ValueError: If `path` exists and `overwrite` is off, is or holds an input or the working directory, or holds
-            what is no part of a site.
-    """
-    check_output(path, overwrite=overwrite, inputs=inputs)
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise ValueError(f"`site` must be a folder, got the file {str(path)!r}. Name another output.")
-    if Path.cwd().is_relative_to(path.resolve()):
-        raise ValueError(f"`site` must not be or hold the working directory, got {str(path)!r}. Name a new folder.")
-    entries = {entry.name for entry in path.iterdir()}
-    if entries and (DESCRIPTION not in entries or entries - ENTRIES):
-        strangers = ", ".join(sorted(entries - ENTRIES)) or f"a folder without {DESCRIPTION}"
-        raise ValueError(
-            f"--overwrite replaces sites only, and {str(path)!r} holds something else: {strangers}. Name another "
-            "output, or remove that folder yourself."
-        )
 
 
 @dataclass(frozen=True)

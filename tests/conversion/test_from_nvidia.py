@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -379,3 +380,49 @@ def test_a_radio1d_without_its_arguments_is_refused_in_one_line(edited, tmp_path
     error = capsys.readouterr().err
     assert "`args.model_kwargs.downscale_levels` must name at least one block, got none" in error
     assert error.count("\n") == 1
+
+
+# `--overwrite` replaces an earlier model folder and never loses anything else
+
+
+@pytest.fixture
+def archive(reference, tmp_path):
+    (tmp_path / "in").mkdir()
+    return shutil.copy(reference / "radio_v2_tiny" / "checkpoint.pth.tar", tmp_path / "in" / "checkpoint.pth.tar")
+
+
+@pytest.mark.parametrize("output", ["in", "in/checkpoint.pth.tar", "in/../in", "."])
+def test_an_output_that_is_or_holds_the_source_loses_nothing(output, archive, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in" / "precious.txt").write_text("mine")
+    content = archive.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main(["in/checkpoint.pth.tar", output, "--overwrite"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "`output` must not be or hold what is read, 'in/checkpoint.pth.tar', got " in error
+    assert archive.read_bytes() == content
+    assert (tmp_path / "in" / "precious.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_expected_outputs_are_kept_too(archive, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    expected = tmp_path / "out" / "expected.safetensors"
+    expected.touch()
+    assert main([str(archive), str(tmp_path / "out"), "--overwrite", "--verify", str(expected)]) == 1
+    assert "must not be or hold what is read" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_model_is_kept(archive, tmp_path, capsys):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").touch()
+    assert main([str(archive), str(tmp_path / "home"), "--overwrite"]) == 1
+    assert "--overwrite replaces RADIO model folders only, and `output` " in capsys.readouterr().err
+    assert (tmp_path / "home" / "thesis.txt").exists()
+
+
+def test_what_the_command_wrote_can_be_written_again(archive, tmp_path):
+    arguments = [str(archive), str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert main([*arguments, "--overwrite"]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "radio"

@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from foundation.checkpoints import open_checkpoint, with_windowed_blocks
+from foundation.checkpoints import MODEL_FOLDER, open_checkpoint, with_windowed_blocks
+from foundation.files import check_output
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.image_processing_radio import RadioImageProcessor
 
 
 WEIGHT = "radio_model.model.blocks.0.mlp.fc1.weight"
@@ -126,3 +128,49 @@ def test_a_shallow_network_gets_blocks_with_windows_and_the_same_weights(depth, 
 def test_networks_without_windows_stay_themselves(depth, fields):
     model = build(depth, **fields)
     assert with_windowed_blocks(model) is model
+
+
+# What `--overwrite` may replace
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    """What stands for a converted folder: its small files."""
+    config = RadioConfig.from_preset("radio-test")
+    config.save_pretrained(tmp_path / "out")
+    RadioImageProcessor.from_model_config(config).save_pretrained(tmp_path / "out")
+    for name in ("model.safetensors", "README.md", "modeling_radio.py"):
+        (tmp_path / "out" / name).touch()
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"model_type": "bert"}', "[" * 100_000])
+def test_another_models_folder_is_kept(config, model_folder):
+    (model_folder / "config.json").write_text(config)
+    with pytest.raises(ValueError, match="replaces RADIO model folders only"):
+        check_output(model_folder, overwrite=True, kind=MODEL_FOLDER)
+
+
+def test_files_of_others_in_a_model_folder_are_kept(model_folder):
+    (model_folder / "notes.txt").touch()
+    (model_folder / "runs").mkdir()
+    with pytest.raises(ValueError, match=r"replaces RADIO model folders only.*also holds notes\.txt, runs\."):
+        check_output(model_folder, overwrite=True, kind=MODEL_FOLDER)
+
+
+def test_a_model_folder_and_an_empty_one_may_be_replaced(model_folder, tmp_path):
+    check_output(model_folder, overwrite=True, kind=MODEL_FOLDER)
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty", overwrite=True, kind=MODEL_FOLDER)
+    check_output(tmp_path / "new", overwrite=False, kind=MODEL_FOLDER)
+    with pytest.raises(ValueError, match="exists already"):
+        check_output(model_folder, overwrite=False, kind=MODEL_FOLDER)
+
+
+def test_the_working_directory_and_files_are_kept(model_folder, monkeypatch):
+    with pytest.raises(ValueError, match="`output` must be a folder, got the file"):
+        check_output(model_folder / "README.md", overwrite=True, kind=MODEL_FOLDER)
+    monkeypatch.chdir(model_folder)
+    for path in (".", "..", str(model_folder)):
+        with pytest.raises(ValueError, match="must not be or hold the working directory"):
+            check_output(model_folder / path, overwrite=True, kind=MODEL_FOLDER)

@@ -15,7 +15,7 @@ from foundation.interruption import raised_signals
 from foundation.settings import Settings, SettingsError
 from foundation.trust import check_parts
 from modeling_radio.image_reading_radio import UNREADABLE, read_picture
-from training.app.space import write_space
+from training.app.space import SPACE, write_space
 
 
 EXAMPLES = [Path(__file__).parents[2] / "docs" / "photograph.jpg"]
@@ -66,7 +66,8 @@ def _run(settings: AppSettings) -> None:
         _serve(settings)
         return
     checkpoint = Path(settings.checkpoint)
-    check_output(settings.space, overwrite=settings.overwrite, inputs=[checkpoint, *settings.examples])
+    read = [checkpoint, *settings.examples]
+    check_output(settings.space, overwrite=settings.overwrite, inputs=read, kind=SPACE, name="space")
     if checkpoint.is_dir() and settings.space.resolve().is_relative_to(checkpoint.resolve()):
         raise SettingsError(f"`space` must not lie in the checkpoint, which is copied, got {str(settings.space)!r}.")
     write_space(

@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 import modeling_radio
-from foundation.files import write_folder
+from foundation.files import FolderKind, write_folder
 from foundation.pictures import copy_picture
 from foundation.trust import check_parts, copy_model
 from modeling_radio.peft_radio import HUB_ID
@@ -38,6 +38,14 @@ ADAPTER_PACKAGES = ("peft",)
 PYTHON = "3.12"
 """Of the Space; our choice among those that all packages have wheels for."""
 CHECKPOINT, BASE, EXAMPLES = "checkpoint", "base", "examples"
+SPACE = FolderKind(
+    "Spaces of this app",
+    (
+        *("app.py", "README.md", "requirements.txt", "LICENSE", "modeling_radio", "training", "__pycache__"),
+        *(CHECKPOINT, BASE, EXAMPLES),
+    ),
+    lambda folder: all((folder / each).is_file() for each in ("app.py", *CARRIED)),
+)
 
 START = '''"""The page of this Space, in Gradio. `python app.py` shows it on this machine."""
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from foundation.checkpoints import open_checkpoint
+from foundation.checkpoints import MODEL_FOLDER, open_checkpoint
 from foundation.command_line import Command
 from foundation.files import check_output, write_folder
 from foundation.machine.timing import Clock, ProgressBar
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_words(settings: AddWordsSettings, command: str) -> None:
     transformers_logging.disable_progress_bar()  # models load in no time
-    check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint])
+    check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=MODEL_FOLDER)
     recipe = settings.load_recipe()
     entry, radio = _classifier(recipe), open_checkpoint(settings.checkpoint).model
     check_adaptor(radio, entry.name)

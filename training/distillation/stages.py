@@ -7,9 +7,9 @@ from pathlib import Path
 
 from foundation.files import remove_partial, write_file, write_folder
 from foundation.interruption import warn_of_impatient_launcher
+from foundation.output_lock import sole_run
 from foundation.ranks import lost_ranks_named
 from training.distillation.saving.checkpoints import check_allowed_changes
-from training.distillation.saving.output_lock import sole_run
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
 from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
@@ -56,7 +56,7 @@ def run_recipe(
     if build_accelerator(recipe, output).is_main_process:
         warn_of_impatient_launcher()
     distiller = functools.partial(Distiller, deadline=deadline, allowed_changes=allowed_changes)
-    with lost_ranks_named(), sole_run(output):
+    with lost_ranks_named(), sole_run(output, "training.distill"):
         if stages:
             return _run_all(recipe, stages, output, stop_at, distiller)
         return distiller(recipe, output).run(stop_at)

@@ -15,10 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from foundation.files import remove_partial, write_text
 from foundation.machine.timing import Clock
+from foundation.output_lock import check_run_folder, sole_run
 from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_resolution
-from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
 from training.finetuning.data.sources import load_images
@@ -41,6 +41,7 @@ from training.finetuning.trainer import FinetuningTrainer, diverged, learning_ra
 
 
 FINAL, MERGED, PICTURES, SETTINGS, RESULTS = "final", "merged", "pictures", "settings.json", "results.json"
+NAME = "training.finetune"
 KEPT_CHECKPOINTS = 2  # the best and the last
 LOGGING_STEPS = 10  # our choice
 
@@ -93,7 +94,7 @@ class FinetuningRun:
             UserError: If another run is at work in `output`, or another process of this run has ended.
             WriteError: If something cannot be written.
         """
-        with lost_ranks_named(), sole_run(self.settings.output):
+        with lost_ranks_named(), sole_run(self.settings.output, NAME):
             return self._run()
 
     def _run(self) -> dict[str, float]:
@@ -175,6 +176,7 @@ class FinetuningRun:
 
     def _check_output(self) -> None:
         output = self.settings.output
+        check_run_folder(output, NAME)
         path = output / SETTINGS
         has_begun = bool(sealed_checkpoints(output)) or (output / RESULTS).is_file()
         if not (path.is_file() and has_begun):

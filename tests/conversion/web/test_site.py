@@ -8,37 +8,38 @@ from tiny_site import build_radio, save_picture
 from conversion.web.site import (
     DESCRIPTION,
     PAGE,
+    SITE,
     Sample,
     check_samples,
-    check_site_output,
     copy_page,
     copy_samples,
     describe_model,
     write_space_card,
 )
+from foundation.files import check_output
 
 
 def test_only_earlier_sites_are_replaced(tmp_path, monkeypatch):
     site = tmp_path / "site"
-    check_site_output(site, overwrite=False, inputs=[tmp_path / "in"])
+    check_output(site, overwrite=False, kind=SITE)
     site.mkdir()
     (site / DESCRIPTION).write_text("{}")
     with pytest.raises(ValueError, match="exists already"):
-        check_site_output(site, overwrite=False, inputs=[])
-    check_site_output(site, overwrite=True, inputs=[])
+        check_output(site, overwrite=False, kind=SITE, name="site")
+    check_output(site, overwrite=True, kind=SITE, name="site")
     monkeypatch.chdir(site)
-    with pytest.raises(ValueError, match="working directory"):
-        check_site_output(site, overwrite=True, inputs=[])
+    with pytest.raises(ValueError, match=r"`site` .*working directory"):
+        check_output(site, overwrite=True, kind=SITE, name="site")
     monkeypatch.chdir(tmp_path)
     (site / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match=r"replaces sites only.*thesis\.tex"):
-        check_site_output(site, overwrite=True, inputs=[])
+        check_output(site, overwrite=True, kind=SITE, name="site")
     (site / "thesis.tex").unlink()
     (site / DESCRIPTION).rename(site / "README.md")
-    with pytest.raises(ValueError, match=f"a folder without {DESCRIPTION}"):
-        check_site_output(site, overwrite=True, inputs=[])
-    with pytest.raises(ValueError, match="must be a folder"):
-        check_site_output(site / "README.md", overwrite=True, inputs=[])
+    with pytest.raises(ValueError, match=r"`site` .* is none"):
+        check_output(site, overwrite=True, kind=SITE, name="site")
+    with pytest.raises(ValueError, match="`site` must be a folder"):
+        check_output(site / "README.md", overwrite=True, kind=SITE, name="site")
 
 
 def test_pictures_that_browsers_do_not_open_are_refused(tmp_path):

@@ -49,9 +49,19 @@ def test_a_space_is_written_whole_or_not_at_all(texts, tmp_path, capsys, launche
     assert (space / "examples" / "00-photograph.jpg").is_file()
     assert main([str(texts), "--space", str(space)]) == 1
     assert "exists already" in capsys.readouterr().err
-    (space / "mine.txt").write_text("")
+    (space / "examples" / "old.jpg").write_text("")
     assert main([str(texts), "--space", str(space), "--overwrite"]) == 0
-    assert not (space / "mine.txt").exists()
+    assert not (space / "examples" / "old.jpg").exists()
+    (space / ".git").mkdir()
+    capsys.readouterr()
+    assert main([str(texts), "--space", str(space), "--overwrite"]) == 1
+    assert "`space`" in (error := capsys.readouterr().err)
+    assert ".git" in error
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    assert main([str(texts), "--space", str(tmp_path / "mine"), "--overwrite"]) == 1
+    assert "--overwrite replaces Spaces of this app only" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.tex").exists()
     assert launched == []
 
 

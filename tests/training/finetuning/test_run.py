@@ -31,6 +31,7 @@ from tuning_fixtures import HEIGHT, WIDTH, rectangle_picture, save_palette_mask
 
 from foundation.errors import UserError
 from foundation.interruption import TrainingDivergedError
+from foundation.output_lock import sole_run
 from modeling_radio import (
     RadioConfig,
     RadioForDepthEstimation,
@@ -41,7 +42,6 @@ from modeling_radio import (
     RadioModel,
 )
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from training.distillation.saving.output_lock import sole_run
 from training.finetuning.adapters import open_adapter
 from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.pictures import predict_examples

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import UserError
-from training.distillation.saving.output_lock import LOCK, sole_run
+from foundation.output_lock import LOCK, RUN_FILE, check_run_folder, sole_run
 
 
 def in_a_process(work: Callable[[], object], until: Path) -> int:
@@ -72,3 +72,28 @@ def test_an_error_gives_the_folder_back(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with sole_run(tmp_path):
         pass
+
+
+def test_only_folders_that_the_command_began_are_taken(tmp_path: Path) -> None:
+    """A run replaces `final/`, and removes checkpoints and scratch folders: those of others it leaves alone."""
+    with sole_run(tmp_path / "new", "training.distill"):
+        (tmp_path / "new" / "final").mkdir()
+    assert (tmp_path / "new" / RUN_FILE).read_text() == "training.distill\n"
+    with sole_run(tmp_path / "new", "training.distill"):
+        pass
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / LOCK).touch()
+    (tmp_path / "begun" / f".partial-{RUN_FILE}-xyz").mkdir()
+    check_run_folder(tmp_path / "begun", "training.distill")
+    (tmp_path / "home" / "final").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"`output` .*home', which holds final\. .*write 'training\.distill' into"):
+        check_run_folder(tmp_path / "home", "training.distill")
+    with (
+        pytest.raises(ValueError, match=r"`output` .*holds a run of 'training\.distill'"),
+        sole_run(tmp_path / "new", "training.finetune"),
+    ):
+        pytest.fail("entered")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="`output` must be a folder, got the file"):
+        check_run_folder(tmp_path / "file", "training.distill")
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["final"]
