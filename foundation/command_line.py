@@ -23,7 +23,7 @@ from foundation.fields import (
     read_text,
     section_of,
 )
-from foundation.settings import Settings, SettingsError, load
+from foundation.settings import MISSING, Settings, SettingsError, load
 
 
 S = TypeVar("S", bound=Settings)
@@ -37,6 +37,8 @@ class _Parser(argparse.ArgumentParser):
     """Raises what is wrong, so that a command answers it in one line like everything else."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required"):
+            self.print_usage(sys.stderr)
         raise SettingsError(f"{message} (--help lists all options).")
 
 
@@ -124,7 +126,7 @@ class Command(Generic[S]):
         )
 
     def read(self, words: Sequence[str]) -> S:
-        """Return the settings that the words of a command line stand for.
+        """Return the settings that the words of a command line stand for; print the usage where a needed one is missing.
 
         Raises:
             SettingsError: If a flag, a field or a value cannot be.
@@ -140,7 +142,12 @@ class Command(Generic[S]):
         for word in changes:
             (others if self._is_change_of_others(word) else own).append(word)
         values = {name: self._read(name, text) for name, text in vars(given).items() if name != "traceback"}
-        return load(self.settings, [values | ({CHANGES: others} if others else {})], own)
+        try:
+            return load(self.settings, [values | ({CHANGES: others} if others else {})], own)
+        except SettingsError as error:
+            if any(problem.text == MISSING for problem in error.problems):
+                self._parser.print_usage(sys.stderr)
+            raise
 
     def _without_changes(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return flags and positionals, and the changes among the words, which may stand anywhere.

@@ -45,6 +45,9 @@ class Problem(NamedTuple):
     text: str
 
 
+MISSING = "`{path}` has no value: add {path}=... to the command."
+
+
 class SettingsError(ValueError):
     """Settings that cannot be used; the message is one line that names each fault and what to do about it.
 
@@ -235,7 +238,7 @@ def _explain(model: type[BaseModel], entry: ErrorDetails, values: Mapping[str, A
             Problem((name,), f"Unknown key '{{path}}' ({model.__name__}).{did_you_mean(name, valid)} Valid: {valid}.")
         ]
     if entry["type"] == "missing":
-        return [Problem((name,), "`{path}` has no value: add {path}=... to the command.")]
+        return [Problem((name,), MISSING)]
     field, value = model.model_fields[name], values.get(name)
     hint = did_you_mean(value, literals_of(field.annotation)) if isinstance(value, str) else ""
     rule = describe_type(field)

@@ -1,9 +1,11 @@
 """Distill a student: `python -m training.distill --recipe NAME`, or the same under `accelerate launch -m`."""
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -16,7 +18,6 @@ class DistillSettings(RecipeCommand):
 
     Attributes:
         output: Folder of the run; by default runs/NAME.
-        list_recipes: Print the names of the recipes and end.
         restart: Start anew; refuses an output that is not empty.
         stop_at: End this session with a checkpoint at this step, counted over all stages.
         max_minutes: End this session with a checkpoint after so many minutes; the same command goes on.
@@ -24,12 +25,22 @@ class DistillSettings(RecipeCommand):
             for example data.source,optimizer.learning_rate; a section stands for all of its settings.
     """
 
+    recipe: str
     output: Path | None = None
-    list_recipes: bool = False
     restart: bool = False
     stop_at: int | None = Field(None, gt=0)
     max_minutes: float | None = Field(None, gt=0)
     allow_changes: list[str] = []
+
+
+class _ListRecipes(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print("\n".join(list_recipes()))
+        parser.exit()
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--list-recipes", action=_ListRecipes, nargs=0, help="print the names of the recipes and end")
 
 
 COMMAND = Command(
@@ -37,6 +48,7 @@ COMMAND = Command(
     "Distill one student from several teachers. A run that was stopped goes on with the same command.",
     DistillSettings,
     changes=Recipe,
+    add_shorthands=_add_list,
 )
 
 
@@ -47,9 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _distil(settings: DistillSettings) -> None:
     deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
-    if settings.list_recipes:
-        print("\n".join(list_recipes()))
-        return
     recipe = settings.load_recipe()
     # Both take seconds to import, which `--help` and a misspelled recipe need not wait for.
     from accelerate import PartialState

@@ -670,8 +670,18 @@ def test_bad_input_is_one_line(
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--list-recipes"]) == 0
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["--list-recipes"])
     assert "demo" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("words", [[], ["schedule.num_steps=1"]])
+def test_nothing_is_started_without_a_recipe(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("usage: python -m training.distill ")
+    assert "`recipe` has no value" in error.splitlines()[-1]
+    assert not Path("runs").exists()
 
 
 def test_tensorboard_and_progress_bar(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:

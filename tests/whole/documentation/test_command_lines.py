@@ -89,9 +89,9 @@ def check_module(module: str, words: list[str], *, is_whole: bool) -> None:
     is_folder = found.submodule_search_locations is not None
     command = importlib.import_module(f"{module}.__main__" if is_folder else module).COMMAND
     assert isinstance(command, Command)
-    if words == ["--help"] or (not words and not is_whole):
+    if words in (["--help"], ["--list-recipes"]) or (not words and not is_whole):
         return
-    settings = command.read([word for word in words if word != "--list-recipes"] if is_whole else words)
+    settings = command.read(words)
     recipe, changes = getattr(settings, "recipe", None), getattr(settings, "changes", [])
     if command.changes is Recipe and recipe is not None and not str(recipe).endswith(".yaml"):
         # What a run costs is counted without images.
