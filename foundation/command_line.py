@@ -126,7 +126,7 @@ class Command(Generic[S]):
         )
 
     def read(self, words: Sequence[str]) -> S:
-        """Return the settings that the words of a command line stand for; print the usage where a needed one is missing.
+        """Return the settings that the words of a command line stand for, and print the usage if one is missing.
 
         Raises:
             SettingsError: If a flag, a field or a value cannot be.

@@ -22,6 +22,9 @@ TEMPORARY_PREFIX = ".partial-"
 PREVIOUS_PREFIX = ".previous-"
 """Begins the name of a folder that steps aside for the moment in which its successor takes its place."""
 _MAX_NAMED = 4
+_PRIVATE = 0o600  # of every file that safetensors writes
+_UMASK = os.umask(0)  # which can only be asked by setting it
+os.umask(_UMASK)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # file systems that cannot do this for folders
 
 
@@ -230,18 +233,23 @@ def _previous(path: Path) -> Path:
 
 
 def write_through(path: Path) -> None:
-    """Wait until a file, or a folder with all that it holds, is on the disk."""
+    """Wait until a file, or a folder with all that it holds, is on the disk, readable for whom the umask says."""
     for folder, _, names in os.walk(path):
         for name in names:
-            _sync(Path(folder, name))
+            _finish(Path(folder, name))
         _sync(Path(folder))
     if path.is_file():
+        _finish(path)
+
+
+def _finish(path: Path) -> None:
+    if not path.is_symlink():
+        if path.stat().st_mode & 0o777 == _PRIVATE:
+            path.chmod(0o666 & ~_UMASK)
         _sync(path)
 
 
 def _sync(path: Path) -> None:
-    if path.is_symlink():
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -271,3 +271,16 @@ def test_what_a_killed_process_left_is_removed_and_what_one_at_work_holds_is_kep
     assert len(list(tmp_path.glob(".partial-out*"))) == 1
     write(path, write_and_check)
     assert {each.name for each in tmp_path.iterdir()} == {"out[1].bin", ".partial-other"}
+
+
+def test_what_is_written_is_readable_as_the_umask_says(tmp_path):
+    """safetensors makes files that nobody else may read: a container's user could not open what root trained."""
+    tensors = {"weight": torch.zeros(2)}
+    write_folder(tmp_path / "final", lambda folder: save_file(tensors, folder / "model.safetensors"))
+    write_file(tmp_path / "one.safetensors", lambda path: save_file(tensors, path))
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    for name in ("final/model.safetensors", "one.safetensors"):
+        assert (tmp_path / name).stat().st_mode == usual
+    write_file(tmp_path / "tool", lambda path: (path.touch(), path.chmod(0o700)))
+    assert (tmp_path / "tool").stat().st_mode & 0o777 == 0o700
