@@ -8,8 +8,8 @@ from pathlib import Path
 from foundation.files import remove_partial, write_file, write_folder
 from foundation.interruption import warn_of_impatient_launcher
 from foundation.output_lock import sole_run
-from foundation.ranks import lost_ranks_named
-from training.distillation.saving.checkpoints import check_allowed_changes
+from foundation.ranks import lost_ranks_named, on_first_rank
+from training.distillation.saving.checkpoints import check_allowed_changes, check_export
 from training.distillation.sharding import build_accelerator
 from training.distillation.trainer import Distiller
 from training.recipe import Recipe, RecipeError, save_recipe, stage_recipes
@@ -70,6 +70,8 @@ def _run_all(
     # All are built now, so that a folder that does not fit a stage is refused before the first one runs.
     distillers = [distiller(*arguments) for arguments in zip(stages, folders, sources, strict=False)]
     is_main_process = distillers[0].accelerator.is_main_process
+    if all(each.resumed_from is None for each in distillers):
+        on_first_rank(lambda: check_export(output, recipe))
     if is_main_process:
         remove_partial(output)
         write_file(output / "recipe.yaml", lambda path: save_recipe(recipe, path))

@@ -6,7 +6,6 @@ the step, so a restarted run repeats an undisturbed one bit for bit.
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +32,7 @@ from training.distillation.passes import parallel_passes
 from training.distillation.refits import follow_refits
 from training.distillation.saving.checkpoint_writer import CheckpointWriter
 from training.distillation.saving.checkpoints import (
+    check_export,
     check_same_recipe,
     checkpoint_path,
     newest_checkpoint,
@@ -87,6 +87,10 @@ from training.teachers.base import Teacher
 from training.views.batches import Batch
 
 
+OUTDATED = ".outdated"
+"""In a run's folder as long as `final/` is of an earlier state than its last checkpoint."""
+
+
 class Distiller:
     """One distillation run.
 
@@ -124,13 +128,16 @@ class Distiller:
         if self.resumed_from is not None:
             saved = read_state(self.resumed_from)["recipe"]
             self.changes = check_same_recipe(self.resumed_from, saved, recipe, allowed_changes)
+        else:
+            on_first_rank(lambda: check_export(self.output, recipe, allowed_changes))
 
     @property
     def is_finished(self) -> bool:
         """Whether an earlier session trained to the end and exported the student, and what is saved has this recipe."""
         last = checkpoint_path(self.output / "checkpoints", self.recipe.schedule.num_steps)
         is_trained = self.resumed_from is not None and self.resumed_from >= last
-        return is_trained and not self.changes and (self.output / "final").is_dir()
+        is_exported = (self.output / "final").is_dir() and not (self.output / OUTDATED).exists()
+        return is_trained and not self.changes and is_exported
 
     def run(self, stop_at: int | None = None) -> Path | None:
         """Train to the end, from the newest checkpoint if there is one, and export the student.
@@ -515,9 +522,10 @@ class Distiller:
     # State
 
     def _save(self) -> None:
-        """Begin a checkpoint, which the next steps do not wait for; the last one puts an end to an older export."""
-        if self.step >= self.recipe.schedule.num_steps and self.accelerator.is_main_process:
-            shutil.rmtree(self.output / "final", ignore_errors=True)  # or a stage killed now would hand it on
+        """Begin a checkpoint, which the next steps do not wait for; after the last one an older export is outdated."""
+        is_last = self.step >= self.recipe.schedule.num_steps
+        if is_last and self.accelerator.is_main_process and (self.output / "final").is_dir():
+            (self.output / OUTDATED).touch()  # or a stage killed now would hand it on
         facts = {"step": self.step, "data": self.data_fingerprint, "recipe": self.recipe.to_dict()}
         places = self.state.save(self.writer, facts, is_main_process=self.accelerator.is_main_process)
         if self.recipe.data.streaming and self.accelerator.is_main_process:
@@ -539,7 +547,12 @@ class Distiller:
         normalizers = self._fit_normalizers(network)
         model = assemble(network, self.blueprint)
         standardizers = self.statistics.standardizers()
-        on_first_rank(lambda: export_student(cast(RadioModel, model), standardizers, path, normalizers, self.heritage))
+
+        def export() -> None:
+            export_student(cast(RadioModel, model), standardizers, path, normalizers, self.heritage)
+            (self.output / OUTDATED).unlink(missing_ok=True)
+
+        on_first_rank(export)
         return path
 
     def _fit_normalizers(self, network: RadioModel) -> Normalizers | None:

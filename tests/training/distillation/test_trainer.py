@@ -36,7 +36,9 @@ from transformers import ViTConfig, ViTModel
 
 import training.teachers.registry
 import training.views.images
+from foundation.files import WriteError
 from foundation.interruption import TrainingDivergedError
+from foundation.output_lock import RUN_FILE
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.distill import main
@@ -410,6 +412,7 @@ def test_a_run_most_of_whose_steps_were_skipped_is_no_success(
             "learned_from.json",
             "history.jsonl",
             "checkpoints",
+            RUN_FILE,
         }
         assert len(list(Path("run/checkpoints").iterdir())) == 2
 
@@ -418,14 +421,20 @@ def test_a_second_run_in_the_folder_is_refused_and_touches_nothing(
     recipe_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("run/.partial-mine").mkdir(parents=True)
+    Path("run", RUN_FILE).write_text("training.distill\n")
     first = FileLock("run/.lock")
     with first:
         assert main(["--recipe", recipe_file, "--output", "run"]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("distill: error: Another run is at work in 'run'.")
-        assert {path.name for path in Path("run").iterdir()} == {".partial-mine", ".lock"}
+        assert {path.name for path in Path("run").iterdir()} == {".partial-mine", ".lock", RUN_FILE}
     assert main(["--recipe", recipe_file, "--output", "run", "--stop-at", "1"]) == 0
-    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "learned_from.json", "checkpoints"}
+    assert {path.name for path in Path("run").iterdir()} == {
+        "recipe.yaml",
+        "learned_from.json",
+        "checkpoints",
+        RUN_FILE,
+    }
 
 
 def test_other_recipe_does_not_resume(recipe_file: str) -> None:
@@ -670,9 +679,41 @@ def test_bad_input_is_one_line(
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["--list-recipes"])
     assert "demo" in capsys.readouterr().out.splitlines()
+
+
+def test_an_export_that_fails_leaves_the_older_one(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = distil(recipe_file, "run")
+    assert final is not None
+    before = load_file(final / "model.safetensors")
+
+    def fail(*_: object) -> None:
+        raise WriteError("no space")
+
+    def changed() -> trainer.Distiller:
+        recipe = load_recipe(recipe_file, ["optimizer.learning_rate=0.5"])
+        return trainer.Distiller(recipe, Path("run"), allowed_changes=["optimizer.learning_rate"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "export_student", fail)
+        with pytest.raises(WriteError):
+            changed().run()
+    assert_same_tensors(before, load_file(final / "model.safetensors"))
+    assert not changed().changes  # the checkpoint has the new recipe
+    assert not changed().is_finished  # a stage would not hand the older export on
+    changed().run()
+    assert changed().is_finished
+
+
+def test_a_finished_run_of_another_recipe_is_not_replaced(recipe_file: str) -> None:
+    """Its checkpoints, which would tell, may have been removed."""
+    assert main(["--recipe", recipe_file, "--output", "run"]) == 0
+    shutil.rmtree("run/checkpoints")
+    with pytest.raises(RecipeError, match=r"'run/final' belongs to another recipe \(optimizer\.learning_rate: "):
+        distil(recipe_file, "run", "optimizer.learning_rate=0.5")
+    assert distil(recipe_file, "run") is not None
 
 
 @pytest.mark.parametrize("words", [[], ["schedule.num_steps=1"]])

@@ -11,7 +11,7 @@ from torch import Tensor
 from foundation.errors import UserError, did_you_mean
 from foundation.settings import differences, order_differences, setting_paths, with_defaults
 from training.distillation.saving.manifests import find_damage
-from training.recipe import Recipe, RecipeError, decisive_part
+from training.recipe import Recipe, RecipeError, decisive_part, load_recipe
 
 
 logger = logging.getLogger(__name__)
@@ -133,6 +133,17 @@ def check_same_recipe(
         f"{str(checkpoint)!r} belongs to another recipe ({'; '.join(refused[:MAX_DIFFERENCES_SHOWN])}{more}): "
         f"resume with the same one, or give another --output. {advice}"
     )
+
+
+def check_export(output: Path, recipe: Recipe, allowed: Sequence[str] = ()) -> None:
+    """Refuse a finished run of another recipe where there are no checkpoints, which would tell: it would be replaced.
+
+    Raises:
+        RecipeError: As `check_same_recipe`.
+    """
+    path = output / "recipe.yaml"
+    if (output / "final").is_dir() and path.is_file():
+        check_same_recipe(output / "final", load_recipe(str(path)).to_dict(), recipe, allowed)
 
 
 def _of_one_only(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
