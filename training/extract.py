@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from foundation.command_line import Command
+from foundation.output_lock import sole_run
 from foundation.ranks import rank_and_count
 from training.extraction.settings import ExtractionSettings
 
@@ -42,13 +43,14 @@ def _extract(settings: ExtractionSettings) -> None:
     if settings.index is not None:
         importlib.import_module("faiss")
     extraction = open_extraction(settings)
-    written = extract(extraction)
-    if rank_and_count()[0] == 0:  # the others need not wait for it
-        has_license = finish(extraction, written)
-        print(
-            f"{settings.output}: {written}."
-            + ("" if has_license else " Its card names no license yet: --license ID does.")
-        )
+    with sole_run(settings.output):
+        written = extract(extraction)
+        if rank_and_count()[0] == 0:  # the others need not wait for it
+            has_license = finish(extraction, written)
+            print(
+                f"{settings.output}: {written}."
+                + ("" if has_license else " Its card names no license yet: --license ID does.")
+            )
 
 
 def _search(settings: ExtractionSettings) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from foundation.checked_tensors import CheckedTensors, load_optimizer_tensors, optimizer_tensors, save_tensors
 from foundation.errors import check_choice
 from foundation.files import check_output, remove_partial, write_file, write_text
 from foundation.interruption import StopRequest, TrainingDivergedError
@@ -52,7 +53,8 @@ from training.views.images import build_images, build_training_images
 MIN_SHARE = 0.5  # our choice: a view shows at least half of each side, so at twice the size nothing is enlarged
 SAMPLES = 4  # our choice: points of a fine map per side of a coarse cell
 KEPT_DTYPE = torch.bfloat16
-STATE_FILE = "training.pt"
+STATE_FILE = "training.safetensors"
+WEIGHTS, OPTIMIZER = "weights/", "optimizer/"  # begin the names of a state's tensors
 STATISTICS_IMAGES = 64  # our choice: some 10,000 tokens, from which one mean and one scale are known well
 FREE_SETTINGS = (
     *("recipe", "changes"),  # what they come to decides
@@ -480,28 +482,35 @@ class UpsamplerTrainer(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write all that a restart needs, whole or not at all."""
-        parts = {"weights": self.state_dict(), "optimizer": self.optimizer.state_dict()}
-        content = {**parts, "step": self.step, "settings": self._decisive}
-        write_file(path, lambda temporary: torch.save(content, temporary))
+        tensors = {f"{WEIGHTS}{name}": tensor for name, tensor in self.state_dict().items()}
+        tensors |= {f"{OPTIMIZER}{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
+        facts = {"step": self.step, "settings": self._decisive}
+        write_file(path, lambda temporary: save_tensors(tensors, temporary, facts))
 
     def resume(self, path: Path) -> bool:
         """Take up the state of an earlier run; return False where there is none.
 
         Raises:
+            DamagedFileError: If it is not as it was written.
             ValueError: If it is one with other settings.
         """
         if not path.exists():
             return False
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        changed = differences(saved["settings"], self._decisive)
+        saved = CheckedTensors(path)
+        changed = differences(saved.facts["settings"], json.loads(json.dumps(self._decisive)))
         if changed:
             raise ValueError(
                 f"{str(path)!r} is of a run with other settings ({'; '.join(changed)}). Go on with the same ones, name "
                 "another output, or delete that file."
             )
-        self.load_state_dict(saved["weights"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step = saved["step"]
+        tensors = saved.read_all()
+        weights, moments = (
+            {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+            for part in (WEIGHTS, OPTIMIZER)
+        )
+        self.load_state_dict(weights)
+        load_optimizer_tensors(self.optimizer, moments)
+        self.step = saved.facts["step"]
         return True
 
     def _share_of_rate(self) -> float:

@@ -52,6 +52,7 @@ def open_archive(path: Path) -> Any:
             or sizes, it asks to run code, or it holds more than any checkpoint has.
     """
     records = _check_records(path)
+    _check_sums(path)
     content = _unpickle(path)
     tensors = list(_tensors_of(path, content))
     _check_storages(path, tensors, records)
@@ -130,6 +131,14 @@ def _check_pickle(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
     if found is not None:
         wanted = found.decode().replace("\n", ".").strip(".")
         raise ValueError(f"{str(path)!r} was not opened: its pickle asks for `{wanted}`, which no checkpoint needs.")
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse records that are not what was written, by the CRC-32 of each, which `torch.load` leaves alone."""
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{str(path)!r} is damaged: {damaged!r:.80} is not what was written. Download it again.")
 
 
 def _unpickle(path: Path) -> Any:

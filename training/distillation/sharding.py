@@ -5,7 +5,6 @@ Whether the student is copied (DDP) or sharded (FSDP) is Accelerate's choice, ma
 """
 
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -153,30 +152,8 @@ def rewrite(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> None:
         tensor.copy_(copy_from_first_rank(function(tensor).to(tensor.dtype).contiguous()))
 
 
-def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as `INDEX.NAME`, INDEX counting parameters; counts of steps become int64 scalars.
-
-    PyTorch's `get_optimizer_state_dict` is no help here: for parameters that have no state yet (a trunk that waits) it
-    makes some up, and a resumed run would differ from an undisturbed one.
-    """
-    return {
-        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for index, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-
-
 def parameters_of_moments(optimizer: Optimizer, moments: Iterable[str]) -> dict[str, Tensor]:
     """Return the parameter of each of some `optimizer_tensors`, under its name; nothing for those that have none."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     places = {name: int(name.partition(".")[0]) for name in moments}
     return {name: parameters[place] for name, place in places.items() if place < len(parameters)}
-
-
-def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `optimizer_tensors` returned, moments sharded as their parameters are; settings stay as they are."""
-    state: dict[int, dict[str, Any]] = defaultdict(dict)
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state[int(index)][name] = int(tensor) if tensor.dtype == torch.int64 else tensor
-    optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from foundation.checked_tensors import CheckedTensors, save_tensors
 from foundation.files import remove_abandoned, write_file, write_text
 from foundation.machine.timing import ProgressBar
 from foundation.ranks import rank_and_count, wait_for_ranks
@@ -108,8 +107,7 @@ class _Maps:
         self.grids = grids.tolist()
         self.ends = grids.prod(1).cumsum(0).tolist()
         key = _key(adaptor, "features")
-        # `safe_open` maps the file into memory: reading one map does not read the others.
-        self.tokens = chunk[key] if not isinstance(chunk, Path) else safe_open(chunk, "pt").get_slice(key)
+        self.tokens = chunk[key] if not isinstance(chunk, Path) else CheckedTensors(chunk).read(key)
 
     def read(self, place: int) -> Tensor:
         rows, cols = self.grids[place]
@@ -190,7 +188,7 @@ class FeatureStore:
         for number, arrays in self._encode(model, images, [bounds[number] for number in mine], wanted, size_px, label):
             path = paths[mine[number]]
             kept = {key: tensor for key in _keys(path) - arrays.keys() if (tensor := _read(path, key)) is not None}
-            write_file(path, lambda place, content={**kept, **arrays}: save_file(content, place))
+            write_file(path, lambda place, content={**kept, **arrays}: save_tensors(content, place))
         wait_for_ranks()
 
     def _encode(
@@ -307,12 +305,11 @@ def _key(adaptor: str | None, name: str) -> str:
 def _keys(path: Path) -> set[str]:
     if not path.exists():
         return set()
-    with safe_open(path, "pt") as file:
-        return set(file.keys())
+    return CheckedTensors(path).keys()
 
 
 def _read(chunk: Arrays | Path, key: str) -> Tensor | None:
     if not isinstance(chunk, Path):
         return chunk.get(key)
-    with safe_open(chunk, "pt") as file:
-        return file.get_tensor(key) if key in file.keys() else None  # noqa: SIM118 - no mapping
+    file = CheckedTensors(chunk)
+    return file.read(key) if key in file else None

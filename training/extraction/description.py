@@ -15,6 +15,7 @@ from foundation.machine.timing import Clock
 from model_cards.build import license_of
 from model_cards.kinds.features import Column, FeatureSet, build_features_card
 from model_cards.licenses import License, nvidia_license
+from modeling_radio.stored_tensors_radio import read_json
 from training.evaluation.provenance import describe_run
 from training.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, SCALE, SUMMARY
 from training.extraction.index import build_indexes, index_path, summary_columns
@@ -159,7 +160,7 @@ def _made(extraction: Extraction, written: Written) -> list[tuple[str, str]]:
         "principal components": settings.pca and f"{settings.pca}, from a choice of images, in {PCA_FILE}",
         "adaptors": ", ".join(facts["settings"]["adaptors"]),
         "files": f"{written.num_files}, {written.num_bytes / 1e6:.1f} MB",
-        **(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}),
+        **(read_json(path) if path.is_file() else {}),
     }
     return [(what, str(value)) for what, value in made.items() if value]
 

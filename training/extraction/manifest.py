@@ -9,6 +9,7 @@ from typing import Any
 
 from foundation.errors import first_few
 from foundation.files import remove_abandoned, write_text
+from foundation.output_lock import LOCK
 from foundation.settings import differences
 from training.extraction.shards import FOLDER, Shard
 
@@ -67,7 +68,7 @@ def read_manifest(output: Path) -> dict[str, Any]:
 def _holds_at_most_a_manifest(output: Path) -> bool:
     if not output.exists():
         return True
-    return output.is_dir() and {path.name for path in output.rglob("*")} <= {MANIFEST, FOLDER}
+    return output.is_dir() and {path.name for path in output.rglob("*")} <= {MANIFEST, FOLDER, LOCK}
 
 
 def missing_shards(output: Path, shards: list[Shard]) -> list[Shard]:

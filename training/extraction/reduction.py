@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from foundation.checked_tensors import CheckedTensors, save_tensors
 from foundation.files import write_file
 
 
@@ -118,12 +118,16 @@ def fit_bases(
 def save_bases(path: Path, bases: Mapping[str, Basis]) -> None:
     """Write the bases as one safetensors file."""
     tensors = {f"{name}/{part}": getattr(basis, part) for name, basis in bases.items() for part in _PARTS}
-    write_file(path, lambda place: save_file(tensors, place))
+    write_file(path, lambda place: save_tensors(tensors, place))
 
 
 def load_bases(path: Path) -> dict[str, Basis]:
-    """Return the bases that `save_bases` wrote."""
-    tensors = load_file(path)
+    """Return the bases that `save_bases` wrote.
+
+    Raises:
+        DamagedFileError: If the file holds something else.
+    """
+    tensors = CheckedTensors(path).read_all()
     names = [key.removesuffix(f"/{MEAN}") for key in tensors if key.endswith(f"/{MEAN}")]
     return {name: Basis(*(tensors[f"{name}/{part}"] for part in _PARTS)) for name in names}
 

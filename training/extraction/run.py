@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from foundation.files import hash_file, write_text
 from foundation.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
 from foundation.seeds import make_generator
 from foundation.settings import hash_of
@@ -24,7 +25,7 @@ from training.extraction.columns import Storage, dense_parts, features_of, reduc
 from training.extraction.manifest import begin, missing_shards
 from training.extraction.reduction import PCA_FILE, Basis, Reduction, fit_bases, load_bases, save_bases
 from training.extraction.settings import ExtractionSettings
-from training.extraction.shards import Shard, count_rows, plan_shards, write_shard
+from training.extraction.shards import AGAIN, SUMS, Shard, count_rows, plan_shards, read_sums, write_shard
 from training.extraction.source import SourceSplit, image_state, open_source
 
 
@@ -133,9 +134,10 @@ def extract(extraction: Extraction) -> Written:
     storage = Storage(settings.dtype, settings.layout == "nested", reduction)
     rank, count = rank_and_count()
     missing = on_first_rank(lambda: missing_shards(output, extraction.shards))
+    _check_sums(output, [shard for shard in extraction.shards if shard not in missing])
     mine, started = [Shard(*shard) for shard in missing][rank::count], time.perf_counter()
     for shard, tables in _tables(extraction, storage, mine):
-        write_shard(output / shard.path, tables)
+        write_shard(output / shard.path, tables, output / f"{SUMS}-{rank}")
     wait_for_ranks()
     seconds = time.perf_counter() - started
     num_new = sum(shard.end - shard.start for shard in missing)
@@ -208,6 +210,28 @@ def _found_bases(extraction: Extraction) -> dict[str, Basis]:
     return fit_bases(map(dense_parts, rows), settings.pool, settings.pca)
 
 
+def _check_sums(output: Path, shards: list[Shard]) -> None:
+    """Refuse files that are not what was written; all ranks take part, each reads its share."""
+    rank, count = rank_and_count()
+    sums = read_sums(output)
+    own = [shard.path for shard in shards[rank::count]]
+    damaged = [name for name in own if hash_file(output / name) not in sums.get(name, ())]
+    for name in itertools.chain(*of_all_ranks(damaged)):
+        raise ValueError(f"{str(output / name)!r} is not what {SUMS} says that was written. {AGAIN}")
+
+
+def _join_sums(output: Path, shards: list[Shard]) -> None:
+    """Write the checksums of all ranks into one file, for whoever has a copy of the data set."""
+    written = read_sums(output)
+    lines = []
+    for name in (shard.path for shard in shards):
+        known = written.get(name, set())
+        lines.append(f"{known.pop() if len(known) == 1 else hash_file(output / name)}  {name}\n")
+    write_text(output / SUMS, "".join(lines))
+    for path in output.glob(f"{SUMS}-*"):
+        path.unlink()
+
+
 def _check_whole(output: Path, shards: list[Shard], num_new: int, seconds: float) -> Written:
     missing = missing_shards(output, shards)
     if missing:
@@ -220,6 +244,7 @@ def _check_whole(output: Path, shards: list[Shard], num_new: int, seconds: float
         if rows != shard.end - shard.start:
             wanted = shard.end - shard.start
             raise ValueError(f"{shard.path} must have {wanted} rows, got {rows}. Remove it, and run this again.")
+    _join_sums(output, shards)
     num_bytes = sum((output / shard.path).stat().st_size for shard in shards)
     num_rows = sum(shard.end - shard.start for shard in shards)
     return Written(num_rows, len(shards), num_bytes, num_new, seconds)

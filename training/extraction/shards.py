@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from foundation.files import move_into_place, one_line_errors, scratch_folder
+from foundation.files import hash_file, move_into_place, one_line_errors, scratch_folder, write_through
 
 
 if TYPE_CHECKING:
     import pyarrow
 
 FOLDER = "data"
+SUMS = "SHA256SUMS"
+"""Checksums of all files, as `sha256sum --check` reads them; while they are written each rank has a file of its own."""
+AGAIN = "Remove it, and extract again: that writes what is missing."
 GROUP_BYTES = 64 << 20
 """Our choice for a group of rows: readers hold one in memory."""
 
@@ -50,8 +54,13 @@ def plan_shards(lengths: Mapping[str, int], images_of_shard: int) -> list[Shard]
     return shards
 
 
-def write_shard(path: Path, tables: Iterable[pyarrow.Table]) -> None:
+def write_shard(path: Path, tables: Iterable[pyarrow.Table], sums: Path | None = None) -> None:
     """Write a file from tables of the same columns, at least one; what raises while they are made leaves no file.
+
+    Args:
+        path: File to write, in a folder of the data set's.
+        tables: What it holds.
+        sums: File to which its checksum is added, which no other process writes.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -62,12 +71,16 @@ def write_shard(path: Path, tables: Iterable[pyarrow.Table]) -> None:
         place, groups = scratch / path.name, _groups(tables)
         first = next(groups)
         with one_line_errors(path):
-            writer = ParquetWriter(place, first.schema, compression="zstd")
+            writer = ParquetWriter(place, first.schema, compression="zstd", write_page_checksum=True)
         with writer:
             for group in itertools.chain([first], groups):
                 with one_line_errors(path):
                     writer.write_table(group)
         with one_line_errors(path):
+            if sums is not None:  # before the file has its name, so that none is without
+                with sums.open("a", encoding="utf-8") as file:
+                    file.write(f"{hash_file(place)}  {FOLDER}/{path.name}\n")
+                write_through(sums)
             move_into_place(place, path)
 
 
@@ -85,17 +98,47 @@ def _groups(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
         yield concat_tables(waiting).combine_chunks()
 
 
+def read_sums(output: Path) -> dict[str, set[str]]:
+    """Return the checksums that were written for each file of a data set: several where it was written again."""
+    sums: dict[str, set[str]] = {}
+    for path in output.glob(f"{SUMS}*"):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            digest, _, name = line.partition("  ")
+            sums.setdefault(name, set()).add(digest)
+    return sums
+
+
 def count_rows(path: Path) -> int:
-    """Return how many rows a file has, which its last bytes say."""
+    """Return how many rows a file has, which its last bytes say.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     from pyarrow.parquet import read_metadata
 
-    return read_metadata(path).num_rows
+    with _damage_named(path):
+        return read_metadata(path).num_rows
 
 
 def read_columns(path: Path, names: list[str]) -> Iterator[pyarrow.Table]:
-    """Yield some columns of a file, one group of rows after the other."""
+    """Yield some columns of a file, one group of rows after the other.
+
+    Raises:
+        ValueError: If what is read is not what was written.
+    """
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(path) as file:
+    with _damage_named(path), ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=names)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(f"{str(path)!r} cannot be read: {reason}. {AGAIN}") from error

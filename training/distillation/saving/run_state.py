@@ -9,14 +9,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from foundation.checked_tensors import load_optimizer_tensors, optimizer_tensors
 from foundation.ranks import of_all_ranks
 from training.distillation.saving.checkpoint_writer import CheckpointWriter
 from training.distillation.saving.checkpoints import check_fits, read_state
 from training.distillation.saving.tensor_files import SavedTensors, writers_of
 from training.distillation.sharding import (
-    load_optimizer_tensors,
     load_state_tensors,
-    optimizer_tensors,
     parameters_of_moments,
     state_tensors,
 )

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
+from foundation.checked_tensors import save_tensors
 from foundation.files import write_file, write_text
 from foundation.interruption import Interrupted
 from foundation.machine.threads import sharing_threads
@@ -28,7 +28,15 @@ from training.targets.cache.contents import DESCRIPTION, CacheContents, check_co
 from training.targets.cache.forecast import Forecast, check_space
 from training.targets.cache.formats import Entries, FeatureFormat, named_error, to_half
 from training.targets.cache.lock import clear_up, writing_turn
-from training.targets.cache.shards import check_shards, entries_of, join_batches, place_of, shard_paths, shard_rows
+from training.targets.cache.shards import (
+    check_shards,
+    entries_of,
+    join_batches,
+    place_of,
+    read_shards,
+    shard_paths,
+    shard_rows,
+)
 from training.teachers.base import Teacher
 
 
@@ -58,7 +66,7 @@ class FeatureCache:
             raise RecipeError(f"Feature cache {str(folder)!r} is incomplete: {missing[0]} is missing.")
         check_shards(folder, contents)
         self.contents, self.teacher_names, self.format = contents, contents.teacher_names, contents.format
-        self._shards = [load_file(path) for path in paths]
+        self._shards = read_shards(paths)
         self._features = [
             {name: entries_of(shard, name, self.format) for name in self.teacher_names} for shard in self._shards
         ]
@@ -147,7 +155,7 @@ def write_feature_cache(
                 parts = list(_answered(own, answer, bar, should_stop, forecast))
                 shard = join_batches(parts)
                 check_space(folder, sum(tensor.nbytes for tensor in shard.values()))
-                write_file(paths[index], lambda path, shard=shard: save_file(shard, path))
+                write_file(paths[index], lambda path, shard=shard: save_tensors(shard, path))
     clear_up(folder)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
+from foundation.checked_tensors import CheckedTensors, DamagedFileError
+from foundation.ranks import of_all_ranks, rank_and_count
 from training.recipe import RecipeError
 from training.targets.cache.contents import CacheContents
 from training.targets.cache.formats import Entries, FeatureFormat
@@ -57,6 +62,28 @@ def _damaged(path: Path, reason: str) -> RecipeError:
         f"Shard {str(path)!r} of the feature cache cannot be used: {reason.rstrip('.')}. Delete it: the same command "
         "computes it again."
     )
+
+
+def read_shards(paths: Sequence[Path]) -> list[dict[str, Tensor]]:
+    """Return what shards hold, mapped into memory; all ranks take part, each compares checksums of its share.
+
+    Raises:
+        RecipeError: On every rank, if a shard holds something else than was written.
+    """
+    rank, count = rank_and_count()
+    with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
+        damages = of_all_ranks([damage for damage in pool.map(_damage_of, paths[rank::count]) if damage])
+    for path, reason in itertools.chain(*damages):
+        raise _damaged(path, reason)
+    return [load_file(path) for path in paths]
+
+
+def _damage_of(path: Path) -> tuple[Path, str] | None:
+    try:
+        CheckedTensors(path).read_all()
+    except DamagedFileError as error:
+        return path, error.reason
+    return None
 
 
 def shard_rows(index: int, num_images: int) -> range:
