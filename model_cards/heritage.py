@@ -44,7 +44,14 @@ class Heritage:
             ValueError: If the file is no such file.
         """
         path = folder / FILE
-        return load_typed(cls, path, "list of what a student learned from") if path.is_file() else cls()
+        if not path.is_file():
+            return cls()
+        try:
+            return load_typed(cls, path, "list of what a student learned from")
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Restore it from a copy, or delete it: then cards name only what the recipe does."
+            ) from error
 
     def seen_through(self, name: str) -> Heritage:
         """Return it as the heritage of a teacher called `name`: its starting weights count as teachers."""

@@ -270,7 +270,10 @@ class Distiller:
         """Look at some batches of teacher features before the first step."""
         num_steps = self.recipe.standardization.calibration_steps
         for _, example in self.source.examples(lambda: self.plan.steps(0, num_steps)):
-            self.statistics.update(example.targets)
+            finite = {name: target for name, target in example.targets.items() if target.is_finite()}
+            for name in example.targets.keys() - finite.keys():
+                print(f"A batch of calibration is left out: {name!r} is not finite in it.", flush=True)
+            self.statistics.update(finite)
         self.statistics.end_step()
         self.statistics.refit()
 

@@ -26,28 +26,35 @@ class SealCheckpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            folder = _checkpoint_path(args, state.global_step)
             write_through(folder)
             write_manifest(folder)
 
 
 class BestThatIsLeft(TrainerCallback):
-    """Takes the checkpoint from which a run goes on for its best one where that was damaged and removed.
+    """Finds the best checkpoint in the run's folder, which may have been moved since.
 
-    `Trainer` would go on comparing with the metric of what is lost, and save the last state in the end.
+    Where it was damaged and removed, that from which the run goes on takes its place. `Trainer` would go on comparing
+    with the metric of what is lost, and save the last state in the end.
     """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.best_metric is None or state.best_model_checkpoint is not None:
+        if state.best_metric is None:
+            return
+        best = _checkpoint_path(args, state.best_global_step)
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
             return
         name = f"eval_{args.metric_for_best_model}"
         found = [record for record in state.log_history if name in record and record["step"] == state.global_step]
         state.best_metric, state.best_global_step = (found[-1][name], state.global_step) if found else (None, None)
-        if found:
-            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            state.best_model_checkpoint = str(folder)
+        state.best_model_checkpoint = str(_checkpoint_path(args, state.global_step)) if found else None
+
+
+def _checkpoint_path(args: TrainingArguments, step: int | None) -> Path:
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
 def sealed_checkpoints(output: Path) -> list[Path]:

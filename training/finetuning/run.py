@@ -19,6 +19,7 @@ from foundation.output_lock import check_run_folder, sole_run
 from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_resolution
+from modeling_radio.stored_tensors_radio import read_json
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
 from training.finetuning.data.sources import load_images
@@ -181,8 +182,12 @@ class FinetuningRun:
         has_begun = bool(sealed_checkpoints(output)) or (output / RESULTS).is_file()
         if not (path.is_file() and has_begun):
             return
-        before, now = FinetuneSettings.with_newer(json.loads(path.read_text())), self.settings.to_dict()
-        changed = [name for name in now if before.get(name) != now[name]]
+        try:
+            before = FinetuneSettings.with_newer(read_json(path))
+        except ValueError as error:
+            raise ValueError(f"{error} Restore it from a copy, or give another --output.") from error
+        now = self.settings.to_dict()
+        changed = [name for name in now if name != "output" and before.get(name) != now[name]]
         if changed:
             raise ValueError(
                 f"`output` {str(self.settings.output)!r} holds a run with another {', '.join(changed)}: choose another "

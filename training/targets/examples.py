@@ -22,6 +22,11 @@ class Target(NamedTuple):
     features: list[Tensor]
     shifts: list[Tensor] | None
 
+    def is_finite(self) -> bool:
+        """Return whether no number of the answer is infinite or none."""
+        parts = self.features if self.summary is None else [self.summary, *self.features]
+        return all(bool(part.isfinite().all()) for part in parts)
+
 
 class AverageView(NamedTuple):
     """What the student's moving average sees of a batch, to be compared with the student.

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from training.recipe import StandardizationRecipe
+from training.recipe import RecipeError, StandardizationRecipe
 from training.recipe_sections.teaching import target_name
 from training.targets.dispersion import SummaryDispersion
 from training.targets.examples import Target
@@ -93,7 +93,17 @@ class TeacherStatistics(nn.Module):
             self._new_summaries[name].clear()
 
     def refit(self) -> dict[str, AffineMap]:
-        """Recompute all maps; return by target how each moved its standardized features."""
+        """Recompute all maps; return by target how each moved its standardized features.
+
+        Raises:
+            RecipeError: If a teacher has given nothing finite yet.
+        """
+        for name, standardizer in self._all().items():
+            if not standardizer.count:
+                raise RecipeError(
+                    f"No answer of teacher {name!r} was finite: leave it out, or raise `standardization."
+                    "calibration_steps` if a few images are to blame."
+                )
         return {name: standardizer.refit() for name, standardizer in self._all().items()}
 
     def standardize(self, name: str, features: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 Label = str | int
+MAX_UNNAMED = 10_000
+"""Our choice, as many classes as iNaturalist has: their confusion matrix takes 800 MB."""
 
 
 def find_problem_type(table: Dataset | IterableDataset, column: str = "target") -> ProblemType:
@@ -113,10 +115,19 @@ def stated_names(table: Dataset | IterableDataset, column: str = "target") -> tu
 
 
 def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
-    """Return the names among labels, sorted, or where they are ids a name for each up to the largest."""
+    """Return the names among labels, sorted, or where they are ids a name for each up to the largest.
+
+    Raises:
+        ValueError: If an id is `MAX_UNNAMED` or above: one that is wrong would make a class for each number below it.
+    """
     distinct = set(labels)
     names = sorted(label for label in distinct if isinstance(label, str))
     largest = max((label for label in distinct if isinstance(label, int)), default=-1)
+    if not names and largest >= MAX_UNNAMED:
+        raise ValueError(
+            f"The ids of classes without names must be below {MAX_UNNAMED}, got {largest!r:.20}: correct that label, "
+            "or give all `classes`."
+        )
     return tuple(names) or tuple(f"class {number}" for number in range(largest + 1))
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from foundation.files import write_text
+
+
+logger = logging.getLogger(__name__)
 
 
 class RunHistory:
@@ -57,12 +61,21 @@ def _line(step: int, values: Mapping[str, float]) -> str:
 
 
 def _read(path: Path) -> list[tuple[int, dict[str, float]]]:
-    """Return what a file holds; a line that a kill cut off is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        records.append((record["step"], record["values"]))
+    """Return what a file holds; a line that a kill cut off, or that is damaged, is left out with a word."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().splitlines()
+    records = [record for record in map(_record, lines) if record is not None]
+    if len(records) < len(lines):
+        left_out = len(lines) - len(records)
+        logger.warning("%s: %d of %d lines are damaged, and left out of the curves", path, left_out, len(lines))
     return records
+
+
+def _record(line: bytes) -> tuple[int, dict[str, float]] | None:
+    try:
+        step, values = json.loads(line).values()
+        are_numbers = isinstance(step, int) and all(isinstance(value, int | float) for value in values.values())
+    except (ValueError, TypeError, AttributeError):  # no JSON, or of another form
+        return None
+    return (step, values) if are_numbers else None
