@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as tvF
@@ -93,7 +93,7 @@ def _decode(data: bytes) -> Any:
         return _as_rgb(load_upright(picture))
 
 
-def _is_plain(picture: Image.Image, data: bytes) -> bool:
+def _is_plain(picture: ImageFile.ImageFile, data: bytes) -> bool:
     """Return whether a file has nothing but gray or RGB of 8 bits, upright, which torchvision reads as Pillow does."""
     if picture.format in ("JPEG", "WEBP"):
         return picture.mode in ("L", "RGB") and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -101,7 +101,7 @@ def _is_plain(picture: Image.Image, data: bytes) -> bool:
     return bool(is_usual) and not any(chunk in data for chunk in _SPECIAL_CHUNKS)
 
 
-def open_picture(source: bytes | str | Path) -> Image.Image:
+def open_picture(source: bytes | str | Path) -> ImageFile.ImageFile:
     """Open an image file, its bytes or its path, without decoding it.
 
     Raises:

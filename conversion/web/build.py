@@ -119,7 +119,7 @@ def _pixels(model: RadioModel, path: Path, size: int, step: int) -> Tensor:
     processor = RadioImageProcessor.from_model_config(
         model.config, size={"longest_edge": size}, size_divisor=step, max_img_size=size
     )
-    return processor(path, return_tensors="pt")["pixel_values"]
+    return processor(path, return_tensors="pt")["pixel_values"]  # pyrefly: ignore[bad-argument-type]
 
 
 def _convert(path: Path, precision: WebPrecision) -> Path:

@@ -145,7 +145,7 @@ class Masks:
 
     def __init__(self, rows: Rows, num_classes: int | None) -> None:
         self.rows, self.num_classes = rows, num_classes
-        self.table = encoded(rows.table.select_columns(["mask"]))
+        self.table = encoded(cast("Dataset", rows.table.select_columns(["mask"])))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -168,7 +168,7 @@ class DepthMaps:
     """The depth maps of a split, in meters."""
 
     def __init__(self, rows: Rows) -> None:
-        self.rows, self.table = rows, encoded(rows.table.select_columns(["depth"]))
+        self.rows, self.table = rows, encoded(cast("Dataset", rows.table.select_columns(["depth"])))
 
     def __len__(self) -> int:
         return len(self.table)

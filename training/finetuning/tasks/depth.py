@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,7 +39,8 @@ class DepthTask(FinetuningTask):
         super().__init__(settings, images)
         self.class_names = ()
         for name, table in (("training image", images.train), ("validation image", images.validation)):
-            self._read_depth(read_row(table.select_columns(["target"]), 0, name)["target"], f"{name} 0")
+            target = read_row(cast(Any, table).select_columns(["target"]), 0, name)["target"]
+            self._read_depth(target, f"{name} 0")
 
     def config_fields(self) -> dict[str, Any]:
         return {}
