@@ -60,7 +60,6 @@ def test_what_is_true_by_default_can_be_left_out():
         (["a", "--sises", "1"], "Unknown option '--sises'. Did you mean '--sizes'? --help lists all."),
         (["a", "--sises=1"], "Unknown option '--sises=1'. Did you mean '--sizes'?"),
         (["a", "--sizes"], "argument --sizes: expected one argument"),
-        ([], "the following arguments are required: SOURCE"),
         (["a", "--bits", "5"], "`bits` must be one of [4, 8], or null, got 5."),
         (["a", "--window", "[1"], "`window` is not YAML"),
         (
@@ -77,6 +76,14 @@ def test_what_cannot_be_is_one_line(words, message, capsys):
     assert TOY.run(lambda settings: None, words) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"toy: error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_usage_stands_before_what_is_missing(capsys):
+    assert TOY.run(lambda settings: None, []) == 1
+    usage, error = capsys.readouterr().err.split("toy: error: ")
+    assert usage.startswith("usage: python -m package.toy [-h]")
+    assert error.startswith("the following arguments are required: SOURCE")
     assert error.count("\n") == 1
 
 

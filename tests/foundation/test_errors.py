@@ -24,7 +24,7 @@ def test_long_lists_end_with_dots():
 
 DISTILL = """
 from training.distill import COMMAND
-COMMAND.read(["optimizer.learning_rate=1e-4"]).load_recipe()
+COMMAND.read(["--recipe", "demo", "optimizer.learning_rate=1e-4"]).load_recipe()
 """
 FINETUNE = """
 from training.finetune import COMMAND

@@ -20,9 +20,7 @@ def test_a_copy_has_no_place_and_no_words(file_format, ending, tmp_path):
     exif[0x010E] = "SECRET"
     words = PngImagePlugin.PngInfo()
     words.add_text("Comment", "SECRET")
-    options = {"PNG": {"pnginfo": words}, "JPEG": {"comment": b"SECRET"}, "WEBP": {"lossless": True}}.get(
-        file_format, {}
-    )
+    options = {"PNG": {"pnginfo": words}, "JPEG": {"comment": b"SECRET"}, "WEBP": {"lossless": True}, "TIFF": {}}
     source = tmp_path / "source"
     PICTURE.save(source, file_format, exif=exif, xmp=b"<x>SECRET</x>", **options[file_format])
     assert b"SECRET" in source.read_bytes()

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import sys
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 from training.data.labeled.opening import read_row
 from training.evaluation.data.rows import DecodedImages
 from training.pictures.answers import read_photograph
+from training.serve import read_image
 
 
 HTTPException = pytest.importorskip("fastapi", reason="needs the extra `serve`").HTTPException
@@ -37,7 +39,7 @@ def open_script(name):
     return module
 
 
-SERVER, ONNX = open_script("serve_features"), open_script("run_onnx")
+ONNX = open_script("run_onnx")
 
 
 def processed(image):
@@ -48,6 +50,13 @@ def processed(image):
 def distilled(content):
     """What distillation decodes, of any size."""
     return decode_rgb(EncodedImage("x", content), smallest_px=1)
+
+
+def served(content):
+    """What the server decodes of the body of a request."""
+    body = SpooledTemporaryFile()
+    body.write(content)
+    return read_image(body, 2**20)
 
 
 def table(content):
@@ -67,17 +76,17 @@ READERS = {
     "evaluation": (lambda path, content: DecodedImages(table(content), "x", str)[0], ValueError),
     "tuning": (lambda path, content: processed(read_row(table(content), 0, "image")["image"]), ValueError),
     "app": (lambda path, content: read_photograph(path, PROCESSOR), ValueError),
-    "server": (lambda path, content: processed(SERVER.decode(content, 10**6)), (HTTPException, ValueError)),
+    "server": (lambda path, content: served(content), HTTPException),
     "run_onnx": (lambda path, content: ONNX.read(path), UNREADABLE),
 }
-FEWER_FORMATS = {"server": SERVER.FORMATS, "run_onnx": ONNX.FORMATS}
+FEWER_FORMATS = {"run_onnx": ONNX.FORMATS}
 
 
 def readers_of(content):
     """The readers that read files of this format; all where it is none."""
     try:
         with Image.open(io.BytesIO(content)) as file:
-            kind = {"MPO": "JPEG", "DIB": "BMP"}.get(str(file.format), file.format)
+            kind = "JPEG" if file.format == "MPO" else file.format
     except UNREADABLE:
         return READERS
     return {name: reader for name, reader in READERS.items() if kind in FEWER_FORMATS.get(name, (kind,))}
