@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from foundation.errors import check_choice, did_you_mean
+from foundation.errors import check_choice, did_you_mean, first_few
 from foundation.fields import read_yaml
 from foundation.seeds import derive_seed
 from foundation.settings import Settings, load, marked, merged, require, without
@@ -40,6 +40,8 @@ from training.recipe_sections.watching import CheckpointsRecipe, ExportRecipe, L
 
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
+_BESIDE = ("config.json", "run.txt")
+"""Files of a checkpoint and of a run, see `foundation.output_lock`."""
 
 
 class Recipe(RecipeSection):
@@ -203,15 +205,31 @@ class RecipeCommand(Settings):
 
     Attributes:
         recipe: Name of a recipe, or a file of your own that ends in .yaml.
+        trust_remote_code: Import the classes of teachers (`kind: "module:Class"`) that a recipe names which lies in the
+            folder of a checkpoint or a run. Those of other recipes are always imported.
         changes: Changes of the recipe, "section.field=value".
     """
 
     recipe: str = "demo"
+    trust_remote_code: bool = False
     changes: list[str] = []
 
     def load_recipe(self, *first: str) -> Recipe:
-        """Return the recipe with the changes; others may be made before them."""
-        return load_recipe(self.recipe, [*first, *self.changes])
+        """Return the recipe with the changes; others may be made before them.
+
+        Raises:
+            RecipeError: As `load_recipe`, or if a recipe that came with a checkpoint names classes to import.
+        """
+        recipe = load_recipe(self.recipe, [*first, *self.changes])
+        if not self.trust_remote_code and any((_find_recipe(self.recipe).parent / name).exists() for name in _BESIDE):
+            kinds = [entry.kind for part in (recipe, *stage_recipes(recipe)) for entry in part.teachers]
+            named = [kind for kind in kinds if ":" in kind and not any(kind in change for change in self.changes)]
+            if named:
+                raise RecipeError(
+                    f"`recipe` {self.recipe!r} came with a checkpoint or a run, and names Python to import, "
+                    f"{first_few(named, 1)!r}. Read that code, then give --trust-remote-code."
+                )
+        return recipe
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -11,6 +11,7 @@ from training.recipe import (
     DataRecipe,
     OptimizerRecipe,
     Recipe,
+    RecipeCommand,
     RecipeError,
     StandardizationRecipe,
     decisive_part,
@@ -24,6 +25,12 @@ from training.targets.phi_s import STANDARDIZERS
 
 # What a recipe that names no images needs from the command line.
 SOURCE = "data.source=images"
+
+
+OWN_TEACHER = """
+base: demo
+teachers: [{name: own, kind: "package.module:Class"}]
+"""
 
 
 @pytest.fixture
@@ -268,6 +275,22 @@ def test_stages_are_the_recipe_with_their_changes(write) -> None:
     assert low.stages == high.stages == []
     assert len({recipe.seed, low.seed, high.seed}) == 3
     assert stage_recipes(load_recipe("demo")) == []
+
+
+@pytest.mark.parametrize("beside", ["config.json", "run.txt"])
+@pytest.mark.parametrize("text", [OWN_TEACHER, STAGED.replace("kind: k", "kind: 'package.module:Class'")])
+def test_a_recipe_of_a_checkpoint_imports_no_code_unasked(write, beside: str, text: str, tmp_path: Path) -> None:
+    recipe = write(text)
+    RecipeCommand(recipe=recipe).load_recipe(SOURCE)
+    (tmp_path / beside).touch()
+    with pytest.raises(RecipeError, match="`recipe`.*package.module:Class"):
+        RecipeCommand(recipe=recipe).load_recipe(SOURCE)
+    RecipeCommand(recipe=recipe, trust_remote_code=True).load_recipe(SOURCE)
+
+
+def test_a_class_that_the_user_names_is_imported(write, tmp_path: Path) -> None:
+    (tmp_path / "run.txt").touch()
+    RecipeCommand(recipe=write(OWN_TEACHER), changes=["teachers.own.kind=package.module:Other"]).load_recipe(SOURCE)
 
 
 @pytest.mark.parametrize(
