@@ -41,7 +41,8 @@ def _folder_of(source: str) -> Path | None:
     """Return the folder that a source is, or whose files it names; None of addresses and of what is no folder here."""
     if _ADDRESS.search(source):
         return None
-    plain = Path(_WILD.split(source)[0]).expanduser()
-    folder = plain if plain.is_dir() else plain.parent
+    start = os.path.expanduser(_WILD.split(source)[0])
+    plain = Path(start)
+    folder = plain if plain.is_dir() else Path(os.path.dirname(start))
     is_path = plain.exists() or _WILD.search(source) is not None
     return Path(os.path.abspath(folder)) if is_path else None

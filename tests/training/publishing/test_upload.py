@@ -59,13 +59,13 @@ def test_a_repository_that_exists_is_left_alone_unless_asked(send, hub, model_fo
         send()
     assert hub.repositories["models/org/name"].branches == before
     (model_folder / "README.md").write_text((model_folder / "README.md").read_text() + "\nMore.\n")
-    (model_folder / "new.txt").write_text("new")
+    (model_folder / "NOTICE.txt").write_text("new")
     assert send(exist_ok=True).endswith("/v2")
-    (model_folder / "new.txt").unlink()
+    (model_folder / "NOTICE.txt").unlink()
     assert send(exist_ok=True, revision="final").endswith("/final")
     repository = hub.repositories["models/org/name"]
-    assert "new.txt" in repository.commits[repository.tags["v2"]]
-    assert "new.txt" not in repository.commits[repository.tags["final"]]
+    assert "NOTICE.txt" in repository.commits[repository.tags["v2"]]
+    assert "NOTICE.txt" not in repository.commits[repository.tags["final"]]
     with pytest.raises(PublishError, match="`revision` must be new, got 'final'"):
         send(exist_ok=True, revision="final")
     assert {" ".join(request) for request in hub.requests} <= ENDPOINTS
