@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as tvF
@@ -109,7 +109,10 @@ def open_picture(source: bytes | str | Path) -> ImageFile.ImageFile:
     """
     Image.init()  # Pillow before 11.3 does not know all formats, and would raise KeyError
     formats = [name for name in FORMATS if name in Image.OPEN]
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    except UnidentifiedImageError:  # which names an object in memory
+        raise UnidentifiedImageError("no picture of a format that is read, or its beginning is damaged") from None
 
 
 def load_upright(picture: Image.Image) -> Image.Image:

@@ -1,12 +1,16 @@
 """Settings for every test: no network, and remote code cached away from the user's own cache."""
 
+import functools
 import gc
 import os
 import resource
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +19,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="radio-test-modules-")
 
+import psutil
 import tiny_texts
 import torch
 from elsewhere import Elsewhere
@@ -27,23 +32,26 @@ PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"
 
 
 # A fuzz test is a `@given` marked `@pytest.mark.fuzz`; it states neither examples nor deadline, for these profiles do.
-# The usual suite draws a few examples for it, `-m fuzz` as many as a night allows (fewer in both for what is slow: set
-# `max_examples=settings.default.max_examples // 10`). Draws follow from the test's own code: a failure comes again.
-# The function that it calls is expected to return or to raise our own errors; name these in `pytest.raises` or a
-# `try`, never a bare `Exception`. Fixtures are made once for all examples, so a folder must be cleared by the test.
+# The usual suite draws a few examples for it, the same each time; FUZZ_SECONDS=3600 with `-m fuzz` shares an hour among
+# the tests, draws others each time and compares the memory (fewer at once for what is slow: set
+# `max_examples=settings.default.max_examples // 10`). The function that it calls is expected to return or to raise our
+# own errors; name these in `pytest.raises` or a `try`, never a bare `Exception`. Fixtures are made once for all
+# examples, so a folder must be cleared by the test.
+FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+MAX_GROWTH_MB = 200  # our choice: caches and fragments of memory stay below; a kilobyte a case does not for long
 _FUZZ = {
-    "derandomize": True,
+    "max_examples": 50,
     "database": None,
-    "deadline": None,
+    "deadline": timedelta(seconds=60),  # of one example; several times the slowest on a busy machine
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 }
-settings.register_profile("usual", max_examples=50, **_FUZZ)
-settings.register_profile("large", max_examples=5000, **_FUZZ)
+settings.register_profile("usual", derandomize=True, **_FUZZ)
+settings.register_profile("for_seconds", **_FUZZ)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Choose how many examples fuzz tests draw, before any is imported."""
-    settings.load_profile("large" if config.option.markexpr == "fuzz" else "usual")
+def pytest_configure() -> None:
+    """Choose how fuzz tests draw, before any is imported."""
+    settings.load_profile("for_seconds" if FUZZ_SECONDS else "usual")
     gc.disable()  # nothing that is imported or collected is garbage, and looking takes a quarter of the time
 
 
@@ -52,11 +60,58 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "whole" not in item.path.parts)
 
 
-def pytest_collection_finish() -> None:
-    """Let garbage collection pass over what was imported: half a second each time that accelerate asks for it."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let fuzz tests go on for `FUZZ_SECONDS`, and garbage collection pass over what was imported.
+
+    That is half a second each time that accelerate asks for it.
+    """
+    fuzz = [item for item in session.items if item.get_closest_marker("fuzz")] if FUZZ_SECONDS else []
+    for item in fuzz:
+        _go_on(item, FUZZ_SECONDS / len(fuzz))
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def _go_on(item: pytest.Function, seconds: float) -> None:
+    """Let a fuzz test draw examples for so long, count them, and fail where memory grows after the first fifth."""
+    test, case, process = item.obj, item.obj.hypothesis.inner_test, psutil.Process()
+    num_cases = 0
+
+    @functools.wraps(case)
+    def counted(*arguments: Any, **named: Any) -> None:
+        nonlocal num_cases
+        num_cases += 1
+        case(*arguments, **named)
+
+    def run_until(end: float, fixtures: dict[str, Any]) -> float:
+        while time.monotonic() < end:
+            test(**fixtures)
+        gc.collect()
+        return process.memory_info().rss / 1e6
+
+    @functools.wraps(test)
+    def repeated(**fixtures: Any) -> None:
+        start = time.monotonic()
+        try:
+            before = run_until(start + seconds / 5, fixtures)
+            after = run_until(start + seconds, fixtures)
+        finally:
+            took = time.monotonic() - start
+            item.user_properties.append(("fuzz", f"{num_cases} cases in {took:.0f} s"))
+        item.user_properties.append(("fuzz", f"memory {before:.0f} -> {after:.0f} MB"))
+        assert after - before < MAX_GROWTH_MB
+
+    test.hypothesis.inner_test, item.obj = counted, repeated
+    item.add_marker(pytest.mark.timeout(seconds + 600))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many examples fuzz tests drew in `FUZZ_SECONDS`, and what memory they left."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        told = [text for name, text in report.user_properties if name == "fuzz"]
+        if told and report.when == "call":
+            terminalreporter.write_line(f"{report.nodeid}: {', '.join(told)}")
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,7 @@
 """Fuzzing of images: any image, file and setting gives valid pixels, or one error of ours."""
 
+import contextlib
 import math
-import time
-import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +12,10 @@ from image_files import FILES
 from image_readers import FEWER_FORMATS, READERS, pixels_of
 from PIL import Image
 
+from foundation.pictures import copy_picture
 from modeling_radio import RadioImageProcessor
+from modeling_radio.image_reading_radio import UNREADABLE
+from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
 
 
 MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "RGBX", "RGBa", "La"]
@@ -225,21 +227,24 @@ def damaged_files(draw):
 
 
 @pytest.mark.fuzz
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of odd EXIF data and large pictures
 @given(damaged_files())
 def test_damaged_files_are_read_alike_or_count_as_damaged(tmp_path, monkeypatch, content):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
-    path, found = tmp_path / "picture.img", {}
+    path, image = tmp_path / "picture.img", EncodedImage("x", content)
     path.write_bytes(content)
+    found = {}
     for name, (read, error) in READERS.items():
-        start = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of odd EXIF data and large pictures
-            try:
-                found[name] = pixels_of(read(path, content))
-            except error:
-                found[name] = None
-        assert time.process_time() - start < 20, name
-    expected = found["read_picture"]
-    for name in found.keys() - {"processor, PIL", *FEWER_FORMATS}:
-        assert (found[name] is None) == (expected is None), name
+        with contextlib.suppress(error):
+            found[name] = pixels_of(read(path, content))
+    expected = found.get("read_picture")
+    for name in READERS.keys() - {"processor, PIL", *FEWER_FORMATS}:
+        assert (name in found) == (expected is not None), name
         assert expected is None or np.array_equal(found[name], expected), name
+    with contextlib.suppress(UnusableImageError):
+        decode_rgb(image, lambda size: 0.3)
+    with contextlib.suppress(UnusableImageError):
+        height, width = image_size(image)
+        assert expected is None or (height, width) == expected.shape[:2]
+    with contextlib.suppress(UNREADABLE):
+        copy_picture(path, tmp_path / "copy")
