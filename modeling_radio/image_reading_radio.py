@@ -160,9 +160,15 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 
 
 def flatten(images: Any) -> list[Any]:
-    """Return the single images of an image, a batch with four axes, or a nested list of either."""
+    """Return the single images of an image, a batch with four axes, or a nested list of either.
+
+    Raises:
+        ValueError: If a tensor has no plain values.
+    """
     if isinstance(images, (list, tuple)):
         return [image for entry in images for image in flatten(entry)]
+    if is_torch_tensor(images):
+        images = _check_tensor("images", images)
     if (is_numpy_array(images) or is_torch_tensor(images)) and images.ndim == 4:
         return list(images)
     return [images]

@@ -187,6 +187,7 @@ def test_transparent_pixels_become_white_and_half_transparent_ones_mix(processor
         (np.zeros((48, 64, 3), np.longdouble), {}, "at most 64 bits"),
         (torch.zeros(3, 48, 64, device="meta"), {}, "must be dense tensors with values, got torch.float32 .* on meta"),
         (torch.zeros(3, 48, 64).to_sparse(), {}, "must be dense tensors"),
+        (torch.sparse_coo_tensor(size=(2, 3, 8, 8), dtype=torch.uint16), {}, "must be dense tensors"),
         (Image.new("RGB", (0, 48)), {}, "at least one pixel, got 48 x 0"),
         (Image.new("La", (64, 48)), {}, "Convert them to 'LA'"),
         (Image.fromarray(np.full((48, 64), 70000, np.int32)), {}, "16-bit"),
