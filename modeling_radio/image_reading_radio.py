@@ -141,7 +141,12 @@ def to_eight_bits(picture: Image.Image) -> Image.Image:
     picture = _as_rgb(picture)
     if picture.mode == "RGB":
         return picture
-    pixels = to_rgb(check_values(_read_pil(picture, convert_rgb=True), 255.0), 255.0)
+    values = _read_pil(picture, convert_rgb=True)
+    try:
+        pixels = to_rgb(check_values(values, 255.0), 255.0)
+    except ValueError as error:  # of the processor's options
+        low, high = values.aminmax()
+        raise ValueError(f"pixels from {low:g} to {high:g}, of which nobody says what is white") from error
     return tvF.to_pil_image(pixels.round().to(torch.uint8))
 
 

@@ -40,7 +40,7 @@ def stream_numbers(source: SourceRecipe) -> list[int]:
 def test_files_that_lie_elsewhere_are_read() -> None:
     """As those of an image folder on the Hub, which a stream names alone."""
     fsspec.filesystem("memory").pipe_file("/pictures/1.png", b"encoded")
-    column = ImageColumn("org/name", "image")
+    column = ImageColumn("org/name", "image", is_listed=True)
     image = column.read({"image": {"bytes": None, "path": "memory://pictures/1.png"}}, "row 0")
     assert image == ("memory://pictures/1.png", b"encoded")
     local = column.read({"image": {"bytes": None, "path": "pictures/1.png"}}, "row 0")

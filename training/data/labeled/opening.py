@@ -363,7 +363,7 @@ def read_row(table: Dataset, index: int, name: str) -> dict[str, Any]:
     row = dict(table[index])
     for column, feature in table.features.items():
         if isinstance(feature, Image) and row[column] is not None:
-            image = ImageColumn("", column).read(row, where)
+            image = ImageColumn("", column, is_listed=True).read(row, where)  # checked when the table was opened
             try:
                 row[column] = load_picture(image)
             except UnusableImageError as error:
