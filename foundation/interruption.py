@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,7 +63,8 @@ class StopRequest:
     """While entered, SIGINT, SIGTERM and SIGUSR1 only set `is_set`; a second SIGINT interrupts at once.
 
     Of SIGTERM, and SIGUSR1, which batch systems send when the time is nearly over, any number may come: to a process
-    that a launcher has started both the launcher and the batch system send one.
+    that a launcher has started both the launcher and the batch system send one. A signal that came too late to be
+    answered within it is sent again at its end.
 
     Outside of the main thread, where Python allows no signal handlers, it does nothing. A time limit sets it too.
 
@@ -104,6 +106,8 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.number is not None and kind is None:
+            signal.raise_signal(self.number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number
@@ -134,14 +138,19 @@ def ignore_stop_signals(worker: int = 0) -> None:
 
 
 def _kill_workers() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise that a worker was killed
+    if sys.platform != "win32":
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise that a worker was killed
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
 
 
-# At its exit multiprocessing sends daemons a SIGTERM and waits for them: for ever, for those that ignore it.
-Finalize(None, _kill_workers, exitpriority=0)
+def _end_workers_at_exit() -> None:
+    """Kill data workers first: multiprocessing sends them a SIGTERM and waits, for ever for those that ignore it."""
+    Finalize(None, _kill_workers, exitpriority=0)
+
+
+_end_workers_at_exit()
 
 
 UNWINDING_SECONDS = 8.0
@@ -190,12 +199,17 @@ def _handling(numbers: set[signal.Signals], usual: Callable | int) -> Iterator[N
             signal.signal(number, usual)
 
 
-def _raise(number: int, frame: FrameType | None) -> NoReturn:
+def limit_unwinding(number: int) -> None:
+    """Let the process end soon after a signal, whatever it waits for; in `ends_in_time`, and once."""
     if _is_bounded and not _limits:
         limit = threading.Timer(UNWINDING_SECONDS, os._exit, [128 + number])
         limit.daemon = True
         _limits.append(limit)
         limit.start()
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    limit_unwinding(number)
     raise KeyboardInterrupt if number == signal.SIGINT else Signaled(number)
 
 
@@ -216,6 +230,7 @@ def prepare_stoppable(stop: Event, prepare: Callable[..., None], *arguments: Any
     """
     global _stop
     _stop = stop
+    _end_workers_at_exit()  # a process that was started forgets what it has imported to be done
     for number in set(StopRequest.SIGNALS) - {signal.SIGINT}:
         signal.signal(number, signal.SIG_IGN)
     prepare(*arguments)

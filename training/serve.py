@@ -8,21 +8,24 @@ was taken is answered.
 
 import asyncio
 import sys
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from tempfile import SpooledTemporaryFile
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from foundation.command_line import Command
-from foundation.interruption import raised_signals
+from foundation.interruption import limit_unwinding, raised_signals
 from foundation.settings import Settings
-from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
+from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ Answer = TypeVar("Answer")
 
 BYTES_IN_MEMORY = 2**20
 """Of a body that arrives; what is longer lies on disk until it is decoded. Our choice: most photographs for the web."""
+BYTES_OF_PIECE = 2**18
+"""Of an answer that is sent. Our choice: some of what a connection holds by itself."""
 END_SECONDS = 5
 """How long what was taken may take after a signal. Our choice: half of the time in which every command ends."""
 
@@ -81,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(settings: ServeSettings) -> None:
     import uvicorn
 
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half as many pixels as are refused
     config = uvicorn.Config(
         build_app(settings),
         settings.host,
@@ -89,8 +95,16 @@ def _serve(settings: ServeSettings) -> None:
         limit_concurrency=2 * settings.max_waiting + 16,  # connections: there is room for /health, and for idle ones
         timeout_graceful_shutdown=END_SECONDS,
     )
-    with raised_signals():  # uvicorn ends in order, then raises the signal again
-        uvicorn.Server(config).run()
+
+    class Server(uvicorn.Server):
+        """Ends in order, then raises the signal again."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            limit_unwinding(sig)
+            super().handle_exit(sig, frame)
+
+    with raised_signals():
+        Server(config).run()
 
 
 class Limits:
@@ -153,14 +167,19 @@ class Batcher:
 
     def __init__(self, run: Callable[[list], list], max_batch: int, max_wait: float) -> None:
         self.run, self.max_batch, self.max_wait = run, max_batch, max_wait
-        self.waiting: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue()
+        self.waiting: asyncio.Queue[asyncio.Future] = asyncio.Queue()
+        self.items: dict[asyncio.Future, Any] = {}
         self.sizes: Counter[int] = Counter()
 
     async def answer(self, item: Any) -> Any:
         """Return what `run` gives for an item."""
         future = asyncio.get_running_loop().create_future()
-        self.waiting.put_nowait((item, future))
-        return await future
+        self.items[future] = item
+        self.waiting.put_nowait(future)
+        try:
+            return await future
+        finally:
+            del self.items[future]  # also of a client that left: it is neither kept nor computed
 
     async def work(self) -> None:
         """Run batches until cancelled."""
@@ -170,10 +189,10 @@ class Batcher:
                 await asyncio.sleep(self.max_wait)
             while len(batch) < self.max_batch and not self.waiting.empty():
                 batch.append(self.waiting.get_nowait())
-            batch = [(item, future) for item, future in batch if not future.done()]  # whose client is still there
+            batch = [future for future in batch if future in self.items]
             if batch:
                 self.sizes[len(batch)] += 1
-                await self._run([item for item, _ in batch], [future for _, future in batch])
+                await self._run([self.items[future] for future in batch], batch)
 
     async def _run(self, items: list, futures: list[asyncio.Future]) -> None:
         try:
@@ -209,25 +228,30 @@ async def while_connected(request: "Request", work: Awaitable[Answer]) -> Answer
         leaving.cancel()
 
 
+async def in_pieces(answer: bytes) -> AsyncIterator[bytes]:
+    """Yield an answer bit by bit: of one whose client stops reading it only a piece is kept."""
+    for start in range(0, len(answer), BYTES_OF_PIECE):
+        yield answer[start : start + BYTES_OF_PIECE]
+
+
 def read_image(body: SpooledTemporaryFile, max_pixels: int) -> Any:
-    """Return the picture; its size is read before its pixels are."""
+    """Return the picture, which Pillow refuses to decode where it is too large."""
     from fastapi import HTTPException
 
-    with body:
-        body.seek(0)
-        encoded = EncodedImage("the body", body.read())
+    body.seek(0)
+    encoded = EncodedImage("the body", body.read())
     try:
-        height, width = image_size(encoded)
-        if height * width > max_pixels:
-            raise HTTPException(413, f"An image may have {max_pixels} pixels, got {width} x {height}.")
         return decode_rgb(encoded, smallest_px=1)
     except UnusableImageError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise HTTPException(413, f"An image may have {max_pixels} pixels.") from error
         raise HTTPException(400, f"The body must be an image, such as JPEG or PNG: {error}.") from error
 
 
 def build_app(settings: ServeSettings) -> Limits:
     """Open the model and return the application."""
     from fastapi import FastAPI, Request, Response
+    from fastapi.responses import StreamingResponse
     from safetensors.torch import save
     from starlette.requests import ClientDisconnect
 
@@ -257,14 +281,18 @@ def build_app(settings: ServeSettings) -> Limits:
     decoders = ThreadPoolExecutor(settings.num_decoders, "decoder")
 
     async def answer(body: SpooledTemporaryFile, dense: bool) -> list[float] | bytes:
-        image = await asyncio.get_running_loop().run_in_executor(decoders, prepare, body)
+        with body:  # of a client that leaves it is not kept
+            image = await asyncio.get_running_loop().run_in_executor(decoders, prepare, body)
         return await batcher.answer((image, dense))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Pillow refuses twice as many, also where a file hides the size of what is in it.
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, (settings.max_pixels + 1) // 2
         worker = asyncio.create_task(batcher.work())
         yield  # until all that was taken is answered
         worker.cancel()
+        Image.MAX_IMAGE_PIXELS = before
 
     app = FastAPI(title="RADIO features", lifespan=lifespan)
 
@@ -272,7 +300,8 @@ def build_app(settings: ServeSettings) -> Limits:
     async def features(request: Request, dense: bool = False) -> Response | dict[str, Any]:
         answered = await while_connected(request, answer(await read_body(request, settings.max_bytes), dense))
         if isinstance(answered, bytes):
-            return Response(answered, media_type="application/octet-stream")
+            length = {"Content-Length": str(len(answered))}
+            return StreamingResponse(in_pieces(answered), headers=length, media_type="application/octet-stream")
         return {"summary": answered}
 
     @app.get("/health")

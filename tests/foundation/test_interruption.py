@@ -34,19 +34,27 @@ def _handlers():
 
 
 @pytest.mark.parametrize("number", StopRequest.SIGNALS)
-def test_the_first_signal_only_asks(number):
-    with StopRequest() as stop:
+def test_the_first_signal_only_asks_and_comes_again_where_none_answers(number):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process starts with it ignored
+    with pytest.raises(KeyboardInterrupt) as raised, raised_signals(), StopRequest() as stop:
         assert not stop.is_set
         os.kill(os.getpid(), number)
         assert stop.is_set
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.interrupted("").number == number
+    assert number == (raised.value.number if isinstance(raised.value, Signaled) else signal.SIGINT)
+
+
+def test_an_answered_signal_does_not_come_again():
+    with pytest.raises(Interrupted), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise stop.interrupted("saved")
 
 
 @pytest.mark.parametrize("first", StopRequest.SIGNALS)
 def test_the_second_ctrl_c_interrupts_at_once(first):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process starts with it ignored
-    with StopRequest() as stop:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), raised_signals(), StopRequest() as stop:
         os.kill(os.getpid(), first)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -55,7 +63,7 @@ def test_the_second_ctrl_c_interrupts_at_once(first):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_what_batch_system_and_launcher_both_send_is_one_request(number):
-    with StopRequest() as stop:
+    with pytest.raises(Signaled), raised_signals(), StopRequest() as stop:
         for _ in range(3):
             os.kill(os.getpid(), number)
         assert stop.is_set
@@ -152,6 +160,19 @@ sys.exit(5)
 def test_workers_that_ignore_signals_end_with_their_parent():
     done = subprocess.run([sys.executable, "-c", WORKERS], timeout=60, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (5, "")
+
+
+def test_a_process_of_a_pool_ends_with_its_workers(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    arguments = (context.Event(), side_by_side.prepare, "", [], tmp_path, "")
+    pool = ProcessPoolExecutor(1, context, prepare_stoppable, arguments)
+    pool.submit(run_stoppable, side_by_side.keep_workers).result(timeout=60)
+    (process,) = multiprocessing.active_children()
+    pool.shutdown(wait=False)
+    process.join(30)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0
 
 
 def test_data_workers_live_on():

@@ -210,7 +210,7 @@ def _run_side_by_side(
         (stop, _prepare, opened.source, opened.study.seeds, output, multiprocessing.get_start_method()),
     )
     left = iter(missing)
-    with pool, StopRequest() as request:
+    with StopRequest() as request, pool:
         # No run waits in the pool: after a stop none must begin.
         running = {pool.submit(run_stoppable, _run, *run) for run in itertools.islice(left, num_jobs)}
         try:

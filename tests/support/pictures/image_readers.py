@@ -54,9 +54,9 @@ def distilled(content):
 
 def served(content):
     """What the server decodes of the body of a request."""
-    body = SpooledTemporaryFile()  # noqa: SIM115 - the reader closes it
-    body.write(content)
-    return read_image(body, 2**20)
+    with SpooledTemporaryFile() as body:
+        body.write(content)
+        return read_image(body, 2**20)
 
 
 def table(content):
