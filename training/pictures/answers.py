@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,14 +207,14 @@ def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> 
     path = Path(path)
     try:
         with open_picture(path) as picture:
-            if math.prod(picture.size) <= MAX_PIXELS:
+            width, height = picture.size
+            if is_small := width * height <= MAX_PIXELS:
                 load_upright(picture)
     except UNREADABLE as error:
         raise ValueError(
             f"`image` must be a picture in a format such as JPEG, PNG or WebP, got {path.name!r}, which cannot be read."
         ) from error
-    width, height = picture.size  # of some icons told by what has been decoded
-    if width * height > MAX_PIXELS:
+    if not is_small:
         raise ValueError(
             f"`image` must have at most {MAX_PIXELS // 1_000_000} megapixels, got {width} x {height}. Make it "
             "smaller first: the model sees a smaller one anyway."
