@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import phases
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 SECONDS = 10.0
 """In which a command ends: the issue's."""
 START_SECONDS = 120.0
+SAID = "said.txt"
+"""What a command said, in its folder."""
 NUM_SIGNALS = int(os.environ.get("RADIO_SIGNALS", "2"))
 """Of each command at random moments."""
 
@@ -46,17 +48,17 @@ USUAL = {("caching", signal.SIGINT), ("caching", signal.SIGTERM), ("training", s
 """What every suite checks; the others only the tour, since each takes a process of its own."""
 
 
-def start(words: Sequence[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
+def start(words: Sequence[str], folder: Path, **variables: str) -> subprocess.Popen[bytes]:
     """Start Python in a session of its own, so that the processes that it starts can be found."""
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=folder,
-        env={**environment(), **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    with (folder / SAID).open("wb") as said:
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=folder,
+            env={**environment(), **variables},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def living(session: int) -> list[str]:
@@ -81,18 +83,21 @@ def wait_for(condition: Callable[[], object], seconds: float, message: str) -> N
         time.sleep(0.05)
 
 
-def end(process: subprocess.Popen[str], number: int) -> tuple[int, str]:
-    """Send a signal to a process alone; return its status as shells count it, and what it said."""
+def end(process: subprocess.Popen[bytes], number: int) -> int:
+    """Send a signal to a process alone; return its status as shells count it."""
     process.send_signal(number)
     sent = time.monotonic()
     try:
-        said, _ = process.communicate(timeout=SECONDS)
-        wait_for(lambda: not living(process.pid), sent + SECONDS - time.monotonic(), "its workers go on")
+        process.wait(SECONDS)
+        ended = time.monotonic() - sent
+        wait_for(lambda: not living(process.pid), SECONDS - ended, "its workers go on")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    status = process.returncode
-    return (status if status >= 0 else 128 - status), said
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    workers = time.monotonic() - sent
+    logger.warning("%s: status %d, %.1f s, workers %.1f s", signal.Signals(number).name, status, ended, workers)
+    return status
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
@@ -109,12 +114,12 @@ def test_each_phase_ends_by_each_signal(phase: str, number: int, recipe_file: st
     process = start(words, tmp_path, RADIO_CACHE=str(tmp_path / "packages"))
 
     def has_begun() -> bool:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, (tmp_path / SAID).read_text()
         return (tmp_path / "begun").exists()
 
     wait_for(has_begun, START_SECONDS, "it does not begin")
     time.sleep(0.2)
-    status, said = end(process, number)
+    status, said = end(process, number), (tmp_path / SAID).read_text()
     assert status == 128 + number, said
     assert "Traceback" not in said
     assert ("saved in 'run/checkpoints'" in said) == (phase == "training")
@@ -123,42 +128,36 @@ def test_each_phase_ends_by_each_signal(phase: str, number: int, recipe_file: st
 def finish(words: Sequence[str], folder: Path) -> float:
     """Run a command to its end; return the seconds that it took."""
     began = time.monotonic()
-    process = start(words, folder)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    assert start(words, folder).wait() == 0, (folder / SAID).read_text()
     return time.monotonic() - began
 
 
-def signal_and_resume(words: Sequence[str], folder: Path, seed: int) -> tuple[Path, Path]:
-    """Run a command alone, and another one that gets signals at random moments of its sessions until they are enough.
+def signal_and_resume(words: Sequence[str], folder: Path, seed: int) -> Iterator[tuple[Path, Path]]:
+    """Run a command alone, and again with signals at random moments: a run that is over makes room for another one.
 
-    Returns:
-        Both folders, the second in its last state.
+    Yields:
+        The folder of the undisturbed run, and of one that got signals and ended.
     """
     draw, whole = random.Random(seed), folder / "whole"
     whole.mkdir()
     longest = finish(words, whole)
-    num_stopped, number_of_run = 0, 0
-    stopped = folder / "stopped-0"
-    stopped.mkdir()
-    for each in range(NUM_SIGNALS):
+    stopped, num_stopped, num_runs = folder / "stopped", 0, 0
+    while num_stopped < NUM_SIGNALS:
+        stopped.mkdir(exist_ok=True)
         process = start(words, stopped)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(draw.uniform(0, 1.1 * longest))
-        except subprocess.TimeoutExpired:
-            number = draw.choice(StopRequest.SIGNALS)
-            status, said = end(process, number)
-            assert status in (128 + number, 0), said
-            num_stopped += status != 0
-        else:  # it was done: another one begins
-            assert process.returncode == 0, process.communicate()[0]
-            if each < NUM_SIGNALS - 1:
-                number_of_run += 1
-                stopped = folder / f"stopped-{number_of_run}"
-                stopped.mkdir()
+        number = draw.choice(StopRequest.SIGNALS)
+        status = end(process, number)
+        assert status in (128 + number, 0), (stopped / SAID).read_text()
+        num_stopped += status != 0
+        if status == 0:
+            num_runs += 1
+            yield whole, stopped
+            stopped = stopped.rename(folder / f"ended-{num_runs}").with_name("stopped")
+    stopped.mkdir(exist_ok=True)
     finish(words, stopped)
-    logger.warning("%d of %d signals came before the end", num_stopped, NUM_SIGNALS)
-    return whole, stopped
+    yield whole, stopped
 
 
 def digests(folder: Path, left_out: Sequence[str]) -> dict[str, str]:
@@ -171,27 +170,26 @@ def digests(folder: Path, left_out: Sequence[str]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0])
-def test_extract_at_random_moments(seed: int, model: Path, pictures: Path, tmp_path: Path) -> None:
+def test_extract_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
     words = ["-m", "training.extract", str(model), "--data", str(pictures), "--output", "out", "--dense", "--pca", "4"]
     words += ["--shard-images", "2", "--batch-size", "2"]
-    whole, stopped = signal_and_resume(words, tmp_path, seed)
-    assert digests(stopped / "out", ("made.json", "README")) == digests(whole / "out", ("made.json", "README"))
+    for whole, stopped in signal_and_resume(words, tmp_path, 0):
+        assert digests(stopped / "out", ("made.json", "README")) == digests(whole / "out", ("made.json", "README"))
 
 
 @pytest.mark.slow
 def test_evaluate_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
     words = ["-m", "training.evaluate", str(model), "--data", str(pictures), "--tasks", "knn", "--output", "out.json"]
-    whole, stopped = signal_and_resume(words, tmp_path, 1)
-    assert digests(stopped / "runs", ()) == digests(whole / "runs", ())
+    for whole, stopped in signal_and_resume(words, tmp_path, 1):
+        assert digests(stopped / "runs", ()) == digests(whole / "runs", ())
 
 
 @pytest.mark.slow
 def test_finetune_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
     words = ["-m", "training.finetune", str(model), "--task", "classification", "--data", str(pictures)]
     words += ["--output", "out", "--steps", "20", "--evaluate-every", "5", "--batch-size", "2"]
-    whole, stopped = signal_and_resume(words, tmp_path, 2)
-    assert_same_tensors(*(load_file(each / "out/final/model.safetensors") for each in (whole, stopped)))
+    for whole, stopped in signal_and_resume(words, tmp_path, 2):
+        assert_same_tensors(*(load_file(each / "out/final/model.safetensors") for each in (whole, stopped)))
 
 
 @pytest.mark.slow
@@ -202,13 +200,12 @@ def test_a_server_at_random_moments(model: Path, tmp_path: Path) -> None:
         process = start(["-m", "training.serve", str(model), "--port", "0"], tmp_path)
         time.sleep(draw.uniform(0, 15))
         number = draw.choice(StopRequest.SIGNALS)
-        status, said = end(process, number)
-        assert status == 128 + number, said
+        assert end(process, number) == 128 + number, (tmp_path / SAID).read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.packages
 def test_a_small_demo_at_random_moments(tmp_path: Path) -> None:
     words = ["-m", "training.demo", "--steps", "60", "data.num_images=512"]
-    whole, stopped = signal_and_resume(words, tmp_path, 4)
-    assert_same_tensors(*(load_file(each / "runs/demo/final/model.safetensors") for each in (whole, stopped)))
+    for whole, stopped in signal_and_resume(words, tmp_path, 4):
+        assert_same_tensors(*(load_file(each / "runs/demo/final/model.safetensors") for each in (whole, stopped)))
