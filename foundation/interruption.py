@@ -145,12 +145,8 @@ def _kill_workers() -> None:
             process.kill()
 
 
-def _end_workers_at_exit() -> None:
-    """Kill data workers first: multiprocessing sends them a SIGTERM and waits, for ever for those that ignore it."""
-    Finalize(None, _kill_workers, exitpriority=0)
-
-
-_end_workers_at_exit()
+# At its exit multiprocessing sends daemons a SIGTERM and waits for them: for ever, for those that ignore it.
+Finalize(None, _kill_workers, exitpriority=0)
 
 
 UNWINDING_SECONDS = 8.0
@@ -230,7 +226,6 @@ def prepare_stoppable(stop: Event, prepare: Callable[..., None], *arguments: Any
     """
     global _stop
     _stop = stop
-    _end_workers_at_exit()  # a process that was started forgets what it has imported to be done
     for number in set(StopRequest.SIGNALS) - {signal.SIGINT}:
         signal.signal(number, signal.SIG_IGN)
     prepare(*arguments)

@@ -174,19 +174,6 @@ def test_workers_that_ignore_signals_end_with_their_parent():
     assert (done.returncode, done.stderr) == (5, "")
 
 
-def test_a_process_of_a_pool_ends_with_its_workers(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    arguments = (context.Event(), side_by_side.prepare, "", [], tmp_path, "")
-    pool = ProcessPoolExecutor(1, context, prepare_stoppable, arguments)
-    pool.submit(run_stoppable, side_by_side.keep_workers).result(timeout=60)
-    (process,) = multiprocessing.active_children()
-    pool.shutdown(wait=False)
-    process.join(30)
-    ended = process.exitcode
-    process.kill()
-    assert ended == 0
-
-
 def test_data_workers_live_on():
     ignore_stop_signals()
     for number in StopRequest.SIGNALS:

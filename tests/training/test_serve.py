@@ -171,8 +171,8 @@ def test_memory_has_a_bound(model):
     with serve(model, *options) as server:
         post(server, png(64, 64))
         bound = peak_mb(server) + 2 * 16 * megapixels + waiting
-        replies, _ = load_server(server.url, [png(3000, 3000)] * 32, 32)
-        assert [reply.status for reply in replies] == [200] * 32
+        replies, _ = load_server(server.url, [png(3000, 3000)] * 16, 16)
+        assert [reply.status for reply in replies] == [200] * 16
         stalled = [begin(server, b"x" * 2**23, 2**24) for _ in range(40)]
         assert post(server, png(64, 64)).status_code == 200
         assert peak_mb(server) < bound

@@ -6,11 +6,9 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 
 _place = Path()
-_kept: list[Any] = []
 
 
 def prepare(source: str, seeds: list[int], output: Path, start_method: str) -> None:
@@ -38,17 +36,6 @@ def linger(name: str) -> str:
     (_place / f"{name}-started").write_text("")
     time.sleep(60)
     return name
-
-
-def keep_workers() -> None:
-    """Start a data worker that ignores signals, and keep it until this process ends."""
-    from torch.utils.data import DataLoader
-
-    from foundation.interruption import ignore_stop_signals
-
-    loader = DataLoader(range(2), num_workers=1, worker_init_fn=ignore_stop_signals, multiprocessing_context="fork")
-    _kept.append(iter(loader))
-    next(_kept[0])
 
 
 def stop(number: int, frame: FrameType | None) -> None:
