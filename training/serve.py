@@ -38,8 +38,8 @@ BYTES_IN_MEMORY = 2**20
 """Of a body that arrives; what is longer lies on disk until it is decoded. Our choice: most photographs for the web."""
 BYTES_OF_PIECE = 2**18
 """Of an answer that is sent. Our choice: some of what a connection holds by itself."""
-END_SECONDS = 5
-"""How long what was taken may take after a signal. Our choice: half of the time in which every command ends."""
+END_SECONDS = 3
+"""How long what was taken may take after a signal. Our choice: a third of the time in which every command ends."""
 
 
 class ServeSettings(Settings):
