@@ -259,7 +259,8 @@ def _run(settings: FromNvidiaSettings) -> None:
     if settings.nvidia_outputs:
         model.config.return_dict, model.config.adaptor_names = False, []
     comparisons: list[Comparison] = []
-    write_folder(settings.output, partial(_save_and_verify, model, tokenizer, settings, comparisons))
+    save_all = partial(_save_and_verify, model, tokenizer, settings, comparisons)
+    write_folder(settings.output, save_all, overwrite=settings.overwrite)
     names = ", ".join(adaptor.name for adaptor in model.config.adaptor_configs) or "none"
     label, num_parameters = model.config.version or "RADIO", model.num_parameters()
     print(f"{settings.output}: {label}, {num_parameters:,} parameters, adaptors: {names}")

@@ -107,6 +107,7 @@ def _run(settings: WebSettings) -> None:
     write_folder(
         settings.site,
         lambda folder: build_site(folder, model, texts, plan, runtime, samples, settings.precision, title),
+        overwrite=settings.overwrite,
     )
     print(f"\nWrote {settings.site}. To look at it: cd {settings.site} && python -m http.server, http://localhost:8000")
 

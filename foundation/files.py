@@ -104,10 +104,15 @@ def _check_replaceable(path: Path, kind: FolderKind, name: str) -> None:
         )
 
 
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
+def write_file(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
     """Let `write` make a temporary file beside `path`, then move it into place; nothing is left behind if it raises.
 
     It is on the disk before it has its name, so that not even a power cut leaves half of it there.
+
+    Args:
+        path: File to be written.
+        write: Makes it, given its temporary name.
+        overwrite: Whether to replace what is there by then.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -115,6 +120,8 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     with one_line_errors(path), scratch_folder(path.parent, _scratch_prefix(path)) as scratch:
         restore_previous(path)
         write(scratch / path.name)
+        if path.exists() and not overwrite:
+            raise FileExistsError(errno.EEXIST, "another process has made it meanwhile", str(path))
         move_into_place(scratch / path.name, path)
 
 
@@ -123,8 +130,13 @@ def write_text(path: Path, text: str) -> None:
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+def write_folder(path: Path, write: Callable[[Path], object], *, overwrite: bool = True) -> None:
     """Let `write` fill a temporary folder beside `path`, then move it into place, instead of an older one there.
+
+    Args:
+        path: Folder to be written.
+        write: Fills it, given its temporary name.
+        overwrite: Whether to replace what is there by then.
 
     Raises:
         WriteError: If writing fails, for example on a full disk.
@@ -134,7 +146,7 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
         folder.mkdir()
         write(folder)
 
-    write_file(path, make)
+    write_file(path, make, overwrite=overwrite)
 
 
 def write_beside(path: Path, write: Callable[[Path], object]) -> None:

@@ -53,10 +53,10 @@ def check_count(num_processes: int) -> None:
         num_processes: As Accelerate counts them.
 
     Raises:
-        ValueError: If the launcher started another number.
+        ValueError: If the launcher started more.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != num_processes:
+    if started > num_processes:
         raise ValueError(
             f"`WORLD_SIZE` of the launcher is {started}, and Accelerate counts {num_processes}: on a machine without "
             "GPUs set ACCELERATE_USE_CPU=true."

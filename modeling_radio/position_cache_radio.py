@@ -65,7 +65,8 @@ def _state(table: Tensor) -> tuple[int | float, ...]:
     """Return what changes when the table does.
 
     The version counter misses writes through `.data`, which many moving-average loops use, and tensors from
-    `torch.inference_mode` have none: a sum of a thousandth of the table catches those.
+    `torch.inference_mode` have none: a sum of a thousandth of the table catches those. A write through `.data` to other
+    numbers alone stays unseen: write to the parameter itself under `torch.no_grad` then.
     """
     probe = table.detach().flatten()[:: max(table.numel() // 1024, 1)].double().sum().item()
     return table.data_ptr(), 0 if table.is_inference() else table._version, probe

@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(settings: Sam3Settings) -> None:
     check_output(settings.output, overwrite=settings.overwrite, inputs=[settings.checkpoint], kind=EXPORT)
     model = open_sam3(settings.checkpoint)
-    write_folder(settings.output, partial(_write_parts, model, settings.tolerance))
+    write_folder(settings.output, partial(_write_parts, model, settings.tolerance), overwrite=settings.overwrite)
     side = _image_side(model)
     print(f"{settings.output}: images of {side} x {side} px, any batch; the detector takes pairs of image and text")
 

@@ -250,6 +250,19 @@ def test_an_output_that_exists_needs_overwrite(tmp_path):
         check_output(tmp_path, overwrite=False)
 
 
+def test_what_another_process_made_meanwhile_is_not_replaced(tmp_path):
+    path = tmp_path / "out"
+
+    def write_while_another_does(folder):
+        write_folder(path, lambda other: (other / "first").touch(), overwrite=False)
+        (folder / "second").touch()
+
+    with pytest.raises(WriteError, match=r"'.*out': another process has made it meanwhile"):
+        write_folder(path, write_while_another_does, overwrite=False)
+    assert names(path) == ["first"]
+    assert names(tmp_path) == ["out"]
+
+
 @pytest.mark.parametrize("write", [write_file, write_beside])
 def test_what_a_killed_process_left_is_removed_and_what_one_at_work_holds_is_kept(write, tmp_path):
     path = tmp_path / "out[1].bin"

@@ -8,7 +8,9 @@ from small_recipes import small_recipe
 from tiny_upsampling import GRID, SIDE, Blocks, tiny_answers, tiny_trainer
 from torch.nn import functional as F
 
+from foundation.checked_tensors import DamagedFileError
 from foundation.interruption import TrainingDivergedError
+from foundation.output_lock import RUN_FILE
 from foundation.settings import SettingsError
 from training import upsampling
 from training.recipe import Recipe, RecipeError
@@ -16,6 +18,7 @@ from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig
 from training.teachers.run_modes.tile_upsampling import cut_tiles
 from training.upsampling import (
     METHODS,
+    STATE_FILE,
     WHOLE,
     Answers,
     UpsamplerSettings,
@@ -173,7 +176,7 @@ def test_a_run_that_was_stopped_ends_the_same(tmp_path):
     first.fit_statistics()
     for _ in range(6):
         first.train_step()
-    first.save(tmp_path / "first" / "training.pt")
+    first.save(tmp_path / "first" / STATE_FILE)
     second = tiny_trainer(tmp_path / "first", num_steps=10)
     assert len(second.run(tmp_path / "first")) == 4
     for name, value in whole.state_dict().items():
@@ -184,7 +187,7 @@ def test_state_of_other_settings_is_refused(tmp_path):
     tiny_trainer(tmp_path, num_steps=2).run(tmp_path)
     other = tiny_trainer(tmp_path, num_steps=2, learning_rate=1e-3)
     with pytest.raises(
-        ValueError, match=r"training.pt' is of a run with other settings \(learning_rate: 0.01 -> 0.001\)"
+        ValueError, match=r"training.safetensors' is of a run with other settings \(learning_rate: 0.01 -> 0.001\)"
     ):
         other.run(tmp_path)
     assert tiny_trainer(tmp_path, num_steps=2, save_every=7, memory_gb=1).run(tmp_path) == []
@@ -308,17 +311,32 @@ def test_a_run_that_was_stopped_while_it_was_measured_goes_on(stopped, monkeypat
     again = stopped.replace(recipe="the_same", changes=["data.seed=0"])  # said in other words
     assert "error of views" in upsampling.train_upsampler(again, _recipe())
     assert weights.read_bytes() == trained
-    names = ["features.png", "measurements.json", "upsampler"]
+    names = ["features.png", "measurements.json", RUN_FILE, "upsampler"]
     assert sorted(path.name for path in Path(stopped.output).iterdir()) == names
     with pytest.raises(ValueError, match="exists already"):
         upsampling.train_upsampler(stopped, _recipe())
 
 
 def test_a_run_that_was_stopped_does_not_go_on_with_another_recipe(stopped, monkeypatch):
-    with pytest.raises(ValueError, match=r"training.pt' is of a run with other settings \(data.seed: 0 -> 1\)\. Go on"):
+    with pytest.raises(
+        ValueError, match=r"training.safetensors' is of a run with other settings \(data.seed: 0 -> 1\)\. Go on"
+    ):
         upsampling.train_upsampler(stopped, _recipe({"seed": 1}))
     with pytest.raises(ValueError, match=r"\(teacher.precision: float32 -> bfloat16\)"):
         upsampling.train_upsampler(stopped, _recipe(precision="bfloat16"))
     monkeypatch.setattr(Blocks, "fingerprint", lambda images: "others")
     with pytest.raises(ValueError, match=r"\(images: blocks -> others\)"):
         upsampling.train_upsampler(stopped, _recipe({"num_workers": 5}))
+
+
+def test_a_damaged_state_is_refused_by_name(tmp_path):
+    trainer = tiny_trainer(tmp_path, num_steps=2)
+    trainer.run(tmp_path)
+    path = tmp_path / STATE_FILE
+    whole = path.read_bytes()
+    flipped = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+    for content in (flipped, whole[:-100], b""):
+        path.write_bytes(content)
+        with pytest.raises(DamagedFileError) as error:
+            tiny_trainer(tmp_path, num_steps=2).run(tmp_path)
+        assert error.value.path == path

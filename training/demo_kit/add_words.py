@@ -109,7 +109,7 @@ def _add_words(settings: AddWordsSettings, command: str) -> None:
         results = Results([], sources, [], describe_run(command, clock))
         write_card(folder, results, name=f"radio-{recipe.name}-words")
 
-    write_folder(settings.output, write)
+    write_folder(settings.output, write, overwrite=settings.overwrite)
     print(
         f"Wrote {settings.output}: it opens in the pipeline zero-shot-image-classification. Measure it by python -m "
         f"training.evaluate {settings.output.as_posix()} --tasks zero_shot,open_vocabulary --dense-source features "

@@ -33,7 +33,7 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     """Return the accelerator that the launcher's environment and the recipe describe.
 
     Raises:
-        ValueError: If the environment asks for FSDP of version 1, or for other processes than Accelerate counts.
+        ValueError: If the environment asks for FSDP of version 1, or its processes do not know each other.
     """
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,

@@ -272,7 +272,7 @@ class Distiller:
         for _, example in self.source.examples(lambda: self.plan.steps(0, num_steps)):
             finite = {name: target for name, target in example.targets.items() if target.is_finite()}
             for name in example.targets.keys() - finite.keys():
-                print(f"A batch of calibration is left out: {name!r} is not finite in it.", flush=True)
+                print(f"Calibration leaves out a batch of teacher {name!r}: its answer is not finite.", flush=True)
             self.statistics.update(finite)
         self.statistics.end_step()
         self.statistics.refit()

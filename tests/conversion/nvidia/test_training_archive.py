@@ -5,6 +5,7 @@ import multiprocessing
 import random
 import re
 import resource
+import shutil
 import stat
 import struct
 import time
@@ -258,3 +259,17 @@ def test_only_our_own_errors_come_of_damaged_bytes(reference, tmp_path):
         except ValueError:
             refused += 1
     assert refused > 30
+
+
+def test_one_bit_of_a_weight_is_noticed(reference, tmp_path):
+    """`torch.load` compares none of the checksums that the archive has."""
+    path = tmp_path / "flipped.pth.tar"
+    shutil.copy(reference / "c_radio_v4_tiny" / "checkpoint.pth.tar", path)
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        content = archive.read(largest)
+    whole = path.read_bytes()
+    place = whole.index(content) + len(content) // 2
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(ValueError, match=rf"flipped\.pth\.tar' is damaged: '{largest.filename}'"):
+        open_archive(path)

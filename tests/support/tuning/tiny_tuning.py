@@ -9,7 +9,10 @@ from PIL import Image
 from transformers import TrainerCallback
 from tuning_fixtures import HEIGHT, WIDTH
 
+from foundation.output_lock import sole_run
+from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.data.sources import LabeledImages, load_images
+from training.finetuning.run import NAME, FinetuningRun
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -110,9 +113,14 @@ def save_shards(folder: Path, num_shards: int = 4, images_each: int = 3, label=l
     return folder
 
 
-class StopAfter(TrainerCallback):
-    """Ends a run after the checkpoint of a step."""
+def stop_after(run: FinetuningRun, step: int) -> None:
+    """Train on to the checkpoint of a step, and leave the folder as a kill does then."""
+    run.trainer.add_callback(_StopAfter(step))
+    with sole_run(run.settings.output, NAME):
+        run.trainer.train(resume_from_checkpoint=last_checkpoint(run.settings.output))
 
+
+class _StopAfter(TrainerCallback):
     def __init__(self, step: int):
         self.step = step
 

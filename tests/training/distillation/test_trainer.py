@@ -367,14 +367,35 @@ def test_warmup_of_the_trunk_is_that_of_the_schedule_by_default(recipe_file: str
 
 
 class FailingTeacher(TinyTeacher):
-    """Gives NaN after the third batch, or another."""
+    """Gives NaN before a batch, and after one."""
 
-    num_batches, last_good = 0, 3
+    num_batches, first_good, last_good = 0, 1, 3
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         self.num_batches += 1
+        is_good = self.first_good <= self.num_batches <= self.last_good
         output = super().encode(pixel_values)
-        return output._replace(features=output.features * (float("nan") if self.num_batches > self.last_good else 1))
+        return output._replace(features=output.features * (1 if is_good else float("nan")))
+
+
+@pytest.mark.parametrize(("first_good", "is_enough"), [(2, True), (3, False)])
+def test_a_batch_of_calibration_that_is_not_finite_is_left_out(
+    first_good: int,
+    is_enough: bool,
+    recipe_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(training.teachers.registry.TEACHER_KINDS, "failing", FailingTeacher)
+    monkeypatch.setattr(FailingTeacher, "first_good", first_good)
+    monkeypatch.setattr(FailingTeacher, "last_good", 99)
+    settings = ["teachers.segmenter.kind=failing", "standardization.calibration_steps=2", "schedule.num_steps=1"]
+    if is_enough:
+        assert distil(recipe_file, "run", *settings) is not None
+    else:
+        with pytest.raises(RecipeError, match="teacher 'segmenter'"):
+            distil(recipe_file, "run", *settings)
+    assert capsys.readouterr().out.count("leaves out a batch of teacher 'segmenter'") == first_good - 1
 
 
 def test_non_finite_steps_are_skipped_then_the_run_gives_up(

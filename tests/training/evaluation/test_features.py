@@ -8,6 +8,7 @@ import torch
 from killing import run_until
 from safetensors.torch import load_file
 
+from foundation.checked_tensors import DamagedFileError
 from training.evaluation.data.base import Stacked
 from training.evaluation.features import CHUNK, FeatureStore, StoredFeatures, Wanted, encode_each
 from training.evaluation.models.base import Encoding
@@ -78,6 +79,18 @@ def test_what_is_kept_stays_when_more_is_wanted(tiny_model, images, tmp_path):
     assert both.summary("teacher_a").shape == (NUM_IMAGES, 6)
     assert both.summary("teacher_b") is None
     assert both.map(4, "teacher_b").shape == (10, 2, 2)
+
+
+def test_a_chunk_with_another_number_is_refused(images, tmp_path):
+    FeatureStore(tmp_path).extract(RawPixels(8, 16), images, "x", DENSE)
+    (path,) = tmp_path.glob("*/000000064.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    stored = FeatureStore(tmp_path).extract(RawPixels(8, 16), images, "x", DENSE)
+    with pytest.raises(DamagedFileError) as error:
+        [stored.summary(), stored.mean_features(), stored.maps()]
+    assert error.value.path == path
 
 
 def test_two_kills_change_nothing(images, tmp_path):

@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 import time
 
 import numpy as np
@@ -9,12 +10,16 @@ from datasets import load_dataset
 from killing import run_until
 from two_forks import run_two_forks
 
+from foundation.checked_tensors import DamagedFileError
+from foundation.output_lock import LOCK, sole_run
 from modeling_radio import RadioModel
 from training.evaluation.features import Wanted, encode_each
 from training.evaluation.models.radio import open_radio
+from training.extract import main
 from training.extraction import run
 from training.extraction.columns import restored
 from training.extraction.manifest import MANIFEST
+from training.extraction.shards import SUMS
 
 
 NUM_IMAGES = 23
@@ -220,3 +225,46 @@ def test_a_file_that_was_cut_is_found(extract, tmp_path):
     shutil.copy(second, first)
     with pytest.raises(ValueError, match=r"train-00003-of-00005\.parquet must have 5 rows, got 3"):
         extract()
+
+
+def test_a_file_that_is_not_what_was_written_is_refused(extract, tmp_path):
+    extract()
+    extract(output=tmp_path / "undisturbed")
+    path = tmp_path / "out" / "data" / "train-00001-of-00005.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train-00001-of-00005\.parquet' .*SHA256SUMS.* Remove it"):
+        extract()
+    path.unlink()
+    assert extract().num_new == 5
+    assert same_files(tmp_path / "out", tmp_path / "undisturbed")
+
+
+def test_checksums_are_those_of_sha256sum(extract, tmp_path):
+    extract()
+    found = subprocess.run(["sha256sum", "--check", SUMS], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert (found.returncode, found.stdout.count(": OK")) == (0, 5)
+    assert [path.name for path in (tmp_path / "out").glob(f"{SUMS}*")] == [SUMS]
+
+
+def test_damaged_principal_components_are_refused(extract, tmp_path):
+    extract(dense=True, pca=4)
+    path = tmp_path / "out" / "pca.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"pca\.safetensors"):
+        extract(dense=True, pca=4)
+
+
+def test_one_extraction_at_a_time(settings, tmp_path, capsys):
+    """Another checkpoint's would begin the folder anew, and both write into it."""
+    given = settings()
+    words = [str(given.checkpoint), "--data", str(given.data), "--output", str(given.output), "--num-workers", "0"]
+    with sole_run(given.output):
+        assert main(words) == 1
+        assert "Another run is at work" in capsys.readouterr().err
+        assert [path.name for path in given.output.iterdir()] == [LOCK]
+    assert main(words) == 0
+    assert not (given.output / LOCK).exists()

@@ -45,3 +45,19 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, full_disk):
     with full_disk(), pytest.raises(OSError, match=r"Cannot write .*x\.parquet"):
         write_shard(tmp_path / "x.parquet", [table])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_byte_is_named_or_harmless(tmp_path):
+    path, table = tmp_path / "x.parquet", pyarrow.table({"a": [float(number) for number in range(20)]})
+    write_shard(path, [table])
+    content, refusals = path.read_bytes(), []
+    for place in range(4, len(content), 3):
+        changed = bytearray(content)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        try:
+            assert [part.to_pydict() for part in read_columns(path, ["a"])] == [table.to_pydict()]
+        except ValueError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 20
+    assert all(repr(str(path)) in refusal and "\n" not in refusal for refusal in refusals)

@@ -10,7 +10,7 @@ import torch
 from comparisons import assert_close_by_name
 from safetensors.torch import load_file, save_file
 from tiny_eradio import build_eradio
-from tiny_tuning import StopAfter, run_settings, tuning_settings
+from tiny_tuning import run_settings, stop_after, tuning_settings
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -246,8 +246,7 @@ def test_compiled_blocks_learn_the_same(options, passes, base, class_folders, tm
 
     settings = run_settings(base, class_folders, tmp_path / "compiled", compile=True, **options)
     stopped = FinetuningRun(settings)
-    stopped.trainer.add_callback(StopAfter(2))
-    stopped.trainer.train()
+    stop_after(stopped, 2)
     assert len(passes) >= 2 * len(blocks_of(stopped))  # all blocks in both steps
     assert FinetuningRun(settings).run() == pytest.approx(expected)
 

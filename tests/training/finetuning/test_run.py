@@ -20,10 +20,10 @@ from tiny_eradio import build_eradio
 from tiny_tuning import (
     TINY_DETECTOR,
     TINY_DPT,
-    StopAfter,
     run_settings,
     save_shards,
     save_splits,
+    stop_after,
     tuning_settings,
 )
 from transformers import TrainerCallback
@@ -183,8 +183,7 @@ def test_resumed_run_equals_an_undisturbed_one(tune, base, class_folders, tmp_pa
     options = {"tune": tune, "steps": 6, "evaluate_every": 4, "lora_dropout": 0.2, "validation_share": 0.2}
     options |= {"batch_size": 1, "config": {"drop_path_rate": 0.2}}  # randomness in the model, too
     stopped = FinetuningRun(run_settings(base, class_folders, tmp_path / "stopped", **options))
-    stopped.trainer.add_callback(StopAfter(4))
-    stopped.trainer.train()
+    stop_after(stopped, 4)
     assert Path(last_checkpoint(tmp_path / "stopped")).name == "checkpoint-4"
     resumed = FinetuningRun(run_settings(base, class_folders, tmp_path / "stopped", **options))
     resumed.trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path / "stopped"))
@@ -205,8 +204,7 @@ def test_a_resumed_run_over_a_stream_equals_an_undisturbed_one(base, tmp_path):
     for name, stops in {"stopped": [4, 8], "whole": [8]}.items():
         for stop in stops:
             run = FinetuningRun(run_settings(base, shards, tmp_path / name, **options))
-            run.trainer.add_callback(StopAfter(stop))
-            run.trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path / name))
+            stop_after(run, stop)
         assert run.trainer.state.global_step == 8
         states[name] = trainable_state(run)
     for name, weights in states["whole"].items():
@@ -216,8 +214,7 @@ def test_a_resumed_run_over_a_stream_equals_an_undisturbed_one(base, tmp_path):
 def test_a_damaged_newest_checkpoint_makes_no_difference(base, class_folders, tmp_path, caplog):
     options = {"steps": 3, "evaluate_every": 1, "batch_size": 1}
     stopped = FinetuningRun(run_settings(base, class_folders, tmp_path / "stopped", **options))
-    stopped.trainer.add_callback(StopAfter(2))
-    stopped.trainer.train()
+    stop_after(stopped, 2)
     path = tmp_path / "stopped" / "checkpoint-2" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     FinetuningRun(run_settings(base, class_folders, tmp_path / "stopped", **options)).run()
@@ -256,8 +253,7 @@ def test_finished_run_is_not_trained_again(options, steps, base, class_folders, 
 def test_resumed_run_is_no_more_patient(base, class_folders, tmp_path):
     options = {"steps": 20, "evaluate_every": 1, "patience": 3, "head_learning_rate": 0.0, "validation_share": 0.5}
     stopped = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
-    stopped.trainer.add_callback(StopAfter(3))
-    stopped.trainer.train()
+    stop_after(stopped, 3)
     resumed = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
     resumed.run()
     assert resumed.trainer.state.global_step == 4  # as without the stop: three evaluations without a better metric
@@ -268,8 +264,7 @@ def test_seconds_count_from_the_first_beginning_on(base, class_folders, tmp_path
     first = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
     first.trainer.remove_callback(TrainingTime)
     first.trainer.add_callback(TrainingTime(1000.0))  # as if it went on itself
-    first.trainer.add_callback(StopAfter(2))
-    first.trainer.train()
+    stop_after(first, 2)
     second = FinetuningRun(run_settings(base, class_folders, tmp_path / "run", **options))
     assert second.trainer.seconds_before == 0
     second.run()
@@ -287,6 +282,21 @@ def test_output_of_other_settings_is_kept(base, class_folders, tmp_path):
     FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).run()
     with pytest.raises(ValueError, match="holds a run with another steps, seed: choose another folder"):
         FinetuningRun(run_settings(base, class_folders, tmp_path / "run", steps=3, seed=1))
+
+
+def test_a_folder_of_others_is_left_alone(base, class_folders, tmp_path):
+    """What has no manifest of ours is removed at the start of a run, as half of a checkpoint."""
+    (tmp_path / "others" / "checkpoint-7").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"`output` .*others', which holds checkpoint-7"):
+        FinetuningRun(run_settings(base, class_folders, tmp_path / "others"))
+    assert (tmp_path / "others" / "checkpoint-7").is_dir()
+
+
+def test_damaged_settings_are_named(base, class_folders, tmp_path):
+    FinetuningRun(run_settings(base, class_folders, tmp_path / "run")).run()
+    (tmp_path / "run" / SETTINGS).write_text('{"steps')
+    with pytest.raises(ValueError, match=r"run/settings\.json' .*Restore it"):
+        FinetuningRun(run_settings(base, class_folders, tmp_path / "run"))
 
 
 def test_run_from_before_a_setting_existed_is_none_of_other_settings(base, class_folders, tmp_path):
@@ -336,8 +346,8 @@ def test_the_best_state_is_kept_when_later_ones_are_worse(metric, tune, is_stopp
     run = FinetuningRun(run_settings(base, data, output, **options))
     run.trainer.add_callback(SpoilHead(3))
     if is_stopped:
-        run.trainer.add_callback(StopAfter(3))
-        run.trainer.train()
+        stop_after(run, 3)
+        output = output.rename(tmp_path / "moved")  # its best checkpoint too, whose old path Trainer's state names
         run = FinetuningRun(run_settings(base, data, output, **options))
     found = run.run()[metric]
     measured = [entry[f"eval_{metric}"] for entry in run.trainer.state.log_history if f"eval_{metric}" in entry]
@@ -356,8 +366,7 @@ def test_a_damaged_best_checkpoint_leaves_the_best_of_the_others(base, tmp_path,
     settings = run_settings(base, data, output, tune="full", steps=4, evaluate_every=1, head_learning_rate=0.05)
     run = FinetuningRun(settings)
     run.trainer.add_callback(SpoilHead(3))
-    run.trainer.add_callback(StopAfter(3))
-    run.trainer.train()
+    stop_after(run, 3)
     best = Path(run.trainer.state.best_model_checkpoint)
     assert best.name in ("checkpoint-1", "checkpoint-2")
     os.truncate(best / "model.safetensors", 100)
@@ -473,6 +482,7 @@ def test_settings_that_do_not_fit(base, class_folders, tmp_path, options, messag
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported: launch with DDP or FSDP"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP version 1 is not supported: set `fsdp_version"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "`quantize` 4 is not supported with FSDP: launch with"),
+        ({"WORLD_SIZE": "2"}, "`WORLD_SIZE` of the launcher is 2, and Accelerate counts 1"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "`dynamo_backend` of Accelerate, .* set `compile`, which compiles"),
     ],
 )

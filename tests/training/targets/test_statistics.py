@@ -90,3 +90,11 @@ def test_scalars_name_the_teachers() -> None:
 def test_unknown_method_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"`method` must be one of .*Did you mean 'phi_s'"):
         TeacherStatistics(StandardizationRecipe(method="phis"), TEACHERS)
+
+
+def test_a_teacher_without_a_finite_answer_is_named() -> None:
+    statistics = TeacherStatistics(StandardizationRecipe(), TEACHERS)
+    statistics.update({"a": targets()["a"], "b": Target(None, [torch.full((4, 5, 3, 3), torch.nan)], None)})
+    statistics.end_step()
+    with pytest.raises(RecipeError, match="teacher 'b'"):
+        statistics.refit()

@@ -17,7 +17,7 @@ from accelerate.state import PartialState
 from comparisons import assert_close_by_name
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_tuning import StopAfter
+from tiny_tuning import stop_after
 from torch.distributed.tensor import DTensor
 from tuning_fixtures import draw_one_image
 from two_processes import (
@@ -128,8 +128,7 @@ def tune(name: str, scenario: Scenario) -> dict[str, Any]:
     chosen = settings(name, batch_size=2, **scenario.options)
     if scenario.stop_at is not None:
         first = FinetuningRun(chosen)
-        first.trainer.add_callback(StopAfter(scenario.stop_at))
-        first.trainer.train()
+        stop_after(first, scenario.stop_at)
     with pytest.MonkeyPatch.context() as patch:
         written = count_written(patch)
         run = FinetuningRun(chosen)

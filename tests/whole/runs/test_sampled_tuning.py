@@ -7,10 +7,9 @@ import pytest
 import torch
 from datasets import ClassLabel
 from datasets import Image as ImageFeature
-from tiny_tuning import TINY_DETECTOR, StopAfter, object_features, objects, run_settings, save_splits, stripes
+from tiny_tuning import TINY_DETECTOR, object_features, objects, run_settings, save_splits, stop_after, stripes
 from tuning_fixtures import base, one_picture, own_datasets_cache
 
-from training.finetuning.checkpoints import last_checkpoint
 from training.finetuning.run import FinetuningRun
 
 
@@ -49,9 +48,8 @@ def test_images_are_seen_as_often_as_the_sampler_says_also_after_a_stop(task, ba
     for name, stops in {"stopped": [8, length], "whole": [length]}.items():  # within and after the second epoch
         for stop in stops:
             run = FinetuningRun(run_settings(base, data, tmp_path / name, task, target_column="label", **options))
-            run.trainer.add_callback(StopAfter(stop))
             record(run.trainer.model, seen[name])
-            run.trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path / name))
+            stop_after(run, stop)
         states[name] = {key: weight for key, weight in run.trainer.model.named_parameters() if weight.requires_grad}
     epochs = [seen["whole"][start:][:length] for start in (0, length)]
     assert len(seen["whole"]) == 2 * length

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Label = str | int
 MAX_UNNAMED = 10_000
-"""Our choice, as many classes as iNaturalist has: their confusion matrix takes 800 MB."""
+"""Our choice, as many classes as iNaturalist has: more need labels with at least half of the ids, or names."""
 
 
 def find_problem_type(table: Dataset | IterableDataset, column: str = "target") -> ProblemType:
@@ -118,15 +118,16 @@ def name_classes(labels: Iterable[Label]) -> tuple[str, ...]:
     """Return the names among labels, sorted, or where they are ids a name for each up to the largest.
 
     Raises:
-        ValueError: If an id is `MAX_UNNAMED` or above: one that is wrong would make a class for each number below it.
+        ValueError: If the largest id would make more than `MAX_UNNAMED` classes, most of them without an image: it is
+            wrong.
     """
     distinct = set(labels)
     names = sorted(label for label in distinct if isinstance(label, str))
     largest = max((label for label in distinct if isinstance(label, int)), default=-1)
-    if not names and largest >= MAX_UNNAMED:
+    if not names and largest >= max(MAX_UNNAMED, 2 * len(distinct)):
         raise ValueError(
-            f"The ids of classes without names must be below {MAX_UNNAMED}, got {largest!r:.20}: correct that label, "
-            "or give all `classes`."
+            f"The label {largest!r:.20} would make a class of each number below it, and the labels have "
+            f"{len(distinct)} ids: correct it, or give all `classes`."
         )
     return tuple(names) or tuple(f"class {number}" for number in range(largest + 1))
 

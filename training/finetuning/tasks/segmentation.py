@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -122,8 +123,14 @@ class SegmentationTask(FinetuningTask):
         """Refuse what would stop the run in its middle, as far as the first masks of each split have it.
 
         Raises:
-            ValueError: If a mask has an id that is none of a class.
+            ValueError: If a mask has an id that is none of a class, or images are too small for the head's batch norm.
         """
+        if self.has_linear_head(model.config) and math.prod(self.size) <= model.config.patch_size**2:
+            height, width = self.size
+            raise ValueError(
+                f"`size` must have at least two patches, got {height} x {width}: the batch norm of the linear head "
+                "cannot train on a batch of one. Raise it, or set config.segmentation_head=dpt."
+            )
         for name, rows in (("training image", self.images.train), ("validation image", self.images.validation)):
             for where, mask in _read_masks(rows, name, "ids of masks", MAX_COUNTED_MASKS):
                 self._check_ids(mask, where)

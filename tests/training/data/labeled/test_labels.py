@@ -110,6 +110,17 @@ def test_names_are_sorted_and_numbers_counted_up():
     assert name_classes([]) == ()
 
 
+@pytest.mark.parametrize("stray", [10**6, 2 * 10**9, 10**400])
+def test_a_stray_id_makes_no_classes(stray):
+    with pytest.raises(ValueError, match=f"label {str(stray)[:20]} .* 3 ids: correct it, or give all `classes`"):
+        name_classes([0, 1, stray, 1])
+
+
+def test_many_classes_of_which_most_occur_need_no_names():
+    assert len(name_classes(range(1, 20_000, 2))) == 20_000
+    assert len(name_classes([9_999])) == 10_000
+
+
 def test_many_classes_are_not_all_listed():
     ids = {f"c{number}": number for number in range(12)}
     assert class_ids(["c11", 3], ids, "image 7") == [11, 3]

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from training.distillation.watching.run_history import RunHistory
 
 
@@ -30,6 +32,33 @@ def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
     history = RunHistory(path, 5)
     history.add(3, {"loss": 1.0})
     assert RunHistory(path, 5).series() == {"loss": ([1, 3], [2.0, 1.0])}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"step": 2, "values": {"l\xefss": 1.0}}',
+        b'{"step": 2, "values": null}',
+        b'{"step": 2, "values": [1.0]}',
+        b'{"step": 2, "values": {"loss": "1"}}',
+        b'{"step": "2", "values": {"loss": 1.0}}',
+        b'{"step": 2}',
+        b"[2, 1.0]",
+        b"7",
+        bytes(50),
+    ],
+)
+def test_a_damaged_line_is_left_out_with_a_word(
+    damaged: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "history.jsonl"
+    for step in (1, 3):
+        RunHistory(path, 0 if step == 1 else 3).add(step, {"loss": 2.0})
+    first, last = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, damaged, last, b""]))
+    assert RunHistory(path, 5).series() == {"loss": ([1, 3], [2.0, 2.0])}
+    assert f"{path}: 1 of 3 lines" in caplog.text
+    assert path.read_bytes() == b"\n".join([first, last, b""])
 
 
 def test_what_is_not_a_number_comes_back(tmp_path: Path) -> None:

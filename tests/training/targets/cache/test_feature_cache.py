@@ -189,6 +189,18 @@ def test_damaged_shard_is_named_before_any_work(tmp_path: Path, small_shards: No
     assert torch.equal(open_cache(CACHED, tmp_path).images(range(NUM_IMAGES)), Images().images)
 
 
+def test_a_shard_with_another_number_is_refused(tmp_path: Path, small_shards: None) -> None:
+    open_cache(CACHED, tmp_path)
+    path = tmp_path / WHOLE[2]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"shard_00001.*Delete it: the same command"):
+        open_cache(CACHED, tmp_path)
+    path.unlink()
+    assert torch.equal(open_cache(CACHED, tmp_path).images(range(NUM_IMAGES)), Images().images)
+
+
 def test_what_killed_runs_left_is_removed(tmp_path: Path, small_shards: None) -> None:
     open_cache(CACHED, tmp_path)
     (tmp_path / WHOLE[2]).unlink()

@@ -1,0 +1,64 @@
+"""Whatever byte of a file changes: it is refused by name, or what is read is what was written."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from foundation.checked_tensors import CheckedTensors, DamagedFileError, save_tensors
+
+
+TENSORS = {
+    "a": torch.arange(3.0).bfloat16(),
+    "b": torch.tensor([[True], [False]]),
+    "c": torch.tensor(7),
+    "d": torch.zeros(0, 2),
+}
+FACTS = {"step": 3, "name": "x"}
+
+
+def is_equal(tensors: dict[str, torch.Tensor]) -> bool:
+    return tensors.keys() == TENSORS.keys() and all(
+        tensors[name].dtype == wanted.dtype and torch.equal(tensors[name], wanted) for name, wanted in TENSORS.items()
+    )
+
+
+@pytest.fixture
+def file(tmp_path):
+    save_tensors(TENSORS, tmp_path / "x.safetensors", FACTS)
+    return tmp_path / "x.safetensors"
+
+
+def test_tensors_and_facts_come_back(file):
+    opened = CheckedTensors(file)
+    assert opened.facts == FACTS
+    assert is_equal(opened.read_all())
+    assert opened.read_all(["c"]) == {"c": TENSORS["c"]}
+    assert "a" in opened
+    assert "e" not in opened
+
+
+def test_no_byte_can_change_unseen(file):
+    content, refused = file.read_bytes(), []
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 0x10
+        file.write_bytes(changed)
+        try:
+            opened = CheckedTensors(file)
+            assert is_equal(opened.read_all())
+            assert opened.facts == FACTS
+        except DamagedFileError as error:
+            refused.append(error.path)
+    assert set(refused) == {file}
+    assert len(refused) > 0.9 * len(content)
+
+
+def test_files_that_are_cut_or_of_others_are_refused(file):
+    content = file.read_bytes()
+    for changed in (b"", content[:5], content[: len(content) // 2], content[:-1], bytes(len(content))):
+        file.write_bytes(changed)
+        with pytest.raises(DamagedFileError):
+            CheckedTensors(file)
+    save_file({"a": torch.zeros(2)}, file)
+    with pytest.raises(DamagedFileError):
+        CheckedTensors(file)
