@@ -63,8 +63,10 @@ class CheckedTensors:
             header = json.loads(self._file.metadata()[_HEADER])
             known, self._sums = header["facts"], dict(header["sha256"])
             is_intact = _sha256(known.encode()) == self._sums.pop(_FACTS) and set(self._file.keys()) == set(self._sums)
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except SafetensorError as error:
             raise DamagedFileError(path, str(error)) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedFileError(path, "it has no checksums") from error
         if not is_intact:
             raise DamagedFileError(path, "its header is not what was written")
         self.facts: dict[str, Any] = json.loads(known)

@@ -283,7 +283,7 @@ def test_a_recipe_of_a_checkpoint_imports_no_code_unasked(write, beside: str, te
     recipe = write(text)
     RecipeCommand(recipe=recipe).load_recipe(SOURCE)
     (tmp_path / beside).touch()
-    with pytest.raises(RecipeError, match="`recipe`.*package.module:Class"):
+    with pytest.raises(RecipeError, match=r"`recipe`.*package.module:Class"):
         RecipeCommand(recipe=recipe).load_recipe(SOURCE)
     RecipeCommand(recipe=recipe, trust_remote_code=True).load_recipe(SOURCE)
 

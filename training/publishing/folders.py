@@ -23,8 +23,8 @@ CARD = "README.md"
 Kind = Literal["model", "adapter", "dataset"]
 PUBLISHED_FILES = (*COPIED_FILES, f"{EVAL_RESULTS_FOLDER}/*.yaml", "*.onnx", "*.onnx.*.data")
 FEATURE_FILES = (
-    *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json", "SHA256SUMS"),
-    *("LICENSE", "LICENSE.*"),
+    *(CARD, "*.parquet", "*/*.parquet", "index/*.faiss", "pca.safetensors", "extraction.json", "made.json"),
+    *("SHA256SUMS", "LICENSE", "LICENSE.*"),
 )
 """What `training.extract` writes, or another program that writes Parquet."""
 _MAX_NAMES = 4

@@ -78,7 +78,7 @@ def test_unusable_pixels() -> None:
     check_header(truncated)
     with pytest.raises(UnusableImageError, match="unreadable"):
         decode_rgb(truncated)
-    with pytest.raises(UnusableImageError, match="pixels from 0.5 to 0.5"):
+    with pytest.raises(UnusableImageError, match=r"pixels from 0.5 to 0.5"):
         decode_rgb(encode(Image.new("F", (40, 40), 0.5), "TIFF"))
 
 
