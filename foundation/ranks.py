@@ -46,23 +46,6 @@ def device_of_process() -> torch.device:
     return torch.device("cuda" if has_gpu else "cpu")
 
 
-def check_count(num_processes: int) -> None:
-    """Refuse processes of a launcher that do not know each other: each would do all of the work, in the same files.
-
-    Args:
-        num_processes: As Accelerate counts them.
-
-    Raises:
-        ValueError: If the launcher started more.
-    """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started > num_processes:
-        raise ValueError(
-            f"`WORLD_SIZE` of the launcher is {started}, and Accelerate counts {num_processes}: on a machine without "
-            "GPUs set ACCELERATE_USE_CPU=true."
-        )
-
-
 def wait_for_ranks() -> None:
     """Wait until every rank has come so far."""
     if _is_distributed():

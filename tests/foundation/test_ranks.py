@@ -10,7 +10,6 @@ from two_forks import run_two_forks
 from foundation.errors import UserError
 from foundation.ranks import (
     any_rank,
-    check_count,
     copy_from_first_rank,
     fsdp_plugin,
     lost_ranks_named,
@@ -32,15 +31,6 @@ def test_a_single_process_keeps_its_own():
     assert rows_of_all_ranks(tensor, [3]) is tensor
     with pytest.raises(ZeroDivisionError):
         on_first_rank(lambda: 1 / 0)
-
-
-def test_processes_of_a_launcher_must_know_each_other(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    check_count(1)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    check_count(2)
-    with pytest.raises(ValueError, match=r"`WORLD_SIZE` .* is 2, and Accelerate counts 1: .*ACCELERATE_USE_CPU=true"):
-        check_count(1)
 
 
 def test_without_a_launcher_nothing_is_sharded(monkeypatch):

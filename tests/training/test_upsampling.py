@@ -256,8 +256,12 @@ def test_a_picture_is_drawn(upsampler, tmp_path):
 def test_existing_output_is_kept_before_anything_is_loaded(tmp_path, monkeypatch):
     (tmp_path / "upsampler").mkdir()
     monkeypatch.setattr(upsampling, "teacher_of_recipe", None)
+    settings = UpsamplerSettings(teacher="t", output=tmp_path, overwrite=True)
+    with pytest.raises(ValueError, match=r"`output` .*which holds upsampler\."):  # somebody else's
+        upsampling.train_upsampler(settings, small_recipe("t"))
+    (tmp_path / RUN_FILE).write_text("training.train_upsampler")
     with pytest.raises(ValueError, match=r"exists already"):
-        upsampling.train_upsampler(UpsamplerSettings(teacher="t", output=tmp_path), small_recipe("t"))
+        upsampling.train_upsampler(settings.replace(overwrite=False), small_recipe("t"))
 
 
 def test_unknown_teacher_is_named(tmp_path):

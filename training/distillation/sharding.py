@@ -24,7 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
-from foundation.ranks import TIMEOUT, check_count, copy_from_first_rank, fsdp_plugin
+from foundation.ranks import TIMEOUT, copy_from_first_rank, fsdp_plugin
 from modeling_radio import RadioModel
 from training.recipe import Recipe
 
@@ -33,9 +33,10 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     """Return the accelerator that the launcher's environment and the recipe describe.
 
     Raises:
-        ValueError: If the environment asks for FSDP of version 1, or its processes do not know each other.
+        ValueError: If the environment asks for FSDP of version 1.
     """
-    accelerator = Accelerator(
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or processes that torchrun starts there would not know each other
         mixed_precision=recipe.mixed_precision,
         log_with=cast(Any, recipe.logging.trackers or None),
         project_dir=output,
@@ -47,8 +48,6 @@ def build_accelerator(recipe: Recipe, output: Path) -> Accelerator:
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
         ],
     )
-    check_count(accelerator.num_processes)
-    return accelerator
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -108,18 +108,6 @@ def read_sums(output: Path) -> dict[str, set[str]]:
     return sums
 
 
-def count_rows(path: Path) -> int:
-    """Return how many rows a file has, which its last bytes say.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    from pyarrow.parquet import read_metadata
-
-    with _damage_named(path):
-        return read_metadata(path).num_rows
-
-
 def read_columns(path: Path, names: list[str]) -> Iterator[pyarrow.Table]:
     """Yield some columns of a file, one group of rows after the other.
 
@@ -130,7 +118,10 @@ def read_columns(path: Path, names: list[str]) -> Iterator[pyarrow.Table]:
 
     with _damage_named(path), ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=names)
+            table, wanted = file.read_row_group(group, columns=names), file.metadata.row_group(group).num_rows
+            if table.num_rows != wanted:  # a page says how many it has, which its checksum leaves out
+                raise OSError(f"it has {table.num_rows} of {wanted} rows")
+            yield table
 
 
 @contextmanager

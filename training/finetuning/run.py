@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from foundation.files import remove_partial, write_text
 from foundation.machine.timing import Clock
 from foundation.output_lock import check_run_folder, sole_run
-from foundation.ranks import check_count, fsdp_plugin, lost_ranks_named, on_first_rank
+from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.resolution_radio import check_resolution
 from modeling_radio.stored_tensors_radio import read_json
@@ -68,7 +68,6 @@ class FinetuningRun:
         self._check_output()
         _check_launch(settings)
         self.arguments = training_arguments(self.settings)  # joins the other processes, so that one of them reports
-        check_count(self.arguments.world_size)
         remark = use_one_gpu(self.arguments)
         if remark is not None:
             self._report(remark)

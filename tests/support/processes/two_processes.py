@@ -30,7 +30,6 @@ def run_two_processes(work: Callable[[], object], folder: Path) -> None:
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
-        "ACCELERATE_USE_CPU": "true",
         **fsdp_settings(),
     }
     fork = multiprocessing.get_context("fork")

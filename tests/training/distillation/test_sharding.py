@@ -1,7 +1,5 @@
 from pathlib import Path
 
-import pytest
-
 from foundation.ranks import TIMEOUT
 from training.distillation.sharding import build_accelerator
 from training.recipe import load_recipe
@@ -18,10 +16,3 @@ def test_ranks_wait_long_for_one_that_works_alone(tmp_path: Path) -> None:
     accelerator = build_accelerator(load_recipe("demo"), tmp_path)
     assert accelerator.init_handler is not None
     assert accelerator.init_handler.to_kwargs() == {"timeout": TIMEOUT}
-
-
-def test_processes_that_do_not_know_each_other_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of `torchrun` on a machine without GPUs: each would do all of the work."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="`WORLD_SIZE`"):
-        build_accelerator(load_recipe("demo"), tmp_path)

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,7 +89,8 @@ def test_labels_outside_of_the_classes_stay_numbers(extract, settings, colors, t
     names = ["cold", "warm"]
     paths = [str(colors / "test" / "cold" / f"{name}.png") for name in ("blue", "green", "gray")]
     columns = {"image": ImageColumn(), "label": ClassLabel(names=names)}
-    rows = Dataset.from_dict({"image": paths, "label": [-1, 1, None]}, features=Features(columns))
+    images = [{"bytes": Path(path).read_bytes(), "path": None} for path in paths]
+    rows = Dataset.from_dict({"image": images, "label": [-1, 1, None]}, features=Features(columns))
     rows.to_parquet(tmp_path / "rows" / "train.parquet")
     extract(data=str(tmp_path / "rows"))
     hits = search(settings(data=None, search=paths[0], top=3))

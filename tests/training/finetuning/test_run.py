@@ -482,7 +482,6 @@ def test_settings_that_do_not_fit(base, class_folders, tmp_path, options, messag
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported: launch with DDP or FSDP"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP version 1 is not supported: set `fsdp_version"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "`quantize` 4 is not supported with FSDP: launch with"),
-        ({"WORLD_SIZE": "2"}, "`WORLD_SIZE` of the launcher is 2, and Accelerate counts 1"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "`dynamo_backend` of Accelerate, .* set `compile`, which compiles"),
     ],
 )

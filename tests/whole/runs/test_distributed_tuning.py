@@ -236,9 +236,10 @@ def test_everything_is_written_and_said_once(two_ranks):
         assert drawn == {"step-2.png", "step-4.png", *examination}
         once = {"settings.json", "results.json", "final"} | ({"merged"} if "merge" in scenario.options else set())
         assert once < {path.name for path in output.iterdir()}
-        num_evaluations = 3 if scenario.stop_at is None else 2  # the last is after the training
+        is_whole = scenario.stop_at is None
+        num_evaluations = 3 if is_whole else 2  # the last is after the training
         written = [each for each in first["written"] if not Path(each).name.startswith("checkpoint-")]
-        assert len(written) == len(once) + len(examination) + num_evaluations
+        assert len(written) == len(once) + len(examination) + num_evaluations + is_whole  # which begins the folder
     assert "training and 3 validation images" in log_file(two_ranks.folder, 0).read_text()
     assert "Training " in log_file(two_ranks.folder, 0).read_text()
     assert "raining" not in log_file(two_ranks.folder, 1).read_text()
