@@ -21,8 +21,8 @@ def build(train=None, **options):
 
 
 @pytest.fixture
-def depth():
-    return build()
+def depth(tmp_path):
+    return build(data=tmp_path)
 
 
 def test_depth_files(depth, tmp_path):
@@ -37,7 +37,7 @@ def test_depth_files(depth, tmp_path):
 
 def test_depth_scale(tmp_path):
     Image.fromarray(np.full((36, 48), 512, dtype=np.uint16)).save(tmp_path / "kitti.png")
-    task = build(depth_scale=256.0)
+    task = build(depth_scale=256.0, data=tmp_path)
     sample = task.read({"image": picture(), "target": str(tmp_path / "kitti.png")}, "image 0")
     assert sample["depth"].unique().tolist() == [2.0]
 

@@ -14,7 +14,7 @@ from tuning_fixtures import HEIGHT, RECTANGLE, WIDTH, rectangle_picture, run_len
 
 from training.finetuning.data.augmentation import build_transform
 from training.finetuning.tasks.detection import NO_OBJECT
-from training.finetuning.tasks.examples import Examples
+from training.finetuning.tasks.examples import build_example
 from training.finetuning.tasks.instances import InstanceSegmentationTask, decode_mask
 
 
@@ -147,8 +147,8 @@ def test_objects_without_outlines():
 @pytest.mark.parametrize("seed", range(20))
 def test_masks_and_boxes_follow_the_image(seed, instances):
     transform = build_transform(settings(color_jitter=0.0), (HEIGHT, WIDTH), is_training=True)
-    rows = [{"image": rectangle_picture(), "target": OBJECTS}]
-    example = Examples(rows, instances, transform, seed, "image")[0]
+    row = {"image": rectangle_picture(), "target": OBJECTS}
+    example = build_example(instances, transform, row, "image 0", (seed, 0, 0))
     labels = example["labels"]
     assert len(labels["boxes"]) == len(labels["masks"]) == len(labels["class_labels"])
     for box, mask, number in zip(labels["boxes"], labels["masks"], labels["class_labels"], strict=True):
