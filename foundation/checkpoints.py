@@ -34,7 +34,9 @@ def _is_model(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == RadioConfig.model_type
 
 
-MODEL_FOLDER = FolderKind("RADIO model folders", (*MODEL_FILES, "__pycache__", ".gitattributes"), _is_model)
+MODEL_FOLDER = FolderKind(
+    "RADIO model folders", (*MODEL_FILES, "__pycache__", ".gitattributes", "results.json"), _is_model
+)
 """What commands that write a model folder may replace."""
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -68,9 +68,16 @@ def sole_run(output: Path, command: str | None = None) -> Iterator[None]:
             stack.enter_context(_locked(output))
             if command is not None and not (output / RUN_FILE).is_file():
                 write_text(output / RUN_FILE, f"{command}\n")
+                stack.callback(_take_back, output)
 
         on_first_rank(lock)
         yield
+
+
+def _take_back(output: Path) -> None:
+    """Remove the file that names the command where nothing else has been written."""
+    if set(os.listdir(output)) == {LOCK, RUN_FILE}:
+        (output / RUN_FILE).unlink()
 
 
 @contextmanager
@@ -87,4 +94,6 @@ def _locked(output: Path) -> Iterator[None]:
         yield
     finally:
         (output / LOCK).unlink(missing_ok=True)  # before the release: whoever has opened it meanwhile tries again
+        with suppress(OSError):  # unless it is empty
+            output.rmdir()
         lock.release()

@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import resource
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ from transformers import CLIPModel, PreTrainedTokenizerFast, Siglip2Model, Sigli
 
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "photograph.jpg"
 
+
+# Processes that a shell starts in the background ignore Ctrl-C, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A fuzz test is a `@given` marked `@pytest.mark.fuzz`; it states neither examples nor deadline, for these profiles do.
 # The usual suite draws a few examples for it, the same each time; FUZZ_SECONDS=3600 with `-m fuzz` shares an hour among

@@ -36,7 +36,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys):
     assert main([str(tmp_path / "runtime"), str(site), "--runtime", str(runtime)]) == 1
     assert "`checkpoint` must be a folder with a config.json" in capsys.readouterr().err
     assert main([str(source), str(source / ".."), "--runtime", str(runtime), "--overwrite"]) == 1
-    assert "`output` must not be or hold what is read" in capsys.readouterr().err
+    assert "`site` must not be or hold what is read" in capsys.readouterr().err
 
 
 def test_a_graph_that_is_not_the_model_is_refused_and_nothing_is_left(tmp_path, capsys, monkeypatch):

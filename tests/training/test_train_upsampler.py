@@ -40,7 +40,7 @@ def train(recipe: str, tmp_path, *words: str) -> int:
 def test_from_the_command_into_a_recipe(recipe_with_pattern, tmp_path, capsys):
     assert train(recipe_with_pattern, tmp_path) == 0, capsys.readouterr().err
     run = tmp_path / "run"
-    assert sorted(path.name for path in run.iterdir()) == ["features.png", "measurements.json", "upsampler"]
+    assert sorted(path.name for path in run.iterdir()) == ["features.png", "measurements.json", "run.txt", "upsampler"]
     assert list(json.loads((run / "measurements.json").read_text())["summary"]) == list(METHODS)
     said = capsys.readouterr().out
     assert f"teachers.segmenter.upsampler={run / 'upsampler'}" in said

@@ -98,13 +98,7 @@ class TeacherStatistics(nn.Module):
         Raises:
             RecipeError: If a teacher has given nothing finite yet.
         """
-        for name, standardizer in self._all().items():
-            if not standardizer.count:
-                raise RecipeError(
-                    f"No answer of teacher {name!r} was finite: leave it out, or raise `standardization."
-                    "calibration_steps` if a few images are to blame."
-                )
-        return {name: standardizer.refit() for name, standardizer in self._all().items()}
+        return {name: _refit(name, standardizer) for name, standardizer in self._all().items()}
 
     def standardize(self, name: str, features: Tensor) -> Tensor:
         """Return standardized features of a target: of a teacher, or on its way as `target_name` calls them."""
@@ -139,3 +133,13 @@ class TeacherStatistics(nn.Module):
     def _is_refit_due(self, step: int) -> bool:
         is_power_of_two = step & (step - 1) == 0
         return step % self.recipe.refit_every_steps == 0 or (is_power_of_two and step < self.recipe.refit_every_steps)
+
+
+def _refit(name: str, standardizer: FeatureStandardizer) -> AffineMap:
+    try:
+        return standardizer.refit()
+    except ValueError as error:
+        raise RecipeError(
+            f"No answer of teacher {name!r} was finite: leave it out, or raise `standardization.calibration_steps` "
+            "if a few images are to blame."
+        ) from error

@@ -19,7 +19,7 @@ from training.teachers.registry import build_teacher
 def test_a_license_gate_is_one_line_that_says_what_to_do(monkeypatch, error, message):
     response = type("Response", (), {"status_code": 403, "headers": {}, "request": None})()
 
-    def refuse(source):
+    def refuse(source, **options):
         raise OSError("You are trying to access a gated repo.\nMake sure to") from error("no", response=response)
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)

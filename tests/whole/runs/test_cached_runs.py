@@ -10,10 +10,11 @@ import pytest
 import tiny_distillation as tiny
 from comparisons import assert_close_by_name
 from killing import run_until
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import training.teachers.registry
+from foundation.checked_tensors import save_tensors
 from training.recipe import RecipeError
 from training.targets.cache import feature_cache, shards
 
@@ -29,12 +30,12 @@ def _slow_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "IMAGES_PER_SHARD", 2)
     monkeypatch.setattr(feature_cache, "IMAGES_PER_FORWARD", 2)
 
-    def save_slowly(tensors: dict, path: Path) -> None:
+    def save_slowly(tensors: dict, path: Path, *facts: dict) -> None:
         path.write_bytes(b"half of a shard")
         time.sleep(0.02)
-        save_file(tensors, path)
+        save_tensors(tensors, path, *facts)
 
-    monkeypatch.setattr(feature_cache, "save_file", save_slowly)
+    monkeypatch.setattr(feature_cache, "save_tensors", save_slowly)
 
 
 def distil(recipe_file: str, name: str) -> None:

@@ -271,7 +271,7 @@ def test_stages_follow_each_other(staged_file: str, capsys: pytest.CaptureFixtur
         "  added: heads of newcomer\n"
         "  left out: heads of segmenter\n"
     ) in said
-    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "stages", "final"}
+    assert {path.name for path in Path("run").iterdir()} == {"recipe.yaml", "run.txt", "stages", "final"}
     assert (Path("run/final/model.safetensors")).read_bytes() == Path(
         "run/stages/high/final/model.safetensors"
     ).read_bytes()

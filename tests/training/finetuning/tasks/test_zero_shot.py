@@ -87,9 +87,12 @@ def test_it_learns(zero_shot_folder, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (48, 36), (40, 40, 9 * number) if number % 2 else (220, 220, 9 * number)).save(path)
     options = {"steps": 80, "evaluate_every": 80, "batch_size": 4, "head_learning_rate": 0.02}
-    run = FinetuningRun(run_settings(zero_shot_folder, tmp_path / "shades", tmp_path / "run", TASK, **options))
-    run.task.text_embeds = torch.eye(16)[:2]  # those of a random tower are almost equal
-    before = run.trainer.evaluate()["eval_loss"]
+    untuned, run = (
+        FinetuningRun(run_settings(zero_shot_folder, tmp_path / "shades", tmp_path / output, TASK, **options))
+        for output in ("untuned", "run")
+    )
+    untuned.task.text_embeds = run.task.text_embeds = torch.eye(16)[:2]  # those of a random tower are almost equal
+    before = untuned.trainer.evaluate()["eval_loss"]
     metrics = run.run()
     after = [entry["eval_loss"] for entry in run.trainer.state.log_history if "eval_loss" in entry][-1]
     assert after < 0.9 * before
