@@ -12,7 +12,7 @@ WATCH = """
 import torch
 from PIL import Image
 opened, argmax = Image.open, torch.Tensor.argmax
-Image.open = lambda *path: print("image") or opened(*path)
+Image.open = lambda *path, **options: print("image") or opened(*path, **options)
 torch.Tensor.argmax = lambda *each: print("answer") or argmax(*each)
 """
 
