@@ -4,6 +4,8 @@ A phase with nothing to save leaves signals alone: they end it at once, where a 
 native code. `docs/guides/train/distil.md` has the table of phases, signals and exit statuses.
 """
 
+import atexit
+import gc
 import logging
 import multiprocessing
 import os
@@ -147,6 +149,9 @@ def _kill_workers() -> None:
 
 # At its exit multiprocessing sends daemons a SIGTERM and waits for them: for ever, for those that ignore it.
 Finalize(None, _kill_workers, exitpriority=0)
+
+# Else the interpreter looks for garbage in all that torch and transformers have made before it ends, for seconds.
+atexit.register(gc.freeze)
 
 
 UNWINDING_SECONDS = 8.0

@@ -50,6 +50,7 @@ USUAL = {("caching", signal.SIGINT), ("caching", signal.SIGTERM), ("training", s
 
 def start(words: Sequence[str], folder: Path, **variables: str) -> subprocess.Popen[bytes]:
     """Start Python in a session of its own, so that the processes that it starts can be found."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let background processes ignore
     with (folder / SAID).open("wb") as said:
         return subprocess.Popen(
             [sys.executable, *words],
