@@ -171,6 +171,7 @@ def digests(folder: Path, left_out: Sequence[str]) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_extract_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
     words = ["-m", "training.extract", str(model), "--data", str(pictures), "--output", "out", "--dense", "--pca", "4"]
     words += ["--shard-images", "2", "--batch-size", "2"]
@@ -179,6 +180,7 @@ def test_extract_at_random_moments(model: Path, pictures: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_evaluate_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
     words = ["-m", "training.evaluate", str(model), "--data", str(pictures), "--tasks", "knn", "--output", "out.json"]
     for whole, stopped in signal_and_resume(words, tmp_path, 1):
@@ -186,14 +188,16 @@ def test_evaluate_at_random_moments(model: Path, pictures: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_finetune_at_random_moments(model: Path, pictures: Path, tmp_path: Path) -> None:
-    words = ["-m", "training.finetune", str(model), "--task", "classification", "--data", str(pictures)]
+    words = ["-m", "training.finetune", str(model), "--task", "image-classification", "--data", str(pictures)]
     words += ["--output", "out", "--steps", "20", "--evaluate-every", "5", "--batch-size", "2"]
     for whole, stopped in signal_and_resume(words, tmp_path, 2):
         assert_same_tensors(*(load_file(each / "out/final/model.safetensors") for each in (whole, stopped)))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_a_server_at_random_moments(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("fastapi", reason="needs the extra `serve`")
     draw = random.Random(3)
@@ -205,6 +209,7 @@ def test_a_server_at_random_moments(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 @pytest.mark.packages
 def test_a_small_demo_at_random_moments(tmp_path: Path) -> None:
     words = ["-m", "training.demo", "--steps", "60", "data.num_images=512"]
