@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as tvF
@@ -110,9 +110,16 @@ def open_picture(source: bytes | str | Path) -> ImageFile.ImageFile:
     Image.init()  # Pillow before 11.3 does not know all formats, and would raise KeyError
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
     except UnidentifiedImageError:  # which names an object in memory
         raise UnidentifiedImageError("no picture of a format that is read, or its beginning is damaged") from None
+    if isinstance(picture, TiffImagePlugin.TiffImageFile) and Image.MAX_IMAGE_PIXELS is not None:
+        # A tile is decoded whole, however small the image is that it covers.
+        width, height = (picture.tag_v2.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
+        if width * height > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow's own bound of images
+            picture.close()
+            raise Image.DecompressionBombError(f"a tile of {width} x {height} pixels is too large")
+    return picture
 
 
 def load_upright(picture: Image.Image) -> Image.Image:

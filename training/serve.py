@@ -55,7 +55,7 @@ class ServeSettings(Settings):
         max_seconds: That one of them may take in all.
         max_bytes: Of one body.
         max_pixels: Of one image.
-        num_decoders: Images that are decoded at once, each of which takes up to 16 bytes for each pixel.
+        num_decoders: Images that are decoded at once, each of which takes up to 28 bytes for each pixel.
         device: Where the model runs, such as cpu or cuda:1; by default the first GPU, if there is one.
         host: Address that is listened at; 0.0.0.0 lets other machines in.
         port: Port that is listened at; 0 takes a free one.

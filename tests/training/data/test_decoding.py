@@ -1,5 +1,6 @@
 import io
 import logging
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,10 @@ def test_pixels_beyond_the_limit_are_too_large(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UnusableImageError, match=r"too large: .*4096 pixels.* limit of 2000 pixels"):
         check_header(encode(Image.new("RGB", (64, 64))))
+    strips = encode(Image.new("RGB", (40, 40)), "TIFF").content
+    tile = strips.replace(struct.pack("<HHII", 278, 4, 1, 40), struct.pack("<HHII", 323, 4, 1, 40_000))
+    with pytest.raises(UnusableImageError, match="too large: a tile"):  # which would be decoded whole
+        check_header(EncodedImage("x", tile))
 
 
 def test_skipped_images_are_counted_and_named(caplog, monkeypatch) -> None:
