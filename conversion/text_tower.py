@@ -3,14 +3,15 @@
 import re
 import string
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, normalizers
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast, SiglipTokenizer
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, SiglipTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from conversion.nvidia.tensor_checks import check_finite
+from foundation.checkpoints import open_tokenizer
 from modeling_radio import RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.nvidia_folder_radio import check_fit
 
@@ -85,10 +86,7 @@ def _open_tokenizer(source: str | Path, vocabulary_size: int) -> PreTrainedToken
     Raises:
         ValueError: If it cannot be read, knows no words, or has more tokens than the tower.
     """
-    try:
-        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"The tokenizer of `text_tower` {str(source)!r} cannot be read: {error}.") from error
+    tokenizer = open_tokenizer(source, "text_tower")
     tokens = tokenizer(CANONICAL_SAMPLE).input_ids
     if not set(tokens) - set(tokenizer.all_special_ids):  # without its files transformers makes an empty one
         raise ValueError(

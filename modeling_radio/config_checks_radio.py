@@ -102,10 +102,12 @@ def check_file(values: Mapping[str, Any]) -> None:
     """Refuse what transformers would take from a parsed `config.json` without a look at it.
 
     Raises:
-        ValueError: If its `quantization_config` is no object, or it names kernels of a Hub repository, which are code.
+        ValueError: If a field of transformers' own is of another kind than it takes, or names kernels of a Hub
+            repository, which are code.
     """
-    optional(MAPPING).check("quantization_config", values.get("quantization_config"))
     for name, value in values.items():
+        if name in FILE_RULES:
+            FILE_RULES[name].check(name, value)
         if name.endswith(("_implementation", "_implementation_internal")):
             IMPLEMENTATION.check(name, value)
 
@@ -132,6 +134,11 @@ def _are_numbers_of_labels(value: Any) -> bool:
     """Whether a value maps names to numbers, or to the digits that JSON may hold."""
     is_named = isinstance(value, dict) and all(isinstance(name, str) for name in value)
     return is_named and any(all(type(entry) is kind for entry in value.values()) for kind in (int, str))
+
+
+def _is_auto_map(value: Any) -> bool:
+    """Whether a value maps names to names, tokenizers' to two, one of which may be missing."""
+    return isinstance(value, dict) and all(isinstance(name, str | list) for name in value.values())
 
 
 FLAG = Rule("True or False", lambda value: isinstance(value, bool))
@@ -252,6 +259,15 @@ RULES: dict[str, Rule] = {
     "problem_type": optional(choice(PROBLEM_TYPES)),
 }
 """By field, and by property that is set like one."""
+
+FILE_RULES: dict[str, Rule] = {
+    "architectures": RULES["architectures"],
+    "auto_map": Rule("a mapping of the names of classes to theirs", _is_auto_map),
+    "custom_pipelines": MAPPING,
+    "quantization_config": optional(MAPPING),
+    "transformers_weights": optional(WORD),
+}
+"""What transformers takes from `config.json` beside the fields above."""
 
 ADAPTOR_RULES: dict[str, Rule] = {
     "name": ADAPTOR_NAME,

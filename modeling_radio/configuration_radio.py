@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -69,6 +70,7 @@ class RadioConfig(
     presets: ClassVar[tuple[str, ...]] = tuple(PRESETS)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._check_names(kwargs)
         self._warn_of_slips(kwargs)
         self.complete_trunk()
         self.complete_adaptors()
@@ -153,6 +155,19 @@ class RadioConfig(
         return [*fields, *OTHER_ARGUMENTS]
 
     @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        """Refuse names of methods and of settings of the class, in whose place transformers would put the value.
+
+        Raises:
+            ValueError: If one is among them.
+        """
+        for name in names:
+            own = inspect.getattr_static(cls, name, dataclasses.MISSING)
+            is_set = isinstance(own, property) and own.fset is not None
+            if own is not dataclasses.MISSING and not is_set and name not in ("model_type", "stage_names"):
+                raise ValueError(f"`{name}` must be left out: it is no field of a configuration.")
+
+    @classmethod
     def _warn_of_slips(cls, names: Iterable[str]) -> None:
         """Tell of names that are nearly those of fields: transformers keeps what it does not know without a word."""
         known = cls._known_fields()
@@ -166,6 +181,7 @@ class RadioConfig(
         """Read a folder's `config.json`; for a pipeline that was asked for without a task, with the folder's own."""
         is_to_infer = kwargs.get("_from_pipeline", "") is None
         values, others = super().get_config_dict(*args, **kwargs)
+        check_file(values)
         if is_to_infer and "custom_pipelines" in values:
             values = values | {"custom_pipelines": own_pipeline(values)}
         return values, others

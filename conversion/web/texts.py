@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.export import Dim
-from transformers import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from conversion.graphs.exporting import export_graph
 from conversion.graphs.files import write_graph
+from foundation.checkpoints import open_tokenizer
 from modeling_radio import RadioForZeroShotImageClassification
 from modeling_radio.text_radio import SIMPLE_TEMPLATES, fill_templates
 
@@ -80,13 +80,8 @@ def open_texts(checkpoint: Path) -> Texts:
         ValueError: If its tokenizer cannot be opened or has no form that the page reads.
     """
     model = RadioForZeroShotImageClassification.from_pretrained(checkpoint, attn_implementation="eager").float().eval()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"The tokenizer of {str(checkpoint)!r} cannot be opened: {str(error).splitlines()[0]}"
-        ) from error
-    if tokenizer is None or not tokenizer.is_fast:
+    tokenizer = open_tokenizer(checkpoint)
+    if not tokenizer.is_fast:
         raise ValueError(
             f"The tokenizer of {str(checkpoint)!r} must have a tokenizer.json, which browsers read, got "
             f"{type(tokenizer).__name__}. Save it as a fast one, or leave words out: --no-words."

@@ -263,7 +263,13 @@ def test_a_cut_file_of_a_tower_is_one_line(checkpoint, width, save_teacher, tmp_
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(None, "must know words|cannot be read"), ("{", "cannot be read: "), ("", "cannot be read: ")]
+    ("text", "message"),
+    [
+        (None, "must know words|cannot be read"),
+        ("{", "cannot be read: "),
+        ("", "cannot be read: "),
+        ('{"x": 0}', "cannot be read: "),
+    ],
 )
 def test_a_tower_without_its_tokenizer_is_refused(text, message, checkpoint, width, save_teacher):
     folder = save_teacher("siglip", width)

@@ -252,3 +252,19 @@ def test_what_only_others_know_is_kept_without_a_word(recwarn):
     config = RadioConfig(my_note="x", torch_dtype="float32", transformers_version="5.24.0")
     assert config.my_note == "x"
     assert [str(each.message) for each in recwarn if "no field" in str(each.message)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("architectures", True), ("auto_map", None), ("auto_map", {"AutoConfig": 5}), ("custom_pipelines", None)],
+        *[("transformers_weights", []), ("quantization_config", [1]), ("attn_implementation", "org/kernel")],
+        *[("base_model_tp_plan", {}), ("sub_configs", {}), ("to_dict", 5)],
+    ],
+)
+def test_a_file_that_transformers_would_stumble_over_is_refused(name, value, tmp_path):
+    RadioConfig.from_preset("radio-test").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match=f"`{name}` must "):
+        RadioConfig.from_pretrained(tmp_path)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from torchvision.utils import draw_bounding_boxes
-from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 import modeling_radio
+from foundation.checkpoints import open_tokenizer
 from modeling_radio import (
     RadioForDepthEstimation,
     RadioForImageClassification,
@@ -117,7 +117,7 @@ def read_radio_config(checkpoint: str) -> dict[str, Any]:
         ValueError: If it is no RADIO model.
         OSError: If there is no such folder or repository.
     """
-    values, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    values, _ = modeling_radio.RadioConfig.get_config_dict(checkpoint)
     if "args" not in values and values.get("model_type") != modeling_radio.RadioConfig.model_type:
         raise ValueError(
             f"`checkpoint` must be a RADIO model, got {checkpoint!r} with the `model_type` "
@@ -156,6 +156,8 @@ def open_model(
         options |= {"config": checkpoint, "adapter_kwargs": {"_adapter_model_path": checkpoint}}
     (name,) = (values.get("architectures") or ["RadioModel"])[:1]
     model_class = RadioModel if is_nvidias else MODELS.get(name, RadioModel)
+    if model_class is RadioForZeroShotImageClassification and values.get("text_tower") is None:
+        raise ValueError(f"`checkpoint` must have the `text_tower` of its class, {name}, got {checkpoint!r} without.")
     model, loaded = model_class.from_pretrained(
         base or checkpoint, dtype=DTYPES[dtype], output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
@@ -184,12 +186,7 @@ def _open_processor(checkpoint: str, model: RadioPreTrainedModel, *, is_nvidias:
 def _open_tokenizer(checkpoint: str, model: RadioPreTrainedModel) -> PreTrainedTokenizerBase | None:
     if not isinstance(model, RadioForZeroShotImageClassification):
         return None
-    try:
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{checkpoint!r} has a text tower, but no tokenizer: convert it again with --text-tower."
-        ) from error
+    return open_tokenizer(checkpoint)
 
 
 def read_photograph(path: str | Path | None, processor: RadioImageProcessor) -> Tensor:

@@ -41,7 +41,7 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path):
     save_words(tmp_path)
     for path in tmp_path.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(ValueError, match=r"tokenizer of .* cannot be opened"):
+    with pytest.raises(ValueError, match=r"tokenizer of .* cannot be read"):
         open_texts(tmp_path)
 
 

@@ -140,10 +140,15 @@ def test_what_is_no_radio_model_is_refused(backbone, texts, tmp_path):
         open_model(str(backbone), "cpu")
     with pytest.raises(OSError, match="nowhere"):
         open_model(str(tmp_path / "nowhere"), "cpu")
+    towerless = shutil.copytree(texts, tmp_path / "towerless")
+    config = json.loads((texts / "config.json").read_text()) | {"text_tower": None}
+    (towerless / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="`checkpoint` must have the `text_tower`"):
+        open_model(str(towerless), "cpu")
     without = shutil.copytree(texts, tmp_path / "without")
     for path in without.glob("*token*"):
         path.unlink()
-    with pytest.raises(ValueError, match="has a text tower, but no tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer of `checkpoint` .* cannot be read"):
         open_model(str(without), "cpu")
 
 

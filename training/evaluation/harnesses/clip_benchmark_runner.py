@@ -12,13 +12,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
+from foundation.checkpoints import open_tokenizer
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor
 
 
@@ -60,7 +59,7 @@ def load_zero_shot(model_name: str, pretrained: str, cache_dir: str | None, devi
     folder = Path(model_name)
     model = RadioForZeroShotImageClassification.from_pretrained(folder).eval().to(device)  # pyrefly: ignore[bad-argument-type]
     processor = RadioImageProcessor.from_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = open_tokenizer(folder)
     padding = "max_length" if model.use_sigmoid else True
 
     def transform(image: Image.Image) -> Tensor:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.image_utils import pil_torch_interpolation_mapping
 
+from foundation.checkpoints import open_tokenizer
 from foundation.errors import first_few
 from modeling_radio.text_radio import fill_templates
 from training.evaluation.models.base import Encoding
@@ -116,8 +117,7 @@ class DualEncoderFeatures(HuggingfaceFeatures):
         """Return a unit vector for each text, `(num_texts, text_dim)`, by the tokenizer in the folder."""
         if self._texts is None:
             model = AutoModel.from_pretrained(self.folder, trust_remote_code=False).eval().to(self.device)
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-            self._texts = model, tokenizer
+            self._texts = model, open_tokenizer(self.folder)
         model, tokenizer = self._texts
         length = model.config.text_config.max_position_embeddings
         # SigLIP's towers read the last position, so that their texts are padded to the full length.

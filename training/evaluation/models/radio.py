@@ -10,10 +10,9 @@ from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from foundation.checkpoints import open_checkpoint, read_config
+from foundation.checkpoints import open_checkpoint, open_tokenizer, read_config
 from model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.cpu import choose_cpu_blocks
@@ -197,9 +196,7 @@ class RadioTextFeatures(RadioFeatures):
 
     def _text_tower(self) -> tuple[RadioForZeroShotImageClassification, PreTrainedTokenizerBase]:
         if self._tower is None:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-            if not isinstance(tokenizer, PreTrainedTokenizerBase):
-                raise OSError(f"{self.folder} has a text tower, but no tokenizer: convert it again with --text-tower.")
+            tokenizer = open_tokenizer(self.folder)
             whole = RadioForZeroShotImageClassification.from_pretrained(self.folder).eval().to(self.device)
             self._tower = whole, tokenizer
         return self._tower

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from foundation.checkpoints import open_tokenizer
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
@@ -60,12 +61,7 @@ class ZeroShotTask(ClassificationTask):
         Raises:
             ValueError: If the checkpoint has none.
         """
-        checkpoint = self.settings.checkpoint
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-            self.tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"`checkpoint` {checkpoint!r} has no tokenizer for its texts.") from error
+        self.tokenizer = open_tokenizer(self.settings.checkpoint)
         zero_shot = cast(RadioForZeroShotImageClassification, model)
         self.text_embeds = zero_shot.embed_classes(self.tokenizer, self.class_names).float().cpu()
 
