@@ -47,10 +47,11 @@ def download_archive(package: Package, scratch: Path) -> Path:
     client_cache = scratch / "client"
     download.mkdir()
     client_cache.mkdir()
-    if package.ecosystem == "debian":
-        with _APT_LISTS:
-            _require_apt_lists(package)
-    _run_client(package, _client_command(package, download, client_cache), download, client_cache)
+    with raised_signals():
+        if package.ecosystem == "debian":
+            with _APT_LISTS:
+                _require_apt_lists(package)
+        _run_client(package, _client_command(package, download, client_cache), download, client_cache)
     archives = list(download.glob(f"*{_ARCHIVE_SUFFIX[package.ecosystem]}"))
     if len(archives) != 1:
         raise PackageUnavailableError(f"{package.name}: its client reported success but left {len(archives)} archives.")
@@ -80,7 +81,6 @@ def _run_client(package: Package, command: Sequence[str], download: Path, client
     environment = {**os.environ, "TMPDIR": str(client_cache)}
     log_path = client_cache.parent / "client.log"
     with (
-        raised_signals(),
         log_path.open("wb") as log,
         _byte_progress(package) as progress,
         subprocess.Popen(command, cwd=download, env=environment, stdout=log, stderr=log) as process,
