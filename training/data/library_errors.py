@@ -21,7 +21,7 @@ def in_one_line(complaint: str) -> Generator[None]:
 
     try:
         yield
-    except (ValueError, OSError, tarfile.TarError, DatasetsError) as error:
+    except (ValueError, OSError, OverflowError, tarfile.TarError, DatasetsError) as error:
         reasons = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
         text = " ".join(": ".join(reason for reason in reasons if reason).split()) or type(error).__name__
         raise ValueError(f"{complaint}: {text.rstrip('.')}.") from error

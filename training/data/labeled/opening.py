@@ -116,10 +116,8 @@ def open_class_folders(path: Path, names: SplitNames = SPLIT_NAMES) -> Tables:
     from datasets import DatasetDict, load_dataset
 
     files = {split: _image_and_metadata_files(folder, path) for split, folder in _split_folders(path, names).items()}
-    try:
+    with in_one_line(f"`data` {str(path)!r} has no images in class sub-folders, or metadata that cannot be read"):
         tables = load_dataset("imagefolder", data_files=files, drop_labels=False)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{path} has no images in class sub-folders: {str(error).splitlines()[0]}") from error
     return {str(split): table for split, table in cast(DatasetDict, tables).items()}
 
 

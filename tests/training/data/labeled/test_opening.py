@@ -144,6 +144,13 @@ def test_folders_without_images_are_refused(tmp_path):
         open_class_folders(tmp_path)
 
 
+@pytest.mark.parametrize("label", ["\xe4".encode("latin-1"), b"1" + 400 * b"0"], ids=["no UTF-8", "no int64"])
+def test_metadata_that_cannot_be_read_is_said_in_one_line(class_folders, label):
+    (class_folders / "cat" / "metadata.csv").write_bytes(b"file_name,target\n1.png,0\n3.png," + label)
+    with pytest.raises(ValueError, match=r"^`data` '.*pets' has .* metadata that cannot be read: .*\.$"):
+        open_class_folders(class_folders)
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture"])
 def test_files_that_are_no_images_are_named_and_left_out(class_folders, content, caplog):
     (class_folders / "cat" / "1.png").write_bytes(content)
