@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, SiglipT
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from conversion.nvidia.tensor_checks import check_finite
-from foundation.checkpoints import open_tokenizer
 from modeling_radio import RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.nvidia_folder_radio import check_fit
+from modeling_radio.tokenizer import open_tokenizer
 
 
 DUAL_ENCODERS = ("siglip", "siglip2", "clip")

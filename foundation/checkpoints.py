@@ -10,8 +10,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers import AutoTokenizer
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from foundation.errors import first_few
 from foundation.files import FolderKind
@@ -91,27 +89,6 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     check_fit(unknown, sorted(loaded["missing_keys"]), sorted(misshapen))
     _check_finite(checkpoint, model)
     return OpenedCheckpoint(model.eval(), [key for key in unexpected if key not in unknown])
-
-
-def open_tokenizer(source: str | Path, name: str = "checkpoint") -> PreTrainedTokenizerBase:
-    """Open the tokenizer of a folder or a repository of the Hub.
-
-    Args:
-        source: The folder, or the Hub id.
-        name: Of the setting that it comes from, for messages.
-
-    Raises:
-        ValueError: If there is none, or it is damaged.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except ImportError:
-        raise
-    except Exception as error:
-        raise ValueError(f"The tokenizer of `{name}` {str(source)!r} cannot be read: {error}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(f"`{name}` must have a tokenizer, got {str(source)!r} without one.")
-    return tokenizer
 
 
 def with_global_blocks(model: RadioModel, num_global: int) -> RadioModel:

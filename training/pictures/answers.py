@@ -14,7 +14,6 @@ from torchvision.utils import draw_bounding_boxes
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 import modeling_radio
-from foundation.checkpoints import open_tokenizer
 from modeling_radio import (
     RadioForDepthEstimation,
     RadioForImageClassification,
@@ -33,6 +32,7 @@ from modeling_radio.image_reading_radio import UNREADABLE, load_upright, open_pi
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.nvidia_folder_radio import check_fit
 from modeling_radio.pipeline_parts_radio import limits_of
+from modeling_radio.tokenizer import open_tokenizer
 from training.pictures.features import class_color, overlaid, similarity_colors, to_pixels
 
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from foundation.checkpoints import open_tokenizer
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor
+from modeling_radio.tokenizer import open_tokenizer
 
 
 MODEL_TYPE = "radio"

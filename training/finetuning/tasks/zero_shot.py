@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from foundation.checkpoints import open_tokenizer
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
+from modeling_radio.tokenizer import open_tokenizer
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import Batch
