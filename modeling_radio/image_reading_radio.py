@@ -35,6 +35,8 @@ UNREADABLE = (
     ArithmeticError,
     RuntimeError,  # of AVIF; NotImplementedError, of DDS, is one
     MemoryError,  # where a header lies about the size
+    AssertionError,
+    AttributeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -126,6 +128,8 @@ def load_upright(picture: Image.Image) -> Image.Image:
     """Decode what `open_picture` opened, and turn it in place as its EXIF data say; return it."""
     ImageOps.exif_transpose(picture, in_place=True)
     picture.load()
+    if picture.mode in ("P", "PA") and picture.palette is None:  # in an ICNS
+        raise ValueError("a palette is missing")
     return picture
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -217,6 +218,19 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
 
     @classmethod
     def _open_folder(cls, folder: str | Path | None, *args: Any, **kwargs: Any) -> Any:
+        """Open a checkpoint; what transformers and peft raise on values that they do not expect is a `ValueError`."""
+        try:
+            return cls._open_checked(folder, *args, **kwargs)
+        except (TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+            if any(name in str(error) for name in kwargs):  # of the caller's own
+                raise
+            raise ValueError(
+                f"`config.json` and `adapter_config.json` must hold what transformers and peft take, got "
+                f"{type(error).__name__} from those of {str(folder)!r}: {error}"
+            ) from error
+
+    @classmethod
+    def _open_checked(cls, folder: str | Path | None, *args: Any, **kwargs: Any) -> Any:
         """Open a checkpoint as transformers does; one in NVIDIA's layout by what its weights tell, and only in full."""
         source = None if folder is None else source_of_weights(folder, kwargs)
         opening = None if source is None else opening_arguments(source, kwargs)

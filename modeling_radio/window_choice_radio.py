@@ -15,7 +15,7 @@ from .config_checks_radio import COUNT, WINDOW, number, optional
 from .configuration_radio import RadioConfig
 from .encoder_radio import RadioVisionTransformer
 from .layout_radio import AttentionLayout, Segments
-from .resolution_radio import Resolution, check_resolution
+from .resolution_radio import Resolution, check_multiple, largest_side
 
 
 WINDOW_SIZES = tuple(range(32, 5, -1))
@@ -204,7 +204,7 @@ class WindowBudget:
             COUNT.check(name, value)
         if self.config.eradio is not None:
             raise ValueError("Windows of E-RADIO are not chosen for a budget. Call it with `window_size='auto'`.")
-        check_resolution(self.config, height, width)
+        check_multiple("`height` and `width`", height, width, self.config.resolution_step, largest_side(self.config))
         if self.config.num_mergings:
             raise ValueError(
                 "`downscale_levels` must be None for a choice of windows, got "

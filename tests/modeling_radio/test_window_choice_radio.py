@@ -168,7 +168,7 @@ def test_measures_once_per_device_and_warns_when_nothing_fits():
         model.choose_window_size(256, 256, max_latency_ms=1e-9)
     assert model._block_costs is costs
     assert model.radio_model.model.blocks[0].training
-    with pytest.raises(ValueError, match="nearest valid size is 256 x 224"):
+    with pytest.raises(ValueError, match=r"`height` and `width` must .* nearest valid size is 256 x 224"):
         model.choose_window_size(250, 230, max_latency_ms=1.0)
 
 

@@ -164,5 +164,9 @@ def damaged_files() -> dict[str, bytes]:
         found[f"{name} cut to its beginning"] = content[:20]
     avif, dds = FILES["avif"][0], FILES["dds"][0]
     found["AVIF, flipped"] = avif[:200] + bytes(byte ^ 0xFF for byte in avif[200:260]) + avif[260:]
+    palette = encode(_palette(16).resize((128, 128)), "PNG")
+    found["ICNS with a palette"] = (
+        struct.pack(">4sI4sI", b"icns", len(palette) + 16, b"ic07", len(palette) + 8) + palette
+    )
     found["DDS without flags"] = dds[:80] + bytes(4) + dds[84:]
     return found
