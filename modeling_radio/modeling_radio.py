@@ -222,7 +222,8 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
         try:
             return cls._open_checked(folder, *args, **kwargs)
         except (TypeError, KeyError, AttributeError, StrictDataclassError) as error:
-            if any(name in str(error) for name in kwargs):  # of the caller's own
+            given = [*kwargs, *(kwargs.get("adapter_kwargs") or ())]
+            if any(f"'{name}'" in str(error) for name in given):  # the caller's own mistake
                 raise
             raise ValueError(
                 f"`config.json` and `adapter_config.json` must hold what transformers and peft take, got "
