@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -79,10 +78,7 @@ def open_checkpoint(checkpoint: Path) -> OpenedCheckpoint:
     if "args" not in config:
         _check_stored(checkpoint, config)
         options = {"ignore_mismatched_sizes": True}  # told below in one line
-    try:
-        model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, **options)
-    except SafetensorError as error:
-        raise ValueError(f"The weights in {str(checkpoint)!r} are damaged: {error}.") from error
+    model, loaded = RadioModel.from_pretrained(checkpoint, output_loading_info=True, **options)
     unexpected = sorted(loaded["unexpected_keys"])
     unknown = [key for key in unexpected if key.startswith("radio_model.")]
     misshapen = [f"{key} {tuple(given)} instead of {tuple(wanted)}" for key, given, wanted in loaded["mismatched_keys"]]

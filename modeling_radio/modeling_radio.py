@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -218,9 +219,11 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
 
     @classmethod
     def _open_folder(cls, folder: str | Path | None, *args: Any, **kwargs: Any) -> Any:
-        """Open a checkpoint; what transformers and peft raise on values that they do not expect is a `ValueError`."""
+        """Open a checkpoint; what transformers, peft and safetensors raise on damaged files is a `ValueError`."""
         try:
             return cls._open_checked(folder, *args, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(f"The weights in {str(folder)!r} are damaged: {error}.") from error
         except (TypeError, KeyError, AttributeError, StrictDataclassError) as error:
             given = [*kwargs, *(kwargs.get("adapter_kwargs") or ())]
             if any(f"'{name}'" in str(error) for name in given):  # the caller's own mistake

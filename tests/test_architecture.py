@@ -60,7 +60,8 @@ ORDER = (
 
 
 # The packages that a checkpoint's code finds in a clean environment; Pillow comes with torchvision.
-REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers", "huggingface_hub", "PIL"} | set(sys.stdlib_module_names)
+REMOTE_CODE_PACKAGES = {"torch", "torchvision", "transformers", "huggingface_hub", "safetensors", "PIL"}
+REMOTE_CODE_PACKAGES |= set(sys.stdlib_module_names)
 
 # Machines that only train may lack these.
 LAZY_PACKAGES = {"av", "datasets", "evaluate", "faiss", "peft", "pyarrow", "pytorch_ood", "sklearn"}

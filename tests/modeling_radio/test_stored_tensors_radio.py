@@ -1,6 +1,7 @@
 """Files of weights and their indices, read with distrust before any weight is: what is damaged is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,19 @@ def folder(tmp_path) -> Path:
     return write_hub_folder("c_radio_v4_slots_tiny", tmp_path / "hub")
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"\xff" * 8 + data[8:], lambda data: b""])
+DAMAGES = [
+    lambda data: data[:100],
+    lambda data: b"\xff" * 8 + data[8:],
+    lambda data: b"",
+    lambda data: data.replace(b'"F32"', b'"F 2"', 1),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_weights_are_named(damage, folder):
     file = folder / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=r"model.safetensors' is damaged or no safetensors file"):
+    with pytest.raises(ValueError, match=re.escape(str(folder))):
         RadioModel.from_pretrained(folder)
 
 

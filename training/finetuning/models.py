@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
@@ -225,8 +224,6 @@ def open_task_model(
         opened: Any = task.model_class.from_pretrained(
             checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    except SafetensorError as error:
-        raise ValueError(f"The weights of `checkpoint` {checkpoint!r} are damaged: {error}.") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     model, info = opened

@@ -591,6 +591,6 @@ def test_labels_decide_which_classifier_is_trained(labels, metric, is_greater_be
 def test_damaged_weights_of_the_checkpoint_are_named(size, base, class_folders, tmp_path):
     shutil.copytree(base, tmp_path / "damaged")
     os.truncate(tmp_path / "damaged" / "model.safetensors", size)
-    with pytest.raises(ValueError, match=r"The weights of `checkpoint` '.*damaged' are damaged: "):
+    with pytest.raises(ValueError, match=r"weights in '.*damaged'"):
         FinetuningRun(run_settings(tmp_path / "damaged", class_folders, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
