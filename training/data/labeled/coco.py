@@ -212,7 +212,7 @@ def _is_box(box: Sequence[Any]) -> bool:
 
 
 def _add_object(objects: dict[str, list], annotation: Mapping[str, Any], numbers: Mapping[int, int]) -> None:
-    objects["bbox"].append(annotation["bbox"])
+    objects["bbox"].append([float(number) for number in annotation["bbox"]])  # arrow casts no integer above 2**24
     objects["category"].append(numbers[annotation["category_id"]])
     if "segmentation" in objects:
         objects["segmentation"].append(json.dumps(annotation["segmentation"]))

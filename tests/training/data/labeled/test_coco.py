@@ -155,6 +155,14 @@ def test_coco_boxes_without_an_area_are_counted(coco_folder, coco_content, caplo
     assert len(boxes) == 3
 
 
+def test_coco_boxes_of_large_integers(coco_folder, coco_content):
+    coco_content["annotations"][0]["bbox"] = [2**24 + 1, 0, 4, 4]
+    (coco_folder / "annotations.json").write_text(json.dumps(coco_content))
+    images = load(coco_folder, "object-detection", validation_share=0.34)
+    boxes = [box for row in [*images.train, *images.validation] for box in row["target"]["bbox"]]
+    assert [2**24, 0, 4, 4] in boxes
+
+
 def test_coco_object_without_a_box(coco_folder, coco_content):
     del coco_content["annotations"][1]["bbox"]
     (coco_folder / "annotations.json").write_text(json.dumps(coco_content))
