@@ -239,16 +239,24 @@ def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return the weights that an adapter of the folder's kind has if it is made for a model and its heads."""
+    """Return the weights that an adapter of the folder's kind has if it is made for a model and its heads.
+
+    Raises:
+        ValueError: If the folder's `adapter_config.json` is not one of LoRA.
+    """
     from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict
 
-    config = PeftConfig.from_pretrained(str(folder))
-    assert isinstance(config, LoraConfig)
-    norms = [name for name in config.modules_to_save or () if re.match(IN_BLOCKS, name)]
-    config.modules_to_save = [*head_names(model), *norms] or None
-    config.base_model_name_or_path = None  # else peft warns that it changes
-    with torch.device("meta"), _without_renaming_warning():
-        adapted = get_peft_model(type(model)(copy.deepcopy(model.config)), config)
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        if not isinstance(config, LoraConfig):
+            raise TypeError(f"`peft_type` is {config.peft_type!r:.60}")
+        norms = [name for name in config.modules_to_save or () if re.match(IN_BLOCKS, name)]
+        config.modules_to_save = [*head_names(model), *norms] or None
+        config.base_model_name_or_path = None  # else peft warns that it changes
+        with torch.device("meta"), _without_renaming_warning():
+            adapted = get_peft_model(type(model)(copy.deepcopy(model.config)), config)
+    except (TypeError, KeyError, AttributeError) as error:  # what peft raises on values that it does not expect
+        raise ValueError(f"{folder / ADAPTER_CONFIG_NAME} must describe an adapter of LoRA: {error}.") from error
     weights = get_peft_model_state_dict(adapted)
     return {_named_magnitude(name).removeprefix(PEFT_PREFIX): tuple(tensor.shape) for name, tensor in weights.items()}
 

@@ -519,6 +519,15 @@ def test_text_tower_stays_frozen_and_is_not_copied(build_dual_encoder, tmp_path)
     assert all(".lora_" in name or projection in name for name in names)
 
 
+@pytest.mark.parametrize("peft_type", [None, "IA3", {}])
+def test_configuration_that_is_not_of_lora(peft_type, base_folder, tmp_path):
+    folder = save(add_adapter(open_base(base_folder), settings()), tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "peft_type": peft_type}))
+    with pytest.raises(ValueError, match="adapter_config"):
+        open_adapter(open_base(base_folder), folder)
+
+
 def test_folder_without_adapter(base_folder):
     message = r"is no adapter folder: it lacks adapter_config\.json, adapter_model\.safetensors"
     with pytest.raises(ValueError, match=message):
