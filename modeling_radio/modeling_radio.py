@@ -224,7 +224,7 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
             return cls._open_checked(folder, *args, **kwargs)
         except SafetensorError as error:
             raise ValueError(f"The weights in {str(folder)!r} are damaged: {error}.") from error
-        except (TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        except (TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError) as error:
             given = [*kwargs, *(kwargs.get("adapter_kwargs") or ())]
             if any(f"'{name}'" in str(error) for name in given):  # the caller's own mistake
                 raise

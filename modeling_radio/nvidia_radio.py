@@ -288,15 +288,19 @@ def teacher_token_index(args: Mapping[str, Any], name: str, head_index: int | No
         args: Arguments of the training run.
         name: The teacher's.
         head_index: The token that the `config.json` of a Hub folder names, where it does.
+
+    Raises:
+        ValueError: If `teachers` has no such entry.
     """
     if has_one_token(args):
         return 0
     if head_index is not None:
         return head_index
-    entries = ((position, teacher) for position, teacher in enumerate(args["teachers"]) if teacher["name"] == name)
-    position, teacher = next(entries)
-    slot = teacher.get("token_slot")
-    return position if slot is None else slot
+    for position, teacher in enumerate(args["teachers"]):
+        if teacher["name"] == name:
+            slot = teacher.get("token_slot")
+            return position if slot is None else slot
+    raise ValueError(f"`teachers` must have an entry of the adaptor {name!r}, or its config a `head_idx`.")
 
 
 def _adaptors(config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -213,6 +213,9 @@ def test_a_head_of_a_hub_folder_reads_the_token_that_the_folder_names():
     args["teachers"][1]["name"] = "another"  # the run lists no teacher of this adaptor's name
     adaptor = RadioConfig.from_dict(config).adaptor("sam")
     assert (adaptor.token_index, adaptor.mlp_version, adaptor.feature_mlp_version) == (5, "v2", None)
+    del config["adaptor_configs"]["sam"]["head_idx"]
+    with pytest.raises(ValueError, match=r"`teachers` .*'sam'"):
+        RadioConfig.from_dict(config)
 
 
 @pytest.mark.parametrize(

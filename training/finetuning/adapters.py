@@ -255,7 +255,7 @@ def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tupl
         config.base_model_name_or_path = None  # else peft warns that it changes
         with torch.device("meta"), _without_renaming_warning():
             adapted = get_peft_model(type(model)(copy.deepcopy(model.config)), config)
-    except (TypeError, KeyError, AttributeError) as error:  # what peft raises on values that it does not expect
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:  # of peft, on odd values
         raise ValueError(f"{folder / ADAPTER_CONFIG_NAME} must describe an adapter of LoRA: {error}.") from error
     weights = get_peft_model_state_dict(adapted)
     return {_named_magnitude(name).removeprefix(PEFT_PREFIX): tuple(tensor.shape) for name, tensor in weights.items()}
