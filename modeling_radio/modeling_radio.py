@@ -40,6 +40,7 @@ from .nvidia_interface_radio import NvidiaInterface, build_network
 from .opening_radio import garbage_collection_paused
 from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair
 from .peft_radio import (
+    ODD_VALUES,
     check_adapter_versions,
     check_adapter_weights,
     config_of_hub_adapter,
@@ -224,7 +225,7 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
             return cls._open_checked(folder, *args, **kwargs)
         except SafetensorError as error:
             raise ValueError(f"The weights in {str(folder)!r} are damaged: {error}.") from error
-        except (TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+        except (*ODD_VALUES, StrictDataclassError) as error:
             given = [*kwargs, *(kwargs.get("adapter_kwargs") or ())]
             if any(f"'{name}'" in str(error) for name in given):  # the caller's own mistake
                 raise

@@ -24,7 +24,7 @@ from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, Rad
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from modeling_radio.messages_radio import check_choice
 from modeling_radio.network_radio import ADAPTORS, BLOCKS
-from modeling_radio.peft_radio import check_adapter_weights
+from modeling_radio.peft_radio import ODD_VALUES, check_adapter_weights
 from training.finetuning.settings import FinetuneSettings
 
 
@@ -255,7 +255,7 @@ def _fitting_shapes(model: RadioPreTrainedModel, folder: Path) -> dict[str, tupl
         config.base_model_name_or_path = None  # else peft warns that it changes
         with torch.device("meta"), _without_renaming_warning():
             adapted = get_peft_model(type(model)(copy.deepcopy(model.config)), config)
-    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:  # of peft, on odd values
+    except ODD_VALUES as error:
         raise ValueError(f"{folder / ADAPTER_CONFIG_NAME} must describe an adapter of LoRA: {error}.") from error
     weights = get_peft_model_state_dict(adapted)
     return {_named_magnitude(name).removeprefix(PEFT_PREFIX): tuple(tensor.shape) for name, tensor in weights.items()}
