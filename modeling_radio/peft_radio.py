@@ -26,8 +26,11 @@ WHOLE_MODELS = ("model*.safetensors", "pytorch_model*.bin")
 HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 """Of `from_pretrained`: how files are fetched."""
-ODD_VALUES = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What transformers and peft raise where a configuration holds values that they do not expect."""
+ODD_VALUES = (TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
+"""What transformers and peft raise where a configuration holds values that they do not expect.
+
+A bare `LookupError` is ours: of a missing text tower, which pipelines shall not take for a `ValueError`.
+"""
 
 
 def find_adapter_base(folder: str | Path) -> str | None:
