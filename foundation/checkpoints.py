@@ -1,7 +1,6 @@
 """Opens the folder of a model so that nothing in it is made up: its weights are all there, whole and sound."""
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,16 +26,16 @@ _MAX_NAMES = 4
 
 def _is_model(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and config.get("model_type") == RadioConfig.model_type
+    return config.get("model_type") == RadioConfig.model_type
 
 
 MODEL_FOLDER = FolderKind(
     "RADIO model folders", (*MODEL_FILES, "__pycache__", ".gitattributes", "results.json"), _is_model
 )
-"""What commands that write a model folder may replace."""
+"""The only kind of folder that a command which writes a model may replace."""
 
 
 class OpenedCheckpoint(NamedTuple):

@@ -18,7 +18,7 @@ MAX_MESSAGE = 5000
 USER_ERRORS = (ValueError, OSError, UserError, TrainingDivergedError)
 
 KILLED_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)")
-"""How torch says that a data worker is gone."""
+"""Matches the error that torch raises when a data worker was killed."""
 WORKER_IS_GONE = (
     "a data worker was killed by the system, most often for want of memory: the same command goes on, and needs less "
     "with fewer workers (`num_workers`)."

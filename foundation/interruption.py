@@ -159,7 +159,7 @@ UNWINDING_SECONDS = 8.0
 
 _is_bounded = False
 _limits: list[threading.Timer] = []
-"""What the first signal that is raised has started, in a command."""
+"""Timers that end the process after `UNWINDING_SECONDS`; the first signal that is raised in a command starts one."""
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from modeling_radio.image_reading_radio import load_upright, open_picture, to_ei
 PICTURE_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 """Formats that every browser opens, and how their files' names end."""
 _KEPT = ("icc_profile", "transparency")
-"""What says how pixels look."""
+"""Entries of Pillow's `info` that change how pixels are shown; all others, such as EXIF, are dropped."""
 _OPTIONS = {"JPEG": {"quality": "keep"}, "PNG": {}, "WEBP": {"quality": 95}}
 """Our choice for WebP, of which Pillow does not know with how much loss it was made."""
 

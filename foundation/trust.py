@@ -1,4 +1,4 @@
-"""What a stranger's folder may decide: nothing but numbers and names.
+"""Checks of folders that strangers made: such a folder may decide nothing but numbers and names.
 
 One place says which files a RADIO folder may have, which of its values name code, which base an adapter may name, and
 what a process that checks a folder sees of this machine.
@@ -34,7 +34,7 @@ COPIED_FILES = (
     *("adapter_config.json", "adapter_model.safetensors", "learned_from.json"),
     *("LICENSE", "LICENSE.*", "NOTICE", "NOTICE.*"),
 )
-"""What may be copied from a model's or an adapter's folder to one for others."""
+"""Names of the files that commands copy from a model's or an adapter's folder into one for others, such as a Space."""
 _SETTINGS = (CONFIG_NAME, "preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
 _SECRET = re.compile(
     r"TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_PAT$|^(AWS|AZURE|GOOGLE|GCP|SSH|WANDB)_",
