@@ -112,24 +112,19 @@ class DecodedImages:
     """
 
     def __init__(self, table: Dataset, source: str, where: Callable[[int], str]) -> None:
-        from datasets import Image
-
-        table = cast("Dataset", table.select_columns(["image"]))
-        if isinstance(table.features["image"], Image):
-            table = table.cast_column("image", Image(decode=False))
-        self.table, self.where, self.column = table, where, ImageColumn(source, "image", is_listed=True)
+        self.table, self.where = encoded(cast("Dataset", table.select_columns(["image"]))), where
+        self.column = ImageColumn(source, "image", is_listed=True)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Tensor:
-        encoded = self._read(index)
+        image = self._read(index)
         try:
-            return to_tensor(decode_rgb(encoded, smallest_px=1))
+            return to_tensor(decode_rgb(image, smallest_px=1))
         except UnusableImageError as error:
             raise ValueError(
-                f"`data` must have images that can be decoded, got {encoded.name}: {error}. Correct it, or leave it "
-                "out."
+                f"`data` must have images that can be decoded, got {image.name}: {error}. Correct it, or leave it out."
             ) from error
 
     def size(self, index: int) -> tuple[int, int]:
