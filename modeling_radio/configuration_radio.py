@@ -84,6 +84,8 @@ class RadioConfig(
         """Refuse a value that the field cannot hold, and once complete let follow what was not chosen itself."""
         check_field(key, value)
         is_complete = vars(self).get("_out_features") is not None
+        if is_complete and value is None and key in LABELS:
+            raise ValueError(f"`{key}` must be a mapping of all classes, got None. `num_labels` makes new names.")
         stale = self._stale_fields({key: value}) if is_complete else set()
         super().__setattr__(key, value)
         if "intermediate_size" in stale or "mlp_ratio" in stale:

@@ -186,6 +186,13 @@ def fitted(config: RadioConfig) -> dict:
     return {name: getattr(config, name) for name in FITTED}
 
 
+@pytest.mark.parametrize("name", ["id2label", "label2id"])
+def test_names_of_classes_cannot_be_taken_away(name):
+    config = tiny(num_labels=3)
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        setattr(config, name, None)
+
+
 def test_what_was_fitted_to_other_classes_is_forgotten(tmp_path):
     tiny(id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, **FITTED).save_pretrained(tmp_path)
     names = {0: "a", 1: "b", 2: "c"}
