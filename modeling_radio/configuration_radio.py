@@ -77,7 +77,6 @@ class RadioConfig(
         kwargs.pop("stage_names", None)
         self.choose_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         super().__post_init__(**kwargs)
-        self.architectures = self.architectures or []  # Auto classes that have two classes to choose from iterate
         self.check()
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -87,6 +86,8 @@ class RadioConfig(
         if is_complete and value is None and key in LABELS:
             raise ValueError(f"`{key}` must be a mapping of all classes, got None. `num_labels` makes new names.")
         stale = self._stale_fields({key: value}) if is_complete else set()
+        if key == "architectures":  # Auto classes that have two classes to choose from iterate
+            value = value or []
         super().__setattr__(key, value)
         if "intermediate_size" in stale or "mlp_ratio" in stale:
             vars(self).update(dict.fromkeys(stale, 0))

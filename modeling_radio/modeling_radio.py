@@ -212,7 +212,15 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
             kwargs.pop("subfolder", None)
             kwargs["config"] = kwargs.get("config") or str(folder)
             kwargs["adapter_kwargs"] = {**(kwargs.get("adapter_kwargs") or {}), "_adapter_model_path": str(folder)}
-            opened = cls._open_folder(base, *args, **kwargs)
+            try:
+                opened = cls._open_folder(base, *args, **kwargs)
+            except RuntimeError as error:
+                if "ignore_mismatched_sizes" not in str(error):  # which transformers says where weights do not fit
+                    raise
+                raise ValueError(
+                    f"The adapter in {str(folder)!r} is for another model: the weights of its base, {base!r}, do not "
+                    "fit the adapter's `config.json`."
+                ) from error
         model = _model_of(opened)
         vars(model).pop("_loaded", None)
         _keep_packing(model)

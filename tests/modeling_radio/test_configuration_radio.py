@@ -250,6 +250,11 @@ def test_a_configuration_saved_alone_opens(tmp_path, run_elsewhere):
     assert "torch.Size([128, 32])" in run_elsewhere(OPEN_TWICE, tmp_path, tmp_path / "first", tmp_path / "second")
 
 
+def test_no_architectures_are_an_empty_list():
+    config = RadioConfig.from_dict(tiny().to_dict(), architectures=None)
+    assert config.architectures == []
+
+
 def test_a_slip_in_a_field_is_told():
     with pytest.warns(UserWarning, match="no field 'hiden_size', which changes nothing. Did you mean 'hidden_size'?"):
         RadioConfig(hiden_size=64)

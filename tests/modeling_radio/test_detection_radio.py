@@ -389,6 +389,9 @@ def test_wrong_images():
         model(images(), pixel_mask=torch.ones(2, 4, 6))
     with pytest.raises(ValueError, match="`window_size` must be at least 1"):
         model(images(), window_size="wide")
+    small = RadioForInstanceSegmentation(tiny_config(patch_size=1, max_img_size=8, detection_num_queries=1))
+    with pytest.raises(ValueError, match="`pixel_values` must have sides of at least 4 px"):
+        small(images(size=(2, 3)))
 
 
 def test_training_without_scipy(model, monkeypatch):

@@ -467,6 +467,15 @@ def test_adapter_for_another_model_by_transformers(tmp_path, case):
         build(other_class, **options).load_adapter(str(folder))
 
 
+@needs_heads
+def test_an_adapter_whose_configuration_is_not_of_its_base_is_refused(base_folder, tmp_path):
+    folder = save(add_adapter(open_base(base_folder), settings()), tmp_path / "adapter", base_folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "max_img_size": values["max_img_size"] // 2}))
+    with pytest.raises(ValueError, match="is for another model"):
+        RadioForImageClassification.from_pretrained(folder)
+
+
 def test_heads_before_transformers_reads_them(base_folder, tmp_path, monkeypatch):
     folder = save(add_adapter(open_base(base_folder), settings()), tmp_path / "adapter", base_folder)
     model = open_base(base_folder)
