@@ -23,6 +23,7 @@ from training.student.regularizers.damp import add_damp
 from training.student.regularizers.spectral import add_spectral_scales
 from training.student.token_counts import check_merging
 from training.teachers.answers import TeacherShape
+from training.views.crops import check_other_windows
 from training.views.shapes import Grid, extreme_grids
 from training.views.windows import check_windows, fitting_windows
 
@@ -158,10 +159,11 @@ def student_patch_size(recipe: Recipe) -> int:
 
 
 def check_student_views(recipe: Recipe) -> None:
-    """Refuse images that the student cannot take, and ViTDet windows that could not act, before anything is built.
+    """Refuse images that the student cannot take, and windows that could not act, before anything is built.
 
     Raises:
-        RecipeError: If a size of a partition is too large or no multiple of the patch, or as `check_windows` does.
+        RecipeError: If a size of a partition is too large or no multiple of the patch, or as `check_windows` and
+            `check_other_windows` do.
     """
     config = _config(recipe, recipe.student.config)
     check_merging(recipe, config)
@@ -171,6 +173,7 @@ def check_student_views(recipe: Recipe) -> None:
             path = f"partitions.{partition.name}.sizes_px"
             raise RecipeError(f"`{path}` must be multiples of the patch, {config.patch_size} px, got {wrong}.")
         check_windows(recipe, partition, config)
+        check_other_windows(recipe, partition, config.patch_size)
         for size in partition.sizes_px:
             grids = extreme_grids(recipe, partition, size, config.patch_size)
             side = max(max(grid) for grid in grids) * config.patch_size

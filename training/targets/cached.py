@@ -16,8 +16,8 @@ from training.views.crops import (
     cut_windows,
     draw_colors,
     draw_flips,
+    draw_other_place,
     draw_window_offsets,
-    exact_shift,
     flip,
     flip_shift,
 )
@@ -85,16 +85,20 @@ class CachedTargets:
         return Example(pixel_values, targets, self._average_view(images, batch, offsets))
 
     def _average_view(self, images: Tensor, batch: Batch, offsets: Tensor) -> AverageView | None:
-        """Return another window for the moving average, moved by whole cells and whole patches."""
+        """Return another window for the moving average, moved by whole tokens, to the nearest pixel of the image.
+
+        All that lie in the image but the student's own are equally likely.
+        """
         if not self.recipe.mesa.is_due(batch.step):
             return None
-        other_offsets = draw_window_offsets(batch, "average", self.num_cells)
-        is_flipped = draw_flips(batch, self.recipe.views)
-        moved, shifts = offsets.clone(), []
+        number, is_flipped = batch.uniform("average"), draw_flips(batch, self.recipe.views)
+        moved, shifts = offsets.double(), []
         for shape, group in batch.groups:
-            shift = exact_shift(other_offsets[group] - offsets[group], shape.window, shape.grid)
-            moved[group] += shift.in_cells
-            shifts.append(flip_shift(shift.in_tokens, is_flipped[group]).to(self.device, non_blocking=True))
+            window, grid = torch.tensor(shape.window), torch.tensor(shape.grid)
+            behind = self.num_cells - window - offsets[group]
+            shift = draw_other_place(number[group], offsets[group] * grid // window, behind * grid // window)
+            moved[group] += shift * window / grid
+            shifts.append(flip_shift(shift, is_flipped[group]).to(self.device, non_blocking=True))
         return AverageView(self._student_images(images, batch, moved), shifts)
 
     def _windows(self, maps: Tensor, batch: Batch, offsets: Tensor) -> list[Tensor]:
@@ -104,7 +108,7 @@ class CachedTargets:
         windows = []
         for shape, group in batch.groups:
             side = Grid(*(cells * rows_per_cell for cells in shape.window))
-            cut = cut_windows(maps[group], offsets[group] * rows_per_cell, side)
+            cut = cut_windows(maps[group], (offsets[group] * rows_per_cell).round().long(), side)
             windows.append(flip(cut, is_flipped[group]).to(self.device, non_blocking=True))
         return windows
 

@@ -1,12 +1,11 @@
 """Geometry and color of what the student and the teachers see, in whole patches, so that features align exactly."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from training.recipe import ViewsRecipe
+from training.recipe import PartitionRecipe, Recipe, RecipeError, ViewsRecipe
 from training.views.batches import Batch
 from training.views.shapes import Grid
 
@@ -20,31 +19,62 @@ def draw_shifts(batch: Batch, label: str, views: ViewsRecipe) -> Tensor:
     return shifts.clamp(-views.max_shift_patches, views.max_shift_patches).long()
 
 
+def draw_other_shifts(batch: Batch, label: str, views: ViewsRecipe, taken: Tensor) -> Tensor:
+    """Return shifts as of `draw_shifts`, but in no image the one that is `taken`, `(batch, 2)`.
+
+    Where they would be the same, the other lies a patch further up, down, left or right, which may be one beyond max.
+    """
+    shifts = draw_shifts(batch, label, views)
+    steps = torch.tensor([[-1, 0], [1, 0], [0, -1], [0, 1]])[(4 * batch.uniform(f"other:{label}")).long()]
+    return torch.where((shifts == taken).all(1, keepdim=True), taken + steps, shifts)
+
+
 def draw_window_offsets(batch: Batch, label: str, num_cells: int) -> Tensor:
     """Return `(batch, 2)` offsets of each image's window in a square of cells, every place equally likely."""
     windows = torch.tensor([shape.window for shape in batch.shapes])
     return (batch.uniform(label, 2) * (num_cells - windows + 1)).long()
 
 
-class WindowShift(NamedTuple):
-    """The way from one window to another, `(batch, 2)` rows and columns: in cells of the image, and in tokens."""
-
-    in_cells: Tensor
-    in_tokens: Tensor
-
-
-def exact_shift(cells: Tensor, window: Grid, grid: Grid) -> WindowShift:
-    """Round a shift towards zero, to where it is a whole number of cells and of tokens.
+def check_other_windows(recipe: Recipe, partition: PartitionRecipe, patch_size: int) -> None:
+    """Refuse MESA with windows of cached images that leave no other one to the student's average.
 
     Args:
-        cells: `(batch, 2)` integers, the wanted shift.
-        window: The window in cells of the image.
-        grid: The same window, resized, in tokens.
+        recipe: The recipe.
+        partition: One of its partitions.
+        patch_size: The student's patch in pixels.
+
+    Raises:
+        RecipeError: If the images are too small.
     """
-    divisors = torch.tensor([math.gcd(*sides) for sides in zip(window, grid, strict=True)])
-    cells_per_step, tokens_per_step = torch.tensor(window) // divisors, torch.tensor(grid) // divisors
-    steps = torch.div(cells, cells_per_step, rounding_mode="trunc")
-    return WindowShift(steps * cells_per_step, steps * tokens_per_step)
+    if recipe.mesa.weight == 0 or recipe.views.teachers != "cached":
+        return
+    side_px = recipe.data.image_size_px
+    for size in partition.sizes_px:
+        for window in partition.windows_px or [size]:
+            # A window in the middle must be able to move by a token, which is `window / size` patches.
+            least = window + patch_size * (2 * math.ceil(window / size) - 1)
+            if side_px < least:
+                raise RecipeError(
+                    f"`data.image_size_px` must be at least {least} with `mesa.weight` above 0 and windows of {window} "
+                    f"px for {size} px (`partitions.{partition.name}`), got {side_px}. The student's moving average "
+                    "would see the student's own window. Or take smaller windows."
+                )
+
+
+def draw_other_place(number: Tensor, before: Tensor, behind: Tensor) -> Tensor:
+    """Return `(batch, 2)` shifts, each but none at all equally likely; none where there is no other.
+
+    Args:
+        number: `(batch,)` uniform.
+        before: `(batch, 2)` integers, the farthest shift up and to the left.
+        behind: `(batch, 2)` integers, the farthest down and to the right.
+    """
+    counts = before + behind + 1
+    num_others = counts.prod(1) - 1
+    place = (number * num_others).long()
+    own = before[:, 0] * counts[:, 1] + before[:, 1]
+    place += ((place >= own) & (num_others > 0)).long()
+    return torch.stack([place // counts[:, 1], place % counts[:, 1]], dim=1) - before
 
 
 def flip_shift(shift: Tensor, is_flipped: Tensor) -> Tensor:

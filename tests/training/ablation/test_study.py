@@ -110,7 +110,7 @@ def test_our_own_studies_are_long_enough_and_measured_on_enough(name: str) -> No
     assert study.seeds == list(range(3 if name in THREE_SEEDS else 5))
     for arm, recipe in opened.recipes.items():
         least = {"warm_start": 200, "nested_dropout": 350}.get(name, 400)
-        assert recipe.schedule.num_steps >= (200 if arm in ("none_200", "all_200") else least)
+        assert recipe.schedule.num_steps >= (200 if arm in ("none_200", "all_moving_200") else least)
         (partition,) = recipe.partitions
         assert partition.batch_size == 64 or partition.token_budget is not None
     compared = {pair.arm for pair in opened.comparisons()}
@@ -122,9 +122,9 @@ def test_our_own_studies_are_long_enough_and_measured_on_enough(name: str) -> No
 
 def test_the_study_of_the_full_step_is_the_demo_beside_the_full_demo() -> None:
     opened = open_study("full_step")
-    assert list(opened.recipes) == ["demo", "demo_full"]
+    assert list(opened.recipes) == ["demo", "whole_step"]
     assert {recipe.schedule.num_steps for recipe in opened.recipes.values()} == {1400}
-    assert opened.recipes["demo_full"].spectral.is_used
+    assert opened.recipes["whole_step"].spectral.is_used
 
 
 def test_upsampling_is_judged_by_the_teacher_at_the_images_size() -> None:

@@ -1,3 +1,6 @@
+import itertools
+from collections import Counter
+
 import pytest
 import torch
 
@@ -8,9 +11,10 @@ from training.views.crops import (
     cut_windows,
     draw_colors,
     draw_flips,
+    draw_other_place,
+    draw_other_shifts,
     draw_shifts,
     draw_window_offsets,
-    exact_shift,
     flip,
     flip_shift,
 )
@@ -73,14 +77,24 @@ def test_colors_keep_the_range_and_change_each_image_differently() -> None:
     assert torch.equal(change_colors(pixel_values, *draw_colors(batch_of(3), ViewsRecipe())), pixel_values)
 
 
-@pytest.mark.parametrize(("cells", "tokens", "step"), [(6, 6, 1), (8, 6, 4), (4, 8, 1), (9, 6, 3)])
-def test_exact_shift_is_whole_in_cells_and_tokens(cells: int, tokens: int, step: int) -> None:
-    wanted = torch.tensor([[0, 5], [-7, 3], [12, -1]])
-    shift = exact_shift(wanted, Grid(5, cells), Grid(5, tokens))
-    assert torch.equal(shift.in_cells[:, 0], wanted[:, 0])
-    assert torch.equal(shift.in_cells * torch.tensor([5, tokens]), shift.in_tokens * torch.tensor([5, cells]))
-    assert (shift.in_cells.abs() <= wanted.abs()).all()
-    assert ((shift.in_cells - wanted).abs() < step).all()
+def test_another_shift_is_drawn_where_it_would_be_the_same() -> None:
+    batch, views = batch_of(500), ViewsRecipe()
+    taken, drawn = draw_shifts(batch, "student", views), draw_shifts(batch, "average", views)
+    others = draw_other_shifts(batch, "average", views, taken)
+    same = (drawn == taken).all(1)
+    assert 100 < same.sum() < 400
+    assert torch.equal(others[~same], drawn[~same])
+    assert {tuple(step) for step in (others - taken)[same].tolist()} == {(-1, 0), (1, 0), (0, -1), (0, 1)}
+
+
+def test_other_places_are_all_there_are_but_the_own_one() -> None:
+    numbers = (torch.arange(1100) + 0.5) / 1100
+    before, behind = torch.tensor([[1, 2]]).expand(1100, -1), torch.tensor([[2, 0]]).expand(1100, -1)
+    places = Counter(map(tuple, draw_other_place(numbers, before, behind).tolist()))
+    assert set(places) == set(itertools.product(range(-1, 3), range(-2, 1))) - {(0, 0)}
+    assert set(places.values()) == {100}
+    none = torch.zeros(1, 2, dtype=torch.long)
+    assert draw_other_place(torch.tensor([0.9]), none, none).tolist() == [[0, 0]]
 
 
 def test_columns_of_a_mirrored_shift_run_the_other_way() -> None:
