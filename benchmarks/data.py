@@ -224,7 +224,10 @@ def views_of(recipe: Recipe, num_steps: int) -> Iterator[Tensor]:
         grid = batch.shapes[0].grid
         sizes = ((grid.rows * patch_size, grid.cols * patch_size),)
         numbers = batch.uniform("region", 4).tolist()
-        return [Sight(tuple(each), grid, False, {STUDENT: (0, 0)}, {STUDENT: sizes}) for each in numbers]
+        return [
+            Sight(tuple(each), recipe.views.crop_scale, grid, False, {STUDENT: (0, 0)}, {STUDENT: sizes})
+            for each in numbers
+        ]
 
     for _, (seen,) in build_view_loader(images, recipe).views(lambda: plan.steps(0, num_steps), sights):
         yield seen.pixels[STUDENT][0]

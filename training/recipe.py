@@ -122,9 +122,11 @@ class Recipe(RecipeSection):
         rule = f"below `schedule.num_steps`, {num_steps}, or no weight ever moves"
         require(is_reached, "balancing.start_step", start, rule)
         for partition in self.partitions:
-            can_window = partition.windows_px is None or self.views.teachers == "cached"
-            rule = "null with `views.teachers: online`, whose views are cut by `views.crop_scale`"
-            require(can_window, f"partitions.{partition.name}.windows_px", partition.windows_px, rule)
+            path, is_cached = f"partitions.{partition.name}", self.views.teachers == "cached"
+            rule = "null with `views.teachers: online`, whose views are cut by `crop_scale`"
+            require(partition.windows_px is None or is_cached, f"{path}.windows_px", partition.windows_px, rule)
+            rule = "null with `views.teachers: cached`, whose views are cut by `windows_px`"
+            require(partition.crop_scale is None or not is_cached, f"{path}.crop_scale", partition.crop_scale, rule)
         return self
 
     def balancing_times(self) -> BalancingTimes:

@@ -131,7 +131,11 @@ def test_overrides_reach_sections_entries_and_free_fields() -> None:
         ("data.num_images=None", "`data.num_images` must be an integer above 0, or null, got 'None'. Write null"),
         ("partitions.low.sizes_px=[64, true]", r"`partitions.low.sizes_px` must be \[an integer above 0, ...\], got"),
         ("views.crop_scale=[true, 1]", r"`views.crop_scale` must be \[a number, a number\], got \[True, 1\]"),
-        ("views.crop_scale=[0.5, 2]", "`views.crop_scale` must be two shares of the area, at most 1"),
+        ("partitions.low.crop_scale=[0.5, 0.2]", "`partitions.low.crop_scale` must be two numbers above 0"),
+        (
+            "partitions.low.crop_scale=[0.5, 1]",
+            "`partitions.low.crop_scale` must be null with `views.teachers: cached`",
+        ),
         ("partitions.low.windows_px=[]", "`partitions.low.windows_px` must be at least one size, or null"),
         ("loss.features={mse: 1}", r"`loss.features` must be one of \['mse', .*\], got '{mse: 1}'"),
         ("loss.features=cosin", "got 'cosin'. Did you mean 'cosine'"),

@@ -14,7 +14,7 @@ from training.losses.summaries import SUMMARY_LOSSES
 from training.recipe import LossRecipe, Recipe, TeacherRecipe
 from training.student.packing import HeadAnswer, StudentAnswer
 from training.student.taps import Tap
-from training.targets.examples import Example, Target
+from training.targets.examples import Example
 from training.targets.statistics import TeacherStatistics
 from training.views.batches import Batch
 
@@ -60,9 +60,15 @@ def compare_with_teachers(
     return {"loss": total, **{name: term.value for name, term in terms.items()}}
 
 
-def compare_with_average(student: Sequence[Tensor], average: Sequence[Tensor], shifts: Sequence[Tensor]) -> Tensor:
+def compare_with_average(
+    student: Sequence[Tensor],
+    average: Sequence[Tensor],
+    shifts: Sequence[Tensor],
+    extents: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Return the MESA loss of a batch, the mean of `mesa_losses` over images; arguments are by groups of images."""
-    return torch.cat([mesa_losses(*each) for each in zip(student, average, shifts, strict=True)]).mean()
+    groups = zip(student, average, shifts, extents or [None] * len(shifts), strict=True)
+    return torch.cat([mesa_losses(*each) for each in groups]).mean()
 
 
 def _named(terms: Mapping[str, LossTerm], name: str) -> dict[str, LossTerm]:
@@ -89,7 +95,7 @@ def _head_terms(
         if answer.summary is not None:
             terms["summary"] = _no_term(answer.summary.float().mean())
         return terms
-    dense = _feature_term(recipe, statistics, features, batch, answer, example.targets[features])
+    dense = _feature_term(recipe, statistics, features, batch, example, answer)
     terms = {"features": dense._replace(weight=entry.feature_weight)}
     if answer.summary is not None and target.summary is not None:
         terms["summary"] = _summary_term(recipe, statistics, entry, answer.summary, target.summary)
@@ -127,14 +133,16 @@ def _feature_term(
     statistics: TeacherStatistics,
     name: str,
     batch: Batch,
+    example: Example,
     answer: HeadAnswer,
-    target: Target,
 ) -> LossTerm:
-    compare, losses = FEATURE_LOSSES[recipe.features], []
-    shifts = [None] * len(target.features) if target.shifts is None else target.shifts
-    groups = zip(batch.groups, answer.features, target.features, shifts, strict=True)
-    for (shape, _), ours, theirs, shift in groups:
-        maps = align_to_teacher(ours, statistics.standardize(name, theirs), shift, shape.grid)
+    compare, target, losses = FEATURE_LOSSES[recipe.features], example.targets[name], []
+    none = [None] * len(target.features)
+    groups = zip(
+        batch.groups, answer.features, target.features, target.shifts or none, example.extents or none, strict=True
+    )
+    for (shape, _), ours, theirs, shift, extent in groups:
+        maps = align_to_teacher(ours, statistics.standardize(name, theirs), shift, shape.grid, extent)
         losses.append(compare(*maps))
     by_image = torch.cat(losses)
     return LossTerm(1.0, by_image.mean(), lambda: by_image)

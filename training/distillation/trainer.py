@@ -397,7 +397,7 @@ class Distiller:
         losses = compare_with_teachers(self.recipe, *parts, batch, example, answer, taps)
         if example.average is not None:
             average = self._average_features(example.average.pixel_values)
-            losses["mesa"] = compare_with_average(answer.features, average, example.average.shifts)
+            losses["mesa"] = compare_with_average(answer.features, average, example.average.shifts, example.extents)
             losses["loss"] = losses["loss"] + self.recipe.mesa.weight * losses["mesa"]
         return losses
 

@@ -23,7 +23,11 @@ class AlignedMaps(NamedTuple):
 
 
 def align_to_teacher(
-    student: Tensor, teacher: Tensor, shift: Tensor | None = None, patches: Sequence[int] | None = None
+    student: Tensor,
+    teacher: Tensor,
+    shift: Tensor | None = None,
+    patches: Sequence[int] | None = None,
+    extent: Tensor | None = None,
 ) -> AlignedMaps:
     """Return both maps on the larger of their two grids, one moved into the frame of the other.
 
@@ -32,6 +36,9 @@ def align_to_teacher(
     has them: nothing is interpolated, and no gradient flows through the move. Otherwise the student's are interpolated
     in the teacher's frame.
 
+    Positions are valid where both maps are read between the centers of cells that show nothing but the image: beyond
+    the outermost centers there is nothing to interpolate with.
+
     Args:
         student: `(batch, C, rows, cols)`, output of the teacher's dense head.
         teacher: `(batch, C, teacher_rows, teacher_cols)`, standardized features, without gradients.
@@ -39,6 +46,8 @@ def align_to_teacher(
             None where both crops are the same.
         patches: The student's rows and columns of patches, where its head gives several cells for each; None where it
             gives one.
+        extent: `(batch, 2, 2)` integers, of rows and of columns: at which of the student's patches the image begins,
+            and at which it has ended. None where both crops lie within the image.
 
     Returns:
         The aligned maps in float32.
@@ -47,25 +56,66 @@ def align_to_teacher(
         AM-RADIO 4 (the larger grid), https://arxiv.org/abs/2312.06709; C-RADIOv4 Eq 1 (shifts and overlap).
     """
     grid = (max(student.shape[2], teacher.shape[2]), max(student.shape[3], teacher.shape[3]))
-    student_grid = student.shape[2:] if patches is None else patches
-    student, teacher = _resample(student.float(), grid), _resample(teacher.float(), grid)
-    if shift is None:
-        return AlignedMaps(student, teacher, torch.ones(len(student), *grid, dtype=torch.bool, device=student.device))
-    if grid[0] % student_grid[0] == 0 and grid[1] % student_grid[1] == 0:
-        cells = shift * shift.new_tensor([grid[0] // student_grid[0], grid[1] // student_grid[1]])
-        return AlignedMaps(student, *_move(teacher, -cells))
-    return _interpolate_student(student, teacher, shift, student_grid)
-
-
-def _interpolate_student(student: Tensor, teacher: Tensor, shift: Tensor, student_grid: Sequence[int]) -> AlignedMaps:
-    """Move the student into the teacher's frame by a fraction of a cell; both are on the common grid."""
-    grid = student.shape[2:]
+    patches = student.shape[2:] if patches is None else patches
+    is_copied = grid[0] % patches[0] == 0 and grid[1] % patches[1] == 0
     valid = torch.ones(len(student), *grid, dtype=torch.bool, device=student.device)
-    for axis in (0, 1):
-        cells = shift[:, axis].double() * grid[axis] / student_grid[axis]
-        student, inside = _translate(student, cells, dim=axis + 2)
+    student_places, teacher_places = [], []
+    for axis, (length, count) in enumerate(zip(grid, patches, strict=True)):
+        ours = theirs = torch.arange(length, device=student.device)[None]
+        seen = theirs_seen = None if extent is None else extent[:, axis]
+        if shift is not None:
+            shifts = shift[:, axis, None]
+            theirs_seen = None if seen is None else seen - shifts
+            if is_copied:
+                theirs = theirs - shifts * (length // count)
+            else:
+                ours = ours + shifts.double() * length / count
+        inside = _is_readable(ours, student.shape[2 + axis], length, count, seen)
+        inside = inside & _is_readable(theirs, teacher.shape[2 + axis], length, count, theirs_seen)
         valid &= inside.unsqueeze(2 - axis)
+        student_places.append(ours)
+        teacher_places.append(theirs)
+    student, teacher = _resample(student.float(), grid), _resample(teacher.float(), grid)
+    if shift is not None and is_copied:
+        teacher = _copy(teacher, *teacher_places)
+    elif shift is not None:
+        student = _interpolate(_interpolate(student, student_places[0], dim=2), student_places[1], dim=3)
     return AlignedMaps(student, teacher, valid)
+
+
+def shows_image(extent: Tensor, grid: Sequence[int], patches: Sequence[int]) -> Tensor:
+    """Return `(batch, rows, cols)` bool: which cells of a crop's map show nothing but the image.
+
+    Args:
+        extent: `(batch, 2, 2)`, as of `align_to_teacher`, in this crop.
+        grid: Rows and columns of the map.
+        patches: The student's rows and columns of patches in a crop of this size.
+    """
+    rows, cols = (
+        _is_readable(torch.arange(length, device=extent.device)[None], length, length, count, extent[:, axis])
+        for axis, (length, count) in enumerate(zip(grid, patches, strict=True))
+    )
+    return rows[:, :, None] & cols[:, None, :]
+
+
+def _is_readable(places: Tensor, num_cells: int, length: int, num_patches: int, extent: Tensor | None) -> Tensor:
+    """Return where a resampled map can be read along an axis: between the outermost centers of cells of the image.
+
+    Args:
+        places: `(batch or 1, length)` positions on the common grid, whole or not.
+        num_cells: Of the map, before it was resampled.
+        length: Of the common grid.
+        num_patches: Of the student, which show as much as the map.
+        extent: `(batch, 2)`: at which patch from the map's edge the image begins, and at which it has ended.
+    """
+    first, last = 0, num_cells - 1
+    if extent is not None:
+        first = (-(-extent[:, :1] * num_cells // num_patches)).clamp(min=0)
+        last = (extent[:, 1:] * num_cells // num_patches - 1).clamp(max=num_cells - 1)
+    # The center of cell n lies at (n + 1/2) length / num_cells - 1/2; of what lies between, whole positions are known.
+    lower = -((num_cells - (2 * first + 1) * length) // (2 * num_cells))
+    upper = ((2 * last + 1) * length - num_cells) // (2 * num_cells)
+    return (places >= lower) & (places <= upper)
 
 
 def _resample(features: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -74,47 +124,32 @@ def _resample(features: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(features, grid, mode="bilinear", align_corners=False)
 
 
-def _move(features: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `features` read at position + cells, and which positions lie inside; whole tokens are copied.
+def _copy(features: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+    """Return the tokens of `(batch, C, rows, cols)` features at other places; outside, the border is repeated.
 
     Args:
-        features: `(batch, C, rows, cols)`.
-        cells: `(batch, 2)` integers, rows and columns.
-
-    Returns:
-        The moved features, which repeat their border outside, and `(batch, rows, cols)` bool.
+        features: `(batch, C, num_rows, num_cols)`.
+        rows: `(batch, num_rows)` integers.
+        cols: `(batch, num_cols)` integers.
     """
     batch, _, num_rows, num_cols = features.shape
-    rows = torch.arange(num_rows, device=cells.device) + cells[:, :1]
-    cols = torch.arange(num_cols, device=cells.device) + cells[:, 1:]
-    inside = _is_inside(rows, num_rows)[:, :, None] & _is_inside(cols, num_cols)[:, None, :]
     rows, cols = rows.clamp(0, num_rows - 1)[:, :, None], cols.clamp(0, num_cols - 1)[:, None, :]
-    images = torch.arange(batch, device=cells.device)[:, None, None]
+    images = torch.arange(batch, device=rows.device)[:, None, None]
     tokens = features.movedim(1, -1).flatten(0, 2)  # (batch, C, rows, cols) -> (tokens, C)
     moved = tokens.index_select(0, ((images * num_rows + rows) * num_cols + cols).flatten())
-    return moved.view(batch, num_rows, num_cols, -1).movedim(-1, 1), inside
+    return moved.view(batch, num_rows, num_cols, -1).movedim(-1, 1)
 
 
-def _is_inside(positions: Tensor, length: int) -> Tensor:
-    return (positions >= 0) & (positions < length)
-
-
-def _translate(features: Tensor, cells: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return `features` read at position + cells along `dim`, linearly interpolated, and which positions lie inside.
+def _interpolate(features: Tensor, places: Tensor, dim: int) -> Tensor:
+    """Return `features` read linearly at other places along `dim`; outside, the border is repeated.
 
     Args:
         features: `(batch, C, rows, cols)`.
-        cells: `(batch,)` float64.
+        places: `(batch, length)` float64.
         dim: 2 for rows, 3 for columns.
-
-    Returns:
-        The moved features, and `(batch, length)` bool.
     """
     length = features.shape[dim]
-    position = torch.arange(length, dtype=torch.float64, device=cells.device) + cells[:, None]
-    lower = position.floor()
-    fraction = (position - lower).to(features.dtype)
-    inside = (position >= 0) & (position <= length - 1)
+    lower = places.floor()
     shape = [len(features), 1, 1, 1]
     shape[dim] = length
 
@@ -122,5 +157,5 @@ def _translate(features: Tensor, cells: Tensor, dim: int) -> tuple[Tensor, Tenso
         index = index.long().clamp(0, length - 1).view(shape)
         return features.gather(dim, index.expand_as(features))
 
-    weight = fraction.view(shape)
-    return read(lower) * (1 - weight) + read(lower + 1) * weight, inside
+    weight = (places - lower).to(features.dtype).view(shape)
+    return read(lower) * (1 - weight) + read(lower + 1) * weight

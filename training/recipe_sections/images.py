@@ -16,6 +16,8 @@ DEMO_SOURCES = ("demo", "demo-pypi")
 
 DEFAULT_BATCH_SIZE = 64
 
+RANGE = "two numbers above 0, the smaller first"
+
 
 class ImageSource(RecipeSection):
     """Where images come from.
@@ -104,7 +106,8 @@ class ViewsRecipe(RecipeSection):
         cache_dir: Where cached features lie; None for a folder of the recipe's own under `runs/cache`.
         cache_format: How dense features are kept there: "float16", or "int8", a byte for each number, in equal steps
             over a channel's range in an image. docs/benchmarks.md has what is lost.
-        crop_scale: Smallest and largest share of the image's area that an online view shows.
+        crop_scale: Smallest and largest area of an online view, as shares of the largest view of its shape that fits
+            into the image; beyond 1 it reaches over the image's edges.
         crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
         is_square: Whether views become squares, whatever their aspect ratio; false keeps it, at as many patches as a
             square of the size has, up to rounding.
@@ -133,8 +136,7 @@ class ViewsRecipe(RecipeSection):
     @model_validator(mode="after")
     def _check(self) -> "ViewsRecipe":
         for name, bounds in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
-            require(0 < bounds[0] <= bounds[1], name, bounds, "two numbers above 0, the smaller first")
-        require(self.crop_scale[1] <= 1, "crop_scale", self.crop_scale, "two shares of the area, at most 1")
+            require(0 < bounds[0] <= bounds[1], name, bounds, RANGE)
         return self
 
 
@@ -158,6 +160,7 @@ class PartitionRecipe(Named):
             the arms of NVIDIA's TAO toolkit; where every image shall count alike, give each its images per step over
             those of the largest.
         teachers: Names of the teachers that see this partition; None for all.
+        crop_scale: With online teachers, of its images; None for that of `views`.
         windows_px: With cached teachers, sides of the window that is resized to the student's resolution,
             each step drawing one; None for the resolution itself, without resizing.
         vitdet_windows: Sides in tokens of ViTDet windows; an augmented step draws one of those that are smaller than
@@ -177,6 +180,7 @@ class PartitionRecipe(Named):
     rank_share: Annotated[int | None, INDECISIVE] = Field(None, gt=0)
     weight: float = Field(1.0, gt=0)
     teachers: list[str] | None = None
+    crop_scale: tuple[float, float] | None = None
     windows_px: list[Count] | None = None
     vitdet_windows: list[Count] | None = None
     vitdet_ragged: bool = False
@@ -195,6 +199,12 @@ class PartitionRecipe(Named):
         is_one = (self.batch_size is None) != (self.token_budget is None)
         rule = "a number, or null where `token_budget` is one" if self.token_budget is None else "null with one"
         require(is_one, "batch_size", self.batch_size, f"{rule} (token_budget is {self.token_budget})")
+        require(
+            self.crop_scale is None or 0 < self.crop_scale[0] <= self.crop_scale[1],
+            "crop_scale",
+            self.crop_scale,
+            RANGE,
+        )
         for name, windows in (("windows_px", self.windows_px), ("vitdet_windows", self.vitdet_windows)):
             require(windows != [], name, windows, "at least one size, or null")
         if self.probabilities is not None:

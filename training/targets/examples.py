@@ -16,11 +16,13 @@ class Target(NamedTuple):
         features: For each group of the batch `(images, feature_dim, rows, cols)`, not standardized.
         shifts: For each group `(images, 2)` rows and columns in student patches: the teacher's crop minus the
             student's; None if both show the same.
+        shown: For each group `(images, rows, cols)` bool, which cells show nothing but the image; None if all do.
     """
 
     summary: Tensor | None
     features: list[Tensor]
     shifts: list[Tensor] | None
+    shown: list[Tensor] | None = None
 
     def is_finite(self) -> bool:
         """Return whether no number of the answer is infinite or none."""
@@ -48,11 +50,14 @@ class Example(NamedTuple):
         targets: The teachers' answers, by name; where taps ask for them, features on a teacher's way too, without a
             summary, by `training.recipe_sections.teaching.target_name`.
         average: Another crop for the moving average, in steps with a MESA loss.
+        extents: For each group what of the student's crops is image, as `extent` of `align_to_teacher`; None if all is,
+            and of the other crops, too.
     """
 
     pixel_values: list[Tensor]
     targets: dict[str, Target]
     average: AverageView | None = None
+    extents: list[Tensor] | None = None
 
 
 class TargetSource(Protocol):

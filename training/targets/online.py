@@ -9,12 +9,13 @@ from torch import Tensor
 
 from training.data.decoding import Size
 from training.data.image_table import Images
+from training.losses.alignment import shows_image
 from training.recipe import Recipe
 from training.recipe_sections.teaching import target_name
 from training.targets.examples import AverageView, Example, Target
 from training.teachers.base import Teacher
 from training.views.batches import Batch
-from training.views.crops import change_colors, draw_colors, draw_flips, draw_shifts
+from training.views.crops import change_colors, draw_colors, draw_flips, draw_other_shifts, draw_shifts
 from training.views.loading import PartitionStreams, build_view_loader
 from training.views.regions import AVERAGE, STUDENT, Seen, Sight
 from training.views.shapes import Grid
@@ -50,13 +51,13 @@ class OnlineTargets:
         self.recipe, self.patch_size = recipe, patch_size
         self.teachers, self.device = teachers, device
         self.views = build_view_loader(images, recipe, device)
+        self._scales = {each.name: each.crop_scale or recipe.views.crop_scale for each in recipe.partitions}
 
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
         for parts in self._parts_at_once(self.views.views(plan, self._sights)):
-            seen = [groups for _, groups in parts]
             targets: dict[str, list[Target]] = {}
             for name in parts[0][0].teachers:
-                targets |= self._targets(name, seen)
+                targets |= self._targets(name, parts)
             for number, (batch, groups) in enumerate(parts):
                 own = {name: of_parts[number] for name, of_parts in targets.items()}
                 yield batch, self._example(batch, groups, own)
@@ -89,13 +90,14 @@ class OnlineTargets:
 
     def _sights_of(self, batch: Batch, viewers: Sequence[str]) -> list[Sight]:
         views = self.recipe.views
-        shifts = {viewer: draw_shifts(batch, viewer, views).tolist() for viewer in viewers}
+        shifts = {viewer: self._shifts_of(viewer, batch).tolist() for viewer in viewers}
         sizes = {
             shape.grid: {viewer: self._sizes(viewer, shape.grid) for viewer in viewers} for shape, _ in batch.groups
         }
         return [
             Sight(
                 tuple(numbers),
+                self._scales[batch.partition],
                 shape.grid,
                 is_flipped,
                 {viewer: tuple(shifts[viewer][row]) for viewer in viewers},
@@ -114,8 +116,9 @@ class OnlineTargets:
     def _example(self, batch: Batch, groups: list[Seen], targets: dict[str, Target]) -> Example:
         average = None
         if self.recipe.mesa.is_due(batch.step):
-            average = AverageView(self._student_images(AVERAGE, batch, groups), self._shifts(AVERAGE, groups))
-        return Example(self._student_images(STUDENT, batch, groups), targets, average)
+            average = AverageView(self._student_images(AVERAGE, batch, groups), self._shifts(AVERAGE, batch))
+        images = self._student_images(STUDENT, batch, groups)
+        return Example(images, targets, average, self._extents(STUDENT, batch, groups))
 
     def _student_images(self, viewer: str, batch: Batch, groups: list[Seen]) -> list[Tensor]:
         """Return the images of the student or its average, with changed colors, in [0, 1]."""
@@ -125,23 +128,42 @@ class OnlineTargets:
             for (_, group), seen in zip(batch.groups, groups, strict=True)
         ]
 
-    def _shifts(self, viewer: str, groups: list[Seen]) -> list[Tensor]:
-        shifts = (seen.places[viewer] - seen.places[STUDENT] for seen in groups)
-        return [shift.to(self.device, non_blocking=True) for shift in shifts]
+    def _shifts_of(self, viewer: str, batch: Batch) -> Tensor:
+        """Return by how many patches each of a viewer's crops lies beside the region, `(batch, 2)`."""
+        views = self.recipe.views
+        if viewer == AVERAGE:
+            return draw_other_shifts(batch, viewer, views, self._shifts_of(STUDENT, batch))
+        return draw_shifts(batch, viewer, views)
 
-    def _targets(self, name: str, parts: list[list[Seen]]) -> dict[str, list[Target]]:
+    def _shifts(self, viewer: str, batch: Batch) -> list[Tensor]:
+        """Return for each group where a viewer's crops lie beside the student's."""
+        return self._by_group(self._shifts_of(viewer, batch) - self._shifts_of(STUDENT, batch), batch)
+
+    def _extents(self, viewer: str, batch: Batch, groups: list[Seen]) -> list[Tensor]:
+        """Return for each group what of a viewer's crops is image."""
+        seen = torch.cat([each.extent for each in groups])
+        return self._by_group(seen - self._shifts_of(viewer, batch)[:, :, None], batch)
+
+    def _by_group(self, values: Tensor, batch: Batch) -> list[Tensor]:
+        return [values[group].to(self.device, non_blocking=True) for _, group in batch.groups]
+
+    def _targets(self, name: str, parts: list[Part]) -> dict[str, list[Target]]:
         """Run a teacher once for some parts of a step; return its target in each, and those of its blocks, by name."""
-        inputs = [[self._pixels(images) for images in seen.pixels[name]] for groups in parts for seen in groups]
+        inputs = [[self._pixels(images) for images in seen.pixels[name]] for _, groups in parts for seen in groups]
         answers = iter(self.teachers[name](inputs))
         names = [target_name(name, depth) for depth in (1.0, *self.recipe.inner_depths().get(name, []))]
         targets: dict[str, list[Target]] = {each: [] for each in names}
-        for groups in parts:
-            own, shifts = list(islice(answers, len(groups))), self._shifts(name, groups)
+        for batch, groups in parts:
+            own, shifts = list(islice(answers, len(groups))), self._shifts(name, batch)
             summaries = [answer.summary for answer in own if answer.summary is not None]
             features = [answer.features.chunk(len(names), dim=1) for answer in own]
+            shown = [
+                shows_image(extent, answer.features.shape[2:], seen.grid)
+                for extent, answer, seen in zip(self._extents(name, batch, groups), own, groups, strict=True)
+            ]
             for place, each in enumerate(names):
                 summary = torch.cat(summaries) if summaries and each == name else None
-                targets[each].append(Target(summary, [maps[place] for maps in features], shifts))
+                targets[each].append(Target(summary, [maps[place] for maps in features], shifts, shown))
         return targets
 
     def _pixels(self, images: Tensor) -> Tensor:

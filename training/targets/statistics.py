@@ -77,7 +77,10 @@ class TeacherStatistics(nn.Module):
             return
         for name, target in targets.items():
             tokens = torch.cat([features.movedim(1, 0).flatten(1) for features in target.features], dim=1)
-            self._all()[name].update(tokens[None, :, :, None])  # as one map: moments take memory
+            shown = (
+                None if target.shown is None else torch.cat([each.flatten() for each in target.shown])[None, :, None]
+            )
+            self._all()[name].update(tokens[None, :, :, None], shown)  # as one map: moments take memory
             if target.summary is not None:
                 self._new_summaries[name].append(target.summary)
 

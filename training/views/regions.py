@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -37,6 +38,7 @@ class Sight(NamedTuple):
 
     Attributes:
         numbers: Four uniform numbers that decide the region: scale, aspect ratio, row and column.
+        scales: Bounds of the region's area, as shares of the largest of its shape that fits into the image.
         grid: The student's patches, which cut the region into cells.
         is_flipped: Whether the image is mirrored.
         shifts: By viewer, the rows and columns of cells by which its crop is to lie beside the region.
@@ -44,6 +46,7 @@ class Sight(NamedTuple):
     """
 
     numbers: tuple[float, float, float, float]
+    scales: tuple[float, float]
     grid: Grid
     is_flipped: bool
     shifts: dict[str, tuple[int, int]]
@@ -56,39 +59,36 @@ class Seen(NamedTuple):
     Attributes:
         grid: The student's patches.
         pixels: By viewer, uint8 `(3, height, width)` for each of its sizes.
-        places: By viewer, where its crop lies: `(2,)` integers, the shift as it was possible within the image.
+        extent: `(2, 2)` integers, of rows and of columns: at which of the region's cells the image begins, and at which
+            it has ended.
     """
 
     grid: Grid
     pixels: dict[str, tuple[Tensor, ...]]
-    places: dict[str, Tensor]
+    extent: Tensor
 
 
 def look(image: Tensor, sight: Sight, views: ViewsRecipe) -> Seen:
     """Cut out what each viewer sees of an image, and resize it to the sizes that it takes in.
 
-    Every crop shows as much of the image as the region does, whatever the sizes. A shift that would leave the image
-    goes the other way if there is more room, and is shortened to the whole cells that there is room for.
+    Every crop shows an area as large as the region, whatever the sizes. What lies beside the image is black.
 
     Args:
         image: `(3, height, width)` uint8.
         sight: What is wanted.
-        views: The recipe's section, with the bounds of scale and aspect ratio.
+        views: The recipe's section, with the bounds of aspect ratios.
     """
     picture = Image.fromarray(np.ascontiguousarray(image.movedim(0, -1).numpy()))
-    image_size = (picture.height, picture.width)
-    region = choose_region(image_size, sight, views)
+    region = choose_region((picture.height, picture.width), sight, views)
     seen: dict[tuple[Region, Size], Tensor] = {}
-    pixels, places = {}, {}
-    for viewer in sight.shifts:
-        shift = _possible_shift(region, sight.grid, sight.shifts[viewer], image_size)
+    pixels = {}
+    for viewer, shift in sight.shifts.items():
         crop = _displaced(region, sight.grid, shift)
         for size in sight.sizes[viewer]:
             if (crop, size) not in seen:
                 seen[crop, size] = _resized(picture, crop, size, is_flipped=sight.is_flipped)
         pixels[viewer] = tuple(seen[crop, size] for size in sight.sizes[viewer])
-        places[viewer] = torch.tensor(shift)
-    return Seen(sight.grid, pixels, places)
+    return Seen(sight.grid, pixels, _extent(region, sight.grid, picture))
 
 
 def least_scale(image_size: Size, sight: Sight, views: ViewsRecipe) -> float:
@@ -102,17 +102,17 @@ def least_scale(image_size: Size, sight: Sight, views: ViewsRecipe) -> float:
 def choose_region(image_size: Size, sight: Sight, views: ViewsRecipe) -> Region:
     """Return the region that a sight's numbers stand for, in the mirrored image where it is flipped.
 
-    It is a share of the image's area within `views.crop_scale`, or less where the image is too narrow for it. Squares
-    of the student show any aspect ratio within `views.crop_aspect`; otherwise the region has that of the student's
-    grid.
+    Squares of the student show any aspect ratio within `views.crop_aspect`; otherwise the region has that of the
+    student's grid. Its area is a share within `sight.scales` of the largest such region that fits into the image; one
+    above 1 reaches beyond it.
     """
     height, width = image_size
     scale, aspect, row, col = sight.numbers
-    area = height * width * (views.crop_scale[0] + (views.crop_scale[1] - views.crop_scale[0]) * scale)
     low, high = views.crop_aspect if views.is_square else 2 * (sight.grid.cols / sight.grid.rows,)
     ratio = low * (high / low) ** aspect
-    crop_height = min((area / ratio) ** 0.5, height, width / low)
-    crop_width = min((area * ratio) ** 0.5, width, crop_height * high)
+    share = sight.scales[0] + (sight.scales[1] - sight.scales[0]) * scale
+    crop_height = min(height, width / ratio) * share**0.5
+    crop_width = crop_height * ratio
     return Region(row * (height - crop_height), col * (width - crop_width), crop_height, crop_width)
 
 
@@ -121,13 +121,13 @@ class SeenBatch(NamedTuple):
 
     Attributes:
         pixels: Of all images, viewers and sizes, one after the other.
-        places: `(images, viewers, 2)`.
+        extents: `(images, 2, 2)`.
         viewers: Their names.
         groups: Neighbors of one grid: it, how many they are, and by viewer the sizes.
     """
 
     pixels: Tensor
-    places: Tensor
+    extents: Tensor
     viewers: tuple[str, ...]
     groups: list[tuple[Grid, int, dict[str, tuple[Size, ...]]]]
 
@@ -143,8 +143,7 @@ class SeenBatch(NamedTuple):
             for viewer in viewers:
                 for place in range(len(sizes[viewer])):
                     parts += [each.pixels[viewer][place].flatten() for each in group]
-        places = torch.stack([torch.stack([each.places[viewer] for viewer in viewers]) for each in seen])
-        return cls(torch.cat(parts), places, viewers, groups)
+        return cls(torch.cat(parts), torch.stack([each.extent for each in seen]), viewers, groups)
 
     def split(self) -> list[Seen]:
         """Return what was seen of each group, which shares this memory."""
@@ -158,25 +157,24 @@ class SeenBatch(NamedTuple):
                     own.append(self.pixels[first:stop].view(count, 3, height, width))
                     first = stop
                 pixels[viewer] = tuple(own)
-            places = self.places[image : image + count]
-            found.append(Seen(grid, pixels, {viewer: places[:, own] for own, viewer in enumerate(self.viewers)}))
+            found.append(Seen(grid, pixels, self.extents[image : image + count]))
             image += count
         return found
 
 
-def _possible_shift(region: Region, grid: Grid, wanted: tuple[int, int], image_size: Size) -> tuple[int, int]:
-    """Return the whole cells of a shift, rows and columns, that there is room for in the image."""
-    height, width = image_size
-    rows = _within(wanted[0], region.top, height - region.top - region.height, region.height / grid.rows)
-    cols = _within(wanted[1], region.left, width - region.left - region.width, region.width / grid.cols)
-    return rows, cols
-
-
-def _within(wanted: int, room_before: float, room_after: float, cell: float) -> int:
-    """Return what there is room for of a shift; where there is less than on the other side, of its opposite."""
-    tolerance = 1e-9  # of a cell: what rounding may take from room for a whole one
-    before, after = (int(room / cell + tolerance) for room in (room_before, room_after))
-    return max((min(max(shift, -before), after) for shift in (wanted, -wanted)), key=abs)
+def _extent(region: Region, grid: Grid, picture: Image.Image) -> Tensor:
+    """Return `Seen.extent`: cells that are cut by the image's edge are not of it."""
+    rounding = 1e-9  # of a cell, which then counts as whole
+    sides = (
+        (region.top, picture.height, region.height / grid.rows),
+        (region.left, picture.width, region.width / grid.cols),
+    )
+    return torch.tensor(
+        [
+            [math.ceil(-start / cell - rounding), math.floor((length - start) / cell + rounding)]
+            for start, length, cell in sides
+        ]
+    )
 
 
 def _displaced(region: Region, grid: Grid, shift: tuple[int, int]) -> Region:
@@ -185,9 +183,19 @@ def _displaced(region: Region, grid: Grid, shift: tuple[int, int]) -> Region:
 
 
 def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool) -> Tensor:
-    """Return a crop of an image, which is given in the mirrored image where it is flipped."""
-    left = picture.width - crop.left - crop.width if is_flipped else crop.left
-    box = (max(left, 0.0), max(crop.top, 0.0), left + crop.width, crop.top + crop.height)
-    box = (*box[:2], min(box[2], picture.width), min(box[3], picture.height))
+    """Return a crop of an image, which is given in the mirrored image where it is flipped.
+
+    Beside the image it is black, as in NVIDIA's TAO toolkit.
+    """
+    left, top = picture.width - crop.left - crop.width if is_flipped else crop.left, crop.top
+    beside = max(-left, -top, left + crop.width - picture.width, top + crop.height - picture.height)
+    pad = math.ceil(beside - 1e-6)  # less than that is rounding
+    if pad > 0:
+        picture, left, top = (
+            picture.crop((-pad, -pad, picture.width + pad, picture.height + pad)),
+            left + pad,
+            top + pad,
+        )
+    box = (max(left, 0.0), max(top, 0.0), min(left + crop.width, picture.width), min(top + crop.height, picture.height))
     pixels = to_tensor(picture.resize((size[1], size[0]), RESAMPLE, box=box))
     return pixels.flip(-1) if is_flipped else pixels

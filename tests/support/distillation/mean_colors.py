@@ -89,7 +89,7 @@ def mesa_of(source: TargetSource, recipe: Recipe) -> list[float]:
             [network.answer(pixels).features for pixels in groups]
             for groups in (example.pixel_values, example.average.pixel_values)
         )
-        losses.append(compare_with_average(student, average, example.average.shifts).item())
+        losses.append(compare_with_average(student, average, example.average.shifts, example.extents).item())
     return losses
 
 
@@ -102,4 +102,6 @@ def check_the_average_view(source: TargetSource, recipe: Recipe) -> None:
     examples = [
         example for _, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(2, 6))
     ]
-    assert torch.cat([shift for example in examples for shift in example.average.shifts]).any(0).all()
+    shifts = torch.cat([shift for example in examples for shift in example.average.shifts])
+    assert shifts.any(0).all()
+    assert shifts.any(1).all()  # in no image the student's own crop

@@ -168,9 +168,11 @@ def test_output_folder_opens_with_features_in_the_teachers_space(recipe_file: st
 def test_shifts_count_patches_where_heads_are_finer(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def recorded(student: Tensor, teacher: Tensor, shift: Tensor | None, patches: Sequence[int] | None) -> AlignedMaps:
+    def recorded(
+        student: Tensor, teacher: Tensor, shift: Tensor, patches: Sequence[int], extent: Tensor
+    ) -> AlignedMaps:
         calls.append((tuple(student.shape[2:]), patches, bool(shift.any())))
-        return align_to_teacher(student, teacher, shift, patches)
+        return align_to_teacher(student, teacher, shift, patches, extent)
 
     monkeypatch.setattr(step_losses, "align_to_teacher", recorded)
     distil(recipe_file, "run", "student.adaptor.upsample_factor=2", "partitions.low.sizes_px=[64]", stop_at=2)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.alignment import align_to_teacher
+from training.losses.alignment import align_to_teacher, shows_image
 from training.losses.features import mse_feature_loss
 
 
@@ -62,7 +62,50 @@ def test_larger_grid_is_the_common_one(student_side: int, teacher_side: int) -> 
     )
     side = max(student_side, teacher_side)
     assert maps.student.shape == maps.teacher.shape == (2, 3, side, side)
-    assert maps.valid.all()
+    assert maps.valid.all() == (student_side == teacher_side)
+
+
+def ramp_of(cells: int, top: float = 0.0, left: float = 0.0) -> Tensor:
+    """Return the map of a crop of 6 x 6 units whose values grow with the row and, ten times as fast, the column."""
+    places = (torch.arange(cells) + 0.5) * 6 / cells
+    return ((top + places)[:, None] + 10 * (left + places))[None, None]
+
+
+GRIDS = [(2, 6), (6, 18), (6, 9), (9, 6), (7, 6), (6, 6)]
+
+
+@pytest.mark.parametrize(("student_side", "teacher_side"), GRIDS)
+@pytest.mark.parametrize("shift", [None, (0, 0), (1, 0), (-1, 1)])
+def test_a_perfect_student_errs_nowhere(student_side: int, teacher_side: int, shift: tuple[int, int] | None) -> None:
+    """Of a ramp, interpolation says all there is between the centers of cells, and nothing beyond the outermost."""
+    student, patch = ramp_of(student_side), 6 / student_side
+    teacher = ramp_of(teacher_side, *(patch * each for each in shift or (0, 0)))
+    maps = align_to_teacher(student, teacher, None if shift is None else torch.tensor([shift]))
+    errors = (maps.student - maps.teacher).abs()[:, 0]
+    assert errors[maps.valid].max() < 1e-4
+    assert errors.max() > 0.1 or (student_side == teacher_side and shift in (None, (0, 0)))
+
+
+@pytest.mark.parametrize(("student_side", "teacher_side"), GRIDS[1:])
+@pytest.mark.parametrize("shift", [0, 1, -1])
+def test_cells_beside_the_image_do_not_matter(student_side: int, teacher_side: int, shift: int) -> None:
+    """The image begins with the second row of the student's patches: what lies above it could be anything."""
+    patch = 6 / student_side
+    student, teacher = ramp_of(student_side), ramp_of(teacher_side, shift * patch)
+    shifts, extent = torch.tensor([[shift, 0]]), torch.tensor([[[1, 99], [-99, 99]]])
+    plain = align_to_teacher(student, teacher, shifts)
+    student[:, :, :1] = 1e6
+    teacher[~shows_image(extent - shifts[..., None], teacher.shape[2:], student.shape[2:])[:, None]] = -1e6
+    maps = align_to_teacher(student, teacher, shifts, extent=extent)
+    assert (maps.student - maps.teacher).abs()[:, 0][maps.valid].max() < 1e-4
+    assert 0 < maps.valid.sum() < plain.valid.sum() or shift == 1  # it begins within both crops, or with the teacher's
+
+
+def test_cells_that_show_the_image_alone() -> None:
+    extent = torch.tensor([[[1, 9], [-3, 2]]])
+    shown = shows_image(extent, (6, 8), (4, 4))  # one and a half rows and two columns of cells for each patch
+    assert shown[0].any(1).tolist() == [False, False, True, True, True, True]
+    assert shown[0].any(0).tolist() == [True] * 4 + [False] * 4
 
 
 def test_shift_counts_student_patches_on_a_finer_teacher_grid() -> None:
@@ -70,10 +113,8 @@ def test_shift_counts_student_patches_on_a_finer_teacher_grid() -> None:
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)
     fine_ramp = (torch.arange(16.0) / 2 - 0.25 + 2).expand(1, 1, 16, 16)  # shifted by two patches to the right
     maps = align_to_teacher(ramp, fine_ramp, torch.tensor([[0, 2]]))
-    inner = maps.valid.clone()
-    inner[..., 11:] = False  # resampling clamps at the student's right border
-    torch.testing.assert_close(maps.student[0, 0][inner[0]], maps.teacher[0, 0][inner[0]])
-    assert inner.any()
+    torch.testing.assert_close(maps.student[0, 0][maps.valid[0]], maps.teacher[0, 0][maps.valid[0]])
+    assert maps.valid[0, 1].tolist() == [False] * 4 + [True] * 11 + [False]
 
 
 def test_fractional_shift_interpolates() -> None:
@@ -96,12 +137,17 @@ def test_gradient_flows_through_the_shift_to_the_overlap_only() -> None:
 def moved_student(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
     """Return the loss as it is where the student's map is read, cell by cell, at the teacher's places."""
     grid = max(student.shape[-1], teacher.shape[-1])
+    student_ring, teacher_ring = (int(maps.shape[-1] < grid) for maps in (student, teacher))  # for the factors below
+
+    def pairs_of(shift: int) -> list[int]:
+        places = range(teacher_ring, grid - teacher_ring)
+        return [place for place in places if student_ring <= place + shift < grid - student_ring]
+
     factor = grid // student.shape[-1]
     student, teacher = (F.interpolate(maps, (grid, grid), mode="bilinear") for maps in (student, teacher))
     losses = []
     for image, (row, col) in enumerate((shift * factor).tolist()):
-        rows = [place for place in range(grid) if 0 <= place + row < grid]
-        cols = [place for place in range(grid) if 0 <= place + col < grid]
+        rows, cols = pairs_of(row), pairs_of(col)
         pairs = [
             (student[image, :, place + row, other + col] - teacher[image, :, place, other]).square().mean()
             for place in rows

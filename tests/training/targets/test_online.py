@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mean_colors import CPU, NUM_IMAGES, PATCH, TEACHERS, Images, MeanColor, check_the_average_view, recipe_with
 from torch import Tensor
 
-from training.recipe import Recipe, ViewsRecipe
+from training.losses.alignment import align_to_teacher
+from training.recipe import Recipe, StandardizationRecipe, ViewsRecipe
 from training.targets.examples import Example
 from training.targets.online import OnlineTargets
+from training.targets.statistics import TeacherStatistics
 from training.teachers.answers import TeacherOutput
 from training.views.batches import Batch, BatchPlan
 
@@ -93,6 +96,37 @@ def test_teachers_answer_several_parts_in_one_pass(parts_at_once: int, passes: i
             assert all(torch.equal(*pair) for pair in zip(first.features, second.features, strict=True))
             assert all(torch.equal(*pair) for pair in zip(first.shifts, second.shifts, strict=True))
         assert torch.equal(one.targets["coarse"].summary, other.targets["coarse"].summary)
+
+
+def test_cells_beside_the_image_count_neither_in_losses_nor_in_statistics() -> None:
+    """Of a white image, seen in crops that are larger, all is alike but for what lies beside it."""
+
+    class White(Images):
+        def __getitem__(self, index: int) -> Tensor:
+            return torch.full_like(self.images[index], 255)
+
+    recipe = recipe_with(ViewsRecipe(crop_scale=(1.2, 1.5), shift_deviation_patches=1.0), crop_scale=(1.5, 1.8))
+    source = OnlineTargets(recipe, PATCH, White(), TEACHERS, CPU)
+    shapes = {
+        "coarse": SimpleNamespace(feature_dim=3, summary_dim=3),
+        "fine": SimpleNamespace(feature_dim=3, summary_dim=None),
+    }
+    statistics = TeacherStatistics(StandardizationRecipe(), shapes)
+    beside = 0
+    for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 4)):
+        ((shape, _),) = batch.groups
+        student = MeanColor().answer(example.pixel_values[0]).features
+        statistics.update(example.targets)
+        for target in example.targets.values():
+            maps = align_to_teacher(student, target.features[0], target.shifts[0], shape.grid, example.extents[0])
+            inside = maps.valid[:, None].expand_as(maps.teacher)
+            assert maps.valid.any()
+            assert min(maps.student[inside].min(), maps.teacher[inside].min()) > 0.95
+            beside += int((~target.shown[0]).sum())
+    assert beside > 100
+    statistics.end_step()
+    for standardizer in statistics.standardizers().values():
+        assert standardizer.total / standardizer.count == pytest.approx(1.0, abs=0.02)
 
 
 def test_jitter_is_for_the_student_only() -> None:

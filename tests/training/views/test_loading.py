@@ -38,7 +38,7 @@ def sights(batch: Batch) -> list[Sight]:
     grid = batch.shapes[0].grid
     size = (grid.rows * 16, grid.cols * 16)
     return [
-        Sight(tuple(numbers), grid, False, {STUDENT: (0, 0)}, {STUDENT: (size,)})
+        Sight(tuple(numbers), (0.5, 1.0), grid, False, {STUDENT: (0, 0)}, {STUDENT: (size,)})
         for numbers in batch.uniform("region", 4).tolist()
     ]
 

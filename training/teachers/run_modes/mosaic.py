@@ -26,7 +26,7 @@ Cells = tuple[int, int]
 class MosaicMode(OneSizeMode):
     """Many images in a pass, for a teacher without a summary.
 
-    An image with more cells than the canvas along a side is shrunk to as many.
+    An image with more cells than the canvas along a side is shrunk to as many, in both directions alike.
     """
 
     def choose_size(self, options: RunOptions) -> int:
@@ -39,8 +39,8 @@ class MosaicMode(OneSizeMode):
 
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
         """Return one size, a patch for each cell."""
-        patch, side = self.traits.patch_size, self.side_px
-        return ((min(rows * patch, side), min(cols * patch, side)),)
+        patch, scale = self.traits.patch_size, min(1.0, self.cells_per_side / max(rows, cols))
+        return ((max(1, round(rows * scale)) * patch, max(1, round(cols * scale)) * patch),)
 
     def answer(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
         """Yield the answers of all groups, out of as few canvases as they fit on."""

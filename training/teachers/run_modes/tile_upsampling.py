@@ -28,7 +28,7 @@ class TiledMode(FixedMode):
 
     def input_sizes(self, rows: int, cols: int) -> tuple[Size, ...]:
         """Return the one size of the whole image, and where it is to be cut once more that of all tiles together."""
-        num_tiles = tiles_per_side(max(rows, cols), self.cells_per_side)
+        num_tiles = tiles_per_side(math.sqrt(rows * cols), self.cells_per_side)  # as of the square of as many cells
         return tuple((self.side_px * count, self.side_px * count) for count in dict.fromkeys((1, num_tiles)))
 
     def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
@@ -55,7 +55,7 @@ class TiledMode(FixedMode):
         return add_detail(whole, tiles)
 
 
-def tiles_per_side(wanted_cells: int, own_cells: int) -> int:
+def tiles_per_side(wanted_cells: float, own_cells: int) -> int:
     """Return into how many tiles a side of the image is cut so that `wanted_cells` are (nearly) seen, at least 1."""
     return max(1, math.ceil(wanted_cells / own_cells - GRID_TOLERANCE))
 

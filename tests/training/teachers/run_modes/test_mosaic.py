@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.teachers.run_modes.mosaic import MosaicLayout, pack_mosaics, slice_mosaics
+from training.recipe_sections.networks import RunOptions
+from training.teachers.run_modes.base import NetworkTraits
+from training.teachers.run_modes.mosaic import MosaicLayout, MosaicMode, pack_mosaics, slice_mosaics
 
 
 PATCH = 16
@@ -29,6 +31,15 @@ def test_sam3s_canvas_for_every_size_of_c_radio_v4(size_px, cells, tiles, images
     full, more = (MosaicLayout(1008 // 14, [(side, side)] * count) for count in (images, images + 1))
     assert (full.num_canvases, more.num_canvases) == (1, 2)
     assert len({place.row for place in full.places}) == len({place.col for place in full.places}) == tiles
+
+
+@pytest.mark.parametrize("cells", [(83, 62), (62, 83), (72, 72), (40, 80), (27, 24)])
+def test_an_image_that_is_larger_than_the_canvas_keeps_its_shape(cells):
+    traits = NetworkTraits("t", 14, 14, 1008, runs_at_any_size=False, has_summary=False)
+    ((height, width),) = MosaicMode(traits, RunOptions(run_mode="mosaic")).input_sizes(*cells)
+    rows, cols = height / 14, width / 14
+    assert max(rows, cols) == min(max(cells), 72)
+    assert min(rows, cols) == pytest.approx(min(cells) * max(rows, cols) / max(cells), abs=0.5)
 
 
 MIXED = [(3, 3), (2, 5), (9, 1), (1, 1), (4, 4), (3, 3), (5, 2), (9, 9), (1, 8)]

@@ -52,8 +52,8 @@ def test_every_mode_knows_its_sizes_and_keeps_its_options(mode, upsample):
     assert type(built) is RUN_MODES[mode, upsample]
     own_size = None if mode == "native" else 32
     assert built.options == options.replace(input_size_px=own_size)
-    sizes = {"native": [(16, 48)], "fixed": [(32, 32)], "mosaic": [(16, 32)]}[mode]
-    assert list(built.input_sizes(2, 6)) == sizes + ([(64, 64)] if upsample in ("tiles", "featsharp") else [])
+    sizes = {"native": [(32, 80)], "fixed": [(32, 32)], "mosaic": [(16, 32)]}[mode]  # of 4 x 10 cells 1.6 x 4 fit
+    assert list(built.input_sizes(4, 10)) == sizes + ([(64, 64)] if upsample in ("tiles", "featsharp") else [])
 
 
 def test_a_new_way_to_run_is_a_class_and_a_line_in_the_table(monkeypatch):

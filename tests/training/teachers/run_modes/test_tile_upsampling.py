@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.teachers.run_modes.tile_upsampling import add_detail, cut_tiles, stitch_tiles, tiles_per_side
+from training.recipe_sections.networks import RunOptions
+from training.teachers.run_modes.base import NetworkTraits
+from training.teachers.run_modes.tile_upsampling import TiledMode, add_detail, cut_tiles, stitch_tiles, tiles_per_side
 
 
 @pytest.mark.parametrize(
@@ -11,6 +13,16 @@ from training.teachers.run_modes.tile_upsampling import add_detail, cut_tiles, s
 )
 def test_siglip2_is_cut_as_finely_as_the_students_grid_asks(size_px, tiles):
     assert tiles_per_side(size_px // 16, own_cells=384 // 16) == tiles
+
+
+@pytest.mark.parametrize(("size_px", "tiles"), [(432, 1), (768, 2), (1152, 3)])
+@pytest.mark.parametrize("stretch", [3 / 4, 0.9, 1.0, 4 / 3])
+def test_an_image_of_any_shape_is_cut_like_the_square_of_as_many_cells(size_px, tiles, stretch):
+    traits = NetworkTraits("t", 16, 16, 384, runs_at_any_size=False, has_summary=True)
+    mode = TiledMode(traits, RunOptions(run_mode="fixed", upsample="tiles"))
+    cells = size_px / 16
+    sizes = mode.input_sizes(round(cells / stretch**0.5), round(cells * stretch**0.5))
+    assert sizes == ((384, 384), (tiles * 384, tiles * 384))[: min(tiles, 2)]
 
 
 def test_tiles_go_row_by_row_and_back():
