@@ -8,9 +8,9 @@ from PIL import Image
 from toy_studies import save_toy_results, toy_result
 
 from training.ablation.raw_results import StudyResults, add_run, load_results
-from training.ablation.report import build_report, build_table, compare, draw_figure
-from training.ablation.statistics import holm
-from training.ablation.study import OpenedStudy
+from training.ablation.report import Compared, _shown, build_report, build_table, compare, draw_figure
+from training.ablation.statistics import Difference, holm
+from training.ablation.study import Comparison, OpenedStudy
 
 
 ERRORS = {("plain", 0): 0.5, ("plain", 1): 0.6, ("dropping", 0): 0.4, ("dropping", 1): 0.49}
@@ -100,6 +100,12 @@ def test_comparisons_that_are_still_to_come_count_for_holm(opened: OpenedStudy) 
     assert found.difference is not None
     assert found.adjusted == pytest.approx(min(1, 2 * found.difference.p_value))
     assert (missing.difference, missing.adjusted) == (None, 1)
+
+
+@pytest.mark.parametrize(("p_value", "shown"), [(1e-6, "p < .001"), (0.001, "p = 0.001"), (0.0448, "p = 0.045")])
+def test_small_p_values_are_shown_as_below(p_value: float, shown: str) -> None:
+    compared = Compared(Comparison("arm", "base"), Difference(0.1, 0.05, 0.15, p_value), p_value)
+    assert _shown(compared) == f"**+0.1000 [+0.0500, +0.1500]**, {shown}"
 
 
 def test_a_study_that_was_not_run_says_so(opened: OpenedStudy) -> None:
