@@ -229,7 +229,7 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
     ("name", "overrides", "stored"),
     [
         ("demo", [], "dad73a6f9f01a557245ecc7d78fcf443a6aac16f8b52305451cebf1dcb6934c4"),
-        ("c_radio_v4_h", [SOURCE], "4930e1534e83fd3096dba79fe2b1ad3d47222520253d900777fdeb9825a4db2f"),
+        ("c_radio_v4_h", [SOURCE], "6895ccf99cea1b6c059c42e55ead015bf176deb4b756efedaddd3d53bc20d592"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:
