@@ -111,6 +111,8 @@ class ViewsRecipe(RecipeSection):
         crop_aspect: Smallest and largest width over height of what a view shows; cached ones only where they keep it.
         is_square: Whether views become squares, whatever their aspect ratio; false keeps it, at as many patches as a
             square of the size has, up to rounding.
+        aspect_steps: Aspect ratios that there are where it is kept, spread evenly over `crop_aspect`: fewer shapes, so
+            that more images share a pass of a teacher and a call of attention. None for any ratio.
         parts_at_once: Accumulated parts of a step that online teachers answer in one pass: fewer and fuller passes, of
             mosaics most of all, for the memory of their targets.
         max_shift_patches: Largest shift of an online crop from the region that all viewers share, per axis.
@@ -126,6 +128,7 @@ class ViewsRecipe(RecipeSection):
     crop_scale: tuple[float, float] = (0.5, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     is_square: bool = True
+    aspect_steps: int | None = Field(None, gt=0)
     parts_at_once: int = Field(1, gt=0)
     max_shift_patches: int = Field(2, ge=0)
     shift_deviation_patches: float = Field(0.5, ge=0)

@@ -202,7 +202,9 @@ def _grids_of(recipe: Recipe, partition: PartitionRecipe, patch_size: int, sizes
     """
     stretch = torch.ones_like(numbers)
     if not recipe.views.is_square:
-        low, high = recipe.views.crop_aspect
+        (low, high), steps = recipe.views.crop_aspect, recipe.views.aspect_steps
+        if steps is not None:
+            numbers = ((numbers * steps).floor().clamp(max=steps - 1) + 0.5) / steps
         stretch = (low * (high / low) ** numbers).sqrt()
     grids, windows = (_rounded(sizes / patch_size, stretch) for sizes in sizes_px.double().T)
     if recipe.views.teachers == "cached":

@@ -181,3 +181,12 @@ def test_sizes_follow_their_probabilities() -> None:
     assert 0.65 < sizes[64] / 400 < 0.85
     equal = Counter(draw_size([32, 64], None, 0, "size", step) for step in range(400))
     assert 0.4 < equal[32] / 400 < 0.6
+
+
+def test_aspect_ratios_come_in_steps() -> None:
+    """Five sizes of 16 px patches: as many shapes for each, and none beyond what the extremes say."""
+    recipe = recipe_with({"is_square": False, "aspect_steps": 3}, token_budget=BUDGET)
+    grids = {shape.grid for step in shapes_of(recipe, 20) for shape in step.shapes}
+    assert grids == {Grid(4, 4), Grid(9, 7), Grid(8, 8), Grid(7, 9), Grid(18, 15), Grid(16, 16), Grid(15, 18)}
+    extremes = {size: extreme_grids(recipe, recipe.partitions[0], size, 16) for size in (64, 128, 256)}
+    assert grids == {grid for of_size in extremes.values() for grid in of_size}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -54,7 +53,7 @@ class NetworkTraits(NamedTuple):
 class RunMode(ABC):
     """One way to run a teacher.
 
-    By default neighboring groups of images that are taken in at equal sizes share a pass.
+    By default all groups of images that are taken in at equal sizes share a pass.
 
     Args:
         traits: Of the network.
@@ -89,18 +88,23 @@ class RunMode(ABC):
         raise self.traits.error(f"`upsample` must be 'featsharp' for an upsampler, got {self.options.upsample!r}.")
 
     def answer(self, groups: Sequence[Sequence[Tensor]], run: RunNetwork) -> Iterable[TeacherOutput]:
-        """Yield summary and features of each group of images, on the teacher's own grid, float32.
+        """Return summary and features of each group of images, on the teacher's own grid, float32.
 
         Args:
             groups: Images of one grid each, normalized, at each of `input_sizes`, `(images, 3, height, width)`.
             run: The network.
         """
-        for _, members in groupby(groups, key=lambda group: [images.shape[2:] for images in group]):
-            together = list(members)
-            summary, features = self.answer_batch([torch.cat(sizes) for sizes in zip(*together, strict=True)], run)
-            counts = [len(group[0]) for group in together]
+        by_size: dict[tuple[torch.Size, ...], list[int]] = {}
+        for place, group in enumerate(groups):
+            by_size.setdefault(tuple(images.shape[2:] for images in group), []).append(place)
+        answers: dict[int, TeacherOutput] = {}
+        for places in by_size.values():
+            together = zip(*(groups[place] for place in places), strict=True)
+            summary, features = self.answer_batch([torch.cat(sizes) for sizes in together], run)
+            counts = [len(groups[place][0]) for place in places]
             summaries = [None] * len(counts) if summary is None else summary.split(counts)
-            yield from map(TeacherOutput, summaries, features.split(counts))
+            answers |= zip(places, map(TeacherOutput, summaries, features.split(counts)), strict=True)
+        return [answers[place] for place in range(len(groups))]
 
     def answer_batch(self, images: Sequence[Tensor], run: RunNetwork) -> TeacherOutput:
         """Return the answer to images of one size, given at each of their `input_sizes`."""
