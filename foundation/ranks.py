@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(days=1)
 """Our choice: so far apart ranks that share images may come to their end; NCCL would give up after ten minutes."""
+STEP_TIMEOUT = timedelta(minutes=15)
+"""Between the steps of a run, where no rank works alone for long: one that hangs ends the run. Our choice: a large
+checkpoint on a slow disk takes minutes."""
 _GLOO_TRANSPORT = "/gloo/transport/"
 """In the errors of gloo's connections, which have no class of their own: the source file that raised them."""
 
@@ -44,6 +47,13 @@ def device_of_process() -> torch.device:
 
         return torch.device(PartialState(cpu=not has_gpu, timeout=TIMEOUT).device or "cpu")
     return torch.device("cuda" if has_gpu else "cpu")
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """Let this rank wait for others that long from now on; call it where all have just met."""
+    if _is_distributed():
+        # PyTorch has no other way: its own trainer, torchtitan, shortens the timeout after the first step by this.
+        distributed.distributed_c10d._set_pg_timeout(timeout)
 
 
 def wait_for_ranks() -> None:

@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from foundation.ranks import (
     on_first_rank,
     rank_and_count,
     rows_of_all_ranks,
+    set_timeout,
     sum_over_ranks,
 )
 
@@ -129,3 +132,16 @@ def test_other_errors_pass_unchanged():
         raise RuntimeError("Connection closed by peer")
     with pytest.raises(RuntimeError, match="gloo/transport"), lost_ranks_named():  # in a single process
         raise RuntimeError("[/gloo/transport/tcp/pair.cc:1] Connection closed by peer")
+
+
+def test_ranks_wait_for_each_other_as_long_as_was_said_last(tmp_path):
+    def check():
+        set_timeout(timedelta(seconds=1))
+        if distributed.get_rank() == 0:
+            with pytest.raises(RuntimeError):
+                sum_over_ranks(torch.zeros(1))
+        else:
+            time.sleep(3)
+
+    set_timeout(timedelta(seconds=1))  # nothing without others
+    run_two_forks(check, tmp_path)

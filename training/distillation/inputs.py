@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from foundation.interruption import Interrupted, OutOfTime, StopRequest
-from foundation.ranks import any_rank
+from foundation.ranks import any_rank, on_first_rank, rank_and_count
 from training.data.image_table import Images
 from training.data.sources import stream_fingerprint
 from training.distillation.watching.data_record import describe_left_out, left_out_of, write_data_record
@@ -20,11 +20,12 @@ from training.targets.cache.feature_cache import FeatureCache, TeacherAnswers, w
 from training.targets.cached import CachedTargets
 from training.targets.examples import TargetSource
 from training.targets.online import OnlineTargets
+from training.teachers.answers import TeacherWidths
 from training.teachers.base import Teacher
 from training.teachers.loading import loading_turn
-from training.teachers.registry import check_devices, place_teacher, teacher_of_recipe
+from training.teachers.registry import check_devices, place_teacher, share_network, teacher_of_recipe
 from training.views.admission import admit_images, smallest_used_px
-from training.views.batches import BatchPlan
+from training.views.batches import BatchPlan, teachers_of_rank
 from training.views.images import build_training_images
 from training.views.loading import PartitionStreams
 from training.views.shapes import extreme_grids
@@ -73,13 +74,21 @@ def plan_batches(
 
 
 def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
-    """Load the teachers, on each machine one rank after the other; they are never wrapped, trained or saved."""
+    """Load the teachers that this rank needs, on each machine one rank after the other.
+
+    They are never wrapped, trained or saved. The first rank, which also knows what all others must, loads all.
+    """
     check_devices(recipe.teachers)
     patch_size, inner_depths = student_patch_size(recipe), recipe.inner_depths()
+    rank, num_ranks = rank_and_count()
+    needed = {*teachers_of_rank(recipe, rank, num_ranks), recipe.student.init_from}
     teachers: dict[str, Teacher] = {}
     with loading_turn():
         for entry in recipe.teachers:
+            if rank > 0 and entry.name not in needed:
+                continue
             teacher = teacher_of_recipe(entry, patch_size)
+            share_network(teacher, entry, [(teachers[e.name], e) for e in recipe.teachers if e.name in teachers])
             if entry.name in inner_depths:
                 teacher.use_depths(inner_depths[entry.name])
             teachers[entry.name] = place_teacher(teacher, entry, device)
@@ -87,12 +96,19 @@ def load_teachers(recipe: Recipe, device: torch.device) -> dict[str, Teacher]:
     return teachers
 
 
+def widths_of_teachers(teachers: Mapping[str, Teacher]) -> dict[str, TeacherWidths]:
+    """Return the widths of all teachers, which the first rank has; all ranks take part."""
+    return on_first_rank(
+        lambda: {name: TeacherWidths(each.summary_dim, each.feature_dim) for name, each in teachers.items()}
+    )
+
+
 def check_image_sizes(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
     """Raise a RecipeError if a teacher cannot answer a size of images that the recipe shows it, perhaps days later."""
     is_online = recipe.views.teachers == "online"
     for partition in recipe.partitions:
         path = f"partitions.{partition.name}.sizes_px" if is_online else "data.image_size_px"
-        for name in teachers if partition.teachers is None else partition.teachers:
+        for name in [name for name in partition.teachers or teachers if name in teachers]:
             teacher, stride = teachers[name], teachers[name].grid_stride
             for size in partition.sizes_px if is_online else [recipe.data.image_size_px]:
                 _check_size(teacher, size, size, path)
@@ -129,7 +145,9 @@ def open_targets(
     """
     patch_size = student_patch_size(recipe)
     if recipe.views.teachers == "online":
-        return OnlineTargets(recipe, patch_size, images, teachers, accelerator.device)
+        names = teachers_of_rank(recipe, accelerator.process_index, accelerator.num_processes)
+        own = {name: teachers[name] for name in names}  # the first rank lets go of the others
+        return OnlineTargets(recipe, patch_size, images, own, accelerator.device)
     assert not isinstance(images, PartitionStreams)  # the recipe refuses streams with cached teachers
     contents = _cache_contents(recipe, accelerator, images, teachers)
     folder = contents.default_folder() if recipe.views.cache_dir is None else Path(recipe.views.cache_dir)

@@ -18,13 +18,20 @@ from torch.optim import Optimizer
 
 from foundation.files import WriteError, remove_partial, write_file, write_text
 from foundation.interruption import OutOfTime, StopRequest, TrainingDivergedError
-from foundation.ranks import any_rank, on_first_rank
+from foundation.ranks import STEP_TIMEOUT, TIMEOUT, any_rank, on_first_rank, set_timeout
 from foundation.seeds import derive_seed
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.balancing import build_weights
 from training.contrastive import build_contrasts
-from training.distillation.inputs import fingerprint_of, load_teachers, open_images, open_targets, plan_batches
+from training.distillation.inputs import (
+    fingerprint_of,
+    load_teachers,
+    open_images,
+    open_targets,
+    plan_batches,
+    widths_of_teachers,
+)
 from training.distillation.memory import keep_freed_memory
 from training.distillation.optimizers.registry import build_optimizer
 from training.distillation.optimizers.schedules import cosine_with_warmup, linear_warmup
@@ -190,8 +197,9 @@ class Distiller:
         """Build teachers, student, optimizer, average, statistics and the source of targets."""
         recipe = self.recipe
         teachers = load_teachers(recipe, self.device)
+        widths = widths_of_teachers(teachers)
         images = open_images(recipe, self.accelerator)
-        self.model: RadioModel = build_student(recipe, teachers)
+        self.model: RadioModel = build_student(recipe, widths)
         check_normalizers(recipe.export, self.model.config)
         self.heritage = on_first_rank(self._remember_heritage)  # now: a folder that it reads may go away
         kept_heads = self._warm_start(teachers)
@@ -202,9 +210,9 @@ class Distiller:
             self.accelerator.print(self.taps.describe(), flush=True)
         learner = with_taps(self.model, self.taps).to(self.device)
         optimizer = build_optimizer(learner, recipe.optimizer, matrix_dtype)
-        self.statistics = TeacherStatistics(recipe.standardization, teachers, recipe.inner_depths()).to(self.device)
-        self.weights = build_weights(recipe, teachers, self.device)
-        self.contrasts = build_contrasts(recipe, teachers, self.device)
+        self.statistics = TeacherStatistics(recipe.standardization, widths, recipe.inner_depths()).to(self.device)
+        self.weights = build_weights(recipe, widths, self.device)
+        self.contrasts = build_contrasts(recipe, widths, self.device)
         accelerator, patch_size = self.accelerator, self.model.config.patch_size
         self.plan = plan_batches(recipe, accelerator, images, patch_size, self.output)
         if is_sharded(accelerator):
@@ -295,6 +303,8 @@ class Distiller:
                 values = self._train_step(examples)
                 self.watch.end_step()
                 self.step += 1
+                if self.step == first_step + 1:
+                    set_timeout(STEP_TIMEOUT)
                 log.record(self.step, values, self._settings)
                 self._draw_picture(log)
                 self._measure(log)
@@ -308,6 +318,7 @@ class Distiller:
             self.writer.finish()
             raise
         finally:
+            set_timeout(TIMEOUT)
             log.close()
             # Not `end_training`, which also parts the ranks: they have yet to export.
             for tracker in self.accelerator.trackers:

@@ -17,6 +17,7 @@ from training.planning.teachers import TeacherCost
 from training.recipe import Recipe
 from training.student.build import checkpoint_blocks, student_config, student_patch_size
 from training.student.taps import Tap, Taps, plan_taps, with_taps
+from training.teachers.base import by_network
 
 
 HALF_BYTES = 2
@@ -56,7 +57,9 @@ class Networks:
 
     def __init__(self, recipe: Recipe) -> None:
         stride = student_patch_size(recipe)
-        self.teachers = {entry.name: TeacherCost(entry, stride) for entry in recipe.teachers}
+        self.teachers: dict[str, TeacherCost] = {}
+        for entry in recipe.teachers:
+            self.teachers[entry.name] = TeacherCost(entry, stride, list(self.teachers.values()))
         with torch.device("meta"):
             self.student = RadioModel(student_config(recipe, self.teachers)).train()
         self.student_cost: Callable[..., StudentCost] = cache(self._student_cost)
@@ -65,6 +68,19 @@ class Networks:
     def num_parameters(self) -> int:
         """Numbers of the student with its adaptors."""
         return sum(parameter.numel() for parameter in self.student.parameters())
+
+    def teacher_flops(self, names: Sequence[str], size_px: int, num_images: int) -> dict[str, float]:
+        """Return the operations of the teachers' passes of images of `size_px` squared, by name.
+
+        A pass for several of one network counts for the first of them, for others what they read from it.
+        """
+        flops: dict[str, float] = {}
+        for own in by_network({name: self.teachers[name] for name in names}):
+            for place, name in enumerate(own):
+                teacher = self.teachers[name]
+                whole = teacher.flops(size_px, num_images)
+                flops[name] = teacher.flops(size_px, num_images, 2) - whole if place else whole
+        return flops
 
     def taps_of(self, stage: Recipe) -> tuple[Tap, ...]:
         """Return the taps of a stage."""

@@ -12,7 +12,7 @@ from training.planning.networks import FULL_BYTES, HALF_BYTES, Networks
 from training.planning.steps import PartitionCost, plan_stage
 from training.recipe import Recipe, RecipeError, stage_recipes
 from training.student.build import check_student_views
-from training.views.batches import BatchPlan
+from training.views.batches import BatchPlan, teachers_of_rank
 
 
 SECONDS_PER_HOUR = 3600
@@ -108,8 +108,8 @@ class Plan:
         return total
 
     def _cache_flops(self, stage: Recipe) -> float:
-        teachers, size = self.networks.teachers.values(), stage.data.image_size_px
-        return (stage.data.num_images or 0) * sum(teacher.flops(size, 1) for teacher in teachers)
+        flops = self.networks.teacher_flops(list(self.networks.teachers), stage.data.image_size_px, 1)
+        return (stage.data.num_images or 0) * sum(flops.values())
 
     def gpu_hours(
         self, card: Card, mfu: float, stages: Sequence[Recipe] | None = None, *, with_teachers: bool = True
@@ -128,7 +128,11 @@ class Plan:
         return Memory(
             STUDENT_BYTES * self.networks.num_parameters + self.tap_bytes(),
             CAST_BYTES * (self.networks.num_parameters + self.tap_parameters()),
-            sum(teacher.weight_bytes for teacher in self.networks.teachers.values()),
+            max(
+                sum(self.networks.teachers[name].weight_bytes for name in teachers_of_rank(stage, rank, self.num_gpus))
+                for stage in self.stages
+                for rank in range(self.num_gpus)
+            ),
             *(
                 max(sizes)
                 for sizes in zip(*((cost.targets, *cost.activations) for _, cost in self.steps()), strict=True)

@@ -140,9 +140,10 @@ def notes(plan: Plan, image_kb: float) -> str:
         f"Ranks bound to a partition (`rank_share`) save no operations. They are all busy when the shares follow the "
         f"operations of a step: {split} in the last stage.",
         f"A cache of dense features at {side} px takes {_bytes(size)} per image: {_bytes(1e6 * size)} per million.",
-        f"Every rank holds every teacher whole, {heaviest[0]} with {heaviest[1].weight_bytes / GIB:.1f} GiB. "
-        "A run of a single process may put some on other GPUs (`teachers.NAME.device`); ranks that share a machine may "
-        "not, for all would take the same one.",
+        f"Every rank holds the teachers of its partitions whole, {heaviest[0]} with "
+        f"{heaviest[1].weight_bytes / GIB:.1f} GiB; several that read one network hold it once. A run of a single "
+        "process may put some on other GPUs (`teachers.NAME.device`); ranks that share a machine may not, for all "
+        "would take the same one.",
     ]
     lines += [f"This many GPUs could not run stage {name} as it is: {why}" for name, why in plan.refusals()]
     return "\n".join(f"- {line}" for line in lines)

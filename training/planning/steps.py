@@ -57,9 +57,9 @@ def _partition_cost(
     num_images = images_per_step(partition, patch_size)
     images_per_pass = math.ceil(num_images / num_passes)
     names = list(networks.teachers) if partition.teachers is None else partition.teachers
+    of_sizes = {size: networks.teacher_flops(names, size, images_per_pass) for size in shares}
     per_image = {
-        name: sum(p * networks.teachers[name].flops(s, images_per_pass) for s, p in shares.items()) / images_per_pass
-        for name in names
+        name: sum(share * of_sizes[size][name] for size, share in shares.items()) / images_per_pass for name in names
     }
     largest, cells = networks.student_cost(max(shares), taps), (max(shares) // patch_size) ** 2
     most: float = images_per_pass  # images of the largest size that a pass has as many patches as

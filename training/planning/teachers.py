@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.demo_kit.packages import PACKAGES
 from training.recipe import TeacherRecipe
 from training.teachers.base import Teacher
-from training.teachers.registry import PACKAGE_OF_KIND, teacher_of_recipe
+from training.teachers.registry import PACKAGE_OF_KIND, share_network, teacher_of_recipe
 
 
 class PackagedCost(NamedTuple):
@@ -49,20 +50,22 @@ class TeacherCost:
     Args:
         entry: The teacher, of a kind with the option `weights` or one of `PACKAGED`.
         stride: Pixels that make one cell to whoever asks: the student's patch size.
+        others: Whose networks it may share.
 
     Attributes:
         summary_dim: Width of its summary; None without one.
         feature_dim: Width of its features.
-        num_parameters: Numbers of the network that runs.
+        network_of: Name of the teacher whose network it runs, by default its own.
+        num_parameters: Numbers of the network that runs, of a shared one those that no other has.
         weight_bytes: Memory that they take.
-        download_bytes: What is fetched: of a package its size, else the network's numbers in float32.
+        download_bytes: What is fetched: of a package its size, else these numbers in float32.
 
     Raises:
         ValueError: If it cannot be built without its weights.
     """
 
-    def __init__(self, entry: TeacherRecipe, stride: int) -> None:
-        self.entry, self.stride = entry, stride
+    def __init__(self, entry: TeacherRecipe, stride: int, others: Iterable[TeacherCost] = ()) -> None:
+        self.entry, self.stride, self.network_of = entry, stride, entry.name
         packaged = PACKAGED.get(entry.kind)
         self._packaged = packaged
         self._teacher: Teacher | None = None
@@ -75,20 +78,28 @@ class TeacherCost:
         else:
             self._teacher = teacher = _build(entry, stride)
             self.summary_dim, self.feature_dim = teacher.summary_dim, teacher.feature_dim
-            self.num_parameters = sum(weight.numel() for weight in teacher.parameters())
+            built = [(other._teacher, other.entry) for other in others if other._teacher is not None]
+            share_network(teacher, entry, built)
+            self.network_of = teacher.network_of
+            shared = {weight for other, _ in built for weight in other.parameters()}
+            self.num_parameters = sum(weight.numel() for weight in set(teacher.parameters()) - shared)
             is_half = entry.options.get("weights_dtype") == "bfloat16"
             self.weight_bytes = (2 if is_half else 4) * self.num_parameters
             self.download_bytes = 4 * self.num_parameters
         self.flops = cache(self._flops)
 
-    def _flops(self, size_px: int, num_images: int) -> float:
-        """Return the operations of a forward pass of images of `size_px` squared."""
+    def _flops(self, size_px: int, num_images: int, num_readers: int = 1) -> float:
+        """Return the operations of a forward pass of images of `size_px` squared.
+
+        As if so many teachers read it: two cost as much more than one as what is read from a pass of another teacher.
+        """
         if self._packaged is not None:
             cells = (size_px // self.stride) ** 2  # it answers one cell for each, run at as many of its own
             return num_images * cells * (self._packaged.flops_per_cell + cells * self._packaged.flops_per_pair)
         assert self._teacher is not None
         with FlopCounterMode(display=False) as counter:
-            self._teacher.answer(torch.empty(num_images, 3, size_px, size_px, device="meta"))
+            images = torch.empty(num_images, 3, size_px, size_px, device="meta")
+            self._teacher.answers(images, [self._teacher] * num_readers)
         return counter.get_total_flops()
 
 

@@ -13,7 +13,7 @@ from training.losses.alignment import shows_image
 from training.recipe import Recipe
 from training.recipe_sections.teaching import target_name
 from training.targets.examples import AverageView, Example, Target
-from training.teachers.base import Teacher
+from training.teachers.base import Teacher, by_network, split_answer
 from training.views.batches import Batch
 from training.views.crops import change_colors, draw_colors, draw_flips, draw_other_shifts, draw_shifts
 from training.views.loading import PartitionStreams, build_view_loader
@@ -56,8 +56,8 @@ class OnlineTargets:
     def examples(self, plan: Callable[[], Iterable[Batch]]) -> Iterator[tuple[Batch, Example]]:
         for parts in self._parts_at_once(self.views.views(plan, self._sights)):
             targets: dict[str, list[Target]] = {}
-            for name in parts[0][0].teachers:
-                targets |= self._targets(name, parts)
+            for names in self._by_network(parts[0][0]):
+                targets |= self._targets(names, parts)
             for number, (batch, groups) in enumerate(parts):
                 own = {name: of_parts[number] for name, of_parts in targets.items()}
                 yield batch, self._example(batch, groups, own)
@@ -86,7 +86,12 @@ class OnlineTargets:
     def _sights(self, batch: Batch) -> list[Sight]:
         """Return what is to be seen of each image, and by whom."""
         has_average = self.recipe.mesa.is_due(batch.step)
-        return self._sights_of(batch, [STUDENT, *batch.teachers, *([AVERAGE] if has_average else [])])
+        viewers = [names[0] for names in self._by_network(batch)]
+        return self._sights_of(batch, [STUDENT, *viewers, *([AVERAGE] if has_average else [])])
+
+    def _by_network(self, batch: Batch) -> list[list[str]]:
+        """Return the names of a batch's teachers; those of one network see the crop of the first of them."""
+        return by_network({name: self.teachers[name] for name in batch.teachers})
 
     def _sights_of(self, batch: Batch, viewers: Sequence[str]) -> list[Sight]:
         views = self.recipe.views
@@ -147,23 +152,33 @@ class OnlineTargets:
     def _by_group(self, values: Tensor, batch: Batch) -> list[Tensor]:
         return [values[group].to(self.device, non_blocking=True) for _, group in batch.groups]
 
-    def _targets(self, name: str, parts: list[Part]) -> dict[str, list[Target]]:
-        """Run a teacher once for some parts of a step; return its target in each, and those of its blocks, by name."""
-        inputs = [[self._pixels(images) for images in seen.pixels[name]] for _, groups in parts for seen in groups]
-        answers = iter(self.teachers[name](inputs))
-        names = [target_name(name, depth) for depth in (1.0, *self.recipe.inner_depths().get(name, []))]
-        targets: dict[str, list[Target]] = {each: [] for each in names}
+    def _targets(self, names: list[str], parts: list[Part]) -> dict[str, list[Target]]:
+        """Run a network once for some parts of a step.
+
+        Args:
+            names: Of the teachers that read it.
+            parts: What was seen.
+
+        Returns:
+            By name, the target of each teacher and those of its blocks, one for each part.
+        """
+        viewer = names[0]
+        inputs = [[self._pixels(images) for images in seen.pixels[viewer]] for _, groups in parts for seen in groups]
+        readers = [self.teachers[name] for name in names]
+        answers = iter([split_answer(answer, readers) for answer in readers[0](inputs, readers)])
+        targets: dict[str, list[Target]] = {}
         for batch, groups in parts:
-            own, shifts = list(islice(answers, len(groups))), self._shifts(name, batch)
-            summaries = [answer.summary for answer in own if answer.summary is not None]
-            features = [answer.features.chunk(len(names), dim=1) for answer in own]
-            shown = [
-                shows_image(extent, answer.features.shape[2:], seen.grid)
-                for extent, answer, seen in zip(self._extents(name, batch, groups), own, groups, strict=True)
-            ]
-            for place, each in enumerate(names):
-                summary = torch.cat(summaries) if summaries and each == name else None
-                targets[each].append(Target(summary, [maps[place] for maps in features], shifts, shown))
+            shifts, extents = self._shifts(viewer, batch), self._extents(viewer, batch, groups)
+            for name, own in zip(names, zip(*islice(answers, len(groups)), strict=True), strict=True):
+                summaries = [summary for summary, _ in own if summary is not None]
+                shown = [
+                    shows_image(extent, maps[0].shape[2:], seen.grid)
+                    for extent, (_, maps), seen in zip(extents, own, groups, strict=True)
+                ]
+                for place, depth in enumerate((1.0, *self.recipe.inner_depths().get(name, []))):
+                    summary = torch.cat(summaries) if summaries and not place else None
+                    target = Target(summary, [maps[place] for _, maps in own], shifts, shown)
+                    targets.setdefault(target_name(name, depth), []).append(target)
         return targets
 
     def _pixels(self, images: Tensor) -> Tensor:

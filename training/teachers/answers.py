@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeGuard
 
 from torch import Tensor
@@ -22,6 +23,14 @@ class TeacherOutput(NamedTuple):
 
 class TeacherShape(Protocol):
     """The widths of a teacher, which decide those of the student's heads; None for a summary that it does not have."""
+
+    summary_dim: int | None
+    feature_dim: int
+
+
+@dataclass
+class TeacherWidths:
+    """A `TeacherShape` and nothing else, for a process that has not loaded the teacher."""
 
     summary_dim: int | None
     feature_dim: int

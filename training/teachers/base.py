@@ -16,14 +16,14 @@ To add a teacher, write a subclass (about 30 lines), anywhere:
 
 A recipe names it by its import path, `kind: "my_package.my_module:MyTeacher"`; a class of this package gets a short
 name in `TEACHER_KINDS` of `training/teachers/registry.py`. Every keyword of the constructor is an option of the
-recipe; a misspelled one is refused.
+recipe; a misspelled one is refused. A class with several ways to read one network says so by `read_options`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -85,12 +85,16 @@ class Teacher(nn.Module):
         image_std: Standard deviation that it was trained with, in the same units.
         size_multiple: The network's input sides must be multiples of it; None means `patch_size`.
         is_convolutional: The network runs in channels-last layout, about twice as fast on CPUs.
+        read_options: Options that only say what is read from a pass of the network: teachers that differ in nothing
+            else run it once for all of them. None where the class has no such way (`share_network`, `encode_for`).
+        network_of: Name of the teacher whose network it runs, by default its own.
     """
 
     image_mean: Color
     image_std: Color
     size_multiple: int | None = None
     is_convolutional: bool = False
+    read_options: ClassVar[frozenset[str] | None] = None
 
     mean: Tensor
     std: Tensor
@@ -113,7 +117,7 @@ class Teacher(nn.Module):
             self.size_multiple = size_multiple
         if normalization is not None:
             self.image_mean, self.image_std = normalization
-        self.name = name
+        self.name = self.network_of = name
         self.summary_dim = summary_dim
         self.feature_dim = feature_dim
         self.patch_size = patch_size
@@ -198,8 +202,8 @@ class Teacher(nn.Module):
             )
 
     def compile_network(self) -> None:
-        """Compile `encode` with `torch.compile`; that happens at the first call, and again for other input sizes."""
-        self.encode = torch.compile(self.encode)
+        """Compile the network with `torch.compile`; that happens at the first call, and again for other input sizes."""
+        self.encode_for = torch.compile(self.encode_for)
         self.is_compiled = True
 
     @property
@@ -221,6 +225,14 @@ class Teacher(nn.Module):
         """
         raise NotImplementedError
 
+    def encode_for(self, pixel_values: Tensor, readers: Sequence[Teacher]) -> list[TeacherOutput]:
+        """Run the network once for all teachers that share it; return what each of them answers."""
+        return [self.encode(pixel_values)] * len(readers)
+
+    def share_network(self, first: Teacher) -> None:
+        """Take another teacher's network in place of the own, which is the same."""
+        self.network_of = first.network_of
+
     def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
         """Return the sizes, height and width in pixels, at which it takes in an image of `rows` x `cols` cells.
 
@@ -229,7 +241,9 @@ class Teacher(nn.Module):
         return self.mode.input_sizes(rows, cols)
 
     @torch.no_grad()
-    def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
+    def forward(
+        self, groups: Sequence[Sequence[Tensor]], readers: Sequence[Teacher] | None = None
+    ) -> list[TeacherOutput]:
         """Return the teacher's summary and features on its own grid, float32, on the device of the images.
 
         Groups share a pass as its mode can.
@@ -237,7 +251,9 @@ class Teacher(nn.Module):
         Args:
             groups: Images of one grid each: RGB in [0, 1] at each of `input_sizes(rows, cols)`,
                 `(images, 3, height, width)`, on any device.
+            readers: Teachers of its network that answer in its place, side by side, as `split_answer` takes apart.
         """
+        readers = [self] if readers is None else readers
         home = groups[0][0].device
         device = self.mean.device
         normalized = [
@@ -245,16 +261,21 @@ class Teacher(nn.Module):
         ]
         return [
             TeacherOutput(None if summary is None else summary.to(home), features.to(home))
-            for summary, features in self.mode.answer(normalized, self._run_network)
+            for summary, features in self.mode.answer(normalized, lambda images: self._run_network(images, readers))
         ]
 
     def answer(self, pixel_values: Tensor) -> TeacherOutput:
+        """Return its own answer of `answers`."""
+        return self.answers(pixel_values, [self])[0]
+
+    def answers(self, pixel_values: Tensor, readers: Sequence[Teacher]) -> list[TeacherOutput]:
         """Return summary and features of images, one cell for each `grid_stride`, float32, on the images' device.
 
         The images are resized to what the network takes in, and its features resampled to the grid.
 
         Args:
             pixel_values: RGB in [0, 1], `(batch, 3, height, width)`, sides multiples of `grid_stride`, on any device.
+            readers: Teachers of its network, each of which answers.
 
         Raises:
             ValueError: If the sides are not multiples of `grid_stride`.
@@ -263,9 +284,12 @@ class Teacher(nn.Module):
         self.check_size(height, width)
         rows, cols = height // self.grid_stride, width // self.grid_stride
         images, home = pixel_values.to(self.mean.device, non_blocking=True), pixel_values.device
-        ((summary, features),) = self([[resize_images(images, size) for size in self.input_sizes(rows, cols)]])
-        features = resample_features(features[:, : self.feature_dim], rows, cols).contiguous()
-        return TeacherOutput(None if summary is None else summary.to(home), features.to(home))
+        (joint,) = self([[resize_images(images, size) for size in self.input_sizes(rows, cols)]], readers)
+        answers = []
+        for summary, (features, *_) in split_answer(joint, readers):
+            features = resample_features(features, rows, cols).contiguous().to(home)
+            answers.append(TeacherOutput(None if summary is None else summary.to(home), features))
+        return answers
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode and frozen: a teacher has no training mode."""
@@ -278,8 +302,8 @@ class Teacher(nn.Module):
             self.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         return self.train(False)
 
-    def _run_network(self, normalized: Tensor) -> TeacherOutput:
-        """Return summary and features on the network's own grid, float32.
+    def _run_network(self, normalized: Tensor, readers: Sequence[Teacher]) -> TeacherOutput:
+        """Return summaries and features on the network's own grid, float32, those of all readers side by side.
 
         They are copies, because a loss cannot use tensors of inference mode.
         """
@@ -289,12 +313,49 @@ class Teacher(nn.Module):
         if torch.amp.is_autocast_available(device_type):  # not on the meta device, where runs are planned
             autocast = torch.autocast(device_type, torch.bfloat16, enabled=self.run.precision == "bfloat16")
         with torch.inference_mode(), autocast:
-            summary, features = check_answer(self.encode(normalized), self.name, self)
-            if self.listener is not None:
+            summaries, features = [], []
+            for reader, answer in zip(readers, self.encode_for(normalized, readers), strict=True):
+                summary, own = check_answer(answer, reader.name, reader)
+                summaries += [] if summary is None else [summary]
                 grid = (side // self.patch_size for side in normalized.shape[2:])
-                features = torch.cat([features.float(), *self.listener.take_maps(*grid)], dim=1)
-        features = features.to(torch.float32, copy=True)
-        return TeacherOutput(None if summary is None else summary.to(torch.float32, copy=True), features)
+                features += [own, *([] if reader.listener is None else reader.listener.take_maps(*grid))]
+        return TeacherOutput(_joined(summaries) if summaries else None, _joined(features))
 
     def _error(self, message: str) -> ValueError:
         return teacher_error(self.name, message)
+
+
+class HasNetwork(Protocol):
+    """What knows whose network it runs, as `Teacher.network_of`."""
+
+    network_of: str
+
+
+def split_answer(joint: TeacherOutput, readers: Sequence[Teacher]) -> list[tuple[Tensor | None, tuple[Tensor, ...]]]:
+    """Return of each teacher its part of what a pass for all of them answers.
+
+    Returns:
+        Its summary, and its features with those of its blocks, if it was told to use some.
+    """
+    answers, summary_start, start = [], 0, 0
+    for reader in readers:
+        summary = None
+        if joint.summary is not None and reader.summary_dim is not None:
+            summary = joint.summary.narrow(1, summary_start, reader.summary_dim)
+            summary_start += reader.summary_dim
+        width = reader.feature_dim * (1 if reader.listener is None else 1 + len(reader.listener.depths))
+        answers.append((summary, joint.features.narrow(1, start, width).split(reader.feature_dim, dim=1)))
+        start += width
+    return answers
+
+
+def by_network(teachers: Mapping[str, HasNetwork]) -> list[list[str]]:
+    """Return the names of teachers, those of one network together."""
+    names: dict[str, list[str]] = {}
+    for name, teacher in teachers.items():
+        names.setdefault(teacher.network_of, []).append(name)
+    return list(names.values())
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0].to(torch.float32, copy=True) if len(parts) == 1 else torch.cat([part.float() for part in parts], 1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from foundation.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.cpu import choose_cpu_blocks
+from modeling_radio.outputs_radio import NetworkPass
+from modeling_radio.readout_radio import read_out
 from modeling_radio.resolution_radio import largest_side
 from training.recipe_sections.networks import Precision
 from training.teachers.answers import TeacherOutput, resample_features, teacher_error
@@ -44,6 +47,7 @@ class RadioTeacher(Teacher):
     """
 
     image_mean, image_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    read_options = frozenset({"adaptor_name"})
 
     def __init__(
         self,
@@ -87,13 +91,25 @@ class RadioTeacher(Teacher):
 
     def encode(self, pixel_values: Tensor) -> TeacherOutput:
         """Return the backbone's summary and patch tokens, or those of the adaptor."""
+        return self.encode_for(pixel_values, [self])[0]
+
+    def encode_for(self, pixel_values: Tensor, readers: Sequence[Any]) -> list[TeacherOutput]:
+        """Return what backbone and adaptors read from one pass of the backbone."""
+        passed = self.network.radio_model(pixel_values.to(self.network.dtype))
+        return [reader._read(passed) for reader in readers]
+
+    def share_network(self, first: Any) -> None:
+        """Take all of another teacher's network but its adaptor."""
+        super().share_network(first)
+        for name, part in first.network.radio_model.named_children():
+            if name != "adaptors":
+                setattr(self.network.radio_model, name, part)
+
+    def _read(self, passed: NetworkPass) -> TeacherOutput:
         names = [] if self.adaptor_name is None else [self.adaptor_name]
-        pixel_values = pixel_values.to(self.network.dtype)
-        output = self.network(pixel_values, adaptor_names=names, feature_format="NCHW", return_dict=True)
+        output: Any = read_out(self.network.radio_model, passed, names, "NCHW")
         answer = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
-        features = resample_features(
-            answer.features.float(), *(side // self.patch_size for side in pixel_values.shape[2:])
-        )
+        features = resample_features(answer.features.float(), *passed.grid)
         return TeacherOutput(None if self.summary_dim is None else answer.summary, features)
 
     def blocks(self) -> Sequence[nn.Module]:

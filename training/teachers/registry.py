@@ -8,7 +8,7 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,6 +118,25 @@ def teacher_of_recipe(entry: TeacherRecipe, grid_stride: int = DEFAULT_GRID_STRI
         grid_stride=grid_stride,
         **entry.options,
     )
+
+
+def share_network(teacher: Teacher, entry: TeacherRecipe, others: Iterable[tuple[Teacher, TeacherRecipe]]) -> None:
+    """Let a teacher run the network of the first of others that differ from it in nothing but what is read from it.
+
+    Not where a FeatSharp upsampler stands behind the network, which was trained for one teacher's features.
+    """
+    own = _network_of(teacher, entry)
+    for other, other_entry in others:
+        if own is not None and own == _network_of(other, other_entry):
+            teacher.share_network(other)
+            return
+
+
+def _network_of(teacher: Teacher, entry: TeacherRecipe) -> tuple[object, ...] | None:
+    if teacher.read_options is None or teacher.upsampler is not None:
+        return None
+    options = {key: value for key, value in entry.options.items() if key not in teacher.read_options}
+    return entry.kind, entry.source, options, entry.run_options(), entry.device, entry.compile
 
 
 def check_devices(entries: Sequence[TeacherRecipe]) -> None:

@@ -240,6 +240,16 @@ def share_out(tokens: Sequence[int], num_parts: int) -> list[list[int]]:
     return parts
 
 
+def teachers_of_rank(recipe: Recipe, rank: int, num_ranks: int) -> list[str]:
+    """Return the names of the teachers that a rank runs: those of its partitions, or all to fill a feature cache."""
+    names = [entry.name for entry in recipe.teachers]
+    if recipe.views.teachers == "cached":
+        return names
+    ranks = divide_ranks(recipe.partitions, num_ranks)
+    own = [partition for partition in recipe.partitions if rank in ranks[partition.name]]
+    return [name for name in names if any(name in (partition.teachers or names) for partition in own)]
+
+
 def divide_ranks(partitions: Sequence[PartitionRecipe], num_ranks: int) -> dict[str, range]:
     """Return the ranks that run each partition.
 

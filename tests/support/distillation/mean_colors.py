@@ -26,21 +26,24 @@ CPU = torch.device("cpu")
 class MeanColor(nn.Module):
     """A teacher whose features are the mean colors of cells: equivariant to whole-cell shifts and mirroring."""
 
-    can_share_cores = True
+    can_share_cores, listener, feature_dim = True, None, 3
 
     def __init__(self, cell_px: int = PATCH, has_summary: bool = True) -> None:
         super().__init__()
-        self.cell_px, self.has_summary = cell_px, has_summary
+        self.cell_px, self.summary_dim, self.network_of = cell_px, 3 if has_summary else None, f"of {id(self)}"
 
     def input_sizes(self, rows: int, cols: int) -> tuple[tuple[int, int], ...]:
         return ((rows * PATCH, cols * PATCH),)
 
-    def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
+    def forward(self, groups: Sequence[Sequence[Tensor]], readers: Sequence["MeanColor"]) -> list[TeacherOutput]:
         return [self.answer(*group) for group in groups]
+
+    def answers(self, pixel_values: Tensor, readers: Sequence["MeanColor"]) -> list[TeacherOutput]:
+        return [self.answer(pixel_values)]
 
     def answer(self, pixel_values: Tensor) -> TeacherOutput:
         features = nn.functional.avg_pool2d(pixel_values, self.cell_px)
-        return TeacherOutput(features.mean((2, 3)) if self.has_summary else None, features)
+        return TeacherOutput(None if self.summary_dim is None else features.mean((2, 3)), features)
 
 
 class Images(image_table.Images):

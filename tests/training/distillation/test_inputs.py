@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_adaptors import build_model_with_adaptors
 from tiny_distillation import NoiseImages, TinyTeacher
 from torch import distributed
 from two_forks import run_two_forks
@@ -18,6 +19,7 @@ from training.distillation.inputs import (
     load_teachers,
     open_images,
     open_targets,
+    widths_of_teachers,
 )
 from training.distillation.sharding import build_accelerator
 from training.recipe import Recipe, RecipeError, load_recipe
@@ -127,3 +129,34 @@ def test_aspect_ratios_that_a_teacher_cannot_answer_are_found_at_the_start(
     load_teachers(load_recipe(recipe_file, settings), CPU)
     with pytest.raises(ValueError, match="Teacher 'segmenter': too large: 176 x 96"):
         load_teachers(load_recipe(recipe_file, [*settings, "views={is_square: false, crop_aspect: [0.5, 2]}"]), CPU)
+
+
+def test_a_rank_loads_the_teachers_that_it_runs_and_knows_the_widths_of_all(recipe_file: str, tmp_path: Path) -> None:
+    parts = [
+        f"{{name: {name}, sizes_px: [32], teachers: [{name}], rank_share: 1}}" for name in ("semantic", "segmenter")
+    ]
+    recipe = load_recipe(recipe_file, [f"partitions=[{', '.join(parts)}]"])
+
+    def check() -> None:
+        rank = distributed.get_rank()
+        teachers = load_teachers(recipe, CPU)
+        assert list(teachers) == [["semantic", "segmenter"], ["segmenter"]][rank]
+        widths = widths_of_teachers(teachers)
+        assert {name: (each.summary_dim, each.feature_dim) for name, each in widths.items()} == {
+            "semantic": (10, 12),
+            "segmenter": (None, 9),
+        }
+        ranks = SimpleNamespace(process_index=rank, num_processes=2, device=CPU)
+        images = NoiseImages(recipe.data, is_square=False)
+        source = open_targets(recipe, ranks, images, teachers, StopRequest())
+        assert list(source.teachers) == [["semantic"], ["segmenter"]][rank]
+
+    run_two_forks(check, tmp_path)
+
+
+def test_teachers_of_one_network_are_loaded_as_such(recipe_file: str, tmp_path: Path) -> None:
+    build_model_with_adaptors("segmenter").save_pretrained(tmp_path / "radio")
+    options = ["{}", "{adaptor_name: segmenter}"]
+    teachers = [f"{{name: t{place}, kind: radio, source: radio, options: {own}}}" for place, own in enumerate(options)]
+    loaded = load_teachers(load_recipe(recipe_file, [f"teachers=[{', '.join(teachers)}]"]), CPU)
+    assert [teacher.network_of for teacher in loaded.values()] == ["t0", "t0"]

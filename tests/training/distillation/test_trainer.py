@@ -39,6 +39,7 @@ import training.views.images
 from foundation.files import WriteError
 from foundation.interruption import TrainingDivergedError
 from foundation.output_lock import RUN_FILE
+from foundation.ranks import STEP_TIMEOUT, TIMEOUT
 from model_cards.heritage import Heritage
 from modeling_radio import RadioModel
 from training.distill import main
@@ -100,6 +101,15 @@ def test_parts_at_once_equal_parts_one_after_the_other_bit_for_bit(
     assert len(threads) == 2
     assert threading.main_thread() not in threads
     assert_same_tensors(last_state("one", 3), last_state("two", 3))
+
+
+def test_ranks_wait_a_day_but_for_the_steps_between(recipe_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    train_step = trainer.Distiller._train_step
+    monkeypatch.setattr(trainer, "set_timeout", seen.append)
+    monkeypatch.setattr(trainer.Distiller, "_train_step", lambda *each: seen.append("step") or train_step(*each))
+    distil(recipe_file, "run", "schedule.num_steps=3")
+    assert seen == ["step", STEP_TIMEOUT, "step", "step", TIMEOUT]
 
 
 def first_losses(recipe_file: str, output: str, *settings: str) -> dict[str, float]:

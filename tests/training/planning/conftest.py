@@ -17,9 +17,9 @@ def _each_teacher_is_built_once() -> Iterator[None]:
     """Let all plans share what a teacher costs: building it takes seconds, each size that is counted more."""
     known: dict[tuple[str, int], TeacherCost] = {}
 
-    def cost_of(entry: TeacherRecipe, patch_size: int) -> TeacherCost:
+    def cost_of(entry: TeacherRecipe, patch_size: int, others: list[TeacherCost]) -> TeacherCost:
         key = (entry.model_dump_json(), patch_size)
-        return known.get(key) or known.setdefault(key, TeacherCost(entry, patch_size))
+        return known.get(key) or known.setdefault(key, TeacherCost(entry, patch_size, others))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks_of_plans, "TeacherCost", cost_of)

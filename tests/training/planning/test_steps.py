@@ -60,3 +60,23 @@ def test_targets_of_parts_that_are_answered_at_once_are_held_together(networks: 
         for parts in (1, 2, 4)
     ]
     assert sizes == [sizes[0], 2 * sizes[0], 2 * sizes[0]]  # there are but two parts
+
+
+def test_a_network_that_several_teachers_read_is_counted_once(recipe: Recipe) -> None:
+    options = [{}, {"adaptor_name": "siglip2-g"}, {"adaptor_name": "dino_v3"}]
+    names = ["whole", "text", "dense"]
+    teachers = [
+        {"name": name, "kind": "radio", "source": "nvidia/C-RADIOv4-SO400M", "options": own}
+        for name, own in zip(names, options, strict=True)
+    ]
+    low, high = recipe.partitions
+    shared = recipe.replace(teachers=teachers, partitions=[low, high.replace(teachers=["text", "dense"])])
+    networks = Networks(shared)
+    alone = {name: networks.teachers[name].flops(128, 2) for name in names}
+    of_low, of_high = (networks.teacher_flops(each, 128, 2) for each in (names, names[1:]))
+    assert (of_low["whole"], of_high["text"]) == (alone["whole"], alone["text"])
+    heads = {name: alone[name] - alone["whole"] for name in names[1:]}
+    assert {name: of_low[name] for name in names[1:]} == heads
+    assert of_high["dense"] == heads["dense"] < 0.1 * alone["dense"]
+    assert plan_stage(networks, shared, 1)[1].teacher_flops == of_high
+    assert networks.teachers["dense"].num_parameters < 0.1 * networks.teachers["whole"].num_parameters

@@ -6,15 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mean_colors import CPU, NUM_IMAGES, PATCH, TEACHERS, Images, MeanColor, check_the_average_view, recipe_with
+from mean_colors import CPU, NUM_IMAGES, PATCH, SIDE, TEACHERS, Images, MeanColor, check_the_average_view, recipe_with
+from small_recipes import small_recipe
 from torch import Tensor
 
 from training.losses.alignment import align_to_teacher
-from training.recipe import Recipe, StandardizationRecipe, ViewsRecipe
+from training.recipe import Recipe, StandardizationRecipe, TeacherRecipe, ViewsRecipe
+from training.targets.cache.feature_cache import TeacherAnswers
+from training.targets.cache.formats import HalfPrecision
 from training.targets.examples import Example
 from training.targets.online import OnlineTargets
 from training.targets.statistics import TeacherStatistics
 from training.teachers.answers import TeacherOutput
+from training.teachers.base import Teacher
+from training.teachers.registry import share_network
 from training.views.batches import Batch, BatchPlan
 
 
@@ -72,9 +77,9 @@ def test_teachers_answer_several_parts_in_one_pass(parts_at_once: int, passes: i
     class Counting(MeanColor):
         num_passes = 0
 
-        def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
+        def forward(self, groups: Sequence[Sequence[Tensor]], readers: Sequence[MeanColor]) -> list[TeacherOutput]:
             self.num_passes += 1
-            return super().forward(groups)
+            return super().forward(groups, readers)
 
     def targets(parts_at_once: int) -> tuple[list[Example], Counting]:
         views = ViewsRecipe(parts_at_once=parts_at_once, is_square=False)
@@ -146,7 +151,7 @@ def test_moving_average_sees_another_crop_that_the_shift_explains() -> None:
 class Silent(MeanColor):
     """A teacher that must not be asked."""
 
-    def forward(self, groups: Sequence[Sequence[Tensor]]) -> list[TeacherOutput]:
+    def forward(self, groups: Sequence[Sequence[Tensor]], readers: Sequence[MeanColor]) -> list[TeacherOutput]:
         raise AssertionError("a teacher was asked")
 
 
@@ -164,3 +169,48 @@ def test_shifts_are_whole_patches() -> None:
         (shifts,) = example.targets["coarse"].shifts
         assert shifts.shape == (4, 2)
         assert not shifts.is_floating_point()
+
+
+class Reading(Teacher):
+    """One network, and two ways to read it: the colors of its cells, or how bright they are."""
+
+    image_mean, image_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    read_options = frozenset({"is_gray"})
+
+    def __init__(self, name: str, *, source: str | None = None, is_gray: bool = False) -> None:
+        super().__init__(name, summary_dim=None, feature_dim=1 if is_gray else 3, patch_size=PATCH)
+        self.is_gray, self.num_passes = is_gray, 0
+
+    def encode(self, pixel_values: Tensor) -> TeacherOutput:
+        return self.encode_for(pixel_values, [self])[0]
+
+    def encode_for(self, pixel_values: Tensor, readers: Sequence[Teacher]) -> list[TeacherOutput]:
+        self.num_passes += 1
+        cells = torch.nn.functional.avg_pool2d(pixel_values, PATCH)
+        return [TeacherOutput(None, cells.mean(1, keepdim=True) if each.is_gray else cells) for each in readers]
+
+
+def test_teachers_of_one_network_read_one_pass_of_one_crop() -> None:
+    recipe = small_recipe(
+        *("color", "gray", "other"),
+        data={"source": "s", "image_size_px": SIDE, "num_workers": 0},
+        views={"max_shift_patches": 1, "shift_deviation_patches": 2.0, "crop_scale": (0.2, 0.4)},
+        partitions=[{"sizes_px": [48], "batch_size": 4}, {"name": "some", "sizes_px": [48], "teachers": ["gray"]}],
+    )
+    entries = [TeacherRecipe(name=name, kind="k", options={"is_gray": name == "gray"}) for name in ("color", "gray")]
+    color, gray, other = Reading("color"), Reading("gray", is_gray=True), Reading("other")
+    share_network(gray, entries[1], [(color, entries[0])])
+    teachers = {"color": color, "gray": gray, "other": other}
+    source, shifts = OnlineTargets(recipe, PATCH, Images(), teachers, CPU), []
+    for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 3)):
+        assert example.targets.keys() == set(batch.teachers)
+        if batch.partition == "low":
+            one, two, three = (example.targets[name] for name in teachers)
+            assert torch.equal(two.features[0], one.features[0].mean(1, keepdim=True))
+            assert torch.equal(two.shifts[0], one.shifts[0])
+            shifts.append((three.shifts[0] != one.shifts[0]).any())
+    assert any(shifts)  # another network sees a crop of its own
+    assert (color.num_passes, gray.num_passes, other.num_passes) == (3, 3, 3)  # gray: of the partition "some"
+    entries = TeacherAnswers(teachers, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
+    assert entries["gray.features"].shape == (NUM_IMAGES, SIDE // PATCH, SIDE // PATCH, 1)
+    assert (color.num_passes, gray.num_passes, other.num_passes) == (4, 3, 4)

@@ -12,11 +12,13 @@ from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
-from training.recipe import load_recipe
+from training.recipe import TeacherRecipe, load_recipe
 from training.recipe_sections.networks import RunOptions
 from training.student.build import student_config
+from training.targets.cache.contents import weights_fingerprint
 from training.teachers.answers import resample_features, resize_images
-from training.teachers.registry import build_teacher
+from training.teachers.base import by_network, split_answer
+from training.teachers.registry import build_teacher, share_network, teacher_of_recipe
 
 
 @pytest.fixture(scope="module")
@@ -238,3 +240,60 @@ def test_radios_of_other_kinds_answer_but_their_blocks_have_other_grids(save, tm
     assert (teacher.summary_dim or 0) == expected.summary.shape[1]
     with pytest.raises(ValueError, match=r"`taps\.targets` must be 'last'"):
         teacher.use_depths([0.5])
+
+
+def build_sharing(folder, *adaptors):
+    """Return teachers of one network, by their options."""
+    entries = [
+        TeacherRecipe(name=str(number), kind="radio", source=str(folder), options=options)
+        for number, options in enumerate(adaptors)
+    ]
+    teachers = []
+    for entry in entries:
+        teachers.append(teacher_of_recipe(entry, 8))
+        share_network(teachers[-1], entry, zip(teachers[:-1], entries, strict=False))
+    return teachers
+
+
+def test_one_pass_answers_for_all_of_its_adaptors(folder):
+    options = [{}, {"adaptor_name": "segmenter"}, {"adaptor_name": "teacher_a"}]
+    teachers, alone = build_sharing(folder, *options), [build(folder, **each) for each in options]
+    assert [teacher.network_of for teacher in teachers] == ["0", "0", "0"]
+    assert by_network(dict(zip("abc", teachers, strict=True))) == [["a", "b", "c"]]
+    assert list(map(weights_fingerprint, teachers)) == list(map(weights_fingerprint, alone))  # for caches
+    passes = []
+    teachers[0].network.radio_model.model.register_forward_hook(lambda *_: passes.append(1))
+    images = torch.rand(2, 3, 32, 48)
+    for first in teachers:  # whichever runs it
+        for answer, other in zip(first.answers(images, teachers), alone, strict=True):
+            expected = other.answer(images)
+            assert torch.equal(answer.features, expected.features)
+            assert answer.summary is expected.summary is None or torch.equal(answer.summary, expected.summary)
+    assert len(passes) == 3
+    teachers[0].use_depths([1.0])
+    joint = teachers[1]([[images]], teachers)
+    _, (last, inner) = split_answer(joint[0], teachers)[0]
+    torch.testing.assert_close(inner, torch.nn.functional.layer_norm(last.movedim(1, -1), (16,)).movedim(-1, 1))
+    assert len(passes) == 4
+
+
+def test_a_compiled_pass_answers_for_all(folder, monkeypatch):
+    real_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: real_compile(function, backend="eager"))
+    teachers, images = build_sharing(folder, {}, {"adaptor_name": "segmenter"}), torch.rand(1, 3, 32, 32)
+    expected = teachers[0].answers(images, teachers)
+    teachers[0].compile_network()
+    for answer, own in zip(teachers[0].answers(images, teachers), expected, strict=True):
+        torch.testing.assert_close(answer.features, own.features)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"options": {"weights_dtype": "bfloat16"}}, {"precision": "bfloat16"}, {"device": "cpu"}, {"kind": "dinov3"}],
+)
+def test_what_runs_otherwise_has_a_network_of_its_own(folder, change):
+    entry = TeacherRecipe(name="a", kind="radio", source=str(folder), options={"adaptor_name": "segmenter"})
+    first, second = build(folder), build(folder)
+    share_network(second, entry.replace(name="b", **change), [(first, entry)])
+    assert second.network is not first.network
+    assert second.network.radio_model.model is not first.network.radio_model.model

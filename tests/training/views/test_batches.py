@@ -5,7 +5,7 @@ import torch
 from small_recipes import small_recipe
 
 from training.recipe import DataRecipe, PartitionRecipe, Recipe, RecipeError, TeacherRecipe
-from training.views.batches import Batch, BatchPlan, divide_ranks
+from training.views.batches import Batch, BatchPlan, divide_ranks, teachers_of_rank
 
 
 def recipe_with(**partition) -> Recipe:
@@ -167,3 +167,19 @@ def test_vitdet_windows_follow_the_size_alike_on_all_ranks() -> None:
 def test_streamed_images_come_in_order() -> None:
     batches = list(BatchPlan(recipe_with(), None, patch_size=16).steps(0, 2))
     assert [index for batch in batches for index in batch.indices] == list(range(16))
+
+
+def test_a_rank_runs_the_teachers_of_its_partitions() -> None:
+    recipe = small_recipe(
+        "a",
+        "b",
+        "c",
+        partitions=[
+            {"name": "low", "teachers": ["c", "a"], "rank_share": 1},
+            {"name": "high", "teachers": ["b"], "rank_share": 1},
+        ],
+    )
+    assert [teachers_of_rank(recipe, rank, 4) for rank in range(4)] == [["a", "c"], ["a", "c"], ["b"], ["b"]]
+    assert teachers_of_rank(recipe, 0, 1) == ["a", "b", "c"]
+    cached = recipe.replace(views={"teachers": "cached"})  # each rank fills its share of the cache
+    assert teachers_of_rank(cached, 3, 4) == ["a", "b", "c"]

@@ -97,7 +97,7 @@ class HeldOutMetrics:
         Args:
             recipe: The recipe.
             config: The student's.
-            teachers: All of them, by name.
+            teachers: By name, all of them in the main process.
             accelerator: As in the constructor.
 
         Raises:
@@ -109,7 +109,8 @@ class HeldOutMetrics:
         shown = {view.size_px: _teachers_at(view.size_px, recipe, teachers) for view in views}
         if not views:
             return None
-        side = max(view.whole_px_for(teacher) for view in views for teacher in shown[view.size_px].values())
+        own_sides = [view.whole_px_for(teacher) for view in views for teacher in shown[view.size_px].values()]
+        side = max([*own_sides, *(view.whole_px for view in views)])
         images = held_out_images(recipe, side, NUM_IMAGES, "logging.metrics_every_steps")
         return None if images is None else cls(images, views, shown, accelerator)
 

@@ -29,7 +29,7 @@ class HeldOutPictures:
 
     Args:
         images: uint8 RGB, `(num_images, 3, height, width)`.
-        teachers: By name.
+        teachers: By name; all that are drawn in the main process, which draws alone.
         device: Where teachers and student are.
         folder: Where `step-N.png` is written.
     """
@@ -61,7 +61,8 @@ class HeldOutPictures:
         images = held_out_images(recipe, size, NUM_PICTURE_IMAGES, "logging.picture_every_steps")
         if images is None:
             return None
-        return cls(images, {name: teachers[name] for name in partition.teachers or teachers}, device, folder)
+        shown = {name: teachers[name] for name in partition.teachers or teachers if name in teachers}
+        return cls(images, shown, device, folder)
 
     def draw(self, step: int, adaptors: Mapping[str, Tensor]) -> Path:
         """Write the picture of a step and return its path.

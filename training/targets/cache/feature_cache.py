@@ -37,7 +37,7 @@ from training.targets.cache.shards import (
     shard_paths,
     shard_rows,
 )
-from training.teachers.base import Teacher
+from training.teachers.base import Teacher, by_network
 
 
 IMAGES_PER_FORWARD = 32
@@ -196,15 +196,16 @@ class TeacherAnswers:
     def _answer(self, images: Tensor) -> Entries:
         pixel_values = images.to(self.device).float() / 255
         entries = {"images": images}
-        for name, teacher in self.teachers.items():
-            output = teacher.answer(pixel_values)
-            features = self._fit_cells(output.features.float()).movedim(1, -1)
-            try:
-                entries |= {f"{name}.{key}": value for key, value in self.format.encode(features).items()}
-                if output.summary is not None:
-                    entries[f"{name}.summary"] = to_half(output.summary)
-            except ValueError as error:
-                raise named_error(name, error) from error
+        for names in by_network(self.teachers):
+            readers = [self.teachers[name] for name in names]
+            for name, (summary, maps) in zip(names, readers[0].answers(pixel_values, readers), strict=True):
+                features = self._fit_cells(maps.float()).movedim(1, -1)
+                try:
+                    entries |= {f"{name}.{key}": value for key, value in self.format.encode(features).items()}
+                    if summary is not None:
+                        entries[f"{name}.summary"] = to_half(summary)
+                except ValueError as error:
+                    raise named_error(name, error) from error
         return entries
 
     def _fit_cells(self, features: Tensor) -> Tensor:
