@@ -228,8 +228,8 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "dad73a6f9f01a557245ecc7d78fcf443a6aac16f8b52305451cebf1dcb6934c4"),
-        ("c_radio_v4_h", [SOURCE], "6895ccf99cea1b6c059c42e55ead015bf176deb4b756efedaddd3d53bc20d592"),
+        ("demo", [], "b545f9a7031a4b1642533b13f6b819368a473006c7eb3f1788f9e29733a6c9af"),
+        ("c_radio_v4_h", [SOURCE], "1f5429dfc79ca29417dfb42d89e55c6c933290d944139288787ce9d2ffb7ee6e"),
     ],
 )
 def test_the_decisive_part_is_the_stored_one(name: str, overrides: list[str], stored: str) -> None:

@@ -79,4 +79,4 @@ def test_a_network_that_several_teachers_read_is_counted_once(recipe: Recipe) ->
     assert {name: of_low[name] for name in names[1:]} == heads
     assert of_high["dense"] == heads["dense"] < 0.1 * alone["dense"]
     assert plan_stage(networks, shared, 1)[1].teacher_flops == of_high
-    assert networks.teachers["dense"].num_parameters < 0.1 * networks.teachers["whole"].num_parameters
+    assert networks.teachers["dense"].num_parameters < 0.2 * networks.teachers["whole"].num_parameters

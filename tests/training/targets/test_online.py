@@ -117,7 +117,7 @@ def test_cells_beside_the_image_count_neither_in_losses_nor_in_statistics() -> N
         "fine": SimpleNamespace(feature_dim=3, summary_dim=None),
     }
     statistics = TeacherStatistics(StandardizationRecipe(), shapes)
-    beside = 0
+    compared = beside = 0
     for batch, example in source.examples(lambda: BatchPlan(recipe, NUM_IMAGES, patch_size=PATCH).steps(0, 4)):
         ((shape, _),) = batch.groups
         student = MeanColor().answer(example.pixel_values[0]).features
@@ -125,10 +125,11 @@ def test_cells_beside_the_image_count_neither_in_losses_nor_in_statistics() -> N
         for target in example.targets.values():
             maps = align_to_teacher(student, target.features[0], target.shifts[0], shape.grid, example.extents[0])
             inside = maps.valid[:, None].expand_as(maps.teacher)
-            assert maps.valid.any()
-            assert min(maps.student[inside].min(), maps.teacher[inside].min()) > 0.95
+            assert (maps.student[inside] > 0.95).all()
+            assert (maps.teacher[inside] > 0.95).all()
+            compared += int(maps.valid.sum())
             beside += int((~target.shown[0]).sum())
-    assert beside > 100
+    assert min(compared, beside) > 50
     statistics.end_step()
     for standardizer in statistics.standardizers().values():
         assert standardizer.total / standardizer.count == pytest.approx(1.0, abs=0.02)
@@ -213,4 +214,4 @@ def test_teachers_of_one_network_read_one_pass_of_one_crop() -> None:
     assert (color.num_passes, gray.num_passes, other.num_passes) == (3, 3, 3)  # gray: of the partition "some"
     entries = TeacherAnswers(teachers, SIDE // PATCH, CPU, HalfPrecision())(Images().images)
     assert entries["gray.features"].shape == (NUM_IMAGES, SIDE // PATCH, SIDE // PATCH, 1)
-    assert (color.num_passes, gray.num_passes, other.num_passes) == (4, 3, 4)
+    assert color.num_passes == other.num_passes > 3 == gray.num_passes

@@ -200,9 +200,9 @@ def test_a_network_of_one_size_runs_at_no_other():
 def test_an_image_larger_than_the_canvas_is_shrunk_to_it():
     teacher = EchoTeacher(native_size_px=56, has_summary=False)
     teacher.set_run_mode(RunOptions(run_mode="mosaic"))
-    assert teacher.input_sizes(5, 3) == ((56, 42),)
+    assert teacher.input_sizes(5, 3) == ((56, 28),)
     assert teacher.answer(torch.rand(1, 3, 80, 48)).features.shape[2:] == (5, 3)
-    assert teacher([[torch.rand(1, 3, 56, 42)]])[0].features.shape[2:] == (4, 3)
+    assert teacher([[torch.rand(1, 3, 56, 28)]])[0].features.shape[2:] == (4, 2)
 
 
 def test_groups_are_answered_in_order_on_the_teachers_own_grid():
