@@ -6,8 +6,8 @@
 `int8` linear layers in 8 bits; `stack` one pass for three teachers; `training` the step beside other trainers, and what
 its options cost; `checkouts` the step of another checkout (`--against`); `data` from files to pixels, and the feature
 cache; `serving` a server under load; `page` docs/benchmarks.md. Several cases run in a process each, one after the
-other; one that fails is told and the others go on. On a GPU `inference`, `sizes` and `stack` run. Results go to
-`benchmarks/results/`, those of a quick look to `runs/benchmarks-quick/`, so that it replaces nothing.
+other; one that fails is told and the others go on. On a GPU `inference`, `sizes`, `stack` and `training` run.
+Results go to `benchmarks/results/`, those of a quick look to `runs/benchmarks-quick/`, so that it replaces nothing.
 """
 
 import json
@@ -46,7 +46,7 @@ CASES: dict[str, Case] = {
     "sizes": Case("sizes", on_gpu=True),
     "int8": Case("int8"),
     "stack": Case("stack", on_gpu=True),
-    "training": Case("training"),
+    "training": Case("training", on_gpu=True),
     "checkouts": Case("training", "run_checkouts"),
     "data": Case("data"),
     "serving": Case("serving"),

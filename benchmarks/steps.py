@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 
+GPU_MEMORY = "GPU memory, MB"
+"""Key of an answer."""
+
+
 class StepTimer:
     """Runs steps of a distiller that is built, and adds up what its parts take.
 
@@ -40,14 +44,16 @@ class StepTimer:
         "passes" is what no other part is: forward and backward passes, losses, clipping.
         """
         self.seconds = dict.fromkeys(self.seconds, 0.0)
+        wait_for_gpu()
         wall, cpu = time.perf_counter(), _cpu_seconds()
         for _ in range(num_steps):
             self.distiller._train_step(self.examples)
             self.distiller.step += 1
+        memory = wait_for_gpu()
         wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
         passes = wall - sum(self.seconds.values())
         seconds = {"wall": wall, "cpu": cpu, "passes": passes, **self.seconds}
-        return {name: value / num_steps for name, value in seconds.items()}
+        return {**{name: value / num_steps for name, value in seconds.items()}, **memory}
 
     def _timed_examples(self) -> Iterator[Any]:
         distiller = self.distiller
@@ -91,14 +97,25 @@ class Stepper:
         self._left -= 1
         if self._left:
             return
+        memory = wait_for_gpu()
         seconds = (time.perf_counter() - self._began) / self._asked
-        print(json.dumps({"wall": seconds} if self._is_ready else {}), file=self._answers, flush=True)
+        print(json.dumps({"wall": seconds, **memory} if self._is_ready else {}), file=self._answers, flush=True)
         self._is_ready = True
         line = sys.stdin.readline()
         if not line:
             raise SystemExit(0)
         self._left = self._asked = int(line)
         self._began = time.perf_counter()
+
+
+def wait_for_gpu() -> dict[str, float]:
+    """Wait until the GPU, if there is one, has done all steps; return the most memory that they took, in MB."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    torch.cuda.synchronize()
+    return {GPU_MEMORY: torch.cuda.max_memory_allocated() / 1e6}
 
 
 def _cpu_seconds() -> float:

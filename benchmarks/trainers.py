@@ -1,14 +1,14 @@
 """Other trainers of the same student from the same teacher, both of random weights: programs that run steps when asked.
 
-    python -m benchmarks.trainers plain FOLDER BATCH_SIZE NUM_WARM_UP_STEPS
+    python -m benchmarks.trainers plain FOLDER BATCH_SIZE NUM_WARM_UP_STEPS NUM_WORKERS [compiled]
     PEER_PYTHON -m benchmarks.trainers lightly FOLDER BATCH_SIZE NUM_WARM_UP_STEPS OUTPUT
 
 "plain" is a loop in PyTorch that we wrote after UNIC (https://arxiv.org/abs/2408.05088, section 3): what any trainer
 must do, and nothing else. A head on the class token and one on the patches; their loss is a cosine distance plus a
 smooth L1 distance to the teacher's features, standardized by running means and deviations. No moving average, no
-shifts, no checkpoints; bfloat16 by autocast, AdamW. "lightly" is the distillation of lightly-train (read of 0.18),
-whose Python has `lightly-train` and `timm`: its "distillationv2", which takes students of any width, with crops and
-flips alone of its augmentations.
+shifts, no checkpoints; bfloat16 by autocast, AdamW; on a GPU if there is one. "lightly" is the distillation of
+lightly-train (read of 0.18), whose Python has `lightly-train` and `timm`: its "distillationv2", which takes students of
+any width, with crops and flips alone of its augmentations.
 """
 
 import os
@@ -131,13 +131,16 @@ def build_plain() -> PlainDistillation:
     return PlainDistillation(timm.create_model(STUDENT, num_classes=0), Dinov2Model(config))
 
 
-def plain_steps(network: PlainDistillation, folder: Path, batch_size: int) -> Iterator[Tensor]:
+def plain_steps(network: PlainDistillation, folder: Path, batch_size: int, num_workers: int = 0) -> Iterator[Tensor]:
     """Do steps of AdamW over batches of a folder, again and again; yield the loss after each."""
     optimizer = torch.optim.AdamW([each for each in network.parameters() if each.requires_grad], lr=1e-4)
-    loader = DataLoader(Pictures(folder), batch_size, shuffle=True, drop_last=True)
+    pictures, device = Pictures(folder), network.heads[0][0].weight.device
+    loader = DataLoader(
+        pictures, batch_size, shuffle=True, drop_last=True, num_workers=num_workers, pin_memory=device.type == "cuda"
+    )
     while True:
         for batch in loader:
-            loss = network(batch)
+            loss = network(batch.to(device, non_blocking=True))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -145,10 +148,13 @@ def plain_steps(network: PlainDistillation, folder: Path, batch_size: int) -> It
             yield loss.detach()
 
 
-def run_plain(folder: str, batch_size: str, num_warm_up_steps: str) -> None:
+def run_plain(folder: str, batch_size: str, num_warm_up_steps: str, num_workers: str, *compiled: str) -> None:
     """Run the plain loop, which waits after the steps that were asked for."""
     stepper = Stepper(int(num_warm_up_steps))
-    for _ in plain_steps(build_plain(), Path(folder), int(batch_size)):
+    network = build_plain().to("cuda" if torch.cuda.is_available() else "cpu")
+    if compiled:
+        network.compile()
+    for _ in plain_steps(network, Path(folder), int(batch_size), int(num_workers)):
         stepper.end_step()
 
 

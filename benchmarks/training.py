@@ -2,7 +2,7 @@
 
 Other trainers: a ViT-Ti/16 (192 wide, 12 blocks) learns from DINOv2-S/14, both of random weights, from crops of 224 px
 of one folder of JPEGs, in bfloat16 by autocast with AdamW, data decoded in the process that trains. Ours has none of
-what the others lack (MESA, DAMP).
+what the others lack (MESA, DAMP). On a GPU batches are larger, other processes decode, and compiled networks take part.
 
 Options: each runs beside the demo's recipe without it, one thread, images of 128 px, a step's 64 in one pass, banks
 full and windows in every step. "more CPU" is the median over the rounds of what a step takes more than the plain one in
@@ -41,22 +41,27 @@ from training.teachers.run_modes.featsharp import FeatSharp, UpsamplerConfig, sa
 
 OURS = "ours"
 SUBJECT = "vit-ti"
-BATCH_SIZE = 16
+BATCH_SIZES = {"cpu": 16, "cuda": 256}
+NUM_WORKERS = {"cpu": 0, "cuda": 4}
+"""Our choice: three or four trainers take turns, and a machine has some 16 cores for each GPU."""
 WARM_UP_STEPS = 2
 DEMO_WARM_UP_STEPS = 10  # until kernels are set up and memory is there
 SIDE_PX = 224
 STORED_PX = 320
-NUM_PICTURES = 128
+NUM_PICTURES = 512  # two of the larger batches
 NUM_STEPS = 10**6  # of the schedule, whose end no benchmark reaches
 ROUNDS, STEPS, CHECKOUT_STEPS = 5, 3, 10
 SMALL_TEACHER = {"run_mode": "fixed", "input_size_px": 64}  # 4 cells a side; the student has 8
 
 
 def run(settings: MeasuringSettings) -> None:
-    """Measure and report the step beside other trainers, then its options."""
+    """Measure and report the step beside other trainers, then, on a CPU, its options."""
     rounds, num_steps = (1, 1) if settings.quick else (ROUNDS, STEPS)
-    timings = time_trainers(settings.peer_python, rounds, num_steps)
-    report(settings, "training", "training", SUBJECT, trainer_rows(timings), {"batch_size": BATCH_SIZE})
+    batch_size = BATCH_SIZES[settings.device]
+    rows = trainer_rows(time_trainers(settings, rounds, num_steps), batch_size)
+    report(settings, "training", "training", SUBJECT, rows, {"batch_size": batch_size}, settings.device)
+    if settings.on_gpu:
+        return
     rows = measure_options(rounds, num_steps, is_quick=settings.quick)
     report(settings, "training", "training_options", "demo", rows, {"threads of a step": 1})
 
@@ -71,12 +76,13 @@ def run_checkouts(settings: MeasuringSettings) -> None:
     report(settings, "checkouts", "checkouts", "demo", rows)
 
 
-def recipe_changes(folder: Path) -> list[str]:
+def recipe_changes(folder: Path, device: str = "cpu") -> list[str]:
     """Return the changes of the demo's recipe that make it the student, teacher and batch of the comparison."""
     return [
-        f"data={{source: '{folder}', num_images: null, image_size_px: {STORED_PX}, num_workers: 0}}",
+        f"data={{source: '{folder}', num_images: null, image_size_px: {STORED_PX}}}",
+        f"data.num_workers={NUM_WORKERS[device]}",
         "views={teachers: online, brightness: 0.0, contrast: 0.0}",
-        f"partitions=[{{name: all, sizes_px: [{SIDE_PX}], batch_size: {BATCH_SIZE}}}]",
+        f"partitions=[{{name: all, sizes_px: [{SIDE_PX}], batch_size: {BATCH_SIZES[device]}}}]",
         "teachers=[{name: dinov2-s, kind: dinov2, source: facebook/dinov2-small, precision: bfloat16,"
         " options: {weights: random}}]",
         f"student.config={{hidden_size: 192, num_hidden_layers: 12, num_attention_heads: 3, max_img_size: {SIDE_PX},"
@@ -89,27 +95,34 @@ def recipe_changes(folder: Path) -> list[str]:
     ]
 
 
-def time_trainers(peer_python: str | None, rounds: int, num_steps: int) -> dict[str, list[Timing]]:
+def time_trainers(settings: MeasuringSettings, rounds: int, num_steps: int) -> dict[str, list[Timing]]:
     """Return what a step took of each trainer in each round."""
+    device, batch_size = settings.device, str(BATCH_SIZES[settings.device])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "pictures")
         folder.mkdir()
         for number in range(NUM_PICTURES):
             draw_picture(STORED_PX, STORED_PX, number).save(folder / f"{number:04d}.jpg", quality=90)
-        common = [str(folder), str(BATCH_SIZE), str(WARM_UP_STEPS)]
-        commands = {
-            OURS: [sys.executable, steps.__file__, f"{scratch}/run", *recipe_changes(folder)],
-            "plain loop": [sys.executable, "-m", "benchmarks.trainers", "plain", *common],
-        }
-        if peer_python is not None:
-            lightly = ["-m", "benchmarks.trainers", "lightly", *common, f"{scratch}/lightly"]
-            commands["lightly-train"] = [peer_python, *lightly]
-        trainers = {name: StepProcess(name, command, ROOT) for name, command in commands.items()}
-        trainers[OURS].time(WARM_UP_STEPS)  # the others have done so
-        return take_step_turns(trainers, rounds, num_steps)
+        common, trainers = [str(folder), batch_size, str(WARM_UP_STEPS)], [sys.executable, "-m", "benchmarks.trainers"]
+        ours = [sys.executable, steps.__file__, f"{scratch}/run", *recipe_changes(folder, device)]
+        plain = [*trainers, "plain", *common, str(NUM_WORKERS[device])]
+        commands = {OURS: ours, "plain loop": plain}
+        hidden = {"CUDA_VISIBLE_DEVICES": ""}
+        if settings.on_gpu:
+            hidden = {}
+            ours_compiled = [*ours, "student.compile=true", "teachers.dinov2-s.compile=true"]
+            ours_compiled[2] = f"{scratch}/compiled"
+            commands |= {f"{OURS}, compiled": ours_compiled, "plain loop, compiled": [*plain, "compiled"]}
+        elif settings.peer_python is not None:
+            commands["lightly-train"] = [settings.peer_python, *trainers[1:], "lightly", *common, f"{scratch}/lightly"]
+        processes = {name: StepProcess(name, command, ROOT, **hidden) for name, command in commands.items()}
+        for name, process in processes.items():
+            if name.startswith(OURS):
+                process.time(WARM_UP_STEPS)  # the others have done so
+        return take_step_turns(processes, rounds, num_steps)
 
 
-def trainer_rows(rounds: Mapping[str, Sequence[Timing]]) -> list[Row]:
+def trainer_rows(rounds: Mapping[str, Sequence[Timing]], batch_size: int) -> list[Row]:
     """Return one row for each trainer; ours says also what its parts took."""
     turns = Turns({name: [timing["wall"] for timing in timings] for name, timings in rounds.items()})
     rows = []
@@ -117,10 +130,12 @@ def trainer_rows(rounds: Mapping[str, Sequence[Timing]]) -> list[Row]:
         row: Row = {
             "trainer": name,
             "step, ms": turns.milliseconds(name),
-            "images per second": round(1000 * BATCH_SIZE / turns.milliseconds(name), 1),
+            "images per second": round(1000 * batch_size / turns.milliseconds(name), 1),
             "ours is times as fast": str(turns.times_as_fast(OURS, name)),
         }
-        parts = [part for part in timings[0] if part not in ("wall", "cpu")]
+        if steps.GPU_MEMORY in timings[-1]:
+            row[steps.GPU_MEMORY] = round(timings[-1][steps.GPU_MEMORY])
+        parts = [part for part in timings[0] if part not in ("wall", "cpu", steps.GPU_MEMORY)]
         rows.append(row | {f"{part}, ms": _milliseconds(timings, part) for part in parts})
     return rows
 

@@ -72,11 +72,12 @@ def test_timed_steps_are_the_steps_of_a_run(recipe_file: str) -> None:
 
 def test_rows_of_trainers() -> None:
     ours = [{"wall": 0.1, "cpu": 0.1, "passes": 0.05}, {"wall": 0.3, "cpu": 0.1, "passes": 0.07}]
-    rows = training.trainer_rows({"ours": ours, "other": [{"wall": 0.2}, {"wall": 0.3}]})
+    rows = training.trainer_rows({"ours": ours, "other": [{"wall": 0.2}, {"wall": 0.3, "GPU memory, MB": 9.7}]}, 16)
     assert rows[0]["step, ms"] == 200
     assert rows[0]["images per second"] == 80
     assert rows[0]["passes, ms"] == 60
     assert rows[1]["ours is times as fast"] == "1.50 (1.25 to 1.75)"
+    assert rows[1]["GPU memory, MB"] == 10
 
 
 @pytest.mark.parametrize("option", [option for group in GROUPS.values() for option in group.options])
