@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -24,14 +25,18 @@ from training.ablation.study import (
     OpenedStudy,
 )
 from training.demo_kit.images import DemoImages, render
+from training.demo_kit.labeled_packages import LABELED_PACKAGES
 from training.distillation.watching.held_out_views import View
-from training.evaluation.data.base import Stacked, groups_of, tensor_fingerprint
+from training.evaluation.data.base import EvaluationData, Stacked, groups_of, tensor_fingerprint
+from training.evaluation.data.tables import DataOptions, TableData
 from training.evaluation.features import FeatureStore, StoredFeatures, Wanted
 from training.evaluation.metrics.equivariance import fixed_pattern_energy, map_agreement, shift_error
 from training.evaluation.models.base import Encoding
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.students import StudentEvaluation
-from training.evaluation.tasks.registry import TASKS as EVALUATION_TASKS
+from training.evaluation.task_settings import TaskSettings
+from training.evaluation.tasks.base import Evaluation
+from training.evaluation.tasks.registry import TASKS
 from training.losses.alignment import align_to_teacher
 from training.losses.summaries import angle_between
 from training.pictures.curves import TOKEN_TASKS, values_by_tokens
@@ -43,8 +48,11 @@ CACHE = Path("runs/cache/ablation")
 """Where teachers' answers to the held-out images are kept, for all studies."""
 BATCH = 64
 """Images for each pass. Our choice."""
-TOKEN_METRICS = {"accuracy": KNN, "mIoU": MIOU, "centered features": "cosine"}
-TASKS = {("knn", "accuracy"): KNN, ("segmentation_probe", "mIoU"): MIOU}
+TOKEN_METRICS = {"accuracy": "knn", "mIoU": MIOU, "centered features": "cosine"}
+BACKBONE = {("knn", "accuracy"): KNN, ("segmentation_probe", "mIoU"): MIOU}
+"""Task and metric of a measure: its mean over the labeled sets that have such labels."""
+IMAGES_OF_SET = 500
+"""Our choice: of the labeled sets, at most so many images of each split, for 15 seconds a run on one core."""
 
 
 @dataclass
@@ -52,7 +60,8 @@ class HeldOut:
     """What all runs of a study share.
 
     Attributes:
-        evaluation: Teachers and labeled images.
+        evaluation: Teachers, and objects and scenes with labels.
+        labeled: More labeled sets.
         images: uint8 RGB, `(num_images, 3, side, side)`, at the largest of the study's sizes.
         sources: Number of the picture that each image is made of, `(num_images,)`.
         teachers: What each says of the images at the size at which adaptors are measured.
@@ -60,6 +69,7 @@ class HeldOut:
     """
 
     evaluation: StudentEvaluation
+    labeled: Sequence[EvaluationData]
     images: Tensor
     sources: Tensor
     teachers: Mapping[str, StoredFeatures]
@@ -93,7 +103,11 @@ class HeldOut:
             )
             for name in evaluation.teachers
         }
-        return cls(evaluation, images, sources, answers, sorted(study.sizes_px))
+        options = DataOptions(max_images=IMAGES_OF_SET)
+        labeled = [
+            TableData(str(each.written(cache / "sets" / name)), options) for name, each in LABELED_PACKAGES.items()
+        ]
+        return cls(evaluation, labeled, images, sources, answers, sorted(study.sizes_px))
 
     @property
     def fingerprint(self) -> str:
@@ -133,9 +147,14 @@ class HeldOut:
         numbers = self._equivariance(student)
         scores = self._errors(student)
         scores[CONSISTENCY] = self._consistency(student)
-        for found in self.evaluation.measure_backbone(self.evaluation.of(student, recipe.seed)):
-            if (found.task, found.metric) in TASKS:
-                numbers[TASKS[found.task, found.metric]] = found.value
+        found = self.evaluation.measure_backbone(self.evaluation.of(student, recipe.seed))
+        for data in self.labeled:
+            found += TASKS["knn"].measure(Evaluation(student, data, TaskSettings(), seed=recipe.seed))
+        values = {
+            measure: [each.value for each in found if (each.task, each.metric) == own]
+            for own, measure in BACKBONE.items()
+        }
+        numbers |= {measure: fmean(own) for measure, own in values.items() if own}
         if model.config.num_mergings:
             numbers |= self._over_tokens(student, recipe.seed)
         return {name: self.summed(values).tolist() for name, values in scores.items()}, numbers
@@ -143,7 +162,7 @@ class HeldOut:
     def _over_tokens(self, student: RadioFeatures, seed: int) -> dict[str, float]:
         """Return kNN, mIoU and the adaptors' mean centered cosine over the number of global tokens."""
         evaluation = self.evaluation.of(student, seed)
-        found = [each for task in TOKEN_TASKS for each in EVALUATION_TASKS[task].measure(evaluation)]
+        found = [each for task in TOKEN_TASKS for each in TASKS[task].measure(evaluation)]
         values: dict[str, list[float]] = {}
         for metric, by_model in values_by_tokens(found).items():
             if metric in TOKEN_METRICS:

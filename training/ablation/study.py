@@ -33,7 +33,7 @@ CHECKPOINTS = {"every_steps": 100, "keep": 1}
 
 DENSE, SUMMARY, WORST = "dense_error", "summary_error", "worst"
 """Errors by teacher, `dense_error/TEACHER`; `worst` is the largest of all teachers'."""
-FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU = "fixed_pattern", "shift_error", "consistency", "knn", "miou"
+FIXED_PATTERN, SHIFT_ERROR, CONSISTENCY, KNN, MIOU = "fixed_pattern", "shift_error", "consistency", "knn_sets", "miou"
 """Of the backbone. docs/studies.md says what all of them are."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from foundation.files import write_folder
 from foundation.packages.fetching import fetch_package
 from training.demo_kit.assets import EMOJI_CLASSES
 from training.demo_kit.packages import package_named
@@ -38,6 +39,12 @@ class LabeledPackage:
     packages: tuple[str, ...]
     write: Callable[[Path], None]
     remark: str
+
+    def written(self, folder: Path) -> Path:
+        """Return the folder, with the set in it."""
+        if not folder.is_dir():
+            write_folder(folder, self.write)
+        return folder
 
 
 def write_mnist(folder: Path) -> None:
@@ -136,7 +143,7 @@ LABELED_PACKAGES = {
         f"Enlarged from 8 px; the last {NUM_HELD_OUT_DIGITS} are measured.",
     ),
 }
-"""By name, for `training.showcase.results`."""
+"""By name, for `training.showcase.results` and for studies."""
 
 
 def _codes(ranges: str) -> list[int]:

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from foundation.command_line import Command
 from foundation.fields import OneOf
-from foundation.files import write_folder, write_text
+from foundation.files import write_text
 from foundation.machine.timing import Clock
 from foundation.settings import hash_of, require
 from model_cards.results import Measurement, Results, Source, build_tables
@@ -168,11 +168,8 @@ def open_set(name: str, settings: ResultsSettings, size_px: int) -> tuple[Evalua
     """Return a set, its title and its remark; a set out of packages is written once, below the cache."""
     if name == DEMO:
         return DemoData.load(DEMO_SOURCES[0], size_px), DEMO_TITLE, DEMO_REMARK
-    package, folder = LABELED_PACKAGES[name], settings.cache / "sets" / name
-    if not folder.is_dir():
-        write_folder(folder, package.write)
-    options = DataOptions(max_images=settings.max_images)
-    return TableData(str(folder), options), package.title, package.remark
+    package, options = LABELED_PACKAGES[name], DataOptions(max_images=settings.max_images)
+    return TableData(str(package.written(settings.cache / "sets" / name)), options), package.title, package.remark
 
 
 def page(results: Results, titles: dict[str, tuple[str, str]]) -> str:

@@ -58,7 +58,7 @@ def toy_held_out(opened: OpenedStudy) -> HeldOut:
     answers = {
         name: store.extract(evaluation.teacher(name), Stacked(images), "", wanted, size_px=32) for name in teachers
     }
-    return HeldOut(evaluation, images, torch.arange(8) // 2, answers, opened.study.sizes_px)
+    return HeldOut(evaluation, [data], images, torch.arange(8) // 2, answers, opened.study.sizes_px)
 
 
 def toy_sums(opened: OpenedStudy) -> HeldOutSums:
@@ -71,7 +71,7 @@ def toy_result(opened: OpenedStudy, arm: str, seed: int, error: float) -> RunRes
     """Return a raw result: the error of one of two teachers, the other's is 0.1."""
     first, second = (f"dense_error/{teacher.name}" for teacher in opened.reference.teachers)
     sums = {first: [error, 2 * error, error * 1.01], second: [0.1, 0.2, 0.1], "consistency": [1.0, 2.0, 1.0]}
-    numbers = {"fixed_pattern": error / 10, "shift_error": 0.2, "knn": 0.5, "miou": 0.25}
+    numbers = {"fixed_pattern": error / 10, "shift_error": 0.2, "knn_sets": 0.5, "miou": 0.25}
     recipe = decisive_part(opened.recipe(arm, seed).to_dict()) if arm in opened.recipes else {"of": "old"}
     return RunResult(arm, seed, recipe, sums, numbers, gone=arm not in opened.recipes)
 

@@ -50,7 +50,7 @@ def test_errors_are_those_of_all_images_together(opened: OpenedStudy, held_out: 
     assert ratio(held_out, sums, "summary_error/semantic") == pytest.approx(expected.item(), rel=0.05)
     assert "summary_error/segmenter" not in sums  # it has none
     assert {len(each) for each in sums.values()} == {4}  # sources
-    assert numbers.keys() == {"fixed_pattern", "shift_error", "knn"}
+    assert numbers.keys() == {"fixed_pattern", "shift_error", "knn_sets"}
     assert -1 <= ratio(held_out, sums, "consistency") <= 1
 
 

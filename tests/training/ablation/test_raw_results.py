@@ -32,11 +32,11 @@ def test_sums_become_measures(opened: OpenedStudy) -> None:
     # The worst is the one teacher in one run, the other in another.
     assert results.value("plain", 0, "dense_error/worst") == pytest.approx(0.5 * 4.01 / 4)
     assert results.value("dropping", 0, "dense_error/worst") == pytest.approx(0.1)
-    assert results.value("plain", 0, "knn") == 0.5
+    assert results.value("plain", 0, "knn_sets") == 0.5
     drawn = results.resampled("plain", 0, "dense_error/worst")
     assert drawn is not None
     assert drawn.tolist() == pytest.approx([0.5 * 4.01 / 4, 0.505])
-    assert results.resampled("plain", 0, "knn") is None
+    assert results.resampled("plain", 0, "knn_sets") is None
     assert results.measures() == [
         "dense_error/semantic",
         "dense_error/segmenter",
@@ -44,7 +44,7 @@ def test_sums_become_measures(opened: OpenedStudy) -> None:
         "fixed_pattern",
         "shift_error",
         "consistency",
-        "knn",
+        "knn_sets",
         "miou",
     ]
 
@@ -55,7 +55,7 @@ def test_what_is_measured_of_every_run_over_its_tokens_comes_last(opened: Opened
         run = toy_result(opened, "plain", seed, 0.5)
         numbers = {**run.numbers, "knn/2 tokens": 0.1, "knn/16 tokens": 0.2, **more}
         add_run(opened.raw_results, replace(run, numbers=numbers))
-    assert loaded(opened).measures()[-4:] == ["knn", "miou", "knn/2 tokens", "knn/16 tokens"]
+    assert loaded(opened).measures()[-4:] == ["knn_sets", "miou", "knn/2 tokens", "knn/16 tokens"]
 
 
 def test_without_results_there_is_nothing_to_load(opened: OpenedStudy) -> None:

@@ -37,7 +37,7 @@ def test_table_has_means_and_paired_differences(opened: OpenedStudy) -> None:
     mean, difference = dropping.split("<br>")
     assert mean == "0.4461 +- 0.0451"
     assert re.fullmatch(r"(\*\*)?-0\.1053 \[-0\.\d{4}, [-+]0\.\d{4}\](\*\*)?, p = [\d.e-]+", difference)
-    assert row(table, "knn") == ["0.5000 +- 0.0000", "0.5000 +- 0.0000"]  # nothing varies: no interval
+    assert row(table, "knn_sets") == ["0.5000 +- 0.0000", "0.5000 +- 0.0000"]  # nothing varies: no interval
 
 
 def test_only_seeds_that_both_have_are_compared(opened: OpenedStudy) -> None:

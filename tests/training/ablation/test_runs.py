@@ -31,7 +31,7 @@ def distilled(held_out: HeldOut, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return folder / "final"
 
     def measure(self: HeldOut, model: object, recipe: Recipe) -> tuple[dict[str, list[float]], dict[str, float]]:
-        return {"consistency": [1.0, 1.0, 1.0, 1.0]}, {"knn": recipe.seed / 2}
+        return {"consistency": [1.0, 1.0, 1.0, 1.0]}, {"knn_sets": recipe.seed / 2}
 
     monkeypatch.setattr(runs, "run_recipe", run)
     monkeypatch.setattr(HeldOut, "load", lambda opened: held_out)

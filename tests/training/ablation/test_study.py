@@ -33,7 +33,7 @@ def test_runs_have_one_thread_and_are_not_watched(opened: OpenedStudy) -> None:
 def arms(*texts: str) -> Study:
     names = [text.partition("<")[::2] for text in texts]
     entries = [{"name": name, "against": against or None} for name, against in names]
-    return Study(question="?", primary="knn", arms=entries)
+    return Study(question="?", primary="knn_sets", arms=entries)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_upsampling_is_judged_by_the_teacher_at_the_images_size() -> None:
 
 
 def test_measures_are_known_by_teacher() -> None:
-    for name in ("dense_error/a", "dense_error/worst", "summary_error/worst", "fixed_pattern", "consistency", "knn"):
+    for name in ("dense_error/a", "dense_error/worst", "summary_error/worst", "fixed_pattern", "consistency", "knn_sets"):
         check_measure(name, ["a"])
     with pytest.raises(RecipeError, match="`primary` must be one of"):
         check_measure("dense_error/b", ["a"])
@@ -144,7 +144,7 @@ def test_measures_are_known_by_teacher() -> None:
 
 @pytest.mark.parametrize(
     ("measure", "way"),
-    [("dense_error/worst", "lower"), ("shift_error", "lower"), ("knn", "higher"), ("cosine/4 tokens", "higher")],
+    [("dense_error/worst", "lower"), ("shift_error", "lower"), ("knn_sets", "higher"), ("cosine/4 tokens", "higher")],
 )
 def test_measures_improve_one_way(measure: str, way: str) -> None:
     assert better_direction(measure) == f"{way} is better"
