@@ -136,7 +136,14 @@ def test_upsampling_is_judged_by_the_teacher_at_the_images_size() -> None:
 
 
 def test_measures_are_known_by_teacher() -> None:
-    for name in ("dense_error/a", "dense_error/worst", "summary_error/worst", "fixed_pattern", "consistency", "knn_sets"):
+    for name in (
+        "dense_error/a",
+        "dense_error/worst",
+        "summary_error/worst",
+        "fixed_pattern",
+        "consistency",
+        "knn_sets",
+    ):
         check_measure(name, ["a"])
     with pytest.raises(RecipeError, match="`primary` must be one of"):
         check_measure("dense_error/b", ["a"])
