@@ -36,7 +36,8 @@ def test_all_run_even_if_one_fails(commands: list[list[str]], capsys: pytest.Cap
 def test_a_gpu_has_a_part_in_some(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     all_benchmarks.main(["--device=cuda", "--quick"])
-    assert [command[3] for command in commands] == ["--only=inference", "--only=sizes", "--only=stack"]  # and no page
+    parts = [command[3] for command in commands]
+    assert parts == ["--only=inference", "--only=sizes", "--only=stack", "--only=training"]  # and no page
 
 
 def test_one_case_runs_here_and_the_page_alone(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

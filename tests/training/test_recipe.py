@@ -228,7 +228,7 @@ def test_the_decisive_part_is_what_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "stored"),
     [
-        ("demo", [], "b545f9a7031a4b1642533b13f6b819368a473006c7eb3f1788f9e29733a6c9af"),
+        ("demo", [], "398da4ef6553d17d2b9ad6a788359cbcf734ae3aff7056c8a33263ebf4b67a06"),
         ("c_radio_v4_h", [SOURCE], "1f5429dfc79ca29417dfb42d89e55c6c933290d944139288787ce9d2ffb7ee6e"),
     ],
 )

@@ -15,7 +15,7 @@ from training.recipe import Recipe, load_recipe
 
 
 OURS = ("training", "conversion", "model_cards", "benchmarks", "notebooks")
-OTHERS = {"curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
+OTHERS = {"bash", "curl", "trtexec", "uv", "source", "tensorboard", "hf", "git", "cd", "pre-commit"}
 """Programs of others, which are not looked into."""
 INLINE = re.compile(r"^([A-Z_]+=\S+ )*(python|accelerate|torchrun) .*-m \w|^make \w|^pip install \S")
 EXTRAS = set(PROJECT["optional-dependencies"])

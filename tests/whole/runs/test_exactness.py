@@ -290,7 +290,8 @@ def test_trunk_of_a_stage_waits_and_its_schedule_and_statistics_start_anew(stage
     trunk, head = "radio_model.model.blocks.0.mlp.fc1.weight", "radio_model.adaptors.newcomer.feat_mlp.fc1.weight"
     assert torch.equal(second[f"student/{trunk}"], first[trunk])
     assert head not in first
-    assert second["statistics/features.semantic.count"] == (2 + 2) * 3 * 16  # calibration and two steps, 3 images
+    whole = (2 + 2) * 3 * 16  # calibration and two steps, 3 images; what lies beside the images does not count
+    assert 0.8 * whole < second["statistics/features.semantic.count"] <= whole
     run_recipe(load_recipe(staged_file), Path("run"), stop_at=8)
     third = tiny.tensors_of(Path("run/stages/high/checkpoints/step_00000003"))
     assert not torch.equal(third[f"student/{trunk}"], first[trunk])
