@@ -34,6 +34,7 @@ EVERYTHING = (
     "damp={sigma: 0.1}",
     "spectral.is_used=true",
     "mesa={weight: 0.5, start_step: 3}",
+    "data.image_size_px=80",  # room for another window of the moving average
     "optimizer.trunk_frozen_steps=2",
     "partitions=[{name: low, sizes_px: [32, 48], batch_size: 3, accumulation_steps: 2, vitdet_windows: [1]}, "
     "{name: high, sizes_px: [64], batch_size: 2}]",

@@ -99,6 +99,7 @@ def test_a_step_waits_once(recipe_file: str, views: str, optimizer: str, more: l
     """To learn whether all that it computed is finite, and whether any rank is asked to stop."""
     settings = [
         *tiny.REGULARIZED,
+        "data.image_size_px=80",  # room for another window of the moving average
         f"schedule.num_steps={NUM_STEPS}",
         f"views.teachers={views}",
         f"optimizer.name={optimizer}",
