@@ -132,8 +132,8 @@ def _is_json(value: Any) -> bool:
 
 def _are_numbers_of_labels(value: Any) -> bool:
     """Whether a value maps names to numbers, or to the digits that JSON may hold."""
-    is_named = isinstance(value, dict) and value and all(isinstance(name, str) for name in value)
-    return bool(is_named) and any(all(type(entry) is kind for entry in value.values()) for kind in (int, str))
+    is_named = isinstance(value, dict) and len(value) > 0 and all(isinstance(name, str) for name in value)
+    return is_named and any(all(type(entry) is kind for entry in value.values()) for kind in (int, str))
 
 
 def _is_auto_map(value: Any) -> bool:

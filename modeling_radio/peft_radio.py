@@ -27,9 +27,9 @@ HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 """Of `from_pretrained`: how files are fetched."""
 ODD_VALUES = (TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
-"""What transformers and peft raise where a configuration holds values that they do not expect.
+"""Errors that transformers and peft raise on values in a configuration that they do not expect.
 
-A bare `LookupError` is ours: of a missing text tower, which pipelines shall not take for a `ValueError`.
+A bare `LookupError` is our own error for a missing text tower, and must not become a `ValueError`: pipelines catch it.
 """
 
 

@@ -16,7 +16,10 @@ DEMO_SOURCES = ("demo", "demo-pypi")
 
 DEFAULT_BATCH_SIZE = 64
 
-RANGE = "two numbers above 0, the smaller first"
+
+def require_range(name: str, bounds: tuple[float, float]) -> None:
+    """Refuse bounds that are not above 0, or not in order."""
+    require(0 < bounds[0] <= bounds[1], name, bounds, "two numbers above 0, the smaller first")
 
 
 class ImageSource(RecipeSection):
@@ -138,8 +141,8 @@ class ViewsRecipe(RecipeSection):
 
     @model_validator(mode="after")
     def _check(self) -> "ViewsRecipe":
-        for name, bounds in (("crop_scale", self.crop_scale), ("crop_aspect", self.crop_aspect)):
-            require(0 < bounds[0] <= bounds[1], name, bounds, RANGE)
+        require_range("crop_scale", self.crop_scale)
+        require_range("crop_aspect", self.crop_aspect)
         return self
 
 
@@ -202,12 +205,8 @@ class PartitionRecipe(Named):
         is_one = (self.batch_size is None) != (self.token_budget is None)
         rule = "a number, or null where `token_budget` is one" if self.token_budget is None else "null with one"
         require(is_one, "batch_size", self.batch_size, f"{rule} (token_budget is {self.token_budget})")
-        require(
-            self.crop_scale is None or 0 < self.crop_scale[0] <= self.crop_scale[1],
-            "crop_scale",
-            self.crop_scale,
-            RANGE,
-        )
+        if self.crop_scale is not None:
+            require_range("crop_scale", self.crop_scale)
         for name, windows in (("windows_px", self.windows_px), ("vitdet_windows", self.vitdet_windows)):
             require(windows != [], name, windows, "at least one size, or null")
         if self.probabilities is not None:

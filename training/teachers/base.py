@@ -326,7 +326,7 @@ class Teacher(nn.Module):
 
 
 class HasNetwork(Protocol):
-    """What knows whose network it runs, as `Teacher.network_of`."""
+    """A teacher, or its cost in a plan, that names the teacher whose network it runs."""
 
     network_of: str
 

@@ -191,11 +191,8 @@ def _resized(picture: Image.Image, crop: Region, size: Size, *, is_flipped: bool
     beside = max(-left, -top, left + crop.width - picture.width, top + crop.height - picture.height)
     pad = math.ceil(beside - 1e-6)  # less than that is rounding
     if pad > 0:
-        picture, left, top = (
-            picture.crop((-pad, -pad, picture.width + pad, picture.height + pad)),
-            left + pad,
-            top + pad,
-        )
+        picture = picture.crop((-pad, -pad, picture.width + pad, picture.height + pad))
+        left, top = left + pad, top + pad
     box = (max(left, 0.0), max(top, 0.0), min(left + crop.width, picture.width), min(top + crop.height, picture.height))
     pixels = to_tensor(picture.resize((size[1], size[0]), RESAMPLE, box=box))
     return pixels.flip(-1) if is_flipped else pixels
