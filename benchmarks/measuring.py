@@ -26,7 +26,8 @@ from foundation.machine.timing import Name
 from foundation.settings import Settings, require
 from foundation.tables import markdown
 from modeling_radio import RadioConfig
-from modeling_radio.resolution_radio import check_multiple, largest_side
+from modeling_radio.checks_radio import check_multiple
+from modeling_radio.configuration_radio import largest_side
 
 
 ROOT = Path(__file__).parents[1]

@@ -34,7 +34,8 @@ from foundation.trust import foreign_code
 from model_cards.parity import FILE, Cost, Parity
 from model_cards.rendering import render_part
 from modeling_radio import RadioConfig
-from modeling_radio.stored_tensors_radio import read_json, stored_tensors
+from modeling_radio.checks_radio import read_json
+from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}

@@ -35,11 +35,11 @@ from foundation.settings import Settings, SettingsError
 from model_cards.build import write_card
 from model_cards.kinds.converted import Conversion
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.messages_radio import check_choice
-from modeling_radio.nvidia_folder_radio import check_fit
-from modeling_radio.nvidia_radio import source_fields
-from modeling_radio.radio1d_arguments_radio import is_radio1d
+from modeling_radio.nvidia.config import source_fields
+from modeling_radio.nvidia.folder import check_fit
+from modeling_radio.nvidia.radio1d import is_radio1d
 from modeling_radio.video_processing_radio import RadioVideoProcessor
 
 

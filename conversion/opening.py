@@ -12,7 +12,7 @@ from foundation.errors import first_few
 from foundation.files import check_output
 from modeling_radio import RadioModel
 from modeling_radio.heads_radio import RadioTaskModel
-from modeling_radio.nvidia_folder_radio import check_fit
+from modeling_radio.nvidia.folder import check_fit
 
 
 _MAX_NAMES = 4

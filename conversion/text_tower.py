@@ -12,7 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from conversion.nvidia.tensor_checks import check_finite
 from modeling_radio import RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.nvidia_folder_radio import check_fit
+from modeling_radio.nvidia.folder import check_fit
 from modeling_radio.tokenizer import open_tokenizer
 
 

@@ -20,11 +20,11 @@ from foundation.command_line import Command
 from foundation.files import write_file
 from foundation.settings import Settings
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.eradio_config_radio import PUBLISHED, published_name
-from modeling_radio.nvidia_arguments_radio import check_arguments, check_source
-from modeling_radio.nvidia_radio import has_one_token, teacher_token_index, token_fields
-from modeling_radio.radio1d_arguments_radio import is_radio1d
-from modeling_radio.stored_tensors_radio import read_json
+from modeling_radio.checks_radio import read_json
+from modeling_radio.nvidia.arguments import check_arguments, check_source
+from modeling_radio.nvidia.config import has_one_token, teacher_token_index, token_fields
+from modeling_radio.nvidia.eradio import PUBLISHED, published_name
+from modeling_radio.nvidia.radio1d import is_radio1d
 
 
 _DINO_STUDENT = "dino_v2_g_student"

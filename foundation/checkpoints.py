@@ -13,9 +13,10 @@ from foundation.errors import first_few
 from foundation.files import FolderKind
 from foundation.trust import MODEL_FILES, check_named_code
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.network_radio import SUMMARY_TOKENS
-from modeling_radio.nvidia_folder_radio import check_fit
-from modeling_radio.stored_tensors_radio import read_json, stored_tensors
+from modeling_radio.checks_radio import read_json
+from modeling_radio.modeling_radio import SUMMARY_TOKENS
+from modeling_radio.nvidia.folder import check_fit
+from modeling_radio.nvidia.stored_tensors import stored_tensors
 
 
 _ADAPTER = "adapter_config.json"

@@ -25,7 +25,7 @@ def did_you_mean(word: Any, choices: Collection[str]) -> str:
 
 
 def check_choice(name: str, value: Any, choices: Collection[str], *, error: type[Exception] = ValueError) -> None:
-    """Refuse a value that is none of the choices, as `modeling_radio.messages_radio.check_choice`."""
+    """Refuse a value that is none of the choices, as `modeling_radio.checks_radio.check_choice`."""
     if value not in choices:
         from modeling_radio import messages_radio
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modeling_radio.image_reading_radio import load_upright, open_picture, to_eight_bits
+from modeling_radio.image_processing_radio import load_upright, open_picture, to_eight_bits
 
 
 PICTURE_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}

@@ -16,8 +16,8 @@ from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_fil
 
 import modeling_radio
 from foundation.errors import first_few
-from modeling_radio.peft_radio import HUB_ID, is_radio_folder
-from modeling_radio.stored_tensors_radio import read_json
+from modeling_radio.checks_radio import read_json
+from modeling_radio.loading_radio import HUB_ID, is_radio_folder
 
 
 MODEL_FILES = (

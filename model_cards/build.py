@@ -28,7 +28,7 @@ from model_cards.rendering import PLACEHOLDER, Raw, escaped, read_card, render_c
 from model_cards.results import STUDENT, Results, Source, build_tables
 from model_cards.teacher_licenses import warnings_of
 from modeling_radio import RadioConfig
-from modeling_radio.sentences_radio import SentenceTowerConfig
+from modeling_radio.zero_shot_radio import SentenceTowerConfig
 
 
 PICTURE = "features.png"

@@ -18,7 +18,7 @@ from foundation.tables import one_line
 from model_cards.licenses import License
 from model_cards.results import STUDENT, Measurement, Results
 from modeling_radio import RadioConfig
-from modeling_radio.auto_map_radio import FEATURE_EXTRACTION, task_of
+from modeling_radio.hub_radio import FEATURE_EXTRACTION, task_of
 
 
 TASK_OF_EVALUATION = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.network_radio import POSITIONS
+from modeling_radio.modeling_radio import POSITIONS
 
 
 @dataclass(frozen=True)

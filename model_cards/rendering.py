@@ -15,7 +15,7 @@ from foundation.tables import one_line
 from model_cards.metadata import pipeline_tag
 from model_cards.parameters import count_parameters
 from modeling_radio import RadioConfig
-from modeling_radio.resolution_radio import Resolution
+from modeling_radio.checks_radio import Resolution
 
 
 PLACEHOLDER = "ORG/NAME"

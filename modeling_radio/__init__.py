@@ -7,25 +7,23 @@ build and open ours, also inside composite models, in place of transformers' nat
 
 import transformers
 
-from .adaptors_config_radio import RadioAdaptorConfig
+from . import nvidia
 from .adaptors_radio import RadioAdaptorOutput
-from .auto_map_radio import AUTO_MAP, INSTANCE_AUTO_MAP, INSTANCE_SEGMENTERS
 from .backbone_radio import RadioBackbone
-from .classification_radio import RadioForImageClassification
-from .configuration_radio import RadioConfig
+from .configuration_radio import RadioAdaptorConfig, RadioConfig
 from .cpu import register_cpu_attention
-from .depth_radio import RadioForDepthEstimation
 from .detection_radio import (
     RadioForInstanceSegmentation,
     RadioForObjectDetection,
     RadioForUniversalSegmentation,
     RadioUniversalSegmentationOutput,
 )
+from .heads_radio import RadioForDepthEstimation, RadioForImageClassification, RadioForSemanticSegmentation
+from .hub_radio import AUTO_MAP, INSTANCE_AUTO_MAP, INSTANCE_SEGMENTERS
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioIntermediateOutput, RadioModel, RadioModelOutput, RadioPreTrainedModel
 from .outputs_radio import RadioPair
 from .sam3_radio import attach_to_sam3, save_attached
-from .segmentation_radio import RadioForSemanticSegmentation
 from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification, RadioZeroShotOutput
 
@@ -71,4 +69,5 @@ def _register() -> None:
 
 
 _register()
+nvidia.register()
 register_cpu_attention()

@@ -3,9 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adaptors_config_radio import RadioAdaptorConfig
-from .configuration_radio import RadioConfig
-from .encoder_radio import RadioAttention, RadioBlock, RadioMLP
+from .configuration_radio import RadioAdaptorConfig, RadioConfig
+from .layers_radio import RadioAttention, RadioBlock, RadioMLP
 from .outputs_radio import RadioAdaptorOutput
 
 

@@ -12,7 +12,7 @@ from transformers.image_utils import load_image_as_tensor
 from transformers.models.detr.image_processing_detr import convert_coco_poly_to_mask
 from transformers.utils.generic import is_numpy_array
 
-from .processor_settings_radio import is_number
+from .checks_radio import is_number
 
 
 IGNORED_CLASS = 255

@@ -4,14 +4,9 @@ A folder that was opened by remote code can then be saved again in full.
 """
 
 from .backbone_radio import RadioBackbone
-from .classification_radio import RadioForImageClassification
 from .configuration_radio import RadioConfig
-from .depth_radio import RadioForDepthEstimation
-from .detection_radio import (
-    RadioForInstanceSegmentation,
-    RadioForObjectDetection,
-    RadioForUniversalSegmentation,
-)
+from .detection_radio import RadioForInstanceSegmentation, RadioForObjectDetection, RadioForUniversalSegmentation
+from .heads_radio import RadioForDepthEstimation, RadioForImageClassification, RadioForSemanticSegmentation
 from .image_processing_radio import RadioImageProcessor
 from .modeling_radio import RadioModel
 from .pipelines_radio import (
@@ -25,7 +20,6 @@ from .pipelines_radio import (
     RadioZeroShotImageClassificationPipeline,
 )
 from .sam3_radio import RadioSam3Model
-from .segmentation_radio import RadioForSemanticSegmentation
 from .video_processing_radio import RadioVideoProcessor
 from .zero_shot_radio import RadioForZeroShotImageClassification
 

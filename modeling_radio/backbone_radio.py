@@ -10,16 +10,12 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .call_arguments_radio import check_call_arguments
 from .configuration_radio import RadioConfig
-from .load_report_radio import NewHeadReport
-from .modeling_radio import IGNORED_KEYS, RadioPreTrainedModel
-from .network_radio import ADAPTORS
-from .nvidia_interface_radio import build_network
+from .inputs_radio import StatesWanted, check_call_arguments
+from .loading_radio import NewHeadReport
+from .modeling_radio import ADAPTORS, IGNORED_KEYS, RadioPreTrainedModel, build_network
 from .outputs_radio import NetworkPass
-from .readout_radio import read_out
-from .requested_outputs_radio import StatesWanted
-from .window_choice_radio import WindowSize
+from .windows_radio import WindowSize
 
 
 class RadioMapNorm(nn.LayerNorm):
@@ -130,7 +126,7 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
         if self.feature_pyramid is None:
             maps = [self._stage_map(passed, stage) for stage in stages]
         else:
-            pyramid = self.feature_pyramid(read_out(self.radio_model, passed, feature_format="NCHW").features)
+            pyramid = self.feature_pyramid(self.radio_model.read_out(passed, feature_format="NCHW").features)
             maps = [pyramid[stage] for stage in stages]
         return BackboneOutput(
             feature_maps=tuple(maps),  # pyrefly: ignore[bad-argument-type]
@@ -152,6 +148,6 @@ class RadioBackbone(NewHeadReport, BackboneMixin, RadioPreTrainedModel):
     def _stage_map(self, passed: NetworkPass, stage: int) -> Any:
         """Return the map of a stage, `(batch, hidden, rows, cols)`."""
         if stage == self.config.num_hidden_layers:
-            return read_out(self.radio_model, passed, feature_format="NCHW").features
+            return self.radio_model.read_out(passed, feature_format="NCHW").features
         tokens = passed.kept[stage - 1] if stage else passed.embedded
         return self.radio_model.block_map(tokens, passed.grid, stage - 1)

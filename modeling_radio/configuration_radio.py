@@ -1,22 +1,698 @@
-"""Configuration of the RADIO vision backbones: every field by purpose, the adaptors, and the published presets."""
+"""Configuration of the RADIO vision backbones: every field by purpose, and the adaptors."""
 
 import copy
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .adaptors_config_radio import AdaptorFields
-from .auto_map_radio import auto_map_entries, copy_source_files, own_pipeline
-from .config_checks_radio import RULES, check_field, check_file
-from .heads_config_radio import ClassFields, DetectionFields, DPTFields, PyramidFields, TextFields
-from .messages_radio import check_choice, did_you_mean
-from .nvidia_radio import config_fields_from_nvidia, is_nvidia_config
-from .releases_radio import PRESETS
+from .checks_radio import (
+    ADAPTOR_RULES,
+    LARGEST,
+    RULES,
+    Resolution,
+    check_blocks,
+    check_choice,
+    check_field,
+    check_file,
+    check_multiple,
+    did_you_mean,
+    mlp_ratio_for,
+    nearest_multiple,
+    round_to_step,
+)
+from .hub_radio import auto_map_entries, copy_source_files, import_sibling, own_pipeline
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class TrunkFields:
+    """Shape of the transformer.
+
+    Attributes:
+        hidden_size: Width of the tokens.
+        num_hidden_layers: Number of transformer blocks.
+        num_attention_heads: Attention heads per block.
+        intermediate_size: Hidden width of the MLP, before SwiGLU's two thirds; 0 takes it from `mlp_ratio`.
+        mlp_ratio: The same divided by `hidden_size`, as native transformers wants it; 0 takes it from
+            `intermediate_size`, and where that is 0 too it is 4. Once built, a configuration has the smallest number
+            whose product with `hidden_size` truncates to `intermediate_size`.
+        hidden_act: Activation of the MLP.
+        layer_norm_eps: Epsilon of every layer norm.
+        attention_probs_dropout_prob: Dropout on attention probabilities in training.
+        hidden_dropout_prob: Unused, kept for the native config.
+        drop_path_rate: Stochastic depth of the last block in training; it grows linearly from 0 at the first.
+        use_swiglu_ffn: SwiGLU instead of the MLP (the DINOv2-shaped g models).
+        qkv_bias: Bias in the query, key and value projections.
+        use_layer_scale: Learned per-channel scale on each residual branch. Native RADIO does not know its key, so
+            converted checkpoints have it folded into the linear layers.
+        layerscale_value: Start value of LayerScale where `use_layer_scale`. Native RADIO scales by it in any case.
+        use_patch_bias: Bias in the patch projection (the DINOv2-shaped g models).
+        use_final_norm: Layer norm after the last block (the DINOv2-shaped g models).
+        num_channels: Channels of the image.
+        patch_size: Side of a square patch in pixels.
+        image_size: Nominal image side in pixels; not a limit.
+        max_img_size: Image side in pixels that the position table spans.
+        max_resolution: Largest accepted image side in pixels; `None` means `max_img_size`.
+        preferred_resolution: Height and width in pixels that the processor uses by default.
+        norm_mean: Per-channel mean subtracted inside the model from pixels in [0, 1].
+        norm_std: Per-channel standard deviation divided by inside the model.
+        use_cropped_positions: Fit the position table to each grid (cropped position embeddings). Without, the table
+            keeps its scale: it is cropped top-left, and resized only along a side that it does not reach.
+        pos_embed_align_corners: Resize the position table with aligned corners (C-RADIOv3-B and -H).
+        num_cls_tokens: Class tokens, one per distinct teacher name (one in all for the g models).
+        num_registers: Register tokens after the class tokens.
+        summary_idxs: Class tokens whose concatenation is the summary; `None` takes the first two. NVIDIA's files may
+            also name registers, which follow after the class tokens.
+        use_feature_normalizer: Rotate and shift the dense features into a standardized space.
+        num_intermediate_normalizers: Layers with their own normalizer for intermediate features; 0 for none.
+        intermediate_rotation_per_layer: One rotation for each of those layers instead of a shared one.
+        video_temporal_patch_size: Frames that one patch of video spans, with a projection of its own; `None` has none,
+            and each frame of a clip is then an image.
+        initializer_range: Standard deviation of freshly initialized linear weights.
+        eradio: Arguments of NVIDIA's E-RADIO, by its names (`eradio_radio.py`): a network of another
+            architecture, whose features have `hidden_size` channels at the stride `patch_size`; its other fields here
+            say nothing. `None` is the ViT that the other fields describe.
+    """
+
+    hidden_size: int = 1280
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    intermediate_size: int = 0
+    mlp_ratio: float = 0.0
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    attention_probs_dropout_prob: float = 0.0
+    hidden_dropout_prob: float = 0.0
+    drop_path_rate: float = 0.0
+    use_swiglu_ffn: bool = False
+    qkv_bias: bool = True
+    use_layer_scale: bool = False
+    layerscale_value: float = 1.0
+    use_patch_bias: bool = False
+    use_final_norm: bool = False
+    num_channels: int = 3
+    patch_size: int = 16
+    image_size: int = 224
+    max_img_size: int = 2048
+    max_resolution: int | None = None
+    preferred_resolution: list[int] | tuple[int, int] = (512, 512)
+    norm_mean: list[float] | tuple[float, ...] = tuple(OPENAI_CLIP_MEAN)
+    norm_std: list[float] | tuple[float, ...] = tuple(OPENAI_CLIP_STD)
+    use_cropped_positions: bool = True
+    pos_embed_align_corners: bool = False
+    num_cls_tokens: int = 3
+    num_registers: int = 7
+    summary_idxs: list[int] | None = None
+    use_feature_normalizer: bool = False
+    num_intermediate_normalizers: int = 0
+    intermediate_rotation_per_layer: bool = False
+    video_temporal_patch_size: int | None = None
+    initializer_range: float = 0.02
+    eradio: dict[str, Any] | None = None
+
+    @property
+    def resolution_step(self) -> int:
+        """Pixels that height and width of an image must be multiples of: E-RADIO's coarsest level, else a patch."""
+        return self.patch_size if self.eradio is None else 2 * self.patch_size
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the first patch: class tokens and registers."""
+        return self.num_cls_tokens + self.num_registers
+
+    @property
+    def position_grid_size(self) -> int:
+        """Rows (and columns) of the position table."""
+        return self.max_img_size // self.patch_size
+
+    def complete_trunk(self) -> None:
+        """Fill in what follows from other fields.
+
+        Raises:
+            ValueError: If the two fields for the width of the MLP contradict each other.
+        """
+        width = int(self.hidden_size * (self.mlp_ratio or 4))
+        if self.mlp_ratio and self.intermediate_size not in (0, width):
+            raise ValueError(
+                f"`intermediate_size` must be {width}, `hidden_size` {self.hidden_size} times `mlp_ratio` "
+                f"{self.mlp_ratio}, got {self.intermediate_size}. Give one of the two."
+            )
+        width = self.intermediate_size or width
+        if not 1 <= width <= LARGEST:
+            raise ValueError(
+                f"`mlp_ratio` times `hidden_size` ({self.hidden_size}) must be in [1, {LARGEST}], got {self.mlp_ratio}."
+            )
+        # Not by assignment, with which the one would follow from the other.
+        vars(self).update(intermediate_size=width, mlp_ratio=mlp_ratio_for(width, self.hidden_size))
+        if self.summary_idxs is None:
+            self.summary_idxs = list(range(min(2, self.num_cls_tokens)))
+        self.norm_mean, self.norm_std = list(self.norm_mean), list(self.norm_std)
+        self.preferred_resolution = list(self.preferred_resolution)
+
+    def check_trunk(self) -> None:
+        """Refuse a network that cannot be built.
+
+        Raises:
+            ValueError: If a field contradicts another one.
+        """
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_size` must be a multiple of `num_attention_heads` ({self.num_attention_heads}), got "
+                f"{self.hidden_size}."
+            )
+        if self.max_img_size % self.patch_size:
+            raise ValueError(
+                f"`max_img_size` must be a multiple of `patch_size` ({self.patch_size}), got {self.max_img_size}. "
+                f"The nearest is {round_to_step(self.max_img_size, self.patch_size)}."
+            )
+        if self.num_intermediate_normalizers not in (0, self.num_hidden_layers):
+            raise ValueError(
+                f"`num_intermediate_normalizers` must be 0 or `num_hidden_layers` ({self.num_hidden_layers}), one for "
+                f"each block, got {self.num_intermediate_normalizers}."
+            )
+        self._check_pixels()
+
+    def _check_pixels(self) -> None:
+        """Refuse sizes without a patch, and a standardization of other channels than the image has."""
+        if self.max_resolution is not None and self.max_resolution < self.patch_size:
+            raise ValueError(
+                f"`max_resolution` must be None or at least `patch_size` ({self.patch_size}), got "
+                f"{self.max_resolution}."
+            )
+        for name in ("norm_mean", "norm_std"):
+            if len(getattr(self, name)) != self.num_channels:
+                raise ValueError(
+                    f"`{name}` must have `num_channels` ({self.num_channels}) numbers, got {getattr(self, name)}."
+                )
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class ViTDetFields(TrunkFields):
+    """Windowed attention, with a few blocks of global attention in between.
+
+    Attributes:
+        vitdet_window_size: Default window in tokens for ViTDet mode; `None` is global attention.
+        vitdet_num_global: Blocks with global attention in ViTDet mode, evenly spread (the last one always is). More
+            than half the number of blocks makes all global, so that windows change nothing.
+        vitdet_num_windowed: Windowed blocks between two global ones; overrides `vitdet_num_global`.
+    """
+
+    vitdet_window_size: int | None = None
+    vitdet_num_global: int = 4
+    vitdet_num_windowed: int | None = None
+
+    @property
+    def has_windowed_blocks(self) -> bool:
+        """Whether ViTDet mode changes anything: in a network that is too shallow every block attends globally."""
+        return len(self.global_blocks) < self.num_hidden_layers
+
+    @property
+    def global_blocks(self) -> list[int]:
+        """Blocks that attend globally in ViTDet mode, ascending."""
+        return [index for index in range(self.num_hidden_layers) if self.is_global_block(index)]
+
+    def is_global_block(self, index: int) -> bool:
+        """Whether block `index` (0-based) attends globally in ViTDet mode (C-RADIOv4 3.2).
+
+        The blocks are cut into periods whose last block is global; the very last block always is.
+        """
+        if self.vitdet_num_windowed is not None:
+            period = self.vitdet_num_windowed + 1
+        else:
+            period = max(self.num_hidden_layers // self.vitdet_num_global, 1)
+        return index % period == period - 1 or index == self.num_hidden_layers - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadioAdaptorConfig:
+    """Shape of one adaptor: the pair of heads that maps the backbone into one teacher's output space.
+
+    Attributes:
+        name: The teacher's name, for example `"siglip2-g"`. It is part of the weights' keys.
+        token_index: Which class token the summary head reads. NVIDIA's files may also name a register, or the first
+            patch, `num_prefix_tokens`.
+        summary_dim: Channels of the teacher's summary; `None` builds no summary head.
+        feature_dim: Channels of the teacher's dense features, after upsampling; `None` builds no dense head.
+        hidden_size: Hidden width of both heads' MLPs.
+        num_inner_blocks: Residual blocks between the first and the last linear layer (`mlp_version="v2"` only).
+        mlp_version: `"v1"` (RADIOv2: linear, norm, ReLU, linear) or `"v2"` (every later model).
+        feature_head: `"mlp"`, or `"attention"`: ViT blocks before the MLP (siglip2-g of C-RADIOv4).
+        upsample_factor: The dense head predicts this many times more rows and columns (pixel shuffle).
+        feature_hidden_size: Hidden width of the dense head's MLP where it differs from `hidden_size`.
+        feature_num_inner_blocks: Residual blocks of the dense head's MLP where they differ.
+        feature_mlp_version: Version of the dense head's MLP where it differs.
+        feature_num_blocks: ViT blocks of an attention head.
+        feature_num_attention_heads: Attention heads of those blocks.
+    """
+
+    name: str
+    token_index: int = 0
+    summary_dim: int | None = None
+    feature_dim: int | None = None
+    hidden_size: int
+    num_inner_blocks: int = 1
+    mlp_version: str = "v2"
+    feature_head: str = "mlp"
+    upsample_factor: int = 1
+    feature_hidden_size: int | None = None
+    feature_num_inner_blocks: int | None = None
+    feature_mlp_version: str | None = None
+    feature_num_blocks: int = 2
+    feature_num_attention_heads: int = 16
+
+    def __post_init__(self) -> None:
+        ADAPTOR_RULES["name"].check("adaptors.name", self.name)
+        for name, rule in ADAPTOR_RULES.items():
+            rule.check(f"adaptors.{self.name}.{name}", getattr(self, name))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RadioAdaptorConfig":
+        """Build one from a JSON object.
+
+        Raises:
+            ValueError: If a key is unknown (the message suggests the nearest one) or a required key is missing.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"Unknown key {key!r} in `adaptors`.{did_you_mean(key, known)}")
+        missing = [key for key in ("name", "hidden_size") if key not in values]
+        if missing:
+            raise ValueError(f"An entry of `adaptors` lacks {missing}: {values}.")
+        return cls(**values)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class AdaptorFields(TrunkFields):
+    """The heads into the teachers' spaces.
+
+    Attributes:
+        adaptors: One JSON object per adaptor, fields as in `RadioAdaptorConfig`.
+        adaptor_names: Adaptors whose outputs `forward` returns by default; `None` means all of `adaptors`.
+    """
+
+    adaptors: list[dict[str, Any]] = field(default_factory=list)
+    adaptor_names: list[str] | None = None
+
+    @property
+    def adaptor_configs(self) -> list[RadioAdaptorConfig]:
+        """`adaptors` as typed objects."""
+        return [RadioAdaptorConfig.from_dict(adaptor) for adaptor in self.adaptors]
+
+    def adaptor(self, name: str, *, argument: str = "adaptor_names") -> RadioAdaptorConfig:
+        """Return the adaptor of a name.
+
+        Args:
+            name: For example `"siglip2-g"`.
+            argument: What holds that name, as the user wrote it; the message begins with it.
+
+        Raises:
+            ValueError: If there is none. The message lists all adaptors and suggests the nearest.
+        """
+        adaptors = {adaptor.name: adaptor for adaptor in self.adaptor_configs}
+        check_choice(argument, name, adaptors)
+        return adaptors[name]
+
+    @property
+    def all_adaptor_names(self) -> list[str]:
+        """Names of all adaptors, which run where none are chosen."""
+        return [adaptor["name"] for adaptor in self.adaptors]
+
+    def complete_adaptors(self) -> None:
+        """Write out every field of every adaptor, and the names of all where none are chosen."""
+        # Not by assignment, with which the names would follow.
+        vars(self).update(adaptors=[dataclasses.asdict(adaptor) for adaptor in self.adaptor_configs])
+        if self.adaptor_names is None:
+            self.adaptor_names = self.all_adaptor_names
+
+    def check_adaptors(self) -> None:
+        """Refuse adaptors that cannot be built.
+
+        Raises:
+            ValueError: If two have one name, a chosen one is unknown, or the heads of an attention do not divide the
+                trunk's width.
+        """
+        adaptors = self.adaptor_configs
+        names = [adaptor.name for adaptor in adaptors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`adaptors` must have distinct names, got {names}.")
+        for name in self.adaptor_names or []:
+            self.adaptor(name)
+        for adaptor in adaptors:
+            if adaptor.feature_head == "attention" and self.hidden_size % adaptor.feature_num_attention_heads:
+                raise ValueError(
+                    f"`adaptors.{adaptor.name}.feature_num_attention_heads` must divide `hidden_size` "
+                    f"({self.hidden_size}), got {adaptor.feature_num_attention_heads}."
+                )
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class MergingFields(ViTDetFields):
+    """RADIO1D: the encoder merges patches into wider tokens, of which the first `num_tokens` go through a decoder.
+
+    Attributes:
+        downscale_levels: 0-based blocks before which each 2 x 2 patches become one token of twice the width, ascending;
+            `None` is the plain network, to which no other field here applies.
+        merged_intermediate_sizes: Hidden width of the MLP behind each merging; `None` doubles it each time.
+        qk_norm: Layer norm of queries and keys in the encoder.
+        progressive_reduction: Cut the tokens down to `num_tokens` block by block after the last merging, so that
+            outputs depend on how many are asked for; without, fewer tokens are the first ones of all.
+        decoder_depth: Blocks of the decoder.
+        decoder_upscale_levels: 0-based blocks of the decoder before which each token becomes 2 x 2 of half the width,
+            ascending, one for each merging; `None` spreads them evenly, which for one merging is the middle.
+        filler_grid_size: Rows and columns of the table of tokens that stand where none came; `None` spans
+            `max_img_size`.
+        num_tokens: Global tokens of each image that go through the decoder where a call does not say; `None` is all.
+
+    References:
+        RADIO1D. https://arxiv.org/abs/2607.03624
+    """
+
+    downscale_levels: list[int] | None = None
+    merged_intermediate_sizes: list[int] | None = None
+    qk_norm: bool = False
+    progressive_reduction: bool = False
+    decoder_depth: int = 6
+    decoder_upscale_levels: list[int] | None = None
+    filler_grid_size: int | None = None
+    num_tokens: int | None = None
+
+    @property
+    def num_mergings(self) -> int:
+        """How often 2 x 2 tokens become one; 0 in the plain network."""
+        return len(self.downscale_levels or [])
+
+    @property
+    def global_hidden_size(self) -> int:
+        """Width of the tokens behind the last merging."""
+        return self.hidden_size << self.num_mergings
+
+    @property
+    def splitting_blocks(self) -> list[int]:
+        """Blocks of the decoder before which tokens are split, ascending."""
+        if self.decoder_upscale_levels is not None:
+            return self.decoder_upscale_levels
+        parts = self.num_mergings + 1
+        return [self.decoder_depth * part // parts for part in range(1, parts)]
+
+    @property
+    def filler_side(self) -> int:
+        """Rows and columns of the table of fillers."""
+        return self.filler_grid_size or max(self.position_grid_size >> self.num_mergings, 1)
+
+    @property
+    def has_windowed_blocks(self) -> bool:
+        """Whether ViTDet mode changes anything; tokens that are merged have no windows."""
+        return not self.downscale_levels and super().has_windowed_blocks
+
+    @property
+    def global_blocks(self) -> list[int]:
+        """Blocks that attend globally in ViTDet mode, ascending; of merged ones the last alone, which is decoded."""
+        full = self.full_grid_blocks
+        return [block for block in super().global_blocks if block in full]
+
+    @property
+    def full_grid_blocks(self) -> list[int]:
+        """Blocks that heads can read: one token of `hidden_size` a patch. The last one stands for the decoder."""
+        last = self.num_hidden_layers - 1
+        return [block for block in range(self.num_hidden_layers) if block == last or self.count_merges(block) == 0]
+
+    def count_merges(self, block: int) -> int:
+        """Return how many mergings stand before the end of a 0-based block."""
+        return sum(level <= block for level in self.downscale_levels or [])
+
+    def block_hidden_size(self, block: int) -> int:
+        """Return the width of the tokens behind a 0-based block."""
+        return self.hidden_size << self.count_merges(block)
+
+    def block_intermediate_size(self, merges: int) -> int:
+        """Return the hidden width of the MLP behind so many mergings."""
+        if merges and self.merged_intermediate_sizes is not None:
+            return self.merged_intermediate_sizes[merges - 1]
+        return self.intermediate_size << merges
+
+    def decoder_heads(self, splits: int) -> int:
+        """Return the attention heads of the decoder behind so many splittings; it begins with the narrow width's."""
+        return max(self.num_attention_heads >> splits, 1)
+
+    def block_grid(self, grid: Resolution, block: int) -> Resolution:
+        """Return rows and columns of tokens behind a 0-based block; odd ones are filled up before they are merged."""
+        return merged_grid(grid, self.count_merges(block))
+
+    def count_global_tokens(self, grid: Resolution) -> int:
+        """Return how many tokens an image can have at most; those that only filled up odd grids do not count."""
+        return grid.height * grid.width // 4**self.num_mergings
+
+    def check_full_grid(self, name: str, blocks: Sequence[int]) -> None:
+        """Refuse blocks for heads that need one token a patch.
+
+        Raises:
+            ValueError: If one stands behind a merging and is not the last.
+        """
+        full = self.full_grid_blocks
+        wrong = [block for block in blocks if block not in full]
+        if wrong:
+            nearest = min(full, key=lambda block: abs(block - wrong[0]))
+            raise ValueError(
+                f"`{name}` must be among {full}, before the tokens are merged, or the last, which stands for the "
+                f"decoder, got {list(blocks)}. The nearest to {wrong[0]} is {nearest}."
+            )
+
+    def check_merging(self) -> None:
+        """Refuse mergings and a decoder that cannot be built.
+
+        Raises:
+            ValueError: If a field contradicts another one, or is set for nothing.
+        """
+        if not self.downscale_levels:
+            self._check_plain()
+            return
+        check_blocks("downscale_levels", self.downscale_levels, self.num_hidden_layers)
+        count, levels = self.num_mergings, self.splitting_blocks
+        is_ascending = levels == sorted(set(levels)) and all(0 <= level < self.decoder_depth for level in levels)
+        if len(levels) != count or not is_ascending:
+            raise ValueError(
+                f"`decoder_upscale_levels` must be {count} ascending blocks in [0, {self.decoder_depth}), one for each "
+                f"of `downscale_levels`, got {levels}."
+            )
+        for splits in range(count + 1):
+            width, heads = self.global_hidden_size >> splits, self.decoder_heads(splits)
+            if width % heads:
+                raise ValueError(
+                    f"`num_attention_heads` must leave heads that divide the decoder's width, got {heads} for {width} "
+                    f"after {splits} splittings."
+                )
+        if self.merged_intermediate_sizes is not None and len(self.merged_intermediate_sizes) != count:
+            raise ValueError(
+                f"`merged_intermediate_sizes` must have one width for each of `downscale_levels` ({count}), got "
+                f"{self.merged_intermediate_sizes}."
+            )
+        if self.vitdet_window_size is not None:
+            raise ValueError(
+                f"`vitdet_window_size` must be None with `downscale_levels`, got {self.vitdet_window_size}. Merged "
+                "tokens have no windows."
+            )
+        if self.use_swiglu_ffn:
+            raise ValueError("`use_swiglu_ffn` must be False with `downscale_levels`, got True.")
+
+    def _check_plain(self) -> None:
+        for name in ("qk_norm", "progressive_reduction"):
+            if getattr(self, name):
+                raise ValueError(f"`{name}` must be False without `downscale_levels`, got True.")
+        if self.num_tokens is not None:
+            raise ValueError(
+                f"`num_tokens` must be None without `downscale_levels`, got {self.num_tokens}: this network has one "
+                "token for each patch."
+            )
+
+
+def merged_grid(grid: Resolution, times: int) -> Resolution:
+    """Return the rows and columns that are left of a grid whose 2 x 2 cells were merged `times` times."""
+    rows, cols = grid
+    for _ in range(times):
+        rows, cols = (rows + 1) // 2, (cols + 1) // 2
+    return Resolution(rows, cols)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class ClassFields:
+    """Classification of images and of pixels.
+
+    Where the number of classes changes, weights, temperature and thresholds that were fitted to the old ones go.
+
+    Attributes:
+        classifier_pooling: What the image classifier reads: `"summary"`, or `"summary_and_features"`, which adds the
+            mean of the features.
+        segmentation_head: `"linear"`, batch norm and one linear layer on the features (the papers' probe), or `"dpt"`,
+            a convolutional decoder over four blocks.
+        class_weights: Weight of each class in the loss of image classification and semantic segmentation; `None`
+            weighs all alike. Regression does not use them.
+        temperature: What the logits of image classification are divided by where a pipeline makes probabilities of
+            them; fitted after training.
+        score_thresholds: Least score of each class for which the pipelines of objects and instances, and with
+            `threshold="tuned"` of image classification, name it; `None` where none were fitted.
+        semantic_loss_ignore_index: Label of pixels that semantic segmentation does not train on.
+    """
+
+    classifier_pooling: str = "summary"
+    segmentation_head: str = "linear"
+    class_weights: list[float] | None = None
+    temperature: float = 1.0
+    score_thresholds: list[float] | None = None
+    semantic_loss_ignore_index: int = 255  # transformers' value for segmentation, after the masks of VOC and ADE20k
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class DPTFields(MergingFields):
+    """DPT's decoder, for depth and for segmentation with `segmentation_head="dpt"`.
+
+    Attributes:
+        dpt_indices: 0-based blocks that it reads, four in ascending order; `None` spreads them evenly over those with
+            global attention in ViTDet mode, so that the borders of windows do not show; for B, L, H and g those are the
+            quarters of the depth.
+        dpt_hidden_size: Its channels, an even number.
+    """
+
+    dpt_indices: list[int] | None = None
+    dpt_hidden_size: int = 256  # as in DPT, https://arxiv.org/abs/2103.13413
+
+    @property
+    def dpt_blocks(self) -> list[int]:
+        """The four blocks that DPT heads read, ascending; architectures of fewer global blocks repeat some."""
+        if self.dpt_indices is not None:
+            return self.dpt_indices
+        blocks = self.global_blocks
+        return [blocks[max(len(blocks) * quarter // 4 - 1, 0)] for quarter in range(1, 5)]
+
+    def check_dpt(self) -> None:
+        """Refuse a decoder that cannot be built.
+
+        Raises:
+            ValueError: If its width is odd, or it does not read four blocks of the trunk.
+        """
+        if self.dpt_hidden_size % 2:
+            raise ValueError(
+                f"`dpt_hidden_size` must be an even number, got {self.dpt_hidden_size}. The nearest is "
+                f"{round_to_step(self.dpt_hidden_size, 2)}."
+            )
+        if self.dpt_indices is not None:
+            check_blocks("dpt_indices", self.dpt_indices, self.num_hidden_layers, count=4)
+            self.check_full_grid("dpt_indices", self.dpt_indices)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class DetectionFields(MergingFields):
+    """RF-DETR's decoder, for objects and for instances.
+
+    Attributes:
+        detection_indices: 0-based blocks that the detector reads; `None` means those with global attention in ViTDet
+            mode, so that the borders of windows do not show.
+        detection_hidden_size: Width of the detector, a multiple of 32.
+        detection_num_layers: Layers of its decoder.
+        detection_num_queries: Largest number of objects found in an image, and smallest number of patches of one.
+        detection_num_groups: Groups of queries in training (Group DETR); more learn faster and cost more, 1 is plain.
+        detection_window_size: Window that the detection models run the backbone in, as `window_size` of their
+            `forward`; `None` takes `vitdet_window_size`.
+    """
+
+    detection_indices: list[int] | None = None
+    detection_hidden_size: int = 256  # this and the layers as in RF-DETR, https://arxiv.org/abs/2511.09554
+    detection_num_layers: int = 3
+    detection_num_queries: int = 100  # our choice: COCO's metric counts 100 an image; RF-DETR's 300 need 280 px
+    detection_num_groups: int = 5  # our choice: RF-DETR has 13 for COCO; on few images 5 did as well in half the time
+    detection_window_size: int | str | None = 16  # our choice: of the trained windows nearest to ViTDet's 14
+
+    @property
+    def detection_blocks(self) -> list[int]:
+        """Blocks that the detector reads, ascending."""
+        return self.global_blocks if self.detection_indices is None else self.detection_indices
+
+    def check_detection(self) -> None:
+        """Refuse a detector that cannot be built.
+
+        Raises:
+            ValueError: If its width is impossible, or it reads blocks that the trunk has not.
+        """
+        if self.detection_hidden_size % 32:
+            raise ValueError(
+                f"`detection_hidden_size` must be a multiple of 32, got {self.detection_hidden_size}. The nearest is "
+                f"{round_to_step(self.detection_hidden_size, 32)}."
+            )
+        if self.detection_indices is not None:
+            check_blocks("detection_indices", self.detection_indices, self.num_hidden_layers)
+            self.check_full_grid("detection_indices", self.detection_indices)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class TextFields:
+    """The text tower beside an adaptor.
+
+    Attributes:
+        text_tower: Configuration of a text tower, a JSON object: of a teacher as transformers writes it for a SigLIP,
+            SigLIP2 or CLIP text model, or of a `SentenceTower`; `None` where there is none.
+        text_adaptor: The adaptor whose summary is compared with that tower's texts.
+    """
+
+    text_tower: dict[str, Any] | None = None
+    text_adaptor: str | None = None
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class PyramidFields(MergingFields, BackboneConfigMixin):
+    """The maps of `RadioBackbone`.
+
+    Attributes:
+        use_feature_pyramid: Return maps at strides 1/4, 1/2, 1 and 2 patches instead of block outputs.
+        feature_pyramid_size: Channels of those maps.
+    """
+
+    use_feature_pyramid: bool = False
+    feature_pyramid_size: int = 256  # as in ViTDet, https://arxiv.org/abs/2203.16527
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of all maps."""
+        if self.use_feature_pyramid:
+            return ["p2", "p3", "p4", "p5"]
+        return ["stem", *(f"stage{index + 1}" for index in range(self.num_hidden_layers))]
+
+    @property
+    def default_stages(self) -> list[str]:
+        """Maps that `RadioBackbone` returns where none are chosen: the whole pyramid, or the last block's."""
+        return self.stage_names if self.use_feature_pyramid else self.stage_names[-1:]
+
+    def choose_stages(self, out_features: Any = None, out_indices: Any = None) -> None:
+        """Choose maps, by name or by number; without both the default ones.
+
+        Raises:
+            ValueError: If there is no such map, or they are not in order.
+        """
+        RULES["out_features"].check("out_features", out_features)
+        RULES["out_indices"].check("out_indices", out_indices)
+        if out_features is None and out_indices is None:
+            out_features = self.default_stages
+        chosen = (None if entries is None else list(entries) for entries in (out_features, out_indices))
+        self.set_output_features_output_indices(*chosen)
+
+    def check_pyramid(self) -> None:
+        """Refuse maps that cannot be made.
+
+        Raises:
+            ValueError: If a chosen map does not exist, or the trunk is too narrow for the pyramid.
+        """
+        self.verify_out_features_out_indices()
+        if self.use_feature_pyramid and self.hidden_size < 4:
+            raise ValueError(
+                f"`hidden_size` must be at least 4 with `use_feature_pyramid`, whose finest map has a quarter of it, "
+                f"got {self.hidden_size}."
+            )
 
 
 # What a configuration is built from that is no field of its file.
@@ -29,6 +705,19 @@ FITTED_LISTS = ("class_weights", "score_thresholds")
 FITTED = ("temperature", *FITTED_LISTS)
 # From here on (difflib's ratio) an unknown name is told to be a slip. Our choice: a letter of ten may be wrong.
 SLIP = 0.85
+
+
+FOREIGN_LAYOUTS: list[Any] = []
+"""Readers of folders in layouts of others, which the package adds when it is imported; none where this file runs as
+remote code. Each has `describes` and `fields` for a parsed `config.json`, `opening_arguments` for a folder and
+`check_loaded` for the model that was opened with them."""
+
+
+class PresetNames:
+    """The names of all presets, read from their file when they are asked for."""
+
+    def __get__(self, instance: Any, owner: type) -> tuple[str, ...]:
+        return tuple(import_sibling("presets_radio").PRESETS)
 
 
 class RadioConfig(
@@ -67,7 +756,7 @@ class RadioConfig(
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    presets: ClassVar[tuple[str, ...]] = tuple(PRESETS)
+    presets: ClassVar[tuple[str, ...]] = PresetNames()
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_names(kwargs)
@@ -136,9 +825,10 @@ class RadioConfig(
         Raises:
             ValueError: If no preset has this name, or an override is no field.
         """
-        check_choice("preset", name, PRESETS)
+        presets = import_sibling("presets_radio").PRESETS
+        check_choice("preset", name, presets)
         cls.check_fields(overrides)
-        return cls(**cls._override({**copy.deepcopy(PRESETS[name]), "version": name}, overrides))
+        return cls(**cls._override({**copy.deepcopy(presets[name]), "version": name}, overrides))
 
     @classmethod
     def check_fields(cls, names: Iterable[str]) -> None:
@@ -199,8 +889,9 @@ class RadioConfig(
                 `mlp_ratio` also changes `intermediate_size`.
         """
         check_file(config_dict)
-        if is_nvidia_config(config_dict):
-            config_dict = config_fields_from_nvidia(config_dict, kwargs.get("adaptor_names"))
+        for layout in FOREIGN_LAYOUTS:
+            if layout.describes(config_dict):
+                config_dict = layout.fields(config_dict, kwargs.get("adaptor_names"))
         for name in ("dtype", "torch_dtype"):
             if isinstance(kwargs.get(name), str) and kwargs[name] == "auto":  # that of the file
                 del kwargs[name]
@@ -348,3 +1039,22 @@ def _numbers_of(names: Any) -> dict[str, dict[str, int]]:
     if not is_valid:
         return {}
     return {"label2id": {name: int(index) for index, name in names.items()}}
+
+
+def largest_side(config: "RadioConfig") -> int:
+    """Return the largest accepted height or width in pixels."""
+    return config.max_resolution or config.max_img_size
+
+
+def nearest_resolution(config: "RadioConfig", height: int, width: int) -> Resolution:
+    """Return the valid size nearest to `height` x `width` pixels."""
+    return nearest_multiple(height, width, config.resolution_step, largest_side(config))
+
+
+def check_resolution(config: "RadioConfig", height: int, width: int, argument: str = "pixel_values") -> None:
+    """Refuse a size that the network cannot take; `argument` has it.
+
+    Raises:
+        ValueError: If a side is no positive multiple of the patch size or too large. The message names the nearest.
+    """
+    check_multiple(f"`{argument}`", height, width, config.resolution_step, largest_side(config))

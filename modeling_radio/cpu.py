@@ -19,7 +19,7 @@ from transformers.activations import GELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from .embeddings_radio import is_recorded
+from .layers_radio import is_recorded
 
 
 CPU_BLOCKS = "cpu_blocks"

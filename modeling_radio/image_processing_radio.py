@@ -1,25 +1,781 @@
-"""Image processor of the RADIO vision backbones: any image to pixels in [0, 1] of a valid size, and back."""
+"""Image sizes: which are valid, the valid one nearest to any other, and what an image is resized to.
 
+Reading of images: files, PIL images, arrays and tensors of any layout become tensors of known shape and range.
+
+From images that were read to what the model takes: resized, in [0, 1], joined to a batch, a padded one or a pack.
+
+Settings of the image processor: what each of them may be, checked where it enters.
+
+Image processor of the RADIO vision backbones: any image to pixels in [0, 1] of a valid size, and back.
+"""
+
+import base64
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as tvF
+from transformers import image_utils
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import group_images_by_shape, reorder_images
-from transformers.image_utils import ChannelDimension, PILImageResampling
+from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict, is_pil_image
 from transformers.processing_utils import ImagesKwargs
-from transformers.utils.generic import TensorType
+from transformers.utils.generic import TensorType, is_numpy_array, is_torch_tensor
 
 from .annotations_radio import Geometry, detection_targets, instance_labels, semantic_labels
-from .configuration_radio import RadioConfig
-from .image_reading_radio import check_values, fetch, flatten, read_image, read_label_maps, to_rgb
-from .messages_radio import did_you_mean
-from .pixels_radio import join_images, resize_images
+from .checks_radio import Resolution, check_multiple, did_you_mean, is_number, nearest_multiple
+from .configuration_radio import RadioConfig, largest_side
 from .post_processing_radio import PostProcessing
-from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together, settings_of_model
-from .resolution_radio import read_exact_size, read_size, resized_resolution
+
+
+SIZE_KEYS = (
+    "height",
+    "width",
+    "shortest_edge",
+    "longest_edge",
+    "max_height",
+    "max_width",
+    "min_pixels",
+    "max_pixels",
+)
+_PAIRS = ({"height", "width"}, {"max_height", "max_width"})
+
+MAX_PIXELS = 2**31  # our choice: no side or area of an image is as large, and all computation stays exact in floats
+
+
+def read_size(size: Any, name: str = "size") -> SizeDict:
+    """Return the option `size` of an image processor as transformers' `SizeDict`.
+
+    Args:
+        size: An integer for the shorter side, `(height, width)`, or a dictionary with some of `SIZE_KEYS`.
+        name: What the option is called.
+
+    Raises:
+        ValueError: If it is something else, or a combination that means nothing here.
+    """
+    given = size
+    if isinstance(size, SizeDict):
+        size = dict(size)  # pyrefly: ignore[no-matching-overload]
+    elif isinstance(size, int):
+        size = {"shortest_edge": size}
+    elif isinstance(size, Sequence) and len(size) == 2:
+        size = {"height": size[0], "width": size[1]}
+    if not isinstance(size, dict) or not size or not set(size) <= set(SIZE_KEYS):
+        unknown = [key for key in size if key not in SIZE_KEYS] if isinstance(size, dict) else []
+        raise ValueError(
+            f"`{name}` must be an integer, (height, width) or a dictionary with some of {list(SIZE_KEYS)}, got "
+            f"{given!r}." + (did_you_mean(unknown[0], SIZE_KEYS) if unknown else "")
+        )
+    if not all(is_pixels(value) for value in size.values()):
+        raise ValueError(f"`{name}` must hold positive integers below {MAX_PIXELS}, got {given!r}.")
+    for pair in _PAIRS:
+        if pair & set(size) and set(size) != pair:
+            first, second = sorted(pair)
+            raise ValueError(f"`{name}` with {first!r} or {second!r} must hold both and nothing else, got {given!r}.")
+    return SizeDict(**size)
+
+
+def read_exact_size(size: Any, name: str) -> SizeDict:
+    """Return an option that is a height and a width, `read_size`'s or one integer for both.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    is_side = isinstance(size, int) and not isinstance(size, bool)
+    exact = read_size((size, size) if is_side else size, name)
+    if not exact.height:
+        raise ValueError(f"`{name}` must have a 'height' and a 'width', got {size!r}.")
+    return exact
+
+
+def is_pixels(value: Any) -> bool:
+    """Return whether a value can be a number of pixels, or of anything that images are made of."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MAX_PIXELS
+
+
+def resized_resolution(height: int, width: int, size: SizeDict, step: int, largest: int) -> Resolution:
+    """Return what an image of `height` x `width` pixels is resized to, within the bounds of `size`.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        size: Which sides or areas are wanted; see `RadioImageProcessor`.
+        step: Sides become multiples of this.
+        largest: Longest side in pixels, whatever `size` says.
+
+    Raises:
+        ValueError: If no size is within the bounds.
+    """
+    if size.height and size.width:
+        check_multiple("`size`", size.height, size.width, step, largest)
+        return Resolution(size.height, size.width)
+    longest = min(size.longest_edge or largest, largest)
+    tallest, widest = min(size.max_height or longest, longest), min(size.max_width or longest, longest)
+    if min(tallest, widest) < step or (size.max_pixels or step**2) < step**2:
+        raise ValueError(f"`size` must have room for one patch of {step} x {step} pixels, got {dict(size)}.")
+    scale = _choose_scale(height, width, size, longest)
+    rows = nearest_multiple(height * scale, step, step, tallest).height
+    cols = nearest_multiple(width * scale, step, step, widest).height
+    if size.max_pixels and rows * cols > size.max_pixels:
+        # Rounding down keeps the bound, but for a strip so thin that its short side was raised to one step.
+        rows, cols = (max(int(side * scale / step), 1) * step for side in (height, width))
+        longest_side = size.max_pixels // min(rows, cols) // step * step
+        rows, cols = min(rows, longest_side), min(cols, longest_side)
+    return Resolution(rows, cols)
+
+
+def _choose_scale(height: int, width: int, size: SizeDict, longest: int) -> float:
+    """Return the factor for both sides that `size` asks for; it brings no side beyond `longest`."""
+    scale = 1.0
+    if size.shortest_edge:
+        scale = size.shortest_edge / min(height, width)
+    elif size.longest_edge:
+        scale = size.longest_edge / max(height, width)
+    elif size.max_height and size.max_width:
+        scale = min(size.max_height / height, size.max_width / width)
+    if size.min_pixels:
+        scale = max(scale, (size.min_pixels / (height * width)) ** 0.5)
+    if size.max_pixels:
+        scale = min(scale, (size.max_pixels / (height * width)) ** 0.5)
+    return min(scale, longest / max(height, width))
+
+
+# Formats that image files may have, here and wherever this project opens one. Our choice: pictures that Pillow decodes
+# itself. EPS is none of them: Pillow lets Ghostscript run it as a program. TGA is last, for it has no first bytes of
+# its own.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "DDS", "PCX")
+FORMATS += ("PSD", "QOI", "SGI", "SUN", "XBM", "TGA")
+
+# What Pillow and its plugins raise on files that are damaged, or no images.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,  # of AVIF; NotImplementedError, of DDS, is one
+    MemoryError,  # where a header lies about the size
+    AssertionError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+# Our choice: how far outside its range a float image may lie before it is refused, since resizing overshoots.
+RANGE_TOLERANCE = 1e-3
+
+MAX_SHOWN = 256  # our choice: characters of a text in an error; paths are shorter, base64 of pictures longer
+
+# In PNGs with one of these torchvision may see something else than Pillow.
+_SPECIAL_CHUNKS = (b"tRNS", b"acTL", b"eXIf", b"iTXt", b"Raw profile type")
+
+
+def fetch(images: Any) -> Any:
+    """Return images as they were given, in lists as they were, but with paths, addresses and base64 texts read.
+
+    These are upright as their EXIF data say, RGB on white where they are transparent, or in one of PIL's modes of
+    deeper gray. Of an animation the first picture is read.
+
+    Raises:
+        ValueError: If there is no such file, or it is no image of `FORMATS`, or a damaged one.
+    """
+    if isinstance(images, (list, tuple)):
+        return [fetch(image) for image in images]
+    if not isinstance(images, (str, Path)):
+        return images
+    text = os.fspath(images)
+    try:
+        return _decode(_read_bytes(text))
+    except UNREADABLE as error:
+        # Of the decoder, which does not know the name, or of what took it for base64, since there is no such file.
+        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+        raise ValueError(
+            f"`images` must be image files such as JPEG, PNG, WebP or TIFF, their addresses or base64, got {shown!r}, "
+            f"which cannot be read: {str(error)[:MAX_SHOWN]}."
+        ) from error
+
+
+def _read_bytes(text: str) -> bytes:
+    """Return the bytes of a file, of what is at an address, or of base64 with or without `data:` before it."""
+    if text.startswith(("http://", "https://")):
+        return image_utils.httpx.get(text, follow_redirects=True).content  # with what transformers reads addresses
+    if os.path.isfile(text):  # False of what is too long for a name
+        return Path(text).read_bytes()
+    return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text)
+
+
+def _decode(data: bytes) -> Any:
+    with open_picture(data) as picture:
+        if _is_plain(picture, data):
+            try:  # twice as fast, the same pixels
+                return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+            except RuntimeError:
+                pass  # Pillow may read it, or says what is wrong
+        return _as_rgb(load_upright(picture))
+
+
+def _is_plain(picture: ImageFile.ImageFile, data: bytes) -> bool:
+    """Return whether a file has nothing but gray or RGB of 8 bits, upright, which torchvision reads as Pillow does."""
+    if picture.format in ("JPEG", "WEBP"):
+        return picture.mode in ("L", "RGB") and picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    is_usual = picture.format == "PNG" and picture.tile and picture.tile[0][3] in ("L", "RGB")
+    return bool(is_usual) and not any(chunk in data for chunk in _SPECIAL_CHUNKS)
+
+
+def open_picture(source: bytes | str | Path) -> ImageFile.ImageFile:
+    """Open an image file, its bytes or its path, without decoding it.
+
+    Raises:
+        Exception: One of `UNREADABLE`, here or when it is decoded, if it is damaged or of none of `FORMATS`.
+    """
+    Image.init()  # Pillow before 11.3 does not know all formats, and would raise KeyError
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    except UnidentifiedImageError:  # which names an object in memory
+        raise UnidentifiedImageError("no picture of a format that is read, or its beginning is damaged") from None
+    if isinstance(picture, TiffImagePlugin.TiffImageFile) and Image.MAX_IMAGE_PIXELS is not None:
+        # A tile is decoded whole, however small the image is that it covers.
+        width, height = (picture.tag_v2.get(tag, 1) for tag in (ExifTags.Base.TileWidth, ExifTags.Base.TileLength))
+        if width * height > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow's own bound of images
+            picture.close()
+            raise Image.DecompressionBombError(f"a tile of {width} x {height} pixels is too large")
+    return picture
+
+
+def load_upright(picture: Image.Image) -> Image.Image:
+    """Decode what `open_picture` opened, and turn it in place as its EXIF data say; return it."""
+    ImageOps.exif_transpose(picture, in_place=True)
+    picture.load()
+    if picture.mode in ("P", "PA") and picture.palette is None:  # in an ICNS
+        raise ValueError("a palette is missing")
+    return picture
+
+
+def read_picture(source: bytes | str | Path) -> Image.Image:
+    """Read an image file, its bytes or its path, as upright RGB of 8 bits; see `to_eight_bits`.
+
+    Raises:
+        Exception: One of `UNREADABLE`, if it is damaged or of none of `FORMATS`.
+    """
+    with open_picture(source) as picture:
+        return to_eight_bits(load_upright(picture))
+
+
+def to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Return any PIL image as RGB of 8 bits, as it is read by default: on white where it is transparent.
+
+    Raises:
+        ValueError: If it is of floats or integers whose range is none of an image.
+    """
+    picture = _as_rgb(picture)
+    if picture.mode == "RGB":
+        return picture
+    values = _read_pil(picture, convert_rgb=True)
+    try:
+        pixels = to_rgb(check_values(values, 255.0), 255.0)
+    except ValueError as error:  # of the processor's options
+        low, high = values.aminmax()
+        raise ValueError(f"pixels from {low:g} to {high:g}, of which nobody says what is white") from error
+    return tvF.to_pil_image(pixels.round().to(torch.uint8))
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    """Return a PIL image as RGB, on white where it is transparent; those of more than 8 bits stay as they are."""
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return picture
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    ground = Image.new("RGB", layer.size, "white")
+    ground.paste(layer.convert("RGB"), mask=layer.getchannel("A"))
+    return ground
+
+
+def flatten(images: Any) -> list[Any]:
+    """Return the single images of an image, a batch with four axes, or a nested list of either.
+
+    Raises:
+        ValueError: If a tensor has no plain values.
+    """
+    if isinstance(images, (list, tuple)):
+        return [image for entry in images for image in flatten(entry)]
+    if is_torch_tensor(images):
+        images = _check_tensor("images", images)
+    if (is_numpy_array(images) or is_torch_tensor(images)) and images.ndim == 4:
+        return list(images)
+    return [images]
+
+
+def read_image(image: Any, convert_rgb: bool, input_data_format: str | ChannelDimension | None) -> Tensor:
+    """Return one image as `(channels, height, width)` in its own dtype.
+
+    Args:
+        image: A PIL image, or an array or tensor of two or three axes.
+        convert_rgb: Read palettes and other modes of PIL images as RGB, on white where they are transparent. Arrays and
+            tensors stay as they are; see `to_rgb`.
+        input_data_format: Where the channels of arrays and tensors are; None finds out.
+
+    Raises:
+        ValueError: If it is something else, or of another shape.
+    """
+    if is_pil_image(image):
+        tensor = _read_pil(image, convert_rgb)
+        input_data_format = ChannelDimension.FIRST
+    else:
+        tensor = _read_plain("images", image, "PIL images, numpy arrays, torch tensors or paths")
+    if tensor.ndim == 2:
+        tensor = tensor.unsqueeze(0)
+        input_data_format = ChannelDimension.FIRST
+    if tensor.ndim != 3 or tensor.numel() == 0:
+        raise ValueError(
+            f"`images` must each have the shape (height, width[, channels]) or (channels, height, width), got "
+            f"{tuple(tensor.shape)}."
+        )
+    if (input_data_format or _find_channels(tensor)) == ChannelDimension.LAST:
+        tensor = tensor.permute(2, 0, 1)
+    return tensor
+
+
+def read_label_maps(maps: Any) -> list[Tensor]:
+    """Return maps of classes or instances as `(height, width)`, int64 each.
+
+    Args:
+        maps: One or a list of PIL images of one channel, arrays or tensors of integers, `(height, width)`; an array or
+            tensor may also hold several, `(maps, height, width)`.
+
+    Raises:
+        ValueError: If a map is something else, or has colors.
+    """
+    if isinstance(maps, (list, tuple)):
+        return [label_map for entry in maps for label_map in read_label_maps(entry)]
+    if is_pil_image(maps):
+        values = tvF.pil_to_tensor(maps.convert("I") if maps.mode.startswith("I") else maps)
+        values = values[0] if len(values) == 1 else values.movedim(0, -1)
+    else:
+        values = _read_plain("segmentation_maps", maps, "PIL images, numpy arrays or torch tensors")
+    is_map = values.ndim == 2 or (values.ndim == 3 and not is_pil_image(maps))
+    if not is_map or values.is_floating_point() or values.is_complex():
+        raise ValueError(
+            f"`segmentation_maps` must each be (height, width) integers, the class or instance of each pixel, got "
+            f"{values.dtype} of {tuple(values.shape)}."
+        )
+    return list(values.long()) if values.ndim == 3 else [values.long()]
+
+
+def _read_plain(name: str, values: Any, wanted: str) -> Tensor:
+    """Return an array or tensor as a tensor.
+
+    Args:
+        name: Of the argument, for messages.
+        values: What is read.
+        wanted: What the argument may be, in words.
+
+    Raises:
+        ValueError: If it is neither, or has no plain values.
+    """
+    if is_numpy_array(values):
+        return _read_array(name, values)
+    if is_torch_tensor(values):
+        return _check_tensor(name, values)
+    raise ValueError(f"`{name}` must be {wanted}, got {type(values).__name__}.")
+
+
+def _read_array(name: str, array: Any) -> Tensor:
+    """Return a numpy array as a tensor. The copy admits what torch refuses: mirrored views, other byte orders, ..."""
+    largest = 16 if array.dtype.kind == "c" else 8  # complex numbers have an error of their own
+    if array.dtype.kind not in "biufc" or array.dtype.itemsize > largest:
+        raise ValueError(f"`{name}` must be of integers or floats of at most 64 bits, got {array.dtype}.")
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+
+
+def _check_tensor(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor, unless it is of a kind that has no plain values."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        raise ValueError(
+            f"`{name}` must be dense tensors with values, got {tensor.dtype} ({tensor.layout}) on {tensor.device}."
+        )
+    return tensor
+
+
+def _read_pil(image: Any, convert_rgb: bool) -> Tensor:
+    """Return a PIL image as a tensor, with `convert_rgb` on white where it is transparent.
+
+    PIL's mode "I" does not say what white is: it is 255 where no value exceeds that, and else 65535. "I;16" is always
+    65535.
+    """
+    if not image.width or not image.height:
+        raise ValueError(f"`images` must have at least one pixel, got {image.height} x {image.width}.")
+    if image.mode == "La":
+        raise ValueError("`images` must not be of PIL's mode 'La', which it cannot convert. Convert them to 'LA'.")
+    if image.mode.startswith("I"):
+        # PIL would clip these to 255 in RGB. It opens 16-bit files as "I" or "I;16", depending on version.
+        tensor = tvF.pil_to_tensor(image.convert("I"))
+        low, high = tensor.aminmax()
+        if low < 0 or high > 65535:
+            raise ValueError(
+                f"`images` of PIL's mode {image.mode!r} must hold 16-bit values, got [{low}, {high}]. Convert them "
+                "to 8 bits."
+            )
+        return tensor.to(torch.uint8 if image.mode == "I" and high <= 255 else torch.uint16)
+    return tvF.pil_to_tensor(_as_rgb(image) if convert_rgb else image)
+
+
+def _find_channels(tensor: Tensor) -> ChannelDimension:
+    """Return where 1, 3 or 4 channels are; first if both ends could be (transformers' rule)."""
+    if tensor.shape[0] in (1, 3, 4):
+        return ChannelDimension.FIRST
+    if tensor.shape[-1] in (1, 3, 4):
+        return ChannelDimension.LAST
+    raise ValueError(f"`images` must have 1, 3 or 4 channels, first or last, got the shape {tuple(tensor.shape)}.")
+
+
+def check_values(image: Tensor, full_scale: float) -> Tensor:
+    """Return the image as uint8 or float32 with values in `[0, full_scale]`.
+
+    Args:
+        image: Any shape and dtype.
+        full_scale: The value of white before rescaling: 255, or 1 if the image is not to be rescaled.
+
+    Raises:
+        ValueError: If the values contradict `full_scale`; the message says which option to change.
+    """
+    if image.dtype == torch.bool or image.is_complex():
+        raise ValueError(
+            f"`images` must be of integers or floats, got {image.dtype}. Masks are multiplied by 255 first."
+        )
+    if not image.is_floating_point() and full_scale == 1:
+        raise ValueError(
+            f"`do_rescale` must be True for images of integers ({image.dtype}), got False. It declares pixels in "
+            "[0, 1]: leave it True."
+        )
+    if image.dtype == torch.uint16:
+        return image.to(torch.float32) * (full_scale / 65535)
+    if image.dtype != torch.uint8:
+        is_float = image.is_floating_point()
+        image = image.to(torch.float32)
+        if is_float and full_scale > 1 and 0 < image.amax() <= 1:
+            raise ValueError(
+                f"`do_rescale` must be False for floats that seem to lie in [0, 1] already (the largest is "
+                f"{image.amax():g}), got True. Pass `do_rescale=False`, or uint8 pixels."
+            )
+    tolerance = RANGE_TOLERANCE * full_scale
+    if image.dtype == torch.uint8 and full_scale + tolerance >= 255:
+        return image  # whatever its values
+    low, high = image.aminmax()
+    if not (low >= -tolerance and high <= full_scale + tolerance):  # also true of NaN
+        raise ValueError(
+            f"`images` must lie in [0, {full_scale:g}], got [{low:g}, {high:g}]. Give uint8, uint16 (scaled by "
+            "65535), or floats in [0, 1] with `do_rescale=False`; do not normalize them."
+        )
+    return image
+
+
+def to_rgb(image: Tensor, full_scale: float) -> Tensor:
+    """Return `(3, height, width)` from gray, RGB or RGBA; transparent pixels become white.
+
+    Args:
+        image: `(channels, height, width)`, uint8 or float32.
+        full_scale: The value of white.
+
+    Raises:
+        ValueError: If there are not 1, 3 or 4 channels.
+    """
+    channels = image.shape[0]
+    if channels == 1:
+        return image.expand(3, -1, -1)
+    if channels == 3:
+        return image
+    if channels != 4:
+        raise ValueError(f"`images` must have 1, 3 or 4 channels, got {channels}.")
+    alpha = image[3:] / full_scale
+    composite = image[:3] * alpha + full_scale * (1 - alpha)
+    return composite if image.is_floating_point() else composite.round().to(image.dtype)
+
+
+# Our choice: mid gray lies near the published `norm_mean`, so the normalized padding is close to zero.
+PAD_VALUE = 0.5
+
+UINT8_MAX = 255
+
+
+def resize_images(backend: TorchvisionBackend, images: Tensor, options: dict[str, Any]) -> Tensor:
+    """Return images of one shape resized, `(batch, channels, height, width)` in their dtype.
+
+    Args:
+        backend: The processor of images or clips, which resizes.
+        images: Of any size, with values that `check_values` has seen.
+        options: The processor's, complete.
+
+    Raises:
+        ValueError: If they are not to be resized and their size is not valid.
+    """
+    height, width = images.shape[-2:]
+    step = options["size_divisor"] or options["patch_size"]
+    if not options["do_resize"]:
+        check_multiple("`images` with `do_resize=False`", height, width, step, options["max_img_size"])
+        return images
+    target = resized_resolution(height, width, options["size"], step, options["max_img_size"])
+    if target == (height, width):
+        return images
+    size = SizeDict(height=target.height, width=target.width)
+    return backend.resize(images, size, resample=options["resample"])
+
+
+def to_pixels(images: Tensor, options: dict[str, Any]) -> Tensor:
+    """Return a copy of resized images in [0, 1], float32.
+
+    Every new tensor of this size costs more time than computing with one, so there is one.
+    """
+    pixels = torch.empty(images.shape, dtype=torch.float32, device=images.device).copy_(images)
+    scale = options["rescale_factor"] if options["do_rescale"] else 1.0
+    if options["do_rescale"]:
+        pixels *= scale
+    if images.dtype == torch.uint8 and UINT8_MAX * scale <= 1:
+        return pixels  # floats overshoot where they were resized
+    return pixels.clamp_(0, 1)
+
+
+def join_images(images: list[Tensor], options: dict[str, Any]) -> dict[str, Any]:
+    """Return resized images as the model takes them, as `do_pack`, `do_pad` and `return_tensors` say.
+
+    Raises:
+        ValueError: If they are of different sizes and none of these options takes such.
+    """
+    if not options["do_pack"] and not options["do_pad"] and options["return_tensors"] is not None:
+        return {"pixel_values": to_pixels(_stack(images), options)}
+    pixel_values = [to_pixels(image, options) for image in images]
+    if options["do_pack"]:
+        return _pack(pixel_values, options["patch_size"])
+    if options["do_pad"]:
+        step = options["size_divisor"] or options["patch_size"]
+        return _pad(pixel_values, options["pad_size"], step, options["max_img_size"])
+    return {"pixel_values": pixel_values}
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """Return images of one size in one batch."""
+    shapes = {tuple(image.shape[-2:]) for image in images}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"`images` must become one size to fit one batch, got {len(shapes)} different sizes {sorted(shapes)}. Give "
+            "one exact `size={'height': ..., 'width': ...}`, `do_pad=True` to pad to the largest, `do_pack=True` for "
+            "packed patches, or `return_tensors=None` for a list."
+        )
+    return images[0].unsqueeze(0) if len(images) == 1 else torch.stack(images)
+
+
+def _pad(images: list[Tensor], pad_size: SizeDict | None, step: int, max_img_size: int) -> dict[str, Tensor]:
+    """Return all images in one batch, padded at the right and bottom, and where they are."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    if pad_size is not None:
+        if not (pad_size.height and pad_size.width) or pad_size.height < height or pad_size.width < width:
+            raise ValueError(
+                f"`pad_size` must have a height and width of at least {height} and {width}, the largest image's, got "
+                f"{dict(pad_size)}."
+            )
+        height, width = (-(-side // step) * step for side in (pad_size.height, pad_size.width))
+        check_multiple("`pad_size`", height, width, step, max_img_size)
+    pixel_values, masks = [], []
+    for image in images:
+        margins = (0, width - image.shape[-1], 0, height - image.shape[-2])
+        pixel_values.append(F.pad(image, margins, value=PAD_VALUE))
+        masks.append(F.pad(torch.ones_like(image[0], dtype=torch.long), margins))
+    return {"pixel_values": torch.stack(pixel_values), "pixel_mask": torch.stack(masks)}
+
+
+def _pack(images: list[Tensor], patch_size: int) -> dict[str, Tensor]:
+    """Return the channel-major patches of all images in one tensor, and each image's rows and columns."""
+    patches = []
+    grids = []
+    for image in images:
+        channels, rows, cols = image.shape[0], image.shape[1] // patch_size, image.shape[2] // patch_size
+        grid = image.reshape(channels, rows, patch_size, cols, patch_size)
+        patches.append(grid.permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1))  # -> (rows * cols, channels * patch**2)
+        grids.append((rows, cols))
+    return {"pixel_values": torch.cat(patches), "image_grid_hw": torch.tensor(grids)}
+
+
+FLAGS = (
+    "do_convert_rgb",
+    "do_resize",
+    "do_rescale",
+    "do_normalize",
+    "do_center_crop",
+    "do_pad",
+    "do_pack",
+    "do_reduce_labels",
+    "default_to_square",
+    "disable_grouping",
+)
+# The filters that torchvision has for tensors.
+FILTERS = (
+    PILImageResampling.NEAREST,
+    PILImageResampling.LANCZOS,
+    PILImageResampling.BILINEAR,
+    PILImageResampling.BICUBIC,
+)
+MIN_RESCALE_FACTOR = 2.0**-32
+IDENTITY = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+"""Normalization that changes nothing: `RadioModel` normalizes inside."""
+
+# What transformers writes into `preprocessor_config.json` besides settings.
+_SERVICE_KEYS = (
+    *("auto_map", "processor_class"),
+    *("feature_extractor_type", "image_processor_type", "video_processor_type"),
+)
+
+
+def settings_of_model(config: RadioConfig) -> dict[str, Any]:
+    """Return the settings of a processor that follow from the model: its patch, largest side, preferred resolution."""
+    return {
+        "patch_size": config.patch_size,
+        "max_img_size": largest_side(config),
+        "size": {"shortest_edge": min(config.preferred_resolution)},
+        "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
+    }
+
+
+def _is_device(value: Any) -> bool:
+    """Return whether torch has a device here: the CPU, or the accelerator by its name, its number or both."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    counts = {"cpu": 1} if accelerator is None else {"cpu": 1, accelerator.type: torch.accelerator.device_count()}
+    if isinstance(value, int) and accelerator is not None:
+        return not isinstance(value, bool) and 0 <= value < counts[accelerator.type]
+    name, _, index = str(value).partition(":")
+    is_known = isinstance(value, (str, torch.device)) and name in counts
+    return is_known and (not index or (index.isdecimal() and int(index) < counts[name]))
+
+
+def _is_identity(name: str) -> Callable[[Any], bool]:
+    values = IDENTITY[name]
+
+    def check(value: Any) -> bool:
+        parts = list(value) if isinstance(value, (list, tuple)) else [value]
+        return bool(parts) and all(is_number(part) and part == values[0] for part in parts)
+
+    return check
+
+
+_NORMALIZING = "RadioModel normalizes inside; see `norm_mean` and `norm_std` of the model's config."
+
+# By setting: whether a value is right, the rule, and what to do.
+_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    **{name: (lambda value: isinstance(value, bool), "True or False", "") for name in FLAGS},
+    "patch_size": (is_pixels, "a positive integer", "It is the `patch_size` of the model's config."),
+    "size_divisor": (is_pixels, "a positive integer or None", "None rounds sides to the patch."),
+    "max_img_size": (is_pixels, "a positive integer", "It is the `max_img_size` of the model's config."),
+    "rescale_factor": (
+        lambda value: is_number(value) and MIN_RESCALE_FACTOR <= value <= 1,
+        "a positive number of at most 1, and at least that of 32-bit integers",
+        "Bytes take 1/255; floats in [0, 1] take `do_rescale=False`.",
+    ),
+    "resample": (
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value in FILTERS,
+        f"one of {[int(entry) for entry in FILTERS]} (PIL's nearest, Lanczos, bilinear, bicubic)",
+        "",
+    ),
+    "image_mean": (_is_identity("image_mean"), f"{list(IDENTITY['image_mean'])}, which changes nothing", _NORMALIZING),
+    "image_std": (_is_identity("image_std"), f"{list(IDENTITY['image_std'])}, which changes nothing", _NORMALIZING),
+    "data_format": (
+        lambda value: value == ChannelDimension.FIRST,
+        "'channels_first'",
+        "It is what the model takes; move the axis afterwards.",
+    ),
+    "input_data_format": (
+        lambda value: value in (ChannelDimension.FIRST, ChannelDimension.LAST),
+        "'channels_first', 'channels_last' or None",
+        "None finds out.",
+    ),
+    "return_tensors": (lambda value: value in ("pt", "np", TensorType.PYTORCH), "'pt', 'np' or None", ""),
+    "device": (_is_device, "a device that torch has here, for example 'cpu'", ""),
+    "image_seq_length": (is_pixels, "a positive integer or None", ""),
+}
+_NEVER_NONE = ("patch_size", "max_img_size", "rescale_factor")
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of the wrong type or out of range, one by one.
+
+    Args:
+        settings: By name, those that are known; None stands for the default but for `patch_size`, `max_img_size` and
+            `rescale_factor`.
+
+    Raises:
+        ValueError: It names the first wrong setting.
+    """
+    for name, value in settings.items():
+        if value is None and name not in _NEVER_NONE:
+            continue
+        if name == "size":
+            read_size(value)
+        elif name in ("crop_size", "pad_size"):
+            read_exact_size(value, name)
+        elif name in _RULES:
+            is_right, rule, advice = _RULES[name]
+            if not is_right(value):
+                raise ValueError(f"`{name}` must be {rule}, got {value!r}.{advice and ' ' + advice}")
+
+
+def check_spelling(names: Collection[str], known: Collection[str], processor: str = "RadioImageProcessor") -> None:
+    """Refuse a setting that looks like a misspelled one; other unknown names are transformers' own business.
+
+    Args:
+        names: What was given.
+        known: The settings that there are.
+        processor: The class that has them.
+
+    Raises:
+        ValueError: It names the setting and the one that may be meant.
+    """
+    for name in names:
+        hint = "" if name in known or name in _SERVICE_KEYS else did_you_mean(name, known)
+        if hint:
+            raise ValueError(f"`{name}` must be a setting of {processor}, got an unknown name.{hint}")
+
+
+def check_together(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that contradict each other or the model.
+
+    Args:
+        settings: All of them, each right by itself.
+
+    Raises:
+        ValueError: It names the setting to change.
+    """
+    if settings["do_normalize"]:
+        raise ValueError(
+            "`do_normalize` must be False, got True. RadioModel normalizes inside, and doing it twice spoils the "
+            "features; see `norm_mean` and `norm_std` of the model's config."
+        )
+    if settings["do_center_crop"]:
+        raise ValueError("`do_center_crop` must be False, got True. Crop the image before, or give an exact `size`.")
+    if settings["do_pad"] and settings["do_pack"]:
+        raise ValueError(
+            "`do_pad` must be False with `do_pack=True`, got True. They are two ways to join images of different "
+            "sizes: choose one."
+        )
+    patch_size, size_divisor = settings["patch_size"], settings["size_divisor"]
+    step = size_divisor or patch_size
+    if step % patch_size:
+        raise ValueError(f"`size_divisor` must be a multiple of `patch_size` ({patch_size}), got {size_divisor}.")
+    if settings["max_img_size"] < step:
+        raise ValueError(f"`max_img_size` must be at least one step of {step} pixels, got {settings['max_img_size']}.")
 
 
 class RadioImageProcessorKwargs(ImagesKwargs, total=False):

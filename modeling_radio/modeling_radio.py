@@ -1,4 +1,4 @@
-"""RADIO vision backbones with their teacher adaptors.
+"""RADIO vision backbones with their teacher adaptors: the network, and the models around it.
 
 What differs from a plain ViT:
 - pixels come in [0, 1] and are normalized inside; the processor never normalizes;
@@ -12,9 +12,9 @@ Modules carry NVIDIA's checkpoint names, so that nothing is renamed on load or s
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -26,35 +26,309 @@ from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs
 from transformers.utils.loading_report import LoadStateDictInfo
 
-from .call_arguments_radio import check_call_arguments
-from .configuration_radio import RadioConfig
-from .embeddings_radio import RadioInputConditioner, RadioLearnedTokens
-from .encoder_radio import RadioLayerScale
-from .inputs_radio import check_feature_format, check_names, count_draws, count_from_first
-from .intermediate_radio import Aggregation, average_blocks, check_widths, group_blocks
-from .messages_radio import check_blocks, check_choice
-from .network_radio import SUMMARY_TOKENS, RadioNetwork
-from .normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
-from .nvidia_folder_radio import UNUSED_KEYS, arguments_for_video, check_loaded, opening_arguments
-from .nvidia_interface_radio import NvidiaInterface, build_network
-from .opening_radio import garbage_collection_paused
-from .outputs_radio import FeatureFormat, RadioIntermediateOutput, RadioModelOutput, RadioPair
-from .peft_radio import (
+from .adaptors_radio import RadioAdaptor
+from .checks_radio import Resolution, check_blocks, check_choice
+from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
+from .hub_radio import import_sibling
+from .inputs_radio import (
+    Aggregation,
+    ImageBatch,
+    ScaleOrder,
+    StatesWanted,
+    TokensWanted,
+    batch_of_call,
+    by_clip,
+    check_attentions,
+    check_call_arguments,
+    check_feature_format,
+    check_merging,
+    check_names,
+    check_widths,
+    count_draws,
+    count_from_first,
+    gather_states,
+    group_blocks,
+    join_runs,
+    split_draws,
+    wanted_states,
+    warn_of_pixel_range,
+)
+from .layers_radio import (
+    ImagePack,
+    RadioFeatureNormalizer,
+    RadioInputConditioner,
+    RadioIntermediateNormalizer,
+    RadioLayerScale,
+    RadioLearnedTokens,
+    RadioVisionTransformer,
+)
+from .loading_radio import (
     ODD_VALUES,
     check_adapter_versions,
     check_adapter_weights,
     config_of_hub_adapter,
     find_adapter_base,
+    garbage_collection_paused,
     source_of_weights,
 )
-from .readout_radio import read_out
-from .requested_outputs_radio import StatesWanted
-from .window_choice_radio import WindowBudget, WindowSize
+from .nvidia_names_radio import NvidiaModelNames, NvidiaNetworkNames
+from .outputs_radio import (
+    FeatureFormat,
+    NetworkPass,
+    RadioAdaptorOutput,
+    RadioIntermediateOutput,
+    RadioModelOutput,
+    RadioPair,
+    to_map,
+)
+from .windows_radio import WindowBudget, WindowSize, resolve_window
 
 
-if TYPE_CHECKING:
-    from .radio1d_radio import TokensWanted
+# Where weights stand in a model's state.
+BLOCKS = "radio_model.model.blocks"
+ADAPTORS = "radio_model.adaptors"
+PATCH_GENERATOR = "radio_model.model.patch_generator"
+POSITIONS = f"{PATCH_GENERATOR}.pos_embed"
+PREFIX_TOKENS = f"{PATCH_GENERATOR}.cls_token.token"
+DECODER_PREFIX = "radio_model.model.decoder.prefix_tokens"
+FILLERS = "radio_model.model.decoder.filler_tokens"
+SUMMARY_TOKENS = "radio_model.summary_idxs"
 
+
+Reading = tuple[Tensor | None, Tensor | None, dict[str, RadioAdaptorOutput]]
+"""Summary, features, and what each adaptor makes of them."""
+
+
+class RadioNetwork(NvidiaNetworkNames, nn.Module):
+    """Conditioner, transformer, adaptors and normalizers.
+
+    `RadioModel` and the task models all hold one as `radio_model`, so that their backbone weights have equal keys.
+    """
+
+    _warned_of_pixel_range = False
+
+    def __init__(self, config: RadioConfig, use_adaptors: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.input_conditioner = RadioInputConditioner(config)
+        self.model: Any = self.build_trunk(config)
+        self.adaptors = nn.ModuleDict()
+        for adaptor in config.adaptor_configs if use_adaptors else []:
+            self.adaptors[adaptor.name] = RadioAdaptor(config, adaptor)
+        self.feature_normalizer = RadioFeatureNormalizer(config) if config.use_feature_normalizer else None
+        self.inter_feature_normalizer = (
+            RadioIntermediateNormalizer(config) if config.num_intermediate_normalizers else None
+        )
+        self.register_buffer("summary_idxs", torch.tensor(config.summary_idxs, dtype=torch.long))
+
+    def forward(  # noqa: PLR0913
+        self,
+        pixel_values: Tensor | None,
+        image_grid_hw: Tensor | None = None,
+        window_size: WindowSize = None,
+        keep: Collection[int] = (),
+        output_hidden_states: StatesWanted = None,
+        output_attentions: bool | None = None,
+        draws: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        num_tokens: TokensWanted = None,
+        decode: bool = True,
+        full_length: bool = False,
+    ) -> NetworkPass:
+        """Run the transformer; `read_out` makes features of what it returns.
+
+        `keep` lists 0-based blocks whose output is wanted; no other is held longer than the next block needs it. With
+        `full_length` RADIO1D's encoder runs alone, and keeps all tokens until the last block. All other arguments and
+        all errors are those of `RadioModel.forward`.
+        """
+        config = self.config
+        check_merging(config, num_tokens, decode=decode, is_packed=image_grid_hw is not None)
+        places = wanted_states(output_hidden_states, config)
+        with_attentions = config.output_attentions if output_attentions is None else output_attentions
+        batch = batch_of_call(pixel_values, image_grid_hw, pixel_values_videos, config)
+        draws = batch.draw(self.training) if draws is None else draws
+        position_draws, path_draws = split_draws(draws, config, batch.num_images)
+        if batch.pack is None and not self._warned_of_pixel_range:
+            self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
+        window = resolve_window(config, window_size, batch.grid)
+        if with_attentions:
+            check_attentions(config, batch.pack is not None)
+
+        embedded = batch.embed(self, position_draws)
+        layout = self.plan(batch, window, embedded, num_tokens=num_tokens, decode=decode, full_length=full_length)
+        keep = {*keep, *(place - 1 for place in places or () if place)}
+        draws_of_paths = batch.spread(path_draws)
+        tokens, kept, runs, *encoded = self.model(embedded, layout, keep, draws_of_paths, bool(with_attentions))
+        outputs = [embedded, *map(kept.get, range(len(runs)))]
+        states = None if places is None else gather_states(places, outputs, batch.pack)
+        weights = tuple(join_runs(each, tokens.shape[0]) for each in runs) if with_attentions else None
+        passed = NetworkPass(tokens, embedded, kept, states, weights, batch.grid, batch.pack, batch.num_clips)
+        return passed._replace(encoded=encoded[0], is_decoded=decode) if encoded else passed
+
+    @property
+    def input_embeddings(self) -> nn.Module:
+        """What reads pixels: the patch projection."""
+        return self.model.patch_generator.embedder
+
+    def replace_input_embeddings(self, value: nn.Module) -> None:
+        """Put another module in its place."""
+        self.model.patch_generator.embedder = value
+
+    def build_trunk(self, config: RadioConfig) -> nn.Module:
+        """Return what stands between conditioner and adaptors."""
+        return RadioVisionTransformer(config)
+
+    def plan(self, batch: ImageBatch, window: int | None, embedded: Tensor, **elastic: Any) -> Any:
+        """Return what the trunk is told of a batch: who attends to whom, and of RADIO1D how many tokens there are."""
+        return batch.layout(window, embedded.device)
+
+    def adaptor(self, name: str) -> RadioAdaptor:
+        """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""
+        if name not in self.adaptors:  # torch 2.6 cannot compile the list of them
+            check_choice("adaptor_names", name, list(self.adaptors))
+        return self.adaptors[name]  # pyrefly: ignore[bad-return]
+
+    def summarize(self, tokens: Tensor) -> Tensor:
+        """Concatenate the class tokens that make up the summary, `(batch, num_summaries * hidden)`."""
+        parts = [tokens[:, index] for index in self.config.summary_idxs or []]
+        return torch.cat(parts, dim=1) if parts else tokens[:, 0, :0]
+
+    def patch_features(self, tokens: Tensor) -> Tensor:
+        """Return the patch tokens, `(batch, rows * cols, hidden)`."""
+        return tokens[:, self.config.num_prefix_tokens :]
+
+    def block_map(self, tokens: Tensor, grid: Resolution, block: int) -> Tensor:
+        """Return the patch tokens behind a 0-based block as a map, `(batch, hidden, rows, cols)`.
+
+        Args:
+            tokens: Of the whole sequence.
+            grid: Rows and columns of patches of the images.
+            block: -1 is the patch embedding.
+        """
+        return to_map(self.patch_features(tokens), grid)
+
+    def read_out(
+        self, passed: NetworkPass, adaptor_names: Sequence[str] = (), feature_format: FeatureFormat = "NLC"
+    ) -> RadioModelOutput:
+        """Take summary, features and adaptor outputs from the final tokens.
+
+        Args:
+            passed: What `forward` returned.
+            adaptor_names: Adaptors to run.
+            feature_format: "NLC" for token sequences, "NCHW" for maps; packed images have sequences only.
+
+        Returns:
+            The output, of clips with a first axis for them before that of their groups.
+        """
+        tokens, summary, features, adaptors = None, None, None, {}
+        if not passed.is_decoded:
+            pass  # there is what the encoder gave, and nothing else
+        elif passed.pack is None:
+            tokens = passed.tokens
+            summary, features, adaptors = self._read_images(tokens, passed.grid, adaptor_names, feature_format)
+        else:
+            tokens = passed.pack.concatenate(passed.tokens)
+            summary, features, adaptors = self._read_pack(passed.tokens, passed.pack, adaptor_names)
+        output = RadioModelOutput(
+            summary=summary,
+            features=features,
+            last_hidden_state=tokens,
+            hidden_states=passed.hidden_states,
+            attentions=passed.attentions,
+            pooler_output=summary,
+            adaptors=adaptors,
+            global_tokens=None if passed.encoded is None else passed.encoded.tokens,
+            global_mask=None if passed.encoded is None else passed.encoded.mask,
+            global_summary=None if passed.encoded is None else self.summarize(passed.encoded.prefix),
+        )
+        return output if passed.num_clips is None else by_clip(output, passed.num_clips)
+
+    def _read_images(
+        self, tokens: Tensor, grid: Resolution, names: Sequence[str], feature_format: FeatureFormat
+    ) -> Reading:
+        """Read the final tokens of images of one grid."""
+        features = self.patch_features(tokens)
+        if self.feature_normalizer is not None:
+            features = self.feature_normalizer(features)
+        adaptors = {}
+        for name in names:
+            adaptor = self.adaptor(name)
+            output = adaptor(tokens, features, *grid)
+            if output.features is not None and feature_format == "NCHW":
+                output.features = to_map(
+                    output.features, Resolution(*(size * adaptor.upsample_factor for size in grid))
+                )
+            adaptors[name] = output
+        features = to_map(features, grid) if feature_format == "NCHW" else features
+        return self.summarize(tokens), features, adaptors
+
+    def _read_pack(self, tokens: Tensor, pack: ImagePack, names: Sequence[str]) -> Reading:
+        """Read each group of equal grids, then bring the images back into the order of the call."""
+        groups = [
+            self._read_images(group_tokens, grid, names, "NLC")
+            for grid, group_tokens in zip(pack.groups, pack.group_sequence(tokens), strict=True)
+        ]
+
+        def per_image(tensors: list[Tensor | None], join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
+            present = [tensor for tensor in tensors if tensor is not None]
+            return join(pack.ungroup(present)) if present else None
+
+        adaptors = {
+            name: RadioAdaptorOutput(
+                summary=per_image([predicted[name].summary for _, _, predicted in groups], torch.stack),
+                features=per_image([predicted[name].features for _, _, predicted in groups], torch.cat),
+            )
+            for name in names
+        }
+        summary = per_image([summary for summary, _, _ in groups], torch.stack)
+        return summary, per_image([features for _, features, _ in groups], torch.cat), adaptors
+
+    def average_blocks(self, passed: NetworkPass, blocks: list[int], scale_order: ScaleOrder = "post-alpha") -> Tensor:
+        """Return the mean output of some blocks, `(batch, length, hidden)`; normalizers do not touch prefix tokens.
+
+        Args:
+            passed: What `forward` returned, with all of `blocks` kept.
+            blocks: 0-based, ascending.
+            scale_order: How normalizers scale a mean.
+        """
+        outputs = [passed.kept[block].to(passed.tokens.device) for block in blocks]
+        tokens = torch.stack(outputs).mean(dim=0)
+        normalizer = self.inter_feature_normalizer
+        if normalizer is None or scale_order == "none":
+            return tokens
+        if scale_order == "post-alpha":
+            features = normalizer(self.patch_features(tokens), blocks)
+        else:
+            features = _scale_each(normalizer, [self.patch_features(output) for output in outputs], blocks)
+        return torch.cat([tokens[:, : self.config.num_prefix_tokens], features], dim=1)
+
+
+def _scale_each(normalizer: RadioIntermediateNormalizer, features: list[Tensor], blocks: list[int]) -> Tensor:
+    """Center and scale each block's features by its own numbers, then average and rotate them by the last one's."""
+    scaled = [
+        normalizer.alphas[block] * (part - normalizer.means[block])
+        for block, part in zip(blocks, features, strict=True)
+    ]
+    rotation = normalizer.rotation if normalizer.rotation.ndim == 2 else normalizer.rotation[blocks[-1]]
+    return torch.stack(scaled).mean(dim=0) @ rotation.T
+
+
+def build_network(config: RadioConfig, use_adaptors: bool = True) -> RadioNetwork:
+    """Return the network of a configuration; an architecture besides the plain ViT is imported where it is built."""
+    if config.eradio is not None:
+        return import_sibling("eradio_radio", config).EradioNetwork(config, use_adaptors)
+    if config.num_mergings:
+        return import_sibling("radio1d_radio", config).Radio1dNetwork(config, use_adaptors)
+    return RadioNetwork(config, use_adaptors)
+
+
+UNUSED_KEYS = (
+    r"^radio_model\.model\.(mask_token|reg_token|input_conditioner\.(norm_mean|norm_std)|levels\..*\.relative_\w+"
+    r"|_iter_count|dynamic_rate_vec|dynamic_rate_projector\..*)$"
+)
+"""Tensors in published files that nobody reads: DINOv2's token for masked training, timm's registers (those of the
+patch generator are used), the architecture's own constants; what E-RADIO's position MLP is computed from and gives;
+RADIO1D's counter of steps, and what chose its number of tokens in training."""
 # A text tower is for the zero-shot model alone.
 IGNORED_KEYS = [UNUSED_KEYS, r"^text_tower\.", r"^logit_(scale|bias)$"]
 # Classes of modules that join tensors of different parts of theirs, which must lie on one device.
@@ -86,7 +360,7 @@ def _model_of(opened: Any) -> Any:
     return opened[0] if isinstance(opened, tuple) else opened
 
 
-class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
+class RadioPreTrainedModel(WindowBudget, NvidiaModelNames, PreTrainedModel):
     """Weight initialization, saving and the conventions of transformers."""
 
     config_class = RadioConfig
@@ -244,17 +518,15 @@ class RadioPreTrainedModel(WindowBudget, NvidiaInterface, PreTrainedModel):
 
     @classmethod
     def _open_checked(cls, folder: str | Path | None, *args: Any, **kwargs: Any) -> Any:
-        """Open a checkpoint as transformers does; one in NVIDIA's layout by what its weights tell, and only in full."""
+        """Open a checkpoint as transformers does, one in a layout of others as that layout says."""
         source = None if folder is None else source_of_weights(folder, kwargs)
-        opening = None if source is None else opening_arguments(source, kwargs)
-        if opening is None:
-            kwargs = kwargs if source is None else arguments_for_video(source, kwargs)
-            return super().from_pretrained(folder, *args, **kwargs)
-        opened = super().from_pretrained(folder, *args, **opening)
-        model = _model_of(opened)
-        check_loaded(model.config, model._loaded)
-        model._weight_conversions = []  # transformers would save the weights under NVIDIA's keys, but our configuration
-        return opened
+        for layout in FOREIGN_LAYOUTS if source is not None else []:
+            opening = layout.opening_arguments(source, kwargs)
+            if opening is not None:
+                opened = super().from_pretrained(folder, *args, **opening)
+                layout.check_loaded(_model_of(opened))
+                return opened
+        return super().from_pretrained(folder, *args, **kwargs)
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: LoadStateDictInfo) -> None:
         """Keep the report of a folder's weights: where an adapter comes with them, transformers returns only its."""
@@ -332,7 +604,7 @@ class RadioModel(RadioPreTrainedModel):
         draws: Tensor | None = None,
         feature_fmt: FeatureFormat | None = None,
         pixel_values_videos: Tensor | None = None,
-        num_tokens: "TokensWanted" = None,
+        num_tokens: TokensWanted = None,
         decode: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> RadioModelOutput | RadioPair | dict[str, RadioPair]:
@@ -406,7 +678,7 @@ class RadioModel(RadioPreTrainedModel):
             num_tokens=num_tokens,
             decode=decode,
         )
-        output = read_out(self.radio_model, passed, names, feature_format)
+        output = self.radio_model.read_out(passed, names, feature_format)
         with_names = self.config.return_dict if return_dict is None else return_dict
         return output if with_names else output.to_pairs()
 
@@ -447,7 +719,7 @@ class RadioModel(RadioPreTrainedModel):
         passed = self.radio_model(
             pixel_values, window_size=window_size, keep=keep, output_hidden_states=False, full_length=True
         )
-        tokens = [average_blocks(self.radio_model, passed, group) for group in groups]
+        tokens = [self.radio_model.average_blocks(passed, group) for group in groups]
         network, as_maps = self.radio_model, feature_format == "NCHW"
         return [
             RadioIntermediateOutput(

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
-from .packs_radio import ImagePack
-from .resolution_radio import Resolution
+from .checks_radio import Resolution
+from .layers_radio import ImagePack
 
 
 FeatureFormat = Literal["NLC", "NCHW"]

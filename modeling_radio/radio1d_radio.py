@@ -14,21 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from .batches_radio import ImageBatch
-from .config_checks_radio import integer
+from .checks_radio import Resolution, integer
 from .configuration_radio import RadioConfig
-from .embeddings_radio import RadioLearnedTokens, resize_position_table
-from .encoder_radio import RadioAttention, RadioBlock, RadioMLP, RadioVisionTransformer
-from .nvidia_interface_radio import NvidiaNetwork
+from .inputs_radio import ImageBatch, TokensWanted
+from .layers_radio import (
+    RadioAttention,
+    RadioBlock,
+    RadioLearnedTokens,
+    RadioMLP,
+    RadioVisionTransformer,
+    resize_position_table,
+)
+from .modeling_radio import RadioNetwork
 from .outputs_radio import GlobalTokens, to_map
-from .resolution_radio import Resolution
 
 
 # Of the norms where tokens are merged and split: torch's default, unlike that of the blocks.
 MERGE_NORM_EPS = 1e-5
-
-TokensWanted = int | Sequence[int] | Tensor | None
-"""`num_tokens` of the models: for all images, for each, or all that there are."""
 
 logger = logging.get_logger(__name__)
 
@@ -325,7 +327,7 @@ class Radio1dTransformer(RadioVisionTransformer):
         return decoded, kept, attentions, GlobalTokens(tokens, prefix, mask)
 
 
-class Radio1dNetwork(NvidiaNetwork):
+class Radio1dNetwork(RadioNetwork):
     """The network behind the models of a RADIO1D."""
 
     def build_trunk(self, config: RadioConfig) -> nn.Module:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, Sam3Config, Sam3Model
 from transformers.modeling_outputs import BaseModelOutput
 
-from .auto_map_radio import copy_source_files
 from .configuration_radio import RadioConfig
+from .hub_radio import copy_source_files
 from .modeling_radio import RadioModel
 
 

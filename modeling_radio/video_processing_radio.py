@@ -11,13 +11,22 @@ from transformers.utils import is_av_available, is_torchcodec_available
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, load_video
 
+from .checks_radio import did_you_mean
 from .configuration_radio import RadioConfig
-from .image_processing_radio import RadioImageProcessor
-from .image_reading_radio import check_values, read_image, to_rgb
-from .messages_radio import did_you_mean
-from .pixels_radio import resize_images, to_pixels
-from .processor_settings_radio import IDENTITY, check_settings, check_spelling, check_together, settings_of_model
-from .resolution_radio import read_size
+from .image_processing_radio import (
+    IDENTITY,
+    RadioImageProcessor,
+    check_settings,
+    check_spelling,
+    check_together,
+    check_values,
+    read_image,
+    read_size,
+    resize_images,
+    settings_of_model,
+    to_pixels,
+    to_rgb,
+)
 
 
 # transformers' readers of files, the first that is installed reads.

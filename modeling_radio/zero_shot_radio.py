@@ -1,43 +1,372 @@
-"""RADIO for zero-shot tasks: an adaptor's summary or patches beside texts that its teacher's text tower encodes."""
+"""A sentence encoder as a text tower: a text model of transformers, the mean of its tokens, and one linear layer.
+
+Text side of zero-shot tasks: the teachers' text towers, built from configuration, and prompt templates.
+
+RADIO for zero-shot tasks: an adaptor's summary or patches beside texts that its teacher's text tower encodes.
+"""
 
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Siglip2Model, SiglipModel
+from transformers import AutoConfig, AutoModel, CLIPModel, PreTrainedConfig, PreTrainedModel, Siglip2Model, SiglipModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SemanticSegmenterOutput
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection, image_text_contrastive_loss
+from transformers.models.siglip.configuration_siglip import SiglipTextConfig
+from transformers.models.siglip.modeling_siglip import SiglipTextModel
+from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig
+from transformers.models.siglip2.modeling_siglip2 import Siglip2TextModel
 from transformers.processing_utils import Unpack
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, is_flash_attention_requested
 
-from .call_arguments_radio import check_call_arguments
-from .configuration_radio import RadioConfig
-from .messages_radio import check_choice
-from .modeling_radio import RadioModel, RadioPreTrainedModel
-from .nvidia_interface_radio import build_network
+from .checks_radio import check_choice
+from .configuration_radio import RadioAdaptorConfig, RadioConfig
+from .inputs_radio import StatesWanted, check_call_arguments
+from .modeling_radio import RadioModel, RadioPreTrainedModel, build_network
 from .outputs_radio import RadioZeroShotOutput, to_map
-from .readout_radio import read_out
-from .requested_outputs_radio import StatesWanted
-from .sentences_radio import SentenceTower
-from .text_radio import (
-    SIMPLE_TEMPLATES,
-    TextSource,
-    check_text_adaptor,
-    fill_templates,
-    find_text_adaptor,
-    take_logit_scale,
-    take_text_tower,
-    text_tower_config,
-    text_tower_kind,
-    tower_attention,
+from .windows_radio import WindowSize
+
+
+CLIP_LOGIT_SCALE = 2.6592
+"""Logarithm of what cosines are multiplied by, as transformers' CLIPConfig has it: a temperature of 0.07."""
+
+
+class SentenceTowerConfig(PreTrainedConfig):
+    """Configuration of `SentenceTower`.
+
+    Attributes:
+        encoder: Configuration of the text model, of a type that transformers itself has; it runs no remote code.
+        projection_dim: Width of the embeddings.
+        max_position_embeddings: Longest text in tokens.
+        logit_scale_init_value: Logarithm of what cosines of images and texts are multiplied by.
+    """
+
+    model_type = "sentence_encoder"
+    sub_configs = {"encoder": AutoConfig}  # pyrefly: ignore[bad-override]
+    has_no_defaults_at_init = True  # earlier transformers would build one without an encoder to compare with
+
+    encoder: dict[str, Any] | PreTrainedConfig | None = None
+    projection_dim: int = 512
+    max_position_embeddings: int = 512
+    logit_scale_init_value: float = CLIP_LOGIT_SCALE
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if not isinstance(self.encoder, PreTrainedConfig):
+            self.encoder = _read_encoder(self.encoder)
+        super().__post_init__(**kwargs)
+
+
+def _read_encoder(values: Any) -> PreTrainedConfig:
+    """Return the configuration of a text model."""
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            "`text_tower.encoder` must be the configuration of a text model of transformers, with its `model_type`, "
+            f"got {model_type if isinstance(values, dict) else values!r}. Take config.json of the sentence encoder."
+        )
+    return AutoConfig.for_model(**values)
+
+
+class SentenceTower(PreTrainedModel):
+    """Sentences in the space of an image adaptor; see `forward`.
+
+    A sentence is the mean of the encoder's last hidden states over its tokens, made a unit vector as
+    sentence-transformers do, and then mapped linearly. The map is what was learned from pairs of both spaces; it stands
+    on this side, so that images are compared with texts as with those of any other tower, and since maps from texts to
+    images make fewer texts the neighbors of everything than those from images to texts
+    (https://arxiv.org/abs/1507.00825).
+    """
+
+    config_class = SentenceTowerConfig
+    main_input_name = "input_ids"
+    input_modalities = ["text"]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: SentenceTowerConfig) -> None:
+        super().__init__(config)
+        encoder: Any = config.encoder
+        # Not in the type that its own configuration names: `dtype` of `from_pretrained` is for the whole model.
+        self.encoder = AutoModel.from_config(encoder, dtype=torch.get_default_dtype())
+        self.projection = nn.Linear(encoder.hidden_size, config.projection_dim)
+        self.post_init()
+
+    @classmethod
+    def from_parts(
+        cls, encoder: PreTrainedModel, projection: nn.Linear, *, max_length: int, logit_scale: float = CLIP_LOGIT_SCALE
+    ) -> "SentenceTower":
+        """Join a text model and a linear layer; weights are shared, not copied.
+
+        Args:
+            encoder: As `AutoModel` opens it.
+            projection: From its hidden states to the space of an adaptor's summary.
+            max_length: Longest text in tokens.
+            logit_scale: As `logit_scale_init_value`.
+
+        Raises:
+            ValueError: If the layer does not take the encoder's hidden states.
+        """
+        width: int = encoder.config.hidden_size
+        if projection.in_features != width:
+            raise ValueError(
+                f"`projection` must take {width} numbers, the width of the encoder, got {projection.in_features}."
+            )
+        config = SentenceTowerConfig(
+            encoder=encoder.config,
+            projection_dim=projection.out_features,
+            max_position_embeddings=max_length,
+            logit_scale_init_value=logit_scale,
+        )
+        with torch.device("meta"):
+            tower = cls(config)
+        tower.encoder, tower.projection = encoder, projection
+        return tower
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: Any = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts.
+
+        Args:
+            input_ids: Tokens, `(num_texts, length)`.
+            attention_mask: 1 on tokens, 0 on padding; `None` takes every token but the encoder's padding token.
+            position_ids: Positions of the tokens, `(num_texts, length)`; `None` counts them.
+            output_hidden_states: Also return those of the encoder.
+            output_attentions: Also return its attention weights.
+            return_dict: Accepted and passed over: outputs are by name.
+
+        Returns:
+            `pooler_output` `(num_texts, projection_dim)`, not normalized, beside the encoder's own outputs.
+        """
+        if attention_mask is None:
+            padding = self.encoder.config.pad_token_id
+            attention_mask = torch.ones_like(input_ids) if padding is None else (input_ids != padding).long()
+        positions = {} if position_ids is None else {"position_ids": position_ids}
+        output = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+            **positions,
+        )
+        states = output.last_hidden_state
+        is_token = attention_mask[..., None].to(states.dtype)
+        mean = (states * is_token).sum(dim=1) / is_token.sum(dim=1).clamp(min=1)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states,
+            pooler_output=self.projection(F.normalize(mean, dim=-1)),
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+PLAIN_TEMPLATES = ("{}",)
+"""The class name alone."""
+
+SIMPLE_TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
 )
-from .window_choice_radio import WindowSize
+"""The seven of OpenAI's templates that score nearly as well as all 80 ("itap": I took a picture).
+
+https://github.com/openai/CLIP/blob/main/notebooks/Prompt_Engineering_for_ImageNet.ipynb (MIT)
+"""
+
+_QUALITIES = ("bad", "low resolution", "cropped", "bright", "dark", "close-up", "black and white", "pixelated")
+_QUALITIES += ("jpeg corrupted", "blurry", "good")
+_TRAITS = ("hard to see", "clean", "dirty", "cool", "large", "nice", "weird", "small")
+_WORKS = ("a sculpture", "a rendering", "graffiti", "a tattoo", "a drawing", "a painting", "a doodle", "a sketch")
+_WORKS += ("a rendition", "art", "itap", "a photo")
+_MATERIALS = ("embroidered", "plastic", "origami", "toy", "cartoon", "plushie")
+
+OPENAI_TEMPLATES = (
+    *(f"a {quality} photo of {article} {{}}." for quality in _QUALITIES for article in ("a", "the")),
+    *(f"a photo of {article} {trait} {{}}." for trait in _TRAITS for article in ("a", "the")),
+    *(f"{work} of {article} {{}}." for work in _WORKS for article in ("a", "the")),
+    *(f"{article} {material} {{}}." for material in _MATERIALS for article in ("a", "the")),
+    *("a {} in a video game.", "the {} in a video game.", "a photo of many {}.", "a photo of one {}."),
+    *("a photo of my {}.", "itap of my {}."),
+)
+"""OpenAI's 80 templates for ImageNet, whose embeddings are averaged."""
+
+
+@dataclass(frozen=True)
+class TextTowerKind:
+    """What there is to know of one kind of text tower.
+
+    Attributes:
+        config_class: Class of its configuration.
+        model_class: Class of the tower.
+        width_field: Where its configuration has the width of the embeddings.
+        use_sigmoid: Each text for itself (SigLIP: sigmoid, with a bias) instead of one of all (CLIP: softmax). SigLIP's
+            towers read the last position, so that texts must be padded to their full length.
+        family: What the names of its teachers' adaptors have in them; `None` where any adaptor may be the one.
+    """
+
+    config_class: type[PreTrainedConfig]
+    model_class: type[PreTrainedModel]
+    width_field: str
+    use_sigmoid: bool
+    family: str | None
+
+
+TEXT_TOWERS = {
+    "siglip_text_model": TextTowerKind(SiglipTextConfig, SiglipTextModel, "projection_size", True, "siglip"),
+    "siglip2_text_model": TextTowerKind(Siglip2TextConfig, Siglip2TextModel, "projection_size", True, "siglip"),
+    "clip_text_model": TextTowerKind(CLIPTextConfig, CLIPTextModelWithProjection, "projection_dim", False, "clip"),
+    "sentence_encoder": TextTowerKind(SentenceTowerConfig, SentenceTower, "projection_dim", False, None),
+}
+"""By `model_type` of the configuration. SigLIP2's published models of fixed resolution are of the first kind."""
+
+
+class MissingTextTowerError(LookupError):
+    """A folder without texts was opened for them.
+
+    No `ValueError`: at one of these transformers' pipelines go on with the native backbone, and stop for want of a
+    tokenizer, with words about sentencepiece.
+    """
+
+
+def text_tower_kind(config: RadioConfig) -> TextTowerKind:
+    """Return the kind of `config.text_tower`.
+
+    Raises:
+        MissingTextTowerError: If there is none.
+        ValueError: If it is of no known kind.
+    """
+    if config.text_tower is None:
+        raise MissingTextTowerError(
+            "`text_tower` of the configuration must be that of a text model, got None. Make a folder with one by "
+            "`python -m conversion.from_nvidia ... --text-tower ID`, of the demo's student by "
+            "`python -m training.demo_kit.add_words`, or a model by `RadioForZeroShotImageClassification.from_parts`."
+        )
+    model_type = config.text_tower.get("model_type")
+    check_choice("text_tower.model_type", model_type, TEXT_TOWERS)
+    return TEXT_TOWERS[str(model_type)]
+
+
+def text_tower_config(config: RadioConfig) -> Any:
+    """Return `config.text_tower` as transformers' configuration; errors as of `text_tower_kind`."""
+    return text_tower_kind(config).config_class.from_dict(config.text_tower or {})
+
+
+def tower_attention(kind: TextTowerKind, implementation: str) -> str:
+    """Return the attention implementation of a tower: the backbone's, or sdpa where the tower lacks that."""
+    is_flash = is_flash_attention_requested(requested_attention_implementation=implementation)
+    lacks_flash = is_flash and not kind.model_class._supports_flash_attn
+    lacks_flex = implementation == "flex_attention" and not kind.model_class._supports_flex_attn
+    return "sdpa" if lacks_flash or lacks_flex else implementation
+
+
+def fill_templates(class_name: str, templates: Sequence[str]) -> list[str]:
+    """Return one prompt for each template.
+
+    Raises:
+        ValueError: If there is no template, or one does not have the placeholder `{}` exactly once.
+    """
+    if not templates:
+        raise ValueError("`templates` must have at least one, got none. Give '{}' for the class name alone.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"`templates` must have the placeholder {{}} exactly once, got {template!r}.")
+    return [template.replace("{}", class_name) for template in templates]
+
+
+TextSource = SiglipModel | Siglip2Model | CLIPModel | SentenceTower
+"""Whose texts: a teacher with both towers, or a sentence encoder with a map into an adaptor's space."""
+
+
+def take_text_tower(source: TextSource) -> Any:
+    """Return the text tower with the projection into the common space."""
+    if isinstance(source, (SiglipModel, Siglip2Model)):
+        return source.text_model
+    if isinstance(source, SentenceTower):
+        return source
+    if not isinstance(source, CLIPModel):
+        raise ValueError(
+            "`text_source` must be transformers' SiglipModel, Siglip2Model or CLIPModel, or a SentenceTower, got "
+            f"{type(source).__name__}."
+        )
+    config: Any = copy.deepcopy(source.config.text_config)
+    config.projection_dim = source.config.projection_dim
+    with torch.device("meta"):
+        tower = CLIPTextModelWithProjection(config)
+    tower.text_model, tower.text_projection = source.text_model, source.text_projection
+    return tower
+
+
+def take_logit_scale(source: TextSource) -> Tensor:
+    """Return the logarithm of what cosines are multiplied by, a scalar."""
+    if isinstance(source, SentenceTower):
+        return torch.tensor(source.config.logit_scale_init_value)
+    return source.logit_scale.detach().reshape(())
+
+
+def check_text_adaptor(config: RadioConfig, width: int) -> RadioAdaptorConfig:
+    """Return the adaptor of the text tower's teacher.
+
+    Raises:
+        ValueError: If none is named, or it is not as wide as the texts.
+    """
+    if config.text_adaptor is None:
+        raise ValueError(f"`text_adaptor` of the configuration must name an adaptor, got None. {_widths(config)}")
+    adaptor = config.adaptor(config.text_adaptor, argument="text_adaptor")
+    if adaptor.summary_dim != width:
+        raise ValueError(
+            f"`summary_dim` of adaptor {adaptor.name!r} must be {width}, the width of the text tower's embeddings, got "
+            f"{adaptor.summary_dim}. Take the text tower of its teacher. {_widths(config)}"
+        )
+    return adaptor
+
+
+def find_text_adaptor(config: RadioConfig) -> str:
+    """Return the one adaptor of the text tower's family and width.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    kind = text_tower_kind(config)
+    width = text_tower_config(config).to_dict()[kind.width_field]
+    fitting = [
+        adaptor.name
+        for adaptor in config.adaptor_configs
+        if adaptor.summary_dim == width
+        and (kind.family is None or kind.family in adaptor.name)
+        and (kind.family != "clip" or "siglip" not in adaptor.name)
+    ]
+    if len(fitting) != 1:
+        model = "model" if kind.family is None else f"{kind.family} model"
+        raise ValueError(
+            f"`text_adaptor` must name the adaptor of the text tower's teacher, a {model} with embeddings {width} "
+            f"wide, got None, and {fitting or 'no adaptor'} would fit. {_widths(config)}"
+        )
+    return fitting[0]
+
+
+def _widths(config: RadioConfig) -> str:
+    widths = ", ".join(f"{adaptor.name} ({adaptor.summary_dim})" for adaptor in config.adaptor_configs)
+    return f"Adaptors and their `summary_dim`: {widths or 'none'}."
 
 
 DenseSource = Literal["summary_head", "features"]
@@ -397,7 +726,7 @@ class RadioForZeroShotImageClassification(RadioPreTrainedModel):
                 f"`source='features'`, got {adaptor.feature_dim}. Use 'summary_head'."
             )
         passed = self.radio_model(pixel_values, window_size=window_size)
-        output = read_out(self.radio_model, passed, [adaptor.name], "NCHW")
+        output = self.radio_model.read_out(passed, [adaptor.name], "NCHW")
         return cast(dict[str, Any], output.adaptors)[adaptor.name].features
 
     def _align(self, tokens: Tensor) -> Tensor:

@@ -11,12 +11,11 @@ from torch.export import Dim
 from transformers.utils import ModelOutput
 
 from modeling_radio import RadioModel
-from modeling_radio.configuration_radio import RadioConfig
+from modeling_radio.configuration_radio import RadioConfig, check_resolution, largest_side
 from modeling_radio.detection_radio import RadioDetectionModel
-from modeling_radio.eradio_config_radio import trained_window
+from modeling_radio.eradio_radio import trained_window
 from modeling_radio.heads_radio import RadioTaskModel
 from modeling_radio.outputs_radio import RadioModelOutput
-from modeling_radio.resolution_radio import check_resolution, largest_side
 
 
 MAX_BATCH = 2**31 - 1

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from conversion.nvidia.source import NvidiaCheckpoint
-from modeling_radio.merging_config_radio import MergingFields
-from modeling_radio.messages_radio import check_choice
-from modeling_radio.network_radio import FILLERS
-from modeling_radio.nvidia_arguments_radio import is_eradio
-from modeling_radio.nvidia_radio import (
+from modeling_radio.checks_radio import check_choice
+from modeling_radio.configuration_radio import MergingFields
+from modeling_radio.modeling_radio import FILLERS
+from modeling_radio.nvidia.arguments import is_eradio
+from modeling_radio.nvidia.config import (
     backbone_fields,
     has_one_token,
     release_fields,
@@ -22,8 +22,8 @@ from modeling_radio.nvidia_radio import (
     temporal_patch_size,
     token_fields,
 )
-from modeling_radio.radio1d_arguments_radio import is_radio1d
-from modeling_radio.releases_radio import RELEASES, SIZES
+from modeling_radio.nvidia.radio1d import is_radio1d
+from modeling_radio.presets_radio import RELEASES, SIZES
 
 
 PATCH_GENERATOR = "radio_model.model.patch_generator"

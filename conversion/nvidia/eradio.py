@@ -5,7 +5,7 @@ from torch import Tensor
 
 from conversion.nvidia.keys import TrainingFileLayout, training_file_key
 from modeling_radio import RadioModel
-from modeling_radio.eradio_layers_radio import EradioPositionBias
+from modeling_radio.eradio_radio import EradioPositionBias
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.releases_radio import mlp_ratio_for
+from modeling_radio.presets_radio import mlp_ratio_for
 
 
 _LAYER_SCALE = re.compile(r"^(base_model\.blocks\.\d+\.ls[12])\.grandma$")

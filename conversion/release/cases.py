@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from modeling_radio import RadioConfig
-from modeling_radio.image_reading_radio import UNREADABLE, read_picture
-from modeling_radio.resolution_radio import largest_side, nearest_multiple
+from modeling_radio.checks_radio import nearest_multiple
+from modeling_radio.configuration_radio import largest_side
+from modeling_radio.image_processing_radio import UNREADABLE, read_picture
 
 
 PHOTOGRAPH = Path(__file__).parents[2] / "docs" / "photograph.jpg"

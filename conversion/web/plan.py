@@ -12,7 +12,7 @@ from conversion.graphs.models import size_step
 from conversion.web.graphs import TEXT_PATCHES, Space, WebRadio, find_spaces
 from conversion.web.texts import Texts
 from modeling_radio import RadioModel
-from modeling_radio.resolution_radio import check_multiple
+from modeling_radio.checks_radio import check_multiple
 from modeling_radio.zero_shot_radio import DenseSource
 
 

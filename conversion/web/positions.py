@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioModel
-from modeling_radio.embeddings_radio import RadioPatchGenerator
-from modeling_radio.position_cache_radio import PositionCache
+from modeling_radio.layers_radio import PositionCache, RadioPatchGenerator
 
 
 class OfferedPatchGenerator(RadioPatchGenerator):

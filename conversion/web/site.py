@@ -12,7 +12,7 @@ from typing import Any
 from foundation.files import FolderKind
 from foundation.pictures import PICTURE_FORMATS, copy_picture
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.image_reading_radio import UNREADABLE, open_picture
+from modeling_radio.image_processing_radio import UNREADABLE, open_picture
 
 
 PAGE = Path(__file__).with_name("page")

@@ -13,8 +13,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from conversion.graphs.exporting import export_graph
 from conversion.graphs.files import write_graph
 from modeling_radio import RadioForZeroShotImageClassification
-from modeling_radio.text_radio import SIMPLE_TEMPLATES, fill_templates
 from modeling_radio.tokenizer import open_tokenizer
+from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, fill_templates
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")

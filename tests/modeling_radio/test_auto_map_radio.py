@@ -6,7 +6,7 @@ import pytest
 
 import modeling_radio
 from modeling_radio import RadioConfig
-from modeling_radio.auto_map_radio import INSTANCE_SEGMENTER, INSTANCE_SEGMENTERS, auto_map_entries
+from modeling_radio.hub_radio import INSTANCE_SEGMENTER, INSTANCE_SEGMENTERS, auto_map_entries
 
 
 TASKS = {"image-feature-extraction", "image-classification", "image-segmentation", "depth-estimation"} | {

@@ -8,7 +8,7 @@ import torch
 from task_models import EVERY_MODEL, build, images, tensors_of
 from transformers.utils.generic import TransformersKwargs
 
-from modeling_radio.call_arguments_radio import FOREIGN_ARGUMENTS
+from modeling_radio.inputs_radio import FOREIGN_ARGUMENTS
 
 
 OF_PEFT = {"input_ids": None, "attention_mask": None, "inputs_embeds": None}

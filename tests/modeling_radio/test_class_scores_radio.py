@@ -10,8 +10,7 @@ from task_models import build, tiny_config
 from transformers import ImageClassificationPipeline
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.class_scores_radio import class_scores
-from modeling_radio.classification_radio import ProblemType
+from modeling_radio.heads_radio import ProblemType, class_scores
 from modeling_radio.pipelines_radio import RadioImageClassificationPipeline
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig
-from modeling_radio.adaptors_config_radio import RadioAdaptorConfig
-from modeling_radio.config_checks_radio import ADAPTOR_RULES, LARGEST, MOST_BLOCKS, RULES, check_field
+from modeling_radio.checks_radio import ADAPTOR_RULES, LARGEST, MOST_BLOCKS, RULES, check_field
+from modeling_radio.configuration_radio import RadioAdaptorConfig
 
 
 COUNTS = [0, -1, True, 1.0, "1", None, math.nan, LARGEST + 1, 10**400]

@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 from modeling_radio import RadioConfig, RadioModel, cpu
 from modeling_radio.cpu import PrepackedLinear, blocked_attention_forward, choose_cpu_blocks, prepack
-from modeling_radio.encoder_radio import RadioMLP
+from modeling_radio.layers_radio import RadioMLP
 
 
 IMAGES = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))

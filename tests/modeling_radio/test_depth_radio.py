@@ -7,7 +7,7 @@ import torch
 from task_models import SIZE, images, tiny_config
 
 from modeling_radio import RadioForDepthEstimation, RadioImageProcessor
-from modeling_radio.depth_radio import scale_invariant_loss
+from modeling_radio.heads_radio import scale_invariant_loss
 
 
 def build(**overrides):

@@ -8,8 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_radio import RadioConfig
-from modeling_radio.embeddings_radio import RESIZED_CHANNELS, RadioPatchGenerator, resize_position_table
-from modeling_radio.position_crops_radio import MAX_CROP_ASPECT, MIN_CROP_AREA, POSITION_DRAWS
+from modeling_radio.layers_radio import (
+    MAX_CROP_ASPECT,
+    MIN_CROP_AREA,
+    POSITION_DRAWS,
+    RESIZED_CHANNELS,
+    RadioPatchGenerator,
+    resize_position_table,
+)
 
 
 def sampled_as_an_image(table: Tensor, rows: int, cols: int, uniform: Tensor) -> Tensor:

@@ -6,14 +6,9 @@ import pytest
 from reference_cases import REFERENCE
 
 from modeling_radio import RadioConfig
-from modeling_radio.eradio_config_radio import (
-    PUBLISHED,
-    arguments_of,
-    check_eradio,
-    eradio_fields,
-    published_name,
-)
-from modeling_radio.nvidia_arguments_radio import is_eradio
+from modeling_radio.eradio_radio import check_eradio, eradio_fields
+from modeling_radio.nvidia.arguments import is_eradio
+from modeling_radio.nvidia.eradio import PUBLISHED, arguments_of, published_name
 
 
 ARGUMENTS = json.loads((REFERENCE / "e_radio_tiny" / "eradio_arguments.json").read_text())

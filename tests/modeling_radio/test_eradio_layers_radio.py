@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_radio.eradio_layers_radio import EradioAttentionBlock, EradioConvolutions, EradioPositionBias
+from modeling_radio.eradio_radio import EradioAttentionBlock, EradioConvolutions, EradioPositionBias
 
 
 @torch.no_grad()

@@ -17,8 +17,7 @@ from modeling_radio import (
     RadioImageProcessor,
     RadioModel,
 )
-from modeling_radio.eradio_config_radio import eradio_fields
-from modeling_radio.eradio_network_radio import EradioNetwork, optimal_window
+from modeling_radio.eradio_radio import EradioNetwork, eradio_fields, optimal_window
 
 
 CASE = REFERENCE / "e_radio_tiny"

@@ -19,9 +19,9 @@ from modeling_radio import (
     RadioModel,
     RadioPreTrainedModel,
 )
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.heads_radio import weighted_cross_entropy
 from modeling_radio.outputs_radio import NetworkPass
-from modeling_radio.resolution_radio import Resolution
 
 
 NUM_LABELS = 5

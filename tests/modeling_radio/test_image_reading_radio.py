@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from processor_cases import make_pixels, process
 
-from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.image_reading_radio import read_label_maps
+from modeling_radio.image_processing_radio import RadioImageProcessor, read_label_maps
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.intermediate_radio import average_blocks, group_blocks
+from modeling_radio.inputs_radio import group_blocks
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_scaling_of_a_mean(network):
     normalizer, blocks = network.inter_feature_normalizer, [1, 2, 3]
     with torch.no_grad():
         passed = network(torch.rand(1, 3, 32, 48), keep=blocks)
-        found = {order: average_blocks(network, passed, blocks, order) for order in ("post-alpha", "pre-alpha", "none")}
+        found = {order: network.average_blocks(passed, blocks, order) for order in ("post-alpha", "pre-alpha", "none")}
     prefix = network.config.num_prefix_tokens
     tokens = {block: passed.kept[block] for block in blocks}
     mean = sum(tokens.values()) / 3

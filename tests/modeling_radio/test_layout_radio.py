@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.layout_radio import partition_windows
-from modeling_radio.packs_radio import ImagePack
+from modeling_radio.layers_radio import ImagePack, partition_windows
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from tiny_radio1d import FIELDS
 
 from modeling_radio import RadioConfig
-from modeling_radio.resolution_radio import Resolution
+from modeling_radio.checks_radio import Resolution
 
 
 def config(**overrides) -> RadioConfig:

@@ -1,6 +1,6 @@
 import pytest
 
-from modeling_radio.messages_radio import check_blocks, check_choice, did_you_mean
+from modeling_radio.checks_radio import check_blocks, check_choice, did_you_mean
 
 
 def test_near_words_are_suggested_and_far_ones_are_not():

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers.initialization import no_init_weights
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.network_radio import ADAPTORS, BLOCKS, POSITIONS, PREFIX_TOKENS, RadioNetwork
+from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, POSITIONS, PREFIX_TOKENS, RadioNetwork
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +200,6 @@ def test_a_plain_network_imports_no_other_architecture():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = run.stdout.split()
-    assert "modeling_radio.network_radio" in imported
+    assert "modeling_radio.modeling_radio" in imported
     others = ("eradio_", "radio1d_radio", "video_radio")
     assert [name for name in imported if any(other in name for other in others)] == []

@@ -8,7 +8,7 @@ from reference_cases import load_training_file, write_hub_folder
 
 from conversion.from_nvidia import main
 from modeling_radio import RadioModel
-from modeling_radio.nvidia_arguments_radio import check_arguments, check_hub_config
+from modeling_radio.nvidia.arguments import check_arguments, check_hub_config
 
 
 TEACHERS = [{"name": "siglip2-g"}]

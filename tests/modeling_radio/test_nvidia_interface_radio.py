@@ -11,8 +11,8 @@ from torch import nn
 
 from conversion.from_nvidia import convert
 from modeling_radio import RadioBackbone, RadioConfig, RadioForImageClassification, RadioModel
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.outputs_radio import NetworkPass, RadioPair
-from modeling_radio.resolution_radio import Resolution
 
 
 pytestmark = [

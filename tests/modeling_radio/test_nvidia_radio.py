@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_radio import RadioConfig
-from modeling_radio.nvidia_radio import (
+from modeling_radio.nvidia.config import (
     backbone_fields,
     is_nvidia_config,
     release_fields,

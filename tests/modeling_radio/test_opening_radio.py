@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.opening_radio import garbage_collection_paused
+from modeling_radio.loading_radio import garbage_collection_paused
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from modeling_radio import peft_radio
-from modeling_radio.peft_radio import (
+from modeling_radio.loading_radio import (
     check_adapter_versions,
     check_adapter_weights,
     find_adapter_base,

@@ -6,8 +6,8 @@ from PIL import Image
 from task_models import build, tiny_config
 
 from modeling_radio import RadioForImageClassification, RadioImageProcessor
-from modeling_radio.pipeline_parts_radio import VIEW_OPTIONS
 from modeling_radio.pipelines_radio import (
+    VIEW_OPTIONS,
     RadioDepthEstimationPipeline,
     RadioImageClassificationPipeline,
     RadioImageSegmentationPipeline,

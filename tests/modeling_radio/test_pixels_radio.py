@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.pixels_radio import to_pixels
+from modeling_radio.image_processing_radio import to_pixels
 
 
 RESCALED = {"do_rescale": True, "rescale_factor": 1 / 255}

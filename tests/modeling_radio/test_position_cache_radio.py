@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.position_cache_radio import PositionCache
+from modeling_radio.layers_radio import PositionCache
 
 
 @pytest.fixture

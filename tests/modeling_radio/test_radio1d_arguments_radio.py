@@ -2,8 +2,8 @@
 
 import pytest
 
-from modeling_radio.radio1d_arguments_radio import is_radio1d, merging_fields, prefix_counts
-from modeling_radio.releases_radio import SIZES
+from modeling_radio.nvidia.radio1d import is_radio1d, merging_fields, prefix_counts
+from modeling_radio.presets_radio import SIZES
 
 
 def fields(size: str = "large", **kwargs):

@@ -17,8 +17,8 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
+from modeling_radio.checks_radio import Resolution
 from modeling_radio.radio1d_radio import count_tokens, logger
-from modeling_radio.resolution_radio import Resolution
 
 
 TWICE = {"downscale_levels": [0, 2], "decoder_depth": 3, "decoder_upscale_levels": [1, 2]}

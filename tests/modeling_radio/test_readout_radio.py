@@ -6,7 +6,6 @@ from releases import needs_native_packs
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.readout_radio import read_out
 
 
 GRIDS = [(4, 6), (3, 3), (4, 6), (5, 2), (3, 3)]
@@ -97,12 +96,12 @@ def test_reads_the_summary_and_the_features_from_the_final_tokens(model):
     pixel_values = torch.rand(2, 3, 64, 96)
     network, config = model.radio_model, model.config
     passed = network(pixel_values)
-    out = read_out(network, passed)
+    out = network.read_out(passed)
     assert torch.equal(out.summary, passed.tokens[:, config.summary_idxs].flatten(1))
     assert torch.equal(out.features, passed.tokens[:, config.num_prefix_tokens :])
     assert out.last_hidden_state is passed.tokens
     assert out.adaptors == {}
-    maps = read_out(network, passed, ["sam3"], "NCHW")
+    maps = network.read_out(passed, ["sam3"], "NCHW")
     assert torch.equal(maps.features, out.features.transpose(1, 2).unflatten(2, (4, 6)))
     assert maps.adaptors["sam3"].features.shape == (2, 5, 8, 12)
 

@@ -10,7 +10,7 @@ import torch
 
 from model_cards.parameters import ParameterCounts, count_parameters
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.releases_radio import RELEASES, SIZES, mlp_ratio_for
+from modeling_radio.presets_radio import RELEASES, SIZES, mlp_ratio_for
 
 
 TIMM_REGISTERS = 4

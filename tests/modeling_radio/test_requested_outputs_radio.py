@@ -8,7 +8,7 @@ from task_models import EVERY_MODEL, images, tiny_config
 from transformers.testing_utils import CaptureLogger
 
 from modeling_radio import RadioForObjectDetection, RadioModel
-from modeling_radio.requested_outputs_radio import join_runs, logger
+from modeling_radio.inputs_radio import join_runs, logger
 
 
 CLASSES = {"backbone with adaptors", "maps", "classifier", "DPT segmenter", "depth", "detector", "instance segmenter"}

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from modeling_radio import RadioConfig
+from modeling_radio.checks_radio import round_to_step
+from modeling_radio.configuration_radio import check_resolution, nearest_resolution
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.resolution_radio import check_resolution, nearest_resolution, round_to_step
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0, 16), (23.9, 16), (24, 32), (40, 32), (48, 48)])

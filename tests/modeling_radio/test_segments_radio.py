@@ -2,7 +2,7 @@
 
 import torch
 
-from modeling_radio.segments_radio import NO_SEGMENT, describe_segments, divide_pixels, segments_of_classes
+from modeling_radio.post_processing_radio import NO_SEGMENT, describe_segments, divide_pixels, segments_of_classes
 
 
 def stripes(*spans):

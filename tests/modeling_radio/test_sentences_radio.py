@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from transformers import BertModel, RobertaConfig, RobertaModel
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.sentences_radio import SentenceTower, SentenceTowerConfig
+from modeling_radio.zero_shot_radio import SentenceTower, SentenceTowerConfig
 
 
 WIDTH = 12

@@ -4,7 +4,7 @@ import pytest
 from transformers import SiglipTextConfig
 
 from modeling_radio import RadioConfig
-from modeling_radio.text_radio import (
+from modeling_radio.zero_shot_radio import (
     OPENAI_TEMPLATES,
     PLAIN_TEMPLATES,
     SIMPLE_TEMPLATES,

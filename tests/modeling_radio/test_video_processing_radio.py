@@ -17,7 +17,7 @@ from modeling_radio import (
     RadioVideoProcessor,
     video_processing_radio,
 )
-from modeling_radio.class_scores_radio import class_scores, tempered
+from modeling_radio.heads_radio import class_scores, tempered
 from modeling_radio.pipelines_radio import RadioVideoClassificationPipeline
 
 

@@ -5,8 +5,8 @@ import torch
 from task_models import build, images, tiny_config
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.resolution_radio import Resolution
-from modeling_radio.views_radio import ObjectsOfViews, View, ViewOptions, average_maps, fit_whole, mean_of_probabilities
+from modeling_radio.checks_radio import Resolution
+from modeling_radio.heads_radio import ObjectsOfViews, View, ViewOptions, average_maps, fit_whole, mean_of_probabilities
 
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -18,8 +18,7 @@ from transformers.models.radio import RadioModel as NativeRadioModel
 from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.readout_radio import read_out
-from modeling_radio.text_radio import PLAIN_TEMPLATES
+from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
 
 
 KINDS = ("siglip", "siglip2", "clip")
@@ -529,7 +528,7 @@ def test_folder_with_a_text_tower_opens_natively(model, tmp_path):
     pixels = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         network = model.radio_model
-        expected = read_out(network, network(pixels)).summary
+        expected = network.read_out(network(pixels)).summary
         torch.testing.assert_close(native(pixels).summary, expected, rtol=0, atol=1e-6)
 
 

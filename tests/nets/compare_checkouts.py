@@ -51,9 +51,9 @@ Teacher, TeacherOutput = _find("Teacher"), _find("TeacherOutput")
 
 def presets() -> list[str]:
     """What else differs between checkouts: where the names of the presets stand."""
-    import modeling_radio.releases_radio
+    import modeling_radio.presets_radio
 
-    return list(modeling_radio.releases_radio.PRESETS)
+    return list(modeling_radio.presets_radio.PRESETS)
 
 
 # What a side does, in a process of its own ---------------------------------------------------------------------------

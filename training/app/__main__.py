@@ -14,7 +14,7 @@ from foundation.files import check_output
 from foundation.interruption import raised_signals
 from foundation.settings import Settings, SettingsError
 from foundation.trust import check_parts
-from modeling_radio.image_reading_radio import UNREADABLE, read_picture
+from modeling_radio.image_processing_radio import UNREADABLE, read_picture
 from training.app.space import SPACE, write_space
 
 

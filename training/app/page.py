@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode, resize, to_pil_image
 
 from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
-from modeling_radio.auto_map_radio import task_of
-from modeling_radio.messages_radio import check_choice
-from modeling_radio.resolution_radio import check_multiple, largest_side
-from modeling_radio.window_choice_radio import WindowSize, check_window_size
+from modeling_radio.checks_radio import check_choice, check_multiple
+from modeling_radio.configuration_radio import largest_side
+from modeling_radio.hub_radio import task_of
+from modeling_radio.windows_radio import WindowSize, check_window_size
 from modeling_radio.zero_shot_radio import DenseSource
 from training.pictures.answers import (
     DTYPES,

@@ -18,7 +18,7 @@ import modeling_radio
 from foundation.files import FolderKind, write_folder
 from foundation.pictures import copy_picture
 from foundation.trust import check_parts, copy_model
-from modeling_radio.peft_radio import HUB_ID
+from modeling_radio.loading_radio import HUB_ID
 from training.pictures.answers import read_radio_config
 
 

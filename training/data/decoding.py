@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from modeling_radio.image_reading_radio import UNREADABLE, load_upright, open_picture, to_eight_bits
+from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture, to_eight_bits
 
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from foundation.settings import hash_of
-from modeling_radio.image_reading_radio import FORMATS
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
+from modeling_radio.image_processing_radio import FORMATS
 from training.data.decoding import MIN_SIDE_PX, EncodedImage, SkippedImages
 from training.data.fingerprints import content_fingerprint
 from training.data.image_table import SPLITS, ImageTable, Split

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.settings import hash_of
-from modeling_radio.messages_radio import did_you_mean
+from modeling_radio.checks_radio import did_you_mean
 from training.data.decoding import EncodedImage
 from training.data.fingerprints import content_fingerprint
 from training.data.folder_kinds import BUILDERS, find_shards

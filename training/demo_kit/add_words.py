@@ -27,8 +27,7 @@ from foundation.machine.timing import Clock, ProgressBar
 from model_cards.build import write_card
 from model_cards.results import Results, Source
 from modeling_radio import RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
-from modeling_radio.sentences_radio import SentenceTower
-from modeling_radio.text_radio import PLAIN_TEMPLATES, SIMPLE_TEMPLATES
+from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES, SIMPLE_TEMPLATES, SentenceTower
 from training.demo_kit.images import render
 from training.demo_kit.packages import package_named
 from training.evaluation.data.tables import imagenet_class_names

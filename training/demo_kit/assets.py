@@ -17,7 +17,7 @@ from pathlib import Path
 
 from foundation.packages.fetching import fetch_package
 from foundation.packages.pinned import PackageUnavailableError
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 from training.data.image_table import Split
 from training.data.sources import DEMO_SOURCES
 from training.demo_kit.packages import fetch_at_once, fetch_if_available, package_named

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from foundation.machine.timing import ProgressBar
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 from training.data.decoding import to_tensor
 from training.data.image_table import SPLITS, Images, Split
 from training.demo_kit.assets import DemoAssets

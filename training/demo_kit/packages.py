@@ -12,7 +12,7 @@ from foundation.interruption import raised_signals
 from foundation.packages.clients import ENDING
 from foundation.packages.fetching import cache_dir, fetch_package, is_complete
 from foundation.packages.pinned import Package, PackageUnavailableError, read_packages
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 
 
 logger = logging.getLogger(__name__)

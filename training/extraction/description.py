@@ -15,7 +15,7 @@ from foundation.machine.timing import Clock
 from model_cards.build import license_of
 from model_cards.kinds.features import Column, FeatureSet, build_features_card
 from model_cards.licenses import License, nvidia_license
-from modeling_radio.stored_tensors_radio import read_json
+from modeling_radio.checks_radio import read_json
 from training.evaluation.provenance import describe_run
 from training.extraction.columns import FEATURES, GRID, ID, MEAN_FEATURES, SCALE, SUMMARY
 from training.extraction.index import build_indexes, index_path, summary_columns

@@ -17,7 +17,7 @@ from foundation.files import hash_file, write_text
 from foundation.ranks import device_of_process, of_all_ranks, on_first_rank, rank_and_count, wait_for_ranks
 from foundation.seeds import make_generator
 from foundation.settings import hash_of
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 from training.data.public_names import public_name
 from training.evaluation.features import Wanted, batches_between, encode_batches
 from training.evaluation.models.radio import AUTOCAST_TYPES, RadioFeatures, open_radio

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from foundation.errors import first_few
 from foundation.settings import hash_of
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 from training.data.labeled.layouts import (
     DEPTH_FOLDERS,
     IMAGE_FOLDERS,

@@ -21,10 +21,10 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, C
 
 from foundation.files import write_folder
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
+from modeling_radio.checks_radio import check_choice
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.messages_radio import check_choice
-from modeling_radio.network_radio import ADAPTORS, BLOCKS
-from modeling_radio.peft_radio import ODD_VALUES, check_adapter_weights
+from modeling_radio.loading_radio import ODD_VALUES, check_adapter_weights
+from modeling_radio.modeling_radio import ADAPTORS, BLOCKS
 from training.finetuning.settings import FinetuneSettings
 
 

@@ -17,12 +17,11 @@ from transformers.utils import logging as transformers_logging
 from foundation.files import write_folder
 from foundation.trust import check_named_code
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioPreTrainedModel
-from modeling_radio.detection_labels_radio import check_num_queries
-from modeling_radio.encoder_radio import RadioBlock
+from modeling_radio.checks_radio import Resolution, did_you_mean
+from modeling_radio.detection_radio import check_num_queries
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.messages_radio import did_you_mean
-from modeling_radio.resolution_radio import Resolution
-from modeling_radio.window_choice_radio import choose_without_budget
+from modeling_radio.layers_radio import RadioBlock
+from modeling_radio.windows_radio import choose_without_budget
 from training.finetuning.adapters import BACKBONE, IN_BLOCKS, add_adapter, head_names
 from training.finetuning.settings import BOX_TASKS, ZERO_SHOT, FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask
@@ -158,7 +157,7 @@ def _window_fields(config: RadioConfig, task: FinetuningTask) -> dict[str, Any]:
 def _automatic_window(config: RadioConfig, task: FinetuningTask) -> int | None:
     if config.eradio is None:
         return choose_without_budget(config, *_grid(config, task))
-    from modeling_radio.eradio_network_radio import optimal_window
+    from modeling_radio.eradio_radio import optimal_window
 
     return optimal_window(*task.size)
 

@@ -17,9 +17,9 @@ from foundation.files import remove_partial, write_text
 from foundation.machine.timing import Clock
 from foundation.output_lock import check_run_folder, sole_run
 from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
+from modeling_radio.checks_radio import read_json
+from modeling_radio.configuration_radio import check_resolution
 from modeling_radio.image_processing_radio import RadioImageProcessor
-from modeling_radio.resolution_radio import check_resolution
-from modeling_radio.stored_tensors_radio import read_json
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
 from training.finetuning.data.sources import load_images

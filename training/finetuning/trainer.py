@@ -23,8 +23,7 @@ from foundation.files import write_file
 from foundation.interruption import TrainingDivergedError
 from foundation.ranks import any_rank, fsdp_plugin
 from modeling_radio import RadioConfig
-from modeling_radio.network_radio import ADAPTORS
-from modeling_radio.nvidia_interface_radio import NvidiaNetwork
+from modeling_radio.modeling_radio import ADAPTORS, RadioNetwork
 from training.finetuning.adapters import BACKBONE
 from training.finetuning.checkpoints import BestThatIsLeft, SealCheckpoints
 from training.finetuning.models import TRUNK
@@ -248,8 +247,8 @@ def frozen_parts(model: nn.Module) -> list[nn.Module]:
     return [network.model.patch_generator] if network.config.eradio is None else []
 
 
-def _network_of(model: nn.Module) -> NvidiaNetwork:
-    return next(module for module in model.modules() if isinstance(module, NvidiaNetwork))
+def _network_of(model: nn.Module) -> RadioNetwork:
+    return next(module for module in model.modules() if isinstance(module, RadioNetwork))
 
 
 def learning_rates(settings: FinetuneSettings, config: RadioConfig) -> tuple[float, float]:
@@ -305,14 +304,14 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _learning_rate(name: str, network: NvidiaNetwork, learning_rates: tuple[float, float], layer_decay: float) -> float:
+def _learning_rate(name: str, network: RadioNetwork, learning_rates: tuple[float, float], layer_decay: float) -> float:
     backbone_rate, head_rate = learning_rates
     if f"{BACKBONE}." not in name or f"{ADAPTORS}." in name:
         return head_rate
     return backbone_rate * layer_decay ** _num_blocks_above(name, network)
 
 
-def _num_blocks_above(name: str, network: NvidiaNetwork) -> int:
+def _num_blocks_above(name: str, network: RadioNetwork) -> int:
     """Return how many blocks, of an E-RADIO levels, come after the one that a weight of the backbone belongs to.
 
     None after the last norm, RADIO1D's decoder and E-RADIO's neck: the head reads what they give. A merging belongs to

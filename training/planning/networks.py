@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_radio import RadioModel
-from modeling_radio.encoder_radio import RadioBlock
+from modeling_radio.layers_radio import RadioBlock
 from training.planning.teachers import TeacherCost
 from training.recipe import Recipe
 from training.student.build import checkpoint_blocks, student_config, student_patch_size

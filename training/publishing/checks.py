@@ -22,7 +22,7 @@ from foundation.trust import clean_environment, foreign_code, our_modules
 from model_cards.licenses import License
 from model_cards.rendering import read_card
 from modeling_radio import RadioImageProcessor
-from modeling_radio.stored_tensors_radio import read_json
+from modeling_radio.checks_radio import read_json
 from training.pictures.answers import MODELS
 from training.publishing.folders import CARD, Publication
 from training.student.exported.reopen import reopen_elsewhere

@@ -17,7 +17,7 @@ from foundation.files import check_output, write_file
 from foundation.machine.timing import ProgressBar
 from foundation.settings import Settings, SettingsError
 from modeling_radio import RadioModel, RadioVideoProcessor
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 from training.evaluation.models.radio import open_radio
 from training.pictures.features import fit_pca_basis, foreground_map, pca_colors
 

@@ -15,10 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from foundation.checkpoints import with_windowed_blocks
 from foundation.command_line import Command
-from modeling_radio.resolution_radio import Resolution
-from modeling_radio.text_radio import SIMPLE_TEMPLATES
-from modeling_radio.window_choice_radio import WindowSize
-from modeling_radio.zero_shot_radio import DenseSource
+from modeling_radio.checks_radio import Resolution
+from modeling_radio.windows_radio import WindowSize
+from modeling_radio.zero_shot_radio import SIMPLE_TEMPLATES, DenseSource
 from training.demo_kit.assets import load_demo_assets
 from training.demo_kit.republishing import republishable_photographs
 from training.evaluation.data.demo import load_photographs

@@ -13,10 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from foundation.seeds import derive_seed
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
-from modeling_radio.encoder_radio import RadioBlock
-from modeling_radio.layout_radio import AttentionLayout, Segments
-from modeling_radio.messages_radio import did_you_mean
-from modeling_radio.resolution_radio import largest_side
+from modeling_radio.checks_radio import did_you_mean
+from modeling_radio.configuration_radio import largest_side
+from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
 from training.recipe import Recipe, RecipeError, TeacherRecipe
 from training.student.parameters import freeze_projection_of_clips
 from training.student.regularizers.damp import add_damp

@@ -4,14 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from modeling_radio.network_radio import (
-    ADAPTORS,
-    DECODER_PREFIX,
-    FILLERS,
-    PATCH_GENERATOR,
-    POSITIONS,
-    PREFIX_TOKENS,
-)
+from modeling_radio.modeling_radio import ADAPTORS, DECODER_PREFIX, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS
 
 
 STACKED_MATRICES = {"attn.qkv": 3, "mlp.w12": 2}

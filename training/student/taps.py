@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from foundation.seeds import derive_seed
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.adaptors_config_radio import RadioAdaptorConfig
 from modeling_radio.adaptors_radio import RadioHeadMLP
+from modeling_radio.checks_radio import Resolution
+from modeling_radio.configuration_radio import RadioAdaptorConfig
 from modeling_radio.outputs_radio import (
     FeatureFormat,
     RadioAdaptorOutput,
@@ -25,7 +26,6 @@ from modeling_radio.outputs_radio import (
     RadioModelOutput,
     to_map,
 )
-from modeling_radio.resolution_radio import Resolution
 from training.recipe import Recipe, RecipeError
 from training.recipe_sections.teaching import target_name
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 from training.teachers.answers import teacher_error
 
 

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from foundation.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
+from modeling_radio.configuration_radio import largest_side
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkPass
-from modeling_radio.readout_radio import read_out
-from modeling_radio.resolution_radio import largest_side
 from training.recipe_sections.networks import Precision
 from training.teachers.answers import TeacherOutput, resample_features, teacher_error
 from training.teachers.base import Teacher
@@ -107,7 +106,7 @@ class RadioTeacher(Teacher):
 
     def _read(self, passed: NetworkPass) -> TeacherOutput:
         names = [] if self.adaptor_name is None else [self.adaptor_name]
-        output: Any = read_out(self.network.radio_model, passed, names, "NCHW")
+        output: Any = self.network.radio_model.read_out(passed, names, "NCHW")
         answer = output if self.adaptor_name is None else output.adaptors[self.adaptor_name]
         features = resample_features(answer.features.float(), *passed.grid)
         return TeacherOutput(None if self.summary_dim is None else answer.summary, features)

@@ -16,7 +16,7 @@ import torch
 from foundation.packages.fetching import fetch_package
 from foundation.packages.pinned import PackageUnavailableError
 from foundation.ranks import rank_and_count
-from modeling_radio.messages_radio import check_choice, did_you_mean
+from modeling_radio.checks_radio import check_choice, did_you_mean
 from training.demo_kit.packages import package_named
 from training.recipe import Recipe, TeacherRecipe
 from training.recipe_sections.networks import RunOptions

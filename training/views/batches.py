@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foundation.seeds import make_generator
-from modeling_radio.resolution_radio import round_to_step
+from modeling_radio.checks_radio import round_to_step
 from training.recipe import PartitionRecipe, Recipe, RecipeError
 from training.views.shapes import Shape, most_tokens, plan_shapes
 from training.views.windows import draw_window

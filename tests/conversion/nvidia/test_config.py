@@ -6,7 +6,7 @@ import torch
 from conversion.nvidia.config import build_config_fields
 from conversion.nvidia.source import NvidiaCheckpoint
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.releases_radio import RELEASES
+from modeling_radio.presets_radio import RELEASES
 
 
 FOUR = [{"name": name, "use_summary": name != "sam"} for name in ("clip", "siglip2-g", "dino_v2", "sam")]

@@ -14,7 +14,7 @@ from conversion.to_nvidia import main as to_nvidia
 from conversion.to_nvidia import training_file_content
 from conversion.verification import compare_with_reference, largest_difference
 from modeling_radio import RadioConfig, RadioModel, eradio_config_radio
-from modeling_radio.eradio_config_radio import eradio_fields
+from modeling_radio.eradio_radio import eradio_fields
 
 
 CASE = REFERENCE / "e_radio_tiny"

@@ -1,7 +1,8 @@
 """An E-RADIO with a block in each of its four stages."""
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
+from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio.nvidia.eradio import PUBLISHED
 
 
 def build_eradio() -> RadioModel:

@@ -4,7 +4,7 @@ from tiny_texts import TEXT
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from modeling_radio.sentences_radio import SentenceTower
+from modeling_radio.zero_shot_radio import SentenceTower
 
 
 def build_sentence_encoder() -> BertModel:

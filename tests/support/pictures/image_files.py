@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from modeling_radio.image_reading_radio import FORMATS
+from modeling_radio.image_processing_radio import FORMATS
 
 
 SIDES = (40, 48)  # height, width

@@ -15,7 +15,7 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageOps
 
 from modeling_radio import RadioImageProcessor
-from modeling_radio.image_reading_radio import UNREADABLE, read_picture
+from modeling_radio.image_processing_radio import UNREADABLE, read_picture
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb
 from training.data.labeled.opening import read_row
 from training.evaluation.data.rows import DecodedImages

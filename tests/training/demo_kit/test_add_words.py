@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from foundation.packages.pinned import PackageUnavailableError
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.sentences_radio import SentenceTower
+from modeling_radio.zero_shot_radio import SentenceTower
 from training.demo_kit import add_words
 from training.demo_kit.add_words import build_model, check_adaptor, compare, main, ridge, with_dense_summaries
 from training.evaluation.models.sentences import SentenceEncoder

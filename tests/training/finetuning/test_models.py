@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from modeling_radio import RadioConfig, RadioForImageClassification, RadioModel
-from modeling_radio.encoder_radio import RadioBlock
+from modeling_radio.layers_radio import RadioBlock
 from training.finetuning.adapters import open_adapter
 from training.finetuning.models import (
     MAX_GRAPHS,

@@ -9,7 +9,7 @@ from small_recipes import small_recipe
 from torch import nn
 
 from modeling_radio import RadioModel
-from modeling_radio.network_radio import ADAPTORS
+from modeling_radio.modeling_radio import ADAPTORS
 from training.recipe import PartitionRecipe, Recipe, RecipeError, StudentRecipe, load_recipe
 from training.student.build import (
     build_student,

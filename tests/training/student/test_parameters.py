@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.network_radio import DECODER_PREFIX, FILLERS, POSITIONS, PREFIX_TOKENS
+from modeling_radio.modeling_radio import DECODER_PREFIX, FILLERS, POSITIONS, PREFIX_TOKENS
 from training.student.parameters import is_decayed, is_of_trunk
 from training.student.regularizers.spectral import SCALE_SUFFIX
 

@@ -11,7 +11,8 @@ from tiny_distillation import distil, install_tiny_world
 from tiny_radio1d import build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
+from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio.nvidia.eradio import PUBLISHED
 from training.recipe import TeacherRecipe, load_recipe
 from training.recipe_sections.networks import RunOptions
 from training.student.build import student_config

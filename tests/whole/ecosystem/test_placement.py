@@ -16,7 +16,7 @@ from torch.export import Dim
 from transformers.integrations.accelerate import get_balanced_memory
 
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.eradio_config_radio import eradio_fields
+from modeling_radio.eradio_radio import eradio_fields
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -26,8 +26,8 @@ from modeling_radio import (
     RadioForSemanticSegmentation,
     RadioModel,
 )
-from modeling_radio.config_checks_radio import ACTIVATIONS, ADAPTOR_RULES, LARGEST, PROBLEM_TYPES, RULES
-from modeling_radio.window_choice_radio import WindowChoice
+from modeling_radio.checks_radio import ACTIVATIONS, ADAPTOR_RULES, LARGEST, PROBLEM_TYPES, RULES
+from modeling_radio.windows_radio import WindowChoice
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

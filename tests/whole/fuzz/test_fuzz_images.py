@@ -14,7 +14,7 @@ from PIL import Image
 
 from foundation.pictures import copy_picture
 from modeling_radio import RadioImageProcessor
-from modeling_radio.image_reading_radio import UNREADABLE
+from modeling_radio.image_processing_radio import UNREADABLE
 from training.data.decoding import EncodedImage, UnusableImageError, decode_rgb, image_size
 
 

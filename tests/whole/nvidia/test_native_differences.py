@@ -7,7 +7,8 @@ import torch
 from transformers.models.radio import RadioModel as NativeRadioModel
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
+from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio.nvidia.eradio import PUBLISHED
 
 
 HEADS = [

@@ -33,7 +33,7 @@ from two_processes import (
 
 from foundation.errors import UserError
 from foundation.output_lock import sole_run
-from modeling_radio.encoder_radio import RadioBlock
+from modeling_radio.layers_radio import RadioBlock
 from training.distillation.sharding import build_accelerator
 from training.distillation.stages import run_recipe
 from training.distillation.watching.run_history import RunHistory

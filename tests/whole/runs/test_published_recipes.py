@@ -27,8 +27,7 @@ from transformers import (
 from two_processes import run_two_processes
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.layout_radio import AttentionLayout
-from modeling_radio.packs_radio import ImagePack
+from modeling_radio.layers_radio import AttentionLayout, ImagePack
 from training.distillation.stages import run_recipe
 from training.planning.cards import CARDS
 from training.planning.plan import Plan

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from modeling_radio.classification_radio import ProblemType
+from modeling_radio.heads_radio import ProblemType
 from training.data.labeled.layouts import TRAIN, Tables
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from foundation.errors import first_few
-from modeling_radio.messages_radio import did_you_mean
+from modeling_radio.checks_radio import did_you_mean
 from training.data.decoding import EncodedImage, SkippedImages, UnusableImageError, load_picture
 from training.data.folder_kinds import BUILDERS, MAX_NAMED, find_shards, is_hidden
 from training.data.labeled.layouts import SPLIT_NAMES, TRAIN, SplitNames, Tables

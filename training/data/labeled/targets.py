@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling_radio.image_reading_radio import UNREADABLE, load_upright, open_picture
+from modeling_radio.image_processing_radio import UNREADABLE, load_upright, open_picture
 
 
 INTEGER_UNITS_PER_METER = 1000.0  # 16-bit depth is in millimeters, as in NYU Depth v2; KITTI has 256

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from modeling_radio.network_radio import BLOCKS
+from modeling_radio.modeling_radio import BLOCKS
 from training.student.parameters import STACKED_MATRICES, is_decayed, is_of_trunk, student_parameters
 from training.student.regularizers.spectral import SCALE_SUFFIX
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foundation.seeds import make_generator
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.resolution_radio import check_resolution
+from modeling_radio.configuration_radio import check_resolution
 from training.distillation.sharding import reshard
 from training.distillation.watching.held_out_images import held_out_images
 from training.distillation.watching.held_out_views import View

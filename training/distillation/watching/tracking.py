@@ -19,7 +19,7 @@ from torch import Tensor
 from foundation.files import WriteError, write_text
 from foundation.machine.timing import ProgressBar
 from foundation.ranks import on_first_rank
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 from training.distillation.watching.losses_by_size import LOSS_KINDS
 from training.distillation.watching.run_history import RunHistory
 from training.pictures.progress import draw_progress

@@ -14,7 +14,7 @@ from torch import Tensor
 from foundation.checkpoints import plain_parts
 from foundation.settings import hash_of
 from model_cards.results import Source
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 
 
 Item = TypeVar("Item", covariant=True)

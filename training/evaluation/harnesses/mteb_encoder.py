@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from modeling_radio.image_reading_radio import to_eight_bits
+from modeling_radio.image_processing_radio import to_eight_bits
 from training.evaluation.models.base import FeatureModel, TextModel
 
 

@@ -22,8 +22,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.image_utils import pil_torch_interpolation_mapping
 
 from foundation.errors import first_few
-from modeling_radio.text_radio import fill_templates
 from modeling_radio.tokenizer import open_tokenizer
+from modeling_radio.zero_shot_radio import fill_templates
 from training.evaluation.models.base import Encoding
 from training.evaluation.models.pretrained import Preprocessing, PretrainedFeatures, tokens_to_maps
 from training.teachers.published.language import ClipTeacher, SiglipTeacher, Tipsv2Teacher

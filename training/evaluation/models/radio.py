@@ -15,10 +15,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from foundation.checkpoints import open_checkpoint, read_config
 from model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
+from modeling_radio.checks_radio import check_multiple
+from modeling_radio.configuration_radio import largest_side
 from modeling_radio.cpu import choose_cpu_blocks
-from modeling_radio.resolution_radio import check_multiple, largest_side
 from modeling_radio.tokenizer import open_tokenizer
-from modeling_radio.window_choice_radio import WindowSize
+from modeling_radio.windows_radio import WindowSize
 from modeling_radio.zero_shot_radio import DenseSource
 from training.evaluation.data.base import tensor_fingerprint
 from training.evaluation.models.base import Encoding, FeatureModel, TextModel

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from model_cards.results import Measurement
-from modeling_radio.resolution_radio import Resolution
+from modeling_radio.checks_radio import Resolution
 from training.evaluation.models.radio import RadioFeatures
 from training.evaluation.tasks.base import Evaluation
 from training.evaluation.tasks.classification import measure_knn

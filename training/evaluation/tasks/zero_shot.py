@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model_cards.results import Measurement
-from modeling_radio.text_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES, SIMPLE_TEMPLATES
+from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES, SIMPLE_TEMPLATES
 from training.evaluation.data.tables import imagenet_class_names
 from training.evaluation.features import Wanted
 from training.evaluation.models.base import FeatureModel, TextModel

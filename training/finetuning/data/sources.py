@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from accelerate import PartialState
 
 from foundation.seeds import derive_seed
-from modeling_radio.classification_radio import ProblemType
+from modeling_radio.heads_radio import ProblemType
 from training.data.labeled.coco import holds_coco, read_coco
 from training.data.labeled.labels import (
     LabelReader,

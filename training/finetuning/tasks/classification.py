@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_radio import RadioConfig, RadioForImageClassification
-from modeling_radio.classification_radio import ProblemType
+from modeling_radio.heads_radio import ProblemType
 from training.finetuning.data.augmentation import Sample
 from training.finetuning.data.rare_classes import choose_weights
 from training.finetuning.data.sources import LabeledImages

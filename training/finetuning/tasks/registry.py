@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modeling_radio.classification_radio import ProblemType
+from modeling_radio.heads_radio import ProblemType
 from training.finetuning.data.sources import LabeledImages
 from training.finetuning.settings import FinetuneSettings
 from training.finetuning.tasks.base import FinetuningTask

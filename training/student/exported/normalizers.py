@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from foundation.ranks import copy_from_first_rank
 from modeling_radio import RadioConfig, RadioModel
 from modeling_radio.adaptors_radio import RadioAdaptor
-from modeling_radio.normalizers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
+from modeling_radio.layers_radio import RadioFeatureNormalizer, RadioIntermediateNormalizer
 from training.recipe import RecipeError
 from training.recipe_sections.watching import ExportRecipe
 from training.student.packing import pack_groups

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
-from modeling_radio.embeddings_radio import resize_position_table
-from modeling_radio.network_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
+from modeling_radio.layers_radio import resize_position_table
+from modeling_radio.modeling_radio import ADAPTORS, BLOCKS, DECODER_PREFIX, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
 from training.recipe import RecipeError
 from training.student.exported.normalizers import remove_normalizers
 from training.student.parameters import CLIPS

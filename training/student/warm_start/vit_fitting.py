@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.embeddings_radio import resize_position_table
+from modeling_radio.layers_radio import resize_position_table
 from training.recipe import RecipeError
 from training.student.warm_start.report import WarmStart
 from training.student.warm_start.vit import Block, VitTrunk

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foundation.seeds import make_generator
 from modeling_radio import RadioConfig
-from modeling_radio.network_radio import BLOCKS
+from modeling_radio.modeling_radio import BLOCKS
 from training.recipe import RecipeError
 
 

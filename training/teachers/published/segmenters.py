@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from modeling_radio.resolution_radio import round_to_step
+from modeling_radio.checks_radio import round_to_step
 from training.recipe_sections.networks import Precision
 from training.teachers.answers import TeacherOutput, teacher_error, tokens_to_map
 from training.teachers.base import HALF_MEAN, HALF_STD, IMAGENET_MEAN, IMAGENET_STD, Teacher

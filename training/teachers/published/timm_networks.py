@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modeling_radio.messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice
 from training.recipe_sections.networks import Precision
 from training.teachers.answers import TeacherOutput, teacher_error, tokens_to_map
 from training.teachers.base import Teacher

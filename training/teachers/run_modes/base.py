@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modeling_radio.resolution_radio import round_to_step
+from modeling_radio.checks_radio import round_to_step
 from training.recipe_sections.networks import RunOptions
 from training.teachers.answers import TeacherOutput, teacher_error
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.network_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
+from modeling_radio.modeling_radio import ADAPTORS, POSITIONS, PREFIX_TOKENS
 from training.distillation.optimizers.groups import parameter_groups
 from training.student.regularizers.spectral import SCALE_SUFFIX, add_spectral_scales
 

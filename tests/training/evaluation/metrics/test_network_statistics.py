@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.eradio_config_radio import PUBLISHED, eradio_fields
+from modeling_radio.eradio_radio import eradio_fields
+from modeling_radio.nvidia.eradio import PUBLISHED
 from training.evaluation.metrics.network_statistics import block_norms, block_statistics
 
 

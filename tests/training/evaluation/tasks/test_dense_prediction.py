@@ -8,7 +8,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.text_radio import PLAIN_TEMPLATES
+from modeling_radio.zero_shot_radio import PLAIN_TEMPLATES
 from training.evaluation.data.tables import TableData
 from training.evaluation.metrics.dense_probe import segmentation_loss
 from training.evaluation.models.radio import open_radio

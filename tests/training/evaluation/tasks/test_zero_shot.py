@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from conversion.text_tower import canonicalizing
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioModel
-from modeling_radio.text_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES
+from modeling_radio.zero_shot_radio import OPENAI_TEMPLATES, PLAIN_TEMPLATES
 from training.evaluation.data.base import Examples, Part, Stacked
 from training.evaluation.models.base import TextModel
 from training.evaluation.models.radio import RadioFeatures, open_radio

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.network_radio import ADAPTORS
+from modeling_radio.modeling_radio import ADAPTORS
 from training.student.regularizers.damp import DampLinear, add_damp
 
 

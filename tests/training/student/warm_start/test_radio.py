@@ -7,7 +7,7 @@ from comparisons import assert_same_weights
 
 from conversion.from_nvidia import convert
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.trunk_config_radio import TrunkFields
+from modeling_radio.configuration_radio import TrunkFields
 from training.recipe import RecipeError
 from training.student.warm_start.radio import TRUNK_FIELDS, open_source, standardize_heads, warm_start
 from training.targets.phi_s import PhiS

@@ -5,7 +5,7 @@ import torch
 from tiny_radio1d import ADAPTORS, FIELDS, build_radio1d
 
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.network_radio import DECODER_PREFIX, PREFIX_TOKENS
+from modeling_radio.modeling_radio import DECODER_PREFIX, PREFIX_TOKENS
 from training.recipe import RecipeError
 from training.student.warm_start.radio import open_source, warm_start
 from training.student.warm_start.widening import check_widening, is_new, widen

@@ -1,8 +1,10 @@
-"""What a saved folder says about its classes: which the Auto classes open, and where pipelines of ours are needed."""
+"""What a saved folder says of its classes, and how their source files come along."""
 
 import copy
+import importlib
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -112,3 +114,8 @@ def copy_source_files(folder: str | Path) -> None:
     """Copy into a folder the source files that `trust_remote_code` runs."""
     for source in Path(__file__).parent.glob("*_radio.py"):
         shutil.copyfile(source, Path(folder) / source.name)
+
+
+def import_sibling(name: str, config: Any = None) -> ModuleType:
+    """Return another source file of this package, which only some models need."""
+    return importlib.import_module(f"{__package__}.{name}")

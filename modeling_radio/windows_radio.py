@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .config_checks_radio import COUNT, WINDOW, number, optional
-from .configuration_radio import RadioConfig
-from .encoder_radio import RadioVisionTransformer
-from .layout_radio import AttentionLayout, Segments
-from .resolution_radio import Resolution, check_multiple, largest_side
+from .checks_radio import COUNT, WINDOW, Resolution, check_multiple, number, optional
+from .configuration_radio import RadioConfig, largest_side
+from .layers_radio import AttentionLayout, RadioVisionTransformer, Segments
 
 
 WINDOW_SIZES = tuple(range(32, 5, -1))

@@ -10,16 +10,11 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from .config_checks_radio import COUNT, LARGEST, number, optional
-from .configuration_radio import RadioConfig
-from .embeddings_radio import RadioInputConditioner
-from .inputs_radio import check_feature_format, count_from_first
-from .intermediate_radio import Aggregation, ScaleOrder, average_blocks, check_widths, group_blocks
-from .messages_radio import check_blocks, check_choice
-from .network_radio import RadioNetwork
+from .checks_radio import COUNT, LARGEST, Resolution, check_blocks, check_choice, number, optional
+from .configuration_radio import RadioConfig, largest_side, nearest_resolution
+from .inputs_radio import Aggregation, ScaleOrder, check_feature_format, check_widths, count_from_first, group_blocks
+from .layers_radio import RadioInputConditioner
 from .outputs_radio import FeatureFormat, RadioPair
-from .readout_radio import read_out
-from .resolution_radio import Resolution, largest_side, nearest_resolution
 
 
 class NvidiaNames:
@@ -92,8 +87,11 @@ class OutsideConditioner(RadioInputConditioner):
         return pixel_values
 
 
-class NvidiaNetwork(NvidiaNames, RadioNetwork):
-    """The network, with the names of NVIDIA's `radio_model`."""
+class NvidiaNetworkNames(NvidiaNames):
+    """The names of NVIDIA's `radio_model`, for `RadioNetwork`."""
+
+    model: Any
+    input_conditioner: RadioInputConditioner
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -176,20 +174,21 @@ class NvidiaNetwork(NvidiaNames, RadioNetwork):
         groups = group_blocks(blocks, aggregation)
         self._check_merged(groups, norm=norm, stop_early=stop_early)
         last = blocks[-1] if stop_early else depth - 1
-        passed = self(x, keep={last, *(block for group in groups for block in group)}, output_hidden_states=False)
+        network: Any = self
+        passed = network(x, keep={last, *(block for group in groups for block in group)}, output_hidden_states=False)
         final_norm = self.model.norm if norm else nn.Identity()
         outputs: list[Any] = []
         for group in groups:
-            tokens = final_norm(average_blocks(self, passed, group, norm_alpha_scheme))
+            tokens = final_norm(network.average_blocks(passed, group, norm_alpha_scheme))
             as_map = output_fmt == "NCHW"
-            features = self.block_map(tokens, passed.grid, group[-1]) if as_map else self.patch_features(tokens)
-            outputs.append(RadioPair(self.summarize(tokens), features) if return_prefix_tokens else features)
+            features = network.block_map(tokens, passed.grid, group[-1]) if as_map else network.patch_features(tokens)
+            outputs.append(RadioPair(network.summarize(tokens), features) if return_prefix_tokens else features)
         if intermediates_only:
             return outputs
         if passed.encoded is None:  # else the final output is the decoder's
             passed = passed._replace(tokens=final_norm(passed.kept[last]))
-        names = [name for name in self.config.adaptor_names or [] if name in self.adaptors]  # a backbone has none
-        return read_out(self, passed, names, output_fmt).to_pairs(), outputs
+        names = [name for name in self.config.adaptor_names or [] if name in network.adaptors]  # a backbone has none
+        return network.read_out(passed, names, output_fmt).to_pairs(), outputs
 
     def _check_merged(self, groups: Sequence[Sequence[int]], *, norm: bool, stop_early: bool) -> None:
         """Refuse options that ask of RADIO1D's narrow or coarse blocks what only its last ones are made for."""
@@ -199,23 +198,10 @@ class NvidiaNetwork(NvidiaNames, RadioNetwork):
                 raise ValueError(f"`{name}` must be False with `downscale_levels`, got True.")
 
 
-def build_network(config: RadioConfig, use_adaptors: bool = True) -> NvidiaNetwork:
-    """Return the network of a configuration; an architecture besides the plain ViT is imported where it is built."""
-    if config.eradio is not None:
-        from .eradio_network_radio import EradioNetwork
-
-        return EradioNetwork(config, use_adaptors)
-    if config.num_mergings:
-        from .radio1d_radio import Radio1dNetwork
-
-        return Radio1dNetwork(config, use_adaptors)
-    return NvidiaNetwork(config, use_adaptors)
-
-
-class NvidiaInterface(NvidiaNames):
+class NvidiaModelNames(NvidiaNames):
     """The same names on a model, which asks its `radio_model`."""
 
-    radio_model: NvidiaNetwork
+    radio_model: Any
 
     @property
     def adaptors(self) -> nn.ModuleDict:
@@ -241,11 +227,11 @@ class NvidiaInterface(NvidiaNames):
         return self.radio_model.set_optimal_window_size(image_dim)
 
     def make_preprocessor_external(self) -> RadioInputConditioner:
-        """Return what normalizes pixels, for the caller to run; see `NvidiaNetwork`."""
+        """Return what normalizes pixels, for the caller to run; see `NvidiaNetworkNames`."""
         return self.radio_model.make_preprocessor_external()
 
     def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return features after chosen blocks; see `NvidiaNetwork`."""
+        """Return features after chosen blocks; see `NvidiaNetworkNames`."""
         return self.radio_model.forward_intermediates(x, *args, **kwargs)
 
 

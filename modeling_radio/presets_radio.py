@@ -8,22 +8,10 @@ https://arxiv.org/abs/2607.03624, but for the prefix tokens, which that table gi
 counts 4 class tokens and 6 registers.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-
-def mlp_ratio_for(intermediate_size: int, hidden_size: int) -> float:
-    """Return the smallest number whose product with `hidden_size` truncates to `intermediate_size`.
-
-    transformers' native RADIO, timm and NVIDIA's code have no width of the MLP, they compute it from this ratio.
-    """
-    ratio = intermediate_size / hidden_size
-    while int(hidden_size * ratio) < intermediate_size:
-        ratio = math.nextafter(ratio, math.inf)
-    while int(hidden_size * math.nextafter(ratio, 0)) == intermediate_size:
-        ratio = math.nextafter(ratio, 0)
-    return ratio
+from .checks_radio import mlp_ratio_for
 
 
 @dataclass(frozen=True)

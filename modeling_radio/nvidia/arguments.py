@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .config_checks_radio import FLAG, LARGEST, MAPPING, MOST_BLOCKS, Rule, integer, listed, number
+from modeling_radio.checks_radio import FLAG, LARGEST, MAPPING, MOST_BLOCKS, Rule, integer, listed, number
 
 
 def _is_line(value: Any) -> bool:

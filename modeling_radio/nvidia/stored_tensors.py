@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from transformers.utils import cached_file
 
-from .messages_radio import check_choice
+from modeling_radio.checks_radio import check_choice, read_json
 
 
 _WEIGHTS = "model.safetensors"
@@ -62,21 +62,6 @@ def _find(folder: str | Path, name: str, place: Mapping[str, Any]) -> Path | Non
     except OSError:
         return None  # transformers will say so where it needs the file
     return None if found is None else Path(found)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds.
-
-    Raises:
-        ValueError: If it holds another thing.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is no valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must hold a JSON object, got {content!r:.60}.")
-    return content
 
 
 def indexed_files(index: Path) -> list[str]:

@@ -1,18 +1,70 @@
-"""What each field of the configuration may hold: one rule a field, checked wherever a value is set.
+"""Checks that many files share, and the one form of their errors: `` `name` must be RULE, got VALUE. WHAT TO DO. ``.
+
+What each field of the configuration may hold: one rule a field, checked wherever a value is set.
 
 Numbers are Python's own, since those of numpy and torch cannot be written to `config.json`; truth values are none.
 What several fields must be together is checked where those fields are declared.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import difflib
+import json
+import math
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from .messages_radio import did_you_mean
+
+def did_you_mean(word: Any, choices: Collection[str], *, at_least: float = 0.6) -> str:
+    """Return `" Did you mean ...?"`, or nothing if no choice is near: `at_least` is difflib's ratio, 1 for equal."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=at_least)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_choice(
+    name: str, value: Any, choices: Collection[str], *, error: Callable[[str], Exception] = ValueError
+) -> None:
+    """Refuse a value that is none of the choices.
+
+    Args:
+        name: What has the value, as the user wrote it, for example `"views.teachers"`.
+        value: The value.
+        choices: All valid values.
+        error: Class of what is raised, or a function that makes it of the message.
+
+    Raises:
+        error: If `value` is no choice; the message lists all and suggests the nearest.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise error(f"`{name}` must be one of {list(choices)}, got {value!r}.{did_you_mean(value, choices)}")
+
+
+def check_blocks(name: str, blocks: Sequence[int], depth: int, *, count: int | None = None) -> None:
+    """Refuse block numbers that do not ascend or do not exist.
+
+    Args:
+        name: What lists them.
+        blocks: 0-based blocks.
+        depth: Number of blocks of the network.
+        count: How many there must be; a block may then stand there more than once, since shallow networks have fewer.
+            None takes any number from 1, all different.
+
+    Raises:
+        ValueError: If the list is empty or of another length, does not ascend, leaves [0, depth) or holds something
+            else than integers.
+    """
+    if not isinstance(blocks, Sequence) or not all(type(block) is int for block in blocks):
+        raise ValueError(f"`{name}` must be a list of integers, got {blocks!r}.")
+    is_ascending = list(blocks) == sorted(blocks if count else set(blocks))
+    is_counted = bool(blocks) if count is None else len(blocks) == count
+    if not (is_ascending and is_counted and all(0 <= block < depth for block in blocks)):
+        number = "" if count is None else f"{count} "
+        raise ValueError(f"`{name}` must be {number}ascending blocks in [0, {depth}), got {list(blocks)}.")
 
 
 LARGEST = 2**20
@@ -296,3 +348,76 @@ def check_field(name: str, value: Any) -> None:
     """
     if name in RULES:
         RULES[name].check(name, value)
+
+
+class Resolution(NamedTuple):
+    """A height and a width, in pixels or in patches."""
+
+    height: int
+    width: int
+
+
+def round_to_step(size: float, step: int) -> int:
+    """Return the multiple of `step` nearest to `size`, at least one; of two as near the even one, as NVIDIA's code."""
+    return max(round(size / step), 1) * step
+
+
+def mlp_ratio_for(intermediate_size: int, hidden_size: int) -> float:
+    """Return the smallest number whose product with `hidden_size` truncates to `intermediate_size`.
+
+    transformers' native RADIO, timm and NVIDIA's code have no width of the MLP, they compute it from this ratio.
+    """
+    ratio = intermediate_size / hidden_size
+    while int(hidden_size * ratio) < intermediate_size:
+        ratio = math.nextafter(ratio, math.inf)
+    while int(hidden_size * math.nextafter(ratio, 0)) == intermediate_size:
+        ratio = math.nextafter(ratio, 0)
+    return ratio
+
+
+def nearest_multiple(height: float, width: float, step: int, largest: int) -> Resolution:
+    """Return the size nearest to `height` x `width` pixels whose sides are multiples of `step`, at most `largest`."""
+    limit = largest // step * step
+    return Resolution(*(min(round_to_step(side, step), limit) for side in (height, width)))
+
+
+def check_multiple(name: str, height: int, width: int, step: int, largest: int) -> None:
+    """Refuse a size with a side that is no positive multiple of `step`, or longer than `largest` pixels.
+
+    Args:
+        name: What has the size, as the message begins, for example "`size`".
+        height: Height in pixels.
+        width: Width in pixels.
+        step: What both must be multiples of.
+        largest: Longest side.
+
+    Raises:
+        ValueError: It names the nearest valid size.
+    """
+    if height % step or width % step or not height or not width or max(height, width) > largest:
+        nearest = nearest_multiple(height, width, step, largest)
+        raise ValueError(
+            f"{name} must have sides that are multiples of {step} and at most {largest} pixels, got "
+            f"{height} x {width}. The nearest valid size is {nearest.height} x {nearest.width}."
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, and no truth value."""
+    largest = sys.float_info.max  # compared, since an integer may be too large to become a float
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -largest <= value <= largest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises:
+        ValueError: If it holds another thing.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is no valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {content!r:.60}.")
+    return content

@@ -1,14 +1,17 @@
-"""Adapters of peft: finding base and head of one, and refusing one that was made for another model."""
+"""How checkpoints and adapters of peft are opened: what is found where, what is refused, what is reported."""
 
+import contextlib
+import gc
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
@@ -16,10 +19,60 @@ from transformers.utils import (
     find_adapter_config_file,
     is_peft_available,
     is_peft_greater_or_equal,
+    logging,
 )
+from transformers.utils.loading_report import LoadStateDictInfo
 
-from .nvidia_radio import is_nvidia_config
-from .stored_tensors_radio import read_json
+from .checks_radio import read_json
+from .configuration_radio import FOREIGN_LAYOUTS
+
+
+@contextlib.contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Keep Python from looking for garbage meanwhile; it goes on afterwards if it was on.
+
+    Opening a folder makes thousands of small objects, and each few hundred of them make the collector walk through
+    those of torch and transformers: more than half of the processor time of opening C-RADIOv4-H, weights apart.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+_BACKBONE = "radio_model"
+_LOGGER = logging.get_logger("transformers.modeling_utils")  # which logs the table: one verbosity for both
+
+
+class NewHeadReport(PreTrainedModel):
+    """A model whose head may be new: it is then named in one line, and not weight by weight.
+
+    A head of which the folder has a part is none that is expected to be new. It is reported in full, as are weights of
+    the backbone that are missing, unknown weights, and those of another shape.
+    """
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: LoadStateDictInfo) -> None:
+        """Adjust what transformers is about to report; `output_loading_info=True` still gives every key."""
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        missing = loading_info.missing_keys
+        new = {name: {key for key in missing if key.startswith(f"{name}.")} for name in self._unfilled_heads(missing)}
+        if not new:
+            return
+        keys = set().union(*new.values())
+        _LOGGER.warning(f"{type(self).__name__}: {len(keys)} new weights to train: {', '.join(new)}.")
+        loading_info.create_loading_report = replace(loading_info, missing_keys=missing - keys).create_loading_report
+
+    def _unfilled_heads(self, missing: set[str]) -> list[str]:
+        """Return the parts beside the backbone none of whose parameters were there."""
+        parameters = {
+            name: {key for key, _ in module.named_parameters(prefix=name)}
+            for name, module in self.named_children()
+            if name != _BACKBONE
+        }
+        return [name for name, keys in parameters.items() if keys and keys <= missing]
 
 
 WHOLE_MODELS = ("model*.safetensors", "pytorch_model*.bin")
@@ -73,7 +126,7 @@ def is_radio_folder(folder: str | Path) -> bool:
     if _is_adapter(Path(folder)) or not config.is_file():
         return False
     values = read_json(config)
-    return values.get("model_type") == "radio" or is_nvidia_config(values)
+    return values.get("model_type") == "radio" or any(layout.describes(values) for layout in FOREIGN_LAYOUTS)
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .releases_radio import Size
+from modeling_radio.presets_radio import Size
 
 
 MODEL = "radio1d_"

@@ -1,0 +1,230 @@
+"""Opens folders in the layout of NVIDIA's Hub repositories: what their weights tell, and whether all of them fit."""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from modeling_radio.checks_radio import read_json
+from modeling_radio.modeling_radio import ADAPTORS, FILLERS, PATCH_GENERATOR, POSITIONS, PREFIX_TOKENS, SUMMARY_TOKENS
+
+from .arguments import check_hub_config, is_eradio
+from .config import (
+    backbone_fields,
+    config_fields_from_nvidia,
+    has_one_token,
+    is_nvidia_config,
+    temporal_patch_size,
+    token_fields,
+    with_adaptors,
+)
+from .radio1d import is_radio1d
+from .stored_tensors import StoredTensor, read_integers, stored_tensors
+
+
+_INNER = {
+    r"^radio_model\.model\.inner\.": "radio_model.model.",  # how DINOv2's ViTs are wrapped there
+    r"(?<=\.ls[12]\.)gamma$": "grandma",  # RADIO1D's, where ViTs say `grandma`; heads have it in training files only
+}
+_INNER_PREFIX_TOKENS = PREFIX_TOKENS.replace("radio_model.model.", "radio_model.model.inner.")
+_BLOCKS = (
+    (re.compile(r"radio_model\.model\.(?:inner\.)?blocks\.([0-9]{1,4})\."), "depth", "num_hidden_layers"),
+    (re.compile(r"radio_model\.model\.decoder\.blocks\.([0-9]{1,4})\."), "decoder_depth", "decoder_depth"),
+)
+_PLACE = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+class NvidiaFolder:
+    """Folders in the layout of NVIDIA's Hub repositories, one of `FOREIGN_LAYOUTS`."""
+
+    def describes(self, values: dict[str, Any]) -> bool:
+        """Return whether a parsed `config.json` is in this layout."""
+        return is_nvidia_config(values)
+
+    def fields(self, values: dict[str, Any], adaptor_names: Any) -> dict[str, Any]:
+        """Return the arguments of `RadioConfig` that a parsed `config.json` gives, see `config_fields_from_nvidia`."""
+        return config_fields_from_nvidia(values, adaptor_names)
+
+    def opening_arguments(self, folder: str | Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the arguments with which transformers opens a folder of NVIDIA's right.
+
+        The number of registers and the tokens of the summary are in the weights, which win over `config.json`.
+
+        Args:
+            folder: A folder or the name of a Hub repository.
+            arguments: Those of `from_pretrained`.
+
+        Returns:
+            All arguments, or nothing where the folder is not in NVIDIA's layout.
+
+        Raises:
+            ValueError: If the arguments describe no network that the weights can be of, or a file of weights is damaged.
+        """
+        # It warns of being told to trust, which the Auto classes pass on.
+        place = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
+        try:
+            values, _ = PreTrainedConfig.get_config_dict(folder, **place)
+        except OSError:
+            return None  # transformers will say what the folder lacks
+        if not is_nvidia_config(values):
+            return None
+        check_hub_config(values, f"{folder}/config.json")
+        values = with_adaptors(values, arguments.get("adaptor_names"))
+        tensors = stored_tensors(folder, {name: arguments[name] for name in _PLACE if name in arguments})
+        _check_trunk(values["args"], tensors)
+        _check_adaptors(values, tensors)
+        fields = {**_token_fields(values["args"], tensors), **_video_fields(tensors)}
+        opening = {
+            **arguments,
+            "key_mapping": {**_INNER, **(arguments.get("key_mapping") or {})},
+            "ignore_mismatched_sizes": True,  # `check_loaded` names them, with whatever else does not fit
+        }
+        config = arguments.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            return {**fields, **opening}
+        for name, value in fields.items():
+            setattr(config, name, value)
+        return opening
+
+    def check_loaded(self, model: Any) -> None:
+        """Refuse a network that the weights of NVIDIA's folder did not fill.
+
+        Args:
+            model: As `from_pretrained` opened it.
+
+        Raises:
+            ValueError: If a tensor of the backbone or of an adaptor is missing, unknown or of another shape; all are named.
+        """
+        loaded = model._loaded
+        missing = [key for key in loaded["missing_keys"] if key.startswith("radio_model.")]
+        # Adaptors that were not asked for may be there.
+        adaptors = tuple(f"{ADAPTORS}.{adaptor.name}." for adaptor in model.config.adaptor_configs)
+        unknown = [
+            key for key in loaded["unexpected_keys"] if key.startswith(adaptors) or not key.startswith(f"{ADAPTORS}.")
+        ]
+        # Where one token stands for all teachers, the file lists them nevertheless.
+        misshapen = [
+            f"{key} {tuple(given)} instead of {tuple(wanted)}"
+            for key, given, wanted in loaded["mismatched_keys"]
+            if key != SUMMARY_TOKENS
+        ]
+        check_fit(sorted(unknown), sorted(missing), sorted(misshapen))
+        model._weight_conversions = []  # transformers would save the weights under NVIDIA's keys, but our configuration
+
+
+class FolderWithUnnamedVideo:
+    """Folders in our layout from elsewhere, whose weights have temporal patches that no field of theirs tells of."""
+
+    def describes(self, values: dict[str, Any]) -> bool:
+        """Return that no `config.json` shows it."""
+        return False
+
+    def opening_arguments(self, folder: str | Path, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the arguments of `from_pretrained` with the frames of a temporal patch; nothing where a field has them.
+
+        Folders of ours have a field for them. One from elsewhere may lack it; of those, local ones are looked at.
+
+        Args:
+            folder: A folder in our layout, or another source of transformers', of which nothing is changed.
+            arguments: Those of the call.
+
+        Raises:
+            ValueError: If the projection of temporal patches has no possible shape, or a file of weights is damaged.
+        """
+        local = Path(folder, arguments.get("subfolder") or "")
+        if not (local / "config.json").is_file() or "video_temporal_patch_size" in read_json(local / "config.json"):
+            return None
+        fields = _video_fields(stored_tensors(local))
+        config = arguments.get("config")
+        if not fields:
+            return None
+        if not isinstance(config, PreTrainedConfig):
+            return {**fields, **arguments}
+        config.video_temporal_patch_size = fields["video_temporal_patch_size"]
+        return arguments
+
+    def check_loaded(self, model: Any) -> None:
+        """Check nothing: transformers reports what does not fit."""
+
+
+def _check_trunk(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuse arguments of a larger network than the weights': all of it would be built before anything is missed."""
+    if not tensors or is_eradio(args):
+        return  # no safetensors files; or no blocks that could be counted
+    named = backbone_fields(args)
+    for pattern, argument, field in _BLOCKS:
+        blocks = {int(match[1]) for key in tensors if (match := pattern.match(key))}
+        if named.get(field, 0) > len(blocks):
+            raise ValueError(
+                f"The tensors do not fit the architecture. `args.model_kwargs.{argument}` must be {len(blocks)}, the "
+                f"number of blocks in the weights, got {named[field]}."
+            )
+    prefix = tensors.get(PREFIX_TOKENS, tensors.get(_INNER_PREFIX_TOKENS))
+    if prefix is not None and prefix.shape[-1:] != [named["hidden_size"]]:
+        raise ValueError(
+            f"The tensors do not fit the architecture. {PREFIX_TOKENS} must end in `args.model_kwargs.embed_dim`, "
+            f"{named['hidden_size']}, got the shape {tuple(prefix.shape)}."
+        )
+
+
+def _check_adaptors(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuse widths that no tensor of the adaptor has: what does not fit is made anew by transformers, of any size."""
+    if not tensors:
+        return
+    for name in config.get("adaptor_names") or []:
+        stored = [tensor.shape for key, tensor in tensors.items() if key.startswith(f"{ADAPTORS}.{name}.")]
+        sides = sorted({side for shape in stored for side in shape})
+        for head, field in itertools.product(("summary", "feature"), ("hidden_dim", "output_dim")):
+            width = config["adaptor_configs"][name][head][field]
+            if width not in sides:
+                raise ValueError(
+                    f"The tensors do not fit the architecture. `adaptor_configs.{name}.{head}.{field}` must be a side "
+                    f"of a tensor of that adaptor, one of {sides}, got {width}."
+                )
+
+
+def check_fit(unknown: Sequence[str], missing: Sequence[str], misshapen: Sequence[str]) -> None:
+    """Refuse weights that are not those of the network.
+
+    Raises:
+        ValueError: If there are any; the message names all.
+    """
+    problems = {"unknown": unknown, "missing": missing, "of another shape": misshapen}
+    found = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise ValueError(f"The tensors do not fit the architecture. {'; '.join(found)}.")
+
+
+def _token_fields(args: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    """Return what the weights tell of the tokens before the patches."""
+    fields: dict[str, Any] = {}
+    prefix = tensors.get(PREFIX_TOKENS, tensors.get(_INNER_PREFIX_TOKENS))
+    if is_radio1d(args):
+        fields |= _table_sizes(backbone_fields(args)["patch_size"], tensors)
+    if prefix is not None and len(prefix.shape) == 2:
+        fields["num_registers"] = prefix.shape[0] - token_fields(args, of_hub_folder=True)["num_cls_tokens"]
+    if SUMMARY_TOKENS in tensors and not has_one_token(args):
+        fields["summary_idxs"] = read_integers(SUMMARY_TOKENS, tensors[SUMMARY_TOKENS])
+    return fields
+
+
+def _video_fields(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    """Return what the weights tell of temporal patches."""
+    patches, video = (tensors.get(f"{PATCH_GENERATOR}.{name}.weight") for name in ("embedder", "video_embedder"))
+    if video is None or patches is None or len(patches.shape) != 2:
+        return {}
+    return {"video_temporal_patch_size": temporal_patch_size(video.shape, patches.shape)}
+
+
+def _table_sizes(patch_size: int, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
+    """Return the sides of RADIO1D's tables, which its arguments may leave open."""
+    fields = {}
+    if (table := tensors.get(POSITIONS)) is not None and len(table.shape) == 3:
+        fields["max_img_size"] = math.isqrt(table.shape[1]) * patch_size
+    if (table := tensors.get(FILLERS)) is not None and len(table.shape) == 2:
+        fields["filler_grid_size"] = math.isqrt(table.shape[0])
+    return fields
