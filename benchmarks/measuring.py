@@ -27,7 +27,6 @@ from foundation.settings import Settings, require
 from foundation.tables import markdown
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import check_multiple
-from modeling_radio.configuration_radio import largest_side
 
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +84,7 @@ class MeasuringSettings(Settings):
         require(is_checkout, "against", str(self.against), "the root of a checkout of this project")
         config = RadioConfig.from_preset(self.preset)
         for size in self.sizes:
-            check_multiple("`sizes`", size, size, config.patch_size, largest_side(config))
+            check_multiple("`sizes`", size, size, config.patch_size, config.largest_side)
 
     @property
     def on_gpu(self) -> bool:

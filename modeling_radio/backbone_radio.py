@@ -11,11 +11,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_radio import RadioConfig
-from .inputs_radio import StatesWanted, check_call_arguments
+from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, RadioPreTrainedModel, build_network
 from .outputs_radio import NetworkPass
-from .windows_radio import WindowSize
 
 
 class RadioMapNorm(nn.LayerNorm):

@@ -123,6 +123,23 @@ class TrunkFields:
         return self.patch_size if self.eradio is None else 2 * self.patch_size
 
     @property
+    def largest_side(self) -> int:
+        """Largest accepted height or width in pixels."""
+        return self.max_resolution or self.max_img_size
+
+    def nearest_resolution(self, height: int, width: int) -> Resolution:
+        """Return the valid size nearest to `height` x `width` pixels."""
+        return nearest_multiple(height, width, self.resolution_step, self.largest_side)
+
+    def check_resolution(self, height: int, width: int, argument: str = "pixel_values") -> None:
+        """Refuse a size that the network cannot take; `argument` has it.
+
+        Raises:
+            ValueError: If a side is no positive multiple of the patch size or too large. The message names the nearest.
+        """
+        check_multiple(f"`{argument}`", height, width, self.resolution_step, self.largest_side)
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the first patch: class tokens and registers."""
         return self.num_cls_tokens + self.num_registers
@@ -1039,22 +1056,3 @@ def _numbers_of(names: Any) -> dict[str, dict[str, int]]:
     if not is_valid:
         return {}
     return {"label2id": {name: int(index) for index, name in names.items()}}
-
-
-def largest_side(config: "RadioConfig") -> int:
-    """Return the largest accepted height or width in pixels."""
-    return config.max_resolution or config.max_img_size
-
-
-def nearest_resolution(config: "RadioConfig", height: int, width: int) -> Resolution:
-    """Return the valid size nearest to `height` x `width` pixels."""
-    return nearest_multiple(height, width, config.resolution_step, largest_side(config))
-
-
-def check_resolution(config: "RadioConfig", height: int, width: int, argument: str = "pixel_values") -> None:
-    """Refuse a size that the network cannot take; `argument` has it.
-
-    Raises:
-        ValueError: If a side is no positive multiple of the patch size or too large. The message names the nearest.
-    """
-    check_multiple(f"`{argument}`", height, width, config.resolution_step, largest_side(config))

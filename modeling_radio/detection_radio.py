@@ -43,10 +43,9 @@ from .backbone_radio import RadioMapNorm
 from .checks_radio import Resolution
 from .configuration_radio import RadioConfig
 from .heads_radio import ObjectsOfViews, RadioTaskModel, ViewOptions, count_classes, fit_whole, require_pixels
-from .inputs_radio import StatesWanted, check_call_arguments
+from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .modeling_radio import WHOLE_PARTS
 from .outputs_radio import to_map
-from .windows_radio import WindowSize
 
 
 BOX_TOLERANCE = 1e-3  # our choice: how far rounding may bring a box out of [0, 1]

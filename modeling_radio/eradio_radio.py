@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from .checks_radio import COUNT, FLAG, LARGEST, MOST_BLOCKS, Resolution, Rule, did_you_mean, integer, listed, number
 from .configuration_radio import RadioConfig
-from .inputs_radio import batch_of_call, warn_of_pixel_range
+from .inputs_radio import WindowSize, check_batch, warn_of_pixel_range
 from .modeling_radio import RadioNetwork
 from .outputs_radio import NetworkPass
-from .windows_radio import WindowSize
 
 
 POSITION_RANGE = 8
@@ -538,7 +537,7 @@ class EradioNetwork(RadioNetwork):
                 f"Blocks {sorted(keep)} cannot be read: E-RADIO has no blocks of one width, only its final features. "
                 "Take a head that reads these, or a RADIO that is a plain ViT."
             )
-        batch = batch_of_call(pixel_values, image_grid_hw, pixel_values_videos, config)
+        batch = check_batch(config, pixel_values, image_grid_hw, pixel_values_videos)
         if not self._warned_of_pixel_range:
             self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
         features = self.model(self.input_conditioner(batch.pixels), self._window(window_size, batch.grid))

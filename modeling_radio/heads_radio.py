@@ -32,12 +32,11 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .annotations_radio import IGNORED_CLASS
 from .checks_radio import Resolution, check_choice, nearest_multiple
-from .configuration_radio import RadioConfig, largest_side, nearest_resolution
-from .inputs_radio import StatesWanted, check_call_arguments
+from .configuration_radio import RadioConfig
+from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .loading_radio import NewHeadReport
 from .modeling_radio import ADAPTORS, IGNORED_KEYS, WHOLE_PARTS, RadioPreTrainedModel, build_network
 from .outputs_radio import NetworkPass, RadioModelOutput
-from .windows_radio import WindowSize
 
 
 Reading = Literal["none", "sigmoid", "softmax"]
@@ -146,10 +145,10 @@ class ViewOptions:
 
     def _tile(self, config: RadioConfig) -> int:
         side = self.tile_size
-        nearest = nearest_resolution(config, side or 0, side or 0).height
+        nearest = config.nearest_resolution(side or 0, side or 0).height
         if side != nearest:
             raise ValueError(
-                f"`tile_size` must be a multiple of {config.resolution_step} and at most {largest_side(config)}, got "
+                f"`tile_size` must be a multiple of {config.resolution_step} and at most {config.largest_side}, got "
                 f"{side}. The nearest is {nearest}."
             )
         return nearest
@@ -159,7 +158,7 @@ class ViewOptions:
         if scale == 1:
             return images
         # Tiles bound what the model sees, so that the image itself may be of any size.
-        bound = largest_side(config) if self.tile_size is None else int(LARGEST_SCALE * max(height, width))
+        bound = config.largest_side if self.tile_size is None else int(LARGEST_SCALE * max(height, width))
         return _resized(images, nearest_multiple(height * scale, width * scale, config.resolution_step, bound))
 
 
@@ -295,8 +294,8 @@ def fit_whole(config: RadioConfig, pixel_values: Tensor, tile_size: int) -> Tens
     A detector needs as many patches as it has queries, which a long image as wide as a tile would not have.
     """
     height, width = pixel_values.shape[-2:]
-    factor = min(1.0, tile_size / (height * width) ** 0.5, largest_side(config) / max(height, width))
-    return _resized(pixel_values, nearest_resolution(config, round(height * factor), round(width * factor)))
+    factor = min(1.0, tile_size / (height * width) ** 0.5, config.largest_side / max(height, width))
+    return _resized(pixel_values, config.nearest_resolution(round(height * factor), round(width * factor)))
 
 
 def require_pixels(pixel_values: Any) -> Resolution:

@@ -34,7 +34,7 @@ from transformers.utils.generic import TensorType, is_numpy_array, is_torch_tens
 
 from .annotations_radio import Geometry, detection_targets, instance_labels, semantic_labels
 from .checks_radio import Resolution, check_multiple, did_you_mean, is_number, nearest_multiple
-from .configuration_radio import RadioConfig, largest_side
+from .configuration_radio import RadioConfig
 from .post_processing_radio import PostProcessing
 
 
@@ -645,7 +645,7 @@ def settings_of_model(config: RadioConfig) -> dict[str, Any]:
     """Return the settings of a processor that follow from the model: its patch, largest side, preferred resolution."""
     return {
         "patch_size": config.patch_size,
-        "max_img_size": largest_side(config),
+        "max_img_size": config.largest_side,
         "size": {"shortest_edge": min(config.preferred_resolution)},
         "size_divisor": None if config.resolution_step == config.patch_size else config.resolution_step,
     }

@@ -1,24 +1,10 @@
-"""What the network takes: checks of images, packs, draws and options, before anything is computed.
-
-Keyword arguments that are not ours: which of them the models take, and why; every other one is a mistake.
-
-transformers hands the same keyword arguments to all parts of a model, and so do peft, `Trainer` and code that was
-written for another vision model. What says nothing to us is passed over; what would change the answer of a model that
-reads it is taken only where it asks for what we do.
-
-What a call asks for beyond its answer: hidden states of all blocks or of some, and attention weights.
-
-What the network takes as one batch: images of one size, or a pack of images of different sizes.
-
-Clips of video, a third kind, are in `video_radio.py`, which only calls with clips import.
-
-Clips of video: their frames in temporal patches, their common position crop, and outputs clip by clip.
-"""
+"""What goes into the network, and the checks of a whole call before anything is computed."""
 
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +12,9 @@ from torch import Tensor, nn
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from .checks_radio import LARGEST, WORD, Resolution, Rule, check_choice, did_you_mean, integer, listed
-from .configuration_radio import RadioConfig, check_resolution, largest_side
-from .layers_radio import PATH_DRAWS, POSITION_DRAWS, AttentionLayout, ImagePack
+from .checks_radio import LARGEST, WINDOW, WORD, Resolution, Rule, check_choice, did_you_mean, integer, listed
+from .configuration_radio import RadioConfig
+from .layers_radio import PATH_DRAWS, POSITION_DRAWS, ImagePack
 
 
 def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_values") -> Resolution:
@@ -55,7 +41,7 @@ def check_images(pixel_values: Any, config: RadioConfig, argument: str = "pixel_
     _check_pixel_type(pixel_values, argument)
     if torch.jit.is_tracing():
         height, width = int(height), int(width)  # tensors there; a trace is of one size
-    check_resolution(config, height, width, argument)
+    config.check_resolution(height, width, argument)
     return Resolution(height // config.patch_size, width // config.patch_size)
 
 
@@ -122,7 +108,7 @@ def check_pack(patches: Any, image_grid_hw: Any, config: RadioConfig) -> ImagePa
         raise ValueError(
             f"`pixel_values` must have the shape {expected} for this `image_grid_hw`, got {tuple(patches.shape)}."
         )
-    largest = largest_side(config) // config.patch_size
+    largest = config.largest_side // config.patch_size
     if any(not 1 <= size <= largest for grid in pack.grids for size in grid):
         grids = [tuple(grid) for grid in pack.grids]
         raise ValueError(f"`image_grid_hw` must lie in [1, {largest}] patches, got {grids}.")
@@ -158,31 +144,6 @@ def check_feature_format(feature_format: str, is_packed: bool, *, argument: str 
 def count_draws(config: RadioConfig) -> int:
     """Return how many random numbers decide one image's training pass: its position crop and its dropped paths."""
     return POSITION_DRAWS + PATH_DRAWS * config.num_hidden_layers
-
-
-def split_draws(
-    draws: Tensor | None, config: RadioConfig, num_images: int
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Return the draws of position crops and of dropped paths.
-
-    Args:
-        draws: Uniform numbers in [0, 1), `(num_images, count_draws(config))`, or `None`.
-        config: What decides how many there are.
-        num_images: Of the batch or the pack.
-
-    Returns:
-        `(num_images, POSITION_DRAWS)` and `(num_images, 1, blocks, PATH_DRAWS)`, or `None` twice.
-
-    Raises:
-        ValueError: If the shape is wrong.
-    """
-    if draws is None:
-        return None, None
-    _check_tensor("draws", draws)
-    expected = (num_images, count_draws(config))
-    if draws.shape != expected:
-        raise ValueError(f"`draws` must have the shape {expected}, got {tuple(draws.shape)}.")
-    return draws[:, :POSITION_DRAWS], draws[:, None, POSITION_DRAWS:].unflatten(2, (-1, PATH_DRAWS))
 
 
 def warn_of_pixel_range(pixel_values: Tensor) -> bool:
@@ -262,6 +223,32 @@ def _known_arguments(function: Callable[..., Any]) -> list[str]:
 
 TokensWanted = int | Sequence[int] | Tensor | None
 """`num_tokens` of the models: for all images, for each, or all that there are."""
+
+WINDOW_SIZES = tuple(range(32, 5, -1))
+"""Window sides in tokens that the released models were trained for, largest first (C-RADIOv4 3.2)."""
+
+# Our choices for `window_size="auto"` without a budget. Below a fifth of the pass attention is not worth the loss of
+# accuracy; windows of a quarter of the tokens or less remove three quarters of the attention in windowed blocks.
+SMALL_ATTENTION_SHARE = 0.2
+MAX_WINDOW_SHARE = 0.25
+
+
+class WindowChoice(NamedTuple):
+    """A window and what the cost model predicts for the backbone with it; accepted as `window_size` by the models.
+
+    Attributes:
+        window_size: Side in tokens, or `None` for global attention.
+        latency_ms: Predicted time of one forward pass in milliseconds.
+        memory_gib: Predicted memory of weights and activations of one forward pass without gradients, in GiB.
+    """
+
+    window_size: int | None
+    latency_ms: float
+    memory_gib: float
+
+
+WindowSize = int | str | WindowChoice | None
+"""`window_size` of the models' `forward`; see `RadioModel.forward`."""
 
 StatesWanted = bool | int | Sequence[int] | None
 """`output_hidden_states` of the models: all of them, none, or some by their place in the answer."""
@@ -348,183 +335,233 @@ def join_runs(runs: Sequence[Tensor], batch_size: int) -> Tensor:
     return torch.cat(padded, dim=1).flatten(0, 1)
 
 
-class ImageBatch:
-    """Images of one size, checked.
+def check_window_size(window_size: int | str) -> None:
+    """Raise a `ValueError` unless a window is a number of tokens, "auto" or "global"."""
+    if WINDOW.holds(window_size):
+        return
+    raise ValueError(
+        f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}. The models were "
+        f"trained for {WINDOW_SIZES[-1]} to {WINDOW_SIZES[0]}."
+    )
+
+
+def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolution) -> int | None:
+    """Return the window in tokens, or `None` for global attention.
 
     Args:
-        pixel_values: RGB images in [0, 1], `(batch, channels, height, width)`.
-        config: What decides the channels and the size.
-        argument: What they were given as.
-
-    Attributes:
-        pixels: As given.
-        grid: Rows and columns of patches of each image, or of the largest one of a pack.
-        num_images: How many the call has; each has its own random numbers.
-        pack: Order of packed images; `None` where all are of one size.
-        num_clips: Clips of video, whose groups of frames are the batch; `None` of images.
+        config: Names the default window.
+        window_size: As in `RadioModel.forward`.
+        grid: Rows and columns of patches, which decide what "auto" is.
 
     Raises:
-        ValueError: If shape, size or type are wrong.
+        ValueError: If the window is no number of tokens, "auto", "global", choice or `None`.
     """
+    if hasattr(window_size, "latency_ms"):  # a `WindowChoice`, perhaps of another copy of this file
+        window_size = "global" if window_size.window_size is None else window_size.window_size
+    if config.num_mergings and isinstance(window_size, int):
+        raise ValueError(
+            f"`window_size` must be None or 'global' with `downscale_levels`, got {window_size}. Merged tokens have no "
+            "windows; fewer `num_tokens` and smaller images make RADIO1D faster."
+        )
+    if window_size is None:
+        window = config.vitdet_window_size
+    else:
+        check_window_size(window_size)
+        if window_size == "auto":
+            return choose_without_budget(config, *grid)
+        window = None if window_size == "global" else int(window_size)
+    if window is None or config.has_windowed_blocks:
+        return window
+    _warn_of_no_effect(config, window)
+    return None
 
-    grid: Resolution
-    num_images: int
-    pack: ImagePack | None = None
-    num_clips: int | None = None
 
-    def __init__(self, pixel_values: Any, config: RadioConfig, argument: str = "pixel_values") -> None:
-        self.config, self.pixels = config, pixel_values
-        self.grid = check_images(pixel_values, config, argument)
-        self.num_images = pixel_values.shape[0]
+def _warn_of_no_effect(config: RadioConfig, window: int) -> None:
+    """Say that a window changes nothing; no error, as code for NVIDIA's models gives one to networks of any depth."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f"`window_size` has no effect, got {window}: all {config.num_hidden_layers} blocks attend globally. Open "
+            "the model with a `vitdet_num_global` of half the blocks or fewer to have windowed ones.",
+            stacklevel=4,
+        )
 
-    def draw(self, training: bool) -> Tensor | None:
-        """Return the random numbers of a call that gives none; `None` leaves them to where they are needed."""
+
+def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | None:
+    """Return the window of `window_size="auto"`: global while attention is cheap, else the largest that helps.
+
+    Global too where no block would have windows.
+
+    Counts multiply-accumulates: `12 * hidden` per token and channel for a block's linear layers (with an MLP of four
+    times the width), `2 * length` for its attention.
+    """
+    tokens = rows * cols + config.num_prefix_tokens
+    linear = 4 * config.hidden_size + 2 * config.intermediate_size
+    if not config.has_windowed_blocks or 2 * tokens / (linear + 2 * tokens) <= SMALL_ATTENTION_SHARE:
         return None
-
-    def embed(self, network: Any, draws: Tensor | None) -> Tensor:
-        """Return the tokens `(batch, length, hidden)`, by the network's conditioner and patch generator.
-
-        Args:
-            network: A `RadioNetwork`.
-            draws: What decides each image's position crop in training, `(num_images, POSITION_DRAWS)`.
-        """
-        generator = network.model.patch_generator
-        return generator(generator.split_patches(network.input_conditioner(self.pixels)), *self.grid, draws)
-
-    def layout(self, window_size: int | None, device: torch.device) -> AttentionLayout:
-        """Return which tokens attend to each other, in windows of a side in tokens or all."""
-        return AttentionLayout.for_grid(*self.grid, self.config.num_prefix_tokens, window_size, device)
-
-    def spread(self, by_image: Tensor | None) -> Tensor | None:
-        """Return what belongs to each image, `(num_images, ...)`, for each entry of the batch of tokens."""
-        return by_image
+    return next((w for w in WINDOW_SIZES if w * w <= MAX_WINDOW_SHARE * rows * cols), WINDOW_SIZES[-1])
 
 
-class PackedImages(ImageBatch):
-    """Images of different sizes in one sequence, checked.
+@dataclass(frozen=True)
+class Batch:
+    """What the network takes in one pass: images of one size, a pack of images of several sizes, or clips of video.
 
-    Args:
-        patches: Flattened patches of all images, `(total_patches, channels * patch_size**2)`.
-        image_grid_hw: Rows and columns of patches of each image, `(num_images, 2)`.
-        config: What decides the size of a patch and the largest grid.
-
-    Raises:
-        ValueError: If the shapes do not fit each other, or a grid is too large.
-    """
-
-    pack: ImagePack  # pyrefly: ignore[bad-override-mutable-attribute]
-
-    def __init__(self, patches: Any, image_grid_hw: Any, config: RadioConfig) -> None:
-        self.config, self.pixels = config, patches
-        self.pack = check_pack(patches, image_grid_hw, config)
-        self.grid, self.num_images = self.pack.largest_grid, len(self.pack.grids)
-
-    def draw(self, training: bool) -> Tensor | None:
-        """Return numbers of each image, as where they are not packed."""
-        return torch.rand(self.num_images, count_draws(self.config), device=self.pixels.device) if training else None
-
-    def embed(self, network: Any, draws: Tensor | None) -> Tensor:
-        """Return the tokens `(1, length, hidden)` in the order of the pack."""
-        size = self.config.patch_size
-        images = self.pixels.view(-1, self.config.num_channels, size, size)
-        patches = network.input_conditioner(images).flatten(1)
-        return network.model.patch_generator(patches, *self.grid, draws, self.pack)
-
-    def layout(self, window_size: int | None, device: torch.device) -> AttentionLayout:
-        return self.pack.layout(window_size, device)
-
-    def spread(self, by_image: Tensor | None) -> Tensor | None:
-        return None if by_image is None else self.pack.spread(by_image)
-
-
-def batch_of_call(images: Any, image_grid_hw: Any, videos: Any, config: RadioConfig) -> ImageBatch:
-    """Return what a call gives to the network, checked.
-
-    Args:
-        images: What was given as `pixel_values`.
-        image_grid_hw: Grids of packed images.
-        videos: What was given as `pixel_values_videos`.
-        config: What decides sizes, and the number of frames in a group.
-
-    Raises:
-        ValueError: If there are images and clips, or neither, or they are not what they must be.
-    """
-    if videos is None:
-        if images is None:
-            raise ValueError("`pixel_values` or `pixel_values_videos` must be given, got None for both.")
-        return ImageBatch(images, config) if image_grid_hw is None else PackedImages(images, image_grid_hw, config)
-    for name, value in (("pixel_values", images), ("image_grid_hw", image_grid_hw)):
-        if value is not None:
-            raise ValueError(f"`{name}` must be None with `pixel_values_videos`, got both. Call once for each.")
-
-    return Clips(videos, config)
-
-
-class Clips(ImageBatch):
-    """A batch of clips as the network takes it: groups of frames, each of which becomes one image's tokens.
-
-    A group is `config.video_temporal_patch_size` frames, whose patches are projected together; the last frame is
-    repeated where the frames do not fill the last group. Without that field each frame is a group, and its patches are
-    an image's. No group sees another one.
-
-    Args:
-        frames: RGB frames in [0, 1], `(clips, frames, channels, height, width)`.
-        config: What decides the number of frames in a group.
+    A clip is cut into groups of `config.video_temporal_patch_size` frames, each of which becomes one image's tokens;
+    the last frame is repeated where the frames do not fill the last group. Without that field each frame is a group,
+    and its patches are an image's. No group sees another one.
 
     Attributes:
-        pixels: All frames, clip after clip, `(clips * frames, channels, height, width)`.
-        group_size: Frames of a group.
-        num_groups: Groups of each clip.
-
-    Raises:
-        ValueError: If it is no such tensor.
+        pixels: RGB in [0, 1]: images `(batch, channels, height, width)`; patches of a pack, `(total_patches, channels *
+            patch_size**2)`; or the frames of all clips, clip after clip, `(clips * frames, channels, height, width)`.
+        grid: Rows and columns of patches of each image, or of the largest one of a pack.
+        num_images: Images or clips of the call; each has its own random numbers.
+        pack: Order of packed images; `None` where all are of one size.
+        num_clips: Clips of video; `None` of images.
+        num_groups: Groups of frames of each clip.
 
     References:
         Temporal patches: transformers' `RadioModel`, and NVIDIA's Nemotron-3-Nano-Omni, whose vision encoder it is.
     """
 
-    def __init__(self, frames: Any, config: RadioConfig) -> None:
-        shape = tuple(frames.shape) if isinstance(frames, Tensor) else f"a {type(frames).__name__}"
-        if not isinstance(frames, Tensor) or frames.ndim != 5 or not frames.shape[0] or not frames.shape[1]:
-            raise ValueError(
-                "`pixel_values_videos` must be a tensor of the shape (clips, frames, channels, height, width) with at "
-                f"least one frame, got {shape}."
-            )
-        super().__init__(frames.flatten(0, 1), config, "pixel_values_videos")
-        self.num_clips = self.num_images = frames.shape[0]
-        self.is_temporal = config.video_temporal_patch_size is not None
-        self.group_size = config.video_temporal_patch_size or 1
-        self.num_groups = -(-frames.shape[1] // self.group_size)
+    pixels: Tensor
+    grid: Resolution
+    num_images: int
+    pack: ImagePack | None = None
+    num_clips: int | None = None
+    num_groups: int = 1
 
-    def embed(self, network: Any, draws: Tensor | None) -> Tensor:
-        """Return the tokens `(clips * groups, length, hidden)`; the groups of a clip share its `draws`."""
-        generator = network.model.patch_generator
-        patches = generator.split_patches(self._group(network.input_conditioner(self.pixels)))
-        draws = self._share_positions(draws, network.training)
-        return generator(patches, *self.grid, draws, temporal=self.is_temporal)
-
-    def _group(self, frames: Tensor) -> Tensor:
-        """Join all frames to groups, `(clips * groups, group_size * channels, height, width)`."""
+    def group_frames(self, frames: Tensor, group_size: int) -> Tensor:
+        """Join the frames of clips to groups, `(clips * groups, group_size * channels, height, width)`."""
         frames = frames.unflatten(0, (self.num_images, -1))
-        missing = self.num_groups * self.group_size - frames.shape[1]
+        missing = self.num_groups * group_size - frames.shape[1]
         if missing:
             frames = torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
-        return frames.unflatten(1, (self.num_groups, self.group_size)).flatten(2, 3).flatten(0, 1)
-
-    def _share_positions(self, draws: Tensor | None, training: bool) -> Tensor | None:
-        """Return the random numbers that decide each group's position crop: those of its clip.
-
-        Args:
-            draws: Of each clip, `(clips, POSITION_DRAWS)`; `None` draws them where they are needed.
-            training: Whether they are.
-        """
-        if draws is None and training:
-            draws = torch.rand(self.num_images, POSITION_DRAWS, device=self.pixels.device)
-        return self.spread(draws)
+        return frames.unflatten(1, (self.num_groups, group_size)).flatten(2, 3).flatten(0, 1)
 
     def spread(self, by_image: Tensor | None) -> Tensor | None:
-        """Repeat what belongs to each clip for each of its groups, `(clips, ...)` to `(clips * groups, ...)`."""
-        return None if by_image is None else by_image.repeat_interleave(self.num_groups, dim=0)
+        """Return what belongs to each image or clip, `(num_images, ...)`, for each entry of the batch of tokens."""
+        if by_image is None or (self.pack is None and self.num_clips is None):
+            return by_image
+        return by_image.repeat_interleave(self.num_groups, dim=0) if self.pack is None else self.pack.spread(by_image)
+
+
+class Call(NamedTuple):
+    """A call of the network, checked.
+
+    Attributes:
+        batch: What is encoded.
+        window: Side of the windows in tokens, `None` for global attention.
+        states: Places of the hidden states that are wanted, `None` for none.
+        with_attentions: Whether attention weights are wanted.
+        position_draws: Random numbers of each image's position crop, `(num_images, POSITION_DRAWS)`, or `None`.
+        path_draws: Those of its dropped paths, `(num_images, 1, blocks, PATH_DRAWS)`, or `None`.
+    """
+
+    batch: Batch
+    window: int | None
+    states: Collection[int] | None
+    with_attentions: bool
+    position_draws: Tensor | None
+    path_draws: Tensor | None
+
+
+def check_call(  # noqa: PLR0913
+    config: RadioConfig,
+    images: Any,
+    image_grid_hw: Any = None,
+    videos: Any = None,
+    *,
+    window_size: WindowSize = None,
+    output_hidden_states: StatesWanted = None,
+    output_attentions: bool | None = None,
+    draws: Any = None,
+    num_tokens: TokensWanted = None,
+    decode: bool = True,
+    training: bool = False,
+) -> Call:
+    """Check all that a call gives to the network, before anything is computed.
+
+    Args:
+        config: Of the network.
+        images: What was given as `pixel_values`.
+        image_grid_hw: As in `RadioModel.forward`, like all that follow.
+        videos: What was given as `pixel_values_videos`.
+        window_size: See there.
+        output_hidden_states: See there.
+        output_attentions: See there.
+        draws: See there.
+        num_tokens: See there.
+        decode: See there.
+        training: Whether random numbers are needed.
+
+    Raises:
+        ValueError: If something is not what it must be; the message names it.
+    """
+    check_merging(config, num_tokens, decode=decode, is_packed=image_grid_hw is not None)
+    states = wanted_states(output_hidden_states, config)
+    batch = check_batch(config, images, image_grid_hw, videos)
+    if draws is None and batch.pack is not None and training:
+        draws = torch.rand(batch.num_images, count_draws(config), device=batch.pixels.device)
+    position_draws, path_draws = _split_draws(draws, config, batch.num_images)
+    if position_draws is None and batch.num_clips is not None and training:  # groups of a clip share its crop
+        position_draws = torch.rand(batch.num_images, POSITION_DRAWS, device=batch.pixels.device)
+    window = resolve_window(config, window_size, batch.grid)
+    with_attentions = bool(config.output_attentions if output_attentions is None else output_attentions)
+    if with_attentions:
+        check_attentions(config, batch.pack is not None)
+    return Call(batch, window, states, with_attentions, position_draws, path_draws)
+
+
+def check_batch(config: RadioConfig, images: Any, image_grid_hw: Any = None, videos: Any = None) -> Batch:
+    """Return what a call gives to the network; arguments and errors are those of `check_call`."""
+    if videos is not None:
+        for name, value in (("pixel_values", images), ("image_grid_hw", image_grid_hw)):
+            if value is not None:
+                raise ValueError(f"`{name}` must be None with `pixel_values_videos`, got both. Call once for each.")
+        return _check_clips(config, videos)
+    if images is None:
+        raise ValueError("`pixel_values` or `pixel_values_videos` must be given, got None for both.")
+    if image_grid_hw is None:
+        return Batch(images, check_images(images, config), images.shape[0])
+    pack = check_pack(images, image_grid_hw, config)
+    return Batch(images, pack.largest_grid, len(pack.grids), pack)
+
+
+def _check_clips(config: RadioConfig, frames: Any) -> Batch:
+    shape = tuple(frames.shape) if isinstance(frames, Tensor) else f"a {type(frames).__name__}"
+    if not isinstance(frames, Tensor) or frames.ndim != 5 or not frames.shape[0] or not frames.shape[1]:
+        raise ValueError(
+            "`pixel_values_videos` must be a tensor of the shape (clips, frames, channels, height, width) with at "
+            f"least one frame, got {shape}."
+        )
+    pixels = frames.flatten(0, 1)
+    num_groups = -(-frames.shape[1] // (config.video_temporal_patch_size or 1))
+    grid = check_images(pixels, config, "pixel_values_videos")
+    return Batch(pixels, grid, len(frames), num_clips=len(frames), num_groups=num_groups)
+
+
+def _split_draws(
+    draws: Tensor | None, config: RadioConfig, num_images: int
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return the draws of position crops and of dropped paths.
+
+    Args:
+        draws: Uniform numbers in [0, 1), `(num_images, count_draws(config))`, or `None`.
+        config: What decides how many there are.
+        num_images: Of the batch or the pack.
+
+    Returns:
+        `(num_images, POSITION_DRAWS)` and `(num_images, 1, blocks, PATH_DRAWS)`, or `None` twice.
+
+    Raises:
+        ValueError: If the shape is wrong.
+    """
+    if draws is None:
+        return None, None
+    _check_tensor("draws", draws)
+    expected = (num_images, count_draws(config))
+    if draws.shape != expected:
+        raise ValueError(f"`draws` must have the shape {expected}, got {tuple(draws.shape)}.")
+    return draws[:, :POSITION_DRAWS], draws[:, None, POSITION_DRAWS:].unflatten(2, (-1, PATH_DRAWS))
 
 
 def by_clip(value: Any, num_clips: int) -> Any:

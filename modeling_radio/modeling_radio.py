@@ -32,16 +32,15 @@ from .configuration_radio import FOREIGN_LAYOUTS, RadioConfig
 from .hub_radio import import_sibling
 from .inputs_radio import (
     Aggregation,
-    ImageBatch,
+    Batch,
     ScaleOrder,
     StatesWanted,
     TokensWanted,
-    batch_of_call,
+    WindowSize,
     by_clip,
-    check_attentions,
+    check_call,
     check_call_arguments,
     check_feature_format,
-    check_merging,
     check_names,
     check_widths,
     count_draws,
@@ -49,11 +48,10 @@ from .inputs_radio import (
     gather_states,
     group_blocks,
     join_runs,
-    split_draws,
-    wanted_states,
     warn_of_pixel_range,
 )
 from .layers_radio import (
+    AttentionLayout,
     ImagePack,
     RadioFeatureNormalizer,
     RadioInputConditioner,
@@ -81,7 +79,7 @@ from .outputs_radio import (
     RadioPair,
     to_map,
 )
-from .windows_radio import WindowBudget, WindowSize, resolve_window
+from .windows_radio import WindowBudget
 
 
 # Where weights stand in a model's state.
@@ -141,29 +139,49 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         `full_length` RADIO1D's encoder runs alone, and keeps all tokens until the last block. All other arguments and
         all errors are those of `RadioModel.forward`.
         """
-        config = self.config
-        check_merging(config, num_tokens, decode=decode, is_packed=image_grid_hw is not None)
-        places = wanted_states(output_hidden_states, config)
-        with_attentions = config.output_attentions if output_attentions is None else output_attentions
-        batch = batch_of_call(pixel_values, image_grid_hw, pixel_values_videos, config)
-        draws = batch.draw(self.training) if draws is None else draws
-        position_draws, path_draws = split_draws(draws, config, batch.num_images)
+        call = check_call(
+            self.config,
+            pixel_values,
+            image_grid_hw,
+            pixel_values_videos,
+            window_size=window_size,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            draws=draws,
+            num_tokens=num_tokens,
+            decode=decode,
+            training=self.training,
+        )
+        batch = call.batch
         if batch.pack is None and not self._warned_of_pixel_range:
             self._warned_of_pixel_range = warn_of_pixel_range(batch.pixels)
-        window = resolve_window(config, window_size, batch.grid)
-        if with_attentions:
-            check_attentions(config, batch.pack is not None)
-
-        embedded = batch.embed(self, position_draws)
-        layout = self.plan(batch, window, embedded, num_tokens=num_tokens, decode=decode, full_length=full_length)
-        keep = {*keep, *(place - 1 for place in places or () if place)}
-        draws_of_paths = batch.spread(path_draws)
-        tokens, kept, runs, *encoded = self.model(embedded, layout, keep, draws_of_paths, bool(with_attentions))
+        embedded = self._embed(batch, call.position_draws)
+        layout = self.plan(batch, call.window, embedded, num_tokens=num_tokens, decode=decode, full_length=full_length)
+        keep = {*keep, *(place - 1 for place in call.states or () if place)}
+        path_draws = batch.spread(call.path_draws)
+        tokens, kept, runs, *encoded = self.model(embedded, layout, keep, path_draws, call.with_attentions)
         outputs = [embedded, *map(kept.get, range(len(runs)))]
-        states = None if places is None else gather_states(places, outputs, batch.pack)
-        weights = tuple(join_runs(each, tokens.shape[0]) for each in runs) if with_attentions else None
+        states = None if call.states is None else gather_states(call.states, outputs, batch.pack)
+        weights = tuple(join_runs(each, tokens.shape[0]) for each in runs) if call.with_attentions else None
         passed = NetworkPass(tokens, embedded, kept, states, weights, batch.grid, batch.pack, batch.num_clips)
         return passed._replace(encoded=encoded[0], is_decoded=decode) if encoded else passed
+
+    def _embed(self, batch: Batch, draws: Tensor | None) -> Tensor:
+        """Return the tokens of a batch, `(batch, length, hidden)`, of a pack `(1, length, hidden)` in its order.
+
+        `draws` decide each image's position crop in training, `(num_images, POSITION_DRAWS)`; the groups of a clip
+        share those of the clip.
+        """
+        generator, config = self.model.patch_generator, self.config
+        if batch.pack is not None:
+            images = batch.pixels.view(-1, config.num_channels, config.patch_size, config.patch_size)
+            patches = self.input_conditioner(images).flatten(1)
+            return generator(patches, *batch.grid, draws, batch.pack)
+        pixels, is_temporal = self.input_conditioner(batch.pixels), False
+        if batch.num_clips is not None:
+            pixels = batch.group_frames(pixels, config.video_temporal_patch_size or 1)
+            draws, is_temporal = batch.spread(draws), config.video_temporal_patch_size is not None
+        return generator(generator.split_patches(pixels), *batch.grid, draws, temporal=is_temporal)
 
     @property
     def input_embeddings(self) -> nn.Module:
@@ -178,9 +196,11 @@ class RadioNetwork(NvidiaNetworkNames, nn.Module):
         """Return what stands between conditioner and adaptors."""
         return RadioVisionTransformer(config)
 
-    def plan(self, batch: ImageBatch, window: int | None, embedded: Tensor, **elastic: Any) -> Any:
+    def plan(self, batch: Batch, window: int | None, embedded: Tensor, **elastic: Any) -> Any:
         """Return what the trunk is told of a batch: who attends to whom, and of RADIO1D how many tokens there are."""
-        return batch.layout(window, embedded.device)
+        if batch.pack is not None:
+            return batch.pack.layout(window, embedded.device)
+        return AttentionLayout.for_grid(*batch.grid, self.config.num_prefix_tokens, window, embedded.device)
 
     def adaptor(self, name: str) -> RadioAdaptor:
         """Return an adaptor; the `ValueError` of an unknown name lists all and suggests the nearest."""

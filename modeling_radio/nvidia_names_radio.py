@@ -11,7 +11,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from .checks_radio import COUNT, LARGEST, Resolution, check_blocks, check_choice, number, optional
-from .configuration_radio import RadioConfig, largest_side, nearest_resolution
+from .configuration_radio import RadioConfig
 from .inputs_radio import Aggregation, ScaleOrder, check_feature_format, check_widths, count_from_first, group_blocks
 from .layers_radio import RadioInputConditioner
 from .outputs_radio import FeatureFormat, RadioPair
@@ -35,7 +35,7 @@ class NvidiaNames:
     @property
     def max_resolution(self) -> int:
         """Largest height or width in pixels."""
-        return largest_side(self.config)
+        return self.config.largest_side
 
     @property
     def preferred_resolution(self) -> Resolution:
@@ -46,7 +46,7 @@ class NvidiaNames:
         """Return the valid size nearest to `height` x `width` pixels."""
         for name, side in (("height", height), ("width", width)):
             number(f"(0, {LARGEST}]").check(name, side)
-        return nearest_resolution(self.config, height, width)
+        return self.config.nearest_resolution(height, width)
 
     @property
     def embed_dim(self) -> int:

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from .checks_radio import Resolution, integer
 from .configuration_radio import RadioConfig
-from .inputs_radio import ImageBatch, TokensWanted
+from .inputs_radio import Batch, TokensWanted
 from .layers_radio import (
     RadioAttention,
     RadioBlock,
@@ -333,7 +333,7 @@ class Radio1dNetwork(RadioNetwork):
     def build_trunk(self, config: RadioConfig) -> nn.Module:
         return Radio1dTransformer(config)
 
-    def plan(self, batch: ImageBatch, window: int | None, embedded: Tensor, **elastic: Any) -> TokenPlan:
+    def plan(self, batch: Batch, window: int | None, embedded: Tensor, **elastic: Any) -> TokenPlan:
         """Return how many tokens go where.
 
         Args:

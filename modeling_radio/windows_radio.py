@@ -6,107 +6,15 @@ How a grid is cut into ViTDet windows of that size is in `layout_radio.py`.
 import math
 import time
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .checks_radio import COUNT, WINDOW, Resolution, check_multiple, number, optional
-from .configuration_radio import RadioConfig, largest_side
+from .checks_radio import COUNT, check_multiple, number, optional
+from .configuration_radio import RadioConfig
+from .inputs_radio import WINDOW_SIZES, WindowChoice, choose_without_budget
 from .layers_radio import AttentionLayout, RadioVisionTransformer, Segments
-
-
-WINDOW_SIZES = tuple(range(32, 5, -1))
-"""Window sides in tokens that the released models were trained for, largest first (C-RADIOv4 3.2)."""
-
-# Our choices for `window_size="auto"` without a budget. Below a fifth of the pass attention is not worth the loss of
-# accuracy; windows of a quarter of the tokens or less remove three quarters of the attention in windowed blocks.
-SMALL_ATTENTION_SHARE = 0.2
-MAX_WINDOW_SHARE = 0.25
-
-
-class WindowChoice(NamedTuple):
-    """A window and what the cost model predicts for the backbone with it; accepted as `window_size` by the models.
-
-    Attributes:
-        window_size: Side in tokens, or `None` for global attention.
-        latency_ms: Predicted time of one forward pass in milliseconds.
-        memory_gib: Predicted memory of weights and activations of one forward pass without gradients, in GiB.
-    """
-
-    window_size: int | None
-    latency_ms: float
-    memory_gib: float
-
-
-WindowSize = int | str | WindowChoice | None
-"""`window_size` of the models' `forward`; see `RadioModel.forward`."""
-
-
-def check_window_size(window_size: int | str) -> None:
-    """Raise a `ValueError` unless a window is a number of tokens, "auto" or "global"."""
-    if WINDOW.holds(window_size):
-        return
-    raise ValueError(
-        f"`window_size` must be at least 1 (tokens), 'auto', 'global' or None, got {window_size!r}. The models were "
-        f"trained for {WINDOW_SIZES[-1]} to {WINDOW_SIZES[0]}."
-    )
-
-
-def resolve_window(config: RadioConfig, window_size: WindowSize, grid: Resolution) -> int | None:
-    """Return the window in tokens, or `None` for global attention.
-
-    Args:
-        config: Names the default window.
-        window_size: As in `RadioModel.forward`.
-        grid: Rows and columns of patches, which decide what "auto" is.
-
-    Raises:
-        ValueError: If the window is no number of tokens, "auto", "global", choice or `None`.
-    """
-    if isinstance(window_size, WindowChoice):
-        window_size = "global" if window_size.window_size is None else window_size.window_size
-    if config.num_mergings and isinstance(window_size, int):
-        raise ValueError(
-            f"`window_size` must be None or 'global' with `downscale_levels`, got {window_size}. Merged tokens have no "
-            "windows; fewer `num_tokens` and smaller images make RADIO1D faster."
-        )
-    if window_size is None:
-        window = config.vitdet_window_size
-    else:
-        check_window_size(window_size)
-        if window_size == "auto":
-            return choose_without_budget(config, *grid)
-        window = None if window_size == "global" else int(window_size)
-    if window is None or config.has_windowed_blocks:
-        return window
-    _warn_of_no_effect(config, window)
-    return None
-
-
-def _warn_of_no_effect(config: RadioConfig, window: int) -> None:
-    """Say that a window changes nothing; no error, as code for NVIDIA's models gives one to networks of any depth."""
-    if not torch.compiler.is_compiling():
-        warnings.warn(
-            f"`window_size` has no effect, got {window}: all {config.num_hidden_layers} blocks attend globally. Open "
-            "the model with a `vitdet_num_global` of half the blocks or fewer to have windowed ones.",
-            stacklevel=4,
-        )
-
-
-def choose_without_budget(config: RadioConfig, rows: int, cols: int) -> int | None:
-    """Return the window of `window_size="auto"`: global while attention is cheap, else the largest that helps.
-
-    Global too where no block would have windows.
-
-    Counts multiply-accumulates: `12 * hidden` per token and channel for a block's linear layers (with an MLP of four
-    times the width), `2 * length` for its attention.
-    """
-    tokens = rows * cols + config.num_prefix_tokens
-    linear = 4 * config.hidden_size + 2 * config.intermediate_size
-    if not config.has_windowed_blocks or 2 * tokens / (linear + 2 * tokens) <= SMALL_ATTENTION_SHARE:
-        return None
-    return next((w for w in WINDOW_SIZES if w * w <= MAX_WINDOW_SHARE * rows * cols), WINDOW_SIZES[-1])
 
 
 # Our choice: enough runs for a stable minimum, few enough to take a second or two.
@@ -202,7 +110,7 @@ class WindowBudget:
             COUNT.check(name, value)
         if self.config.eradio is not None:
             raise ValueError("Windows of E-RADIO are not chosen for a budget. Call it with `window_size='auto'`.")
-        check_multiple("`height` and `width`", height, width, self.config.resolution_step, largest_side(self.config))
+        check_multiple("`height` and `width`", height, width, self.config.resolution_step, self.config.largest_side)
         if self.config.num_mergings:
             raise ValueError(
                 "`downscale_levels` must be None for a choice of windows, got "

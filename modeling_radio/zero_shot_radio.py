@@ -30,10 +30,9 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple, is_
 
 from .checks_radio import check_choice
 from .configuration_radio import RadioAdaptorConfig, RadioConfig
-from .inputs_radio import StatesWanted, check_call_arguments
+from .inputs_radio import StatesWanted, WindowSize, check_call_arguments
 from .modeling_radio import RadioModel, RadioPreTrainedModel, build_network
 from .outputs_radio import RadioZeroShotOutput, to_map
-from .windows_radio import WindowSize
 
 
 CLIP_LOGIT_SCALE = 2.6592

@@ -11,7 +11,7 @@ from torch.export import Dim
 from transformers.utils import ModelOutput
 
 from modeling_radio import RadioModel
-from modeling_radio.configuration_radio import RadioConfig, check_resolution, largest_side
+from modeling_radio.configuration_radio import RadioConfig
 from modeling_radio.detection_radio import RadioDetectionModel
 from modeling_radio.eradio_radio import trained_window
 from modeling_radio.heads_radio import RadioTaskModel
@@ -53,12 +53,12 @@ class FlatModel(nn.Module):
             window_size = (self.config.vitdet_window_size if self.config.has_windowed_blocks else None) or "global"
         self.window_size = window_size
         self.step, self.fixed_size = size_step(self.config, window_size), fixed_size
-        if largest_side(self.config) // self.step < 2:
+        if self.config.largest_side // self.step < 2:
             raise ValueError(
-                f"`window_size` must leave two windows in {largest_side(self.config)} px, got {window_size}."
+                f"`window_size` must leave two windows in {self.config.largest_side} px, got {window_size}."
             )
         if fixed_size is not None:
-            check_resolution(self.config, *fixed_size, argument="fixed_size")
+            self.config.check_resolution(*fixed_size, argument="fixed_size")
         self.eval()
 
     @property
@@ -81,20 +81,20 @@ class FlatModel(nn.Module):
 
         The sizes differ and none of them is 1, so that a tracer takes none for a constant or two for one.
         """
-        largest = largest_side(self.config) // self.step
+        largest = self.config.largest_side // self.step
         size = self.fixed_size or (2 * self.step, min(3, largest) * self.step)
         return {"pixel_values": self._images(2, *size), **self.example}
 
     def dynamic_shapes(self) -> dict[str, dict[int, Any]]:
         """Return which dimensions of the inputs are open, as `torch.export` wants it."""
-        largest = largest_side(self.config) // self.step
+        largest = self.config.largest_side // self.step
         rows, cols = Dim("rows", min=1, max=largest), Dim("cols", min=1, max=largest)
         sides = {2: self.step * rows, 3: self.step * cols} if self.fixed_size is None else {}
         return {"pixel_values": {0: Dim("batch", min=1, max=MAX_BATCH), **sides}, **{name: {} for name in self.example}}
 
     def checked_inputs(self) -> Iterator[dict[str, Tensor]]:
         """Yield inputs to check a graph with, by name."""
-        largest = largest_side(self.config) // self.step
+        largest = self.config.largest_side // self.step
         for batch_size, rows, cols in self.checked_sizes:
             size = self.fixed_size or tuple(min(count, largest) * self.step for count in (rows, cols))
             yield {"pixel_values": self._images(batch_size, *size), **self.example}

@@ -11,7 +11,6 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import nearest_multiple
-from modeling_radio.configuration_radio import largest_side
 from modeling_radio.image_processing_radio import UNREADABLE, read_picture
 
 
@@ -63,7 +62,7 @@ def plan_cases(config: RadioConfig, sizes: Iterable[str], windows: Sequence[int]
     if windows is None:
         windows = _DEFAULT_WINDOWS if is_plain else ()
     for window in (None, *dict.fromkeys(windows)):
-        step, largest = config.resolution_step * (window or 1), largest_side(config)
+        step, largest = config.resolution_step * (window or 1), config.largest_side
         if step > largest:
             raise ValueError(f"`windows` must be at most {largest // config.patch_size} for this model, got {window}.")
         rounded = [nearest_multiple(height, width, step, largest) for height, width in wanted]

@@ -62,7 +62,8 @@ class NvidiaFolder:
             All arguments, or nothing where the folder is not in NVIDIA's layout.
 
         Raises:
-            ValueError: If the arguments describe no network that the weights can be of, or a file of weights is damaged.
+            ValueError: If the arguments describe no network that the weights can be of, or a file of weights is
+                damaged.
         """
         # It warns of being told to trust, which the Auto classes pass on.
         place = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
@@ -97,7 +98,8 @@ class NvidiaFolder:
             model: As `from_pretrained` opened it.
 
         Raises:
-            ValueError: If a tensor of the backbone or of an adaptor is missing, unknown or of another shape; all are named.
+            ValueError: If a tensor of the backbone or of an adaptor is missing, unknown or of another shape; all are
+                named.
         """
         loaded = model._loaded
         missing = [key for key in loaded["missing_keys"] if key.startswith("radio_model.")]
@@ -124,7 +126,7 @@ class FolderWithUnnamedVideo:
         return False
 
     def opening_arguments(self, folder: str | Path, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the arguments of `from_pretrained` with the frames of a temporal patch; nothing where a field has them.
+        """Return the arguments of `from_pretrained` with the frames of a temporal patch, or nothing to change.
 
         Folders of ours have a field for them. One from elsewhere may lack it; of those, local ones are looked at.
 

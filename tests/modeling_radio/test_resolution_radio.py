@@ -3,7 +3,6 @@ import pytest
 
 from modeling_radio import RadioConfig
 from modeling_radio.checks_radio import round_to_step
-from modeling_radio.configuration_radio import check_resolution, nearest_resolution
 from modeling_radio.image_processing_radio import RadioImageProcessor
 
 
@@ -14,16 +13,16 @@ def test_halves_go_to_the_even_multiple_and_nothing_vanishes(size, expected):
 
 def test_nearest_size_is_valid_and_capped():
     config = RadioConfig.from_preset("radio-test", max_resolution=100)
-    nearest = nearest_resolution(config, 1000, 1)
+    nearest = config.nearest_resolution(1000, 1)
     assert nearest == (100 // config.patch_size * config.patch_size, config.patch_size)
-    check_resolution(config, *nearest)
+    config.check_resolution(*nearest)
 
 
 def test_invalid_sizes_name_the_nearest():
     config = RadioConfig.from_preset("radio-test")
     height, width = config.patch_size * 2 + 1, config.patch_size
     with pytest.raises(ValueError, match=f"The nearest valid size is {height - 1} x {width}"):
-        check_resolution(config, height, width)
+        config.check_resolution(height, width)
 
 
 # What the processor resizes to

@@ -22,7 +22,6 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize, to_p
 
 from modeling_radio import RadioForDepthEstimation, RadioForImageClassification
 from modeling_radio.checks_radio import check_choice, check_multiple
-from modeling_radio.configuration_radio import largest_side
 from modeling_radio.hub_radio import task_of
 from modeling_radio.windows_radio import WindowSize, check_window_size
 from modeling_radio.zero_shot_radio import DenseSource
@@ -240,7 +239,7 @@ class App:
             resolution: Shorter side in pixels, but of a photograph that would be longer than the model takes.
         """
         config, side = self.opened.model.config, int(resolution)
-        longest = largest_side(config)
+        longest = config.largest_side
         check_multiple("`resolution`", side, side, config.resolution_step, longest)
         size = {"shortest_edge": side, "longest_edge": longest}
         pixels = self.opened.processor(photograph, size=size, do_pad=False, return_tensors="pt")["pixel_values"]
@@ -488,11 +487,11 @@ def _add_questions(app: App, pictures: Sequence[str]) -> Asked:
     image.preprocess = _uploaded
     resolution = gr.Slider(
         step * min(patches, max(usual // step, 1)),
-        largest_side(config) // step * step,
+        config.largest_side // step * step,
         value=max(round(usual / step), 1) * step,
         step=step,
         label="Resolution",
-        info=f"Shorter side for the network, in pixels; the longer one has at most {largest_side(config)}",
+        info=f"Shorter side for the network, in pixels; the longer one has at most {config.largest_side}",
     )
     if len(pictures) > 1:
         gr.Examples([[each] for each in pictures], [image], cache_examples=False, api_visibility="private")

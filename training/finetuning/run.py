@@ -18,7 +18,6 @@ from foundation.machine.timing import Clock
 from foundation.output_lock import check_run_folder, sole_run
 from foundation.ranks import fsdp_plugin, lost_ranks_named, on_first_rank
 from modeling_radio.checks_radio import read_json
-from modeling_radio.configuration_radio import check_resolution
 from modeling_radio.image_processing_radio import RadioImageProcessor
 from training.finetuning.adapters import merge_adapter, save_adapter
 from training.finetuning.checkpoints import ends_run, last_checkpoint, sealed_checkpoints
@@ -62,7 +61,7 @@ class FinetuningRun:
     def __init__(self, settings: FinetuneSettings):
         checkpoint_config = open_config(settings.checkpoint)
         height, width = settings.size or checkpoint_config.preferred_resolution
-        check_resolution(checkpoint_config, height, width, argument="size")
+        checkpoint_config.check_resolution(height, width, argument="size")
         check_network(checkpoint_config, settings)
         self.settings = settings.replace(size=(height, width))
         self._check_output()

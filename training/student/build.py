@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 from foundation.seeds import derive_seed
 from modeling_radio import RadioAdaptorConfig, RadioConfig, RadioModel
 from modeling_radio.checks_radio import did_you_mean
-from modeling_radio.configuration_radio import largest_side
 from modeling_radio.layers_radio import AttentionLayout, RadioBlock, Segments
 from training.recipe import Recipe, RecipeError, TeacherRecipe
 from training.student.parameters import freeze_projection_of_clips
@@ -176,10 +175,10 @@ def check_student_views(recipe: Recipe) -> None:
         for size in partition.sizes_px:
             grids = extreme_grids(recipe, partition, size, config.patch_size)
             side = max(max(grid) for grid in grids) * config.patch_size
-            if side > largest_side(config):
+            if side > config.largest_side:
                 raise RecipeError(
                     f"`partitions.{partition.name}.sizes_px` must be such that no image has a side of more than "
-                    f"{largest_side(config)} px, the student's largest, got {size} (up to {side} px a side). "
+                    f"{config.largest_side} px, the student's largest, got {size} (up to {side} px a side). "
                     "Raise `student.config.max_img_size`, or take out that size."
                 )
 

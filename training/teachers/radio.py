@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from foundation.checkpoints import open_checkpoint
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.configuration_radio import largest_side
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.outputs_radio import NetworkPass
 from training.recipe_sections.networks import Precision
@@ -79,7 +78,7 @@ class RadioTeacher(Teacher):
     def check_size(self, height: int, width: int) -> None:
         """Raise a ValueError if images of this size, in pixels, are off the grid or larger than the network takes."""
         super().check_size(height, width)
-        largest = largest_side(self.network.config)
+        largest = self.network.config.largest_side
         taken = self.input_sizes(height // self.grid_stride, width // self.grid_stride)[0]
         if max(taken) > largest:
             seen = " x ".join(map(str, taken))

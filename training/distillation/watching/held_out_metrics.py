@@ -12,7 +12,6 @@ from torch import Tensor
 
 from foundation.seeds import make_generator
 from modeling_radio import RadioConfig, RadioModel
-from modeling_radio.configuration_radio import check_resolution
 from training.distillation.sharding import reshard
 from training.distillation.watching.held_out_images import held_out_images
 from training.distillation.watching.held_out_views import View
@@ -264,7 +263,7 @@ def _sizes_px(recipe: Recipe, config: RadioConfig) -> list[int]:
     if min(sizes) < smallest:
         raise RecipeError(f"`logging.metrics_sizes_px` must be sizes of at least {smallest} px, got {sizes}.")
     for size in sizes:
-        _check_size(lambda size: check_resolution(config, size, size), size)
+        _check_size(lambda size: config.check_resolution(size, size), size)
     return sorted(set(sizes))
 
 

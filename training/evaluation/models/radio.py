@@ -16,7 +16,6 @@ from foundation.checkpoints import open_checkpoint, read_config
 from model_cards.results import STUDENT
 from modeling_radio import RadioConfig, RadioForZeroShotImageClassification, RadioImageProcessor, RadioModel
 from modeling_radio.checks_radio import check_multiple
-from modeling_radio.configuration_radio import largest_side
 from modeling_radio.cpu import choose_cpu_blocks
 from modeling_radio.tokenizer import open_tokenizer
 from modeling_radio.windows_radio import WindowSize
@@ -58,7 +57,7 @@ class RadioFeatures:
         self.num_tokens: int | None = None
         self.processor = RadioImageProcessor.from_model_config(model.config) if processor is None else processor
         if size_px is not None:
-            check_multiple("`size`", size_px, size_px, model.min_resolution_step, largest_side(model.config))
+            check_multiple("`size`", size_px, size_px, model.min_resolution_step, model.config.largest_side)
         self._size_px = size_px
 
     @property
@@ -78,7 +77,7 @@ class RadioFeatures:
     @property
     def max_size_px(self) -> int:
         """Largest side of the images in pixels."""
-        return largest_side(self.model.config)
+        return self.model.config.largest_side
 
     @property
     def runs_at_any_size(self) -> bool:
